@@ -1,0 +1,105 @@
+"""What runs in the process that `engine` starts: index a channel, or change what a prefix holds."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rattler import (
+    Channel,
+    Config,
+    Gateway,
+    MatchSpec,
+    PrefixRecord,
+    RepoDataRecord,
+    VirtualPackage,
+    install,
+    solve,
+)
+from rattler.index import index_fs
+
+Request = dict[str, Any]
+
+
+async def index(request: Request) -> None:
+    await index_fs(request["channel"], write_zst=False, write_shards=False)
+
+
+async def create(request: Request) -> None:
+    """Fill an empty prefix."""
+    specs = [MatchSpec(spec) for spec in request["specs"]]
+    channels = [Channel(Path(request["channel"]).as_uri())]
+    await _install(request, await _solve(request, channels, specs, []), [], specs)
+
+
+async def change(request: Request) -> None:
+    """Add, update and remove packages, and leave the others as they are."""
+    records = [PrefixRecord.from_path(path) for path in Path(request["prefix"], "conda-meta").glob("*.json")]
+    gone = _with_dependents(set(request["remove"]), records)
+    kept = [record for record in records if record.name.normalized not in gone]
+    requested = [MatchSpec(spec) for spec in request["install"]]
+    changed = {spec.name.normalized for spec in requested if spec.name}
+    rest = [MatchSpec(record.name.normalized) for record in kept if record.name.normalized not in changed]
+    locked = [record for record in kept if record.name.normalized not in changed]
+    channels = [Channel(url) for url in sorted({record.channel for record in records})]
+    solution = await _solve(request, channels, [*requested, *rest], locked)
+    await _install(request, solution, records, requested)
+
+
+def _with_dependents(names: set[str], records: Iterable[PrefixRecord]) -> set[str]:
+    """These packages, and all that need one of them."""
+    needs = {
+        record.name.normalized: {depend.partition(" ")[0] for depend in record.depends} for record in records
+    }
+    while more := {name for name, needed in needs.items() if name not in names and needed & names}:
+        names = names | more
+    return names
+
+
+async def _solve(
+    request: Request, channels: list[Channel], specs: list[MatchSpec], locked: list[PrefixRecord]
+) -> list[RepoDataRecord]:
+    return await solve(
+        sources=channels,
+        specs=specs,
+        gateway=Gateway(cache_dir=Path(request["cache"], "repodata")),
+        locked_packages=locked,
+        virtual_packages=VirtualPackage.detect(),
+    )
+
+
+async def _install(
+    request: Request,
+    solution: list[RepoDataRecord],
+    installed: list[PrefixRecord],
+    requested: list[MatchSpec],
+) -> None:
+    links = "allow-hard-links = false\nallow-ref-links = false\nallow-symbolic-links = false\n"
+    await install(
+        records=solution,
+        target_prefix=request["prefix"],
+        cache_dir=Path(request["cache"], "pkgs"),
+        installed_packages=installed,
+        show_progress=False,
+        config=Config.from_toml(links) if request.get("copy") else None,
+    )
+    _note_requested(Path(request["prefix"], "conda-meta"), requested)
+
+
+def _note_requested(metadata: Path, requested: list[MatchSpec]) -> None:
+    """Note in the records what was asked for: py-rattler 0.28's `install` cannot be told."""
+    specs = {spec.name.normalized: str(spec) for spec in requested if spec.name}
+    for path in metadata.glob("*.json"):
+        record = PrefixRecord.from_path(path)
+        if record.name.normalized in specs:
+            record.requested_specs = [specs[record.name.normalized]]
+            record.write_to_path(path, pretty=True)
+
+
+if __name__ == "__main__":
+    document = json.loads(sys.argv[1])
+    verbs = {"index": index, "create": create, "change": change}
+    asyncio.run(verbs[document["verb"]](document))
+    Path(document["report"]).write_text('{"done": true}', encoding="utf-8")

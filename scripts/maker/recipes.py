@@ -1,0 +1,42 @@
+"""The environments that can be made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an environment is made of: wheels by their PyPI requirements, and the maker's own packages."""
+
+    summary: str
+    wheels: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    spares: tuple[str, ...] = ()
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """What the environment is asked to hold."""
+        return (*self.own, *self.wheels)
+
+
+# Small packages that need nothing else, to change an environment with: each recipe with Python has them in its
+# channel. click is there twice, so that it can be updated.
+SPARES = ("six", "tabulate", "click", "click==8.1.7")
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "tiny": Recipe("Python and a Jupyter kernel", ("ipykernel",), ("python",), SPARES),
+        "science": Recipe(
+            "Python, a Jupyter kernel, numpy, pandas and pip",
+            ("ipykernel", "numpy", "pandas", "pip"),
+            ("python",),
+            SPARES,
+        ),
+        "compiled": Recipe(
+            "Python and a compiled program, which needs cc", (), ("python", "whereami", "textdata"), SPARES
+        ),
+        "no-python": Recipe("A compiled program, which needs cc, and data", (), ("whereami", "textdata")),
+        "data": Recipe("Data alone", (), ("textdata",)),
+    }
+)
