@@ -20,6 +20,8 @@ from rattler import (
 )
 from rattler.index import index_fs
 
+from scripts.maker.bytecode import compile_noarch, is_compiled
+
 Request = dict[str, Any]
 
 
@@ -32,6 +34,8 @@ async def create(request: Request) -> None:
     specs = [MatchSpec(spec) for spec in request["specs"]]
     channels = [Channel(Path(request["channel"]).as_uri())]
     await _install(request, await _solve(request, channels, specs, []), [], specs)
+    if request["bytecode"]:
+        compile_noarch(Path(request["prefix"]))
 
 
 async def change(request: Request) -> None:
@@ -46,6 +50,8 @@ async def change(request: Request) -> None:
     channels = [Channel(url) for url in sorted({record.channel for record in records})]
     solution = await _solve(request, channels, [*requested, *rest], locked)
     await _install(request, solution, records, requested)
+    if any(is_compiled(record) for record in records):
+        compile_noarch(Path(request["prefix"]))
 
 
 def _with_dependents(names: set[str], records: Iterable[PrefixRecord]) -> set[str]:
@@ -76,14 +82,14 @@ async def _install(
     installed: list[PrefixRecord],
     requested: list[MatchSpec],
 ) -> None:
-    links = "allow-hard-links = false\nallow-ref-links = false\nallow-symbolic-links = false\n"
+    copies = "allow-hard-links = false\nallow-ref-links = false\n"
     await install(
         records=solution,
         target_prefix=request["prefix"],
         cache_dir=Path(request["cache"], "pkgs"),
         installed_packages=installed,
         show_progress=False,
-        config=Config.from_toml(links) if request.get("copy") else None,
+        config=Config.from_toml(copies) if request.get("copy") else None,
     )
     _note_requested(Path(request["prefix"], "conda-meta"), requested)
 

@@ -23,11 +23,14 @@ class Record:
     files: tuple[str, ...]
 
 
-def make(recipe: str, prefix: Path, *, cache: Path | None = None, copy: bool = False) -> None:
+def make(
+    recipe: str, prefix: Path, *, cache: Path | None = None, copy: bool = False, bytecode: bool = True
+) -> None:
     """Make an environment at `prefix`, which must not exist or be empty.
 
     Its files are hard links into the package cache where the file system can do that; with `copy` they are
-    files of their own. Raises MakerError.
+    files of their own. Without `bytecode` the noarch packages are not compiled, which takes most of the time:
+    what pixi makes, where conda and mamba compile. Raises MakerError.
     """
     if recipe not in RECIPES:
         raise MakerError(f"there is no recipe {recipe}; there are {', '.join(RECIPES)}")
@@ -41,6 +44,7 @@ def make(recipe: str, prefix: Path, *, cache: Path | None = None, copy: bool = F
         prefix=str(prefix.absolute()),
         specs=RECIPES[recipe].specs,
         copy=copy,
+        bytecode=bytecode,
     )
 
 
@@ -49,7 +53,7 @@ def change(
 ) -> None:
     """Install or update to the specs in `install` ("six", "click ==8.1.7"), and remove the packages `remove`.
 
-    Packages come from the channels of what is installed. What depends on a removed package is removed too; all
+    Packages come from the channels of what is installed. What needs a removed package is removed too; all
     others stay as they are. Raises MakerError.
     """
     prefix = prefix.absolute()

@@ -80,7 +80,7 @@ def compile_sources(root: Path) -> None:
     """Compile the sources under `root` as conda-build does: named relative to the prefix."""
     for source in root.rglob("*.py"):
         os.utime(source, (TIMESTAMP, TIMESTAMP))
-    # What does not compile (a template, the source of another Python) is told by exit code, and is no failure.
+    # It is no failure if a template, or a source for another Python, does not compile: not checked.
     command = [sys.executable, "-m", "compileall", "-qq", "-s", str(root), str(root)]
     subprocess.run(command, check=False, capture_output=True)
 
@@ -108,7 +108,7 @@ def _copy_programs(base: Path, root: Path) -> None:
 
 
 def _copy_shared_library(root: Path) -> None:
-    """Add the shared library of this interpreter, if it has one, and let its program find it from beside it."""
+    """Add the shared library of this interpreter, if it has one, and let its program find it there."""
     program = root / "bin" / f"python{SHORT_VERSION}"
     library = sysconfig.get_config_var("INSTSONAME")
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):

@@ -20,8 +20,8 @@ class Recipe:
         return (*self.own, *self.wheels)
 
 
-# Small packages that need nothing else, to change an environment with: each recipe with Python has them in its
-# channel. click is there twice, so that it can be updated.
+# Small packages that need nothing else, to change an environment with: in the channel of each recipe with
+# Python, and not installed. click is there twice, so that it can be updated.
 SPARES = ("six", "tabulate", "click", "click==8.1.7")
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(

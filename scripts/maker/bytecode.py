@@ -1,0 +1,55 @@
+"""Compile the Python sources of noarch packages in a prefix.
+
+conda and mamba do so as they link a package; py-rattler does not. What is compiled is noted in the package's
+record as they note it: a path of type `pyc_file` without a digest.
+"""
+
+import os
+import subprocess
+from importlib.util import cache_from_source
+from pathlib import Path
+
+from rattler import PrefixPathsEntry, PrefixPathType, PrefixRecord
+
+
+def is_compiled(record: PrefixRecord) -> bool:
+    return any(entry.path_type.pyc_file for entry in record.paths_data.paths)
+
+
+def compile_noarch(prefix: Path) -> None:
+    """Compile all noarch packages that are not compiled yet."""
+    records = {path: PrefixRecord.from_path(path) for path in (prefix / "conda-meta").glob("*.json")}
+    new = {
+        path: record for path, record in records.items() if record.noarch.python and not is_compiled(record)
+    }
+    _compile(prefix, [str(file) for record in new.values() for file in _sources(record)])
+    for path, record in new.items():
+        _note_compiled(prefix, record)
+        record.write_to_path(path, pretty=True)
+
+
+def _sources(record: PrefixRecord) -> list[Path]:
+    return [file for file in record.files if file.suffix == ".py"]
+
+
+def _compile(prefix: Path, sources: list[str]) -> None:
+    """Compile by paths relative to the prefix, as conda does: the code is the same in every prefix."""
+    workers = os.cpu_count() or 1
+    running = []
+    for share in (sources[worker::workers] for worker in range(workers)):
+        command = [str(prefix / "bin" / "python"), "-Wi", "-m", "compileall", "-qq", "-l", "-i", "-"]
+        process = subprocess.Popen(
+            command, cwd=prefix, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+        running.append((process, "".join(f"{source}\n" for source in share)))
+    for process, names in running:
+        process.communicate(names)
+
+
+def _note_compiled(prefix: Path, record: PrefixRecord) -> None:
+    places = [Path(cache_from_source(str(source))) for source in _sources(record)]
+    compiled = [place for place in places if (prefix / place).exists()]
+    data = record.paths_data
+    data.paths = [*data.paths, *(PrefixPathsEntry(place, PrefixPathType("pyc_file")) for place in compiled)]
+    record.paths_data = data
+    record.files = [*record.files, *compiled]
