@@ -22,6 +22,8 @@ def compile_noarch(prefix: Path) -> None:
     new = {
         path: record for path, record in records.items() if record.noarch.python and not is_compiled(record)
     }
+    if not new:
+        return
     _compile(prefix, [str(file) for record in new.values() for file in _sources(record)])
     for path, record in new.items():
         _note_compiled(prefix, record)

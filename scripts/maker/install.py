@@ -1,5 +1,6 @@
 """Make environments, change them, and read what they hold."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ def make(
     files of their own. Without `bytecode` the noarch packages are not compiled, which takes most of the time:
     what pixi makes, where conda and mamba compile. Raises MakerError.
     """
+    if not sys.platform.startswith("linux"):
+        raise MakerError(f"environments can be made on Linux, not on {sys.platform}")
     if recipe not in RECIPES:
         raise MakerError(f"there is no recipe {recipe}; there are {', '.join(RECIPES)}")
     if prefix.exists() and any(prefix.iterdir()):

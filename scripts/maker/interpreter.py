@@ -57,7 +57,7 @@ def stage_python(root: Path, subdir: str, build: str) -> Package:
     if "dist-packages" in (stdlib / "site.py").read_text(encoding="utf-8"):
         (root / STDLIB / "sitecustomize.py").write_text(SITECUSTOMIZE, encoding="utf-8")
     _copy_programs(base, root)
-    _copy_shared_library(root)
+    _copy_shared_libraries(root)
     if sys.base_prefix not in SYSTEM_PREFIXES:
         _replace_prefix(root, sys.base_prefix, placeholder("python"))
     (root / SITE_PACKAGES).mkdir()
@@ -107,19 +107,31 @@ def _copy_programs(base: Path, root: Path) -> None:
         shutil.copy2(description, pkgconfig)
 
 
-def _copy_shared_library(root: Path) -> None:
-    """Add the shared library of this interpreter, if it has one, and let its program find it there."""
+def _copy_shared_libraries(root: Path) -> None:
+    """Copy the libraries that come with this interpreter, and let its program find them from where it is."""
     program = root / "bin" / f"python{SHORT_VERSION}"
-    library = sysconfig.get_config_var("INSTSONAME")
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        return
-    if not sys.platform.startswith("linux"):
-        raise MakerError(
-            f"an interpreter with a shared library can be packaged on Linux only, not {sys.platform}"
-        )
-    source = Path(sysconfig.get_config_var("LIBDIR")) / library
-    shutil.copy2(source.resolve(), root / "lib" / library)
+    seekers = [program, *(root / STDLIB / "lib-dynload").glob("*.so")]
+    while seekers:
+        found = {name: path for name in _needed(seekers) if (path := _own_library(name))}
+        seekers = [root / "lib" / name for name in found if not (root / "lib" / name).exists()]
+        for target in seekers:
+            shutil.copy2(found[target.name], target)
     subprocess.run([_patchelf(), "--set-rpath", "$ORIGIN/../lib", str(program)], check=True)
+
+
+def _needed(files: list[Path]) -> set[str]:
+    """The names of the libraries that `files` need; standalone builds of Python say `$ORIGIN/../lib/NAME`."""
+    command = [_patchelf(), "--print-needed", *map(str, files)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return {Path(line).name for line in lines}
+
+
+def _own_library(name: str) -> Path | None:
+    """Where this interpreter has a library, unless it is the system's."""
+    if sys.base_prefix in SYSTEM_PREFIXES and not name.startswith("libpython"):
+        return None
+    places = (Path(sys.base_prefix) / "lib", Path(sysconfig.get_config_var("LIBDIR")))
+    return next((place / name for place in places if (place / name).is_file()), None)
 
 
 def _patchelf() -> str:

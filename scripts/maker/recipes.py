@@ -24,6 +24,26 @@ class Recipe:
 # Python, and not installed. click is there twice, so that it can be updated.
 SPARES = ("six", "tabulate", "click", "click==8.1.7")
 
+LARGE = (
+    *("ipykernel", "numpy", "pandas", "pip", "setuptools", "wheel"),
+    *(
+        "scipy",
+        "scikit-learn",
+        "scikit-image",
+        "statsmodels",
+        "sympy",
+        "networkx",
+        "xarray",
+        "dask[complete]",
+    ),
+    *("matplotlib", "seaborn", "plotly", "bokeh", "altair", "ipywidgets", "ipympl"),
+    *("pyarrow", "polars", "duckdb", "h5py", "zarr", "openpyxl", "sqlalchemy", "psycopg2-binary", "lxml"),
+    *("opencv-python-headless", "imageio", "numba", "lightgbm", "catboost", "xgboost-cpu", "onnxruntime"),
+    *("transformers", "tokenizers", "nltk", "gensim", "shapely", "pyproj", "geopandas"),
+    *("jupyterlab", "notebook", "nbconvert", "boto3", "s3fs", "requests", "aiohttp", "fastapi", "uvicorn"),
+    *("pytest", "hypothesis", "black", "mypy", "ruff", "beautifulsoup4", "cryptography", "tqdm", "rich"),
+)
+
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "tiny": Recipe("Python and a Jupyter kernel", ("ipykernel",), ("python",), SPARES),
@@ -33,6 +53,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ("python",),
             SPARES,
         ),
+        "large": Recipe("What a data scientist has after a year: 150 packages", LARGE, ("python",), SPARES),
         "compiled": Recipe(
             "Python and a compiled program, which needs cc", (), ("python", "whereami", "textdata"), SPARES
         ),
