@@ -1,0 +1,162 @@
+"""Environments, snapshots and layers as objects of a store."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from snapper import canonical
+from snapper.errors import Damaged, Moved, NewerFormat, NotInStore, Usage
+from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, encode_snapshot, is_name, name_of
+from snapper.store import Store, VersionMismatch
+
+_ENVIRONMENTS = "environments/"
+_SHORTEST_ID = 4
+
+
+def environment_key(name: str) -> str:
+    return f"{_ENVIRONMENTS}{name}.json"
+
+
+def snapshot_key(digest: str) -> str:
+    return f"snapshots/{digest}.json"
+
+
+def layer_key(digest: str) -> str:
+    return f"layers/{digest[:2]}/{digest}.tar.zst"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the user wrote: `ENV` or `ENV@SNAPSHOT`, where SNAPSHOT is a tag, the beginning of an id, or `~N`."""
+
+    environment: str
+    snapshot: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Raises Usage for a name that no environment can have."""
+        name, _, snapshot = text.partition("@")
+        check_name(name)
+        return cls(name, snapshot)
+
+    def __str__(self) -> str:
+        return f"{self.environment}@{self.snapshot}" if self.snapshot else self.environment
+
+
+def check_name(name: str) -> str:
+    """The name itself; raises Usage where no environment can have it."""
+    if not is_name(name):
+        raise Usage(
+            f"{name!r} cannot name an environment",
+            "Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit.",
+        )
+    return name
+
+
+def environments(store: Store) -> Iterator[str]:
+    """The names of the store's environments, in order."""
+    for key in store.keys(_ENVIRONMENTS):
+        name = key.removeprefix(_ENVIRONMENTS).removesuffix(".json")
+        if key.endswith(".json") and is_name(name):
+            yield name
+
+
+def read_environment(store: Store, name: str) -> tuple[Environment, str]:
+    """The environment and the version to replace it by; raises NotInStore, Damaged, NewerFormat."""
+    try:
+        data, version = store.read_versioned(environment_key(name))
+    except NotInStore:
+        raise NotInStore(f"environment {name!r}", store.url, tuple(environments(store))) from None
+    found = _decode(Environment, data, f"environment {name!r} in {store.url}")
+    if found.name != name:
+        raise Damaged(f"environment {name!r} in {store.url}", f"it says that it is {found.name!r}")
+    return found, version
+
+
+def read_snapshot(store: Store, digest: str) -> Snapshot:
+    """The snapshot of that id, its bytes checked against it; raises NotInStore, Damaged, NewerFormat."""
+    what = f"snapshot {digest[:12]} in {store.url}"
+    try:
+        data = store.read(snapshot_key(digest))
+    except NotInStore:
+        raise NotInStore(f"snapshot {digest[:12]}", store.url) from None
+    if name_of(data) != digest:
+        raise Damaged(what, "its bytes are not those that its name stands for")
+    return _decode(Snapshot, data, what)
+
+
+def resolve(store: Store, reference: Reference) -> tuple[Environment, str]:
+    """The environment and the id of the snapshot that a reference means; raises NotInStore, Usage."""
+    found, _ = read_environment(store, reference.environment)
+    return found, _resolve_in(found, reference, store)
+
+
+def _resolve_in(found: Environment, reference: Reference, store: Store) -> str:
+    wanted = reference.snapshot
+    ids = [move.snapshot for move in found.history]
+    if not wanted:
+        return found.current
+    if wanted in found.tags:
+        return found.tags[wanted]
+    back = re.fullmatch(r"~(\d{1,9})", wanted)
+    if back:
+        if int(back[1]) < len(ids):
+            return ids[-1 - int(back[1])]
+        raise NotInStore(f"{reference} ({len(ids) - 1} snapshots lie before the current one)", store.url)
+    if len(wanted) >= _SHORTEST_ID and re.fullmatch(r"[0-9a-f]+", wanted):
+        matches = {digest for digest in (*ids, *found.tags.values()) if digest.startswith(wanted)}
+        if len(matches) == 1:
+            return matches.pop()
+        if matches:
+            raise Usage(f"{reference} means {len(matches)} snapshots", "Give more digits of the id.")
+    raise NotInStore(f"snapshot {reference}", store.url, (*found.tags, *(digest[:12] for digest in ids[-5:])))
+
+
+def read_layer(store: Store, layer: Layer) -> bytes:
+    """The layer's stored bytes, checked against its digest; raises NotInStore, Damaged."""
+    data = store.read(layer_key(layer.digest))
+    if len(data) != layer.size or hashlib.sha256(data).hexdigest() != layer.digest:
+        raise Damaged(
+            f"layer {layer.digest[:12]} in {store.url}", "its bytes are not those that its name stands for"
+        )
+    return data
+
+
+def write_snapshot(store: Store, snapshot: Snapshot) -> tuple[str, int]:
+    """The snapshot's id, and how many bytes were added to the store for it."""
+    digest, data = encode_snapshot(snapshot)
+    return digest, len(data) if store.put(snapshot_key(digest), data) else 0
+
+
+def move(store: Store, name: str, step: Move, seen: tuple[Environment, str] | None) -> None:
+    """Makes the step's snapshot the current one of the environment, which was `seen` (None: was not there).
+
+    Raises Moved where the environment is no longer as it was seen.
+    """
+    if seen is None:
+        moved, version = Environment(FORMAT, name, step.snapshot, (step,), {}), None
+    else:
+        found, version = seen
+        moved = Environment(FORMAT, name, step.snapshot, (*found.history, step), found.tags)
+    try:
+        store.replace(environment_key(name), canonical.encode(moved), version)
+    except VersionMismatch:
+        latest = read_environment(store, name)[0].latest
+        raise Moved(name, f"{latest.user}@{latest.host}", latest.time) from None
+
+
+def _decode(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
+    """The document, after a look at its format number."""
+    try:
+        fields = canonical.parse(data)
+        found = fields.get("format") if isinstance(fields, dict) else None
+        if type(found) is int and found > FORMAT:
+            raise NewerFormat(what, found, FORMAT)
+        if found != FORMAT:
+            raise Damaged(what, "it names no format")
+        return canonical.decode(kind, fields)
+    except canonical.Malformed as error:
+        raise Damaged(what, str(error)) from None

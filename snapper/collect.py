@@ -1,0 +1,274 @@
+"""Reads the files of an environment into layers: what a packing worker does.
+
+Each file that a package vouches for is proved to be as the package has it: its canonical bytes hash to what the
+package's record says. What cannot be proved is handed back, to go where link-time and altered files go.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from snapper import bytecode
+from snapper.catalog import layer_key
+from snapper.conda import PathEntry
+from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
+from snapper.layer import Builder, Sealed
+from snapper.model import LAYER_SIZE, Kind, Layer
+from snapper.relocate import Relocated, detect, holds, invert
+from snapper.segment import Member
+from snapper.store import Store
+from snapper.tree import File
+
+#: The time of files that are made when a package is installed, so that equal files are equal everywhere:
+#: 1980-01-01, the earliest that zip archives can hold.
+LINK_TIME = 315532800
+
+
+class Item(NamedTuple):
+    """A file to pack. `linked` is the path, packed before, of which it is a hard link."""
+
+    file: File
+    entry: PathEntry | None = None
+    linked: str = ""
+    made_at_link: bool = False
+    source_mtime: int | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Files for layers of one kind and owner."""
+
+    kind: Kind
+    owner: str
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(item.file.size for item in self.items)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every packing worker knows from its start.
+
+    `prefix` is what files have as the environment's directory, `place` where it is; `known` gives digest and
+    size of stored layers by diff_id; `placeholders` those that an earlier snapshot had for a path.
+    """
+
+    place: str
+    prefix: str
+    store: Store
+    level: int
+    known: Mapping[str, tuple[str, int]]
+    placeholders: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What became of a group: its layers, the bytes that each added to the store, files that were not as their
+    package has them, and paths that hold a prefix for good.
+    """
+
+    layers: tuple[Layer, ...]
+    added_sizes: tuple[int, ...]
+    unproved: tuple[Item, ...] = ()
+    unrelocated: tuple[str, ...] = ()
+
+
+@dataclass
+class _Run:
+    """The state of one group's collection."""
+
+    context: Context
+    builder: Builder
+    group: Group
+    layers: list[Layer] = field(default_factory=list)
+    added_sizes: list[int] = field(default_factory=list)
+    unproved: list[Item] = field(default_factory=list)
+    unrelocated: list[str] = field(default_factory=list)
+
+    def seal(self) -> None:
+        if not self.builder.empty:
+            sealed = self.builder.seal(self.group.kind, self.group.owner, self.context.known)
+            self.layers.append(sealed.layer)
+            self.added_sizes.append(store_layer(self.context.store, sealed))
+
+    def make_room(self, size: int) -> None:
+        if not self.builder.has_room(size):
+            self.seal()
+
+
+def collect(context: Context, group: Group) -> Collected:
+    """Packs a group of files, none larger than a layer, and stores its layers."""
+    run = _Run(context, builder_for(context), group)
+    dropped: set[str] = set()
+    for item in group.items:
+        if item.file.type != "file":
+            _add_other(run, item)
+        elif item.linked and item.linked not in dropped:
+            run.builder.add(member_of(item, LINK_TIME if _retimed(item) else item.file.mtime))
+        elif not (_add_proved(run, item) if group.kind == "package" else _add_found(run, item)):
+            dropped.add(item.file.path)
+            run.unproved.append(item)
+    run.seal()
+    return Collected(tuple(run.layers), tuple(run.added_sizes), tuple(run.unproved), tuple(run.unrelocated))
+
+
+@cache
+def _builder(level: int) -> Builder:
+    return Builder(level)
+
+
+def builder_for(context: Context) -> Builder:
+    """This process's builder: its buffers are worth keeping."""
+    return _builder(context.level)
+
+
+def store_layer(store: Store, sealed: Sealed) -> int:
+    """Puts the layer into the store; returns how many bytes that added."""
+    if sealed.data is None or not store.put(layer_key(sealed.layer.digest), sealed.data):
+        return 0
+    return sealed.layer.size
+
+
+def member_of(item: Item, mtime: int, size: int | None = None) -> Member:
+    """The tar member for an item, with canonical time and mode."""
+    file = item.file
+    if item.linked:
+        return Member(file.path, "hardlink", file.mode & 0o777, mtime, 0, item.linked)
+    return Member(file.path, "file", file.mode & 0o777, mtime, file.size if size is None else size)
+
+
+def _retimed(item: Item) -> bool:
+    """Whether the file got its time when it was installed rather than from its package."""
+    return item.made_at_link or bool(item.entry and item.entry.placeholder)
+
+
+def _add_other(run: _Run, item: Item) -> None:
+    file = item.file
+    if file.type == "directory":
+        run.builder.add(Member(file.path, "directory", file.mode & 0o777, LINK_TIME))
+        return
+    target, prefix = file.target, run.context.prefix
+    how = None
+    if target == prefix or target.startswith(prefix + "/"):
+        placeholder = "/opt/snapper_prefix_placehold"
+        how = Relocated(b"", "link", placeholder)
+        target = placeholder + target[len(prefix) :]
+    run.builder.add(Member(file.path, "symlink", 0o777, LINK_TIME, 0, target), how=how)
+
+
+def _add_proved(run: _Run, item: Item) -> bool:
+    """Adds a file if it is provably the package's own."""
+    entry = item.entry
+    assert entry is not None
+    if not entry.placeholder:
+        run.make_room(item.file.size)
+        view = run.builder.stage(member_of(item, item.file.mtime), reader(run.context.place, item.file))
+        proved = hashlib.sha256(view).hexdigest() == entry.sha256
+        if proved:
+            run.builder.keep()
+        return proved
+    data = read_bytes(run.context.place, item.file)
+    for candidate in invert(data, entry.mode, entry.placeholder, run.context.prefix):
+        if hashlib.sha256(candidate).hexdigest() == entry.sha256:
+            run.make_room(len(candidate))
+            how = None if candidate == data else Relocated(candidate, entry.mode, entry.placeholder)
+            run.builder.add(member_of(item, LINK_TIME, len(candidate)), candidate, how)
+            return True
+    return False
+
+
+def _add_found(run: _Run, item: Item) -> bool:
+    """Adds a file as it is on disk, relocated where it holds the prefix and can be."""
+    context, file = run.context, item.file
+    mtime = LINK_TIME if item.made_at_link else file.mtime
+    run.make_room(file.size)
+    view = run.builder.stage(member_of(item, mtime), reader(context.place, file))
+    data = None
+    if item.source_mtime is not None:
+        data = bytecode.retimed(bytes(view), item.source_mtime, LINK_TIME)
+    if not run.builder.mentions(prefix_bytes(context.prefix)):
+        if data is None:
+            run.builder.keep()
+        else:
+            run.builder.add(member_of(item, mtime), data)
+        return True
+    data = bytes(view) if data is None else data
+    how = detect(data, context.prefix, context.placeholders.get(file.path, ()))
+    if how is not None and len(how.data) > LAYER_SIZE:
+        how = None
+    if how is None and holds(data, context.prefix):
+        run.unrelocated.append(file.path)
+    stored = data if how is None else how.data
+    run.make_room(len(stored))
+    run.builder.add(member_of(item, mtime, len(stored)), stored, how)
+    return True
+
+
+def prefix_bytes(prefix: str) -> bytes:
+    """The prefix as files hold it."""
+    return prefix.encode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def opened(place: str, file: File) -> Iterator[int]:
+    """A descriptor of the file; raises ChangedWhilePacking where it is no longer what the walk saw."""
+    path = f"{place}/{file.path}"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        raise NoPermission(path, "read") from None
+    except OSError as error:
+        if error.errno is not None and not os.path.lexists(path):
+            raise ChangedWhilePacking(path) from None
+        raise FileFailed(path, error.strerror or str(error)) from None
+    try:
+        _check_unchanged(path, file, descriptor)
+        yield descriptor
+        _check_unchanged(path, file, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_unchanged(path: str, file: File, descriptor: int) -> None:
+    status = os.fstat(descriptor)
+    if (status.st_size, status.st_mtime_ns, status.st_ino) != (file.size, file.mtime_ns, file.inode):
+        raise ChangedWhilePacking(path)
+
+
+def reader(place: str, file: File) -> Callable[[memoryview], None]:
+    """What reads the whole file into a buffer of its size."""
+
+    def read(view: memoryview) -> None:
+        with opened(place, file) as descriptor:
+            read_range(descriptor, 0, view, f"{place}/{file.path}")
+
+    return read
+
+
+def read_range(descriptor: int, offset: int, view: memoryview, path: str) -> None:
+    """Fills the buffer from the file's bytes at an offset."""
+    done = 0
+    while done < len(view):
+        try:
+            count = os.preadv(descriptor, [view[done:]], offset + done)
+        except OSError as error:
+            raise FileFailed(path, error.strerror or str(error)) from None
+        if not count:
+            raise ChangedWhilePacking(path)
+        done += count
+
+
+def read_bytes(place: str, file: File) -> bytes:
+    """The whole file."""
+    buffer = bytearray(file.size)
+    reader(place, file)(memoryview(buffer))
+    return bytes(buffer)

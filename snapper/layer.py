@@ -1,0 +1,153 @@
+"""Layers: tar segments compressed with zstd, named by what they hold.
+
+A layer is one zstd frame (RFC 8878) over one segment. Frames joined are one zstd stream and segments joined are
+one tar stream, so layers joined in a snapshot's order are a `.tar.zst`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import zstandard
+
+from snapper.errors import Damaged
+from snapper.model import LAYER_SIZE, Begin, Kind, Layer, Relocation, path_bytes
+from snapper.relocate import Relocated
+from snapper.segment import BLOCK, Member, header, padding
+
+DEFAULT_LEVEL = 3
+LEVELS = range(1, 20)
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A finished layer's description and its bytes; `data` is None where the store is known to have them."""
+
+    layer: Layer
+    data: bytes | None
+
+
+class Builder:
+    """Collects members in one buffer, which is kept from layer to layer, and seals them into layers."""
+
+    def __init__(self, level: int) -> None:
+        self._buffer = bytearray(LAYER_SIZE + 1024 * 1024)
+        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._length = 0
+        self._staged = 0
+        self._members = 0
+        self._relocated: dict[tuple[str, str], list[str]] = {}
+
+    @property
+    def empty(self) -> bool:
+        return self._length == 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether a member of that size still fits in the layer that is being built."""
+        return self._length + size <= LAYER_SIZE
+
+    def stage(self, member: Member, read: Callable[[memoryview], None]) -> memoryview:
+        """Puts a member behind the last one and shows its data; it counts only once `keep` is called."""
+        blocks = header(member)
+        start = self._length + len(blocks)
+        end = start + member.size
+        self._grow(end + BLOCK)
+        self._buffer[self._length : start] = blocks
+        view = memoryview(self._buffer)[start:end]
+        read(view)
+        self._buffer[end : end + -end % BLOCK] = padding(end)
+        self._staged = end + -end % BLOCK
+        return view
+
+    def mentions(self, needle: bytes) -> bool:
+        """Whether the staged member's data holds these bytes."""
+        return self._buffer.find(needle, self._length, self._staged) >= 0
+
+    def keep(self) -> None:
+        """Takes the staged member in."""
+        self._length = self._staged
+        self._members += 1
+
+    def add(self, member: Member, data: bytes = b"", how: Relocated | None = None) -> None:
+        """Appends a whole member."""
+        self.add_piece(member, data, padding(len(data)))
+        if how is not None:
+            self.note(member.path, how)
+
+    def add_piece(self, member: Member | None, data: bytes, tail: bytes) -> None:
+        """Appends part of a member's data, behind its header where `member` is given, and then `tail`."""
+        parts = [header(member) if member else b"", data, tail]
+        self._grow(self._length + sum(map(len, parts)))
+        for part in parts:
+            end = self._length + len(part)
+            self._buffer[self._length : end] = part
+            self._length = end
+        self._members += member is not None
+
+    def note(self, path: str, how: Relocated) -> None:
+        """Records that the member of that path is relocated."""
+        self._relocated.setdefault((how.mode, how.placeholder), []).append(path)
+
+    def seal(
+        self, kind: Kind, owner: str, known: Mapping[str, tuple[str, int]], begins: Begin | None = None
+    ) -> Sealed:
+        """Ends the layer and begins the next; one whose diff_id is `known` is not compressed again."""
+        view = memoryview(self._buffer)[: self._length]
+        diff_id = hashlib.sha256(view).hexdigest()
+        data = None
+        if diff_id in known:
+            digest, size = known[diff_id]
+        else:
+            data = self._compressor.compress(view)
+            digest, size = hashlib.sha256(data).hexdigest(), len(data)
+        layer = Layer(
+            digest, size, diff_id, self._length, kind, owner, self._members, self._relocations(), begins
+        )
+        view.release()
+        self._reset()
+        return Sealed(layer, data)
+
+    def _relocations(self) -> tuple[Relocation, ...]:
+        return tuple(
+            Relocation(mode, placeholder, tuple(sorted(paths, key=path_bytes)))  # type: ignore[arg-type]
+            for (mode, placeholder), paths in sorted(self._relocated.items())
+        )
+
+    def _grow(self, size: int) -> None:
+        if size > len(self._buffer):
+            self._buffer = self._buffer.ljust(size, b"\0")
+
+
+class Unpacker:
+    """Decompresses layers into one buffer, which is kept from layer to layer."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def segment(self, layer: Layer, data: bytes) -> memoryview:
+        """The layer's segment, valid until the next call; `data` are its stored bytes.
+
+        Never holds more than the layer says; raises Damaged where it is not exactly that long.
+        """
+        if len(self._buffer) < layer.diff_size:
+            self._buffer = bytearray(max(layer.diff_size, min(LAYER_SIZE, 2 * layer.diff_size)))
+        view = memoryview(self._buffer)[: layer.diff_size]
+        filled = 0
+        try:
+            with self._decompressor.stream_reader(data, read_across_frames=False) as reader:
+                while filled < len(view) and (count := reader.readinto(view[filled:])):
+                    filled += count
+                complete = filled == len(view) and not reader.read(1)
+        except zstandard.ZstdError as error:
+            raise Damaged(f"layer {layer.digest[:12]}", str(error)) from None
+        if not complete:
+            raise Damaged(
+                f"layer {layer.digest[:12]}", "it does not unpack to the size that its snapshot says"
+            )
+        return view

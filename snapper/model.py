@@ -1,0 +1,262 @@
+"""The types of the on-disk format (docs/format.md) and their rules."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from snapper import canonical
+
+FORMAT = 1
+
+#: Longest run of uncompressed bytes that one layer takes from members, in bytes.
+LAYER_SIZE = 64 * 1024 * 1024
+
+#: What a layer may unpack to at most: member data, and a header of at most 3 blocks and padding per member.
+LARGEST_LAYER = 2 * LAYER_SIZE
+
+#: snapper's own directory inside an environment; never packed and never restored.
+STATE_DIRECTORY = ".snapper"
+
+Mode = Literal["text", "binary", "pyc", "link"]
+
+Kind = Literal["package", "link", "pip", "files"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_NAME = re.compile(r"\w[\w.+-]*\Z")
+_LONGEST_NAME = 128
+
+
+def is_digest(text: str) -> bool:
+    """Whether the text is a sha256 in lower-case hexadecimal."""
+    return _DIGEST.match(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether the text can name an environment or a tag: letters, digits, `_`, and then `.`, `+`, `-`."""
+    return _NAME.match(text) is not None and len(text) <= _LONGEST_NAME
+
+
+def path_bytes(path: str) -> bytes:
+    """A member's path as the bytes it has in a layer, and in whose order members stand."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def check_path(path: str) -> str:
+    """The path itself; raises ValueError unless it is relative, normal, and inside the environment."""
+    if not path or "\0" in path or path.startswith("/"):
+        raise ValueError(f"{path!r} is not a relative path")
+    for part in path.split("/"):
+        if part in ("", ".", ".."):
+            raise ValueError(f"{path!r} is not a normal path")
+    if path.split("/", 1)[0] == STATE_DIRECTORY:
+        raise ValueError(f"{path!r} belongs to snapper itself")
+    return path
+
+
+def _check_digest(digest: str) -> None:
+    if not is_digest(digest):
+        raise ValueError(f"{digest!r} is not a sha256 in lower-case hexadecimal")
+
+
+def _check_counts(*counts: int) -> None:
+    if any(count < 0 for count in counts):
+        raise ValueError("sizes and counts are not negative")
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """Members of a layer in which the prefix stands as a placeholder."""
+
+    mode: Mode
+    placeholder: str
+    paths: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.placeholder.startswith("/") or "\0" in self.placeholder or len(self.placeholder) < 2:
+            raise ValueError(f"{self.placeholder!r} is not a placeholder")
+        for path in self.paths:
+            check_path(path)
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a layer begins that starts inside a member's data.
+
+    `offset` is in canonical bytes from the member's start; `replaced` is how many text placeholders stand
+    before it, so that the place in the relocated file is offset + replaced * (len(prefix) - len(placeholder)).
+    """
+
+    path: str
+    offset: int
+    size: int
+    replaced: int
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+        _check_counts(self.offset, self.size, self.replaced)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One zstd-compressed tar segment: `digest` and `size` as stored, `diff_id` and `diff_size` before."""
+
+    digest: str
+    size: int
+    diff_id: str
+    diff_size: int
+    kind: Kind
+    owner: str
+    members: int
+    relocations: tuple[Relocation, ...]
+    begins: Begin | None = None
+
+    def __post_init__(self) -> None:
+        _check_digest(self.digest)
+        _check_digest(self.diff_id)
+        _check_counts(self.size, self.diff_size, self.members)
+        if self.diff_size > LARGEST_LAYER:
+            raise ValueError(f"a layer of {self.diff_size:,} bytes is larger than {LARGEST_LAYER:,}")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A conda package of the environment, as its record in conda-meta says."""
+
+    name: str
+    version: str
+    build: str
+    subdir: str
+    channel: str
+    url: str
+    md5: str = ""
+    sha256: str = ""
+
+    @property
+    def dist(self) -> str:
+        return f"{self.name}-{self.version}-{self.build}"
+
+
+@dataclass(frozen=True)
+class PipPackage:
+    """A Python distribution of the environment that no conda package owns."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Jupyter kernel that the environment carries under share/jupyter/kernels."""
+
+    name: str
+    display_name: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Files of a conda package that are not as it installed them, or are gone."""
+
+    package: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One complete environment; its name is the sha256 of its canonical JSON.
+
+    `mode` is that of the environment's own directory.
+    """
+
+    format: int
+    platform: str
+    mode: int
+    packages: tuple[Package, ...]
+    pip: tuple[PipPackage, ...]
+    kernels: tuple[Kernel, ...]
+    altered: tuple[Deviation, ...]
+    missing: tuple[Deviation, ...]
+    layers: tuple[Layer, ...]
+
+    @property
+    def size(self) -> int:
+        """What the layers unpack to, in bytes."""
+        return sum(layer.diff_size for layer in self.layers)
+
+    @property
+    def stored_size(self) -> int:
+        """What the layers take in a store, in bytes."""
+        return sum({layer.digest: layer.size for layer in self.layers}.values())
+
+    @property
+    def files(self) -> int:
+        """How many files, links and directories the layers hold."""
+        return sum(layer.members for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One entry of an environment's history: its current snapshot became this one."""
+
+    snapshot: str
+    action: str
+    time: str
+    user: str
+    host: str
+    prefix: str
+    message: str
+    packages: int
+    size: int
+    stored_size: int
+    added_size: int
+
+    def __post_init__(self) -> None:
+        _check_digest(self.snapshot)
+        _check_counts(self.packages, self.size, self.stored_size, self.added_size)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The only mutable object of a store: which snapshot an environment is at, and how it came there."""
+
+    format: int
+    name: str
+    current: str
+    history: tuple[Move, ...]
+    tags: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ValueError(f"{self.name!r} cannot name an environment")
+        _check_digest(self.current)
+        for tag, digest in self.tags.items():
+            if not is_name(tag):
+                raise ValueError(f"{tag!r} cannot name a tag")
+            _check_digest(digest)
+        if not self.history or self.history[-1].snapshot != self.current:
+            raise ValueError("the history does not end at the current snapshot")
+
+    @property
+    def latest(self) -> Move:
+        return self.history[-1]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What makes a directory or prefix a store: `snapper.json`."""
+
+    format: int
+
+
+def name_of(data: bytes) -> str:
+    """The name of an immutable object: the sha256 of its bytes in lower-case hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_snapshot(snapshot: Snapshot) -> tuple[str, bytes]:
+    """The snapshot's name and its canonical bytes."""
+    data = canonical.encode(snapshot)
+    return name_of(data), data

@@ -1,0 +1,63 @@
+"""Python distributions that pip installed: what their RECORD says is theirs.
+
+Format: the Python packaging specification "Recording installed projects" (PEP 376, PEP 627).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from pathlib import Path
+
+from snapper.errors import NoPermission
+from snapper.model import PipPackage
+from snapper.tree import File
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed distribution and the environment's files that it lists."""
+
+    package: PipPackage
+    files: tuple[str, ...]
+
+    @property
+    def owner(self) -> str:
+        return f"{self.package.name}-{self.package.version}"
+
+
+def distributions(prefix: Path, free: Mapping[str, File]) -> Iterator[Distribution]:
+    """The distributions whose metadata is among the free files, that is, which no conda package owns.
+
+    Raises NoPermission.
+    """
+    for path in sorted(free):
+        directory, name = posixpath.split(path)
+        if name == "METADATA" and directory.endswith(".dist-info"):
+            try:
+                record = prefix / directory / "RECORD"
+                files = _listed(record.read_bytes(), posixpath.dirname(directory)) if record.is_file() else []
+                package = _package((prefix / path).read_bytes(), directory)
+            except PermissionError as error:
+                raise NoPermission(str(error.filename), "read") from None
+            yield Distribution(package, tuple(file for file in files if file in free))
+
+
+def _listed(record: bytes, site: str) -> list[str]:
+    """The paths of a RECORD, from the environment's root on."""
+    rows = csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline=""))
+    try:
+        named = [row[0] for row in rows if row]
+    except csv.Error:
+        return []
+    return sorted({posixpath.normpath(posixpath.join(site, path)) for path in named})
+
+
+def _package(metadata: bytes, directory: str) -> PipPackage:
+    headers = BytesHeaderParser().parsebytes(metadata)
+    name, _, version = posixpath.basename(directory).removesuffix(".dist-info").partition("-")
+    return PipPackage(str(headers.get("Name", name)), str(headers.get("Version", version)))

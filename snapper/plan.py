@@ -1,0 +1,181 @@
+"""Which file of an environment belongs to which layers."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper import bytecode, pip
+from snapper.collect import Group, Item
+from snapper.conda import PathEntry, Record
+from snapper.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
+from snapper.tree import File, Tree
+
+#: Directories of this mode are made as members need them; only others, and empty ones, are members themselves.
+USUAL_DIRECTORY_MODE = 0o755
+
+
+@dataclass(frozen=True)
+class Share:
+    """The files of one owner. Files larger than a layer stand apart, in `large`."""
+
+    kind: Kind
+    owner: str
+    items: tuple[Item, ...]
+    large: tuple[Item, ...]
+
+    def groups(self) -> Iterator[Group]:
+        """The items in runs that fill a layer each, cut where the same package is cut everywhere."""
+        run: list[Item] = []
+        size = number = 0
+        for item in self.items:
+            expected = _expected_size(item)
+            if run and size + expected > LAYER_SIZE:
+                yield Group(self.kind, self.owner, number, tuple(run))
+                run, size, number = [], 0, number + 1
+            run.append(item)
+            size += expected
+        if run:
+            yield Group(self.kind, self.owner, number, tuple(run))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is to be packed, and what the packages installed that is gone."""
+
+    packages: tuple[Share, ...]
+    links: tuple[Share, ...]
+    others: tuple[Share, ...]
+    missing: tuple[Deviation, ...]
+    pip: tuple[PipPackage, ...]
+
+
+def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
+    """Gives every file of the tree to the package that installed it, to pip's, or to nobody."""
+    found = {file.path: file for file in tree.files}
+    free = dict(found)
+    packages, links, missing = [], [], []
+    for record in records:
+        owned, lost = _owned(record, found, free)
+        own = [Item(file, entry) for file, entry in owned if _vouched(file, entry)]
+        late = [Item(file, entry, made_at_link=True) for file, entry in owned if not _vouched(file, entry)]
+        late += [Item(free.pop(record.file), made_at_link=True)]
+        packages.append(_share("package", record.package.dist, own))
+        links.append(_share("link", record.package.dist, _with_sources(late, found, own)))
+        if lost:
+            missing.append(Deviation(record.package.dist, tuple(lost)))
+    installed = list(pip.distributions(prefix, free))
+    relocated = {item.file.path for share in packages for item in share.items if _relocated(item.entry)}
+    others = [
+        _share("pip", each.owner, [Item(free.pop(path)) for path in each.files if path in free])
+        for each in installed
+    ]
+    others.append(_share("files", "", _loose(free, found, relocated)))
+    return Plan(
+        tuple(packages),
+        tuple(links),
+        tuple(share for share in others if share.items or share.large),
+        tuple(missing),
+        tuple(each.package for each in installed),
+    )
+
+
+def late_share(planned: Share, unproved: Iterable[Item]) -> Share:
+    """A package's link-time share with those of its files that turned out not to be as packaged."""
+    return _share(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
+
+
+def _owned(
+    record: Record, found: dict[str, File], free: dict[str, File]
+) -> tuple[list[tuple[File, PathEntry]], list[str]]:
+    """The record's files that are there and not taken by an earlier record, and the paths that are gone."""
+    owned, lost = [], []
+    for entry in record.entries:
+        path = entry.path if entry.path in found else _physical(entry.path, found)
+        file = found.get(path)
+        if file is None:
+            if not entry.path.endswith(".pyc"):
+                lost.append(entry.path)
+        elif path in free and file.type != "directory":
+            owned.append((free.pop(path), entry))
+    return owned, sorted(lost, key=path_bytes)
+
+
+def _physical(path: str, found: dict[str, File]) -> str:
+    """The path with symlinked directories of the tree followed, as far as they stay inside it."""
+    done = ""
+    for part in path.split("/"):
+        done = f"{done}/{part}" if done else part
+        file = found.get(done)
+        if file is not None and file.type == "symlink" and done != path:
+            followed = posixpath.normpath(posixpath.join(posixpath.dirname(done), file.target))
+            if followed in found:
+                done = followed
+    return done
+
+
+def _vouched(file: File, entry: PathEntry) -> bool:
+    """Whether the package's record can prove this file to be the package's."""
+    if file.type == "symlink":
+        return entry.type == "softlink"
+    return entry.type == "hardlink" and len(entry.sha256) == 64
+
+
+def _relocated(entry: PathEntry | None) -> bool:
+    return bool(entry and entry.placeholder)
+
+
+def _with_sources(items: list[Item], found: dict[str, File], own: list[Item]) -> list[Item]:
+    relocated = {item.file.path for item in own if _relocated(item.entry)}
+    return [_with_source(item, found, relocated) for item in items]
+
+
+def _with_source(item: Item, found: dict[str, File], relocated: set[str]) -> Item:
+    """Compiled modules of relocated sources know their source's time, which packing changes."""
+    source = bytecode.source_of(item.file.path)
+    if source in relocated:
+        return item._replace(source_mtime=found[source].mtime)
+    return item
+
+
+def _loose(free: dict[str, File], found: dict[str, File], relocated: set[str]) -> list[Item]:
+    """What nobody owns, with the directories that do not come of themselves."""
+    filled = {posixpath.dirname(path) for path in found}
+    return [
+        _with_source(Item(file), found, relocated)
+        for file in free.values()
+        if file.type != "directory" or file.mode & 0o777 != USUAL_DIRECTORY_MODE or file.path not in filled
+    ]
+
+
+def _share(kind: Kind, owner: str, items: list[Item]) -> Share:
+    large = [item for item in items if item.file.type == "file" and item.file.size > LAYER_SIZE]
+    small = [item for item in items if item.file.type != "file" or item.file.size <= LAYER_SIZE]
+    small.sort(key=lambda item: path_bytes(item.file.path))
+    large.sort(key=lambda item: path_bytes(item.file.path))
+    return Share(kind, owner, tuple(_hard_links(small)), tuple(large))
+
+
+def _hard_links(items: list[Item]) -> Iterator[Item]:
+    """The items, those with an inode that came before marked as links of its first path."""
+    first: dict[tuple[int, int], str] = {}
+    shared = defaultdict(int)
+    for item in items:
+        shared[item.file.device, item.file.inode] += 1
+    for item in items:
+        key = item.file.device, item.file.inode
+        if item.file.type != "file" or shared[key] == 1:
+            yield item._replace(linked="")
+        else:
+            path = first.setdefault(key, item.file.path)
+            yield item._replace(linked="" if path == item.file.path else path)
+
+
+def _expected_size(item: Item) -> int:
+    """The size that counts for cutting: the same wherever the environment is, so relocated text has none."""
+    if item.entry and item.entry.placeholder and item.entry.mode == "text":
+        return 0
+    return item.file.size

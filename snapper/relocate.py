@@ -1,0 +1,153 @@
+"""Prefix to placeholder and back, on bytes.
+
+Stored files hold a placeholder where files on disk hold the prefix. From placeholder to prefix we do what conda
+does when it installs (`conda_pack.prefixes`, after conda/core/portability.py): in text every occurrence is
+replaced; in binaries each NUL-terminated string is, and filled up with NULs. From prefix to placeholder we
+invert that, and trust the result only where going forth again gives the bytes we came from.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from conda_pack.prefixes import binary_replace, text_replace
+
+from snapper.bytecode import replace_paths
+from snapper.model import Mode
+
+#: Stands for the prefix in text files that had no placeholder from conda.
+TEXT_PLACEHOLDER = "/opt/snapper_prefix_placehold_placehold_placehold"
+
+_SHORTEST_PLACEHOLDER = 12
+_OBJECT_MAGICS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
+
+
+class DoesNotFit(ValueError):
+    """The prefix is longer than the placeholder that it should replace in a binary."""
+
+
+@dataclass(frozen=True)
+class Relocated:
+    """A file's canonical bytes and how to turn them into those on disk."""
+
+    data: bytes
+    mode: Mode
+    placeholder: str
+
+
+def apply(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
+    """The bytes with every placeholder replaced by the prefix.
+
+    Raises DoesNotFit for a binary whose placeholder is shorter than the prefix.
+    """
+    old, new = placeholder.encode(), prefix.encode("utf-8", "surrogateescape")
+    if mode == "binary":
+        if len(new) > len(old):
+            if old in data:
+                raise DoesNotFit
+            return data
+        return bytes(binary_replace(data, old, new))
+    if mode == "pyc":
+        return replace_paths(data, old, new)
+    return bytes(text_replace(data, placeholder, prefix)) if prefix.isascii() else data.replace(old, new)
+
+
+def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes]:
+    """What the file may have been before conda put the prefix in, likeliest first.
+
+    Which it was, a checksum must say: a file can also hold the prefix of itself.
+    """
+    old, new = prefix.encode("utf-8", "surrogateescape"), placeholder.encode()
+    if mode == "pyc":
+        return [replace_paths(data, old, new)]
+    if mode == "binary":
+        return [_binary_invert(data, old, new)]
+    everywhere = data.replace(old, new)
+    bounded = _bounded(old).sub(lambda _: new, data)
+    return [everywhere] if bounded == everywhere else [everywhere, bounded]
+
+
+def holds(data: bytes, prefix: str) -> bool:
+    """Whether the prefix occurs as a path, or the beginning of one."""
+    needle = prefix.encode("utf-8", "surrogateescape")
+    return needle in data and _bounded(needle).search(data) is not None
+
+
+def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relocated | None:
+    """The canonical form of a file that no package vouches for, or None where it cannot be relocated safely.
+
+    `placeholders` are tried first: those of an earlier snapshot, which may be longer than today's prefix.
+    The prefix is replaced only where a path ends or goes on with `/`.
+    """
+    old = prefix.encode("utf-8", "surrogateescape")
+    mode = _mode_of(data)
+    if mode is None:
+        return None
+    for placeholder in (*placeholders, *fresh_placeholders(mode, len(old))):
+        new = placeholder.encode()
+        if new in data:
+            continue
+        if mode == "binary":
+            canonical = _binary_invert(data, old, new)
+        elif mode == "pyc":
+            canonical = replace_paths(data, old, new)
+        else:
+            canonical = _bounded(old).sub(lambda _, new=new: new, data)
+        if canonical != data and apply(canonical, mode, placeholder, prefix) == data:
+            return Relocated(canonical, mode, placeholder)
+    return None
+
+
+def _mode_of(data: bytes) -> Mode | None:
+    """How a file of these bytes can be relocated: other binaries than object code hold no C strings."""
+    if data[2:4] == b"\r\n" and b"\0" in data[:16]:
+        return "pyc"
+    if b"\0" not in data:
+        return "text"
+    return "binary" if is_object_code(data) else None
+
+
+def is_object_code(data: bytes) -> bool:
+    """Whether the bytes begin as an ELF or Mach-O file, whose strings end with NULs."""
+    return data.startswith(_OBJECT_MAGICS)
+
+
+def fresh_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
+    """Placeholders for a file that had none: in binaries as long as the prefix is, in bytes."""
+    if mode != "binary":
+        return TEXT_PLACEHOLDER, TEXT_PLACEHOLDER + "_"
+    if length < _SHORTEST_PLACEHOLDER:
+        return ()
+    return (("/snapper" + "_placehold" * length)[:length],)
+
+
+@lru_cache(maxsize=8)
+def _bounded(prefix: bytes) -> re.Pattern[bytes]:
+    """The prefix where it is a path of its own: not inside a longer name, but after a flag such as -I."""
+    return re.compile(
+        rb"(?:(?<![\w.~+-])|(?<=-[A-Za-z])|(?<=-[a-z]=))" + re.escape(prefix) + rb"(?![\w~+\x80-\xff-]|\.\w)"
+    )
+
+
+@lru_cache(maxsize=8)
+def _terminated(prefix: bytes) -> re.Pattern[bytes]:
+    return re.compile(re.escape(prefix) + rb"([^\0]*)(\0+)")
+
+
+def _binary_invert(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Lengthens each NUL-terminated string that holds `old`, taking back the NULs that filled it up."""
+    growth = len(new) - len(old)
+    if growth < 0:
+        return data
+
+    def grow(match: re.Match[bytes]) -> bytes:
+        text = old + match.group(1)
+        nuls = len(match.group(2))
+        needed = growth * text.count(old)
+        if nuls <= needed:
+            return match.group()
+        return text.replace(old, new) + b"\0" * (nuls - needed)
+
+    return _terminated(old).sub(grow, data)

@@ -1,0 +1,193 @@
+"""Tar segments: members laid out as POSIX ustar, with pax records only where ustar has no room.
+
+A segment is a run of tar blocks without the two zero blocks that end an archive, so that segments joined in
+order are one tar stream. Layout: IEEE Std 1003.1, "pax", section "ustar Interchange Format". Every member is
+owned by 0:0 with empty names; times are whole seconds.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from snapper.model import path_bytes
+
+BLOCK = 512
+
+Type = Literal["file", "hardlink", "symlink", "directory"]
+
+_FLAGS: dict[Type, bytes] = {"file": b"0", "hardlink": b"1", "symlink": b"2", "directory": b"5"}
+_TYPES: dict[int, Type] = {flag[0]: kind for kind, flag in _FLAGS.items()}
+_LAYOUT = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_MAGIC = b"ustar\x0000"
+_LARGEST_OCTAL = 8**11 - 1
+_LONGEST_PAX = 1024 * 1024
+
+
+class BadSegment(ValueError):
+    """The bytes are not a tar segment of the kind that this module writes."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a tar header says. `size` is that of the whole file, wherever a layer cuts its data."""
+
+    path: str
+    type: Type
+    mode: int
+    mtime: int
+    size: int = 0
+    target: str = ""
+
+
+def header(member: Member) -> bytes:
+    """The blocks that stand before a member's data."""
+    name = path_bytes(member.path)
+    target = path_bytes(member.target)
+    records = b""
+    split = _split(name + b"/" if member.type == "directory" else name)
+    if split is None:
+        records += _record(b"path", name)
+        split = b"", name[:100]
+    if len(target) > 100:
+        records += _record(b"linkpath", target)
+    if member.size > _LARGEST_OCTAL:
+        records += _record(b"size", b"%d" % member.size)
+    blocks = _block(split, member, target[:100])
+    if not records:
+        return blocks
+    extended = Member("PaxHeader", "file", 0o644, 0, len(records))
+    return _block((b"", b"PaxHeader"), extended, b"", b"x") + records + padding(len(records)) + blocks
+
+
+def padding(size: int) -> bytes:
+    """The zero bytes that fill the last block of `size` bytes."""
+    return b"\0" * (-size % BLOCK)
+
+
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """The name as ustar's (prefix, name), or None where it does not fit."""
+    if len(name) <= 100:
+        return b"", name
+    cut = name.find(b"/", len(name) - 101)
+    if 0 < cut <= 155 and cut + 1 < len(name):
+        return name[:cut], name[cut + 1 :]
+    return None
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """One pax record, `LENGTH KEY=VALUE\\n`, where LENGTH counts its own digits too."""
+    body = b" " + key + b"=" + value + b"\n"
+    length = len(body)
+    while len(b"%d" % length) + len(body) != length:
+        length = len(b"%d" % length) + len(body)
+    return b"%d" % length + body
+
+
+def _block(split: tuple[bytes, bytes], member: Member, target: bytes, flag: bytes = b"") -> bytes:
+    size = 0 if member.size > _LARGEST_OCTAL else member.size
+    fields = [
+        split[1],
+        b"%07o" % member.mode,
+        b"0000000",
+        b"0000000",
+        b"%011o" % size,
+        b"%011o" % min(max(member.mtime, 0), _LARGEST_OCTAL),
+        b"        ",
+        flag or _FLAGS[member.type],
+        target,
+        _MAGIC,
+        b"",
+        b"",
+        b"0000000",
+        b"0000000",
+        split[0],
+    ]
+    fields[6] = b"%06o\0 " % sum(_LAYOUT.pack(*fields))
+    return _LAYOUT.pack(*fields)
+
+
+def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memoryview]]:
+    """Each member of a segment from offset `start` on, with what the segment holds of its data.
+
+    Only the last member's data may be cut short. Raises BadSegment for anything else than `header` can have
+    written: other types, other magic, fields that are no numbers, blocks cut short.
+    """
+    position, end = start, len(segment)
+    records: dict[bytes, bytes] = {}
+    while position < end:
+        if end - position < BLOCK:
+            raise BadSegment("ends inside a header")
+        fields = _LAYOUT.unpack_from(segment, position)
+        position += BLOCK
+        size = _number(fields[4])
+        if fields[7] == b"x":
+            if size > min(_LONGEST_PAX, end - position):
+                raise BadSegment("extended header too long")
+            records = _records(bytes(segment[position : position + size]))
+            position += size + -size % BLOCK
+            continue
+        member = _member(fields, size, records)
+        records = {}
+        if position > end or (member.type != "file" and member.size):
+            raise BadSegment(f"{member.path!r} has data that it should not have")
+        yield member, segment[position : position + member.size]
+        position += member.size + -member.size % BLOCK
+    if records:
+        raise BadSegment("ends after an extended header")
+
+
+def _member(fields: tuple[bytes, ...], size: int, records: dict[bytes, bytes]) -> Member:
+    kind = _TYPES.get(fields[7][0])
+    if kind is None or fields[9] != _MAGIC:
+        raise BadSegment("a member is of no type that a layer may have")
+    if b"path" in records:
+        name = records[b"path"]
+    else:
+        name = _text(fields[0])
+        prefix = _text(fields[14])
+        if prefix:
+            name = prefix + b"/" + name
+    if kind == "directory":
+        name = name.rstrip(b"/")
+    target = records.get(b"linkpath", _text(fields[8]))
+    if b"size" in records:
+        if not records[b"size"].isdigit() or len(records[b"size"]) > 18:
+            raise BadSegment("a size is not a number")
+        size = int(records[b"size"])
+    return Member(
+        name.decode("utf-8", "surrogateescape"),
+        kind,
+        _number(fields[1]),
+        _number(fields[5]),
+        size,
+        target.decode("utf-8", "surrogateescape"),
+    )
+
+
+def _text(field: bytes) -> bytes:
+    return field.split(b"\0", 1)[0]
+
+
+def _number(field: bytes) -> int:
+    digits = field.rstrip(b" \0")
+    if digits.strip(b"01234567") or not digits:
+        raise BadSegment("a field is not an octal number")
+    return int(digits, 8)
+
+
+def _records(data: bytes) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    while data:
+        length, _, rest = data.partition(b" ")
+        if not length.isdigit() or len(length) > 7 or not len(length) + 2 < int(length) <= len(data):
+            raise BadSegment("an extended header is malformed")
+        body = rest[: int(length) - len(length) - 1]
+        key, equals, value = body[:-1].partition(b"=")
+        if not equals or body[-1:] != b"\n" or b"\0" in value:
+            raise BadSegment("an extended header is malformed")
+        found[key] = value
+        data = data[int(length) :]
+    return found

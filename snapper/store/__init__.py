@@ -1,0 +1,81 @@
+"""Stores, by URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from snapper import canonical
+from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused
+from snapper.model import FORMAT, Marker
+from snapper.store.base import Store, VersionMismatch
+from snapper.store.local import LocalStore
+
+__all__ = ["Store", "VersionMismatch", "open_store"]
+
+_MARKER = "snapper.json"
+
+#: What may stand in a directory that becomes a store: the user's settings.
+_NEIGHBOURS = frozenset({"config.toml"})
+
+
+def open_store(url: str, *, create: bool = False) -> Store:
+    """The store at a directory or `file://` URL.
+
+    `create` makes one of a missing or empty directory. Raises NotAStore, NewerFormat, StoreRefused.
+    """
+    root = _directory(url)
+    store = LocalStore(root)
+    try:
+        marker = store.read(_MARKER)
+    except NotInStore:
+        if not create:
+            raise NotAStore(
+                url, "it does not exist" if not root.exists() else f"it has no {_MARKER}"
+            ) from None
+        _refuse_foreign(url, root)
+        marker = canonical.encode(Marker(FORMAT))
+        store.put(_MARKER, marker)
+    except StoreRefused as error:
+        if root.exists() and not root.is_dir():
+            raise NotAStore(url, "it is a file") from None
+        raise error
+    _check_format(url, marker)
+    return store
+
+
+def _directory(url: str) -> Path:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return Path(url).expanduser().absolute()
+    if scheme != "file":
+        raise NotAStore(url, f"stores of kind {scheme}:// are not known")
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise NotAStore(url, "a file:// URL has three slashes and an absolute path")
+    return Path(unquote(parts.path))
+
+
+def _refuse_foreign(url: str, root: Path) -> None:
+    try:
+        foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in _NEIGHBOURS)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise NotAStore(url, "it is a file") from None
+    except PermissionError as error:
+        raise StoreRefused(url, "list the directory", error.strerror or str(error)) from None
+    if foreign:
+        raise NotAStore(url, f"it has no {_MARKER}, and other things are in it ({foreign[0]})")
+
+
+def _check_format(url: str, marker: bytes) -> None:
+    try:
+        fields = canonical.parse(marker)
+    except canonical.Malformed as error:
+        raise NotAStore(url, f"its {_MARKER} is unreadable: {error}") from None
+    found = fields.get("format") if isinstance(fields, dict) else None
+    if type(found) is not int or found < 1:
+        raise NotAStore(url, f"its {_MARKER} names no format")
+    if found > FORMAT:
+        raise NewerFormat(f"the store {url}", found, FORMAT)

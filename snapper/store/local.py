@@ -1,0 +1,142 @@
+"""A store in a directory: an EBS volume, EFS, any POSIX file system.
+
+Objects appear by rename after their bytes are on the disk; the mutable ones are swapped under a lock on their
+directory, which dies with its holder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper.errors import NoSpace, NotInStore, SnapperError, StoreRefused
+from snapper.store.base import VersionMismatch
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """Objects are files below `root`, at their key."""
+
+    root: Path
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def read(self, key: str) -> bytes:
+        with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
+            return file.readall()
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        data = self.read(key)
+        return data, _version(data)
+
+    def size(self, key: str) -> int | None:
+        with self._reporting(key, "look at"):
+            try:
+                status = (self.root / key).stat()
+            except FileNotFoundError:
+                return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def put(self, key: str, data: bytes | memoryview) -> bool:
+        if self.size(key) == len(data):
+            return False
+        with self._reporting(key, "write"):
+            self._write(key, data)
+        return True
+
+    def replace(self, key: str, data: bytes, version: str | None) -> None:
+        directory = (self.root / key).parent
+        with self._reporting(key, "write"):
+            directory.mkdir(parents=True, exist_ok=True)
+            with _locked(directory):
+                try:
+                    found = _version((self.root / key).read_bytes())
+                except FileNotFoundError:
+                    found = None
+                if found != version:
+                    raise VersionMismatch
+                self._write(key, data)
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        top = self.root / prefix
+        with self._reporting(prefix, "list"):
+            found = [
+                str((Path(directory) / name).relative_to(self.root))
+                for directory, _, names in os.walk(top)
+                for name in names
+                if not name.startswith(".")
+            ]
+        return iter(sorted(found))
+
+    def _open(self, key: str) -> int:
+        descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise FileNotFoundError(errno.ENOENT, "not a regular file", key)
+        return descriptor
+
+    def _write(self, key: str, data: bytes | memoryview) -> None:
+        """Writes aside, makes the bytes durable, renames, makes the name durable."""
+        target = self.root / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
+        try:
+            with open(aside, "xb", buffering=0) as file:
+                view = memoryview(data)
+                while view:
+                    view = view[file.write(view) :]
+                os.fsync(file.fileno())
+            aside.rename(target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        _sync_directory(target.parent)
+
+    @contextmanager
+    def _reporting(self, key: str, action: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise NotInStore(key, self.url) from None
+        except OSError as error:
+            raise _refusal(self.url, f"{action} {key}", error) from error
+
+
+def _refusal(store: str, action: str, error: OSError) -> SnapperError:
+    if error.errno in _NO_SPACE:
+        return NoSpace(store)
+    return StoreRefused(store, action, error.strerror or str(error))
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

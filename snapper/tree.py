@@ -1,0 +1,100 @@
+"""The files of a directory tree, as the file system describes them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from snapper.errors import FileFailed, NoPermission
+
+Type = Literal["file", "symlink", "directory"]
+
+
+class File(NamedTuple):
+    """One entry of a tree; times in nanoseconds, `target` for symlinks only."""
+
+    path: str
+    type: Type
+    size: int
+    mode: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
+    links: int
+    target: str = ""
+
+    @property
+    def mtime(self) -> int:
+        return self.mtime_ns // 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All entries in no particular order, and what was passed over: path and why."""
+
+    files: tuple[File, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tree:
+    """Describes everything below `top`, following no symlink.
+
+    `exclude` says of a directory's or file's path why it is to be passed over, or None; an empty reason is
+    passed over without a word. Raises NoPermission and FileFailed.
+    """
+    files: list[File] = []
+    skipped: list[tuple[str, str]] = []
+    pending = [""]
+    try:
+        while pending:
+            directory = pending.pop()
+            with os.scandir(top / directory) as entries:
+                for entry in entries:
+                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    reason = exclude(path)
+                    if reason is None:
+                        found = _describe(path, entry)
+                        if found is None:
+                            reason = "it is a socket, a pipe or a device"
+                        else:
+                            files.append(found)
+                            if found.type == "directory":
+                                pending.append(path)
+                    if reason:
+                        skipped.append((path, reason))
+    except PermissionError as error:
+        raise NoPermission(str(error.filename), "read") from None
+    except OSError as error:
+        raise FileFailed(str(error.filename), error.strerror or str(error)) from None
+    return Tree(tuple(files), tuple(sorted(skipped)))
+
+
+def _describe(path: str, entry: os.DirEntry[str]) -> File | None:
+    status = entry.stat(follow_symlinks=False)
+    target = ""
+    kind: Type
+    if stat.S_ISREG(status.st_mode):
+        kind = "file"
+    elif stat.S_ISDIR(status.st_mode):
+        kind = "directory"
+    elif stat.S_ISLNK(status.st_mode):
+        kind, target = "symlink", os.readlink(entry.path)
+    else:
+        return None
+    return File(
+        path,
+        kind,
+        status.st_size,
+        stat.S_IMODE(status.st_mode),
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+        status.st_dev,
+        status.st_nlink,
+        target,
+    )

@@ -1,0 +1,173 @@
+"""A pool of worker processes for the work that a single Python cannot do fast enough.
+
+Jobs are functions of a context, which every worker holds from its start, and one argument. Workers ignore
+Ctrl-C, which is the parent's to handle, and end when their parent does, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from snapper.errors import SnapperError, WorkerDied
+
+C = TypeVar("C")
+
+_MOST_WORKERS = 16
+
+
+class _Job(NamedTuple):
+    weight: int
+    number: int
+    function: Callable[[Any, Any], object]
+    argument: object
+
+
+class _Worker(NamedTuple):
+    process: BaseProcess
+    connection: Connection
+    numbers: list[int]
+
+
+def default_count() -> int:
+    """One worker for each processor that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = os.cpu_count() or 1
+    return min(usable, _MOST_WORKERS)
+
+
+class Workers(Generic[C]):
+    """Use as a context manager. Make it before the process has threads: workers are forked where that is safe."""
+
+    def __init__(self, context: C, count: int | None = None) -> None:
+        self._context = context
+        self._count = count or default_count()
+        self._method = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._workers: list[_Worker] = []
+        self._waiting: list[_Job] = []
+        self._submitted = 0
+
+    def __enter__(self) -> Workers[C]:
+        inherited: list[Connection] = []
+        for _ in range(self._count):
+            ours, theirs = self._method.Pipe()
+            inherited.append(ours)
+            foreign = inherited if self._method.get_start_method() == "fork" else []
+            process = self._method.Process(target=_work, args=(theirs, self._context, foreign), daemon=True)
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours, []))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop(at_once=kind is not None)
+
+    def _stop(self, *, at_once: bool) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            if at_once:
+                worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+        self._workers.clear()
+
+    def submit(self, function: Callable[[C, Any], object], argument: object, weight: int) -> int:
+        """Queues a job, the heaviest to be begun first; returns its number."""
+        self._submitted += 1
+        heapq.heappush(self._waiting, _Job(-weight, self._submitted, function, argument))
+        return self._submitted
+
+    def results(self) -> Iterator[tuple[int, Any]]:
+        """The number and result of each job as it is done, until none is left; jobs may be added meanwhile.
+
+        Raises what a job raised, and WorkerDied. When it has raised, no worker is at work any more: after a
+        job's own error the pool takes new jobs, after anything else (Ctrl-C, an early close) it is stopped.
+        """
+        try:
+            self._hand_out()
+            while any(worker.numbers for worker in self._workers):
+                for worker in self._ready():
+                    finished = self._receive(worker)
+                    self._hand_out()
+                    yield finished
+        except SnapperError:
+            self._abandon()
+            raise
+        except BaseException:
+            self._stop(at_once=True)
+            raise
+
+    def _ready(self) -> list[_Worker]:
+        """The workers that have answered; waits for one."""
+        busy = [worker for worker in self._workers if worker.numbers]
+        answered = wait([worker.connection for worker in busy])
+        return [worker for worker in busy if worker.connection in answered]
+
+    def _abandon(self) -> None:
+        """Forgets what waits, and lets what is under way come to its end."""
+        self._waiting.clear()
+        for worker in self._workers:
+            if worker.numbers:
+                with contextlib.suppress(SnapperError):
+                    self._receive(worker)
+
+    def _hand_out(self) -> None:
+        """Gives idle workers a job each; one that is sending its answer must not be sent another."""
+        for worker in self._workers:
+            if not worker.numbers and self._waiting:
+                job = heapq.heappop(self._waiting)
+                worker.numbers.append(job.number)
+                try:
+                    worker.connection.send((job.number, job.function, job.argument))
+                except BrokenPipeError:
+                    raise _death(worker) from None
+
+    def _receive(self, worker: _Worker) -> tuple[int, object]:
+        try:
+            number, result, error = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise _death(worker) from None
+        finally:
+            worker.numbers.clear()
+        if error is not None:
+            raise error
+        return number, result
+
+
+def _death(worker: _Worker) -> WorkerDied:
+    worker.process.join()
+    return WorkerDied(worker.process.exitcode or 0)
+
+
+def _work(connection: Connection, context: object, inherited: list[Connection]) -> None:
+    for other in inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while True:
+        try:
+            number, function, argument = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[int, object, Exception | None]
+        try:
+            answer = number, function(context, argument), None
+        except Exception as error:  # noqa: BLE001 - it is raised again in the parent
+            answer = number, None, error
+        try:
+            connection.send(answer)
+        except BrokenPipeError:
+            return
