@@ -49,7 +49,7 @@ def replace_paths(data: bytes, old: bytes, new: bytes) -> bytes:
         if (
             found
             and found.head >= done
-            and (tail == found.end or data[tail] == ord("/") and tail < found.end)
+            and (tail == found.end or (data[tail] == ord("/") and tail < found.end))
         ):
             parts += [data[done : found.head], _marshalled(new + data[tail : found.end], found)]
             done = found.end

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from snapper import canonical
-from snapper.errors import Damaged, Moved, NewerFormat, NotInStore, Usage
+from snapper.errors import Damaged, Moved, NewerFormat, NotInStore, SnapperError, Usage
 from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, encode_snapshot, is_name, name_of
 from snapper.store import Store, VersionMismatch
 
@@ -160,3 +160,21 @@ def _decode(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
         return canonical.decode(kind, fields)
     except canonical.Malformed as error:
         raise Damaged(what, str(error)) from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An environment of the store, or the error that reading it gave."""
+
+    name: str
+    environment: Environment | None
+    error: SnapperError | None = None
+
+
+def survey(store: Store) -> Iterator[Entry]:
+    """All environments of the store; one that cannot be read does not hide the others."""
+    for name in environments(store):
+        try:
+            yield Entry(name, read_environment(store, name)[0])
+        except SnapperError as error:
+            yield Entry(name, None, error)

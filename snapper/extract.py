@@ -11,7 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -85,10 +85,8 @@ class Directories:
             return found
         parent, _, name = path.rpartition("/")
         above = self[parent]
-        try:
+        with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=above)
-        except FileExistsError:
-            pass
         descriptor = os.open(name, _DIRECTORY, dir_fd=above)
         if len(self._open) > _MOST_DESCRIPTORS:
             self._forget(parent)

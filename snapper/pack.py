@@ -68,7 +68,7 @@ def pack(
     tree = environment.scan(prefix)
     records = conda.read_records(prefix)
     plan = make_plan(prefix, tree, records)
-    context = _context(store, prefix, records, level, seen)
+    context = _context(store, prefix, records, level)
     progress.start(f"Packing {name}", sum(file.size for file in tree.files if file.type == "file"))
     with Workers(context, jobs) as workers:
         run = _Run(plan, workers, progress)
@@ -189,7 +189,6 @@ def _context(
     prefix: Path,
     records: list[conda.Record],
     level: int,
-    seen: tuple[Environment, str] | None,
 ) -> Context:
     placeholders: dict[str, tuple[str, ...]] = {}
     before = state.read_snapshot(prefix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +162,7 @@ def _share(kind: Kind, owner: str, items: list[Item]) -> Share:
 def _hard_links(items: list[Item]) -> Iterator[Item]:
     """The items, those with an inode that came before marked as links of its first path."""
     first: dict[tuple[int, int], str] = {}
-    shared = defaultdict(int)
-    for item in items:
-        shared[item.file.device, item.file.inode] += 1
+    shared = Counter((item.file.device, item.file.inode) for item in items)
     for item in items:
         key = item.file.device, item.file.inode
         if item.file.type != "file" or shared[key] == 1:

@@ -65,7 +65,7 @@ def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes
     if mode == "binary":
         return [_binary_invert(data, old, new)]
     everywhere = data.replace(old, new)
-    bounded = _bounded(old).sub(lambda _: new, data)
+    bounded = _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
     return [everywhere] if bounded == everywhere else [everywhere, bounded]
 
 
@@ -94,7 +94,7 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
         elif mode == "pyc":
             canonical = replace_paths(data, old, new)
         else:
-            canonical = _bounded(old).sub(lambda _, new=new: new, data)
+            canonical = _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
         if canonical != data and apply(canonical, mode, placeholder, prefix) == data:
             return Relocated(canonical, mode, placeholder)
     return None

@@ -94,7 +94,8 @@ def _restore(
 ) -> Restored:
     began = time.monotonic()
     place = _locate(store, wanted)
-    size, unrelocated = 0, ()
+    size = 0
+    unrelocated: tuple[str, ...] = ()
     if not place.present:
         snapshot = catalog.read_snapshot(store, place.snapshot_id)
         _check(place, snapshot)

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -40,10 +40,8 @@ class _Worker(NamedTuple):
 
 def default_count() -> int:
     """One worker for each processor that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        usable = len(os.sched_getaffinity(0))
-    else:
-        usable = os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(usable, _MOST_WORKERS)
 
 
@@ -53,18 +51,19 @@ class Workers(Generic[C]):
     def __init__(self, context: C, count: int | None = None) -> None:
         self._context = context
         self._count = count or default_count()
-        self._method = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._forks = sys.platform == "linux"
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
 
     def __enter__(self) -> Workers[C]:
+        method: Any = multiprocessing.get_context("fork" if self._forks else "spawn")
         inherited: list[Connection] = []
         for _ in range(self._count):
-            ours, theirs = self._method.Pipe()
+            ours, theirs = method.Pipe()
             inherited.append(ours)
-            foreign = inherited if self._method.get_start_method() == "fork" else []
-            process = self._method.Process(target=_work, args=(theirs, self._context, foreign), daemon=True)
+            foreign = inherited if self._forks else []
+            process = method.Process(target=_work, args=(theirs, self._context, foreign), daemon=True)
             process.start()
             theirs.close()
             self._workers.append(_Worker(process, ours, []))
@@ -90,7 +89,7 @@ class Workers(Generic[C]):
         heapq.heappush(self._waiting, _Job(-weight, self._submitted, function, argument))
         return self._submitted
 
-    def results(self) -> Iterator[tuple[int, Any]]:
+    def results(self) -> Generator[tuple[int, Any], None, None]:
         """The number and result of each job as it is done, until none is left; jobs may be added meanwhile.
 
         Raises what a job raised, and WorkerDied. When it has raised, no worker is at work any more: after a
@@ -165,7 +164,7 @@ def _work(connection: Connection, context: object, inherited: list[Connection]) 
         answer: tuple[int, object, Exception | None]
         try:
             answer = number, function(context, argument), None
-        except Exception as error:  # noqa: BLE001 - it is raised again in the parent
+        except Exception as error:
             answer = number, None, error
         try:
             connection.send(answer)

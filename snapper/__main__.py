@@ -1,0 +1,5 @@
+"""`python -m snapper` is `snapper`."""
+
+from snapper.cli import main
+
+main()

@@ -1,0 +1,256 @@
+"""The commands and their options. What a command needs beyond parsing is imported when it runs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper import __version__, config
+from snapper.errors import ExitCode, Interrupted, SnapperError, Unsupported, Usage
+
+if TYPE_CHECKING:
+    from snapper.progress import Progress
+    from snapper.store import Store
+
+#: click's UsageError, wherever the installed typer has its click from.
+_ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="snapper",
+    help="Packs built conda environments into a store and brings them back, Jupyter kernels included.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Directory or file:// URL of the store. Default: SNAPPER_STORE, else ~/SageMaker/.snapper where "
+        "~/SageMaker exists, else the user's data directory.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", min=1, max=64, metavar="N", help="Worker processes. Default: one a processor."
+    ),
+]
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; returns the exit code. No error but a bug of ours leaves a traceback."""
+    as_json = "--json" in arguments
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if sys.platform == "win32":
+            raise Unsupported("Windows")
+        return int(app(arguments, standalone_mode=False) or 0)
+    except SnapperError as error:
+        return _report(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        return _report(Interrupted(), as_json)
+    except _ParsingError as error:
+        return _report(_misuse(error), as_json)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return ExitCode.FAILED
+
+
+def _misuse(error: Exception) -> Usage:
+    """What click says of a command line that it cannot parse."""
+    message: str = getattr(error, "format_message", error.__str__)()
+    return Usage(message.rstrip("."), "See: snapper --help.")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _report(error: SnapperError, as_json: bool) -> int:
+    from snapper.cli import render
+
+    render.error(error, as_json)
+    return error.code
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"snapper {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def pack(
+    name: Annotated[str | None, typer.Argument(metavar="[ENV]", help="Name of a conda environment.")] = None,
+    prefix: Annotated[
+        Path | None,
+        typer.Option(
+            "--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."
+        ),
+    ] = None,
+    store_name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", "-n", metavar="NAME", help="Name in the store. Default: the environment's own."
+        ),
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    level: Annotated[
+        int, typer.Option("--level", min=1, max=19, help="zstd compression level of new layers.")
+    ] = 3,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack an environment into the store."""
+    from snapper import pack as verb
+    from snapper import places
+    from snapper.cli import render
+
+    if (name is None) == (prefix is None):
+        raise Usage("name one environment, or give its directory with --prefix", "See: snapper pack --help.")
+    if prefix is not None:
+        prefix = prefix.expanduser().absolute()
+        known_as = prefix.name
+    else:
+        known_as = str(name)
+        prefix = places.find(known_as)
+    opened = _open(store, create=True)
+    with _progress(as_json) as progress:
+        packed = verb.pack(
+            opened, prefix, store_name or known_as, message=message, level=level, jobs=jobs, progress=progress
+        )
+    render.packed(packed, as_json)
+
+
+@app.command()
+def restore(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ENV[@SNAPSHOT]]...", help="Environments, each at a snapshot if one is named."
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every environment of the store.")] = False,
+    prefix: Annotated[
+        Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where to restore one environment.")
+    ] = None,
+    envs_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--envs-dir",
+            metavar="DIR",
+            help="Directory that the environments go into. Default: SNAPPER_ENVS_DIR, else where each was packed "
+            "from if that can be written, else the first writable conda envs directory.",
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give up changes made since in environments that stand there.")
+    ] = False,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Restore environments from the store and register their kernels."""
+    from snapper import catalog
+    from snapper import restore as verb
+    from snapper.cli import render
+
+    if bool(names) == everything:
+        raise Usage("name the environments to restore, or say --all", "See: snapper restore --help.")
+    if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
+        raise Usage(
+            "--prefix goes with one environment, and without --envs-dir", "Use --envs-dir for several."
+        )
+    opened = _open(store)
+    references = [catalog.Reference.parse(name) for name in names or catalog.environments(opened)]
+    place = None if prefix else config.envs_dir(envs_dir)
+    wanted = [
+        verb.Wanted(
+            each,
+            prefix=prefix.expanduser() if prefix else None,
+            envs_dir=place.expanduser() if place else None,
+            replace=replace,
+            keep_changed=everything and not replace,
+        )
+        for each in references
+    ]
+    with _progress(as_json) as progress:
+        results = list(verb.restore(opened, wanted, jobs=jobs, progress=progress))
+    return render.restored(results, opened.url, as_json)
+
+
+@app.command(name="list")
+def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
+    """List the environments of the store."""
+    from snapper import catalog
+    from snapper.cli import render
+
+    opened = _open(store)
+    return render.listed(catalog.survey(opened), opened.url, as_json)
+
+
+@app.command()
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
+    ],
+    explicit: Annotated[
+        bool, typer.Option("--explicit", help="Print a lock file for conda create --file.")
+    ] = False,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print an environment.yml.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a snapshot: its packages, layers and kernels."""
+    from snapper import catalog, lockfile
+    from snapper.cli import render
+
+    if explicit + as_yaml + as_json > 1:
+        raise Usage("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
+    opened = _open(store)
+    environment, snapshot_id = catalog.resolve(opened, catalog.Reference.parse(name))
+    snapshot = catalog.read_snapshot(opened, snapshot_id)
+    if explicit:
+        render.text(lockfile.explicit(snapshot))
+    elif as_yaml:
+        render.text(lockfile.environment_yml(environment.name, snapshot))
+    else:
+        render.shown(environment, snapshot_id, snapshot, as_json)
+
+
+def _open(store: str | None, *, create: bool = False) -> Store:
+    from snapper.store import open_store
+
+    return open_store(config.store_url(store), create=create)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Progress]:
+    from snapper.cli.bars import reporter
+
+    with reporter(quiet=as_json) as progress:
+        yield progress

@@ -1,0 +1,96 @@
+"""Progress for people: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from snapper.cli.text import clean, size
+from snapper.progress import SILENT, Progress
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def reporter(*, quiet: bool) -> Iterator[Progress]:
+    """What a verb reports to: a bar where stderr is a terminal, else lines; nothing if `quiet`."""
+    if quiet:
+        yield SILENT
+    elif sys.stderr.isatty():
+        bar = _Bar()
+        try:
+            yield bar
+        finally:
+            bar.done()
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._task, self._total, self._size = "", 0, 0
+        self._began = self._said = time.monotonic()
+
+    def start(self, task: str, total: int) -> None:
+        self._task, self._total, self._size = task, total, 0
+        self._began = self._said = time.monotonic()
+        self._say(f"{clean(task)}: {size(total)}")
+
+    def advance(self, size: int) -> None:
+        self._size += size
+        if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self._say(f"{clean(self._task)}: {self._state()}")
+
+    def note(self, text: str) -> None:
+        self._say(clean(text))
+
+    def done(self) -> None:
+        seconds = time.monotonic() - self._began
+        self._say(f"{clean(self._task)}: done in {seconds:.1f} s")
+
+    def _state(self) -> str:
+        share = 100 * self._size // self._total if self._total else 100
+        return f"{share}% ({size(self._size)} of {size(self._total)})"
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Bar:
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None)
+
+    def start(self, task: str, total: int) -> None:
+        self._bar.reset(self._task, total=total, description=clean(task))
+        self._bar.start()
+
+    def advance(self, size: int) -> None:
+        self._bar.advance(self._task, size)
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(clean(text), markup=False, highlight=False)
+
+    def done(self) -> None:
+        self._bar.stop()

@@ -1,0 +1,28 @@
+"""Words and numbers for people."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units, as disks are sold and `ls --si` has them: 1234567 is 1.2 MB."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 999.5 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def clean(text: str) -> str:
+    """The text with everything that could steer a terminal, or is no character, made visible."""
+    return "".join(
+        char if char.isprintable() or char == " " else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
