@@ -1,0 +1,147 @@
+"""Genuine environments, and the `snapper` command run as users run it: in a process, with a home of its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.maker import make
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A user's machine: a home directory, an envs directory that conda knows, and a store."""
+
+    home: Path
+    envs: Path
+    store: Path
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The process environment on this machine: nothing of the developer's own but the way to programs."""
+        return {
+            "HOME": str(self.home),
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "CONDA_ENVS_PATH": str(self.envs),
+            "SNAPPER_STORE": str(self.store),
+            "PYTHONWARNINGS": "error",
+        }
+
+    def command(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "snapper", *map(str, arguments)]
+
+    def snapper(self, *arguments: object, **variables: str) -> Outcome:
+        """Runs `snapper` to its end."""
+        done = subprocess.run(
+            self.command(*arguments),
+            env={**self.variables, **variables},
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def done(self, *arguments: object, **variables: str) -> Any:
+        """Runs `snapper … --json`, which must succeed; returns its document."""
+        outcome = self.snapper(*arguments, "--json", **variables)
+        assert outcome.code == 0, outcome
+        return outcome.json
+
+    def refused(self, code: int, *arguments: object, **variables: str) -> dict[str, str]:
+        """Runs a command that must fail with this exit code, the same for people and programs; its error."""
+        plain = self.snapper(*arguments, **variables)
+        assert plain.code == code, plain
+        outcome = self.snapper(*arguments, "--json", **variables)
+        assert outcome.code == code, outcome
+        error: dict[str, str] = outcome.json["error"]
+        assert error["message"] in plain.err
+        assert error["hint"] in plain.err
+        assert "\n" not in error["message"]
+        return error
+
+
+@pytest.fixture
+def new_machine(tmp_path: Path) -> Callable[[str], Machine]:
+    """Makes machines by name; all share one store, as if it were an EBS volume moved between them."""
+
+    def make_machine(name: str) -> Machine:
+        machine = Machine(tmp_path / name, tmp_path / name / "envs", tmp_path / "store")
+        machine.envs.mkdir(parents=True)
+        return machine
+
+    return make_machine
+
+
+@pytest.fixture
+def machine(new_machine: Callable[[str], Machine]) -> Machine:
+    return new_machine("one")
+
+
+@pytest.fixture(scope="session")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """An environment of a recipe that no test may change; the same for all tests of a process."""
+    top = tmp_path_factory.mktemp("pristine")
+
+    @functools.cache
+    def prefix(recipe: str) -> Path:
+        make(recipe, top / recipe)
+        return top / recipe
+
+    return prefix
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory with a short path on a memory file system, where there is one."""
+    import tempfile
+
+    shared = Path("/dev/shm")
+    top = Path(tempfile.mkdtemp(prefix="s", dir=shared if os.access(shared, os.W_OK) else None))
+    yield top
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def tree_of(top: Path) -> dict[str, tuple[str, int, bytes]]:
+    """Every path below `top` but snapper's own state, with its type, mode and contents."""
+    found: dict[str, tuple[str, int, bytes]] = {}
+    for directory, names, files in os.walk(top):
+        names[:] = [name for name in names if Path(directory, name) != top / ".snapper"]
+        for name in names + files:
+            path = Path(directory, name)
+            mode = path.lstat().st_mode
+            if path.is_symlink():
+                kind, data = "symlink", os.fsencode(os.readlink(path))
+            elif path.is_dir():
+                kind, data = "directory", b""
+            else:
+                kind, data = "file", path.read_bytes()
+            found[str(path.relative_to(top))] = kind, mode & 0o7777, data
+    return found
