@@ -6,6 +6,8 @@ record as they note it: a path of type `pyc_file` without a digest.
 
 import os
 import subprocess
+import tempfile
+from contextlib import ExitStack
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -37,15 +39,13 @@ def _sources(record: PrefixRecord) -> list[Path]:
 def _compile(prefix: Path, sources: list[str]) -> None:
     """Compile by paths relative to the prefix, as conda does: the code is the same in every prefix."""
     workers = os.cpu_count() or 1
-    running = []
-    for share in (sources[worker::workers] for worker in range(workers)):
-        command = [str(prefix / "bin" / "python"), "-Wi", "-m", "compileall", "-qq", "-l", "-i", "-"]
-        process = subprocess.Popen(
-            command, cwd=prefix, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
-        running.append((process, "".join(f"{source}\n" for source in share)))
-    for process, names in running:
-        process.communicate(names)
+    command = [str(prefix / "bin" / "python"), "-Wi", "-m", "compileall", "-qq", "-l", "-i", "-"]
+    with ExitStack() as stack:
+        for worker in range(workers):
+            names = stack.enter_context(tempfile.TemporaryFile("w+"))
+            names.write("".join(f"{source}\n" for source in sources[worker::workers]))
+            names.seek(0)
+            stack.enter_context(subprocess.Popen(command, cwd=prefix, stdin=names, stdout=subprocess.DEVNULL))
 
 
 def _note_compiled(prefix: Path, record: PrefixRecord) -> None:
