@@ -250,8 +250,7 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
             links = [link for part in parts for link in part.links]
             for link in sorted(links, key=lambda link: not link.hard):
                 _make_link(directories, link)
-                if not link.hard:
-                    stats.append(_stat(directories[link.path.rpartition("/")[0]], link.path))
+                stats.append(_stat(directories[link.path.rpartition("/")[0]], link.path))
             modes = [member for part in parts for member in part.directories]
             for member in sorted(modes, key=lambda member: path_bytes(member.path), reverse=True):
                 os.fchmod(directories[member.path], member.mode & 0o777)

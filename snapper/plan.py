@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,18 +57,24 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     """Gives every file of the tree to the package that installed it, to pip's, or to nobody."""
     found = {file.path: file for file in tree.files}
     free = dict(found)
+    relocated = {
+        entry.path: found.get(entry.path) for each in records for entry in each.entries if entry.placeholder
+    }
     packages, links, missing = [], [], []
     for record in records:
+        own, late = [], []
         owned, lost = _owned(record, found, free)
-        own = [Item(file, entry) for file, entry in owned if _vouched(file, entry)]
-        late = [Item(file, entry, made_at_link=True) for file, entry in owned if not _vouched(file, entry)]
-        late += [Item(free.pop(record.file), made_at_link=True)]
+        for file, entry in owned:
+            if _vouched(file, entry) and bytecode.source_of(file.path) not in relocated:
+                own.append(Item(file, entry))
+            else:
+                late.append(_at_link(file, entry, relocated))
+        late.append(Item(free.pop(record.file), made_at_link=True))
         packages.append(_share("package", record.package.dist, own))
-        links.append(_share("link", record.package.dist, _with_sources(late, found, own)))
+        links.append(_share("link", record.package.dist, late))
         if lost:
             missing.append(Deviation(record.package.dist, tuple(lost)))
     installed = list(pip.distributions(prefix, free))
-    relocated = {item.file.path for share in packages for item in share.items if _relocated(item.entry)}
     others = [
         _share("pip", each.owner, [Item(free.pop(path)) for path in each.files if path in free])
         for each in installed
@@ -124,28 +130,22 @@ def _vouched(file: File, entry: PathEntry) -> bool:
     return entry.type == "hardlink" and len(entry.sha256) == 64
 
 
-def _relocated(entry: PathEntry | None) -> bool:
-    return bool(entry and entry.placeholder)
+def _at_link(file: File, entry: PathEntry, relocated: Mapping[str, File | None]) -> Item:
+    """A file made at installation. Modules compiled then know their source's time, which packing changes."""
+    return Item(file, entry, made_at_link=True, source_mtime=_source_mtime(file, relocated))
 
 
-def _with_sources(items: list[Item], found: dict[str, File], own: list[Item]) -> list[Item]:
-    relocated = {item.file.path for item in own if _relocated(item.entry)}
-    return [_with_source(item, found, relocated) for item in items]
+def _source_mtime(file: File, relocated: Mapping[str, File | None]) -> int | None:
+    """The time of the relocated source that the file was compiled from, if it was."""
+    source = relocated.get(bytecode.source_of(file.path) or "")
+    return source.mtime if source else None
 
 
-def _with_source(item: Item, found: dict[str, File], relocated: set[str]) -> Item:
-    """Compiled modules of relocated sources know their source's time, which packing changes."""
-    source = bytecode.source_of(item.file.path)
-    if source in relocated:
-        return item._replace(source_mtime=found[source].mtime)
-    return item
-
-
-def _loose(free: dict[str, File], found: dict[str, File], relocated: set[str]) -> list[Item]:
+def _loose(free: dict[str, File], found: dict[str, File], relocated: Mapping[str, File | None]) -> list[Item]:
     """What nobody owns, with the directories that do not come of themselves."""
     filled = {posixpath.dirname(path) for path in found}
     return [
-        _with_source(Item(file), found, relocated)
+        Item(file, source_mtime=_source_mtime(file, relocated))
         for file in free.values()
         if file.type != "directory" or file.mode & 0o777 != USUAL_DIRECTORY_MODE or file.path not in filled
     ]

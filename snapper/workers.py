@@ -96,8 +96,7 @@ class Workers(Generic[C]):
         job's own error the pool takes new jobs, after anything else (Ctrl-C, an early close) it is stopped.
         """
         try:
-            self._hand_out()
-            while any(worker.numbers for worker in self._workers):
+            while self._hand_out():
                 for worker in self._ready():
                     finished = self._receive(worker)
                     self._hand_out()
@@ -123,8 +122,11 @@ class Workers(Generic[C]):
                 with contextlib.suppress(SnapperError):
                     self._receive(worker)
 
-    def _hand_out(self) -> None:
-        """Gives idle workers a job each; one that is sending its answer must not be sent another."""
+    def _hand_out(self) -> bool:
+        """Gives idle workers a job each, and no more: one that is sending its answer does not receive.
+
+        Says whether any worker is at work.
+        """
         for worker in self._workers:
             if not worker.numbers and self._waiting:
                 job = heapq.heappop(self._waiting)
@@ -133,6 +135,7 @@ class Workers(Generic[C]):
                     worker.connection.send((job.number, job.function, job.argument))
                 except BrokenPipeError:
                     raise _death(worker) from None
+        return any(worker.numbers for worker in self._workers)
 
     def _receive(self, worker: _Worker) -> tuple[int, object]:
         try:
