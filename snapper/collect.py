@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from snapper import bytecode
 from snapper.catalog import layer_key
-from snapper.conda import PathEntry
+from snapper.conda import Fact, PathEntry, restated
 from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
 from snapper.layer import Builder, Sealed
-from snapper.model import LAYER_SIZE, Kind, Layer
+from snapper.model import LAYER_SIZE, Kind, Layer, Mode
 from snapper.relocate import Relocated, detect, holds, invert
 from snapper.segment import Member
 from snapper.store import Store
@@ -40,14 +40,26 @@ class Item(NamedTuple):
     source_mtime: int | None = None
 
 
+class Facts(NamedTuple):
+    """A relocated file as it is on disk and as it is stored."""
+
+    disk: Fact
+    stored: Fact
+
+
 @dataclass(frozen=True)
 class Group:
-    """Files for layers of one kind and owner."""
+    """Files for layers of one kind and owner.
+
+    `record` is the path of a conda record among them, and `facts` what is known of files that it describes.
+    """
 
     kind: Kind
     owner: str
     number: int
     items: tuple[Item, ...]
+    record: str = ""
+    facts: Mapping[str, Facts] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -79,6 +91,7 @@ class Collected:
     layers: tuple[Layer, ...]
     added_sizes: tuple[int, ...]
     unproved: tuple[Item, ...] = ()
+    facts: Mapping[str, Facts] = field(default_factory=dict)
     unrelocated: tuple[str, ...] = ()
 
 
@@ -92,6 +105,7 @@ class _Run:
     layers: list[Layer] = field(default_factory=list)
     added_sizes: list[int] = field(default_factory=list)
     unproved: list[Item] = field(default_factory=list)
+    facts: dict[str, Facts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
 
     def seal(self) -> None:
@@ -107,18 +121,22 @@ class _Run:
 
 def collect(context: Context, group: Group) -> Collected:
     """Packs a group of files, none larger than a layer, and stores its layers."""
-    run = _Run(context, builder_for(context), group)
+    run = _Run(context, builder_for(context), group, facts=dict(group.facts))
     dropped: set[str] = set()
     for item in group.items:
         if item.file.type != "file":
             _add_other(run, item)
+        elif item.file.path == group.record:
+            _add_record(run, item)
         elif item.linked and item.linked not in dropped:
             run.builder.add(member_of(item, LINK_TIME if _retimed(item) else item.file.mtime))
         elif not (_add_proved(run, item) if group.kind == "package" else _add_found(run, item)):
             dropped.add(item.file.path)
             run.unproved.append(item)
     run.seal()
-    return Collected(tuple(run.layers), tuple(run.added_sizes), tuple(run.unproved), tuple(run.unrelocated))
+    return Collected(
+        tuple(run.layers), tuple(run.added_sizes), tuple(run.unproved), run.facts, tuple(run.unrelocated)
+    )
 
 
 @cache
@@ -180,7 +198,10 @@ def _add_proved(run: _Run, item: Item) -> bool:
     for candidate in invert(data, entry.mode, entry.placeholder, run.context.prefix):
         if hashlib.sha256(candidate).hexdigest() == entry.sha256:
             run.make_room(len(candidate))
-            how = None if candidate == data else Relocated(candidate, entry.mode, entry.placeholder)
+            how = None
+            if candidate != data:
+                how = Relocated(candidate, entry.mode, entry.placeholder)
+                run.facts[item.file.path] = facts_of(data, candidate)
             run.builder.add(member_of(item, LINK_TIME, len(candidate)), candidate, how)
             return True
     return False
@@ -205,12 +226,38 @@ def _add_found(run: _Run, item: Item) -> bool:
     how = detect(data, context.prefix, context.placeholders.get(file.path, ()))
     if how is not None and len(how.data) > LAYER_SIZE:
         how = None
+    stored = data if how is None else how.data
     if how is None and holds(data, context.prefix):
         run.unrelocated.append(file.path)
-    stored = data if how is None else how.data
+    elif how is not None and item.made_at_link:
+        run.facts[file.path] = facts_of(data, how.data)
     run.make_room(len(stored))
     run.builder.add(member_of(item, mtime, len(stored)), stored, how)
     return True
+
+
+def _add_record(run: _Run, item: Item) -> None:
+    """Adds a conda record that describes relocated files as they are stored."""
+    data = read_bytes(run.context.place, item.file)
+    disk = {path: facts.disk for path, facts in run.facts.items()}
+    stored = {path: facts.stored for path, facts in run.facts.items()}
+    how = None
+    modes: tuple[tuple[Mode, bool], ...] = (("sized-record", True), ("record", False))
+    for mode, sizes in modes:
+        canonical = restated(data, stored, sizes=sizes)
+        if how is None and canonical != data and restated(canonical, disk, sizes=sizes) == data:
+            how = Relocated(canonical, mode, "")
+    text = data if how is None else how.data
+    run.make_room(len(text))
+    run.builder.add(member_of(item, LINK_TIME, len(text)), text, how)
+
+
+def facts_of(disk: bytes, stored: bytes) -> Facts:
+    """What is to be known of a relocated file."""
+    return Facts(
+        Fact(hashlib.sha256(disk).hexdigest(), len(disk)),
+        Fact(hashlib.sha256(stored).hexdigest(), len(stored)),
+    )
 
 
 def prefix_bytes(prefix: str) -> bytes:

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snapper.errors import FileFailed, NoPermission, NotAnEnvironment
 from snapper.model import Mode, Package
 
 META = "conda-meta"
+
+_FLAT_OBJECT = re.compile(rb"\{[^{}]*\"_path\"[^{}]*\}")
+_IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
+_OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
+_SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)[0-9]+')
+
+
+class Fact(NamedTuple):
+    """What a record says of a file that depends on the prefix."""
+
+    sha256: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,29 @@ def read_records(prefix: Path) -> list[Record]:
         return [_read(file) for file in files]
     except PermissionError as error:
         raise NoPermission(str(error.filename), "read") from None
+
+
+def restated(record: bytes, facts: Mapping[str, Fact], *, sizes: bool) -> bytes:
+    """The record's text with these files' checksums, and sizes if wanted, and everything else as it is.
+
+    `sha256_in_prefix` is of the file as it was linked; records have it since conda 4.4, and `conda doctor`
+    goes by it. An entry point, which is made when it is linked, has `sha256` instead.
+    """
+
+    def restate(match: re.Match[bytes]) -> bytes:
+        text = match.group()
+        try:
+            entry = json.loads(text)
+        except ValueError:
+            return text
+        fact = facts.get(entry["_path"])
+        if fact is None:
+            return text
+        pattern = _IN_PREFIX if "sha256_in_prefix" in entry else _OWN
+        text = pattern.sub(rb"\g<1>" + fact.sha256.encode() + b'"', text)
+        return _SIZE.sub(rb"\g<1>%d" % fact.size, text) if sizes else text
+
+    return _FLAT_OBJECT.sub(restate, record)
 
 
 def _read(file: Path) -> Record:

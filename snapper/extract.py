@@ -8,18 +8,20 @@ layer says can reach outside the directory.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from snapper.catalog import read_layer
+from snapper.conda import Fact, restated
 from snapper.errors import Damaged, FileFailed, NoPermission, NoSpace
 from snapper.layer import Unpacker
-from snapper.model import Begin, Layer, Relocation, check_path, path_bytes
+from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path, path_bytes
 from snapper.relocate import DoesNotFit, apply
 from snapper.segment import BadSegment, Member, members
 from snapper.store import Store
@@ -58,12 +60,18 @@ class Cut(NamedTuple):
 
 @dataclass
 class Extracted:
-    """What a layer left to do, and what it wrote: `index` is a line of the environment's index."""
+    """What a layer left to do, and what it wrote.
+
+    `facts` are those of relocated files, with which `records` are to be restated, and `index` is a line of the
+    environment's index.
+    """
 
     size: int = 0
     links: list[Link] = field(default_factory=list)
     directories: list[Member] = field(default_factory=list)
     cut: Cut | None = None
+    records: list[tuple[str, Mode]] = field(default_factory=list)
+    facts: dict[str, Fact] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
     index: str = ""
 
@@ -180,7 +188,12 @@ class _Writer:
             self._result.cut = Cut(member, len(data))
             self._piece(Begin(member.path, 0, member.size, 0), data)
             return
-        content = self._relocated(member.path, data, relocation) if relocation else data
+        content: memoryview | bytes = data
+        if relocation and relocation.mode in RECORD_MODES:
+            self._result.records.append((member.path, relocation.mode))
+        elif relocation:
+            content = self._relocated(member.path, data, relocation)
+            self._result.facts[member.path] = Fact(hashlib.sha256(content).hexdigest(), len(content))
         directory, _, name = member.path.rpartition("/")
         descriptor = os.open(name, _NEW_FILE, member.mode & 0o777, dir_fd=self._directories[directory])
         try:
@@ -206,7 +219,7 @@ class _Writer:
         relocation = self._relocations.get(begins.path)
         offset = begins.offset
         content = data
-        if relocation:
+        if relocation and relocation.mode not in RECORD_MODES:
             content = memoryview(self._relocated(begins.path, data, relocation))
             if relocation.mode == "text":
                 growth = len(os.fsencode(self._job.prefix)) - len(relocation.placeholder.encode())
@@ -247,6 +260,7 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
                 times = (member.mtime * _SECOND, member.mtime * _SECOND)
                 os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
                 stats.append(_stat(directories[above], member.path))
+            stats += _restate(directories, layers, parts)
             links = [link for part in parts for link in part.links]
             for link in sorted(links, key=lambda link: not link.hard):
                 _make_link(directories, link)
@@ -257,6 +271,40 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
     finally:
         directories.close()
     return json.dumps(stats)
+
+
+def _restate(
+    directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]
+) -> Iterator[tuple[str, int, int, int, int, int]]:
+    """Makes conda's records true of the files as they are now; gives the index's entries for them."""
+    facts = {path: fact for part in parts for path, fact in part.facts.items()}
+    for path in {each.begins.path for each in layers if each.begins and each.relocations}:
+        with _opened(directories, path, os.O_RDONLY) as file:
+            facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
+    for path, mode in (record for part in parts for record in part.records):
+        with _opened(directories, path, os.O_RDONLY) as file:
+            mtime = os.fstat(file.fileno()).st_mtime_ns
+            text = restated(file.read(), facts, sizes=mode == "sized-record")
+        above, _, name = path.rpartition("/")
+        descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])
+        try:
+            _write_all(descriptor, text)
+            os.utime(descriptor, ns=(mtime, mtime))
+        finally:
+            os.close(descriptor)
+        yield _stat(directories[above], path)
+
+
+def _opened(directories: Directories, path: str, flags: int) -> BinaryIO:
+    above, _, name = path.rpartition("/")
+    return os.fdopen(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories[above]), "rb")
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1024 * 1024):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[Member]:

@@ -14,6 +14,7 @@ from snapper.collect import (
     LINK_TIME,
     Collected,
     Context,
+    Facts,
     Item,
     builder_for,
     member_of,
@@ -22,6 +23,7 @@ from snapper.collect import (
     read_range,
     store_layer,
 )
+from snapper.conda import Fact
 from snapper.model import LAYER_SIZE, Begin, Kind, Mode
 from snapper.relocate import Relocated, apply, fresh_placeholders, invert, is_object_code
 from snapper.segment import padding
@@ -57,6 +59,7 @@ class Scan:
     way: Way | None
     cuts: tuple[Cut, ...]
     unrelocated: bool
+    facts: Facts | None = None
 
     @property
     def size(self) -> int:
@@ -82,9 +85,10 @@ def scan(context: Context, item: Item) -> Scan:
     entry = item.entry
     if entry and entry.sha256:
         way = Way(entry.mode, entry.placeholder) if entry.placeholder else None
-        found, digest, _ = _pass(context, item, way)
+        found, digest, seen = _pass(context, item, way)
         if digest == entry.sha256:
-            return Scan(item, True, way, found, False)
+            facts = Facts(Fact(seen.sha256, item.file.size), Fact(digest, found[-1].offset)) if way else None
+            return Scan(item, True, way, found, False, facts)
     found, _, seen = _pass(context, item, None)
     if not seen.mentions:
         return Scan(item, False, None, found, False)
@@ -116,15 +120,19 @@ def collect_piece(context: Context, piece: Piece) -> Collected:
 
 @dataclass
 class _Seen:
+    """What a reading has shown; `sha256` is that of the file on disk, where it was relocated on the way."""
+
     mentions: bool = False
     nul: bool = False
     object_code: bool = False
     reversible: bool = True
+    sha256: str = ""
 
 
 def _pass(context: Context, item: Item, way: Way | None) -> tuple[tuple[Cut, ...], str, _Seen]:
     """One reading: where to cut, the canonical sha256, and what was seen on the way."""
-    seen, digest, needle = _Seen(), hashlib.sha256(), prefix_bytes(context.prefix)
+    seen, needle = _Seen(), prefix_bytes(context.prefix)
+    digest, disk_digest = hashlib.sha256(), hashlib.sha256()
     cuts = [Cut(0, 0, 0)]
     for at, data in _windows(context, item, way):
         canonical = data if way is None else _canonical(data, way, context.prefix)
@@ -135,11 +143,13 @@ def _pass(context: Context, item: Item, way: Way | None) -> tuple[tuple[Cut, ...
         seen.nul = seen.nul or b"\0" in data
         seen.object_code = seen.object_code or (at == 0 and is_object_code(data))
         if way is not None:
+            disk_digest.update(data)
             seen.reversible = (
                 seen.reversible
                 and len(canonical) <= LAYER_SIZE + LAYER_SIZE // 2
                 and apply(canonical, way.mode, way.placeholder, context.prefix) == data
             )
+    seen.sha256 = disk_digest.hexdigest()
     return tuple(cuts), digest.hexdigest(), seen
 
 

@@ -20,7 +20,11 @@ LARGEST_LAYER = 2 * LAYER_SIZE
 #: snapper's own directory inside an environment; never packed and never restored.
 STATE_DIRECTORY = ".snapper"
 
-Mode = Literal["text", "binary", "pyc", "link"]
+#: How a member holds what depends on the prefix: the prefix itself in `text`, in the NUL-terminated strings of
+#: a `binary`, in the file names of a `pyc` module, in the target of a symbolic `link`; or checksums of such
+#: members, in a conda `record`, or checksums and sizes, in a `sized-record`.
+Mode = Literal["text", "binary", "pyc", "link", "record", "sized-record"]
+RECORD_MODES = ("record", "sized-record")
 
 Kind = Literal["package", "link", "pip", "files"]
 
@@ -68,15 +72,16 @@ def _check_counts(*counts: int) -> None:
 
 @dataclass(frozen=True)
 class Relocation:
-    """Members of a layer in which the prefix stands as a placeholder."""
+    """Members of a layer in which the prefix stands as a placeholder; records have none of their own."""
 
     mode: Mode
     placeholder: str
     paths: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.placeholder.startswith("/") or "\0" in self.placeholder or len(self.placeholder) < 2:
-            raise ValueError(f"{self.placeholder!r} is not a placeholder")
+        absolute = self.placeholder.startswith("/") and len(self.placeholder) > 1
+        if "\0" in self.placeholder or absolute == (self.mode in RECORD_MODES):
+            raise ValueError(f"{self.placeholder!r} is no placeholder for mode {self.mode}")
         for path in self.paths:
             check_path(path)
 

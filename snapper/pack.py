@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper import catalog, conda, environment, kernels, state
-from snapper.collect import Collected, Context, Group, collect
+from snapper.collect import Collected, Context, Facts, Group, Item, collect
 from snapper.errors import NotInStore, SnapperError
 from snapper.large import Piece, Scan, collect_piece, scan
 from snapper.layer import DEFAULT_LEVEL
@@ -110,7 +110,8 @@ class _Run:
     _done: dict[tuple[int, str, int, int], Layer] = field(default_factory=dict)
     _jobs: dict[int, tuple[Share, int, Any]] = field(default_factory=dict)
     _pending: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _unproved: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    _unproved: dict[str, list[Item]] = field(default_factory=lambda: defaultdict(list))
+    _facts: dict[str, dict[str, Facts]] = field(default_factory=lambda: defaultdict(dict))
 
     def collect(self) -> None:
         """Packs everything that the plan says."""
@@ -148,7 +149,7 @@ class _Run:
         if share.kind == "package" and not self._pending[share.kind + share.owner]:
             late = self._late.pop(share.owner, None)
             if late:
-                self._submit(late_share(late, self._unproved[share.owner]))
+                self._submit(late_share(late, self._unproved[share.owner], self._facts[share.owner]))
 
     def _scanned(self, share: Share, order: int, result: Scan) -> None:
         if share.kind == "package" and not result.proved:
@@ -156,6 +157,8 @@ class _Run:
             return
         if result.unrelocated:
             self.unrelocated.append(result.item.file.path)
+        if result.facts:
+            self._facts[share.owner][result.item.file.path] = result.facts
         for number in range(len(result.cuts) - 1):
             piece = Piece(share.kind, share.owner, result, number)
             self._queue(share, order, collect_piece, piece, piece.size)
@@ -167,11 +170,13 @@ class _Run:
         self.added_size += sum(result.added_sizes)
         self.added_layers += sum(size > 0 for size in result.added_sizes)
         self.unrelocated += result.unrelocated
+        if share.kind == "package":
+            self._facts[share.owner].update(result.facts)
         for item in result.unproved:
             self._set_aside(share, item)
         self.progress.advance(job.size)
 
-    def _set_aside(self, share: Share, item: Any) -> None:
+    def _set_aside(self, share: Share, item: Item) -> None:
         self._unproved[share.owner].append(item)
         if not item.file.path.endswith(".pyc"):
             self.altered[share.owner].append(item.file.path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapper import bytecode, pip
-from snapper.collect import Group, Item
+from snapper.collect import Facts, Group, Item
 from snapper.conda import PathEntry, Record
 from snapper.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
 from snapper.tree import File, Tree
@@ -20,12 +20,18 @@ USUAL_DIRECTORY_MODE = 0o755
 
 @dataclass(frozen=True)
 class Share:
-    """The files of one owner. Files larger than a layer stand apart, in `large`."""
+    """The files of one owner. Files larger than a layer stand apart, in `large`.
+
+    `record` is the package's record, which comes last, when all that it describes is known; `facts` is what
+    is known before.
+    """
 
     kind: Kind
     owner: str
     items: tuple[Item, ...]
     large: tuple[Item, ...]
+    record: Item | None = None
+    facts: Mapping[str, Facts] = field(default_factory=dict)
 
     def groups(self) -> Iterator[Group]:
         """The items in runs that fill a layer each, cut where the same package is cut everywhere."""
@@ -38,8 +44,11 @@ class Share:
                 run, size, number = [], 0, number + 1
             run.append(item)
             size += expected
+        if self.record:
+            run.append(self.record)
         if run:
-            yield Group(self.kind, self.owner, number, tuple(run))
+            record = self.record.file.path if self.record else ""
+            yield Group(self.kind, self.owner, number, tuple(run), record, self.facts)
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,9 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
                 own.append(Item(file, entry))
             else:
                 late.append(_at_link(file, entry, relocated))
-        late.append(Item(free.pop(record.file), made_at_link=True))
         packages.append(_share("package", record.package.dist, own))
-        links.append(_share("link", record.package.dist, late))
+        share = _share("link", record.package.dist, late)
+        links.append(replace(share, record=Item(free.pop(record.file), made_at_link=True)))
         if lost:
             missing.append(Deviation(record.package.dist, tuple(lost)))
     installed = list(pip.distributions(prefix, free))
@@ -89,9 +98,10 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     )
 
 
-def late_share(planned: Share, unproved: Iterable[Item]) -> Share:
-    """A package's link-time share with those of its files that turned out not to be as packaged."""
-    return _share(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
+def late_share(planned: Share, unproved: Iterable[Item], facts: Mapping[str, Facts]) -> Share:
+    """A package's link-time share with what reading the package has shown."""
+    share = _share(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
+    return replace(share, record=planned.record, facts=facts)
 
 
 def _owned(
