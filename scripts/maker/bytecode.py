@@ -14,22 +14,20 @@ from pathlib import Path
 from rattler import PrefixPathsEntry, PrefixPathType, PrefixRecord
 
 
-def is_compiled(record: PrefixRecord) -> bool:
-    return any(entry.path_type.pyc_file for entry in record.paths_data.paths)
-
-
 def compile_noarch(prefix: Path) -> None:
     """Compile all noarch packages that are not compiled yet."""
     records = {path: PrefixRecord.from_path(path) for path in (prefix / "conda-meta").glob("*.json")}
-    new = {
-        path: record for path, record in records.items() if record.noarch.python and not is_compiled(record)
-    }
+    new = {path: record for path, record in records.items() if record.noarch.python and not _compiled(record)}
     if not new:
         return
     _compile(prefix, [str(file) for record in new.values() for file in _sources(record)])
     for path, record in new.items():
         _note_compiled(prefix, record)
         record.write_to_path(path, pretty=True)
+
+
+def _compiled(record: PrefixRecord) -> bool:
+    return any(entry.path_type.pyc_file for entry in record.paths_data.paths)
 
 
 def _sources(record: PrefixRecord) -> list[Path]:

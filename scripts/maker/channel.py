@@ -15,7 +15,7 @@ from scripts.maker.interpreter import identity, stage_python
 from scripts.maker.native import stage_textdata, stage_whereami
 from scripts.maker.package import Package, write_package
 from scripts.maker.recipes import Recipe
-from scripts.maker.wheels import dependencies, fetch_wheels, stage_wheel
+from scripts.maker.wheels import fetch_wheels, match_specs, stage_wheel
 
 # Lays a package out in a directory, for a platform ("linux-64"), with a build string.
 Stage = Callable[[Path, str, str], Package]
@@ -53,7 +53,7 @@ def _packages(recipe: Recipe, cache: Cache) -> set[Path]:
         wheels += fetch_wheels((spare,), cache, dependencies=False)
     for wheel in wheels:
         stage = partial(stage_wheel, wheel, by_name)
-        stages[digest(*_inputs(), wheel.digest, *dependencies(wheel, by_name))] = stage
+        stages[digest(*_inputs(), wheel.digest, *match_specs(wheel, by_name))] = stage
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return set(pool.map(lambda key: _package(key, stages[key], cache), stages))
 

@@ -20,7 +20,7 @@ from rattler import (
 )
 from rattler.index import index_fs
 
-from scripts.maker.bytecode import compile_noarch, is_compiled
+from scripts.maker.bytecode import compile_noarch
 
 Request = dict[str, Any]
 
@@ -50,7 +50,7 @@ async def change(request: Request) -> None:
     channels = [Channel(url) for url in sorted({record.channel for record in records})]
     solution = await _solve(request, channels, [*requested, *rest], locked)
     await _install(request, solution, records, requested)
-    if any(is_compiled(record) for record in records):
+    if request["bytecode"]:
         compile_noarch(Path(request["prefix"]))
 
 

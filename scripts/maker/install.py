@@ -52,21 +52,32 @@ def make(
 
 
 def change(
-    prefix: Path, *, install: Sequence[str] = (), remove: Sequence[str] = (), cache: Path | None = None
+    prefix: Path,
+    *,
+    install: Sequence[str] = (),
+    remove: Sequence[str] = (),
+    cache: Path | None = None,
+    bytecode: bool = True,
 ) -> None:
     """Install or update to the specs in `install` ("six", "click ==8.1.7"), and remove the packages `remove`.
 
     Packages come from the channels of what is installed. What needs a removed package is removed too; all
-    others stay as they are. Raises MakerError.
+    others stay as they are. `bytecode` is as for `make`. Raises MakerError.
     """
-    prefix = prefix.absolute()
-    run_engine(open_cache(cache), "change", prefix=str(prefix), install=list(install), remove=list(remove))
+    run_engine(
+        open_cache(cache),
+        "change",
+        prefix=str(prefix.absolute()),
+        install=list(install),
+        remove=list(remove),
+        bytecode=bytecode,
+    )
 
 
 def records(prefix: Path) -> list[Record]:
     """The packages in the environment at `prefix`, by name."""
-    found = [PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
-    return [
+    found = [PrefixRecord.from_path(path) for path in (prefix / "conda-meta").glob("*.json")]
+    listed = [
         Record(
             name=record.name.normalized,
             version=str(record.version),
@@ -75,3 +86,4 @@ def records(prefix: Path) -> list[Record]:
         )
         for record in found
     ]
+    return sorted(listed, key=lambda record: record.name)

@@ -22,7 +22,7 @@ SYSTEM_PREFIXES = ("/", "/usr", "/usr/local")
 
 LEFT_OUT = (
     *("site-packages", "dist-packages", "__pycache__", "EXTERNALLY-MANAGED", "sitecustomize.py"),
-    *("test", "tests", "idle_test", "idlelib", "turtledemo", "_test*", "_ctypes_test*", "xx*.so"),
+    *("test", "tests", "idlelib", "turtledemo", "_test*", "_ctypes_test*", "xx*.so"),
     *("libpython*.a", "libpython*.so", "python.o"),
 )
 

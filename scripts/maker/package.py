@@ -31,7 +31,7 @@ class Package:
     depends: tuple[str, ...] = ()
     summary: str = ""
     home: str = ""
-    license: str = ""
+    license: str | None = None
     entry_points: tuple[str, ...] = ()
 
     @property

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -26,7 +25,7 @@ from pip._vendor.packaging.utils import canonicalize_name, parse_wheel_filename
 
 from scripts.maker.cache import Cache, digest
 from scripts.maker.errors import MakerError
-from scripts.maker.interpreter import SHORT_VERSION, SITE_PACKAGES, compile_sources, identity
+from scripts.maker.interpreter import SHORT_VERSION, SITE_PACKAGES, STDLIB, compile_sources, identity
 from scripts.maker.package import Package, placeholder
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _read_wheel(path: Path) -> Wheel:
     return Wheel(path, sha256, str(name), str(version), pure, Parser().parsestr(text))
 
 
-def dependencies(wheel: Wheel, others: dict[str, Wheel]) -> tuple[str, ...]:
+def match_specs(wheel: Wheel, others: dict[str, Wheel]) -> tuple[str, ...]:
     """What `wheel` needs on this platform, as conda match specs."""
     if wheel.pure:
         python = SpecifierSet(wheel.metadata["Requires-Python"] or "")
@@ -82,7 +81,7 @@ def dependencies(wheel: Wheel, others: dict[str, Wheel]) -> tuple[str, ...]:
 
 
 def _required(wheel: Wheel, extra: str, others: dict[str, Wheel]) -> set[str]:
-    """Requirements of `wheel`; conda knows no extras, so those of an extra are taken in the extra's place."""
+    """The requirements of `wheel`; conda knows no extras, so those of an extra are taken in the extra's place."""
     specs: set[str] = set()
     for line in wheel.metadata.get_all("Requires-Dist", []):
         requirement = Requirement(line)
@@ -147,10 +146,10 @@ def stage_wheel(wheel: Wheel, others: dict[str, Wheel], root: Path, subdir: str,
         version=wheel.version,
         build=f"py{build}" if wheel.pure else f"py{SHORT_VERSION.replace('.', '')}{build}",
         subdir="noarch" if wheel.pure else subdir,
-        depends=dependencies(wheel, others),
+        depends=match_specs(wheel, others),
         summary=wheel.metadata["Summary"] or "",
         home=wheel.metadata["Home-page"] or "",
-        license=wheel.metadata["License-Expression"] or "",
+        license=wheel.metadata["License-Expression"],
         entry_points=entry_points if wheel.pure else (),
     )
 
@@ -165,12 +164,13 @@ def _entry_points(source: WheelFile) -> tuple[str, ...]:
 def _make_noarch(root: Path, entry_points: list[str]) -> None:
     """Move to where a noarch package has them what the installer of the package puts in the prefix."""
     (root / SITE_PACKAGES).rename(root / "site-packages")
-    shutil.rmtree(root / "lib")
     for name in entry_points:
         (root / "bin" / name).unlink()
-    scripts = root / "bin"
-    if scripts.is_dir():
-        scripts.rename(root / "python-scripts") if any(scripts.iterdir()) else scripts.rmdir()
+    for directory in (root / STDLIB, root / "lib", root / "bin"):
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+    if (root / "bin").is_dir():
+        (root / "bin").rename(root / "python-scripts")
 
 
 def _own_kernels(root: Path, prefix: str) -> None:
