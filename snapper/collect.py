@@ -130,9 +130,10 @@ def collect(context: Context, group: Group) -> Collected:
             _add_record(run, item)
         elif item.linked and item.linked not in dropped:
             run.builder.add(member_of(item, LINK_TIME if _retimed(item) else item.file.mtime))
-        elif not (_add_proved(run, item) if group.kind == "package" else _add_found(run, item)):
+        elif group.kind != "package":
+            _add_found(run, item)
+        elif not _add_proved(run, item):
             dropped.add(item.file.path)
-            run.unproved.append(item)
     run.seal()
     return Collected(
         tuple(run.layers), tuple(run.added_sizes), tuple(run.unproved), run.facts, tuple(run.unrelocated)
@@ -184,7 +185,7 @@ def _add_other(run: _Run, item: Item) -> None:
 
 
 def _add_proved(run: _Run, item: Item) -> bool:
-    """Adds a file if it is provably the package's own."""
+    """Adds a file if it is provably the package's own, else sets it aside."""
     entry = item.entry
     assert entry is not None
     if not entry.placeholder:
@@ -193,6 +194,8 @@ def _add_proved(run: _Run, item: Item) -> bool:
         proved = hashlib.sha256(view).hexdigest() == entry.sha256
         if proved:
             run.builder.keep()
+        else:
+            run.unproved.append(item)
         return proved
     data = read_bytes(run.context.place, item.file)
     for candidate in invert(data, entry.mode, entry.placeholder, run.context.prefix):
@@ -204,10 +207,12 @@ def _add_proved(run: _Run, item: Item) -> bool:
                 run.facts[item.file.path] = facts_of(data, candidate)
             run.builder.add(member_of(item, LINK_TIME, len(candidate)), candidate, how)
             return True
+    as_linked = hashlib.sha256(data).hexdigest() == entry.sha256_in_prefix
+    run.unproved.append(item._replace(made_at_link=as_linked))
     return False
 
 
-def _add_found(run: _Run, item: Item) -> bool:
+def _add_found(run: _Run, item: Item) -> None:
     """Adds a file as it is on disk, relocated where it holds the prefix and can be."""
     context, file = run.context, item.file
     mtime = LINK_TIME if item.made_at_link else file.mtime
@@ -221,7 +226,7 @@ def _add_found(run: _Run, item: Item) -> bool:
             run.builder.keep()
         else:
             run.builder.add(member_of(item, mtime), data)
-        return True
+        return
     data = bytes(view) if data is None else data
     how = detect(data, context.prefix, context.placeholders.get(file.path, ()))
     if how is not None and len(how.data) > LAYER_SIZE:
@@ -233,7 +238,6 @@ def _add_found(run: _Run, item: Item) -> bool:
         run.facts[file.path] = facts_of(data, how.data)
     run.make_room(len(stored))
     run.builder.add(member_of(item, mtime, len(stored)), stored, how)
-    return True
 
 
 def _add_record(run: _Run, item: Item) -> None:

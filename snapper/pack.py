@@ -178,7 +178,7 @@ class _Run:
 
     def _set_aside(self, share: Share, item: Item) -> None:
         self._unproved[share.owner].append(item)
-        if not item.file.path.endswith(".pyc"):
+        if not (item.made_at_link or item.file.path.endswith(".pyc")):
             self.altered[share.owner].append(item.file.path)
 
 
