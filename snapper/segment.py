@@ -58,6 +58,8 @@ def header(member: Member) -> bytes:
     blocks = _block(split, member, target[:100])
     if not records:
         return blocks
+    if not _is_utf8(records):
+        records = _record(b"hdrcharset", b"BINARY") + records
     extended = Member("PaxHeader", "file", 0o644, 0, len(records))
     return _block((b"", b"PaxHeader"), extended, b"", b"x") + records + padding(len(records)) + blocks
 
@@ -75,6 +77,14 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
     if 0 < cut <= 155 and cut + 1 < len(name):
         return name[:cut], name[cut + 1 :]
     return None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _record(key: bytes, value: bytes) -> bytes:
@@ -180,14 +190,15 @@ def _number(field: bytes) -> int:
 
 def _records(data: bytes) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
-    while data:
-        length, _, rest = data.partition(b" ")
-        if not length.isdigit() or len(length) > 7 or not len(length) + 2 < int(length) <= len(data):
+    at = 0
+    while at < len(data):
+        digits = data[at : at + 8].partition(b" ")[0]
+        if not digits.isdigit() or len(digits) > 7:
             raise BadSegment("an extended header is malformed")
-        body = rest[: int(length) - len(length) - 1]
+        body = data[at + len(digits) + 1 : at + int(digits)]
         key, equals, value = body[:-1].partition(b"=")
-        if not equals or body[-1:] != b"\n" or b"\0" in value:
+        at += int(digits)
+        if at > len(data) or not equals or body[-1:] != b"\n" or b"\0" in value:
             raise BadSegment("an extended header is malformed")
         found[key] = value
-        data = data[int(length) :]
     return found
