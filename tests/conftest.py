@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from scripts.maker import make
+
+# How long an example takes says nothing on a machine that others work on too.
+settings.register_profile("snapper", deadline=None)
+settings.load_profile("snapper")
 
 
 @dataclass(frozen=True)
