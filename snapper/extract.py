@@ -279,10 +279,10 @@ def _restate(
     """Makes conda's records true of the files as they are now; gives the index's entries for them."""
     facts = {path: fact for part in parts for path, fact in part.facts.items()}
     for path in {each.begins.path for each in layers if each.begins and each.relocations}:
-        with _opened(directories, path, os.O_RDONLY) as file:
+        with _opened(directories, path) as file:
             facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
     for path, mode in (record for part in parts for record in part.records):
-        with _opened(directories, path, os.O_RDONLY) as file:
+        with _opened(directories, path) as file:
             mtime = os.fstat(file.fileno()).st_mtime_ns
             text = restated(file.read(), facts, sizes=mode == "sized-record")
         above, _, name = path.rpartition("/")
@@ -295,9 +295,11 @@ def _restate(
         yield _stat(directories[above], path)
 
 
-def _opened(directories: Directories, path: str, flags: int) -> BinaryIO:
+def _opened(directories: Directories, path: str) -> BinaryIO:
     above, _, name = path.rpartition("/")
-    return os.fdopen(os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories[above]), "rb")
+    return os.fdopen(
+        os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories[above]), "rb"
+    )
 
 
 def _digest(file: BinaryIO) -> str:

@@ -69,8 +69,8 @@ def pack(
     records = conda.read_records(prefix)
     plan = make_plan(prefix, tree, records)
     context = _context(store, prefix, records, level)
-    progress.start(f"Packing {name}", sum(file.size for file in tree.files if file.type == "file"))
     with Workers(context, jobs) as workers:
+        progress.start(f"Packing {name}", sum(file.size for file in tree.files if file.type == "file"))
         run = _Run(plan, workers, progress)
         run.collect()
     progress.done()

@@ -48,13 +48,14 @@ def envs_dirs() -> list[Path]:
 
 
 def place_for(name: str, packed_from: str) -> Path:
-    """Where to restore an environment: where it was packed from, or else in the first writable envs directory.
+    """Where to restore an environment: beside where it was packed from, or else in the first writable envs
+    directory.
 
     Raises NoPlace.
     """
     origin = Path(packed_from)
     if origin.is_absolute() and _writable(origin.parent):
-        return origin
+        return origin.parent / name
     for directory in envs_dirs():
         if _writable(directory) or (directory == _own() and _writable(Path.home())):
             return directory / name

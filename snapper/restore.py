@@ -99,10 +99,11 @@ def _restore(
     if not place.present:
         snapshot = catalog.read_snapshot(store, place.snapshot_id)
         _check(place, snapshot)
+        pool = workers()
         progress.start(f"Restoring {place.name}", snapshot.size)
         with staged(place.prefix) as staging:
             _locate(store, wanted)
-            unrelocated = _build(store, place, snapshot, staging, workers(), progress)
+            unrelocated = _build(store, place, snapshot, staging, pool, progress)
             staging.swap()
         progress.done()
         size = snapshot.size
@@ -157,7 +158,7 @@ def _is_present(prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bo
             f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
             "--replace.",
         )
-    if found.environment != name:
+    if found.environment != name and found.snapshot != snapshot_id:
         raise InTheWay(str(prefix), f"it is the environment {found.environment!r}", elsewhere)
     return _is_unchanged(prefix, found, snapshot_id, wanted)
 
