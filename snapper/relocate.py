@@ -21,6 +21,8 @@ from snapper.model import Mode
 TEXT_PLACEHOLDER = "/opt/snapper_prefix_placehold_placehold_placehold"
 
 _SHORTEST_PLACEHOLDER = 12
+_BEFORE = rb"(?:(?<![\w.~+\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\x80-\xff-]-[A-Za-z]%b))"
+_BEHIND = rb"(?![\w~+\x80-\xff-]|\.\w)"
 _OBJECT_MAGICS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
@@ -42,7 +44,7 @@ def apply(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
 
     Raises DoesNotFit for a binary whose placeholder is shorter than the prefix.
     """
-    old, new = placeholder.encode(), prefix.encode("utf-8", "surrogateescape")
+    old, new = placeholder.encode(), _encoded(prefix, mode)
     if mode == "binary":
         if len(new) > len(old):
             if old in data:
@@ -59,7 +61,7 @@ def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes
 
     Which it was, a checksum must say: a file can also hold the prefix of itself.
     """
-    old, new = prefix.encode("utf-8", "surrogateescape"), placeholder.encode()
+    old, new = _encoded(prefix, mode), placeholder.encode()
     if mode == "pyc":
         return [replace_paths(data, old, new)]
     if mode == "binary":
@@ -81,10 +83,10 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
     `placeholders` are tried first: those of an earlier snapshot, which may be longer than today's prefix.
     The prefix is replaced only where a path ends or goes on with `/`.
     """
-    old = prefix.encode("utf-8", "surrogateescape")
     mode = _mode_of(data)
     if mode is None:
         return None
+    old = _encoded(prefix, mode)
     for placeholder in (*placeholders, *fresh_placeholders(mode, len(old))):
         new = placeholder.encode()
         if new in data:
@@ -98,6 +100,11 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
         if canonical != data and apply(canonical, mode, placeholder, prefix) == data:
             return Relocated(canonical, mode, placeholder)
     return None
+
+
+def _encoded(prefix: str, mode: Mode) -> bytes:
+    """The prefix as files hold it: in a name that is no UTF-8, marshal writes each odd byte as a surrogate."""
+    return prefix.encode("utf-8", "surrogatepass" if mode == "pyc" else "surrogateescape")
 
 
 def _mode_of(data: bytes) -> Mode | None:
@@ -125,10 +132,12 @@ def fresh_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=8)
 def _bounded(prefix: bytes) -> re.Pattern[bytes]:
-    """The prefix where it is a path of its own: not inside a longer name, but after a flag such as -I."""
-    return re.compile(
-        rb"(?:(?<![\w.~+-])|(?<=-[A-Za-z])|(?<=-[a-z]=))" + re.escape(prefix) + rb"(?![\w~+\x80-\xff-]|\.\w)"
-    )
+    """The prefix where it is a path of its own: not inside a longer path or URL, but after a flag such as -I.
+
+    What must stand before it is looked at from its end: patterns that begin with a literal are found fast.
+    """
+    literal = re.escape(prefix)
+    return re.compile(literal + _BEFORE % ((literal,) * 4) + _BEHIND)
 
 
 @lru_cache(maxsize=8)

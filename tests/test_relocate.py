@@ -1,0 +1,348 @@
+"""Relocation: what holds the prefix as a path follows the environment; what only looks like it stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import py_compile
+from pathlib import Path
+
+import pytest
+from conda_pack.prefixes import binary_replace, text_replace
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from snapper.relocate import TEXT_PLACEHOLDER, DoesNotFit, Relocated, apply, detect, holds, invert
+
+CONDA_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
+P = CONDA_PLACEHOLDER.encode()
+ELF = b"\x7fELF\2\1\1\0"
+
+
+def canonical(data: bytes, prefix: str, before: Relocated | None = None) -> Relocated:
+    found = detect(data, prefix, (before.placeholder,) if before else ())
+    assert found is not None
+    return found
+
+
+def at(found: Relocated, prefix: str) -> bytes:
+    return apply(found.data, found.mode, found.placeholder, prefix)
+
+
+def moved(data: bytes, old: str, new: str) -> bytes:
+    """A file of an environment at `old`, when the environment is at `new`."""
+    found = detect(data, old)
+    return data if found is None else at(found, new)
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+MOVES = {
+    "/env": "/new",
+    "/env\n": "/new\n",
+    "/env/": "/new/",
+    "/env.": "/new.",
+    "in /env. Then": "in /new. Then",
+    "#!/env/bin/python -sE\n": "#!/new/bin/python -sE\n",
+    "#! /env/bin/python\n": "#! /new/bin/python\n",
+    "-I/env/include": "-I/new/include",
+    "cc -I/env/include -O": "cc -I/new/include -O",
+    "'-L/env'": "'-L/new'",
+    "-L/env -lz": "-L/new -lz",
+    "\t-L/env": "\t-L/new",
+    "-Wl,-rpath,/env/lib": "-Wl,-rpath,/new/lib",
+    "-isystem /env/include": "-isystem /new/include",
+    "--prefix=/env": "--prefix=/new",
+    "-p=/env": "-p=/new",
+    "file:///env/x": "file:///new/x",
+    "git+file:///env/src@main": "git+file:///new/src@main",
+    "PATH=/a:/env/bin:/b": "PATH=/a:/new/bin:/b",
+    "/env:/env/lib:/env": "/new:/new/lib:/new",
+    '"/env/bin"': '"/new/bin"',
+    "'/env'": "'/new'",
+    "`/env/bin/x`": "`/new/bin/x`",
+    "(/env)": "(/new)",
+    "</env>": "</new>",
+    "[/env,/env]": "[/new,/new]",
+    "{/env;}": "{/new;}",
+    "$ENV|/env&": "$ENV|/new&",
+    "a=/env\0"[:-1]: "a=/new",
+    json.dumps({"prefix": "/env", "argv": ["/env/bin/python"]}): json.dumps(
+        {"prefix": "/new", "argv": ["/new/bin/python"]}
+    ),
+    "/env/env": "/new/env",
+    "/env/usr/env/x": "/new/usr/env/x",
+}
+
+STAYS = [
+    "",
+    "env",
+    "/en",
+    "/env-other",
+    "/env-other/bin",
+    "/envx",
+    "/env2/bin",
+    "/env_x",
+    "/env.bak",
+    "/env.d/x",
+    "/env~",
+    "/env+x",
+    "/envé",
+    "/Env",
+    "/usr/env",
+    "/usr/env/bin/python",
+    "#!/usr/env python",
+    "./env/bin",
+    "../env/bin",
+    "~/env/bin",
+    "x/env",
+    "conda-1.2/env/x",
+    "a-/env/x",
+    "a+/env/x",
+    "/home/josé/env/bin",
+    "/data/my-x/env/bin",
+    "/data/-I/env/bin",
+    "some-L/env",
+    "é-L/env",
+    "http://env/bin",
+    "https://env",
+]
+
+
+@pytest.mark.parametrize("text", MOVES)
+def test_a_path_in_text_follows_the_environment(text: str) -> None:
+    assert moved(text.encode(), "/env", "/new") == MOVES[text].encode()
+
+
+@pytest.mark.parametrize("text", STAYS)
+def test_what_only_looks_like_the_prefix_stays(text: str) -> None:
+    data = text.encode()
+    assert detect(data, "/env") is None
+    assert not holds(data, "/env")
+
+
+def test_paths_move_and_what_looks_like_them_stays_in_one_file() -> None:
+    assert moved(b"/env /env-other /usr/env -L/env\n" * 3, "/env", "/elsewhere") == (
+        b"/elsewhere /env-other /usr/env -L/elsewhere\n" * 3
+    )
+
+
+@pytest.mark.parametrize(
+    "prefix", ["/e", "/a.b+c", "/opt/(x)", "/a b", "/home/é", "/home/\udcff", "/\\1\\g<0>"]
+)
+@pytest.mark.parametrize(
+    "place", ["/n", "/opt/a much longer one", "/home/日本", "/home/\udcfe", "/\\1\\g<0>"]
+)
+def test_any_prefix_to_any_other(prefix: str, place: str) -> None:
+    data = b"#!" + os.fsencode(prefix) + b"/bin/python\nx=" + os.fsencode(prefix) + b"\n"
+    assert moved(data, prefix, place) == data.replace(os.fsencode(prefix), os.fsencode(place))
+    data = ELF + P + b"/lib:" + P + b"\0end"
+    there = apply(data, "binary", CONDA_PLACEHOLDER, prefix)
+    assert os.fsencode(prefix) + b"/lib:" in there
+    assert invert(there, "binary", CONDA_PLACEHOLDER, prefix) == [data]
+
+
+def test_text_moves_three_times_and_comes_home() -> None:
+    homes = ["/home/ada/envs/work", "/w", "/home/a/much/longer/place/for/an/environment", "/home/é"]
+    data = (
+        b"PATH=/home/ada/envs/work/bin:/usr/bin\n# not /home/ada/envs/work-2, nor /usr/home/ada/envs/work\n"
+    )
+    here = data
+    found: Relocated | None = None
+    for home, following in zip(homes, [*homes[1:], homes[0]], strict=True):
+        last = found
+        found = canonical(here, home, last)
+        assert last is None or found == last
+        here = at(found, following)
+        assert here.count(following.encode() + b"/bin:") == 1
+    assert here == data
+
+
+def test_a_file_that_holds_the_placeholder_already_is_told_apart() -> None:
+    data = f"/env/x {TEXT_PLACEHOLDER} /env\n".encode()
+    found = canonical(data, "/env")
+    assert at(found, "/env") == data
+    assert at(found, "/new") == f"/new/x {TEXT_PLACEHOLDER} /new\n".encode()
+
+
+def test_a_file_that_holds_every_placeholder_is_left_as_it_is() -> None:
+    data = f"/env/x {TEXT_PLACEHOLDER} {TEXT_PLACEHOLDER}_\n".encode()
+    assert detect(data, "/env") is None
+    assert holds(data, "/env")
+
+
+def test_conda_text_is_inverted_as_conda_wrote_it() -> None:
+    packaged = b"p=%b/bin:%b;x=%b-suffix%b" % ((CONDA_PLACEHOLDER.encode(),) * 4)
+    installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
+    assert invert(installed, "text", CONDA_PLACEHOLDER, "/env")[0] == packaged
+    assert apply(packaged, "text", CONDA_PLACEHOLDER, "/env") == installed
+
+
+def test_conda_text_that_held_something_like_the_prefix_is_among_the_candidates() -> None:
+    packaged = b"#!%b/bin/python\n#!/usr/bin/env python\n" % CONDA_PLACEHOLDER.encode()
+    installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
+    assert packaged in invert(installed, "text", CONDA_PLACEHOLDER, "/bin") + invert(
+        installed, "text", CONDA_PLACEHOLDER, "/env"
+    )
+    packaged = b"%b and /usr/env\n" % CONDA_PLACEHOLDER.encode()
+    installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
+    assert packaged in invert(installed, "text", CONDA_PLACEHOLDER, "/env")
+
+
+PIECES = [
+    b"/env",
+    b"/env/",
+    b"/",
+    b"-",
+    b"-I",
+    b":",
+    b" ",
+    b"x",
+    b".",
+    b"\n",
+    b"\xc3\xa9",
+    b"env",
+    b'"',
+    b"_",
+    b"/usr",
+]
+PIECES += [part.encode() for part in (TEXT_PLACEHOLDER, TEXT_PLACEHOLDER[:20], TEXT_PLACEHOLDER[20:])]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
+def test_canonical_text_gives_back_every_byte(data: bytes) -> None:
+    found = detect(data, "/env")
+    if found is None:
+        return
+    assert at(found, "/env") == data
+    elsewhere = at(found, "/q/w")
+    assert canonical(elsewhere, "/q/w", found) == found
+
+
+# --- binaries ---------------------------------------------------------------------------------------------
+
+
+def conda_installs(data: bytes, prefix: str, placeholder: str = CONDA_PLACEHOLDER) -> bytes:
+    return bytes(binary_replace(data, placeholder.encode(), prefix.encode()))
+
+
+def inverted(data: bytes, prefix: str, placeholder: str = CONDA_PLACEHOLDER) -> bytes:
+    (found,) = invert(data, "binary", placeholder, prefix)
+    return found
+
+
+BINARIES = {
+    "one string": b"\1\2" + P + b"/lib\0\3\4",
+    "the placeholder alone": P + b"\0",
+    "several strings": P + b"/a\0" + P + b"/b\0between\0" + P + b"\0",
+    "several in one string": P + b"/a:" + P + b"/b:" + P + b"\0end",
+    "behind other text": b"PATH=/usr/bin:" + P + b"/bin\0end",
+    "padding of its own": P + b"/lib\0\0\0\0\0\0\0end",
+    "none": b"nothing\0here",
+    "no end": b"\0begins " + P + b"/lib",
+    "no end after an end": P + b"/a\0" + P + b"/b",
+    "adjacent": P + P + b"\0",
+}
+
+
+@pytest.mark.parametrize("what", BINARIES)
+@pytest.mark.parametrize("prefix", ["/e", "/home/ada/envs/work", "/" + "x" * (len(P) - 1)])
+def test_binaries_are_inverted_as_conda_wrote_them(what: str, prefix: str) -> None:
+    packaged = ELF + BINARIES[what]
+    installed = conda_installs(packaged, prefix)
+    assert len(installed) == len(packaged)
+    assert inverted(installed, prefix) == packaged
+    assert apply(packaged, "binary", CONDA_PLACEHOLDER, prefix) == installed
+
+
+@given(
+    st.lists(
+        st.sampled_from([P[:40], b"/lib", b":", b"\0", b"\0\0\0", b"x", b"/", P[:39], b"\xff"]), max_size=14
+    ),
+    st.sampled_from(["/e", "/env", "/home/ada/work", P[:40].decode(), P[:20].decode()]),
+)
+@example([P[:40], b"\0" * 60], "/env")
+def test_inverse_of_condas_replacement(pieces: list[bytes], prefix: str) -> None:
+    placeholder, packaged = P[:40].decode(), b"".join(pieces)
+    assume(prefix == placeholder or prefix.encode() not in packaged)
+    installed = conda_installs(packaged, prefix, placeholder)
+    assert len(installed) == len(packaged)
+    assert inverted(installed, prefix, placeholder) == packaged
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200), st.integers(0, 50))
+def test_inverse_of_condas_replacement_amid_any_bytes(before: bytes, after: bytes, room: int) -> None:
+    packaged = before + P + after + b"\0" * room
+    assume(b"/home/ada" not in packaged)
+    assert inverted(conda_installs(packaged, "/home/ada"), "/home/ada") == packaged
+
+
+@given(st.binary(max_size=300), st.sampled_from(["/env", "/e", "/x/y"]))
+def test_inverting_never_changes_the_length(data: bytes, prefix: str) -> None:
+    for part in (data, data + prefix.encode() + data + prefix.encode() + b"\0" * 300 + data):
+        assert len(inverted(part, prefix)) == len(part)
+
+
+def test_strings_without_room_for_the_placeholder_stay() -> None:
+    data = ELF + b"/env/lib\0next\0"
+    assert inverted(data, "/env") == data
+
+
+def test_a_prefix_longer_than_the_placeholder_does_not_fit() -> None:
+    with pytest.raises(DoesNotFit):
+        apply(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/placeholder/")
+    assert apply(ELF + b"nothing\0", "binary", "/placeholder", "/a/longer/prefix") == ELF + b"nothing\0"
+    assert len(apply(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/eleven/chs")) == len(ELF) + 17
+
+
+def test_a_binary_that_no_package_vouches_for_moves_three_times_and_comes_home() -> None:
+    data = ELF + b"\1/home/ada/envs/work/lib:/home/ada/envs/work\0\2/home/ada/envs/work/share\0\3"
+    found = canonical(data, "/home/ada/envs/work")
+    assert found.mode == "binary"
+    short = at(found, "/w")
+    assert short == ELF + b"\1/w/lib:/w".ljust(45, b"\0") + b"\2/w/share".ljust(27, b"\0") + b"\3"
+    assert canonical(short, "/w", found) == found
+    middle = at(found, "/opt/conda/envs/w")
+    assert canonical(middle, "/opt/conda/envs/w", found) == found
+    assert at(found, "/home/ada/envs/work") == data
+    with pytest.raises(DoesNotFit):
+        at(found, "/home/ada/envs/work2")
+
+
+def test_binaries_that_are_no_object_code_are_left_alone() -> None:
+    for data in (
+        b"PK\3\4\0\0/home/ada/envs/work\0",
+        b"\0/home/ada/envs/work",
+        b"GIF89a\0/home/ada/envs/work\0",
+    ):
+        assert detect(data, "/home/ada/envs/work") is None
+        assert holds(data, "/home/ada/envs/work")
+
+
+def test_a_short_prefix_has_no_placeholder_in_a_binary() -> None:
+    data = ELF + b"/env/lib\0"
+    assert detect(data, "/env") is None
+    assert holds(data, "/env")
+
+
+# --- compiled modules -------------------------------------------------------------------------------------
+
+
+def compiled(source: Path, dfile: str) -> bytes:
+    target = source.with_suffix(".pyc")
+    py_compile.compile(str(source), str(target), dfile=dfile, doraise=True)
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("place", ["/n", "/home/" + "x" * 300, "/home/é", "/home/\udcff"])
+def test_a_compiled_module_moves(tmp_path: Path, place: str) -> None:
+    source = tmp_path / "module.py"
+    source.write_text("def f():\n    return __file__, '/env-other', 'in /env/x'\n")
+    data = compiled(source, "/env/lib/module.py")
+    found = canonical(data, "/env")
+    assert found.mode == "pyc"
+    there = at(found, place)
+    assert there == compiled(source, f"{place}/lib/module.py")
+    assert canonical(there, place, found) == found
+    assert at(found, "/env") == data
+    assert invert(there, "pyc", "/env", place) == [data]
