@@ -7,6 +7,7 @@ record as they note it: a path of type `pyc_file` without a digest.
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from importlib.util import cache_from_source
 from pathlib import Path
@@ -14,20 +15,16 @@ from pathlib import Path
 from rattler import PrefixPathsEntry, PrefixPathType, PrefixRecord
 
 
-def compile_noarch(prefix: Path) -> None:
-    """Compile all noarch packages that are not compiled yet."""
-    records = {path: PrefixRecord.from_path(path) for path in (prefix / "conda-meta").glob("*.json")}
-    new = {path: record for path, record in records.items() if record.noarch.python and not _compiled(record)}
-    if not new:
+def compile_noarch(prefix: Path, paths: Iterable[Path]) -> None:
+    """Compile those packages that are noarch, of the packages whose records are at `paths`."""
+    records = {path: PrefixRecord.from_path(path) for path in paths}
+    noarch = {path: record for path, record in records.items() if record.noarch.python}
+    if not noarch:
         return
-    _compile(prefix, [str(file) for record in new.values() for file in _sources(record)])
-    for path, record in new.items():
+    _compile(prefix, [str(file) for record in noarch.values() for file in _sources(record)])
+    for path, record in noarch.items():
         _note_compiled(prefix, record)
         record.write_to_path(path, pretty=True)
-
-
-def _compiled(record: PrefixRecord) -> bool:
-    return any(entry.path_type.pyc_file for entry in record.paths_data.paths)
 
 
 def _sources(record: PrefixRecord) -> list[Path]:

@@ -35,12 +35,13 @@ async def create(request: Request) -> None:
     channels = [Channel(Path(request["channel"]).as_uri())]
     await _install(request, await _solve(request, channels, specs, []), [], specs)
     if request["bytecode"]:
-        compile_noarch(Path(request["prefix"]))
+        compile_noarch(Path(request["prefix"]), _record_paths(request))
 
 
 async def change(request: Request) -> None:
     """Add, update and remove packages, and leave the others as they are."""
-    records = [PrefixRecord.from_path(path) for path in Path(request["prefix"], "conda-meta").glob("*.json")]
+    paths = _record_paths(request)
+    records = [PrefixRecord.from_path(path) for path in paths]
     gone = _with_dependents(set(request["remove"]), records)
     kept = [record for record in records if record.name.normalized not in gone]
     requested = [MatchSpec(spec) for spec in request["install"]]
@@ -51,7 +52,11 @@ async def change(request: Request) -> None:
     solution = await _solve(request, channels, [*requested, *rest], locked)
     await _install(request, solution, records, requested)
     if request["bytecode"]:
-        compile_noarch(Path(request["prefix"]))
+        compile_noarch(Path(request["prefix"]), _record_paths(request) - paths)
+
+
+def _record_paths(request: Request) -> set[Path]:
+    return set(Path(request["prefix"], "conda-meta").glob("*.json"))
 
 
 def _with_dependents(names: set[str], records: Iterable[PrefixRecord]) -> set[str]:
@@ -91,13 +96,13 @@ async def _install(
         show_progress=False,
         config=Config.from_toml(copies) if request.get("copy") else None,
     )
-    _note_requested(Path(request["prefix"], "conda-meta"), requested)
+    _note_requested(request, requested)
 
 
-def _note_requested(metadata: Path, requested: list[MatchSpec]) -> None:
+def _note_requested(request: Request, requested: list[MatchSpec]) -> None:
     """Note in the records what was asked for: py-rattler 0.28's `install` cannot be told."""
     specs = {spec.name.normalized: str(spec) for spec in requested if spec.name}
-    for path in metadata.glob("*.json"):
+    for path in _record_paths(request):
         record = PrefixRecord.from_path(path)
         if record.name.normalized in specs:
             record.requested_specs = [specs[record.name.normalized]]
