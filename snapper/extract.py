@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from snapper.conda import Fact, restated
 from snapper.errors import Damaged, FileFailed, NoPermission, NoSpace
 from snapper.layer import Unpacker
 from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path, path_bytes
-from snapper.relocate import DoesNotFit, apply
+from snapper.relocate import DoesNotFit, apply, substitute
 from snapper.segment import BadSegment, Member, members
 from snapper.store import Store
 
@@ -192,7 +192,7 @@ class _Writer:
         if relocation and relocation.mode in RECORD_MODES:
             self._result.records.append((member.path, relocation.mode))
         elif relocation:
-            content = self._relocated(member.path, data, relocation)
+            content = self._relocated(member.path, data, relocation, apply)
             self._result.facts[member.path] = Fact(hashlib.sha256(content).hexdigest(), len(content))
         directory, _, name = member.path.rpartition("/")
         descriptor = os.open(name, _NEW_FILE, member.mode & 0o777, dir_fd=self._directories[directory])
@@ -220,7 +220,7 @@ class _Writer:
         offset = begins.offset
         content = data
         if relocation and relocation.mode not in RECORD_MODES:
-            content = memoryview(self._relocated(begins.path, data, relocation))
+            content = memoryview(self._relocated(begins.path, data, relocation, substitute))
             if relocation.mode == "text":
                 growth = len(os.fsencode(self._job.prefix)) - len(relocation.placeholder.encode())
                 offset += begins.replaced * growth
@@ -234,11 +234,17 @@ class _Writer:
             os.close(descriptor)
         self._result.size += len(data)
 
-    def _relocated(self, path: str, data: memoryview, relocation: Relocation) -> bytes:
+    def _relocated(
+        self,
+        path: str,
+        data: memoryview,
+        relocation: Relocation,
+        how: Callable[[bytes, Mode, str, str], bytes],
+    ) -> bytes:
         if relocation.mode == "link":
             return bytes(data)
         try:
-            return apply(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
+            return how(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
         except DoesNotFit:
             self._result.unrelocated.append(path)
             return bytes(data)
@@ -371,6 +377,6 @@ def reporting(what: str, prefix: str) -> Iterator[None]:
             raise NoSpace(place) from None
         if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT):
             raise Damaged(what, f"its members contradict each other ({error.strerror})") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM):
             raise NoPermission(place, "write in") from None
         raise FileFailed(place, error.strerror or str(error)) from None

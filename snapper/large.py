@@ -25,7 +25,7 @@ from snapper.collect import (
 )
 from snapper.conda import Fact
 from snapper.model import LAYER_SIZE, Begin, Kind, Mode
-from snapper.relocate import Relocated, apply, fresh_placeholders, invert, is_object_code
+from snapper.relocate import Relocated, fresh_placeholders, invert, is_object_code, substitute
 from snapper.segment import padding
 
 #: How many bytes behind a cut are looked at for the end of what began before it.
@@ -147,7 +147,7 @@ def _pass(context: Context, item: Item, way: Way | None) -> tuple[tuple[Cut, ...
             seen.reversible = (
                 seen.reversible
                 and len(canonical) <= LAYER_SIZE + LAYER_SIZE // 2
-                and apply(canonical, way.mode, way.placeholder, context.prefix) == data
+                and substitute(canonical, way.mode, way.placeholder, context.prefix) == data
             )
     seen.sha256 = disk_digest.hexdigest()
     return tuple(cuts), digest.hexdigest(), seen

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from conda_pack.prefixes import binary_replace, text_replace
 
+from snapper import shebang
 from snapper.bytecode import replace_paths
 from snapper.model import Mode
 
@@ -40,7 +41,19 @@ class Relocated:
 
 
 def apply(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
-    """The bytes with every placeholder replaced by the prefix.
+    """A whole file with every placeholder replaced by the prefix, and a first line that the kernel can start.
+
+    Raises DoesNotFit for a binary whose placeholder is shorter than the prefix.
+    """
+    if mode == "text" and data.startswith(b"#!"):
+        head = shebang.fitted(data, placeholder.encode(), _encoded(prefix, mode))
+        if head is not None:
+            return head + substitute(data[data.index(b"\n") + 1 :], mode, placeholder, prefix)
+    return substitute(data, mode, placeholder, prefix)
+
+
+def substitute(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
+    """The bytes, of a whole file or a part of one, with every placeholder replaced by the prefix.
 
     Raises DoesNotFit for a binary whose placeholder is shorter than the prefix.
     """
@@ -68,7 +81,10 @@ def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes
         return [_binary_invert(data, old, new)]
     everywhere = data.replace(old, new)
     bounded = _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
-    return [everywhere] if bounded == everywhere else [everywhere, bounded]
+    fitted = [
+        _bounded(old).sub(new.replace(b"\\", rb"\\"), each) for each in shebang.originals(data, new, old)
+    ]
+    return list(dict.fromkeys((everywhere, bounded, *fitted)))
 
 
 def holds(data: bytes, prefix: str) -> bool:
@@ -91,15 +107,20 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
         new = placeholder.encode()
         if new in data:
             continue
-        if mode == "binary":
-            canonical = _binary_invert(data, old, new)
-        elif mode == "pyc":
-            canonical = replace_paths(data, old, new)
-        else:
-            canonical = _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
-        if canonical != data and apply(canonical, mode, placeholder, prefix) == data:
+        if mode == "text" and data.startswith(b"#!/bin/sh\n"):
+            for original in shebang.originals(data, new, old):
+                canonical = _placed(original, old, new)
+                if apply(canonical, mode, placeholder, prefix) == data:
+                    return Relocated(canonical, mode, placeholder)
+        canonical = invert(data, mode, placeholder, prefix)[0] if mode != "text" else _placed(data, old, new)
+        if canonical != data and substitute(canonical, mode, placeholder, prefix) == data:
             return Relocated(canonical, mode, placeholder)
     return None
+
+
+def _placed(data: bytes, old: bytes, new: bytes) -> bytes:
+    """The text with the placeholder `new` for the prefix `old`, where that is a path of its own."""
+    return _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
 
 
 def _encoded(prefix: str, mode: Mode) -> bytes:

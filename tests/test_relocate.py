@@ -134,7 +134,7 @@ def test_paths_move_and_what_looks_like_them_stays_in_one_file() -> None:
     "place", ["/n", "/opt/a much longer one", "/home/日本", "/home/\udcfe", "/\\1\\g<0>"]
 )
 def test_any_prefix_to_any_other(prefix: str, place: str) -> None:
-    data = b"#!" + os.fsencode(prefix) + b"/bin/python\nx=" + os.fsencode(prefix) + b"\n"
+    data = b"exec " + os.fsencode(prefix) + b"/bin/python\nx=" + os.fsencode(prefix) + b"\n"
     assert moved(data, prefix, place) == data.replace(os.fsencode(prefix), os.fsencode(place))
     data = ELF + P + b"/lib:" + P + b"\0end"
     there = apply(data, "binary", CONDA_PLACEHOLDER, prefix)
