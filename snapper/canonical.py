@@ -56,7 +56,9 @@ def parse(data: bytes) -> object:
         raise Malformed(f"document of {len(data):,} bytes is larger than {LARGEST_DOCUMENT:,}")
     try:
         return json.loads(data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except Malformed:
+        raise
+    except ValueError as error:
         raise Malformed(f"not JSON: {error}") from None
     except RecursionError:
         raise Malformed("nested too deeply") from None
@@ -105,7 +107,7 @@ def _build(kind: Any, value: object, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise Malformed(f"{where} must be an object")
-        return {key: _build(get_args(kind)[1], entry, f"{where}.{key}") for key, entry in value.items()}
+        return {key: _build(get_args(kind)[1], entry, f"{where}[{key!r}]") for key, entry in value.items()}
     if origin is Union or origin is types.UnionType:
         return _build(get_args(kind)[0], value, where)
     raise TypeError(f"{kind} has no JSON form")

@@ -31,6 +31,8 @@ Kind = Literal["package", "link", "pip", "files"]
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
+_DEEPEST = 256
+_LARGEST_COUNT = 2**63 - 1
 
 
 def is_digest(text: str) -> bool:
@@ -57,6 +59,8 @@ def check_path(path: str) -> str:
             raise ValueError(f"{path!r} is not a normal path")
     if path.split("/", 1)[0] == STATE_DIRECTORY:
         raise ValueError(f"{path!r} belongs to snapper itself")
+    if path.count("/") >= _DEEPEST:
+        raise ValueError(f"a path has more than {_DEEPEST} parts")
     return path
 
 
@@ -66,8 +70,8 @@ def _check_digest(digest: str) -> None:
 
 
 def _check_counts(*counts: int) -> None:
-    if any(count < 0 for count in counts):
-        raise ValueError("sizes and counts are not negative")
+    if not all(0 <= count <= _LARGEST_COUNT for count in counts):
+        raise ValueError("a size or count is negative or too large")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Relocation:
         absolute = self.placeholder.startswith("/") and len(self.placeholder) > 1
         if "\0" in self.placeholder or absolute == (self.mode in RECORD_MODES):
             raise ValueError(f"{self.placeholder!r} is no placeholder for mode {self.mode}")
+        self.placeholder.encode()
         for path in self.paths:
             check_path(path)
 
@@ -102,6 +107,8 @@ class Begin:
     def __post_init__(self) -> None:
         check_path(self.path)
         _check_counts(self.offset, self.size, self.replaced)
+        if self.offset > self.size or self.replaced > self.offset:
+            raise ValueError(f"a layer begins outside of {self.path!r}")
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,13 @@ class Snapshot:
     missing: tuple[Deviation, ...]
     layers: tuple[Layer, ...]
 
+    def __post_init__(self) -> None:
+        before = 0
+        for layer in self.layers:
+            if layer.begins and layer.begins.offset > before:
+                raise ValueError(f"layer {layer.digest[:12]} begins behind what the layers before it hold")
+            before += layer.diff_size
+
     @property
     def size(self) -> int:
         """What the layers unpack to, in bytes."""
@@ -221,6 +235,8 @@ class Move:
     def __post_init__(self) -> None:
         _check_digest(self.snapshot)
         _check_counts(self.packages, self.size, self.stored_size, self.added_size)
+        if b"\0" in path_bytes(self.prefix):
+            raise ValueError(f"{self.prefix!r} is not a directory")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,337 @@
+"""Documents of the format: equal values are equal bytes, and what a hostile store holds is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapper import canonical
+from snapper.canonical import Malformed, decode, encode, parse, plain
+from snapper.model import (
+    LARGEST_LAYER,
+    Begin,
+    Deviation,
+    Environment,
+    Kernel,
+    Layer,
+    Move,
+    Package,
+    PipPackage,
+    Relocation,
+    Snapshot,
+    is_digest,
+    is_name,
+)
+
+A, B = "a" * 64, "0123456789abcdef" * 4
+
+
+def layer(**changes: Any) -> Layer:
+    relocations = (
+        Relocation("text", "/opt/placeholder", ("bin/tool", "lib/\udcff")),
+        Relocation("pyc", "/opt/placeholder", ()),
+    )
+    return replace(Layer(A, 10, B, 1000, "package", "p-1-0", 2, relocations), **changes)
+
+
+def snapshot(**changes: Any) -> Snapshot:
+    whole = Snapshot(
+        format=1,
+        platform="linux-64",
+        mode=0o755,
+        packages=(Package("p", "1", "0", "linux-64", "conda-forge", "https://host/p", md5="x"),),
+        pip=(PipPackage("naïve", "1.0"),),
+        kernels=(Kernel("python3", "Python 3", "python"),),
+        altered=(Deviation("p-1-0", ("a", "b")),),
+        missing=(),
+        layers=(layer(), layer(kind="files", owner="", begins=Begin("big", 700, 9000, 3))),
+    )
+    return replace(whole, **changes)
+
+
+def environment(**changes: Any) -> Environment:
+    moves = tuple(
+        Move(digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/home/ada/\udcff", "why\n", 1, 2, 3, 4)
+        for digest in (A, B)
+    )
+    return replace(Environment(1, "work", B, moves, {"v1": A, "ω": B}), **changes)
+
+
+def document(value: object) -> Any:
+    return json.loads(encode(value))
+
+
+@pytest.mark.parametrize("value", [snapshot(), environment()])
+def test_values_come_back_as_they_were(value: Snapshot | Environment) -> None:
+    data = encode(value)
+    assert decode(type(value), parse(data)) == value
+    assert encode(decode(type(value), parse(data))) == data
+
+
+def test_canonical_json_is_ascii_sorted_and_without_white_space() -> None:
+    data = encode(environment(history=(environment().latest,)))
+    assert data == (
+        b'{"current":"%(b)b","format":1,"history":[{"action":"pack","added_size":4,"host":"host",'
+        b'"message":"why\\n","packages":1,"prefix":"/home/ada/\\udcff","size":2,"snapshot":"%(b)b","stored_size":3,'
+        b'"time":"2026-01-01T00:00:00Z","user":"ada"}],"name":"work","tags":{"v1":"%(a)b","\\u03c9":"%(b)b"}}'
+        % {b"a": A.encode(), b"b": B.encode()}
+    )
+
+
+def test_fields_that_are_none_are_left_out() -> None:
+    first, second = document(snapshot())["layers"]
+    assert "begins" not in first
+    assert second["begins"] == {"path": "big", "offset": 700, "size": 9000, "replaced": 3}
+
+
+@given(st.permutations(["v1", "v2", "ω", "_", "9"]))
+def test_equal_values_give_equal_bytes(order: list[str]) -> None:
+    tags = {name: A if name < "b" else B for name in sorted(order)}
+    shuffled = {name: tags[name] for name in order}
+    assert environment(tags=tags) == environment(tags=shuffled)
+    assert encode(environment(tags=tags)) == encode(environment(tags=shuffled))
+
+
+#: Characters, and the bytes that are none in a file's name.
+TEXT = st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]))
+
+
+@given(st.lists(TEXT, max_size=4).map(tuple), TEXT)
+def test_any_text_comes_back(paths: tuple[str, ...], text: str) -> None:
+    value = snapshot(altered=(Deviation(text, paths),))
+    assert decode(Snapshot, parse(encode(value))) == value
+
+
+def test_plain_is_what_json_holds() -> None:
+    assert plain(snapshot()) == document(snapshot())
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+NOT_JSON = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "more than one": b"{}{}",
+    "no UTF-8": b'{"a":"\xff\xfe"}',
+    "a float": b'{"format":1.0}',
+    "an exponent": b'{"format":1e3}',
+    "NaN": b'{"format":NaN}',
+    "infinity": b'{"format":-Infinity}',
+    "a key twice": b'{"format":1,"format":1}',
+    "a key twice inside": b'{"tags":{"a":1,"\\u0061":2}}',
+    "a number of very many digits": b'{"format":' + b"9" * 5000 + b"}",
+    "lists nested deeply": b"[" * 100_000,
+    "objects nested deeply": b'{"a":' * 100_000,
+    "a line feed in a string": b'{"a":"\n"}',
+}
+
+
+@pytest.mark.parametrize("what", NOT_JSON)
+def test_what_is_no_document_is_refused(what: str) -> None:
+    refused(lambda: parse(NOT_JSON[what]))
+
+
+def test_documents_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canonical, "LARGEST_DOCUMENT", 10)
+    assert parse(b'{"a": 123}') == {"a": 123}
+    refused(lambda: parse(b'{"a": 1234}'))
+
+
+@given(st.binary(max_size=60) | st.text('{}[]":,\\u01eE+-.antrufls \n', max_size=60).map(str.encode))
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
+    try:
+        parse(data)
+    except Malformed as error:
+        assert "\n" not in str(error)
+
+
+def refused(action: Any) -> str:
+    with pytest.raises(Malformed) as caught:
+        action()
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def at(top: Any, path: str) -> tuple[Any, str | int]:
+    """The container and key that a dotted path ends at."""
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in way:
+        top = top[part]
+    return top, last
+
+
+FIELDS = ["platform", "mode", "packages", "layers", "layers.0.relocations.0.paths", "layers.1.begins.offset"]
+FIELDS += [
+    "layers.0.digest",
+    "packages.0.url",
+    "pip.0.name",
+    "kernels.0.language",
+    "altered.0.paths",
+    "layers.1.kind",
+]
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_missing_field_is_named(path: str) -> None:
+    whole = document(snapshot())
+    container, key = at(whole, path)
+    del container[key]
+    assert repr(key) in refused(lambda: decode(Snapshot, whole))
+
+
+@pytest.mark.parametrize(
+    "path", ["more", "layers.0.more", "layers.0.relocations.1.more", "layers.1.begins.a\nb"]
+)
+def test_an_unknown_field_is_named(path: str) -> None:
+    whole = document(snapshot())
+    container, key = at(whole, path)
+    container[key] = 1
+    assert repr(key) in refused(lambda: decode(Snapshot, whole))
+
+
+def mistyped() -> list[tuple[str, Any]]:
+    """Each field with values of other types than its own, or of its type but with items of another."""
+    pairs: list[tuple[str, Any]] = []
+    for path in [*FIELDS, "format", "layers.0", "layers.1.begins", "altered.0.paths.1"]:
+        container, key = at(document(snapshot()), path)
+        plausible: tuple[Any, ...] = ("text", 1, [])
+        values: tuple[Any, ...] = (None, True, 1, "text", [], {}, [1], [[]], {"a": 1})
+        for value in values:
+            if type(value) is not type(container[key]) or value not in plausible:
+                pairs.append((path, value))
+    return pairs
+
+
+@pytest.mark.parametrize(("path", "value"), mistyped(), ids=repr)
+def test_values_of_another_type_are_refused(path: str, value: Any) -> None:
+    assert path.partition(".")[0] in snapshot_with(path, value)
+
+
+@pytest.mark.parametrize("value", [None, True, 0, "text", [], [{}]], ids=repr)
+@pytest.mark.parametrize("kind", [Snapshot, Environment])
+def test_what_is_no_object_is_refused(kind: type[Snapshot | Environment], value: object) -> None:
+    refused(lambda: decode(kind, value))
+
+
+DIGESTS = [
+    "",
+    "a" * 63,
+    "a" * 65,
+    "A" * 64,
+    "g" * 64,
+    "a" * 64 + "\n",
+    "../" + "a" * 61,
+    "a" * 31 + "/" + "a" * 32,
+]
+DIGESTS += ["٣" * 64, " " + "a" * 63]
+PATHS = [
+    "",
+    "/",
+    "/etc/passwd",
+    "..",
+    "../x",
+    "a/../b",
+    "a/..",
+    ".",
+    "./a",
+    "a/.",
+    "a//b",
+    "a/",
+    "a\0b",
+    "\0",
+]
+PATHS += [".snapper", ".snapper/state.json", "a/" * 256 + "a"]
+PLACEHOLDERS = ["", "/", "relative", "/nul\0", "/\udcff", "/\ud800"]
+NAMES = ["", ".", "..", "-a", ".a", "a/b", "a b", "a\n", "a\0", "a@b", "~", "x" * 129, "a:b", "é/", "*"]
+
+
+def test_limits_of_what_names_things() -> None:
+    assert is_digest(A)
+    assert not any(map(is_digest, DIGESTS))
+    assert all(map(is_name, ["a", "A-1.2+x", "_", "3", "日本", "x" * 128, "a..b"]))
+    assert not any(map(is_name, NAMES))
+
+
+def snapshot_with(path: str, value: Any) -> str:
+    whole = document(snapshot())
+    container, key = at(whole, path)
+    container[key] = value
+    return refused(lambda: decode(Snapshot, whole))
+
+
+@pytest.mark.parametrize("digest", DIGESTS)
+@pytest.mark.parametrize("field", ["digest", "diff_id"])
+def test_a_layers_digests(digest: str, field: str) -> None:
+    assert "sha256" in snapshot_with(f"layers.1.{field}", digest)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("field", ["relocations.0.paths.1", "begins.path"])
+def test_paths_inside_the_environment_only(path: str, field: str) -> None:
+    snapshot_with(f"layers.1.{field}", path)
+
+
+@pytest.mark.parametrize("placeholder", PLACEHOLDERS)
+def test_placeholders(placeholder: str) -> None:
+    snapshot_with("layers.0.relocations.0.placeholder", placeholder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("layers.0.size", -1),
+        ("layers.0.members", -1),
+        ("layers.0.diff_size", LARGEST_LAYER + 1),
+        ("layers.0.size", 2**63),
+        ("layers.0.kind", "other"),
+        ("layers.0.relocations.0.mode", "else"),
+        ("layers.1.begins.offset", -1),
+        ("layers.1.begins.replaced", -1),
+        ("layers.1.begins.size", 699),
+        ("layers.1.begins.offset", 1001),
+        ("layers.1.begins.replaced", 701),
+        ("layers.0.begins", {"path": "big", "offset": 1, "size": 9000, "replaced": 0}),
+    ],
+)
+def test_numbers_and_words_that_make_no_sense(path: str, value: Any) -> None:
+    snapshot_with(path, value)
+
+
+def environment_with(path: str, value: Any) -> str:
+    whole = document(environment())
+    container, key = at(whole, path)
+    container[key] = value
+    return refused(lambda: decode(Environment, whole))
+
+
+@pytest.mark.parametrize("digest", DIGESTS)
+@pytest.mark.parametrize("path", ["current", "tags.v1", "history.0.snapshot"])
+def test_an_environments_digests(digest: str, path: str) -> None:
+    assert "sha256" in environment_with(path, digest)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_environments_and_tags(name: str) -> None:
+    assert "name" in environment_with("name", name)
+    assert "tag" in environment_with("tags", {name: A})
+
+
+def test_a_tag_of_another_type_is_refused_in_one_line() -> None:
+    environment_with("tags", {"a\nb": 1})
+
+
+def test_the_history_ends_at_the_current_snapshot() -> None:
+    assert "history" in environment_with("current", A)
+    assert "history" in environment_with("history", [])
+
+
+@pytest.mark.parametrize("prefix", ["/a\0b", "/\ud800"])
+def test_a_move_was_from_a_directory(prefix: str) -> None:
+    environment_with("history.0.prefix", prefix)
