@@ -20,7 +20,7 @@ from snapper.conda import Fact, PathEntry, restated
 from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
 from snapper.layer import Builder, Sealed
 from snapper.model import LAYER_SIZE, Kind, Layer, Mode
-from snapper.relocate import Relocated, detect, holds, invert
+from snapper.relocate import Relocated, detect, holds, invert, moved
 from snapper.segment import Member
 from snapper.store import Store
 from snapper.tree import File
@@ -67,6 +67,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Included:
+    """A directory from elsewhere that is packed as `place`, and the environment's files that name it."""
+
+    source: str
+    place: str
+    links: frozenset[str]
+
+
+@dataclass(frozen=True)
 class Context:
     """What every packing worker knows from its start.
 
@@ -80,6 +89,21 @@ class Context:
     level: int
     known: Mapping[str, tuple[str, int]]
     placeholders: Mapping[str, tuple[str, ...]]
+    included: tuple[Included, ...] = ()
+
+    def path_of(self, file: File) -> str:
+        """Where the file is to be read."""
+        for each in self.included:
+            if file.path.startswith(each.place + "/"):
+                return each.source + file.path[len(each.place) :]
+        return f"{self.place}/{file.path}"
+
+    def rewired(self, file: File, data: bytes) -> bytes:
+        """The file's bytes with the sources where they will be, if it is one that names them."""
+        for each in self.included:
+            if file.path in each.links or file.path.startswith(each.place + "/"):
+                data = moved(data, each.source, f"{self.prefix}/{each.place}")
+        return data
 
 
 @dataclass(frozen=True)
@@ -190,14 +214,16 @@ def _add_proved(run: _Run, item: Item) -> bool:
     assert entry is not None
     if not entry.placeholder:
         run.make_room(item.file.size)
-        view = run.builder.stage(member_of(item, item.file.mtime), reader(run.context.place, item.file))
+        view = run.builder.stage(
+            member_of(item, item.file.mtime), reader(run.context.path_of(item.file), item.file)
+        )
         proved = hashlib.sha256(view).hexdigest() == entry.sha256
         if proved:
             run.builder.keep()
         else:
             run.unproved.append(item)
         return proved
-    data = read_bytes(run.context.place, item.file)
+    data = read_bytes(run.context.path_of(item.file), item.file)
     for candidate in invert(data, entry.mode, entry.placeholder, run.context.prefix):
         if hashlib.sha256(candidate).hexdigest() == entry.sha256:
             run.make_room(len(candidate))
@@ -217,15 +243,14 @@ def _add_found(run: _Run, item: Item) -> None:
     context, file = run.context, item.file
     mtime = LINK_TIME if item.made_at_link else file.mtime
     run.make_room(file.size)
-    view = run.builder.stage(member_of(item, mtime), reader(context.place, file))
+    view = run.builder.stage(member_of(item, mtime), reader(context.path_of(file), file))
     data = None
     if item.source_mtime is not None:
         data = bytecode.retimed(bytes(view), item.source_mtime, LINK_TIME)
-    if not run.builder.mentions(prefix_bytes(context.prefix)):
-        if data is None:
-            run.builder.keep()
-        else:
-            run.builder.add(member_of(item, mtime), data)
+    elif context.included:
+        data = context.rewired(file, bytes(view))
+    if data is None and not run.builder.mentions(prefix_bytes(context.prefix)):
+        run.builder.keep()
         return
     data = bytes(view) if data is None else data
     how = detect(data, context.prefix, context.placeholders.get(file.path, ()))
@@ -242,7 +267,7 @@ def _add_found(run: _Run, item: Item) -> None:
 
 def _add_record(run: _Run, item: Item) -> None:
     """Adds a conda record that describes relocated files as they are stored."""
-    data = read_bytes(run.context.place, item.file)
+    data = read_bytes(run.context.path_of(item.file), item.file)
     disk = {path: facts.disk for path, facts in run.facts.items()}
     stored = {path: facts.stored for path, facts in run.facts.items()}
     how = None
@@ -270,15 +295,14 @@ def prefix_bytes(prefix: str) -> bytes:
 
 
 @contextmanager
-def opened(place: str, file: File) -> Iterator[int]:
+def opened(path: str, file: File) -> Iterator[int]:
     """A descriptor of the file; raises ChangedWhilePacking where it is no longer what the walk saw."""
-    path = f"{place}/{file.path}"
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except PermissionError:
         raise NoPermission(path, "read") from None
     except OSError as error:
-        if error.errno is not None and not os.path.lexists(path):
+        if not os.path.lexists(path) or os.path.islink(path):
             raise ChangedWhilePacking(path) from None
         raise FileFailed(path, error.strerror or str(error)) from None
     try:
@@ -295,12 +319,12 @@ def _check_unchanged(path: str, file: File, descriptor: int) -> None:
         raise ChangedWhilePacking(path)
 
 
-def reader(place: str, file: File) -> Callable[[memoryview], None]:
+def reader(path: str, file: File) -> Callable[[memoryview], None]:
     """What reads the whole file into a buffer of its size."""
 
     def read(view: memoryview) -> None:
-        with opened(place, file) as descriptor:
-            read_range(descriptor, 0, view, f"{place}/{file.path}")
+        with opened(path, file) as descriptor:
+            read_range(descriptor, 0, view, path)
 
     return read
 
@@ -318,8 +342,8 @@ def read_range(descriptor: int, offset: int, view: memoryview, path: str) -> Non
         done += count
 
 
-def read_bytes(place: str, file: File) -> bytes:
+def read_bytes(path: str, file: File) -> bytes:
     """The whole file."""
     buffer = bytearray(file.size)
-    reader(place, file)(memoryview(buffer))
+    reader(path, file)(memoryview(buffer))
     return bytes(buffer)

@@ -104,8 +104,9 @@ def collect_piece(context: Context, piece: Piece) -> Collected:
     scanned, builder = piece.scan, builder_for(context)
     item, start, end = scanned.item, scanned.cuts[piece.number], scanned.cuts[piece.number + 1]
     data = bytearray(end.at - start.at)
-    with opened(context.place, item.file) as descriptor:
-        read_range(descriptor, start.at, memoryview(data), f"{context.place}/{item.file.path}")
+    path = context.path_of(item.file)
+    with opened(path, item.file) as descriptor:
+        read_range(descriptor, start.at, memoryview(data), path)
     canonical = bytes(data) if scanned.way is None else _canonical(bytes(data), scanned.way, context.prefix)
     mtime = LINK_TIME if item.made_at_link or (scanned.proved and scanned.way) else item.file.mtime
     member = member_of(item, mtime, scanned.size) if piece.number == 0 else None
@@ -169,8 +170,8 @@ def _ways(context: Context, item: Item, seen: _Seen) -> list[Way]:
 
 def _windows(context: Context, item: Item, way: Way | None) -> Iterator[tuple[int, bytes]]:
     """The file in pieces: where each begins, and its bytes."""
-    needle, path = prefix_bytes(context.prefix), f"{context.place}/{item.file.path}"
-    with opened(context.place, item.file) as descriptor:
+    needle, path = prefix_bytes(context.prefix), context.path_of(item.file)
+    with opened(path, item.file) as descriptor:
         at, size = 0, item.file.size
         while at < size:
             length = min(LAYER_SIZE, size - at)

@@ -12,11 +12,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from snapper import catalog, conda, environment, kernels, state
-from snapper.collect import Collected, Context, Facts, Group, Item, collect
-from snapper.errors import NotInStore, SnapperError
+from snapper import catalog, conda, editable, environment, kernels, state
+from snapper.collect import Collected, Context, Facts, Group, Included, Item, collect
+from snapper.editable import Editable
+from snapper.errors import EditableInstalls, NotInStore, SnapperError
 from snapper.large import Piece, Scan, collect_piece, scan
 from snapper.layer import DEFAULT_LEVEL
 from snapper.model import FORMAT, Deviation, Environment, Kind, Layer, Move, Snapshot, path_bytes
@@ -25,6 +26,9 @@ from snapper.progress import SILENT, Progress
 from snapper.store import Store
 from snapper.tree import Tree
 from snapper.workers import Workers
+
+#: What to do about packages whose code is elsewhere: refuse, take it along, or leave the links as they are.
+Editables = Literal["refuse", "include", "ignore"]
 
 #: In which order a snapshot's layers stand, so that links come after what they link to.
 _ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
@@ -54,23 +58,26 @@ def pack(
     *,
     message: str = "",
     level: int = DEFAULT_LEVEL,
+    editables: Editables = "refuse",
     jobs: int | None = None,
     progress: Progress = SILENT,
 ) -> Packed:
     """Packs the environment at `prefix` as `name`: layers, then the snapshot, then the environment's entry.
 
-    Raises NotAnEnvironment, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused, Moved and their kin;
-    whatever it raises, the store's environments are as they were.
+    Raises NotAnEnvironment, EditableInstalls, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused, Moved and
+    their kin; whatever it raises, the store's environments are as they were.
     """
     began = time.monotonic()
     prefix = Path(os.path.abspath(prefix))
     seen = _entry(store, name)
     tree = environment.scan(prefix)
     records = conda.read_records(prefix)
-    plan = make_plan(prefix, tree, records)
-    context = _context(store, prefix, records, level)
+    linked = _editables(prefix, tree, editables)
+    whole = editable.include(tree, linked)
+    plan = make_plan(prefix, whole, records)
+    context = _context(store, prefix, records, level, linked)
     with Workers(context, jobs) as workers:
-        progress.start(f"Packing {name}", sum(file.size for file in tree.files if file.type == "file"))
+        progress.start(f"Packing {name}", sum(file.size for file in whole.files if file.type == "file"))
         run = _Run(plan, workers, progress)
         run.collect()
     progress.done()
@@ -90,7 +97,7 @@ def pack(
         unchanged=unchanged,
         added_layers=run.added_layers,
         added_size=added_size,
-        skipped=tree.skipped,
+        skipped=whole.skipped,
         unrelocated=tuple(sorted(run.unrelocated, key=path_bytes)),
         seconds=time.monotonic() - began,
     )
@@ -189,11 +196,20 @@ def _entry(store: Store, name: str) -> tuple[Environment, str] | None:
         return None
 
 
+def _editables(prefix: Path, tree: Tree, wanted: Editables) -> tuple[Editable, ...]:
+    """The editable installs whose sources are to be taken along; raises EditableInstalls if that is not said."""
+    found = editable.find(prefix, tree)
+    if found and wanted == "refuse":
+        raise EditableInstalls(tuple(f"{each.name} ({each.source})" for each in found))
+    return found if wanted == "include" else ()
+
+
 def _context(
     store: Store,
     prefix: Path,
     records: list[conda.Record],
     level: int,
+    linked: tuple[Editable, ...],
 ) -> Context:
     placeholders: dict[str, tuple[str, ...]] = {}
     before = state.read_snapshot(prefix)
@@ -209,6 +225,7 @@ def _context(
         level=level,
         known=known,
         placeholders=placeholders,
+        included=tuple(Included(each.source, each.place, frozenset(each.links)) for each in linked),
     )
 
 

@@ -8,6 +8,7 @@ invert that, and trust the result only where going forth again gives the bytes w
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -116,6 +117,13 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
         if canonical != data and substitute(canonical, mode, placeholder, prefix) == data:
             return Relocated(canonical, mode, placeholder)
     return None
+
+
+def moved(data: bytes, old: str, new: str) -> bytes:
+    """The text with one directory for another, where it is a path of its own."""
+    if b"\0" in data:
+        return data
+    return _placed(data, os.fsencode(old), os.fsencode(new))
 
 
 def _placed(data: bytes, old: bytes, new: bytes) -> bytes:
