@@ -46,12 +46,13 @@ class Reference:
         return f"{self.environment}@{self.snapshot}" if self.snapshot else self.environment
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, advice: str = "") -> str:
     """The name itself; raises Usage where no environment can have it."""
     if not is_name(name):
         raise Usage(
             f"{name!r} cannot name an environment",
-            "Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit.",
+            "Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit. "
+            + advice,
         )
     return name
 
@@ -112,16 +113,20 @@ def _resolve_in(found: Environment, reference: Reference, store: Store) -> str:
             return matches.pop()
         if matches:
             raise Usage(f"{reference} means {len(matches)} snapshots", "Give more digits of the id.")
-    raise NotInStore(f"snapshot {reference}", store.url, (*found.tags, *(digest[:12] for digest in ids[-5:])))
+    raise NotInStore(
+        f"snapshot {str(reference)!r}", store.url, (*found.tags, *(digest[:12] for digest in ids[-5:]))
+    )
 
 
 def read_layer(store: Store, layer: Layer) -> bytes:
-    """The layer's stored bytes, checked against its digest; raises NotInStore, Damaged."""
-    data = store.read(layer_key(layer.digest))
+    """The layer's stored bytes, checked against its digest; raises Damaged, also where it is not there."""
+    what = f"layer {layer.digest[:12]} in {store.url}"
+    try:
+        data = store.read(layer_key(layer.digest))
+    except NotInStore:
+        raise Damaged(what, "it is missing") from None
     if len(data) != layer.size or hashlib.sha256(data).hexdigest() != layer.digest:
-        raise Damaged(
-            f"layer {layer.digest[:12]} in {store.url}", "its bytes are not those that its name stands for"
-        )
+        raise Damaged(what, "its bytes are not those that its name stands for")
     return data
 
 

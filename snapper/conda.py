@@ -7,6 +7,7 @@ what is needed is read, and nothing is taken for granted: records come from cond
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from snapper.errors import FileFailed, NoPermission, NotAnEnvironment
 from snapper.model import Mode, Package
 
 META = "conda-meta"
+
+_ADVICE = (
+    "Install that package again (conda install --force-reinstall), or remove the file if it is not conda's."
+)
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\"_path\"[^{}]*\}")
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
@@ -55,7 +60,7 @@ class Record:
 
 def is_environment(prefix: Path) -> bool:
     """Whether the directory is a conda environment: conda's own test is this directory's presence."""
-    return (prefix / META).is_dir()
+    return os.path.isdir(prefix / META)
 
 
 def read_records(prefix: Path) -> list[Record]:
@@ -70,6 +75,8 @@ def read_records(prefix: Path) -> list[Record]:
         return [_read(file) for file in files]
     except PermissionError as error:
         raise NoPermission(str(error.filename), "read") from None
+    except OSError as error:
+        raise FileFailed(str(error.filename), error.strerror or str(error), _ADVICE) from None
 
 
 def restated(record: bytes, facts: Mapping[str, Fact], *, sizes: bool) -> bytes:
@@ -105,8 +112,12 @@ def _read(file: Path) -> Record:
         entries = tuple(_entry(item) for item in listed)
         if not listed:
             entries = tuple(_bare(path) for path in fields.get("files") or [])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileFailed(str(file), f"not a conda package record ({error})") from None
+    except KeyError as error:
+        raise FileFailed(str(file), f"not a conda package record (it lacks {error})", _ADVICE) from None
+    except (TypeError, AttributeError, RecursionError):
+        raise FileFailed(str(file), "not a conda package record (it is malformed)", _ADVICE) from None
+    except ValueError as error:
+        raise FileFailed(str(file), f"not a conda package record ({error})", _ADVICE) from None
     return Record(f"{META}/{file.name}", package, entries)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from snapper.errors import Usage
+
 STORE_VARIABLE = "SNAPPER_STORE"
 ENVS_DIR_VARIABLE = "SNAPPER_ENVS_DIR"
 
@@ -14,8 +16,14 @@ def store_url(option: str | None) -> str:
     given = option or os.environ.get(STORE_VARIABLE)
     if given:
         return given
-    volume = Path.home() / "SageMaker"
-    if volume.is_dir():
+    try:
+        volume = Path.home() / "SageMaker"
+    except RuntimeError:
+        raise Usage(
+            "this user has no home directory to keep a store in",
+            f"Name one with --store or {STORE_VARIABLE}.",
+        ) from None
+    if os.path.isdir(volume):
         return str(volume / ".snapper")
     from platformdirs import user_data_path  # noqa: PLC0415 - a slow import for what is seldom needed
 
@@ -26,5 +34,18 @@ def envs_dir(option: Path | None) -> Path | None:
     """Where restored environments go, if anything says so."""
     variable = os.environ.get(ENVS_DIR_VARIABLE)
     if option is None and variable:
-        return Path(variable).expanduser()
-    return option
+        option = Path(variable)
+    return option and directory(option)
+
+
+def directory(path: str | Path) -> Path:
+    """The absolute path of what the user wrote, `~` and `..` resolved; raises Usage where that makes no sense."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise Usage(
+            f"{str(path)!r}: there is no such user", "Write ./~ for a directory whose name begins so."
+        )
+    try:
+        return Path(os.path.abspath(expanded))
+    except FileNotFoundError:
+        raise Usage("the current directory does not exist any more", "Change to another one: cd.") from None

@@ -250,10 +250,15 @@ class FileFailed(SnapperError):
 
     path: str
     reason: str
+    advice: str = ""
 
     @property
     def message(self) -> str:
         return f"{self.path}: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return self.advice
 
 
 @dataclass(eq=False)
@@ -270,6 +275,24 @@ class ChangedWhilePacking(SnapperError):
     @property
     def hint(self) -> str:
         return "Let the installation or program that writes there finish, then pack again."
+
+
+@dataclass(eq=False)
+class EditableInstalls(SnapperError):
+    """Packages of the environment have their code elsewhere; each source is `NAME (DIRECTORY)`."""
+
+    sources: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        return f"the environment has editable installs, whose code is elsewhere: {', '.join(self.sources)}"
+
+    @property
+    def hint(self) -> str:
+        return (
+            "Take their source directories along with --editable=include, leave the links to them as they are "
+            "with --editable=ignore, or install them without -e."
+        )
 
 
 @dataclass(eq=False)

@@ -26,7 +26,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 _LAUNCH = """\
 #!/bin/sh
-# Written by snapper. Activates {prefix} and becomes its kernel.
+# Written by snapper. Activates an environment and becomes its kernel.
 if [ -z "${{BASH_VERSION:-}}" ] && command -v bash >/dev/null 2>&1; then
     exec bash "$0" "$@"
 fi
@@ -87,8 +87,10 @@ def _specs(prefix: Path) -> Iterator[_Spec]:
         try:
             fields = json.loads(file.read_bytes())
             argv = fields["argv"]
-            if not argv or not all(isinstance(word, str) for word in argv):
+            if not argv or not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
                 continue
+            if not isinstance(fields.get("metadata"), dict):
+                fields["metadata"] = {}
             display_name, language = str(fields["display_name"]), str(fields.get("language", ""))
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -113,7 +115,7 @@ def _register(top: Path, prefix: Path, environment: str, spec: _Spec, specs: lis
             "argv": ["/bin/sh", str(directory / _LAUNCHER), *_argv(prefix, spec)],
             "display_name": shown,
             "metadata": {
-                **spec.fields.get("metadata", {}),
+                **spec.fields["metadata"],
                 "snapper": {"environment": environment, "prefix": str(prefix)},
             },
         }

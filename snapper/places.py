@@ -36,7 +36,7 @@ def find(name: str) -> Path:
         candidates += _roots()
     found = {path.resolve(): path for path in reversed(candidates) if conda.is_environment(path)}
     if not found:
-        raise NoSuchEnvironment(name, tuple(str(path) for path in envs_dirs() if path.is_dir()))
+        raise NoSuchEnvironment(name, tuple(str(path) for path in envs_dirs() if os.path.isdir(path)))
     if len(found) > 1:
         raise AmbiguousName(name, tuple(sorted(str(path) for path in found.values())))
     return next(iter(found.values()))
@@ -107,7 +107,7 @@ def _from_condarc() -> Iterator[Path]:
     for file in [*(_expanded(name) for name in files if name), *(root / ".condarc" for root in _roots())]:
         try:
             settings = yaml.safe_load(file.read_bytes())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, ValueError):
             continue
         listed = (
             settings.get("envs_dirs") or settings.get("envs_path") if isinstance(settings, dict) else None
@@ -128,7 +128,7 @@ def _roots() -> list[Path]:
         found.append(outer.parent if outer.name == "envs" else Path(active))
     if os.environ.get("MAMBA_ROOT_PREFIX"):
         found.append(_expanded(os.environ["MAMBA_ROOT_PREFIX"]))
-    found += [path for path in map(_expanded, _USUAL_ROOTS) if path.is_dir()]
+    found += [path for path in map(_expanded, _USUAL_ROOTS) if os.path.isdir(path)]
     return _unique(found)
 
 
@@ -141,4 +141,4 @@ def _unique(paths: Iterable[Path]) -> list[Path]:
 
 
 def _writable(directory: Path) -> bool:
-    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
+    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)

@@ -11,6 +11,7 @@ from pathlib import Path
 from snapper import bytecode, pip
 from snapper.collect import Facts, Group, Item
 from snapper.conda import PathEntry, Record
+from snapper.errors import ChangedWhilePacking
 from snapper.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
 from snapper.tree import File, Tree
 
@@ -63,7 +64,10 @@ class Plan:
 
 
 def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
-    """Gives every file of the tree to the package that installed it, to pip's, or to nobody."""
+    """Gives every file of the tree to the package that installed it, to pip's, or to nobody.
+
+    Raises ChangedWhilePacking where the tree does not have a record, NoPermission.
+    """
     found = {file.path: file for file in tree.files}
     free = dict(found)
     relocated = {
@@ -80,7 +84,10 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
                 late.append(_at_link(file, entry, relocated))
         packages.append(_share("package", record.package.dist, own))
         share = _share("link", record.package.dist, late)
-        links.append(replace(share, record=Item(free.pop(record.file), made_at_link=True)))
+        kept = free.pop(_physical(record.file, found), None)
+        if kept is None:
+            raise ChangedWhilePacking(f"{prefix}/{record.file}")
+        links.append(replace(share, record=Item(kept, made_at_link=True)))
         if lost:
             missing.append(Deviation(record.package.dist, tuple(lost)))
     installed = list(pip.distributions(prefix, free))

@@ -12,11 +12,19 @@ from pathlib import Path
 
 from snapper import catalog, environment, kernels, places, state
 from snapper.catalog import Reference
-from snapper.errors import InTheWay, NoPermission, NoSpace, PrefixTooLong, SnapperError, WrongPlatform
+from snapper.errors import (
+    FileFailed,
+    InTheWay,
+    NoPermission,
+    NoSpace,
+    PrefixTooLong,
+    SnapperError,
+    WrongPlatform,
+)
 from snapper.extract import Extracted, Job, extract, finish, reporting
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
-from snapper.staging import Staging, staged
+from snapper.staging import Staging, staged, sweep
 from snapper.store import Store
 from snapper.workers import Workers
 
@@ -104,9 +112,12 @@ def _restore(
         with staged(place.prefix) as staging:
             _locate(store, wanted)
             unrelocated = _build(store, place, snapshot, staging, pool, progress)
+            _is_present(place.prefix, place.name, place.snapshot_id, wanted)
             staging.swap()
         progress.done()
         size = snapshot.size
+    else:
+        sweep(place.prefix)
     registered = kernels.register(place.prefix, place.name)
     _list_with_conda(place.prefix, progress)
     return Restored(
@@ -187,17 +198,23 @@ def _check(place: _Place, snapshot: Snapshot) -> None:
         raise WrongPlatform(place.name, snapshot.platform, here)
     _check_length(str(place.prefix), snapshot)
     parent = place.prefix.parent
-    while not parent.exists():
+    while not os.path.lexists(parent):
         parent = parent.parent
+    if not os.path.isdir(parent):
+        raise InTheWay(str(parent), "it is not a directory", "Restore elsewhere with --prefix or --envs-dir.")
+    status = os.statvfs(parent)
+    if status.f_flag & os.ST_RDONLY:
+        raise FileFailed(
+            str(parent), "it is on a read-only file system", "Restore elsewhere with --prefix or --envs-dir."
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise NoPermission(str(parent), "write in")
     free = shutil.disk_usage(parent).free
     needed = snapshot.size + snapshot.files * _OVERHEAD
     if needed > free:
         raise NoSpace(str(parent), needed, free)
-    inodes = os.statvfs(parent)
-    if inodes.f_files and snapshot.files > inodes.f_favail:
-        raise NoSpace(str(parent), snapshot.files, inodes.f_favail, "inodes")
+    if status.f_files and snapshot.files > status.f_favail:
+        raise NoSpace(str(parent), snapshot.files, status.f_favail, "inodes")
 
 
 def _check_length(prefix: str, snapshot: Snapshot) -> None:

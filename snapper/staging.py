@@ -14,11 +14,12 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace
+from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
+from snapper.interrupts import uninterrupted
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -40,11 +41,20 @@ class Staging:
 
         Raises InTheWay where something has come to stand there that is no directory to be replaced.
         """
+        mode = _unlocked(self.tree)
         if not self.target.exists():
             self._move_in()
-        elif not _exchanged(self.tree, self.target):
-            self.target.rename(self._aside)
-            self._move_in()
+        else:
+            before = _unlocked(self.target)
+            try:
+                if not _exchanged(self.tree, self.target):
+                    self.target.rename(self._aside)
+                    self._move_in()
+            except BaseException:
+                with suppress(OSError):
+                    self.target.chmod(before)
+                raise
+        self.target.chmod(mode)
 
     def _move_in(self) -> None:
         try:
@@ -68,7 +78,7 @@ def staged(target: Path) -> Iterator[Staging]:
 
     Raises Busy where another process stages the same target, NoPermission, NoSpace, FileFailed.
     """
-    holder = target.parent / f".{target.name}.snapper"
+    holder = _holder(target)
     with _reporting(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(holder, str(target))
@@ -79,15 +89,30 @@ def staged(target: Path) -> Iterator[Staging]:
             staging.tree.mkdir(mode=0o700)
             yield staging
         finally:
-            _empty(holder)
-            holder.rmdir()
-            os.close(lock)
+            with uninterrupted():
+                _empty(holder)
+                holder.rmdir()
+                os.close(lock)
+
+
+def sweep(target: Path) -> None:
+    """Clears away what a killed process left beside the target, but not what somebody is at work on."""
+    if os.path.lexists(_holder(target)):
+        with suppress(SnapperError), staged(target):
+            pass
+
+
+def _holder(target: Path) -> Path:
+    return target.parent / f".{target.name}.snapper"
 
 
 def _locked(holder: Path, what: str) -> int:
     while True:
         holder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == holder.stat().st_ino:
@@ -98,6 +123,14 @@ def _locked(holder: Path, what: str) -> int:
         except FileNotFoundError:
             pass
         os.close(descriptor)
+
+
+def _unlocked(directory: Path) -> int:
+    """Lets a directory be moved into another one, for which it must be writable itself; the mode that it had."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not mode & stat.S_IWUSR:
+        directory.chmod(mode | stat.S_IWUSR)
+    return mode
 
 
 def _empty(holder: Path) -> None:
@@ -145,6 +178,6 @@ def _reporting(parent: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(str(parent)) from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM):
             raise NoPermission(str(parent), "write in") from None
         raise FileFailed(str(error.filename or parent), error.strerror or str(error)) from None

@@ -1,12 +1,13 @@
 """A pool of worker processes for the work that a single Python cannot do fast enough.
 
 Jobs are functions of a context, which every worker holds from its start, and one argument. Workers ignore
-Ctrl-C, which is the parent's to handle, and end when their parent does, however it ends.
+Ctrl-C and hang-ups, which are the parent's to handle, and end when their parent does, however it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import heapq
 import multiprocessing
 import os
@@ -19,10 +20,12 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from snapper.errors import SnapperError, WorkerDied
+from snapper.interrupts import SIGNALS
 
 C = TypeVar("C")
 
 _MOST_WORKERS = 16
+_PR_SET_PDEATHSIG = 1
 
 
 class _Job(NamedTuple):
@@ -64,7 +67,11 @@ class Workers(Generic[C]):
             inherited.append(ours)
             foreign = inherited if self._forks else []
             process = method.Process(target=_work, args=(theirs, self._context, foreign), daemon=True)
-            process.start()
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
             self._workers.append(_Worker(process, ours, []))
         return self
@@ -157,8 +164,10 @@ def _death(worker: _Worker) -> WorkerDied:
 def _work(connection: Connection, context: object, inherited: list[Connection]) -> None:
     for other in inherited:
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    _end_with_parent()
     while True:
         try:
             number, function, argument = connection.recv()
@@ -173,3 +182,9 @@ def _work(connection: Connection, context: object, inherited: list[Connection]) 
             connection.send(answer)
         except BrokenPipeError:
             return
+
+
+def _end_with_parent() -> None:
+    """Has the kernel end this process when its parent is killed, so that it does not finish its job in vain."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

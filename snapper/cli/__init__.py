@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
+from types import FrameType
+
+from snapper.interrupts import SIGNALS
 
 
 def main() -> None:
     """Runs the command line and exits with the documented code."""
-    from snapper.cli.app import run
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        from snapper.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        from snapper.cli import render
+        from snapper.errors import Interrupted
+
+        render.error(Interrupted(), as_json="--json" in sys.argv)
+        code = Interrupted.code
+    sys.exit(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

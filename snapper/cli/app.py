@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snapper import __version__, config
-from snapper.errors import ExitCode, Interrupted, SnapperError, Unsupported, Usage
+from snapper.errors import (
+    ExitCode,
+    FileFailed,
+    Interrupted,
+    NotAnEnvironment,
+    SnapperError,
+    Unsupported,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from snapper.progress import Progress
@@ -49,14 +57,23 @@ JobsOption = Annotated[
 ]
 
 
+class EditableOption(str, Enum):
+    """The values of --editable."""
+
+    refuse = "refuse"
+    include = "include"
+    ignore = "ignore"
+
+
 def run(arguments: list[str]) -> int:
     """Runs one command line; returns the exit code. No error but a bug of ours leaves a traceback."""
     as_json = "--json" in arguments
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         if sys.platform == "win32":
             raise Unsupported("Windows")
-        return int(app(arguments, standalone_mode=False) or 0)
+        code = int(app(arguments, standalone_mode=False) or 0)
+        sys.stdout.flush()
+        return code
     except SnapperError as error:
         return _report(error, as_json)
     except (KeyboardInterrupt, typer.Abort):
@@ -64,18 +81,23 @@ def run(arguments: list[str]) -> int:
     except _ParsingError as error:
         return _report(_misuse(error), as_json)
     except BrokenPipeError:
-        sys.stderr.close()
+        _silence()
         return ExitCode.FAILED
+    except OSError as error:
+        _silence()
+        where = str(error.filename or "standard output")
+        return _report(FileFailed(where, error.strerror or str(error)), as_json and bool(error.filename))
+
+
+def _silence() -> None:
+    """Lets what is still to be written to standard output go nowhere, so that Python does not try at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _misuse(error: Exception) -> Usage:
     """What click says of a command line that it cannot parse."""
     message: str = getattr(error, "format_message", error.__str__)()
     return Usage(message.rstrip("."), "See: snapper --help.")
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _report(error: SnapperError, as_json: bool) -> int:
@@ -121,27 +143,42 @@ def pack(
     level: Annotated[
         int, typer.Option("--level", min=1, max=19, help="zstd compression level of new layers.")
     ] = 3,
+    editable: Annotated[
+        EditableOption,
+        typer.Option(
+            help="What to do about editable installs: take their sources along, or leave the links."
+        ),
+    ] = EditableOption.refuse,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Pack an environment into the store."""
+    from snapper import catalog, conda, places
     from snapper import pack as verb
-    from snapper import places
     from snapper.cli import render
 
     if (name is None) == (prefix is None):
         raise Usage("name one environment, or give its directory with --prefix", "See: snapper pack --help.")
-    if prefix is not None:
-        prefix = prefix.expanduser().absolute()
-        known_as = prefix.name
-    else:
-        known_as = str(name)
-        prefix = places.find(known_as)
+    place = config.directory(prefix) if prefix is not None else None
+    known_as = catalog.check_name(
+        store_name or (place.name if place else str(name)),
+        "Name a directory with --prefix, and what it is to be called in the store with --name.",
+    )
+    place = place or places.find(str(name))
+    if not conda.is_environment(place):
+        raise NotAnEnvironment(str(place))
     opened = _open(store, create=True)
     with _progress(as_json) as progress:
         packed = verb.pack(
-            opened, prefix, store_name or known_as, message=message, level=level, jobs=jobs, progress=progress
+            opened,
+            place,
+            known_as,
+            message=message,
+            level=level,
+            editables=editable.value,
+            jobs=jobs,
+            progress=progress,
         )
     render.packed(packed, as_json)
 
@@ -185,14 +222,16 @@ def restore(
         raise Usage(
             "--prefix goes with one environment, and without --envs-dir", "Use --envs-dir for several."
         )
+    references = [catalog.Reference.parse(name) for name in names or []]
     opened = _open(store)
-    references = [catalog.Reference.parse(name) for name in names or catalog.environments(opened)]
+    if everything:
+        references = [catalog.Reference(name) for name in catalog.environments(opened)]
     place = None if prefix else config.envs_dir(envs_dir)
     wanted = [
         verb.Wanted(
             each,
-            prefix=prefix.expanduser() if prefix else None,
-            envs_dir=place.expanduser() if place else None,
+            prefix=config.directory(prefix) if prefix else None,
+            envs_dir=place,
             replace=replace,
             keep_changed=everything and not replace,
         )
@@ -231,8 +270,9 @@ def show(
 
     if explicit + as_yaml + as_json > 1:
         raise Usage("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
+    reference = catalog.Reference.parse(name)
     opened = _open(store)
-    environment, snapshot_id = catalog.resolve(opened, catalog.Reference.parse(name))
+    environment, snapshot_id = catalog.resolve(opened, reference)
     snapshot = catalog.read_snapshot(opened, snapshot_id)
     if explicit:
         render.text(lockfile.explicit(snapshot))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from snapper import canonical
+from snapper import canonical, config
 from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused
 from snapper.model import FORMAT, Marker
 from snapper.store.base import Store, VersionMismatch
@@ -31,13 +32,13 @@ def open_store(url: str, *, create: bool = False) -> Store:
     except NotInStore:
         if not create:
             raise NotAStore(
-                url, "it does not exist" if not root.exists() else f"it has no {_MARKER}"
+                url, "it does not exist" if not os.path.lexists(root) else f"it has no {_MARKER}"
             ) from None
         _refuse_foreign(url, root)
         marker = canonical.encode(Marker(FORMAT))
         store.put(_MARKER, marker)
     except StoreRefused as error:
-        if root.exists() and not root.is_dir():
+        if os.path.lexists(root) and not os.path.isdir(root):
             raise NotAStore(url, "it is a file") from None
         raise error
     _check_format(url, marker)
@@ -47,7 +48,7 @@ def open_store(url: str, *, create: bool = False) -> Store:
 def _directory(url: str) -> Path:
     scheme, separator, _ = url.partition("://")
     if not separator:
-        return Path(url).expanduser().absolute()
+        return config.directory(url)
     if scheme != "file":
         raise NotAStore(url, f"stores of kind {scheme}:// are not known")
     parts = urlsplit(url)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.errors import NoSpace, NotInStore, SnapperError, StoreRefused
+from snapper.interrupts import uninterrupted
 from snapper.store.base import VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +75,7 @@ class LocalStore:
         with self._reporting(prefix, "list"):
             found = [
                 str((Path(directory) / name).relative_to(self.root))
-                for directory, _, names in os.walk(top)
+                for directory, _, names in os.walk(top, onerror=_unless_missing)
                 for name in names
                 if not name.startswith(".")
             ]
@@ -88,20 +89,21 @@ class LocalStore:
         return descriptor
 
     def _write(self, key: str, data: bytes | memoryview) -> None:
-        """Writes aside, makes the bytes durable, renames, makes the name durable."""
+        """Writes aside, makes the bytes durable, renames, makes the name durable; leaves nothing aside."""
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
-        try:
-            with open(aside, "xb", buffering=0) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-                os.fsync(file.fileno())
-            aside.rename(target)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        with uninterrupted():
+            try:
+                with open(aside, "xb", buffering=0) as file:
+                    view = memoryview(data)
+                    while view:
+                        view = view[file.write(view) :]
+                    os.fsync(file.fileno())
+                aside.rename(target)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
         _sync_directory(target.parent)
 
     @contextmanager
@@ -118,6 +120,11 @@ def _refusal(store: str, action: str, error: OSError) -> SnapperError:
     if error.errno in _NO_SPACE:
         return NoSpace(store)
     return StoreRefused(store, action, error.strerror or str(error))
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _version(data: bytes) -> str:
