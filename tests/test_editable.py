@@ -30,10 +30,8 @@ def project(top: Path, name: str) -> Path:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What pip needs to build with, so that it asks nobody."""
     place = tmp_path_factory.mktemp("wheels")
-    download = ["pip", "download", "-q", "--disable-pip-version-check", "-d", place, "setuptools<80", "wheel"]
-    subprocess.run(
-        [shutil.which("python3") or "python3", "-W", "ignore", "-m", *download], check=True, timeout=300
-    )
+    download = ["-m", "pip", "download", "-q", "-d", str(place), "setuptools<80", "wheel"]
+    subprocess.run([sys.executable, "-W", "ignore", *download], check=True, timeout=300)
     return place
 
 
