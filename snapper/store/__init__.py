@@ -34,9 +34,7 @@ def open_store(url: str, *, create: bool = False) -> Store:
             raise NotAStore(
                 url, "it does not exist" if not os.path.lexists(root) else f"it has no {_MARKER}"
             ) from None
-        _refuse_foreign(url, root)
-        marker = canonical.encode(Marker(FORMAT))
-        store.put(_MARKER, marker)
+        marker = _make(store, url, root)
     except StoreRefused as error:
         if os.path.lexists(root) and not os.path.isdir(root):
             raise NotAStore(url, "it is a file") from None
@@ -52,22 +50,36 @@ def _directory(url: str) -> Path:
     if scheme != "file":
         raise NotAStore(url, f"stores of kind {scheme}:// are not known")
     parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost") or not parts.path:
+    if parts.netloc not in ("", "localhost") or not parts.path or "%00" in parts.path:
         raise NotAStore(url, "a file:// URL has three slashes and an absolute path")
     return Path(unquote(parts.path))
 
 
-def _refuse_foreign(url: str, root: Path) -> None:
+def _make(store: Store, url: str, root: Path) -> bytes:
+    """Makes a store of a directory, unless another process is faster; returns its marker."""
+    foreign = _foreign(url, root)
     try:
-        foreign = sorted(entry.name for entry in root.iterdir() if entry.name not in _NEIGHBOURS)
+        return store.read(_MARKER)
+    except NotInStore:
+        if foreign:
+            reason = f"it has no {_MARKER}, and other things are in it ({foreign[0]})"
+            raise NotAStore(url, reason) from None
+    marker = canonical.encode(Marker(FORMAT))
+    store.put(_MARKER, marker)
+    return marker
+
+
+def _foreign(url: str, root: Path) -> list[str]:
+    """What stands in the directory that is neither the user's settings nor a store's beginnings."""
+    try:
+        names = sorted(entry.name for entry in root.iterdir())
     except FileNotFoundError:
-        return
+        return []
     except NotADirectoryError:
         raise NotAStore(url, "it is a file") from None
     except PermissionError as error:
         raise StoreRefused(url, "list the directory", error.strerror or str(error)) from None
-    if foreign:
-        raise NotAStore(url, f"it has no {_MARKER}, and other things are in it ({foreign[0]})")
+    return [name for name in names if name not in _NEIGHBOURS and not name.startswith(f".{_MARKER}.")]
 
 
 def _check_format(url: str, marker: bytes) -> None:

@@ -1,7 +1,8 @@
 """A store in a directory: an EBS volume, EFS, any POSIX file system.
 
-Objects appear by rename after their bytes are on the disk; the mutable ones are swapped under a lock on their
-directory, which dies with its holder.
+Objects appear by rename after their bytes are on the disk; the mutable ones are made by link, which fails where
+there is one, and swapped under a lock on themselves, which dies with its holder. NFS shares locks of files
+between machines, but not those of directories.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from snapper.interrupts import uninterrupted
 from snapper.store.base import VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,12 @@ class LocalStore:
         return True
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
-        directory = (self.root / key).parent
         with self._reporting(key, "write"):
-            directory.mkdir(parents=True, exist_ok=True)
-            with _locked(directory):
-                try:
-                    found = _version((self.root / key).read_bytes())
-                except FileNotFoundError:
-                    found = None
-                if found != version:
+            if version is None:
+                self._write(key, data, _link)
+                return
+            with _locked(self.root / key) as found:
+                if found is None or _version(found) != version:
                     raise VersionMismatch
                 self._write(key, data)
 
@@ -88,7 +87,9 @@ class LocalStore:
             raise FileNotFoundError(errno.ENOENT, "not a regular file", key)
         return descriptor
 
-    def _write(self, key: str, data: bytes | memoryview) -> None:
+    def _write(
+        self, key: str, data: bytes | memoryview, place: Callable[[Path, Path], object] = Path.rename
+    ) -> None:
         """Writes aside, makes the bytes durable, renames, makes the name durable; leaves nothing aside."""
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,7 @@ class LocalStore:
                     while view:
                         view = view[file.write(view) :]
                     os.fsync(file.fileno())
-                aside.rename(target)
+                place(aside, target)
             except BaseException:
                 aside.unlink(missing_ok=True)
                 raise
@@ -139,11 +140,58 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+def _link(aside: Path, target: Path) -> None:
+    """Renames the file to what no file may be named yet; raises VersionMismatch where one is."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        os.link(aside, target)
+    except FileExistsError:
+        raise VersionMismatch from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_alone(aside, target)
+    else:
+        aside.unlink()
+
+
+def _rename_alone(aside: Path, target: Path) -> None:
+    """What `_link` does, on file systems without hard links: safe among the processes of one machine."""
+    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        if os.path.lexists(target):
+            raise VersionMismatch
+        aside.rename(target)
     finally:
-        os.close(descriptor)
+        os.close(directory)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bytes | None]:
+    """The bytes of a file that nobody else replaces meanwhile; None where there is no such file."""
+    while True:
+        try:
+            descriptor = _open_to_lock(path)
+        except FileNotFoundError:
+            yield None
+            return
+        with open(descriptor, "rb", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_at(file.fileno(), path):
+                yield file.readall()
+                return
+
+
+def _open_to_lock(path: Path) -> int:
+    """For writing, without which NFS gives no lock; where the user may not, local file systems give one still."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
