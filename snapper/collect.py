@@ -20,7 +20,7 @@ from snapper.conda import Fact, PathEntry, restated
 from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
 from snapper.layer import Builder, Sealed
 from snapper.model import LAYER_SIZE, Kind, Layer, Mode
-from snapper.relocate import Relocated, detect, holds, invert, moved
+from snapper.relocate import BINARY_PLACEHOLDER, Relocated, detect, holds, invert, moved, wide_encoding
 from snapper.segment import Member
 from snapper.store import Store
 from snapper.tree import File
@@ -249,11 +249,15 @@ def _add_found(run: _Run, item: Item) -> None:
         data = bytecode.retimed(bytes(view), item.source_mtime, LINK_TIME)
     elif context.included:
         data = context.rewired(file, bytes(view))
-    if data is None and not run.builder.mentions(prefix_bytes(context.prefix)):
+    mentioned = run.builder.mentions(prefix_bytes(context.prefix)) or wide_encoding(view, context.prefix)
+    if data is None and not mentioned:
         run.builder.keep()
         return
     data = bytes(view) if data is None else data
-    how = detect(data, context.prefix, context.placeholders.get(file.path, ()))
+    placeholders = context.placeholders.get(file.path, ())
+    if item.entry and not item.entry.sha256:
+        placeholders = (*placeholders, BINARY_PLACEHOLDER)
+    how = detect(data, context.prefix, placeholders)
     if how is not None and len(how.data) > LAYER_SIZE:
         how = None
     stored = data if how is None else how.data

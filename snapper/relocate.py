@@ -22,9 +22,13 @@ from snapper.model import Mode
 #: Stands for the prefix in text files that had no placeholder from conda.
 TEXT_PLACEHOLDER = "/opt/snapper_prefix_placehold_placehold_placehold"
 
+#: Stands for the prefix in binaries of conda packages whose placeholder is not on record: as long as conda's.
+BINARY_PLACEHOLDER = ("/opt/snapper_prefix" + "_placehold" * 24)[:255]
+
 _SHORTEST_PLACEHOLDER = 12
 _BEFORE = rb"(?:(?<![\w.~+\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\x80-\xff-]-[A-Za-z]%b))"
 _BEHIND = rb"(?![\w~+\x80-\xff-]|\.\w)"
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _OBJECT_MAGICS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
@@ -67,6 +71,10 @@ def substitute(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
         return bytes(binary_replace(data, old, new))
     if mode == "pyc":
         return replace_paths(data, old, new)
+    for encoding in _WIDE if b"\0" in data else ():
+        if _holds_wide(data, placeholder, encoding):
+            wide = placeholder.encode(encoding)
+            return data.replace(wide, prefix.encode(encoding, "surrogatepass"))
     return bytes(text_replace(data, placeholder, prefix)) if prefix.isascii() else data.replace(old, new)
 
 
@@ -94,12 +102,33 @@ def holds(data: bytes, prefix: str) -> bool:
     return needle in data and _bounded(needle).search(data) is not None
 
 
+def wide_encoding(data: bytes | memoryview, prefix: str) -> str | None:
+    """The encoding of more than a byte a character in which a text holds the prefix, if it is such a text."""
+    head = bytes(data[:256])
+    if b"\0" not in head or is_object_code(head):
+        return None
+    whole = bytes(data)
+    return next((each for each in _WIDE if _holds_wide(whole, prefix, each)), None)
+
+
+def _holds_wide(data: bytes, path: str, encoding: str) -> bool:
+    """Whether the path occurs in this encoding, beginning where a character can."""
+    needle, width = path.encode(encoding, "surrogatepass"), len("/".encode(encoding))
+    at = data.find(needle)
+    while at >= 0 and at % width:
+        at = data.find(needle, at + 1)
+    return at >= 0
+
+
 def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relocated | None:
     """The canonical form of a file that no package vouches for, or None where it cannot be relocated safely.
 
     `placeholders` are tried first: those of an earlier snapshot, which may be longer than today's prefix.
     The prefix is replaced only where a path ends or goes on with `/`.
     """
+    encoding = wide_encoding(data, prefix)
+    if encoding:
+        return _detect_wide(data, prefix, encoding)
     mode = _mode_of(data)
     if mode is None:
         return None
@@ -114,8 +143,23 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
                 if apply(canonical, mode, placeholder, prefix) == data:
                     return Relocated(canonical, mode, placeholder)
         canonical = invert(data, mode, placeholder, prefix)[0] if mode != "text" else _placed(data, old, new)
+        if mode == "binary" and holds(canonical, prefix):
+            continue
         if canonical != data and substitute(canonical, mode, placeholder, prefix) == data:
             return Relocated(canonical, mode, placeholder)
+    return None
+
+
+def _detect_wide(data: bytes, prefix: str, encoding: str) -> Relocated | None:
+    """The canonical form of a text of more than a byte a character."""
+    try:
+        text = data.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None
+    placed = _placed(text, prefix.encode("utf-8", "surrogatepass"), TEXT_PLACEHOLDER.encode())
+    canonical = placed.decode("utf-8", "surrogatepass").encode(encoding, "surrogatepass")
+    if canonical != data and substitute(canonical, "text", TEXT_PLACEHOLDER, prefix) == data:
+        return Relocated(canonical, "text", TEXT_PLACEHOLDER)
     return None
 
 

@@ -1,0 +1,273 @@
+"""What was on disk is what comes back: the cases of docs/fidelity.md, each on a genuine environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.maker import make
+from tests.conftest import Machine, tree_of
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Path:
+    """An environment of its own for the test: a compiled program, data, text and binary placeholders."""
+    prefix = tmp_path / "origin" / "tools"
+    make("no-python", prefix, copy=True)
+    return prefix
+
+
+def moved(machine: Machine, prefix: Path, *options: object) -> Path:
+    """The environment, packed and restored under another prefix."""
+    machine.done("pack", "-p", prefix, "--name", "moved", *options)
+    machine.done("restore", "moved", "--envs-dir", machine.envs, "--replace")
+    return machine.envs / "moved"
+
+
+def relocated_paths(machine: Machine) -> set[str]:
+    layers = machine.done("show", "moved")["layers"]
+    return {path for layer in layers for group in layer["relocations"] for path in group["paths"]}
+
+
+def assert_same(original: Path, restored: Path, machine: Machine) -> None:
+    """Every path is there with its type, mode and bytes, but for what the prefix is in."""
+    before, after = tree_of(original), tree_of(restored)
+    assert after.keys() == before.keys()
+    changed = relocated_paths(machine)
+    for path, (kind, mode, data) in before.items():
+        assert after[path][:2] == (kind, mode), path
+        if path not in changed:
+            assert after[path][2] == data, path
+
+
+def test_overwritten_files_win_and_are_named(tools: Path, machine: Machine) -> None:
+    (tools / "share/textdata/config.ini").write_text(f"[mine]\nhome = {tools}/share\n")
+    (tools / "bin/whereami").write_bytes(b"#!/bin/sh\necho mine\n")
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert {path for each in packed["altered"] for path in each["paths"]} == {
+        "share/textdata/config.ini",
+        "bin/whereami",
+    }
+    restored = moved(machine, tools)
+    assert (restored / "share/textdata/config.ini").read_text() == f"[mine]\nhome = {restored}/share\n"
+    assert subprocess.check_output([restored / "bin/whereami"]) == b"mine\n"
+    for record in (restored / "conda-meta").glob("*.json"):
+        assert json.loads(record.read_text())["paths_data"]["paths"]
+
+
+def test_deleted_files_are_gone_and_named(tools: Path, machine: Machine) -> None:
+    (tools / "share/textdata/config.ini").unlink()
+    shutil.rmtree(tools / "lib/pkgconfig")
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    gone = {path for each in packed["missing"] for path in each["paths"]}
+    assert gone == {"share/textdata/config.ini", "lib/pkgconfig/whereami.pc"}
+    assert_same(tools, moved(machine, tools), machine)
+
+
+def test_records_of_other_installers(tools: Path, machine: Machine) -> None:
+    """No link, no package directory, no paths_data: what conda, mamba or pixi of other days wrote."""
+    first, second = sorted((tools / "conda-meta").glob("*.json"))
+    fields = json.loads(first.read_text())
+    fields["link"] = None
+    fields.pop("extracted_package_dir", None)
+    first.write_text(json.dumps(fields))
+    fields = json.loads(second.read_text())
+    fields.pop("paths_data")
+    second.write_text(json.dumps(fields))
+    restored = moved(machine, tools)
+    assert_same(tools, restored, machine)
+    shown = subprocess.check_output([restored / "bin/whereami"], text=True)
+    assert str(restored) in shown
+    assert str(tools) not in shown
+
+
+def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
+    place = tools / "mine"
+    place.mkdir()
+    (place / "one").write_text("linked")
+    os.link(place / "one", place / "two")
+    os.link(place / "one", tools / "bin" / "three")
+    outside = tmp_path / "outside"
+    outside.write_text("elsewhere")
+    for name, target in {
+        "relative": "one",
+        "dangling": "nowhere",
+        "directory": "../bin",
+        "inside": f"{tools}/mine/one",
+        "prefix": str(tools),
+        "sibling": f"{tools}-other/x",
+        "outside": str(outside),
+        "loop": "loop",
+    }.items():
+        (place / name).symlink_to(target)
+    restored = moved(machine, tools)
+    assert_same(tools, restored, machine)
+    inodes = {(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "bin/three")}
+    assert len(inodes) == 1
+    assert os.readlink(restored / "mine/inside") == f"{restored}/mine/one"
+    assert os.readlink(restored / "mine/prefix") == str(restored)
+    assert os.readlink(restored / "mine/sibling") == f"{tools}-other/x"
+    assert os.readlink(restored / "mine/outside") == str(outside)
+
+
+def test_packages_that_list_files_through_a_symlinked_directory(tools: Path, machine: Machine) -> None:
+    (tools / "share" / "real").mkdir()
+    shutil.move(tools / "share/textdata", tools / "share/real/textdata")
+    (tools / "share/textdata").symlink_to("real/textdata")
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert packed["missing"] == packed["altered"] == []
+    assert_same(tools, moved(machine, tools), machine)
+
+
+def test_names_modes_and_sizes(tools: Path, machine: Machine) -> None:
+    place = tools / "odd"
+    place.mkdir()
+    deep = place / "/".join(["a-directory-with-a-long-name"] * 12)
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("deep")
+    for name in (
+        b"a space",
+        b"a\nnewline",
+        "naïve-日本".encode(),
+        b"not-utf8-\xff\xfe",
+        b"Case",
+        b"case",
+        b"-dash",
+    ):
+        Path(os.fsdecode(os.path.join(os.fsencode(place), name))).write_bytes(name)
+    (place / "empty").touch()
+    (place / "sparse").touch()
+    os.truncate(place / "sparse", 3_000_000)
+    (place / "empty-directory").mkdir()
+    (place / "private").mkdir(mode=0o700)
+    (place / "private" / "secret").write_text("s")
+    (place / "private" / "secret").chmod(0o600)
+    (place / "read-only").mkdir()
+    (place / "read-only" / "file").write_text("r")
+    (place / "read-only" / "file").chmod(0o444)
+    (place / "read-only").chmod(0o555)
+    assert_same(tools, moved(machine, tools), machine)
+    assert_same(tools, moved(machine, tools), machine)
+
+
+def test_special_bits_sockets_and_pipes(tools: Path, machine: Machine) -> None:
+    (tools / "bin/whereami").chmod(0o6755)
+    os.mkfifo(tools / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        before = Path.cwd()
+        os.chdir(tools)
+        listener.bind("socket")
+        os.chdir(before)
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert {each["path"] for each in packed["skipped"]} == {"pipe", "socket"}
+    restored = moved(machine, tools)
+    assert (restored / "bin/whereami").stat().st_mode & 0o7777 == 0o755
+    assert not os.path.lexists(restored / "pipe")
+    assert not os.path.lexists(restored / "socket")
+
+
+def test_nested_environments_caches_and_trash_stay(tools: Path, machine: Machine) -> None:
+    (tools / "envs/other/conda-meta").mkdir(parents=True)
+    (tools / "envs/other/file").touch()
+    (tools / "envs/notes.txt").write_text("mine")
+    (tools / "pkgs/numpy-1").mkdir(parents=True)
+    (tools / "pkgs/urls.txt").touch()
+    (tools / "bin/old.c~").touch()
+    (tools / ".snapper").mkdir()
+    (tools / ".snapper/whatever").touch()
+    restored = moved(machine, tools)
+    assert (restored / "envs/notes.txt").read_text() == "mine"
+    for path in ("envs/other", "pkgs", "bin/old.c~", ".snapper/whatever"):
+        assert not (restored / path).exists(), path
+
+
+def test_a_directory_called_pkgs_is_taken(tools: Path, machine: Machine) -> None:
+    (tools / "pkgs/mine").mkdir(parents=True)
+    (tools / "pkgs/mine/file").write_text("mine")
+    assert (moved(machine, tools) / "pkgs/mine/file").read_text() == "mine"
+
+
+def test_text_in_other_encodings(tools: Path, machine: Machine) -> None:
+    text = f"path = {tools}/share\nother = {tools}-other/share\n"
+    for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        (tools / encoding).write_bytes(("é " + text).encode(encoding))
+    restored = moved(machine, tools)
+    expected = f"é path = {restored}/share\nother = {tools}-other/share\n"
+    for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
+        assert (restored / encoding).read_bytes() == expected.encode(encoding), encoding
+
+
+def test_three_moves_leave_no_earlier_prefix(tools: Path, machine: Machine, tmp_path: Path) -> None:
+    (tools / "notes.txt").write_text(f"see {tools}/share, {tools}.\n")
+    places = [tmp_path / "b", tmp_path / "a-much-longer-place-than-the-first-one-was", tmp_path / "c"]
+    earlier, ids = [tools], set()
+    ids.add(machine.done("pack", "-p", tools, "--name", "moved")["snapshot"])
+    for place in places:
+        machine.done("restore", "moved", "--prefix", place)
+        for path, (_, _, data) in tree_of(place).items():
+            for old in earlier:
+                assert os.fsencode(old) not in data, path
+        shown = subprocess.check_output([place / "bin/whereami"], text=True).splitlines()
+        assert f"{place}/a:{place}/b" in shown
+        ids.add(machine.done("pack", "-p", place, "--name", "moved")["snapshot"])
+        earlier.append(place)
+    assert len(ids) == 1
+
+
+def test_same_bytes_whoever_packs(tools: Path, new_machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    """Two users with two umasks, two stores, and the environment at two places: one snapshot."""
+    ids = []
+    for name, umask in (("one", 0o022), ("two", 0o077)):
+        machine = new_machine(name)
+        place = tmp_path / f"at-{name}" / "tools"
+        shutil.copytree(tools, place, symlinks=True)
+        for path in [place, *place.rglob("*")]:
+            if path.is_file() and not path.is_symlink():
+                data = path.read_bytes()
+                if os.fsencode(tools) in data and b"\0" not in data:
+                    times = path.stat()
+                    path.chmod(path.stat().st_mode | 0o200)
+                    path.write_bytes(data)
+                    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        command = machine.command(
+            "pack", "-p", tools, "--name", "same", "--store", tmp_path / f"{name}-store", "--json"
+        )
+        shell = f'umask {umask:03o}; exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", shell, "sh", *command],
+            env=machine.variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        ids.append(json.loads(done.stdout)["snapshot"])
+    assert ids[0] == ids[1]
+
+
+def test_nothing_is_compiled_again(pristine: Callable[[str], Path], machine: Machine) -> None:
+    machine.done("pack", "-p", pristine("science"), "--name", "science")
+    machine.done("restore", "science", "--envs-dir", machine.envs)
+
+    def compiled(prefix: Path) -> set[str]:
+        command = [
+            str(prefix / "bin/python"),
+            "-v",
+            "-c",
+            "import numpy, pandas, sysconfig; sysconfig.get_config_vars()",
+        ]
+        variables = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
+        return {
+            line.rpartition("site-packages")[2].rpartition("/lib/")[2]
+            for line in done.stderr.splitlines()
+            if line.startswith("# code object from") and ".pyc" not in line
+        }
+
+    assert compiled(machine.envs / "science") <= compiled(pristine("science"))
