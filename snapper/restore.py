@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from snapper.errors import (
     SnapperError,
     WrongPlatform,
 )
-from snapper.extract import Extracted, Job, extract, finish, reporting
+from snapper.extract import reporting
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
 from snapper.staging import Staging, staged, sweep
 from snapper.store import Store
+from snapper.unpack import unpack
 from snapper.workers import Workers
 
 #: What a file system takes for each file beside its data, in bytes: half a block, and the directory's entry.
@@ -239,26 +240,13 @@ def _build(
     progress: Progress,
 ) -> tuple[str, ...]:
     """Unpacks the snapshot into the staging directory; returns the paths that could not be relocated."""
-    prefix, directory = str(place.prefix), str(staging.tree)
-    numbers = {
-        workers.submit(extract, Job(store, directory, prefix, layer), layer.diff_size): order
-        for order, layer in enumerate(snapshot.layers)
-    }
-    parts: dict[int, Extracted] = {}
-    with closing(workers.results()) as results:
-        for number, part in results:
-            order = numbers[number]
-            parts[order] = part
-            progress.advance(snapshot.layers[order].diff_size)
-    ordered = [parts[order] for order in range(len(snapshot.layers))]
-    last = finish(directory, prefix, snapshot.layers, ordered)
+    prefix = str(place.prefix)
+    done = unpack(store, snapshot.layers, str(staging.tree), prefix, workers, progress)
     found = state.State(FORMAT, place.name, place.snapshot_id, prefix)
     with reporting(f"snapshot {place.snapshot_id[:12]}", prefix):
-        state.write(
-            staging.tree, found, encode_snapshot(snapshot)[1], [*(part.index for part in ordered), last]
-        )
+        state.write(staging.tree, found, encode_snapshot(snapshot)[1], done.index)
         staging.tree.chmod(snapshot.mode & 0o777)
-    return tuple(sorted(path for part in ordered for path in part.unrelocated))
+    return done.unrelocated
 
 
 def _list_with_conda(prefix: Path, progress: Progress) -> None:

@@ -1,0 +1,56 @@
+"""Unpacks whole snapshots with worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from snapper.extract import Extracted, Job, extract, finish
+from snapper.model import Layer
+from snapper.progress import Progress
+from snapper.store import Store
+from snapper.workers import Workers
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """`unrelocated` are paths that hold a placeholder because the prefix does not fit, `index` lines for the state."""
+
+    unrelocated: tuple[str, ...]
+    index: tuple[str, ...]
+
+
+def unpack(
+    store: Store,
+    layers: Sequence[Layer],
+    directory: str,
+    prefix: str,
+    workers: Workers[None],
+    progress: Progress,
+) -> Unpacked:
+    """Writes the layers below `directory`, relocated to `prefix`.
+
+    Raises what `extract` raises, and Damaged where the layers do not join.
+    """
+    numbers = {
+        workers.submit(extract, Job(store, directory, prefix, layer), layer.diff_size): order
+        for order, layer in enumerate(layers)
+    }
+    parts: dict[int, Extracted] = {}
+    with closing(workers.results()) as results:
+        for number, part in results:
+            order = numbers[number]
+            parts[order] = part
+            progress.advance(layers[order].diff_size)
+    ordered = [parts[order] for order in range(len(layers))]
+    last = finish(directory, prefix, tuple(layers), ordered)
+    return Unpacked(
+        tuple(sorted(path for part in ordered for path in part.unrelocated)),
+        (*(part.index for part in ordered), last),
+    )
+
+
+def as_stored(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers as if nothing in them depended on a prefix: unpacked, they keep their placeholders."""
+    return tuple(replace(layer, relocations=()) for layer in layers)
