@@ -58,6 +58,7 @@ class Workers(Generic[C]):
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
+        self._ended: Exception = RuntimeError("these workers are stopped")
 
     def __enter__(self) -> Workers[C]:
         method: Any = multiprocessing.get_context("fork" if self._forks else "spawn")
@@ -83,9 +84,9 @@ class Workers(Generic[C]):
 
     def _stop(self, *, at_once: bool) -> None:
         for worker in self._workers:
-            worker.connection.close()
             if at_once:
                 worker.process.terminate()
+            worker.connection.close()
         for worker in self._workers:
             worker.process.join()
         self._workers.clear()
@@ -100,9 +101,11 @@ class Workers(Generic[C]):
         """The number and result of each job as it is done, until none is left; jobs may be added meanwhile.
 
         Raises what a job raised, and WorkerDied. When it has raised, no worker is at work any more: after a
-        job's own error the pool takes new jobs, after anything else (Ctrl-C, an early close) it is stopped.
+        SnapperError those that live take new jobs, after anything else (Ctrl-C, an early close) all are stopped.
         """
         try:
+            if self._waiting and not self._workers:
+                raise self._ended
             while self._hand_out():
                 for worker in self._ready():
                     finished = self._receive(worker)
@@ -124,7 +127,7 @@ class Workers(Generic[C]):
     def _abandon(self) -> None:
         """Forgets what waits, and lets what is under way come to its end."""
         self._waiting.clear()
-        for worker in self._workers:
+        for worker in list(self._workers):
             if worker.numbers:
                 with contextlib.suppress(SnapperError):
                     self._receive(worker)
@@ -140,25 +143,28 @@ class Workers(Generic[C]):
                 worker.numbers.append(job.number)
                 try:
                     worker.connection.send((job.number, job.function, job.argument))
-                except BrokenPipeError:
-                    raise _death(worker) from None
+                except OSError:
+                    raise self._death(worker) from None
         return any(worker.numbers for worker in self._workers)
 
     def _receive(self, worker: _Worker) -> tuple[int, object]:
         try:
             number, result, error = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            raise _death(worker) from None
+        except (EOFError, OSError):
+            raise self._death(worker) from None
         finally:
             worker.numbers.clear()
         if error is not None:
             raise error
         return number, result
 
-
-def _death(worker: _Worker) -> WorkerDied:
-    worker.process.join()
-    return WorkerDied(worker.process.exitcode or 0)
+    def _death(self, worker: _Worker) -> WorkerDied:
+        """Lets go of a worker that is no more."""
+        worker.process.join()
+        worker.connection.close()
+        self._workers.remove(worker)
+        self._ended = WorkerDied(worker.process.exitcode or 0)
+        return self._ended
 
 
 def _work(connection: Connection, context: object, inherited: list[Connection]) -> None:
@@ -171,7 +177,7 @@ def _work(connection: Connection, context: object, inherited: list[Connection]) 
     while True:
         try:
             number, function, argument = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         answer: tuple[int, object, Exception | None]
         try:
@@ -180,7 +186,7 @@ def _work(connection: Connection, context: object, inherited: list[Connection]) 
             answer = number, None, error
         try:
             connection.send(answer)
-        except BrokenPipeError:
+        except OSError:
             return
 
 
