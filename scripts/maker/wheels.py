@@ -29,7 +29,10 @@ from scripts.maker.interpreter import SHORT_VERSION, SITE_PACKAGES, STDLIB, comp
 from scripts.maker.package import Package, placeholder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from installer.scripts import ScriptSection
+    from installer.sources import WheelContentElement
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,13 @@ class _Destination(SchemeDictionaryDestination):
         return self.write_file(Scheme("scripts"), name, BytesIO(data), is_executable=True)
 
 
+class _Source(WheelFile):
+    """Leaves out what a wheel has in __pycache__, of which `installer` warns: it is compiled anew."""
+
+    def get_contents(self) -> "Iterator[WheelContentElement]":
+        return (element for element in super().get_contents() if "__pycache__/" not in element[0][0])
+
+
 def stage_wheel(wheel: Wheel, others: dict[str, Wheel], root: Path, subdir: str, build: str) -> Package:
     """Lay `wheel` out under `root`, as conda-forge's recipes do with pip."""
     prefix = placeholder(wheel.name)
@@ -133,7 +143,7 @@ def stage_wheel(wheel: Wheel, others: dict[str, Wheel], root: Path, subdir: str,
     destination = _Destination(
         {name: str(path) for name, path in scheme.items()}, f"{prefix}/bin/python", "posix"
     )
-    with WheelFile.open(wheel.path) as source:
+    with _Source.open(wheel.path) as source:
         installer.install(source, destination, {"INSTALLER": b"conda", "REQUESTED": b""})
         entry_points = _entry_points(source)
     _own_kernels(root, prefix)
