@@ -346,6 +346,17 @@ def read_range(descriptor: int, offset: int, view: memoryview, path: str) -> Non
         done += count
 
 
+def read_at(descriptor: int, offset: int, size: int, path: str) -> bytes:
+    """The file's bytes at an offset."""
+    try:
+        data = os.pread(descriptor, size, offset)
+    except OSError as error:
+        raise FileFailed(path, error.strerror or str(error)) from None
+    if len(data) < size:
+        raise ChangedWhilePacking(path)
+    return data
+
+
 def read_bytes(path: str, file: File) -> bytes:
     """The whole file."""
     buffer = bytearray(file.size)

@@ -20,26 +20,31 @@ from snapper.collect import (
     member_of,
     opened,
     prefix_bytes,
+    read_at,
     read_range,
     store_layer,
 )
 from snapper.conda import Fact
 from snapper.model import LAYER_SIZE, Begin, Kind, Mode
-from snapper.relocate import Relocated, fresh_placeholders, invert, is_object_code, substitute
+from snapper.relocate import Relocated, fresh_placeholders, invert, is_object_code, moved, substitute
 from snapper.segment import padding
 
 #: How many bytes behind a cut are looked at for the end of what began before it.
 _LOOK_AHEAD = 64 * 1024
+
+#: How much of a file is read at once that is only looked at.
+_READ = 1024 * 1024
 
 #: How far a path's neighbours reach that decide whether it is one.
 _CONTEXT = 4
 
 
 class Way(NamedTuple):
-    """How a file is relocated."""
+    """How a file is relocated: `everywhere` as conda does it, or only where the prefix is a path of its own."""
 
     mode: Mode
     placeholder: str
+    everywhere: bool = False
 
 
 class Cut(NamedTuple):
@@ -81,80 +86,114 @@ class Piece:
 
 
 def scan(context: Context, item: Item) -> Scan:
-    """Reads the file once or twice: proves it where a package vouches for it, else finds how to relocate it."""
+    """Reads the file once or more: proves it where a package vouches for it, else finds how to relocate it."""
     entry = item.entry
-    if entry and entry.sha256:
-        way = Way(entry.mode, entry.placeholder) if entry.placeholder else None
-        found, digest, seen = _pass(context, item, way)
-        if digest == entry.sha256:
-            facts = Facts(Fact(seen.sha256, item.file.size), Fact(digest, found[-1].offset)) if way else None
-            return Scan(item, True, way, found, False, facts)
-    found, _, seen = _pass(context, item, None)
+    if entry and entry.sha256 and entry.placeholder:
+        proved = _relocate(context, item, Way(entry.mode, entry.placeholder, everywhere=True))
+        if proved.stored.sha256 == entry.sha256:
+            return Scan(item, True, proved.way, proved.cuts, False, Facts(proved.disk, proved.stored))
+    seen = _look(context, item)
     if not seen.mentions:
-        return Scan(item, False, None, found, False)
+        return Scan(item, bool(entry and entry.sha256 == seen.sha256), None, seen.cuts, False)
+    if entry and entry.sha256 == seen.sha256:
+        return Scan(item, True, None, seen.cuts, False)
     for way in _ways(context, item, seen):
-        relocated, _, after = _pass(context, item, way)
-        if after.reversible:
-            return Scan(item, False, way, relocated, False)
-    return Scan(item, False, None, found, True)
+        found = _relocate(context, item, way)
+        if found.reversible:
+            return Scan(item, False, way, found.cuts, False)
+    return Scan(item, False, None, seen.cuts, True)
 
 
 def collect_piece(context: Context, piece: Piece) -> Collected:
     """Packs one piece and stores its layer."""
     scanned, builder = piece.scan, builder_for(context)
     item, start, end = scanned.item, scanned.cuts[piece.number], scanned.cuts[piece.number + 1]
-    data = bytearray(end.at - start.at)
-    path = context.path_of(item.file)
-    with opened(path, item.file) as descriptor:
-        read_range(descriptor, start.at, memoryview(data), path)
-    canonical = bytes(data) if scanned.way is None else _canonical(bytes(data), scanned.way, context.prefix)
     mtime = LINK_TIME if item.made_at_link or (scanned.proved and scanned.way) else item.file.mtime
     member = member_of(item, mtime, scanned.size) if piece.number == 0 else None
-    last = piece.number == len(scanned.cuts) - 2
-    builder.add_piece(member, canonical, padding(scanned.size) if last else b"")
-    if scanned.way:
-        builder.note(item.file.path, Relocated(b"", *scanned.way))
+    tail = padding(scanned.size) if piece.number == len(scanned.cuts) - 2 else b""
+    path = context.path_of(item.file)
+
+    def read(view: memoryview) -> None:
+        with opened(path, item.file) as descriptor:
+            read_range(descriptor, start.at, view, path)
+
+    if scanned.way is None:
+        builder.add_read(member, end.at - start.at, read, tail)
+    else:
+        with opened(path, item.file) as descriptor:
+            data = read_at(descriptor, start.at, end.at - start.at, path)
+        data = _canonical(data, scanned.way, context.prefix)
+        builder.add_piece(member, data, tail)
+        builder.note(item.file.path, Relocated(b"", scanned.way.mode, scanned.way.placeholder))
+        del data
     begins = Begin(item.file.path, start.offset, scanned.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.known, begins)
     return Collected((sealed.layer,), (store_layer(context.store, sealed),))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Seen:
-    """What a reading has shown; `sha256` is that of the file on disk, where it was relocated on the way."""
+    """What a file is, read as it stands: cut where layers are full."""
 
-    mentions: bool = False
-    nul: bool = False
-    object_code: bool = False
-    reversible: bool = True
-    sha256: str = ""
+    cuts: tuple[Cut, ...]
+    sha256: str
+    mentions: bool
+    nul: bool
+    object_code: bool
 
 
-def _pass(context: Context, item: Item, way: Way | None) -> tuple[tuple[Cut, ...], str, _Seen]:
-    """One reading: where to cut, the canonical sha256, and what was seen on the way."""
-    seen, needle = _Seen(), prefix_bytes(context.prefix)
-    digest, disk_digest = hashlib.sha256(), hashlib.sha256()
-    cuts = [Cut(0, 0, 0)]
-    for at, data in _windows(context, item, way):
-        canonical = data if way is None else _canonical(data, way, context.prefix)
-        digest.update(canonical)
-        replaced = canonical.count(way.placeholder.encode()) if way and way.mode == "text" else 0
+@dataclass(frozen=True)
+class _Relocated:
+    """What a file is on disk and stored, relocated one way, and whether the way leads back."""
+
+    way: Way
+    cuts: tuple[Cut, ...]
+    disk: Fact
+    stored: Fact
+    reversible: bool
+
+
+def _look(context: Context, item: Item) -> _Seen:
+    """One reading, in parts that are small beside a layer."""
+    needle, path, size = prefix_bytes(context.prefix), context.path_of(item.file), item.file.size
+    digest, buffer, kept = hashlib.sha256(), bytearray(_READ), b""
+    mentions = nul = object_code = False
+    with opened(path, item.file) as descriptor:
+        for at in range(0, size, _READ):
+            view = memoryview(buffer)[: min(_READ, size - at)]
+            read_range(descriptor, at, view, path)
+            digest.update(view)
+            part = kept + bytes(view)
+            mentions = mentions or needle in part
+            nul = nul or b"\0" in part
+            object_code = object_code or (at == 0 and is_object_code(part[:4]))
+            kept = part[len(part) - len(needle) + 1 :]
+    cuts = tuple(Cut(at, at, 0) for at in (*range(0, size, LAYER_SIZE), size))
+    return _Seen(cuts, digest.hexdigest(), mentions, nul, object_code)
+
+
+def _relocate(context: Context, item: Item, way: Way) -> _Relocated:
+    """One reading, in pieces that are cut where relocation allows it."""
+    disk, stored = hashlib.sha256(), hashlib.sha256()
+    cuts, reversible = [Cut(0, 0, 0)], True
+    for at, data in _pieces(context, item, way):
+        canonical = _canonical(data, way, context.prefix)
+        disk.update(data)
+        stored.update(canonical)
+        replaced = canonical.count(way.placeholder.encode()) if way.mode == "text" else 0
         cuts.append(Cut(at + len(data), cuts[-1].offset + len(canonical), cuts[-1].replaced + replaced))
-        seen.mentions = seen.mentions or needle in data
-        seen.nul = seen.nul or b"\0" in data
-        seen.object_code = seen.object_code or (at == 0 and is_object_code(data))
-        if way is not None:
-            disk_digest.update(data)
-            seen.reversible = (
-                seen.reversible
-                and len(canonical) <= LAYER_SIZE + LAYER_SIZE // 2
-                and substitute(canonical, way.mode, way.placeholder, context.prefix) == data
-            )
-    seen.sha256 = disk_digest.hexdigest()
-    return tuple(cuts), digest.hexdigest(), seen
+        reversible = (
+            reversible
+            and len(canonical) <= LAYER_SIZE + LAYER_SIZE // 2
+            and substitute(canonical, way.mode, way.placeholder, context.prefix) == data
+        )
+    facts = Fact(disk.hexdigest(), cuts[-1].at), Fact(stored.hexdigest(), cuts[-1].offset)
+    return _Relocated(way, tuple(cuts), *facts, reversible)
 
 
 def _canonical(data: bytes, way: Way, prefix: str) -> bytes:
+    if way.mode == "text" and not way.everywhere:
+        return moved(data, prefix, way.placeholder)
     return invert(data, way.mode, way.placeholder, prefix)[0]
 
 
@@ -168,23 +207,22 @@ def _ways(context: Context, item: Item, seen: _Seen) -> list[Way]:
     ]
 
 
-def _windows(context: Context, item: Item, way: Way | None) -> Iterator[tuple[int, bytes]]:
+def _pieces(context: Context, item: Item, way: Way) -> Iterator[tuple[int, bytes]]:
     """The file in pieces: where each begins, and its bytes."""
     needle, path = prefix_bytes(context.prefix), context.path_of(item.file)
     with opened(path, item.file) as descriptor:
         at, size = 0, item.file.size
         while at < size:
             length = min(LAYER_SIZE, size - at)
-            data = bytearray(min(length + _LOOK_AHEAD, size - at))
-            read_range(descriptor, at, memoryview(data), path)
-            if way is not None and at + length < size:
+            data = read_at(descriptor, at, min(length + _LOOK_AHEAD, size - at), path)
+            if at + length < size:
                 length = _safe_cut(data, length, needle, way.mode)
-            del data[length:]
-            yield at, bytes(data)
+            data = data[:length]
+            yield at, data
             at += length
 
 
-def _safe_cut(data: bytearray, length: int, needle: bytes, mode: Mode) -> int:
+def _safe_cut(data: bytes, length: int, needle: bytes, mode: Mode) -> int:
     """The cut nearest before `length` that parts nothing which relocation replaces."""
     if mode == "text":
         reach = len(needle) + _CONTEXT

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import zstandard
 
@@ -81,12 +82,25 @@ class Builder:
 
     def add_piece(self, member: Member | None, data: bytes, tail: bytes) -> None:
         """Appends part of a member's data, behind its header where `member` is given, and then `tail`."""
-        parts = [header(member) if member else b"", data, tail]
-        self._grow(self._length + sum(map(len, parts)))
-        for part in parts:
-            end = self._length + len(part)
-            self._buffer[self._length : end] = part
-            self._length = end
+
+        def copy(view: memoryview) -> None:
+            view[:] = data
+
+        self.add_read(member, len(data), copy, tail)
+
+    def add_read(
+        self, member: Member | None, size: int, read: Callable[[memoryview], None], tail: bytes
+    ) -> None:
+        """As `add_piece`, with `size` bytes that `read` puts where they belong."""
+        blocks = header(member) if member else b""
+        start = self._length + len(blocks)
+        end = start + size
+        self._grow(end + len(tail))
+        self._buffer[self._length : start] = blocks
+        with memoryview(self._buffer) as whole:
+            read(whole[start:end])
+        self._buffer[end : end + len(tail)] = tail
+        self._length = end + len(tail)
         self._members += member is not None
 
     def note(self, path: str, how: Relocated) -> None:
@@ -151,3 +165,14 @@ class Unpacker:
                 f"layer {layer.digest[:12]}", "it does not unpack to the size that its snapshot says"
             )
         return view
+
+
+def compressing(out: BinaryIO, level: int, threads: int) -> zstandard.ZstdCompressionWriter:
+    """A stream that writes one zstd frame to `out`, which stays open; closing it ends the frame."""
+    compressor = zstandard.ZstdCompressor(level=level, threads=threads if threads > 1 else 0)
+    return compressor.stream_writer(out, closefd=False)
+
+
+def decompressing(file: BinaryIO) -> zstandard.ZstdDecompressionReader:
+    """A stream of what the zstd frames in `file` hold; reading it raises OSError where they are damaged."""
+    return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)

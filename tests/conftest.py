@@ -23,6 +23,10 @@ settings.register_profile("snapper", deadline=None)
 settings.load_profile("snapper")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="Run the longer form of the tests that have one.")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended."""

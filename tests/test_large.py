@@ -1,0 +1,158 @@
+"""Files larger than a layer: exact, relocated across cuts, and in bounded memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.maker import make
+from snapper.model import LAYER_SIZE
+from tests.conftest import Machine
+
+MEMORY = 500_000_000
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    prefix = tmp_path / "origin" / "data"
+    make("data", prefix, copy=True)
+    return prefix
+
+
+def digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return (
+            hashlib.file_digest(stream, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _slow(stream.read)
+        )
+
+
+def _slow(read: Callable[[int], bytes]) -> str:
+    found = hashlib.sha256()
+    while chunk := read(1 << 20):
+        found.update(chunk)
+    return found.hexdigest()
+
+
+def write_text(file: Path, prefix: Path, size: int) -> None:
+    """Text in which the prefix, and things that only look like it, stand on every cut and elsewhere."""
+    chance = random.Random(1)
+    with file.open("wb") as out:
+        while out.tell() < size:
+            to_cut = LAYER_SIZE - out.tell() % LAYER_SIZE
+            if to_cut < 200:
+                out.write(b"x" * (to_cut - chance.randrange(1, 40)) + b" ")
+            out.write(os.fsencode(prefix) + chance.choice([b"/bin:", b"\n", b"-other ", b" "]))
+            out.write(b"." * min(chance.randrange(100_000), max(0, to_cut - 150)) + b" ")
+
+
+def write_binary(file: Path, prefix: Path, size: int) -> None:
+    """Object code, as far as its first bytes go, with NUL-terminated paths on every cut and elsewhere."""
+    chance = random.Random(2)
+    with file.open("wb") as out:
+        out.write(b"\x7fELF\0")
+        while out.tell() < size:
+            to_cut = LAYER_SIZE - out.tell() % LAYER_SIZE
+            if to_cut < 200:
+                out.write(b"\1" * (to_cut - chance.randrange(1, 60)) + b"\0")
+            out.write(
+                b":".join([os.fsencode(prefix) + b"/lib"] * chance.randrange(1, 4))
+                + b"\0" * chance.randrange(1, 9)
+            )
+            out.write(b"\2" * min(chance.randrange(100_000), max(0, to_cut - 150)) + b"\0")
+
+
+@pytest.mark.parametrize("write", [write_text, write_binary])
+def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Path, machine: Machine) -> None:
+    write(data / "big", data, 2 * LAYER_SIZE + LAYER_SIZE // 3)
+    packed = machine.done("pack", "-p", data, "--name", "big")
+    assert packed["unrelocated"] == []
+    layers = machine.done("show", "big")["layers"]
+    assert sum("begins" in layer for layer in layers) == 2
+    length = len(str(data))
+    short = machine.home / "s"
+    same = Path("/tmp" + "/" + "y" * (length - 5)) if length > 5 else short
+    for place in (short, same):
+        try:
+            machine.done("restore", "big", "--prefix", place)
+            expected = (data / "big").read_bytes()
+            if write is write_text:
+                for end in (b"/", b"\n", b" "):
+                    expected = expected.replace(os.fsencode(data) + end, os.fsencode(place) + end)
+                assert (place / "big").read_bytes() == expected
+            else:
+                found = (place / "big").read_bytes()
+                assert len(found) == len(expected)
+                assert os.fsencode(data) not in found
+                assert found.count(os.fsencode(place)) == expected.count(os.fsencode(data))
+            again = machine.done("pack", "-p", place, "--name", "big")
+            assert write is write_text or again["snapshot"] == packed["snapshot"]
+        finally:
+            subprocess.run(["rm", "-rf", place], check=True)
+
+
+def test_exact_sizes_around_a_layer(data: Path, machine: Machine) -> None:
+    for size in (LAYER_SIZE - 1, LAYER_SIZE, LAYER_SIZE + 1, 2 * LAYER_SIZE, 2 * LAYER_SIZE + 511):
+        with (data / f"of-{size}").open("wb") as out:
+            out.truncate(size)
+            out.seek(size - 5)
+            out.write(b"end.\n")
+    os.link(data / f"of-{2 * LAYER_SIZE}", data / "a-hard-link")
+    machine.done("pack", "-p", data, "--name", "big")
+    machine.done("restore", "big", "--prefix", machine.envs / "big")
+    for file in data.iterdir():
+        if file.name.startswith(("of-", "a-hard")):
+            copy = machine.envs / "big" / file.name
+            assert (copy.stat().st_size, digest(copy)) == (file.stat().st_size, digest(file))
+            assert copy.stat().st_mtime == int(file.stat().st_mtime)
+
+
+def peak_memory(command: list[str], variables: dict[str, str]) -> int:
+    """Runs a command to its end; the most memory that it and its descendants had at once, in bytes, shared once."""
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(map(_proportional_size, _tree(process.pid))))
+        time.sleep(0.02)
+    assert process.returncode == 0
+    return peak
+
+
+def _tree(pid: int) -> list[int]:
+    found = [pid]
+    for each in found:
+        try:
+            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def _proportional_size(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def test_memory_is_bounded(data: Path, machine: Machine, pytestconfig: pytest.Config) -> None:
+    """One file of 3 GB (1 GB unless --long), of which nothing can be compressed."""
+    block = random.Random(3).randbytes(37_000_001)
+    with (data / "huge").open("wb") as out:
+        for _ in range(81 if pytestconfig.getoption("--long") else 27):
+            out.write(block)
+    for command in (
+        ("pack", "-p", data, "--name", "huge"),
+        ("restore", "huge", "--prefix", machine.envs / "huge"),
+    ):
+        assert peak_memory([*machine.command(*command), "--jobs", "2"], machine.variables) < MEMORY
+    assert digest(machine.envs / "huge" / "huge") == digest(data / "huge")
