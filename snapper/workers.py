@@ -194,3 +194,6 @@ def _end_with_parent() -> None:
     """Has the kernel end this process when its parent is killed, so that it does not finish its job in vain."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        parent = multiprocessing.parent_process()
+        if parent and parent.pid != os.getppid():
+            sys.exit()

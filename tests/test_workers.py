@@ -371,3 +371,29 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, w
     assert parent.returncode == -number
     assert complaints.count("Traceback") == (number == signal.SIGINT)
     assert "Process" not in complaints
+
+
+LATE = """
+import multiprocessing, os
+from snapper import workers
+from tests.test_workers import eventually, sleep
+me, work = os.getpid(), workers._work
+def late(*arguments):
+    eventually(lambda: os.getppid() != me)
+    work(*arguments)
+workers._work = late
+with workers.Workers(None, 2) as pool:
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    pool.submit(sleep, None, 1)
+    pool.submit(sleep, None, 1)
+    list(pool.results())
+"""
+
+
+def test_workers_that_begin_after_their_parent_was_killed_end() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", LATE], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    pids = [int(word) for word in parent.stdout.readline().split()]
+    parent.kill()
+    parent.communicate(timeout=30)
+    eventually(lambda: all(map(gone, pids)))
