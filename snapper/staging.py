@@ -1,7 +1,7 @@
 """A directory built aside and swapped into place whole.
 
-What is built for `PARENT/NAME` is `PARENT/.NAME.snapper/tree`. The directory around it is locked while somebody
-works on NAME; a lock that can be had means that whoever left things there is dead, and they are cleared away.
+What is built for `PARENT/NAME` stands in `PARENT/.NAME.snapper`, where a file is locked while somebody works on
+NAME. A lock that can be had means that whoever left things there is dead, and they are cleared away.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import fcntl
 import os
 import shutil
 import stat
-import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from snapper.interrupts import uninterrupted
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LOCK = "lock"
+_OLD = "old"
 
 
 @dataclass(frozen=True)
@@ -32,44 +34,36 @@ class Staging:
     target: Path
     tree: Path
 
-    @property
-    def _aside(self) -> Path:
-        return self.tree.parent / "old"
-
     def swap(self) -> None:
         """Puts the tree in the target's place, in one step where the system can; what stood there goes.
 
         Raises InTheWay where something has come to stand there that is no directory to be replaced.
         """
         mode = _unlocked(self.tree)
-        if not self.target.exists():
+        if self.target.is_symlink() or not self.target.is_dir():
             self._move_in()
         else:
             before = _unlocked(self.target)
             try:
                 if not _exchanged(self.tree, self.target):
-                    self.target.rename(self._aside)
+                    self.target.rename(self.tree.parent / _OLD)
                     self._move_in()
             except BaseException:
                 with suppress(OSError):
+                    _recover(self.tree.parent, self.target)
                     self.target.chmod(before)
                 raise
         self.target.chmod(mode)
 
     def _move_in(self) -> None:
         try:
-            self.tree.rename(self.target)
+            self.tree.rename(self.target)  # which replaces an empty directory, and fails on all else
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise InTheWay(
                     str(self.target), "it came to be there meanwhile", "Move it away, then restore again."
                 ) from None
             raise
-
-    def _recover(self) -> None:
-        """Undoes a swap in two steps that was cut off between them."""
-        if self._aside.is_dir() and not os.path.lexists(self.target):
-            self._aside.rename(self.target)
 
 
 @contextmanager
@@ -83,16 +77,16 @@ def staged(target: Path) -> Iterator[Staging]:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(holder, str(target))
         try:
-            staging = Staging(target, holder / "tree")
-            staging._recover()
-            _empty(holder)
-            staging.tree.mkdir(mode=0o700)
-            yield staging
+            _recover(holder, target)
+            _clear(holder)
+            yield Staging(target, Path(tempfile.mkdtemp(prefix="tree", dir=holder)))
         finally:
             with uninterrupted():
-                _empty(holder)
-                holder.rmdir()
-                os.close(lock)
+                try:
+                    _recover(holder, target)
+                    _clear(holder)
+                finally:
+                    _unlock(holder, lock)
 
 
 def sweep(target: Path) -> None:
@@ -107,15 +101,17 @@ def _holder(target: Path) -> Path:
 
 
 def _locked(holder: Path, what: str) -> int:
+    """The lock, which is on a file because NFS shares none of directories between machines; raises Busy."""
+    file = holder / _LOCK
     while True:
         holder.mkdir(mode=0o700, exist_ok=True)
         try:
-            descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == holder.stat().st_ino:
+            if os.path.samestat(os.fstat(descriptor), file.lstat()):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -133,28 +129,40 @@ def _unlocked(directory: Path) -> int:
     return mode
 
 
-def _empty(holder: Path) -> None:
+def _unlock(holder: Path, lock: int) -> None:
+    """Lets go of the holder; NFS keeps a file that is open, so the lock is closed before its directory goes."""
+    (holder / _LOCK).unlink(missing_ok=True)
+    os.close(lock)
+    with suppress(OSError):
+        holder.rmdir()
+
+
+def _recover(holder: Path, target: Path) -> None:
+    """Undoes a swap in two steps that was cut off between them."""
+    if (holder / _OLD).is_dir() and not os.path.lexists(target):
+        (holder / _OLD).rename(target)
+
+
+def _clear(holder: Path) -> None:
+    """Removes what can be removed: what is another user's, or open on NFS, must not fail what has been done."""
     for entry in list(holder.iterdir()):
-        remove_tree(entry)
+        if entry.name != _LOCK:
+            with suppress(OSError):
+                remove_tree(entry)
 
 
 def remove_tree(top: Path) -> None:
     """Removes a directory and all below it, read-only directories too."""
-
-    def retry(function: Callable[[str], object], path: str, _: object) -> None:
-        parent = os.path.dirname(path)
-        for directory in (parent, path):
-            if stat.S_ISDIR(os.lstat(directory).st_mode):
-                os.chmod(directory, 0o700)
-        if function in (os.open, os.scandir, os.lstat):
-            shutil.rmtree(path)
-        else:
-            function(path)
-
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(top, onexc=retry)
-    else:
-        shutil.rmtree(top, onerror=retry)
+    try:
+        shutil.rmtree(top)
+    except PermissionError:
+        top.chmod(0o700)
+        for directory, names, _ in os.walk(top):
+            for name in names:
+                path = os.path.join(directory, name)
+                if not os.path.islink(path):
+                    os.chmod(path, 0o700)
+        shutil.rmtree(top)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
