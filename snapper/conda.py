@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ _FLAT_OBJECT = re.compile(rb"\{[^{}]*\"_path\"[^{}]*\}")
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
 _OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
 _SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)[0-9]+')
+_NO_CHECKSUM = re.compile(rb'("sha256(?:_in_prefix)?"\s*:\s*)null')
+_NO_SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)null')
 
 
 class Fact(NamedTuple):
@@ -86,20 +88,58 @@ def restated(record: bytes, facts: Mapping[str, Fact], *, sizes: bool) -> bytes:
     goes by it. An entry point, which is made when it is linked, has `sha256` instead.
     """
 
-    def restate(match: re.Match[bytes]) -> bytes:
-        text = match.group()
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            return text
+    def restate(text: bytes, entry: dict[str, Any]) -> bytes:
         fact = facts.get(entry["_path"])
         if fact is None:
             return text
-        pattern = _IN_PREFIX if "sha256_in_prefix" in entry else _OWN
-        text = pattern.sub(rb"\g<1>" + fact.sha256.encode() + b'"', text)
+        text = _checksum(entry).sub(rb"\g<1>" + fact.sha256.encode() + b'"', text)
         return _SIZE.sub(rb"\g<1>%d" % fact.size, text) if sizes else text
 
-    return _FLAT_OBJECT.sub(restate, record)
+    return _edited(record, restate)
+
+
+def forgotten(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
+    """The record's text with null for these files' checksums, and sizes if wanted: it says then that it has none."""
+
+    def forget(text: bytes, entry: dict[str, Any]) -> bytes:
+        if entry["_path"] not in paths:
+            return text
+        text = _checksum(entry).sub(lambda match: match[1].rstrip(b'"') + b"null", text)
+        return _SIZE.sub(rb"\g<1>null", text) if sizes else text
+
+    return _edited(record, forget)
+
+
+def recalled(record: bytes, fact_of: Callable[[str], Fact | None]) -> bytes:
+    """The record's text with every checksum and size that is null filled in, where the file is known."""
+
+    def recall(text: bytes, entry: dict[str, Any]) -> bytes:
+        if not (_NO_CHECKSUM.search(text) or _NO_SIZE.search(text)):
+            return text
+        fact = fact_of(entry["_path"])
+        if fact is None:
+            return text
+        text = _NO_CHECKSUM.sub(rb'\g<1>"' + fact.sha256.encode() + b'"', text)
+        return _NO_SIZE.sub(rb"\g<1>%d" % fact.size, text)
+
+    return _edited(record, recall)
+
+
+def _edited(record: bytes, edit: Callable[[bytes, dict[str, Any]], bytes]) -> bytes:
+    """The record with each entry's text as `edit` makes it of the text and what that says."""
+
+    def apply(match: re.Match[bytes]) -> bytes:
+        try:
+            return edit(match.group(), json.loads(match.group()))
+        except ValueError:
+            return match.group()
+
+    return _FLAT_OBJECT.sub(apply, record)
+
+
+def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:
+    """What finds the checksum of the file as it was linked."""
+    return _IN_PREFIX if "sha256_in_prefix" in entry else _OWN
 
 
 def _read(file: Path) -> Record:

@@ -7,7 +7,8 @@ import platform
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import conda
@@ -17,6 +18,17 @@ from snapper.tree import Tree, walk
 
 _MACHINES = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64", "ppc64le": "ppc64le"}
 _STAGING = re.compile(r"(.*/)?\.[^/]+\.snapper\Z", re.S)
+
+
+@dataclass(frozen=True)
+class Displaced:
+    """An environment that is for a while elsewhere than its files know: `prefix` is what they have for its directory.
+
+    `placeholders` are those that files had for the prefix before, by path.
+    """
+
+    prefix: str
+    placeholders: Mapping[str, str]
 
 
 def this_platform() -> str:

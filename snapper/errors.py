@@ -313,6 +313,63 @@ class Damaged(SnapperError):
 
 
 @dataclass(eq=False)
+class NotAnArchive(SnapperError):
+    """A file that was to be imported holds no conda environment."""
+
+    file: str
+    reason: str
+    code = ExitCode.NOT_FOUND
+
+    @property
+    def message(self) -> str:
+        return f"{self.file} is not a conda-pack archive: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return (
+            "Name an archive that conda-pack or snapper export made "
+            "(.tar.gz, .tar.zst, .tar.bz2, .tar.xz, .tar, .zip, .squashfs)."
+        )
+
+
+@dataclass(eq=False)
+class BadArchive(SnapperError):
+    """An archive is damaged, or holds what no environment has a use for and an attacker does."""
+
+    file: str
+    reason: str
+    code = ExitCode.INTEGRITY
+
+    @property
+    def message(self) -> str:
+        return f"{self.file} is refused: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return (
+            "Nothing was imported. Get it anew from where it comes from; or unpack it yourself where it can do no "
+            "harm, look at it, run its bin/conda-unpack, and pack that directory: snapper pack -p DIRECTORY."
+        )
+
+
+@dataclass(eq=False)
+class MissingProgram(SnapperError):
+    """A format needs a program that is not installed."""
+
+    program: str
+    purpose: str
+    advice: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.purpose} needs {self.program}, which is not installed"
+
+    @property
+    def hint(self) -> str:
+        return self.advice
+
+
+@dataclass(eq=False)
 class Moved(SnapperError):
     """Somebody else changed the environment's entry in the store meanwhile."""
 

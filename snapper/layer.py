@@ -21,6 +21,9 @@ from snapper.segment import BLOCK, Member, header, padding
 DEFAULT_LEVEL = 3
 LEVELS = range(1, 20)
 
+#: What reading a stream of `decompressing` raises where the frames are damaged.
+BadFrame: type[Exception] = zstandard.ZstdError
+
 
 @dataclass(frozen=True)
 class Sealed:
@@ -174,5 +177,5 @@ def compressing(out: BinaryIO, level: int, threads: int) -> zstandard.ZstdCompre
 
 
 def decompressing(file: BinaryIO) -> zstandard.ZstdDecompressionReader:
-    """A stream of what the zstd frames in `file` hold; reading it raises OSError where they are damaged."""
+    """A stream of what the zstd frames in `file` hold; reading it may raise BadFrame. One cut short just ends."""
     return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from snapper import catalog, conda, editable, environment, kernels, state
 from snapper.collect import Collected, Context, Facts, Group, Included, Item, collect
 from snapper.editable import Editable
+from snapper.environment import Displaced
 from snapper.errors import EditableInstalls, NotInStore, SnapperError
 from snapper.large import Piece, Scan, collect_piece, scan
 from snapper.layer import DEFAULT_LEVEL
@@ -59,11 +60,13 @@ def pack(
     message: str = "",
     level: int = DEFAULT_LEVEL,
     editables: Editables = "refuse",
+    displaced: Displaced | None = None,
     jobs: int | None = None,
     progress: Progress = SILENT,
 ) -> Packed:
     """Packs the environment at `prefix` as `name`: layers, then the snapshot, then the environment's entry.
 
+    One that is `displaced` is recorded as imported, and from nowhere.
     Raises NotAnEnvironment, EditableInstalls, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused, Moved and
     their kin; whatever it raises, the store's environments are as they were.
     """
@@ -75,7 +78,7 @@ def pack(
     linked = _editables(prefix, tree, editables)
     whole = editable.include(tree, linked)
     plan = make_plan(prefix, whole, records)
-    context = _context(store, prefix, records, level, linked)
+    context = _context(store, prefix, records, level, linked, displaced)
     with Workers(context, jobs) as workers:
         progress.start(f"Packing {name}", sum(file.size for file in whole.files if file.type == "file"))
         run = _Run(plan, workers, progress)
@@ -85,14 +88,16 @@ def pack(
     snapshot_id, snapshot_size = catalog.write_snapshot(store, snapshot)
     unchanged = seen is not None and seen[0].current == snapshot_id
     added_size = run.added_size + snapshot_size
+    origin = "" if displaced else str(prefix)
     if not unchanged:
-        catalog.move(store, name, _move(snapshot_id, snapshot, prefix, message, added_size), seen)
-    _remember(prefix, name, snapshot_id, tree, store)
+        catalog.move(store, name, _move(snapshot_id, snapshot, origin, message, added_size), seen)
+    if not displaced:
+        _remember(prefix, name, snapshot_id, tree, store)
     return Packed(
         environment=name,
         snapshot_id=snapshot_id,
         snapshot=snapshot,
-        prefix=str(prefix),
+        prefix=origin,
         store=store.url,
         unchanged=unchanged,
         added_layers=run.added_layers,
@@ -198,10 +203,12 @@ def _entry(store: Store, name: str) -> tuple[Environment, str] | None:
 
 def _editables(prefix: Path, tree: Tree, wanted: Editables) -> tuple[Editable, ...]:
     """The editable installs whose sources are to be taken along; raises EditableInstalls if that is not said."""
+    if wanted == "ignore":
+        return ()
     found = editable.find(prefix, tree)
     if found and wanted == "refuse":
         raise EditableInstalls(tuple(f"{each.name} ({each.source})" for each in found))
-    return found if wanted == "include" else ()
+    return found
 
 
 def _context(
@@ -210,9 +217,10 @@ def _context(
     records: list[conda.Record],
     level: int,
     linked: tuple[Editable, ...],
+    displaced: Displaced | None,
 ) -> Context:
-    placeholders: dict[str, tuple[str, ...]] = {}
-    before = state.read_snapshot(prefix)
+    placeholders = {path: (name,) for path, name in displaced.placeholders.items()} if displaced else {}
+    before = None if displaced else state.read_snapshot(prefix)
     for layer in before.layers if before else ():
         for relocation in layer.relocations:
             for path in relocation.paths:
@@ -220,7 +228,7 @@ def _context(
     known = {layer.diff_id: (layer.digest, layer.size) for layer in _stored_layers(store)}
     return Context(
         place=str(prefix),
-        prefix=environment.embedded_prefix(prefix, records),
+        prefix=displaced.prefix if displaced else environment.embedded_prefix(prefix, records),
         store=store,
         level=level,
         known=known,
@@ -257,14 +265,14 @@ def _snapshot(prefix: Path, records: list[conda.Record], plan: Plan, run: _Run) 
     )
 
 
-def _move(snapshot_id: str, snapshot: Snapshot, prefix: Path, message: str, added_size: int) -> Move:
+def _move(snapshot_id: str, snapshot: Snapshot, origin: str, message: str, added_size: int) -> Move:
     return Move(
         snapshot=snapshot_id,
-        action="pack",
+        action="pack" if origin else "import",
         time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         user=_user(),
         host=socket.gethostname(),
-        prefix=str(prefix),
+        prefix=origin,
         message=message,
         packages=len(snapshot.packages) + len(snapshot.pip),
         size=snapshot.size,

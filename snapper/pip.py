@@ -5,10 +5,11 @@ Format: the Python packaging specification "Recording installed projects" (PEP 3
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -47,14 +48,40 @@ def distributions(prefix: Path, free: Mapping[str, File]) -> Iterator[Distributi
             yield Distribution(package, tuple(file for file in files if file in free))
 
 
+def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
+    """The sha256, in hexadecimal, that distributions list of files as they were installed."""
+    found: dict[str, str] = {}
+    for path in paths:
+        directory, name = posixpath.split(path)
+        if name == "RECORD" and directory.endswith(".dist-info"):
+            for listed, checksum in _rows((prefix / path).read_bytes(), posixpath.dirname(directory)):
+                kind, _, value = checksum.partition("=")
+                if kind == "sha256":
+                    found[listed] = _hexadecimal(value)
+    return found
+
+
+def _hexadecimal(value: str) -> str:
+    """What RECORD has as base64 without its padding; empty if it is none."""
+    try:
+        return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
+    except ValueError:
+        return ""
+
+
 def _listed(record: bytes, site: str) -> list[str]:
     """The paths of a RECORD, from the environment's root on."""
+    return sorted({path for path, _ in _rows(record, site)})
+
+
+def _rows(record: bytes, site: str) -> list[tuple[str, str]]:
+    """The paths of a RECORD, from the environment's root on, with their checksums."""
     rows = csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline=""))
     try:
-        named = [row[0] for row in rows if row]
+        named = [(row[0], row[1] if len(row) > 1 else "") for row in rows if row]
     except csv.Error:
         return []
-    return sorted({posixpath.normpath(posixpath.join(site, path)) for path in named})
+    return [(posixpath.normpath(posixpath.join(site, path)), checksum) for path, checksum in named]
 
 
 def _package(metadata: bytes, directory: str) -> PipPackage:

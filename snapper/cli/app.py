@@ -282,6 +282,48 @@ def show(
         render.shown(environment, snapshot_id, snapshot, as_json)
 
 
+@app.command(name="import")
+def import_(
+    archive: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An archive made by conda-pack or snapper export.")
+    ],
+    store_name: Annotated[
+        str | None,
+        typer.Option("--name", "-n", metavar="NAME", help="Name in the store. Default: the file's."),
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    level: Annotated[
+        int, typer.Option("--level", min=1, max=19, help="zstd compression level of new layers.")
+    ] = 3,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the environment of a conda-pack archive into the store."""
+    from snapper import catalog, importing
+    from snapper import pack as verb
+    from snapper.cli import render
+
+    file = config.directory(archive)
+    known_as = catalog.check_name(
+        store_name or importing.name_of(file), "Say what it is to be called in the store with --name."
+    )
+    with _progress(as_json) as progress, importing.arrived(file, progress) as arrival:
+        opened = _open(store, create=True)
+        packed = verb.pack(
+            opened,
+            arrival.place,
+            known_as,
+            message=message or f"from {file.name}",
+            level=level,
+            editables="ignore",
+            displaced=arrival.displaced,
+            jobs=jobs,
+            progress=progress,
+        )
+    render.packed(packed, as_json)
+
+
 def _open(store: str | None, *, create: bool = False) -> Store:
     from snapper.store import open_store
 
