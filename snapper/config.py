@@ -16,13 +16,7 @@ def store_url(option: str | None) -> str:
     given = option or os.environ.get(STORE_VARIABLE)
     if given:
         return given
-    try:
-        volume = Path.home() / "SageMaker"
-    except RuntimeError:
-        raise Usage(
-            "this user has no home directory to keep a store in",
-            f"Name one with --store or {STORE_VARIABLE}.",
-        ) from None
+    volume = Path.home() / "SageMaker"
     if os.path.isdir(volume):
         return str(volume / ".snapper")
     from platformdirs import user_data_path  # noqa: PLC0415 - a slow import for what is seldom needed

@@ -1,0 +1,1021 @@
+"""Bad input: each is refused with one sentence, what to do, and the exit code of its kind, and nothing is lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from snapper import canonical
+from snapper.model import Snapshot, encode_snapshot
+from tests.conftest import Machine, tree_of
+from tests.misfortune import (
+    Unprivileged,
+    begin,
+    between_looking_and_reading,
+    change_environment,
+    check_store,
+    forget_state,
+    layer_files,
+    make_data,
+    unprivileged,
+    wait_for_reader,
+)
+
+ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
+
+
+class Packed(NamedTuple):
+    """A store with the environment `data` at two snapshots, made once; tests work on copies."""
+
+    store: Path
+    snapshots: tuple[str, str]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    top = tmp_path_factory.mktemp("packed")
+    machine = Machine(top / "home", top / "home" / "envs", top / "store")
+    prefix = make_data(machine.envs / "data")
+    first = machine.done("pack", "data")["snapshot"]
+    (prefix / "notes.txt").write_text("The second snapshot has this.\n")
+    second = machine.done("pack", "data")["snapshot"]
+    shutil.rmtree(machine.home)
+    return Packed(machine.store, (first, second))
+
+
+@pytest.fixture
+def stocked(packed: Packed, machine: Machine) -> Machine:
+    """A machine with its own copy of that store, and no environment."""
+    shutil.copytree(packed.store, machine.store)
+    return machine
+
+
+@pytest.fixture
+def restored(stocked: Machine) -> Path:
+    """The environment of that store, restored on the machine `stocked`."""
+    return restore(stocked, "data")
+
+
+def restore(machine: Machine, reference: str) -> Path:
+    (document,) = machine.done("restore", reference, "--envs-dir", machine.envs)["restored"]
+    return Path(document["prefix"])
+
+
+@pytest.fixture
+def other_user(machine: Machine) -> Unprivileged:
+    return unprivileged(machine)
+
+
+Refused = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def refused(machine: Machine) -> Refused:
+    """`machine.refused`, after which home and store are as they were, and no environment has come to be.
+
+    `brief` runs the command once only, for programs: where other tests look at what people are told.
+    """
+
+    def run(code: int, *arguments: object, brief: bool = False, **variables: str) -> dict[str, str]:
+        home, store = tree_of(machine.home), tree_of(machine.store)
+        if brief:
+            outcome = machine.snapper(*arguments, "--json", **variables)
+            assert outcome.code == code, outcome
+            error: dict[str, str] = outcome.json["error"]
+            assert error["message"].isprintable()
+        else:
+            error = machine.refused(code, *arguments, **variables)
+        assert error["hint"], error
+        assert tree_of(machine.home) == home
+        left = tree_of(machine.store)
+        assert left == store or (not store and left.keys() == {"snapper.json"})
+        return error
+
+    return run
+
+
+# --- pack: the environment --------------------------------------------------------------------------------
+
+
+def test_pack_a_directory_that_is_no_environment(machine: Machine, refused: Refused) -> None:
+    plain = machine.home / "plain"
+    plain.mkdir()
+    (plain / "file").write_text("mine")
+    assert "conda-meta" in refused(10, "pack", "-p", plain)["message"]
+    assert "conda-meta" in refused(10, "pack", "-p", plain / "file")["message"]
+    refused(10, "pack", "-p", machine.home / "missing")
+    assert not machine.store.exists()
+
+
+def test_pack_an_unknown_name(machine: Machine, refused: Refused) -> None:
+    error = refused(10, "pack", "nowhere")
+    assert "'nowhere'" in error["message"]
+    assert str(machine.envs) in error["hint"]
+    assert not machine.store.exists()
+
+
+def test_pack_a_name_that_two_environments_have(machine: Machine, refused: Refused) -> None:
+    for directory in ("one", "two"):
+        (machine.home / directory / "twin" / "conda-meta").mkdir(parents=True)
+    listed = os.pathsep.join(str(machine.home / directory) for directory in ("one", "two"))
+    error = refused(11, "pack", "twin", CONDA_ENVS_PATH=listed)
+    for directory in ("one", "two"):
+        assert str(machine.home / directory / "twin") in error["message"]
+    assert "snapper pack -p" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pack",),
+        ("pack", "data", "-p", "somewhere"),
+        ("pack", "data", "more"),
+        ("pack", "data", "--jobs", "0"),
+        ("pack", "data", "--level", "99"),
+        ("pack", "data", "--nonsense"),
+        ("restore",),
+        ("restore", "data", "--all"),
+        ("restore", "data", "other", "--prefix", "somewhere"),
+        ("restore", "data", "--prefix", "somewhere", "--envs-dir", "elsewhere"),
+        ("show",),
+        ("show", "data", "--explicit", "--yaml"),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], refused: Refused) -> None:
+    refused(2, *arguments, brief=arguments[0] != "nonsense")
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", ".", "", "a b", "a\n", ESCAPES, "a" * 129, "a" * 300, "\udcff"], ids=ascii
+)
+def test_a_name_that_no_environment_can_have(name: str, machine: Machine, refused: Refused) -> None:
+    error = refused(2, "pack", name, brief=True)
+    assert "cannot name an environment" in error["message"]
+    assert "--prefix" in error["hint"]
+    assert error["message"].isprintable()
+    assert not machine.store.exists()
+
+
+def test_names_are_looked_at_by_every_command(machine: Machine, refused: Refused) -> None:
+    prefix = make_data(machine.envs / "data")
+    for arguments in (("restore", "a/b"), ("show", "../b"), ("pack", "-p", prefix, "--name", ".hidden")):
+        assert "cannot name an environment" in refused(2, *arguments)["message"]
+    assert not machine.store.exists()
+
+
+def test_packing_a_directory_whose_name_no_environment_can_have(machine: Machine, refused: Refused) -> None:
+    prefix = make_data(machine.home / "my env")
+    assert "--name" in refused(2, "pack", "-p", prefix)["hint"]
+    assert machine.done("pack", "-p", prefix, "--name", "mine")["environment"] == "mine"
+
+
+def test_a_relative_directory_is_named_as_what_it_is(machine: Machine) -> None:
+    make_data(machine.envs / "data")
+    assert machine.done("pack", "-p", "envs/data/bin/..")["environment"] == "data"
+
+
+def test_a_path_on_a_terminal_cannot_steer_it(machine: Machine) -> None:
+    plain = machine.home / ESCAPES
+    plain.mkdir()
+    outcome = machine.snapper("pack", "-p", plain, "--name", "plain")
+    assert outcome.code == 10
+    assert "\x1b" not in outcome.err + outcome.out
+    assert "\\x1b[31mred" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "hidden", ["share/textdata/config.ini", "share/textdata", "conda-meta", "mine/notes.txt"]
+)
+def test_pack_what_cannot_be_read(hidden: str, other_user: Unprivileged) -> None:
+    prefix = make_data(other_user.envs / "data")
+    (prefix / "mine").mkdir()
+    (prefix / "mine" / "notes.txt").write_text("mine")
+    (prefix / hidden).chmod(0)
+    error = other_user.refused(1, "pack", "data")
+    assert f"cannot read {prefix / hidden}" in error["message"]
+    assert str(prefix / hidden) in error["hint"]
+    assert not (other_user.store / "environments").exists()
+    assert not (other_user.store / "snapshots").exists()
+    (prefix / hidden).chmod(0o755)
+    other_user.done("pack", "data")
+    check_store(other_user.store)
+
+
+def test_pack_a_record_that_cannot_be_read(other_user: Unprivileged) -> None:
+    prefix = make_data(other_user.envs / "data")
+    (record,) = (prefix / "conda-meta").glob("textdata-*.json")
+    record.chmod(0)
+    assert f"cannot read {record}" in other_user.refused(1, "pack", "data")["message"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"{}", b"\xff\xfe\x00", b"[" * 100_000),
+        b'{"name": "x", "version": "1", "paths_data": {"paths": [5]}}',
+        b'{"name": "x", "version": "1", "files": 5}',
+        None,
+    ],
+    ids=lambda content: ascii(content)[:20],
+)
+def test_pack_with_a_corrupt_record(content: bytes | None, machine: Machine, refused: Refused) -> None:
+    record = machine.envs / "data" / "conda-meta" / "broken-1.0-0.json"
+    record.parent.mkdir(parents=True)
+    if content is None:
+        record.mkdir()
+    else:
+        record.write_bytes(content)
+    error = refused(1, "pack", "data", brief=True)
+    assert str(record) in error["message"]
+    assert "'int' object" not in error["message"]
+
+
+def test_pack_where_the_records_are_a_link(machine: Machine) -> None:
+    prefix = make_data(machine.envs / "data")
+    (prefix / "conda-meta").rename(prefix / "elsewhere")
+    (prefix / "conda-meta").symlink_to("elsewhere")
+    machine.done("pack", "data")
+    before = tree_of(prefix)
+    shutil.rmtree(prefix)
+    machine.done("restore", "data", "--prefix", prefix)
+    assert tree_of(prefix) == before
+
+
+def append(file: Path) -> None:
+    with file.open("ab") as out:
+        out.write(b"more")
+
+
+def touch(file: Path) -> None:
+    os.utime(file, ns=(1, 1))
+
+
+def replace_by_twin(file: Path) -> None:
+    twin = file.with_name("twin")
+    shutil.copy2(file, twin)
+    twin.rename(file)
+
+
+def become_directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def become_link(file: Path) -> None:
+    file.rename(file.with_name("aside"))
+    file.symlink_to("aside")
+
+
+RELOCATED, PACKAGED, MINE = "bin/textdata-home", "share/textdata/numbers.bin", "mine.bin"
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        *((append, PACKAGED), (touch, PACKAGED), (Path.unlink, PACKAGED), (become_link, PACKAGED)),
+        *((append, RELOCATED), (replace_by_twin, RELOCATED)),
+        *((append, MINE), (become_directory, MINE)),
+    ],
+)
+def test_pack_a_file_that_changes_meanwhile(
+    change: Callable[[Path], None], path: str, machine: Machine
+) -> None:
+    prefix = make_data(machine.envs / "data")
+    (prefix / "mine.bin").write_bytes(bytes(10))
+    with between_looking_and_reading(prefix) as pipe:
+        running = begin(machine, "pack", "data", "--json")
+        held = wait_for_reader(pipe, running)
+        change(prefix / path)
+        os.close(held)
+        outcome = running.end()
+    assert outcome.code == 11, outcome
+    error = outcome.json["error"]
+    assert error["type"] == "ChangedWhilePacking"
+    assert f"{prefix / path} changed" in error["message"]
+    assert error["hint"]
+    assert check_store(machine.store) == {}
+    machine.done("pack", "data")
+    check_store(machine.store)
+
+
+def test_pack_a_large_file_that_changes_meanwhile(machine: Machine) -> None:
+    prefix = make_data(machine.envs / "data")
+    large = prefix / "large.bin"
+    with large.open("wb") as out:
+        out.truncate(70 * 1024 * 1024)
+    with between_looking_and_reading(prefix) as pipe:
+        running = begin(machine, "pack", "data", "--json")
+        held = wait_for_reader(pipe, running)
+        append(large)
+        os.close(held)
+        outcome = running.end()
+    assert outcome.code == 11, outcome
+    assert outcome.json["error"]["type"] == "ChangedWhilePacking"
+    assert check_store(machine.store) == {}
+
+
+# --- the store --------------------------------------------------------------------------------------------
+
+
+def commands(store: object) -> tuple[tuple[object, ...], ...]:
+    """A command for each way to open a store."""
+    return ("restore", "data", "--store", store), ("list", "--store", store)
+
+
+def test_a_store_that_is_something_else(machine: Machine, refused: Refused) -> None:
+    prefix = make_data(machine.envs / "data")
+    foreign = machine.home / "documents"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    for store in (foreign, foreign / "thesis.tex"):
+        for arguments in (("pack", "-p", prefix, "--store", store), *commands(store)):
+            error = refused(13, *arguments)
+            assert str(store) in error["message"]
+            assert "--store" in error["hint"]
+
+
+@pytest.mark.parametrize("url", ["gopher://store", "http://x/y", "file://host/store", "file://"])
+def test_a_store_of_unknown_kind(url: str, machine: Machine, refused: Refused) -> None:
+    (machine.envs / "data" / "conda-meta").mkdir(parents=True)
+    for arguments in (("pack", "data"), ("list",)):
+        assert url in refused(13, *arguments, SNAPPER_STORE=url, brief=True)["message"]
+
+
+def test_a_directory_of_a_user_that_does_not_exist(stocked: Machine, refused: Refused) -> None:
+    (stocked.envs / "data" / "conda-meta").mkdir(parents=True)
+    strange = "~nobody-of-that-name/x"
+    for arguments in (
+        *commands(strange),
+        ("pack", "data", "--store", strange),
+        ("pack", "-p", strange),
+        ("restore", "data", "-p", strange),
+        ("restore", "data", "--envs-dir", strange),
+    ):
+        assert strange in refused(2, *arguments, brief=True)["message"]
+
+
+def test_a_store_that_does_not_exist(machine: Machine, refused: Refused) -> None:
+    for arguments in commands(machine.home / "nowhere"):
+        assert str(machine.home / "nowhere") in refused(13, *arguments)["message"]
+
+
+@pytest.mark.parametrize(
+    ("marker", "kind"),
+    [
+        ('{"format":2}', "NewerFormat"),
+        ('{"format":2,"more":[]}', "NewerFormat"),
+        ('{"format":0}', "NotAStore"),
+        ('{"format":"1"}', "NotAStore"),
+        ('{"format":true}', "NotAStore"),
+        ("[]", "NotAStore"),
+        ("", "NotAStore"),
+        ("[" * 100_000, "NotAStore"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_store_of_another_format(marker: str, kind: str, stocked: Machine, refused: Refused) -> None:
+    (stocked.store / "snapper.json").write_text(marker)
+    error = refused(13, "list", brief=True)
+    assert error["type"] == kind
+    assert str(stocked.store) in error["message"]
+
+
+def test_a_store_of_a_newer_format_is_not_written_to(stocked: Machine, refused: Refused) -> None:
+    prefix = make_data(stocked.envs / "data")
+    (stocked.store / "snapper.json").write_text('{"format":2}')
+    for arguments in (("pack", "-p", prefix), ("restore", "data", "--prefix", stocked.home / "new")):
+        assert refused(13, *arguments)["type"] == "NewerFormat"
+
+
+@pytest.mark.parametrize("closed", [".", "snapper.json", "environments"])
+def test_a_store_that_cannot_be_read(closed: str, packed: Packed, other_user: Unprivileged) -> None:
+    shutil.copytree(packed.store, other_user.store)
+    prefix = make_data(other_user.envs / "data")
+    (other_user.store / closed).chmod(0)
+    for arguments in (("pack", "-p", prefix), *commands(other_user.store)):
+        error = other_user.refused(13, *arguments)
+        assert error["type"] == "StoreRefused"
+        assert str(other_user.store) in error["message"]
+        assert "Permission denied" in error["message"]
+    (other_user.store / closed).chmod(0o755)
+    assert other_user.done("list")["environments"][0]["environment"] == "data"
+
+
+@pytest.mark.parametrize("closed", [".", "layers", "environments"])
+def test_a_store_that_cannot_be_written(closed: str, packed: Packed, other_user: Unprivileged) -> None:
+    if closed == ".":
+        other_user.store.mkdir()
+    else:
+        shutil.copytree(packed.store, other_user.store)
+        shutil.rmtree(other_user.store / "layers")
+        (other_user.store / "layers").mkdir()
+    prefix = make_data(other_user.envs / "data")
+    (prefix / "new").write_text("new")
+    (other_user.store / closed).chmod(0o555)
+    before = tree_of(other_user.store / "environments")
+    error = other_user.refused(13, "pack", "-p", prefix, "--jobs", 1)
+    assert error["type"] == "StoreRefused"
+    assert "Permission denied" in error["message"]
+    assert tree_of(other_user.store / "environments") == before
+    (other_user.store / closed).chmod(0o755)
+    other_user.done("pack", "-p", prefix)
+
+
+def test_a_store_that_cannot_even_be_reached(other_user: Unprivileged) -> None:
+    closed = other_user.home / "closed"
+    (closed / "inner").mkdir(parents=True)
+    prefix = make_data(other_user.envs / "data")
+    closed.chmod(0)
+    store = closed / "inner" / "store"
+    for arguments in (("pack", "-p", prefix, "--store", store), *commands(store)):
+        assert "Permission denied" in other_user.refused(13, *arguments)["message"]
+    closed.chmod(0o755)
+
+
+# --- restore and show: what is asked for ------------------------------------------------------------------
+
+
+def test_an_environment_that_the_store_has_not(stocked: Machine, refused: Refused) -> None:
+    for command in ("restore", "show"):
+        error = refused(10, command, "absent")
+        assert "'absent'" in error["message"]
+        assert "data" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    "snapshot", ["~9", "~2", "~", "~x", "0000", "abc", "no-such-tag", "@", "../x", ESCAPES], ids=ascii
+)
+def test_a_snapshot_that_the_store_has_not(
+    snapshot: str, packed: Packed, stocked: Machine, refused: Refused
+) -> None:
+    error = refused(10, "show", f"data@{snapshot}", brief=True)
+    assert error["message"].isprintable()
+    if snapshot not in ("~9", "~2"):
+        assert packed.snapshots[1][:12] in error["hint"]
+
+
+def test_restoring_a_snapshot_that_the_store_has_not(stocked: Machine, refused: Refused) -> None:
+    for snapshot in ("~9", "0000"):
+        refused(10, "restore", f"data@{snapshot}", "--envs-dir", stocked.envs)
+
+
+def test_an_id_that_several_snapshots_begin_with(stocked: Machine, refused: Refused) -> None:
+    def add_likeness(document: dict[str, Any]) -> None:
+        for digit in "01":
+            document["history"].insert(0, {**document["history"][0], "snapshot": "beef" + digit * 60})
+
+    change_environment(stocked.store, "data", add_likeness)
+    assert "2 snapshots" in refused(2, "show", "data@beef")["message"]
+
+
+# --- damage -----------------------------------------------------------------------------------------------
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def make_empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def lengthen(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+
+
+@pytest.mark.parametrize("damage", [flip, cut_short, make_empty, lengthen, Path.unlink, become_directory])
+def test_a_damaged_layer(
+    damage: Callable[[Path], None], packed: Packed, stocked: Machine, refused: Refused
+) -> None:
+    for file in layer_files(stocked.store):
+        damage(file)
+    error = refused(12, "restore", "data", "--envs-dir", stocked.envs, "--jobs", 1)
+    assert error["type"] == "Damaged"
+    assert str(stocked.store) in error["message"]
+    assert [*stocked.envs.iterdir()] == []
+
+
+def test_packing_again_mends_layers_of_the_wrong_size(stocked: Machine) -> None:
+    prefix = restore(stocked, "data")
+    whole = tree_of(prefix)
+    shutil.rmtree(stocked.store / "snapshots")
+    shutil.rmtree(stocked.store / "environments")
+    files = layer_files(stocked.store)
+    damages: list[Callable[[Path], None]] = [cut_short, make_empty, lengthen, Path.unlink]
+    for file, damage in zip(files, damages, strict=False):
+        damage(file)
+    forget_state(prefix)
+    stocked.done("pack", "-p", prefix)
+    shutil.rmtree(prefix)
+    restore(stocked, "data")
+    assert tree_of(prefix) == whole
+
+
+def forged_layer(store: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    """Makes one layer's stored bytes others, with everything that names them true of the others."""
+    environment = store / "environments" / f"{name}.json"
+    current = json.loads(environment.read_bytes())["current"]
+    snapshot = json.loads((store / "snapshots" / f"{current}.json").read_bytes())
+    layer = snapshot["layers"][0]
+    stored = change((store / "layers" / layer["digest"][:2] / f"{layer['digest']}.tar.zst").read_bytes())
+    layer["digest"], layer["size"] = hashlib.sha256(stored).hexdigest(), len(stored)
+    place = store / "layers" / layer["digest"][:2] / f"{layer['digest']}.tar.zst"
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(stored)
+    forge_snapshot(store, name, json.dumps(snapshot, sort_keys=True, separators=(",", ":")).encode())
+
+
+def forge_snapshot(store: Path, name: str, data: bytes) -> None:
+    """Makes a document the environment's current snapshot, whatever it is."""
+    digest = hashlib.sha256(data).hexdigest()
+    (store / "snapshots" / f"{digest}.json").write_bytes(data)
+
+    def point(document: dict[str, Any]) -> None:
+        document["current"] = document["history"][-1]["snapshot"] = digest
+
+    change_environment(store, name, point)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda data: data[:0], id="nothing"),
+        pytest.param(lambda data: b"garbage" * len(data), id="garbage"),
+        pytest.param(zlib.compress, id="zlib"),
+        pytest.param(lambda data: data[:-10], id="cut"),
+        pytest.param(lambda data: data + data, id="twice"),
+    ],
+)
+def test_a_layer_that_is_no_layer(
+    change: Callable[[bytes], bytes], stocked: Machine, refused: Refused
+) -> None:
+    forged_layer(stocked.store, "data", change)
+    error = refused(12, "restore", "data", "--envs-dir", stocked.envs)
+    assert error["type"] == "Damaged"
+    assert [*stocked.envs.iterdir()] == []
+
+
+@pytest.mark.parametrize("damage", [flip, cut_short, make_empty])
+def test_an_altered_snapshot(
+    damage: Callable[[Path], None], packed: Packed, stocked: Machine, refused: Refused
+) -> None:
+    damage(stocked.store / "snapshots" / f"{packed.snapshots[1]}.json")
+    for command in (("restore", "data", "--envs-dir", stocked.envs), ("show", "data")):
+        error = refused(12, *command, brief=damage is not flip)
+        assert packed.snapshots[1][:12] in error["message"]
+    if damage is flip:
+        restore(stocked, "data@~1")
+
+
+def test_a_missing_snapshot(packed: Packed, stocked: Machine, refused: Refused) -> None:
+    (stocked.store / "snapshots" / f"{packed.snapshots[1]}.json").unlink()
+    for command in (("restore", "data", "--envs-dir", stocked.envs), ("show", "data")):
+        error = refused(10, *command)
+        assert packed.snapshots[1][:12] in error["message"]
+    restore(stocked, "data@~1")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *("", "[]", "{}", "garbage", '{"format":1,"layers":[]}', "[" * 100_000),
+        *('{"format":1,"format":1}', '{"format":1.0}'),
+    ],
+    ids=lambda document: document[:12],
+)
+def test_a_snapshot_that_is_garbage(document: str, stocked: Machine, refused: Refused) -> None:
+    forge_snapshot(stocked.store, "data", document.encode())
+    assert refused(12, "show", "data", brief=True)["type"] == "Damaged"
+
+
+def test_a_snapshot_of_a_newer_format(stocked: Machine, refused: Refused) -> None:
+    forge_snapshot(stocked.store, "data", b'{"format":2,"segments":{}}')
+    for command in (("restore", "data", "--envs-dir", stocked.envs), ("show", "data")):
+        error = refused(13, *command)
+        assert error["type"] == "NewerFormat"
+        assert "format 2" in error["message"]
+
+
+def change_name(document: dict[str, Any]) -> None:
+    document["name"] = "other"
+
+
+def change_format(document: dict[str, Any]) -> None:
+    document["format"] = 2
+
+
+def drop_history(document: dict[str, Any]) -> None:
+    document["history"] = []
+
+
+def misname_tag(document: dict[str, Any]) -> None:
+    document["tags"] = {"../x": document["current"]}
+
+
+def misname_current(document: dict[str, Any]) -> None:
+    document["current"] = document["history"][-1]["snapshot"] = "../../../etc/passwd"
+
+
+def drop_all(document: dict[str, Any]) -> None:
+    document.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (change_name, 12),
+        (change_format, 13),
+        (drop_history, 12),
+        (misname_tag, 12),
+        (misname_current, 12),
+        (drop_all, 12),
+    ],
+)
+def test_an_environment_object_that_is_damaged(
+    change: Callable[[dict[str, Any]], None], code: int, stocked: Machine, refused: Refused
+) -> None:
+    change_environment(stocked.store, "data", change)
+    assert "'data'" in refused(code, "show", "data", brief=True)["message"]
+
+
+def test_a_damaged_environment_object_is_not_written_over(stocked: Machine, refused: Refused) -> None:
+    prefix = make_data(stocked.envs / "data")
+    stocked.done("pack", "-p", prefix, "--name", "healthy")
+    (stocked.store / "environments" / "data.json").write_text("garbage")
+    for command in (("restore", "data", "--envs-dir", stocked.home), ("pack", "-p", prefix)):
+        assert "'data'" in refused(12, *command)["message"]
+    listed = stocked.snapper("list")
+    assert listed.code == 12
+    assert "healthy" in listed.out
+    assert "'data'" in listed.err
+    document = stocked.snapper("list", "--json")
+    assert document.code == 12
+    by_name = {entry["environment"]: entry for entry in document.json["environments"]}
+    assert by_name["data"]["error"]["code"] == 12
+    assert by_name["healthy"]["prefix"] == str(prefix)
+
+
+def test_one_damaged_environment_does_not_keep_the_others_away(stocked: Machine) -> None:
+    prefix = make_data(stocked.envs / "other")
+    stocked.done("pack", "-p", prefix)
+    shutil.rmtree(prefix)
+    (stocked.store / "environments" / "data.json").write_text("garbage")
+    outcome = stocked.snapper("restore", "--all", "--envs-dir", stocked.envs, "--json")
+    assert outcome.code == 12
+    assert [each["environment"] for each in outcome.json["restored"]] == ["other"]
+    assert [each["environment"] for each in outcome.json["failed"]] == ["data"]
+    assert prefix.is_dir()
+    plain = stocked.snapper("restore", "--all", "--envs-dir", stocked.envs)
+    assert plain.code == 12
+    assert "1 already there, 1 failed" in plain.out
+
+
+# --- restore: this machine --------------------------------------------------------------------------------
+
+
+def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, refused: Refused) -> None:
+    data = (stocked.store / "snapshots" / f"{packed.snapshots[1]}.json").read_bytes()
+    snapshot = canonical.decode(Snapshot, canonical.parse(data))
+    forge_snapshot(
+        stocked.store, "data", encode_snapshot(dataclasses.replace(snapshot, platform="osx-arm64"))[1]
+    )
+    error = refused(1, "restore", "data", "--envs-dir", stocked.envs)
+    assert error["type"] == "WrongPlatform"
+    assert "osx-arm64" in error["message"]
+    assert stocked.snapper("show", "data").code == 0
+
+
+def test_a_prefix_too_long_for_a_binary(
+    pristine: Callable[[str], Path], machine: Machine, refused: Refused
+) -> None:
+    machine.done("pack", "-p", pristine("no-python"), "--name", "tools")
+    length = 256 - len(os.fsencode(machine.home)) - 2
+    prefix = machine.home / ("d" * (length // 2)) / ("e" * (length - length // 2))
+    assert len(str(prefix)) == 256
+    error = refused(1, "restore", "tools", "--prefix", prefix)
+    assert error["type"] == "PrefixTooLong"
+    assert "256 bytes" in error["message"]
+    assert "255 bytes" in error["message"]
+    fitting = prefix.with_name(prefix.name[:-1])
+    machine.done("restore", "tools", "--prefix", fitting)
+    shown = subprocess.run([fitting / "bin" / "whereami"], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[0] == str(fitting)
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a directory", "dangling link", "foreign directory"])
+def test_restore_where_something_else_is(kind: str, stocked: Machine, refused: Refused) -> None:
+    target = stocked.envs / "data"
+    elsewhere = stocked.home / "elsewhere"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "foreign directory":
+        target.mkdir()
+        (target / "thesis.tex").write_text("mine")
+    else:
+        target.symlink_to(elsewhere)
+    if kind == "link to a directory":
+        elsewhere.mkdir()
+    error = refused(11, "restore", "data", "--envs-dir", stocked.envs, "--replace")
+    assert error["type"] == "InTheWay"
+    assert str(target) in error["message"]
+
+
+@pytest.mark.parametrize("below", ["new", "new/deep"])
+def test_restore_below_a_file(below: str, stocked: Machine, refused: Refused) -> None:
+    file = stocked.home / "file"
+    file.write_text("mine")
+    error = refused(11, "restore", "data", "--prefix", file / below)
+    assert f"{file} is in the way" in error["message"]
+
+
+def test_restore_into_an_empty_directory(stocked: Machine) -> None:
+    (stocked.envs / "data").mkdir()
+    assert restore(stocked, "data") == stocked.envs / "data"
+
+
+def test_restore_where_another_environment_is(restored: Path, stocked: Machine, refused: Refused) -> None:
+    make_data(stocked.home / "other")
+    stocked.done("pack", "-p", stocked.home / "other")
+    for more in ((), ("--replace",)):
+        error = refused(11, "restore", "other", "--prefix", restored, *more)
+        assert "'data'" in error["message"]
+
+
+def test_restore_where_an_environment_of_unknown_origin_is(stocked: Machine, refused: Refused) -> None:
+    make_data(stocked.envs / "data")
+    (stocked.envs / "data" / "mine").write_text("mine")
+    error = refused(11, "restore", "data", "--envs-dir", stocked.envs)
+    assert "--replace" in error["hint"]
+    stocked.done("restore", "data", "--envs-dir", stocked.envs, "--replace")
+    assert not (stocked.envs / "data" / "mine").exists()
+    assert (stocked.envs / "data" / "notes.txt").exists()
+
+
+def add(prefix: Path) -> None:
+    (prefix / "mine.py").write_text("mine")
+
+
+def alter(prefix: Path) -> None:
+    (prefix / "notes.txt").write_text("mine")
+
+
+def remove(prefix: Path) -> None:
+    (prefix / "notes.txt").unlink()
+
+
+def change_mode(prefix: Path) -> None:
+    (prefix / "notes.txt").chmod(0o600)
+
+
+@pytest.mark.parametrize("change", [add, alter, remove, change_mode])
+def test_restore_where_an_environment_with_changes_is(
+    change: Callable[[Path], None], restored: Path, stocked: Machine, refused: Refused
+) -> None:
+    change(restored)
+    for reference in ("data", "data@~1")[: 2 if change is add else 1]:
+        error = refused(11, "restore", reference, "--envs-dir", stocked.envs)
+        assert "has changed" in error["message"]
+        assert "--replace" in error["hint"]
+    stocked.done("restore", "data@~1", "--envs-dir", stocked.envs, "--replace")
+    assert not (restored / "notes.txt").exists()
+    assert not (restored / "mine.py").exists()
+
+
+def test_another_snapshot_replaces_an_unchanged_environment(restored: Path, stocked: Machine) -> None:
+    assert (restored / "notes.txt").exists()
+    restore(stocked, "data@~1")
+    assert not (restored / "notes.txt").exists()
+    assert sorted(path.name for path in stocked.envs.iterdir()) == ["data"]
+
+
+def test_all_leaves_changed_environments_of_the_same_snapshot(restored: Path, stocked: Machine) -> None:
+    add(restored)
+    before = tree_of(restored)
+    document = stocked.done("restore", "--all", "--envs-dir", stocked.envs)
+    assert [each["present"] for each in document["restored"]] == [True]
+    assert tree_of(restored) == before
+
+
+@pytest.mark.parametrize("where", ["envs", "envs/deep/er"])
+def test_restore_where_nothing_can_be_written(where: str, packed: Packed, other_user: Unprivileged) -> None:
+    shutil.copytree(packed.store, other_user.store)
+    other_user.envs.chmod(0o555)
+    error = other_user.refused(1, "restore", "data", "--envs-dir", other_user.home / where)
+    assert error["type"] == "NoPermission"
+    assert str(other_user.envs) in error["message"]
+
+
+def test_restore_where_nothing_can_be_seen(packed: Packed, other_user: Unprivileged) -> None:
+    shutil.copytree(packed.store, other_user.store)
+    other_user.envs.chmod(0)
+    error = other_user.refused(1, "restore", "data", "--prefix", other_user.envs / "deep" / "data")
+    assert error["type"] == "NoPermission"
+    assert str(other_user.envs) in error["message"]
+
+
+def test_an_environment_that_nobody_may_write(other_user: Unprivileged) -> None:
+    """What administrators share is often read-only, its own directory too."""
+    prefix = make_data(other_user.envs / "data")
+    for path in [*prefix.rglob("*"), prefix]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o555)
+    other_user.done("pack", "data")
+    before = tree_of(prefix), prefix.stat().st_mode
+    for path in [prefix, *(each for each in prefix.rglob("*") if each.is_dir() and not each.is_symlink())]:
+        path.chmod(0o755)
+    shutil.rmtree(prefix)
+    for _ in range(2):
+        other_user.done("restore", "data")
+        assert (tree_of(prefix), prefix.stat().st_mode) == before
+        other_user.done("restore", "data", "--replace")
+    (other_user.envs / "data" / "share").chmod(0o755)
+    (other_user.envs / "data" / "share" / "mine").write_text("mine")
+    other_user.done("restore", "data", "--replace")
+    assert (tree_of(prefix), prefix.stat().st_mode) == before
+    assert sorted(path.name for path in other_user.envs.iterdir()) == ["data"]
+
+
+# --- kernels ----------------------------------------------------------------------------------------------
+
+
+def with_kernel(prefix: Path, spec: object, name: str = "textual") -> Path:
+    place = prefix / "share/jupyter/kernels" / name
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text(json.dumps(spec))
+    return prefix
+
+
+KERNEL = {"argv": ["/bin/true", "-f", "{connection_file}"], "display_name": "Text", "language": "text"}
+
+
+def kernels_dir(machine: Machine) -> Path:
+    return machine.home / ".local/share/jupyter/kernels"
+
+
+def test_a_kernel_of_the_same_name_that_is_not_ours(machine: Machine) -> None:
+    with_kernel(make_data(machine.envs / "data"), KERNEL)
+    machine.done("pack", "data")
+    shutil.rmtree(machine.envs / "data")
+    foreign = kernels_dir(machine) / "data-textual"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text(json.dumps({**KERNEL, "metadata": {}}))
+    before = tree_of(foreign)
+    outcome = machine.snapper("restore", "data")
+    assert outcome.code == 3, outcome
+    assert str(foreign) in outcome.err
+    document = machine.snapper("restore", "data", "--json")
+    assert document.code == 3
+    (kernel,) = document.json["restored"][0]["kernels"]
+    assert kernel["problem"]
+    assert tree_of(foreign) == before
+
+
+def test_kernels_that_cannot_be_written(machine: Machine) -> None:
+    with_kernel(make_data(machine.envs / "data"), KERNEL)
+    machine.done("pack", "data")
+    shutil.rmtree(machine.envs / "data")
+    kernels_dir(machine).parent.mkdir(parents=True)
+    kernels_dir(machine).write_text("not a directory")
+    outcome = machine.snapper("restore", "data")
+    assert outcome.code == 3, outcome
+    assert "could not be registered" in outcome.err
+    assert (machine.envs / "data" / "conda-meta").is_dir()
+
+
+def test_kernelspecs_that_are_not_as_they_should_be(machine: Machine) -> None:
+    strange: list[object] = [
+        *([], None, 5, {}, {**KERNEL, "argv": []}, {**KERNEL, "argv": "python"}, {**KERNEL, "argv": [5]}),
+        {**KERNEL, "metadata": None},
+        {**KERNEL, "metadata": []},
+        {**KERNEL, "display_name": None, "language": ["x"]},
+        {**KERNEL, "display_name": ESCAPES},
+    ]
+    prefix = make_data(machine.envs / "data")
+    for number, spec in enumerate(strange):
+        with_kernel(prefix, spec, f"strange{number}")
+    with_kernel(prefix, KERNEL, "healthy")
+    (prefix / "share/jupyter/kernels/empty").mkdir()
+    machine.done("pack", "data")
+    shutil.rmtree(machine.envs / "data")
+    outcome = machine.snapper("restore", "data")
+    assert outcome.code == 0, outcome
+    assert "\x1b" not in outcome.out
+    found = [*kernels_dir(machine).glob("*/kernel.json")]
+    assert kernels_dir(machine) / "data-healthy" / "kernel.json" in found
+    for file in found:
+        assert json.loads(file.read_bytes())["argv"][0] == "/bin/sh"
+
+
+# --- output -----------------------------------------------------------------------------------------------
+
+
+def test_output_that_nobody_reads(stocked: Machine) -> None:
+    for arguments in (("list",), ("list", "--json"), ("show", "data", "--json"), ("--help",)):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            stocked.command(*arguments),
+            env=stocked.variables,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        os.close(write)
+        assert "BrokenPipe" not in done.stderr
+        assert done.returncode == 1
+
+
+def test_output_to_a_full_disk(stocked: Machine) -> None:
+    with open("/dev/full", "wb") as full:
+        for arguments in (("list",), ("list", "--json")):
+            done = subprocess.run(
+                stocked.command(*arguments),
+                env=stocked.variables,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 1
+            assert "Traceback" not in done.stderr
+            assert "No space left" in done.stderr
+
+
+def test_names_that_the_terminal_cannot_show(machine: Machine) -> None:
+    prefix = make_data(machine.envs / "données")
+    assert machine.snapper("pack", "-p", prefix, PYTHONIOENCODING="ascii").code == 0
+    assert machine.snapper("list", PYTHONIOENCODING="ascii").code == 0
+    assert machine.snapper("show", "données", PYTHONIOENCODING="ascii").code == 0
+    assert machine.snapper("show", "données", "--yaml", PYTHONIOENCODING="ascii").code == 0
+
+
+# --- places -----------------------------------------------------------------------------------------------
+
+
+def test_without_a_home(machine: Machine) -> None:
+    """As a user that the system does not know, in a container that sets no HOME."""
+    as_stranger = ("unshare", "--user", "--map-user=54321")
+    if shutil.which("unshare") is None or subprocess.run([*as_stranger, "true"], check=False).returncode:
+        pytest.skip("there is no unshare, or it may not make users")
+    make_data(machine.envs / "data")
+    variables = {name: value for name, value in machine.variables.items() if name != "HOME"}
+    elsewhere = {name: value for name, value in variables.items() if name != "SNAPPER_STORE"}
+    for arguments, environment, code in (
+        (("pack", "data"), variables, 0),
+        (("list",), variables, 0),
+        (("list",), elsewhere, 13),
+        (("pack", "nowhere"), elsewhere, 10),
+    ):
+        done = subprocess.run(
+            [*as_stranger, *machine.command(*arguments)],
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code, done.stderr
+
+
+def test_in_a_directory_that_is_gone(machine: Machine) -> None:
+    here = machine.home / "here"
+    here.mkdir()
+    gone = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"
+    make_data(machine.envs / "data")
+    for arguments, code in (
+        (("pack", "data"), 0),
+        (("pack", "-p", "data"), 2),
+        (("list", "--store", "x"), 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", gone, *machine.command(*arguments)],
+            env=machine.variables,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        assert done.returncode == code, done.stderr
+        here.mkdir()
