@@ -448,6 +448,7 @@ class PrefixTooLong(SnapperError):
     length: int
     limit: int
     path: str
+    advice: str = ""
 
     @property
     def message(self) -> str:
@@ -458,7 +459,7 @@ class PrefixTooLong(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Restore to a shorter place with --envs-dir or --prefix."
+        return self.advice or "Restore to a shorter place with --envs-dir or --prefix."
 
 
 @dataclass(eq=False)

@@ -17,7 +17,6 @@ from snapper.errors import (
     InTheWay,
     NoPermission,
     NoSpace,
-    PrefixTooLong,
     SnapperError,
     WrongPlatform,
 )
@@ -26,7 +25,7 @@ from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
 from snapper.staging import Staging, staged, sweep
 from snapper.store import Store
-from snapper.unpack import unpack
+from snapper.unpack import check_length, unpack
 from snapper.workers import Workers
 
 #: What a file system takes for each file beside its data, in bytes: half a block, and the directory's entry.
@@ -197,7 +196,7 @@ def _check(place: _Place, snapshot: Snapshot) -> None:
     here = environment.this_platform()
     if snapshot.platform != here:
         raise WrongPlatform(place.name, snapshot.platform, here)
-    _check_length(str(place.prefix), snapshot)
+    check_length(str(place.prefix), snapshot.layers)
     parent = place.prefix.parent
     while not os.path.lexists(parent):
         parent = parent.parent
@@ -216,19 +215,6 @@ def _check(place: _Place, snapshot: Snapshot) -> None:
         raise NoSpace(str(parent), needed, free)
     if status.f_files and snapshot.files > status.f_favail:
         raise NoSpace(str(parent), snapshot.files, status.f_favail, "inodes")
-
-
-def _check_length(prefix: str, snapshot: Snapshot) -> None:
-    """Conda's own binaries must take the prefix; for others it is reported afterwards."""
-    length = len(os.fsencode(prefix))
-    limits = [
-        (len(relocation.placeholder.encode()), relocation.paths[0])
-        for layer in snapshot.layers
-        for relocation in layer.relocations
-        if relocation.mode == "binary" and relocation.paths and layer.kind == "package"
-    ]
-    if limits and min(limits)[0] < length:
-        raise PrefixTooLong(prefix, length, *min(limits))
 
 
 def _build(

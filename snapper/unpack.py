@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from snapper.errors import PrefixTooLong
 from snapper.extract import Extracted, Job, extract, finish
 from snapper.model import Layer
 from snapper.progress import Progress
@@ -33,8 +35,9 @@ def unpack(
 
     Raises what `extract` raises, and Damaged where the layers do not join.
     """
+    cut = frozenset(layer.begins.path for layer in layers if layer.begins)
     numbers = {
-        workers.submit(extract, Job(store, directory, prefix, layer), layer.diff_size): order
+        workers.submit(extract, Job(store, directory, prefix, layer, cut), layer.diff_size): order
         for order, layer in enumerate(layers)
     }
     parts: dict[int, Extracted] = {}
@@ -49,6 +52,19 @@ def unpack(
         tuple(sorted(path for part in ordered for path in part.unrelocated)),
         (*(part.index for part in ordered), last),
     )
+
+
+def check_length(prefix: str, layers: Sequence[Layer], advice: str = "") -> None:
+    """Raises PrefixTooLong unless conda's own binaries take the prefix; for others it is reported afterwards."""
+    length = len(os.fsencode(prefix))
+    limits = [
+        (len(relocation.placeholder.encode()), relocation.paths[0])
+        for layer in layers
+        for relocation in layer.relocations
+        if relocation.mode == "binary" and relocation.paths and layer.kind == "package"
+    ]
+    if limits and min(limits)[0] < length:
+        raise PrefixTooLong(prefix, length, *min(limits), advice)
 
 
 def as_stored(layers: Sequence[Layer]) -> tuple[Layer, ...]:

@@ -282,6 +282,60 @@ def show(
         render.shown(environment, snapshot_id, snapshot, as_json)
 
 
+@app.command()
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The archive to write.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs. Default: by the file's ending.",
+        ),
+    ] = "",
+    dest_prefix: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR",
+            help="Where it will be unpacked: then it is for that place alone, and needs no conda-unpack.",
+        ),
+    ] = "",
+    level: Annotated[
+        int | None, typer.Option("--level", help="Compression level, as far as the format has any.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads", min=1, max=256, metavar="N", help="Compressing threads. Default: one a processor."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Write a conda-pack archive, which is restored without snapper."""
+    from snapper import catalog
+    from snapper import export as verb
+    from snapper.cli import render
+
+    wanted = verb.Wanted(
+        catalog.Reference.parse(name),
+        config.directory(output),
+        format=format_,
+        dest_prefix=dest_prefix,
+        level=level,
+        threads=threads,
+        force=force,
+    )
+    with _progress(as_json) as progress:
+        exported = verb.export(_open(store), wanted, jobs=jobs, progress=progress)
+    return render.exported(exported, as_json)
+
+
 @app.command(name="import")
 def import_(
     archive: Annotated[

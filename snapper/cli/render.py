@@ -13,6 +13,7 @@ from snapper.errors import ExitCode, SnapperError
 
 if TYPE_CHECKING:
     from snapper.catalog import Entry
+    from snapper.export import Exported
     from snapper.model import Deviation, Environment, Snapshot
     from snapper.pack import Packed
     from snapper.restore import Failed, Restored
@@ -55,6 +56,23 @@ def packed(done: Packed, as_json: bool) -> None:
     )
     _say(f"  {plural(done.added_layers, 'new layer')}, {size(done.added_size)} added, {done.seconds:.1f} s")
     _say(f"  store: {done.store}")
+
+
+def exported(done: Exported, as_json: bool) -> int:
+    """Reports an export; returns the exit code."""
+    code = ExitCode.PARTIAL if done.unrelocated else ExitCode.DONE
+    if as_json:
+        fields = plain(done)
+        _json({**fields, "snapshot": fields.pop("snapshot_id"), "seconds": round(done.seconds, 3)})
+        return code
+    _list("these files hold another prefix, because this one does not fit in them", done.unrelocated)
+    _say(f"{done.environment}@{done.snapshot_id[:12]} is exported: {done.output}")
+    _say(f"  {plural(done.files, 'file')}, {size(done.size)} as {done.format}, {done.seconds:.1f} s")
+    if done.dest_prefix:
+        _say(f"  unpack it at {done.dest_prefix}")
+    else:
+        _say("  unpack it in a directory of its own, then run bin/conda-unpack there")
+    return code
 
 
 def restored(results: Sequence[Restored | Failed], store: str, as_json: bool) -> int:
