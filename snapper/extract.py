@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,12 +36,13 @@ _SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """A layer to write below `directory`, relocated to `prefix`."""
+    """A layer to write below `directory`, relocated to `prefix`; `cut` are the files that several layers hold."""
 
     store: Store
     directory: str
     prefix: str
     layer: Layer
+    cut: frozenset[str] = frozenset()
 
 
 class Link(NamedTuple):
@@ -52,10 +54,14 @@ class Link(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A file whose data goes on in the next layer, at `offset` of its canonical bytes."""
+    """A file whose data goes on in the next layer, at `offset` of its canonical bytes.
+
+    `replaced` counts the placeholders before that, if they were looked for.
+    """
 
     member: Member
     offset: int
+    replaced: int | None
 
 
 @dataclass
@@ -167,10 +173,10 @@ class _Writer:
         size = min(len(segment), begins.size - begins.offset)
         if size < 0:
             raise BadSegment("it begins behind the end of its file")
-        self._piece(begins, segment[:size])
+        replaced = self._piece(begins, segment[:size])
         if begins.offset + size < begins.size:
             member = Member(begins.path, "file", 0, 0, begins.size)
-            self._result.cut = Cut(member, begins.offset + size)
+            self._result.cut = Cut(member, begins.offset + size, replaced)
         return min(len(segment), size + -begins.size % 512) if not self._result.cut else len(segment)
 
     def _link(self, member: Member) -> None:
@@ -185,9 +191,11 @@ class _Writer:
     def _file(self, member: Member, data: memoryview) -> None:
         relocation = self._relocations.get(member.path)
         if len(data) < member.size:
-            self._result.cut = Cut(member, len(data))
-            self._piece(Begin(member.path, 0, member.size, 0), data)
+            replaced = self._piece(Begin(member.path, 0, member.size, 0), data)
+            self._result.cut = Cut(member, len(data), replaced)
             return
+        if member.path in self._job.cut:
+            raise BadSegment(f"{member.path!r} is both whole and in pieces")
         content: memoryview | bytes = data
         if relocation and relocation.mode in RECORD_MODES:
             self._result.records.append((member.path, relocation.mode))
@@ -214,16 +222,23 @@ class _Writer:
             )
         )
 
-    def _piece(self, begins: Begin, data: memoryview) -> None:
-        """Writes part of a file that several layers hold, at its place in the relocated file."""
+    def _piece(self, begins: Begin, data: memoryview) -> int | None:
+        """Writes part of a file that several layers hold, at its place in the relocated file.
+
+        Gives the number of text placeholders in the file up to the piece's end, where that is relocated.
+        """
         relocation = self._relocations.get(begins.path)
-        offset = begins.offset
+        offset, replaced = begins.offset, None
         content = data
         if relocation and relocation.mode not in RECORD_MODES:
             content = memoryview(self._relocated(begins.path, data, relocation, substitute))
+            replaced = begins.replaced
             if relocation.mode == "text":
-                growth = len(os.fsencode(self._job.prefix)) - len(relocation.placeholder.encode())
-                offset += begins.replaced * growth
+                placeholder = relocation.placeholder.encode()
+                offset += begins.replaced * (len(os.fsencode(self._job.prefix)) - len(placeholder))
+                replaced += bytes(data).count(placeholder)
+            if offset < 0:
+                raise BadSegment("it begins before its file")
         directory, _, name = begins.path.rpartition("/")
         descriptor = os.open(name, _SHARED_FILE, 0o600, dir_fd=self._directories[directory])
         try:
@@ -233,6 +248,7 @@ class _Writer:
         finally:
             os.close(descriptor)
         self._result.size += len(data)
+        return replaced
 
     def _relocated(
         self,
@@ -256,6 +272,7 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
     `parts` are the results of `layers`, in their order. Raises Damaged where a file's pieces do not join.
     """
     directories = Directories(directory)
+    umask = os.umask(0)
     stats: list[tuple[str, int, int, int, int, int]] = []
     what = f"the snapshot for {prefix}"
     try:
@@ -276,6 +293,7 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
                 os.fchmod(directories[member.path], member.mode & 0o777)
     finally:
         directories.close()
+        os.umask(umask)
     return json.dumps(stats)
 
 
@@ -289,13 +307,15 @@ def _restate(
             facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
     for path, mode in (record for part in parts for record in part.records):
         with _opened(directories, path) as file:
-            mtime = os.fstat(file.fileno()).st_mtime_ns
+            status = os.fstat(file.fileno())
             text = restated(file.read(), facts, sizes=mode == "sized-record")
         above, _, name = path.rpartition("/")
+        os.chmod(name, 0o600, dir_fd=directories[above])
         descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])
         try:
             _write_all(descriptor, text)
-            os.utime(descriptor, ns=(mtime, mtime))
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+            os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
         finally:
             os.close(descriptor)
         yield _stat(directories[above], path)
@@ -324,6 +344,8 @@ def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Ite
         expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
         if (begins and (begins.path, begins.offset, begins.size)) != expected:
             raise Damaged(what, "the pieces of a large file do not join")
+        if begins and pending and pending.replaced not in (None, begins.replaced):
+            raise Damaged(what, "the pieces of a large file do not join where the prefix is put in")
         if pending and not part.cut and first:
             yield first
         if part.cut and not pending:
@@ -339,6 +361,8 @@ def _make_link(directories: Directories, link: Link) -> None:
         beside, _, target = link.target.rpartition("/")
         source = os.dup(directories[beside])
         try:
+            if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
+                raise BadSegment(f"{link.path!r} is a hard link to what is no file")
             os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[above], follow_symlinks=False)
         finally:
             os.close(source)
