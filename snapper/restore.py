@@ -112,7 +112,7 @@ def _restore(
         with staged(place.prefix) as staging:
             _locate(store, wanted)
             unrelocated = _build(store, place, snapshot, staging, pool, progress)
-            _is_present(place.prefix, place.name, place.snapshot_id, wanted)
+            _is_present(store, place.prefix, place.name, place.snapshot_id, wanted)
             staging.swap()
         progress.done()
         size = snapshot.size
@@ -142,10 +142,12 @@ def _locate(store: Store, wanted: Wanted) -> _Place:
     else:
         prefix = places.place_for(found.name, found.latest.prefix)
     prefix = Path(os.path.abspath(prefix))
-    return _Place(found.name, snapshot_id, prefix, _is_present(prefix, found.name, snapshot_id, wanted))
+    return _Place(
+        found.name, snapshot_id, prefix, _is_present(store, prefix, found.name, snapshot_id, wanted)
+    )
 
 
-def _is_present(prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bool:
+def _is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bool:
     """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there."""
     if not os.path.lexists(prefix):
         return False
@@ -160,17 +162,26 @@ def _is_present(prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bo
     except PermissionError:
         raise NoPermission(str(prefix), "read") from None
     found = state.read(prefix)
+    saving = (
+        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
+        "--replace."
+    )
     if found is None:
         if wanted.replace:
             return False
         raise InTheWay(
             str(prefix),
             "it is an environment of which snapper does not know whether it is in the store",
-            f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
-            "--replace.",
+            saving,
         )
     if found.environment != name and found.snapshot != snapshot_id:
         raise InTheWay(str(prefix), f"it is the environment {found.environment!r}", elsewhere)
+    if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
+        raise InTheWay(
+            str(prefix),
+            f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
+            saving,
+        )
     return _is_unchanged(prefix, found, snapshot_id, wanted)
 
 
