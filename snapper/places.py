@@ -34,7 +34,7 @@ def find(name: str) -> Path:
     candidates += [directory / name for directory in envs_dirs()]
     if name == "base":
         candidates += _roots()
-    found = {path.resolve(): path for path in reversed(candidates) if conda.is_environment(path)}
+    found = {os.path.realpath(path): path for path in reversed(candidates) if conda.is_environment(path)}
     if not found:
         raise NoSuchEnvironment(name, tuple(str(path) for path in envs_dirs() if os.path.isdir(path)))
     if len(found) > 1:
@@ -121,11 +121,14 @@ def _roots() -> list[Path]:
     found: list[Path] = []
     executable = os.environ.get("CONDA_EXE") or shutil.which("conda")
     if executable:
-        found.append(Path(executable).resolve().parent.parent)
+        found.append(Path(os.path.realpath(executable)).parent.parent)
     active = os.environ.get("CONDA_PREFIX")
     if active:
         outer = Path(active).parent
-        found.append(outer.parent if outer.name == "envs" else Path(active))
+        if outer.name == "envs":
+            found.append(outer.parent)
+        elif os.path.isdir(Path(active, "condabin")) or os.environ.get("CONDA_DEFAULT_ENV") == "base":
+            found.append(Path(active))
     if os.environ.get("MAMBA_ROOT_PREFIX"):
         found.append(_expanded(os.environ["MAMBA_ROOT_PREFIX"]))
     found += [path for path in map(_expanded, _USUAL_ROOTS) if os.path.isdir(path)]

@@ -1,0 +1,282 @@
+"""Which environment a name means, and where one is restored to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Machine, tree_of
+from tests.misfortune import make_data, unprivileged
+
+#: Without the conda of whoever runs the tests.
+PROGRAMS = "/usr/bin:/bin"
+
+
+def environment(prefix: Path) -> Path:
+    """The least that is an environment."""
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "conda-meta" / "history").write_text("")
+    return prefix
+
+
+def found(machine: Machine, name: str, **variables: str) -> str:
+    """Which directory `snapper pack NAME` packs."""
+    prefix: str = machine.done("pack", name, PATH=PROGRAMS, **variables)["prefix"]
+    return prefix
+
+
+def not_found(machine: Machine, name: str, **variables: str) -> None:
+    outcome = machine.snapper("pack", name, "--json", PATH=PROGRAMS, **variables)
+    assert outcome.code == 10, outcome
+    assert outcome.json["error"]["type"] == "NoSuchEnvironment"
+
+
+def register(machine: Machine, text: str) -> Path:
+    file = machine.home / ".conda" / "environments.txt"
+    file.parent.mkdir()
+    file.write_text(text)
+    return file
+
+
+# --- pack NAME --------------------------------------------------------------------------------------------
+
+
+def test_in_condas_list_of_environments(machine: Machine) -> None:
+    prefix = environment(machine.home / "project" / "env")
+    register(machine, f"/somewhere/gone/env\n\n  {prefix}  \n{prefix}er\nrelative\n")
+    assert found(machine, "env") == str(prefix)
+    not_found(machine, "gone")
+    not_found(machine, "project")
+
+
+@pytest.mark.parametrize("variable", ["CONDA_ENVS_PATH", "CONDA_ENVS_DIRS"])
+def test_in_the_directories_of_a_variable(variable: str, machine: Machine) -> None:
+    prefix = environment(machine.home / "second" / "env")
+    listed = os.pathsep.join(["", "/does/not/exist", "~/first", "$HOME/second"])
+    assert found(machine, "env", **{variable: listed}) == str(prefix)
+    not_found(machine, "env")
+
+
+@pytest.mark.parametrize("file", [".condarc", ".conda/.condarc", ".mambarc", "elsewhere/condarc"])
+def test_in_the_directories_of_a_condarc(file: str, machine: Machine) -> None:
+    there = machine.home / file
+    there.parent.mkdir(exist_ok=True)
+    there.write_text("channels: [conda-forge]\nenvs_dirs:\n  - ~/tilde\n  - $PLACE/variable\n  - 5\n")
+    variables = {"PLACE": str(machine.home), "CONDARC": str(machine.home / "elsewhere" / "condarc")}
+    for directory in ("tilde", "variable"):
+        prefix = environment(machine.home / directory / f"in-{directory}")
+        assert found(machine, f"in-{directory}", **variables) == str(prefix)
+
+
+def test_a_condarc_that_makes_no_sense_is_passed_over(machine: Machine) -> None:
+    strange = {
+        ".condarc": "[",
+        ".conda/.condarc": "envs_dirs: 5",
+        ".mambarc": "- list",
+        "by-variable": "\x00",
+        "mamba/.condarc": "when: 2024-99-99",
+        "conda/.condarc": "",
+    }
+    for file, text in strange.items():
+        (machine.home / file).parent.mkdir(exist_ok=True)
+        (machine.home / file).write_text(text)
+    variables = {"CONDARC": "~/by-variable", "MAMBA_ROOT_PREFIX": "~/mamba"}
+    variables["CONDA_EXE"] = str(machine.home / "conda" / "bin" / "conda")
+    prefix = environment(machine.envs / "env")
+    assert found(machine, "env", **variables) == str(prefix)
+
+
+def root(machine: Machine) -> Path:
+    """An installed conda: its own environment, a program, and an environment in it."""
+    prefix = environment(machine.home / "miniforge")
+    for directory in ("bin", "condabin"):
+        (prefix / directory).mkdir()
+        (prefix / directory / "conda").write_text("#!/bin/sh\n")
+        (prefix / directory / "conda").chmod(0o755)
+    (prefix / ".condarc").write_text("envs_dirs: [~/of-the-root]\n")
+    environment(prefix / "envs" / "inner")
+    environment(machine.home / "of-the-root" / "outer")
+    return prefix
+
+
+Ways = Callable[[Path], dict[str, str]]
+
+WAYS: dict[str, Ways] = {
+    "its program": lambda prefix: {"CONDA_EXE": f"{prefix}/bin/conda"},
+    "base is active": lambda prefix: {"CONDA_PREFIX": str(prefix)},
+    "base is active by name": lambda prefix: {"CONDA_PREFIX": str(prefix), "CONDA_DEFAULT_ENV": "base"},
+    "another is active": lambda prefix: {"CONDA_PREFIX": f"{prefix}/envs/inner"},
+    "mamba's variable": lambda prefix: {"MAMBA_ROOT_PREFIX": str(prefix)},
+    "mamba's variable with a tilde": lambda _: {"MAMBA_ROOT_PREFIX": "~/miniforge"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_beside_an_installed_conda(way: str, machine: Machine) -> None:
+    prefix = root(machine)
+    variables = WAYS[way](prefix)
+    assert found(machine, "inner", **variables) == f"{prefix}/envs/inner"
+    assert found(machine, "outer", **variables) == f"{machine.home}/of-the-root/outer"
+    not_found(machine, "inner")
+
+
+def no_system_conda() -> None:
+    if any(Path("/opt", name).exists() for name in ("conda", "miniconda3", "miniforge3")):
+        pytest.skip("this machine has a conda of its own in /opt, whose base is found too")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_base_is_the_environment_of_conda_itself(way: str, machine: Machine) -> None:
+    no_system_conda()
+    prefix = root(machine)
+    (prefix / "pkgs").mkdir()
+    (prefix / "pkgs" / "urls.txt").write_text("")
+    packed = machine.done("pack", "base", PATH=PROGRAMS, **WAYS[way](prefix))
+    assert packed["prefix"] == str(prefix)
+    assert packed["environment"] == "base"
+    assert {each["path"] for each in packed["skipped"]} == {"envs/inner", "pkgs"}
+
+
+def test_an_active_environment_is_not_base_wherever_it_is(machine: Machine) -> None:
+    no_system_conda()
+    prefix = environment(machine.home / "project" / "env")
+    not_found(machine, "base", CONDA_PREFIX=str(prefix), CONDA_DEFAULT_ENV=str(prefix))
+
+
+def test_conda_on_the_path(machine: Machine) -> None:
+    prefix = root(machine)
+    packed = machine.done("pack", "inner", PATH=f"{prefix}/condabin:{PROGRAMS}")
+    assert packed["prefix"] == f"{prefix}/envs/inner"
+
+
+def test_one_environment_by_several_ways_is_one(machine: Machine) -> None:
+    prefix = environment(machine.home / "real" / "env")
+    for link in ("one", "two"):
+        (machine.home / link).symlink_to("real")
+    (machine.envs / "env").symlink_to(prefix)
+    register(machine, f"{machine.home}/one/env\n{prefix}\n{prefix}/\n")
+    assert Path(found(machine, "env", CONDA_ENVS_DIRS=f"{machine.home}/two")).resolve() == prefix
+
+
+@pytest.mark.parametrize("text", ["loop", "x" * 300, "closed/envs"])
+def test_directories_that_cannot_be_looked_into_are_passed_over(text: str, machine: Machine) -> None:
+    user = unprivileged(machine)
+    (machine.home / "loop").symlink_to("loop")
+    (machine.home / "closed" / "envs").mkdir(parents=True)
+    (machine.home / "closed").chmod(0)
+    register(machine, f"{machine.home}/{text}/env\n")
+    (machine.home / ".condarc").symlink_to(f"{text}/.condarc")
+    prefix = environment(machine.envs / "env")
+    strange = f"{machine.home}/{text}"
+    variables = {
+        "CONDA_ENVS_DIRS": strange,
+        "MAMBA_ROOT_PREFIX": strange,
+        "CONDA_EXE": f"{strange}/bin/conda",
+    }
+    assert found(user, "env", **variables) == str(prefix)
+    (machine.home / "closed").chmod(0o755)
+
+
+# --- restore: where to ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def origin(machine: Machine) -> Path:
+    """Where the environment `data` was packed from and is no more; its directory is there."""
+    prefix = make_data(machine.home / "origin" / "data")
+    machine.done("pack", "-p", prefix)
+    shutil.rmtree(prefix)
+    return prefix
+
+
+def restored(machine: Machine, *options: object, **variables: str) -> Path:
+    """Where `snapper restore data` puts it."""
+    (document,) = machine.done("restore", "data", *options, PATH=PROGRAMS, **variables)["restored"]
+    prefix = Path(document["prefix"])
+    assert (prefix / "conda-meta").is_dir()
+    return prefix
+
+
+def test_to_where_it_was_packed(origin: Path, machine: Machine) -> None:
+    assert restored(machine) == origin
+
+
+def test_to_the_directory_that_is_asked_for(origin: Path, machine: Machine) -> None:
+    variable = {"SNAPPER_ENVS_DIR": "~/by-variable"}
+    assert restored(machine, **variable) == machine.home / "by-variable" / "data"
+    assert restored(machine, "--envs-dir", "~/by-option", **variable) == machine.home / "by-option" / "data"
+    assert restored(machine, "--envs-dir", "relative/../here") == machine.home / "here" / "data"
+    assert restored(machine, "--prefix", "~/x/y", **variable) == machine.home / "x" / "y"
+    assert not origin.exists()
+
+
+def test_to_the_first_directory_of_conda_that_can_be_written(origin: Path, machine: Machine) -> None:
+    user = unprivileged(machine)
+    origin.parent.chmod(0o555)
+    closed = machine.home / "closed"
+    closed.mkdir(mode=0o555)
+    listed = os.pathsep.join([str(machine.home / "missing"), str(closed), str(machine.envs)])
+    assert restored(user, CONDA_ENVS_PATH=listed) == machine.envs / "data"
+
+
+def test_to_condas_own_directory_where_there_is_no_other(origin: Path, machine: Machine) -> None:
+    no_system_conda()
+    origin.parent.rmdir()
+    assert restored(machine, CONDA_ENVS_PATH="") == machine.home / ".conda" / "envs" / "data"
+
+
+def test_nowhere(origin: Path, machine: Machine) -> None:
+    no_system_conda()
+    user = unprivileged(machine)
+    origin.parent.chmod(0o555)
+    machine.home.chmod(0o555)
+    error = user.refused(10, "restore", "data", PATH=PROGRAMS, CONDA_ENVS_PATH="/does/not/exist")
+    assert error["type"] == "NoPlace"
+    for tried in (origin.parent, "/does/not/exist", machine.home / ".conda" / "envs"):
+        assert str(tried) in error["message"]
+    assert "--envs-dir" in error["hint"]
+    machine.home.chmod(0o755)
+
+
+# --- conda's list of environments -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "{new}\n"),
+        ("/a/b\n", "/a/b\n{new}\n"),
+        ("/a/b", "/a/b\n{new}\n"),
+        ("\n  /a/b  \n\n/gone\n", "\n  /a/b  \n\n/gone\n{new}\n"),
+        ("{new}\n/a/b\n", "{new}\n/a/b\n"),
+        ("{new}", "{new}"),
+        ("{new}er\n", "{new}er\n{new}\n"),
+    ],
+)
+def test_conda_is_told_of_what_is_restored(before: str, after: str, origin: Path, machine: Machine) -> None:
+    file = register(machine, before.format(new=origin))
+    restored(machine)
+    assert file.read_text() == after.format(new=origin)
+    restored(machine)
+    assert file.read_text() == after.format(new=origin)
+
+
+def test_bytes_that_are_no_text_stay_in_condas_list(origin: Path, machine: Machine) -> None:
+    file = register(machine, "")
+    file.write_bytes(b"/\xff\xfe/x\r\n/y")
+    restored(machine)
+    assert file.read_bytes() == b"/\xff\xfe/x\r\n/y\n" + os.fsencode(f"{origin}\n")
+
+
+def test_condas_list_that_cannot_be_written(origin: Path, machine: Machine) -> None:
+    file = register(machine, "/a/b\n")
+    file.unlink()
+    file.mkdir()
+    outcome = machine.snapper("restore", "data")
+    assert outcome.code == 0, outcome
+    assert "could not be added to ~/.conda/environments.txt" in outcome.err
+    assert tree_of(file) == {}
