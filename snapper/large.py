@@ -225,9 +225,12 @@ def _pieces(context: Context, item: Item, way: Way) -> Iterator[tuple[int, bytes
 def _safe_cut(data: bytes, length: int, needle: bytes, mode: Mode) -> int:
     """The cut nearest before `length` that parts nothing which relocation replaces."""
     if mode == "text":
-        reach = len(needle) + _CONTEXT
-        at = data.find(needle, max(0, length - reach), length + reach)
-        return max(1, at - _CONTEXT) if at >= 0 else length
+        cut, reach = length, len(needle) + _CONTEXT - 1
+        while (at := data.find(needle, max(0, cut - reach), cut + reach)) >= 0:
+            cut = at - _CONTEXT
+            if cut <= 0:
+                return length
+        return cut
     at = data.rfind(needle, 0, length + len(needle) - 1)
     if at < 0:
         return length

@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from scripts.maker import make
+from snapper.large import _safe_cut
 from snapper.model import LAYER_SIZE
 from tests.conftest import Machine
 
@@ -97,6 +100,22 @@ def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Pat
             assert write is write_text or again["snapshot"] == packed["snapshot"]
         finally:
             subprocess.run(["rm", "-rf", place], check=True)
+
+
+@given(
+    st.lists(st.sampled_from([b"/env", b":", b"x" * 9, b"-", b"/en", b"v"]), min_size=1, max_size=30).map(
+        b"".join
+    ),
+    st.integers(1, 200),
+)
+@example(b"x" * 20 + b"/env:/env" + b"x" * 20, 29)
+def test_no_cut_is_near_the_prefix(text: bytes, length: int) -> None:
+    """Adjacent paths, as lists of them have, are all kept whole, with the neighbours that make them paths."""
+    length = min(length, len(text))
+    cut = _safe_cut(text, length, b"/env", "text")
+    assert 0 < cut <= length
+    near = [at for at in range(len(text)) if text.startswith(b"/env", at) and at - 4 < cut < at + 8]
+    assert not near or cut == length
 
 
 def test_exact_sizes_around_a_layer(data: Path, machine: Machine) -> None:
