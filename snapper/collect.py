@@ -153,6 +153,7 @@ def collect(context: Context, group: Group) -> Collected:
         elif item.file.path == group.record:
             _add_record(run, item)
         elif item.linked and item.linked not in dropped:
+            run.make_room(0)
             run.builder.add(member_of(item, LINK_TIME if _retimed(item) else item.file.mtime))
         elif group.kind != "package":
             _add_found(run, item)
@@ -196,6 +197,7 @@ def _retimed(item: Item) -> bool:
 
 def _add_other(run: _Run, item: Item) -> None:
     file = item.file
+    run.make_room(0)
     if file.type == "directory":
         run.builder.add(Member(file.path, "directory", file.mode & 0o777, LINK_TIME))
         return

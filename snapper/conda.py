@@ -23,7 +23,7 @@ _ADVICE = (
     "Install that package again (conda install --force-reinstall), or remove the file if it is not conda's."
 )
 
-_FLAT_OBJECT = re.compile(rb"\{[^{}]*\"_path\"[^{}]*\}")
+_FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
 _OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
 _SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)[0-9]+')
@@ -129,10 +129,14 @@ def _edited(record: bytes, edit: Callable[[bytes, dict[str, Any]], bytes]) -> by
     """The record with each entry's text as `edit` makes it of the text and what that says."""
 
     def apply(match: re.Match[bytes]) -> bytes:
+        text = match.group()
+        if b'"_path"' not in text:
+            return text
         try:
-            return edit(match.group(), json.loads(match.group()))
-        except ValueError:
-            return match.group()
+            entry = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        return edit(text, entry) if isinstance(entry.get("_path"), str) else text
 
     return _FLAT_OBJECT.sub(apply, record)
 

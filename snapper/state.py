@@ -76,8 +76,8 @@ def drift(prefix: Path, tree: Tree) -> list[str] | None:
     """The paths that are not as the index has them, compiled modules aside; None where there is no index."""
     try:
         lines = (prefix / STATE_DIRECTORY / _INDEX).read_text().splitlines()
-        known = {path: stats for line in lines for path, *stats in json.loads(line)}
-    except (OSError, ValueError):
+        known = {str(path): stats for line in lines for path, *stats in json.loads(line)}
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     there = {
         file.path: [file.size, file.mode, file.mtime_ns] for file in tree.files if file.type != "directory"

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -643,3 +644,41 @@ def test_read_only_files_and_directories_are_restored_by_who_may_not_do_everythi
     digest = hashlib.sha256(os.fsencode(public / "work")).hexdigest().encode()
     assert found["conda-meta/p.json"] == ("file", 0o444, RECORD.replace(b"0" * 64, digest))
     assert found["lib/big"] == ("file", 0o444, b"x" * 3000)
+
+
+# --- what a snapshot brings that is read again -----------------------------------------------------------
+
+NO_RECORDS = {
+    "no JSON": b'{"_path": "t", "sha256_in_prefix": ' + b'"' + b"0" * 64 + b'"',
+    "a path that is none": b'{"_path": ["t"], "sha256_in_prefix": "%b"}' % (b"0" * 64),
+    "the word alone": b'{"name": "_path"}',
+    "nesting without end": b'{"_path": ' + b"[" * 100_000 + b"}",
+    "objects that never end": b'{"_path"' * 100_000,
+    "paths that never end": b"{" + b'"_path"' * 100_000,
+    "no UTF-8": b'{"_path": "\xff"}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", NO_RECORDS)
+def test_records_that_are_none_come_back_as_they_are(top: Path, what: str) -> None:
+    """Such as a hostile store has them: they cost neither much time nor the restore."""
+    record = file("conda-meta/p.json", NO_RECORDS[what])
+    text = packed(file("t", P), 1, relocated("text", "t"))
+    began = time.process_time()
+    prefix = done(top, [text, packed(record, 1, (Relocation("sized-record", "", ("conda-meta/p.json",)),))])
+    assert (prefix / "conda-meta" / "p.json").read_bytes() == NO_RECORDS[what]
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "5", "[5]", "[[]]", "[[[]]]", '[["a",1]]', '{"a":1}', "[" * 100_000, "\0"]
+)
+def test_an_index_that_makes_no_sense_vouches_for_nothing(top: Path, line: str) -> None:
+    prefix = done(top, [layer(whole(META), file("a"))])
+    (prefix / ".snapper" / "index.jsonl").write_text(line)
+    before = tree_of(top)
+    (outcome,) = restore(open_store(str(top / "store")), [Wanted(catalog.Reference("work"), prefix=prefix)])
+    assert isinstance(outcome, Failed)
+    assert outcome.error.code == 11
+    assert tree_of(top) == before

@@ -1,0 +1,43 @@
+"""Collecting: what the limits of a layer are, whatever an environment is made of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from snapper import layer
+from snapper.collect import Context, Group, Item, collect
+from snapper.store import open_store
+from snapper.tree import walk
+
+SMALL = 64 * 1024
+
+
+@pytest.mark.parametrize("kind", ["symlinks", "hard links", "directories", "empty files"])
+def test_what_has_no_data_fills_layers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each takes a header of 512 bytes, and what a layer unpacks to is limited."""
+    monkeypatch.setattr(layer, "LAYER_SIZE", SMALL)
+    top = tmp_path / "env"
+    top.mkdir()
+    (top / "first").touch()
+    for number in range(600):
+        path = top / f"x{number:03}"
+        if kind == "symlinks":
+            path.symlink_to("nowhere")
+        elif kind == "hard links":
+            os.link(top / "first", path)
+        elif kind == "directories":
+            path.mkdir()
+        else:
+            path.touch()
+    files = sorted(walk(top).files, key=lambda each: each.path)
+    linked = "first" if kind == "hard links" else ""
+    items = tuple(Item(each, linked="" if each.path == "first" else linked) for each in files)
+    store = open_store(str(tmp_path / "store"), create=True)
+    done = collect(Context(str(top), str(top), store, 1, {}, {}), Group("files", "", 0, items))
+    assert sum(each.members for each in done.layers) == 601
+    assert max(each.diff_size for each in done.layers) <= SMALL + 1024
