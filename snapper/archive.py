@@ -7,6 +7,7 @@ by `snapper.unarchive`.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
-from snapper.errors import BadArchive, MissingProgram, NoPermission, NotAnArchive
+from snapper.errors import BadArchive, MissingProgram, NoPermission, NoSpace, NotAnArchive
 from snapper.layer import BadFrame, decompressing
 from snapper.progress import Progress
 from snapper.segment import Type
@@ -80,7 +81,7 @@ def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Ent
     """Each member and what reads its data, which must be used before the next one is asked for.
 
     `scratch` is a directory of the caller's for what has to be unpacked on the way; progress is in bytes of the
-    archive. Raises NotAnArchive, BadArchive, NoPermission, MissingProgram.
+    archive. Raises NotAnArchive, BadArchive, NoPermission, NoSpace, MissingProgram.
     """
     kind = _kind(file)
     if kind == "squashfs":
@@ -242,6 +243,8 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> E
 def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
     command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d", str(top), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode and os.strerror(errno.ENOSPC) in done.stderr:
+        raise NoSpace(str(top.parent))
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
         raise BadArchive(str(file), f"it is damaged ({reason})")

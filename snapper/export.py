@@ -188,12 +188,11 @@ def _suit_zip(tree: Path, own: Mapping[str, File]) -> None:
     """Gives files the earliest time that a zip can hold where theirs is earlier; raises Usage for names it cannot."""
     earliest = int(time.mktime((1980, 1, 1, 0, 0, 0, 0, 0, -1))) * 1_000_000_000
     for path, file in own.items():
-        try:
-            (path + file.target).encode()
-        except UnicodeEncodeError:
-            raise Usage(
-                f"a zip cannot hold the name {path!r}, which is not UTF-8", "Use a tar format."
-            ) from None
+        if any(
+            char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"
+            for char in path + file.target
+        ):
+            raise Usage(f"a zip cannot hold the name {path!r}", "Use a tar format, which can.")
         if file.mtime_ns < earliest:
             os.utime(tree / path, ns=(earliest, earliest), follow_symlinks=False)
 

@@ -126,7 +126,7 @@ def listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
                         size(latest.size),
                         size(latest.stored_size),
                         latest.time.replace("T", " ").removesuffix("Z"),
-                        f"{latest.host}:{latest.prefix}",
+                        f"{latest.host}:{latest.prefix or '(imported)'}",
                     )
                 )
         _table(
@@ -161,7 +161,8 @@ def shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_jso
     _say(f"{environment.name}@{snapshot_id[:12]}{' (current)' if snapshot_id == environment.current else ''}")
     _say(f"  id        {snapshot_id}")
     for move in moves[-1:]:
-        _say(f"  packed    {move.time} by {move.user}@{move.host} from {move.prefix}")
+        origin = f"packed    {{}} from {move.prefix}" if move.prefix else "imported  {}"
+        _say("  " + origin.format(f"{move.time} by {move.user}@{move.host}"))
         if move.message:
             _say(f"  message   {move.message}")
     _say(f"  platform  {snapshot.platform}")

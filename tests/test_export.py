@@ -1,0 +1,321 @@
+"""Exported archives: restored with other programs, they are what `snapper restore` gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from snapper.catalog import Reference
+from snapper.errors import Usage
+from snapper.export import Wanted, export
+from snapper.store import open_store
+from tests.conftest import Machine, tree_of
+from tests.exchange import (
+    ACTIVATION,
+    ADDED,
+    FORMATS,
+    Tree,
+    assert_same,
+    conda_unpack,
+    make_odd,
+    need_tools,
+    records_of,
+    run,
+    unpack,
+    without,
+)
+from tests.misfortune import begin
+
+
+class Stock(NamedTuple):
+    """A store with the environments `odd` and `compiled`."""
+
+    store: Path
+    snapshot: str
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
+    top = tmp_path_factory.mktemp("stock")
+    machine = Machine(top / "home", top / "home" / "envs", top / "store")
+    machine.envs.mkdir(parents=True)
+    odd = machine.done("pack", "-p", make_odd(machine.envs / "odd"))
+    return Stock(machine.store, odd["snapshot"])
+
+
+@pytest.fixture
+def stocked(stock: Stock, machine: Machine) -> Machine:
+    """A machine with that store, which tests only read."""
+    return Machine(machine.home, machine.envs, stock.store)
+
+
+def leftovers(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if path.name.endswith(".snapper")]
+
+
+def both(machine: Machine, form: str, place: Path) -> tuple[Tree, Tree]:
+    """The environment `odd` at one prefix, by way of an archive and restored."""
+    archive = machine.home / f"odd.{form}"
+    machine.done("export", "odd", "-o", archive)
+    prefix = place / "odd"
+    conda_unpack(unpack(archive, prefix))
+    unpacked = tree_of(prefix)
+    shutil.rmtree(prefix)
+    machine.done("restore", "odd", "--prefix", prefix)
+    return unpacked, tree_of(prefix)
+
+
+# --- the same as restoring --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_unpacked_and_fixed_it_is_what_restoring_gives(form: str, stocked: Machine, scratch: Path) -> None:
+    need_tools(form)
+    unpacked, restored = both(stocked, form, scratch)
+    assert unpacked.keys() >= ADDED
+    unpacked = without(unpacked, ADDED)
+
+    for path, target in {"absolute": "../../share/textdata", "top": "../.."}.items():
+        kind, mode, data = restored[f"share/own/{path}"]
+        assert os.fsdecode(data).startswith(str(scratch))
+        restored[f"share/own/{path}"] = kind, mode, target.encode()
+    kind, mode, data = restored["share/own/read only.cfg"]
+    assert mode == 0o444
+    restored["share/own/read only.cfg"] = kind, 0o644, data
+
+    said, known = records_of(unpacked), records_of(restored)
+    assert said.keys() == known.keys()
+    for path, record in said.items():
+        for each, true in zip(record["paths_data"]["paths"], known[path]["paths_data"]["paths"], strict=True):
+            if each.get("prefix_placeholder"):
+                assert each.pop("sha256_in_prefix") is None
+                true.pop("sha256_in_prefix")
+                if each["size_in_bytes"] is None:
+                    each["size_in_bytes"] = true["size_in_bytes"]
+        assert record == known[path]
+    assert_same(unpacked, restored)
+
+
+def test_hard_links_stay_hard_links(stocked: Machine, tmp_path: Path) -> None:
+    stocked.done("export", "odd", "-o", tmp_path / "odd.tar")
+    prefix = unpack(tmp_path / "odd.tar", tmp_path / "odd")
+    conda_unpack(prefix)
+    assert (prefix / "share/own/one.txt").samefile(prefix / "share/own/other.txt")
+    assert (prefix / "share/own/one.txt").read_text() == f"{prefix}\n"
+
+
+@pytest.mark.parametrize("form", ["tar.zst", "zip"])
+def test_made_for_a_prefix_it_needs_no_conda_unpack(form: str, stocked: Machine, scratch: Path) -> None:
+    need_tools(form)
+    prefix = scratch / "odd"
+    archive = stocked.home / f"odd.{form}"
+    document = stocked.done("export", "odd", "-o", archive, "--dest-prefix", prefix)
+    assert document["dest_prefix"] == str(prefix)
+    assert document["unrelocated"] == []
+    unpacked = tree_of(unpack(archive, prefix))
+    shutil.rmtree(prefix)
+    stocked.done("restore", "odd", "--prefix", prefix)
+    assert_same(without(unpacked, ACTIVATION), tree_of(prefix))
+
+
+def test_python_works_before_and_after_conda_unpack(
+    pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
+) -> None:
+    machine.done("pack", "-p", pristine("compiled"), "--name", "compiled")
+    machine.done("export", "compiled", "-o", tmp_path / "compiled.tar.gz", "--level", "1")
+    prefix = unpack(tmp_path / "compiled.tar.gz", tmp_path / "compiled")
+    python = prefix / "bin" / "python"
+    assert run(python, "-c", "import sys; print(sys.prefix)") == f"{prefix}\n"
+    run(python, "-B", prefix / "bin" / "conda-unpack")
+    assert run(prefix / "bin" / "whereami").startswith(f"{prefix}\n")
+    assert str(prefix) in run(prefix / "bin" / "python3-config", "--prefix")
+    activated = f". {prefix}/bin/activate && command -v whereami && echo $CONDA_PREFIX"
+    assert run("bash", "-ec", activated).splitlines() == [f"{prefix}/bin/whereami", str(prefix)]
+
+
+def test_scripts_of_an_earlier_archive_are_replaced(
+    stocked: Machine, machine: Machine, tmp_path: Path
+) -> None:
+    stocked.done("export", "odd", "-o", tmp_path / "odd.tar")
+    first = unpack(tmp_path / "odd.tar", tmp_path / "first")
+    conda_unpack(first)
+    machine.done("pack", "-p", first)
+    machine.done("export", "first", "-o", tmp_path / "again.tar")
+    second = unpack(tmp_path / "again.tar", tmp_path / "second")
+    conda_unpack(second)
+    assert run(second / "bin" / "whereami").startswith(f"{second}\n")
+    found = tree_of(second)
+    assert not any(str(first).encode() in data for _, _, data in found.values())
+
+
+# --- levels and threads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "low", "high"), [("tar.gz", 1, 9), ("tar.zst", 1, 19), ("zip", 0, 9)])
+def test_levels_take_effect(form: str, low: int, high: int, stocked: Machine) -> None:
+    sizes = [
+        stocked.done("export", "odd", "-o", stocked.home / f"{level}.{form}", "--level", level)["size"]
+        for level in (low, high)
+    ]
+    assert sizes[1] < sizes[0]
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "tar.zst", "tar.bz2"])
+def test_threads_take_effect(form: str, stocked: Machine) -> None:
+    """Compressed by several threads, the data is cut into blocks, and so are other bytes."""
+    archives = [stocked.home / f"{threads}.{form}" for threads in (1, 2)]
+    for threads, archive in enumerate(archives, 1):
+        stocked.done("export", "odd", "-o", archive, "--threads", threads, "--format", form)
+    assert archives[0].read_bytes() != archives[1].read_bytes()
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_there_is_not_overwritten(stocked: Machine, tmp_path: Path) -> None:
+    archive = tmp_path / "odd.tar"
+    archive.write_text("precious")
+    assert "--force" in stocked.refused(11, "export", "odd", "-o", archive)["hint"]
+    assert archive.read_text() == "precious"
+    document = stocked.done("export", "odd", "-o", archive, "--force")
+    assert document["size"] == archive.stat().st_size
+    (tmp_path / "directory.tar").mkdir()
+    stocked.refused(11, "export", "odd", "-o", tmp_path / "directory.tar", "--force")
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"output": "a.rar"}, ".tar.gz"),
+        ({"output": "a", "format": "rar"}, "tar.gz"),
+        ({"output": "a.tgz", "level": 10}, "0 to 9"),
+        ({"output": "a.tar.zst", "level": 0}, "1 to 19"),
+        ({"output": "a.tar", "level": 1}, "none"),
+        ({"output": "a.zip", "threads": 2}, "one thread"),
+        ({"output": "a.tar", "dest_prefix": "relative/path"}, "/opt"),
+        ({"output": "a.tar", "dest_prefix": "/opt/../etc"}, "/opt"),
+        ({"output": "a.tar", "dest_prefix": "/"}, "/opt"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], hint: str, stock: Stock, tmp_path: Path) -> None:
+    wanted = Wanted(Reference("odd"), **{**options, "output": tmp_path / options["output"]})
+    with pytest.raises(Usage) as refused:
+        export(open_store(str(stock.store)), wanted)
+    assert hint in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_there(stocked: Machine, tmp_path: Path) -> None:
+    stocked.refused(10, "export", "nothing", "-o", tmp_path / "a.tar")
+    stocked.refused(1, "export", "odd", "-o", tmp_path / "missing" / "a.tar")
+    assert "--output" in stocked.refused(2, "export", "odd")["message"]
+
+
+def test_a_prefix_that_does_not_fit_in_programs(stocked: Machine, tmp_path: Path) -> None:
+    error = stocked.refused(1, "export", "odd", "-o", tmp_path / "a.tar", "--dest-prefix", "/" + "p" * 300)
+    assert "--dest-prefix" in error["hint"]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"two\nlines"])
+def test_names_that_a_zip_cannot_hold(name: bytes, machine: Machine, tmp_path: Path) -> None:
+    prefix = machine.envs / "bytes"
+    (prefix / "conda-meta").mkdir(parents=True)
+    Path(os.fsdecode(bytes(prefix) + b"/" + name)).write_text(f"{prefix}\n")
+    machine.done("pack", "bytes")
+    assert "tar" in machine.refused(2, "export", "bytes", "-o", tmp_path / "a.zip")["hint"]
+    machine.done("export", "bytes", "-o", tmp_path / "a.tar")
+    there = unpack(tmp_path / "a.tar", tmp_path / "there")
+    conda_unpack(there)
+    assert Path(os.fsdecode(bytes(there) + b"/" + name)).read_text() == f"{there}\n"
+
+
+def test_squashfs_without_its_programs(stocked: Machine, tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    error = stocked.refused(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=str(programs))
+    assert error["message"] == "the format squashfs needs mksquashfs, which is not installed"
+
+
+_MKSQUASHFS = """#!/bin/sh
+find "$1" -name config.ini -delete
+{ printf hsqs; tar -cC "$1" .; } > "$2"
+"""
+_UNSQUASHFS = """#!/bin/sh
+while [ "$1" != -d ]; do shift; done
+mkdir "$2" && tail -c +5 "$3" | tar -xpC "$2"
+"""
+
+
+def test_an_archive_that_lacks_a_file_is_not_left_behind(stocked: Machine, tmp_path: Path) -> None:
+    """A failing disk is played by programs that lose a file."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("mksquashfs", _MKSQUASHFS), ("unsquashfs", _UNSQUASHFS)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    error = stocked.refused(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=path)
+    assert error["message"].startswith("share/textdata/config.ini: ")
+    assert list(tmp_path.glob("*.squashfs*")) == []
+
+
+class Limited(Machine):
+    """A machine whose files can have 1 MiB at most."""
+
+    def command(self, *arguments: object) -> list[str]:
+        limit = "import resource as r, os, sys; r.setrlimit(r.RLIMIT_FSIZE, (2**20, 2**20)); "
+        return [
+            sys.executable,
+            "-c",
+            limit + "os.execv(sys.argv[1], sys.argv[1:])",
+            *super().command(*arguments),
+        ]
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "zip"])
+def test_a_write_that_fails_ends_the_export(form: str, machine: Machine, tmp_path: Path) -> None:
+    prefix = machine.envs / "random"
+    (prefix / "conda-meta").mkdir(parents=True)
+    for number in range(6):
+        (prefix / str(number)).write_bytes(os.urandom(500_000))
+    machine.done("pack", "random")
+    threads = () if form == "zip" else ("--threads", "2")
+    limited = Limited(machine.home, machine.envs, machine.store)
+    error = limited.refused(1, "export", "random", "-o", tmp_path / f"a.{form}", *threads)
+    assert "large" in error["message"]
+    assert list(tmp_path.glob("*a.*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(number: int, stocked: Machine, tmp_path: Path) -> None:
+    running = begin(stocked, "export", "odd", "-o", tmp_path / "a.tar.bz2", "--threads", "1")
+    if running.reach((tmp_path / ".a.tar.bz2.snapper" / "tree" / "archive").exists):
+        running.send(number)
+    outcome = running.end()
+    assert outcome.code in (0, 130), outcome
+    assert list(tmp_path.glob("*a.tar.bz2*")) == ([tmp_path / "a.tar.bz2"] if outcome.code == 0 else [])
+    assert running.members() == []
+
+
+def test_what_people_and_programs_are_told(stocked: Machine, stock: Stock) -> None:
+    outcome = stocked.snapper("export", f"odd@{stock.snapshot[:8]}", "-o", "relative.tgz")
+    assert outcome.code == 0, outcome
+    assert f"odd@{stock.snapshot[:12]} is exported: {stocked.home}/relative.tgz" in outcome.out
+    assert "conda-unpack" in outcome.out
+    document = stocked.done("export", "odd", "-o", "other.tar")
+    assert document["snapshot"] == stock.snapshot
+    assert document["format"] == "tar"
+    assert document["output"] == str(stocked.home / "other.tar")
+    members = subprocess.run(["tar", "-tf", document["output"]], capture_output=True, check=True).stdout
+    assert document["files"] + len(ADDED) == len(members.splitlines())
+    assert json.dumps(document)
