@@ -1,0 +1,66 @@
+"""Every error a user can meet: what happened, what to do about it, and the exit code of its kind."""
+
+from snapper.errors.base import ExitCode, SnapperError
+from snapper.errors.environments import (
+    AmbiguousName,
+    ChangedWhilePacking,
+    EditableInstalls,
+    InTheWay,
+    NoPlace,
+    NoSuchEnvironment,
+    NotAnEnvironment,
+    PrefixTooLong,
+    WrongPlatform,
+)
+from snapper.errors.machine import (
+    Busy,
+    FileFailed,
+    Interrupted,
+    MissingProgram,
+    NoPermission,
+    NoSpace,
+    Unsupported,
+    Usage,
+    WorkerDied,
+)
+from snapper.errors.stores import (
+    BadArchive,
+    Damaged,
+    Moved,
+    NewerFormat,
+    NotAnArchive,
+    NotAStore,
+    NotInStore,
+    StoreRefused,
+)
+
+__all__ = [
+    "AmbiguousName",
+    "BadArchive",
+    "Busy",
+    "ChangedWhilePacking",
+    "Damaged",
+    "EditableInstalls",
+    "ExitCode",
+    "FileFailed",
+    "InTheWay",
+    "Interrupted",
+    "MissingProgram",
+    "Moved",
+    "NewerFormat",
+    "NoPermission",
+    "NoPlace",
+    "NoSpace",
+    "NoSuchEnvironment",
+    "NotAStore",
+    "NotAnArchive",
+    "NotAnEnvironment",
+    "NotInStore",
+    "PrefixTooLong",
+    "SnapperError",
+    "StoreRefused",
+    "Unsupported",
+    "Usage",
+    "WorkerDied",
+    "WrongPlatform",
+]

@@ -1,0 +1,155 @@
+"""Errors about stores, what is in them, and archives that come from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snapper.errors.base import ExitCode, SnapperError
+
+
+@dataclass(eq=False)
+class NotInStore(SnapperError):
+    """The store has no environment, snapshot or object of that name."""
+
+    what: str
+    store: str
+    known: tuple[str, ...] = ()
+    code = ExitCode.NOT_FOUND
+
+    @property
+    def message(self) -> str:
+        return f"{self.what} is not in the store {self.store}"
+
+    @property
+    def hint(self) -> str:
+        if self.known:
+            return f"The store has: {', '.join(self.known)}."
+        return "See what there is with: snapper list."
+
+
+@dataclass(eq=False)
+class NotAStore(SnapperError):
+    """What `--store` names is no snapper store."""
+
+    store: str
+    reason: str
+    code = ExitCode.STORE
+
+    @property
+    def message(self) -> str:
+        return f"{self.store} is not a snapper store: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return "Name an existing store, or an empty or new directory, with --store or SNAPPER_STORE."
+
+
+@dataclass(eq=False)
+class NewerFormat(SnapperError):
+    """Something was written by a later snapper, in a format that this one does not know."""
+
+    what: str
+    found: int
+    known: int
+    code = ExitCode.STORE
+
+    @property
+    def message(self) -> str:
+        return f"{self.what} has format {self.found}, and this snapper knows formats up to {self.known}"
+
+    @property
+    def hint(self) -> str:
+        return "Upgrade: pip install --upgrade conda-snapper."
+
+
+@dataclass(eq=False)
+class StoreRefused(SnapperError):
+    """The store is there but does not let us do what we must."""
+
+    store: str
+    action: str
+    reason: str
+    code = ExitCode.STORE
+
+    @property
+    def message(self) -> str:
+        return f"the store {self.store} refused to {self.action}: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return "Check that this user may do that there, or choose another store with --store."
+
+
+@dataclass(eq=False)
+class Damaged(SnapperError):
+    """Stored bytes are not what their name or their manifest says."""
+
+    what: str
+    reason: str
+    code = ExitCode.INTEGRITY
+
+    @property
+    def message(self) -> str:
+        return f"{self.what} is damaged: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return "Nothing was restored from it. Pack the environment again from a healthy copy, or use another snapshot."
+
+
+@dataclass(eq=False)
+class Moved(SnapperError):
+    """Somebody else changed the environment's entry in the store meanwhile."""
+
+    environment: str
+    who: str
+    when: str
+    code = ExitCode.CONFLICT
+
+    @property
+    def message(self) -> str:
+        return f"{self.environment!r} was moved to another snapshot by {self.who} at {self.when} meanwhile"
+
+    @property
+    def hint(self) -> str:
+        return "Look at it with snapper show, then pack again, or pack under another name with --name."
+
+
+@dataclass(eq=False)
+class NotAnArchive(SnapperError):
+    """A file that was to be imported holds no conda environment."""
+
+    file: str
+    reason: str
+    code = ExitCode.NOT_FOUND
+
+    @property
+    def message(self) -> str:
+        return f"{self.file} is not a conda-pack archive: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return (
+            "Name an archive that conda-pack or snapper export made "
+            "(.tar.gz, .tar.zst, .tar.bz2, .tar.xz, .tar, .zip, .squashfs)."
+        )
+
+
+@dataclass(eq=False)
+class BadArchive(SnapperError):
+    """An archive is damaged, or holds what no environment has a use for and an attacker does."""
+
+    file: str
+    reason: str
+    code = ExitCode.INTEGRITY
+
+    @property
+    def message(self) -> str:
+        return f"{self.file} is refused: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return (
+            "Nothing was imported. Get it anew from where it comes from; or unpack it yourself where it can do no "
+            "harm, look at it, run its bin/conda-unpack, and pack that directory: snapper pack -p DIRECTORY."
+        )
