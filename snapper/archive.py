@@ -48,7 +48,8 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
     (b"hsqs", "squashfs"),
 )
 _TAR_MAGIC_AT = 257
-_END_OF_TAR = b"\0" * 1024
+_TAR_BLOCK = 512
+_END_OF_TAR = 2 * _TAR_BLOCK
 _LONGEST_TARGET = 4096
 _SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
@@ -141,16 +142,19 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 class _Counting:
-    """A file that reports how far it is read, and keeps the end of what was read through it."""
+    """A file that reports how far it is read, and knows where the last byte is that is not zero."""
 
     def __init__(self, file: IO[bytes], report: Callable[[int], None] = lambda _: None) -> None:
         self._file, self._report = file, report
-        self.tail = b""
+        self.size = self.end = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
         self._report(len(data))
-        self.tail = (self.tail + data[-len(_END_OF_TAR) :])[-len(_END_OF_TAR) :]
+        text = data.rstrip(b"\0")
+        if text:
+            self.end = self.size + len(text)
+        self.size += len(data)
         return data
 
 
@@ -168,12 +172,21 @@ def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Re
                         break
                     entry = _tar_entry(file, member)
                     data = archive.extractfile(member) if entry.type == "file" else None
+                    if entry.type == "hardlink":
+                        archive.offset += member.size + -member.size % _TAR_BLOCK
                 yield entry, _reader(file, data)
             with _reading(file):
                 while plain.read(1024 * 1024):
                     pass
-            if plain.tail != _END_OF_TAR:
-                raise BadArchive(str(file), "it is damaged (its end is missing)")
+            _check_end(file, archive.offset, plain)
+
+
+def _check_end(file: Path, end: int, plain: _Counting) -> None:
+    """Raises BadArchive unless there is nothing behind the last member but the zeros that end a tar."""
+    if plain.end > end:
+        raise BadArchive(str(file), f"it is damaged (what stands at byte {end:,} is no member)")
+    if plain.size < end + _END_OF_TAR:
+        raise BadArchive(str(file), "it is damaged (its end is missing)")
 
 
 def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper.conda import PathEntry
-from snapper.model import Mode, check_path
+from snapper.model import Mode
 from snapper.relocate import TEXT_PLACEHOLDER, invert
 
 #: The prefix of environments that have none, or only placeholders; as short as the shortest of those.
@@ -105,7 +105,10 @@ def _fix(line: str) -> Fix:
         or "\0" in fields[1]
     ):
         raise ValueError("bin/conda-unpack has a line that conda-pack does not write")
-    return Fix(check_path(os.path.normpath(fields[0])), fields[1], fields[2])
+    path = os.path.normpath(fields[0])
+    if path.startswith("/") or path.split("/", 1)[0] == ".." or "\0" in path:
+        raise ValueError(f"bin/conda-unpack would change {path!r}, which is not in the environment")
+    return Fix(path, fields[1], fields[2])
 
 
 def _proved(top: Path, entry: PathEntry) -> str:

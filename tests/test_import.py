@@ -1,0 +1,454 @@
+"""Imported archives: an environment that conda-pack archived is what installing it at the new prefix gives."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import signal
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from scripts.maker import make
+from snapper.errors import BadArchive, NotAnArchive
+from snapper.importing import arrived
+from snapper.progress import SILENT
+from tests.conftest import Machine, tree_of
+from tests.exchange import (
+    FORMATS,
+    Tree,
+    assert_same,
+    conda_pack,
+    conda_unpack,
+    installed,
+    make_odd,
+    member,
+    need_tools,
+    records_of,
+    run,
+    unpack,
+    write_tar,
+)
+from tests.misfortune import begin
+
+
+class Archived(NamedTuple):
+    """The environment `no-python` packed by conda-pack in each format, and what installing it at `there` gives."""
+
+    archives: dict[str, Path]
+    there: Path
+    installed: Tree
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Archived:
+    top = tmp_path_factory.mktemp("archived")
+    prefix = top / "tools"
+    make("no-python", prefix)
+    archives = {
+        form: conda_pack(prefix, top / f"tools.{form}")
+        for form in (*FORMATS, "tar.xz")
+        if form != "squashfs" or _has_squashfs()
+    }
+    there = top / "elsewhere" / "with-another-name"
+    return Archived(archives, there, installed("no-python", there))
+
+
+def _has_squashfs() -> bool:
+    try:
+        need_tools("squashfs")
+    except pytest.skip.Exception:
+        return False
+    return True
+
+
+@pytest.fixture
+def temporary(machine: Machine) -> Path:
+    """The directory that the machine's programs have for temporary files."""
+    directory = machine.home / "tmp"
+    directory.mkdir()
+    return directory
+
+
+def restored(machine: Machine, name: str, prefix: Path) -> Tree:
+    machine.done("restore", name, "--prefix", prefix)
+    return tree_of(prefix)
+
+
+def assert_as_installed(found: Tree, expected: Tree) -> None:
+    """conda-pack rewrites conda's records, and takes out of them where the package cache was; nothing else differs."""
+    expected = dict(expected)
+    said, true = records_of(found), records_of(expected)
+    assert said.keys() == true.keys()
+    for path, record in said.items():
+        assert record["link"].pop("source") == record.pop("extracted_package_dir") == ""
+        true[path]["link"].pop("source")
+        true[path].pop("extracted_package_dir")
+        assert record == true[path]
+    assert_same(found, expected)
+
+
+# --- made by conda-pack -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "tar.xz"])
+def test_it_is_what_installing_there_gives(
+    form: str, archived: Archived, machine: Machine, temporary: Path
+) -> None:
+    need_tools(form)
+    document = machine.done("import", archived.archives[form], "--name", "tools", TMPDIR=str(temporary))
+    assert list(temporary.iterdir()) == []
+    assert document["altered"] == document["missing"] == document["unrelocated"] == []
+    place = machine.home / "with-another-name"
+    found = restored(machine, "tools", archived.there)
+    os.rename(archived.there, place)
+    assert_as_installed(found, archived.installed)
+
+
+def test_python_and_its_modules(
+    pristine: Callable[[str], Path], machine: Machine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    archive = conda_pack(pristine("compiled"), machine.home / "compiled.tar.zst")
+    machine.done("import", archive)
+    there = tmp_path_factory.getbasetemp() / "elsewhere" / "compiled"
+    expected = installed("compiled", there)
+    found = restored(machine, "compiled", there)
+    for path, (kind, mode, data) in expected.items():
+        if path.endswith(".pyc") and data != found[path][2]:
+            assert found[path][2][16:] == data[16:], "only the time of the source may differ"
+            expected[path] = kind, mode, found[path][2]
+    assert_as_installed(found, expected)
+    assert run(there / "bin" / "python", "-c", "import sys; print(sys.prefix)") == f"{there}\n"
+
+
+def test_made_for_a_certain_prefix(archived: Archived, machine: Machine, tmp_path: Path) -> None:
+    make("no-python", tmp_path / "tools")
+    archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
+    document = machine.done("import", archive, "--name", "tools")
+    assert document["altered"] == document["unrelocated"] == []
+    found = restored(machine, "tools", tmp_path / "there")
+    assert not any(b"/opt/some/where" in data for _, _, data in found.values())
+    assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
+    assert f"home = {tmp_path}/there\n" in (tmp_path / "there/share/textdata/config.ini").read_text()
+
+
+def test_without_a_package_cache(machine: Machine, tmp_path: Path) -> None:
+    """conda-pack loses then where programs have the prefix compiled in; conda's checksums bring it back."""
+    prefix = tmp_path / "tools"
+    make("no-python", prefix, copy=True)
+    for file in (prefix / "conda-meta").glob("*.json"):
+        record = json.loads(file.read_text())
+        record["link"]["source"] = record["extracted_package_dir"] = "/nowhere"
+        file.write_text(json.dumps(record))
+    machine.done("import", conda_pack(prefix, tmp_path / "tools.tar.gz"))
+    restored(machine, "tools", tmp_path / "there")
+    assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
+
+
+def test_below_a_directory_of_its_own(archived: Archived, machine: Machine, tmp_path: Path) -> None:
+    make("no-python", tmp_path / "tools")
+    archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", arcroot="my/environment")
+    machine.done("import", archive)
+    assert_as_installed(restored(machine, "tools", archived.there), archived.installed)
+
+
+def test_scripts_get_their_interpreter_back(machine: Machine, tmp_path: Path) -> None:
+    """conda-pack has them look for Python on PATH; what pip lists of a script proves what it was."""
+    prefix = tmp_path / "tools"
+    make("data", prefix, copy=True)
+    (prefix / "bin" / "python3").write_text("#!/bin/sh\n")
+    script = f"#!{prefix}/bin/python3\nprint('own')\n"
+    (prefix / "bin" / "own").write_text(script)
+    (prefix / "bin" / "foreign").write_text("#!/usr/bin/env python3\nprint('foreign')\n")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(script.encode()).digest()).decode().rstrip("=")
+    metadata = prefix / "lib/python3.11/site-packages/own-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Name: own\nVersion: 1.0\n")
+    (metadata / "RECORD").write_text(f"../../../bin/own,sha256={digest},{len(script)}\n")
+    archive = conda_pack(prefix, tmp_path / "tools.tar")
+    assert run("tar", "-xOf", archive, "bin/own").startswith("#!/usr/bin/env python3\n")
+    document = machine.done("import", archive)
+    assert document["pip_packages"] == 1
+    found = restored(machine, "tools", tmp_path / "there")
+    assert found["bin/own"][2] == f"#!{tmp_path}/there/bin/python3\nprint('own')\n".encode()
+    assert found["bin/foreign"][2] == b"#!/usr/bin/env python3\nprint('foreign')\n"
+
+
+def test_scripts_of_packages_that_are_named_like_conda_packs_stay(machine: Machine, tmp_path: Path) -> None:
+    prefix = tmp_path / "base"
+    make("data", prefix, copy=True)
+    (prefix / "bin" / "activate").write_text("conda's own\n")
+    (record,) = (prefix / "conda-meta").glob("*.json")
+    fields = json.loads(record.read_text())
+    fields["link"]["source"] = "/nowhere"
+    fields["files"].append("bin/activate")
+    fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
+    record.write_text(json.dumps(fields))
+    machine.done("import", conda_pack(prefix, tmp_path / "base.tar.gz"))
+    found = restored(machine, "base", tmp_path / "there")
+    assert found["bin/activate"][2] == b"conda's own\n"
+    assert not {"bin/deactivate", "bin/conda-unpack"} & found.keys()
+
+
+def test_hard_links_as_conda_pack_writes_them(machine: Machine, tmp_path: Path) -> None:
+    """Of two names of one file that no package owns, it writes the second as a link with data: tar stumbles there."""
+    prefix = tmp_path / "linked"
+    make("data", prefix, copy=True)
+    (prefix / "a.txt").write_text("twice\n")
+    os.link(prefix / "a.txt", prefix / "b.txt")
+    (prefix / "c.txt").write_text("behind\n")
+    machine.done("import", conda_pack(prefix, tmp_path / "linked.tar"))
+    found = restored(machine, "linked", tmp_path / "there")
+    assert [found[f"{name}.txt"][2] for name in "abc"] == [b"twice\n", b"twice\n", b"behind\n"]
+    assert (tmp_path / "there" / "a.txt").samefile(tmp_path / "there" / "b.txt")
+
+
+def test_what_snapper_keeps_in_an_environment_stays_behind(
+    archived: Archived, machine: Machine, tmp_path: Path
+) -> None:
+    machine.done("import", archived.archives["tar.gz"])
+    restored(machine, "tools", tmp_path / "tools")
+    machine.done("import", conda_pack(tmp_path / "tools", tmp_path / "again.tar"), "--name", "again")
+    assert not (tmp_path / "tools" / "bin" / "conda-unpack").exists()
+    again = machine.done("show", "again")
+    assert again["files"] == machine.done("show", "tools")["files"]
+
+
+# --- made by snapper export -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "tar.zst", "tar.bz2", "tar", "squashfs"])
+def test_exported_and_imported_it_is_the_same_snapshot(
+    form: str, pristine: Callable[[str], Path], machine: Machine
+) -> None:
+    need_tools(form)
+    packed = machine.done("pack", "-p", pristine("no-python"), "--name", "tools")
+    archive = machine.home / f"tools.{form}"
+    machine.done("export", "tools", "-o", archive)
+    document = machine.done("import", archive, "--name", "again")
+    assert document["snapshot"] == packed["snapshot"]
+    assert document["added_size"] == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--dest-prefix", "/opt/odd")])
+def test_odd_files_come_back(options: tuple[str, ...], machine: Machine, tmp_path: Path) -> None:
+    machine.done("pack", "-p", make_odd(machine.envs / "odd"))
+    machine.done("export", "odd", "-o", "odd.tar.gz", "--level", "1", *options)
+    machine.done("import", "odd.tar.gz", "--name", "again")
+    expected = restored(machine, "odd", tmp_path / "there" / "odd")
+    os.rename(tmp_path / "there" / "odd", tmp_path / "odd")
+    found = restored(machine, "again", tmp_path / "there" / "odd")
+    if not options:
+        expected["share/own/absolute"] = "symlink", 0o777, b"../../share/textdata"
+        expected["share/own/top"] = "symlink", 0o777, b"../.."
+        expected["share/own/read only.cfg"] = "file", 0o644, expected["share/own/read only.cfg"][2]
+    assert_same(found, expected)
+
+
+# --- what is recorded -------------------------------------------------------------------------------------
+
+
+def test_history_says_that_it_was_imported(archived: Archived, machine: Machine) -> None:
+    outcome = machine.snapper("import", archived.archives["tar"])
+    assert outcome.code == 0, outcome
+    (entry,) = machine.done("list")["environments"]
+    assert (entry["environment"], entry["action"], entry["prefix"]) == ("tools", "import", "")
+    assert entry["message"] == "from tools.tar"
+    assert "imported" in machine.snapper("list").out
+    assert "imported" in machine.snapper("show", "tools").out
+    again = machine.done("import", archived.archives["tar"])
+    assert again["unchanged"]
+    document = machine.done("restore", "tools")
+    assert document["restored"][0]["prefix"] == str(machine.envs / "tools")
+
+
+# --- refusals ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "what", ["missing", "directory", "text", "empty", "no environment", "no environment.zip"]
+)
+def test_what_is_no_conda_pack_archive(what: str, tmp_path: Path) -> None:
+    file = tmp_path / what
+    if what == "directory":
+        file.mkdir()
+    elif what in ("text", "empty"):
+        file.write_text("" if what == "empty" else "Not an archive, whatever its name says.\n" * 20)
+    elif what == "no environment":
+        with tarfile.open(file, "w:gz") as archive:
+            archive.addfile(member("readme.txt")[0])
+    elif what.endswith("zip"):
+        with zipfile.ZipFile(file, "w") as zipped:
+            zipped.writestr("readme.txt", "")
+    with pytest.raises(NotAnArchive) as refused, arrived(file, SILENT):
+        pass
+    assert str(file) in refused.value.message
+
+
+def test_refusals_are_told_and_nothing_is_left(machine: Machine, temporary: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.tar.gz"
+    text.write_text("Not an archive.")
+    error = machine.refused(10, "import", text, TMPDIR=str(temporary))
+    assert error["message"].startswith(f"{text} is not a conda-pack archive: ")
+    hostile = write_tar(tmp_path / "hostile.tar.gz", member("../escaped", b"bad"))
+    error = machine.refused(12, "import", hostile, TMPDIR=str(temporary))
+    assert "'../escaped'" in error["message"]
+    machine.refused(2, "import", text, "--name", "no/name")
+    assert list(temporary.iterdir()) == []
+    assert not machine.store.exists()
+    assert not list(tmp_path.rglob("escaped"))
+
+
+HOSTILE: dict[str, tuple[tuple[tarfile.TarInfo, bytes], ...]] = {
+    "a name that climbs": (member("share/../../escaped", b"bad"),),
+    "an absolute name": (member("/tmp/snapper-escaped", b"bad"),),
+    "no name": (member(".", b"bad"),),
+    "a device": (member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),),
+    "a pipe": (member("pipe", type=tarfile.FIFOTYPE),),
+    "a link to elsewhere": (member("passwd", type=tarfile.SYMTYPE, linkname="/etc/passwd"),),
+    "a link that climbs": (member("up", type=tarfile.SYMTYPE, linkname="../escaped"),),
+    "links that climb together": (
+        member("a/b/down", type=tarfile.SYMTYPE, linkname="../.."),
+        member("out", type=tarfile.SYMTYPE, linkname="a/b/down/../escaped"),
+    ),
+    "a hard link to elsewhere": (member("passwd", type=tarfile.LNKTYPE, linkname="/etc/passwd"),),
+    "a hard link that climbs": (member("up", type=tarfile.LNKTYPE, linkname="../escaped"),),
+    "a hard link to nothing": (member("up", type=tarfile.LNKTYPE, linkname="missing"),),
+    "a file behind a link": (
+        member("link", type=tarfile.SYMTYPE, linkname="/tmp"),
+        member("link/snapper-escaped", b"bad"),
+    ),
+    "a file below a file": (member("file", b"x"), member("file/below", b"x")),
+    "a list that is code": (
+        member(
+            "bin/conda-unpack", b"_prefix_records = [\n(open('/tmp/snapper-escaped', 'w'), '/x', 'text')\n]\n"
+        ),
+    ),
+    "a list that climbs": (member("bin/conda-unpack", b"_prefix_records = [\n('../x', '/x', 'text')\n]\n"),),
+    "a list of other modes": (member("bin/conda-unpack", b"_prefix_records = [\n('x', '/x', 'exec')\n]\n"),),
+    "a list that is too deep": (
+        member("bin/conda-unpack", b"_prefix_records = [\n" + b"(" * 9999 + b"\n]\n"),
+    ),
+    "no list": (member("bin/conda-unpack", b"print('hello')\n"),),
+    "a record that is none": (member("conda-meta/bad-1.0-0.json", b"[]"),),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_archives_are_refused(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    file = write_tar(tmp_path / "hostile.tar", *HOSTILE[what])
+    with pytest.raises(BadArchive), arrived(file, SILENT):
+        pass
+    assert list(temporary.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"hostile.tar", "tmp"}
+    assert not os.path.lexists("/tmp/snapper-escaped")
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/snapper-escaped", "a/../../escaped"])
+def test_hostile_zips_are_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("conda-meta/history", "")
+        archive.writestr(name, "bad")
+    with pytest.raises(BadArchive), arrived(file, SILENT):
+        pass
+
+
+@pytest.mark.parametrize("mode", [stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
+def test_zips_with_other_things_than_files_are_refused(mode: int, tmp_path: Path) -> None:
+    file = tmp_path / "hostile.zip"
+    info = zipfile.ZipInfo("thing")
+    info.external_attr = (mode | 0o644) << 16
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("conda-meta/history", "")
+        archive.writestr(info, "")
+    with pytest.raises(BadArchive), arrived(file, SILENT):
+        pass
+
+
+def test_a_path_that_comes_twice_is_the_last(tmp_path: Path) -> None:
+    file = write_tar(
+        tmp_path / "twice.tar",
+        member("twice", b"first"),
+        member("link", type=tarfile.SYMTYPE, linkname="twice"),
+        member("hard", type=tarfile.LNKTYPE, linkname="twice"),
+        member("twice", b"second", mode=0o600),
+        member("link", b"a file now"),
+    )
+    with arrived(file, SILENT) as arrival:
+        place = arrival.place
+        assert (place / "twice").read_bytes() == b"second"
+        assert (place / "hard").read_bytes() == b"first"
+        assert not (place / "link").is_symlink()
+        assert stat.S_IMODE((place / "twice").stat().st_mode) == 0o600
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "tar.xz"])
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_archives_are_refused(form: str, damage: str, archived: Archived, tmp_path: Path) -> None:
+    need_tools(form)
+    data = bytearray(archived.archives[form].read_bytes())
+    if damage == "cut":
+        del data[len(data) * 2 // 3 :]
+    elif form in ("tar", "squashfs"):
+        pytest.skip(f"a {form} has no checksums of data")
+    else:
+        data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    file = tmp_path / f"damaged.{form}"
+    file.write_bytes(data)
+    with pytest.raises(BadArchive), arrived(file, SILENT):
+        pass
+
+
+def test_a_tar_with_something_else_between_two_members_is_refused(archived: Archived, tmp_path: Path) -> None:
+    with tarfile.open(archived.archives["tar"]) as archive:
+        third = archive.getmembers()[3].offset
+    data = archived.archives["tar"].read_bytes()
+    file = tmp_path / "mixed.tar"
+    file.write_bytes(data[:third] + b"x" * 512 + data[third:])
+    with pytest.raises(BadArchive, match="is no member"), arrived(file, SILENT):
+        pass
+
+
+def test_a_tar_that_ends_between_two_members_is_refused(archived: Archived, tmp_path: Path) -> None:
+    with tarfile.open(archived.archives["tar"]) as archive:
+        third = archive.getmembers()[3].offset
+    file = tmp_path / "cut.tar"
+    file.write_bytes(archived.archives["tar"].read_bytes()[:third])
+    with pytest.raises(BadArchive, match="its end is missing"), arrived(file, SILENT):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(
+    number: int, archived: Archived, machine: Machine, temporary: Path
+) -> None:
+    running = begin(machine, "import", archived.archives["tar.bz2"], TMPDIR=str(temporary))
+    if running.reach(lambda: any(temporary.glob("*/tree/*"))):
+        running.send(number)
+    assert running.end().code in (0, 130)
+    assert list(temporary.iterdir()) == []
+    assert running.members() == []
+
+
+def test_unpacked_by_hand_it_packs_to_the_same_files(
+    archived: Archived, machine: Machine, tmp_path: Path
+) -> None:
+    """What the hint of a refused archive advises gives the same environment, but for what conda-pack added."""
+    prefix = unpack(archived.archives["tar.gz"], tmp_path / "by-hand")
+    conda_unpack(prefix)
+    machine.done("pack", "-p", prefix)
+    machine.done("import", archived.archives["tar.gz"])
+    by_hand: dict[str, Any] = machine.done("show", "by-hand")
+    assert by_hand["files"] == machine.done("show", "tools")["files"] + 5
