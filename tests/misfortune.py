@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,23 @@ def make_data(prefix: Path) -> Path:
     return prefix
 
 
+def make_many(prefix: Path) -> Path:
+    """An environment with so many files, in so many layers, that a command can be met at work on it."""
+    make_data(prefix)
+    for number in range(16):
+        metadata = prefix / "lib" / f"many{number}-1.0.dist-info"
+        package = prefix / "lib" / f"many{number}"
+        for directory in (metadata, package):
+            directory.mkdir(parents=True)
+        (package / "random.bin").write_bytes(random.Random(number).randbytes(1024 * 1024))
+        for count in range(200):
+            (package / f"module{count}.py").write_text(f"# {prefix}\nnumber = {count}\n" * 50)
+        listed = [f"{path.parent.name}/{path.name},," for path in package.iterdir()]
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: many{number}\nVersion: 1.0\n\n")
+        (metadata / "RECORD").write_text("\n".join([*listed, f"{metadata.name}/METADATA,,", ""]))
+    return prefix
+
+
 def forget_state(prefix: Path) -> None:
     """Makes an environment one that snapper has never seen."""
     shutil.rmtree(prefix / ".snapper")
@@ -41,10 +59,12 @@ def forget_state(prefix: Path) -> None:
 # --- stores -----------------------------------------------------------------------------------------------
 
 
-def check_store(store: Path) -> dict[str, str]:
+def check_store(store: Path, *, killed: bool = False) -> dict[str, str]:
     """Asserts that everything in the store is whole and nothing else is there; each environment's current
-    snapshot."""
+    snapshot. Who was `killed` may have left files behind whose names begin with a dot."""
     files = {str(path.relative_to(store)) for path in store.rglob("*") if not path.is_dir()}
+    if killed:
+        files = {file for file in files if not Path(file).name.startswith(".")}
     assert json.loads((store / "snapper.json").read_bytes()) == {"format": 1}
     expected = {"snapper.json"}
     current: dict[str, str] = {}
@@ -177,6 +197,13 @@ class Running:
         assert "Traceback" not in self.err, self.err
         return Outcome(code, out, self.err)
 
+    def has_workers(self) -> bool:
+        return len(self.members()) > 1
+
+    def gone(self) -> bool:
+        """Whether the command and all its workers are no more."""
+        return not self.members()
+
     def members(self) -> list[int]:
         """The processes of the group that are still there."""
         found = []
@@ -199,12 +226,12 @@ def _state(pid: int) -> str:
 
 
 def begin(machine: Machine, *arguments: object, **variables: str) -> Running:
-    """Begins `snapper`, which is not waited for."""
+    """Begins `snapper`, which is not waited for. An interrupt may leave files for Python to close: no error here."""
     log = Path(tempfile.mkdtemp(prefix="log", dir=machine.home))
     with (log / "out").open("wb") as out, (log / "err").open("wb") as err:
         process = subprocess.Popen(
             machine.command(*arguments),
-            env={**machine.variables, **variables},
+            env={**machine.variables, "PYTHONWARNINGS": "", **variables},
             cwd=machine.home,
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import sys
+import time
 from types import FrameType
+from typing import ClassVar
 
 from snapper.interrupts import SIGNALS
 
@@ -14,8 +17,8 @@ from snapper.interrupts import SIGNALS
 def main() -> None:
     """Runs the command line and exits with the documented code."""
     for number in SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _interrupt)
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _Interrupt())
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = "/"  # as login(1) has it for users without a home
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -33,5 +36,14 @@ def main() -> None:
     sys.exit(code)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class _Interrupt:
+    """What a signal does. Those that follow in the same second are taken for the same: timeout(1) and programs
+    that pass Ctrl-C on send two, and the second must not cut off what the first has set going.
+    """
+
+    last: ClassVar[float] = -math.inf
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        before, _Interrupt.last = self.last, time.monotonic()
+        if self.last - before > 1:
+            raise KeyboardInterrupt

@@ -72,6 +72,8 @@ def run(arguments: list[str]) -> int:
         if sys.platform == "win32":
             raise Unsupported("Windows")
         code = int(app(arguments, standalone_mode=False) or 0)
+        if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and says nothing
+            return _report(Interrupted(), as_json)
         sys.stdout.flush()
         return code
     except SnapperError as error:

@@ -1,0 +1,434 @@
+"""Ctrl-C, signals and death at every stage: nothing is half done, and the same command then does it.
+
+A command that is to be met at work is halted (SIGSTOP) where it is, so that what is asserted does not depend on
+how fast it is; one that was too fast is begun again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import Machine, tree_of
+from tests.misfortune import (
+    Running,
+    begin,
+    between_looking_and_reading,
+    check_store,
+    eventually,
+    layer_files,
+    make_data,
+    make_many,
+    wait_for_reader,
+)
+
+ASKED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+HARD = signal.SIGKILL
+
+
+def name(number: object) -> str:
+    return number.name if isinstance(number, signal.Signals) else str(number)
+
+
+Tree = dict[str, tuple[str, int, bytes]]
+
+
+class Packed(NamedTuple):
+    """A machine with an environment large enough to be met at work, and a store that has it."""
+
+    machine: Machine
+    source: Path
+    snapshot: str
+
+
+@pytest.fixture(scope="module")
+def packed() -> Iterator[Packed]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as directory:
+        top = Path(directory)
+        machine = Machine(top / "home", top / "home" / "envs", top / "store")
+        machine.envs.mkdir(parents=True)
+        source = make_many(top / "source" / "many")
+        yield Packed(machine, source, machine.done("pack", "-p", source)["snapshot"])
+
+
+@pytest.fixture(scope="module")
+def complete(packed: Packed) -> Tree:
+    """The environment as it is when it has been restored undisturbed to where these tests restore it."""
+    packed.machine.done("restore", "many", "--envs-dir", packed.machine.envs)
+    tree = tree_of(packed.machine.envs / "many")
+    shutil.rmtree(packed.machine.envs / "many")
+    return tree
+
+
+def meet(start: Callable[[], Running], there: Callable[[], object], past: Callable[[], object]) -> Running:
+    """Begins a command, and halts it once it is `there` but not yet `past`."""
+    for _ in range(20):
+        running = start()
+        if running.reach(there) and running.halt() and not past():
+            return running
+        running.send(HARD)
+        running.process.wait()
+        eventually(running.gone)
+    raise AssertionError("it was too fast every time")
+
+
+def strike(running: Running, number: signal.Signals) -> None:
+    """Sends the signal as a terminal or a shutdown does, or kills the command alone; it must end as it should."""
+    if number == HARD:
+        running.process.kill()
+        assert running.end().code == -HARD
+    else:
+        running.send(number)
+        running.send(signal.SIGCONT)
+        outcome = running.end()
+        assert outcome.code == 130, outcome
+        assert outcome.out == ""
+        assert outcome.err.count("snapper: ") == 1
+        assert "snapper: interrupted\n" in outcome.err
+    eventually(running.gone)
+
+
+# --- pack -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [*ASKED, HARD], ids=name)
+def test_pack_before_it_reads(number: signal.Signals, machine: Machine) -> None:
+    prefix = make_data(machine.envs / "data")
+    with between_looking_and_reading(prefix) as pipe:
+        running = begin(machine, "pack", "data")
+        held = wait_for_reader(pipe, running)
+        strike(running, number)
+        os.close(held)
+    assert check_store(machine.store) == {}
+    machine.done("pack", "data")
+    assert check_store(machine.store).keys() == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "number"),
+    [(1, signal.SIGINT), (4, signal.SIGTERM), (2, signal.SIGHUP), (3, HARD)],
+    ids=name,
+)
+def test_pack_while_it_reads(layers: int, number: signal.Signals, packed: Packed, machine: Machine) -> None:
+    def start() -> Running:
+        shutil.rmtree(machine.store, ignore_errors=True)
+        return begin(machine, "pack", "-p", packed.source, "--level", 12)
+
+    state = tree_of(packed.source / ".snapper")
+    entries = machine.store / "environments"
+    running = meet(start, lambda: len(layer_files(machine.store)) >= layers, entries.exists)
+    strike(running, number)
+    assert check_store(machine.store, killed=number == HARD) == {}
+    assert tree_of(packed.source / ".snapper") == state
+    if number == signal.SIGINT:
+        assert machine.done("pack", "-p", packed.source)["environment"] == "many"
+        check_store(machine.store)
+
+
+def test_pack_while_it_writes_a_layer(packed: Packed, machine: Machine) -> None:
+    """Workers are ended while the layer that they write has no name yet."""
+
+    def writing() -> list[Path]:
+        return [*machine.store.glob("layers/*/.*")]
+
+    def start() -> Running:
+        shutil.rmtree(machine.store, ignore_errors=True)
+        return begin(machine, "pack", "-p", packed.source, "--jobs", 8)
+
+    running = start()
+    for _ in range(20):
+        if running.reach(writing):
+            running.send(signal.SIGSTOP)
+            if writing():
+                break
+        running.send(HARD)
+        running.process.wait()
+        running = start()
+    strike(running, signal.SIGTERM)
+    assert check_store(machine.store) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, HARD], ids=name)
+def test_pack_when_all_but_the_entry_is_written(number: signal.Signals, machine: Machine) -> None:
+    """Another pack of the same environment holds the entry's lock, so this one waits for it."""
+    import fcntl
+
+    prefix = make_data(machine.envs / "data")
+    first = machine.done("pack", "data")["snapshot"]
+    (prefix / "new").write_text("new")
+    with (machine.store / "environments" / "data.json").open("r+b") as entry:
+        fcntl.flock(entry, fcntl.LOCK_EX)
+        running = begin(machine, "pack", "data")
+        assert running.reach(lambda: len([*(machine.store / "snapshots").glob("[!.]*")]) == 2)
+        strike(running, number)
+    assert check_store(machine.store) == {"data": first}
+    assert machine.done("pack", "data")["snapshot"] != first
+
+
+def test_signals_reach_no_worker_before_it_is_ready(machine: Machine) -> None:
+    """Workers are forked with the command's own handlers, which would have them say that they are interrupted."""
+    make_data(machine.envs / "data")
+    for number in ASKED * 2:
+        running = begin(machine, "pack", "data", "--jobs", 16, "--json")
+        if running.reach(running.has_workers):
+            running.send(number)
+        outcome = running.end()
+        assert outcome.err.strip() == ""
+        if outcome.code:
+            assert outcome.code == 130
+            assert json.loads(outcome.out)["error"]["type"] == "Interrupted"
+        eventually(running.gone)
+
+
+# --- restore ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def target(packed: Packed, complete: object) -> Iterator[Path]:
+    """Where the environment is restored to; afterwards nothing is left of it."""
+    yield packed.machine.envs / "many"
+    shutil.rmtree(packed.machine.envs)
+    packed.machine.envs.mkdir()
+
+
+def staging(target: Path) -> Path:
+    return target.parent / f".{target.name}.snapper"
+
+
+def staged(target: Path, pattern: str) -> Callable[[], bool]:
+    """Whether something of that name has been built."""
+    return lambda: any(staging(target).glob(f"tree*/{pattern}"))
+
+
+STAGES = {
+    "begun": "",
+    "files": "lib/many*/*.py",
+    "links": "share/textdata/link.txt",
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"),
+    [
+        *(("begun", signal.SIGINT), ("files", signal.SIGTERM), ("files", signal.SIGHUP), ("files", HARD)),
+        *(("links", signal.SIGINT), ("links", HARD)),
+    ],
+    ids=name,
+)
+def test_restore_to_a_new_place(
+    stage: str, number: signal.Signals, packed: Packed, complete: Tree, target: Path
+) -> None:
+    def start() -> Running:
+        shutil.rmtree(target, ignore_errors=True)
+        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
+
+    running = meet(start, staged(target, STAGES[stage]), lambda: os.path.lexists(target))
+    strike(running, number)
+    assert not os.path.lexists(target)
+    if number != HARD:
+        assert [*target.parent.iterdir()] == []
+    if number == HARD:
+        packed.machine.done("restore", "many", "--envs-dir", target.parent)
+        assert tree_of(target) == complete
+        assert [*target.parent.iterdir()] == [target]
+
+
+def test_many_interrupts_are_one(packed: Packed, target: Path) -> None:
+    def start() -> Running:
+        shutil.rmtree(target, ignore_errors=True)
+        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
+
+    running = meet(start, staged(target, STAGES["files"]), target.exists)
+    running.process.send_signal(signal.SIGCONT)
+    for _ in range(1000):
+        if running.over:
+            break
+        running.send(signal.SIGINT)
+    outcome = running.end()
+    assert outcome.code == 130, outcome
+    assert [*target.parent.iterdir()] == []
+
+
+@pytest.fixture
+def old(packed: Packed, target: Path) -> Tree:
+    """An older snapshot of the environment at the target, with changes that are to be given up."""
+    make_data(target)
+    for number in range(2000):
+        (target / f"mine{number}").write_text("mine")
+    return tree_of(target)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"), [("begun", signal.SIGTERM), ("files", HARD), ("links", signal.SIGINT)], ids=name
+)
+def test_restore_in_place_of_another(
+    stage: str, number: signal.Signals, packed: Packed, complete: Tree, target: Path, old: Tree
+) -> None:
+    command = ("restore", "many", "--envs-dir", target.parent, "--replace")
+
+    def start() -> Running:
+        if (target / ".snapper").exists():
+            shutil.rmtree(target)
+            make_data(target)
+        return begin(packed.machine, *command)
+
+    running = meet(start, staged(target, STAGES[stage]), (target / ".snapper").exists)
+    strike(running, number)
+    assert tree_of(target) == old
+    if number != HARD:
+        assert [*target.parent.iterdir()] == [target]
+    else:
+        packed.machine.done(*command)
+        assert tree_of(target) == complete
+        assert [*target.parent.iterdir()] == [target]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, HARD], ids=name)
+def test_restore_while_the_old_one_goes(
+    number: signal.Signals, packed: Packed, complete: Tree, target: Path, old: Tree
+) -> None:
+    """The new one stands, and what was there is being removed: that comes to its end, now or next time."""
+
+    def start() -> Running:
+        if (target / ".snapper").exists():
+            shutil.rmtree(target)
+            make_data(target)
+            for count in range(2000):
+                (target / f"mine{count}").write_text("mine")
+        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--replace")
+
+    running = meet(start, (target / ".snapper").exists, lambda: not staging(target).exists())
+    strike(running, number)
+    assert tree_of(target) == complete
+    (document,) = packed.machine.done("restore", "many", "--envs-dir", target.parent)["restored"]
+    assert document["present"]
+    assert [*target.parent.iterdir()] == [target]
+
+
+def test_what_comes_to_stand_there_meanwhile_stays(packed: Packed, target: Path) -> None:
+    def start() -> Running:
+        shutil.rmtree(target, ignore_errors=True)
+        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1, "--json")
+
+    running = meet(start, staged(target, STAGES["files"]), target.exists)
+    target.mkdir()
+    (target / "thesis.tex").write_text("mine")
+    running.process.send_signal(signal.SIGCONT)
+    outcome = running.end()
+    assert outcome.code == 11, outcome
+    assert outcome.json["error"]["type"] == "InTheWay"
+    assert [*target.parent.iterdir()] == [target]
+    assert [*target.iterdir()] == [target / "thesis.tex"]
+
+
+def test_changes_made_meanwhile_stay(packed: Packed, tmp_path: Path, target: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(packed.machine.store, store)
+    there = ("--envs-dir", target.parent, "--store", store)
+    packed.machine.done("restore", "many", *there)
+    (target / "mine").write_text("mine")
+    packed.machine.done("pack", "-p", target, "--store", store)
+
+    def start() -> Running:
+        if not (target / "mine").exists():
+            packed.machine.done("restore", "many", *there)
+        return begin(packed.machine, "restore", "many@~1", *there, "--json")
+
+    running = meet(start, staged(target, STAGES["files"]), lambda: not (target / "mine").exists())
+    (target / "thesis.tex").write_text("mine")
+    running.process.send_signal(signal.SIGCONT)
+    outcome = running.end()
+    assert outcome.code == 11, outcome
+    assert "thesis.tex" in outcome.json["error"]["message"]
+    assert (target / "thesis.tex").read_text() == "mine"
+    assert (target / "mine").read_text() == "mine"
+    assert [*target.parent.iterdir()] == [target]
+
+
+# --- terminals and workers --------------------------------------------------------------------------------
+
+
+def run_on_a_terminal(
+    machine: Machine, act: Callable[[int, Callable[[], bytes]], None], *arguments: object
+) -> str:
+    """Runs `snapper` on a terminal of its own and acts on its other end; what it showed."""
+    ours, theirs = pty.openpty()
+    take_it = "import fcntl, os, sys, termios as t; fcntl.ioctl(2, t.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    with subprocess.Popen(
+        [sys.executable, "-c", take_it, *machine.command(*arguments)],
+        env={**machine.variables, "TERM": "xterm", "PYTHONWARNINGS": ""},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        shown = bytearray()
+
+        def more() -> bytes:
+            try:
+                shown.extend(os.read(ours, 65536))
+            except OSError:
+                raise EOFError from None
+            return bytes(shown)
+
+        try:
+            act(ours, more)
+            while True:
+                more()
+        except EOFError:
+            pass
+        os.close(ours)
+        assert process.wait(60) == 130
+    return shown.decode()
+
+
+def test_ctrl_c_on_a_terminal(packed: Packed, target: Path) -> None:
+    def press(terminal: int, more: Callable[[], bytes]) -> None:
+        while b"Restoring many" not in more():
+            pass
+        os.write(terminal, b"\x03")
+
+    shown = run_on_a_terminal(packed.machine, press, "restore", "many", "--envs-dir", target.parent)
+    assert "Traceback" not in shown
+    assert shown.count("snapper: interrupted") == 1
+    assert shown.endswith("finish.\r\n")
+    assert [*target.parent.iterdir()] == []
+
+
+@pytest.mark.parametrize("command", ["pack", "restore"])
+def test_a_worker_that_is_killed(command: str, packed: Packed, machine: Machine, target: Path) -> None:
+    """As the system does when memory runs out: nothing is half done, and other environments do not suffer."""
+    if command == "pack":
+        running = begin(machine, "pack", "-p", packed.source, "--level", 19)
+    else:
+        shutil.copytree(packed.machine.store, machine.store)
+        make_data(machine.envs / "data")
+        machine.done("pack", "data")
+        shutil.rmtree(machine.envs / "data")
+        running = begin(machine, "restore", "many", "data", "--envs-dir", target.parent, "--json")
+    assert running.reach(running.has_workers)
+    assert running.halt()
+    os.kill(max(running.members()), HARD)
+    running.process.send_signal(signal.SIGCONT)
+    outcome = running.end()
+    assert outcome.code == 1, outcome
+    if command == "pack":
+        assert "ended by signal 9" in outcome.err
+        assert "--jobs" in outcome.err
+        assert check_store(machine.store, killed=True) == {}
+    else:
+        assert [each["type"] for each in outcome.json["failed"]] == ["WorkerDied"]
+        assert [each["environment"] for each in outcome.json["restored"]] == ["data"]
+        assert [*target.parent.iterdir()] == [target.parent / "data"]
