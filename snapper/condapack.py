@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from conda_pack.core import CondaPackException, Packer
+from conda_pack.formats import TarArchive
 from conda_pack.formats import archive as conda_pack_archive
 
 from snapper.archive import ACTIVATION, ADDED
@@ -116,6 +118,8 @@ def _archive(packing: Packing, out: _Output) -> Iterator[Any]:
         mtime=LINK_TIME,
     )
     with opened as archive:
+        if isinstance(archive, TarArchive):
+            archive.archive.tarinfo = _Ownerless
         yield archive
     if stream is not None:
         stream.close()  # type: ignore[no-untyped-call]
@@ -186,6 +190,13 @@ class _Output:
         """Raises what writing has met."""
         if self._failure is not None:
             raise self._failure
+
+
+class _Ownerless(tarfile.TarInfo):
+    """A member that belongs to who unpacks it, be that root."""
+
+    def get_info(self) -> Any:
+        return {**super().get_info(), "uid": 0, "gid": 0, "uname": "", "gname": ""}
 
 
 class _Keeping:

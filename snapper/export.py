@@ -18,7 +18,7 @@ from snapper.catalog import Reference
 from snapper.condapack import FORMATS, Format, Packing, write
 from snapper.errors import FileFailed, InTheWay, NoPermission, NoSpace, Usage
 from snapper.model import Snapshot, path_bytes
-from snapper.portable import make_portable
+from snapper.portable import make_portable, room_of
 from snapper.progress import SILENT, Progress
 from snapper.staging import staged
 from snapper.store import Store
@@ -44,7 +44,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Exported:
-    """An archive that was written; `size` in bytes, `unrelocated` where the prefix that it is for does not fit."""
+    """An archive that was written; `size` in bytes, `unrelocated` where the prefix that it is for does not fit.
+
+    `longest_prefix` is how long the directory's path can be that it is unpacked in, in bytes; None if any.
+    """
 
     environment: str
     snapshot_id: str
@@ -53,6 +56,7 @@ class Exported:
     dest_prefix: str
     files: int
     size: int
+    longest_prefix: int | None
     unrelocated: tuple[str, ...]
     seconds: float
 
@@ -100,6 +104,7 @@ def export(store: Store, wanted: Wanted, *, jobs: int | None = None, progress: P
         dest_prefix=wanted.dest_prefix,
         files=len(own),
         size=wanted.output.stat().st_size,
+        longest_prefix=min((room_of(fix) for fix in fixes if fix.mode == "binary"), default=None),
         unrelocated=unrelocated,
         seconds=time.monotonic() - began,
     )

@@ -12,7 +12,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from snapper.environment import Displaced
 from snapper.errors import BadArchive, FileFailed, NotAnArchive, NotAnEnvironment
 from snapper.interrupts import uninterrupted
 from snapper.model import STATE_DIRECTORY, Mode
-from snapper.origin import NOWHERE, Fix, dest_prefix_of, fixes_of, prefix_of
+from snapper.origin import NOWHERE, Fix, dest_prefix_of, fixes_of, prefix_of, proved
 from snapper.progress import Progress
 from snapper.relocate import DoesNotFit, fresh_placeholders, invert, substitute
 from snapper.staging import remove_tree
@@ -95,6 +95,8 @@ def _arrive(file: Path, tree: Path, links: dict[str, str]) -> Arrival:
     else:
         prefix = prefix_of(fixes, found.entries)
     _relocate(found, fixes or (), prefix)
+    if fixes is None:
+        _relocate_programs(found, prefix)
     _restore_first_lines(found, prefix)
     _restate_records(found, prefix)
     for path in ADDED:
@@ -152,6 +154,19 @@ def _relocate(found: _Found, fixes: Collection[Fix], prefix: str) -> None:
             if path.endswith(".pyc"):
                 for placeholder in fresh_placeholders("pyc", 0):
                     _replace(found.top / path, "pyc", placeholder, prefix)
+
+
+def _relocate_programs(found: _Found, prefix: str) -> None:
+    """Relocates programs that hold yet another prefix: made without a package cache, an archive for a certain prefix
+    has them as they were.
+    """
+    for entry in found.entries.values():
+        if entry.mode == "binary" and entry.placeholder and _proved_fact(found.top, entry, prefix) is None:
+            known = proved(found.top, entry)
+            with suppress(DoesNotFit):
+                if known:
+                    data = substitute(known.original, entry.mode, entry.placeholder, prefix)
+                    _rewrite(found.top / entry.path, data)
 
 
 def _replace(file: Path, mode: Mode, placeholder: str, prefix: str) -> None:

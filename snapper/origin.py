@@ -39,6 +39,13 @@ class Fix(NamedTuple):
     mode: Mode
 
 
+class Proved(NamedTuple):
+    """A prefix that a file holds, and the file as its package has it."""
+
+    prefix: str
+    original: bytes
+
+
 def fixes_of(script: Path) -> tuple[Fix, ...] | None:
     """The `_prefix_records` of a `bin/conda-unpack`, read as data; None where there is no such script.
 
@@ -78,9 +85,9 @@ def dest_prefix_of(top: Path, entries: Mapping[str, PathEntry], scripts: Iterabl
     with_placeholder = [entry for entry in entries.values() if entry.placeholder and entry.sha256]
     with_placeholder.sort(key=lambda entry: (entry.mode != "text", entry.size or 0))
     for entry in with_placeholder[:_MOST_FILES]:
-        found = _proved(top, entry)
+        found = proved(top, entry)
         if found:
-            return found
+            return found.prefix
     counts = Counter(
         match[1].decode("utf-8", "surrogateescape")
         for path in scripts
@@ -111,17 +118,17 @@ def _fix(line: str) -> Fix:
     return Fix(path, fields[1], fields[2])
 
 
-def _proved(top: Path, entry: PathEntry) -> str:
-    """The prefix with which the file is the package's own; empty if none is."""
+def proved(top: Path, entry: PathEntry) -> Proved | None:
+    """The prefix with which the file is the package's own, if any of the paths in it is."""
     file = top / entry.path
     if file.stat().st_size > _LARGEST_FILE:
-        return ""
+        return None
     data = file.read_bytes()
     for candidate in _candidates(data):
         for original in invert(data, entry.mode, entry.placeholder, candidate):
             if hashlib.sha256(original).hexdigest() == entry.sha256:
-                return candidate
-    return ""
+                return Proved(candidate, original)
+    return None
 
 
 def _candidates(data: bytes) -> Iterator[str]:

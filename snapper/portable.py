@@ -23,11 +23,12 @@ _PYTHON = re.compile("bin/python")
 def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[Fix, ...]:
     """Changes the snapshot's files at `tree`, which hold placeholders, so that a list of fixes suffices; the list.
 
+    What is the likeliest not to fit comes last, so that everything else is fixed when conda-unpack stops there.
     Links into the environment become relative, files to be fixed writable, and records say of these files that
     checksums (and sizes, where those were of the relocated file) are not known.
     """
     relocated = {path: way for layer in layers for path, way in _relocations(layer)}
-    fixes = list(_fixes(tree, relocated))
+    fixes = sorted(_fixes(tree, relocated), key=lambda fix: (fix.mode == "binary", -room_of(fix)))
     for fix in fixes:
         file = tree / fix.path
         file.chmod(file.stat().st_mode & 0o777 | 0o200)
@@ -38,6 +39,11 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[Fix, ...]:
         elif mode in RECORD_MODES:
             _forget(tree / path, paths, sizes=mode == "sized-record")
     return tuple(fixes)
+
+
+def room_of(fix: Fix) -> int:
+    """How long a prefix, in bytes, fits in the placeholder's place in a binary."""
+    return len(fix.placeholder.encode())
 
 
 def _relocations(layer: Layer) -> Iterator[tuple[str, tuple[Mode, str]]]:

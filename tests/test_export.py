@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from scripts.maker import make
 from snapper.catalog import Reference
 from snapper.errors import Usage
 from snapper.export import Wanted, export
@@ -155,6 +156,67 @@ def test_scripts_of_an_earlier_archive_are_replaced(
     assert run(second / "bin" / "whereami").startswith(f"{second}\n")
     found = tree_of(second)
     assert not any(str(first).encode() in data for _, _, data in found.values())
+
+
+def test_what_conda_unpack_cannot_do(machine: Machine, scratch: Path) -> None:
+    prefix = scratch / "own"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    (prefix / "wide.txt").write_text(f"home = {prefix}\n", encoding="utf-16")
+    (prefix / "module.py").write_text("print('hello')\n")
+    py_compile.compile(str(prefix / "module.py"), cfile=str(prefix / "module.pyc"), doraise=True)
+    script = f"#!{prefix}/bin/python\nprint('{prefix}')\n"
+    (prefix / "bin" / "script").write_text(script)
+    program = b"\x7fELF" + bytes(12) + bytes(prefix) + b"/lib" + bytes(80)
+    (prefix / "bin" / "python").write_bytes(program)
+    machine.done("pack", "-p", prefix)
+    machine.done("export", "own", "-o", scratch / "own.tar")
+    there = unpack(scratch / "own.tar", scratch / ("long" * 40))
+    conda_unpack(there)
+    for name, encoding in (("wide.txt", "utf-16-le"), ("module.pyc", "utf-8")):
+        data = (there / name).read_bytes()
+        assert "/opt/snapper_prefix".encode(encoding) in data
+        assert str(prefix).encode(encoding) not in data
+    assert (there / "bin" / "script").read_text() == script.replace(str(prefix), str(there))
+    assert b"/snapper" in (there / "bin" / "python").read_bytes()
+    machine.done("import", scratch / "own.tar", "--name", "again")
+    machine.done("restore", "again", "--prefix", scratch / "back")
+    assert (scratch / "back" / "wide.txt").read_text("utf-16") == f"home = {scratch}/back\n"
+    assert f"{scratch}/back/module.py".encode() in (scratch / "back" / "module.pyc").read_bytes()
+
+
+def test_scripts_that_a_package_owns_are_kept(machine: Machine, tmp_path: Path) -> None:
+    prefix = machine.envs / "base"
+    make("data", prefix, copy=True)
+    (prefix / "bin" / "activate").write_text(f"echo {prefix}\n")
+    (record,) = (prefix / "conda-meta").glob("*.json")
+    fields = json.loads(record.read_text())
+    fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
+    record.write_text(json.dumps(fields))
+    machine.done("pack", "base")
+    machine.done("export", "base", "-o", tmp_path / "base.tar")
+    there = unpack(tmp_path / "base.tar", tmp_path / "there")
+    conda_unpack(there)
+    assert (there / "bin" / "activate").read_text() == f"echo {there}\n"
+    assert "conda_pack" in (there / "bin" / "deactivate").read_text()
+
+
+def test_programs_of_the_user_come_last_for_they_may_not_fit(machine: Machine, scratch: Path) -> None:
+    prefix = scratch / "own"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    (prefix / "bin" / "program").write_bytes(b"\x7fELF" + bytes(12) + bytes(prefix) + b"/share" + bytes(80))
+    (prefix / "text").write_text(f"{prefix}\n")
+    machine.done("pack", "-p", prefix)
+    document = machine.done("export", "own", "-o", scratch / "own.tar")
+    assert document["longest_prefix"] == len(bytes(prefix))
+    short = unpack(scratch / "own.tar", scratch / "it")
+    conda_unpack(short)
+    assert bytes(short) + b"/share\0" in (short / "bin" / "program").read_bytes()
+    long = unpack(scratch / "own.tar", scratch / "much-longer")
+    with pytest.raises(AssertionError, match="negative padding"):
+        conda_unpack(long)
+    assert (long / "text").read_text() == f"{long}\n"
 
 
 # --- levels and threads -----------------------------------------------------------------------------------
@@ -316,6 +378,7 @@ def test_what_people_and_programs_are_told(stocked: Machine, stock: Stock) -> No
     assert document["snapshot"] == stock.snapshot
     assert document["format"] == "tar"
     assert document["output"] == str(stocked.home / "other.tar")
-    members = subprocess.run(["tar", "-tf", document["output"]], capture_output=True, check=True).stdout
-    assert document["files"] + len(ADDED) == len(members.splitlines())
-    assert json.dumps(document)
+    assert document["longest_prefix"] > 200
+    members = run("tar", "--numeric-owner", "-tvf", document["output"]).splitlines()
+    assert document["files"] + len(ADDED) == len(members)
+    assert all(line.split()[1] == "0/0" for line in members)

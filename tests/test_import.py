@@ -139,16 +139,33 @@ def test_made_for_a_certain_prefix(archived: Archived, machine: Machine, tmp_pat
     assert f"home = {tmp_path}/there\n" in (tmp_path / "there/share/textdata/config.ini").read_text()
 
 
-def test_without_a_package_cache(machine: Machine, tmp_path: Path) -> None:
-    """conda-pack loses then where programs have the prefix compiled in; conda's checksums bring it back."""
+@pytest.fixture
+def uncached(tmp_path: Path) -> Path:
+    """The environment `no-python` when the package cache is gone."""
     prefix = tmp_path / "tools"
     make("no-python", prefix, copy=True)
     for file in (prefix / "conda-meta").glob("*.json"):
         record = json.loads(file.read_text())
         record["link"]["source"] = record["extracted_package_dir"] = "/nowhere"
         file.write_text(json.dumps(record))
-    machine.done("import", conda_pack(prefix, tmp_path / "tools.tar.gz"))
+    return prefix
+
+
+def test_without_a_package_cache(uncached: Path, machine: Machine, tmp_path: Path) -> None:
+    """conda-pack loses then where programs have the prefix compiled in; conda's checksums bring it back."""
+    document = machine.done("import", conda_pack(uncached, tmp_path / "tools.tar.gz"))
+    assert document["altered"] == []
     restored(machine, "tools", tmp_path / "there")
+    assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
+
+
+def test_made_for_a_certain_prefix_without_a_package_cache(
+    uncached: Path, machine: Machine, tmp_path: Path
+) -> None:
+    archive = conda_pack(uncached, tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
+    assert machine.done("import", archive)["altered"] == []
+    found = restored(machine, "tools", tmp_path / "there")
+    assert found["share/textdata/config.ini"][2].startswith(f"[paths]\nhome = {tmp_path}/there\n".encode())
     assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
 
 

@@ -63,7 +63,8 @@ def exported(done: Exported, as_json: bool) -> int:
     code = ExitCode.PARTIAL if done.unrelocated else ExitCode.DONE
     if as_json:
         fields = plain(done)
-        _json({**fields, "snapshot": fields.pop("snapshot_id"), "seconds": round(done.seconds, 3)})
+        fields["snapshot"] = fields.pop("snapshot_id")
+        _json({**fields, "longest_prefix": done.longest_prefix, "seconds": round(done.seconds, 3)})
         return code
     _list("these files hold another prefix, because this one does not fit in them", done.unrelocated)
     _say(f"{done.environment}@{done.snapshot_id[:12]} is exported: {done.output}")
@@ -71,7 +72,8 @@ def exported(done: Exported, as_json: bool) -> int:
     if done.dest_prefix:
         _say(f"  unpack it at {done.dest_prefix}")
     else:
-        _say("  unpack it in a directory of its own, then run bin/conda-unpack there")
+        room = f" (its path can have {done.longest_prefix} bytes)" if done.longest_prefix else ""
+        _say(f"  unpack it in a directory of its own{room}, then run bin/conda-unpack there")
     return code
 
 
