@@ -141,19 +141,24 @@ class Workers(Generic[C]):
             if not worker.numbers and self._waiting:
                 job = heapq.heappop(self._waiting)
                 worker.numbers.append(job.number)
-                try:
+                sent = False
+                with contextlib.suppress(OSError):
                     worker.connection.send((job.number, job.function, job.argument))
-                except OSError:
-                    raise self._death(worker) from None
+                    sent = True
+                if not sent:
+                    raise self._death(worker)
         return any(worker.numbers for worker in self._workers)
 
     def _receive(self, worker: _Worker) -> tuple[int, object]:
+        answer: tuple[int, object, Exception | None] | None = None
         try:
-            number, result, error = worker.connection.recv()
-        except (EOFError, OSError):
-            raise self._death(worker) from None
+            with contextlib.suppress(EOFError, OSError):
+                answer = worker.connection.recv()
         finally:
             worker.numbers.clear()
+        if answer is None:
+            raise self._death(worker)
+        number, result, error = answer
         if error is not None:
             raise error
         return number, result

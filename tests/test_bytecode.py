@@ -171,7 +171,7 @@ def test_any_bytes_are_replaced_or_left(parts: list[bytes]) -> None:
     data = b"".join(parts)
     there = replace_paths(data, b"/env", b"/elsewhere")
     assert there[:16] == data[:16]
-    assert len(there) == len(data) + 5 * (there.count(b"/elsewhere") - data.count(b"/elsewhere"))
+    assert (there == data) == (b"/elsewhere" not in there)
 
 
 @pytest.mark.parametrize(
