@@ -7,31 +7,26 @@ layer says can reach outside the directory.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from snapper.catalog import read_layer
-from snapper.conda import Fact, restated
-from snapper.errors import Damaged, FileFailed, NoPermission, NoSpace
+from snapper.conda import Fact
+from snapper.descriptors import Directories, Stats, reporting, write_all
+from snapper.errors import Damaged
 from snapper.layer import Unpacker
-from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path, path_bytes
+from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path
 from snapper.relocate import DoesNotFit, apply, substitute
 from snapper.segment import BadSegment, Member, members
 from snapper.store import Store
 
-_MOST_DESCRIPTORS = 128
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SECOND = 1_000_000_000
+SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -82,38 +77,6 @@ class Extracted:
     index: str = ""
 
 
-class Directories:
-    """Descriptors of a tree's directories, made as they are asked for."""
-
-    def __init__(self, top: str) -> None:
-        self._open = {"": os.open(top, _DIRECTORY)}
-
-    def close(self) -> None:
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
-
-    def __getitem__(self, path: str) -> int:
-        found = self._open.get(path)
-        if found is not None:
-            return found
-        parent, _, name = path.rpartition("/")
-        above = self[parent]
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o755, dir_fd=above)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=above)
-        if len(self._open) > _MOST_DESCRIPTORS:
-            self._forget(parent)
-        self._open[path] = descriptor
-        return descriptor
-
-    def _forget(self, kept: str) -> None:
-        """Closes what is open but the top and the way to `kept`."""
-        for path in list(self._open):
-            if path and path != kept and not kept.startswith(path + "/"):
-                os.close(self._open.pop(path))
-
-
 _unpacker = Unpacker()
 _directories: dict[str, Directories] = {}
 
@@ -148,7 +111,7 @@ class _Writer:
         self._directories = directories
         self._relocations = {path: each for each in job.layer.relocations for path in each.paths}
         self._result = Extracted()
-        self._stats: list[tuple[str, int, int, int, int, int]] = []
+        self._stats: list[Stats] = []
 
     def done(self) -> Extracted:
         self._result.index = json.dumps(self._stats)
@@ -205,8 +168,8 @@ class _Writer:
         directory, _, name = member.path.rpartition("/")
         descriptor = os.open(name, _NEW_FILE, member.mode & 0o777, dir_fd=self._directories[directory])
         try:
-            _write_all(descriptor, content)
-            os.utime(descriptor, ns=(member.mtime * _SECOND, member.mtime * _SECOND))
+            write_all(descriptor, content)
+            os.utime(descriptor, ns=(member.mtime * SECOND, member.mtime * SECOND))
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -264,143 +227,3 @@ class _Writer:
         except DoesNotFit:
             self._result.unrelocated.append(path)
             return bytes(data)
-
-
-def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> str:
-    """Makes links and sets what could not be set before; returns a further line of the index.
-
-    `parts` are the results of `layers`, in their order. Raises Damaged where a file's pieces do not join.
-    """
-    directories = Directories(directory)
-    umask = os.umask(0)
-    stats: list[tuple[str, int, int, int, int, int]] = []
-    what = f"the snapshot for {prefix}"
-    try:
-        with reporting(what, prefix):
-            for member in _joined(what, layers, parts):
-                above, _, name = member.path.rpartition("/")
-                os.chmod(name, member.mode & 0o777, dir_fd=directories[above])
-                times = (member.mtime * _SECOND, member.mtime * _SECOND)
-                os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
-                stats.append(_stat(directories[above], member.path))
-            stats += _restate(directories, layers, parts)
-            links = [link for part in parts for link in part.links]
-            for link in sorted(links, key=lambda link: not link.hard):
-                _make_link(directories, link)
-                stats.append(_stat(directories[link.path.rpartition("/")[0]], link.path))
-            modes = [member for part in parts for member in part.directories]
-            for member in sorted(modes, key=lambda member: path_bytes(member.path), reverse=True):
-                os.fchmod(directories[member.path], member.mode & 0o777)
-    finally:
-        directories.close()
-        os.umask(umask)
-    return json.dumps(stats)
-
-
-def _restate(
-    directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]
-) -> Iterator[tuple[str, int, int, int, int, int]]:
-    """Makes conda's records true of the files as they are now; gives the index's entries for them."""
-    facts = {path: fact for part in parts for path, fact in part.facts.items()}
-    for path in {each.begins.path for each in layers if each.begins and each.relocations}:
-        with _opened(directories, path) as file:
-            facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
-    for path, mode in (record for part in parts for record in part.records):
-        with _opened(directories, path) as file:
-            status = os.fstat(file.fileno())
-            text = restated(file.read(), facts, sizes=mode == "sized-record")
-        above, _, name = path.rpartition("/")
-        os.chmod(name, 0o600, dir_fd=directories[above])
-        descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])
-        try:
-            _write_all(descriptor, text)
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        finally:
-            os.close(descriptor)
-        yield _stat(directories[above], path)
-
-
-def _opened(directories: Directories, path: str) -> BinaryIO:
-    above, _, name = path.rpartition("/")
-    return os.fdopen(
-        os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories[above]), "rb"
-    )
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1024 * 1024):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[Member]:
-    """The members that several layers hold, after a look that each goes on where the one before ended."""
-    pending: Cut | None = None
-    first: Member | None = None
-    for layer, part in zip(layers, parts, strict=True):
-        begins = layer.begins
-        expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
-        if (begins and (begins.path, begins.offset, begins.size)) != expected:
-            raise Damaged(what, "the pieces of a large file do not join")
-        if begins and pending and pending.replaced not in (None, begins.replaced):
-            raise Damaged(what, "the pieces of a large file do not join where the prefix is put in")
-        if pending and not part.cut and first:
-            yield first
-        if part.cut and not pending:
-            first = part.cut.member
-        pending = part.cut
-    if pending:
-        raise Damaged(what, f"the end of {pending.member.path!r} is missing")
-
-
-def _make_link(directories: Directories, link: Link) -> None:
-    above, _, name = link.path.rpartition("/")
-    if link.hard:
-        beside, _, target = link.target.rpartition("/")
-        source = os.dup(directories[beside])
-        try:
-            if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
-                raise BadSegment(f"{link.path!r} is a hard link to what is no file")
-            os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[above], follow_symlinks=False)
-        finally:
-            os.close(source)
-    else:
-        os.symlink(link.target, name, dir_fd=directories[above])
-
-
-def _stat(directory: int, path: str) -> tuple[str, int, int, int, int, int]:
-    status = os.stat(path.rpartition("/")[2], dir_fd=directory, follow_symlinks=False)
-    return (
-        path,
-        status.st_size,
-        status.st_mode & 0o7777,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-    )
-
-
-def _write_all(descriptor: int, data: memoryview | bytes) -> None:
-    written = os.write(descriptor, data)
-    while written < len(data):
-        written += os.write(descriptor, memoryview(data)[written:])
-
-
-@contextmanager
-def reporting(what: str, prefix: str) -> Iterator[None]:
-    """Turns what reading a layer and writing its files can raise into errors for the user."""
-    try:
-        yield
-    except (BadSegment, ValueError) as error:
-        raise Damaged(what, str(error)) from None
-    except OSError as error:
-        place = str(Path(prefix).parent)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(place) from None
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOENT):
-            raise Damaged(what, f"its members contradict each other ({error.strerror})") from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise NoPermission(place, "write in") from None
-        raise FileFailed(place, error.strerror or str(error)) from None

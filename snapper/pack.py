@@ -79,11 +79,7 @@ def pack(
     whole = editable.include(tree, linked)
     plan = make_plan(prefix, whole, records)
     context = _context(store, prefix, records, level, linked, displaced)
-    with Workers(context, jobs) as workers:
-        progress.start(f"Packing {name}", sum(file.size for file in whole.files if file.type == "file"))
-        run = _Run(plan, workers, progress)
-        run.collect()
-    progress.done()
+    run = _collected(context, plan, jobs, progress, f"Packing {name}")
     snapshot = _snapshot(prefix, records, plan, run)
     snapshot_id, snapshot_size = catalog.write_snapshot(store, snapshot)
     unchanged = seen is not None and seen[0].current == snapshot_id
@@ -106,6 +102,16 @@ def pack(
         unrelocated=tuple(sorted(run.unrelocated, key=path_bytes)),
         seconds=time.monotonic() - began,
     )
+
+
+def _collected(context: Context, plan: Plan, jobs: int | None, progress: Progress, task: str) -> _Run:
+    """Packs all that is planned; workers come before the threads that showing progress may need."""
+    with Workers(context, jobs) as workers:
+        progress.start(task, plan.size)
+        run = _Run(plan, workers, progress)
+        run.collect()
+    progress.done()
+    return run
 
 
 @dataclass

@@ -62,6 +62,12 @@ class Plan:
     missing: tuple[Deviation, ...]
     pip: tuple[PipPackage, ...]
 
+    @property
+    def size(self) -> int:
+        """What there is to read, in bytes."""
+        shares = (*self.packages, *self.links, *self.others)
+        return sum(item.file.size for share in shares for item in (*share.items, *share.large))
+
 
 def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     """Gives every file of the tree to the package that installed it, to pip's, or to nobody.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from snapper import catalog, environment, kernels, places, state
 from snapper.catalog import Reference
+from snapper.descriptors import reporting
 from snapper.errors import (
     FileFailed,
     InTheWay,
@@ -20,7 +21,6 @@ from snapper.errors import (
     SnapperError,
     WrongPlatform,
 )
-from snapper.extract import reporting
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
 from snapper.staging import Staging, staged, sweep

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.archive import ACTIVATION, Entry, Read, entries
+from snapper.descriptors import Directories
 from snapper.errors import BadArchive, NoSpace
-from snapper.extract import Directories
 from snapper.model import path_bytes
 from snapper.progress import Progress
 

@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from snapper.errors import PrefixTooLong
-from snapper.extract import Extracted, Job, extract, finish
+from snapper.extract import Extracted, Job, extract
+from snapper.finish import finish
 from snapper.model import Layer
 from snapper.progress import Progress
 from snapper.store import Store

@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
             raise Unsupported("Windows")
         code = int(app(arguments, standalone_mode=False) or 0)
         if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and says nothing
-            return _report(Interrupted(), as_json)
+            raise Interrupted
         sys.stdout.flush()
         return code
     except SnapperError as error:

@@ -1,0 +1,119 @@
+"""What is left to do when all layers of a snapshot are written: links, records, and modes of directories."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from snapper.conda import Fact, restated
+from snapper.descriptors import Directories, Stats, reporting, stats_of, write_all
+from snapper.errors import Damaged
+from snapper.extract import SECOND, Cut, Extracted, Link
+from snapper.model import Layer, path_bytes
+from snapper.segment import BadSegment, Member
+
+
+def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> str:
+    """Makes links and sets what could not be set before; returns a further line of the index.
+
+    `parts` are the results of `layers`, in their order. Raises Damaged where a file's pieces do not join.
+    """
+    directories = Directories(directory)
+    umask = os.umask(0)
+    stats: list[Stats] = []
+    what = f"the snapshot for {prefix}"
+    try:
+        with reporting(what, prefix):
+            for member in _joined(what, layers, parts):
+                above, _, name = member.path.rpartition("/")
+                os.chmod(name, member.mode & 0o777, dir_fd=directories[above])
+                times = (member.mtime * SECOND, member.mtime * SECOND)
+                os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
+                stats.append(stats_of(directories[above], member.path))
+            stats += _restate(directories, layers, parts)
+            links = [link for part in parts for link in part.links]
+            for link in sorted(links, key=lambda link: not link.hard):
+                _make_link(directories, link)
+                stats.append(stats_of(directories[link.path.rpartition("/")[0]], link.path))
+            modes = [member for part in parts for member in part.directories]
+            for member in sorted(modes, key=lambda member: path_bytes(member.path), reverse=True):
+                os.fchmod(directories[member.path], member.mode & 0o777)
+    finally:
+        directories.close()
+        os.umask(umask)
+    return json.dumps(stats)
+
+
+def _restate(directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[Stats]:
+    """Makes conda's records true of the files as they are now; gives the index's entries for them."""
+    facts = {path: fact for part in parts for path, fact in part.facts.items()}
+    for path in {each.begins.path for each in layers if each.begins and each.relocations}:
+        with _opened(directories, path) as file:
+            facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
+    for path, mode in (record for part in parts for record in part.records):
+        with _opened(directories, path) as file:
+            status = os.fstat(file.fileno())
+            text = restated(file.read(), facts, sizes=mode == "sized-record")
+        above, _, name = path.rpartition("/")
+        os.chmod(name, 0o600, dir_fd=directories[above])
+        descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])
+        try:
+            write_all(descriptor, text)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+            os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        finally:
+            os.close(descriptor)
+        yield stats_of(directories[above], path)
+
+
+def _opened(directories: Directories, path: str) -> BinaryIO:
+    above, _, name = path.rpartition("/")
+    return os.fdopen(
+        os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories[above]), "rb"
+    )
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1024 * 1024):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[Member]:
+    """The members that several layers hold, after a look that each goes on where the one before ended."""
+    pending: Cut | None = None
+    first: Member | None = None
+    for layer, part in zip(layers, parts, strict=True):
+        begins = layer.begins
+        expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
+        if (begins and (begins.path, begins.offset, begins.size)) != expected:
+            raise Damaged(what, "the pieces of a large file do not join")
+        if begins and pending and pending.replaced not in (None, begins.replaced):
+            raise Damaged(what, "the pieces of a large file do not join where the prefix is put in")
+        if pending and not part.cut and first:
+            yield first
+        if part.cut and not pending:
+            first = part.cut.member
+        pending = part.cut
+    if pending:
+        raise Damaged(what, f"the end of {pending.member.path!r} is missing")
+
+
+def _make_link(directories: Directories, link: Link) -> None:
+    above, _, name = link.path.rpartition("/")
+    if link.hard:
+        beside, _, target = link.target.rpartition("/")
+        source = os.dup(directories[beside])
+        try:
+            if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
+                raise BadSegment(f"{link.path!r} is a hard link to what is no file")
+            os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[above], follow_symlinks=False)
+        finally:
+            os.close(source)
+    else:
+        os.symlink(link.target, name, dir_fd=directories[above])
