@@ -84,6 +84,8 @@ def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
 
 def _specs(prefix: Path) -> Iterator[_Spec]:
     for file in sorted((prefix / _CARRIED).glob(f"*/{_SPEC}")):
+        if not _is_own(prefix, file):
+            continue
         try:
             fields = json.loads(file.read_bytes())
             argv = fields["argv"]
@@ -97,6 +99,11 @@ def _specs(prefix: Path) -> Iterator[_Spec]:
         yield _Spec(Kernel(file.parent.name, display_name, language), file.parent, fields)
 
 
+def _is_own(prefix: Path, file: Path) -> bool:
+    """Whether it is a file of the environment, and no link to one of the user's."""
+    return file.is_file() and file.resolve().is_relative_to(prefix.resolve())
+
+
 def _register(top: Path, prefix: Path, environment: str, spec: _Spec, specs: list[_Spec]) -> Registered:
     name = re.sub(r"[^a-z0-9._-]+", "-", f"{environment}-{spec.kernel.name}".lower())
     directory = top / name
@@ -108,7 +115,7 @@ def _register(top: Path, prefix: Path, environment: str, spec: _Spec, specs: lis
         directory.mkdir(parents=True, exist_ok=True)
         _write(directory / _LAUNCHER, _launcher(prefix, environment).encode("utf-8", "surrogateescape"))
         for asset in _ASSETS:
-            if (spec.directory / asset).is_file():
+            if _is_own(prefix, spec.directory / asset):
                 _write(directory / asset, (spec.directory / asset).read_bytes())
         fields = {
             **spec.fields,

@@ -41,8 +41,11 @@ def is_digest(text: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether the text can name an environment or a tag: letters, digits, `_`, and then `.`, `+`, `-`."""
-    return _NAME.match(text) is not None and len(text) <= _LONGEST_NAME
+    """Whether the text can name an environment or a tag: letters, digits, `_`, and then `.`, `+`, `-`.
+
+    In UTF-8 it has 128 bytes at most, so that files named after it can have endings.
+    """
+    return _NAME.match(text) is not None and len(path_bytes(text)) <= _LONGEST_NAME
 
 
 def path_bytes(path: str) -> bytes:
@@ -57,7 +60,7 @@ def check_path(path: str) -> str:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             raise ValueError(f"{path!r} is not a normal path")
-    if path.split("/", 1)[0] == STATE_DIRECTORY:
+    if path.split("/", 1)[0].casefold() == STATE_DIRECTORY:
         raise ValueError(f"{path!r} belongs to snapper itself")
     if path.count("/") >= _DEEPEST:
         raise ValueError(f"a path has more than {_DEEPEST} parts")

@@ -16,8 +16,8 @@ __all__ = ["Store", "VersionMismatch", "open_store"]
 
 _MARKER = "snapper.json"
 
-#: What may stand in a directory that becomes a store: the user's settings.
-_NEIGHBOURS = frozenset({"config.toml"})
+#: What may stand in a directory that becomes a store: the user's settings, and what a new file system has.
+_NEIGHBOURS = frozenset({"config.toml", "lost+found"})
 
 
 def open_store(url: str, *, create: bool = False) -> Store:

@@ -11,7 +11,7 @@ class VersionMismatch(Exception):
 
 
 class Store(Protocol):
-    """Keys are `/`-separated ASCII names. All errors but VersionMismatch are SnapperErrors.
+    """Keys are names separated by `/`. All errors but VersionMismatch are SnapperErrors.
 
     A store crosses into worker processes, so it pickles and holds no open files.
     """
