@@ -241,6 +241,24 @@ def begin(machine: Machine, *arguments: object, **variables: str) -> Running:
     return Running(process, log)
 
 
+def meet(start: Callable[[], Running], there: Callable[[], object], past: Callable[[], object]) -> Running:
+    """Begins a command, and halts it once it is `there` but not yet `past`."""
+    for _ in range(20):
+        running = start()
+        if running.reach(there) and running.halt() and not past():
+            return running
+        running.send(signal.SIGKILL)
+        running.process.wait()
+        eventually(running.gone)
+    raise AssertionError("it was too fast every time")
+
+
+def staged(target: Path, pattern: str) -> Callable[[], bool]:
+    """Whether a restore to the target has made anything of that name yet."""
+    holder = target.parent / f".{target.name}.snapper"
+    return lambda: any(holder.glob(f"tree*/{pattern}"))
+
+
 @contextmanager
 def between_looking_and_reading(prefix: Path) -> Iterator[Path]:
     """A place in an environment where `snapper pack` waits until `let_go`: after it has listed the files and
@@ -256,7 +274,7 @@ def between_looking_and_reading(prefix: Path) -> Iterator[Path]:
 
 
 def wait_for_reader(pipe: Path, running: Running) -> int:
-    """Waits until the command opens the pipe; it goes on when the descriptor that this returns is closed."""
+    """Waits until the command reads from the pipe; it goes on when the descriptor that this returns is closed."""
     found: list[int] = []
 
     def opened() -> bool:
@@ -267,4 +285,11 @@ def wait_for_reader(pipe: Path, running: Running) -> int:
         return True
 
     assert running.reach(opened), running.err
+    pid = running.process.pid
+    # Not in the midst of opening it: a KeyboardInterrupt there can be lost in CPython's io.open.
+    eventually(lambda: pipe in _open_files(pid) and _state(pid) == "S")
     return found[0]
+
+
+def _open_files(pid: int) -> list[Path]:
+    return [Path(os.readlink(entry)) for entry in (Path("/proc") / str(pid) / "fd").iterdir()]

@@ -30,6 +30,8 @@ from tests.misfortune import (
     layer_files,
     make_data,
     make_many,
+    meet,
+    staged,
     wait_for_reader,
 )
 
@@ -69,18 +71,6 @@ def complete(packed: Packed) -> Tree:
     tree = tree_of(packed.machine.envs / "many")
     shutil.rmtree(packed.machine.envs / "many")
     return tree
-
-
-def meet(start: Callable[[], Running], there: Callable[[], object], past: Callable[[], object]) -> Running:
-    """Begins a command, and halts it once it is `there` but not yet `past`."""
-    for _ in range(20):
-        running = start()
-        if running.reach(there) and running.halt() and not past():
-            return running
-        running.send(HARD)
-        running.process.wait()
-        eventually(running.gone)
-    raise AssertionError("it was too fast every time")
 
 
 def strike(running: Running, number: signal.Signals) -> None:
@@ -204,11 +194,6 @@ def target(packed: Packed, complete: object) -> Iterator[Path]:
 
 def staging(target: Path) -> Path:
     return target.parent / f".{target.name}.snapper"
-
-
-def staged(target: Path, pattern: str) -> Callable[[], bool]:
-    """Whether something of that name has been built."""
-    return lambda: any(staging(target).glob(f"tree*/{pattern}"))
 
 
 STAGES = {

@@ -1,0 +1,313 @@
+"""Disks that are full, become full, or cannot be written: nothing is half done, and with room the same command
+then does it.
+
+The disks are small memory file systems, which only root may mount; others run these tests in a namespace where
+they are root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Machine, tree_of
+from tests.misfortune import Running, begin, check_store, make_data, make_many, meet, staged
+
+#: The least by which a memory file system grows.
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount; see test_in_a_namespace")
+
+
+@dataclass
+class Disk:
+    """A memory file system; `size` in bytes."""
+
+    path: Path
+
+    def mount(self, size: int, inodes: int = 0) -> None:
+        self.path.mkdir()
+        _run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "tmpfs", self.path)
+
+    def set(self, *options: str) -> None:
+        _run("mount", "-o", ",".join(["remount", *options]), self.path)
+
+    def fill(self) -> Path:
+        """Takes all the room that is left."""
+        hog = self.path / "hog"
+        with hog.open("wb", buffering=0) as out:
+            try:
+                while True:
+                    out.write(bytes(PAGE))
+            except OSError:
+                return hog
+
+
+def _run(*command: object) -> None:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    made = Disk(tmp_path / "disk")
+    yield made
+    subprocess.run(["umount", "-l", str(made.path)], capture_output=True, check=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the tests below run by themselves")
+def test_in_a_namespace() -> None:
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("this user may not make a namespace to mount in")
+    command = [*namespace, sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# --- the store --------------------------------------------------------------------------------------------
+
+
+@root_only
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk) -> None:
+    """The store grows by a page from try to try, so that each fails at another point."""
+    prefix = make_data(machine.envs / "data")
+    before: dict[str, str] = {}
+    disk.mount(64 * PAGE)
+    store = disk.path / "store"
+    size = 0
+    if known:
+        before = {"data": machine.done("pack", "data", "--store", store)["snapshot"]}
+        (prefix / "more").write_bytes(os.urandom(2 * PAGE))
+        size = sum(-(-path.stat().st_size // PAGE) for path in store.rglob("*") if path.is_file()) - 1
+    failures = 0
+    while True:
+        size += 1
+        disk.set(f"size={size * PAGE}")
+        outcome = machine.snapper("pack", "data", "--store", store, "--json")
+        if outcome.code == 0:
+            break
+        assert outcome.code == 1, outcome
+        error = outcome.json["error"]
+        assert error["type"] == "NoSpace"
+        assert str(store) in error["message"]
+        assert "Free some space" in error["hint"]
+        failures += 1
+        if (store / "snapper.json").exists():
+            assert check_store(store) == before
+        else:
+            assert [path for path in store.rglob("*") if not path.is_dir()] == []
+    assert failures > 3
+    assert check_store(store) == {"data": outcome.json["snapshot"]}
+    machine.done("restore", "data", "--store", store, "--prefix", machine.home / "again")
+    again = tree_of(machine.home / "again")
+    assert again.keys() == tree_of(prefix).keys()
+
+
+@root_only
+def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: Disk) -> None:
+    prefix = make_data(machine.envs / "data")
+    disk.mount(128 * PAGE)
+    store = disk.path / "store"
+    first = machine.done("pack", "data", "--store", store)["snapshot"]
+    (prefix / "more").write_text("more")
+    with (store / "environments" / "data.json").open("r+b") as entry:
+        fcntl.flock(entry, fcntl.LOCK_EX)
+        running = begin(machine, "pack", "data", "--store", store, "--json")
+        assert running.reach(lambda: len([*(store / "snapshots").glob("[!.]*")]) == 2)
+        hog = disk.fill()
+    outcome = running.end()
+    assert outcome.code == 1, outcome
+    assert outcome.json["error"]["type"] == "NoSpace"
+    assert check_store(store) == {"data": first}
+    hog.unlink()
+    second = machine.done("pack", "data", "--store", store)["snapshot"]
+    assert check_store(store) == {"data": second} != {"data": first}
+
+
+@root_only
+def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
+    make_data(machine.envs / "data")
+    disk.mount(1024 * PAGE, inodes=8)
+    store = disk.path / "store"
+    error = machine.refused(1, "pack", "data", "--store", store)
+    assert error["type"] == "NoSpace"
+    assert check_store(store) == {}
+    disk.set("nr_inodes=100")
+    machine.done("pack", "data", "--store", store)
+    check_store(store)
+
+
+@root_only
+def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
+    prefix = make_data(machine.envs / "data")
+    disk.mount(1024 * PAGE)
+    store = disk.path / "store"
+    disk.set("ro")
+    error = machine.refused(13, "pack", "data", "--store", store)
+    assert error["type"] == "StoreRefused"
+    assert "Read-only file system" in error["message"]
+    disk.set("rw")
+    machine.done("pack", "data", "--store", store)
+    disk.set("ro")
+    machine.done("list", "--store", store)
+    machine.done("restore", "data", "--store", store, "--prefix", machine.home / "again")
+    assert machine.done("pack", "data", "--store", store)["unchanged"]
+    before = tree_of(store)
+    (prefix / "more").write_text("more")
+    error = machine.refused(13, "pack", "data", "--store", store)
+    assert "Read-only file system" in error["message"]
+    assert tree_of(store) == before
+    disk.set("rw")
+    assert not machine.done("pack", "data", "--store", store)["unchanged"]
+
+
+# --- the environment --------------------------------------------------------------------------------------
+
+
+@root_only
+def test_an_environment_that_cannot_be_written(machine: Machine, disk: Disk) -> None:
+    disk.mount(1024 * PAGE)
+    prefix = make_data(disk.path / "data")
+    disk.set("ro")
+    first = machine.done("pack", "-p", prefix)
+    assert machine.done("pack", "-p", prefix)["unchanged"]
+    assert not (prefix / ".snapper").exists()
+    assert check_store(machine.store) == {"data": first["snapshot"]}
+
+
+@pytest.fixture
+def stocked(machine: Machine) -> Machine:
+    """A machine with the environment `data` in its store, and not on its disk."""
+    prefix = make_data(machine.envs / "data")
+    machine.done("pack", "data")
+    shutil.rmtree(prefix)
+    return machine
+
+
+@root_only
+def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
+    """The disk grows by a page from try to try, from what the look before says to be too little."""
+    disk.mount(PAGE)
+    target = disk.path / "envs" / "data"
+    error = stocked.refused(1, "restore", "data", "--prefix", target)
+    assert error["type"] == "NoSpace"
+    assert "bytes are needed" in error["message"]
+    assert f"{PAGE:,} are free" in error["message"]
+    assert [*disk.path.iterdir()] == []
+    size, seen = 100, set()
+    while True:
+        size += 1
+        disk.set(f"size={size * PAGE}")
+        outcome = stocked.snapper("restore", "data", "--prefix", target, "--json")
+        if outcome.code == 0:
+            break
+        assert outcome.code == 1, outcome
+        assert outcome.json["error"]["type"] == "NoSpace"
+        assert not target.exists()
+        seen.add("needed" in outcome.json["error"]["message"])
+        assert not any(path.is_file() for path in disk.path.rglob("*"))
+        if "needed" in outcome.json["error"]["message"]:
+            size += 8
+    assert True in seen
+    assert (target / "conda-meta").is_dir()
+    assert [*target.parent.iterdir()] == [target]
+
+
+@root_only
+def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
+    disk.mount(1024 * PAGE, inodes=10)
+    target = disk.path / "data"
+    error = stocked.refused(1, "restore", "data", "--prefix", target)
+    assert error["type"] == "NoSpace"
+    assert "inodes" in error["message"]
+    assert [*disk.path.iterdir()] == []
+    disk.set("nr_inodes=20")
+    error = stocked.refused(1, "restore", "data", "--prefix", target)
+    assert "no space left" in error["message"]
+    assert [*disk.path.iterdir()] == []
+    disk.set("nr_inodes=100")
+    stocked.done("restore", "data", "--prefix", target)
+
+
+@root_only
+@pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
+def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: Disk) -> None:
+    """While the command is halted, somebody else takes the room that it has found to be there."""
+    source = make_many(machine.envs / "many")
+    machine.done("pack", "many")
+    size = sum(path.stat().st_size + PAGE for path in source.rglob("*"))
+    disk.mount(2 * size)
+    target = disk.path / "many"
+    if old:
+        make_data(target)
+    before = tree_of(target)
+    command = ("restore", "many", "--prefix", target, "--replace")
+
+    def start() -> Running:
+        if (target / "lib").exists():
+            shutil.rmtree(target)
+            if old:
+                make_data(target)
+        return begin(machine, *command, "--json", "--jobs", 1)
+
+    running = meet(start, staged(target, "lib/*"), (target / "lib").exists)
+    hog = disk.fill()
+    running.process.send_signal(signal.SIGCONT)
+    outcome = running.end()
+    assert outcome.code == 1, outcome
+    error = outcome.json["error"]
+    assert error["type"] == "NoSpace"
+    assert str(disk.path) in error["message"]
+    assert tree_of(target) == before
+    assert {*disk.path.iterdir()} == ({hog, target} if old else {hog})
+    hog.unlink()
+    machine.done(*command)
+    assert tree_of(target).keys() == tree_of(source).keys()
+    assert [*disk.path.iterdir()] == [target]
+
+
+@root_only
+def test_restore_to_a_read_only_disk(stocked: Machine, disk: Disk) -> None:
+    disk.mount(1024 * PAGE)
+    disk.set("ro")
+    for target in (disk.path / "data", disk.path / "new" / "data"):
+        error = stocked.refused(1, "restore", "data", "--prefix", target)
+        assert "read-only file system" in error["message"]
+        assert str(disk.path) in error["message"]
+        assert error["hint"]
+    disk.set("rw")
+    stocked.done("restore", "data", "--prefix", disk.path / "data")
+
+
+@root_only
+def test_a_home_without_room_for_the_kernel(machine: Machine, disk: Disk) -> None:
+    prefix = make_data(machine.envs / "data")
+    place = prefix / "share/jupyter/kernels/textual"
+    place.mkdir(parents=True)
+    (place / "kernel.json").write_text('{"argv": ["/bin/true"], "display_name": "Text", "language": "text"}')
+    machine.done("pack", "data")
+    shutil.rmtree(prefix)
+    disk.mount(8 * PAGE)
+    hog = disk.fill()
+    outcome = machine.snapper("restore", "data", "--json", HOME=str(disk.path))
+    assert outcome.code == 3, outcome
+    (document,) = outcome.json["restored"]
+    assert "No space left" in document["kernels"][0]["problem"]
+    assert (prefix / "conda-meta").is_dir()
+    hog.unlink()
+    (document,) = machine.done("restore", "data", HOME=str(disk.path))["restored"]
+    assert document["present"]
+    assert document["kernels"][0]["problem"] == ""
+    assert (disk.path / ".conda" / "environments.txt").read_text() == f"{prefix}\n"
