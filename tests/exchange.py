@@ -79,6 +79,14 @@ def conda_pack(prefix: Path, output: Path, **options: Any) -> Path:
     return output
 
 
+def archives_of(prefix: Path) -> dict[str, Path]:
+    """What conda-pack makes of the environment, beside it, in each format that this machine has programs for."""
+    forms = [*FORMATS, "tar.xz"]
+    if shutil.which("mksquashfs") is None:
+        forms.remove("squashfs")
+    return {form: conda_pack(prefix, prefix.parent / f"{prefix.name}.{form}") for form in forms}
+
+
 def make_odd(prefix: Path) -> Path:
     """An environment with a file of every kind that one can hold, of conda's and of its user's."""
     make("no-python", prefix, copy=True)
