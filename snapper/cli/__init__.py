@@ -33,6 +33,8 @@ def main() -> None:
 
         render.error(Interrupted(), as_json="--json" in sys.argv)
         code = Interrupted.code
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end
     sys.exit(code)
 
 
