@@ -37,7 +37,10 @@ _ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing did; sizes in bytes. `skipped` and `unrelocated` are what the user should know of."""
+    """What packing did; sizes in bytes. The last three before the time are what the user should know of: what was not
+    packed and why, what holds the prefix for good, and symlinks to absolute places outside, which may not be there
+    where the environment is restored.
+    """
 
     environment: str
     snapshot_id: str
@@ -49,6 +52,7 @@ class Packed:
     added_size: int
     skipped: tuple[tuple[str, str], ...]
     unrelocated: tuple[str, ...]
+    outside: tuple[str, ...]
     seconds: float
 
 
@@ -100,6 +104,7 @@ def pack(
         added_size=added_size,
         skipped=whole.skipped,
         unrelocated=tuple(sorted(run.unrelocated, key=path_bytes)),
+        outside=_outside(whole, context.prefix),
         seconds=time.monotonic() - began,
     )
 
@@ -198,6 +203,12 @@ class _Run:
         self._unproved[share.owner].append(item)
         if not (item.made_at_link or item.file.path.endswith(".pyc")):
             self.altered[share.owner].append(item.file.path)
+
+
+def _outside(tree: Tree, prefix: str) -> tuple[str, ...]:
+    """The symlinks whose absolute targets are not in the environment."""
+    links = [file for file in tree.files if file.type == "symlink" and file.target.startswith("/")]
+    return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
 
 
 def _entry(store: Store, name: str) -> tuple[Environment, str] | None:

@@ -14,6 +14,7 @@ import pytest
 
 from scripts.maker import make
 from tests.conftest import Machine, tree_of
+from tests.misfortune import unprivileged
 
 
 @pytest.fixture
@@ -107,6 +108,8 @@ def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
         "loop": "loop",
     }.items():
         (place / name).symlink_to(target)
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert packed["outside"] == ["mine/outside", "mine/sibling"]
     restored = moved(machine, tools)
     assert_same(tools, restored, machine)
     inodes = {(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "bin/three")}
@@ -155,6 +158,21 @@ def test_names_modes_and_sizes(tools: Path, machine: Machine) -> None:
     (place / "read-only").chmod(0o555)
     assert_same(tools, moved(machine, tools), machine)
     assert_same(tools, moved(machine, tools), machine)
+
+
+def test_a_user_without_privileges(tools: Path, machine: Machine) -> None:
+    """What may not be written is packed, restored and replaced by its owner, root or not."""
+    user = unprivileged(machine)
+    place = tools / "read-only"
+    (place / "inner").mkdir(parents=True)
+    (place / "inner" / "file").write_text(f"at {tools}\n")
+    (place / "inner" / "file").chmod(0o444)
+    (place / "inner").chmod(0o555)
+    place.chmod(0o555)
+    restored = moved(user, tools)
+    assert_same(tools, restored, user)
+    (restored / "bin" / "whereami").unlink()
+    assert_same(tools, moved(user, tools), user)
 
 
 def test_special_bits_sockets_and_pipes(tools: Path, machine: Machine) -> None:

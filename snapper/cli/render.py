@@ -44,6 +44,7 @@ def packed(done: Packed, as_json: bool) -> None:
     for path, reason in done.skipped:
         _warn(f"not packed: {path}: {reason}")
     _list("these files hold the environment's directory and cannot be relocated", done.unrelocated)
+    _list("these links lead to places outside of the environment, and are kept as they are", done.outside)
     _deviations("altered since conda installed them, packed as they are", done.snapshot.altered)
     _deviations("gone since conda installed them", done.snapshot.missing)
     if done.unchanged:
@@ -225,6 +226,7 @@ def _packed(done: Packed) -> dict[str, Any]:
         "missing": plain(done.snapshot.missing),
         "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
         "unrelocated": list(done.unrelocated),
+        "outside": list(done.outside),
         "seconds": round(done.seconds, 3),
     }
 
