@@ -63,8 +63,10 @@ def place_for(name: str, packed_from: str) -> Path:
 
 
 def register(prefix: Path) -> None:
-    """Adds the environment to conda's list of environments, unless it is there; may raise OSError."""
-    if str(prefix) in _registered():
+    """Adds the environment to conda's list of environments, unless it is there or has no place in a list of
+    lines; may raise OSError.
+    """
+    if str(prefix) in _registered() or str(prefix).splitlines() != [str(prefix)]:
         return
     file = _environments_txt()
     file.parent.mkdir(parents=True, exist_ok=True)

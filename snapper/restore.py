@@ -152,16 +152,18 @@ def _is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted:
     if not os.path.lexists(prefix):
         return False
     elsewhere = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
-    if prefix.is_symlink() or not prefix.is_dir():
+    if not prefix.is_dir():
         raise InTheWay(str(prefix), "it is not a directory", elsewhere)
     try:
-        if not any(prefix.iterdir()):
+        if not any(prefix.iterdir()) and not prefix.is_symlink():
             return False
         if not (prefix / "conda-meta").is_dir():
             raise InTheWay(str(prefix), "it is a directory that is not a conda environment", elsewhere)
     except PermissionError:
         raise NoPermission(str(prefix), "read") from None
     found = state.read(prefix)
+    if prefix.is_symlink():
+        return _is_present_behind(prefix, found, snapshot_id)
     saving = (
         f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
         "--replace."
@@ -183,6 +185,18 @@ def _is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted:
             saving,
         )
     return _is_unchanged(prefix, found, snapshot_id, wanted)
+
+
+def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str) -> bool:
+    """The same for a symlink, in whose place nothing is ever put; raises InTheWay unless all is there."""
+    if found and found.snapshot == snapshot_id and state.drift(link, environment.scan(link)) == []:
+        return True
+    there = os.path.realpath(link)
+    raise InTheWay(
+        str(link),
+        f"it is a symlink to {there}, where something else or another snapshot is",
+        f"Restore to where it leads with --prefix {there}, or remove the link first.",
+    )
 
 
 def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wanted) -> bool:

@@ -40,7 +40,11 @@ def read(prefix: Path) -> State | None:
         found = canonical.decode(State, canonical.parse(data))
     except (OSError, canonical.Malformed):
         return None
-    return found if found.format == FORMAT and found.prefix == os.path.abspath(prefix) else None
+    return (
+        found
+        if found.format == FORMAT and os.path.realpath(found.prefix) == os.path.realpath(prefix)
+        else None
+    )
 
 
 def read_snapshot(prefix: Path) -> Snapshot | None:

@@ -346,6 +346,16 @@ def test_a_store_that_is_something_else(machine: Machine, refused: Refused) -> N
             assert "--store" in error["hint"]
 
 
+@pytest.mark.parametrize("where", ["", "store", "share/deep/store", "../link/store"])
+def test_a_store_inside_the_environment(where: str, machine: Machine, refused: Refused) -> None:
+    """It would be packed into itself, more each time."""
+    prefix = machine.envs / "data"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (machine.envs / "link").symlink_to("data")
+    error = refused(2, "pack", "data", "--store", prefix / where, brief=where != "store")
+    assert "inside the environment" in error["message"]
+
+
 @pytest.mark.parametrize("url", ["gopher://store", "http://x/y", "file://host/store", "file://"])
 def test_a_store_of_unknown_kind(url: str, machine: Machine, refused: Refused) -> None:
     (machine.envs / "data" / "conda-meta").mkdir(parents=True)
@@ -739,6 +749,24 @@ def test_restore_where_something_else_is(kind: str, stocked: Machine, refused: R
     error = refused(11, "restore", "data", "--envs-dir", stocked.envs, "--replace", brief=kind != "file")
     assert error["type"] == "InTheWay"
     assert str(target) in error["message"]
+
+
+def test_an_environment_behind_a_symlink(stocked: Machine, refused: Refused) -> None:
+    """Such as one on a volume that is linked into the usual place: it is there, and the link is not replaced."""
+    link, real = stocked.envs / "data", stocked.home / "volume" / "data"
+    link.symlink_to(real)
+    stocked.done("restore", "data", "--prefix", real)
+    (document,) = stocked.done("restore", "data", "--envs-dir", stocked.envs)["restored"]
+    assert document["present"]
+    (real / "mine").write_text("mine")
+    for more in ((), ("--replace",)):
+        error = refused(11, "restore", "data", "--envs-dir", stocked.envs, *more, brief=True)
+        assert f"it is a symlink to {real}" in error["message"]
+        assert f"--prefix {real}" in error["hint"]
+    stocked.done("restore", "data", "--prefix", real, "--replace")
+    (document,) = stocked.done("restore", "data", "--envs-dir", stocked.envs, "--replace")["restored"]
+    assert document["present"]
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize("below", ["new", "new/deep"])

@@ -170,7 +170,7 @@ def pack(
     place = place or places.find(str(name))
     if not conda.is_environment(place):
         raise NotAnEnvironment(str(place))
-    opened = _open(store, create=True)
+    opened = _open(store, create=True, apart_from=place)
     with _progress(as_json) as progress:
         packed = verb.pack(
             opened,
@@ -380,10 +380,10 @@ def import_(
     render.packed(packed, as_json)
 
 
-def _open(store: str | None, *, create: bool = False) -> Store:
+def _open(store: str | None, *, create: bool = False, apart_from: Path | None = None) -> Store:
     from snapper.store import open_store
 
-    return open_store(config.store_url(store), create=create)
+    return open_store(config.store_url(store), create=create, apart_from=apart_from)
 
 
 @contextmanager

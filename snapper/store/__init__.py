@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from snapper import canonical, config
-from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused
+from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused, Usage
 from snapper.model import FORMAT, Marker
 from snapper.store.base import Store, VersionMismatch
 from snapper.store.local import LocalStore
@@ -20,12 +20,17 @@ _MARKER = "snapper.json"
 _NEIGHBOURS = frozenset({"config.toml", "lost+found"})
 
 
-def open_store(url: str, *, create: bool = False) -> Store:
+def open_store(url: str, *, create: bool = False, apart_from: Path | None = None) -> Store:
     """The store at a directory or `file://` URL.
 
-    `create` makes one of a missing or empty directory. Raises NotAStore, NewerFormat, StoreRefused.
+    `create` makes one of a missing or empty directory. Raises NotAStore, NewerFormat, StoreRefused, and Usage for
+    a store inside the directory `apart_from`.
     """
     root = _directory(url)
+    if apart_from and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(apart_from)):
+        raise Usage(
+            f"the store {url} is inside the environment {apart_from}", "Name one elsewhere with --store."
+        )
     store = LocalStore(root)
     try:
         marker = store.read(_MARKER)
