@@ -542,6 +542,19 @@ def test_packing_again_mends_layers_of_the_wrong_size(stocked: Machine) -> None:
     assert tree_of(prefix) == whole
 
 
+def test_what_is_damaged_can_be_removed_and_packed_again(packed: Packed, stocked: Machine) -> None:
+    """As the hint says. What has the right size is not looked at when it would be written again."""
+    prefix = restore(stocked, "data")
+    whole = tree_of(prefix)
+    for file in [*layer_files(stocked.store), stocked.store / "snapshots" / f"{packed.snapshots[1]}.json"]:
+        file.unlink()
+    forget_state(prefix)
+    stocked.done("pack", "-p", prefix)
+    shutil.rmtree(prefix)
+    restore(stocked, "data")
+    assert tree_of(prefix) == whole
+
+
 def forged_layer(store: Path, name: str, change: Callable[[bytes], bytes]) -> None:
     """Makes one layer's stored bytes others, with everything that names them true of the others."""
     environment = store / "environments" / f"{name}.json"
@@ -973,6 +986,21 @@ def test_output_that_nobody_reads(stocked: Machine) -> None:
         os.close(write)
         assert "BrokenPipe" not in done.stderr
         assert done.returncode == 1
+
+
+def test_streams_that_are_closed(stocked: Machine) -> None:
+    """As some daemons start their programs; files that are opened must not take the streams' place."""
+    for arguments, code in ((("list",), 0), (("list", "--json"), 0), (("restore", "absent"), 10)):
+        for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+            done = subprocess.run(
+                ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *stocked.command(*arguments)],
+                env=stocked.variables,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == code, done
+            assert "Traceback" not in done.stderr
 
 
 def test_output_to_a_full_disk(stocked: Machine) -> None:

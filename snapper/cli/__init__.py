@@ -16,6 +16,9 @@ from snapper.interrupts import SIGNALS
 
 def main() -> None:
     """Runs the command line and exits with the documented code."""
+    for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, stream) is None:  # closed by whoever started us: nothing else may take its descriptor
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
     for number in SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _Interrupt())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -87,7 +88,8 @@ def run(arguments: list[str]) -> int:
         return ExitCode.FAILED
     except OSError as error:
         _silence()
-        where = str(error.filename or "standard output")
+        on_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        where = str(error.filename or ("standard output" if on_output else "the operating system"))
         return _report(FileFailed(where, error.strerror or str(error)), as_json and bool(error.filename))
 
 

@@ -75,7 +75,7 @@ class NoSpace(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Nothing was changed. Free some space there, or choose another place, and run it again."
+        return "No environment was changed. Free some space there, or choose another place, and run it again."
 
 
 @dataclass(eq=False)

@@ -94,7 +94,10 @@ class Damaged(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Nothing was restored from it. Pack the environment again from a healthy copy, or use another snapshot."
+        return (
+            "Nothing was restored from it. Use another snapshot, or remove what is damaged from the store and pack "
+            "the environment again from a healthy copy."
+        )
 
 
 @dataclass(eq=False)
