@@ -163,7 +163,7 @@ def _is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted:
         raise NoPermission(str(prefix), "read") from None
     found = state.read(prefix)
     if prefix.is_symlink():
-        return _is_present_behind(prefix, found, snapshot_id)
+        return _is_present_behind(prefix, found, snapshot_id, wanted)
     saving = (
         f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
         "--replace."
@@ -187,9 +187,10 @@ def _is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted:
     return _is_unchanged(prefix, found, snapshot_id, wanted)
 
 
-def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str) -> bool:
+def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str, wanted: Wanted) -> bool:
     """The same for a symlink, in whose place nothing is ever put; raises InTheWay unless all is there."""
-    if found and found.snapshot == snapshot_id and state.drift(link, environment.scan(link)) == []:
+    same = found is not None and found.snapshot == snapshot_id
+    if same and (wanted.keep_changed or state.drift(link, environment.scan(link)) == []):
         return True
     there = os.path.realpath(link)
     raise InTheWay(
