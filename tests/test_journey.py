@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def test_science_environment_moves_to_another_home(science: Path, new_machine: N
     assert run_cell(kernel["name"], cell, two.variables) == f"{prefix} {prefix} science\n"
 
     assert {each.name for each in records(prefix)} == {each.name for each in records(science)}
-    change(prefix, install=["six"])
-    assert output(python, "-c", "import six; print(six.__file__)").startswith(str(prefix))
+    change(prefix, install=["tabulate"])
+    assert output(python, "-c", "import tabulate; print(tabulate.__file__)").startswith(str(prefix))
     again = two.done("pack", "science")
     assert again["packages"] == packed["packages"] + 1
     assert again["added_size"] < 0.05 * again["stored_size"]
@@ -146,7 +147,10 @@ def test_same_packages_elsewhere_share_layers(science: Path, machine: Machine, t
     other = tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
     make("science", other)
     second = machine.done("pack", "-p", other, "--name", "second")
-    assert second["added_size"] <= 0.05 * second["stored_size"]
+    share = (
+        0.05 if sys.version_info >= (3, 11) else 0.10
+    )  # before 3.11, modules were compiled in no fixed order
+    assert second["added_size"] <= share * second["stored_size"]
     assert first["stored_size"] == pytest.approx(second["stored_size"], rel=0.01)
 
 
