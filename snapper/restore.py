@@ -45,12 +45,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of one environment; `present` if it was there already. Sizes in bytes."""
+    """What became of one environment; `present` if it was there already, then with so many files `changed` since.
+
+    Sizes in bytes.
+    """
 
     environment: str
     snapshot_id: str
     prefix: str
     present: bool
+    changed: int
     size: int
     kernels: tuple[kernels.Registered, ...]
     unrelocated: tuple[str, ...]
@@ -125,6 +129,7 @@ def _restore(
         snapshot_id=place.snapshot_id,
         prefix=str(place.prefix),
         present=place.present,
+        changed=_changes(place.prefix) if place.present else 0,
         size=size,
         kernels=registered,
         unrelocated=unrelocated,
@@ -209,12 +214,17 @@ def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wa
         return same
     if wanted.replace:
         return False
-    what = f"{len(changed)} files, {changed[0]} first" if changed else "what exactly is not known"
+    files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
+    what = f"{files}, {changed[0]!r} first" if changed else "what exactly is not known"
     raise InTheWay(
         str(prefix),
         f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
         "Keep the changes with snapper pack, or give them up with --replace.",
     )
+
+
+def _changes(prefix: Path) -> int:
+    return len(state.drift(prefix, environment.scan(prefix)) or ())
 
 
 def _check(place: _Place, snapshot: Snapshot) -> None:

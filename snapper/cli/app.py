@@ -101,7 +101,9 @@ def _silence() -> None:
 def _misuse(error: Exception) -> Usage:
     """What click says of a command line that it cannot parse."""
     message: str = getattr(error, "format_message", error.__str__)()
-    return Usage(message.rstrip("."), "See: snapper --help.")
+    context = getattr(error, "ctx", None)
+    command = "snapper" if context is None or context.parent is None else f"snapper {context.info_name}"
+    return Usage(message.rstrip("."), f"See: {command} --help.")
 
 
 def _report(error: SnapperError, as_json: bool) -> int:
@@ -163,7 +165,10 @@ def pack(
     from snapper.cli import render
 
     if (name is None) == (prefix is None):
-        raise Usage("name one environment, or give its directory with --prefix", "See: snapper pack --help.")
+        raise Usage(
+            "name one environment or give its directory with --prefix, and not both",
+            "See: snapper pack --help.",
+        )
     place = config.directory(prefix) if prefix is not None else None
     known_as = catalog.check_name(
         store_name or (place.name if place else str(name)),
@@ -221,7 +226,9 @@ def restore(
     from snapper.cli import render
 
     if bool(names) == everything:
-        raise Usage("name the environments to restore, or say --all", "See: snapper restore --help.")
+        raise Usage(
+            "name the environments to restore or say --all, and not both", "See: snapper restore --help."
+        )
     if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
         raise Usage(
             "--prefix goes with one environment, and without --envs-dir", "Use --envs-dir for several."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from snapper.canonical import plain
@@ -45,8 +45,8 @@ def packed(done: Packed, as_json: bool) -> None:
         _warn(f"not packed: {path}: {reason}")
     _list("these files hold the environment's directory and cannot be relocated", done.unrelocated)
     _list("these links lead to places outside of the environment, and are kept as they are", done.outside)
-    _deviations("altered since conda installed them, packed as they are", done.snapshot.altered)
-    _deviations("gone since conda installed them", done.snapshot.missing)
+    _deviations("altered since conda installed the package", done.snapshot.altered)
+    _deviations("gone since conda installed the package", done.snapshot.missing)
     if done.unchanged:
         _say(f"{done.environment} is in the store as it is: {done.snapshot_id[:12]} ({done.seconds:.1f} s)")
         return
@@ -175,8 +175,8 @@ def shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_jso
     )
     for kernel in snapshot.kernels:
         _say(f"  kernel    {kernel.name} ({kernel.display_name})")
-    _deviations("altered since conda installed them", snapshot.altered)
-    _deviations("gone since conda installed them", snapshot.missing)
+    _deviations("altered since conda installed the package", snapshot.altered, _say)
+    _deviations("gone since conda installed the package", snapshot.missing, _say)
     stored: dict[str, int] = {}
     for layer in snapshot.layers:
         stored[layer.owner] = stored.get(layer.owner, 0) + layer.size
@@ -194,6 +194,10 @@ def shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_jso
 def _say_restored(done: Restored) -> None:
     if done.present:
         _say(f"{done.environment} is there already: {done.prefix}")
+        if done.changed:
+            _warn(
+                f"  {plural(done.changed, 'file')} changed since and not packed: snapper pack {done.environment}"
+            )
     else:
         _say(f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)")
     _list("these files hold another prefix, because this one does not fit in them", done.unrelocated)
@@ -237,6 +241,7 @@ def _restored(done: Restored) -> dict[str, Any]:
         "snapshot": done.snapshot_id,
         "prefix": done.prefix,
         "present": done.present,
+        "changed": done.changed,
         "size": done.size,
         "kernels": plain(done.kernels),
         "unrelocated": list(done.unrelocated),
@@ -260,18 +265,19 @@ def _error(failure: SnapperError) -> dict[str, Any]:
     }
 
 
-def _deviations(what: str, deviations: Iterable[Deviation]) -> None:
+def _deviations(what: str, deviations: Iterable[Deviation], say: Callable[[str], None] | None = None) -> None:
     for each in deviations:
-        _list(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths)
+        _list(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, say)
 
 
-def _list(what: str, paths: Sequence[str]) -> None:
+def _list(what: str, paths: Sequence[str], say: Callable[[str], None] | None = None) -> None:
+    say = say or _warn
     if paths:
-        _warn(f"{what}:")
+        say(f"{what}:")
         for path in paths[:_MOST_LISTED]:
-            _warn(f"    {path}")
+            say(f"    {path}")
         if len(paths) > _MOST_LISTED:
-            _warn(f"    and {len(paths) - _MOST_LISTED:,} more (all of them with --json)")
+            say(f"    and {len(paths) - _MOST_LISTED:,} more (all of them with --json)")
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
@@ -296,7 +302,10 @@ def _rich_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: t
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, title in enumerate(head):
-        table.add_column(title.capitalize(), justify="right" if column in right else "left", overflow="fold")
+        last = column == len(head) - 1
+        table.add_column(
+            title, justify="right" if column in right else "left", no_wrap=not last, overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     Console().print(table)

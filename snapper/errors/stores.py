@@ -41,7 +41,10 @@ class NotAStore(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Name an existing store, or an empty or new directory, with --store or SNAPPER_STORE."
+        return (
+            "Name an existing store with --store or SNAPPER_STORE; snapper pack makes one of a new or empty "
+            "directory."
+        )
 
 
 @dataclass(eq=False)
