@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,9 @@ class Running:
         return not self.over
 
     def send(self, number: int) -> None:
-        """Sends a signal to the command and all its workers, as a terminal does."""
-        os.killpg(self.process.pid, number)
+        """Sends a signal to the command and all its workers, as a terminal does; to none if all are gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
     def end(self, *, seconds: float = 60) -> Outcome:
         """Waits for the command to end."""
