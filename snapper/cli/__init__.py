@@ -31,10 +31,10 @@ def main() -> None:
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
-        from snapper.cli import render
+        from snapper.cli import output
         from snapper.errors import Interrupted
 
-        render.error(Interrupted(), as_json="--json" in sys.argv)
+        output.error(Interrupted(), as_json="--json" in sys.argv)
         code = Interrupted.code
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end

@@ -1,0 +1,146 @@
+"""`snapper list` and `snapper show`: what a store has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JsonOption, StoreOption, open_store
+from snapper.cli.text import plural, size
+from snapper.errors import ExitCode, Usage
+
+if TYPE_CHECKING:
+    from snapper.catalog import Entry
+    from snapper.model import Environment, Snapshot
+
+
+def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
+    """List the environments of the store."""
+    from snapper import catalog
+
+    opened = open_store(store)
+    return _listed(catalog.survey(opened), opened.url, as_json)
+
+
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
+    ],
+    explicit: Annotated[
+        bool, typer.Option("--explicit", help="Print a lock file for conda create --file.")
+    ] = False,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print an environment.yml.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a snapshot: its packages, layers and kernels."""
+    from snapper import catalog, lockfile
+
+    if explicit + as_yaml + as_json > 1:
+        raise Usage("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
+    reference = catalog.Reference.parse(name)
+    opened = open_store(store)
+    environment, snapshot_id = catalog.resolve(opened, reference)
+    snapshot = catalog.read_snapshot(opened, snapshot_id)
+    if explicit:
+        output.text(lockfile.explicit(snapshot))
+    elif as_yaml:
+        output.text(lockfile.environment_yml(environment.name, snapshot))
+    else:
+        _shown(environment, snapshot_id, snapshot, as_json)
+
+
+def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
+    """Prints the store's environments; returns the exit code."""
+    found = list(entries)
+    damaged = [each for each in found if each.environment is None]
+    if as_json:
+        output.document({"store": store, "environments": [_entry(each) for each in found]})
+    elif not found:
+        output.say(f"The store {store} has no environments. Pack one with: snapper pack NAME")
+    else:
+        rows = []
+        for entry in found:
+            if entry.environment is not None:
+                latest = entry.environment.latest
+                rows.append(
+                    (
+                        entry.name,
+                        latest.snapshot[:12],
+                        str(latest.packages),
+                        size(latest.size),
+                        size(latest.stored_size),
+                        latest.time.replace("T", " ").removesuffix("Z"),
+                        f"{latest.host}:{latest.prefix or '(imported)'}",
+                    )
+                )
+        output.table(
+            ("ENVIRONMENT", "SNAPSHOT", "PACKAGES", "SIZE", "STORED", "PACKED (UTC)", "FROM"),
+            rows,
+            right=(2, 3, 4),
+        )
+    if not as_json:
+        for entry in damaged:
+            if entry.error is not None:
+                output.error(entry.error, as_json=False)
+    return damaged[0].error.code if damaged and damaged[0].error is not None else ExitCode.DONE
+
+
+def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_json: bool) -> None:
+    """Prints one snapshot."""
+    moves = [move for move in environment.history if move.snapshot == snapshot_id]
+    if as_json:
+        output.document(
+            {
+                "environment": environment.name,
+                "snapshot": snapshot_id,
+                "current": snapshot_id == environment.current,
+                "size": snapshot.size,
+                "stored_size": snapshot.stored_size,
+                "files": snapshot.files,
+                "history": plain(tuple(moves)),
+                **plain(snapshot),
+            }
+        )
+        return
+    output.say(
+        f"{environment.name}@{snapshot_id[:12]}{' (current)' if snapshot_id == environment.current else ''}"
+    )
+    output.say(f"  id        {snapshot_id}")
+    for move in moves[-1:]:
+        origin = f"packed    {{}} from {move.prefix}" if move.prefix else "imported  {}"
+        output.say("  " + origin.format(f"{move.time} by {move.user}@{move.host}"))
+        if move.message:
+            output.say(f"  message   {move.message}")
+    output.say(f"  platform  {snapshot.platform}")
+    output.say(
+        f"  size      {size(snapshot.size)} in {plural(snapshot.files, 'file')}, "
+        f"stored as {size(snapshot.stored_size)} in {plural(len(snapshot.layers), 'layer')}"
+    )
+    for kernel in snapshot.kernels:
+        output.say(f"  kernel    {kernel.name} ({kernel.display_name})")
+    output.deviations("altered since conda installed the package", snapshot.altered, output.say)
+    output.deviations("gone since conda installed the package", snapshot.missing, output.say)
+    stored: dict[str, int] = {}
+    for layer in snapshot.layers:
+        stored[layer.owner] = stored.get(layer.owner, 0) + layer.size
+    rows = [
+        (each.name, each.version, each.build, size(stored.get(each.dist, 0)), each.channel.rstrip("/"))
+        for each in snapshot.packages
+    ]
+    rows += [
+        (each.name, each.version, "", size(stored.get(f"{each.name}-{each.version}", 0)), "pip")
+        for each in snapshot.pip
+    ]
+    output.table(("PACKAGE", "VERSION", "BUILD", "STORED", "CHANNEL"), rows, right=(3,))
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    if entry.environment is None:
+        return {"environment": entry.name, "error": output.described(entry.error) if entry.error else None}
+    latest: dict[str, Any] = plain(entry.environment.latest)
+    return {"environment": entry.name, **latest, "tags": entry.environment.tags}

@@ -1,0 +1,98 @@
+"""How commands print: text and tables for people, one JSON document for programs, on stdout; the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from snapper.cli.text import clean, plural
+from snapper.errors import SnapperError
+from snapper.model import Deviation
+
+_MOST_LISTED = 10
+
+
+def text(document: str) -> None:
+    """Prints a document as it is."""
+    sys.stdout.write(document)
+
+
+def error(failure: SnapperError, as_json: bool) -> None:
+    """Reports an error: one sentence and what to do, on stderr, or as JSON on stdout."""
+    if as_json:
+        document({"error": described(failure)})
+        return
+    warn(f"snapper: {failure.message}")
+    if failure.hint:
+        warn(f"  {failure.hint}")
+
+
+def described(failure: SnapperError) -> dict[str, Any]:
+    return {
+        "code": int(failure.code),
+        "type": type(failure).__name__,
+        "message": failure.message,
+        "hint": failure.hint,
+    }
+
+
+def deviations(
+    what: str, deviations: Iterable[Deviation], say_by: Callable[[str], None] | None = None
+) -> None:
+    for each in deviations:
+        listing(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, say_by)
+
+
+def listing(what: str, paths: Sequence[str], say_by: Callable[[str], None] | None = None) -> None:
+    tell = say_by or warn
+    if paths:
+        tell(f"{what}:")
+        for path in paths[:_MOST_LISTED]:
+            tell(f"    {path}")
+        if len(paths) > _MOST_LISTED:
+            tell(f"    and {len(paths) - _MOST_LISTED:,} more (all of them with --json)")
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
+    if sys.stdout.isatty():
+        _rich_table(head, rows, right)
+        return
+    cells = [head, *(tuple(clean(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for row in cells:
+        line = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(line).rstrip())
+
+
+def _rich_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, title in enumerate(head):
+        last = column == len(head) - 1
+        table.add_column(
+            title, justify="right" if column in right else "left", no_wrap=not last, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(clean(cell)) for cell in row))
+    Console().print(table)
+
+
+def document(fields: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(fields, indent=2) + "\n")
+
+
+def say(line: str) -> None:
+    print(clean(line))
+
+
+def warn(line: str) -> None:
+    print(clean(line), file=sys.stderr)

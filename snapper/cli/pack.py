@@ -1,0 +1,142 @@
+"""`snapper pack`: parse, pack, report."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snapper import config
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.text import plural, size
+from snapper.errors import NotAnEnvironment, Usage
+
+if TYPE_CHECKING:
+    from snapper.pack import Packed
+
+
+class EditableOption(str, Enum):
+    """The values of --editable."""
+
+    refuse = "refuse"
+    include = "include"
+    ignore = "ignore"
+
+
+def pack(
+    name: Annotated[str | None, typer.Argument(metavar="[ENV]", help="Name of a conda environment.")] = None,
+    prefix: Annotated[
+        Path | None,
+        typer.Option(
+            "--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."
+        ),
+    ] = None,
+    store_name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", "-n", metavar="NAME", help="Name in the store. Default: the environment's own."
+        ),
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    level: Annotated[
+        int, typer.Option("--level", min=1, max=19, help="zstd compression level of new layers.")
+    ] = 3,
+    editable: Annotated[
+        EditableOption,
+        typer.Option(
+            help="What to do about editable installs: take their sources along, or leave the links."
+        ),
+    ] = EditableOption.refuse,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack an environment into the store."""
+    from snapper import catalog, conda, places
+    from snapper import pack as verb
+    from snapper.cli.bars import reporter
+
+    if (name is None) == (prefix is None):
+        raise Usage(
+            "name one environment or give its directory with --prefix, and not both",
+            "See: snapper pack --help.",
+        )
+    place = config.directory(prefix) if prefix is not None else None
+    known_as = catalog.check_name(
+        store_name or (place.name if place else str(name)),
+        "Name a directory with --prefix, and what it is to be called in the store with --name.",
+    )
+    place = place or places.find(str(name))
+    if not conda.is_environment(place):
+        raise NotAnEnvironment(str(place))
+    opened = open_store(store, create=True, apart_from=place)
+    with reporter(quiet=as_json) as progress:
+        done = verb.pack(
+            opened,
+            place,
+            known_as,
+            message=message,
+            level=level,
+            editables=editable.value,
+            jobs=jobs,
+            progress=progress,
+        )
+    report(done, as_json)
+
+
+def report(done: Packed, as_json: bool) -> None:
+    """Reports a pack."""
+    if as_json:
+        output.document(_fields(done))
+        return
+    for path, reason in done.skipped:
+        output.warn(f"not packed: {path}: {reason}")
+    output.listing("these files hold the environment's directory and cannot be relocated", done.unrelocated)
+    output.listing(
+        "these links lead to places outside of the environment, and are kept as they are", done.outside
+    )
+    output.deviations("altered since conda installed the package", done.snapshot.altered)
+    output.deviations("gone since conda installed the package", done.snapshot.missing)
+    if done.unchanged:
+        output.say(
+            f"{done.environment} is in the store as it is: {done.snapshot_id[:12]} ({done.seconds:.1f} s)"
+        )
+        return
+    packages = len(done.snapshot.packages) + len(done.snapshot.pip)
+    output.say(
+        f"{done.environment} is packed: {done.snapshot_id[:12]}, {plural(packages, 'package')}, "
+        f"{plural(done.snapshot.files, 'file')}, {size(done.snapshot.size)}"
+    )
+    output.say(
+        f"  {plural(done.added_layers, 'new layer')}, {size(done.added_size)} added, {done.seconds:.1f} s"
+    )
+    output.say(f"  store: {done.store}")
+
+
+def _fields(done: Packed) -> dict[str, Any]:
+    return {
+        "environment": done.environment,
+        "snapshot": done.snapshot_id,
+        "unchanged": done.unchanged,
+        "prefix": done.prefix,
+        "store": done.store,
+        "platform": done.snapshot.platform,
+        "packages": len(done.snapshot.packages),
+        "pip_packages": len(done.snapshot.pip),
+        "files": done.snapshot.files,
+        "size": done.snapshot.size,
+        "stored_size": done.snapshot.stored_size,
+        "layers": len(done.snapshot.layers),
+        "added_layers": done.added_layers,
+        "added_size": done.added_size,
+        "altered": plain(done.snapshot.altered),
+        "missing": plain(done.snapshot.missing),
+        "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
+        "unrelocated": list(done.unrelocated),
+        "outside": list(done.outside),
+        "seconds": round(done.seconds, 3),
+    }
