@@ -12,6 +12,7 @@ import shutil
 import signal
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_what_is_not_there(store: Store) -> None:
             assert caught.value.code == 10
 
 
+def test_parts_of_objects_are_read(store: Store) -> None:
+    data = bytes(range(256)) * 1000
+    store.put(KEY, data)
+    assert store.read_range(KEY, 0, 1) == data[:1]
+    assert store.read_range(KEY, 300, 200_000) == data[300:200_300]
+    assert store.read_range(KEY, 255_990, 100) == data[-10:]
+    assert store.read_range(KEY, len(data), 1) == b""
+    with pytest.raises(NotInStore):
+        store.read_range("layers/ab/missing", 0, 1)
+
+
+def test_what_is_deleted_is_gone(store: Store) -> None:
+    store.put(KEY, b"x")
+    assert store.delete(KEY)
+    assert store.size(KEY) is None
+    assert list(store.keys("layers/")) == []
+    assert not store.delete(KEY)
+    assert store.put(KEY, b"again")
+    assert store.read(KEY) == b"again"
+
+
 def put(_number: int, store: Store, data: bytes) -> bool:
     return store.put(KEY, data)
 
@@ -252,6 +274,16 @@ def test_keys_are_listed_in_order_below_a_prefix(store: Store) -> None:
     assert list(store.keys("layers/00/")) == ["layers/00/a", "layers/00/b"]
     assert list(store.keys("snapshots/")) == ["snapshots/a"]
     assert list(store.keys("environments/")) == []
+
+
+def test_entries_have_size_and_age(store: Store) -> None:
+    before = time.time()
+    for number, key in enumerate(("layers/00/b", "layers/00/a", "snapshots/c")):
+        store.put(key, b"x" * number)
+    found = list(store.entries("layers/"))
+    assert [(each.key, each.size) for each in found] == [("layers/00/a", 1), ("layers/00/b", 0)]
+    assert all(before - 2 < each.modified < time.time() + 2 for each in found)
+    assert list(store.entries("environments/")) == []
 
 
 def test_more_keys_than_a_page_of_any_listing_has(shelf: Shelf) -> None:

@@ -9,10 +9,10 @@ from urllib.parse import unquote, urlsplit
 from snapper import canonical, config
 from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused, Usage
 from snapper.model import FORMAT, Marker
-from snapper.store.base import Store, VersionMismatch
+from snapper.store.base import Store, Stored, VersionMismatch
 from snapper.store.local import LocalStore
 
-__all__ = ["Store", "VersionMismatch", "open_store"]
+__all__ = ["Store", "Stored", "VersionMismatch", "open_store"]
 
 _MARKER = "snapper.json"
 

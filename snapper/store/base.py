@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class VersionMismatch(Exception):
     """The object is no longer at the version that the caller saw; nothing was written."""
+
+
+class Stored(NamedTuple):
+    """An object as a listing shows it: size in bytes, and when it was written, by the store's clock, in seconds
+    since 1970.
+    """
+
+    key: str
+    size: int
+    modified: float
 
 
 class Store(Protocol):
@@ -26,6 +36,9 @@ class Store(Protocol):
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """The whole object and its version; raises NotInStore."""
 
+    def read_range(self, key: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes of the object from `offset` on, fewer only where it ends; raises NotInStore."""
+
     def size(self, key: str) -> int | None:
         """The object's size in bytes, None where there is no such object."""
 
@@ -37,3 +50,9 @@ class Store(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with `prefix`, which ends in `/`, in order."""
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        """The objects whose keys begin with `prefix`, which ends in `/`, in the order of their keys."""
+
+    def delete(self, key: str) -> bool:
+        """Removes the object; False where it was not there."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from snapper.errors import NoSpace, NotInStore, SnapperError, StoreRefused
 from snapper.interrupts import uninterrupted
-from snapper.store.base import VersionMismatch
+from snapper.store.base import Stored, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -43,6 +43,14 @@ class LocalStore:
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         data = self.read(key)
         return data, _version(data)
+
+    def read_range(self, key: str, offset: int, size: int) -> bytes:
+        with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
+            parts = []
+            while size and (part := os.pread(file.fileno(), size, offset)):
+                parts.append(part)
+                offset, size = offset + len(part), size - len(part)
+            return b"".join(parts)
 
     def size(self, key: str) -> int | None:
         with self._reporting(key, "look at"):
@@ -79,6 +87,25 @@ class LocalStore:
                 if not name.startswith(".")
             ]
         return iter(sorted(found))
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        for key in self.keys(prefix):
+            with self._reporting(key, "look at"):
+                try:
+                    status = (self.root / key).stat()
+                except FileNotFoundError:
+                    continue
+            if stat.S_ISREG(status.st_mode):
+                yield Stored(key, status.st_size, status.st_mtime)
+
+    def delete(self, key: str) -> bool:
+        with self._reporting(key, "delete"):
+            try:
+                (self.root / key).unlink()
+            except FileNotFoundError:
+                return False
+            _sync_directory((self.root / key).parent)
+        return True
 
     def _open(self, key: str) -> int:
         descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
