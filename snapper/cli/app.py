@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from snapper import __version__
-from snapper.cli import exchange, look, output, pack, restore
+from snapper.cli import config, exchange, look, output, pack, restore
 from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
 
 #: click's UsageError, wherever the installed typer has its click from.
@@ -65,7 +65,11 @@ def _misuse(error: Exception) -> Usage:
     """What click says of a command line that it cannot parse."""
     message: str = getattr(error, "format_message", error.__str__)()
     context = getattr(error, "ctx", None)
-    command = "snapper" if context is None or context.parent is None else f"snapper {context.info_name}"
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    command = " ".join(["snapper", *names])
     return Usage(message.rstrip("."), f"See: {command} --help.")
 
 
@@ -100,3 +104,4 @@ for _name, _command in (
     ("import", exchange.import_),
 ):
     app.command(name=_name)(_command)
+app.add_typer(config.app, name="config")

@@ -10,7 +10,7 @@ import typer
 from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output, pack
-from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.options import JobsOption, JsonOption, LevelOption, StoreOption, open_store
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
 
@@ -67,7 +67,7 @@ def export(
         force=force,
     )
     with reporter(quiet=as_json) as progress:
-        exported = verb.export(open_store(store), wanted, jobs=jobs, progress=progress)
+        exported = verb.export(open_store(store), wanted, jobs=jobs or config.load().jobs, progress=progress)
     return _exported(exported, as_json)
 
 
@@ -80,9 +80,7 @@ def import_(
         typer.Option("--name", "-n", metavar="NAME", help="Name in the store. Default: the file's."),
     ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
-    level: Annotated[
-        int, typer.Option("--level", min=1, max=19, help="zstd compression level of new layers.")
-    ] = 3,
+    level: LevelOption = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -103,10 +101,10 @@ def import_(
             arrival.place,
             known_as,
             message=message or f"from {file.name}",
-            level=level,
+            level=level or config.load().level,
             editables="ignore",
             displaced=arrival.displaced,
-            jobs=jobs,
+            jobs=jobs or config.load().jobs,
             progress=progress,
         )
     pack.report(done, as_json)

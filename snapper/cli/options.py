@@ -17,15 +17,25 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Directory or file:// URL of the store. Default: SNAPPER_STORE, else ~/SageMaker/.snapper where "
-        "~/SageMaker exists, else the user's data directory.",
+        help="Directory or file:// URL of the store. Default: the setting (snapper config get store).",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 JobsOption = Annotated[
     int | None,
     typer.Option(
-        "--jobs", "-j", min=1, max=64, metavar="N", help="Worker processes. Default: one a processor."
+        "--jobs",
+        "-j",
+        min=1,
+        max=64,
+        metavar="N",
+        help="Worker processes. Default: the setting, else one a processor.",
+    ),
+]
+LevelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--level", min=1, max=19, help="zstd compression level of new layers. Default: the setting, 3."
     ),
 ]
 

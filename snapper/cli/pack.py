@@ -11,7 +11,7 @@ import typer
 from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output
-from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.options import JobsOption, JsonOption, LevelOption, StoreOption, open_store
 from snapper.cli.text import plural, size
 from snapper.errors import NotAnEnvironment, Usage
 
@@ -42,9 +42,7 @@ def pack(
         ),
     ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
-    level: Annotated[
-        int, typer.Option("--level", min=1, max=19, help="zstd compression level of new layers.")
-    ] = 3,
+    level: LevelOption = None,
     editable: Annotated[
         EditableOption,
         typer.Option(
@@ -80,9 +78,9 @@ def pack(
             place,
             known_as,
             message=message,
-            level=level,
+            level=level or config.load().level,
             editables=editable.value,
-            jobs=jobs,
+            jobs=jobs or config.load().jobs,
             progress=progress,
         )
     report(done, as_json)

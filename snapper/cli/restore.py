@@ -35,8 +35,8 @@ def restore(
         typer.Option(
             "--envs-dir",
             metavar="DIR",
-            help="Directory that the environments go into. Default: SNAPPER_ENVS_DIR, else where each was packed "
-            "from if that can be written, else the first writable conda envs directory.",
+            help="Directory that the environments go into. Default: the setting, else where each was packed from "
+            "if that can be written, else the first writable conda envs directory.",
         ),
     ] = None,
     replace: Annotated[
@@ -75,7 +75,7 @@ def restore(
         for each in references
     ]
     with reporter(quiet=as_json) as progress:
-        results = list(verb.restore(opened, wanted, jobs=jobs, progress=progress))
+        results = list(verb.restore(opened, wanted, jobs=jobs or config.load().jobs, progress=progress))
     return _report(results, opened.url, as_json)
 
 

@@ -13,6 +13,7 @@ from snapper.errors.environments import (
     WrongPlatform,
 )
 from snapper.errors.machine import (
+    BadSettings,
     Busy,
     FileFailed,
     Interrupted,
@@ -37,6 +38,7 @@ from snapper.errors.stores import (
 __all__ = [
     "AmbiguousName",
     "BadArchive",
+    "BadSettings",
     "Busy",
     "ChangedWhilePacking",
     "Damaged",

@@ -40,6 +40,24 @@ class Usage(SnapperError):
 
 
 @dataclass(eq=False)
+class BadSettings(SnapperError):
+    """A setting is wrong; `where` is the variable, or the file and its line."""
+
+    where: str
+    reason: str
+    advice: str = ""
+    code = ExitCode.USAGE
+
+    @property
+    def message(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return self.advice or "Correct it there; snapper config show says what holds and where it comes from."
+
+
+@dataclass(eq=False)
 class NoPermission(SnapperError):
     """A file or directory of the environment cannot be read, or its place cannot be written."""
 

@@ -16,8 +16,9 @@ __all__ = ["Store", "Stored", "VersionMismatch", "open_store"]
 
 _MARKER = "snapper.json"
 
-#: What may stand in a directory that becomes a store: the user's settings, and what a new file system has.
-_NEIGHBOURS = frozenset({"config.toml", "lost+found"})
+#: What may stand in a directory that becomes a store: what else snapper keeps on a notebook instance's volume, and
+#: what a new file system has.
+_NEIGHBOURS = frozenset({"cache", "config.toml", "log", "lost+found", "state", "venv", "wheelhouse"})
 
 
 def open_store(url: str, *, create: bool = False, apart_from: Path | None = None) -> Store:

@@ -1,0 +1,103 @@
+"""`snapper config`: what holds and where it comes from; changes to the file of settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from snapper import config, settings_file
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JsonOption
+
+app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
+
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The setting's name.")]
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        show(as_json)
+
+
+@app.command()
+def show(as_json: JsonOption = False) -> None:
+    """Show every setting, its value, and where that comes from."""
+    found = config.explain()
+    if as_json:
+        file = settings_file.find()
+        output.document(
+            {"file": str(file.path) if file else None, "settings": [plain(each) for each in found]}
+        )
+        return
+    output.table(
+        ("SETTING", "VALUE", "FROM"),
+        [(each.key, _shown(each.value), each.origin) for each in found],
+        right=(),
+    )
+
+
+@app.command()
+def get(key: KeyArgument, as_json: JsonOption = False) -> None:
+    """Print the value of one setting; several on lines of their own."""
+    _say(config.explain_one(key), as_json)
+
+
+@app.command(name="set")
+def set_(
+    key: KeyArgument,
+    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value, or its values.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Set one setting in the file; what else is in it stays, comments too."""
+    value = config.parse(key, values)
+    file = settings_file.write(key, config.OFF if value is None else value)
+    _changed(key, file, as_json)
+
+
+@app.command()
+def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
+    """Take one setting out of the file."""
+    file = settings_file.write(config.known(key), None)
+    _changed(key, file, as_json)
+
+
+@app.command()
+def path(as_json: JsonOption = False) -> None:
+    """Print the file of settings that holds, or that `set` would make."""
+    found = settings_file.find()
+    file = str(found.path if found else settings_file.place())
+    if as_json:
+        output.document({"file": file, "exists": bool(found and not found.missing)})
+    else:
+        output.say(file)
+
+
+def _changed(key: str, file: object, as_json: bool) -> None:
+    found = config.explain_one(key)
+    if as_json:
+        output.document(plain(found))
+        return
+    output.say(f"{key} = {_shown(found.value)}, from {found.origin}")
+    if found.origin == config.variable_of(key):
+        output.warn(f"  The variable {found.origin} is set, and goes before what is in {file}.")
+
+
+def _say(found: config.Setting, as_json: bool) -> None:
+    if as_json:
+        output.document({"key": found.key, "value": plain(found.value), "origin": found.origin})
+    elif isinstance(found.value, tuple):
+        for each in found.value:
+            output.say(each)
+    elif found.value is not None:
+        output.say(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
+
+
+def _shown(value: config.Value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "-"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,199 @@
+"""Settings: which one holds, what is said of wrong ones, and how they are changed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from snapper import config, settings_file
+from snapper.cli.app import run
+from snapper.errors import BadSettings, SnapperError
+from tests.conftest import Machine
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own, and none of the developer's settings."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (settings_file.VARIABLE, "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SAGEMAKER_SPACE_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for key in config.KEYS:
+        monkeypatch.delenv(config.variable_of(key), raising=False)
+    monkeypatch.setattr(settings_file, "_SITE", tmp_path / "etc" / "config.toml")
+    return tmp_path
+
+
+def write(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def test_variable_before_file_before_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.load().jobs is None
+    file = write(home / ".config/snapper/config.toml", 'jobs = 5\nlevel = 7\nfirst = ["a*", "b"]\n')
+    monkeypatch.setenv("SNAPPER_LEVEL", "9")
+    monkeypatch.setenv("SNAPPER_ONLY", "x, y*")
+    found = config.load()
+    assert (found.jobs, found.level, found.first, found.only) == (5, 9, ("a*", "b"), ("x", "y*"))
+    origins = {each.key: each.origin for each in config.explain()}
+    assert origins["jobs"] == f"{file}:1"
+    assert origins["first"] == f"{file}:3"
+    assert origins["level"] == "SNAPPER_LEVEL"
+    assert origins["budget"] == "default"
+
+
+def test_the_first_file_that_is_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [
+        write(home / "etc/config.toml", "jobs = 1\n"),
+        write(home / ".config/snapper/config.toml", "jobs = 2\n"),
+        write(home / "SageMaker/.snapper/config.toml", "jobs = 3\n"),
+        write(home / "named.toml", "jobs = 4\n"),
+    ]
+    monkeypatch.setenv("SNAPPER_CONFIG", "~/named.toml")
+    for number, file in zip((4, 3, 2, 1), reversed(files), strict=True):
+        assert config.load().jobs == number
+        file.unlink()
+        monkeypatch.delenv("SNAPPER_CONFIG", raising=False)
+    assert config.load().jobs is None
+    monkeypatch.setenv("SNAPPER_CONFIG", str(home / "missing.toml"))
+    with pytest.raises(BadSettings, match="does not exist"):
+        config.load()
+
+
+def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.load().store == str(home / ".local/share/snapper")
+    assert config.load().cache is None
+    monkeypatch.setenv("SAGEMAKER_SPACE_NAME", "mine")
+    assert config.place() == "Studio"
+    assert config.load().cache == str(home / ".local/state/snapper/cache")
+    (home / "SageMaker").mkdir()
+    assert config.place() == "notebook instance"
+    found = config.explain_one("store")
+    assert (found.value, found.origin) == (str(home / "SageMaker/.snapper"), "default (notebook instance)")
+    assert config.load().cache == str(home / "SageMaker/.snapper/cache")
+    assert config.state_directory().is_relative_to(home / "SageMaker")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("# mine\n\njobs = 2\njosb = 3\n", 4, "no setting 'josb'"),
+        ("[kernels]\nname = 1\n", 1, "no setting 'kernels'"),
+        ("level = 3\njobs = [\n 1,\n]\n", 2, "jobs cannot be [1]: it must be a whole number from 1 to 64"),
+        ("jobs = true\n", 1, "jobs cannot be true"),
+        ("level = 20\n", 1, "from 1 to 19"),
+        ('budget = "soon"\n', 1, "it must be a number of seconds"),
+        ("budget = nan\n", 1, "it must be a number of seconds"),
+        ('cache_size = "20 apples"\n', 1, "such as 20GB"),
+        ("only = [1]\n", 1, "a list of names"),
+        ('store = "relative/store"\n', 1, "an absolute path"),
+        ('kernel_name = "{language}"\n', 1, "{env} must stand in it"),
+        ('kernel_name = "{env}{0}"\n', 1, "nothing else in braces"),
+        ("jobs = 1\njobs == 2\n", 2, "it is not TOML"),
+        ("jobs = 1\njobs = 2\n", 0, "it is not TOML"),
+        ("jobs = \n\n", 1, "it is not TOML"),
+    ],
+)
+def test_a_wrong_file(home: Path, text: str, line: int, words: str) -> None:
+    file = write(home / ".config/snapper/config.toml", text)
+    with pytest.raises(BadSettings) as caught:
+        config.load()
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+    assert str(file) in caught.value.where
+    if line:
+        assert caught.value.where == f"{file}:{line}"
+
+
+def test_a_file_that_is_no_text(home: Path) -> None:
+    file = home / ".config/snapper/config.toml"
+    write(file, "").write_bytes(b"jobs = 1\nstore = '\xff'\n")
+    with pytest.raises(BadSettings, match=":2: it is not in UTF-8"):
+        config.load()
+
+
+def test_a_wrong_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAPPER_JOBS", "many")
+    with pytest.raises(BadSettings) as caught:
+        config.load()
+    assert caught.value.where == "SNAPPER_JOBS"
+
+
+def test_values_as_people_write_them(home: Path) -> None:
+    file = home / ".config/snapper/config.toml"
+    for text, expected in (("'1.5 GB'", 1_500_000_000), ("'700kb'", 700_000), ("12", 12)):
+        write(file, f"cache_size = {text}\n")
+        assert config.load().cache_size == expected
+    write(file, "cache = 'off'\nbudget = 240\nstore = '~/there/../store'\nenvs_dir = '/envs/'\n")
+    found = config.load()
+    assert (found.cache, found.budget, found.envs_dir) == (None, 240.0, "/envs")
+    assert found.store == str(home / "store")
+    write(file, "store = 's3://bucket/prefix'\nbudget = 'off'\n")
+    assert (config.load().store, config.load().budget) == ("s3://bucket/prefix", None)
+
+
+def test_changes_keep_comments(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "SageMaker").mkdir()
+    file = home / "SageMaker/.snapper/config.toml"
+    before = "# our team's\njobs = 2  # two cores\n\n# patterns\nonly = [\n  'a*', # all of them\n]\n"
+    write(file, before)
+    file.chmod(0o640)
+    assert run(["config", "set", "jobs", "4"]) == 0
+    assert file.read_text() == before.replace("jobs = 2 ", "jobs = 4 ")
+    assert run(["config", "set", "first", "b", "c*"]) == 0
+    assert run(["config", "set", "cache", "off"]) == 0
+    assert config.load().first == ("b", "c*")
+    assert config.load().only == ("a*",)
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert run(["config", "unset", "first"]) == 0
+    assert run(["config", "unset", "cache"]) == 0
+    assert file.read_text() == before.replace("jobs = 2 ", "jobs = 4 ")
+    capsys.readouterr()
+    assert run(["config", "get", "only", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"key": "only", "value": ["a*"], "origin": f"{file}:5"}
+    assert run(["config", "path"]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+
+
+def test_first_change_begins_with_the_sites_settings(home: Path) -> None:
+    site = write(home / "etc/config.toml", "# the site's\nlevel = 9\n")
+    before = site.read_text()
+    assert run(["config", "set", "jobs", "2"]) == 0
+    assert site.read_text() == before
+    assert (home / ".config/snapper/config.toml").read_text() == before + "jobs = 2\n"
+
+
+def test_wrong_changes_change_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (("set", "josb", "1"), ("set", "jobs", "none"), ("get", "josb"), ("unset", "josb")):
+        assert run(["config", *arguments]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+    assert not (home / ".config").exists()
+
+
+def test_reading_with_either_parser(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.10 has no tomllib, and reads with what others write with."""
+    write(home / ".config/snapper/config.toml", "jobs = 2\nonly = ['a', 'b']\nbudget = 1.5\n")
+    found = config.load()
+    monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
+    assert config.load() == found
+    write(home / ".config/snapper/config.toml", "jobs = \n")
+    with pytest.raises(SnapperError, match=":1: it is not TOML"):
+        config.load()
+
+
+def test_settings_at_work(machine: Machine) -> None:
+    """As a process: shown with origins, used by commands, and wrong ones in one sentence."""
+    file = write(machine.home / ".config/snapper/config.toml", f"store = '{machine.home}/elsewhere'\n")
+    variables = {"SNAPPER_STORE": ""}
+    shown = machine.done("config", **variables)
+    assert shown["file"] == str(file)
+    assert {"key": "store", "value": f"{machine.home}/elsewhere", "origin": f"{file}:1"} in shown["settings"]
+    error = machine.snapper("list", "--json", **variables).json["error"]
+    assert f"{machine.home}/elsewhere" in error["message"]
+    file.write_text("stroe = 1\n")
+    error = machine.refused(2, "list", **variables)
+    assert error["message"].startswith(f"{file}:1: ")
