@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from scripts.maker import make
+from tests.starter import AT_START, run
 
 # How long an example takes says nothing on a machine that others work on too.
 settings.register_profile("snapper", deadline=None)
@@ -54,10 +54,9 @@ class Machine:
         return {
             "HOME": str(self.home),
             "PATH": os.environ["PATH"],
-            "LANG": "C.UTF-8",
             "CONDA_ENVS_PATH": str(self.envs),
             "SNAPPER_STORE": str(self.store),
-            "PYTHONWARNINGS": "error",
+            **AT_START,
         }
 
     def command(self, *arguments: object) -> list[str]:
@@ -65,16 +64,7 @@ class Machine:
 
     def snapper(self, *arguments: object, **variables: str) -> Outcome:
         """Runs `snapper` to its end."""
-        done = subprocess.run(
-            self.command(*arguments),
-            env={**self.variables, **variables},
-            cwd=self.home,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = run(self.command(*arguments), {**self.variables, **variables}, self.home)
         assert "Traceback" not in done.stderr, done.stderr
         return Outcome(done.returncode, done.stdout, done.stderr)
 
