@@ -38,6 +38,13 @@ def retimed(data: bytes, old: int, new: int) -> bytes:
     return _HEADER.pack(magic, flags, new & 0xFFFFFFFF, size) + data[_HEADER.size :]
 
 
+def timeless(data: bytes) -> bytes:
+    """The module without the time of its source, where it is valid by that."""
+    if len(data) < _HEADER.size or _HEADER.unpack_from(data)[1] != 0:
+        return data
+    return data[:8] + bytes(4) + data[12:]
+
+
 def replace_paths(data: bytes, old: bytes, new: bytes) -> bytes:
     """The module with every string that is `old` or begins with `old/` beginning with `new` instead."""
     parts: list[bytes] = []

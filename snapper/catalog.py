@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from snapper import canonical
 from snapper.errors import Damaged, Moved, NewerFormat, NotInStore, SnapperError, Usage
@@ -65,6 +65,14 @@ def environments(store: Store) -> Iterator[str]:
             yield name
 
 
+def environment_version(store: Store, name: str) -> str:
+    """The version of the environment's entry, whatever is in it; raises NotInStore."""
+    try:
+        return store.read_versioned(environment_key(name))[1]
+    except NotInStore:
+        raise NotInStore(f"environment {name!r}", store.url, tuple(environments(store))) from None
+
+
 def read_environment(store: Store, name: str) -> tuple[Environment, str]:
     """The environment and the version to replace it by; raises NotInStore, Damaged, NewerFormat."""
     try:
@@ -92,10 +100,11 @@ def read_snapshot(store: Store, digest: str) -> Snapshot:
 def resolve(store: Store, reference: Reference) -> tuple[Environment, str]:
     """The environment and the id of the snapshot that a reference means; raises NotInStore, Usage."""
     found, _ = read_environment(store, reference.environment)
-    return found, _resolve_in(found, reference, store)
+    return found, resolve_in(found, reference, store)
 
 
-def _resolve_in(found: Environment, reference: Reference, store: Store) -> str:
+def resolve_in(found: Environment, reference: Reference, store: Store) -> str:
+    """The id of the snapshot that a reference means in its environment; raises NotInStore, Usage."""
     wanted = reference.snapshot
     ids = [move.snapshot for move in found.history]
     if not wanted:
@@ -142,15 +151,43 @@ def move(store: Store, name: str, step: Move, seen: tuple[Environment, str] | No
     Raises Moved where the environment is no longer as it was seen.
     """
     if seen is None:
-        moved, version = Environment(FORMAT, name, step.snapshot, (step,), {}), None
+        _replace(store, Environment(FORMAT, name, step.snapshot, (step,), {}), None)
     else:
         found, version = seen
-        moved = Environment(FORMAT, name, step.snapshot, (*found.history, step), found.tags)
+        moved = replace(found, current=step.snapshot, history=(*found.history, step))
+        _replace(store, moved, version)
+
+
+def change_tags(store: Store, seen: tuple[Environment, str], tags: dict[str, str]) -> None:
+    """Gives the environment, which was `seen`, these tags; raises Moved where it is no longer as it was seen."""
+    found, version = seen
+    _replace(store, replace(found, tags=tags), version)
+
+
+def forget(store: Store, name: str, version: str) -> None:
+    """Removes the environment's entry; raises Moved where it is no longer at the version, NotInStore."""
     try:
-        store.replace(environment_key(name), canonical.encode(moved), version)
+        gone = store.delete(environment_key(name), version)
     except VersionMismatch:
+        raise _moved(store, name) from None
+    if not gone:
+        raise NotInStore(f"environment {name!r}", store.url)
+
+
+def _replace(store: Store, changed: Environment, version: str | None) -> None:
+    try:
+        store.replace(environment_key(changed.name), canonical.encode(changed), version)
+    except VersionMismatch:
+        raise _moved(store, changed.name) from None
+
+
+def _moved(store: Store, name: str) -> SnapperError:
+    """Who was quicker, as far as can be known."""
+    try:
         latest = read_environment(store, name)[0].latest
-        raise Moved(name, f"{latest.user}@{latest.host}", latest.time) from None
+    except SnapperError as error:
+        return error
+    return Moved(name, f"{latest.user}@{latest.host}", latest.time)
 
 
 def _decode(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:

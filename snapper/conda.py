@@ -110,6 +110,11 @@ def forgotten(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
     return _edited(record, forget)
 
 
+def without_facts(record: bytes) -> bytes:
+    """The record's text without the checksums and sizes of files as they were linked, which depend on the prefix."""
+    return _SIZE.sub(rb"\g<1>null", _IN_PREFIX.sub(lambda match: match[1].rstrip(b'"') + b"null", record))
+
+
 def recalled(record: bytes, fact_of: Callable[[str], Fact | None]) -> bytes:
     """The record's text with every checksum and size that is null filled in, where the file is known."""
 

@@ -19,9 +19,10 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Directories:
-    """Descriptors of a tree's directories, made as they are asked for."""
+    """Descriptors of a tree's directories, which are made as they are asked for unless `make` is false."""
 
-    def __init__(self, top: str) -> None:
+    def __init__(self, top: str, *, make: bool = True) -> None:
+        self._make = make
         self._open = {"": os.open(top, _DIRECTORY)}
 
     def close(self) -> None:
@@ -35,8 +36,9 @@ class Directories:
             return found
         parent, _, name = path.rpartition("/")
         above = self[parent]
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o755, dir_fd=above)
+        if self._make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=above)
         descriptor = os.open(name, _DIRECTORY, dir_fd=above)
         if len(self._open) > _MOST_DESCRIPTORS:
             self._forget(parent)

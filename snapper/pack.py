@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from snapper import catalog, conda, editable, environment, kernels, state
+from snapper import catalog, conda, editable, environment, identity, kernels, state
 from snapper.collect import Collected, Context, Facts, Group, Included, Item, collect
 from snapper.editable import Editable
 from snapper.environment import Displaced
@@ -286,9 +283,9 @@ def _move(snapshot_id: str, snapshot: Snapshot, origin: str, message: str, added
     return Move(
         snapshot=snapshot_id,
         action="pack" if origin else "import",
-        time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        user=_user(),
-        host=socket.gethostname(),
+        time=identity.now(),
+        user=identity.user(),
+        host=identity.host(),
         prefix=origin,
         message=message,
         packages=len(snapshot.packages) + len(snapshot.pip),
@@ -296,13 +293,6 @@ def _move(snapshot_id: str, snapshot: Snapshot, origin: str, message: str, added
         stored_size=snapshot.stored_size,
         added_size=added_size,
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return str(os.getuid())
 
 
 def _remember(prefix: Path, name: str, snapshot_id: str, tree: Tree, store: Store) -> None:

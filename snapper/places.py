@@ -42,6 +42,19 @@ def find(name: str) -> Path:
     return next(iter(found.values()))
 
 
+def environments() -> list[Path]:
+    """Every environment that conda would know of on this machine, each by one of its names."""
+    candidates = [Path(line) for line in _registered()]
+    for directory in envs_dirs():
+        try:
+            candidates += sorted(directory.iterdir())
+        except OSError:
+            continue
+    candidates += _roots()
+    found = {os.path.realpath(path): path for path in reversed(candidates) if conda.is_environment(path)}
+    return sorted(found.values())
+
+
 def envs_dirs() -> list[Path]:
     """The directories that environments are made in, in the order in which conda would choose one."""
     return _unique([*_from_variables(), *_from_condarc(), *(root / "envs" for root in _roots()), _own()])

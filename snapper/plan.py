@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapper import bytecode, pip
+from snapper.changes import Packages
 from snapper.collect import Facts, Group, Item
-from snapper.conda import PathEntry, Record
+from snapper.conda import PathEntry, Record, read_records
 from snapper.errors import ChangedWhilePacking
 from snapper.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
 from snapper.tree import File, Tree
@@ -109,6 +110,12 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
         tuple(missing),
         tuple(each.package for each in installed),
     )
+
+
+def installed(prefix: Path, tree: Tree) -> Packages:
+    """What is installed in an environment on disk; raises as `make_plan` does, and FileFailed."""
+    records = read_records(prefix)
+    return Packages(tuple(record.package for record in records), make_plan(prefix, tree, records).pip)
 
 
 def late_share(planned: Share, unproved: Iterable[Item], facts: Mapping[str, Facts]) -> Share:

@@ -76,8 +76,27 @@ def index_of(tree: Tree) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Drift:
+    """The paths that are not as the index has them, each in order; compiled modules are left out."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted((*self.added, *self.removed, *self.changed))
+
+
 def drift(prefix: Path, tree: Tree) -> list[str] | None:
     """The paths that are not as the index has them, compiled modules aside; None where there is no index."""
+    found = drifted(prefix, tree)
+    return found.paths if found else None
+
+
+def drifted(prefix: Path, tree: Tree) -> Drift | None:
+    """In which way the environment is not as the index has it; None where there is no index."""
     try:
         lines = (prefix / STATE_DIRECTORY / _INDEX).read_text().splitlines()
         known = {str(path): stats for line in lines for path, *stats in json.loads(line)}
@@ -86,9 +105,16 @@ def drift(prefix: Path, tree: Tree) -> list[str] | None:
     there = {
         file.path: [file.size, file.mode, file.mtime_ns] for file in tree.files if file.type != "directory"
     }
-    changed = [path for path, stats in there.items() if known.get(path, [])[:3] != stats]
-    gone = [path for path in known if path not in there]
-    return sorted(path for path in (*changed, *gone) if not path.endswith(".pyc"))
+    changed = [path for path, stats in there.items() if path in known and known[path][:3] != stats]
+    return Drift(
+        _named(path for path in there if path not in known),
+        _named(path for path in known if path not in there),
+        _named(changed),
+    )
+
+
+def _named(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(path for path in paths if not path.endswith(".pyc")))
 
 
 def _replace(file: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from snapper import __version__
-from snapper.cli import config, exchange, look, output, pack, restore
+from snapper.cli import config, differ, exchange, history, look, output, pack, restore
 from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
 
 #: click's UsageError, wherever the installed typer has its click from.
@@ -100,6 +100,12 @@ for _name, _command in (
     ("restore", restore.restore),
     ("list", look.list_),
     ("show", look.show),
+    ("log", history.log),
+    ("diff", differ.diff),
+    ("status", differ.status),
+    ("rollback", history.rollback),
+    ("tag", history.tag),
+    ("remove", history.remove),
     ("export", exchange.export),
     ("import", exchange.import_),
 ):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snapper.cli.text import clean, plural
 from snapper.errors import SnapperError
 from snapper.model import Deviation
+
+if TYPE_CHECKING:
+    from snapper.changes import Change, Changes
 
 _MOST_LISTED = 10
 
@@ -43,6 +46,20 @@ def deviations(
 ) -> None:
     for each in deviations:
         listing(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, say_by)
+
+
+def changes(changes: Changes, indent: str) -> None:
+    """Prints what became of packages, a line each."""
+    for each in changes.added:
+        say(f"{indent}+ {each.name} {each.after}{_by(each)}")
+    for each in changes.removed:
+        say(f"{indent}- {each.name} {each.before}{_by(each)}")
+    for each in changes.changed:
+        say(f"{indent}~ {each.name} {each.before} -> {each.after}{_by(each)}")
+
+
+def _by(change: Change) -> str:
+    return " (pip)" if change.manager == "pip" else ""
 
 
 def listing(what: str, paths: Sequence[str], say_by: Callable[[str], None] | None = None) -> None:

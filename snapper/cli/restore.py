@@ -76,27 +76,37 @@ def restore(
     ]
     with reporter(quiet=as_json) as progress:
         results = list(verb.restore(opened, wanted, jobs=jobs or config.load().jobs, progress=progress))
-    return _report(results, opened.url, as_json)
+    return report(results, opened.url, as_json)
 
 
-def _report(results: Sequence[Restored | Failed], store: str, as_json: bool) -> int:
-    """Reports what was restored and what was not; returns the exit code."""
+def described(results: Sequence[Restored | Failed], store: str) -> tuple[dict[str, Any], int]:
+    """What was restored and what was not, as JSON, and the exit code."""
     from snapper.restore import Failed
 
     failed = [each for each in results if isinstance(each, Failed)]
     done = [each for each in results if not isinstance(each, Failed)]
     problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
     code = failed[0].error.code if failed else ExitCode.PARTIAL if problems else ExitCode.DONE
+    fields: dict[str, Any] = {
+        "store": store,
+        "restored": [_fields(each) for each in done],
+        "failed": [{"environment": each.environment, **output.described(each.error)} for each in failed],
+    }
+    if failed and not done:
+        fields["error"] = output.described(failed[0].error)
+    return fields, code
+
+
+def report(results: Sequence[Restored | Failed], store: str, as_json: bool) -> int:
+    """Reports what was restored and what was not; returns the exit code."""
+    from snapper.restore import Failed
+
+    fields, code = described(results, store)
     if as_json:
-        fields: dict[str, Any] = {
-            "store": store,
-            "restored": [_fields(each) for each in done],
-            "failed": [{"environment": each.environment, **output.described(each.error)} for each in failed],
-        }
-        if failed and not done:
-            fields["error"] = output.described(failed[0].error)
         output.document(fields)
         return code
+    failed = [each for each in results if isinstance(each, Failed)]
+    done = [each for each in results if not isinstance(each, Failed)]
     for each in done:
         _say(each)
     for failure in failed:

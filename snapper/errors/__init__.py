@@ -31,8 +31,10 @@ from snapper.errors.stores import (
     NewerFormat,
     NotAnArchive,
     NotAStore,
+    NothingBefore,
     NotInStore,
     StoreRefused,
+    TagTaken,
 )
 
 __all__ = [
@@ -58,9 +60,11 @@ __all__ = [
     "NotAnArchive",
     "NotAnEnvironment",
     "NotInStore",
+    "NothingBefore",
     "PrefixTooLong",
     "SnapperError",
     "StoreRefused",
+    "TagTaken",
     "Unsupported",
     "Usage",
     "WorkerDied",

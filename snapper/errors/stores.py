@@ -122,6 +122,41 @@ class Moved(SnapperError):
 
 
 @dataclass(eq=False)
+class TagTaken(SnapperError):
+    """The environment has a tag of that name, which stands for another snapshot."""
+
+    environment: str
+    tag: str
+    snapshot: str
+    code = ExitCode.CONFLICT
+
+    @property
+    def message(self) -> str:
+        return f"{self.environment!r} has the tag {self.tag!r} already, for snapshot {self.snapshot[:12]}"
+
+    @property
+    def hint(self) -> str:
+        return "Choose another name, or move the tag with --move."
+
+
+@dataclass(eq=False)
+class NothingBefore(SnapperError):
+    """There is no snapshot that the environment could be rolled back to."""
+
+    environment: str
+    current: str
+    code = ExitCode.NOT_FOUND
+
+    @property
+    def message(self) -> str:
+        return f"{self.environment!r} has no snapshot before {self.current[:12]}, the current one"
+
+    @property
+    def hint(self) -> str:
+        return f"See what there is with: snapper log {self.environment}."
+
+
+@dataclass(eq=False)
 class NotAnArchive(SnapperError):
     """A file that was to be imported holds no conda environment."""
 

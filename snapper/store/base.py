@@ -54,5 +54,7 @@ class Store(Protocol):
     def entries(self, prefix: str) -> Iterator[Stored]:
         """The objects whose keys begin with `prefix`, which ends in `/`, in the order of their keys."""
 
-    def delete(self, key: str) -> bool:
-        """Removes the object; False where it was not there."""
+    def delete(self, key: str, version: str | None = None) -> bool:
+        """Removes the object; False where it was not there. With a `version`, it must be at that, or
+        VersionMismatch is raised.
+        """

@@ -98,14 +98,15 @@ class LocalStore:
             if stat.S_ISREG(status.st_mode):
                 yield Stored(key, status.st_size, status.st_mtime)
 
-    def delete(self, key: str) -> bool:
+    def delete(self, key: str, version: str | None = None) -> bool:
+        path = self.root / key
         with self._reporting(key, "delete"):
-            try:
-                (self.root / key).unlink()
-            except FileNotFoundError:
-                return False
-            _sync_directory((self.root / key).parent)
-        return True
+            if version is None:
+                return _unlink(path)
+            with _locked(path) as found:
+                if found is not None and _version(found) != version:
+                    raise VersionMismatch
+                return _unlink(path)
 
     def _open(self, key: str) -> int:
         descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -165,6 +166,16 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _unlink(path: Path) -> bool:
+    """Removes a file for good; False where there is none."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    _sync_directory(path.parent)
+    return True
 
 
 def _link(aside: Path, target: Path) -> None:

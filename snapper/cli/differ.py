@@ -1,0 +1,197 @@
+"""`snapper diff` and `snapper status`: what differs between snapshots, and on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snapper import config
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.text import plural
+from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from snapper.diff import Difference
+    from snapper.status import Status
+    from snapper.store import Store
+
+PrefixOption = Annotated[
+    Path | None,
+    typer.Option("--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."),
+]
+
+
+def diff(
+    before: Annotated[
+        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="What to begin from, in the store.")
+    ],
+    after: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ENV[@SNAPSHOT]]", help="What to go to, in the store. Default: ENV as it is on disk."
+        ),
+    ] = None,
+    prefix: PrefixOption = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Name every file that differs, not packages alone.")
+    ] = False,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two snapshots, or a snapshot and the environment on disk."""
+    from snapper import diff as verb
+    from snapper import places
+    from snapper.catalog import Reference
+    from snapper.cli.bars import reporter
+
+    if after is not None and prefix is not None:
+        raise Usage("a second snapshot and --prefix are two different comparisons", "Choose one of them.")
+    one = Reference.parse(before)
+    other = Reference.parse(after) if after is not None else None
+    opened = open_store(store)
+    with reporter(quiet=as_json) as progress:
+        if other is not None:
+            found = verb.between_snapshots(
+                opened, one, other, files=files, jobs=jobs or config.load().jobs, progress=progress
+            )
+        else:
+            place = config.directory(prefix) if prefix is not None else places.find(one.environment)
+            found = verb.on_disk(
+                opened, one, place, files=files, jobs=jobs or config.load().jobs, progress=progress
+            )
+    _differing(found, as_json)
+
+
+def status(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[ENV]", help="An environment on this machine. Default: all.")
+    ] = None,
+    prefix: PrefixOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Say whether what is on disk still matches its snapshot."""
+    from snapper import places
+    from snapper import status as verb
+
+    if name is not None and prefix is not None:
+        raise Usage("name an environment or give its directory with --prefix, and not both")
+    opened, failure = _opened(store)
+    if prefix is not None:
+        found = [verb.status_of(opened, config.directory(prefix))]
+    elif name is not None:
+        found = [verb.status_of(opened, places.find(name))]
+    else:
+        found = list(verb.statuses(opened))
+    _state(found, opened, failure, as_json)
+    return ExitCode.PARTIAL if failure or any(each.error for each in found) else ExitCode.DONE
+
+
+def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
+    """The store, without which status can do. That nobody has made it yet is no failure."""
+    try:
+        return open_store(option), None
+    except NotAStore as error:
+        return None, error if option else None
+    except SnapperError as error:
+        return None, error
+
+
+def _differing(found: Difference, as_json: bool) -> None:
+    if as_json:
+        output.document({**plain(found), "files": plain(found.files)})
+        return
+    output.say(f"{_label(found.before)} -> {_label(found.after)}")
+    output.changes(found.packages, "  ")
+    for path in found.altered.added:
+        output.say(f"  altered: {path}")
+    for path in found.altered.removed:
+        output.say(f"  no longer altered: {path}")
+    if found.files is not None:
+        for mark, paths in (("+", found.files.added), ("-", found.files.removed), ("~", found.files.changed)):
+            for path in paths:
+                output.say(f"  {mark} {path}")
+    files = found.files
+    same = not (found.packages or found.altered.added or found.altered.removed)
+    if same and files is None:
+        output.say("  the packages are the same; for files, ask with --files")
+    elif same and files is not None and not (files.added or files.removed or files.changed):
+        output.say("  no difference")
+
+
+def _label(side: str) -> str:
+    return side if "/" in side else side[:12]
+
+
+def _state(found: Sequence[Status], store: Store | None, failure: SnapperError | None, as_json: bool) -> None:
+    if as_json:
+        output.document(
+            {
+                "store": store.url if store else None,
+                "environments": [_fields(each) for each in found],
+                **({"store_error": output.described(failure)} if failure else {}),
+            }
+        )
+        return
+    for each in found:
+        _say(each)
+    if not found:
+        output.say("There are no environments here that snapper has packed or restored.")
+    if failure is not None:
+        output.error(failure, as_json=False)
+
+
+def _say(found: Status) -> None:
+    if found.condition == "absent":
+        output.say(
+            f"{found.environment}: not on this machine. Restore it: snapper restore {found.environment}"
+        )
+    else:
+        output.say(f"{found.environment}: {found.prefix}")
+        output.say(f"  {_sentence(found)}")
+        if found.packages is not None:
+            output.changes(found.packages, "  ")
+        if found.drift is not None:
+            output.listing(
+                f"  {plural(len(found.drift.paths), 'file')} changed", found.drift.paths, output.say
+            )
+        if found.current and found.current != found.snapshot_id:
+            behind = f", {plural(found.behind, 'step')} later" if found.behind else ""
+            output.say(
+                f"  the store has {found.current[:12]}{behind}: snapper restore {found.environment} brings it here"
+            )
+    if found.error is not None:
+        output.error(found.error, as_json=False)
+
+
+def _sentence(found: Status) -> str:
+    if not found.snapshot_id:
+        return f"not packed yet: snapper pack -p {found.prefix}"
+    if found.condition == "unchanged":
+        return f"as in snapshot {found.snapshot_id[:12]}"
+    if found.condition == "changed":
+        return (
+            f"changed since snapshot {found.snapshot_id[:12]}; keep it with: snapper pack -p {found.prefix}"
+        )
+    return f"was snapshot {found.snapshot_id[:12]}; what has changed since is not known"
+
+
+def _fields(found: Status) -> dict[str, Any]:
+    return {
+        "environment": found.environment,
+        "prefix": found.prefix or None,
+        "snapshot": found.snapshot_id or None,
+        "condition": found.condition,
+        "drift": plain(found.drift),
+        "packages": plain(found.packages),
+        "current": found.current or None,
+        "behind": found.behind,
+        **({"error": output.described(found.error)} if found.error else {}),
+    }

@@ -1,0 +1,217 @@
+"""`snapper log`, `rollback`, `tag` and `remove`: an environment's history, and what users do to it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snapper import config
+from snapper.canonical import plain
+from snapper.cli import output, restore
+from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.text import clean, plural, size
+from snapper.errors import ExitCode, Usage
+
+if TYPE_CHECKING:
+    from snapper.log import Step
+    from snapper.remove import Removable
+    from snapper.restore import Failed, Restored
+    from snapper.rollback import RolledBack
+    from snapper.tag import Tagged
+
+
+def log(
+    name: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    number: Annotated[
+        int | None, typer.Option("--number", "-n", min=1, metavar="N", help="The latest N steps only.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an environment's history: who, where, when, and what changed."""
+    from snapper.log import log as verb
+
+    _logged(name, verb(open_store(store), name, number), as_json)
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment.")],
+    snapshot: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SNAPSHOT]", help="Tag, id, or ~N. Default: the one before the current snapshot."
+        ),
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    store_only: Annotated[
+        bool, typer.Option("--store-only", help="Restore nothing here: only the store's snapshot moves.")
+    ] = False,
+    prefix: Annotated[
+        Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where the environment is here.")
+    ] = None,
+    envs_dir: Annotated[
+        Path | None,
+        typer.Option("--envs-dir", metavar="DIR", help="Directory that the environment is in here."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give up changes made here since it was packed or restored.")
+    ] = False,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make an earlier snapshot the current one again, for everyone, and restore it here."""
+    from snapper import restore as restoring
+    from snapper import rollback as verb
+    from snapper.catalog import Reference
+    from snapper.cli.bars import reporter
+
+    if snapshot is not None and "@" in name:
+        raise Usage("the snapshot is named twice", "See: snapper rollback --help.")
+    opened = open_store(store)
+    back = verb.target(opened, Reference.parse(f"{name}@{snapshot}" if snapshot else name))
+    restored: list[Restored | Failed] = []
+    if not store_only:
+        # First here: what stands in the way is found before anything is moved for everyone.
+        wanted = restoring.Wanted(
+            Reference(back.environment, back.snapshot_id),
+            prefix=config.directory(prefix) if prefix else None,
+            envs_dir=None if prefix else config.envs_dir(envs_dir),
+            replace=replace,
+        )
+        with reporter(quiet=as_json) as progress:
+            restored = list(
+                restoring.restore(opened, [wanted], jobs=jobs or config.load().jobs, progress=progress)
+            )
+        for each in restored:
+            if isinstance(each, restoring.Failed):
+                raise each.error
+    return _rolled_back(verb.rollback(opened, back, message=message), restored, opened.url, as_json)
+
+
+def tag(
+    name: Annotated[
+        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
+    ],
+    tag_: Annotated[str, typer.Argument(metavar="NAME", help="The tag.")],
+    move: Annotated[
+        bool, typer.Option("--move", help="Move a tag that stands for another snapshot.")
+    ] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the tag from the environment.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a snapshot a name that stays with it."""
+    from snapper import tag as verb
+    from snapper.catalog import Reference
+
+    reference = Reference.parse(name)
+    if delete and (move or reference.snapshot):
+        raise Usage("--delete takes an environment and a tag, and nothing else", "See: snapper tag --help.")
+    opened = open_store(store)
+    if delete:
+        _tagged(verb.untag(opened, reference.environment, tag_), opened.url, as_json)
+    else:
+        _tagged(verb.tag(opened, reference, tag_, move=move), opened.url, as_json)
+
+
+def remove(
+    name: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an environment from the store, with its history; on disk it stays."""
+    from snapper import remove as verb
+
+    opened = open_store(store)
+    found = verb.look(opened, name)
+    if not yes:
+        _ask(found, opened.url, as_json)
+    verb.remove(opened, found)
+    if as_json:
+        output.document(
+            {
+                "store": opened.url,
+                "environment": name,
+                "snapshot": found.latest or None,
+                "snapshots": found.snapshots,
+            }
+        )
+        return
+    output.say(f"{name} is removed from {opened.url}. Its snapshots go with the next: snapper prune")
+
+
+def _ask(found: Removable, store: str, as_json: bool) -> None:
+    """Raises Usage where nobody can be asked, typer.Abort for a no."""
+    what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
+    if as_json or not sys.stdin.isatty():
+        raise Usage(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")
+    question = clean(f"Remove {what} from {store}, for everyone who uses it?")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _logged(name: str, steps: tuple[Step, ...], as_json: bool) -> None:
+    if as_json:
+        output.document({"environment": name, "steps": [_step(each) for each in steps]})
+        return
+    for number, step in enumerate(steps):
+        move = step.move
+        marks = [*(["current"] if step.current and not number else []), *step.tags]
+        output.say(f"{move.snapshot[:12]}  {move.action}" + (f"  ({', '.join(marks)})" if marks else ""))
+        output.say(f"    {move.time.replace('T', ' ').removesuffix('Z')} UTC by {move.user}@{move.host}")
+        if move.message:
+            output.say(f"    {move.message}")
+        sizes = f"{plural(move.packages, 'package')}, {size(move.size)}, {size(move.added_size)} added"
+        output.say(f"    {sizes}{f', from {move.prefix}' if move.prefix else ''}")
+        if step.changes is not None:
+            output.changes(step.changes, "    ")
+        if step.error is not None:
+            output.say(f"    what changed cannot be known: {step.error.message}")
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        **plain(step.move),
+        "current": step.current,
+        "tags": list(step.tags),
+        "changes": plain(step.changes),
+        **({"error": output.described(step.error)} if step.error else {}),
+    }
+
+
+def _rolled_back(done: RolledBack, restored: list[Restored | Failed], store: str, as_json: bool) -> int:
+    if as_json:
+        document, code = restore.described(restored, store)
+        fields = plain(done)
+        fields["snapshot"] = fields.pop("snapshot_id")
+        output.document({**fields, **document})
+        return code
+    code = restore.report(restored, store, as_json=False) if restored else ExitCode.DONE
+    if done.unchanged:
+        output.say(f"{done.environment} is at {done.snapshot_id[:12]} in the store already")
+    else:
+        output.say(
+            f"{done.environment} is rolled back in the store, from {done.before[:12]} to {done.snapshot_id[:12]}"
+        )
+    return code
+
+
+def _tagged(done: Tagged, store: str, as_json: bool) -> None:
+    if as_json:
+        fields = plain(done)
+        snapshot_id = fields.pop("snapshot_id")
+        output.document(
+            {"store": store, **fields, "snapshot": snapshot_id or None, "before": done.before or None}
+        )
+    elif not done.snapshot_id:
+        output.say(f"{done.environment} has no tag {done.tag} any more; it was {done.before[:12]}")
+    elif done.before not in ("", done.snapshot_id):
+        output.say(
+            f"{done.environment}@{done.tag} is {done.snapshot_id[:12]} from now on; it was {done.before[:12]}"
+        )
+    else:
+        output.say(f"{done.environment}@{done.tag} is {done.snapshot_id[:12]}")

@@ -1,0 +1,105 @@
+"""Status: does what is on disk still match its snapshot, and is that still the store's current one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from snapper import catalog, changes, conda, environment, places, state
+from snapper.changes import Changes, Packages
+from snapper.errors import NotInStore, SnapperError
+from snapper.plan import installed
+from snapper.state import Drift
+from snapper.store import Store
+from snapper.tree import Tree
+
+#: `unchanged` and `changed` since it was packed or restored; `unknown` where snapper has no record of that;
+#: `absent` where it is in the store and not on this machine.
+Condition = Literal["unchanged", "changed", "unknown", "absent"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """An environment, where it is, and the snapshot that it was packed as or restored from.
+
+    `drift` and `packages` say what has changed since. `current` is the store's snapshot of that name, and `behind`
+    how many steps of the history lie between; None where the store's history has none of this snapshot.
+    """
+
+    environment: str
+    prefix: str
+    snapshot_id: str
+    condition: Condition
+    drift: Drift | None
+    packages: Changes | None
+    current: str = ""
+    behind: int | None = None
+    error: SnapperError | None = None
+
+
+def status_of(store: Store | None, prefix: Path) -> Status:
+    """The environment at the prefix; raises NotAnEnvironment, NoPermission, FileFailed."""
+    found = state.read(prefix)
+    tree = environment.scan(prefix)
+    name = found.environment if found else prefix.name
+    drift = state.drifted(prefix, tree) if found else None
+    condition: Condition = "unknown" if drift is None else "changed" if drift.paths else "unchanged"
+    packages = _packages(prefix, tree, drift) if drift else None
+    mine = Status(name, str(prefix), found.snapshot if found else "", condition, drift, packages)
+    return _beside_store(mine, store) if store and found else mine
+
+
+def statuses(store: Store | None) -> Iterator[Status]:
+    """Every environment of this machine that snapper has packed or restored, and those of the store that are not
+    here, by name.
+    """
+    here: list[Status] = []
+    for prefix in places.environments():
+        found = state.read(prefix)
+        if found is not None:
+            try:
+                here.append(status_of(store, prefix))
+            except SnapperError as error:
+                here.append(
+                    Status(found.environment, str(prefix), found.snapshot, "unknown", None, None, error=error)
+                )
+    known = {each.environment for each in here}
+    here += [
+        Status(entry.name, "", "", "absent", None, None, _current(entry), error=entry.error)
+        for entry in (catalog.survey(store) if store else ())
+        if entry.name not in known
+    ]
+    yield from sorted(here, key=lambda each: (each.environment, each.prefix))
+
+
+def _current(entry: catalog.Entry) -> str:
+    return entry.environment.current if entry.environment else ""
+
+
+def _beside_store(mine: Status, store: Store) -> Status:
+    """The status with what the store says of the environment."""
+    try:
+        found, _ = catalog.read_environment(store, mine.environment)
+    except NotInStore:
+        return mine
+    except SnapperError as error:
+        return replace(mine, error=error)
+    steps = [step.snapshot for step in found.history][::-1]
+    behind = steps.index(mine.snapshot_id) if mine.snapshot_id in steps else None
+    return replace(mine, current=found.current, behind=behind)
+
+
+def _packages(prefix: Path, tree: Tree, drift: Drift) -> Changes:
+    """What became of packages. Where no record of one has changed, none has."""
+    snapshot = state.read_snapshot(prefix)
+    if snapshot is None or not any(_is_record(path) for path in drift.paths):
+        return Changes((), (), ())
+    return changes.between(Packages(snapshot.packages, snapshot.pip), installed(prefix, tree))
+
+
+def _is_record(path: str) -> bool:
+    above, name = os.path.split(path)
+    return (above == conda.META and name.endswith(".json")) or above.endswith(".dist-info")

@@ -1,0 +1,55 @@
+"""Tag: names for snapshots that stay, whatever is packed later."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from snapper import catalog
+from snapper.catalog import Reference
+from snapper.errors import NotInStore, TagTaken, Usage
+from snapper.model import is_name
+from snapper.store import Store
+
+_LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}\Z")
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """What was done. `before` is the snapshot that the tag stood for, empty if there was no such tag; without a
+    `snapshot_id`, the tag was removed.
+    """
+
+    environment: str
+    tag: str
+    snapshot_id: str
+    before: str
+
+
+def tag(store: Store, reference: Reference, name: str, *, move: bool = False) -> Tagged:
+    """Names the snapshot; a tag that stands for another one is moved only if that is said.
+
+    Raises TagTaken, NotInStore, Moved, and Usage for what cannot name a tag.
+    """
+    if not is_name(name):
+        raise Usage(f"{name!r} cannot name a tag", "Use letters, digits, '_', '.', '+' and '-', 128 at most.")
+    if _LIKE_AN_ID.match(name):
+        raise Usage(f"{name!r} cannot name a tag: it reads like the beginning of a snapshot's id")
+    seen = catalog.read_environment(store, reference.environment)
+    snapshot_id = catalog.resolve_in(seen[0], reference, store)
+    before = seen[0].tags.get(name, "")
+    if before not in ("", snapshot_id) and not move:
+        raise TagTaken(reference.environment, name, before)
+    if before != snapshot_id:
+        catalog.change_tags(store, seen, {**seen[0].tags, name: snapshot_id})
+    return Tagged(reference.environment, name, snapshot_id, before)
+
+
+def untag(store: Store, environment: str, name: str) -> Tagged:
+    """Removes the tag, not what it stands for; raises NotInStore, Moved."""
+    seen = catalog.read_environment(store, environment)
+    before = seen[0].tags.get(name)
+    if before is None:
+        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(seen[0].tags)))
+    catalog.change_tags(store, seen, {tag: to for tag, to in seen[0].tags.items() if tag != name})
+    return Tagged(environment, name, "", before)

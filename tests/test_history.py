@@ -1,0 +1,276 @@
+"""What was packed when, by whom, what it changed, and going back: log, diff, status, tag, rollback, remove."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pty
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.maker import change, make
+from tests.conftest import Machine, tree_of
+from tests.misfortune import change_environment, check_store, make_data
+
+ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
+
+
+def add_distribution(prefix: Path, name: str, version: str) -> None:
+    """What `pip install` leaves of a package without code."""
+    metadata = prefix / "lib" / f"{name}-{version}.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\n")
+    (metadata / "RECORD").write_text(f"{metadata.name}/METADATA,,\n{metadata.name}/RECORD,,\n")
+
+
+def names(changes: dict[str, list[dict[str, str]]]) -> dict[str, list[str]]:
+    """The changes, written shortly."""
+    return {
+        kind: [f"{each['manager']} {each['name']} {each['before']}>{each['after']}" for each in listed]
+        for kind, listed in changes.items()
+    }
+
+
+def test_packages_that_come_go_and_change(machine: Machine) -> None:
+    """conda's and pip's, in log, diff and status alike; a second copy of the environment is never touched."""
+    prefix = machine.envs / "work"
+    make("tiny", prefix)
+    change(prefix, install=["six", "click ==8.1.7"])
+    first = machine.done("pack", "work")
+    assert machine.done("status", "work")["environments"][0]["condition"] == "unchanged"
+    change(prefix, install=["tabulate", "click >8.1.7"], remove=["six"])
+    add_distribution(prefix, "Some.Thing", "1.0")
+    (click,) = [path.name for path in (prefix / "conda-meta").glob("click-*.json")]
+    (tabulate,) = [path.name for path in (prefix / "conda-meta").glob("tabulate-*.json")]
+    now = {
+        "added": ["pip Some.Thing >1.0", f"conda tabulate >{tabulate.split('-')[1]}"],
+        "removed": [f"conda six {six_version(first)}>"],
+        "changed": [f"conda click 8.1.7>{click.split('-')[1]}"],
+    }
+
+    (drifted,) = machine.done("status", "work")["environments"]
+    assert drifted["condition"] == "changed"
+    assert names(drifted["packages"]) == now
+    assert f"conda-meta/{tabulate}" in drifted["drift"]["added"]
+    assert names(machine.done("diff", "work")["packages"]) == now
+
+    second = machine.done("pack", "work", "--message", f"more {ESCAPES}")
+    newest, oldest = machine.done("log", "work")["steps"]
+    assert oldest["changes"] is None
+    assert names(newest["changes"]) == now
+    assert newest["user"], newest["host"] == (getpass.getuser(), socket.gethostname())
+    assert newest["added_size"] == second["added_size"] > 0
+    assert newest["prefix"] == str(prefix)
+    assert newest["current"] and not oldest["current"]
+    assert machine.done("log", "work", "-n", 1)["steps"] == [newest]
+    assert names(machine.done("diff", "work@~1", "work")["packages"]) == now
+    backwards = names(machine.done("diff", "work", "work@~1")["packages"])
+    assert backwards["removed"] == [each.replace(">", "") + ">" for each in now["added"]]
+
+    plain = machine.snapper("log", "work").out
+    assert "\x1b" not in plain
+    assert "more \\x1b]0;owned" in plain
+    assert "+ Some.Thing 1.0 (pip)" in plain
+
+
+def six_version(packed: dict[str, Any]) -> str:
+    store = Path(packed["store"])
+    snapshot = json.loads((store / "snapshots" / f"{packed['snapshot']}.json").read_bytes())
+    return str(next(each["version"] for each in snapshot["packages"] if each["name"] == "six"))
+
+
+@pytest.fixture
+def two(machine: Machine) -> tuple[Machine, Path, str, str]:
+    """A machine with `data`, packed twice: with a file changed, one gone, one new, and a large one."""
+    prefix = make_data(machine.envs / "data")
+    large = prefix / "large.bin"
+    with large.open("wb") as file:
+        file.write(b"begin")
+        file.truncate(130 * 1024 * 1024)
+    (prefix / "goes").write_text("away")
+    first = machine.done("pack", "data")["snapshot"]
+    with large.open("r+b") as file:
+        file.truncate(65 * 1024 * 1024)
+    (prefix / "goes").unlink()
+    (prefix / "comes").symlink_to("large.bin")
+    (prefix / "share/textdata/config.ini").write_text("altered")
+    second = machine.done("pack", "data")["snapshot"]
+    return machine, prefix, first, second
+
+
+def test_files_that_differ(two: tuple[Machine, Path, str, str]) -> None:
+    """Between snapshots, whose manifests do not name them; on disk by the index, and without one byte by byte."""
+    machine, prefix, first, _ = two
+    files = {"added": ["comes"], "removed": ["goes"], "changed": ["large.bin", "share/textdata/config.ini"]}
+
+    def found(*arguments: object) -> object:
+        return machine.done("diff", *arguments, "--files")["files"]
+
+    assert found("data@~1", "data") == files
+    assert found("data", "data@~1") == {**files, "added": ["goes"], "removed": ["comes"]}
+    document = machine.done("diff", "data@~1", "data")
+    assert document["files"] is None
+    assert document["altered"]["added"] == ["share/textdata/config.ini"]
+
+    assert found("data") == {"added": [], "removed": [], "changed": []}
+    (prefix / "comes").unlink()
+    (prefix / "mine").write_text("mine")
+    here = {"added": ["mine"], "removed": ["comes"], "changed": []}
+    assert found("data") == here
+    shutil.rmtree(prefix / ".snapper")
+    assert found("data") == here
+    elsewhere = machine.home / "elsewhere"
+    machine.done("restore", f"data@{first[:8]}", "--prefix", elsewhere)
+    assert found("data", "--prefix", elsewhere) == {**files, "added": ["goes"], "removed": ["comes"]}
+    plain = machine.snapper("diff", "data", "--files")
+    assert "+ mine" in plain.out and "- comes" in plain.out
+
+
+def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
+    machine, prefix, first, second = two
+    (prefix / "third").write_text("third")
+    third = machine.done("pack", "data")["snapshot"]
+    (prefix / "mine").write_text("not packed")
+    error = machine.refused(11, "rollback", "data")
+    assert error["type"] == "InTheWay"
+    assert machine.done("show", "data")["snapshot"] == third
+    (prefix / "mine").unlink()
+
+    done = machine.done("rollback", "data", "-m", "broken")
+    assert (done["before"], done["snapshot"], done["unchanged"]) == (third, second, False)
+    assert not (prefix / "third").exists()
+    assert machine.done("status", "data")["environments"][0]["condition"] == "unchanged"
+    newest = machine.done("log", "data")["steps"][0]
+    assert (newest["action"], newest["message"], newest["added_size"]) == ("rollback", "broken", 0)
+    assert newest["prefix"] == str(prefix)
+
+    other = new_machine("two")
+    assert other.done("restore", "data", "--envs-dir", other.envs)["restored"][0]["snapshot"] == second
+    assert other.done("rollback", "data", "--store-only")["snapshot"] == first
+    assert (other.envs / "data" / "comes").is_symlink()
+    error = machine.refused(10, "rollback", "data")
+    assert error["type"] == "NothingBefore"
+    (behind,) = machine.done("status", "data")["environments"]
+    assert (behind["current"], behind["condition"]) == (first, "unchanged")
+    assert machine.done("rollback", "data", third[:8])["snapshot"] == third
+    assert (prefix / "third").exists()
+    assert machine.done("rollback", "data", third)["unchanged"]
+    assert check_store(machine.store) == {"data": third}
+    assert [each["action"] for each in machine.done("log", "data")["steps"]][::-1] == [
+        *["pack"] * 3,
+        *["rollback"] * 3,
+    ]
+
+
+def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
+    machine, _, first, second = two
+    assert machine.done("tag", "data@~1", "v1")["snapshot"] == first
+    assert machine.done("tag", "data@~1", "v1")["before"] == first
+    error = machine.refused(11, "tag", "data", "v1")
+    assert error["type"] == "TagTaken"
+    assert first[:12] in error["message"]
+    assert machine.done("show", "data@v1")["snapshot"] == first
+    assert machine.done("tag", "data", "v1", "--move")["before"] == first
+    assert machine.done("show", "data@v1")["snapshot"] == second
+    assert machine.done("log", "data")["steps"][0]["tags"] == ["v1"]
+    for name in ("../v", "", "a" * 200, "beef", "x/y"):
+        assert machine.refused(2, "tag", "data", name)["type"] == "Usage"
+    assert machine.refused(10, "tag", "data", "v2", "--delete")["type"] == "NotInStore"
+    machine.done("tag", "data", "v1", "--delete")
+    machine.refused(10, "show", "data@v1")
+    machine.refused(2, "tag", "data@~1", "v1", "--delete")
+    check_store(machine.store)
+
+
+def test_removing_asks(two: tuple[Machine, Path, str, str]) -> None:
+    machine, prefix, _, _ = two
+    before, here = tree_of(machine.store), tree_of(prefix)
+    error = machine.refused(2, "remove", "data")
+    assert "--yes" in error["hint"]
+    assert "2 snapshots" in error["message"]
+    code, asked = answer(machine, "n")
+    assert code == 130
+    assert "Remove data and its history" in asked
+    assert tree_of(machine.store) == before
+    code, _ = answer(machine, "y")
+    assert code == 0
+    assert machine.done("list")["environments"] == []
+    machine.refused(10, "remove", "data", "--yes")
+    assert tree_of(prefix) == here
+    assert check_store(machine.store) == {}
+    machine.done("pack", "data")
+
+
+def answer(machine: Machine, text: str) -> tuple[int, str]:
+    """Runs `snapper remove data` on a terminal on which somebody answers; its exit code and what was shown."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        machine.command("remove", "data"),
+        env=machine.variables,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while data := os.read(ours, 1024):
+            shown += data
+            if shown.endswith(b"[y/N]: "):
+                os.write(ours, text.encode() + b"\n")
+    except OSError:  # the terminal of a process that has ended
+        pass
+    os.close(ours)
+    return process.wait(60), shown.decode()
+
+
+def test_a_damaged_entry_can_be_removed(two: tuple[Machine, Path, str, str]) -> None:
+    machine = two[0]
+    (machine.store / "environments" / "data.json").write_text("{")
+    machine.refused(12, "log", "data")
+    machine.done("remove", "data", "--yes")
+    assert check_store(machine.store) == {}
+
+
+def test_a_history_whose_snapshot_is_gone(two: tuple[Machine, Path, str, str]) -> None:
+    machine, _, first, _ = two
+    (machine.store / "snapshots" / f"{first}.json").unlink()
+    newest, _ = machine.done("log", "data")["steps"]
+    assert newest["changes"] is None
+    assert newest["error"]["type"] == "NotInStore"
+    machine.refused(10, "rollback", "data")
+    assert "cannot be known" in machine.snapper("log", "data").out
+
+
+def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
+    machine, prefix, _, second = two
+    make_data(machine.envs / "never")
+    machine.done("restore", "data", "--prefix", machine.envs / "copy")
+    (machine.envs / "copy" / "mine").write_text("mine")
+    found = machine.done("status")["environments"]
+    assert [(each["prefix"], each["condition"]) for each in found] == [
+        (str(machine.envs / "copy"), "changed"),
+        (str(prefix), "unchanged"),
+    ]
+    (never,) = machine.done("status", "never")["environments"]
+    assert (never["condition"], never["snapshot"]) == ("unknown", None)
+    assert machine.refused(10, "status", "nowhere")["type"] == "NoSuchEnvironment"
+
+    fresh = new_machine("fresh")
+    (absent,) = fresh.done("status")["environments"]
+    assert (absent["environment"], absent["condition"], absent["current"]) == ("data", "absent", second)
+    assert "snapper restore data" in fresh.snapper("status").out
+
+    change_environment(machine.store, "data", lambda document: document.update(format=99))
+    assert machine.snapper("status", "--json").code == 3
+    outcome = machine.snapper("status", "--store", machine.home / "nothing", "--json")
+    assert outcome.code == 3
+    assert outcome.json["store_error"]["type"] == "NotAStore"
+    assert outcome.json["environments"][0]["condition"] == "changed"
