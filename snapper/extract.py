@@ -90,11 +90,7 @@ def extract(_: object, job: Job) -> Extracted:
     what = f"layer {job.layer.digest[:12]} in {job.store.url}"
     segment = _unpacker.segment(job.layer, read_layer(job.store, job.layer))
     with reporting(what, job.prefix):
-        if job.directory not in _directories:
-            for stale in list(_directories):
-                _directories.pop(stale).close()
-            _directories[job.directory] = Directories(job.directory)
-        writer = _Writer(job, _directories[job.directory])
+        writer = _Writer(job, _directories_of(job.directory))
         start = writer.continued(segment) if job.layer.begins else 0
         count = 0
         for member, data in members(segment, start):
@@ -103,6 +99,15 @@ def extract(_: object, job: Job) -> Extracted:
         if count != job.layer.members:
             raise Damaged(what, f"it has {count} members, and its snapshot says {job.layer.members}")
     return writer.done()
+
+
+def _directories_of(top: str) -> Directories:
+    """Those of the tree; layers of two trees may come by turns, so the ones of the last two are kept."""
+    found = _directories.pop(top, None) or Directories(top)
+    for stale in list(_directories)[:-1]:
+        _directories.pop(stale).close()
+    _directories[top] = found
+    return found
 
 
 class _Writer:

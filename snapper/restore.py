@@ -1,46 +1,30 @@
-"""Restore: from snapshots in a store to environments on disk, with their kernels in the user's menu."""
+"""Restore: from snapshots in a store to environments on disk, with their kernels in the user's menu.
+
+All snapshots that are to be restored are unpacked at once by one pool of workers, each into a staging directory
+of its own, and each is swapped into its place as soon as its own layers are written.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from snapper import catalog, environment, kernels, places, state
-from snapper.catalog import Reference
+from snapper import catalog, environment, kernels, places, schedule, state, target
 from snapper.descriptors import reporting
-from snapper.errors import (
-    FileFailed,
-    InTheWay,
-    NoPermission,
-    NoSpace,
-    SnapperError,
-    WrongPlatform,
-)
+from snapper.errors import SnapperError
+from snapper.extract import Extracted
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
+from snapper.space import Space
 from snapper.staging import Staging, staged, sweep
 from snapper.store import Store
-from snapper.unpack import check_length, unpack
+from snapper.target import Target, Wanted
+from snapper.unpack import Unpacking
 from snapper.workers import Workers
-
-#: What a file system takes for each file beside its data, in bytes: half a block, and the directory's entry.
-_OVERHEAD = 2304
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One environment to restore. `prefix` or `envs_dir` say where; `replace` that changes there may be lost."""
-
-    reference: Reference
-    prefix: Path | None = None
-    envs_dir: Path | None = None
-    replace: bool = False
-    keep_changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,210 +53,188 @@ class Failed:
     error: SnapperError
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a snapshot goes and how it stands there: `present` already, or something to put in its place."""
+@dataclass
+class _Work:
+    """One environment on its way; what `stack` holds is let go of when it has come to its end, whichever."""
 
-    name: str
-    snapshot_id: str
-    prefix: Path
-    present: bool
+    wanted: Wanted
+    target: Target
+    snapshot: Snapshot
+    stack: ExitStack
+    began: float
+    error: SnapperError | None = None
+
+
+class _Staged(NamedTuple):
+    """One environment whose place is ours, with what is unpacked for it there."""
+
+    work: _Work
+    staging: Staging
+    unpacking: Unpacking
 
 
 def restore(
     store: Store, wanted: Sequence[Wanted], *, jobs: int | None = None, progress: Progress = SILENT
 ) -> Iterator[Restored | Failed]:
-    """Restores each environment in turn; one that fails does not stop the others.
+    """Restores the environments, and tells of each when it has come to its end; one that fails does not stop the
+    others.
 
     Whatever fails, what stood at an environment's place is as it was.
     """
-    with ExitStack() as stack:
-        pool: list[Workers[None]] = []
+    return _Restoring(store, jobs, progress).run(wanted)
 
-        def workers() -> Workers[None]:
-            if not pool:
-                pool.append(stack.enter_context(Workers(None, jobs)))
-            return pool[0]
 
-        for each in wanted:
+class _Restoring:
+    def __init__(self, store: Store, jobs: int | None, progress: Progress) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._progress = progress
+        self._space = Space()
+
+    def run(self, wanted: Sequence[Wanted]) -> Iterator[Restored | Failed]:
+        pending: list[_Work] = []
+        for each in sorted(wanted, key=lambda each: each.rank):
             try:
-                yield _restore(store, each, workers, progress)
+                found = self._look(each)
             except SnapperError as error:
                 yield Failed(str(each.reference), error)
+                continue
+            if isinstance(found, Restored):
+                yield found
+            else:
+                pending.append(found)
+        if pending:
+            with ExitStack() as stack:
+                self._progress.start(_task(pending), sum(work.snapshot.size for work in pending))
+                workers = stack.enter_context(Workers(None, self._jobs))
+                for wave in _waves(pending):
+                    for work in wave:
+                        stack.push(work.stack)
+                    yield from self._unpack(wave, workers)
+                self._progress.done()
 
+    def _look(self, wanted: Wanted) -> Restored | _Work:
+        """What is there already, or what is to be done, after all checks that can be made before."""
+        began = time.monotonic()
+        found = target.locate(self._store, wanted)
+        if found.present:
+            sweep(found.prefix)
+            return self._ended(found, began)
+        snapshot = catalog.read_snapshot(self._store, found.snapshot_id)
+        target.check(found, snapshot)
+        self._space.reserve(target.above(found), snapshot)
+        return _Work(wanted, found, snapshot, ExitStack(), began)
 
-def _restore(
-    store: Store, wanted: Wanted, workers: Callable[[], Workers[None]], progress: Progress
-) -> Restored:
-    began = time.monotonic()
-    place = _locate(store, wanted)
-    size = 0
-    unrelocated: tuple[str, ...] = ()
-    if not place.present:
-        snapshot = catalog.read_snapshot(store, place.snapshot_id)
-        _check(place, snapshot)
-        pool = workers()
-        progress.start(f"Restoring {place.name}", snapshot.size)
-        with staged(place.prefix) as staging:
-            _locate(store, wanted)
-            unrelocated = _build(store, place, snapshot, staging, pool, progress)
-            _is_present(store, place.prefix, place.name, place.snapshot_id, wanted)
-            staging.swap()
-        progress.done()
-        size = snapshot.size
-    else:
-        sweep(place.prefix)
-    registered = kernels.register(place.prefix, place.name)
-    _list_with_conda(place.prefix, progress)
-    return Restored(
-        environment=place.name,
-        snapshot_id=place.snapshot_id,
-        prefix=str(place.prefix),
-        present=place.present,
-        changed=_changes(place.prefix) if place.present else 0,
-        size=size,
-        kernels=registered,
-        unrelocated=unrelocated,
-        seconds=time.monotonic() - began,
-    )
+    def _unpack(self, works: list[_Work], workers: Workers[None]) -> Iterator[Restored | Failed]:
+        """Has all layers written by the workers, and puts each environment in its place when it is whole."""
+        staged_works: list[_Staged] = []
+        for work in works:
+            try:
+                begun = self._stage(work)
+            except SnapperError as error:
+                yield self._given_up(work, error)
+                continue
+            if isinstance(begun, Restored):
+                yield begun
+            else:
+                staged_works.append(begun)
+        loads = [schedule.Load(each.work.wanted.rank, each.work.snapshot.layers) for each in staged_works]
+        turns = schedule.turns(loads)
+        owners = {
+            staged_works[turn.load].unpacking.submit(workers, turn.order, len(turns) - count): turn.load
+            for count, turn in enumerate(turns)
+        }
+        yield from (self._finish(each) for each in staged_works if each.unpacking.complete)  # without layers
+        with closing(workers.outcomes()) as outcomes:
+            for number, outcome in outcomes:
+                yield from self._take(staged_works[owners[number]], workers, number, outcome)
 
+    def _stage(self, work: _Work) -> _Staged | Restored:
+        """Begins an environment, unless it has come to be there: from here on nobody else works on its place."""
+        staging = work.stack.enter_context(staged(work.target.prefix))
+        found = target.locate(self._store, work.wanted)
+        if found.present:
+            work.stack.close()
+            return self._ended(found, work.began)
+        unpacking = Unpacking(self._store, work.snapshot.layers, str(staging.tree), str(work.target.prefix))
+        return _Staged(work, staging, unpacking)
 
-def _locate(store: Store, wanted: Wanted) -> _Place:
-    """Decides where to restore to, and that nothing there would be lost; raises InTheWay, NoPlace, NotInStore."""
-    found, snapshot_id = catalog.resolve(store, wanted.reference)
-    if wanted.prefix:
-        prefix = wanted.prefix
-    elif wanted.envs_dir:
-        prefix = wanted.envs_dir / found.name
-    else:
-        prefix = places.place_for(found.name, found.latest.prefix)
-    prefix = Path(os.path.abspath(prefix))
-    return _Place(
-        found.name, snapshot_id, prefix, _is_present(store, prefix, found.name, snapshot_id, wanted)
-    )
+    def _take(
+        self, each: _Staged, workers: Workers[None], number: int, outcome: Extracted | SnapperError
+    ) -> Iterator[Restored | Failed]:
+        """Takes what became of one layer in; gives the environment's end if that was it."""
+        work, unpacking = each.work, each.unpacking
+        if isinstance(outcome, SnapperError) or work.error:
+            work.error = work.error or (outcome if isinstance(outcome, SnapperError) else None)
+            unpacking.give_up(workers, number)
+            if work.error and not unpacking.at_work:
+                yield self._given_up(work, work.error)
+            return
+        self._progress.advance(unpacking.take(number, outcome))
+        if unpacking.complete:
+            yield self._finish(each)
 
+    def _finish(self, each: _Staged) -> Restored | Failed:
+        """Puts an environment whose layers are all written in its place."""
+        work, place, staging = each.work, each.work.target, each.staging
+        try:
+            with work.stack:
+                done = each.unpacking.finish()
+                found = state.State(FORMAT, place.name, place.snapshot_id, str(place.prefix))
+                with reporting(f"snapshot {place.snapshot_id[:12]}", str(place.prefix)):
+                    state.write(staging.tree, found, encode_snapshot(work.snapshot)[1], done.index)
+                    staging.tree.chmod(work.snapshot.mode & 0o777)
+                target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
+                staging.swap()
+            return self._ended(place, work.began, work.snapshot.size, done.unrelocated)
+        except SnapperError as error:
+            return self._given_up(work, error)
 
-def _is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bool:
-    """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there."""
-    if not os.path.lexists(prefix):
-        return False
-    elsewhere = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
-    if not prefix.is_dir():
-        raise InTheWay(str(prefix), "it is not a directory", elsewhere)
-    try:
-        if not any(prefix.iterdir()) and not prefix.is_symlink():
-            return False
-        if not (prefix / "conda-meta").is_dir():
-            raise InTheWay(str(prefix), "it is a directory that is not a conda environment", elsewhere)
-    except PermissionError:
-        raise NoPermission(str(prefix), "read") from None
-    found = state.read(prefix)
-    if prefix.is_symlink():
-        return _is_present_behind(prefix, found, snapshot_id, wanted)
-    saving = (
-        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
-        "--replace."
-    )
-    if found is None:
-        if wanted.replace:
-            return False
-        raise InTheWay(
-            str(prefix),
-            "it is an environment of which snapper does not know whether it is in the store",
-            saving,
+    def _given_up(self, work: _Work, error: SnapperError) -> Failed:
+        with suppress(SnapperError):
+            work.stack.close()
+        return Failed(str(work.wanted.reference), error)
+
+    def _ended(
+        self, place: Target, began: float, size: int = 0, unrelocated: tuple[str, ...] = ()
+    ) -> Restored:
+        """Makes kernels and conda know the environment that is in its place."""
+        registered = kernels.register(place.prefix, place.name)
+        try:
+            places.register(place.prefix)
+        except OSError as error:
+            self._progress.note(
+                f"{place.prefix} could not be added to ~/.conda/environments.txt: {error.strerror}"
+            )
+        return Restored(
+            environment=place.name,
+            snapshot_id=place.snapshot_id,
+            prefix=str(place.prefix),
+            present=place.present,
+            changed=_changes(place.prefix) if place.present else 0,
+            size=size,
+            kernels=registered,
+            unrelocated=unrelocated,
+            seconds=time.monotonic() - began,
         )
-    if found.environment != name and found.snapshot != snapshot_id:
-        raise InTheWay(str(prefix), f"it is the environment {found.environment!r}", elsewhere)
-    if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
-        raise InTheWay(
-            str(prefix),
-            f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
-            saving,
-        )
-    return _is_unchanged(prefix, found, snapshot_id, wanted)
 
 
-def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str, wanted: Wanted) -> bool:
-    """The same for a symlink, in whose place nothing is ever put; raises InTheWay unless all is there."""
-    same = found is not None and found.snapshot == snapshot_id
-    if same and (wanted.keep_changed or state.drift(link, environment.scan(link)) == []):
-        return True
-    there = os.path.realpath(link)
-    raise InTheWay(
-        str(link),
-        f"it is a symlink to {there}, where something else or another snapshot is",
-        f"Restore to where it leads with --prefix {there}, or remove the link first.",
-    )
+def _waves(works: list[_Work]) -> Iterator[list[_Work]]:
+    """The environments that can be restored at once. One that is to stand inside of another comes after it, and
+    one that goes to the same place after the one that was named before.
+    """
+    prefixes = [work.target.prefix for work in works]
+    turns = [
+        sum(other in prefix.parents for other in prefixes) + prefixes[:number].count(prefix)
+        for number, prefix in enumerate(prefixes)
+    ]
+    for turn in sorted(set(turns)):
+        yield [work for work, found in zip(works, turns, strict=True) if found == turn]
 
 
-def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wanted) -> bool:
-    same = found.snapshot == snapshot_id
-    if same and wanted.keep_changed:
-        return True
-    changed = state.drift(prefix, environment.scan(prefix))
-    if changed == []:
-        return same
-    if wanted.replace:
-        return False
-    files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
-    what = f"{files}, {changed[0]!r} first" if changed else "what exactly is not known"
-    raise InTheWay(
-        str(prefix),
-        f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
-        "Keep the changes with snapper pack, or give them up with --replace.",
-    )
+def _task(works: list[_Work]) -> str:
+    return f"Restoring {works[0].target.name if len(works) == 1 else f'{len(works)} environments'}"
 
 
 def _changes(prefix: Path) -> int:
     return len(state.drift(prefix, environment.scan(prefix)) or ())
-
-
-def _check(place: _Place, snapshot: Snapshot) -> None:
-    """Raises what would make the restore fail later: WrongPlatform, PrefixTooLong, NoPermission, NoSpace."""
-    here = environment.this_platform()
-    if snapshot.platform != here:
-        raise WrongPlatform(place.name, snapshot.platform, here)
-    check_length(str(place.prefix), snapshot.layers)
-    parent = place.prefix.parent
-    while not os.path.lexists(parent):
-        parent = parent.parent
-    if not os.path.isdir(parent):
-        raise InTheWay(str(parent), "it is not a directory", "Restore elsewhere with --prefix or --envs-dir.")
-    status = os.statvfs(parent)
-    if status.f_flag & os.ST_RDONLY:
-        raise FileFailed(
-            str(parent), "it is on a read-only file system", "Restore elsewhere with --prefix or --envs-dir."
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise NoPermission(str(parent), "write in")
-    free = shutil.disk_usage(parent).free
-    needed = snapshot.size + snapshot.files * _OVERHEAD
-    if needed > free:
-        raise NoSpace(str(parent), needed, free)
-    if status.f_files and snapshot.files > status.f_favail:
-        raise NoSpace(str(parent), snapshot.files, status.f_favail, "inodes")
-
-
-def _build(
-    store: Store,
-    place: _Place,
-    snapshot: Snapshot,
-    staging: Staging,
-    workers: Workers[None],
-    progress: Progress,
-) -> tuple[str, ...]:
-    """Unpacks the snapshot into the staging directory; returns the paths that could not be relocated."""
-    prefix = str(place.prefix)
-    done = unpack(store, snapshot.layers, str(staging.tree), prefix, workers, progress)
-    found = state.State(FORMAT, place.name, place.snapshot_id, prefix)
-    with reporting(f"snapshot {place.snapshot_id[:12]}", prefix):
-        state.write(staging.tree, found, encode_snapshot(snapshot)[1], done.index)
-        staging.tree.chmod(snapshot.mode & 0o777)
-    return done.unrelocated
-
-
-def _list_with_conda(prefix: Path, progress: Progress) -> None:
-    try:
-        places.register(prefix)
-    except OSError as error:
-        progress.note(f"{prefix} could not be added to ~/.conda/environments.txt: {error.strerror}")

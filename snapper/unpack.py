@@ -24,6 +24,55 @@ class Unpacked:
     index: tuple[str, ...]
 
 
+class Unpacking:
+    """One snapshot on its way into a directory: its layers go to workers one by one, in any order."""
+
+    def __init__(self, store: Store, layers: Sequence[Layer], directory: str, prefix: str) -> None:
+        self._store = store
+        self._layers = tuple(layers)
+        self._directory, self._prefix = directory, prefix
+        self._cut = frozenset(layer.begins.path for layer in layers if layer.begins)
+        self._numbers: dict[int, int] = {}
+        self._parts: dict[int, Extracted] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether all layers are written."""
+        return len(self._parts) == len(self._layers)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether jobs are waiting or under way."""
+        return bool(self._numbers)
+
+    def submit(self, workers: Workers[None], order: int, weight: int) -> int:
+        """Queues the layer of that order; returns the number of its job."""
+        job = Job(self._store, self._directory, self._prefix, self._layers[order], self._cut)
+        number = workers.submit(extract, job, weight)
+        self._numbers[number] = order
+        return number
+
+    def give_up(self, workers: Workers[None], number: int) -> None:
+        """Drops a job that has failed and those that have not been begun; what is under way comes to its end."""
+        for each in (number, *workers.withdraw(self._numbers)):
+            self._numbers.pop(each, None)
+
+    def take(self, number: int, part: Extracted) -> int:
+        """Keeps the result of a job; returns its layer's unpacked size in bytes."""
+        order = self._numbers.pop(number)
+        self._parts[order] = part
+        return self._layers[order].diff_size
+
+    def finish(self) -> Unpacked:
+        """Makes links and what else comes last; raises Damaged where the layers do not join."""
+        ordered = [self._parts[order] for order in range(len(self._layers))]
+        last = finish(self._directory, self._prefix, self._layers, ordered)
+        return Unpacked(
+            tuple(sorted(path for part in ordered for path in part.unrelocated)),
+            (*(part.index for part in ordered), last),
+        )
+
+
 def unpack(
     store: Store,
     layers: Sequence[Layer],
@@ -36,23 +85,13 @@ def unpack(
 
     Raises what `extract` raises, and Damaged where the layers do not join.
     """
-    cut = frozenset(layer.begins.path for layer in layers if layer.begins)
-    numbers = {
-        workers.submit(extract, Job(store, directory, prefix, layer, cut), layer.diff_size): order
-        for order, layer in enumerate(layers)
-    }
-    parts: dict[int, Extracted] = {}
+    unpacking = Unpacking(store, layers, directory, prefix)
+    for order, layer in enumerate(layers):
+        unpacking.submit(workers, order, layer.diff_size)
     with closing(workers.results()) as results:
         for number, part in results:
-            order = numbers[number]
-            parts[order] = part
-            progress.advance(layers[order].diff_size)
-    ordered = [parts[order] for order in range(len(layers))]
-    last = finish(directory, prefix, tuple(layers), ordered)
-    return Unpacked(
-        tuple(sorted(path for part in ordered for path in part.unrelocated)),
-        (*(part.index for part in ordered), last),
-    )
+            progress.advance(unpacking.take(number, part))
+    return unpacking.finish()
 
 
 def check_length(prefix: str, layers: Sequence[Layer], advice: str = "") -> None:

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Container, Generator, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -33,6 +33,12 @@ class _Job(NamedTuple):
     number: int
     function: Callable[[Any, Any], object]
     argument: object
+
+
+class _Answer(NamedTuple):
+    number: int
+    result: object
+    error: Exception | None
 
 
 class _Worker(NamedTuple):
@@ -97,6 +103,13 @@ class Workers(Generic[C]):
         heapq.heappush(self._waiting, _Job(-weight, self._submitted, function, argument))
         return self._submitted
 
+    def withdraw(self, numbers: Container[int]) -> frozenset[int]:
+        """Takes back those of the jobs that have not been begun, and gives their numbers: they have no result."""
+        withdrawn = frozenset(job.number for job in self._waiting if job.number in numbers)
+        self._waiting = [job for job in self._waiting if job.number not in withdrawn]
+        heapq.heapify(self._waiting)
+        return withdrawn
+
     def results(self) -> Generator[tuple[int, Any], None, None]:
         """The number and result of each job as it is done, until none is left; jobs may be added meanwhile.
 
@@ -106,11 +119,10 @@ class Workers(Generic[C]):
         try:
             if self._waiting and not self._workers:
                 raise self._ended
-            while self._hand_out():
-                for worker in self._ready():
-                    finished = self._receive(worker)
-                    self._hand_out()
-                    yield finished
+            for number, result, error in self._answers():
+                if error is not None:
+                    raise error
+                yield number, result
         except SnapperError:
             self._abandon()
             raise
@@ -118,9 +130,36 @@ class Workers(Generic[C]):
             self._stop(at_once=True)
             raise
 
-    def _ready(self) -> list[_Worker]:
+    def outcomes(self) -> Generator[tuple[int, Any], None, None]:
+        """The number of each job as it is done with its result, or the SnapperError that it has failed with, while
+        the others go on; jobs may be added and withdrawn meanwhile. Raises nothing else that users can cause.
+        """
+        try:
+            for number, result, error in self._answers():
+                if error is not None and not isinstance(error, SnapperError):
+                    raise error
+                yield number, result if error is None else error
+        except BaseException:
+            self._stop(at_once=True)
+            raise
+
+    def _answers(self) -> Iterator[_Answer]:
+        """What becomes of each job. One that fails is told of before its worker is given another."""
+        while True:
+            yield from self._hand_out()
+            busy = [worker for worker in self._workers if worker.numbers]
+            if not busy:
+                break
+            for worker in self._ready(busy):
+                answer = self._receive(worker)
+                if answer.error is None:
+                    yield from self._hand_out()
+                yield answer
+        while self._waiting:
+            yield _Answer(heapq.heappop(self._waiting).number, None, self._ended)
+
+    def _ready(self, busy: list[_Worker]) -> list[_Worker]:
         """The workers that have answered; waits for one."""
-        busy = [worker for worker in self._workers if worker.numbers]
         answered = wait([worker.connection for worker in busy])
         return [worker for worker in busy if worker.connection in answered]
 
@@ -129,15 +168,14 @@ class Workers(Generic[C]):
         self._waiting.clear()
         for worker in list(self._workers):
             if worker.numbers:
-                with contextlib.suppress(SnapperError):
-                    self._receive(worker)
+                self._receive(worker)
 
-    def _hand_out(self) -> bool:
+    def _hand_out(self) -> Iterator[_Answer]:
         """Gives idle workers a job each, and no more: one that is sending its answer does not receive.
 
-        Says whether any worker is at work.
+        Tells of the jobs whose worker turned out to be gone.
         """
-        for worker in self._workers:
+        for worker in list(self._workers):
             if not worker.numbers and self._waiting:
                 job = heapq.heappop(self._waiting)
                 worker.numbers.append(job.number)
@@ -146,22 +184,17 @@ class Workers(Generic[C]):
                     worker.connection.send((job.number, job.function, job.argument))
                     sent = True
                 if not sent:
-                    raise self._death(worker)
-        return any(worker.numbers for worker in self._workers)
+                    yield _Answer(job.number, None, self._death(worker))
 
-    def _receive(self, worker: _Worker) -> tuple[int, object]:
+    def _receive(self, worker: _Worker) -> _Answer:
+        (number,) = worker.numbers
         answer: tuple[int, object, Exception | None] | None = None
         try:
             with contextlib.suppress(EOFError, OSError):
                 answer = worker.connection.recv()
         finally:
             worker.numbers.clear()
-        if answer is None:
-            raise self._death(worker)
-        number, result, error = answer
-        if error is not None:
-            raise error
-        return number, result
+        return _Answer(*answer) if answer else _Answer(number, None, self._death(worker))
 
     def _death(self, worker: _Worker) -> WorkerDied:
         """Lets go of a worker that is no more."""

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from snapper.catalog import Reference
 from snapper.pack import pack
-from snapper.restore import Restored, Wanted, restore
+from snapper.restore import Restored, restore
 from snapper.store import open_store
+from snapper.target import Wanted
 from tests.conftest import tree_of
 
 #: A part of a file: bytes as they are, or None for the prefix.

@@ -21,9 +21,10 @@ from snapper import canonical, catalog
 from snapper.environment import this_platform
 from snapper.errors import Damaged, SnapperError
 from snapper.model import FORMAT, Begin, Environment, Layer, Move, Relocation, Snapshot, encode_snapshot
-from snapper.restore import Failed, Restored, Wanted, restore
+from snapper.restore import Failed, Restored, restore
 from snapper.segment import Member, header, padding
 from snapper.store import Store, open_store
+from snapper.target import Wanted
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

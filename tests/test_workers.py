@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from snapper import errors
-from snapper.errors import Damaged, SnapperError, WorkerDied
+from snapper.errors import Damaged, SnapperError, Usage, WorkerDied
 from snapper.workers import Workers, default_count
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -399,3 +399,48 @@ def test_workers_that_begin_after_their_parent_was_killed_end() -> None:
     parent.kill()
     parent.communicate(timeout=30)
     eventually(lambda: all(map(gone, pids)))
+
+
+# --- outcomes ---------------------------------------------------------------------------------------------
+
+
+def _fails_if_odd(_: None, number: int) -> int:
+    if number % 2:
+        raise Usage(f"{number} is odd")
+    return number
+
+
+def _is_killed_if_odd(_: None, number: int) -> int:
+    if number % 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_one_that_fails_does_not_stop_the_others() -> None:
+    with Workers(None, 2) as workers:
+        jobs = {workers.submit(_fails_if_odd, number, 1): number for number in range(20)}
+        outcomes = {jobs[number]: outcome for number, outcome in workers.outcomes()}
+    assert {number for number, outcome in outcomes.items() if outcome == number} == set(range(0, 20, 2))
+    assert all(isinstance(outcomes[number], Usage) for number in range(1, 20, 2))
+
+
+def test_a_worker_that_is_killed_takes_its_job_alone_with_it() -> None:
+    with Workers(None, 3) as workers:
+        jobs = {workers.submit(_is_killed_if_odd, number, 100 - number): number for number in (1, 2, 3, 4, 6)}
+        outcomes = {jobs[number]: outcome for number, outcome in workers.outcomes()}
+        assert {number for number, outcome in outcomes.items() if isinstance(outcome, WorkerDied)} == {1, 3}
+        assert {2, 4, 6} <= set(outcomes.values())
+        last = workers.submit(_is_killed_if_odd, 5, 2), workers.submit(_is_killed_if_odd, 8, 1)
+        assert [type(outcome) for _, outcome in workers.outcomes()] == [WorkerDied, WorkerDied]
+        assert len(set(last)) == 2
+
+
+def test_what_is_withdrawn_has_no_outcome() -> None:
+    with Workers(None, 1) as workers:
+        jobs = [workers.submit(_fails_if_odd, number, 100 - number) for number in (2, 4, 6, 8)]
+        seen = []
+        for number, _ in workers.outcomes():
+            seen.append(number)
+            if len(seen) == 1:
+                assert workers.withdraw(jobs) == set(jobs[2:])
+        assert seen == jobs[:2]

@@ -66,6 +66,7 @@ def rollback(
     """Make an earlier snapshot the current one again, for everyone, and restore it here."""
     from snapper import restore as restoring
     from snapper import rollback as verb
+    from snapper import target
     from snapper.catalog import Reference
     from snapper.cli.bars import reporter
 
@@ -76,7 +77,7 @@ def rollback(
     restored: list[Restored | Failed] = []
     if not store_only:
         # First here: what stands in the way is found before anything is moved for everyone.
-        wanted = restoring.Wanted(
+        wanted = target.Wanted(
             Reference(back.environment, back.snapshot_id),
             prefix=config.directory(prefix) if prefix else None,
             envs_dir=None if prefix else config.envs_dir(envs_dir),

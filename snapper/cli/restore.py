@@ -47,7 +47,7 @@ def restore(
     as_json: JsonOption = False,
 ) -> int:
     """Restore environments from the store and register their kernels."""
-    from snapper import catalog
+    from snapper import catalog, target
     from snapper import restore as verb
     from snapper.cli.bars import reporter
 
@@ -65,7 +65,7 @@ def restore(
         references = [catalog.Reference(name) for name in catalog.environments(opened)]
     place = None if prefix else config.envs_dir(envs_dir)
     wanted = [
-        verb.Wanted(
+        target.Wanted(
             each,
             prefix=config.directory(prefix) if prefix else None,
             envs_dir=place,

@@ -1,0 +1,150 @@
+"""Where a snapshot goes on this machine, and that nothing which stands there would be lost."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper import catalog, environment, places, state
+from snapper.catalog import Reference
+from snapper.errors import FileFailed, InTheWay, NoPermission, WrongPlatform
+from snapper.model import Snapshot
+from snapper.store import Store
+from snapper.unpack import check_length
+
+_ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One environment to restore. `prefix` or `envs_dir` say where; `replace` that changes there may be lost, and
+    `keep_changed` that they are to be left alone. Of several, those of a lower `rank` are done first.
+    """
+
+    reference: Reference
+    prefix: Path | None = None
+    envs_dir: Path | None = None
+    replace: bool = False
+    keep_changed: bool = False
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a snapshot goes and how it stands there: `present` already, or something to put in its place."""
+
+    name: str
+    snapshot_id: str
+    prefix: Path
+    present: bool
+
+
+def locate(store: Store, wanted: Wanted) -> Target:
+    """Decides where to restore to, and that nothing there would be lost; raises InTheWay, NoPlace, NotInStore."""
+    found, snapshot_id = catalog.resolve(store, wanted.reference)
+    if wanted.prefix:
+        prefix = wanted.prefix
+    elif wanted.envs_dir:
+        prefix = wanted.envs_dir / found.name
+    else:
+        prefix = places.place_for(found.name, found.latest.prefix)
+    prefix = Path(os.path.abspath(prefix))
+    present = is_present(store, prefix, found.name, snapshot_id, wanted)
+    return Target(found.name, snapshot_id, prefix, present)
+
+
+def check(target: Target, snapshot: Snapshot) -> None:
+    """Raises what would make the restore fail later, but for room: WrongPlatform, PrefixTooLong, InTheWay,
+    NoPermission, FileFailed.
+    """
+    here = environment.this_platform()
+    if snapshot.platform != here:
+        raise WrongPlatform(target.name, snapshot.platform, here)
+    check_length(str(target.prefix), snapshot.layers)
+    parent = above(target)
+    if not os.path.isdir(parent):
+        raise InTheWay(str(parent), "it is not a directory", _ELSEWHERE)
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise FileFailed(str(parent), "it is on a read-only file system", _ELSEWHERE)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise NoPermission(str(parent), "write in")
+
+
+def above(target: Target) -> Path:
+    """The nearest directory above the target that is there."""
+    parent = target.prefix.parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    return parent
+
+
+def is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bool:
+    """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there."""
+    if not os.path.lexists(prefix):
+        return False
+    elsewhere = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
+    if not prefix.is_dir():
+        raise InTheWay(str(prefix), "it is not a directory", elsewhere)
+    try:
+        if not any(prefix.iterdir()) and not prefix.is_symlink():
+            return False
+        if not (prefix / "conda-meta").is_dir():
+            raise InTheWay(str(prefix), "it is a directory that is not a conda environment", elsewhere)
+    except PermissionError:
+        raise NoPermission(str(prefix), "read") from None
+    found = state.read(prefix)
+    if prefix.is_symlink():
+        return _is_present_behind(prefix, found, snapshot_id, wanted)
+    saving = (
+        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
+        "--replace."
+    )
+    if found is None:
+        if wanted.replace:
+            return False
+        raise InTheWay(
+            str(prefix),
+            "it is an environment of which snapper does not know whether it is in the store",
+            saving,
+        )
+    if found.environment != name and found.snapshot != snapshot_id:
+        raise InTheWay(str(prefix), f"it is the environment {found.environment!r}", elsewhere)
+    if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
+        raise InTheWay(
+            str(prefix),
+            f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
+            saving,
+        )
+    return _is_unchanged(prefix, found, snapshot_id, wanted)
+
+
+def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str, wanted: Wanted) -> bool:
+    """The same for a symlink, in whose place nothing is ever put; raises InTheWay unless all is there."""
+    same = found is not None and found.snapshot == snapshot_id
+    if same and (wanted.keep_changed or state.drift(link, environment.scan(link)) == []):
+        return True
+    there = os.path.realpath(link)
+    raise InTheWay(
+        str(link),
+        f"it is a symlink to {there}, where something else or another snapshot is",
+        f"Restore to where it leads with --prefix {there}, or remove the link first.",
+    )
+
+
+def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wanted) -> bool:
+    same = found.snapshot == snapshot_id
+    if same and wanted.keep_changed:
+        return True
+    changed = state.drift(prefix, environment.scan(prefix))
+    if changed == []:
+        return same
+    if wanted.replace:
+        return False
+    files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
+    what = f"{files}, {changed[0]!r} first" if changed else "what exactly is not known"
+    raise InTheWay(
+        str(prefix),
+        f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
+        "Keep the changes with snapper pack, or give them up with --replace.",
+    )
