@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from scripts.maker import make
+from tests.s3server import REAL_BUCKET, S3Server, running
 from tests.starter import AT_START, run
 
 # How long an example takes says nothing on a machine that others work on too.
@@ -25,6 +26,12 @@ settings.load_profile("snapper")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="Run the longer form of the tests that have one.")
+
+
+def pytest_report_header() -> str:
+    return (
+        f"real bucket: {REAL_BUCKET or 'none; SNAPPER_TEST_BUCKET=s3://BUCKET/PREFIX names one to test on'}"
+    )
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,13 @@ def new_machine(tmp_path: Path) -> Callable[[str], Machine]:
 @pytest.fixture
 def machine(new_machine: Callable[[str], Machine]) -> Machine:
     return new_machine("one")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A genuine S3 server, the same for all tests of a process."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

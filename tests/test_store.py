@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import secrets
 import shutil
 import signal
 import stat
@@ -18,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from snapper.errors import NewerFormat, NotAStore, NotInStore, SnapperError, StoreRefused
 from snapper.store import Store, VersionMismatch, open_store
+from tests.s3server import REAL_BUCKET, S3Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -48,12 +51,12 @@ def shelf_in(top: Path) -> Shelf:
     return Shelf(open_store(str(top), create=True), slip_in)
 
 
-def directory(tmp_path: Path) -> Iterator[Shelf]:
-    yield shelf_in(tmp_path / "store")
+def directory(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    yield shelf_in(request.getfixturevalue("tmp_path") / "store")
 
 
-def other_device(tmp_path: Path) -> Iterator[Shelf]:
-    shared = Path("/dev/shm")
+def other_device(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    shared, tmp_path = Path("/dev/shm"), request.getfixturevalue("tmp_path")
     if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("/dev/shm is not another file system that can be written to")
     top = Path(tempfile.mkdtemp(dir=shared))
@@ -63,9 +66,37 @@ def other_device(tmp_path: Path) -> Iterator[Shelf]:
         shutil.rmtree(top)
 
 
-@pytest.fixture(params=[directory, other_device], ids=lambda make: make.__name__)
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
-    yield from request.param(tmp_path)
+def seaweedfs(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    server: S3Server = request.getfixturevalue("s3_server")
+    prefix = f"shelf {secrets.token_hex(8)}/ü+%20#=&"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(server.credentials))
+        yield bucket_shelf(server.url(prefix), server.client(), server.bucket, prefix)
+
+
+def real_bucket(_request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    bucket, _, prefix = REAL_BUCKET.removeprefix("s3://").partition("/")
+    prefix = f"{prefix.strip('/')}/{secrets.token_hex(8)}".lstrip("/")
+    client = boto3.client("s3")
+    yield bucket_shelf(f"s3://{bucket}/{prefix}", client, bucket, prefix)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for found in page.get("Contents", ()):
+            client.delete_object(Bucket=bucket, Key=found["Key"])
+
+
+def bucket_shelf(url: str, client: Any, bucket: str, prefix: str) -> Shelf:
+    def slip_in(key: str, data: bytes) -> None:
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=data)
+
+    return Shelf(open_store(url, create=True), slip_in)
+
+
+SHELVES = [directory, other_device, seaweedfs, *([real_bucket] if REAL_BUCKET else [])]
+
+
+@pytest.fixture(params=SHELVES, ids=lambda make: make.__name__)
+def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+    yield from request.param(request)
 
 
 @pytest.fixture

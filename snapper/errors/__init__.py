@@ -35,6 +35,7 @@ from snapper.errors.stores import (
     NotInStore,
     StoreRefused,
     TagTaken,
+    Unreachable,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "SnapperError",
     "StoreRefused",
     "TagTaken",
+    "Unreachable",
     "Unsupported",
     "Usage",
     "WorkerDied",

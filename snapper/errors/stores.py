@@ -43,7 +43,7 @@ class NotAStore(SnapperError):
     def hint(self) -> str:
         return (
             "Name an existing store with --store or SNAPPER_STORE; snapper pack makes one of a new or empty "
-            "directory."
+            "directory or S3 prefix."
         )
 
 
@@ -72,6 +72,7 @@ class StoreRefused(SnapperError):
     store: str
     action: str
     reason: str
+    advice: str = "Check that this user may do that there, or choose another store with --store."
     code = ExitCode.STORE
 
     @property
@@ -80,7 +81,25 @@ class StoreRefused(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Check that this user may do that there, or choose another store with --store."
+        return self.advice
+
+
+@dataclass(eq=False)
+class Unreachable(SnapperError):
+    """The store may be there, but there is no way to it right now."""
+
+    store: str
+    reason: str
+    advice: str = "Check the network and the store's address, and run it again: nothing is left half-done."
+    code = ExitCode.STORE
+
+    @property
+    def message(self) -> str:
+        return f"the store {self.store} cannot be reached: {self.reason}"
+
+    @property
+    def hint(self) -> str:
+        return self.advice
 
 
 @dataclass(eq=False)

@@ -16,37 +16,46 @@ __all__ = ["Store", "Stored", "VersionMismatch", "open_store"]
 
 _MARKER = "snapper.json"
 
-#: What may stand in a directory that becomes a store: what else snapper keeps on a notebook instance's volume, and
+#: What may stand where a store is made: what else snapper keeps on a notebook instance's volume, and
 #: what a new file system has.
 _NEIGHBOURS = frozenset({"cache", "config.toml", "log", "lost+found", "state", "venv", "wheelhouse"})
 
 
 def open_store(url: str, *, create: bool = False, apart_from: Path | None = None) -> Store:
-    """The store at a directory or `file://` URL.
+    """The store at a directory, a `file://` URL or `s3://BUCKET/PREFIX`.
 
-    `create` makes one of a missing or empty directory. Raises NotAStore, NewerFormat, StoreRefused, and Usage for
-    a store inside the directory `apart_from`.
+    `create` makes one of a missing or empty directory or prefix. Raises NotAStore, NewerFormat, StoreRefused,
+    Unreachable, and Usage for a store inside the directory `apart_from`.
     """
+    store = _s3(url) if url.startswith("s3://") else _local(url, apart_from)
+    try:
+        marker = store.read(_MARKER)
+    except NotInStore:
+        if not create:
+            missing = store.others() is None
+            raise NotAStore(url, "it does not exist" if missing else f"it has no {_MARKER}") from None
+        marker = _make(store, url)
+    except StoreRefused:
+        if not url.startswith("s3://"):
+            store.others()
+        raise
+    _check_format(url, marker)
+    return store
+
+
+def _s3(url: str) -> Store:
+    from snapper.store import s3  # noqa: PLC0415 - boto3 is slow to import
+
+    return s3.S3Store(s3.parse(url))
+
+
+def _local(url: str, apart_from: Path | None) -> LocalStore:
     root = _directory(url)
     if apart_from and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(apart_from)):
         raise Usage(
             f"the store {url} is inside the environment {apart_from}", "Name one elsewhere with --store."
         )
-    store = LocalStore(root)
-    try:
-        marker = store.read(_MARKER)
-    except NotInStore:
-        if not create:
-            raise NotAStore(
-                url, "it does not exist" if not os.path.lexists(root) else f"it has no {_MARKER}"
-            ) from None
-        marker = _make(store, url, root)
-    except StoreRefused as error:
-        if os.path.lexists(root) and not os.path.isdir(root):
-            raise NotAStore(url, "it is a file") from None
-        raise error
-    _check_format(url, marker)
-    return store
+    return LocalStore(root)
 
 
 def _directory(url: str) -> Path:
@@ -61,9 +70,10 @@ def _directory(url: str) -> Path:
     return Path(unquote(parts.path))
 
 
-def _make(store: Store, url: str, root: Path) -> bytes:
-    """Makes a store of a directory, unless another process is faster; returns its marker."""
-    foreign = _foreign(url, root)
+def _make(store: Store, url: str) -> bytes:
+    """Makes a store where none is, unless another process is faster; returns its marker."""
+    others = store.others() or ()
+    foreign = [name for name in others if name not in _NEIGHBOURS and not name.startswith(f".{_MARKER}.")]
     try:
         return store.read(_MARKER)
     except NotInStore:
@@ -73,19 +83,6 @@ def _make(store: Store, url: str, root: Path) -> bytes:
     marker = canonical.encode(Marker(FORMAT))
     store.put(_MARKER, marker)
     return marker
-
-
-def _foreign(url: str, root: Path) -> list[str]:
-    """What stands in the directory that is neither the user's settings nor a store's beginnings."""
-    try:
-        names = sorted(entry.name for entry in root.iterdir())
-    except FileNotFoundError:
-        return []
-    except NotADirectoryError:
-        raise NotAStore(url, "it is a file") from None
-    except PermissionError as error:
-        raise StoreRefused(url, "list the directory", error.strerror or str(error)) from None
-    return [name for name in names if name not in _NEIGHBOURS and not name.startswith(f".{_MARKER}.")]
 
 
 def _check_format(url: str, marker: bytes) -> None:

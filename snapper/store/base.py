@@ -58,3 +58,8 @@ class Store(Protocol):
         """Removes the object; False where it was not there. With a `version`, it must be at that, or
         VersionMismatch is raised.
         """
+
+    def others(self) -> list[str] | None:
+        """Some names that stand at the store's top, all if there are few; None where there is no such place. Raises
+        NotAStore where there is a place that no store can be at.
+        """

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.errors import NoSpace, NotInStore, SnapperError, StoreRefused
+from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused
 from snapper.interrupts import uninterrupted
 from snapper.store.base import Stored, VersionMismatch
 
@@ -107,6 +107,16 @@ class LocalStore:
                 if found is not None and _version(found) != version:
                     raise VersionMismatch
                 return _unlink(path)
+
+    def others(self) -> list[str] | None:
+        if os.path.lexists(self.root) and not os.path.isdir(self.root):
+            raise NotAStore(self.url, "it is a file")
+        try:
+            return sorted(entry.name for entry in self.root.iterdir())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _refusal(self.url, "list the directory", error) from None
 
     def _open(self, key: str) -> int:
         descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,0 +1,181 @@
+"""The objects of a store at an S3 prefix.
+
+Immutable objects are put if there is none (`If-None-Match: *`), mutable ones replaced if they are as they were seen
+(`If-Match`); S3 is asked to check what it gets by its SHA-256. An ETag is a version and nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from snapper.errors import NotInStore
+from snapper.store.base import Stored, VersionMismatch
+from snapper.store.s3 import transfer
+from snapper.store.s3.client import client_for
+from snapper.store.s3.place import Place
+from snapper.store.s3.refusals import code_of, reporting, status_of, was_retried
+
+T = TypeVar("T")
+
+#: Objects from this size on are looked for before they are sent, in bytes.
+_WORTH_LOOKING = 256 * 1024
+
+#: How often a write is tried again that S3 refused only because of another one at the same moment.
+_MOST_CONFLICTS = 8
+
+_TYPES = {"json": "application/json", "zst": "application/zstd"}
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """Objects are those of a bucket, at the prefix and their key."""
+
+    place: Place
+
+    @property
+    def url(self) -> str:
+        return self.place.url
+
+    def read(self, key: str) -> bytes:
+        with reporting(self.place, key, "read"):
+            return transfer.fetch(self._client, self._named(key))[0]
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        with reporting(self.place, key, "read"):
+            return transfer.fetch(self._client, self._named(key))
+
+    def read_range(self, key: str, offset: int, size: int) -> bytes:
+        with reporting(self.place, key, "read"):
+            return transfer.fetch_range(self._client, self._named(key), offset, size)
+
+    def size(self, key: str) -> int | None:
+        found = self._head(key)
+        return found and found[0]
+
+    def put(self, key: str, data: bytes | memoryview) -> bool:
+        if len(data) >= _WORTH_LOOKING and self.size(key) == len(data):
+            return False
+        if self._write(key, data, {"IfNoneMatch": "*"}):
+            return True
+        found = self._head(key)
+        if found and found[0] != len(data):  # it came here in part, some other way than ours
+            return self._write(key, data, {"IfMatch": found[1]})
+        return False
+
+    def replace(self, key: str, data: bytes, version: str | None) -> None:
+        if version is not None and not re.fullmatch(r'"[^"]+"', version):
+            raise VersionMismatch
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        if not self._write(key, data, condition):
+            raise VersionMismatch
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        return (found.key for found in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        top = self.place.prefix
+        with reporting(self.place, prefix, "list"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.place.bucket, Prefix=top + prefix, **self.place.request_options
+            )
+            found = [
+                Stored(each["Key"][len(top) :], each["Size"], each["LastModified"].timestamp())
+                for page in pages
+                for each in page.get("Contents", ())
+                if not each["Key"].endswith("/")
+            ]
+        return iter(sorted(found))
+
+    def delete(self, key: str, version: str | None = None) -> bool:
+        found = self._head(key)
+        if found is None:
+            return False
+        if version is not None and found[1] != version:
+            raise VersionMismatch
+        condition = {} if version is None else {"IfMatch": version}
+        with reporting(self.place, key, "delete"):
+            try:
+                self._client.delete_object(**self._named(key), **condition)
+            except ClientError as error:
+                if status_of(error) == 412:
+                    raise VersionMismatch from None
+                raise
+        return True
+
+    def others(self) -> list[str] | None:
+        top = self.place.prefix
+        with reporting(self.place, "", "list its prefix"):
+            page = self._client.list_objects_v2(
+                Bucket=self.place.bucket,
+                Prefix=top,
+                Delimiter="/",
+                MaxKeys=20,
+                **self.place.request_options,
+            )
+        names = [each["Key"] for each in page.get("Contents", ())]
+        names += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
+        return sorted(name[len(top) :].rstrip("/") for name in names if name != top) or None
+
+    @property
+    def _client(self) -> Any:
+        with reporting(self.place, "", "let snapper in"):
+            return client_for(self.place)
+
+    def _named(self, key: str) -> dict[str, Any]:
+        return {
+            "Bucket": self.place.bucket,
+            "Key": self.place.prefix + key,
+            **self.place.request_options,
+        }
+
+    def _head(self, key: str) -> tuple[int, str] | None:
+        """Size and version of the object, None where there is none."""
+        try:
+            with reporting(self.place, key, "look at"):
+                found = self._client.head_object(**self._named(key))
+        except NotInStore:
+            return None
+        return found["ContentLength"], found["ETag"]
+
+    def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
+        """Writes the object on a condition that S3 checks; False where that does not hold."""
+        wanted = {
+            **self._named(key),
+            "ContentType": _TYPES.get(key.rpartition(".")[2], "application/octet-stream"),
+            **self.place.write_options,
+        }
+        with reporting(self.place, key, "write"):
+            for attempt in range(_MOST_CONFLICTS):
+                try:
+                    transfer.send(self._client, wanted, data, checksum(key, data), condition)
+                    return True
+                except ClientError as error:
+                    if status_of(error) == 412 or (code_of(error) == "NoSuchKey" and "IfMatch" in condition):
+                        return was_retried(error) and self._holds(key, data)
+                    again = status_of(error) == 409 or code_of(error) == "NoSuchUpload"
+                    if not again or attempt == _MOST_CONFLICTS - 1:
+                        raise
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        raise AssertionError
+
+    def _holds(self, key: str, data: bytes | memoryview) -> bool:
+        """Whether the object is what was to be written: the answer to an earlier try may have been lost."""
+        try:
+            return self.read(key) == data
+        except NotInStore:
+            return False
+
+
+def checksum(key: str, data: bytes | memoryview) -> str:
+    """The sha256 in base64, of which S3 checks that it is the data's: that which the key has, else the data's own."""
+    named = re.search(r"/([0-9a-f]{64})\.", key)
+    return b64encode(bytes.fromhex(named[1]) if named else sha256(data).digest()).decode()

@@ -1,0 +1,159 @@
+"""Moves the bytes of objects: in parts at once where there are many, and on from where a connection broke."""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from hashlib import sha256
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from snapper.store.s3.refusals import BROKEN, status_of
+
+#: Objects larger than this are moved in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
+PART = 8 * 1024 * 1024
+
+#: What the requests that send parts take of what names an object.
+_OF_PARTS = ("Bucket", "Key", "ExpectedBucketOwner", "RequestPayer")
+
+_AT_ONCE = 4
+_CHUNK = 1024 * 1024
+
+#: How often in a row a body may break off without any progress.
+_MOST_BREAKS = 5
+
+
+def fetch(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
+    """The whole object and its version; raises what boto3 raises."""
+    try:
+        first = client.get_object(**name, Range=f"bytes=0-{PART - 1}")
+    except ClientError as error:
+        if status_of(error) != 416:
+            raise
+        first = client.get_object(**name)  # empty, so that no part of it can be had
+    version: str = first["ETag"]
+    total = _total(first)
+    whole = io.BytesIO()
+    if total:
+        whole.seek(total - 1)
+        whole.write(b"\0")
+    with whole.getbuffer() as view:
+        same = {**name, "IfMatch": version}
+        if total <= PART:
+            _fill(client, same, first, 0, view)
+        else:
+            _fill_parts(client, same, first, view)
+    return whole.getvalue(), version
+
+
+def fetch_range(client: Any, name: dict[str, Any], offset: int, size: int) -> bytes:
+    """At most `size` bytes from `offset` on; raises what boto3 raises."""
+    if not size:
+        return b""
+    try:
+        first = client.get_object(**name, Range=f"bytes={offset}-{offset + size - 1}")
+    except ClientError as error:
+        if status_of(error) == 416:
+            return b""
+        raise
+    buffer = bytearray(first["ContentLength"])
+    _fill(client, {**name, "IfMatch": first["ETag"]}, first, offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+def send(
+    client: Any, name: dict[str, Any], data: bytes | memoryview, checksum: str, condition: dict[str, str]
+) -> None:
+    """Writes an object on a condition; `checksum` is its sha256 in base64. Raises what boto3 raises."""
+    if len(data) <= 2 * PART:
+        client.put_object(**name, **condition, Body=_body(data), ChecksumSHA256=checksum)
+        return
+    request = {key: value for key, value in name.items() if key in _OF_PARTS}
+    upload = client.create_multipart_upload(**name, ChecksumAlgorithm="SHA256")["UploadId"]
+    try:
+        parts = _send_parts(client, request, upload, memoryview(data))
+        client.complete_multipart_upload(
+            **request, **condition, UploadId=upload, MultipartUpload={"Parts": parts}
+        )
+    except BaseException:
+        _give_up(client, request, upload)
+        raise
+
+
+def _total(answer: dict[str, Any]) -> int:
+    """The size of the whole object of which the answer is the first part."""
+    found = answer.get("ContentRange", "").rpartition("/")[2]
+    return int(found) if found.isdigit() else int(answer["ContentLength"])
+
+
+def _fill_parts(client: Any, name: dict[str, Any], first: dict[str, Any], view: memoryview) -> None:
+    """Fills the buffer with an object of several parts, the first of which is on its way."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        begun = [
+            pool.submit(_fill, client, name, None, at, view[at : at + PART])
+            for at in range(PART, len(view), PART)
+        ]
+        try:
+            _fill(client, name, first, 0, view[:PART])
+            for each in begun:
+                each.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _fill(
+    client: Any, name: dict[str, Any], answer: dict[str, Any] | None, offset: int, view: memoryview
+) -> None:
+    """Fills the buffer with the object's bytes from `offset` on, of which `answer` may be on its way.
+
+    Where the connection breaks, it goes on behind what came; raises what boto3 raises if that happens too often.
+    """
+    breaks = 0
+    while True:
+        before = len(view)
+        try:
+            if answer is None:
+                answer = client.get_object(**name, Range=f"bytes={offset}-{offset + len(view) - 1}")
+            with closing(answer["Body"]) as body:
+                while view and (count := body.readinto(view[:_CHUNK])):
+                    view, offset = view[count:], offset + count
+            if not view:
+                return
+            raise ConnectionError("the body ended early")
+        except BROKEN as error:
+            breaks = 1 if len(view) < before else breaks + 1
+            if breaks == _MOST_BREAKS:
+                raise error
+        answer = None
+        time.sleep(random.uniform(0, 0.1 * 2**breaks))
+
+
+def _body(data: bytes | memoryview) -> bytes | io.BytesIO:
+    return data if isinstance(data, bytes) else io.BytesIO(data)
+
+
+def _send_parts(client: Any, request: dict[str, Any], upload: str, view: memoryview) -> list[dict[str, Any]]:
+    def send_part(number: int) -> dict[str, Any]:
+        part = bytes(view[(number - 1) * PART : number * PART])
+        digest = b64encode(sha256(part).digest()).decode()
+        sent = client.upload_part(
+            **request, UploadId=upload, PartNumber=number, Body=part, ChecksumSHA256=digest
+        )
+        return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": digest}
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(send_part, range(1, -(-len(view) // PART) + 1)))
+
+
+def _give_up(client: Any, request: dict[str, Any], upload: str) -> None:
+    """Has S3 forget the parts; where even that fails, the bucket's lifecycle rule does it."""
+    try:
+        client.abort_multipart_upload(**request, UploadId=upload)
+    except Exception:
+        return
