@@ -222,6 +222,19 @@ def test_replace_goes_by_the_version_that_was_read(store: Store) -> None:
     assert store.read(MUTABLE) == b"4"
 
 
+def test_delete_goes_by_the_version_that_was_read(store: Store) -> None:
+    store.replace(MUTABLE, b"one", None)
+    _, first = store.read_versioned(MUTABLE)
+    store.replace(MUTABLE, b"two", first)
+    _, second = store.read_versioned(MUTABLE)
+    with pytest.raises(VersionMismatch):
+        store.delete(MUTABLE, first)
+    assert store.read(MUTABLE) == b"two"
+    assert store.delete(MUTABLE, second)
+    assert not store.delete(MUTABLE, second)
+    assert store.size(MUTABLE) is None
+
+
 def test_replace_of_what_is_gone(shelf: Shelf) -> None:
     shelf.store.replace("environments/other.json", b"one", None)
     _, version = shelf.store.read_versioned("environments/other.json")
