@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from snapper import canonical
-from snapper.errors import Damaged, Moved, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, encode_snapshot, is_name, name_of
+from snapper.errors import Damaged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError, Usage
+from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, is_name, name_of
 from snapper.store import Store, VersionMismatch
 
 _ENVIRONMENTS = "environments/"
 _SHORTEST_ID = 4
+_AT_ONCE = 16
 
 
 def environment_key(name: str) -> str:
@@ -139,10 +141,23 @@ def read_layer(store: Store, layer: Layer) -> bytes:
     return data
 
 
-def write_snapshot(store: Store, snapshot: Snapshot) -> tuple[str, int]:
-    """The snapshot's id, and how many bytes were added to the store for it."""
-    digest, data = encode_snapshot(snapshot)
-    return digest, len(data) if store.put(snapshot_key(digest), data) else 0
+def has_snapshot(store: Store, digest: str) -> bool:
+    return store.size(snapshot_key(digest)) is not None
+
+
+def check_layers(store: Store, layers: Collection[Layer]) -> None:
+    """Raises LayersGone unless all of the layers are there, in full size."""
+    sizes = {layer_key(layer.digest): layer.size for layer in layers}
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = dict(zip(sizes, pool.map(store.size, sizes), strict=True))
+    gone = sum(found[key] != size for key, size in sizes.items())
+    if gone:
+        raise LayersGone(store.url, gone)
+
+
+def write_snapshot(store: Store, digest: str, data: bytes) -> int:
+    """Writes the snapshot, whose layers are there; how many bytes that added to the store."""
+    return len(data) if store.put(snapshot_key(digest), data) else 0
 
 
 def move(store: Store, name: str, step: Move, seen: tuple[Environment, str] | None) -> None:
@@ -162,6 +177,11 @@ def change_tags(store: Store, seen: tuple[Environment, str], tags: dict[str, str
     """Gives the environment, which was `seen`, these tags; raises Moved where it is no longer as it was seen."""
     found, version = seen
     _replace(store, replace(found, tags=tags), version)
+
+
+def trim(store: Store, seen: tuple[Environment, str], kept: Environment) -> None:
+    """Leaves of the environment, which was `seen`, what is kept; raises Moved where it is no longer so."""
+    _replace(store, kept, seen[1])
 
 
 def forget(store: Store, name: str, version: str) -> None:

@@ -19,6 +19,7 @@ from snapper.catalog import layer_key
 from snapper.conda import Fact, PathEntry, restated
 from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
 from snapper.layer import Builder, Sealed
+from snapper.locks import Intent
 from snapper.model import LAYER_SIZE, Kind, Layer, Mode
 from snapper.relocate import BINARY_PLACEHOLDER, Relocated, detect, holds, invert, moved, wide_encoding
 from snapper.segment import Member
@@ -86,6 +87,7 @@ class Context:
     place: str
     prefix: str
     store: Store
+    intent: Intent
     level: int
     known: Mapping[str, tuple[str, int]]
     placeholders: Mapping[str, tuple[str, ...]]
@@ -136,7 +138,7 @@ class _Run:
         if not self.builder.empty:
             sealed = self.builder.seal(self.group.kind, self.group.owner, self.context.known)
             self.layers.append(sealed.layer)
-            self.added_sizes.append(store_layer(self.context.store, sealed))
+            self.added_sizes.append(store_layer(self.context, sealed))
 
     def make_room(self, size: int) -> None:
         if not self.builder.has_room(size):
@@ -175,9 +177,12 @@ def builder_for(context: Context) -> Builder:
     return _builder(context.level)
 
 
-def store_layer(store: Store, sealed: Sealed) -> int:
+def store_layer(context: Context, sealed: Sealed) -> int:
     """Puts the layer into the store; returns how many bytes that added."""
-    if sealed.data is None or not store.put(layer_key(sealed.layer.digest), sealed.data):
+    if sealed.data is None:
+        return 0
+    context.intent.declare()
+    if not context.store.put(layer_key(sealed.layer.digest), sealed.data):
         return 0
     return sealed.layer.size
 

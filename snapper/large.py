@@ -128,7 +128,7 @@ def collect_piece(context: Context, piece: Piece) -> Collected:
         del data
     begins = Begin(item.file.path, start.offset, scanned.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.known, begins)
-    return Collected((sealed.layer,), (store_layer(context.store, sealed),))
+    return Collected((sealed.layer,), (store_layer(context, sealed),))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,18 @@ from snapper.environment import Displaced
 from snapper.errors import EditableInstalls, NotInStore, SnapperError
 from snapper.large import Piece, Scan, collect_piece, scan
 from snapper.layer import DEFAULT_LEVEL
-from snapper.model import FORMAT, Deviation, Environment, Kind, Layer, Move, Snapshot, path_bytes
+from snapper.locks import Intent, packing
+from snapper.model import (
+    FORMAT,
+    Deviation,
+    Environment,
+    Kind,
+    Layer,
+    Move,
+    Snapshot,
+    encode_snapshot,
+    path_bytes,
+)
 from snapper.plan import Plan, Share, late_share, make_plan
 from snapper.progress import SILENT, Progress
 from snapper.store import Store
@@ -79,15 +90,21 @@ def pack(
     linked = _editables(prefix, tree, editables)
     whole = editable.include(tree, linked)
     plan = make_plan(prefix, whole, records)
-    context = _context(store, prefix, records, level, linked, displaced)
-    run = _collected(context, plan, jobs, progress, f"Packing {name}")
-    snapshot = _snapshot(prefix, records, plan, run)
-    snapshot_id, snapshot_size = catalog.write_snapshot(store, snapshot)
-    unchanged = seen is not None and seen[0].current == snapshot_id
-    added_size = run.added_size + snapshot_size
     origin = "" if displaced else str(prefix)
-    if not unchanged:
-        catalog.move(store, name, _move(snapshot_id, snapshot, origin, message, added_size), seen)
+    with packing(store) as intent:
+        context = _context(store, intent, prefix, records, level, linked, displaced)
+        run = _collected(context, plan, jobs, progress, f"Packing {name}")
+        snapshot = _snapshot(prefix, records, plan, run)
+        snapshot_id, data = encode_snapshot(snapshot)
+        added_size = run.added_size
+        unchanged = seen is not None and seen[0].current == snapshot_id
+        if not unchanged or not catalog.has_snapshot(store, snapshot_id):
+            intent.declare()
+            catalog.check_layers(store, snapshot.layers)
+            intent.check()
+            added_size += catalog.write_snapshot(store, snapshot_id, data)
+        if not unchanged:
+            catalog.move(store, name, _move(snapshot_id, snapshot, origin, message, added_size), seen)
     if not displaced:
         _remember(prefix, name, snapshot_id, tree, store)
     return Packed(
@@ -227,6 +244,7 @@ def _editables(prefix: Path, tree: Tree, wanted: Editables) -> tuple[Editable, .
 
 def _context(
     store: Store,
+    intent: Intent,
     prefix: Path,
     records: list[conda.Record],
     level: int,
@@ -244,6 +262,7 @@ def _context(
         place=str(prefix),
         prefix=displaced.prefix if displaced else environment.embedded_prefix(prefix, records),
         store=store,
+        intent=intent,
         level=level,
         known=known,
         placeholders=placeholders,

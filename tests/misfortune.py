@@ -61,7 +61,7 @@ def forget_state(prefix: Path) -> None:
 
 def check_store(store: Path, *, killed: bool = False) -> dict[str, str]:
     """Asserts that everything in the store is whole and nothing else is there; each environment's current
-    snapshot. Who was `killed` may have left files behind whose names begin with a dot."""
+    snapshot. Who was `killed` may have left files behind whose names begin with a dot, and locks."""
     files = {str(path.relative_to(store)) for path in store.rglob("*") if not path.is_dir()}
     if killed:
         files = {file for file in files if not Path(file).name.startswith(".")}
@@ -83,6 +83,8 @@ def check_store(store: Path, *, killed: bool = False) -> dict[str, str]:
             digest = Path(file).name.removesuffix(".tar.zst")
             assert file == f"layers/{digest[:2]}/{digest}.tar.zst"
             assert hashlib.sha256((store / file).read_bytes()).hexdigest() == digest
+        elif kind == "locks" and killed:
+            assert json.loads((store / file).read_bytes())["format"] == 1
         else:
             assert file in expected, f"{file} does not belong in a store"
     return current

@@ -9,6 +9,7 @@ import pytest
 
 from snapper import layer
 from snapper.collect import Context, Group, Item, collect
+from snapper.locks import packing
 from snapper.store import open_store
 from snapper.tree import walk
 
@@ -38,6 +39,7 @@ def test_what_has_no_data_fills_layers_too(
     linked = "first" if kind == "hard links" else ""
     items = tuple(Item(each, linked="" if each.path == "first" else linked) for each in files)
     store = open_store(str(tmp_path / "store"), create=True)
-    done = collect(Context(str(top), str(top), store, 1, {}, {}), Group("files", "", 0, items))
+    with packing(store) as intent:
+        done = collect(Context(str(top), str(top), store, intent, 1, {}, {}), Group("files", "", 0, items))
     assert sum(each.members for each in done.layers) == 601
     assert max(each.diff_size for each in done.layers) <= SMALL + 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,10 @@ def test_science_environment_moves_to_another_home(science: Path, new_machine: N
 
     (kernel,) = restored["kernels"]
     assert kernel["display_name"] == "Python (science)"
-    assert str(python) in (Path(kernel["path"]) / "command.sh").read_text()
+    spec = json.loads(
+        (two.home / ".local/share/jupyter/kernels" / kernel["name"] / "kernel.json").read_text()
+    )
+    assert str(python) in spec["argv"]
     cell = "import sys, os, numpy; print(sys.prefix, os.environ['CONDA_PREFIX'], os.environ['CONDA_DEFAULT_ENV'])"
     assert run_cell(kernel["name"], cell, two.variables) == f"{prefix} {prefix} science\n"
 

@@ -362,7 +362,9 @@ def killed_while_writing(_number: int, store: Store) -> None:
 
 
 def test_what_a_killed_process_was_writing_is_no_object(tmp_path: Path) -> None:
+    """And whoever writes there next clears it away, but not what is still being written."""
     store = open_store(str(tmp_path), create=True)
+    (tmp_path / "layers/ab").mkdir(parents=True)
     process = forking.Process(target=killed_while_writing, args=(0, store))
     process.start()
     process.join(30)
@@ -370,8 +372,15 @@ def test_what_a_killed_process_was_writing_is_no_object(tmp_path: Path) -> None:
     assert len(list((tmp_path / "layers/ab").iterdir())) == 1
     assert list(store.keys("layers/")) == []
     assert store.size(KEY) is None
-    assert store.put(KEY, b"there")
-    assert list(store.keys("layers/")) == [KEY]
+    held = tmp_path / "layers/ab" / f".held.{'0' * 16}"
+    with held.open("wb") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        assert store.put(KEY, b"there")
+        assert {path.name for path in (tmp_path / "layers/ab").iterdir()} == {Path(KEY).name, held.name}
+        assert list(store.keys("layers/")) == [KEY]
+        assert store.sweep() == 0
+    assert store.sweep() == 1
+    assert [path.name for path in (tmp_path / "layers/ab").iterdir()] == [Path(KEY).name]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

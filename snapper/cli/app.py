@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from snapper import __version__
-from snapper.cli import config, differ, exchange, history, look, output, pack, restore
+from snapper.cli import config, differ, exchange, history, look, output, pack, restore, upkeep
 from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
 
 #: click's UsageError, wherever the installed typer has its click from.
@@ -106,6 +106,7 @@ for _name, _command in (
     ("rollback", history.rollback),
     ("tag", history.tag),
     ("remove", history.remove),
+    ("prune", upkeep.prune),
     ("export", exchange.export),
     ("import", exchange.import_),
 ):

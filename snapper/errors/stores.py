@@ -141,6 +141,60 @@ class Moved(SnapperError):
 
 
 @dataclass(eq=False)
+class StoreBusy(SnapperError):
+    """Somebody else is at work on the store, with which this cannot go on."""
+
+    store: str
+    action: str
+    who: str
+    code = ExitCode.CONFLICT
+
+    @property
+    def message(self) -> str:
+        return f"a {self.action} is at work on the store {self.store}: {self.who}"
+
+    @property
+    def hint(self) -> str:
+        return "Wait for it to end, then run this again."
+
+
+@dataclass(eq=False)
+class TooSlow(SnapperError):
+    """The work took so long that others may take it for dead."""
+
+    store: str
+    code = ExitCode.CONFLICT
+
+    @property
+    def message(self) -> str:
+        return (
+            f"this took so long that others may have given it up, and removed from {self.store} what it needs"
+        )
+
+    @property
+    def hint(self) -> str:
+        return "Nothing was changed that others can see. Run it again: what is stored already is not stored twice."
+
+
+@dataclass(eq=False)
+class LayersGone(SnapperError):
+    """Layers that a pack found in the store are no longer there when it ends."""
+
+    store: str
+    count: int
+    code = ExitCode.CONFLICT
+
+    @property
+    def message(self) -> str:
+        layers = "a layer is" if self.count == 1 else f"{self.count} layers are"
+        return f"{layers} no longer in the store {self.store} as they were when this began"
+
+    @property
+    def hint(self) -> str:
+        return "The store was pruned meanwhile. Pack again: what is gone is then stored anew."
+
+
+@dataclass(eq=False)
 class TagTaken(SnapperError):
     """The environment has a tag of that name, which stands for another snapshot."""
 

@@ -63,3 +63,6 @@ class Store(Protocol):
         """Some names that stand at the store's top, all if there are few; None where there is no such place. Raises
         NotAStore where there is a place that no store can be at.
         """
+
+    def sweep(self) -> int:
+        """Removes what writers that were killed left behind, which is no object; how many things that were."""

@@ -11,15 +11,14 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused
-from snapper.interrupts import uninterrupted
+from snapper.store import aside
 from snapper.store.base import Stored, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -64,18 +63,18 @@ class LocalStore:
         if self.size(key) == len(data):
             return False
         with self._reporting(key, "write"):
-            self._write(key, data)
+            aside.write(self.root / key, data)
         return True
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         with self._reporting(key, "write"):
             if version is None:
-                self._write(key, data, _link)
+                aside.write(self.root / key, data, _link)
                 return
             with _locked(self.root / key) as found:
                 if found is None or _version(found) != version:
                     raise VersionMismatch
-                self._write(key, data)
+                aside.write(self.root / key, data)
 
     def keys(self, prefix: str) -> Iterator[str]:
         top = self.root / prefix
@@ -118,32 +117,17 @@ class LocalStore:
         except OSError as error:
             raise _refusal(self.url, "list the directory", error) from None
 
+    def sweep(self) -> int:
+        with self._reporting("", "clear away what is left over"):
+            directories = [Path(directory) for directory, _, _ in os.walk(self.root, onerror=_unless_missing)]
+            return sum(aside.sweep(directory) for directory in directories)
+
     def _open(self, key: str) -> int:
         descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise FileNotFoundError(errno.ENOENT, "not a regular file", key)
         return descriptor
-
-    def _write(
-        self, key: str, data: bytes | memoryview, place: Callable[[Path, Path], object] = Path.rename
-    ) -> None:
-        """Writes aside, makes the bytes durable, renames, makes the name durable; leaves nothing aside."""
-        target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
-        with uninterrupted():
-            try:
-                with open(aside, "xb", buffering=0) as file:
-                    view = memoryview(data)
-                    while view:
-                        view = view[file.write(view) :]
-                    os.fsync(file.fileno())
-                place(aside, target)
-            except BaseException:
-                aside.unlink(missing_ok=True)
-                raise
-        _sync_directory(target.parent)
 
     @contextmanager
     def _reporting(self, key: str, action: str) -> Iterator[None]:
@@ -170,46 +154,38 @@ def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _unlink(path: Path) -> bool:
     """Removes a file for good; False where there is none."""
     try:
         path.unlink()
     except FileNotFoundError:
         return False
-    _sync_directory(path.parent)
+    aside.sync_directory(path.parent)
     return True
 
 
-def _link(aside: Path, target: Path) -> None:
+def _link(beside: Path, target: Path) -> None:
     """Renames the file to what no file may be named yet; raises VersionMismatch where one is."""
     try:
-        os.link(aside, target)
+        os.link(beside, target)
     except FileExistsError:
         raise VersionMismatch from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        _rename_alone(aside, target)
+        _rename_alone(beside, target)
     else:
-        aside.unlink()
+        beside.unlink()
 
 
-def _rename_alone(aside: Path, target: Path) -> None:
+def _rename_alone(beside: Path, target: Path) -> None:
     """What `_link` does, on file systems without hard links: safe among the processes of one machine."""
     directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
         if os.path.lexists(target):
             raise VersionMismatch
-        aside.rename(target)
+        beside.rename(target)
     finally:
         os.close(directory)
 

@@ -12,6 +12,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -124,6 +125,19 @@ class S3Store:
         names = [each["Key"] for each in page.get("Contents", ())]
         names += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
         return sorted(name[len(top) :].rstrip("/") for name in names if name != top) or None
+
+    def sweep(self) -> int:
+        """Gives up uploads in parts that were begun more than a day ago: nothing else can be left behind."""
+        limit = datetime.now(timezone.utc) - timedelta(days=1)
+        bucket = {"Bucket": self.place.bucket, **self.place.request_options}
+        with reporting(self.place, "", "list what is being uploaded"):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                **bucket, Prefix=self.place.prefix
+            )
+            old = [each for page in pages for each in page.get("Uploads", ()) if each["Initiated"] < limit]
+            for each in old:
+                self._client.abort_multipart_upload(**bucket, Key=each["Key"], UploadId=each["UploadId"])
+        return len(old)
 
     @property
     def _client(self) -> Any:

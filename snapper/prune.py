@@ -1,0 +1,262 @@
+"""Prune: what no environment needs any more goes out of a store, in an order in which nothing is ever missing.
+
+First entries let go of snapshots that are not to be kept, then snapshots go that nobody names, then layers that
+no snapshot has; the protocol, and why packs lose nothing by it, is in docs/format.md.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from snapper import catalog
+from snapper.errors import Damaged, Moved, NotInStore, SnapperError
+from snapper.locks import GRACE, pruning
+from snapper.model import Environment, Move
+from snapper.progress import SILENT, Progress
+from snapper.store import Store, Stored
+
+_SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")
+_LAYER = re.compile(r"layers/([0-9a-f]{2})/(\1[0-9a-f]{62})\.tar\.zst\Z")
+_TRIES = 8
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which snapshots an environment keeps beside its current one: the `last` ones, and the last one of so many
+    days, weeks and months in which there was one. Without any of these, all. Tags that match a pattern of `tags`
+    keep theirs.
+    """
+
+    last: int | None = None
+    daily: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    tags: tuple[str, ...] = ("*",)
+
+    @property
+    def keeps_all(self) -> bool:
+        return (self.last, self.daily, self.weekly, self.monthly) == (None,) * 4
+
+    def kept(self, environment: Environment) -> set[str]:
+        """The ids of the snapshots that stay."""
+        steps = environment.history[::-1]
+        kept = {environment.current, *self._tagged(environment).values()}
+        if self.keeps_all:
+            return kept | {step.snapshot for step in steps}
+        kept.update(list(dict.fromkeys(step.snapshot for step in steps))[: self.last or 0])
+        for count, period in ((self.daily, _day), (self.weekly, _week), (self.monthly, _month)):
+            kept.update(_newest_of_each(steps, period)[: count or 0])
+        return kept
+
+    def applied(self, environment: Environment) -> Environment:
+        """The environment without the steps and tags of snapshots that do not stay."""
+        kept = self.kept(environment)
+        return replace(
+            environment,
+            history=tuple(step for step in environment.history if step.snapshot in kept),
+            tags=self._tagged(environment),
+        )
+
+    def _tagged(self, environment: Environment) -> dict[str, str]:
+        return {
+            tag: snapshot_id
+            for tag, snapshot_id in environment.tags.items()
+            if any(fnmatchcase(tag, pattern) for pattern in self.tags)
+        }
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A snapshot that an environment no longer keeps, and when it was packed."""
+
+    environment: str
+    snapshot_id: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What went, or would go in a `dry` run; sizes in bytes. `left_over` is how many things of interrupted work
+    were found in the way, and `waiting` objects are not needed, but too young."""
+
+    dry: bool
+    dropped: tuple[Dropped, ...]
+    snapshots: tuple[str, ...]
+    layers: tuple[str, ...]
+    size: int
+    left_over: int
+    waiting: int
+    waiting_size: int
+
+
+def prune(
+    store: Store,
+    retention: Retention,
+    names: Sequence[str] = (),
+    *,
+    dry: bool,
+    grace: float = GRACE,
+    progress: Progress = SILENT,
+) -> Pruned:
+    """Applies the retention to the environments named, or to all, and removes what no environment needs and is older
+    than the grace period, in seconds by the store's own clock.
+
+    Raises StoreBusy, NotInStore, Damaged where it cannot be known what is needed, StoreRefused, TooSlow.
+    """
+    if dry:
+        kept = {name: environment for name, environment, _ in _retained(store, retention, names)}
+        dropped = tuple(_dropped(store, retention, names))
+        return _swept(store, kept, dropped, _Sweep(None, time.time() - grace), progress)
+    with pruning(store) as lock:
+        dropped = tuple(_drop(store, retention, names))
+        kept = {name: catalog.read_environment(store, name)[0] for name in catalog.environments(store)}
+        sweep = _Sweep(lock.check, lock.now - grace)
+        return _swept(store, kept, dropped, sweep, progress)
+
+
+def _retained(
+    store: Store, retention: Retention, names: Sequence[str]
+) -> Iterator[tuple[str, Environment, Environment]]:
+    """Every environment by name, as it is to be and as it is."""
+    for name in names:
+        catalog.read_environment(store, catalog.check_name(name))
+    for name in catalog.environments(store):
+        found, _ = catalog.read_environment(store, name)
+        yield name, retention.applied(found) if not names or name in names else found, found
+
+
+def _dropped(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[Dropped]:
+    for _, kept, found in _retained(store, retention, names):
+        yield from _lost(found, kept)
+
+
+def _lost(found: Environment, kept: Environment) -> Iterator[Dropped]:
+    left = {step.snapshot for step in kept.history}
+    gone: dict[str, Move] = {step.snapshot: step for step in found.history if step.snapshot not in left}
+    for snapshot_id, step in gone.items():
+        yield Dropped(found.name, snapshot_id, step.time)
+
+
+def _drop(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[Dropped]:
+    """Has entries let go of what they do not keep; one that somebody moves meanwhile is looked at again."""
+    for name in list(names) or list(catalog.environments(store)):
+        for left in range(_TRIES)[::-1]:
+            seen = catalog.read_environment(store, catalog.check_name(name))
+            kept = retention.applied(seen[0])
+            try:
+                if kept != seen[0]:
+                    catalog.trim(store, seen, kept)
+            except Moved:
+                if not left:
+                    raise
+                continue
+            yield from _lost(seen[0], kept)
+            break
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """How to remove: `check` is called before each deletion, None for a dry run; only what is older than `before`."""
+
+    check: Callable[[], None] | None
+    before: float
+
+
+def _swept(
+    store: Store,
+    environments: dict[str, Environment],
+    dropped: tuple[Dropped, ...],
+    sweep: _Sweep,
+    progress: Progress,
+) -> Pruned:
+    """Removes what these environments do not need. What is needed is known before anything goes."""
+    named = _named(environments.values())
+    snapshots = {
+        match[1]: each for each in store.entries("snapshots/") if (match := _SNAPSHOT.match(each.key))
+    }
+    for snapshot_id in named:
+        if snapshot_id not in snapshots:
+            raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing")
+    useless = {key: each for key, each in snapshots.items() if key not in named}
+    old = {key: each for key, each in useless.items() if each.modified < sweep.before}
+    needed: set[str] = set()
+    for snapshot_id in snapshots:
+        if snapshot_id not in old:
+            needed |= _layers_of(store, snapshot_id, is_named=snapshot_id in named)
+    layers = {match[2]: each for each in store.entries("layers/") if (match := _LAYER.match(each.key))}
+    unneeded = {key: each for key, each in layers.items() if key not in needed}
+    gone = {key: each for key, each in unneeded.items() if each.modified < sweep.before}
+    young = [each for each in (*useless.values(), *unneeded.values()) if each.modified >= sweep.before]
+    size = sum(each.size for each in (*old.values(), *gone.values()))
+    left_over = 0
+    if sweep.check is not None:
+        progress.start("Removing", size)
+        _remove(store, [*old.values(), *gone.values()], sweep.check, progress)
+        left_over = store.sweep()
+        progress.done()
+    return Pruned(
+        dry=sweep.check is None,
+        dropped=dropped,
+        snapshots=tuple(sorted(old)),
+        layers=tuple(sorted(gone)),
+        size=size,
+        left_over=left_over,
+        waiting=len(young),
+        waiting_size=sum(each.size for each in young),
+    )
+
+
+def _named(environments: Iterable[Environment]) -> set[str]:
+    return {
+        snapshot_id
+        for each in environments
+        for snapshot_id in (each.current, *(step.snapshot for step in each.history), *each.tags.values())
+    }
+
+
+def _layers_of(store: Store, snapshot_id: str, *, is_named: bool) -> set[str]:
+    """The layers of a snapshot; of a damaged one that nobody names, none. Raises Damaged for others."""
+    try:
+        return {layer.digest for layer in catalog.read_snapshot(store, snapshot_id).layers}
+    except NotInStore:
+        return set()
+    except SnapperError:
+        if is_named:
+            raise
+        return set()
+
+
+def _remove(store: Store, objects: Iterable[Stored], check: Callable[[], None], progress: Progress) -> None:
+    for each in objects:
+        check()
+        store.delete(each.key)
+        progress.advance(each.size)
+
+
+def _newest_of_each(steps: Iterable[Move], period: Callable[[str], str]) -> list[str]:
+    """The newest snapshot of each period, newest first; `steps` are newest first too."""
+    newest: dict[str, str] = {}
+    for step in steps:
+        newest.setdefault(period(step.time), step.snapshot)
+    return list(newest.values())
+
+
+def _day(moment: str) -> str:
+    return moment[:10]
+
+
+def _month(moment: str) -> str:
+    return moment[:7]
+
+
+def _week(moment: str) -> str:
+    try:
+        year, week, _ = datetime.strptime(moment[:10], "%Y-%m-%d").isocalendar()
+    except ValueError:
+        return moment
+    return f"{year}-{week}"

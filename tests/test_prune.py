@@ -1,0 +1,453 @@
+"""Pruning: what stays, what goes, and that packs lose nothing by it, wherever the two meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapper import locks
+from snapper import pack as packing
+from snapper import prune as pruning
+from snapper.errors import LayersGone, SnapperError, StoreBusy, TooSlow
+from snapper.model import Environment, Move
+from snapper.prune import Retention, prune
+from snapper.remove import look, remove
+from snapper.store import Store, open_store
+from tests.conftest import Machine
+from tests.misfortune import check_store, layer_files, make_data
+
+DAY = 24 * 3600
+
+# --- what stays -------------------------------------------------------------------------------------------
+
+
+def digest(number: int) -> str:
+    return f"{number:064x}"
+
+
+def history(*moments: str, tags: dict[str, int] | None = None) -> Environment:
+    """An environment whose snapshots 0, 1, … were packed at these moments."""
+    steps = tuple(
+        Move(digest(number), "pack", moment, "u", "h", "/p", "", 1, 1, 1, 1)
+        for number, moment in enumerate(moments)
+    )
+    named = {tag: digest(number) for tag, number in (tags or {}).items()}
+    return Environment(1, "e", steps[-1].snapshot, steps, named)
+
+
+def stays(environment: Environment, **retention: Any) -> list[int]:
+    applied = Retention(**retention).applied(environment)
+    kept = sorted({int(step.snapshot, 16) for step in applied.history})
+    assert applied.current == environment.current
+    return kept
+
+
+def test_without_a_rule_all_stays() -> None:
+    environment = history("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", tags={"v1": 0})
+    assert Retention().applied(environment) == environment
+
+
+def test_the_last_ones_stay() -> None:
+    environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 6)])
+    assert stays(environment, last=2) == [3, 4]
+    assert stays(environment, last=99) == [0, 1, 2, 3, 4]
+    assert stays(environment, last=0) == [4]
+
+
+def test_the_last_one_of_each_period_stays() -> None:
+    environment = history(
+        "2025-12-31T23:00:00Z",
+        "2026-01-01T01:00:00Z",
+        "2026-01-01T02:00:00Z",
+        "2026-01-05T00:00:00Z",
+        "2026-02-01T00:00:00Z",
+        "2026-02-01T10:00:00Z",
+    )
+    assert stays(environment, daily=3) == [2, 3, 5]
+    assert stays(environment, weekly=3) == [2, 3, 5]  # 2025-12-31 and 2026-01-01 are in one week
+    assert stays(environment, monthly=2) == [3, 5]
+    assert stays(environment, monthly=3, last=2) == [0, 3, 4, 5]
+    assert stays(history("not a time", "neither"), weekly=2) == [0, 1]
+
+
+def test_a_snapshot_that_came_back_counts_once() -> None:
+    environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 4)])
+    back = replace(environment.history[0], time="2026-01-04T00:00:00Z", action="rollback")
+    again = replace(environment, history=(*environment.history, back), current=back.snapshot)
+    assert stays(again, last=2) == [0, 2]
+
+
+def test_tags_stay_unless_it_is_said_which() -> None:
+    environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 5)], tags={"v1": 0, "try": 1})
+    assert stays(environment, last=1) == [0, 1, 3]
+    assert stays(environment, last=1, tags=("v*",)) == [0, 3]
+    assert Retention(last=1, tags=("v*",)).applied(environment).tags == {"v1": digest(0)}
+
+
+# --- what goes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(machine: Machine) -> tuple[Machine, list[str]]:
+    """A machine with `data` packed four times, each time with a file of its own."""
+    prefix = make_data(machine.envs / "data")
+    ids = []
+    for number in range(4):
+        (prefix / "which").write_bytes(os.urandom(5000 + number))
+        ids.append(machine.done("pack", "data")["snapshot"])
+    return machine, ids
+
+
+def age(store: Path, seconds: float) -> None:
+    """Makes all that is in a store older."""
+    for path in store.rglob("*.*"):
+        status = path.stat()
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - int(seconds * 1e9)))
+
+
+def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, list[str]]) -> None:
+    machine, ids = packed
+    age(machine.store, 2 * DAY)
+    before = {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")}
+    found = machine.done("prune", "--keep-last", 2)
+    assert found["dry"]
+    assert [each["snapshot"] for each in found["dropped"]] == ids[:2]
+    assert {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")} == before
+    assert "Do it with --yes" in machine.snapper("prune", "--keep-last", 2).out
+    done = machine.done("prune", "--keep-last", 2, "--yes")
+    assert {**done, "dry": True} == found
+    assert sorted(done["snapshots"]) == sorted(ids[:2])
+    assert len(done["layers"]) == 2
+    assert check_store(machine.store) == {"data": ids[-1]}
+    assert [each["snapshot"] for each in machine.done("log", "data")["steps"]] == ids[:1:-1]
+    machine.refused(10, "restore", f"data@{ids[0][:8]}", "--prefix", machine.home / "gone")
+    machine.done("restore", f"data@{ids[2][:8]}", "--prefix", machine.home / "there")
+    assert machine.done("prune", "--keep-last", 2, "--yes")["size"] == 0
+
+
+def test_what_is_young_waits(packed: tuple[Machine, list[str]]) -> None:
+    machine, ids = packed
+    done = machine.done("prune", "--keep-last", 1, "--yes")
+    assert (done["snapshots"], done["layers"], done["waiting"]) == ([], [], 3)  # which need their layers
+    assert len(done["dropped"]) == 3
+    assert len(layer_files(machine.store)) > 4
+    age(machine.store, 23 * 3600)
+    assert machine.done("prune", "--yes")["snapshots"] == []
+    age(machine.store, 2 * 3600)
+    assert len(machine.done("prune", "--yes")["snapshots"]) == 3
+    assert check_store(machine.store) == {"data": ids[-1]}
+
+
+def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> None:
+    machine, ids = packed
+    other = make_data(machine.envs / "other")
+    for _ in range(2):
+        (other / "which").write_bytes(os.urandom(5000))
+        last = machine.done("pack", "other")["snapshot"]
+    done = machine.done("prune", "data", "--keep-last", 1, "--grace", "0s", "--yes")
+    assert {each["environment"] for each in done["dropped"]} == {"data"}
+    assert len(machine.done("log", "other")["steps"]) == 2
+    assert check_store(machine.store) == {"data": ids[-1], "other": last}
+    machine.done("remove", "data", "--yes")
+    done = machine.done("prune", "--grace", "0s", "--yes")
+    assert done["snapshots"] == [ids[-1]]
+    assert check_store(machine.store) == {"other": last}
+    machine.done("restore", "other", "--prefix", machine.home / "again")
+
+
+def test_what_is_refused(packed: tuple[Machine, list[str]]) -> None:
+    machine, ids = packed
+    assert machine.refused(2, "prune", "--grace", "soon")["type"] == "Usage"
+    assert machine.refused(10, "prune", "nothing", "--keep-last", 1, "--yes")["type"] == "NotInStore"
+    (machine.store / "snapshots" / f"{ids[-1]}.json").write_bytes(b"{}")
+    before = sorted(machine.store.rglob("*"))
+    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Damaged"
+    assert sorted(machine.store.rglob("*")) == before
+    (machine.store / "environments" / "data.json").write_bytes(b"{}")
+    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Damaged"
+    assert sorted(machine.store.rglob("*")) == before
+
+
+def test_leftovers_go(packed: tuple[Machine, list[str]]) -> None:
+    machine, ids = packed
+    layer = layer_files(machine.store)[0]
+    (layer.parent / f".{layer.name[:16]}.0123456789abcdef").write_bytes(b"cut o")
+    (machine.store / "environments" / f".data.json.{'0' * 16}").write_bytes(b"{")
+    (machine.store / "environments" / ".keep").touch()
+    assert machine.done("prune", "--yes")["left_over"] == 2
+    assert check_store(machine.store, killed=True) == {"data": ids[-1]}
+    assert [path.name for path in machine.store.rglob(".*")] == [".keep"]
+
+
+# --- with packs at the same time --------------------------------------------------------------------------
+
+OPERATIONS = ("read", "read_versioned", "read_range", "size", "put", "replace", "keys", "entries", "delete")
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A store in which `between` happens before the operation of that number, whichever process comes to it."""
+
+    store: Any
+    counter: Path
+    at: int
+    between: Callable[[], None]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(self.store, name)
+        if name in OPERATIONS:
+            with self.counter.open("ab") as file:
+                file.write(b".")
+                number = file.tell()
+            if number == self.at:
+                self.between()
+        return found
+
+    @property
+    def operations(self) -> int:
+        return self.counter.stat().st_size if self.counter.exists() else 0
+
+
+@pytest.fixture
+def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Interrupted]]:
+    """Makes a store with a removed environment, `old`, whose layers another, `new`, is about to count on."""
+    monkeypatch.setattr(locks, "_PATIENCE", 0)
+    prefix = make_data(tmp_path / "data")
+    pristine = tmp_path / "pristine"
+    store = open_store(str(pristine), create=True)
+    packing.pack(store, prefix, "old", jobs=1)
+    (prefix / "more").write_text("more")
+    packing.pack(store, prefix, "current", jobs=1)
+    remove(store, look(store, "old"))
+    shutil.rmtree(prefix / ".snapper")
+    (prefix / "more").unlink()
+
+    def make(at: int, between: Callable[[Store], object]) -> Interrupted:
+        root = tmp_path / f"store{at}"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(pristine, root)
+        plain = open_store(str(root))
+
+        def happen() -> None:
+            try:
+                outcome = str(between(plain))
+            except SnapperError as error:
+                outcome = type(error).__name__
+            (tmp_path / f"outcome{at}").write_text(outcome)
+
+        counter = tmp_path / f"counter{at}"
+        counter.unlink(missing_ok=True)
+        return Interrupted(plain, counter, at, happen)
+
+    yield make
+
+
+def everything_goes(store: Store) -> object:
+    prune(store, Retention(last=0), dry=False, grace=-1)
+    return "pruned"
+
+
+def test_a_prune_at_any_moment_of_a_pack(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
+    """Whatever the pack found in the store, its snapshot is whole, or it says that it must begin again."""
+    outcomes = set()
+    prefix = tmp_path / "data"
+    at = 1
+    while True:
+        store = meeting(at, everything_goes)
+        shutil.rmtree(prefix / ".snapper", ignore_errors=True)
+        try:
+            done = packing.pack(store, prefix, "new", jobs=1)
+            ended = "packed"
+        except (LayersGone, StoreBusy) as error:
+            ended = type(error).__name__
+            done = packing.pack(store.store, prefix, "new", jobs=1)
+        assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
+        if not (tmp_path / f"outcome{at}").exists():
+            break
+        outcomes.add(((tmp_path / f"outcome{at}").read_text(), ended))
+        everything_goes(store.store)
+        assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
+        at += 1
+    assert at > 10
+    assert outcomes == {("pruned", "packed"), ("StoreBusy", "packed")}
+
+
+def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
+    prefix = tmp_path / "data"
+    outcomes = set()
+    at = 1
+    while True:
+        shutil.rmtree(prefix / ".snapper", ignore_errors=True)
+        store = meeting(at, lambda plain: packing.pack(plain, prefix, "new", jobs=1).snapshot_id[:0])
+        try:
+            prune(store, Retention(last=0), dry=False, grace=-1)
+            ended = "pruned"
+        except StoreBusy:
+            ended = "StoreBusy"
+        current = check_store(tmp_path / f"store{at}")
+        if not (tmp_path / f"outcome{at}").exists():
+            break
+        happened = (tmp_path / f"outcome{at}").read_text() or "packed"
+        assert ("new" in current) == (happened == "packed")
+        outcomes.add((happened, ended))
+        done = packing.pack(store.store, prefix, "new", jobs=1)
+        assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
+        at += 1
+    assert at > 10
+    assert outcomes == {("packed", "pruned"), ("StoreBusy", "pruned")}
+
+
+def test_a_pack_that_counts_on_what_another_environment_has(
+    meeting: Callable[..., Interrupted], tmp_path: Path
+) -> None:
+    """Its layers are known from `current`, which is removed and pruned away in the middle."""
+
+    def gone(store: Store) -> object:
+        remove(store, look(store, "current"))
+        return everything_goes(store)
+
+    prefix = tmp_path / "data"
+    (prefix / "more").write_text("more")
+    ends = set()
+    at = 1
+    while True:
+        store = meeting(at, gone)
+        shutil.rmtree(prefix / ".snapper", ignore_errors=True)
+        try:
+            done = packing.pack(store, prefix, "new", jobs=1)
+            ends.add("packed")
+        except LayersGone:
+            ends.add("gone")
+            done = packing.pack(store.store, prefix, "new", jobs=1)
+        assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
+        if not (tmp_path / f"outcome{at}").exists():
+            break
+        at += 1
+    assert ends == {"packed", "gone"}
+
+
+# --- locks of the dead ------------------------------------------------------------------------------------
+
+
+def write_lock(store: Path, name: str, **changed: object) -> Path:
+    """A lock as a process that is no more has left it, but for what is changed."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    fields = {
+        "format": 1,
+        "action": "prune" if name == "prune" else "pack",
+        "user": "someone",
+        "host": socket.gethostname(),
+        "machine": locks._machine(),
+        "pid": ended.pid,
+        "started": "1",
+        "time": "2026-01-01T00:00:00Z",
+        **changed,
+    }
+    file = store / "locks" / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(fields))
+    return file
+
+
+INTENT = f"pack-{'0' * 32}"
+
+
+def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
+    machine, _ = packed
+    intent = write_lock(machine.store, INTENT)
+    lock = write_lock(machine.store, "prune")
+    (machine.envs / "data" / "which").write_text("new")
+    newest = machine.done("pack", "data")["snapshot"]
+    assert not lock.exists()
+    write_lock(machine.store, "prune")
+    assert len(machine.done("prune", "--keep-last", 1, "--grace", "0s", "--yes")["dropped"]) == 4
+    assert not lock.exists() and not intent.exists()
+    assert check_store(machine.store) == {"data": newest}
+    assert not list((machine.store / "locks").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["elsewhere", "here", "unreadable"])
+def test_locks_that_may_be_held_count_until_they_are_old(
+    kind: str, packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, _ = packed
+    changes: dict[str, object] = {"machine": "another", "host": "far"}
+    if kind == "here":
+        changes = {"pid": os.getpid(), "started": locks._started(os.getpid())}
+    intent = write_lock(machine.store, INTENT, **changes)
+    if kind == "unreadable":
+        intent.write_text("{")
+    error = machine.refused(11, "prune", "--grace", "0s", "--yes")
+    assert error["type"] == "StoreBusy"
+    assert ("someone@" in error["message"]) == (kind != "unreadable")
+    assert intent.exists()
+    age(machine.store / "locks", 25 * 3600)
+    machine.done("prune", "--grace", "0s", "--yes")
+    assert not intent.exists()
+
+    monkeypatch.setattr(locks, "_PATIENCE", 0)
+    lock = write_lock(machine.store, "prune", **changes)
+    prefix = machine.envs / "data"
+    (prefix / "which").write_text("new")
+    with pytest.raises(StoreBusy, match="a prune is at work"):
+        packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1)
+    assert machine.refused(11, "prune", "--yes")["type"] == "StoreBusy"
+    assert [path.name for path in (machine.store / "locks").iterdir()] == ["prune.json"]
+    age(machine.store / "locks", 3700)
+    machine.done("pack", "data")
+    assert not lock.exists()
+
+
+def test_a_pack_that_took_too_long_does_not_finish(
+    packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, ids = packed
+    store = open_store(str(machine.store))
+    prefix = machine.envs / "data"
+    (prefix / "which").write_text("new")
+    now = locks.clock()
+    ticks = iter([now])
+    monkeypatch.setattr(locks, "clock", lambda: next(ticks, now + DAY))
+    with pytest.raises(TooSlow):
+        packing.pack(store, prefix, "data", jobs=1)
+    monkeypatch.undo()
+    assert check_store(machine.store) == {"data": ids[-1]}
+    with locks.packing(store) as intent:
+        intent.declare()
+        intent.check()
+        (machine.store / intent.key).unlink()
+        with pytest.raises(TooSlow):
+            intent.check()
+
+
+def test_a_prune_that_lost_its_lock_removes_nothing_more(
+    packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, ids = packed
+    store = open_store(str(machine.store))
+    with locks.pruning(store) as lock:
+        with pytest.raises(StoreBusy), locks.pruning(store):
+            pass
+        lock.check()
+        monkeypatch.setattr(locks, "_RENEW", -1)
+        before = (machine.store / "locks" / "prune.json").stat().st_mtime_ns
+        lock.check()
+        assert (machine.store / "locks" / "prune.json").stat().st_mtime_ns > before
+        write_lock(machine.store, "prune", machine="another")
+        with pytest.raises(TooSlow):
+            lock.check()
+    assert (machine.store / "locks" / "prune.json").exists()
+    assert pruning.prune(store, Retention(last=1), dry=True, grace=-1).snapshots == tuple(sorted(ids[:3]))
