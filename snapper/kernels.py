@@ -1,7 +1,7 @@
 """Jupyter kernels: which an environment carries, and how they come to stand in the user's menu.
 
-A registered kernel is a kernelspec in Jupyter's data directory whose argv runs a small launcher: it activates
-the environment as `conda activate` does and then becomes the environment's own kernel command.
+A registered kernel is a kernelspec in Jupyter's data directory whose argv runs the launcher beside it
+(`snapper.launcher`). It can be there before its environment is, and waits for that then.
 """
 
 from __future__ import annotations
@@ -10,40 +10,19 @@ import json
 import os
 import re
 import secrets
-import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snapper import config, launcher, places, runs
 from snapper.model import Kernel
 
 _CARRIED = "share/jupyter/kernels"
-_LAUNCHER = "launch.sh"
 _SPEC = "kernel.json"
 _ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kernel.css")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-
-_LAUNCH = """\
-#!/bin/sh
-# Written by snapper. Activates an environment and becomes its kernel.
-if [ -z "${{BASH_VERSION:-}}" ] && command -v bash >/dev/null 2>&1; then
-    exec bash "$0" "$@"
-fi
-set +eu
-if [ -n "${{CONDA_PREFIX:-}}" ]; then
-    export "CONDA_PREFIX_${{CONDA_SHLVL:-1}}=$CONDA_PREFIX"
-fi
-export CONDA_SHLVL="$((${{CONDA_SHLVL:-0}} + 1))"
-export CONDA_PREFIX={prefix}
-export CONDA_DEFAULT_ENV={environment}
-export PATH={bin}:"$PATH"
-{variables}for snapper_script in "$CONDA_PREFIX"/etc/conda/activate.d/*.sh; do
-    if [ -r "$snapper_script" ]; then . "$snapper_script" >&2; fi
-done
-unset snapper_script
-exec "$@"
-"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +36,20 @@ class Registered:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A kernel that snapper has put into the menu; `ready` unless its environment is not there (yet)."""
+
+    name: str
+    display_name: str
+    language: str
+    environment: str
+    kernel: str
+    prefix: str
+    path: str
+    ready: bool
+
+
+@dataclass(frozen=True)
 class _Spec:
     """A kernelspec as the environment carries it."""
 
@@ -65,21 +58,173 @@ class _Spec:
     fields: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Naming:
+    """What a kernel is called in the menu, and where it stands."""
+
+    kernel: Kernel
+    display_name: str
+    directory: Path
+
+    def registered(self, problem: str = "") -> Registered:
+        return Registered(self.directory.name, self.display_name, str(self.directory), problem)
+
+
 def carried(prefix: Path) -> tuple[Kernel, ...]:
     """The kernels of the environment at `prefix`, by name."""
     return tuple(spec.kernel for spec in _specs(prefix))
 
 
-def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
-    """Puts the environment's kernels into the user's Jupyter; writes only what is not there already.
+def announce(prefix: Path, environment: str, kernels: Sequence[Kernel]) -> tuple[Registered, ...]:
+    """Puts kernels into the user's Jupyter whose environment is still to come; those that run already stay."""
+    registered = []
+    for naming in _named(environment, kernels):
+        fields = {
+            "argv": _argv(naming.directory, []),
+            "display_name": naming.display_name,
+            "language": naming.kernel.language,
+        }
+        try:
+            if not os.path.isdir(prefix / "conda-meta"):
+                (naming.directory / launcher.COMMAND).unlink(missing_ok=True)
+            _write_launcher(naming.directory, prefix, environment)
+            if not (naming.directory / _SPEC).exists():
+                _write_spec(naming, fields, prefix, environment)
+            registered.append(naming.registered())
+        except OSError as error:
+            registered.append(naming.registered(error.strerror or str(error)))
+    return tuple(registered)
 
-    A kernelspec of the same name that is not this environment's is left alone and reported.
+
+def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
+    """Puts the environment's kernels into the user's Jupyter; writes only what is not there already, and removes
+    those that it no longer has. A kernelspec that is not this environment's is left alone.
     """
+    specs = list(_specs(prefix))
+    named = _named(environment, [spec.kernel for spec in specs])
+    kept = {naming.directory.name for naming in named}
+    _remove(each for each in registered() if each.environment == environment and each.name not in kept)
+    return tuple(
+        _register(naming, prefix, environment, spec) for naming, spec in zip(named, specs, strict=True)
+    )
+
+
+def registered() -> tuple[Entry, ...]:
+    """The kernels in the user's menu that snapper has put there, by name."""
+    found = []
+    for file in sorted(_top().glob(f"*/{_SPEC}")):
+        try:
+            fields = json.loads(file.read_bytes())
+            mark = fields["metadata"]["snapper"]
+            entry = Entry(
+                name=file.parent.name,
+                display_name=str(fields["display_name"]),
+                language=str(fields.get("language", "")),
+                environment=str(mark["environment"]),
+                kernel=str(mark["kernel"]),
+                prefix=str(mark["prefix"]),
+                path=str(file.parent),
+                ready=(file.parent / launcher.COMMAND).exists()
+                and os.path.isdir(Path(mark["prefix"], "conda-meta")),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        found.append(entry)
+    return tuple(found)
+
+
+def remove(environment: str) -> tuple[Entry, ...]:
+    """Removes the environment's kernels from the menu; gives those that were there. May raise OSError."""
+    found = tuple(each for each in registered() if each.environment == environment)
+    _remove(found)
+    with suppress(OSError):
+        runs.waiting_file(environment).unlink()
+    return found
+
+
+def sweep(environments: Iterable[str]) -> tuple[Entry, ...]:
+    """Removes the kernels of environments that are neither on this machine nor among those; gives them."""
+    known = set(environments)
+    stale = tuple(
+        each for each in registered() if each.environment not in known and not os.path.lexists(each.prefix)
+    )
+    with suppress(OSError):
+        _remove(stale)
+    return stale
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def _named(environment: str, kernels: Sequence[Kernel]) -> list[_Naming]:
+    """Names by the user's templates: valid by Jupyter's rules, and no other's."""
+    settings = config.load()
+    top = _top()
+    taken: set[str] = set()
+    named = []
+    for kernel, display_name in zip(
+        kernels, _display_names(settings.kernel_display_name, environment, kernels), strict=True
+    ):
+        wish = _filled(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
+        stem = re.sub(r"[^a-z0-9._-]+", "-", wish.lower())
+        count = 1
+        while True:
+            name = stem if count == 1 else f"{stem}-{count}"
+            if name not in taken and _is_ours(top / name, environment, kernel):
+                break
+            count += 1
+        taken.add(name)
+        named.append(_Naming(kernel, display_name, top / name))
+    return named
+
+
+def _display_names(template: str, environment: str, kernels: Sequence[Kernel]) -> list[str]:
+    """`Python (myenv)`; the kernel's own display name for the language where that would not tell them apart."""
+    first = [
+        _filled(
+            template, environment, _capitalised(kernel.language) or kernel.display_name, kernel.display_name
+        )
+        for kernel in kernels
+    ]
+    second = [
+        name
+        if first.count(name) == 1
+        else _filled(template, environment, kernel.display_name, kernel.display_name)
+        for name, kernel in zip(first, kernels, strict=True)
+    ]
+    return [
+        name if second.count(name) == 1 else f"{name} {kernel.name}"
+        for name, kernel in zip(second, kernels, strict=True)
+    ]
+
+
+def _filled(template: str, environment: str, language: str, kernel: str) -> str:
+    values = {"env": environment, "language": language, "kernel": kernel}
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
+
+
+def _capitalised(language: str) -> str:
+    return language[:1].upper() + language[1:]
+
+
+def _is_ours(directory: Path, environment: str, kernel: Kernel) -> bool:
+    """Whether the kernelspec's place is free, or taken by an earlier registration of this kernel."""
+    if not os.path.lexists(directory / _SPEC):
+        return True
+    try:
+        mark = json.loads((directory / _SPEC).read_bytes())["metadata"]["snapper"]
+        return bool(mark["environment"] == environment and mark["kernel"] == kernel.name)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+# --- kernelspecs ------------------------------------------------------------------------------------------
+
+
+def _top() -> Path:
     from jupyter_core.paths import jupyter_data_dir  # noqa: PLC0415 - a slow import for what is seldom needed
 
-    top = Path(jupyter_data_dir()) / "kernels"
-    specs = list(_specs(prefix))
-    return tuple(_register(top, prefix, environment, spec, specs) for spec in specs)
+    return Path(jupyter_data_dir()) / "kernels"
 
 
 def _specs(prefix: Path) -> Iterator[_Spec]:
@@ -104,54 +249,22 @@ def _is_own(prefix: Path, file: Path) -> bool:
     return file.is_file() and file.resolve().is_relative_to(prefix.resolve())
 
 
-def _register(top: Path, prefix: Path, environment: str, spec: _Spec, specs: list[_Spec]) -> Registered:
-    name = re.sub(r"[^a-z0-9._-]+", "-", f"{environment}-{spec.kernel.name}".lower())
-    directory = top / name
-    shown = _display_name(environment, spec, specs)
-    done = Registered(name, shown, str(directory))
+def _register(naming: _Naming, prefix: Path, environment: str, spec: _Spec) -> Registered:
+    directory = naming.directory
     try:
-        if not _is_ours(directory, environment):
-            return Registered(name, shown, str(directory), "another kernel of that name is there")
-        directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / _LAUNCHER, _launcher(prefix, environment).encode("utf-8", "surrogateescape"))
+        _write_launcher(directory, prefix, environment)
         for asset in _ASSETS:
             if _is_own(prefix, spec.directory / asset):
                 _write(directory / asset, (spec.directory / asset).read_bytes())
-        fields = {
-            **spec.fields,
-            "argv": ["/bin/sh", str(directory / _LAUNCHER), *_argv(prefix, spec)],
-            "display_name": shown,
-            "metadata": {
-                **spec.fields["metadata"],
-                "snapper": {"environment": environment, "prefix": str(prefix)},
-            },
-        }
-        _write(directory / _SPEC, json.dumps(fields, indent=1).encode("ascii"))
+        argv = _own_argv(prefix, spec)
+        _write_spec(naming, {**spec.fields, "argv": _argv(directory, argv)}, prefix, environment)
+        _write(directory / launcher.COMMAND, _bytes(launcher.command(prefix, argv)))
     except OSError as error:
-        return Registered(name, shown, str(directory), error.strerror or str(error))
-    return done
+        return naming.registered(error.strerror or str(error))
+    return naming.registered()
 
 
-def _display_name(environment: str, spec: _Spec, specs: list[_Spec]) -> str:
-    """`Python (myenv)`; the kernel's own name in front where the environment has several of a language."""
-    kernel = spec.kernel
-    alike = [each for each in specs if each.kernel.language == kernel.language]
-    plain = kernel.language[:1].upper() + kernel.language[1:]
-    return f"{plain if plain and len(alike) == 1 else kernel.display_name} ({environment})"
-
-
-def _is_ours(directory: Path, environment: str) -> bool:
-    """Whether the kernelspec's place is free, or taken by an earlier registration of this environment."""
-    if not (directory / _SPEC).exists():
-        return True
-    try:
-        mark = json.loads((directory / _SPEC).read_bytes())["metadata"]["snapper"]
-        return bool(mark["environment"] == environment)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-def _argv(prefix: Path, spec: _Spec) -> list[str]:
+def _own_argv(prefix: Path, spec: _Spec) -> list[str]:
     """The kernel's command with the environment's own absolute program and resources."""
     argv = [word.replace("{resource_dir}", str(spec.directory)) for word in spec.fields["argv"]]
     program = prefix / "bin" / argv[0]
@@ -160,28 +273,37 @@ def _argv(prefix: Path, spec: _Spec) -> list[str]:
     return argv
 
 
-def _launcher(prefix: Path, environment: str) -> str:
-    variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in _variables(prefix))
-    return _LAUNCH.format(
-        prefix=shlex.quote(str(prefix)),
-        environment=shlex.quote(environment),
-        bin=shlex.quote(str(prefix / "bin")),
-        variables=variables,
-    )
+def _argv(directory: Path, own: Sequence[str]) -> list[str]:
+    """The launcher's command, with what Jupyter is to put into the kernel's own."""
+    return ["/bin/sh", str(directory / launcher.LAUNCH), *(f"{{{name}}}" for name in launcher.fields(own))]
 
 
-def _variables(prefix: Path) -> Iterator[tuple[str, str]]:
-    """What `conda env config vars` and packages set: etc/conda/env_vars.d and conda-meta/state."""
-    found: dict[str, str] = {}
-    for file in (*sorted((prefix / "etc/conda/env_vars.d").glob("*.json")), prefix / "conda-meta" / "state"):
-        try:
-            fields = json.loads(file.read_bytes())
-            found.update(fields["env_vars"] if file.name == "state" else fields)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    for name, value in found.items():
-        if _VARIABLE.match(name) and isinstance(value, str) and value != "***unset***":
-            yield name, value
+def _write_launcher(directory: Path, prefix: Path, environment: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    used = runs.used_file(environment)
+    with suppress(OSError):
+        used.parent.mkdir(parents=True, exist_ok=True)
+    place = launcher.Place(environment, prefix, places.condabin(), runs.waiting_file(environment), used)
+    _write(directory / launcher.LAUNCH, _bytes(launcher.launch(place)))
+
+
+def _write_spec(naming: _Naming, fields: dict[str, Any], prefix: Path, environment: str) -> None:
+    mark = {"environment": environment, "kernel": naming.kernel.name, "prefix": str(prefix)}
+    marked = {
+        **fields,
+        "display_name": naming.display_name,
+        "metadata": {**fields.get("metadata", {}), "snapper": mark},
+    }
+    _write(naming.directory / _SPEC, json.dumps(marked, indent=1).encode("ascii"))
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _remove(entries: Iterable[Entry]) -> None:
+    for entry in entries:
+        shutil.rmtree(entry.path)
 
 
 def _write(file: Path, data: bytes) -> None:

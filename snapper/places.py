@@ -60,6 +60,11 @@ def envs_dirs() -> list[Path]:
     return _unique([*_from_variables(), *_from_condarc(), *(root / "envs" for root in _roots()), _own()])
 
 
+def condabin() -> str:
+    """The directory in which conda itself is found on PATH, empty where there is none."""
+    return next((str(root / "condabin") for root in _roots() if os.path.isdir(root / "condabin")), "")
+
+
 def place_for(name: str, packed_from: str) -> Path:
     """Where to restore an environment: beside where it was packed from, or else in the first writable envs
     directory.

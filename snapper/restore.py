@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper import catalog, environment, kernels, places, schedule, state, target
+from snapper import catalog, environment, kernels, places, runs, schedule, state, target
 from snapper.descriptors import reporting
 from snapper.errors import SnapperError
 from snapper.extract import Extracted
@@ -74,21 +74,32 @@ class _Staged(NamedTuple):
 
 
 def restore(
-    store: Store, wanted: Sequence[Wanted], *, jobs: int | None = None, progress: Progress = SILENT
+    store: Store,
+    wanted: Sequence[Wanted],
+    *,
+    jobs: int | None = None,
+    progress: Progress = SILENT,
+    log: str = "",
+    listed: bool = False,
 ) -> Iterator[Restored | Failed]:
     """Restores the environments, and tells of each when it has come to its end; one that fails does not stop the
-    others.
+    others. `log` is the file that progress and errors go to, if any; if `listed`, `runs.last` is this restore.
 
     Whatever fails, what stood at an environment's place is as it was.
     """
-    return _Restoring(store, jobs, progress).run(wanted)
+    record = runs.Recorder(store.url, log=log, listed=listed)
+    try:
+        yield from _Restoring(store, jobs, progress, record).run(wanted)
+    finally:
+        record.close()
 
 
 class _Restoring:
-    def __init__(self, store: Store, jobs: int | None, progress: Progress) -> None:
+    def __init__(self, store: Store, jobs: int | None, progress: Progress, record: runs.Recorder) -> None:
         self._store = store
         self._jobs = jobs
         self._progress = progress
+        self._record = record
         self._space = Space()
 
     def run(self, wanted: Sequence[Wanted]) -> Iterator[Restored | Failed]:
@@ -97,7 +108,7 @@ class _Restoring:
             try:
                 found = self._look(each)
             except SnapperError as error:
-                yield Failed(str(each.reference), error)
+                yield self._failed(each, error)
                 continue
             if isinstance(found, Restored):
                 yield found
@@ -122,6 +133,8 @@ class _Restoring:
             return self._ended(found, began)
         snapshot = catalog.read_snapshot(self._store, found.snapshot_id)
         target.check(found, snapshot)
+        self._record.expect(found.name, str(found.prefix), snapshot.size)
+        kernels.announce(found.prefix, found.name, snapshot.kernels)
         self._space.reserve(target.above(found), snapshot)
         return _Work(wanted, found, snapshot, ExitStack(), began)
 
@@ -170,7 +183,9 @@ class _Restoring:
             if work.error and not unpacking.at_work:
                 yield self._given_up(work, work.error)
             return
-        self._progress.advance(unpacking.take(number, outcome))
+        size = unpacking.take(number, outcome)
+        self._record.advance(work.target.name, size)
+        self._progress.advance(size)
         if unpacking.complete:
             yield self._finish(each)
 
@@ -193,7 +208,11 @@ class _Restoring:
     def _given_up(self, work: _Work, error: SnapperError) -> Failed:
         with suppress(SnapperError):
             work.stack.close()
-        return Failed(str(work.wanted.reference), error)
+        return self._failed(work.wanted, error)
+
+    def _failed(self, wanted: Wanted, error: SnapperError) -> Failed:
+        self._record.fail(wanted.reference.environment, error.message, error.hint)
+        return Failed(str(wanted.reference), error)
 
     def _ended(
         self, place: Target, began: float, size: int = 0, unrelocated: tuple[str, ...] = ()
@@ -206,6 +225,12 @@ class _Restoring:
             self._progress.note(
                 f"{place.prefix} could not be added to ~/.conda/environments.txt: {error.strerror}"
             )
+        self._record.settle(
+            place.name,
+            str(place.prefix),
+            "present" if place.present else "restored",
+            tuple(each.display_name for each in registered if not each.problem),
+        )
         return Restored(
             environment=place.name,
             snapshot_id=place.snapshot_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from snapper.model import Layer
@@ -29,6 +30,15 @@ class Turn(NamedTuple):
 
     load: int
     order: int
+
+
+def ranks(names: Sequence[str], first: Sequence[str], used: Sequence[str]) -> dict[str, int]:
+    """Which environments come before which: those that `first` has patterns of, in its order; then those `used`, in
+    their order; then the others, which have one rank.
+    """
+    order = list(dict.fromkeys(name for pattern in first for name in names if fnmatchcase(name, pattern)))
+    order += [name for name in used if name in names and name not in order]
+    return {name: order.index(name) if name in order else len(order) for name in names}
 
 
 def turns(loads: Sequence[Load]) -> list[Turn]:

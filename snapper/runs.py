@@ -1,0 +1,230 @@
+"""What restores tell others of themselves: the last one's outcome, and to kernels that wait how far it is.
+
+In the state directory, `restore.json` is the last restore of all environments (`last`), and
+`waiting/NAME` is there while NAME is on its way or has failed, in a form that a shell reads: the condition, the
+process, how far it is or what went wrong, and the log, on a line each. `used/NAME` is touched when a kernel of
+NAME starts. All of this is for information: what cannot be written is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+from snapper import canonical, config
+
+FORMAT = 1
+
+Condition = Literal["waiting", "restoring", "restored", "present", "failed"]
+
+_SECONDS_BETWEEN = 0.5
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One environment of a restore. Sizes in bytes; `error` and `hint` where it has failed, kernels by display
+    name.
+    """
+
+    environment: str
+    prefix: str
+    condition: Condition
+    size: int = 0
+    done: int = 0
+    milliseconds: int = 0
+    error: str = ""
+    hint: str = ""
+    kernels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One restore: times in UTC, `ended` empty while it lasts or if it was killed. `process` is its number, and
+    `started` what tells it from a later one of that number.
+    """
+
+    format: int
+    store: str
+    began: str
+    ended: str
+    process: int
+    started: str
+    log: str
+    environments: tuple[Part, ...]
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it goes on right now."""
+        return not self.ended and is_alive(self.process, self.started)
+
+
+def last() -> Run | None:
+    """The last restore of this user on this machine; None where none is on record."""
+    try:
+        found = canonical.decode(Run, canonical.parse(_status_file().read_bytes()))
+    except (OSError, canonical.Malformed):
+        return None
+    return found if found.format == FORMAT else None
+
+
+def waiting_file(environment: str) -> Path:
+    """Where a kernel looks that waits for the environment."""
+    return config.state_directory() / "waiting" / environment
+
+
+def used_file(environment: str) -> Path:
+    """What a kernel of the environment touches when it starts."""
+    return config.state_directory() / "used" / environment
+
+
+def last_used(environments: Iterable[str]) -> list[str]:
+    """Those of the environments whose kernels have been used, the latest first."""
+    times: dict[str, float] = {}
+    for name in environments:
+        with suppress(OSError):
+            times[name] = used_file(name).stat().st_mtime
+    return sorted(times, key=lambda name: (-times[name], name))
+
+
+def is_alive(process: int, started: str) -> bool:
+    """Whether the process is still there, and no other that has come to have its number."""
+    if started:
+        return _start_of(process) == started
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class Recorder:
+    """Keeps the record of a restore that is going on; `listed` makes it the last one, unless one is at work now."""
+
+    def __init__(self, store: str, *, log: str = "", listed: bool = False) -> None:
+        own = os.getpid()
+        other = last() if listed else None
+        self._listed = listed and not (other and other.at_work and other.process != own)
+        self._run = Run(FORMAT, store, _now(), "", own, _start_of(own), log, ())
+        self._parts: dict[str, Part] = {}
+        self._began: dict[str, float] = {}
+        self._written = 0.0
+
+    def expect(self, environment: str, prefix: str, size: int) -> None:
+        """The environment is to be restored, and kernels may begin to wait for it."""
+        self._began[environment] = time.monotonic()
+        self._note(Part(environment, prefix, "waiting", size))
+
+    def advance(self, environment: str, size: int) -> None:
+        """So many more bytes of it are written."""
+        part = self._parts[environment]
+        moved = replace(part, condition="restoring", done=part.done + size)
+        self._parts[environment] = moved
+        if time.monotonic() - self._written > _SECONDS_BETWEEN:
+            for each in self._parts.values():
+                if each.condition == "restoring":
+                    self._tell(each)
+            self._write()
+
+    def settle(
+        self, environment: str, prefix: str, condition: Condition, kernels: tuple[str, ...] = ()
+    ) -> None:
+        """It is in its place, and so are its kernels."""
+        part = self._parts.get(environment, Part(environment, prefix, condition))
+        self._note(replace(part, condition=condition, done=part.size, kernels=kernels), ended=True)
+
+    def fail(self, environment: str, error: str, hint: str) -> None:
+        """It could not be restored."""
+        part = self._parts.get(environment, Part(environment, "", "failed"))
+        known = environment in self._parts or self._listed
+        failed = replace(part, condition="failed", error=error, hint=hint)
+        self._note(failed, ended=True, tell=known)
+
+    def close(self) -> None:
+        """The restore has ended; what it has not come to has failed."""
+        for part in list(self._parts.values()):
+            if part.condition in ("waiting", "restoring"):
+                self.fail(part.environment, "the restore was interrupted", "Run it again.")
+        self._run = replace(self._run, ended=_now())
+        self._write()
+
+    def _note(self, part: Part, *, ended: bool = False, tell: bool = True) -> None:
+        if ended and part.environment in self._began:
+            elapsed = time.monotonic() - self._began[part.environment]
+            part = replace(part, milliseconds=int(elapsed * 1000))
+        self._parts[part.environment] = part
+        if tell:
+            self._tell(part)
+        self._write()
+
+    def _tell(self, part: Part) -> None:
+        """Lets kernels know that wait for the environment, unless another restore is at work on it."""
+        file = waiting_file(part.environment)
+        with suppress(OSError, ValueError):
+            if _is_anothers(file):
+                return
+            if part.condition in ("restored", "present"):
+                file.unlink(missing_ok=True)
+                return
+            share = 100 * part.done // part.size if part.size else 0
+            text = part.error if part.condition == "failed" else f"{share}% of {part.size // 10**6} MB"
+            process = f"{self._run.process} {self._run.started}"
+            lines = (part.condition, process, text, self._run.log)
+            _replace(file, "".join(f"{_one_line(line)}\n" for line in lines).encode(errors="surrogateescape"))
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        if self._listed:
+            self._run = replace(self._run, environments=tuple(self._parts.values()))
+            with suppress(OSError):
+                _replace(_status_file(), canonical.encode(self._run))
+
+
+def _status_file() -> Path:
+    return config.state_directory() / "restore.json"
+
+
+def _is_anothers(file: Path) -> bool:
+    try:
+        condition, process = file.read_text(errors="surrogateescape").splitlines()[:2]
+        number, _, started = process.partition(" ")
+    except (OSError, ValueError):
+        return False
+    return condition != "failed" and int(number) != os.getpid() and is_alive(int(number), started)
+
+
+def _start_of(process: int) -> str:
+    """When the process was started, in the kernel's own count; empty where there is no telling, or it is no more."""
+    try:
+        fields = (_PROC / str(process) / "stat").read_text(errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _replace(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{secrets.token_hex(8)}")
+    try:
+        aside.write_bytes(data)
+        aside.rename(file)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
