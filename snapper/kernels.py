@@ -10,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -153,6 +154,14 @@ def sweep(environments: Iterable[str]) -> tuple[Entry, ...]:
     return stale
 
 
+def suggestion(prefix: Path) -> str:
+    """The command that adds a kernel to an environment that has none."""
+    packages = {name.rpartition("-")[0].rpartition("-")[0] for name in _records(prefix)}
+    package = "r-irkernel" if "r-base" in packages and "python" not in packages else "ipykernel"
+    where = f"-n {prefix.name}" if prefix.parent.name == "envs" else f"-p {shlex.quote(str(prefix))}"
+    return f"conda install {where} {package}"
+
+
 # --- names ------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +251,13 @@ def _specs(prefix: Path) -> Iterator[_Spec]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         yield _Spec(Kernel(file.parent.name, display_name, language), file.parent, fields)
+
+
+def _records(prefix: Path) -> list[str]:
+    try:
+        return [name.removesuffix(".json") for name in os.listdir(prefix / "conda-meta")]
+    except OSError:
+        return []
 
 
 def _is_own(prefix: Path, file: Path) -> bool:

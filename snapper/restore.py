@@ -30,8 +30,7 @@ from snapper.workers import Workers
 @dataclass(frozen=True)
 class Restored:
     """What became of one environment; `present` if it was there already, then with so many files `changed` since.
-
-    Sizes in bytes.
+    `suggestion` is the command that would add a kernel where there is none. Sizes in bytes.
     """
 
     environment: str
@@ -43,6 +42,7 @@ class Restored:
     kernels: tuple[kernels.Registered, ...]
     unrelocated: tuple[str, ...]
     seconds: float
+    suggestion: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,15 @@ def restore(
         yield from _Restoring(store, jobs, progress, record).run(wanted)
     finally:
         record.close()
+
+
+def refused(store: str, error: SnapperError, log: str = "") -> None:
+    """Has it on record that nothing can be restored, and kernels say so whose environments are not there."""
+    record = runs.Recorder(store, log=log, listed=True)
+    for entry in kernels.registered():
+        if not entry.ready:
+            record.fail(entry.environment, error.message, error.hint)
+    record.close(error.message)
 
 
 class _Restoring:
@@ -241,6 +250,7 @@ class _Restoring:
             kernels=registered,
             unrelocated=unrelocated,
             seconds=time.monotonic() - began,
+            suggestion="" if registered else kernels.suggestion(place.prefix),
         )
 
 

@@ -14,11 +14,10 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from snapper import canonical, config
+from snapper import canonical, config, identity
 
 FORMAT = 1
 
@@ -48,7 +47,7 @@ class Part:
 @dataclass(frozen=True)
 class Run:
     """One restore: times in UTC, `ended` empty while it lasts or if it was killed. `process` is its number, and
-    `started` what tells it from a later one of that number.
+    `started` what tells it from a later one of that number. `error` is why nothing could be done at all, if so.
     """
 
     format: int
@@ -58,6 +57,7 @@ class Run:
     process: int
     started: str
     log: str
+    error: str
     environments: tuple[Part, ...]
 
     @property
@@ -114,7 +114,7 @@ class Recorder:
         own = os.getpid()
         other = last() if listed else None
         self._listed = listed and not (other and other.at_work and other.process != own)
-        self._run = Run(FORMAT, store, _now(), "", own, _start_of(own), log, ())
+        self._run = Run(FORMAT, store, identity.now(), "", own, _start_of(own), log, "", ())
         self._parts: dict[str, Part] = {}
         self._began: dict[str, float] = {}
         self._written = 0.0
@@ -149,12 +149,12 @@ class Recorder:
         failed = replace(part, condition="failed", error=error, hint=hint)
         self._note(failed, ended=True, tell=known)
 
-    def close(self) -> None:
+    def close(self, error: str = "") -> None:
         """The restore has ended; what it has not come to has failed."""
         for part in list(self._parts.values()):
             if part.condition in ("waiting", "restoring"):
                 self.fail(part.environment, "the restore was interrupted", "Run it again.")
-        self._run = replace(self._run, ended=_now())
+        self._run = replace(self._run, ended=identity.now(), error=error)
         self._write()
 
     def _note(self, part: Part, *, ended: bool = False, tell: bool = True) -> None:
@@ -209,10 +209,6 @@ def _start_of(process: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] == "Z" else fields[19]
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _one_line(text: str) -> str:

@@ -32,6 +32,15 @@ class Turn(NamedTuple):
     order: int
 
 
+def selected(names: Sequence[str], only: Sequence[str], except_: Sequence[str]) -> list[str]:
+    """Those of the names that one of the patterns in `only` fits, all where there is none, and none of `except_`."""
+
+    def fits(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return [name for name in names if (not only or fits(name, only)) and not fits(name, except_)]
+
+
 def ranks(names: Sequence[str], first: Sequence[str], used: Sequence[str]) -> dict[str, int]:
     """Which environments come before which: those that `first` has patterns of, in its order; then those `used`, in
     their order; then the others, which have one rank.

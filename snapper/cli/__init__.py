@@ -14,8 +14,15 @@ from typing import ClassVar
 from snapper.interrupts import SIGNALS
 
 
+class Command:
+    """The command that runs: when it `began`, by the monotonic clock."""
+
+    began: ClassVar[float] = time.monotonic()
+
+
 def main() -> None:
     """Runs the command line and exits with the documented code."""
+    Command.began = time.monotonic()
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by whoever started us: nothing else may take its descriptor
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end

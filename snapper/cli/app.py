@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from snapper import __version__
-from snapper.cli import config, differ, exchange, history, look, output, pack, restore, upkeep
+from snapper.cli import config, differ, exchange, history, kernels, look, output, pack, restore, upkeep
 from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
 
 #: click's UsageError, wherever the installed typer has its click from.
@@ -111,4 +111,5 @@ for _name, _command in (
     ("import", exchange.import_),
 ):
     app.command(name=_name)(_command)
+app.add_typer(kernels.app, name="kernels")
 app.add_typer(config.app, name="config")

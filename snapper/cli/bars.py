@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from snapper.cli.text import clean, size
 from snapper.progress import SILENT, Progress
@@ -56,7 +56,8 @@ class _Lines:
         return f"{share}% ({size(self._size)} of {size(self._total)})"
 
     def _say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # a log on a full disk must not end the work
+            print(line, file=sys.stderr, flush=True)
 
 
 class _Bar:

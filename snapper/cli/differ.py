@@ -9,7 +9,7 @@ import typer
 
 from snapper import config
 from snapper.canonical import plain
-from snapper.cli import output
+from snapper.cli import output, restored
 from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
 from snapper.cli.text import plural
 from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
@@ -90,7 +90,7 @@ def status(
         found = [verb.status_of(opened, places.find(name))]
     else:
         found = list(verb.statuses(opened))
-    _state(found, opened, failure, as_json)
+    _state(found, opened, failure, as_json, everything=name is None and prefix is None)
     return ExitCode.PARTIAL if failure or any(each.error for each in found) else ExitCode.DONE
 
 
@@ -130,13 +130,20 @@ def _label(side: str) -> str:
     return side if "/" in side else side[:12]
 
 
-def _state(found: Sequence[Status], store: Store | None, failure: SnapperError | None, as_json: bool) -> None:
+def _state(
+    found: Sequence[Status],
+    store: Store | None,
+    failure: SnapperError | None,
+    as_json: bool,
+    everything: bool,
+) -> None:
     if as_json:
         output.document(
             {
                 "store": store.url if store else None,
                 "environments": [_fields(each) for each in found],
                 **({"store_error": output.described(failure)} if failure else {}),
+                **({"last_restore": restored.last_fields()} if everything else {}),
             }
         )
         return
@@ -146,6 +153,8 @@ def _state(found: Sequence[Status], store: Store | None, failure: SnapperError |
         output.say("There are no environments here that snapper has packed or restored.")
     if failure is not None:
         output.error(failure, as_json=False)
+    if everything:
+        restored.say_last()
 
 
 def _say(found: Status) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from snapper import config
 from snapper.canonical import plain
-from snapper.cli import output, restore
+from snapper.cli import output, restored
 from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
 from snapper.cli.text import clean, plural, size
 from snapper.errors import ExitCode, Usage
@@ -74,7 +74,7 @@ def rollback(
         raise Usage("the snapshot is named twice", "See: snapper rollback --help.")
     opened = open_store(store)
     back = verb.target(opened, Reference.parse(f"{name}@{snapshot}" if snapshot else name))
-    restored: list[Restored | Failed] = []
+    results: list[Restored | Failed] = []
     if not store_only:
         # First here: what stands in the way is found before anything is moved for everyone.
         wanted = target.Wanted(
@@ -84,13 +84,13 @@ def rollback(
             replace=replace,
         )
         with reporter(quiet=as_json) as progress:
-            restored = list(
+            results = list(
                 restoring.restore(opened, [wanted], jobs=jobs or config.load().jobs, progress=progress)
             )
-        for each in restored:
+        for each in results:
             if isinstance(each, restoring.Failed):
                 raise each.error
-    return _rolled_back(verb.rollback(opened, back, message=message), restored, opened.url, as_json)
+    return _rolled_back(verb.rollback(opened, back, message=message), results, opened.url, as_json)
 
 
 def tag(
@@ -184,14 +184,15 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
-def _rolled_back(done: RolledBack, restored: list[Restored | Failed], store: str, as_json: bool) -> int:
+def _rolled_back(done: RolledBack, results: list[Restored | Failed], store: str, as_json: bool) -> int:
+    ended = restored.Ended(results, store)
     if as_json:
-        document, code = restore.described(restored, store)
+        document, code = restored.described(ended)
         fields = plain(done)
         fields["snapshot"] = fields.pop("snapshot_id")
         output.document({**fields, **document})
         return code
-    code = restore.report(restored, store, as_json=False) if restored else ExitCode.DONE
+    code = restored.report(ended, as_json=False) if results else ExitCode.DONE
     if done.unchanged:
         output.say(f"{done.environment} is at {done.snapshot_id[:12]} in the store already")
     else:

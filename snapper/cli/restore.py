@@ -1,22 +1,53 @@
-"""`snapper restore`: parse, restore, report."""
+"""`snapper restore`: parse, restore, in the background where time is up."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snapper import config
-from snapper.canonical import plain
-from snapper.cli import output
+from snapper.cli import Command, restored
 from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
-from snapper.cli.text import plural, size
-from snapper.errors import ExitCode, Usage
+from snapper.errors import NotInStore, SnapperError, Usage
 
 if TYPE_CHECKING:
+    from snapper import catalog
+    from snapper.kernels import Entry
     from snapper.restore import Failed, Restored
+    from snapper.target import Wanted
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the command line and the settings ask for; `everything` is of the names that the patterns leave."""
+
+    names: list[str]
+    everything: bool
+    only: tuple[str, ...]
+    except_: tuple[str, ...]
+    first: tuple[str, ...]
+    prefix: Path | None
+    envs_dir: Path | None
+    replace: bool
+    store: str | None
+    jobs: int | None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The store was reached, and these environments are to be restored."""
+
+    store: str
+    names: tuple[str, ...]
+    removed_kernels: tuple[Entry, ...] = ()
+
+
+Tell = Callable[["_Begun | Restored | Failed"], None]
 
 
 def restore(
@@ -27,6 +58,16 @@ def restore(
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every environment of the store.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="PATTERN", help="With --all: those of such names alone; may be repeated."
+        ),
+    ] = None,
+    except_: Annotated[
+        list[str] | None,
+        typer.Option("--except", metavar="PATTERN", help="With --all: without those; may be repeated."),
+    ] = None,
     prefix: Annotated[
         Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where to restore one environment.")
     ] = None,
@@ -42,115 +83,134 @@ def restore(
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up changes made since in environments that stand there.")
     ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            min=1,
+            metavar="SECONDS",
+            help="Return after that time; what is left is done in the background.",
+        ),
+    ] = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Restore environments from the store and register their kernels."""
-    from snapper import catalog, target
-    from snapper import restore as verb
-    from snapper.cli.bars import reporter
-
     if bool(names) == everything:
         raise Usage(
             "name the environments to restore or say --all, and not both", "See: snapper restore --help."
         )
+    if (only or except_) and not everything:
+        raise Usage("--only and --except go with --all", "See: snapper restore --help.")
     if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
         raise Usage(
             "--prefix goes with one environment, and without --envs-dir", "Use --envs-dir for several."
         )
-    references = [catalog.Reference.parse(name) for name in names or []]
-    opened = open_store(store)
-    if everything:
-        references = [catalog.Reference(name) for name in catalog.environments(opened)]
-    place = None if prefix else config.envs_dir(envs_dir)
-    wanted = [
+    settings = config.load()
+    asked = _Asked(
+        names=list(names or []),
+        everything=everything,
+        only=tuple(only or settings.only),
+        except_=tuple(except_ or settings.except_),
+        first=settings.first,
+        prefix=config.directory(prefix) if prefix else None,
+        envs_dir=None if prefix else config.envs_dir(envs_dir),
+        replace=replace,
+        store=store,
+        jobs=jobs or settings.jobs,
+    )
+    budget = budget or settings.budget
+    ended = _in_time(asked, budget) if budget else _at_once(asked, quiet=as_json)
+    return restored.report(ended, as_json)
+
+
+def _at_once(asked: _Asked, *, quiet: bool) -> restored.Ended:
+    told: list[object] = []
+    _work(asked, told.append, quiet=quiet)
+    return _ended(told)
+
+
+def _in_time(asked: _Asked, budget: float) -> restored.Ended:
+    """Restores in a process of its own, and leaves it to itself when the budget is used up, which counts from the
+    command's start.
+    """
+    from snapper import detached
+
+    log = config.state_directory() / "restore.log"
+    report = detached.run(
+        lambda tell: _work(asked, tell, quiet=False, log=str(log)), Command.began + budget, log
+    )
+    return _ended(report.told, report.process, str(log))
+
+
+def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:
+    begun = next((each for each in told if isinstance(each, _Begun)), _Begun("", ()))
+    results: list[Restored | Failed] = [each for each in told if not isinstance(each, _Begun)]  # type: ignore[misc]
+    ended = {each.environment for each in results}
+    left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
+    background = restored.Background(process, log, left) if process else None
+    return restored.Ended(
+        results, begun.store, time.monotonic() - Command.began, background, begun.removed_kernels
+    )
+
+
+def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
+    """Restores what is asked for, and tells of it as it goes."""
+    from snapper import catalog, kernels
+    from snapper import restore as verb
+    from snapper.cli.bars import reporter
+
+    references = [catalog.Reference.parse(name) for name in dict.fromkeys(asked.names)]
+    stale: tuple[Entry, ...] = ()
+    try:
+        opened = open_store(asked.store)
+        if asked.everything:
+            there = list(catalog.environments(opened))
+            stale = kernels.sweep(there)
+            references = [catalog.Reference(name) for name in _chosen(asked, there, opened.url)]
+    except SnapperError as error:
+        if asked.everything:
+            verb.refused(config.store_url(asked.store), error, log)
+        raise
+    tell(_Begun(opened.url, tuple(map(str, references)), stale))
+    with reporter(quiet=quiet) as progress:
+        for result in verb.restore(
+            opened,
+            _wanted(asked, references),
+            jobs=asked.jobs,
+            progress=progress,
+            log=log,
+            listed=asked.everything,
+        ):
+            tell(result)
+            if log:
+                restored.note(result)
+
+
+def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
+    from snapper import schedule
+
+    chosen = schedule.selected(there, asked.only, asked.except_)
+    if there and not chosen:
+        patterns = ", ".join(map(repr, asked.only)) or "what --except leaves"
+        raise NotInStore(f"an environment that matches {patterns}", store, tuple(there))
+    return chosen
+
+
+def _wanted(asked: _Asked, references: list[catalog.Reference]) -> list[Wanted]:
+    from snapper import runs, schedule, target
+
+    names = [each.environment for each in references]
+    ranks = schedule.ranks(names, asked.first, runs.last_used(names))
+    return [
         target.Wanted(
             each,
-            prefix=config.directory(prefix) if prefix else None,
-            envs_dir=place,
-            replace=replace,
-            keep_changed=everything and not replace,
+            prefix=asked.prefix,
+            envs_dir=asked.envs_dir,
+            replace=asked.replace,
+            keep_changed=asked.everything and not asked.replace,
+            rank=ranks[each.environment],
         )
         for each in references
     ]
-    with reporter(quiet=as_json) as progress:
-        results = list(verb.restore(opened, wanted, jobs=jobs or config.load().jobs, progress=progress))
-    return report(results, opened.url, as_json)
-
-
-def described(results: Sequence[Restored | Failed], store: str) -> tuple[dict[str, Any], int]:
-    """What was restored and what was not, as JSON, and the exit code."""
-    from snapper.restore import Failed
-
-    failed = [each for each in results if isinstance(each, Failed)]
-    done = [each for each in results if not isinstance(each, Failed)]
-    problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
-    code = failed[0].error.code if failed else ExitCode.PARTIAL if problems else ExitCode.DONE
-    fields: dict[str, Any] = {
-        "store": store,
-        "restored": [_fields(each) for each in done],
-        "failed": [{"environment": each.environment, **output.described(each.error)} for each in failed],
-    }
-    if failed and not done:
-        fields["error"] = output.described(failed[0].error)
-    return fields, code
-
-
-def report(results: Sequence[Restored | Failed], store: str, as_json: bool) -> int:
-    """Reports what was restored and what was not; returns the exit code."""
-    from snapper.restore import Failed
-
-    fields, code = described(results, store)
-    if as_json:
-        output.document(fields)
-        return code
-    failed = [each for each in results if isinstance(each, Failed)]
-    done = [each for each in results if not isinstance(each, Failed)]
-    for each in done:
-        _say(each)
-    for failure in failed:
-        output.error(failure.error, as_json=False)
-    if len(results) > 1:
-        present = sum(each.present for each in done)
-        output.say(f"{len(done) - present} restored, {present} already there, {len(failed)} failed")
-    if not results:
-        output.say(f"The store {store} has no environments. Pack one with: snapper pack NAME")
-    return code
-
-
-def _say(done: Restored) -> None:
-    if done.present:
-        output.say(f"{done.environment} is there already: {done.prefix}")
-        if done.changed:
-            output.warn(
-                f"  {plural(done.changed, 'file')} changed since and not packed: snapper pack {done.environment}"
-            )
-    else:
-        output.say(
-            f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)"
-        )
-    output.listing("these files hold another prefix, because this one does not fit in them", done.unrelocated)
-    for kernel in done.kernels:
-        if kernel.problem:
-            output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
-        else:
-            output.say(f"  kernel: {kernel.display_name}")
-    if not done.kernels:
-        output.say(
-            "  no kernel: it has none. Add one with: conda install -n " + done.environment + " ipykernel"
-        )
-
-
-def _fields(done: Restored) -> dict[str, Any]:
-    return {
-        "environment": done.environment,
-        "snapshot": done.snapshot_id,
-        "prefix": done.prefix,
-        "present": done.present,
-        "changed": done.changed,
-        "size": done.size,
-        "kernels": plain(done.kernels),
-        "unrelocated": list(done.unrelocated),
-        "seconds": round(done.seconds, 3),
-    }

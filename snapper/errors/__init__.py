@@ -9,6 +9,7 @@ from snapper.errors.environments import (
     NoPlace,
     NoSuchEnvironment,
     NotAnEnvironment,
+    NotRegistered,
     PrefixTooLong,
     WrongPlatform,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "NotAnArchive",
     "NotAnEnvironment",
     "NotInStore",
+    "NotRegistered",
     "NothingBefore",
     "PrefixTooLong",
     "SnapperError",

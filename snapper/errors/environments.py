@@ -166,3 +166,22 @@ class NoPlace(SnapperError):
     @property
     def hint(self) -> str:
         return "Name one with --envs-dir, SNAPPER_ENVS_DIR or --prefix."
+
+
+@dataclass(eq=False)
+class NotRegistered(SnapperError):
+    """No kernel of that environment is in Jupyter's menu."""
+
+    environment: str
+    known: tuple[str, ...]
+    code = ExitCode.NOT_FOUND
+
+    @property
+    def message(self) -> str:
+        return f"no kernel of {self.environment!r} is registered by snapper"
+
+    @property
+    def hint(self) -> str:
+        if self.known:
+            return f"There are kernels of: {', '.join(self.known)}."
+        return "There are none at all: snapper kernels register ENV puts them there."

@@ -1,0 +1,121 @@
+"""`snapper kernels`: the kernels that snapper has put into Jupyter's menu."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper import config
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JsonOption
+from snapper.errors import ExitCode, NotAnEnvironment, NotRegistered
+
+if TYPE_CHECKING:
+    from snapper.kernels import Entry
+
+app = typer.Typer(
+    help="List, register and remove Jupyter kernels of environments.",
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+NamesArgument = Annotated[list[str], typer.Argument(metavar="ENV...", help="Names of environments.")]
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context, as_json: JsonOption = False) -> None:
+    if context.invoked_subcommand is None:
+        list_(as_json)
+
+
+@app.command(name="list")
+def list_(as_json: JsonOption = False) -> None:
+    """List the kernels that snapper has registered."""
+    from snapper import kernels
+
+    found = kernels.registered()
+    if as_json:
+        output.document({"kernels": [plain(each) for each in found]})
+    elif not found:
+        output.say(
+            "No kernel is registered. They are when environments are restored, or: snapper kernels register ENV"
+        )
+    else:
+        output.table(
+            ("KERNEL", "DISPLAY NAME", "ENVIRONMENT", "STATE", "PREFIX"),
+            [(each.name, each.display_name, each.environment, _state(each), each.prefix) for each in found],
+            right=(),
+        )
+
+
+@app.command()
+def register(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[ENV]...", help="Names of environments.")
+    ] = None,
+    prefix: Annotated[
+        Path | None,
+        typer.Option("--prefix", "-p", metavar="DIR", help="An environment's directory, instead of names."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Register the kernels of environments that are on this machine."""
+    from snapper import conda, kernels, places, state
+    from snapper.errors import Usage
+
+    if bool(names) == (prefix is not None):
+        raise Usage(
+            "name environments or give the directory of one with --prefix, and not both",
+            "See: snapper kernels register --help.",
+        )
+    prefixes = [config.directory(prefix)] if prefix else [places.find(name) for name in names or []]
+    documents = []
+    code = ExitCode.DONE
+    for place in prefixes:
+        if not conda.is_environment(place):
+            raise NotAnEnvironment(str(place))
+        known = state.read(place)
+        environment = known.environment if known else place.name
+        done = kernels.register(place, environment)
+        code = ExitCode.PARTIAL if not done or any(each.problem for each in done) else code
+        suggestion = "" if done else kernels.suggestion(place)
+        documents.append({"environment": environment, "kernels": plain(done), "suggestion": suggestion})
+        if not as_json:
+            for each in done:
+                if each.problem:
+                    output.warn(f"kernel {each.name} could not be registered at {each.path}: {each.problem}")
+                else:
+                    output.say(f"{environment}: {each.display_name}, as {each.name}")
+            if not done:
+                output.warn(f"{environment} has no kernel. Add one with: {suggestion}")
+    if as_json:
+        output.document({"environments": documents})
+    return code
+
+
+@app.command()
+def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
+    """Remove the kernels of environments from Jupyter's menu; the environments stay."""
+    from snapper import kernels
+
+    there = {each.environment for each in kernels.registered()}
+    for name in names:
+        if name not in there:
+            raise NotRegistered(name, tuple(sorted(there)))
+    removed = [each for name in dict.fromkeys(names) for each in kernels.remove(name)]
+    if as_json:
+        output.document({"removed": [plain(each) for each in removed]})
+        return
+    for each in removed:
+        output.say(f"{each.name} ({each.display_name}) is removed")
+
+
+def _state(entry: Entry) -> str:
+    from snapper import runs
+
+    if entry.ready:
+        return "ready"
+    return "waiting" if runs.waiting_file(entry.environment).exists() else "not there"

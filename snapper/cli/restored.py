@@ -1,0 +1,185 @@
+"""What `snapper restore` and `snapper rollback` report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snapper import identity
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.text import plural, size
+from snapper.errors import ExitCode
+
+if TYPE_CHECKING:
+    from snapper.kernels import Entry
+    from snapper.restore import Failed, Restored
+
+
+@dataclass(frozen=True)
+class Background:
+    """A process that goes on with what is left."""
+
+    process: int
+    log: str
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a restore ended: with what goes on in the background, if so, and the kernels that went because their
+    environments had gone.
+    """
+
+    results: Sequence[Restored | Failed]
+    store: str
+    seconds: float = 0.0
+    background: Background | None = None
+    removed_kernels: Sequence[Entry] = ()
+
+
+def described(ended: Ended) -> tuple[dict[str, Any], int]:
+    """What was restored and what was not, as JSON, and the exit code."""
+    done, failed = _parted(ended.results)
+    problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
+    partial = problems or ended.background
+    code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
+    fields: dict[str, Any] = {
+        "store": ended.store,
+        "restored": [_fields(each) for each in done],
+        "failed": [{"environment": each.environment, **output.described(each.error)} for each in failed],
+        "removed_kernels": [each.name for each in ended.removed_kernels],
+        "seconds": round(ended.seconds, 3),
+    }
+    if ended.background:
+        fields["background"] = plain(ended.background)
+    if failed and not done:
+        fields["error"] = output.described(failed[0].error)
+    return fields, code
+
+
+def report(ended: Ended, as_json: bool) -> int:
+    """Reports what was restored and what was not; returns the exit code."""
+    fields, code = described(ended)
+    if as_json:
+        output.document(fields)
+        return code
+    done, failed = _parted(ended.results)
+    for each in done:
+        _say(each)
+    for failure in failed:
+        output.error(failure.error, as_json=False)
+    for kernel in ended.removed_kernels:
+        output.say(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
+    if len(ended.results) > 1:
+        output.say(_summary(done, failed, ended.seconds))
+    if ended.background:
+        _say_background(ended.background)
+    elif not ended.results:
+        output.say(f"The store {ended.store} has no environments. Pack one with: snapper pack NAME")
+    return code
+
+
+def note(result: Restored | Failed) -> None:
+    """A line for the log, with the time."""
+    from snapper.restore import Failed
+
+    with suppress(OSError):
+        if isinstance(result, Failed):
+            what = f"could not be restored: {result.error.message}"
+        else:
+            what = "is there already" if result.present else f"is restored in {result.seconds:.1f} s"
+        output.warn(f"{identity.now()} {result.environment} {what}")
+
+
+def _parted(results: Sequence[Restored | Failed]) -> tuple[list[Restored], list[Failed]]:
+    from snapper.restore import Failed
+
+    failed = [each for each in results if isinstance(each, Failed)]
+    return [each for each in results if not isinstance(each, Failed)], failed
+
+
+def _summary(done: list[Restored], failed: list[Failed], seconds: float) -> str:
+    present = sum(each.present for each in done)
+    kernels = sum(not kernel.problem for each in done for kernel in each.kernels)
+    counts = f"{len(done) - present} restored, {present} already there, {len(failed)} failed"
+    return f"{counts}; {plural(kernels, 'kernel')}; {seconds:.1f} s"
+
+
+def _say_background(background: Background) -> None:
+    what = ", ".join(background.left) if background.left else "looking at the store"
+    output.say(f"Time is up; process {background.process} goes on in the background: {what}")
+    output.say(f"  its log: {background.log}")
+    output.say("  kernels wait for their environments; snapper status says how far it is")
+
+
+def _say(done: Restored) -> None:
+    if done.present:
+        output.say(f"{done.environment} is there already: {done.prefix}")
+        if done.changed:
+            output.warn(
+                f"  {plural(done.changed, 'file')} changed since and not packed: snapper pack {done.environment}"
+            )
+    else:
+        output.say(
+            f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)"
+        )
+    output.listing("these files hold another prefix, because this one does not fit in them", done.unrelocated)
+    for kernel in done.kernels:
+        if kernel.problem:
+            output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
+        else:
+            output.say(f"  kernel: {kernel.display_name}")
+    if not done.kernels:
+        output.say(f"  no kernel: it has none. Add one with: {done.suggestion}")
+
+
+def _fields(done: Restored) -> dict[str, Any]:
+    return {
+        "environment": done.environment,
+        "snapshot": done.snapshot_id,
+        "prefix": done.prefix,
+        "present": done.present,
+        "changed": done.changed,
+        "size": done.size,
+        "kernels": plain(done.kernels),
+        "suggestion": done.suggestion,
+        "unrelocated": list(done.unrelocated),
+        "seconds": round(done.seconds, 3),
+    }
+
+
+# --- the last one -----------------------------------------------------------------------------------------
+
+
+def last_fields() -> dict[str, Any] | None:
+    """The last restore of all environments as JSON; None where none is on record."""
+    from snapper import runs
+
+    found = runs.last()
+    return {**plain(found), "at_work": found.at_work} if found else None
+
+
+def say_last() -> None:
+    """Says what became of the last restore of all environments, and how far it is where it goes on."""
+    from snapper import runs
+
+    found = runs.last()
+    if found is None:
+        return
+    counts: Counter[str] = Counter(each.condition for each in found.environments)
+    words = {"restored": "restored", "present": "already there", "failed": "failed"}
+    told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
+    how = "" if found.ended else ", at work" if found.at_work else ", cut off: snapper restore --all goes on"
+    output.say(f"Last restore of all: {found.began}{how}: {found.error or told}")
+    for each in found.environments:
+        if each.condition in ("waiting", "restoring"):
+            share = 100 * each.done // each.size if each.size else 0
+            output.say(f"  {each.environment}: {share}% of {size(each.size)}")
+        elif each.condition == "failed":
+            output.say(f"  {each.environment}: {each.error}")
+    if found.log:
+        output.say(f"  its log: {found.log}")
