@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from snapper import canonical
 from snapper.errors import Damaged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, is_name, name_of
+from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, is_digest, is_name, name_of
 from snapper.store import Store, VersionMismatch
 
 _ENVIRONMENTS = "environments/"
@@ -145,14 +146,39 @@ def has_snapshot(store: Store, digest: str) -> bool:
     return store.size(snapshot_key(digest)) is not None
 
 
-def check_layers(store: Store, layers: Collection[Layer]) -> None:
-    """Raises LayersGone unless all of the layers are there, in full size."""
+def stored(store: Store, layers: Collection[Layer]) -> frozenset[str]:
+    """The digests of those layers that are there, in full size."""
     sizes = {layer_key(layer.digest): layer.size for layer in layers}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = dict(zip(sizes, pool.map(store.size, sizes), strict=True))
-    gone = sum(found[key] != size for key, size in sizes.items())
+    return frozenset(each.digest for each in layers if found[layer_key(each.digest)] == each.size)
+
+
+def check_layers(store: Store, layers: Collection[Layer]) -> None:
+    """Raises LayersGone unless all of the layers are there, in full size."""
+    there = stored(store, layers)
+    gone = len({layer.digest for layer in layers if layer.digest not in there})
     if gone:
         raise LayersGone(store.url, gone)
+
+
+def known_layers(store: Store) -> dict[str, tuple[str, int]]:
+    """Digest and size, by diff_id, of the layers that the current snapshots of the store name.
+
+    Snapshots are read for just that, and what cannot be read is passed over.
+    """
+    known: dict[str, tuple[str, int]] = {}
+    for name in environments(store):
+        try:
+            current = read_environment(store, name)[0].current
+            data = store.read(snapshot_key(current))
+            layers = json.loads(data)["layers"] if name_of(data) == current else ()
+            for layer in layers:
+                if is_digest(layer["digest"]):
+                    known[layer["diff_id"]] = layer["digest"], layer["size"]
+        except (SnapperError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    return known
 
 
 def write_snapshot(store: Store, digest: str, data: bytes) -> int:

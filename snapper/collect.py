@@ -81,7 +81,7 @@ class Context:
     """What every packing worker knows from its start.
 
     `prefix` is what files have as the environment's directory, `place` where it is; `known` gives digest and
-    size of stored layers by diff_id; `placeholders` those that an earlier snapshot had for a path.
+    size of layers by diff_id; `placeholders` those that an earlier snapshot had for a path.
     """
 
     place: str
@@ -92,6 +92,11 @@ class Context:
     known: Mapping[str, tuple[str, int]]
     placeholders: Mapping[str, tuple[str, ...]]
     included: tuple[Included, ...] = ()
+
+    def stored(self, diff_id: str) -> tuple[str, int] | None:
+        """Digest and size of the layer that holds this segment, if it is known that the store has one."""
+        digest, size = self.known.get(diff_id, ("", -1))
+        return (digest, size) if digest and self.store.size(layer_key(digest)) == size else None
 
     def path_of(self, file: File) -> str:
         """Where the file is to be read."""
@@ -136,7 +141,7 @@ class _Run:
 
     def seal(self) -> None:
         if not self.builder.empty:
-            sealed = self.builder.seal(self.group.kind, self.group.owner, self.context.known)
+            sealed = self.builder.seal(self.group.kind, self.group.owner, self.context.stored)
             self.layers.append(sealed.layer)
             self.added_sizes.append(store_layer(self.context, sealed))
 

@@ -65,6 +65,11 @@ def is_environment(prefix: Path) -> bool:
     return os.path.isdir(prefix / META)
 
 
+def is_record(path: str) -> bool:
+    """Whether the path is where a package's record is."""
+    return path.startswith(f"{META}/") and path.endswith(".json") and path.count("/") == 1
+
+
 def read_records(prefix: Path) -> list[Record]:
     """The records of all installed packages, by file name.
 

@@ -9,10 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.errors import Damaged, FileFailed, NoPermission, NoSpace
+from snapper.index import Stats
 from snapper.segment import BadSegment
-
-#: Path, size, mode, mtime and ctime in nanoseconds, inode: an entry of an environment's index.
-Stats = tuple[str, int, int, int, int, int]
 
 _MOST_DESCRIPTORS = 128
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -8,7 +8,6 @@ layer says can reach outside the directory.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from typing import NamedTuple
 
 from snapper.catalog import read_layer
 from snapper.conda import Fact
-from snapper.descriptors import Directories, Stats, reporting, write_all
+from snapper.descriptors import Directories, reporting, write_all
 from snapper.errors import Damaged
+from snapper.index import Stats, block
 from snapper.layer import Unpacker
 from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path
 from snapper.relocate import DoesNotFit, apply, substitute
@@ -31,13 +31,17 @@ SECOND = 1_000_000_000
 
 @dataclass(frozen=True)
 class Job:
-    """A layer to write below `directory`, relocated to `prefix`; `cut` are the files that several layers hold."""
+    """A layer to write below `directory`, relocated to `prefix`; `cut` are the files that several layers hold.
+
+    `number` is the layer's in its snapshot.
+    """
 
     store: Store
     directory: str
     prefix: str
     layer: Layer
-    cut: frozenset[str] = frozenset()
+    cut: frozenset[str]
+    number: int
 
 
 class Link(NamedTuple):
@@ -63,7 +67,7 @@ class Cut(NamedTuple):
 class Extracted:
     """What a layer left to do, and what it wrote.
 
-    `facts` are those of relocated files, with which `records` are to be restated, and `index` is a line of the
+    `facts` are those of relocated files, with which `records` are to be restated, and `index` is a block of the
     environment's index.
     """
 
@@ -74,7 +78,7 @@ class Extracted:
     records: list[tuple[str, Mode]] = field(default_factory=list)
     facts: dict[str, Fact] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
-    index: str = ""
+    index: bytes = b""
 
 
 _unpacker = Unpacker()
@@ -119,7 +123,7 @@ class _Writer:
         self._stats: list[Stats] = []
 
     def done(self) -> Extracted:
-        self._result.index = json.dumps(self._stats)
+        self._result.index = block(self._job.number, self._stats)
         return self._result
 
     def write(self, member: Member, data: memoryview) -> None:
@@ -129,6 +133,7 @@ class _Writer:
         if member.type == "directory":
             self._result.directories.append(member)
             self._directories[member.path]
+            self._stats.append((member.path + "/", 0, member.mode & 0o777, 0, 0, 0))
         elif member.type == "file":
             self._file(member, data)
         else:
@@ -186,7 +191,7 @@ class _Writer:
                 member.mode & 0o777,
                 status.st_mtime_ns,
                 status.st_ctime_ns,
-                status.st_ino,
+                0 if member.path in self._result.unrelocated else status.st_ino,
             )
         )
 

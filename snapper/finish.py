@@ -3,58 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from snapper.conda import Fact, restated
-from snapper.descriptors import Directories, Stats, reporting, stats_of, write_all
+from snapper.descriptors import Directories, reporting, stats_of, write_all
 from snapper.errors import Damaged
 from snapper.extract import SECOND, Cut, Extracted, Link
+from snapper.index import Stats, block, paths_in
 from snapper.model import Layer, path_bytes
 from snapper.segment import BadSegment, Member
 
 
-def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> str:
-    """Makes links and sets what could not be set before; returns a further line of the index.
+def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> list[bytes]:
+    """Makes links and sets what could not be set before; returns further blocks of the index.
 
     `parts` are the results of `layers`, in their order. Raises Damaged where a file's pieces do not join.
     """
     directories = Directories(directory)
     umask = os.umask(0)
-    stats: list[Stats] = []
+    stats: dict[int, list[Stats]] = defaultdict(list)
     what = f"the snapshot for {prefix}"
     try:
         with reporting(what, prefix):
-            for member in _joined(what, layers, parts):
+            for order, member in _joined(what, layers, parts):
                 above, _, name = member.path.rpartition("/")
                 os.chmod(name, member.mode & 0o777, dir_fd=directories[above])
                 times = (member.mtime * SECOND, member.mtime * SECOND)
                 os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
-                stats.append(stats_of(directories[above], member.path))
-            stats += _restate(directories, layers, parts)
-            links = [link for part in parts for link in part.links]
-            for link in sorted(links, key=lambda link: not link.hard):
+                stats[order].append(stats_of(directories[above], member.path))
+            for order, entry in _restate(directories, layers, parts):
+                stats[order].append(entry)
+            links = [(order, link) for order, part in enumerate(parts) for link in part.links]
+            for order, link in sorted(links, key=lambda each: not each[1].hard):
                 _make_link(directories, link)
-                stats.append(stats_of(directories[link.path.rpartition("/")[0]], link.path))
+                stats[order].append(stats_of(directories[link.path.rpartition("/")[0]], link.path))
+            for order, path in _linked({link.target for _, link in links if link.hard}, parts):
+                stats[order].append(stats_of(directories[path.rpartition("/")[0]], path))
             modes = [member for part in parts for member in part.directories]
             for member in sorted(modes, key=lambda member: path_bytes(member.path), reverse=True):
                 os.fchmod(directories[member.path], member.mode & 0o777)
     finally:
         directories.close()
         os.umask(umask)
-    return json.dumps(stats)
+    return [block(order, entries) for order, entries in sorted(stats.items())]
 
 
-def _restate(directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[Stats]:
-    """Makes conda's records true of the files as they are now; gives the index's entries for them."""
+def _restate(
+    directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]
+) -> Iterator[tuple[int, Stats]]:
+    """Makes conda's records true of the files as they are now; gives the index's entries for them, by layer."""
     facts = {path: fact for part in parts for path, fact in part.facts.items()}
     for path in {each.begins.path for each in layers if each.begins and each.relocations}:
         with _opened(directories, path) as file:
             facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
-    for path, mode in (record for part in parts for record in part.records):
+    records = [(order, *record) for order, part in enumerate(parts) for record in part.records]
+    for order, path, mode in records:
         with _opened(directories, path) as file:
             status = os.fstat(file.fileno())
             text = restated(file.read(), facts, sizes=mode == "sized-record")
@@ -67,7 +74,7 @@ def _restate(directories: Directories, layers: tuple[Layer, ...], parts: list[Ex
             os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
         finally:
             os.close(descriptor)
-        yield stats_of(directories[above], path)
+        yield order, stats_of(directories[above], path)
 
 
 def _opened(directories: Directories, path: str) -> BinaryIO:
@@ -84,11 +91,13 @@ def _digest(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[Member]:
-    """The members that several layers hold, after a look that each goes on where the one before ended."""
+def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Iterator[tuple[int, Member]]:
+    """The members that several layers hold, each with the first, after a look that each goes on where the one before
+    ended.
+    """
     pending: Cut | None = None
-    first: Member | None = None
-    for layer, part in zip(layers, parts, strict=True):
+    first: tuple[int, Member] | None = None
+    for order, (layer, part) in enumerate(zip(layers, parts, strict=True)):
         begins = layer.begins
         expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
         if (begins and (begins.path, begins.offset, begins.size)) != expected:
@@ -98,10 +107,16 @@ def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Ite
         if pending and not part.cut and first:
             yield first
         if part.cut and not pending:
-            first = part.cut.member
+            first = order, part.cut.member
         pending = part.cut
     if pending:
         raise Damaged(what, f"the end of {pending.member.path!r} is missing")
+
+
+def _linked(paths: set[str], parts: list[Extracted]) -> Iterator[tuple[int, str]]:
+    """The files that were written before they got further links, which shows in their ctime, by layer."""
+    for order, part in enumerate(parts if paths else ()):
+        yield from ((order, path) for path in paths_in(part.index) if path in paths)
 
 
 def _make_link(directories: Directories, link: Link) -> None:

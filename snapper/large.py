@@ -127,7 +127,7 @@ def collect_piece(context: Context, piece: Piece) -> Collected:
         builder.note(item.file.path, Relocated(b"", scanned.way.mode, scanned.way.placeholder))
         del data
     begins = Begin(item.file.path, start.offset, scanned.size, start.replaced) if piece.number else None
-    sealed = builder.seal(piece.kind, piece.owner, context.known, begins)
+    sealed = builder.seal(piece.kind, piece.owner, context.stored, begins)
     return Collected((sealed.layer,), (store_layer(context, sealed),))
 
 

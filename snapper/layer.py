@@ -7,7 +7,7 @@ one tar stream, so layers joined in a snapshot's order are a `.tar.zst`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -111,17 +111,20 @@ class Builder:
         self._relocated.setdefault((how.mode, how.placeholder), []).append(path)
 
     def seal(
-        self, kind: Kind, owner: str, known: Mapping[str, tuple[str, int]], begins: Begin | None = None
+        self,
+        kind: Kind,
+        owner: str,
+        known: Callable[[str], tuple[str, int] | None],
+        begins: Begin | None = None,
     ) -> Sealed:
-        """Ends the layer and begins the next; one whose diff_id is `known` is not compressed again."""
+        """Ends the layer and begins the next; one is not compressed of which `known` gives digest and size."""
         view = memoryview(self._buffer)[: self._length]
         diff_id = hashlib.sha256(view).hexdigest()
-        data = None
-        if diff_id in known:
-            digest, size = known[diff_id]
-        else:
+        data, found = None, known(diff_id)
+        if found is None:
             data = self._compressor.compress(view)
-            digest, size = hashlib.sha256(data).hexdigest(), len(data)
+            found = hashlib.sha256(data).hexdigest(), len(data)
+        digest, size = found
         layer = Layer(
             digest, size, diff_id, self._length, kind, owner, self._members, self._relocations(), begins
         )

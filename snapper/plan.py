@@ -63,12 +63,6 @@ class Plan:
     missing: tuple[Deviation, ...]
     pip: tuple[PipPackage, ...]
 
-    @property
-    def size(self) -> int:
-        """What there is to read, in bytes."""
-        shares = (*self.packages, *self.links, *self.others)
-        return sum(item.file.size for share in shares for item in (*share.items, *share.large))
-
 
 def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     """Gives every file of the tree to the package that installed it, to pip's, or to nobody.
@@ -76,7 +70,7 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     Raises ChangedWhilePacking where the tree does not have a record, NoPermission.
     """
     found = {file.path: file for file in tree.files}
-    free = dict(found)
+    free = {file.path: file for file in members(tree)}
     relocated = {
         entry.path: found.get(entry.path) for each in records for entry in each.entries if entry.placeholder
     }
@@ -102,7 +96,8 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
         _share("pip", each.owner, [Item(free.pop(path)) for path in each.files if path in free])
         for each in installed
     ]
-    others.append(_share("files", "", _loose(free, found, relocated)))
+    loose = [Item(file, source_mtime=_source_mtime(file, relocated)) for file in free.values()]
+    others.append(_share("files", "", loose))
     return Plan(
         tuple(packages),
         tuple(links),
@@ -171,12 +166,12 @@ def _source_mtime(file: File, relocated: Mapping[str, File | None]) -> int | Non
     return source.mtime if source else None
 
 
-def _loose(free: dict[str, File], found: dict[str, File], relocated: Mapping[str, File | None]) -> list[Item]:
-    """What nobody owns, with the directories that do not come of themselves."""
-    filled = {posixpath.dirname(path) for path in found}
+def members(tree: Tree) -> list[File]:
+    """What is to be in a layer: all but the directories that come of themselves."""
+    filled = {file.path.rpartition("/")[0] for file in tree.files}
     return [
-        Item(file, source_mtime=_source_mtime(file, relocated))
-        for file in free.values()
+        file
+        for file in tree.files
         if file.type != "directory" or file.mode & 0o777 != USUAL_DIRECTORY_MODE or file.path not in filled
     ]
 

@@ -17,6 +17,7 @@ from snapper import catalog, environment, kernels, places, runs, schedule, state
 from snapper.descriptors import reporting
 from snapper.errors import SnapperError
 from snapper.extract import Extracted
+from snapper.index import Moment
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
 from snapper.space import Space
@@ -206,7 +207,8 @@ class _Restoring:
                 done = each.unpacking.finish()
                 found = state.State(FORMAT, place.name, place.snapshot_id, str(place.prefix))
                 with reporting(f"snapshot {place.snapshot_id[:12]}", str(place.prefix)):
-                    state.write(staging.tree, found, encode_snapshot(work.snapshot)[1], done.index)
+                    moment = Moment(place.snapshot_id, str(place.prefix), state.later(staging.tree))
+                    state.write(staging.tree, found, encode_snapshot(work.snapshot)[1], moment, done.index)
                     staging.tree.chmod(work.snapshot.mode & 0o777)
                 target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
                 staging.swap()

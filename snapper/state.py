@@ -1,26 +1,30 @@
 """What snapper keeps inside an environment, in `<prefix>/.snapper/`: which snapshot it is, and how files looked.
 
-`state.json` names environment, snapshot and prefix; `snapshot.json` is the snapshot; `index.jsonl` has lines
-that are each a list of `[path, size, mode, mtime_ns, ctime_ns, inode]`, directories left out. All can be lost
-without harm: what they say is then found out again.
+`state.json` names environment, snapshot and prefix; `snapshot.json` is the snapshot; `index` is the index. All can
+be lost without harm: what they say is then found out again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import canonical
-from snapper.model import FORMAT, STATE_DIRECTORY, Snapshot
+from snapper.index import BadIndex, Index, Moment, decode, encode
+from snapper.model import FORMAT, STATE_DIRECTORY, Snapshot, name_of
 from snapper.tree import Tree
 
 _STATE = "state.json"
 _SNAPSHOT = "snapshot.json"
-_INDEX = "index.jsonl"
+_INDEX = "index"
+
+#: How long to wait at most until the file system's clock has gone on, in seconds.
+_LONGEST_TICK = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,31 +53,64 @@ def read(prefix: Path) -> State | None:
 
 def read_snapshot(prefix: Path) -> Snapshot | None:
     """The snapshot that the environment was last packed as or restored from, if it is kept there."""
+    last = read_last(prefix)
+    return last[1] if last else None
+
+
+def read_last(prefix: Path) -> tuple[str, Snapshot] | None:
+    """The same with its id."""
     try:
         data = (prefix / STATE_DIRECTORY / _SNAPSHOT).read_bytes()
-        return canonical.decode(Snapshot, canonical.parse(data))
+        return name_of(data), canonical.decode(Snapshot, canonical.parse(data))
     except (OSError, canonical.Malformed):
         return None
 
 
-def write(top: Path, state: State, snapshot: bytes, index: Iterable[str]) -> None:
+def read_index(prefix: Path) -> Index | None:
+    """The environment's index; None where it has none that can be used."""
+    try:
+        return decode((prefix / STATE_DIRECTORY / _INDEX).read_bytes())
+    except (OSError, BadIndex):
+        return None
+
+
+def write(top: Path, state: State, snapshot: bytes, moment: Moment, blocks: Iterable[bytes]) -> None:
     """Keeps the state of the environment at `top`, which need not be the state's prefix yet; may raise OSError."""
-    directory = top / STATE_DIRECTORY
-    directory.mkdir(mode=0o755, exist_ok=True)
-    _replace(directory / _INDEX, "\n".join(index).encode())
+    directory = _directory(top)
+    _replace(directory / _INDEX, encode(moment, blocks))
     _replace(directory / _SNAPSHOT, snapshot)
     _replace(directory / _STATE, canonical.encode(state))
 
 
-def index_of(tree: Tree) -> str:
-    """The line of an index for what a walk has just seen."""
-    return json.dumps(
-        [
-            (file.path, file.size, file.mode, file.mtime_ns, file.ctime_ns, file.inode)
-            for file in tree.files
-            if file.type != "directory"
-        ]
-    )
+def rename(prefix: Path, state: State) -> None:
+    """Keeps another state of the same snapshot; may raise OSError."""
+    _replace(prefix / STATE_DIRECTORY / _STATE, canonical.encode(state))
+
+
+def now(top: Path) -> int:
+    """The time by the clock that files at `top` get theirs from, in nanoseconds; may raise OSError."""
+    return _tick(top, -1)
+
+
+def later(top: Path) -> int:
+    """The same when that clock has gone on, but for slow ones: later than what has just been written."""
+    return _tick(top, now(top))
+
+
+def _tick(top: Path, after: int) -> int:
+    probe = _directory(top) / f".now.{secrets.token_hex(4)}"
+    began = time.monotonic()
+    try:
+        while True:
+            probe.touch()
+            found = probe.stat().st_ctime_ns
+            probe.unlink()
+            if found > after or time.monotonic() - began > _LONGEST_TICK:
+                return found
+            time.sleep(0.001)
+    finally:
+        with suppress(OSError):
+            probe.parent.rmdir()  # unless anything is kept there
 
 
 @dataclass(frozen=True)
@@ -97,15 +134,14 @@ def drift(prefix: Path, tree: Tree) -> list[str] | None:
 
 def drifted(prefix: Path, tree: Tree) -> Drift | None:
     """In which way the environment is not as the index has it; None where there is no index."""
-    try:
-        lines = (prefix / STATE_DIRECTORY / _INDEX).read_text().splitlines()
-        known = {str(path): stats for line in lines for path, *stats in json.loads(line)}
-    except (OSError, ValueError, TypeError, RecursionError):
+    index = read_index(prefix)
+    if index is None:
         return None
+    known = {path: entry[:3] for path, entry in index.entries.items() if not path.endswith("/")}
     there = {
-        file.path: [file.size, file.mode, file.mtime_ns] for file in tree.files if file.type != "directory"
+        file.path: (file.size, file.mode, file.mtime_ns) for file in tree.files if file.type != "directory"
     }
-    changed = [path for path, stats in there.items() if path in known and known[path][:3] != stats]
+    changed = [path for path, stats in there.items() if known.get(path, stats) != stats]
     return Drift(
         _named(path for path in there if path not in known),
         _named(path for path in known if path not in there),
@@ -115,6 +151,12 @@ def drifted(prefix: Path, tree: Tree) -> Drift | None:
 
 def _named(paths: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(path for path in paths if not path.endswith(".pyc")))
+
+
+def _directory(top: Path) -> Path:
+    directory = top / STATE_DIRECTORY
+    directory.mkdir(mode=0o755, exist_ok=True)
+    return directory
 
 
 def _replace(file: Path, data: bytes) -> None:

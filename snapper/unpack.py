@@ -18,10 +18,10 @@ from snapper.workers import Workers
 
 @dataclass(frozen=True)
 class Unpacked:
-    """`unrelocated` are paths that hold a placeholder because the prefix does not fit, `index` lines for the state."""
+    """`unrelocated` are paths that hold a placeholder because the prefix does not fit, `index` blocks for the state."""
 
     unrelocated: tuple[str, ...]
-    index: tuple[str, ...]
+    index: tuple[bytes, ...]
 
 
 class Unpacking:
@@ -47,7 +47,7 @@ class Unpacking:
 
     def submit(self, workers: Workers[None], order: int, weight: int) -> int:
         """Queues the layer of that order; returns the number of its job."""
-        job = Job(self._store, self._directory, self._prefix, self._layers[order], self._cut)
+        job = Job(self._store, self._directory, self._prefix, self._layers[order], self._cut, order)
         number = workers.submit(extract, job, weight)
         self._numbers[number] = order
         return number
@@ -69,7 +69,7 @@ class Unpacking:
         last = finish(self._directory, self._prefix, self._layers, ordered)
         return Unpacked(
             tuple(sorted(path for part in ordered for path in part.unrelocated)),
-            (*(part.index for part in ordered), last),
+            (*(part.index for part in ordered), *last),
         )
 
 

@@ -673,11 +673,27 @@ def test_records_that_are_none_come_back_as_they_are(top: Path, what: str) -> No
 
 
 @pytest.mark.parametrize(
-    "line", ["", "{", "5", "[5]", "[[]]", "[[[]]]", '[["a",1]]', '{"a":1}', "[" * 100_000, "\0"]
+    "change",
+    [
+        lambda data: b"",
+        lambda data: b"{}\n",
+        lambda data: b"5",
+        lambda data: b"[" * 100_000,
+        lambda data: b"\0" * 100,
+        lambda data: data[:-1],
+        lambda data: data[: data.index(b"\n") + 9],
+        lambda data: data + b"\0" * 24 + b"\xff",
+        lambda data: data.replace(b"\n", b"\n" + b"\xff" * 24),
+        lambda data: data.replace(b'"taken"', b'"token"'),
+        lambda data: data.replace(b'"version": "', b'"version": "9'),
+    ],
 )
-def test_an_index_that_makes_no_sense_vouches_for_nothing(top: Path, line: str) -> None:
+def test_an_index_that_makes_no_sense_vouches_for_nothing(
+    top: Path, change: Callable[[bytes], bytes]
+) -> None:
     prefix = done(top, [layer(whole(META), file("a"))])
-    (prefix / ".snapper" / "index.jsonl").write_text(line)
+    index = prefix / ".snapper" / "index"
+    index.write_bytes(change(index.read_bytes()))
     before = tree_of(top)
     (outcome,) = restore(open_store(str(top / "store")), [Wanted(catalog.Reference("work"), prefix=prefix)])
     assert isinstance(outcome, Failed)

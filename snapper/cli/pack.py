@@ -49,6 +49,10 @@ def pack(
             help="What to do about editable installs: take their sources along, or leave the links."
         ),
     ] = EditableOption.refuse,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Read all files, also those that look as they were at the last pack."),
+    ] = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -80,6 +84,7 @@ def pack(
             message=message,
             level=level or config.load().level,
             editables=editable.value,
+            full=full,
             jobs=jobs or config.load().jobs,
             progress=progress,
         )
