@@ -21,10 +21,12 @@ from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
 from snapper.layer import Builder, Sealed
 from snapper.locks import Intent
 from snapper.model import LAYER_SIZE, Kind, Layer, Mode
+from snapper.outbox import outbox
 from snapper.relocate import BINARY_PLACEHOLDER, Relocated, detect, holds, invert, moved, wide_encoding
 from snapper.segment import Member
 from snapper.store import Store
 from snapper.tree import File
+from snapper.worker import Later
 
 #: The time of files that are made when a package is installed, so that equal files are equal everywhere:
 #: 1980-01-01, the earliest that zip archives can hold.
@@ -134,7 +136,7 @@ class _Run:
     builder: Builder
     group: Group
     layers: list[Layer] = field(default_factory=list)
-    added_sizes: list[int] = field(default_factory=list)
+    added_sizes: list[Callable[[], int]] = field(default_factory=list)
     unproved: list[Item] = field(default_factory=list)
     facts: dict[str, Facts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
@@ -150,8 +152,8 @@ class _Run:
             self.seal()
 
 
-def collect(context: Context, group: Group) -> Collected:
-    """Packs a group of files, none larger than a layer, and stores its layers."""
+def collect(context: Context, group: Group) -> Later[Collected]:
+    """Packs a group of files, none larger than a layer, and has its layers stored; gives a Collected then."""
     run = _Run(context, builder_for(context), group, facts=dict(group.facts))
     dropped: set[str] = set()
     for item in group.items:
@@ -167,9 +169,12 @@ def collect(context: Context, group: Group) -> Collected:
         elif not _add_proved(run, item):
             dropped.add(item.file.path)
     run.seal()
-    return Collected(
-        tuple(run.layers), tuple(run.added_sizes), tuple(run.unproved), run.facts, tuple(run.unrelocated)
-    )
+
+    def stored() -> Collected:
+        sizes = tuple(size() for size in run.added_sizes)
+        return Collected(tuple(run.layers), sizes, tuple(run.unproved), run.facts, tuple(run.unrelocated))
+
+    return Later(stored)
 
 
 @cache
@@ -182,14 +187,13 @@ def builder_for(context: Context) -> Builder:
     return _builder(context.level)
 
 
-def store_layer(context: Context, sealed: Sealed) -> int:
-    """Puts the layer into the store; returns how many bytes that added."""
+def store_layer(context: Context, sealed: Sealed) -> Callable[[], int]:
+    """Has the layer put into the store; what it returns waits for that and says how many bytes were added."""
     if sealed.data is None:
-        return 0
+        return lambda: 0
     context.intent.declare()
-    if not context.store.put(layer_key(sealed.layer.digest), sealed.data):
-        return 0
-    return sealed.layer.size
+    size, put = sealed.layer.size, outbox().put(context.store, layer_key(sealed.layer.digest), sealed.data)
+    return lambda: size if put.result() else 0
 
 
 def member_of(item: Item, mtime: int, size: int | None = None) -> Member:

@@ -85,14 +85,19 @@ _unpacker = Unpacker()
 _directories: dict[str, Directories] = {}
 
 
-def extract(_: object, job: Job) -> Extracted:
-    """Fetches, checks, unpacks and writes one layer.
+def fetch(_: object, job: Job) -> bytes:
+    """Reads and checks one layer; raises Damaged, and what the store raises."""
+    return read_layer(job.store, job.layer)
 
-    Raises Damaged, NoSpace, NoPermission, FileFailed, and what the store raises.
+
+def extract(_: object, job: Job, stored: bytes) -> Extracted:
+    """Unpacks and writes one layer, of which `stored` are the bytes as the store has them.
+
+    Raises Damaged, NoSpace, NoPermission, FileFailed.
     """
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {job.store.url}"
-    segment = _unpacker.segment(job.layer, read_layer(job.store, job.layer))
+    segment = _unpacker.segment(job.layer, stored)
     with reporting(what, job.prefix):
         writer = _Writer(job, _directories_of(job.directory))
         start = writer.continued(segment) if job.layer.begins else 0

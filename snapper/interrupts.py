@@ -7,18 +7,74 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 
 #: What asks a process to end: Ctrl-C, `kill` and the system's shutdown, a terminal that goes away.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
+@dataclass
+class _Blocks:
+    """How many threads are in a block that must come to its end, and whether no other may be entered any more."""
+
+    count: int = 0
+    closed: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.closed)
+            self.count += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.count -= 1
+                self.changed.notify_all()
+
+    def close(self) -> None:
+        """Waits until no thread is in a block, and keeps all from entering one."""
+        with self.changed:
+            self.closed = True
+            self.changed.wait_for(lambda: not self.count)
+
+
+_blocks = _Blocks()
+os.register_at_fork(after_in_child=_blocks.__init__)  # type: ignore[misc]
+
+
+def end_between_blocks(number: int) -> None:
+    """Has the signal end this process as it does by default, but while no thread is in an `uninterrupted` block.
+
+    To be called before there are other threads.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
+
+    def watch() -> None:
+        signal.sigwait((number,))
+        _blocks.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts such signals off until the block is done. Without effect in threads, which get none."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Puts such signals off until the block is done. Threads other than the main one get none of them."""
+    with _blocks.entered():
+        if threading.current_thread() is threading.main_thread():
+            with _put_off():
+                yield
+        else:
+            yield
+
+
+@contextmanager
+def _put_off() -> Iterator[None]:
     caught: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:

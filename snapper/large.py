@@ -28,6 +28,7 @@ from snapper.conda import Fact
 from snapper.model import LAYER_SIZE, Begin, Kind, Mode
 from snapper.relocate import Relocated, fresh_placeholders, invert, is_object_code, moved, substitute
 from snapper.segment import padding
+from snapper.worker import Later
 
 #: How many bytes behind a cut are looked at for the end of what began before it.
 _LOOK_AHEAD = 64 * 1024
@@ -104,8 +105,8 @@ def scan(context: Context, item: Item) -> Scan:
     return Scan(item, False, None, seen.cuts, True)
 
 
-def collect_piece(context: Context, piece: Piece) -> Collected:
-    """Packs one piece and stores its layer."""
+def collect_piece(context: Context, piece: Piece) -> Later[Collected]:
+    """Packs one piece and has its layer stored; gives a Collected then."""
     scanned, builder = piece.scan, builder_for(context)
     item, start, end = scanned.item, scanned.cuts[piece.number], scanned.cuts[piece.number + 1]
     mtime = LINK_TIME if item.made_at_link or (scanned.proved and scanned.way) else item.file.mtime
@@ -128,7 +129,8 @@ def collect_piece(context: Context, piece: Piece) -> Collected:
         del data
     begins = Begin(item.file.path, start.offset, scanned.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.stored, begins)
-    return Collected((sealed.layer,), (store_layer(context, sealed),))
+    layer, added_size = sealed.layer, store_layer(context, sealed)
+    return Later(lambda: Collected((layer,), (added_size(),)))
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from snapper.errors import PrefixTooLong
-from snapper.extract import Extracted, Job, extract
+from snapper.extract import Extracted, Job, extract, fetch
 from snapper.finish import finish
 from snapper.model import Layer
 from snapper.progress import Progress
 from snapper.store import Store
+from snapper.worker import Ahead
 from snapper.workers import Workers
 
 
@@ -48,7 +49,7 @@ class Unpacking:
     def submit(self, workers: Workers[None], order: int, weight: int) -> int:
         """Queues the layer of that order; returns the number of its job."""
         job = Job(self._store, self._directory, self._prefix, self._layers[order], self._cut, order)
-        number = workers.submit(extract, job, weight)
+        number = workers.submit(extract, job, weight, Ahead(fetch, job.layer.size))
         self._numbers[number] = order
         return number
 

@@ -7,13 +7,13 @@ Ctrl-C and hang-ups, which are the parent's to handle, and end when their parent
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import heapq
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable, Container, Generator, Iterator
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -21,18 +21,28 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from snapper.errors import SnapperError, WorkerDied
 from snapper.interrupts import SIGNALS
+from snapper.worker import Ahead, Order, Report, work
 
 C = TypeVar("C")
 
 _MOST_WORKERS = 16
-_PR_SET_PDEATHSIG = 1
+
+
+#: How many jobs, and how many bytes of what is done ahead for them, a worker may have before it.
+_MOST_AHEAD = 8
+_MOST_AHEAD_BYTES = 32 * 1024 * 1024
 
 
 class _Job(NamedTuple):
     weight: int
     number: int
-    function: Callable[[Any, Any], object]
+    function: Callable[..., object]
     argument: object
+    ahead: Ahead | None
+
+    @property
+    def cost(self) -> int:
+        return self.ahead.cost if self.ahead else 0
 
 
 class _Answer(NamedTuple):
@@ -41,10 +51,32 @@ class _Answer(NamedTuple):
     error: Exception | None
 
 
-class _Worker(NamedTuple):
+@dataclass(eq=False)
+class _Worker:
+    """A worker as its parent sees it: the jobs that it has before it, of which the first is at work, and those whose
+    end is still to come.
+    """
+
     process: BaseProcess
     connection: Connection
-    numbers: list[int]
+    before: dict[int, _Job] = field(default_factory=dict)
+    ending: set[int] = field(default_factory=set)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.before or self.ending)
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many jobs it has before it, and the bytes of what is done ahead for them."""
+        return len(self.before), sum(job.cost for job in self.before.values())
+
+    def takes(self, job: _Job) -> bool:
+        """Whether the job may be sent to it."""
+        if not self.before:
+            return True
+        count, cost = self.load
+        return job.ahead is not None and count < _MOST_AHEAD and cost + job.cost <= _MOST_AHEAD_BYTES
 
 
 def default_count() -> int:
@@ -73,14 +105,14 @@ class Workers(Generic[C]):
             ours, theirs = method.Pipe()
             inherited.append(ours)
             foreign = inherited if self._forks else []
-            process = method.Process(target=_work, args=(theirs, self._context, foreign), daemon=True)
+            process = method.Process(target=work, args=(theirs, self._context, foreign), daemon=True)
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
                 process.start()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
-            self._workers.append(_Worker(process, ours, []))
+            self._workers.append(_Worker(process, ours))
         return self
 
     def __exit__(
@@ -97,10 +129,12 @@ class Workers(Generic[C]):
             worker.process.join()
         self._workers.clear()
 
-    def submit(self, function: Callable[[C, Any], object], argument: object, weight: int) -> int:
-        """Queues a job, the heaviest to be begun first; returns its number."""
+    def submit(
+        self, function: Callable[..., object], argument: object, weight: int, ahead: Ahead | None = None
+    ) -> int:
+        """Queues a job, the heaviest to be begun first, and what can be done ahead for it; returns its number."""
         self._submitted += 1
-        heapq.heappush(self._waiting, _Job(-weight, self._submitted, function, argument))
+        heapq.heappush(self._waiting, _Job(-weight, self._submitted, function, argument, ahead))
         return self._submitted
 
     def withdraw(self, numbers: Container[int]) -> frozenset[int]:
@@ -147,54 +181,72 @@ class Workers(Generic[C]):
         """What becomes of each job. One that fails is told of before its worker is given another."""
         while True:
             yield from self._hand_out()
-            busy = [worker for worker in self._workers if worker.numbers]
+            busy = [worker for worker in self._workers if worker.busy]
             if not busy:
                 break
             for worker in self._ready(busy):
-                answer = self._receive(worker)
-                if answer.error is None:
+                answers = self._receive(worker)
+                if all(answer.error is None for answer in answers):
                     yield from self._hand_out()
-                yield answer
+                yield from answers
         while self._waiting:
             yield _Answer(heapq.heappop(self._waiting).number, None, self._ended)
 
     def _ready(self, busy: list[_Worker]) -> list[_Worker]:
-        """The workers that have answered; waits for one."""
-        answered = wait([worker.connection for worker in busy])
-        return [worker for worker in busy if worker.connection in answered]
+        """The workers that have reported; waits for one."""
+        reported = wait([worker.connection for worker in busy])
+        return [worker for worker in busy if worker.connection in reported]
 
     def _abandon(self) -> None:
         """Forgets what waits, and lets what is under way come to its end."""
         self._waiting.clear()
         for worker in list(self._workers):
-            if worker.numbers:
+            while worker.busy:
                 self._receive(worker)
 
     def _hand_out(self) -> Iterator[_Answer]:
-        """Gives idle workers a job each, and no more: one that is sending its answer does not receive.
+        """Gives a job to each idle worker, and then to those that can have more before them.
 
         Tells of the jobs whose worker turned out to be gone.
         """
-        for worker in list(self._workers):
-            if not worker.numbers and self._waiting:
-                job = heapq.heappop(self._waiting)
-                worker.numbers.append(job.number)
-                sent = False
-                with contextlib.suppress(OSError):
-                    worker.connection.send((job.number, job.function, job.argument))
-                    sent = True
-                if not sent:
-                    yield _Answer(job.number, None, self._death(worker))
+        while self._waiting and self._workers:
+            worker = min(self._workers, key=lambda each: each.load)
+            if not worker.takes(self._waiting[0]):
+                break
+            job = heapq.heappop(self._waiting)
+            worker.before[job.number] = job
+            order = Order(job.number, job.function, job.argument, job.ahead and job.ahead.function)
+            sent = False
+            with contextlib.suppress(OSError):
+                worker.connection.send(order)
+                sent = True
+            if not sent:
+                yield from self._lost(worker)
 
-    def _receive(self, worker: _Worker) -> _Answer:
-        (number,) = worker.numbers
-        answer: tuple[int, object, Exception | None] | None = None
-        try:
-            with contextlib.suppress(EOFError, OSError):
-                answer = worker.connection.recv()
-        finally:
-            worker.numbers.clear()
-        return _Answer(*answer) if answer else _Answer(number, None, self._death(worker))
+    def _receive(self, worker: _Worker) -> list[_Answer]:
+        """What a worker's next report makes known: one job's end, or none, or that of all it had if it is gone."""
+        report: Report | None = None
+        with contextlib.suppress(EOFError, OSError):
+            report = worker.connection.recv()
+        if report is None:
+            return self._lost(worker)
+        worker.before.pop(report.number, None)
+        worker.ending.discard(report.number)
+        if not report.ended:
+            worker.ending.add(report.number)
+            return []
+        return [_Answer(report.number, report.result, report.error)]
+
+    def _lost(self, worker: _Worker) -> list[_Answer]:
+        """What becomes of the jobs of a worker that is no more; those that it had not begun go to others."""
+        begun, death = [*list(worker.before)[:1], *worker.ending], self._death(worker)
+        for number in begun:
+            worker.before.pop(number, None)
+        for job in worker.before.values():
+            heapq.heappush(self._waiting, job)
+        worker.before.clear()
+        worker.ending.clear()
+        return [_Answer(number, None, death) for number in begun]
 
     def _death(self, worker: _Worker) -> WorkerDied:
         """Lets go of a worker that is no more."""
@@ -203,35 +255,3 @@ class Workers(Generic[C]):
         self._workers.remove(worker)
         self._ended = WorkerDied(worker.process.exitcode or 0)
         return self._ended
-
-
-def _work(connection: Connection, context: object, inherited: list[Connection]) -> None:
-    for other in inherited:
-        other.close()
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    _end_with_parent()
-    while True:
-        try:
-            number, function, argument = connection.recv()
-        except (EOFError, OSError):
-            return
-        answer: tuple[int, object, Exception | None]
-        try:
-            answer = number, function(context, argument), None
-        except Exception as error:
-            answer = number, None, error
-        try:
-            connection.send(answer)
-        except OSError:
-            return
-
-
-def _end_with_parent() -> None:
-    """Has the kernel end this process when its parent is killed, so that it does not finish its job in vain."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        parent = multiprocessing.parent_process()
-        if parent and parent.pid != os.getppid():
-            sys.exit()

@@ -40,6 +40,7 @@ def test_what_has_no_data_fills_layers_too(
     items = tuple(Item(each, linked="" if each.path == "first" else linked) for each in files)
     store = open_store(str(tmp_path / "store"), create=True)
     with packing(store) as intent:
-        done = collect(Context(str(top), str(top), store, intent, 1, {}, {}), Group("files", "", 0, items))
+        context = Context(str(top), str(top), store, intent, 1, {}, {})
+        done = collect(context, Group("files", "", 0, items)).finish()
     assert sum(each.members for each in done.layers) == 601
     assert max(each.diff_size for each in done.layers) <= SMALL + 1024
