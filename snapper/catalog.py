@@ -82,22 +82,38 @@ def read_environment(store: Store, name: str) -> tuple[Environment, str]:
         data, version = store.read_versioned(environment_key(name))
     except NotInStore:
         raise NotInStore(f"environment {name!r}", store.url, tuple(environments(store))) from None
+    return decode_environment(store, name, data), version
+
+
+def decode_environment(store: Store, name: str, data: bytes) -> Environment:
+    """The environment that an entry's bytes describe; raises Damaged, NewerFormat."""
     found = _decode(Environment, data, f"environment {name!r} in {store.url}")
     if found.name != name:
         raise Damaged(f"environment {name!r} in {store.url}", f"it says that it is {found.name!r}")
-    return found, version
+    return found
 
 
 def read_snapshot(store: Store, digest: str) -> Snapshot:
     """The snapshot of that id, its bytes checked against it; raises NotInStore, Damaged, NewerFormat."""
-    what = f"snapshot {digest[:12]} in {store.url}"
     try:
         data = store.read(snapshot_key(digest))
     except NotInStore:
         raise NotInStore(f"snapshot {digest[:12]}", store.url) from None
+    return decode_snapshot(store, digest, data)
+
+
+def decode_snapshot(store: Store, digest: str, data: bytes) -> Snapshot:
+    """The snapshot of these bytes, which are checked against its id; raises Damaged, NewerFormat."""
+    what = f"snapshot {digest[:12]} in {store.url}"
     if name_of(data) != digest:
         raise Damaged(what, "its bytes are not those that its name stands for")
     return _decode(Snapshot, data, what)
+
+
+def named_by(environment: Environment) -> set[str]:
+    """The ids of all snapshots that the environment's entry names."""
+    steps = {step.snapshot for step in environment.history}
+    return {environment.current, *steps, *environment.tags.values()}
 
 
 def resolve(store: Store, reference: Reference) -> tuple[Environment, str]:

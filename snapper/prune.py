@@ -175,7 +175,7 @@ def _swept(
     progress: Progress,
 ) -> Pruned:
     """Removes what these environments do not need. What is needed is known before anything goes."""
-    named = _named(environments.values())
+    named = {each for found in environments.values() for each in catalog.named_by(found)}
     snapshots = {
         match[1]: each for each in store.entries("snapshots/") if (match := _SNAPSHOT.match(each.key))
     }
@@ -209,14 +209,6 @@ def _swept(
         waiting=len(young),
         waiting_size=sum(each.size for each in young),
     )
-
-
-def _named(environments: Iterable[Environment]) -> set[str]:
-    return {
-        snapshot_id
-        for each in environments
-        for snapshot_id in (each.current, *(step.snapshot for step in each.history), *each.tags.values())
-    }
 
 
 def _layers_of(store: Store, snapshot_id: str, *, is_named: bool) -> set[str]:

@@ -35,6 +35,9 @@ def run(arguments: list[str]) -> int:
     try:
         if sys.platform == "win32":
             raise Unsupported("Windows")
+        arguments = [
+            "--data=all" if each == "--data" else each for each in arguments
+        ]  # its value is optional
         code = int(app(arguments, standalone_mode=False) or 0)
         if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and says nothing
             raise Interrupted
@@ -106,6 +109,7 @@ for _name, _command in (
     ("rollback", history.rollback),
     ("tag", history.tag),
     ("remove", history.remove),
+    ("verify", upkeep.verify),
     ("prune", upkeep.prune),
     ("export", exchange.export),
     ("import", exchange.import_),

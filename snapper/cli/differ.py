@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output, restored
-from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.text import plural
 from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
 
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
     from snapper.diff import Difference
     from snapper.status import Status
     from snapper.store import Store
-
-PrefixOption = Annotated[
-    Path | None,
-    typer.Option("--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."),
-]
 
 
 def diff(

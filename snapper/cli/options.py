@@ -20,6 +20,10 @@ StoreOption = Annotated[
         help="Directory or file:// URL of the store. Default: the setting (snapper config get store).",
     ),
 ]
+PrefixOption = Annotated[
+    Path | None,
+    typer.Option("--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 JobsOption = Annotated[
     int | None,

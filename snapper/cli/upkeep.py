@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output
-from snapper.cli.options import JsonOption, StoreOption, open_store
+from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.text import plural, size
-from snapper.errors import Usage
+from snapper.errors import ExitCode, SnapperError, Usage
 
 if TYPE_CHECKING:
+    from snapper.progress import Progress
     from snapper.prune import Pruned
+    from snapper.repair import Healed
+    from snapper.store import Store
+    from snapper.verify import Checked, Verified
 
+_WHAT = {
+    "missing": "gone",
+    "type": "of another kind",
+    "contents": "other contents",
+    "checksums": "other checksums in it",
+    "target": "leads elsewhere",
+    "mode": "other permissions",
+    "extra": "not of the snapshot",
+}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -63,6 +79,114 @@ def prune(
     _pruned(done, opened.url, as_json)
 
 
+def verify(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ENV[@SNAPSHOT]]", help="An environment on this machine. Default: the store itself."
+        ),
+    ] = None,
+    prefix: PrefixOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="[=PART]",
+            help="Read layers too: all, or a part such as --data=5% or --data=1/7.",
+        ),
+    ] = None,
+    heal: Annotated[
+        bool, typer.Option("--repair", help="Replace what is damaged from --from, or from environments here.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="Another store that has good copies.")
+    ] = None,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Check that what is stored is good, or that an environment on disk is as its snapshot says."""
+    from snapper import places
+    from snapper import verify as verb
+    from snapper.catalog import Reference
+    from snapper.cli.bars import reporter
+    from snapper.repair import repair
+
+    if (name or prefix) and (data or heal or source):
+        raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
+    if source and not heal:
+        raise Usage("--from says where --repair is to take good copies from", "Add --repair.")
+    reference = Reference.parse(name) if name else None
+    jobs = jobs or config.load().jobs
+    opened = open_store(store)
+    with reporter(quiet=as_json) as progress:
+        if reference or prefix:
+            place = (
+                config.directory(prefix)
+                if prefix
+                else places.find(reference.environment if reference else "")
+            )
+            checked = verb.verify_environment(opened, place, reference, jobs=jobs, progress=progress)
+            return _checked(checked, as_json)
+        part = verb.Part.parse(data) if data else None
+        found = verb.verify(opened, part, jobs=jobs, progress=progress)
+        healed: list[Healed] = []
+        while heal and found.problems:
+            with _sources(found, source, jobs, progress) as sources:
+                new = repair(opened, [each.key for each in found.problems], found.described, sources)
+            healed += new
+            keys = {each.key for each in new}
+            if any(key.startswith("snapshots/") for key in keys):  # only now it is known what they need
+                found = verb.verify(opened, part, jobs=jobs, progress=progress)
+            else:
+                found = found.without(keys)
+                break
+    return _verified(found, healed, opened.url, as_json)
+
+
+@contextmanager
+def _sources(
+    found: Verified, url: str | None, jobs: int | None, progress: Progress
+) -> Iterator[Sequence[Store]]:
+    """Where good copies may be: the store that is named, or else what environments on this machine are packed to."""
+    if url is not None:
+        yield [open_store(url)]
+        return
+    from tempfile import TemporaryDirectory
+
+    from snapper import pack, places, state, store
+    from snapper.environment import Displaced
+
+    wanted = {name for problem in found.problems for name in problem.environments}
+    with TemporaryDirectory(prefix="snapper-verify-") as directory:
+        scratch = store.open_store(directory, create=True)
+        for prefix in places.environments():
+            known = state.read(prefix)
+            kept = state.read_snapshot(prefix)
+            if known is None or kept is None or known.environment not in wanted:
+                continue
+            placeholders = {
+                path: each.placeholder
+                for layer in kept.layers
+                for each in layer.relocations
+                for path in each.paths
+            }
+            try:
+                pack.pack(
+                    scratch,
+                    prefix,
+                    known.environment,
+                    level=config.load().level,
+                    editables="ignore",
+                    displaced=Displaced(known.prefix, placeholders),
+                    jobs=jobs,
+                    progress=progress,
+                )
+            except SnapperError as error:
+                progress.note(f"{prefix} cannot be read for good copies: {error.message}")
+        yield [scratch]
+
+
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
     if match is None:
@@ -92,3 +216,48 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
         output.say(
             f"  {plural(done.waiting, 'object')} more ({size(done.waiting_size)}) are not needed, but too young to go"
         )
+
+
+def _checked(checked: Checked, as_json: bool) -> int:
+    code = ExitCode.INTEGRITY if checked.different else ExitCode.DONE
+    if as_json:
+        output.document(
+            {
+                "environment": checked.environment,
+                "prefix": checked.prefix,
+                "snapshot": checked.snapshot_id,
+                "different": [each._asdict() for each in checked.different],
+            }
+        )
+        return code
+    for each in checked.different:
+        output.say(f"  {_WHAT[each.what]}: {each.path}")
+    where = f"{checked.prefix} is snapshot {checked.snapshot_id[:12]}"
+    if checked.different:
+        output.say(f"{where} but for {plural(len(checked.different), 'file')}")
+    else:
+        output.say(f"{where}, byte for byte")
+    return code
+
+
+def _verified(found: Verified, healed: Sequence[Healed], store: str, as_json: bool) -> int:
+    code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
+    if as_json:
+        fields = plain(found)
+        del fields["described"]
+        output.document({"store": store, **fields, "healed": plain(tuple(healed))})
+        return code
+    for each in healed:
+        output.say(f"healed {each.key}, from {each.source}")
+    for problem in found.problems:
+        needed = f" (needed by {', '.join(problem.environments)})" if problem.environments else ""
+        output.warn(f"{problem.key}: {problem.reason}{needed}")
+    read = f", {size(found.size)} of layers read" if found.read else ""
+    output.say(
+        f"{plural(found.environments, 'environment')}, {plural(found.snapshots, 'snapshot')}, "
+        f"{plural(found.layers, 'layer')}{read}: "
+        + (plural(len(found.problems), "problem") if found.problems else "all good")
+    )
+    if found.problems and not healed:
+        output.warn("  Get good copies with --repair, from another store with --from URL.")
+    return code

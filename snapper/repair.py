@@ -1,0 +1,52 @@
+"""Repair: good objects in the place of damaged ones, from wherever they can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from snapper.audit import fault
+from snapper.errors import SnapperError
+from snapper.model import Layer, name_of
+from snapper.store import Store
+
+
+@dataclass(frozen=True)
+class Healed:
+    """An object that is good again, and where it came from."""
+
+    key: str
+    source: str
+
+
+def repair(
+    store: Store, keys: Iterable[str], described: Mapping[str, tuple[Layer, ...]], sources: Sequence[Store]
+) -> tuple[Healed, ...]:
+    """Puts snapshots and layers from the first source that has them good; what none has is left as it is.
+
+    Raises what the store raises, but not what the sources do.
+    """
+    healed = []
+    for key in keys:
+        top, _, name = key.partition("/")
+        if top not in ("snapshots", "layers"):
+            continue
+        digest = name.rpartition("/")[2].partition(".")[0]
+        for source in sources:
+            data = _good(source, key, digest, described.get(digest, ()))
+            if data is not None:
+                store.delete(key)
+                store.put(key, data)
+                healed.append(Healed(key, source.url))
+                break
+    return tuple(healed)
+
+
+def _good(source: Store, key: str, digest: str, described: tuple[Layer, ...]) -> bytes | None:
+    try:
+        data = source.read(key)
+    except SnapperError:
+        return None
+    if name_of(data) != digest or any(fault(layer, data) for layer in described):
+        return None
+    return data

@@ -1,0 +1,265 @@
+"""Verify: whether what a store holds is good, and whether an environment on disk is what its snapshot says."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from snapper import canonical, catalog, conda, environment, state
+from snapper.audit import Audit, audit
+from snapper.catalog import Reference
+from snapper.compare import Difference, compare
+from snapper.errors import Damaged, NewerFormat, NotInStore, SnapperError, Usage
+from snapper.model import Layer
+from snapper.progress import SILENT, Progress
+from snapper.store import Store, Stored
+from snapper.workers import Workers
+
+_KNOWN = re.compile(
+    r"environments/[^/]+\.json\Z|snapshots/[0-9a-f]{64}\.json\Z"
+    r"|layers/([0-9a-f]{2})/\1[0-9a-f]{62}\.tar\.zst\Z|locks/(?:prune|pack-[0-9a-f]{32})\.json\Z"
+)
+_TOPS = ("environments/", "snapshots/", "layers/", "locks/")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which layers to read: `share` of them, by chance, or the `number`th of `of` parts, which together are all."""
+
+    share: float = 1.0
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """From `all`, `5%` or `1/7`; raises Usage for anything else."""
+        if text == "all":
+            return cls()
+        percent = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", text)
+        if percent and 0 < float(percent[1]) <= 100:
+            return cls(share=float(percent[1]) / 100)
+        fraction = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if fraction and 1 <= int(fraction[1]) <= int(fraction[2]):
+            return cls(number=int(fraction[1]) - 1, of=int(fraction[2]))
+        raise Usage(
+            f"--data={text}: that is no part", "Write --data, --data=5%, or --data=1/7 and so on to 7/7."
+        )
+
+    def chosen(self, digests: Iterable[str]) -> list[str]:
+        found = [each for each in sorted(digests) if int(each[-8:], 16) % self.of == self.number]
+        if self.share == 1.0:
+            return found
+        return sorted(
+            random.SystemRandom().sample(found, min(len(found), max(1, round(len(found) * self.share))))
+        )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An object of the store that is not right, and the environments that need it."""
+
+    key: str
+    reason: str
+    environments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found. Of the `layers` there are, so many were `read`, of `size` bytes; `described` is what snapshots
+    say of layers, by digest.
+    """
+
+    environments: int
+    snapshots: int
+    layers: int
+    read: int
+    size: int
+    problems: tuple[Problem, ...]
+    described: Mapping[str, tuple[Layer, ...]]
+
+    def without(self, keys: Collection[str]) -> Verified:
+        """The same once these objects are good."""
+        return replace(self, problems=tuple(each for each in self.problems if each.key not in keys))
+
+
+def verify(
+    store: Store, part: Part | None = None, *, jobs: int | None = None, progress: Progress = SILENT
+) -> Verified:
+    """Checks the store's objects against their names and each other, and reads the layers of a part, if one is given.
+
+    Raises what the store raises.
+    """
+    run = _Run(store)
+    run.look()
+    chosen = part.chosen(run.layers) if part else []
+    if chosen:
+        run.read(chosen, jobs, progress)
+    return Verified(
+        environments=run.environments,
+        snapshots=len(run.snapshots),
+        layers=len(run.layers),
+        read=len(chosen),
+        size=sum(run.layers[digest].size for digest in chosen),
+        problems=tuple(
+            Problem(key, reason, tuple(sorted(run.needed_by.get(key, ()))))
+            for key, reason in sorted(run.problems.items())
+        ),
+        described={digest: run.layers_described(digest) for digest in run.described},
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What an environment on disk is beside its snapshot."""
+
+    environment: str
+    prefix: str
+    snapshot_id: str
+    different: tuple[Difference, ...]
+
+
+def verify_environment(
+    store: Store,
+    prefix: Path,
+    reference: Reference | None = None,
+    *,
+    jobs: int | None = None,
+    progress: Progress = SILENT,
+) -> Checked:
+    """Holds every byte of the environment at the prefix against the snapshot that it was packed as or restored from,
+    or the one that is named. Raises Usage where neither is known, NotAnEnvironment, NotInStore, Damaged.
+    """
+    tree = environment.scan(prefix)
+    found = state.read(prefix)
+    if reference is not None and reference.snapshot:
+        snapshot_id = catalog.resolve(store, reference)[1]
+    elif found is not None:
+        snapshot_id = found.snapshot
+    else:
+        raise Usage(
+            f"it is not known which snapshot {prefix} is",
+            "Name one: snapper verify ENV@SNAPSHOT --prefix DIR.",
+        )
+    snapshot = catalog.read_snapshot(store, snapshot_id)
+    embedded = environment.embedded_prefix(prefix, conda.read_records(prefix))
+    there = [file.path for file in tree.files if file.type != "directory"]
+    with Workers(None, jobs) as workers:
+        progress.start(f"Verifying {prefix.name}", snapshot.size)
+        different = compare(store, snapshot.layers, prefix, embedded, there, workers, progress)
+    progress.done()
+    return Checked(found.environment if found else prefix.name, str(prefix), snapshot_id, different)
+
+
+class _Run:
+    """The objects of a store, and what is wrong with them."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.environments = 0
+        self.problems: dict[str, str] = {}
+        self.needed_by: dict[str, set[str]] = {}
+        self.described: dict[str, set[Layer]] = {}
+        self.snapshots: dict[str, Stored] = {}
+        self.layers: dict[str, Stored] = {}
+
+    def look(self) -> None:
+        """Reads all but layers."""
+        self._list()
+        named = self._entries()
+        for snapshot_id in self.snapshots.keys() | named.keys():
+            names = named.get(snapshot_id, set())
+            self.needed_by[catalog.snapshot_key(snapshot_id)] = names
+            for layer in self._layers_of(snapshot_id):
+                self._look_at(layer, names)
+
+    def read(self, digests: Iterable[str], jobs: int | None, progress: Progress) -> None:
+        """Reads these layers."""
+        with Workers(None, jobs) as workers:
+            numbers = {
+                workers.submit(
+                    audit, Audit(self.store, digest, self.layers_described(digest)), self.layers[digest].size
+                ): digest
+                for digest in digests
+            }
+            progress.start("Reading layers", sum(self.layers[digest].size for digest in numbers.values()))
+            with closing(workers.results()) as results:
+                for number, reason in results:
+                    if reason:
+                        self.problems.setdefault(catalog.layer_key(numbers[number]), reason)
+                    progress.advance(self.layers[numbers[number]].size)
+        progress.done()
+
+    def layers_described(self, digest: str) -> tuple[Layer, ...]:
+        """What snapshots say of the layer, which should be one thing."""
+        return tuple(self.described.get(digest, ()))
+
+    def _list(self) -> None:
+        for each in (found for top in _TOPS for found in self.store.entries(top)):
+            kind = each.key.partition("/")[0]
+            if not _KNOWN.match(each.key):
+                self.problems[each.key] = "it does not belong in a store"
+            elif kind == "snapshots":
+                self.snapshots[each.key[len("snapshots/") : -len(".json")]] = each
+            elif kind == "layers":
+                self.layers[each.key.rpartition("/")[2][: -len(".tar.zst")]] = each
+
+    def _entries(self) -> dict[str, set[str]]:
+        """The snapshots that entries name, each with the environments that do."""
+        named: dict[str, set[str]] = {}
+        for name in catalog.environments(self.store):
+            self.environments += 1
+            key = catalog.environment_key(name)
+            self.needed_by[key] = {name}
+            try:
+                data = self.store.read(key)
+                found = catalog.decode_environment(self.store, name, data)
+            except SnapperError as error:
+                self._note(key, error)
+                continue
+            if canonical.encode(found) != data:
+                self.problems[key] = "it is not canonical JSON"
+            for snapshot_id in catalog.named_by(found):
+                named.setdefault(snapshot_id, set()).add(name)
+        return named
+
+    def _layers_of(self, snapshot_id: str) -> tuple[Layer, ...]:
+        key = catalog.snapshot_key(snapshot_id)
+        try:
+            data = self.store.read(key)
+            found = catalog.decode_snapshot(self.store, snapshot_id, data)
+        except SnapperError as error:
+            self._note(key, error)
+            return ()
+        if canonical.encode(found) != data:
+            self.problems[key] = "it is not canonical JSON"
+        return found.layers
+
+    def _note(self, key: str, error: SnapperError) -> None:
+        """Takes what concerns one object for its problem; raises the others again."""
+        if isinstance(error, NotInStore):
+            self.problems[key] = "it is missing"
+        elif isinstance(error, Damaged):
+            self.problems[key] = error.reason
+        elif isinstance(error, NewerFormat):
+            self.problems[key] = (
+                f"it has format {error.found}, and this snapper knows formats up to {error.known}"
+            )
+        else:
+            raise error
+
+    def _look_at(self, layer: Layer, environments: set[str]) -> None:
+        key = catalog.layer_key(layer.digest)
+        self.needed_by.setdefault(key, set()).update(environments)
+        stored = self.layers.get(layer.digest)
+        if stored is None:
+            self.problems[key] = "it is missing"
+        elif stored.size != layer.size:
+            self.problems[key] = f"it has {stored.size:,} bytes, and its snapshot says {layer.size:,}"
+        # How a snapshot relocates a layer, and what it calls it, is its own affair.
+        self.described.setdefault(layer.digest, set()).add(
+            replace(layer, kind="files", owner="", relocations=())
+        )

@@ -1,0 +1,243 @@
+"""What is damaged is found, never restored, and healed: in stores, and in environments on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapper import verify as verifying
+from snapper.errors import Usage
+from snapper.store import open_store
+from snapper.verify import Part, verify
+from tests.conftest import Machine, tree_of
+from tests.misfortune import check_store, layer_files, make_data
+
+
+@pytest.fixture
+def packed(machine: Machine) -> tuple[Machine, Path]:
+    """A machine with `data` in its store and on its disk, with a file cut over several layers."""
+    prefix = make_data(machine.envs / "data")
+    with (prefix / "large.bin").open("wb") as file:
+        file.write(random.Random(0).randbytes(100_000))
+        file.truncate(70 * 1024 * 1024)
+    (prefix / "one").write_text("Two names, one file.\n")
+    os.link(prefix / "one", prefix / "two")
+    machine.done("pack", "data")
+    return machine, prefix
+
+
+def flip(file: Path, at: int) -> None:
+    """Changes one bit."""
+    data = bytearray(file.read_bytes())
+    data[at // 8 % len(data)] ^= 1 << at % 8
+    file.write_bytes(data)
+
+
+def problems(machine: Machine, *arguments: object) -> list[dict[str, Any]]:
+    outcome = machine.snapper("verify", *arguments, "--json")
+    assert outcome.code == (12 if outcome.json["problems"] else 0), outcome
+    found: list[dict[str, Any]] = outcome.json["problems"]
+    return found
+
+
+def objects(store: Path) -> list[Path]:
+    return sorted(path for path in store.rglob("*.*") if path.is_file())
+
+
+def test_a_bit_flipped_anywhere_is_found_never_restored_and_healed(packed: tuple[Machine, Path]) -> None:
+    """Every object has one bit of it flipped in turn, at a place drawn by lot."""
+    machine, _ = packed
+    good = machine.home / "good"
+    shutil.copytree(machine.store, good)
+    assert problems(machine, "--data") == []
+    whole = tree_of(machine.store)
+    lot = random.Random(7)
+    for file in objects(machine.store):
+        key = str(file.relative_to(machine.store))
+        flip(file, lot.randrange(file.stat().st_size * 8))
+        target = machine.home / "target"
+        outcome = machine.snapper("restore", "data", "--prefix", target, "--json")
+        assert outcome.code in (10, 12, 13), (key, outcome)
+        assert not target.exists(), key
+        if key == "snapper.json":
+            assert machine.refused(13, "verify")["type"] == "NotAStore"
+            shutil.copy(good / key, file)
+            continue
+        (found,) = problems(machine, "--data")[:1]
+        assert found["key"] == key
+        assert found["environments"] == ["data"]
+        if not key.startswith("environments/"):
+            outcome = machine.snapper("verify", "--data", "--repair", "--from", good, "--json")
+            assert outcome.code == 0, (key, outcome)
+            assert [each["key"] for each in outcome.json["healed"]] == [key]
+        else:
+            assert machine.snapper("verify", "--repair", "--from", good).code == 12
+            shutil.copy(good / key, file)
+        assert tree_of(machine.store) == whole
+    assert problems(machine, "--data") == []
+
+
+def test_what_is_missing_or_does_not_belong(packed: tuple[Machine, Path]) -> None:
+    machine, _ = packed
+    good = machine.home / "good"
+    shutil.copytree(machine.store, good)
+    lost, short, *_ = layer_files(machine.store)
+    lost.unlink()
+    short.write_bytes(short.read_bytes()[:-1])
+    (machine.store / "layers" / "stray").write_text("stray")
+    (snapshot,) = (machine.store / "snapshots").iterdir()
+    found = {each["key"]: each["reason"] for each in problems(machine)}
+    assert found[str(lost.relative_to(machine.store))] == "it is missing"
+    assert "its snapshot says" in found[str(short.relative_to(machine.store))]
+    assert found["layers/stray"] == "it does not belong in a store"
+    snapshot.unlink()
+    shown = machine.snapper("verify").err
+    assert f"snapshots/{snapshot.name}: it is missing (needed by data)" in shown
+    outcome = machine.snapper("verify", "--repair", "--from", good, "--json")
+    assert outcome.code == 12
+    assert len(outcome.json["healed"]) == 3
+    assert [each["key"] for each in outcome.json["problems"]] == ["layers/stray"]
+    (machine.store / "layers" / "stray").unlink()
+    assert check_store(machine.store).keys() == {"data"}
+
+
+def test_documents_that_are_not_canonical_or_say_what_is_not_so(packed: tuple[Machine, Path]) -> None:
+    machine, _ = packed
+    entry = machine.store / "environments" / "data.json"
+    entry.write_text(json.dumps(json.loads(entry.read_bytes()), indent=1))
+    (found,) = problems(machine)
+    assert (found["key"], found["reason"]) == ("environments/data.json", "it is not canonical JSON")
+    machine.done("tag", "data", "v1")
+    assert problems(machine) == []
+
+
+def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_machine: Any) -> None:
+    """What was packed here, and what was restored elsewhere, makes the same layers again."""
+    machine, prefix = packed
+    whole = tree_of(machine.store)
+    other = new_machine("two")
+    other.done("restore", "data", "--envs-dir", other.envs)
+    for healer, place in ((machine, prefix), (other, other.envs / "data")):
+        before = tree_of(place), tree_of(place / ".snapper")
+        for file in layer_files(machine.store):
+            flip(file, 4242)
+        found = problems(healer, "--data")
+        assert len(found) == len(layer_files(machine.store))
+        outcome = healer.snapper("verify", "--data", "--repair", "--json")
+        assert outcome.code == 0, outcome
+        assert len(outcome.json["healed"]) == len(found)
+        assert tree_of(machine.store) == whole
+        assert (tree_of(place), tree_of(place / ".snapper")) == before
+    flip(layer_files(machine.store)[0], 1)
+    shutil.rmtree(prefix)
+    shutil.rmtree(other.envs / "data")
+    outcome = machine.snapper("verify", "--data", "--repair")
+    assert outcome.code == 12
+    assert "--from URL" in outcome.err
+
+
+def test_reading_a_part() -> None:
+    digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
+    parts = [Part.parse(f"{number}/7").chosen(digests) for number in range(1, 8)]
+    assert sorted(each for part in parts for each in part) == sorted(digests)
+    assert all(parts)
+    assert len(Part.parse("5%").chosen(digests)) == 5
+    assert Part.parse("0.1%").chosen(digests) != []
+    assert Part.parse("all").chosen(digests) == Part.parse("100%").chosen(digests) == sorted(digests)
+    for text in ("0%", "101%", "0/7", "8/7", "1/0", "5", "", "x"):
+        with pytest.raises(Usage):
+            Part.parse(text)
+
+
+def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
+    machine, _ = packed
+    file = layer_files(machine.store)[0]
+    flip(file, 99)
+    assert problems(machine) == []
+    store = open_store(str(machine.store))
+    found = [verify(store, Part.parse(f"{number}/3"), jobs=1) for number in (1, 2, 3)]
+    assert sum(each.read for each in found) == found[0].layers
+    assert sum(len(each.problems) for each in found) == 1
+    assert machine.snapper("verify", "--data=1%", "--json").json["read"] == 1
+    assert machine.refused(2, "verify", "--data=9/3")["type"] == "Usage"
+
+
+# --- environments on disk ---------------------------------------------------------------------------------
+
+
+def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> None:
+    machine, _ = packed
+    assert machine.done("verify", "data")["different"] == []
+    there = machine.home / "elsewhere"
+    machine.done("restore", "data", "--prefix", there)
+    assert machine.done("verify", "--prefix", there)["different"] == []
+    assert "byte for byte" in machine.snapper("verify", "--prefix", there).out
+
+    share = there / "share" / "textdata"
+    config = share / "config.ini"
+    status = config.stat()
+    data = config.read_bytes()
+    config.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+    os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert machine.done("status", "--prefix", there)["environments"][0]["condition"] == "unchanged"
+    with (there / "large.bin").open("r+b") as large:
+        large.seek(69 * 1024 * 1024)
+        large.write(b"x")
+    (share / "empty").unlink()
+    (share / "read only.txt").chmod(0o400)
+    (share / "link.txt").unlink()
+    (share / "link.txt").symlink_to("/etc/passwd")
+    (there / "two").unlink()
+    (there / "two").write_text("Two names, one file.\n")
+    (share / "déjà vu.txt").unlink()
+    (share / "déjà vu.txt").mkdir()
+    (share / "new").write_text("new")
+    (record,) = (there / "conda-meta").glob("*.json")
+    record.write_text(record.read_text() + " ")
+    outcome = machine.snapper("verify", "--prefix", there, "--json")
+    assert outcome.code == 12
+    assert {each["path"]: each["what"] for each in outcome.json["different"]} == {
+        f"conda-meta/{record.name}": "contents",
+        "large.bin": "contents",
+        "share/textdata/config.ini": "contents",
+        "share/textdata/déjà vu.txt": "type",
+        "share/textdata/empty": "missing",
+        "share/textdata/link.txt": "target",
+        "share/textdata/new": "extra",
+        "share/textdata/read only.txt": "mode",
+        "two": "target",
+    }
+    assert "other contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", there).out
+    shutil.rmtree(there / ".snapper")
+    assert machine.refused(2, "verify", "--prefix", there)["type"] == "Usage"
+    assert len(machine.snapper("verify", "data@~0", "--prefix", there, "--json").json["different"]) == 9
+    assert machine.refused(2, "verify", "data", "--repair")["type"] == "Usage"
+
+
+def test_directories_that_have_become_links_are_not_followed(packed: tuple[Machine, Path]) -> None:
+    machine, prefix = packed
+    outside = machine.home / "outside"
+    shutil.move(prefix / "share", outside)
+    (prefix / "share").symlink_to(outside)
+    found = machine.snapper("verify", "data", "--json").json["different"]
+    assert {each["path"] for each in found if each["what"] == "missing"} >= {"share/textdata/config.ini"}
+
+
+def test_compiled_modules_valid_for_another_time_are_the_same(
+    machine: Machine, pristine: Any, tmp_path: Path
+) -> None:
+    """Modules were compiled from files whose time is another when they have been restored."""
+    source = tmp_path / "tiny"
+    shutil.copytree(pristine("tiny"), source, symlinks=True)
+    machine.done("pack", "-p", source)
+    there = machine.home / "there"
+    machine.done("restore", "tiny", "--prefix", there)
+    for prefix in (source, there):
+        checked = verifying.verify_environment(open_store(str(machine.store)), prefix)
+        assert checked.different == ()
