@@ -133,9 +133,9 @@ def drift(prefix: Path, tree: Tree) -> list[str] | None:
 
 
 def drifted(prefix: Path, tree: Tree) -> Drift | None:
-    """In which way the environment is not as the index has it; None where there is no index."""
-    index = read_index(prefix)
-    if index is None:
+    """In which way the environment is not as the index has it; None where there is none of its snapshot."""
+    index, found = read_index(prefix), read(prefix)
+    if index is None or found is None or index.moment.snapshot != found.snapshot:
         return None
     known = {path: entry[:3] for path, entry in index.entries.items() if not path.endswith("/")}
     there = {
