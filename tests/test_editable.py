@@ -1,11 +1,12 @@
-"""Editable installs in their three forms: refused with a list, taken along, or left as links."""
+"""What pip installs from a directory: editable installs in all their forms, refused with a list, taken along, or
+left as links; and a plain one, which is a copy.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,81 +14,76 @@ import pytest
 
 from scripts.maker import make
 from tests.conftest import Machine
+from tests.pip import build_tools, pip, python_of, run
 
 SETUP = "from setuptools import setup; setup(name='{0}', version='1.0', packages=['{0}'], package_dir={{'': 'src'}})"
+FLAT = "from setuptools import setup; setup(name='by_finder', packages=['by_finder'])"
+COPIED = """\
+from setuptools import setup
+setup(name='by_copy', version='1.0', packages=['by_copy'], package_dir={'': 'src'},
+      data_files=[('share/by_copy', ['notes.txt'])], entry_points={'console_scripts': ['by-copy = by_copy:main']})
+"""
 
 
-def project(top: Path, name: str) -> Path:
+def project(top: Path, name: str, setup: str = SETUP) -> Path:
     """A source directory with one package that says where it is."""
     package = top / "src" / name
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text("HERE = __file__\n")
-    (top / "setup.py").write_text(SETUP.format(name))
+    (package / "__init__.py").write_text(
+        "import sys\nHERE = __file__\ndef main():\n    print(HERE, *sys.argv[1:])\n    sys.exit(7)\n"
+    )
+    (top / "setup.py").write_text(setup.format(name) if setup is SETUP else setup)
     return top
 
 
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pip needs to build with, so that it asks nobody."""
-    place = tmp_path_factory.mktemp("wheels")
-    download = ["-m", "pip", "download", "-q", "-d", str(place), "setuptools<80", "wheel"]
-    subprocess.run([sys.executable, "-W", "ignore", *download], check=True, timeout=300)
-    return place
+def site_of(prefix: Path) -> Path:
+    return next(prefix.glob("lib/python3*/site-packages"))
 
 
 @pytest.fixture
-def environment(tmp_path: Path, wheels: Path) -> Path:
-    """A genuine environment with an editable install of each form, whose code is in `tmp_path/code`."""
+def environment(tmp_path: Path) -> Path:
+    """A genuine environment with an editable install of each form, whose code is in `tmp_path/code`, and a copy."""
     prefix = tmp_path / "origin" / "work"
-    make("science", prefix)
-    code = tmp_path / "code"
+    make("compiled", prefix)
+    code, tools = tmp_path / "code", {"PYTHONPATH": str(build_tools(tmp_path / "tools"))}
+    install = ("install", "--no-index", "--no-build-isolation", "--use-pep517")
 
-    def pip(*arguments: str) -> None:
-        command = [
-            str(prefix / "bin" / "python"),
-            "-m",
-            "pip",
-            "-q",
-            "--disable-pip-version-check",
-            *arguments,
-        ]
-        variables = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull}
-        subprocess.run(command, env=variables, check=True, timeout=300)
+    pip(prefix, *install, "-e", project(code / "by_pth", "by_pth"), **tools)
 
-    build = ["--no-index", f"--find-links={wheels}"]
-    pip("install", *build, "setuptools", "wheel")
-    pip("install", *build, "--no-build-isolation", "-e", str(project(code / "by_pth", "by_pth")))
-    flat = project(code / "by_finder", "by_finder")
+    flat = project(code / "by_finder", "by_finder", FLAT)
     (flat / "pyproject.toml").write_text(
         "[build-system]\nrequires = ['setuptools']\nbuild-backend = 'setuptools.build_meta'\n"
     )
     shutil.move(flat / "src" / "by_finder", flat / "by_finder")
-    (flat / "setup.py").write_text(
-        "from setuptools import setup; setup(name='by_finder', packages=['by_finder'])"
-    )
-    pip("install", *build, "--no-build-isolation", "-e", str(flat))
-    legacy = project(code / "by_egg", "by_egg")
-    develop = [str(prefix / "bin" / "python"), "-W", "ignore", "setup.py", "-q", "develop", "--no-deps"]
-    subprocess.run(develop, cwd=legacy, check=True, capture_output=True, timeout=300)
+    pip(prefix, *install, "-e", flat, **tools)
+
+    develop = ["setup.py", "-q", "develop", "--no-deps"]
+    run([python_of(prefix), "-W", "ignore"], develop, project(code / "by_egg", "by_egg"), **tools)
+
+    # What `conda develop` writes.
+    (site_of(prefix) / "conda.pth").write_text(f"{project(code / 'by_conda', 'by_conda')}/src\n")
+
+    copied = project(code / "by_copy", "by_copy", COPIED)
+    (copied / "notes.txt").write_text(f"see {prefix}/share\n")
+    pip(prefix, *install, copied, **tools)
+    shutil.rmtree(copied)
     return prefix
 
 
-def where(prefix: Path, name: str) -> Path:
-    code = f"import {name}; print({name}.HERE)"
-    command = [str(prefix / "bin" / "python"), "-B", "-c", code]
-    return Path(
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    )
+def where(prefix: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Where the environment has each package from."""
+    code = f"import {', '.join(names)}; print({', '.join(f'{name}.HERE' for name in names)}, sep=chr(10))"
+    lines = run([python_of(prefix), "-B"], ["-c", code], prefix).splitlines()
+    return dict(zip(names, map(Path, lines), strict=True))
 
 
-NAMES = ("by_egg", "by_finder", "by_pth")
+NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")
 
 
 def test_editable_installs(environment: Path, new_machine: Callable[[str], Machine], tmp_path: Path) -> None:
     one, two = new_machine("one"), new_machine("two")
     code = tmp_path / "code"
-    site = next(environment.glob("lib/python3*/site-packages"))
-    forms = {path.name for path in site.iterdir()}
+    forms = {path.name for path in site_of(environment).iterdir()}
     assert {"by-egg.egg-link", "by_egg.egg-link"} & forms
     assert any(name.startswith("__editable__.by_pth") and name.endswith(".pth") for name in forms)
     assert any(
@@ -97,18 +93,29 @@ def test_editable_installs(environment: Path, new_machine: Callable[[str], Machi
     error = one.refused(1, "pack", "-p", environment)
     for name in NAMES:
         assert f"({code / name})" in error["message"] or f"({code / name}/src)" in error["message"]
+    assert "by_copy" not in error["message"]
     assert "--editable=include" in error["hint"]
     assert not list(one.store.glob("environments/*"))
 
     one.done("pack", "-p", environment, "--editable=ignore", "--name", "linked")
     two.done("restore", "linked", "--envs-dir", two.envs)
-    for name in NAMES:
-        assert where(two.envs / "linked", name).is_relative_to(code)
+    assert all(place.is_relative_to(code) for place in where(two.envs / "linked", NAMES).values())
+    assert_copy_moved(two.envs / "linked")
 
     one.done("pack", "-p", environment, "--editable=include", "--name", "whole")
     shutil.rmtree(code)
     two.done("restore", "whole", "--envs-dir", two.envs)
     whole = two.envs / "whole"
-    for name in NAMES:
-        assert where(whole, name).is_relative_to(whole)
+    assert all(place.is_relative_to(whole) for place in where(whole, NAMES).values())
     two.done("pack", "whole")
+
+
+def assert_copy_moved(prefix: Path) -> None:
+    """Script, data and metadata of what pip installed from a directory are there, and know where."""
+    script = prefix / "bin" / "by-copy"
+    done = subprocess.run([script, "-E", "a b"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, f"{site_of(prefix)}/by_copy/__init__.py -E a b\n")
+    assert (prefix / "share" / "by_copy" / "notes.txt").read_text() == f"see {prefix}/share\n"
+    (metadata,) = site_of(prefix).glob("by_copy*.dist-info")
+    assert json.loads((metadata / "direct_url.json").read_text())["dir_info"] == {}
+    assert "by-copy = by_copy:main" in (metadata / "entry_points.txt").read_text()
