@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.maker.cache import open_cache
@@ -42,7 +43,7 @@ def python_of(prefix: Path) -> Path:
     return prefix / "bin" / "python"
 
 
-def run(program: list[object], arguments: list[object], directory: Path, **variables: str) -> str:
+def run(program: Sequence[object], arguments: Sequence[object], directory: Path, **variables: str) -> str:
     """Runs a program with nothing of the developer's own; what it prints."""
     return subprocess.run(
         [str(word) for word in (*program, *arguments)],

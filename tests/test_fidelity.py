@@ -261,25 +261,3 @@ def test_same_snapshot_whoever_packs(
     command = two.command("restore", "same", "--store", tmp_path / "store-of-one", "--prefix", other)
     subprocess.run(["sh", "-c", 'umask 077; exec "$@"', "sh", *command], env=two.variables, check=True)
     assert pack(two, other, "077", tmp_path / "store-of-two") == first
-
-
-def test_nothing_is_compiled_again(pristine: Callable[[str], Path], machine: Machine) -> None:
-    machine.done("pack", "-p", pristine("science"), "--name", "science")
-    machine.done("restore", "science", "--envs-dir", machine.envs)
-
-    def compiled(prefix: Path) -> set[str]:
-        command = [
-            str(prefix / "bin/python"),
-            "-v",
-            "-c",
-            "import numpy, pandas, sysconfig; sysconfig.get_config_vars()",
-        ]
-        variables = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=variables)
-        return {
-            line.rpartition("site-packages")[2].rpartition("/lib/")[2]
-            for line in done.stderr.splitlines()
-            if line.startswith("# code object from") and ".pyc" not in line
-        }
-
-    assert compiled(machine.envs / "science") <= compiled(pristine("science"))

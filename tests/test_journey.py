@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,44 +26,119 @@ def output(*command: object) -> str:
     return done.stdout
 
 
+@dataclass(frozen=True)
+class Journey:
+    """The science environment, packed on machine one and restored as `prefix` on machine two, which no test may
+    change, with what the two commands said.
+    """
+
+    source: Path
+    one: Machine
+    two: Machine
+    prefix: Path
+    packed: dict[str, Any]
+    restored: dict[str, Any]
+
+    def visitor(self, home: Path) -> Machine:
+        """A machine of its own, with a copy of the store."""
+        machine = Machine(home, home / "envs", home / "store")
+        machine.envs.mkdir(parents=True)
+        shutil.copytree(self.one.store, machine.store, copy_function=os.link)
+        return machine
+
+
 @pytest.fixture(scope="module")
-def science(pristine: Callable[[str], Path]) -> Path:
-    return pristine("science")
+def journey(pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Journey:
+    top, source = tmp_path_factory.mktemp("journey"), pristine("science")
+    one, two = [Machine(top / name, top / name / "envs", top / "store") for name in ("one", "two")]
+    for machine in (one, two):
+        machine.envs.mkdir(parents=True)
+    packed = one.done("pack", "-p", source, "--name", "science", "--message", "first")
+    restored = two.done("restore", "--all", "--envs-dir", two.envs)
+    return Journey(source, one, two, two.envs / "science", packed, restored)
 
 
-def test_science_environment_moves_to_another_home(science: Path, new_machine: NewMachine) -> None:
-    one, two = new_machine("one"), new_machine("two")
-    packed = one.done("pack", "-p", science, "--name", "science", "--message", "as delivered")
+def test_science_environment_moves_to_another_home(journey: Journey) -> None:
+    packed, prefix = journey.packed, journey.prefix
     assert packed["altered"] == packed["missing"] == packed["unrelocated"] == []
-
-    document = two.done("restore", "--all", "--envs-dir", two.envs)
-    assert document["failed"] == []
-    (restored,) = document["restored"]
-    prefix = two.envs / "science"
+    assert journey.restored["failed"] == []
+    (restored,) = journey.restored["restored"]
     assert restored["prefix"] == str(prefix)
     assert restored["snapshot"] == packed["snapshot"]
 
     python = prefix / "bin" / "python"
-    assert output(python, "-c", "import sys; print(sys.prefix)") == f"{prefix}\n"
-    assert (
-        output(python, "-c", "import numpy, pandas; print(pandas.DataFrame(numpy.eye(2)).sum().sum())")
-        == "2.0\n"
-    )
+    code = "import sys, numpy, pandas; print(sys.prefix, pandas.DataFrame(numpy.eye(2)).sum().sum())"
+    assert output(python, "-c", code) == f"{prefix} 2.0\n"
     assert output(prefix / "bin" / "ipython", "-c", "print(6 * 7)") == "42\n"
     assert str(prefix) in output(prefix / "bin" / "pip", "--version")
+    assert not [
+        path
+        for path, (_, _, data) in tree_of(prefix).items()
+        if os.fsencode(journey.source) in data and not path.endswith(".pyc")
+    ]
 
-    (kernel,) = restored["kernels"]
+
+def test_its_kernel_runs_in_it(journey: Journey) -> None:
+    (kernel,) = journey.restored["restored"][0]["kernels"]
     assert kernel["display_name"] == "Python (science)"
-    assert str(python) in (Path(kernel["path"]) / "command.sh").read_text()
+    launcher = journey.two.home / ".local/share/jupyter/kernels" / kernel["name"] / "launch.sh"
+    assert str(journey.prefix) in launcher.read_text()
     cell = "import sys, os, numpy; print(sys.prefix, os.environ['CONDA_PREFIX'], os.environ['CONDA_DEFAULT_ENV'])"
-    assert run_cell(kernel["name"], cell, two.variables) == f"{prefix} {prefix} science\n"
+    assert (
+        run_cell(kernel["name"], cell, journey.two.variables)
+        == f"{journey.prefix} {journey.prefix} science\n"
+    )
 
-    assert {each.name for each in records(prefix)} == {each.name for each in records(science)}
+
+def test_nothing_is_compiled_again(journey: Journey) -> None:
+    def compiled(prefix: Path) -> set[str]:
+        code = "import numpy, pandas, sysconfig; sysconfig.get_config_vars()"
+        done = subprocess.run(
+            [prefix / "bin" / "python", "-v", "-c", code],
+            env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return {
+            line.rpartition("site-packages")[2].rpartition("/lib/")[2]
+            for line in done.stderr.splitlines()
+            if line.startswith("# code object from") and ".pyc" not in line
+        }
+
+    assert compiled(journey.prefix) <= compiled(journey.source)
+
+
+def test_conda_goes_on_in_it(journey: Journey, tmp_path: Path) -> None:
+    machine = journey.visitor(tmp_path)
+    machine.done("restore", "science", "--envs-dir", machine.envs)
+    prefix = machine.envs / "science"
+    assert {each.name for each in records(prefix)} == {each.name for each in records(journey.source)}
     change(prefix, install=["tabulate"])
-    assert output(python, "-c", "import tabulate; print(tabulate.__file__)").startswith(str(prefix))
-    again = two.done("pack", "science")
-    assert again["packages"] == packed["packages"] + 1
+    code = "import tabulate; print(tabulate.__file__)"
+    assert output(prefix / "bin" / "python", "-c", code).startswith(str(prefix))
+    again = machine.done("pack", "science")
+    assert again["packages"] == journey.packed["packages"] + 1
     assert again["added_size"] < 0.05 * again["stored_size"]
+
+
+def test_same_packages_elsewhere(journey: Journey, tmp_path: Path) -> None:
+    """They share layers, and are what restoring gives there, but for modules that are compiled when installing."""
+    machine, other = journey.visitor(tmp_path), tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
+    make("science", other)
+    second = machine.done("pack", "-p", other, "--name", "second")
+    # Before 3.11, modules were compiled in no fixed order.
+    share = 0.05 if sys.version_info >= (3, 11) else 0.10
+    assert second["added_size"] <= share * second["stored_size"]
+    assert journey.packed["stored_size"] == pytest.approx(second["stored_size"], rel=0.01)
+
+    installed = {path: found for path, found in tree_of(other).items() if not path.endswith(".pyc")}
+    shutil.rmtree(other)
+    machine.done("restore", "science", "--prefix", other)
+    restored = {path: found for path, found in tree_of(other).items() if not path.endswith(".pyc")}
+    assert restored.keys() == installed.keys()
+    for path, found in installed.items():
+        assert restored[path] == found, path
 
 
 def test_compiled_in_prefix_and_activation(pristine: Callable[[str], Path], new_machine: NewMachine) -> None:
@@ -138,18 +216,6 @@ def test_packing_again_writes_nothing(pristine: Callable[[str], Path], machine: 
     assert {path: path.stat().st_mtime_ns for path in machine.store.rglob("*") if path.is_file()} == objects
 
 
-def test_same_packages_elsewhere_share_layers(science: Path, machine: Machine, tmp_path: Path) -> None:
-    first = machine.done("pack", "-p", science, "--name", "first")
-    other = tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
-    make("science", other)
-    second = machine.done("pack", "-p", other, "--name", "second")
-    share = (
-        0.05 if sys.version_info >= (3, 11) else 0.10
-    )  # before 3.11, modules were compiled in no fixed order
-    assert second["added_size"] <= share * second["stored_size"]
-    assert first["stored_size"] == pytest.approx(second["stored_size"], rel=0.01)
-
-
 def test_restored_environment_packs_to_the_same_snapshot(
     pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
 ) -> None:
@@ -172,14 +238,12 @@ def test_restoring_what_is_there_does_nothing(pristine: Callable[[str], Path], m
     assert {path: path.lstat().st_mtime_ns for path in machine.envs.rglob("*")} == before
 
 
-def test_list_show_and_lock_files(science: Path, machine: Machine) -> None:
-    empty = machine.refused(13, "list")
-    assert "does not exist" in empty["message"]
-    packed = machine.done("pack", "-p", science, "--name", "science", "-m", "first")
+def test_list_show_and_lock_files(journey: Journey) -> None:
+    machine, packed = journey.two, journey.packed
     (entry,) = machine.done("list")["environments"]
     assert entry["environment"] == "science"
     assert entry["snapshot"] == packed["snapshot"]
-    assert entry["prefix"] == str(science)
+    assert entry["prefix"] == str(journey.source)
     assert entry["packages"] == packed["packages"]
     lines = machine.snapper("list").out.splitlines()
     assert lines[1].split()[:2] == ["science", packed["snapshot"][:12]]
