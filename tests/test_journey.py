@@ -81,8 +81,8 @@ def test_science_environment_moves_to_another_home(journey: Journey) -> None:
 def test_its_kernel_runs_in_it(journey: Journey) -> None:
     (kernel,) = journey.restored["restored"][0]["kernels"]
     assert kernel["display_name"] == "Python (science)"
-    launcher = journey.two.home / ".local/share/jupyter/kernels" / kernel["name"] / "launch.sh"
-    assert str(journey.prefix) in launcher.read_text()
+    command = (Path(kernel["path"]) / "command.sh").read_text()
+    assert str(journey.prefix / "bin" / "python") in command
     cell = "import sys, os, numpy; print(sys.prefix, os.environ['CONDA_PREFIX'], os.environ['CONDA_DEFAULT_ENV'])"
     assert (
         run_cell(kernel["name"], cell, journey.two.variables)
