@@ -265,12 +265,13 @@ def _add_found(run: _Run, item: Item) -> None:
         data = bytecode.retimed(bytes(view), item.source_mtime, LINK_TIME)
     elif context.included:
         data = context.rewired(file, bytes(view))
-    mentioned = run.builder.mentions(prefix_bytes(context.prefix)) or wide_encoding(view, context.prefix)
-    if data is None and not mentioned:
+    placeholders = context.placeholders.get(file.path, ())
+    needles = (context.prefix, *placeholders)
+    mentioned = any(run.builder.mentions(prefix_bytes(each)) for each in needles)
+    if data is None and not (mentioned or wide_encoding(view, context.prefix)):
         run.builder.keep()
         return
     data = bytes(view) if data is None else data
-    placeholders = context.placeholders.get(file.path, ())
     if item.entry and not item.entry.sha256:
         placeholders = (*placeholders, BINARY_PLACEHOLDER)
     how = detect(data, context.prefix, placeholders)

@@ -136,6 +136,8 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
     for placeholder in (*placeholders, *fresh_placeholders(mode, len(old))):
         new = placeholder.encode()
         if new in data:
+            if mode == "binary" and placeholder in placeholders and not holds(data, prefix):
+                return Relocated(data, mode, placeholder)  # today's prefix did not fit in it
             continue
         if mode == "text" and data.startswith(b"#!/bin/sh\n"):
             for original in shebang.originals(data, new, old):

@@ -239,6 +239,25 @@ def test_three_moves_leave_no_earlier_prefix(tools: Path, machine: Machine, tmp_
     assert len(ids) == 1
 
 
+def test_a_program_that_was_compiled_in_it(tools: Path, machine: Machine, tmp_path: Path) -> None:
+    """It is relocated where the prefix fits, also after it has been where that did not."""
+    source, program = tmp_path / "here.c", "bin/here"
+    source.write_text(f'#include <stdio.h>\nint main(void) {{ puts("{tools}/share"); return 0; }}\n')
+    subprocess.run(["cc", "-o", tools / program, source, f"-Wl,-rpath,{tools}/lib"], check=True)
+    first = machine.done("pack", "-p", tools, "--name", "moved")
+    assert first["unrelocated"] == []
+    longer, shorter = tmp_path / "a-longer-place" / "than-before", tmp_path / "short"
+    outcome = machine.snapper("restore", "moved", "--prefix", longer)
+    assert outcome.code == 3
+    assert f"    {program}\n" in outcome.err
+    subprocess.run([longer / program], check=True, stdout=subprocess.DEVNULL)
+    (longer / "share" / "mine.txt").write_text("so that what is beside the program is read again")
+    machine.done("pack", "-p", longer, "--name", "moved")
+    machine.done("restore", "moved", "--prefix", shorter)
+    assert subprocess.check_output([shorter / program], text=True) == f"{shorter}/share\n"
+    assert os.fsencode(f"{shorter}/lib\0") in (shorter / program).read_bytes()
+
+
 def test_same_snapshot_whoever_packs(
     tools: Path, new_machine: Callable[[str], Machine], tmp_path: Path
 ) -> None:
