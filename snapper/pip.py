@@ -9,7 +9,7 @@ import base64
 import csv
 import io
 import posixpath
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -31,11 +31,13 @@ class Distribution:
         return f"{self.package.name}-{self.package.version}"
 
 
-def distributions(prefix: Path, free: Mapping[str, File]) -> Iterator[Distribution]:
-    """The distributions whose metadata is among the free files, that is, which no conda package owns.
+def distributions(prefix: Path, free: Mapping[str, File]) -> list[Distribution]:
+    """The distributions whose metadata is among the free files, that is, which no conda package owns. What a
+    distribution has inside of it, such as setuptools its vendored packages, is none of its own.
 
     Raises NoPermission.
     """
+    found: dict[str, Distribution] = {}
     for path in sorted(free):
         directory, name = posixpath.split(path)
         if name == "METADATA" and directory.endswith(".dist-info"):
@@ -45,7 +47,9 @@ def distributions(prefix: Path, free: Mapping[str, File]) -> Iterator[Distributi
                 package = _package((prefix / path).read_bytes(), directory)
             except PermissionError as error:
                 raise NoPermission(str(error.filename), "read") from None
-            yield Distribution(package, tuple(file for file in files if file in free))
+            found[path] = Distribution(package, tuple(file for file in files if file in free))
+    inside = {file for path, each in found.items() for file in each.files if file != path}
+    return [each for path, each in found.items() if path not in inside]
 
 
 def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:

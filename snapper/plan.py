@@ -91,7 +91,7 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
         links.append(replace(share, record=Item(kept, made_at_link=True)))
         if lost:
             missing.append(Deviation(record.package.dist, tuple(lost)))
-    installed = list(pip.distributions(prefix, free))
+    installed = pip.distributions(prefix, free)
     others = [
         _share("pip", each.owner, [Item(free.pop(path)) for path in each.files if path in free])
         for each in installed

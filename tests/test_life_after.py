@@ -8,7 +8,10 @@ from pathlib import Path
 
 from scripts.maker import change, records
 from tests.conftest import Machine, tree_of
-from tests.pip import pip, python_of, run, wheels
+from tests.pip import BUILD, pip, python_of, run, wheels
+
+#: The last of them has other distributions in it.
+PIP = ("tabulate", "toolz", "cowsay", "click==8.1.8", BUILD)
 
 
 def python(prefix: Path, code: str) -> str:
@@ -32,13 +35,13 @@ def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Mac
     assert "tabulate" not in versions(work)
     assert not list(work.glob("lib/python3*/site-packages/tabulate*"))
 
-    pip(work, "install", "--no-index", "--no-deps", *wheels("tabulate", "toolz", "cowsay", "click==8.1.8"))
+    pip(work, "install", "--no-index", "--no-deps", *wheels(*PIP))
     pip(work, "uninstall", "-y", "toolz")
     assert "Cow" in python(work, "import cowsay; cowsay.cow('Cow')")
 
     packed = machine.done("pack", "work")
     shown = machine.done("show", "work")
-    assert {each["name"] for each in shown["pip"]} == {"tabulate", "cowsay", "click"}
+    assert {each["name"] for each in shown["pip"]} == {"tabulate", "cowsay", "click", "setuptools"}
     # What pip has put over conda's click is what counts, and the snapshot says so.
     for fate, path in (("altered", "click/core.py"), ("missing", ".dist-info/METADATA")):
         (deviation,) = packed[fate]
