@@ -49,6 +49,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "compiled": Recipe(
             "Python and a compiled program, which needs cc", (), ("python", "whereami", "textdata"), SPARES
         ),
+        "kernels": Recipe(
+            "Python with kernels of two languages, and a compiled program, which needs cc",
+            ("ipykernel", "bash-kernel", "pip"),
+            ("python", "whereami"),
+        ),
         "no-python": Recipe("A compiled program, which needs cc, and data", (), ("whereami", "textdata")),
         "data": Recipe("Data alone", (), ("textdata",)),
     }

@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from snapper import __version__
-from snapper.cli import config, differ, exchange, history, kernels, look, output, pack, restore, upkeep
+from snapper.cli import (
+    config,
+    differ,
+    exchange,
+    history,
+    kernels,
+    lifecycle,
+    look,
+    output,
+    pack,
+    restore,
+    upkeep,
+)
 from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
 
 #: click's UsageError, wherever the installed typer has its click from.
@@ -113,6 +125,7 @@ for _name, _command in (
     ("prune", upkeep.prune),
     ("export", exchange.export),
     ("import", exchange.import_),
+    ("lifecycle", lifecycle.lifecycle),
 ):
     app.command(name=_name)(_command)
 app.add_typer(kernels.app, name="kernels")

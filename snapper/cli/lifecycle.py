@@ -1,0 +1,108 @@
+"""`snapper lifecycle`: scripts for machines that start."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from snapper import config
+from snapper.cli import output
+from snapper.cli.options import JsonOption
+
+
+class EventArgument(str, Enum):
+    """What a script is for."""
+
+    on_create = "on-create"
+    on_start = "on-start"
+
+
+class PlatformOption(str, Enum):
+    """The kinds of machines."""
+
+    notebook_instance = "notebook-instance"
+    studio = "studio"
+    ec2_user_data = "ec2-user-data"
+    jupyterhub = "jupyterhub"
+
+
+def lifecycle(
+    event: Annotated[EventArgument, typer.Argument(help="When the script is to be run.")],
+    platform: Annotated[
+        PlatformOption | None,
+        typer.Option(
+            "--platform", help="Where. Default: Studio in a Studio space, else a notebook instance."
+        ),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="URL", help="The store. Default: the machine's own.")
+    ] = None,
+    budget: Annotated[
+        int, typer.Option("--budget", min=20, max=3600, metavar="SECONDS", help="How long it may take.")
+    ] = 240,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="PATTERN", help="Restore those alone; may be repeated."),
+    ] = None,
+    except_: Annotated[
+        list[str] | None, typer.Option("--except", metavar="PATTERN", help="Do not restore those.")
+    ] = None,
+    first: Annotated[
+        list[str] | None, typer.Option("--first", metavar="PATTERN", help="Restore those first.")
+    ] = None,
+    envs_dir: Annotated[
+        str | None, typer.Option("--envs-dir", metavar="DIR", help="Where the environments go.")
+    ] = None,
+    user: Annotated[
+        str, typer.Option("--user", metavar="NAME", help="Whose they are. Default: the platform's.")
+    ] = "",
+    requirement: Annotated[
+        str,
+        typer.Option(
+            metavar="REQUIREMENT", help="What pip installs. Default: this version of conda-snapper."
+        ),
+    ] = "",
+    wheelhouse: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|S3-URL", help="A directory or S3 prefix with wheels, where PyPI cannot be reached."
+        ),
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Print a script for a machine's making or start."""
+    from snapper import lifecycle as verb
+
+    given = {"store": store, "envs_dir": envs_dir}
+    given |= {"only": _joined(only), "except": _joined(except_), "first": _joined(first)}
+    place = platform.value if platform else "studio" if config.place() == "Studio" else "notebook-instance"
+    text = verb.script(
+        verb.Wanted(
+            event=event.value,
+            platform=place,
+            settings={key: value for key, value in given.items() if value},
+            budget=budget,
+            user=user,
+            requirement=requirement,
+            wheelhouse=wheelhouse,
+            made_by=f"snapper {shlex.join(_told(place))}",
+        )
+    )
+    if as_json:
+        output.document({"event": event.value, "platform": place, "characters": len(text), "script": text})
+    else:
+        output.text(text)
+
+
+def _joined(patterns: list[str] | None) -> str:
+    return ",".join(patterns or [])
+
+
+def _told(place: str) -> list[str]:
+    """The command line, in one line, with the platform named."""
+    words = [word.replace("\n", " ") for word in sys.argv[1:] if word != "--json"]
+    return words if any(word.startswith("--platform") for word in words) else [*words, "--platform", place]

@@ -1,0 +1,331 @@
+"""Kernels in Jupyter's menu: started as Jupyter does, in an environment activated as conda does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.maker import make
+from snapper import kernels, launcher
+from snapper.model import Kernel
+from tests.conftest import Machine
+from tests.jupyter import get, jupyterlab, kernels_dir, nbconvert, started
+from tests.misfortune import make_data
+
+
+def add_kernel(prefix: Path, name: str, **fields: object) -> Path:
+    """Gives the environment a kernelspec; its directory."""
+    place = prefix / "share/jupyter/kernels" / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "kernel.json").write_text(json.dumps(fields))
+    return place
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine with one restored environment that has kernels in Python, bash, and a compiled program."""
+    home = tmp_path_factory.mktemp("several")
+    machine = Machine(home, home / "envs", home / "store")
+    prefix = machine.envs / "work"
+    machine.envs.mkdir()
+    make("kernels", prefix, copy=True)
+    install = [str(prefix / "bin/python"), "-W", "ignore", "-m", "bash_kernel.install", "--sys-prefix"]
+    subprocess.run(install, check=True, capture_output=True)
+    argv = ["whereami", "--file={connection_file}", "{resource_dir}"]
+    add_kernel(prefix, "compiled", argv=argv, display_name="Compiled", language="c", interrupt_mode="message")
+    for number, script in enumerate(("b", "A", "a")):
+        (prefix / f"etc/conda/activate.d/{script}.sh").write_text(
+            f'export ORDER="${{ORDER:-}}{script}"; set -- gone {number}; echo noise\n'
+        )
+    state = {"version": 1, "env_vars": {"QUOTED": "it's $HOME", "GONE": "***unset***"}}
+    (prefix / "conda-meta/state").write_text(json.dumps(state))
+    machine.done("pack", "work")
+    shutil.rmtree(prefix)
+    machine.done("restore", "--all")
+    return machine
+
+
+def test_names_in_the_menu(several: Machine) -> None:
+    found = {each["name"]: each["display_name"] for each in several.done("kernels")["kernels"]}
+    assert found == {
+        "work-python3": "Python (work)",
+        "work-bash": "Bash (work)",
+        "work-compiled": "C (work)",
+    }
+    for name in found:
+        spec = json.loads((kernels_dir(several) / name / "kernel.json").read_text())
+        assert spec["argv"][0] == "/bin/sh"
+        assert "{connection_file}" in spec["argv"]
+    assert (kernels_dir(several) / "work-python3" / "logo-svg.svg").stat().st_size > 100
+    assert (kernels_dir(several) / "work-bash" / "logo-svg.svg").stat().st_size > 100
+    compiled = json.loads((kernels_dir(several) / "work-compiled" / "kernel.json").read_text())
+    assert compiled["interrupt_mode"] == "message"
+
+
+def test_python_activated_and_interrupted(several: Machine) -> None:
+    prefix = several.envs / "work"
+    look = (
+        "import json, os, sys; print(json.dumps([sys.prefix, os.getpid(), dict(os.environ)]))"
+        "; import ipykernel, IPython"
+    )
+    outer = several.home / "outer"
+    variables = {
+        "CONDA_PREFIX": str(outer),
+        "CONDA_SHLVL": "1",
+        "CONDA_DEFAULT_ENV": "outer",
+        "OUTER": "set",
+        "PATH": f"/first:{outer}/bin:{os.environ['PATH']}",
+    }
+    leave = outer / "etc/conda/deactivate.d"
+    leave.mkdir(parents=True)
+    (leave / "outer.sh").write_text("unset OUTER\n")
+    with started(several, "work-python3", variables) as kernel:
+        python, process, found = json.loads(kernel.wait().run(look))
+        assert python == str(prefix)
+        assert process == kernel.manager.provisioner.process.pid  # type: ignore[union-attr]
+        assert found["CONDA_PREFIX"] == str(prefix)
+        assert found["CONDA_DEFAULT_ENV"] == "work"
+        assert found["CONDA_PROMPT_MODIFIER"] == "(work) "
+        assert (found["CONDA_SHLVL"], found["CONDA_PREFIX_1"]) == ("2", str(outer))
+        assert found["PATH"] == f"/first:{prefix}/bin:{os.environ['PATH']}"
+        assert found["WHEREAMI_HOME"] == f"{prefix}/share/whereami"
+        assert found["ORDER"] == "Aab"
+        assert found["QUOTED"] == "it's $HOME"
+        assert "OUTER" not in found
+        assert "GONE" not in found
+        for command in ("%pip --version", "!pip --version"):
+            assert f" from {prefix}/" in kernel.run(command)
+
+        kernel.client.execute("import time; print('sleeping', flush=True); time.sleep(60)")
+        while True:
+            message = kernel.client.get_iopub_msg(timeout=60)
+            if message["content"].get("text", "").startswith("sleeping"):
+                break
+        began = time.monotonic()
+        kernel.manager.interrupt_kernel()
+        kernel.client.get_shell_msg(timeout=30)
+        assert time.monotonic() - began < 30
+        assert kernel.run("print(6 * 7)") == "42\n"
+
+
+def test_bash(several: Machine) -> None:
+    with started(several, "work-bash") as kernel:
+        shown = kernel.wait().run('echo "$CONDA_PREFIX $WHEREAMI_HOME $(command -v whereami)"')
+    prefix = several.envs / "work"
+    assert shown.split() == [str(prefix), f"{prefix}/share/whereami", f"{prefix}/bin/whereami"]
+
+
+def test_a_compiled_program(several: Machine) -> None:
+    prefix = several.envs / "work"
+    with started(several, "work-compiled") as kernel:
+        assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
+        assert str(prefix) in kernel.log.splitlines()
+
+
+def test_a_notebook_of_two_cells(several: Machine) -> None:
+    cells = ["import os, sys\nhere = sys.prefix", "print(here, os.environ['WHEREAMI_HOME'])"]
+    prefix = several.envs / "work"
+    assert nbconvert(several, "work-python3", cells) == ["", f"{prefix} {prefix}/share/whereami\n"]
+
+
+def test_jupyterlab_lists_them(several: Machine) -> None:
+    with jupyterlab(several) as address:
+        found = get(f"{address}/api/kernelspecs")["kernelspecs"]
+    assert found["work-python3"]["spec"]["display_name"] == "Python (work)"
+    assert found["work-bash"]["spec"]["language"] == "bash"
+    assert "logo-svg" in found["work-python3"]["resources"]
+    assert {"work-python3", "work-bash", "work-compiled"} <= set(found)
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("JUPYTER_DATA_DIR", "XDG_DATA_HOME", "XDG_STATE_HOME", "SNAPPER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def names(prefix: Path, environment: str, found: list[Kernel]) -> list[tuple[str, str]]:
+    return [(each.name, each.display_name) for each in kernels.announce(prefix, environment, found)]
+
+
+def test_templates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SNAPPER_KERNEL_NAME", "snapper.{language}.{env}")
+    monkeypatch.setenv("SNAPPER_KERNEL_DISPLAY_NAME", "{env} | {kernel}")
+    found = names(home / "envs/Über", "Über", [Kernel("ir", "R 4.4", "R"), Kernel("x", "R too", "R")])
+    assert found == [("snapper.r.-ber", "Über | R 4.4"), ("snapper.r.-ber-2", "Über | R too")]
+
+
+def test_names_that_are_taken(home: Path) -> None:
+    """Of kernels that only differ in case, of an environment that does, and of the user's own."""
+    two = [Kernel("Py", "First", "python"), Kernel("py", "Second", "python")]
+    assert names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
+    assert names(home / "envs/A", "A", two[:1]) == [("a-py-3", "Python (A)")]
+    assert names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
+    same = [Kernel("x", "Same", "c"), Kernel("y", "Same", "c")]
+    assert [shown for _, shown in names(home / "envs/s", "s", same)] == ["Same (s) x", "Same (s) y"]
+
+
+def test_kernels_of_what_is_gone(machine: Machine) -> None:
+    """They go with their environment, and with the kernel in it; other people's stay."""
+    for name in ("one", "two"):
+        prefix = make_data(machine.envs / name)
+        for kernel in ("text", "more"):
+            add_kernel(prefix, kernel, argv=["true"], display_name=kernel, language=kernel)
+        machine.done("pack", name)
+    machine.done("restore", "--all")
+    own = kernels_dir(machine) / "own"
+    own.mkdir()
+    (own / "kernel.json").write_text('{"argv": ["true"], "display_name": "own", "language": "text"}')
+
+    def there() -> set[str]:
+        return {file.name for file in kernels_dir(machine).iterdir()}
+
+    assert there() == {"one-text", "one-more", "two-text", "two-more", "own"}
+    shutil.rmtree(machine.envs / "one/share/jupyter/kernels/more")
+    machine.done("kernels", "register", "one")
+    assert there() == {"one-text", "two-text", "two-more", "own"}
+    shutil.rmtree(machine.envs / "two")
+    (machine.store / "environments/two.json").unlink()
+    document = machine.done("restore", "--all")
+    assert sorted(document["removed_kernels"]) == ["two-more", "two-text"]
+    assert there() == {"one-text", "own"}
+    assert machine.refused(10, "kernels", "remove", "own")["hint"] == "There are kernels of: one."
+    machine.done("kernels", "remove", "one")
+    assert there() == {"own"}
+    assert (machine.envs / "one" / "conda-meta").is_dir()
+
+
+def test_an_environment_without_a_kernel(machine: Machine) -> None:
+    make_data(machine.envs / "data")
+    machine.done("pack", "data")
+    shutil.rmtree(machine.envs / "data")
+    outcome = machine.snapper("restore", "--all")
+    assert outcome.code == 0
+    assert "no kernel: it has none. Add one with: conda install -n data ipykernel" in outcome.out
+    (machine.envs / "data/conda-meta/r-base-4.4.2-h123_0.json").write_text("{}")
+    assert kernels.suggestion(machine.envs / "data") == "conda install -n data r-irkernel"
+    assert machine.snapper("kernels", "register", "data").code == 3
+
+
+# --- the launcher -----------------------------------------------------------------------------------------
+
+SHELLS = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
+
+
+@pytest.fixture
+def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """Runs the launcher of an environment under a shell, where there is no bash to be found."""
+    prefix = tmp_path / "envs" / "it's"
+    (prefix / "conda-meta").mkdir(parents=True)
+    scripts = prefix / "etc/conda/activate.d"
+    scripts.mkdir(parents=True)
+    for name in ("z", "B", "a b"):
+        (scripts / f"{name}.sh").write_text(f'ORDER="${{ORDER:-}}{name},"; export ORDER\n')
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program in ("env", "touch", "sleep"):
+        (programs / program).symlink_to(shutil.which(program) or "")
+    kernel = tmp_path / "kernel"
+    kernel.mkdir()
+    condabin = tmp_path / "conda/condabin"
+    condabin.mkdir(parents=True)
+    waiting, used = tmp_path / "waiting", tmp_path / "used"
+    place = launcher.Place("it's", prefix, str(condabin), waiting, used)
+    (kernel / launcher.LAUNCH).write_text(launcher.launch(place))
+    argv = [
+        sys.executable, "-I", "-S", "-c",
+        "import os, sys, json; print(json.dumps([sys.argv[1:], dict(os.environ)]))",
+        "--f={connection_file}", "a 'b' $c", "", "{unknown}",
+    ]  # fmt: skip
+    (kernel / launcher.COMMAND).write_text(launcher.command(prefix, argv))
+
+    def run(shell: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        program = [shutil.which(shell) or "", *(["sh"] if shell == "busybox" else [])]
+        return subprocess.run(
+            [*program, "-u", kernel / launcher.LAUNCH, *arguments],
+            env={"PATH": str(programs), **variables},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    yield run
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell(
+    launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, shell: str
+) -> None:
+    """Under `set -u`, from an empty environment and out of another one, in any locale."""
+    prefix = tmp_path / "envs" / "it's"
+    done = launched(shell, "/c.json", "{unknown}", LC_ALL="C.UTF-8")
+    assert done.returncode == 0, done.stderr
+    arguments, found = json.loads(done.stdout)
+    assert arguments == ["--f=/c.json", "a 'b' $c", "", "{unknown}"]
+    assert found["ORDER"] == "B,a b,z,"
+    assert found["PATH"] == f"{prefix}/bin:{tmp_path}/conda/condabin:{tmp_path}/bin"
+    assert (found["CONDA_SHLVL"], found["CONDA_PREFIX"], found["LC_ALL"]) == ("1", str(prefix), "C.UTF-8")
+    assert "CONDA_PREFIX_0" not in found
+    assert (tmp_path / "used").exists()
+
+    again = launched(shell, "/c.json", "x", **{**found, "ORDER": ""})
+    _, twice = json.loads(again.stdout)
+    assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", found["PATH"])
+    assert "CONDA_PREFIX_1" not in twice
+
+    strange = launched(shell, "/c.json", "x", CONDA_SHLVL="none", CONDA_PREFIX="/gone")
+    _, found = json.loads(strange.stdout)
+    assert found["CONDA_SHLVL"] == "1"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_waiting_in_vain(
+    launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, shell: str
+) -> None:
+    """It ends with the reason: restoring has failed, was cut off, or was never begun."""
+    shutil.rmtree(tmp_path / "envs")
+    waiting = tmp_path / "waiting"
+    done = launched(shell, "/c.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"it's is not at {tmp_path}/envs/it's" in done.stderr
+    waiting.write_text("failed\n1 1\nnot enough room at /envs\n/the/log\n")
+    done = launched(shell, "/c.json")
+    assert done.returncode == 1
+    assert "it's could not be restored: not enough room at /envs" in done.stderr
+    assert "/the/log" in done.stderr
+    assert "snapper restore it's" in done.stderr
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    own = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    for process in (f"{ended.pid} 12345", f"{os.getpid()} {int(own) + 1}", f"{ended.pid} "):
+        waiting.write_text(f"restoring\n{process}\n41% of 3 MB\n\n")
+        done = launched(shell, "/c.json")
+        assert done.returncode == 1
+        assert "that was cut off" in done.stderr
+        assert "log" not in done.stderr
+
+
+def test_the_scripts_are_in_order(tmp_path: Path) -> None:
+    """By the judgement of shellcheck."""
+    place = launcher.Place("a", tmp_path, "", tmp_path / "w", tmp_path / "u")
+    (tmp_path / "launch.sh").write_text(launcher.launch(place))
+    done = subprocess.run(
+        [shutil.which("shellcheck") or "shellcheck", tmp_path / "launch.sh"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

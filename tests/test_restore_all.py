@@ -1,0 +1,235 @@
+"""All environments of a store: which, in which order, within which time, and what is told of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from snapper import runs
+from snapper.errors import NoSpace
+from snapper.model import LAYER_SIZE, Layer, Snapshot
+from snapper.schedule import ranks, selected
+from snapper.space import Space
+from tests.conftest import Machine, Outcome
+from tests.jupyter import kernels_dir, started
+from tests.misfortune import begin, eventually, layer_files, make_data
+from tests.s3server import S3Server
+from tests.test_kernels import add_kernel
+from tests.throttle import Throttle, throttled
+
+
+def test_patterns_and_order() -> None:
+    names = ["a1", "a2", "b1", "b2", "c"]
+    assert selected(names, (), ()) == names
+    assert selected(names, ("a*", "c"), ()) == ["a1", "a2", "c"]
+    assert selected(names, ("[ab]?",), ("*1",)) == ["a2", "b2"]
+    assert selected(names, (), ("?",)) == names[:4]
+    found = ranks(names, ("c", "b*"), ("a2", "b1", "gone"))
+    assert sorted(names, key=lambda name: found[name]) == ["c", "b1", "b2", "a2", "a1"]
+    assert len(set(ranks(names, (), ()).values())) == 1
+
+
+def test_room_for_all_together(tmp_path: Path) -> None:
+    """Two snapshots that would each fit alone do not fit together."""
+    free = shutil.disk_usage(tmp_path).free
+    layer = Layer("0" * 64, 1, "0" * 64, LAYER_SIZE, "files", "", 1, (), None)
+    layers = (layer,) * (free * 6 // 10 // LAYER_SIZE)
+    snapshot = Snapshot(1, "linux-64", 0o755, (), (), (), (), (), layers)
+    space = Space()
+    space.reserve(tmp_path, snapshot)
+    with pytest.raises(NoSpace) as caught:
+        space.reserve(tmp_path, snapshot)
+    assert caught.value.available < free * 5 // 10
+    Space().reserve(tmp_path, snapshot)
+
+
+@pytest.fixture
+def three(machine: Machine) -> Machine:
+    """A store of three environments, each with a kernel, and none of them on the machine."""
+    for name in ("one", "two", "three"):
+        prefix = make_data(machine.envs / name)
+        (prefix / "own.txt").write_text(f"of {name}\n" * 1000)
+        add_kernel(prefix, "text", argv=["true"], display_name="Text", language="text")
+        machine.done("pack", name)
+        shutil.rmtree(prefix)
+    return machine
+
+
+def restored(document: dict[str, list[dict[str, str]]]) -> list[str]:
+    return [each["environment"] for each in document["restored"]]
+
+
+def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
+    shared = set(layer_files(three.store))
+    for environment in ("one", "three"):
+        digests = {layer["digest"] for layer in three.done("show", environment)["layers"]}
+        shared = {file for file in shared if file.name.removesuffix(".tar.zst") not in digests}
+    (of_two,) = shared
+    of_two.write_bytes(b"damaged" + of_two.read_bytes()[7:])
+    outcome = three.snapper("restore", "--all")
+    assert outcome.code == 12
+    assert "2 restored, 0 already there, 1 failed; 2 kernels" in outcome.out
+    assert {path.name for path in three.envs.iterdir()} == {"one", "three"}
+    document = three.snapper("restore", "--all", "--json").json
+    assert sorted(restored(document)) == ["one", "three"]
+    (failed,) = document["failed"]
+    assert (failed["environment"], failed["code"]) == ("two", 12)
+
+    status = three.done("status")["last_restore"]
+    assert not status["at_work"]
+    told = {each["environment"]: each["condition"] for each in status["environments"]}
+    assert told == {"one": "present", "two": "failed", "three": "present"}
+    assert "two: layer" in three.snapper("status").out
+    states = {each["name"]: each["ready"] for each in three.done("kernels")["kernels"]}
+    assert states == {"one-text": True, "two-text": False, "three-text": True}
+    with started(three, "two-text") as kernel:
+        kernel.manager.provisioner.process.wait(30)  # type: ignore[union-attr]
+        assert "two could not be restored: layer" in kernel.log
+
+
+def test_patterns_and_settings(three: Machine) -> None:
+    assert restored(three.done("restore", "--all", "--only", "t*", "--except", "*ee")) == ["two"]
+    assert (
+        three.refused(10, "restore", "--all", "--only", "four")["hint"] == "The store has: one, three, two."
+    )
+    assert (
+        three.refused(2, "restore", "one", "--only", "t*")["message"] == "--only and --except go with --all"
+    )
+    three.done("config", "set", "except", "one")
+    three.done("config", "set", "first", "thr*")
+    assert restored(three.done("restore", "--all")) == ["two", "three"]
+    shutil.rmtree(three.envs)
+    three.envs.mkdir()
+    assert restored(three.done("restore", "--all", "--jobs", "1")) == ["three", "two"]
+    shutil.rmtree(three.envs / "two")
+    shutil.rmtree(three.envs / "three")
+    three.done("config", "unset", "first")
+    used = three.home / ".local/state/snapper/used/two"
+    used.touch()
+    assert restored(three.done("restore", "--all", "--jobs", "1")) == ["two", "three"]
+
+
+def test_a_store_that_is_not_there(three: Machine) -> None:
+    """Kernels of earlier restores say why their environments are not there."""
+    three.done("restore", "--all")
+    shutil.rmtree(three.envs)
+    three.envs.mkdir()
+    three.store.rename(three.store.with_name("elsewhere"))
+    error = three.refused(13, "restore", "--all", "--budget", "20")
+    with started(three, "one-text") as kernel:
+        assert kernel.manager.provisioner.process.wait(30) == 1  # type: ignore[union-attr]
+        assert f"one could not be restored: {error['message']}" in kernel.log
+        assert "restore.log" in kernel.log
+    assert three.snapper("status", "--json").json["last_restore"]["error"] == error["message"]
+
+
+# --- within a time ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A machine whose store is on a server that it has a slow way to."""
+
+    machine: Machine
+    variables: dict[str, str]
+    way: Throttle
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return "restore", "--all", "--envs-dir", str(self.machine.envs)
+
+    def restore(self, *arguments: str) -> tuple[Outcome, float]:
+        """Restores all; the outcome, and how long that took in seconds."""
+        began = time.monotonic()
+        outcome = self.machine.snapper(*self.command, *arguments, **self.variables)
+        return outcome, time.monotonic() - began
+
+
+@pytest.fixture
+def slow(machine: Machine, s3_server: S3Server, pristine: Callable[[str], Path]) -> Iterator[Slow]:
+    """With a store of an environment that has a kernel, and a small one."""
+    with throttled(s3_server.endpoint, None) as way:
+        url = f"s3://{s3_server.bucket}/slow-{secrets.token_hex(4)}"
+        variables = {
+            **s3_server.variables(),
+            "AWS_ENDPOINT_URL_S3": way.endpoint,
+            "SNAPPER_STORE": url,
+            "SNAPPER_CACHE": "off",
+        }
+        machine.done("pack", "-p", pristine("tiny"), "--name", "tiny", **variables)
+        prefix = make_data(machine.envs / "small")
+        machine.done("pack", "small", **variables)
+        shutil.rmtree(prefix)
+        way.rate = 2_000_000
+        yield Slow(machine, variables, way)
+
+
+def test_a_slow_store(slow: Slow) -> None:
+    """The command returns in time, and a kernel started then answers when its environment is there."""
+    outcome, seconds = slow.restore("--budget", "3", "--json")
+    assert seconds < 4
+    assert outcome.code == 3, outcome
+    background = outcome.json["background"]
+    assert "tiny" in background["left"]
+    assert sorted([*background["left"], *restored(outcome.json)]) == ["small", "tiny"]
+    assert runs.is_alive(background["process"], "")
+    assert not (slow.machine.envs / "tiny").exists()
+    status = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]
+    assert status["at_work"]
+    assert status["log"] == background["log"]
+    with started(slow.machine, "tiny-python3") as kernel:
+        eventually(lambda: "waiting for tiny, which is being restored:" in kernel.log)
+        assert kernel.manager.is_alive()
+        kernel.manager.interrupt_kernel()
+        slow.way.rate = None
+        kernel.wait()
+        assert kernel.run("import sys; print(sys.prefix)") == f"{slow.machine.envs}/tiny\n"
+    eventually(lambda: not runs.is_alive(background["process"], ""))
+    assert "tiny is restored" in Path(background["log"]).read_text()
+    assert "2 restored, 0 already there, 0 failed" in slow.machine.snapper("status", **slow.variables).out
+    outcome, _ = slow.restore("--budget", "60", "--json")
+    assert outcome.code == 0
+    assert all(each["present"] for each in outcome.json["restored"])
+    assert "background" not in outcome.json
+
+
+def test_killed_in_the_background(slow: Slow) -> None:
+    """The next restore goes on; nothing was ever half there, and nobody waits for what is dead."""
+    outcome, _ = slow.restore("--budget", "2")
+    assert outcome.code == 3, outcome
+    assert re.search("goes on in the background: .*tiny", outcome.out)
+    run = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]
+    with started(slow.machine, "tiny-python3") as kernel:
+        eventually(lambda: "waiting for tiny" in kernel.log)
+        os.killpg(run["process"], signal.SIGKILL)
+        assert kernel.manager.provisioner.process.wait(30) == 1  # type: ignore[union-attr]
+        assert "tiny was being restored, and that was cut off" in kernel.log
+        assert run["log"] in kernel.log
+    assert not (slow.machine.envs / "tiny").exists()
+    assert "cut off" in slow.machine.snapper("status", **slow.variables).out
+    slow.way.rate = None
+    outcome, _ = slow.restore("--json")
+    assert outcome.code == 0, outcome
+    assert sorted(restored(outcome.json)) == ["small", "tiny"]
+    assert {path.name for path in slow.machine.envs.iterdir()} == {"small", "tiny"}
+
+
+def test_interrupted_while_it_waits(slow: Slow) -> None:
+    """Ctrl-C ends the work too."""
+    running = begin(slow.machine, *slow.command, "--budget", "60", **slow.variables)
+    kernel = kernels_dir(slow.machine) / "tiny-python3" / "kernel.json"
+    assert running.reach(kernel.exists)
+    work = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]["process"]
+    running.send(signal.SIGINT)
+    assert running.end().code == 130
+    assert not runs.is_alive(work, "")
+    assert {path.name for path in slow.machine.envs.iterdir()} <= {"small"}
