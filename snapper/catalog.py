@@ -202,17 +202,35 @@ def write_snapshot(store: Store, digest: str, data: bytes) -> int:
     return len(data) if store.put(snapshot_key(digest), data) else 0
 
 
-def move(store: Store, name: str, step: Move, seen: tuple[Environment, str] | None) -> None:
+def move(
+    store: Store, name: str, step: Move, seen: tuple[Environment, str] | None, *, force: bool = False
+) -> None:
     """Makes the step's snapshot the current one of the environment, which was `seen` (None: was not there).
 
-    Raises Moved where the environment is no longer as it was seen.
+    Raises Moved where the environment is no longer as it was seen; with `force`, the step is put behind what others
+    have put there.
     """
-    if seen is None:
-        _replace(store, Environment(FORMAT, name, step.snapshot, (step,), {}), None)
-    else:
-        found, version = seen
-        moved = replace(found, current=step.snapshot, history=(*found.history, step))
-        _replace(store, moved, version)
+    while True:
+        try:
+            if seen is None:
+                _replace(store, Environment(FORMAT, name, step.snapshot, (step,), {}), None)
+            else:
+                found, version = seen
+                moved = replace(found, current=step.snapshot, history=(*found.history, step))
+                _replace(store, moved, version)
+            return
+        except Moved:
+            if not force:
+                raise
+            seen = find_environment(store, name)
+
+
+def find_environment(store: Store, name: str) -> tuple[Environment, str] | None:
+    """As `read_environment`, but None where there is no such environment."""
+    try:
+        return read_environment(store, name)
+    except NotInStore:
+        return None
 
 
 def change_tags(store: Store, seen: tuple[Environment, str], tags: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import time
 from datetime import datetime, timezone
 
 
@@ -22,4 +23,9 @@ def host() -> str:
 
 def now() -> str:
     """The time in UTC, such as `2026-01-31T09:00:00Z`."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return time_of(time.time())
+
+
+def time_of(seconds: float) -> str:
+    """The same for a time in seconds since 1970."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

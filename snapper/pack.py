@@ -13,10 +13,10 @@ from snapper.build import Building
 from snapper.collect import Context, Included
 from snapper.editable import Editable
 from snapper.environment import Displaced
-from snapper.errors import EditableInstalls, NotInStore
+from snapper.errors import EditableInstalls
 from snapper.layer import DEFAULT_LEVEL
 from snapper.locks import Intent, packing
-from snapper.model import FORMAT, Environment, Move, Snapshot, encode_snapshot
+from snapper.model import FORMAT, Move, Snapshot, encode_snapshot
 from snapper.plan import make_plan
 from snapper.progress import SILENT, Progress
 from snapper.reuse import Kept, Part
@@ -75,19 +75,21 @@ def pack(
     editables: Editables = "refuse",
     displaced: Displaced | None = None,
     full: bool = False,
+    force: bool = False,
     jobs: int | None = None,
     progress: Progress = SILENT,
 ) -> Packed:
     """Packs the environment at `prefix` as `name`: layers, then the snapshot, then the environment's entry.
 
     What the index vouches for is not read, but in a `full` pack; the snapshot is the same. An environment that is
-    `displaced` is recorded as imported, and from nowhere.
+    `displaced` is recorded as imported, and from nowhere. With `force`, the entry is moved though others
+    have moved it meanwhile.
     Raises NotAnEnvironment, EditableInstalls, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused, Moved and
     their kin; whatever it raises, the store's environments are as they were.
     """
     began = time.monotonic()
     prefix = Path(os.path.abspath(prefix))
-    seen = _entry(store, name)
+    seen = catalog.find_environment(store, catalog.check_name(name))
     taken = 0 if displaced else _clock(prefix)
     tree = environment.scan(prefix)
     linked = _editables(prefix, tree, editables)
@@ -111,7 +113,8 @@ def pack(
             intent.check()
             added_size += catalog.write_snapshot(store, made.snapshot_id, encode_snapshot(made.snapshot)[1])
         if not unchanged:
-            catalog.move(store, name, _move(made, origin, message, added_size), seen)
+            step = _move(made, origin, message, added_size)
+            catalog.move(store, name, step, seen, force=force)
     if not displaced:
         _remember(prefix, name, made, tree, taken)
     return Packed(
@@ -193,13 +196,6 @@ def _outside(tree: Tree, prefix: str) -> tuple[str, ...]:
     """The symlinks whose absolute targets are not in the environment."""
     links = [file for file in tree.files if file.type == "symlink" and file.target.startswith("/")]
     return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
-
-
-def _entry(store: Store, name: str) -> tuple[Environment, str] | None:
-    try:
-        return catalog.read_environment(store, catalog.check_name(name))
-    except NotInStore:
-        return None
 
 
 def _editables(prefix: Path, tree: Tree, wanted: Editables) -> tuple[Editable, ...]:

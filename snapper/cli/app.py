@@ -15,6 +15,7 @@ import typer
 from snapper import __version__
 from snapper.cli import (
     config,
+    copying,
     differ,
     exchange,
     history,
@@ -123,6 +124,8 @@ for _name, _command in (
     ("remove", history.remove),
     ("verify", upkeep.verify),
     ("prune", upkeep.prune),
+    ("push", copying.push),
+    ("pull", copying.pull),
     ("export", exchange.export),
     ("import", exchange.import_),
     ("lifecycle", lifecycle.lifecycle),

@@ -17,7 +17,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="Directory or file:// URL of the store. Default: the setting (snapper config get store).",
+        help="The store: a directory, file:// or s3://BUCKET/PREFIX. Default: the setting (snapper config get store).",
     ),
 ]
 PrefixOption = Annotated[

@@ -53,6 +53,12 @@ def pack(
         bool,
         typer.Option("--full", help="Read all files, also those that look as they were at the last pack."),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Move the name to this snapshot though somebody else has moved it meanwhile."
+        ),
+    ] = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -85,6 +91,7 @@ def pack(
             level=level or config.load().level,
             editables=editable.value,
             full=full,
+            force=force,
             jobs=jobs or config.load().jobs,
             progress=progress,
         )

@@ -40,10 +40,11 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Begun:
-    """The store was reached, and these environments are to be restored."""
+    """The store was reached, or what is kept of it since it was `last_seen`; these are to be restored."""
 
     store: str
     names: tuple[str, ...]
+    last_seen: float | None = None
     removed_kernels: tuple[Entry, ...] = ()
 
 
@@ -151,7 +152,12 @@ def _ended(told: list[object], process: int | None = None, log: str = "") -> res
     left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
     background = restored.Background(process, log, left) if process else None
     return restored.Ended(
-        results, begun.store, time.monotonic() - Command.began, background, begun.removed_kernels
+        results,
+        begun.store,
+        time.monotonic() - Command.began,
+        background,
+        begun.removed_kernels,
+        begun.last_seen,
     )
 
 
@@ -160,6 +166,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
     from snapper import catalog, kernels
     from snapper import restore as verb
     from snapper.cli.bars import reporter
+    from snapper.store import last_seen
 
     references = [catalog.Reference.parse(name) for name in dict.fromkeys(asked.names)]
     stale: tuple[Entry, ...] = ()
@@ -173,7 +180,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
         if asked.everything:
             verb.refused(config.store_url(asked.store), error, log)
         raise
-    tell(_Begun(opened.url, tuple(map(str, references)), stale))
+    tell(_Begun(opened.url, tuple(map(str, references)), last_seen(opened), stale))
     with reporter(quiet=quiet) as progress:
         for result in verb.restore(
             opened,

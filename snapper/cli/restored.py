@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from snapper import identity
 from snapper.canonical import plain
 from snapper.cli import output
-from snapper.cli.text import plural, size
+from snapper.cli.text import age, plural, size
 from snapper.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Background:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a restore ended: with what goes on in the background, if so, and the kernels that went because their
-    environments had gone.
+    """How a restore ended: with what goes on in the background, if so, the kernels that went because their
+    environments had gone, and when the store was last seen (in seconds since 1970) if it could not be reached.
     """
 
     results: Sequence[Restored | Failed]
@@ -39,13 +40,14 @@ class Ended:
     seconds: float = 0.0
     background: Background | None = None
     removed_kernels: Sequence[Entry] = ()
+    last_seen: float | None = None
 
 
 def described(ended: Ended) -> tuple[dict[str, Any], int]:
     """What was restored and what was not, as JSON, and the exit code."""
     done, failed = _parted(ended.results)
     problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
-    partial = problems or ended.background
+    partial = problems or ended.background or ended.last_seen
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
         "store": ended.store,
@@ -56,6 +58,8 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
     }
     if ended.background:
         fields["background"] = plain(ended.background)
+    if ended.last_seen:
+        fields["store_last_seen"] = identity.time_of(ended.last_seen)
     if failed and not done:
         fields["error"] = output.described(failed[0].error)
     return fields, code
@@ -76,6 +80,11 @@ def report(ended: Ended, as_json: bool) -> int:
         output.say(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
     if len(ended.results) > 1:
         output.say(_summary(done, failed, ended.seconds))
+    if ended.last_seen:
+        output.warn(
+            f"the store {ended.store} cannot be reached: this is as it was at {identity.time_of(ended.last_seen)} "
+            f"({age(time.time() - ended.last_seen)} ago), from the cache"
+        )
     if ended.background:
         _say_background(ended.background)
     elif not ended.results:

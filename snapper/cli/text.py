@@ -26,3 +26,11 @@ def clean(text: str) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def age(seconds: float) -> str:
+    """How long that is, in the largest unit that fits: `5 minutes`."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return plural(int(seconds // length), unit)
+    return plural(int(max(seconds, 0)), "second")

@@ -28,6 +28,7 @@ from snapper.errors.machine import (
 from snapper.errors.stores import (
     BadArchive,
     Damaged,
+    Diverged,
     LayersGone,
     Moved,
     NewerFormat,
@@ -49,6 +50,7 @@ __all__ = [
     "Busy",
     "ChangedWhilePacking",
     "Damaged",
+    "Diverged",
     "EditableInstalls",
     "ExitCode",
     "FileFailed",

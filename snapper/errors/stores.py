@@ -137,7 +137,33 @@ class Moved(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Look at it with snapper show, then pack again, or pack under another name with --name."
+        return (
+            "Look at it with snapper show. Then pack again, or with --force, which leaves both in the history, or "
+            "under another name with --name."
+        )
+
+
+@dataclass(eq=False)
+class Diverged(SnapperError):
+    """An environment that is to be copied has gone another way in the store that it is to be copied to."""
+
+    environment: str
+    store: str
+    snapshot: str
+    who: str
+    when: str
+    code = ExitCode.CONFLICT
+
+    @property
+    def message(self) -> str:
+        return (
+            f"{self.environment!r} in {self.store} is at snapshot {self.snapshot[:12]}, by {self.who} at {self.when}, "
+            "which the other store does not know"
+        )
+
+    @property
+    def hint(self) -> str:
+        return "Look at it with snapper show, then copy with --force, which leaves both in the history there."
 
 
 @dataclass(eq=False)

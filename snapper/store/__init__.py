@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -10,9 +11,10 @@ from snapper import canonical, config
 from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused, Usage
 from snapper.model import FORMAT, Marker
 from snapper.store.base import Store, Stored, VersionMismatch
+from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
 
-__all__ = ["Store", "Stored", "VersionMismatch", "open_store"]
+__all__ = ["Store", "Stored", "VersionMismatch", "last_seen", "open_store"]
 
 _MARKER = "snapper.json"
 
@@ -40,13 +42,28 @@ def open_store(url: str, *, create: bool = False, apart_from: Path | None = None
             store.others()
         raise
     _check_format(url, marker)
+    if create and isinstance(store, CachedStore):
+        store.require()
     return store
+
+
+def last_seen(store: Store) -> float | None:
+    """When a store that cannot be reached was last reached, in seconds since 1970: then what this machine has kept of
+    it stands for it. None for one that can be reached.
+    """
+    return store.last_seen if isinstance(store, CachedStore) else None
 
 
 def _s3(url: str) -> Store:
     from snapper.store import s3  # noqa: PLC0415 - boto3 is slow to import
 
-    return s3.S3Store(s3.parse(url))
+    store, settings = s3.S3Store(s3.parse(url)), config.load()
+    if settings.cache is None:
+        return store
+    name = f"{store.place.bucket}-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
+    cached = CachedStore(store, settings.cache, name, settings.cache_size)
+    cached.make()
+    return cached
 
 
 def _local(url: str, apart_from: Path | None) -> LocalStore:

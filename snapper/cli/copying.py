@@ -1,0 +1,101 @@
+"""`snapper push` and `snapper pull`: snapshots from one store to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JsonOption, StoreOption, open_store
+from snapper.cli.text import plural, size
+from snapper.errors import Usage
+
+if TYPE_CHECKING:
+    from snapper.copying import Copied
+
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ENV[@SNAPSHOT]]...", help="Environments, each at a snapshot if one is named."),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every environment.")]
+ForceOption = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Move names there too that have gone another way; both stay in the history."
+    ),
+]
+
+
+def push(
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store to copy to.")],
+    names: NamesArgument = None,
+    everything: AllOption = False,
+    force: ForceOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy environments from the store to another one."""
+    _copy(store, to, names, everything=everything, force=force, as_json=as_json)
+
+
+def pull(
+    from_: Annotated[str, typer.Option("--from", metavar="URL", help="The store to copy from.")],
+    names: NamesArgument = None,
+    everything: AllOption = False,
+    force: ForceOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy environments from another store to the store."""
+    _copy(from_, store, names, everything=everything, force=force, as_json=as_json)
+
+
+def _copy(
+    source: str | None,
+    target: str | None,
+    names: list[str] | None,
+    *,
+    everything: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from snapper import catalog, copying
+    from snapper.cli.bars import reporter
+
+    if bool(names) == everything:
+        raise Usage("name the environments to copy or say --all, and not both", "Name some, or say --all.")
+    references = [catalog.Reference.parse(name) for name in dict.fromkeys(names or ())]
+    opened = open_store(source)
+    if everything:
+        references = [catalog.Reference(name) for name in catalog.environments(opened)]
+    with reporter(quiet=as_json) as progress:
+        other = open_store(target, create=True)
+        if other.url == opened.url:
+            raise Usage(f"both stores are {other.url}", "Name two different ones.")
+        done = []
+        for each in copying.copy(opened, other, references, force=force, progress=progress):
+            done.append(each)
+            if not as_json:
+                _say(each)
+    if as_json:
+        output.document(
+            {"source": opened.url, "target": other.url, "copied": [_fields(each) for each in done]}
+        )
+
+
+def _say(done: Copied) -> None:
+    what = f"{done.environment}@{done.snapshot_id[:12]}"
+    if done.present:
+        output.say(f"{what} is there already: {done.target}")
+        return
+    layers = plural(done.added_layers, "new layer")
+    output.say(f"{what} is copied: {layers}, {size(done.added_size)}, {done.seconds:.1f} s")
+    output.say(f"  to {done.target}")
+
+
+def _fields(done: Copied) -> dict[str, Any]:
+    fields: dict[str, Any] = plain(done)
+    fields["snapshot"] = fields.pop("snapshot_id")
+    return {**fields, "seconds": round(done.seconds, 3)}

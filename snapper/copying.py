@@ -1,0 +1,151 @@
+"""Push and pull: snapshots from one store to another, with what they need and no more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+
+from snapper import catalog
+from snapper.catalog import Reference
+from snapper.errors import Diverged
+from snapper.locks import Intent, packing
+from snapper.model import Environment, Layer, Move, Snapshot, encode_snapshot
+from snapper.progress import SILENT, Progress
+from snapper.store import Store
+
+#: How many layers are under way at once, and how many bytes of them.
+_AT_ONCE = 8
+_MOST_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What became of one environment; `present` if the other store has the snapshot in its history already. Sizes in
+    bytes.
+    """
+
+    environment: str
+    snapshot_id: str
+    source: str
+    target: str
+    present: bool
+    added_layers: int
+    added_size: int
+    seconds: float
+
+
+def copy(
+    source: Store,
+    target: Store,
+    references: Sequence[Reference],
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Iterator[Copied]:
+    """Copies each snapshot, and makes it the current one there: layers, then the snapshot, then the entry.
+
+    An entry that went another way there is not moved without `force`. Raises Diverged, Moved, Damaged, NotInStore,
+    and what stores raise; environments that were copied before stay so.
+    """
+    for reference in references:
+        with packing(target) as intent:
+            yield _Copying(source, target, intent, progress).copy(reference, force=force)
+
+
+@dataclass(frozen=True)
+class _Copying:
+    source: Store
+    target: Store
+    intent: Intent
+    progress: Progress
+
+    def copy(self, reference: Reference, *, force: bool) -> Copied:
+        began = time.monotonic()
+        found, snapshot_id = catalog.resolve(self.source, reference)
+        seen = catalog.find_environment(self.target, found.name)
+        known = {move.snapshot for move in seen[0].history} if seen else set()
+        there = snapshot_id in known and not (force and seen and seen[0].current != snapshot_id)
+        if seen and not there and not force:
+            self._check_course(seen[0], found)
+        added_layers = added_size = 0
+        if not there:
+            snapshot = catalog.read_snapshot(self.source, snapshot_id)
+            self.intent.declare()
+            added_layers, added_size = self._copy_layers(found.name, snapshot.layers)
+            added_size += self._finish(found, snapshot_id, snapshot, seen, added_size, force=force)
+        return Copied(
+            environment=found.name,
+            snapshot_id=snapshot_id,
+            source=self.source.url,
+            target=self.target.url,
+            present=there,
+            added_layers=added_layers,
+            added_size=added_size,
+            seconds=time.monotonic() - began,
+        )
+
+    def _check_course(self, there: Environment, here: Environment) -> None:
+        """Raises Diverged unless what is current there is in the history here."""
+        if there.current not in {move.snapshot for move in here.history}:
+            latest = there.latest
+            who = f"{latest.user}@{latest.host}"
+            raise Diverged(there.name, self.target.url, there.current, who, latest.time)
+
+    def _copy_layers(self, name: str, layers: Iterable[Layer]) -> tuple[int, int]:
+        """Copies the layers that the other store does not have; how many those are, and their bytes."""
+        wanted = {layer.digest: layer for layer in layers}
+        there = catalog.stored(self.target, list(wanted.values()))
+        missing = [layer for digest, layer in wanted.items() if digest not in there]
+        self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
+        added = [layer.size for layer in self._copied(missing)]
+        self.progress.done()
+        return len(added), sum(added)
+
+    def _copied(self, layers: Sequence[Layer]) -> Iterator[Layer]:
+        """Copies layers, some at once; gives each that was not there, when it is."""
+        waiting, under_way = list(reversed(layers)), dict[Future[bool], Layer]()
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            while waiting or under_way:
+                while waiting and self._has_room(under_way.values(), waiting[-1]):
+                    layer = waiting.pop()
+                    under_way[pool.submit(self._copy_layer, layer)] = layer
+                for done in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    layer = under_way.pop(done)
+                    written = done.result()
+                    self.progress.advance(layer.size)
+                    if written:
+                        yield layer
+
+    def _has_room(self, under_way: Iterable[Layer], layer: Layer) -> bool:
+        sizes = [each.size for each in under_way]
+        return not sizes or (len(sizes) < _AT_ONCE and sum(sizes) + layer.size <= _MOST_BYTES)
+
+    def _copy_layer(self, layer: Layer) -> bool:
+        data = catalog.read_layer(self.source, layer)
+        return self.target.put(catalog.layer_key(layer.digest), data)
+
+    def _finish(
+        self,
+        found: Environment,
+        snapshot_id: str,
+        snapshot: Snapshot,
+        seen: tuple[Environment, str] | None,
+        added_size: int,
+        *,
+        force: bool,
+    ) -> int:
+        """Writes snapshot and entry; returns the bytes of the snapshot if they were added."""
+        catalog.check_layers(self.target, snapshot.layers)
+        self.intent.check()
+        size = catalog.write_snapshot(self.target, snapshot_id, encode_snapshot(snapshot)[1])
+        step = replace(_step(found, snapshot_id), added_size=added_size + size)
+        catalog.move(self.target, found.name, step, seen, force=force)
+        return size
+
+
+def _step(found: Environment, snapshot_id: str) -> Move:
+    """How the snapshot came to be: who packed it, when and where, goes along to the other store's history."""
+    moves = [move for move in found.history if move.snapshot == snapshot_id]
+    return moves[-1] if moves else found.latest

@@ -1,0 +1,220 @@
+"""A store that is far away, and a directory store on this machine that keeps what was read from it or put into it.
+
+Immutable objects are read from the directory where it has them whole, others from where they come from, each time:
+of those the directory keeps what was last seen, for when that cannot be reached. The oldest that was not used goes
+first where room is short. Nothing in the directory is counted on: what is damaged or gone is read anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+from snapper.errors import NotInStore, SnapperError, Unreachable
+from snapper.store.base import Store, Stored
+from snapper.store.local import LocalStore
+
+T = TypeVar("T")
+
+_MARKER = "snapper.json"
+_IMMUTABLE = re.compile(r"(?:layers/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
+
+#: Shares of the limit: from where on room is made, what stays then, and what is kept between two looks.
+_FULL = 0.95
+_FILLED = 0.9
+_UNSEEN = 0.01
+
+#: Stores that this process could not reach, by URL: they are not asked again.
+_unreachable: dict[str, Unreachable] = {}
+
+#: Bytes that this process has kept in a cache since it last looked how full that is.
+_kept: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class CachedStore:
+    """Objects of `origin`, kept in the directory `root/NAME`; all that is below `root` may take `limit` bytes."""
+
+    origin: Store
+    root: str
+    name: str
+    limit: int
+
+    @property
+    def url(self) -> str:
+        return self.origin.url
+
+    @property
+    def last_seen(self) -> float | None:
+        """When the origin was last reached, in seconds since 1970, if it cannot be reached now."""
+        if self.url not in _unreachable:
+            return None
+        return (self._local.root / _MARKER).stat().st_mtime
+
+    def require(self) -> None:
+        """Raises Unreachable where the origin could not be reached when it was last asked."""
+        if self.url in _unreachable:
+            raise _unreachable[self.url]
+
+    def make(self) -> None:
+        """Makes the directory, for this user alone, where that can be done."""
+        with suppress(OSError):
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            self._local.root.mkdir(mode=0o700, exist_ok=True)
+
+    def read(self, key: str) -> bytes:
+        found = _IMMUTABLE.match(key)
+        if not found:
+            return self.read_versioned(key)[0]
+        data = self._kept(key, found[1])
+        if data is None:
+            data = self._ask(lambda: self.origin.read(key))
+            if sha256(data).hexdigest() == found[1]:
+                self._keep(key, data)
+        return data
+
+    def read_versioned(self, key: str) -> tuple[bytes, str]:
+        try:
+            data, version = self._ask(lambda: self.origin.read_versioned(key))
+        except NotInStore:
+            self._forget(key)
+            raise
+        except Unreachable as error:
+            return self._as_last_seen(key, error), ""
+        if key == _MARKER or key.startswith("environments/"):
+            self._write(key, data)
+        return data, version
+
+    def read_range(self, key: str, offset: int, size: int) -> bytes:
+        return self._ask(lambda: self.origin.read_range(key, offset, size))
+
+    def size(self, key: str) -> int | None:
+        try:
+            return self._ask(lambda: self.origin.size(key))
+        except Unreachable:
+            return self._local.size(key)
+
+    def put(self, key: str, data: bytes | memoryview) -> bool:
+        written = self._ask(lambda: self.origin.put(key, data))
+        if _IMMUTABLE.match(key) and self._local.size(key) != len(data):
+            self._keep(key, data)
+        return written
+
+    def replace(self, key: str, data: bytes, version: str | None) -> None:
+        self._ask(lambda: self.origin.replace(key, data, version))
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        try:
+            found = self._ask(lambda: list(self.origin.keys(prefix)))
+        except Unreachable:
+            return self._local.keys(prefix)
+        if prefix == "environments/":
+            for gone in set(self._local.keys(prefix)) - set(found):
+                self._forget(gone)
+        return iter(found)
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        return self._ask(lambda: self.origin.entries(prefix))
+
+    def delete(self, key: str, version: str | None = None) -> bool:
+        self._forget(key)
+        return self._ask(lambda: self.origin.delete(key, version))
+
+    def sweep(self) -> int:
+        return self._ask(self.origin.sweep)
+
+    def others(self) -> list[str] | None:
+        return self._ask(self.origin.others)
+
+    @property
+    def _local(self) -> LocalStore:
+        return LocalStore(Path(self.root) / self.name)
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        """Does something with the origin, unless it is known that it cannot be reached."""
+        self.require()
+        try:
+            return action()
+        except Unreachable as error:
+            _unreachable[self.url] = error
+            raise
+
+    def _as_last_seen(self, key: str, error: Unreachable) -> bytes:
+        try:
+            return self._local.read(key)
+        except SnapperError:
+            raise error from None
+
+    def _kept(self, key: str, digest: str) -> bytes | None:
+        """The object as the directory has it, if it is whole there."""
+        try:
+            data = self._local.read(key)
+        except SnapperError:
+            return None
+        if sha256(data).hexdigest() != digest:
+            return None
+        with suppress(OSError):
+            os.utime(self._local.root / key)
+        return data
+
+    def _keep(self, key: str, data: bytes | memoryview) -> None:
+        if len(data) <= self.limit * _FILLED:
+            self._make_room(len(data))
+            self._write(key, data)
+
+    def _write(self, key: str, data: bytes | memoryview) -> None:
+        """Puts the object into the directory, as far as that takes it."""
+        target = self._local.root / key
+        aside = target.with_name(f".{target.name[:16]}.{secrets.token_hex(8)}")
+        with suppress(OSError):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                aside.rename(target)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
+
+    def _forget(self, key: str) -> None:
+        with suppress(OSError):
+            (self._local.root / key).unlink()
+
+    def _make_room(self, size: int) -> None:
+        """Removes what was longest not used, when this process has kept enough to look how full it is."""
+        kept = _kept.get(self.root)
+        _kept[self.root] = (kept or 0) + size
+        if kept is not None and _kept[self.root] < self.limit * _UNSEEN:
+            return
+        _kept[self.root] = size
+        found = sorted(_files(Path(self.root)))
+        total = size + sum(each[1] for each in found)
+        if total > self.limit * _FULL:
+            for _, length, path in found:
+                if total <= self.limit * _FILLED:
+                    break
+                with suppress(OSError):
+                    path.unlink()
+                    total -= length
+
+
+def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
+    """When each immutable object, or what is left of its writing, was last used, how large it is, and where."""
+    recently = time.time() - 3600
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory) / name
+            with suppress(OSError):
+                status = path.stat()
+                leftover = name.startswith(".") and status.st_mtime < recently
+                if leftover or name.endswith(".zst"):
+                    yield (0.0 if leftover else status.st_mtime), status.st_size, path

@@ -1,0 +1,243 @@
+"""Instances that share environments through one S3 prefix: packed on one, restored on another, copied, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Machine
+from tests.misfortune import (
+    begin,
+    between_looking_and_reading,
+    check_store,
+    layer_files,
+    make_data,
+    wait_for_reader,
+)
+from tests.s3server import S3Server
+
+
+@dataclass(frozen=True)
+class Instance(Machine):
+    """A machine whose store is an S3 prefix."""
+
+    url: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**super().variables, "SNAPPER_STORE": self.url, **self.settings}
+
+    def having(self, **settings: str) -> Instance:
+        """The same with other variables."""
+        return Instance(self.home, self.envs, self.store, self.url, {**self.settings, **settings})
+
+
+@pytest.fixture
+def url(s3_server: S3Server) -> str:
+    return f"s3://{s3_server.bucket}/{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def new_instance(tmp_path: Path, s3_server: S3Server, url: str) -> Callable[[str], Instance]:
+    """Makes instances by name, which share one prefix."""
+
+    def make_instance(name: str) -> Instance:
+        home = tmp_path / name
+        (home / "envs").mkdir(parents=True)
+        return Instance(home, home / "envs", tmp_path / "store", url, s3_server.variables())
+
+    return make_instance
+
+
+def download(server: S3Server, url: str, top: Path) -> Path:
+    """What is at the prefix as files, as `aws s3 sync` gives it."""
+    client, prefix = server.client(), url.removeprefix(f"s3://{server.bucket}/") + "/"
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=server.bucket, Prefix=prefix)
+    for found in (each for page in pages for each in page.get("Contents", ())):
+        file = top / found["Key"].removeprefix(prefix)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(client.get_object(Bucket=server.bucket, Key=found["Key"])["Body"].read())
+    return top
+
+
+def history(instance: Instance, name: str) -> list[str]:
+    shown = instance.done("list")["environments"]
+    assert [each["environment"] for each in shown] == [name]
+    return [each["snapshot"] for each in instance.done("log", name)["steps"]]
+
+
+def test_two_instances_share_one_prefix(
+    new_instance: Callable[[str], Instance], s3_server: S3Server, url: str, tmp_path: Path
+) -> None:
+    one, two = new_instance("one"), new_instance("two")
+    make_data(one.envs / "work")
+    first = one.done("pack", "work", "-m", "as it was")
+    assert first["store"] == url
+    assert first["added_layers"] > 0
+    assert one.done("pack", "work")["unchanged"]
+
+    (restored,) = two.done("restore", "--all", "--envs-dir", two.envs)["restored"]
+    assert (restored["snapshot"], restored["prefix"]) == (first["snapshot"], str(two.envs / "work"))
+    (two.envs / "work" / "notes.txt").write_text("by two")
+    second = two.done("pack", "work")
+    assert second["added_layers"] == 1
+    (again,) = one.done("restore", "work", "--envs-dir", one.envs)["restored"]
+    assert again["snapshot"] == second["snapshot"]
+    assert (one.envs / "work" / "notes.txt").read_text() == "by two"
+
+    (one.envs / "work" / "notes.txt").write_text("by one")
+    with between_looking_and_reading(one.envs / "work") as pipe:
+        late = begin(one, "pack", "work", "--json")
+        held = wait_for_reader(pipe, late)
+        (two.envs / "work" / "notes.txt").write_text("by two again")
+        third = two.done("pack", "work")
+        os.close(held)
+        lost = late.end()
+    assert lost.code == 11, lost
+    error = lost.json["error"]
+    moved = two.done("log", "work")["steps"][0]
+    assert error["type"] == "Moved"
+    assert f"{moved['user']}@{moved['host']} at {moved['time']}" in error["message"]
+    assert "--force" in error["hint"]
+    assert "--name" in error["hint"]
+
+    with between_looking_and_reading(one.envs / "work") as pipe:
+        late = begin(one, "pack", "work", "--force", "--json")
+        held = wait_for_reader(pipe, late)
+        (two.envs / "work" / "notes.txt").write_text("by two at last")
+        fourth = two.done("pack", "work")
+        os.close(held)
+        won = late.end()
+    assert won.code == 0, won
+    snapshots = [each["snapshot"] for each in (won.json, fourth, third, second, first)]
+    assert history(one, "work") == snapshots
+    copy = download(s3_server, url, tmp_path / "copy")
+    assert check_store(copy) == {"work": won.json["snapshot"]}
+    for number, words in enumerate(("by one", "by two at last", "by two again", "by two")):
+        place = tmp_path / f"back{number}"
+        two.done("restore", f"work@~{number}", "--prefix", place, "--store", copy)
+        assert (place / "notes.txt").read_text() == words
+
+
+def test_snapshots_are_copied_between_stores(
+    new_instance: Callable[[str], Instance], tmp_path: Path, url: str
+) -> None:
+    one = new_instance("one")
+    directory, other = tmp_path / "volume", tmp_path / "other"
+    prefix = make_data(one.envs / "work")
+    first = one.done("pack", "work", "--store", directory)
+    one.done("pack", "work", "--store", directory, "--name", "else")
+    (prefix / "notes.txt").write_text("second")
+    second = one.done("pack", "work", "--store", directory)
+
+    (pushed,) = one.done("push", f"work@{first['snapshot'][:8]}", "--store", directory, "--to", url)["copied"]
+    assert (pushed["snapshot"], pushed["present"]) == (first["snapshot"], False)
+    assert pushed["added_layers"] == first["layers"]
+    assert history(one, "work") == [first["snapshot"]]
+    (pushed,) = one.done("push", "work", "--store", directory, "--to", url)["copied"]
+    assert pushed["added_layers"] == 1
+    assert history(one, "work") == [second["snapshot"], first["snapshot"]]
+    assert one.done("push", "work", "--store", directory, "--to", url)["copied"][0]["present"]
+
+    one.done("pull", "--all", "--from", url, "--store", other)
+    assert check_store(other) == {"work": second["snapshot"]}
+    assert len(layer_files(other)) == second["layers"]
+    (move,) = one.done("log", "work", "--store", other)["steps"]
+    assert move["prefix"] == str(prefix)
+
+    (prefix / "notes.txt").write_text("another way")
+    third = one.done("pack", "work", "--store", other)
+    (prefix / "notes.txt").write_text("this way")
+    one.done("pack", "work", "--store", directory)
+    error = one.refused(11, "push", "work", "--store", directory, "--to", other)
+    assert third["snapshot"][:12] in error["message"]
+    forced = one.done("push", "work", "--force", "--store", directory, "--to", other)["copied"][0]
+    assert check_store(other) == {"work": forced["snapshot"]}
+    assert len(one.done("log", "work", "--store", other)["steps"]) == 3
+
+    one.refused(10, "pull", "nothing", "--from", url, "--store", other)
+    one.refused(2, "pull", "--all", "--from", url)
+    one.refused(2, "push", "--to", url)
+
+
+def test_the_next_start_reads_the_cache(
+    new_instance: Callable[[str], Instance], s3_server: S3Server, tmp_path: Path
+) -> None:
+    cache = tmp_path / "volume" / "cache"
+    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(cache))
+    prefix = make_data(one.envs / "work")
+    packed = one.done("pack", "work")
+
+    def restore(*options: str, **variables: str) -> dict[str, object]:
+        shutil.rmtree(two.envs)
+        two.envs.mkdir()
+        instance = two.having(**variables)
+        outcome = instance.snapper("restore", "--all", "--envs-dir", two.envs, *options, "--json")
+        return {"code": outcome.code, **outcome.json}
+
+    assert restore()["code"] == 0
+    (kept,) = cache.iterdir()
+    assert len(layer_files(kept)) == packed["layers"]
+    assert kept.stat().st_mode & 0o777 == 0o700
+
+    # What is damaged is fetched again; what is whole is not.
+    damaged, whole = layer_files(kept)[:2]
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-1] + b"?")
+    before = whole.stat().st_ino
+    assert restore()["code"] == 0
+    assert damaged.read_bytes() == good
+    assert whole.stat().st_ino == before
+
+    # An environment that is gone from the store is not in the cache any more, either.
+    one.done("pack", "-p", prefix, "--name", "passing")
+    assert len(restore()["restored"]) == 2  # type: ignore[arg-type]
+    one.done("remove", "passing", "--yes")
+    assert len(restore()["restored"]) == 1  # type: ignore[arg-type]
+
+    # Without the server, what was last seen is restored, and it says so.
+    away = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    gone = restore(**away)
+    assert gone["code"] == 3
+    assert [each["snapshot"] for each in gone["restored"]] == [packed["snapshot"]]  # type: ignore[attr-defined]
+    assert str(gone["store_last_seen"]).endswith("Z")
+    assert "Traceback" not in (shown := two.having(**away).snapper("restore", "--all").err)
+    assert "cannot be reached" in shown
+    assert "ago" in shown
+    assert two.having(**away).refused(13, "pack", "-p", two.envs / "work")["type"] == "Unreachable"
+    assert two.having(**away, SNAPPER_CACHE="off").refused(13, "list")["type"] == "Unreachable"
+
+
+def test_a_cache_keeps_within_its_size(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from snapper.store import open_store
+
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SNAPPER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SNAPPER_CACHE_SIZE", "1MB")
+    store = open_store(s3_server.url(secrets.token_hex(8)), create=True)
+    objects = [os.urandom(200_000) for _ in range(9)]
+    keys = [
+        f"layers/{name[:2]}/{name}.tar.zst" for name in (hashlib.sha256(each).hexdigest() for each in objects)
+    ]
+    for number, (key, data) in enumerate(zip(keys, objects, strict=True)):
+        assert store.put(key, data)
+        for back, kept in enumerate(layer_files(tmp_path / "cache")):
+            assert back < 5
+            os.utime(kept, (kept.stat().st_mtime - 10,) * 2)
+        assert store.read(keys[0]) == objects[0]
+        assert number < 9
+    names = {file.name for file in (tmp_path / "cache").rglob("*.zst")}
+    assert 3 <= len(names) <= 4
+    assert {Path(keys[0]).name, Path(keys[-1]).name} <= names
+    assert [store.read(key) for key in keys] == objects
