@@ -16,6 +16,9 @@ Event = Literal["on-create", "on-start"]
 #: The most characters that SageMaker takes, and EC2's user data.
 LONGEST = 16_384
 
+#: How long a script may take, in seconds, of the five minutes that SageMaker allows.
+BUDGET = 240
+
 
 @dataclass(frozen=True)
 class Platform:
@@ -64,7 +67,7 @@ class Wanted:
     event: Event
     platform: str
     settings: Mapping[str, str] = field(default_factory=dict)
-    budget: int = 240
+    budget: int = BUDGET
     user: str = ""
     requirement: str = ""
     wheelhouse: str = ""
@@ -186,21 +189,19 @@ install() {
 @REMEMBER@    say "snapper is installed"
 }
 
-# For the user's terminals.
+# For the user's terminals, unless they have another one.
 link() {
-    if [ "$(id -u)" = 0 ]; then
-        ln -sfn "$venv/bin/snapper" /usr/local/bin/snapper
-    else
-        mkdir -p "$home/.local/bin" && ln -sfn "$venv/bin/snapper" "$home/.local/bin/snapper"
-    fi
+    local bin=$home/.local/bin
+    if [ "$(id -u)" = 0 ]; then bin=/usr/local/bin; fi
+    mkdir -p "$bin"
+    case $(readlink "$bin/snapper" || echo none) in
+    none) [ -e "$bin/snapper" ] || ln -s "$venv/bin/snapper" "$bin/snapper" ;;
+    */.snapper/venv/bin/snapper) ln -sfn "$venv/bin/snapper" "$bin/snapper" ;;
+    esac
 }
 
 main() {
     say "@EVENT@ begins"
-    if [ -z "$home" ] || [ ! -d "$home" ]; then
-        say "there is no user $user with a home: nothing is done"
-        return
-    fi
     if ! installed && ! install; then
         say "snapper could not be installed: nothing is restored"
         return
@@ -209,6 +210,10 @@ main() {
 @MAIN@
 }
 
+if [ -z "$home" ] || [ ! -d "$home" ]; then
+    say "there is no user $user with a home: nothing is done"
+    exit 0
+fi
 as_user mkdir -p "$base/log"
 if [ -f "$log" ] && [ "$(wc -c <"$log")" -gt 1000000 ]; then
     as_user mv -f "$log" "$log.1"

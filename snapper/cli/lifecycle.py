@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from enum import Enum
 from typing import Annotated
 
@@ -77,19 +76,35 @@ def lifecycle(
     """Print a script for a machine's making or start."""
     from snapper import lifecycle as verb
 
-    given = {"store": store, "envs_dir": envs_dir}
-    given |= {"only": _joined(only), "except": _joined(except_), "first": _joined(first)}
     place = platform.value if platform else "studio" if config.place() == "Studio" else "notebook-instance"
+    settings = {
+        "store": store or "",
+        "envs_dir": envs_dir or "",
+        "only": ",".join(only or []),
+        "except": ",".join(except_ or []),
+        "first": ",".join(first or []),
+    }
+    settings = {key: value for key, value in settings.items() if value}
+    given = {
+        "platform": place,
+        **{key.replace("_", "-"): value for key, value in settings.items()},
+        **({"budget": str(budget)} if budget != verb.BUDGET else {}),
+        **{
+            key: value
+            for key, value in (("user", user), ("requirement", requirement), ("wheelhouse", wheelhouse))
+            if value
+        },
+    }
     text = verb.script(
         verb.Wanted(
             event=event.value,
             platform=place,
-            settings={key: value for key, value in given.items() if value},
+            settings=settings,
             budget=budget,
             user=user,
             requirement=requirement,
             wheelhouse=wheelhouse,
-            made_by=f"snapper {shlex.join(_told(place))}",
+            made_by=_command(event.value, given),
         )
     )
     if as_json:
@@ -98,11 +113,7 @@ def lifecycle(
         output.text(text)
 
 
-def _joined(patterns: list[str] | None) -> str:
-    return ",".join(patterns or [])
-
-
-def _told(place: str) -> list[str]:
-    """The command line, in one line, with the platform named."""
-    words = [word.replace("\n", " ") for word in sys.argv[1:] if word != "--json"]
-    return words if any(word.startswith("--platform") for word in words) else [*words, "--platform", place]
+def _command(event: str, given: dict[str, str]) -> str:
+    """The command line that gives the same script."""
+    options = [word for name, value in given.items() for word in (f"--{name}", value.replace("\n", " "))]
+    return shlex.join(["snapper", "lifecycle", event, *options])

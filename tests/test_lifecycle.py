@@ -1,0 +1,274 @@
+"""The scripts that machines run when they are made and when they start, run as they are run there."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shlex
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts.maker import make
+from snapper.cli.app import run
+from snapper.lifecycle import LONGEST, PLATFORMS, Wanted, script
+from tests.conftest import Machine, tree_of
+from tests.misfortune import make_data
+from tests.test_full_disk import Disk
+from tests.test_kernels import add_kernel
+
+#: Where the script puts what users call, when it is run by root.
+_LINK = Path("/usr/local/bin/snapper")
+
+REPOSITORY = Path(__file__).parents[1]
+RENDERED = sorted((REPOSITORY / "scripts" / "lifecycle").glob("*.sh"))
+
+
+@pytest.mark.parametrize("file", RENDERED, ids=lambda file: str(file.stem))
+def test_rendered_scripts(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are what the command prints that they name."""
+    (line,) = [line for line in file.read_text().splitlines() if line.startswith("# Made by: ")]
+    words = shlex.split(line.removeprefix("# Made by: "))
+    assert words[0] == "snapper"
+    assert run(words[1:]) == 0
+    assert capsys.readouterr().out == file.read_text(), f"renew it: {shlex.join(words)} > {file}"
+
+
+def test_all_platforms_are_rendered() -> None:
+    assert {platform for platform in PLATFORMS for file in RENDERED if file.name.startswith(platform)} == {
+        *PLATFORMS
+    }
+
+
+def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
+    """Whatever is put into them: quoted, without carriage returns, short enough, and clean to shellcheck."""
+    files = []
+    for platform in PLATFORMS:
+        for event in ("on-create", "on-start"):
+            settings = {"store": "s3://b/it's $(touch /x)", "only": "a*,b?"}
+            wanted = Wanted(event, platform, settings, 100, "me", "snapper @ git+x", "/a b", "made")
+            text = script(wanted)
+            assert "\r" not in text
+            assert len(text) < LONGEST
+            files.append(tmp_path / f"{platform}-{event}.sh")
+            files[-1].write_text(text)
+    command = ["shellcheck", "--severity=warning", *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    done = subprocess.run(["shellcheck", *map(str, RENDERED)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_script_that_would_be_too_long(machine: Machine) -> None:
+    patterns = [word for number in range(3000) for word in ("--only", f"name{number}")]
+    error = machine.refused(2, "lifecycle", "on-start", *patterns)
+    assert "16,384" in error["message"]
+
+
+# --- at work ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A notebook instance: a user's home, which another user than root owns where that can be."""
+
+    home: Path
+    user: str
+
+    @property
+    def envs(self) -> Path:
+        return self.home / "anaconda3" / "envs"
+
+    @property
+    def log(self) -> str:
+        return (self.home / "SageMaker/.snapper/log/on-start.log").read_text()
+
+    def start(self, *options: str) -> tuple[str, float]:
+        """Runs the on-start script as SageMaker does, which must succeed; its output, and the seconds it took."""
+        file = self.home / "on-start.sh"
+        command = [sys.executable, "-m", "snapper", "lifecycle", "on-start", "--user", self.user, *options]
+        file.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        own = [] if os.geteuid() == 0 else [f"HOME={self.home}"]
+        began = time.monotonic()
+        done = subprocess.run(
+            ["env", "-i", *own, "PATH=/sbin:/bin:/usr/sbin:/usr/bin", "bash", file],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        seconds = time.monotonic() - began
+        assert done.returncode == 0, done
+        return done.stdout + done.stderr, seconds
+
+    def as_user(self, *command: object) -> str:
+        words = [*map(str, command)]
+        if os.geteuid() == 0:
+            words = [
+                "runuser",
+                "-u",
+                self.user,
+                "--",
+                "env",
+                "-i",
+                f"HOME={self.home}",
+                "PATH=/usr/bin:/bin",
+                *words,
+            ]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def another_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A user with a home: one made for the tests where root runs them, else whoever does."""
+    home = Path(tempfile.mkdtemp(prefix="snapper-home-"))
+    if os.geteuid() != 0:
+        yield pwd.getpwuid(os.geteuid()).pw_name, home
+        shutil.rmtree(home, ignore_errors=True)
+        return
+    if not shutil.which("useradd") or not shutil.which("runuser"):
+        pytest.skip("root needs useradd and runuser to be another user")
+    user = f"snapper-{secrets.token_hex(4)}"
+    made = subprocess.run(
+        ["useradd", "-M", "-d", str(home), "-s", "/bin/bash", user],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip(f"no user can be made here: {made.stderr.strip()}")
+    try:
+        home.chmod(0o755)
+        yield user, home
+    finally:
+        subprocess.run(["userdel", user], check=False, capture_output=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def volume(another_user: tuple[str, Path]) -> Path:
+    """The home with a volume that has snapper, installed on it, and a store of two environments."""
+    user, home = another_user
+    own = home / "SageMaker" / ".snapper"
+    machine = Machine(home, home / "anaconda3" / "envs", own)
+    machine.envs.mkdir(parents=True)
+    python = machine.envs / "python3"
+    make("tiny", python, copy=True)
+    venv = own / "venv"
+    subprocess.run([python / "bin/python3", "-m", "venv", "--without-pip", venv], check=True)
+    (packages,) = venv.glob("lib/python3*/site-packages")
+    (packages / "snapper.pth").write_text("\n".join([str(REPOSITORY), *site.getsitepackages()]) + "\n")
+    program = venv / "bin" / "snapper"
+    program.write_text(f"#!{venv}/bin/python\nfrom snapper.cli import main\nmain()\n")
+    program.chmod(0o755)
+
+    machine.done("pack", "-p", python, "--name", "work")
+    data = make_data(machine.envs / "data")
+    add_kernel(
+        data, "text", argv=["/bin/echo", "started", "{connection_file}"], display_name="T", language="t"
+    )
+    machine.done("pack", "data")
+    shutil.rmtree(data)
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", user, str(home)], check=True)
+        look = ["runuser", "-u", user, "--", str(venv / "bin/python"), "-c", "import snapper.cli.app"]
+        seen = subprocess.run(look, capture_output=True, text=True, check=False, cwd="/")
+        if seen.returncode:
+            pytest.skip(f"another user cannot read where snapper is: {seen.stderr.splitlines()[-1]}")
+    return home
+
+
+@pytest.fixture
+def instance(volume: Path, another_user: tuple[str, Path]) -> Iterator[Instance]:
+    """An instance that has just been stopped: what is not on the volume is gone."""
+    found = Instance(volume, another_user[0])
+
+    def stop() -> None:
+        for path in (found.envs / "work", found.envs / "data", volume / ".local", volume / ".conda"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    stop()
+    yield found
+    stop()
+    if Path(os.path.realpath(_LINK)).is_relative_to(volume):
+        _LINK.unlink()
+
+
+def launch(instance: Instance, name: str, *arguments: str) -> str:
+    return instance.as_user(
+        "/bin/sh", instance.home / ".local/share/jupyter/kernels" / name / "launch.sh", *arguments
+    )
+
+
+def test_on_start(instance: Instance) -> None:
+    """Two environments are back with kernels that run; again, nothing changes, and it takes no time."""
+    said, _ = instance.start()
+    assert "2 restored, 0 already there, 0 failed; 2 kernels" in said
+    assert "2 restored, 0 already there, 0 failed; 2 kernels" in instance.log
+    owners = {
+        path.owner() for top in (instance.envs / "work", instance.envs / "data") for path in top.rglob("*")
+    }
+    assert owners == {instance.user}
+    assert launch(instance, "data-text", "/connection.json") == "started /connection.json\n"
+    command = (instance.home / ".local/share/jupyter/kernels/work-python3/command.sh").read_text()
+    assert f"{instance.envs}/work/bin/python" in command
+    assert instance.as_user(instance.envs / "work/bin/python", "-c", "import ipykernel; print(1)") == "1\n"
+    assert (instance.home / ".conda/environments.txt").read_text().splitlines() == sorted(
+        [f"{instance.envs}/data", f"{instance.envs}/work"]
+    )
+
+    before = [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")]
+    said, seconds = instance.start()
+    assert "0 restored, 2 already there, 0 failed" in said
+    assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
+    assert seconds < 2
+
+
+def test_on_start_without_its_store(instance: Instance) -> None:
+    said, seconds = instance.start("--store", f"{instance.home}/nowhere", "--budget", "20")
+    assert seconds < 20
+    for text in (said, instance.log):
+        assert f"{instance.home}/nowhere is not a snapper store: it does not exist" in text
+        assert "on-start has ended with 13" in text
+
+
+def test_on_start_with_a_full_disk(instance: Instance, tmp_path: Path) -> None:
+    """Where the environments go, and where the log is: whoever runs the script is told all the same."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    small, logs = Disk(instance.home / "small"), Disk(instance.home / "SageMaker/.snapper/log")
+    shutil.rmtree(logs.path)
+    try:
+        small.mount(1024 * 1024)
+        logs.mount(4096)
+        small.path.chmod(0o777)
+        logs.path.chmod(0o777)
+        logs.fill()
+        said, seconds = instance.start("--envs-dir", str(small.path), "--budget", "20", "--first", "work")
+        assert seconds < 20
+        assert f"not enough room at {small.path}" in said
+        assert "on-start has ended with 1" in said
+    finally:
+        for disk in (small, logs):
+            subprocess.run(["umount", "-l", str(disk.path)], capture_output=True, check=False)
+            shutil.rmtree(disk.path, ignore_errors=True)
+
+
+def test_on_start_without_the_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user")
+    said, _ = Instance(tmp_path, "snapper-nobody").start()
+    assert "there is no user snapper-nobody with a home: nothing is done" in said
