@@ -2,19 +2,30 @@
 
 A `.pyc` is a 16-byte header (PEP 552) and a marshalled code object. Every code object names its source file in
 a marshalled string: a type byte, a length, and the characters (CPython Python/marshal.c, w_complex_object).
-Such strings are found by how they begin and rewritten with their length; nothing else depends on it.
+Such strings are found by how they begin and rewritten with their length; nothing else depends on it. For others,
+which hold a path somewhere in the middle, all objects of the module are gone through.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _FLAG_REF = 0x80
 _SHORT = b"zZ"
 _LONG = b"aAut"
 _INTERNED = b"ZAt"
+_BYTES = ord("s")
+
+#: How many bytes follow the type byte of objects that hold no others: constants, numbers, references.
+_FIXED = {**dict.fromkeys(b"0NFTS.", 0), **dict.fromkeys(b"ir", 4), **dict.fromkeys(b"Ig", 8), ord("y"): 16}
+
+#: What a code object is made of: so many objects, or where negative so many bytes. By the first magic number of
+#: the Pythons that have it (3.8, 3.11), and none known for others.
+_CODE = {3400: (-24, 8, -4, 1), 3450: (-20, 8, -4, 2)}
+_LAST_MAGIC = 3700
 
 _HEADER = struct.Struct("<4sIII")
 _CACHED = re.compile(
@@ -64,13 +75,69 @@ def replace_paths(data: bytes, old: bytes, new: bytes) -> bytes:
     return b"".join([*parts, data[done:]]) if parts else data
 
 
+def rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """The module with every string, of text or of bytes, that holds the needle changed; as it is if it is of a
+    Python that is not known.
+    """
+    parts: list[bytes] = []
+    done = 0
+    try:
+        for found in _strings(data):
+            text = data[found.end - found.length : found.end]
+            if needle in text:
+                parts += [data[done : found.head], _marshalled(change(text), found)]
+                done = found.end
+    except (ValueError, IndexError):
+        return data
+    return b"".join([*parts, data[done:]])
+
+
 class _String(NamedTuple):
-    """A marshalled string: where its type byte and its end are, and what the type byte says."""
+    """A marshalled string: where its type byte and its end are, its length, and what the type byte says."""
 
     head: int
     end: int
+    length: int
     flag: int
-    interned: bool
+    kind: int
+
+
+def _strings(data: bytes) -> Iterator[_String]:
+    """All strings of the module; raises ValueError and IndexError where it is not as is known."""
+    magic = int.from_bytes(data[:2], "little")
+    code = [parts for first, parts in _CODE.items() if first <= magic < _LAST_MAGIC][-1]
+    at, pending = _HEADER.size, [1]
+    while pending:
+        count = pending.pop()
+        if count <= 0:
+            at -= count
+            continue
+        pending.append(count - 1)
+        head, kind = at, data[at] & ~_FLAG_REF
+        at += 1
+        if kind in _FIXED:
+            at += _FIXED[kind]
+        elif kind in _SHORT or kind in _LONG or kind == _BYTES:
+            width = 1 if kind in _SHORT else 4
+            length = int.from_bytes(data[at : at + width], "little")
+            at += width + length
+            yield _String(head, at, length, data[head] & _FLAG_REF, kind)
+        elif kind == ord("l"):
+            at += 4 + 2 * abs(int.from_bytes(data[at : at + 4], "little", signed=True))
+        elif kind == ord(")"):
+            pending.append(data[at])
+            at += 1
+        elif kind in b"([<>":
+            pending.append(int.from_bytes(data[at : at + 4], "little"))
+            at += 4
+        elif kind == ord(":"):
+            pending.append(3)
+        elif kind == ord("c"):
+            pending += reversed(code)
+        else:
+            raise ValueError(f"{chr(kind)!r} is no type of marshal's")
+    if at != len(data):
+        raise ValueError("it does not end where its objects do")
 
 
 def _string_at(data: bytes, at: int) -> _String | None:
@@ -82,16 +149,19 @@ def _string_at(data: bytes, at: int) -> _String | None:
         kind = data[head] & ~_FLAG_REF
         end = at + int.from_bytes(data[head + 1 : at], "little")
         if kind in kinds and end <= len(data):
-            return _String(head, end, data[head] & _FLAG_REF, kind in _INTERNED)
+            return _String(head, end, end - at, data[head] & _FLAG_REF, kind)
     return None
 
 
 def _marshalled(text: bytes, was: _String) -> bytes:
     """The string as marshal writes it: short where ASCII and under 256 characters."""
-    if not text.isascii():
-        kind, length = b"ut"[was.interned], len(text).to_bytes(4, "little")
+    interned = was.kind in _INTERNED
+    if was.kind == _BYTES:
+        kind, length = _BYTES, len(text).to_bytes(4, "little")
+    elif not text.isascii():
+        kind, length = b"ut"[interned], len(text).to_bytes(4, "little")
     elif len(text) < 256:
-        kind, length = b"zZ"[was.interned], bytes([len(text)])
+        kind, length = b"zZ"[interned], bytes([len(text)])
     else:
-        kind, length = b"aA"[was.interned], len(text).to_bytes(4, "little")
+        kind, length = b"aA"[interned], len(text).to_bytes(4, "little")
     return bytes([kind | was.flag]) + length + text

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import py_compile
+import re
 from pathlib import Path
+from types import CodeType
 
 import pytest
 from conda_pack.prefixes import binary_replace, text_replace
@@ -337,7 +340,7 @@ def compiled(source: Path, dfile: str) -> bytes:
 @pytest.mark.parametrize("place", ["/n", "/home/" + "x" * 300, "/home/é", "/home/\udcff"])
 def test_a_compiled_module_moves(tmp_path: Path, place: str) -> None:
     source = tmp_path / "module.py"
-    source.write_text("def f():\n    return __file__, '/env-other', 'in /env/x'\n")
+    source.write_text("def f():\n    return __file__, '/env-other'\n")
     data = compiled(source, "/env/lib/module.py")
     found = canonical(data, "/env")
     assert found.mode == "pyc"
@@ -346,3 +349,52 @@ def test_a_compiled_module_moves(tmp_path: Path, place: str) -> None:
     assert canonical(there, place, found) == found
     assert at(found, "/env") == data
     assert invert(there, "pyc", "/env", place) == [data]
+
+
+MODULE = """
+import sys
+FLAGS = "-L{prefix}/lib -Wl,-rpath,{prefix}/lib:{prefix}/lib64"
+OTHERS = ("{prefix}-other", "/x{prefix}", 10**40, -(10**20), 1.5, 2j, None, True, ...)
+def outer(where="see {prefix}"):
+    def inner(x): return [x in {{1, 2}}, ("a {prefix}", "b"), where[1:2], f"{{x}} {prefix}/é"]
+    return inner
+class Inner:
+    \"\"\"{prefix} is it, and {prefix}/share.\"\"\"
+"""
+
+
+def constants(module: bytes) -> list[object]:
+    """Those of all code of the module, with the names of its files."""
+    found: list[object] = []
+    codes = [marshal.loads(module[16:])]
+    for code in codes:
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+        found += [code.co_filename, *(each for each in code.co_consts if not isinstance(each, CodeType))]
+    return found
+
+
+@pytest.mark.parametrize("place", ["/opt", "/nev", "/home/" + "x" * 300, "/home/é"])
+def test_constants_of_a_compiled_module_move(tmp_path: Path, place: str) -> None:
+    """They are what Python would have compiled there, wherever in them the prefix is."""
+    text = MODULE.format(prefix="/env")
+    source = tmp_path / "module.py"
+    source.write_text(text + f"DATA = {b'in /env/x'!r}\n")
+    data = compiled(source, "/env/lib/module.py")
+    found = canonical(data, "/env")
+    assert at(found, "/env") == data
+    there = at(found, place)
+    moved = re.sub("(?<![x])/env(?!-other)", lambda _: place, text)
+    source.write_text(moved + f"DATA = {os.fsencode(f'in {place}/x')!r}\n")
+    expected = compiled(source, f"{place}/lib/module.py")
+    assert there[:16] == data[:16]
+    assert constants(there) == constants(expected)
+    assert canonical(there, place, found) == found
+
+
+def test_modules_of_pythons_to_come_move_as_far_as_is_known(tmp_path: Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text("A = 'in /env/x'\n")
+    data = b"\xff\x7f" + compiled(source, "/env/lib/module.py")[2:]
+    there = at(canonical(data, "/env"), "/opt")
+    assert b"/opt/lib/module.py" in there
+    assert b"in /env/x" in there
