@@ -56,10 +56,15 @@ def timeless(data: bytes) -> bytes:
     return data[:8] + bytes(4) + data[12:]
 
 
-def replace_paths(data: bytes, old: bytes, new: bytes) -> bytes:
-    """The module with every string that is `old` or begins with `old/` beginning with `new` instead."""
+def replace_paths(
+    data: bytes, old: bytes, new: bytes, inside: Callable[[bytes], bytes] | None = None
+) -> bytes:
+    """The module with every string that is `old` or begins with `old/` beginning with `new` instead.
+
+    If there are others that hold `old`, what `inside` makes of a string that does is taken for all of them.
+    """
     parts: list[bytes] = []
-    done = 0
+    done, others = 0, False
     at = data.find(old, _HEADER.size)
     while at >= 0:
         found = _string_at(data, at)
@@ -71,13 +76,17 @@ def replace_paths(data: bytes, old: bytes, new: bytes) -> bytes:
         ):
             parts += [data[done : found.head], _marshalled(new + data[tail : found.end], found)]
             done = found.end
+        else:
+            others = True
         at = data.find(old, tail)
+    if others and inside and (whole := _rewritten(data, old, inside)):
+        return whole
     return b"".join([*parts, data[done:]]) if parts else data
 
 
-def rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """The module with every string, of text or of bytes, that holds the needle changed; as it is if it is of a
-    Python that is not known.
+def _rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> bytes | None:
+    """The module with every string, of text or of bytes, that holds the needle changed; None if it is of a Python
+    that is not known.
     """
     parts: list[bytes] = []
     done = 0
@@ -88,7 +97,7 @@ def rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> b
                 parts += [data[done : found.head], _marshalled(change(text), found)]
                 done = found.end
     except (ValueError, IndexError):
-        return data
+        return None
     return b"".join([*parts, data[done:]])
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from conda_pack.prefixes import binary_replace, text_replace
 
 from snapper import shebang
-from snapper.bytecode import replace_paths, rewritten
+from snapper.bytecode import replace_paths
 from snapper.model import Mode
 
 #: Stands for the prefix in text files that had no placeholder from conda.
@@ -71,7 +70,7 @@ def substitute(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
             return data
         return bytes(binary_replace(data, old, new))
     if mode == "pyc":
-        return _in_module(data, old, new, lambda text: text.replace(old, new))
+        return replace_paths(data, old, new, lambda text: text.replace(old, new))
     for encoding in _WIDE if b"\0" in data else ():
         if _holds_wide(data, placeholder, encoding):
             wide = placeholder.encode(encoding)
@@ -86,7 +85,7 @@ def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes
     """
     old, new = _encoded(prefix, mode), placeholder.encode()
     if mode == "pyc":
-        return [_in_module(data, old, new, lambda text: _placed(text, old, new))]
+        return [replace_paths(data, old, new, lambda text: _placed(text, old, new))]
     if mode == "binary":
         return [_binary_invert(data, old, new)]
     everywhere = data.replace(old, new)
@@ -176,15 +175,6 @@ def moved(data: bytes, old: str, new: str) -> bytes:
 def _placed(data: bytes, old: bytes, new: bytes) -> bytes:
     """The text with the placeholder `new` for the prefix `old`, where that is a path of its own."""
     return _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
-
-
-def _in_module(data: bytes, old: bytes, new: bytes, replaced: Callable[[bytes], bytes]) -> bytes:
-    """A compiled module with one path for another: fast where that only begins strings, as in names of files."""
-    done = replace_paths(data, old, new)
-    if old not in done.replace(new, b""):
-        return done
-    whole = rewritten(data, old, replaced)
-    return done if whole == data else whole
 
 
 def _encoded(prefix: str, mode: Mode) -> bytes:
