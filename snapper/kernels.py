@@ -154,6 +154,13 @@ def sweep(environments: Iterable[str]) -> tuple[Entry, ...]:
     return stale
 
 
+def directories() -> list[str]:
+    """Where Jupyter looks for kernelspecs, of those that there are."""
+    from jupyter_core.paths import jupyter_path  # noqa: PLC0415
+
+    return [each for each in jupyter_path("kernels") if os.path.isdir(each)]
+
+
 def suggestion(prefix: Path) -> str:
     """The command that adds a kernel to an environment that has none."""
     packages = {name.rpartition("-")[0].rpartition("-")[0] for name in _records(prefix)}

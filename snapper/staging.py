@@ -96,6 +96,27 @@ def sweep(target: Path) -> None:
             pass
 
 
+def leftovers(parent: Path) -> list[Path]:
+    """What killed processes left in a directory, and nobody works on."""
+    found = []
+    for holder in sorted(parent.glob(".*.snapper")):
+        try:
+            descriptor = os.open(holder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            found.append(holder)
+            continue
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found.append(holder)
+        except OSError:
+            pass
+        finally:
+            os.close(descriptor)
+    return found
+
+
 def _holder(target: Path) -> Path:
     return target.parent / f".{target.name}.snapper"
 

@@ -17,6 +17,7 @@ from snapper.cli import (
     config,
     copying,
     differ,
+    doctor,
     exchange,
     history,
     kernels,
@@ -129,6 +130,7 @@ for _name, _command in (
     ("export", exchange.export),
     ("import", exchange.import_),
     ("lifecycle", lifecycle.lifecycle),
+    ("doctor", doctor.doctor),
 ):
     app.command(name=_name)(_command)
 app.add_typer(kernels.app, name="kernels")

@@ -1,0 +1,43 @@
+"""`snapper doctor`: one screen that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper import config
+from snapper.canonical import plain
+from snapper.cli import output
+from snapper.cli.options import JsonOption, StoreOption
+from snapper.errors import ExitCode
+
+if TYPE_CHECKING:
+    from snapper.findings import Level
+
+_MARKS: dict[Level, str] = {"good": "ok", "note": "note", "warning": "WARNING", "problem": "PROBLEM"}
+
+
+def doctor(
+    scripts: Annotated[
+        list[Path] | None, typer.Argument(metavar="[SCRIPT]...", help="Lifecycle scripts to look at, too.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Look at store, disks, Jupyter, conda and environments, and say what is wrong."""
+    from snapper import doctor as verb
+
+    asked = verb.Asked(store, tuple(config.directory(each) for each in scripts or []))
+    found = list(verb.examine(asked))
+    wrong = sum(each.level in ("warning", "problem") for each in found)
+    if as_json:
+        output.document({"findings": [plain(each) for each in found], "wrong": wrong})
+    else:
+        for each in found:
+            output.say(f"{_MARKS[each.level]:8}{each.title}: {each.detail}")
+            if each.hint:
+                output.say(f"{'':8}  {each.hint}")
+        output.say("Nothing is wrong." if not wrong else f"{wrong} to look at.")
+    return ExitCode.PARTIAL if wrong else ExitCode.DONE

@@ -1,0 +1,251 @@
+"""Doctor: looks at the store, the disks, Jupyter, conda and the environments, and says what is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper import (
+    catalog,
+    conda,
+    config,
+    editable,
+    environment,
+    kernels,
+    places,
+    runs,
+    settings_file,
+    staging,
+    store,
+)
+from snapper.catalog import Entry
+from snapper.errors import NotAStore, SnapperError
+from snapper.findings import Finding
+
+_LITTLE_INODES = 50_000
+_LARGEST_SCRIPT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to look at: the store of that URL, else that of the settings, and scripts beside those that lie where
+    scripts usually do.
+    """
+
+    store: str | None = None
+    scripts: tuple[Path, ...] = ()
+
+
+def examine(asked: Asked) -> Iterator[Finding]:
+    """Everything that there is to say, whatever fails on the way."""
+    entries: list[Entry] = []
+    for look in (_settings, lambda: _store(asked.store, entries), lambda: _disks(entries), *_LOOKS):
+        yield from _guarded(look)
+    yield from _guarded(lambda: _scripts(asked.scripts))
+
+
+def _guarded(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except SnapperError as error:
+        yield Finding("problem", "Not looked at", error.message, error.hint)
+    except OSError as error:
+        yield Finding("problem", "Not looked at", f"{error.filename}: {error.strerror}")
+
+
+# --- settings, store, disks -------------------------------------------------------------------------------
+
+
+def _settings() -> Iterator[Finding]:
+    file = settings_file.find()
+    config.load()
+    where = f"from {file.path}" if file else "defaults, and what variables say"
+    yield Finding("good", "Settings", f"{where}; this is taken for a machine of the kind: {config.place()}")
+
+
+def _store(url: str | None, entries: list[Entry]) -> Iterator[Finding]:
+    try:
+        opened = store.open_store(config.store_url(url))
+        entries += catalog.survey(opened)
+    except NotAStore as error:
+        yield Finding("problem", "Store", error.message, error.hint)
+        return
+    broken = [entry for entry in entries if entry.error]
+    yield Finding("good", "Store", f"{opened.url} can be read, and has {_count(len(entries), 'environment')}")
+    for entry in broken:
+        if entry.error:
+            yield Finding("problem", "Store", entry.error.message, entry.error.hint)
+
+
+def _disks(entries: Sequence[Entry]) -> Iterator[Finding]:
+    """Room for what would be restored, on each file system, and inodes."""
+    needed: dict[Path, int] = {}
+    for entry in entries:
+        if entry.environment is None:
+            continue
+        latest = entry.environment.latest
+        prefix = _place(entry.name, latest.prefix)
+        if prefix is None:
+            yield Finding(
+                "problem",
+                "Place",
+                f"there is no writable directory to restore {entry.name!r} into",
+                "Name one: snapper config set envs_dir DIRECTORY.",
+            )
+        elif not prefix.exists():
+            needed[prefix.parent] = needed.get(prefix.parent, 0) + latest.size
+    for directory in dict.fromkeys([*needed, *(path for path in places.envs_dirs() if path.is_dir())]):
+        yield _room(directory, needed.get(directory, 0))
+
+
+def _place(name: str, packed_from: str) -> Path | None:
+    chosen = config.load().envs_dir
+    if chosen:
+        return Path(chosen) / name
+    try:
+        return places.place_for(name, packed_from)
+    except SnapperError:
+        return None
+
+
+def _room(directory: Path, needed: int) -> Finding:
+    status = os.statvfs(_there(directory))
+    free = status.f_bavail * status.f_frsize
+    wants = f", and {needed / 1e9:.1f} GB are to be restored there" if needed else ""
+    detail = f"{directory}: {free / 1e9:.1f} GB are free{wants}"
+    if needed > free:
+        return Finding("problem", "Room", detail, "Free some, restore fewer (only), or elsewhere (envs_dir).")
+    if status.f_files and status.f_favail < _LITTLE_INODES:
+        detail = f"{directory}: {status.f_favail:,} inodes are free, of which each file takes one"
+        return Finding(
+            "warning", "Room", detail, "Remove what has many small files, such as conda's package cache."
+        )
+    return Finding("good", "Room", detail)
+
+
+def _there(directory: Path) -> Path:
+    while not directory.exists():
+        directory = directory.parent
+    return directory
+
+
+# --- snapper itself, conda, Jupyter -----------------------------------------------------------------------
+
+
+def _own_place() -> Iterator[Finding]:
+    """Whether snapper itself survives a stop."""
+    volume = Path.home() / "SageMaker"
+    if config.place() == "notebook instance" and not Path(sys.prefix).is_relative_to(volume):
+        detail = f"it is at {sys.prefix}, which the next stop of the instance wipes"
+    elif config.place() == "Studio" and not Path(sys.prefix).is_relative_to(Path.home()):
+        detail = f"it is at {sys.prefix}, which is gone when the space stops"
+    else:
+        yield Finding("good", "snapper", f"it is at {sys.prefix}")
+        return
+    hint = "Let it be installed where it stays, and restore at each start: snapper lifecycle on-start."
+    yield Finding("warning", "snapper", detail, hint)
+
+
+def _conda() -> Iterator[Finding]:
+    program = os.environ.get("CONDA_EXE") or shutil.which("conda") or shutil.which("mamba")
+    listed = ", ".join(str(path) for path in places.envs_dirs() if path.is_dir())
+    where = f"environments are looked for in {listed}" if listed else "there is no directory of environments"
+    if program:
+        yield Finding("good", "conda", f"{program}; {where}")
+    else:
+        yield Finding("note", "conda", f"there is none on PATH, and snapper needs none; {where}")
+
+
+def _jupyter() -> Iterator[Finding]:
+    directories = kernels.directories()
+    count = sum(len([*Path(directory).glob("*/kernel.json")]) for directory in directories)
+    program = shutil.which("jupyter")
+    seen = f"{_count(count, 'kernel')} in {', '.join(directories) or 'no directory'}"
+    if program:
+        yield Finding("good", "Jupyter", f"{program}; {seen}")
+    else:
+        yield Finding("note", "Jupyter", f"there is none on PATH; {seen}")
+    for entry in kernels.registered():
+        if not entry.ready and not runs.waiting_file(entry.environment).exists():
+            detail = f"{entry.display_name!r} is in the menu, and {entry.prefix} is not there"
+            hint = f"snapper restore {entry.environment}, or: snapper kernels remove {entry.environment}"
+            yield Finding("warning", "Kernel", detail, hint)
+
+
+# --- environments, scripts, leftovers ---------------------------------------------------------------------
+
+
+def _environments() -> Iterator[Finding]:
+    for prefix in places.environments():
+        if not conda.is_environment(prefix):
+            continue
+        try:
+            tree = environment.scan(prefix)
+            sources = editable.find(prefix, tree)
+        except SnapperError as error:
+            yield Finding("warning", "Environment", error.message, error.hint)
+            continue
+        if sources:
+            names = ", ".join(f"{each.name} ({each.source})" for each in sources)
+            hint = "Say which it is to be: snapper pack --editable=include, or --editable=ignore."
+            yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
+        if not kernels.carried(prefix):
+            detail = f"{prefix} has no kernel, and is not in Jupyter's menu when it is restored"
+            yield Finding("note", "Environment", detail, f"Add one: {kernels.suggestion(prefix)}")
+
+
+def _leftovers() -> Iterator[Finding]:
+    for directory in dict.fromkeys([*places.envs_dirs(), *(path.parent for path in places.environments())]):
+        for left in staging.leftovers(directory):
+            hint = "The next restore of that environment removes it; it can be deleted."
+            yield Finding("note", "Leftover", f"{left} is of work that was cut off", hint)
+    last = runs.last()
+    if last and last.at_work:
+        yield Finding("note", "Restore", f"one is at work, since {last.began}: process {last.process}")
+    elif last and not last.ended:
+        hint = "It goes on with: snapper restore --all."
+        yield Finding("warning", "Restore", f"the one of {last.began} was cut off", hint)
+    elif last and last.error:
+        yield Finding("problem", "Restore", f"the one of {last.began} could not begin: {last.error}")
+    for part in last.environments if last else ():
+        if part.condition == "failed":
+            detail = f"{part.environment} could not be restored at {last.began if last else ''}: {part.error}"
+            yield Finding("problem", "Restore", detail, part.hint)
+
+
+def _scripts(named: Sequence[Path]) -> Iterator[Finding]:
+    """Lifecycle scripts that no shell can run, because they were edited on Windows."""
+    usual = [
+        *Path.home().glob("*.sh"),
+        *(Path.home() / "SageMaker").glob("*.sh"),
+        *Path("/var/lib/cloud/scripts/per-boot").glob("*"),
+    ]
+    for file in dict.fromkeys([*named, *usual]):
+        if file not in named and not (file.is_file() and file.stat().st_size < _LARGEST_SCRIPT):
+            continue
+        try:
+            text = file.read_bytes()
+        except PermissionError:
+            if file in named:
+                raise
+            continue
+        if b"\r\n" in text:
+            hint = f"sed -i 's/\\r$//' {file}"
+            yield Finding(
+                "problem", "Script", f"{file} has line ends of Windows, and no shell takes it so", hint
+            )
+        elif file in named:
+            yield Finding(
+                "good", "Script", f"{file} has {len(text):,} characters, and line ends as they should be"
+            )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+_LOOKS = (_own_place, _conda, _jupyter, _environments, _leftovers)
