@@ -24,6 +24,7 @@ _ADVICE = (
 )
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
+_PLAIN_PATH = re.compile(rb'"_path"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]*)"')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
 _OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
 _SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)[0-9]+')
@@ -100,7 +101,7 @@ def restated(record: bytes, facts: Mapping[str, Fact], *, sizes: bool) -> bytes:
         text = _checksum(entry).sub(rb"\g<1>" + fact.sha256.encode() + b'"', text)
         return _SIZE.sub(rb"\g<1>%d" % fact.size, text) if sizes else text
 
-    return _edited(record, restate)
+    return _edited(record, restate, facts)
 
 
 def forgotten(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
@@ -112,7 +113,7 @@ def forgotten(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
         text = _checksum(entry).sub(lambda match: match[1].rstrip(b'"') + b"null", text)
         return _SIZE.sub(rb"\g<1>null", text) if sizes else text
 
-    return _edited(record, forget)
+    return _edited(record, forget, paths)
 
 
 def without_facts(record: bytes) -> bytes:
@@ -135,12 +136,20 @@ def recalled(record: bytes, fact_of: Callable[[str], Fact | None]) -> bytes:
     return _edited(record, recall)
 
 
-def _edited(record: bytes, edit: Callable[[bytes, dict[str, Any]], bytes]) -> bytes:
-    """The record with each entry's text as `edit` makes it of the text and what that says."""
+def _edited(
+    record: bytes, edit: Callable[[bytes, dict[str, Any]], bytes], paths: Collection[str] | None = None
+) -> bytes:
+    """The record with each entry's text as `edit` makes it of the text and what that says.
+
+    Where `paths` are given, it leaves all other entries as they are.
+    """
 
     def apply(match: re.Match[bytes]) -> bytes:
         text = match.group()
         if b'"_path"' not in text:
+            return text
+        plain = _PLAIN_PATH.findall(text)
+        if paths is not None and len(plain) == 1 and plain[0].decode("ascii") not in paths:
             return text
         try:
             entry = json.loads(text)
@@ -148,7 +157,7 @@ def _edited(record: bytes, edit: Callable[[bytes, dict[str, Any]], bytes]) -> by
             return text
         return edit(text, entry) if isinstance(entry.get("_path"), str) else text
 
-    return _FLAT_OBJECT.sub(apply, record)
+    return record if paths is not None and not paths else _FLAT_OBJECT.sub(apply, record)
 
 
 def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:
