@@ -18,7 +18,7 @@ from snapper.model import LAYER_SIZE, Begin, Kind, Layer, Relocation, path_bytes
 from snapper.relocate import Relocated
 from snapper.segment import BLOCK, Member, header, padding
 
-DEFAULT_LEVEL = 3
+DEFAULT_LEVEL = 2
 LEVELS = range(1, 20)
 
 #: What reading a stream of `decompressing` raises where the frames are damaged.

@@ -7,6 +7,7 @@ is over, is done by threads meanwhile: they are for what waits on a disk or a ne
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _THREADS = 8
+
+#: How many more objects there must be before cycles among them are looked for: hardly any are made here.
+_SELDOM = 50_000
 
 
 class Ahead(NamedTuple):
@@ -75,6 +79,8 @@ def work(connection: Connection, context: object, inherited: list[Connection]) -
     end_between_blocks(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGTERM})
     _end_with_parent()
+    gc.freeze()  # what the parent had need not be looked through, nor be copied for that
+    gc.set_threshold(_SELDOM)
     _Worker(connection, context).run()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import math
 import os
@@ -23,6 +24,7 @@ class Command:
 def main() -> None:
     """Runs the command line and exits with the documented code."""
     Command.began = time.monotonic()
+    gc.set_threshold(50_000)  # an environment is some hundred thousand tuples, and no cycles
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by whoever started us: nothing else may take its descriptor
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
