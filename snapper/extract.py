@@ -68,7 +68,7 @@ class Extracted:
     """What a layer left to do, and what it wrote.
 
     `facts` are those of relocated files, with which `records` are to be restated, and `index` is a block of the
-    environment's index.
+    environment's index. What was `inherited` was not written, but linked.
     """
 
     size: int = 0
@@ -79,6 +79,7 @@ class Extracted:
     facts: dict[str, Fact] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
     index: bytes = b""
+    inherited: bool = False
 
 
 _unpacker = Unpacker()

@@ -57,7 +57,8 @@ def _restate(
 ) -> Iterator[tuple[int, Stats]]:
     """Makes conda's records true of the files as they are now; gives the index's entries for them, by layer."""
     facts = {path: fact for part in parts for path, fact in part.facts.items()}
-    for path in {each.begins.path for each in layers if each.begins and each.relocations}:
+    cut = [each for each, part in zip(layers, parts, strict=True) if each.begins and not part.inherited]
+    for path in {each.begins.path for each in cut if each.begins and each.relocations}:
         with _opened(directories, path) as file:
             facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
     records = [(order, *record) for order, part in enumerate(parts) for record in part.records]
@@ -98,6 +99,8 @@ def _joined(what: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> Ite
     pending: Cut | None = None
     first: tuple[int, Member] | None = None
     for order, (layer, part) in enumerate(zip(layers, parts, strict=True)):
+        if part.inherited and not pending:
+            continue
         begins = layer.begins
         expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
         if (begins and (begins.path, begins.offset, begins.size)) != expected:

@@ -31,6 +31,10 @@ Entry = tuple[int, int, int, int, int, int]
 #: The layer of files of which it is not known: they are never vouched for.
 NO_LAYER = -1
 
+#: The ctime of files that only had links made and removed since they were vouched for, before the index was taken.
+ANY_CTIME = -1
+
+_NO_ENTRY = (-1, 0, 0, 0, 0, NO_LAYER)
 _BLOCK = struct.Struct("<qqq")
 _COLUMNS = "qqqqQ"
 
@@ -63,11 +67,11 @@ class Index:
         if file.type == "directory":
             entry = self.entries.get(file.path + "/")
             return entry is not None and entry[1] == file.mode and entry[5] >= 0
-        entry = self.entries.get(file.path)
+        size, mode, mtime, ctime, inode, layer = self.entries.get(file.path, _NO_ENTRY)
         return (
-            entry is not None
-            and entry[:5] == (file.size, file.mode, file.mtime_ns, file.ctime_ns, file.inode)
-            and entry[5] >= 0
+            (size, mode, mtime, inode) == (file.size, file.mode, file.mtime_ns, file.inode)
+            and ctime in (file.ctime_ns, ANY_CTIME)
+            and layer >= 0
             and file.ctime_ns < self.moment.taken
             and file.device == device
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,8 @@ from snapper.workers import Workers
 
 @dataclass(frozen=True)
 class Restored:
-    """What became of one environment; `present` if it was there already, then with so many files `changed` since.
+    """What became of one environment; `present` if it was there already, then with so many files `changed` since,
+    which are looked for only where directories that installing and removing packages changes are not as they were.
     `suggestion` is the command that would add a kernel where there is none. Sizes in bytes.
     """
 
@@ -162,7 +163,9 @@ class _Restoring:
             else:
                 staged_works.append(begun)
         loads = [schedule.Load(each.work.wanted.rank, each.work.snapshot.layers) for each in staged_works]
-        turns = schedule.turns(loads)
+        turns = [
+            turn for turn in schedule.turns(loads) if turn.order in staged_works[turn.load].unpacking.missing
+        ]
         owners = {
             staged_works[turn.load].unpacking.submit(workers, turn.order, len(turns) - count): turn.load
             for count, turn in enumerate(turns)
@@ -175,12 +178,18 @@ class _Restoring:
     def _stage(self, work: _Work) -> _Staged | Restored:
         """Begins an environment, unless it has come to be there: from here on nobody else works on its place."""
         staging = work.stack.enter_context(staged(work.target.prefix))
-        found = target.locate(self._store, work.wanted)
+        found = target.locate(self._store, work.wanted, again=True)
         if found.present:
             work.stack.close()
             return self._ended(found, work.began)
         unpacking = Unpacking(self._store, work.snapshot.layers, str(staging.tree), str(work.target.prefix))
+        with reporting(f"snapshot {found.snapshot_id[:12]}", str(found.prefix)):
+            self._advance(found.name, unpacking.inherit(found.prefix))
         return _Staged(work, staging, unpacking)
+
+    def _advance(self, name: str, size: int) -> None:
+        self._record.advance(name, size)
+        self._progress.advance(size)
 
     def _take(
         self, each: _Staged, workers: Workers[None], number: int, outcome: Extracted | SnapperError
@@ -193,9 +202,7 @@ class _Restoring:
             if work.error and not unpacking.at_work:
                 yield self._given_up(work, work.error)
             return
-        size = unpacking.take(number, outcome)
-        self._record.advance(work.target.name, size)
-        self._progress.advance(size)
+        self._advance(work.target.name, unpacking.take(number, outcome))
         if unpacking.complete:
             yield self._finish(each)
 
@@ -207,11 +214,16 @@ class _Restoring:
                 done = each.unpacking.finish()
                 found = state.State(FORMAT, place.name, place.snapshot_id, str(place.prefix))
                 with reporting(f"snapshot {place.snapshot_id[:12]}", str(place.prefix)):
-                    moment = Moment(place.snapshot_id, str(place.prefix), state.later(staging.tree))
+                    taken = 0 if done.inherited else state.later(staging.tree)
+                    moment = Moment(place.snapshot_id, str(place.prefix), taken)
                     state.write(staging.tree, found, encode_snapshot(work.snapshot)[1], moment, done.index)
                     staging.tree.chmod(work.snapshot.mode & 0o777)
                 target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
                 staging.swap()
+            if done.inherited:  # removing the tree that was replaced has touched what both had
+                with suppress(OSError):
+                    moment = replace(moment, taken=state.later(place.prefix))
+                    state.write_index(place.prefix, moment, done.index)
             return self._ended(place, work.began, work.snapshot.size, done.unrelocated)
         except SnapperError as error:
             return self._given_up(work, error)
@@ -247,7 +259,7 @@ class _Restoring:
             snapshot_id=place.snapshot_id,
             prefix=str(place.prefix),
             present=place.present,
-            changed=_changes(place.prefix) if place.present else 0,
+            changed=_changes(place.prefix) if place.present and state.is_touched(place.prefix) else 0,
             size=size,
             kernels=registered,
             unrelocated=unrelocated,

@@ -40,7 +40,7 @@ class Target:
     present: bool
 
 
-def locate(store: Store, wanted: Wanted) -> Target:
+def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
     """Decides where to restore to, and that nothing there would be lost; raises InTheWay, NoPlace, NotInStore."""
     found, snapshot_id = catalog.resolve(store, wanted.reference)
     if wanted.prefix:
@@ -50,7 +50,7 @@ def locate(store: Store, wanted: Wanted) -> Target:
     else:
         prefix = places.place_for(found.name, found.latest.prefix)
     prefix = Path(os.path.abspath(prefix))
-    present = is_present(store, prefix, found.name, snapshot_id, wanted)
+    present = is_present(store, prefix, found.name, snapshot_id, wanted, again=again)
     return Target(found.name, snapshot_id, prefix, present)
 
 
@@ -79,8 +79,13 @@ def above(target: Target) -> Path:
     return parent
 
 
-def is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted) -> bool:
-    """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there."""
+def is_present(
+    store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted, *, again: bool = False
+) -> bool:
+    """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there.
+
+    For a second look (`again`) at another snapshot, its files are not gone through: the last look does that.
+    """
     if not os.path.lexists(prefix):
         return False
     elsewhere = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
@@ -116,6 +121,8 @@ def is_present(store: Store, prefix: Path, name: str, snapshot_id: str, wanted: 
             f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
             saving,
         )
+    if again and found.snapshot != snapshot_id:
+        return False
     return _is_unchanged(prefix, found, snapshot_id, wanted)
 
 

@@ -53,9 +53,10 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
     try:
         while pending:
             directory = pending.pop()
-            with os.scandir(top / directory) as entries:
+            above = f"{directory}/" if directory else ""
+            with os.scandir(f"{top}/{directory}" if directory else top) as entries:
                 for entry in entries:
-                    path = f"{directory}/{entry.name}" if directory else entry.name
+                    path = above + entry.name
                     reason = exclude(path)
                     if reason is None:
                         found = _describe(path, entry)

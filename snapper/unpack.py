@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from snapper.errors import PrefixTooLong
 from snapper.extract import Extracted, Job, extract, fetch
 from snapper.finish import finish
+from snapper.inherit import inherit
 from snapper.model import Layer
 from snapper.progress import Progress
 from snapper.store import Store
@@ -19,10 +21,14 @@ from snapper.workers import Workers
 
 @dataclass(frozen=True)
 class Unpacked:
-    """`unrelocated` are paths that hold a placeholder because the prefix does not fit, `index` blocks for the state."""
+    """`unrelocated` are paths that hold a placeholder because the prefix does not fit, `index` blocks for the state.
+
+    `inherited` says whether any file was taken over from the tree that was there.
+    """
 
     unrelocated: tuple[str, ...]
     index: tuple[bytes, ...]
+    inherited: bool
 
 
 class Unpacking:
@@ -35,6 +41,16 @@ class Unpacking:
         self._cut = frozenset(layer.begins.path for layer in layers if layer.begins)
         self._numbers: dict[int, int] = {}
         self._parts: dict[int, Extracted] = {}
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The orders of the layers that are still to be written."""
+        return tuple(order for order in range(len(self._layers)) if order not in self._parts)
+
+    def inherit(self, old: Path) -> int:
+        """Takes over from the environment at `old` what it has already; returns how much that is, in bytes."""
+        self._parts.update(inherit(old, self._layers, self._directory))
+        return sum(self._layers[order].diff_size for order in self._parts)
 
     @property
     def complete(self) -> bool:
@@ -71,6 +87,7 @@ class Unpacking:
         return Unpacked(
             tuple(sorted(path for part in ordered for path in part.unrelocated)),
             (*(part.index for part in ordered), *last),
+            any(part.inherited for part in ordered),
         )
 
 
