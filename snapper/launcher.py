@@ -164,6 +164,10 @@ else
     esac
     PATH=$snapper_prefix/bin:${PATH:-/usr/bin:/bin}
 fi
+# For %conda, where no conda has been activated before.
+if [ -z "${CONDA_EXE:-}" ] && [ -x "${snapper_condabin%/*}/bin/conda" ]; then
+    export CONDA_EXE="${snapper_condabin%/*}/bin/conda"
+fi
 CONDA_PREFIX=$snapper_prefix
 CONDA_SHLVL=$snapper_level
 CONDA_DEFAULT_ENV=$snapper_default

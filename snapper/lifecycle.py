@@ -91,7 +91,7 @@ def script(wanted: Wanted) -> str:
             f"\n    {variable_of(key)}={shlex.quote(value)}" for key, value in sorted(wanted.settings.items())
         ),
         "REMEMBER": "".join(
-            f'    as_user "$venv/bin/snapper" config set {key} {shlex.quote(value)} >/dev/null\n'
+            f'    as_user "$venv/bin/snapper" config set {key} {shlex.quote(value)} >/dev/null 2>&1\n'
             for key, value in sorted(wanted.settings.items())
         ),
         "MAIN": _RESTORE if wanted.event == "on-start" else _CREATE,

@@ -84,12 +84,22 @@ def jupyterlab(machine: Machine) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    notebooks = machine.home / "notebooks"
+    notebooks.mkdir(exist_ok=True)
+    news = machine.home / ".jupyter/lab/user-settings/@jupyterlab/apputils-extension"
+    news.mkdir(parents=True, exist_ok=True)
+    (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     command = [
         *(sys.executable, "-W", "ignore", "-m", "jupyterlab", "--no-browser", "--allow-root"),
-        *("--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password="),
-        *(f"--ServerApp.root_dir={machine.home}", "--LabApp.news_url=", "--LabApp.check_for_updates_class="),
+        *(
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            "--IdentityProvider.token=",
+            f"--ServerApp.root_dir={notebooks}",
+        ),
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--KernelSpecManager.ensure_native_kernel=False",
     ]
-    command[-1] = "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
     variables = {**machine.variables, "PYTHONWARNINGS": "", "JUPYTER_PLATFORM_DIRS": "0"}
     address = f"http://127.0.0.1:{port}"
     with (machine.home / "jupyterlab.log").open("wb") as log:
@@ -103,6 +113,19 @@ def jupyterlab(machine: Machine) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def launcher_page(address: str, profile: Path, *options: str) -> str:
+    """JupyterLab's launcher as a browser shows it: its HTML, unless other options say what is wanted."""
+    command = [
+        *("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        *("--window-size=1100,420", "--virtual-time-budget=15000", f"--user-data-dir={profile}"),
+        *(options or ("--dump-dom",)),
+        f"{address}/lab?reset",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def get(address: str) -> Any:

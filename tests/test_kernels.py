@@ -17,7 +17,7 @@ from scripts.maker import make
 from snapper import kernels, launcher
 from snapper.model import Kernel
 from tests.conftest import Machine
-from tests.jupyter import get, jupyterlab, kernels_dir, nbconvert, started
+from tests.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
 from tests.misfortune import make_data
 
 
@@ -136,13 +136,25 @@ def test_a_notebook_of_two_cells(several: Machine) -> None:
     assert nbconvert(several, "work-python3", cells) == ["", f"{prefix} {prefix}/share/whereami\n"]
 
 
-def test_jupyterlab_lists_them(several: Machine) -> None:
+@pytest.fixture(scope="module")
+def lab(several: Machine) -> Iterator[str]:
     with jupyterlab(several) as address:
-        found = get(f"{address}/api/kernelspecs")["kernelspecs"]
+        yield address
+
+
+def test_jupyterlab_lists_them(lab: str) -> None:
+    found = get(f"{lab}/api/kernelspecs")["kernelspecs"]
     assert found["work-python3"]["spec"]["display_name"] == "Python (work)"
     assert found["work-bash"]["spec"]["language"] == "bash"
     assert "logo-svg" in found["work-python3"]["resources"]
     assert {"work-python3", "work-bash", "work-compiled"} <= set(found)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_they_are_in_the_launcher(lab: str, several: Machine) -> None:
+    page = launcher_page(lab, several.home / "chromium")
+    for name in ("Python (work)", "Bash (work)", "C (work)"):
+        assert f'title="{name}"' in page
 
 
 # --- names ------------------------------------------------------------------------------------------------

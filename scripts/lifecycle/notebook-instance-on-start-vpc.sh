@@ -78,7 +78,7 @@ install() {
     limited "$(left)" "$python" -m venv --clear "$venv" || return
     limited "$(left)" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --no-cache-dir ${source[@]+"${source[@]}"} "$requirement" || return
-    as_user "$venv/bin/snapper" config set store s3://BUCKET/snapper >/dev/null
+    as_user "$venv/bin/snapper" config set store s3://BUCKET/snapper >/dev/null 2>&1
     say "snapper is installed"
 }
 
