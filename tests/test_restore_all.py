@@ -154,23 +154,27 @@ class Slow:
         return outcome, time.monotonic() - began
 
 
+@pytest.fixture(scope="module")
+def far(
+    s3_server: S3Server, pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The variables that name a store on a server, of an environment that has a kernel, and a small one."""
+    home = tmp_path_factory.mktemp("far")
+    variables = {
+        **s3_server.variables(),
+        "SNAPPER_STORE": f"s3://{s3_server.bucket}/slow-{secrets.token_hex(4)}",
+        "SNAPPER_CACHE": "off",
+    }
+    machine = Machine(home, home / "envs", home / "store")
+    machine.done("pack", "-p", pristine("tiny"), "--name", "tiny", **variables)
+    machine.done("pack", "-p", make_data(machine.envs / "small"), "--name", "small", **variables)
+    return variables
+
+
 @pytest.fixture
-def slow(machine: Machine, s3_server: S3Server, pristine: Callable[[str], Path]) -> Iterator[Slow]:
-    """With a store of an environment that has a kernel, and a small one."""
-    with throttled(s3_server.endpoint, None) as way:
-        url = f"s3://{s3_server.bucket}/slow-{secrets.token_hex(4)}"
-        variables = {
-            **s3_server.variables(),
-            "AWS_ENDPOINT_URL_S3": way.endpoint,
-            "SNAPPER_STORE": url,
-            "SNAPPER_CACHE": "off",
-        }
-        machine.done("pack", "-p", pristine("tiny"), "--name", "tiny", **variables)
-        prefix = make_data(machine.envs / "small")
-        machine.done("pack", "small", **variables)
-        shutil.rmtree(prefix)
-        way.rate = 2_000_000
-        yield Slow(machine, variables, way)
+def slow(machine: Machine, far: dict[str, str]) -> Iterator[Slow]:
+    with throttled(far["AWS_ENDPOINT_URL_S3"], 2_000_000) as way:
+        yield Slow(machine, {**far, "AWS_ENDPOINT_URL_S3": way.endpoint}, way)
 
 
 def test_a_slow_store(slow: Slow) -> None:
