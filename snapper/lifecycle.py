@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from snapper.errors import Usage
 
 Event = Literal["on-create", "on-start"]
 
-#: The most characters that SageMaker takes, and EC2's user data.
+#: The most characters that SageMaker takes, in base64; EC2's user data may be longer.
 LONGEST = 16_384
 
 #: How long a script may take, in seconds, of the five minutes that SageMaker allows.
@@ -99,9 +100,10 @@ def script(wanted: Wanted) -> str:
     text = _SCRIPT
     for name in ("MAIN", *values):
         text = text.replace(f"@{name}@", values[name])
-    if len(text) > LONGEST:
+    length = len(base64.b64encode(text.encode()))
+    if length > LONGEST:
         raise Usage(
-            f"the script would have {len(text):,} characters, and {LONGEST:,} are allowed",
+            f"the script would have {length:,} characters in base64, and {LONGEST:,} are allowed",
             "Give fewer patterns, or put them into the file of settings: snapper config set.",
         )
     return text

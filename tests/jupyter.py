@@ -32,15 +32,26 @@ class Kernel:
     def __init__(self, manager: KernelManager, log: Path) -> None:
         self.manager, self._log = manager, log
         self.client: BlockingKernelClient = manager.client()
-        self.client.start_channels()
+        self._connected = False
 
     @property
     def log(self) -> str:
         return self._log.read_text()
 
     def wait(self) -> Kernel:
+        """Connects to the kernel when it is there."""
+        self._connected = True
+        self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
         return self
+
+    def end(self) -> None:
+        if self._connected:
+            self.client.stop_channels()
+        with suppress(RuntimeError):
+            self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+        self.manager.context.destroy()
 
     def run(self, code: str) -> str:
         """Runs a cell; what it printed, and its errors."""
@@ -71,11 +82,7 @@ def started(machine: Machine, name: str, variables: Mapping[str, str] | None = N
     try:
         yield kernel
     finally:
-        kernel.client.stop_channels()
-        with suppress(RuntimeError):
-            manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
-        manager.context.destroy()
+        kernel.end()
 
 
 @contextmanager
