@@ -21,6 +21,11 @@ def host() -> str:
     return socket.gethostname()
 
 
+def person() -> str:
+    """`USER@HOST`."""
+    return f"{user()}@{host()}"
+
+
 def now() -> str:
     """The time in UTC, such as `2026-01-31T09:00:00Z`."""
     return time_of(time.time())

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from snapper.archive import ADDED, UNPACK
 from snapper.conda import Fact, PathEntry, Record
 from snapper.environment import Displaced
 from snapper.errors import BadArchive, FileFailed, NotAnArchive, NotAnEnvironment
-from snapper.interrupts import uninterrupted
 from snapper.model import STATE_DIRECTORY, Mode
 from snapper.origin import NOWHERE, Fix, dest_prefix_of, fixes_of, prefix_of, proved
 from snapper.progress import Progress
 from snapper.relocate import DoesNotFit, fresh_placeholders, invert, substitute
+from snapper.scratch import scratch
 from snapper.staging import remove_tree
 from snapper.unarchive import make_links, unarchive
 
@@ -62,20 +61,16 @@ def arrived(file: Path, progress: Progress) -> Iterator[Arrival]:
 
     Nothing of the archive is executed. Raises NotAnArchive, BadArchive, NoPermission, NoSpace, MissingProgram.
     """
-    holder = Path(tempfile.mkdtemp(prefix="snapper-import-"))
-    try:
-        tree, scratch = holder / "tree", holder / "scratch"
+    with scratch() as holder:
+        tree, spool = holder / "tree", holder / "spool"
         tree.mkdir()
         tree.chmod(0o755)
-        scratch.mkdir()
+        spool.mkdir()
         progress.start(f"Unpacking {file.name}", os.path.getsize(file) if file.is_file() else 0)
-        links = unarchive(file, tree, scratch, progress)
+        links = unarchive(file, tree, spool, progress)
         progress.done()
-        remove_tree(scratch)
+        remove_tree(spool)
         yield _arrive(file, tree, links)
-    finally:
-        with uninterrupted():
-            remove_tree(holder)
 
 
 def _arrive(file: Path, tree: Path, links: dict[str, str]) -> Arrival:

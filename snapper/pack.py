@@ -91,6 +91,7 @@ def pack(
     prefix = Path(os.path.abspath(prefix))
     seen = catalog.find_environment(store, catalog.check_name(name))
     taken = 0 if displaced else _clock(prefix)
+    place = _identity(prefix)
     tree = environment.scan(prefix)
     linked = _editables(prefix, tree, editables)
     last = None if displaced else state.read_last(prefix)
@@ -115,7 +116,7 @@ def pack(
         if not unchanged:
             step = _move(made, origin, message, added_size)
             catalog.move(store, name, step, seen, force=force)
-    if not displaced:
+    if not displaced and _identity(prefix) == place:  # else another one has been put there meanwhile
         _remember(prefix, name, made, tree, taken)
     return Packed(
         environment=name,
@@ -245,6 +246,15 @@ def _move(made: _Made, origin: str, message: str, added_size: int) -> Move:
         stored_size=snapshot.stored_size,
         added_size=added_size,
     )
+
+
+def _identity(prefix: Path) -> tuple[int, int] | None:
+    """What tells the directory from another one of its name."""
+    try:
+        status = prefix.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _clock(prefix: Path) -> int:

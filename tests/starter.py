@@ -132,7 +132,7 @@ def _server() -> socket.socket:
 # --- in the server ----------------------------------------------------------------------------------------
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """Imports snapper, and what typer imports when it is used first."""
     package = importlib.import_module("snapper")
     for module in pkgutil.walk_packages(package.__path__, "snapper."):
@@ -192,6 +192,6 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _import_all()
+    import_all()
     gc.freeze()
     _become(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -152,14 +152,13 @@ def _sources(
     if url is not None:
         yield [open_store(url)]
         return
-    from tempfile import TemporaryDirectory
-
     from snapper import pack, places, state, store
     from snapper.environment import Displaced
+    from snapper.scratch import scratch
 
     wanted = {name for problem in found.problems for name in problem.environments}
-    with TemporaryDirectory(prefix="snapper-verify-") as directory:
-        scratch = store.open_store(directory, create=True)
+    with scratch() as directory:
+        again = store.open_store(str(directory), create=True)
         for prefix in places.environments():
             known = state.read(prefix)
             kept = state.read_snapshot(prefix)
@@ -173,7 +172,7 @@ def _sources(
             }
             try:
                 pack.pack(
-                    scratch,
+                    again,
                     prefix,
                     known.environment,
                     level=config.load().level,
@@ -184,7 +183,7 @@ def _sources(
                 )
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be read for good copies: {error.message}")
-        yield [scratch]
+        yield [again]
 
 
 def _seconds(text: str) -> float:

@@ -132,14 +132,15 @@ class MissingProgram(SnapperError):
 
 @dataclass(eq=False)
 class Busy(SnapperError):
-    """Another snapper works on the same place right now."""
+    """Another snapper works on the same place right now; `who` as far as it says so."""
 
     what: str
+    who: str = ""
     code = ExitCode.CONFLICT
 
     @property
     def message(self) -> str:
-        return f"another snapper is at work on {self.what}"
+        return f"another snapper is at work on {self.what}" + (f": {self.who}" if self.who else "")
 
     @property
     def hint(self) -> str:

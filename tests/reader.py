@@ -1,0 +1,198 @@
+"""A reader of stores made from docs/format.md alone: it shares no code with snapper.
+
+It judges what a store is, whoever wrote it and however they ended: `check` every rule of the format, `unpack` a
+snapshot in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+LARGEST_SEGMENT = 134217728
+
+_SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json")
+_LAYER = re.compile(r"layers/([0-9a-f]{2})/([0-9a-f]{64})\.tar\.zst")
+_ENVIRONMENT = re.compile(r"environments/(\w[\w.+-]*)\.json")
+_LOCK = re.compile(r"locks/(?:prune|pack-[0-9a-f]{32}|clock-[0-9a-f]{32})\.json")
+_SNAPSHOT_FIELDS = {
+    *("format", "platform", "mode", "packages", "pip", "kernels", "altered", "missing", "layers"),
+}
+_LAYER_FIELDS = {"digest", "size", "diff_id", "diff_size", "kind", "owner", "members", "relocations"}
+_MOVE_FIELDS = {
+    *("snapshot", "action", "time", "user", "host", "prefix", "message", "packages", "size"),
+    *("stored_size", "added_size"),
+}
+
+#: Type, mode and contents (or a link's target) of a path.
+Tree = dict[str, tuple[str, int, bytes]]
+
+
+class Broken(AssertionError):
+    """The store is not as docs/format.md says."""
+
+
+def demand(condition: object, what: str) -> None:
+    if not condition:
+        raise Broken(what)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A store as a listing of keys and what reads an object; where it comes from is the caller's affair."""
+
+    keys: frozenset[str]
+    read: Callable[[str], bytes]
+
+    @classmethod
+    def of_directory(cls, top: Path) -> Reader:
+        """Names that begin with a dot are no objects."""
+        files = [path for path in top.rglob("*") if not path.is_dir() and not path.name.startswith(".")]
+        keys = frozenset(str(path.relative_to(top)) for path in files)
+        return cls(keys, lambda key: (top / key).read_bytes())
+
+    def check(self, *, locks: bool = True) -> dict[str, str]:
+        """Raises Broken where anything is not right; each environment's current snapshot.
+
+        `locks` may be there while somebody is at work, or after somebody was killed.
+        """
+        demand(json.loads(self.read("snapper.json")) == {"format": 1}, "the marker")
+        named: dict[str, str] = {}
+        for key in sorted(self.keys):
+            environment = _ENVIRONMENT.fullmatch(key)
+            if environment:
+                named[environment[1]] = self._check_environment(key, environment[1])
+            elif _SNAPSHOT.fullmatch(key):
+                self._check_snapshot(key)
+            elif _LAYER.fullmatch(key):
+                demand(_digest(self.read(key)) == key[-len(".tar.zst") - 64 : -len(".tar.zst")], key)
+            elif locks and _LOCK.fullmatch(key):
+                _canonical(self.read(key), key)
+            else:
+                demand(key == "snapper.json", f"{key} does not belong in a store")
+        return named
+
+    def document(self, key: str) -> dict[str, Any]:
+        return _canonical(self.read(key), key)
+
+    def unpack(self, snapshot_id: str, prefix: str) -> Tree:
+        """The snapshot's files as they are at `prefix`: text, links and records of conda are relocated."""
+        layers = self.document(f"snapshots/{snapshot_id}.json")["layers"]
+        stream = b"".join(self._segment(layer) for layer in layers) + bytes(1024)
+        found: Tree = {}
+        with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
+            for member in archive:
+                demand(member.name not in found, f"{member.name} occurs twice")
+                found[member.name] = _file(archive, member, found)
+        for layer in layers:
+            for relocation in layer["relocations"]:
+                for path in relocation["paths"]:
+                    kind, mode, data = found[path]
+                    found[path] = kind, mode, _relocated(data, relocation, prefix)
+        return found
+
+    def _check_environment(self, key: str, name: str) -> str:
+        document = self.document(key)
+        demand(document.keys() == {"format", "name", "current", "history", "tags"}, key)
+        demand(document["format"] == 1 and document["name"] == name, key)
+        demand(document["history"][-1]["snapshot"] == document["current"], f"{key}: its last step")
+        for step in document["history"]:
+            demand(step.keys() == _MOVE_FIELDS, f"{key}: the fields of a step")
+            demand(step["action"] in ("pack", "import", "rollback"), f"{key}: {step['action']}")
+        for snapshot in [step["snapshot"] for step in document["history"]] + [*document["tags"].values()]:
+            demand(f"snapshots/{snapshot}.json" in self.keys, f"{key} names {snapshot}, which is not there")
+        return str(document["current"])
+
+    def _check_snapshot(self, key: str) -> None:
+        demand(key == f"snapshots/{_digest(self.read(key))}.json", f"{key}: its name")
+        document = self.document(key)
+        demand(document.keys() == _SNAPSHOT_FIELDS and document["format"] == 1, f"{key}: its fields")
+        for layer in document["layers"]:
+            demand(layer.keys() - {"begins"} == _LAYER_FIELDS, f"{key}: the fields of a layer")
+            self._segment(layer)
+
+    def _segment(self, layer: dict[str, Any]) -> bytes:
+        digest = layer["digest"]
+        key = f"layers/{digest[:2]}/{digest}.tar.zst"
+        demand(key in self.keys, f"{key} is missing")
+        data = self.read(key)
+        demand((len(data), _digest(data)) == (layer["size"], digest), f"{key} is damaged")
+        demand(layer["diff_size"] <= LARGEST_SEGMENT, f"{key} is too large")
+        segment = zstandard.ZstdDecompressor().decompress(data, max_output_size=layer["diff_size"])
+        demand(
+            (len(segment), _digest(segment)) == (layer["diff_size"], layer["diff_id"]), f"{key}: its segment"
+        )
+        return segment
+
+
+def tree_at(top: Path) -> Tree:
+    """What is on disk below `top`, but for snapper's own state, directories that are not empty, and compiled
+    modules that came later.
+    """
+    found: Tree = {}
+    for path in sorted(top.rglob("*")):
+        name = str(path.relative_to(top))
+        if name.partition("/")[0] == ".snapper":
+            continue
+        mode = path.lstat().st_mode & 0o777
+        if path.is_symlink():
+            found[name] = "symlink", 0o777, bytes(path.readlink())
+        elif path.is_file():
+            found[name] = "file", mode, path.read_bytes()
+        elif mode != 0o755 or not any(path.iterdir()):
+            found[name] = "directory", mode, b""
+    return found
+
+
+def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, before: Tree) -> tuple[str, int, bytes]:
+    demand(not Path(member.name).is_absolute() and ".." not in Path(member.name).parts, member.name)
+    if member.issym():
+        return "symlink", 0o777, member.linkname.encode("utf-8", "surrogateescape")
+    if member.islnk():
+        return before[member.linkname]
+    if member.isdir():
+        return "directory", member.mode & 0o777, b""
+    demand(member.isreg(), f"{member.name}: its type")
+    data = archive.extractfile(member)
+    assert data is not None
+    return "file", member.mode & 0o777, data.read()
+
+
+def _relocated(data: bytes, relocation: dict[str, Any], prefix: str) -> bytes:
+    placeholder = relocation["placeholder"].encode()
+    if relocation["mode"] == "text":
+        return data.replace(placeholder, prefix.encode())
+    if relocation["mode"] == "link":
+        return prefix.encode() + data[len(placeholder) :]
+    demand(
+        relocation["mode"] in ("record", "sized-record"), f"mode {relocation['mode']} is for others to read"
+    )
+    return data
+
+
+def _canonical(data: bytes, key: str) -> dict[str, Any]:
+    document = json.loads(data, object_pairs_hook=_once)
+    demand(isinstance(document, dict), f"{key} is no object")
+    written = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    demand(written == data, f"{key} is not canonical")
+    found: dict[str, Any] = document
+    return found
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    listed = list(pairs)
+    demand(len({key for key, _ in listed}) == len(listed), "a key is given twice")
+    return dict(listed)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
