@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import canonical, conda
+from snapper import aside, canonical, conda
 from snapper.index import BadIndex, Index, Moment, decode, encode
 from snapper.model import FORMAT, STATE_DIRECTORY, Snapshot, name_of
 from snapper.tree import Tree
@@ -104,7 +104,9 @@ def later(top: Path) -> int:
 
 
 def _tick(top: Path, after: int) -> int:
-    probe = _directory(top) / f".now.{secrets.token_hex(4)}"
+    directory = _directory(top)
+    aside.sweep(directory)
+    probe = directory / f".now.{secrets.token_hex(8)}"
     began = time.monotonic()
     try:
         while True:
@@ -183,10 +185,5 @@ def _directory(top: Path) -> Path:
 
 
 def _replace(file: Path, data: bytes) -> None:
-    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        aside.write_bytes(data)
-        aside.rename(file)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    """In one step. It need not be durable: what is lost is found out again."""
+    aside.write(file, data, durable=False)

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapper import aside
 from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused
-from snapper.store import aside
 from snapper.store.base import Stored, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

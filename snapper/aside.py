@@ -1,4 +1,4 @@
-"""Files that are written aside: what has its name is whole, and on the disk.
+"""Files that are written aside: what has its name is whole, and on the disk if that is wanted.
 
 A file that is being written is locked, and the lock dies with its writer. So what stands aside and can be locked
 was left by one that was killed, and is removed by whoever comes by. NFS shares such locks between machines.
@@ -20,9 +20,15 @@ _ASIDE = re.compile(r"\..{1,16}\.[0-9a-f]{16}\Z", re.S)
 
 
 def write(
-    target: Path, data: bytes | memoryview, place: Callable[[Path, Path], object] = Path.rename
+    target: Path,
+    data: bytes | memoryview,
+    place: Callable[[Path, Path], object] = Path.rename,
+    *,
+    durable: bool = True,
 ) -> None:
-    """Writes aside, makes the bytes durable, renames by `place`, makes the name durable; leaves nothing aside."""
+    """Writes aside and renames by `place`; leaves nothing aside. Where it is to be `durable`, the bytes are before
+    they have their name, and the name is at the end.
+    """
     _make_directory(target.parent)
     sweep(target.parent)
     with uninterrupted():
@@ -32,12 +38,14 @@ def write(
                 view = memoryview(data)
                 while view:
                     view = view[file.write(view) :]
-                os.fsync(descriptor)
+                if durable:
+                    os.fsync(descriptor)
                 place(aside, target)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
-    sync_directory(target.parent)
+    if durable:
+        sync_directory(target.parent)
 
 
 def sweep(directory: Path) -> int:
