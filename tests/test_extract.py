@@ -25,7 +25,7 @@ from snapper.restore import Failed, Restored, restore
 from snapper.segment import Member, header, padding
 from snapper.store import Store, open_store
 from snapper.target import Wanted
-from tests.conftest import tree_of
+from tests.conftest import tree_of, untold
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -471,14 +471,14 @@ def cut_text(placeholder: str, replaced: int) -> list[Stored]:
 def test_hostile_layers_are_refused_and_nothing_happens(top: Path, what: str) -> None:
     layers = HOSTILE[what](top / "outside")
     keep(open_store(str(top / "store")), [layer(whole(META)), *layers])
-    before = tree_of(top)
+    before = untold(tree_of(top))
     for jobs in (1, 2):
         outcome = brought_back(top, jobs=jobs)
         assert isinstance(outcome, Failed), outcome
         assert isinstance(outcome.error, Damaged), (outcome.error, outcome.error.message)
         assert outcome.error.code == 12
         assert "\n" not in outcome.error.message
-        assert tree_of(top) == before
+        assert untold(tree_of(top)) == before
 
 
 def test_a_middle_by_itself_never_makes_a_large_file(top: Path) -> None:
@@ -501,12 +501,12 @@ def test_layers_that_are_not_what_their_name_says(top: Path, what: str) -> None:
     )
     if what == "missing":
         place.unlink()
-    before = tree_of(top)
+    before = untold(tree_of(top))
     outcome = brought_back(top)
     assert isinstance(outcome, Failed)
     assert outcome.error.code == 12
     assert GOOD[0].digest[:12] in outcome.error.message
-    assert tree_of(top) == before
+    assert untold(tree_of(top)) == before
 
 
 def test_a_snapshot_that_is_not_what_its_name_says(top: Path) -> None:
@@ -543,12 +543,12 @@ def test_a_malformed_snapshot_of_the_right_name(top: Path, old: bytes, new: byte
     digest = hashlib.sha256(document).hexdigest()
     store.put(catalog.snapshot_key(digest), document)
     point(store, digest)
-    before = tree_of(top)
+    before = untold(tree_of(top))
     outcome = brought_back(top)
     assert isinstance(outcome, Failed)
     assert outcome.error.code == 12
     assert "\n" not in outcome.error.message
-    assert tree_of(top) == before
+    assert untold(tree_of(top)) == before
 
 
 def test_the_next_environment_is_restored_by_the_same_workers(top: Path) -> None:
@@ -694,8 +694,8 @@ def test_an_index_that_makes_no_sense_vouches_for_nothing(
     prefix = done(top, [layer(whole(META), file("a"))])
     index = prefix / ".snapper" / "index"
     index.write_bytes(change(index.read_bytes()))
-    before = tree_of(top)
+    before = untold(tree_of(top))
     (outcome,) = restore(open_store(str(top / "store")), [Wanted(catalog.Reference("work"), prefix=prefix)])
     assert isinstance(outcome, Failed)
     assert outcome.error.code == 11
-    assert tree_of(top) == before
+    assert untold(tree_of(top)) == before

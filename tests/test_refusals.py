@@ -17,7 +17,7 @@ import pytest
 
 from snapper import canonical
 from snapper.model import Snapshot, encode_snapshot
-from tests.conftest import Machine, tree_of
+from tests.conftest import Machine, tree_of, untold
 from tests.misfortune import (
     Unprivileged,
     begin,
@@ -87,7 +87,7 @@ def refused(machine: Machine) -> Refused:
     """
 
     def run(code: int, *arguments: object, brief: bool = False, **variables: str) -> dict[str, str]:
-        home, store = tree_of(machine.home), tree_of(machine.store)
+        home, store = untold(tree_of(machine.home)), tree_of(machine.store)
         if brief:
             outcome = machine.snapper(*arguments, "--json", **variables)
             assert outcome.code == code, outcome
@@ -96,7 +96,7 @@ def refused(machine: Machine) -> Refused:
         else:
             error = machine.refused(code, *arguments, **variables)
         assert error["hint"], error
-        assert tree_of(machine.home) == home
+        assert untold(tree_of(machine.home)) == home
         left = tree_of(machine.store)
         assert left == store or (not store and left.keys() == {"snapper.json"})
         return error
