@@ -1,4 +1,4 @@
-"""Runs commands and measures them: time, CPU time, and memory of the whole process tree."""
+"""Runs commands and measures them and all that they start: time, CPU time, memory, bytes read and written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds on the clock, seconds of all processors, and the most bytes of memory at once (shared counted once)."""
+    """Seconds on the clock, seconds of all processors, the most bytes of memory at once (shared ones counted once),
+    and the bytes that went through read and write calls, from disks or not.
+    """
 
     seconds: float
     cpu: float
     memory: int
+    read: int
+    written: int
 
 
 def measure(
@@ -25,7 +29,7 @@ def measure(
 ) -> Measured:
     """Runs the commands one after another, or at once; raises CalledProcessError."""
     peak = _Peak()
-    before, began = os.times(), time.monotonic()
+    moved, before, began = _moved(), os.times(), time.monotonic()
     with peak:
         running: list[subprocess.Popen[bytes]] = []
         for command in commands:
@@ -38,9 +42,10 @@ def measure(
                 _finish(process)
         for process in running:
             _finish(process)
-    after = os.times()
+        ended = time.monotonic()
+    after, read, written = os.times(), *(now - then for now, then in zip(_moved(), moved, strict=True))
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Measured(time.monotonic() - began, cpu, peak.bytes)
+    return Measured(ended - began, cpu, peak.bytes, max(0, read - peak.read), written)
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
@@ -50,11 +55,19 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
             raise subprocess.CalledProcessError(process.returncode, process.args, stderr=error)
 
 
+def _moved() -> tuple[int, int]:
+    """What this process and the children that it has waited for have read and written, in bytes."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    fields = dict(line.split(": ") for line in lines)
+    return int(fields["rchar"]), int(fields["wchar"])
+
+
 class _Peak:
-    """Samples the memory of processes and their descendants five times a second."""
+    """Samples the memory of processes and their descendants ten times a second. `read` is what that has read."""
 
     def __init__(self) -> None:
         self.bytes = 0
+        self.read = 0
         self._pids: list[int] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -70,23 +83,23 @@ class _Peak:
         self._pids.append(pid)
 
     def _sample(self) -> None:
-        while not self._ended.wait(0.2):
-            self.bytes = max(self.bytes, sum(map(_proportional_size, _descendants(self._pids))))
+        while not self._ended.wait(0.1):
+            self.bytes = max(self.bytes, sum(map(self._proportional_size, self._descendants())))
 
+    def _descendants(self) -> list[int]:
+        found = list(self._pids)
+        for pid in found:
+            found += map(int, self._text(f"/proc/{pid}/task/{pid}/children").split())
+        return found
 
-def _descendants(pids: Sequence[int]) -> list[int]:
-    found = list(pids)
-    for pid in found:
+    def _proportional_size(self, pid: int) -> int:
+        lines = self._text(f"/proc/{pid}/smaps_rollup").splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+    def _text(self, file: str) -> str:
         try:
-            found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            text = Path(file).read_text()
         except OSError:
-            continue
-    return found
-
-
-def _proportional_size(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+            return ""
+        self.read += len(text)
+        return text

@@ -1,0 +1,129 @@
+"""Packing an environment of which nothing is known, and restoring it to where nothing is: snapper and its peers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.bench import Bench, Case, Phase
+from benchmarks.measure import Measured
+
+#: Installs what the records of an environment name: `python -c` with prefix, records and package cache.
+_RATTLER = """
+import asyncio, os, sys
+from pathlib import Path
+from rattler import PrefixRecord, install
+prefix, records, cache = sys.argv[1:]
+locked = [PrefixRecord.from_path(path) for path in Path(records).glob("conda-meta/*.json")]
+asyncio.run(install(records=locked, target_prefix=prefix, cache_dir=cache, show_progress=False))
+assert len(list(Path(prefix).glob("conda-meta/*.json"))) == len(locked)
+os._exit(0)  # it can crash in Python's own end
+"""
+
+
+def _prepare(bench: Bench) -> None:
+    """The uncompressed archives that the floors read, all files and two halves of about the same size, and a package
+    cache that has everything.
+    """
+    subprocess.run(["tar", "-cf", bench.place / "plain.tar", "-C", bench.prefix, "."], check=True)
+    sizes = {
+        path: path.lstat().st_size
+        for path in bench.prefix.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    halves: list[list[str]] = [[], []]
+    weights = [0, 0]
+    for path, size in sorted(sizes.items(), key=lambda item: -item[1]):
+        lighter = weights.index(min(weights))
+        halves[lighter].append(str(path.relative_to(bench.prefix)))
+        weights[lighter] += size + 20_000
+    for number, half in enumerate(halves):
+        names = "\0".join(sorted(half)).encode()
+        archive = str(bench.place / f"half-{number}.tar")
+        command = ["tar", "-cf", archive, "-C", str(bench.prefix), "--null", "-T", "-"]
+        subprocess.run(command, input=names, check=True)
+    _rattler("warm")(bench)
+
+
+def snapper_pack(bench: Bench) -> Measured:
+    bench.gone("store")
+    shutil.rmtree(bench.prefix / ".snapper", ignore_errors=True)
+    done = bench.snapper("pack", "-p", bench.prefix, "--name", "bench")
+    bench.figures["snapper store"] = bench.size("store")
+    return done
+
+
+def snapper_restore(bench: Bench) -> Measured:
+    return bench.snapper("restore", "bench", "--prefix", bench.gone("restored"))
+
+
+def _conda_pack(ending: str) -> Callable[[Bench], Measured]:
+    def run(bench: Bench) -> Measured:
+        archive = bench.gone(f"conda-pack.{ending}")
+        done = bench.run(["conda-pack", "-q", "-j", "2", "-p", str(bench.prefix), "-o", str(archive)])
+        bench.figures[archive.name] = archive.stat().st_size
+        return done
+
+    return run
+
+
+def _zstd_floor(bench: Bench) -> Measured:
+    archive = bench.gone("plain.zst")
+    done = bench.run(["zstd", "-3", "-T2", "-q", str(bench.place / "plain.tar"), "-o", str(archive)])
+    bench.figures[archive.name] = archive.stat().st_size
+    return done
+
+
+def _tar_and_unpack(ending: str) -> Callable[[Bench], Measured]:
+    def run(bench: Bench) -> Measured:
+        target = bench.fresh("restored")
+        archive = str(bench.place / f"conda-pack.{ending}")
+        return bench.run(
+            ["tar", "-xf", archive, "-C", str(target)], [sys.executable, str(target / "bin" / "conda-unpack")]
+        )
+
+    return run
+
+
+def _tar_zstd(bench: Bench) -> Measured:
+    target = bench.fresh("restored")
+    return bench.run(["tar", "--zstd", "-xf", str(bench.place / "plain.zst"), "-C", str(target)])
+
+
+def _tar_floor(bench: Bench) -> Measured:
+    target = bench.fresh("restored")
+    halves = [["tar", "-xf", str(bench.place / f"half-{half}.tar"), "-C", str(target)] for half in (0, 1)]
+    return bench.run(*halves, parallel=True)
+
+
+def _rattler(cache: str) -> Callable[[Bench], Measured]:
+    def run(bench: Bench) -> Measured:
+        packages: Path = bench.gone("packages") if cache == "cold" else bench.place / "packages-warm"
+        command = [sys.executable, "-c", _RATTLER, bench.gone("restored"), bench.prefix, packages]
+        done = bench.run([str(word) for word in command])
+        bench.gone("packages")
+        return done
+
+    return run
+
+
+COLD = Phase(
+    "cold",
+    _prepare,
+    (
+        Case("pack", snapper_pack),
+        Case("conda-pack -j 2, .tar.gz", _conda_pack("tar.gz")),
+        Case("conda-pack -j 2, .tar.zst", _conda_pack("tar.zst")),
+        Case("floor: zstd -3 -T2 of one tar", _zstd_floor),
+        Case("restore", snapper_restore),
+        Case("tar + conda-unpack, .tar.gz", _tar_and_unpack("tar.gz")),
+        Case("tar + conda-unpack, .tar.zst", _tar_and_unpack("tar.zst")),
+        Case("tar --zstd, not relocated", _tar_zstd),
+        Case("py-rattler, cold cache", _rattler("cold")),
+        Case("py-rattler, warm cache (hard links)", _rattler("warm")),
+        Case("floor: two tar -x, uncompressed", _tar_floor),
+    ),
+)
