@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from snapper import canonical
@@ -165,6 +164,8 @@ def has_snapshot(store: Store, digest: str) -> bool:
 def stored(store: Store, layers: Collection[Layer]) -> frozenset[str]:
     """The digests of those layers that are there, in full size."""
     sizes = {layer_key(layer.digest): layer.size for layer in layers}
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a slow import that reading does without
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = dict(zip(sizes, pool.map(store.size, sizes), strict=True))
     return frozenset(each.digest for each in layers if found[layer_key(each.digest)] == each.size)

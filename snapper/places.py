@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import yaml
-
 from snapper import conda
 from snapper.errors import AmbiguousName, NoPlace, NoSuchEnvironment
 
@@ -117,6 +115,8 @@ def _from_variables() -> Iterator[Path]:
 
 
 def _from_condarc() -> Iterator[Path]:
+    import yaml  # noqa: PLC0415 - a slow import for what few have
+
     files = [
         os.environ.get("CONDARC", ""),
         "~/.condarc",

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from snapper import catalog, environment, kernels, places, runs, schedule, state, target
 from snapper.descriptors import reporting
 from snapper.errors import SnapperError
-from snapper.extract import Extracted
 from snapper.index import Moment
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
@@ -24,8 +23,11 @@ from snapper.space import Space
 from snapper.staging import Staging, staged, sweep
 from snapper.store import Store
 from snapper.target import Target, Wanted
-from snapper.unpack import Unpacking
-from snapper.workers import Workers
+
+if TYPE_CHECKING:
+    from snapper.extract import Extracted
+    from snapper.unpack import Unpacking
+    from snapper.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ class _Restoring:
             else:
                 pending.append(found)
         if pending:
+            from snapper.workers import Workers  # noqa: PLC0415 - what is not needed where all are there already
+
             with ExitStack() as stack:
                 self._progress.start(_task(pending), sum(work.snapshot.size for work in pending))
                 workers = stack.enter_context(Workers(None, self._jobs))
@@ -182,6 +186,8 @@ class _Restoring:
         if found.present:
             work.stack.close()
             return self._ended(found, work.began)
+        from snapper.unpack import Unpacking  # noqa: PLC0415
+
         unpacking = Unpacking(self._store, work.snapshot.layers, str(staging.tree), str(work.target.prefix))
         with reporting(f"snapshot {found.snapshot_id[:12]}", str(found.prefix)):
             self._advance(found.name, unpacking.inherit(found.prefix))

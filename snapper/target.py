@@ -11,7 +11,6 @@ from snapper.catalog import Reference
 from snapper.errors import FileFailed, InTheWay, NoPermission, WrongPlatform
 from snapper.model import Snapshot
 from snapper.store import Store
-from snapper.unpack import check_length
 
 _ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
 
@@ -58,6 +57,8 @@ def check(target: Target, snapshot: Snapshot) -> None:
     """Raises what would make the restore fail later, but for room: WrongPlatform, PrefixTooLong, InTheWay,
     NoPermission, FileFailed.
     """
+    from snapper.unpack import check_length  # noqa: PLC0415 - what is not needed where all are there already
+
     here = environment.this_platform()
     if snapshot.platform != here:
         raise WrongPlatform(target.name, snapshot.platform, here)
