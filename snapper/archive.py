@@ -51,6 +51,7 @@ _TAR_MAGIC_AT = 257
 _TAR_BLOCK = 512
 _END_OF_TAR = 2 * _TAR_BLOCK
 _LONGEST_TARGET = 4096
+_LONGEST_HEADER = 1024 * 1024
 _SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
 _TAR_TYPES: dict[bytes, Type] = {
@@ -141,6 +142,21 @@ def _reading(file: Path) -> Iterator[None]:
         raise BadArchive(str(file), f"it is damaged ({error})") from None
 
 
+class _Header(tarfile.TarInfo):
+    """A header that does not have tarfile read further headers of any length into memory."""
+
+    _FURTHER = (
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+        *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    )
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self._FURTHER and self.size > _LONGEST_HEADER:
+            raise tarfile.HeaderError("an extended header is too long")
+        proceed: Callable[[tarfile.TarFile], tarfile.TarInfo] = super()._proc_member  # type: ignore[misc]
+        return proceed(archive)
+
+
 class _Counting:
     """A file that reports how far it is read, and knows where the last byte is that is not zero."""
 
@@ -163,7 +179,7 @@ def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Re
         counting = cast(BinaryIO, _Counting(raw, progress.advance))
         plain = _Counting(_decompressed(counting, kind))
         with _reading(file):
-            archive = tarfile.open(fileobj=cast(BinaryIO, plain), mode="r|")  # noqa: SIM115 - closed below
+            archive = tarfile.open(fileobj=cast(BinaryIO, plain), mode="r|", tarinfo=_Header)  # noqa: SIM115 - closed below
         with archive:
             while True:
                 with _reading(file):
@@ -200,7 +216,7 @@ def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
 
 
 def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
-    kind = _TAR_TYPES.get(member.type)
+    kind = None if member.issparse() else _TAR_TYPES.get(member.type)
     if kind is None:
         raise BadArchive(
             str(file), f"{member.name!r} is a device, a pipe, or of another kind that is not known"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from snapper.catalog import layer_key
 from snapper.errors import Damaged, NotInStore
 from snapper.layer import Unpacker
-from snapper.model import Layer, name_of
-from snapper.segment import BadSegment, members
+from snapper.model import Layer, check_path, name_of
+from snapper.segment import members
 from snapper.store import Store
 
 _unpacker = Unpacker()
@@ -46,7 +46,14 @@ def fault(layer: Layer, data: bytes) -> str:
             start = (
                 len(segment) if len(segment) < rest else min(len(segment), rest + -layer.begins.size % 512)
             )
-        count = sum(1 for _ in members(segment, start))
-    except (Damaged, BadSegment) as error:
-        return error.reason if isinstance(error, Damaged) else str(error)
+        count = 0
+        for member, _ in members(segment, start):
+            check_path(member.path)
+            if member.type == "hardlink":
+                check_path(member.target)
+            count += 1
+    except Damaged as error:
+        return error.reason
+    except ValueError as error:
+        return str(error)
     return "" if count == layer.members else f"it has {count} members, and its snapshot says {layer.members}"

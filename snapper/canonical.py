@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 
-LARGEST_DOCUMENT = 256 * 1024 * 1024
+#: What is parsed at most, in bytes: some times what describes an environment of a million files.
+LARGEST_DOCUMENT = 32 * 1024 * 1024
 
 
 class Malformed(ValueError):

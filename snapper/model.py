@@ -17,6 +17,9 @@ LAYER_SIZE = 64 * 1024 * 1024
 #: What a layer may unpack to at most: member data, and a header of at most 3 blocks and padding per member.
 LARGEST_LAYER = 2 * LAYER_SIZE
 
+#: No object of a store is larger, in bytes: zstd makes what cannot be compressed hardly longer.
+LARGEST_OBJECT = LARGEST_LAYER + LARGEST_LAYER // 128
+
 #: snapper's own directory inside an environment; never packed and never restored.
 STATE_DIRECTORY = ".snapper"
 
@@ -134,6 +137,8 @@ class Layer:
         _check_counts(self.size, self.diff_size, self.members)
         if self.diff_size > LARGEST_LAYER:
             raise ValueError(f"a layer of {self.diff_size:,} bytes is larger than {LARGEST_LAYER:,}")
+        if self.size > LARGEST_OBJECT:
+            raise ValueError(f"an object of {self.size:,} bytes is larger than {LARGEST_OBJECT:,}")
 
 
 @dataclass(frozen=True)

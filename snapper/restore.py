@@ -145,6 +145,7 @@ class _Restoring:
         found = target.locate(self._store, wanted)
         if found.present:
             sweep(found.prefix)
+            state.sweep(found.prefix)
             return self._ended(found, began)
         snapshot = catalog.read_snapshot(self._store, found.snapshot_id)
         target.check(found, snapshot)

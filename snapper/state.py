@@ -93,6 +93,12 @@ def rename(prefix: Path, state: State) -> None:
     _replace(prefix / STATE_DIRECTORY / _STATE, canonical.encode(state))
 
 
+def sweep(prefix: Path) -> None:
+    """Clears away what a killed process was about to keep."""
+    with suppress(OSError):
+        aside.sweep(prefix / STATE_DIRECTORY)
+
+
 def now(top: Path) -> int:
     """The time by the clock that files at `top` get theirs from, in nanoseconds; may raise OSError."""
     return _tick(top, -1)

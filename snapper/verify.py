@@ -14,7 +14,7 @@ from snapper.audit import Audit, audit
 from snapper.catalog import Reference
 from snapper.compare import Difference, compare
 from snapper.errors import Damaged, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.model import Layer
+from snapper.model import Layer, is_name
 from snapper.progress import SILENT, Progress
 from snapper.store import Store, Stored
 from snapper.workers import Workers
@@ -200,7 +200,8 @@ class _Run:
     def _list(self) -> None:
         for each in (found for top in _TOPS for found in self.store.entries(top)):
             kind = each.key.partition("/")[0]
-            if not _KNOWN.match(each.key):
+            name = each.key.removeprefix("environments/").removesuffix(".json")
+            if not _KNOWN.match(each.key) or (kind == "environments" and not is_name(name)):
                 self.problems[each.key] = "it does not belong in a store"
             elif kind == "snapshots":
                 self.snapshots[each.key[len("snapshots/") : -len(".json")]] = each

@@ -67,11 +67,12 @@ def prune(
     """Remove what no environment needs any more from the store."""
     from snapper import prune as verb
     from snapper.cli.bars import reporter
+    from snapper.store import uncached
 
     retention = verb.Retention(
         keep_last, keep_daily, keep_weekly, keep_monthly, tuple(keep_tag) if keep_tag else ("*",)
     )
-    opened = open_store(store)
+    opened = uncached(open_store(store))
     with reporter(quiet=as_json or not yes) as progress:
         done = verb.prune(
             opened, retention, names or (), dry=not yes, grace=_seconds(grace), progress=progress
@@ -111,6 +112,7 @@ def verify(
     from snapper.catalog import Reference
     from snapper.cli.bars import reporter
     from snapper.repair import repair
+    from snapper.store import uncached
 
     if (name or prefix) and (data or heal or source):
         raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
@@ -118,7 +120,7 @@ def verify(
         raise Usage("--from says where --repair is to take good copies from", "Add --repair.")
     reference = Reference.parse(name) if name else None
     jobs = jobs or config.load().jobs
-    opened = open_store(store)
+    opened = uncached(open_store(store))
     with reporter(quiet=as_json) as progress:
         if reference or prefix:
             place = (

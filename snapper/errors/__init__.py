@@ -39,6 +39,7 @@ from snapper.errors.stores import (
     StoreBusy,
     StoreRefused,
     TagTaken,
+    TooLarge,
     TooSlow,
     Unreachable,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "StoreBusy",
     "StoreRefused",
     "TagTaken",
+    "TooLarge",
     "TooSlow",
     "Unreachable",
     "Unsupported",

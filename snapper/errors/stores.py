@@ -123,6 +123,14 @@ class Damaged(SnapperError):
 
 
 @dataclass(eq=False)
+class TooLarge(Damaged):
+    """An object is larger than any that a store has; it is not read."""
+
+    what: str
+    reason: str = "it is larger than anything that a store may hold"
+
+
+@dataclass(eq=False)
 class Moved(SnapperError):
     """Somebody else changed the environment's entry in the store meanwhile."""
 

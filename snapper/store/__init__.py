@@ -14,7 +14,7 @@ from snapper.store.base import Store, Stored, VersionMismatch
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
 
-__all__ = ["Store", "Stored", "VersionMismatch", "last_seen", "open_store"]
+__all__ = ["Store", "Stored", "VersionMismatch", "last_seen", "open_store", "uncached"]
 
 _MARKER = "snapper.json"
 
@@ -52,6 +52,11 @@ def last_seen(store: Store) -> float | None:
     it stands for it. None for one that can be reached.
     """
     return store.last_seen if isinstance(store, CachedStore) else None
+
+
+def uncached(store: Store) -> Store:
+    """The store itself, of which nothing is taken from what this machine has kept."""
+    return store.origin if isinstance(store, CachedStore) else store
 
 
 def _s3(url: str) -> Store:

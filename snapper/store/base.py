@@ -31,10 +31,10 @@ class Store(Protocol):
         """What `--store` would name it by."""
 
     def read(self, key: str) -> bytes:
-        """The whole object; raises NotInStore."""
+        """The whole object; raises NotInStore, and TooLarge for more than a store may hold in one."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """The whole object and its version; raises NotInStore."""
+        """The whole object and its version; raises NotInStore, TooLarge."""
 
     def read_range(self, key: str, offset: int, size: int) -> bytes:
         """At most `size` bytes of the object from `offset` on, fewer only where it ends; raises NotInStore."""

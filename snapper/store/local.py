@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import aside
-from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused
+from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
+from snapper.model import LARGEST_OBJECT
 from snapper.store.base import Stored, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -37,6 +38,8 @@ class LocalStore:
 
     def read(self, key: str) -> bytes:
         with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_OBJECT:
+                raise TooLarge(f"{key} in {self.url}")
             return file.readall()
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:

@@ -20,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="How many commands are to be killed.")
     parser.add_argument("--seed", type=int, default=0, help="What the lot is drawn by.")
+    parser.add_argument("--run", type=int, help="This run alone, of those that the seed stands for.")
     parser.add_argument("--pairs", action="store_true", help="Two commands at a time, rather than one.")
     parser.add_argument("--only", default="", help="Acts, or pairs such as pack+prune, and no others.")
     parser.add_argument("--s3", action="store_true", help="On a genuine S3 server, rather than a directory.")
@@ -48,6 +49,8 @@ def _run(world: World, options: argparse.Namespace) -> int:
     runs = [each for each in every if not wanted or each in wanted]
     engine = Engine(world, options.seed)
     for number, name in enumerate(itertools.cycle(runs)):
+        if options.run is not None and number < options.run:
+            continue
         engine.again(options.seed * 1_000_000 + number)
         try:
             one, _, other = name.partition("+")
@@ -59,7 +62,7 @@ def _run(world: World, options: argparse.Namespace) -> int:
             traceback.print_exc()
             print(f"failed: {name}, run {number} of seed {options.seed}", file=sys.stderr)
             return 1
-        if sum(engine.killed.values()) >= options.kills:
+        if sum(engine.killed.values()) >= options.kills or options.run is not None:
             break
     print(f"killed {sum(engine.killed.values())}: {dict(engine.killed)}")
     return 0

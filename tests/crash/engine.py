@@ -97,7 +97,8 @@ class Engine:
         world.done(*act.arguments(world), *act.jobs)
         self._look(act.current[-1:], act.trees[-1:])
         world.done("prune", "--grace", "0s", "--yes")
-        assert world.left_over() == []
+        left = world.left_over()
+        assert not left, f"left over: {left}"
         self._look(act.current[-1:], act.trees[-1:])
 
     def pair(self, one: str, other: str) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from snapper.errors import TooLarge
+from snapper.model import LARGEST_OBJECT
 from snapper.store.s3.refusals import BROKEN, status_of
 
 #: Objects larger than this are moved in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
@@ -38,6 +40,9 @@ def fetch(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
         first = client.get_object(**name)  # empty, so that no part of it can be had
     version: str = first["ETag"]
     total = _total(first)
+    if total > LARGEST_OBJECT:
+        first["Body"].close()
+        raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
     whole = io.BytesIO()
     if total:
         whole.seek(total - 1)

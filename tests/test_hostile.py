@@ -1,0 +1,386 @@
+"""Stores, archives and manifests from somebody else: bounded, refused, and nothing outside is read or written.
+
+What layers and archives may say is in the corpora of test_extract.py and test_bad_archives.py, an attack each; here
+all that reads layers is held to the first of them, and all readers are fed what has been changed by chance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from snapper import canonical, catalog, diff, verify
+from snapper.audit import fault
+from snapper.catalog import Reference
+from snapper.compare import compare
+from snapper.contents import contents
+from snapper.errors import BadArchive, Damaged, NewerFormat, NotAnArchive, SnapperError, TooLarge
+from snapper.extract import Job, extract
+from snapper.importing import arrived
+from snapper.layer import Unpacker
+from snapper.model import LARGEST_OBJECT, Layer, encode_snapshot
+from snapper.progress import SILENT
+from snapper.segment import Member
+from snapper.store import open_store
+from snapper.store.local import LocalStore
+from snapper.workers import Workers
+from tests.conftest import Machine, tree_of
+from tests.exchange import member, write_tar
+from tests.misfortune import change_environment, make_data
+from tests.test_canonical import snapshot
+from tests.test_extract import (
+    HOSTILE,
+    META,
+    brought_back,
+    directory,
+    done,
+    file,
+    hardlink,
+    keep,
+    layer,
+    packed,
+    symlink,
+    top,
+    whole,
+)
+
+__all__ = ["top"]  # a fixture
+
+ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x9b1m\r\u202e"
+
+# --- all that reads layers --------------------------------------------------------------------------------
+
+
+def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(top: Path) -> None:
+    """verify and diff on each attack on extraction: they find it, or it is none to them."""
+    outside = top / "outside"
+    before = tree_of(outside)
+    prefix = top / "home" / "envs" / "work"
+    refused = {"contents": 0, "compare": 0, "verify": 0}
+    with Workers(None, 1) as workers:
+        for number, attack in enumerate(HOSTILE.values()):
+            store = open_store(str(top / f"store{number}"), create=True)
+            stored = [layer(whole(META)), *attack(outside)]
+            keep(store, stored)
+            layers = tuple(each for each, _ in stored)
+            for name in ("contents", "compare"):
+                try:
+                    if name == "contents":
+                        contents(store, layers, workers, SILENT)
+                    else:
+                        compare(store, layers, prefix, str(prefix), (), workers, SILENT)
+                except Damaged:
+                    refused[name] += 1
+            refused["verify"] += bool(verify.verify(store, verify.Part(), jobs=1).problems)
+    assert tree_of(outside) == before
+    assert min(refused.values()) > 30, refused
+
+
+def test_what_differs_is_found_without_following_links_out(top: Path) -> None:
+    """An environment whose directory has become a link to elsewhere, beside a snapshot that has a file there."""
+    prefix = done(top, [layer(whole(META), file("a/secret", b"secret"))])
+    store = open_store(str(top / "store"))
+    (prefix / "a" / "secret").unlink()
+    (prefix / "a").rmdir()
+    (prefix / "a").symlink_to(top / "outside")
+    found = verify.verify_environment(store, prefix, jobs=1).different
+    assert [(each.path, each.what) for each in found] == [("a", "extra"), ("a/secret", "missing")]
+    found_files = diff.on_disk(store, Reference("work"), prefix, files=True, jobs=1).files
+    assert found_files is not None
+    assert "a/secret" in found_files.removed
+
+
+def test_no_bits_but_permissions_are_restored(top: Path) -> None:
+    prefix = done(
+        top, [layer(whole(META), file("a", mode=0o6755), whole(Member("d", "directory", 0o7700, 0)))]
+    )
+    assert (prefix / "a").stat().st_mode & 0o7777 == 0o755
+    assert (prefix / "d").stat().st_mode & 0o7777 == 0o700
+
+
+# --- size -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["environments/work.json", "snapshots", "layers"])
+def test_objects_without_end_are_not_read(kind: str, top: Path) -> None:
+    """They have a terabyte, of which none may come into memory."""
+    keep(open_store(str(top / "store")), [layer(whole(META)), layer(file("good"))])
+    place = top / "store" / kind
+    target = place if place.is_file() else next(path for path in place.rglob("*.*") if path.is_file())
+    os.truncate(target, 2**40)
+    outcome = brought_back(top)
+    assert outcome.error.code == 12  # type: ignore[union-attr]
+    store = LocalStore(top / "store")
+    with pytest.raises(TooLarge):
+        store.read(str(target.relative_to(store.root)))
+    os.truncate(target, LARGEST_OBJECT + 1)
+    with pytest.raises(TooLarge):
+        store.read_versioned(str(target.relative_to(store.root)))
+
+
+def test_a_document_without_end_is_not_parsed() -> None:
+    data = b"[" + b"0," * (canonical.LARGEST_DOCUMENT // 2) + b"0]"
+    with pytest.raises(canonical.Malformed, match="larger"):
+        canonical.parse(data)
+
+
+def test_manifests_cannot_say_that_layers_are_larger_than_any() -> None:
+    good = layer(file("good"))[0]
+    for name, value in (("size", LARGEST_OBJECT + 1), ("diff_size", 2**40), ("members", -1)):
+        with pytest.raises(canonical.Malformed, match=r"larger|negative"):
+            canonical.decode(Layer, {**canonical.plain(good), name: value})
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_of_archives_without_end_are_not_read(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = kind, 2**32
+    target = tmp_path / "hostile.tar"
+    target.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(BadArchive, match="too long"), arrived(target, SILENT):
+        pass
+
+
+def test_sparse_members_of_archives_are_refused(tmp_path: Path) -> None:
+    """Of a few bytes they would make as many as they like."""
+    info = tarfile.TarInfo("sparse")
+    info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**60), "GNU.sparse.major": "0"}
+    info.size = 1
+    target = tmp_path / "hostile.tar"
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("conda-meta/history"))
+        archive.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(BadArchive), arrived(target, SILENT):
+        pass
+
+
+# --- names ------------------------------------------------------------------------------------------------
+
+
+def test_names_in_a_store_that_no_object_has(top: Path) -> None:
+    store = open_store(str(top / "store"))
+    keep(store, [layer(whole(META))])
+    names = [
+        "environments/+x.json",
+        "environments/a b.json",
+        "environments/-x.json",
+        "environments/deep/x.json",
+    ]
+    names += [f"snapshots/{'A' * 64}.json", f"layers/00/{'1' * 64}.tar.zst", "layers/../x", "locks/x"]
+    for name in names:
+        place = Path(os.path.normpath(top / "store" / name))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("{}")
+    assert list(catalog.environments(store)) == ["work"]
+    found = {each.key for each in verify.verify(store, jobs=1).problems}
+    assert found == {name for name in names if ".." not in name.split("/")}
+
+
+def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
+    """Escapes wherever there is free text: in packages, kernels, paths, and the history."""
+    machine.done("pack", "-p", make_data(machine.envs / "data"))
+    original = next((machine.store / "snapshots").iterdir())
+    document = json.loads(original.read_bytes())
+    for package in document["packages"]:
+        for name in ("name", "version", "build", "channel", "url", "md5"):
+            package[name] += ESCAPES
+    document["pip"] = [{"name": ESCAPES, "version": ESCAPES}]
+    document["kernels"] = [{"name": ESCAPES, "display_name": ESCAPES, "language": ESCAPES}]
+    for name in ("altered", "missing"):
+        document[name] = [{"package": ESCAPES, "paths": [ESCAPES]}]
+    document["platform"] += ESCAPES
+    document["layers"][0]["owner"] = ESCAPES
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (machine.store / "snapshots" / f"{digest}.json").write_bytes(data)
+
+    def forge(entry: dict[str, Any]) -> None:
+        entry["current"] = digest
+        entry["history"].append(
+            {**entry["history"][0], "snapshot": digest, "action": ESCAPES}
+            | dict.fromkeys(("user", "host", "message", "time", "prefix"), ESCAPES)
+        )
+
+    change_environment(machine.store, "data", forge)
+    shown = ""
+    for command in (
+        *(("list",), ("show", "data"), ("show", "data", "--explicit"), ("show", "data", "--yaml")),
+        *(("log", "data"), ("diff", "data@~1", "data"), ("diff", "data@~1", "data", "--files")),
+        *(("diff", "data"), ("status",), ("restore", "data", "--prefix", machine.home / "there")),
+        *(("verify",), ("verify", "data@~0"), ("prune", "--keep-last", 1), ("tag", "data", ESCAPES)),
+        *(("rollback", "data", "--replace"), ("doctor",), ("export", "data", "-o", machine.home / "x.tar")),
+        *(("import", machine.home / ESCAPES), (ESCAPES,), ("pack", ESCAPES), ("list", f"--{ESCAPES}")),
+    ):
+        outcome = machine.snapper(*command)
+        shown += outcome.out + outcome.err
+        for steering in "\x1b\x07\x9b\r\u202e":
+            assert steering not in outcome.out + outcome.err, (command, outcome)
+    assert "\\x1b]0;owned" in shown
+
+
+# --- by chance --------------------------------------------------------------------------------------------
+
+
+def by_chance(request: pytest.FixtureRequest, few: int) -> settings:
+    """So many examples, and many more in the long form."""
+    return settings(
+        max_examples=few * (50 if request.config.getoption("--long") else 1),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+
+
+#: Places and what is put there, over what is there or in between.
+CHANGES = st.lists(
+    st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.booleans()), max_size=4
+)
+
+
+def changed(data: bytes, changes: list[tuple[int, bytes, bool]]) -> bytes:
+    for at, new, between in changes:
+        place = at % (len(data) + 1)
+        data = data[:place] + new + data[place + (0 if between else len(new)) :]
+    return data
+
+
+SEGMENT = b"".join(
+    (
+        *(
+            whole(META),
+            file("a/b", b"text of /opt/placeholder\n"),
+            symlink("link", "a/b"),
+            hardlink("hard", "a/b"),
+        ),
+        *(directory("d", 0o700), file("x" * 150 + "/" + "y" * 120, b"long"), symlink("far", "z" * 200)),
+    )
+)
+
+
+def test_layers_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Whatever a layer holds, extraction ends well or with the one error, and below its directory."""
+    store = open_store(str(tmp_path / "store"), create=True)
+    outside = tree_of(tmp_path)
+
+    @by_chance(request, 150)
+    @given(changes=CHANGES, in_frame=st.booleans())
+    def run(changes: list[tuple[int, bytes, bool]], in_frame: bool) -> None:
+        segment = SEGMENT if in_frame else changed(SEGMENT, changes)
+        data = zstandard.compress(segment)
+        stored, data = packed(segment, 7, stored=changed(data, changes) if in_frame else data)
+        reason = fault(stored, data)
+        with tempfile.TemporaryDirectory(dir=tmp_path) as target:
+            try:
+                extract(None, Job(store, target, "/final/prefix", stored, frozenset(), 0), data)
+            except SnapperError as error:
+                assert error.code == 12, error
+                assert "\n" not in error.message
+            else:
+                assert reason == ""
+        assert tree_of(tmp_path) == outside
+
+    mask = os.umask(0o022)
+    try:
+        run()
+    finally:
+        os.umask(mask)
+
+
+def test_frames_changed_by_chance(request: pytest.FixtureRequest) -> None:
+    good, data = packed(SEGMENT, 7)
+    unpacker = Unpacker()
+
+    @by_chance(request, 300)
+    @given(CHANGES)
+    def run(changes: list[tuple[int, bytes, bool]]) -> None:
+        with suppress(Damaged):
+            assert len(unpacker.segment(good, changed(data, changes))) == good.diff_size
+
+    run()
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=6)
+    | st.sampled_from(["../x", "/etc", "A" * 64]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def replaced(value: Any, path: list[int], junk: Any) -> Any:
+    """The document with something else at a place."""
+    if not path or not isinstance(value, dict | list) or not value:
+        return junk
+    keys = sorted(value) if isinstance(value, dict) else range(len(value))
+    key: Any = list(keys)[path[0] % len(value)]
+    copy = value.copy()
+    copy[key] = replaced(value[key], path[1:], junk)
+    return copy
+
+
+def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """What is accepted is what is written again: there is one form of each snapshot."""
+    store = open_store(str(tmp_path / "store"), create=True)
+    good = json.loads(encode_snapshot(snapshot())[1])
+
+    @by_chance(request, 400)
+    @given(st.lists(st.integers(0, 100), max_size=6), JUNK, CHANGES, st.booleans())
+    def run(path: list[int], junk: Any, changes: list[tuple[int, bytes, bool]], in_bytes: bool) -> None:
+        document = good if in_bytes else replaced(good, path, junk)
+        data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        data = changed(data, changes) if in_bytes else data
+        try:
+            found = catalog.decode_snapshot(store, hashlib.sha256(data).hexdigest(), data)
+        except (Damaged, NewerFormat):
+            return
+        again = encode_snapshot(found)[1]
+        assert json.loads(again) == {key: each for key, each in json.loads(data).items() if each is not None}
+
+    run()
+
+
+def test_archives_changed_by_chance(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    target = write_tar(
+        tmp_path / "good.tar",
+        member("conda-meta/history", b"==> 2026 <==\n"),
+        member("bin/tool", b"#!/bin/sh\necho /old/prefix\n", mode=0o755),
+        member("lib/link", type=tarfile.SYMTYPE, linkname="../bin/tool"),
+        member("lib/hard", type=tarfile.LNKTYPE, linkname="bin/tool"),
+        member("bin/conda-unpack", b"_prefix_records = [\n('bin/tool', '/old/prefix', 'text')\n]\n"),
+    )
+    good = target.read_bytes()
+    before = {path.name for path in tmp_path.iterdir()}
+
+    @by_chance(request, 120)
+    @given(CHANGES)
+    def run(changes: list[tuple[int, bytes, bool]]) -> None:
+        target.write_bytes(changed(good, changes))
+        try:
+            with arrived(target, SILENT) as arrival:
+                assert arrival.place.is_relative_to(temporary)
+        except (BadArchive, NotAnArchive) as error:
+            assert "\n" not in error.message
+        assert not list(temporary.iterdir())
+        assert {path.name for path in tmp_path.iterdir()} == before
+
+    run()
