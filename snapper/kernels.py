@@ -104,7 +104,8 @@ def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
     specs = list(_specs(prefix))
     named = _named(environment, [spec.kernel for spec in specs])
     kept = {naming.directory.name for naming in named}
-    _remove(each for each in registered() if each.environment == environment and each.name not in kept)
+    with suppress(OSError):
+        _remove(each for each in registered() if each.environment == environment and each.name not in kept)
     return tuple(
         _register(naming, prefix, environment, spec) for naming, spec in zip(named, specs, strict=True)
     )

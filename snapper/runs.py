@@ -164,7 +164,8 @@ class Recorder:
         self._parts[part.environment] = part
         if tell:
             self._tell(part)
-        self._write()
+        if part.condition != "present":  # those are many, and all are written at the end
+            self._write()
 
     def _tell(self, part: Part) -> None:
         """Lets kernels know that wait for the environment, unless another restore is at work on it."""
