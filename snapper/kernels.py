@@ -282,7 +282,9 @@ def _register(naming: _Naming, prefix: Path, environment: str, spec: _Spec) -> R
                 _write(directory / asset, (spec.directory / asset).read_bytes())
         argv = _own_argv(prefix, spec)
         _write_spec(naming, {**spec.fields, "argv": _argv(directory, argv)}, prefix, environment)
-        _write(directory / launcher.COMMAND, _bytes(launcher.command(prefix, argv)))
+        own = spec.fields.get("env")
+        text = launcher.command(prefix, argv, own if isinstance(own, dict) else {})
+        _write(directory / launcher.COMMAND, _bytes(text))
     except OSError as error:
         return naming.registered(error.strerror or str(error))
     return naming.registered()

@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 LAUNCH = "launch.sh"
 COMMAND = "command.sh"
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
+
+#: What Jupyter would replace in the value of a kernel's variable.
+_REFERENCE = re.compile(r"\$\{?[A-Za-z_]")
 
 #: What stands in `conda-meta/state` for a variable that is not to be set.
 _UNSET = "***unset***"
@@ -216,9 +220,17 @@ def fields(argv: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(("connection_file", *found)))
 
 
-def command(prefix: Path, argv: Sequence[str]) -> str:
-    """The text of `command.sh`, for a kernel's own command."""
+def command(prefix: Path, argv: Sequence[str], own: Mapping[str, object] = MappingProxyType({})) -> str:
+    """The text of `command.sh`, for a kernel's own command and variables.
+
+    Jupyter sets those variables too, but not for a kernel that was started before its environment was there.
+    """
     lines = ["# Written by snapper: what the environment sets, and its kernel's command."]
+    lines += [
+        f'[ -n "${{{name}+set}}" ] || export {name}={shlex.quote(value)}'
+        for name, value in own.items()
+        if _VARIABLE.match(name) and isinstance(value, str) and not _REFERENCE.search(value)
+    ]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in _variables(prefix)]
     numbers = {name: number for number, name in enumerate(fields(argv), 1)}
     words = " ".join(_word(word, numbers) for word in argv)

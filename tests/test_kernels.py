@@ -261,7 +261,8 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
         "import os, sys, json; print(json.dumps([sys.argv[1:], dict(os.environ)]))",
         "--f={connection_file}", "a 'b' $c", "", "{unknown}",
     ]  # fmt: skip
-    (kernel / launcher.COMMAND).write_text(launcher.command(prefix, argv))
+    own = {"OWN": "it's", "ORDER": "first,", "REFERS": "${HOME}", "no name": "x", "NUMBER": 5}
+    (kernel / launcher.COMMAND).write_text(launcher.command(prefix, argv, own))
 
     def run(shell: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         program = [shutil.which(shell) or "", *(["sh"] if shell == "busybox" else [])]
@@ -287,14 +288,16 @@ def test_every_shell(
     assert done.returncode == 0, done.stderr
     arguments, found = json.loads(done.stdout)
     assert arguments == ["--f=/c.json", "a 'b' $c", "", "{unknown}"]
-    assert found["ORDER"] == "B,a b,z,"
+    assert (found["ORDER"], found["OWN"]) == ("first,B,a b,z,", "it's")
+    assert "REFERS" not in found
     assert found["PATH"] == f"{prefix}/bin:{tmp_path}/conda/condabin:{tmp_path}/bin"
     assert (found["CONDA_SHLVL"], found["CONDA_PREFIX"], found["LC_ALL"]) == ("1", str(prefix), "C.UTF-8")
     assert "CONDA_PREFIX_0" not in found
     assert (tmp_path / "used").exists()
 
-    again = launched(shell, "/c.json", "x", **{**found, "ORDER": ""})
+    again = launched(shell, "/c.json", "x", **{**found, "ORDER": "set,"})
     _, twice = json.loads(again.stdout)
+    assert twice["ORDER"] == "set,B,a b,z,"
     assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", found["PATH"])
     assert "CONDA_PREFIX_1" not in twice
 

@@ -227,6 +227,16 @@ def test_killed_in_the_background(slow: Slow) -> None:
     assert {path.name for path in slow.machine.envs.iterdir()} == {"small", "tiny"}
 
 
+def test_a_store_that_does_not_answer(slow: Slow) -> None:
+    """Not even what it has is known when the time is up."""
+    slow.way.rate = 20
+    outcome, seconds = slow.restore("--budget", "1", "--json")
+    assert seconds < 2
+    assert outcome.code == 3, outcome
+    assert outcome.json["restored"] == outcome.json["background"]["left"] == []
+    os.killpg(outcome.json["background"]["process"], signal.SIGKILL)
+
+
 def test_interrupted_while_it_waits(slow: Slow) -> None:
     """Ctrl-C ends the work too."""
     running = begin(slow.machine, *slow.command, "--budget", "60", **slow.variables)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snapper import config
-from snapper.cli import Command, restored
+from snapper.cli import Command, output, restored
 from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
 from snapper.errors import NotInStore, SnapperError, Usage
 
@@ -122,7 +122,7 @@ def restore(
         jobs=jobs or settings.jobs,
     )
     budget = budget or settings.budget
-    ended = _in_time(asked, budget) if budget else _at_once(asked, quiet=as_json)
+    ended = _in_time(asked, budget, quiet=as_json) if budget else _at_once(asked, quiet=as_json)
     return restored.report(ended, as_json)
 
 
@@ -132,13 +132,15 @@ def _at_once(asked: _Asked, *, quiet: bool) -> restored.Ended:
     return _ended(told)
 
 
-def _in_time(asked: _Asked, budget: float) -> restored.Ended:
+def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     """Restores in a process of its own, and leaves it to itself when the budget is used up, which counts from the
     command's start.
     """
     from snapper import detached
 
     log = config.state_directory() / "restore.log"
+    if not quiet:
+        output.warn(f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}")
     report = detached.run(
         lambda tell: _work(asked, tell, quiet=False, log=str(log)), Command.began + budget, log
     )
