@@ -25,6 +25,7 @@ from snapper import (
 from snapper.catalog import Entry
 from snapper.errors import NotAStore, SnapperError
 from snapper.findings import Finding
+from snapper.permissions import permissions
 
 _LITTLE_INODES = 50_000
 _LARGEST_SCRIPT = 1024 * 1024
@@ -76,6 +77,8 @@ def _store(url: str | None, entries: list[Entry]) -> Iterator[Finding]:
         return
     broken = [entry for entry in entries if entry.error]
     yield Finding("good", "Store", f"{opened.url} can be read, and has {_count(len(entries), 'environment')}")
+    if url:
+        yield from permissions(store.uncached(opened))
     for entry in broken:
         if entry.error:
             yield Finding("problem", "Store", entry.error.message, entry.error.hint)

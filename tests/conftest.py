@@ -6,10 +6,11 @@ import functools
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,22 @@ class Machine:
         return error
 
 
+@dataclass(frozen=True)
+class Instance(Machine):
+    """A machine whose store is an S3 prefix."""
+
+    url: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**super().variables, "SNAPPER_STORE": self.url, **self.settings}
+
+    def having(self, **settings: str) -> Instance:
+        """The same with other variables."""
+        return Instance(self.home, self.envs, self.store, self.url, {**self.settings, **settings})
+
+
 @pytest.fixture
 def new_machine(tmp_path: Path) -> Callable[[str], Machine]:
     """Makes machines by name; all share one store, as if it were an EBS volume moved between them."""
@@ -117,6 +134,23 @@ def s3_server() -> Iterator[S3Server]:
     """A genuine S3 server, the same for all tests of a process."""
     with running() as server:
         yield server
+
+
+@pytest.fixture
+def url(s3_server: S3Server) -> str:
+    return f"s3://{s3_server.bucket}/{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def new_instance(tmp_path: Path, s3_server: S3Server, url: str) -> Callable[[str], Instance]:
+    """Makes instances by name, which share one prefix."""
+
+    def make_instance(name: str) -> Instance:
+        home = tmp_path / name
+        (home / "envs").mkdir(parents=True)
+        return Instance(home, home / "envs", tmp_path / "store", url, s3_server.variables())
+
+    return make_instance
 
 
 @pytest.fixture(scope="session")

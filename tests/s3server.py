@@ -33,6 +33,7 @@ _PROGRAM = Path(sys.executable).parent / "weed"
 #: Who may do what: an identity's actions, as SeaweedFS names them.
 USERS: Mapping[str, tuple[str, ...]] = {
     "admin": ("Admin", "Read", "Write", "List", "Tagging"),
+    "publisher": ("Read", "List", "Write"),
     "reader": ("Read", "List"),
     "blind": ("Read",),
     "outsider": ("Read:elsewhere", "List:elsewhere"),

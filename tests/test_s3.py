@@ -7,12 +7,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Machine
+from tests.conftest import Instance
 from tests.misfortune import (
     begin,
     between_looking_and_reading,
@@ -22,39 +21,6 @@ from tests.misfortune import (
     wait_for_reader,
 )
 from tests.s3server import S3Server
-
-
-@dataclass(frozen=True)
-class Instance(Machine):
-    """A machine whose store is an S3 prefix."""
-
-    url: str = ""
-    settings: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {**super().variables, "SNAPPER_STORE": self.url, **self.settings}
-
-    def having(self, **settings: str) -> Instance:
-        """The same with other variables."""
-        return Instance(self.home, self.envs, self.store, self.url, {**self.settings, **settings})
-
-
-@pytest.fixture
-def url(s3_server: S3Server) -> str:
-    return f"s3://{s3_server.bucket}/{secrets.token_hex(8)}"
-
-
-@pytest.fixture
-def new_instance(tmp_path: Path, s3_server: S3Server, url: str) -> Callable[[str], Instance]:
-    """Makes instances by name, which share one prefix."""
-
-    def make_instance(name: str) -> Instance:
-        home = tmp_path / name
-        (home / "envs").mkdir(parents=True)
-        return Instance(home, home / "envs", tmp_path / "store", url, s3_server.variables())
-
-    return make_instance
 
 
 def download(server: S3Server, url: str, top: Path) -> Path:

@@ -19,6 +19,7 @@ BROKEN = (
     boto.HTTPClientError,
     boto.ReadTimeoutError,
     boto.IncompleteReadError,
+    boto.FlexibleChecksumError,
     ConnectionError,
     TimeoutError,
 )
@@ -129,7 +130,7 @@ def _answered(place: Place, key: str, action: str, error: ClientError) -> Snappe
     found: SnapperError
     if code == "NoSuchBucket":
         found = NotAStore(url, f"there is no bucket {place.bucket!r}")
-    elif code in _MISSING:
+    elif code in _MISSING and (error.operation_name == "HeadObject" or not code.isdigit()):
         found = NotInStore(key, url)
     elif code in _CAUSES:
         found = StoreRefused(url, doing, *_CAUSES[code])

@@ -48,11 +48,12 @@ class S3Store:
 
     def read(self, key: str) -> bytes:
         with reporting(self.place, key, "read"):
-            return transfer.fetch(self._client, self._named(key))[0]
+            fetch = transfer.fetch if digest_in(key) else transfer.fetch_checked
+            return fetch(self._client, self._named(key))[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         with reporting(self.place, key, "read"):
-            return transfer.fetch(self._client, self._named(key))
+            return transfer.fetch_checked(self._client, self._named(key))
 
     def read_range(self, key: str, offset: int, size: int) -> bytes:
         with reporting(self.place, key, "read"):
@@ -98,11 +99,9 @@ class S3Store:
 
     def delete(self, key: str, version: str | None = None) -> bool:
         found = self._head(key)
-        if found is None:
-            return False
-        if version is not None and found[1] != version:
+        if found and version is not None and found[1] != version:
             raise VersionMismatch
-        condition = {} if version is None else {"IfMatch": version}
+        condition = {"IfMatch": version} if found and version is not None else {}
         with reporting(self.place, key, "delete"):
             try:
                 self._client.delete_object(**self._named(key), **condition)
@@ -110,7 +109,7 @@ class S3Store:
                 if status_of(error) == 412:
                     raise VersionMismatch from None
                 raise
-        return True
+        return found is not None
 
     def others(self) -> list[str] | None:
         top = self.place.prefix
@@ -191,5 +190,11 @@ class S3Store:
 
 def checksum(key: str, data: bytes | memoryview) -> str:
     """The sha256 in base64, of which S3 checks that it is the data's: that which the key has, else the data's own."""
-    named = re.search(r"/([0-9a-f]{64})\.", key)
-    return b64encode(bytes.fromhex(named[1]) if named else sha256(data).digest()).decode()
+    named = digest_in(key)
+    return b64encode(bytes.fromhex(named) if named else sha256(data).digest()).decode()
+
+
+def digest_in(key: str) -> str:
+    """The sha256 that names an immutable object; empty where none does. Who reads such an object looks at that."""
+    found = re.search(r"/([0-9a-f]{64})\.", key)
+    return found[1] if found else ""

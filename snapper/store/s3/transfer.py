@@ -56,6 +56,20 @@ def fetch(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
     return whole.getvalue(), version
 
 
+def fetch_checked(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
+    """The whole of a small object, checked by the sum that S3 has of it, and its version; raises what boto3 raises."""
+    for attempt in range(1, _MOST_BREAKS + 1):
+        answer = client.get_object(**name, ChecksumMode="ENABLED")
+        try:
+            with closing(answer["Body"]) as body:
+                return body.read(), answer["ETag"]
+        except BROKEN:
+            if attempt == _MOST_BREAKS:
+                raise
+        time.sleep(random.uniform(0, 0.1 * 2**attempt))
+    raise AssertionError
+
+
 def fetch_range(client: Any, name: dict[str, Any], offset: int, size: int) -> bytes:
     """At most `size` bytes from `offset` on; raises what boto3 raises."""
     if not size:

@@ -1,0 +1,324 @@
+"""What networks and servers do: it ends in the right result, or in one clear sentence, and never in a wrong file."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapper.errors import SnapperError, Unreachable
+from snapper.store import Store, open_store
+from snapper.store.s3 import client, transfer
+from tests.conftest import Instance, tree_of
+from tests.faulty import Fault, Proxy, in_front_of
+from tests.misfortune import make_data
+from tests.s3server import S3Server
+
+LAYER = "/layers/"
+
+
+def gets(part: str) -> Callable[[str, str], bool]:
+    return lambda method, path: method == "GET" and part in path and "list-type" not in path
+
+
+def puts(part: str) -> Callable[[str, str], bool]:
+    return lambda method, path: method in ("PUT", "POST") and part in path
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[Proxy]:
+    with in_front_of(s3_server.endpoint) as running:
+        yield running
+
+
+@pytest.fixture
+def one(new_instance: Callable[[str], Instance], proxy: Proxy) -> Instance:
+    """An instance whose way to the server is through the proxy."""
+    return new_instance("one").having(AWS_ENDPOINT_URL_S3=proxy.endpoint)
+
+
+@pytest.fixture
+def store(s3_server: S3Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    """A store in this process, behind the proxy, with little patience."""
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(client, "READ_TIMEOUT", 2)
+    return open_store(s3_server.url(secrets.token_hex(8), endpoint=proxy.endpoint), create=True)
+
+
+def test_a_restore_on_a_bad_day(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
+    """Each layer is first reset, cut, altered or refused, and so are snapshot, entry and marker."""
+    prefix = make_data(one.envs / "work")
+    (prefix / "big.bin").write_bytes(secrets.token_bytes(3 * transfer.PART))
+    packed = one.done("pack", "work")
+
+    def every(share: int) -> Callable[[str, str], bool]:
+        def meets(method: str, path: str) -> bool:
+            name = re.search(r"/layers/../([0-9a-f]{2})", path)
+            return method == "GET" and bool(name) and int(name[1], 16) % 4 == share if name else False
+
+        return meets
+
+    proxy.faults = [
+        Fault("reset", every(0)),
+        Fault("cut", every(1), times=2),
+        Fault("altered", every(2), times=2),
+        Fault("refused", every(3), times=2, code="SlowDown"),
+        Fault("altered", gets("/snapshots/")),
+        Fault("altered", gets("/environments/")),
+        Fault("refused", gets("snapper.json"), code="InternalError"),
+    ]
+    place = tmp_path / "restored"
+    (restored,) = one.done("restore", "work", "--prefix", place)["restored"]
+    assert restored["snapshot"] == packed["snapshot"]
+    assert proxy.happened > packed["layers"] / 2
+    assert {path: found for path, found in tree_of(place).items() if "conda-meta" not in path}.keys() == {
+        path for path in tree_of(prefix) if "conda-meta" not in path
+    }
+    assert (place / "big.bin").read_bytes() == (prefix / "big.bin").read_bytes()
+
+
+def test_a_pack_on_a_bad_day(one: Instance, proxy: Proxy) -> None:
+    """Answers are lost after the server has done what was asked: nobody takes that for somebody else's doing."""
+    make_data(one.envs / "work")
+    proxy.faults = [
+        Fault("lost", puts(LAYER)),
+        Fault("lost", puts("/snapshots/")),
+        Fault("lost", puts("/environments/")),
+        Fault("refused", puts("/locks/"), times=2, code="SlowDown"),
+    ]
+    packed = one.done("pack", "work")
+    (step,) = one.done("log", "work")["steps"]
+    assert step["snapshot"] == packed["snapshot"]
+    (one.envs / "work" / "notes.txt").write_text("more")
+    proxy.faults = [Fault("lost", puts("/environments/"))]
+    one.done("pack", "work")
+    assert len(one.done("log", "work")["steps"]) == 2
+
+
+def test_a_race_that_is_lost_at_the_last_moment(
+    one: Instance,
+    proxy: Proxy,
+    s3_server: S3Server,
+    url: str,
+) -> None:
+    make_data(one.envs / "work")
+    one.done("pack", "work")
+    (one.envs / "work" / "notes.txt").write_text("late")
+    key = url.removeprefix(f"s3://{s3_server.bucket}/") + "/environments/work.json"
+    direct = s3_server.client()
+    moved: list[str] = []
+
+    def move_before(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith("work.json") and not moved:
+            entry = json.loads(direct.get_object(Bucket=s3_server.bucket, Key=key)["Body"].read())
+            entry["history"][-1]["user"] = "somebody.else"
+            direct.put_object(
+                Bucket=s3_server.bucket,
+                Key=key,
+                Body=json.dumps(entry, sort_keys=True, separators=(",", ":")).encode(),
+            )
+            moved.append(path)
+
+    proxy.before = move_before
+    outcome = one.snapper("pack", "work", "--json")
+    assert outcome.code == 11, outcome
+    assert "somebody.else@" in outcome.json["error"]["message"]
+
+
+ENDS = {
+    "expired": (Fault("refused", gets(LAYER), times=99, after=2, code="ExpiredToken"), 13, "have expired"),
+    "skewed": (Fault("refused", gets(""), times=99, code="RequestTimeTooSkewed"), 13, "clock"),
+    "altered for good": (Fault("altered", gets(LAYER), times=99, after=1), 12, "is damaged"),
+    "broken for good": (Fault("reset", gets(LAYER), times=99, after=1), 13, "breaks off"),
+    "busy for good": (Fault("refused", gets(LAYER), times=99, code="SlowDown"), 13, "too busy"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_what_does_not_pass_ends_in_a_sentence(case: str, one: Instance, proxy: Proxy) -> None:
+    fault, code, words = ENDS[case]
+    make_data(one.envs / "work")
+    one.done("pack", "work")
+    shutil.rmtree(one.envs / "work")
+    proxy.faults = [Fault(fault.kind, fault.meets, fault.times, fault.after, fault.code)]
+    outcome = one.having(AWS_MAX_ATTEMPTS="2").snapper("restore", "work", "--envs-dir", one.envs, "--json")
+    assert outcome.code == code, outcome
+    error = outcome.json["error"]
+    assert words in error["message"]
+    assert error["hint"]
+    assert "\n" not in error["message"]
+    assert list(one.envs.iterdir()) == []
+
+
+def test_stalls_are_noticed(
+    store: Store, proxy: Proxy, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the middle of one of several parts: what came before is not fetched again."""
+    data = secrets.token_bytes(2 * transfer.PART + 1_000_000)
+    name = hashlib.sha256(data).hexdigest()
+    layer, entry = f"layers/{name[:2]}/{name}.tar.zst", "environments/work.json"
+    for key in (layer, entry):
+        where = store._named(key)  # type: ignore[attr-defined]
+        s3_server.client().put_object(**where, Body=data)
+    ranges: list[str] = []
+    proxy.faults = [Fault("stalled", gets(name), times=3), Fault("stalled", gets(entry))]
+    proxy.before = lambda method, path: ranges.append(path)
+    assert store.read(layer) == data
+    assert len(ranges) == 6
+    assert store.read_versioned(entry)[0] == data
+    assert proxy.happened == 4
+    monkeypatch.setattr(transfer, "_MOST_BREAKS", 2)
+    proxy.faults = [Fault("stalled", gets(entry), times=99)]
+    with pytest.raises(Unreachable) as caught:
+        store.read(entry)
+    assert re.search("in time|breaks off", caught.value.message)
+
+
+def test_parts_that_are_lost_on_the_way_up(store: Store, proxy: Proxy, s3_server: S3Server) -> None:
+    data = secrets.token_bytes(3 * transfer.PART)
+    proxy.faults = [
+        Fault("lost", puts("partNumber")),
+        Fault("refused", puts("partNumber=2"), code="SlowDown"),
+        Fault("lost", lambda method, path: method == "POST" and "uploadId" in path),
+    ]
+    store.put("layers/aa/large.tar.zst", data)
+    assert store.read("layers/aa/large.tar.zst") == data
+    proxy.faults = [Fault("refused", puts("partNumber=3"), times=99, code="ExpiredToken")]
+    with pytest.raises(SnapperError) as caught:
+        store.put("layers/aa/never.tar.zst", data)
+    assert "expired" in caught.value.message
+    assert store.size("layers/aa/never.tar.zst") is None
+    uploads = s3_server.client().list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
+    assert [each for each in uploads if "never" in each["Key"]] == []
+
+
+# --- what is wrong from the start -------------------------------------------------------------------------
+
+
+@contextmanager
+def web_server() -> Iterator[str]:
+    """What answers HTTP, and is not S3."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_what_is_wrong_is_said(
+    new_instance: Callable[[str], Instance],
+    s3_server: S3Server,
+    proxy: Proxy,
+    url: str,
+) -> None:
+    one = new_instance("one").having(AWS_MAX_ATTEMPTS="1")
+    region = {"Region": "eu-central-1"}
+    elsewhere = [Fault("refused", gets(""), 9, code="AuthorizationHeaderMalformed", extra=region)]
+    with web_server() as web:
+        cases: list[tuple[str, str, dict[str, str], list[Fault]]] = [
+            ("there is no bucket", "s3://no-such-bucket/x", {}, []),
+            ("cannot name a bucket", "s3://No_Bucket!/x", {}, []),
+            ("it does not exist", f"{url}/nothing", {}, []),
+            ("no credentials", url, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, []),
+            ("does not know these credentials", url, {"AWS_ACCESS_KEY_ID": "nobody"}, []),
+            ("secret key does not fit", url, {"AWS_SECRET_ACCESS_KEY": "wrong"}, []),
+            ("s3:GetObject", url, s3_server.variables("outsider"), []),
+            ("another region, eu-central-1", url, {"AWS_ENDPOINT_URL_S3": proxy.endpoint}, elsewhere),
+            ("nothing answers", url, {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, []),
+            ("does not speak S3", url, {"AWS_ENDPOINT_URL_S3": web}, []),
+            ("endpoint", url, {"AWS_ENDPOINT_URL_S3": "no URL"}, []),
+            ("nobody", url, {"AWS_PROFILE": "nobody"}, []),
+            ("no bucket", "s3://", {}, []),
+            ("'..'", f"{url}/../x", {}, []),
+            ("profile=x", f"{url}?profile=x", {}, []),
+        ]
+        for words, store_url, variables, faults in cases:
+            proxy.faults = faults
+            outcome = one.snapper("list", "--store", store_url, "--json", **variables)
+            error = outcome.json.get("error", {})
+            assert outcome.code == 13, (words, outcome)
+            assert words in error["message"], (words, error)
+            assert error["hint"], (words, error)
+            assert "\n" not in error["message"]
+
+
+def test_permissions_decide_what_a_user_can_do(
+    new_instance: Callable[[str], Instance],
+    s3_server: S3Server,
+    tmp_path: Path,
+    url: str,
+) -> None:
+    admin = new_instance("admin")
+    make_data(admin.envs / "work")
+    packed = admin.done("pack", "work")
+    reader = new_instance("reader").having(**s3_server.variables("reader"))
+    assert reader.done("list")["environments"][0]["snapshot"] == packed["snapshot"]
+    reader.done("restore", "work", "--envs-dir", reader.envs)
+    (reader.envs / "work" / "notes.txt").write_text("mine")
+    outcome = reader.snapper("pack", "work", "--json")
+    assert outcome.code == 13, outcome
+    assert "lack the permission s3:PutObject on arn:aws:s3:::" in outcome.json["error"]["message"]
+    assert "docs/s3.md" in outcome.json["error"]["hint"]
+    blind = new_instance("blind").having(**s3_server.variables("blind"))
+    assert "s3:ListBucket" in blind.refused(13, "list")["message"]
+
+
+def test_doctor_tries_each_permission(
+    new_instance: Callable[[str], Instance], s3_server: S3Server, url: str, tmp_path: Path
+) -> None:
+    admin = new_instance("admin")
+    make_data(admin.envs / "work")
+    admin.done("pack", "work")
+    directory = tmp_path / "volume"
+    admin.done("pack", "work", "--store", directory)
+
+    def said(user: str, store: str) -> list[str]:
+        outcome = new_instance(secrets.token_hex(4)).having(**s3_server.variables(user)).snapper(
+            "doctor", "--store", store, "--json"
+        )
+        assert outcome.code in (0, 3), outcome
+        return [each["detail"] for each in outcome.json["findings"] if each["title"] in ("Permissions", "Store")]
+
+    assert "this user can be an administrator" in said("admin", url)[-1]
+    assert "this user can be an administrator" in said("admin", str(directory))[-1]
+    *_, refused, role = said("reader", url)
+    assert "s3:PutObject" in " ".join(said("reader", url))
+    assert "this user can be a reader" in role, refused
+    (problem,) = said("blind", url)
+    assert "s3:ListBucket" in problem
+    prefix = url.removeprefix(f"s3://{s3_server.bucket}/")
+    left = s3_server.client().list_objects_v2(Bucket=s3_server.bucket, Prefix=prefix)["Contents"]
+    assert [each["Key"] for each in left if "doctor" in each["Key"]] == []
+
+
+def test_a_publisher_overwrites_no_layer(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    prefix = secrets.token_hex(8)
+    open_store(s3_server.url(prefix), create=True)
+    publisher = open_store(s3_server.url(prefix, "publisher"))
+    key = "layers/ab/object.tar.zst"
+    for size in (100, 1_000_000, 3 * transfer.PART):
+        assert publisher.put(f"{key}{size}", b"a" * size)
+        assert not publisher.put(f"{key}{size}", b"b" * size)
+        assert publisher.read(f"{key}{size}") == b"a" * size
