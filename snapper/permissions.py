@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from snapper import catalog
 from snapper.errors import NotInStore, SnapperError
-from snapper.findings import Finding
+from snapper.findings import Finding, Level
 from snapper.model import Layer
 from snapper.store import Store, VersionMismatch
 
@@ -58,7 +58,7 @@ def _tried(trial: _Trial, role: str) -> Finding:
         hint = "Use another server: with this one, two instances that pack at once can lose what one of them did."
         return Finding("problem", _TITLE, str(error), hint)
     except SnapperError as error:
-        level = "problem" if role == "reader" else "note"
+        level: Level = "problem" if role == "reader" else "note"
         return Finding(level, _TITLE, f"{trial.what}: {error.message}", f"Without it, {trial.without}.")
     return Finding("good", _TITLE, f"{trial.what}: yes")
 

@@ -291,19 +291,22 @@ def test_doctor_tries_each_permission(
     admin.done("pack", "work", "--store", directory)
 
     def said(user: str, store: str) -> list[str]:
-        outcome = new_instance(secrets.token_hex(4)).having(**s3_server.variables(user)).snapper(
-            "doctor", "--store", store, "--json"
+        outcome = (
+            new_instance(secrets.token_hex(4))
+            .having(**s3_server.variables(user))
+            .snapper("doctor", "--store", store, "--json")
         )
         assert outcome.code in (0, 3), outcome
-        return [each["detail"] for each in outcome.json["findings"] if each["title"] in ("Permissions", "Store")]
+        return [
+            each["detail"] for each in outcome.json["findings"] if each["title"] in ("Permissions", "Store")
+        ]
 
     assert "this user can be an administrator" in said("admin", url)[-1]
     assert "this user can be an administrator" in said("admin", str(directory))[-1]
     *_, refused, role = said("reader", url)
     assert "s3:PutObject" in " ".join(said("reader", url))
     assert "this user can be a reader" in role, refused
-    (problem,) = said("blind", url)
-    assert "s3:ListBucket" in problem
+    assert "s3:ListBucket" in " ".join(said("blind", url))
     prefix = url.removeprefix(f"s3://{s3_server.bucket}/")
     left = s3_server.client().list_objects_v2(Bucket=s3_server.bucket, Prefix=prefix)["Contents"]
     assert [each["Key"] for each in left if "doctor" in each["Key"]] == []
