@@ -81,8 +81,8 @@ def _list(store: Store) -> None:
 
 def _write(store: Store, key: str) -> None:
     """Makes, keeps, changes and removes an object, each on the condition that packs and prunes rely on."""
+    store.put(key, b"1")
     try:
-        store.put(key, b"1")
         if store.put(key, b"2") or store.read(key) != b"1":
             raise _Unsafe(f"{store.url} overwrites what must not be overwritten (If-None-Match)")
         _, version = store.read_versioned(key)

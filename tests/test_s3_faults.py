@@ -297,16 +297,14 @@ def test_doctor_tries_each_permission(
             .snapper("doctor", "--store", store, "--json")
         )
         assert outcome.code in (0, 3), outcome
-        return [
-            each["detail"] for each in outcome.json["findings"] if each["title"] in ("Permissions", "Store")
-        ]
+        return [each["detail"] for each in outcome.json["findings"]]
 
-    assert "this user can be an administrator" in said("admin", url)[-1]
-    assert "this user can be an administrator" in said("admin", str(directory))[-1]
-    *_, refused, role = said("reader", url)
-    assert "s3:PutObject" in " ".join(said("reader", url))
-    assert "this user can be a reader" in role, refused
-    assert "s3:ListBucket" in " ".join(said("blind", url))
+    assert f"this user can be an administrator of {url}" in said("admin", url)
+    assert f"this user can be an administrator of {directory}" in said("admin", str(directory))
+    details = said("reader", url)
+    assert f"this user can be a reader of {url}" in details
+    assert any("s3:PutObject" in each for each in details)
+    assert any("s3:ListBucket" in each for each in said("blind", url))
     prefix = url.removeprefix(f"s3://{s3_server.bucket}/")
     left = s3_server.client().list_objects_v2(Bucket=s3_server.bucket, Prefix=prefix)["Contents"]
     assert [each["Key"] for each in left if "doctor" in each["Key"]] == []
