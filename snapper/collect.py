@@ -272,7 +272,9 @@ def _add_found(run: _Run, item: Item) -> None:
         run.builder.keep()
         return
     data = bytes(view) if data is None else data
-    if item.entry and not item.entry.sha256:
+    if item.entry and item.entry.mode == "binary" and item.entry.placeholder:
+        placeholders = (*placeholders, item.entry.placeholder)
+    elif item.entry and not item.entry.sha256:
         placeholders = (*placeholders, BINARY_PLACEHOLDER)
     how = detect(data, context.prefix, placeholders)
     if how is not None and len(how.data) > LAYER_SIZE:

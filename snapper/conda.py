@@ -24,6 +24,8 @@ _ADVICE = (
 )
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
+_FLAT_OBJECT_WITH_BRACES = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # in its strings; slower
+_BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
 _PLAIN_PATH = re.compile(rb'"_path"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]*)"')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
 _OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
@@ -157,7 +159,10 @@ def _edited(
             return text
         return edit(text, entry) if isinstance(entry.get("_path"), str) else text
 
-    return record if paths is not None and not paths else _FLAT_OBJECT.sub(apply, record)
+    if paths is not None and not paths:
+        return record
+    objects = _FLAT_OBJECT_WITH_BRACES if _BRACE_IN_PATH.search(record) else _FLAT_OBJECT
+    return objects.sub(apply, record)
 
 
 def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:

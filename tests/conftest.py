@@ -189,8 +189,10 @@ def tree_of(top: Path) -> dict[str, tuple[str, int, bytes]]:
                 kind, data = "symlink", os.fsencode(os.readlink(path))
             elif path.is_dir():
                 kind, data = "directory", b""
-            else:
+            elif path.is_file():
                 kind, data = "file", path.read_bytes()
+            else:
+                kind, data = "special", b""
             found[str(path.relative_to(top))] = kind, mode & 0o7777, data
     return found
 
