@@ -210,7 +210,12 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
 
 
 def write_snapshot(store: Store, digest: str, data: bytes) -> int:
-    """Writes the snapshot, whose layers are there; how many bytes that added to the store."""
+    """Writes the snapshot, whose layers are there; how many bytes that added to the store.
+
+    Raises Damaged where its bytes are not those of that id: what was read elsewhere need not have been canonical.
+    """
+    if name_of(data) != digest:
+        raise Damaged(f"snapshot {digest[:12]}", "it is not canonical JSON")
     return len(data) if store.put(snapshot_key(digest), data) else 0
 
 
