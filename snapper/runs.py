@@ -117,11 +117,14 @@ class Recorder:
         self._run = Run(FORMAT, store, identity.now(), "", own, _start_of(own), log, "", ())
         self._parts: dict[str, Part] = {}
         self._began: dict[str, float] = {}
+        self._awaited: set[str] = set()
         self._written = 0.0
 
-    def expect(self, environment: str, prefix: str, size: int) -> None:
-        """The environment is to be restored, and kernels may begin to wait for it."""
+    def expect(self, environment: str, prefix: str, size: int, *, has_kernels: bool) -> None:
+        """The environment is to be restored, and its kernels may begin to wait for it."""
         self._began[environment] = time.monotonic()
+        if has_kernels:
+            self._awaited.add(environment)
         self._note(Part(environment, prefix, "waiting", size))
 
     def advance(self, environment: str, size: int) -> None:
@@ -145,9 +148,9 @@ class Recorder:
     def fail(self, environment: str, error: str, hint: str) -> None:
         """It could not be restored."""
         part = self._parts.get(environment, Part(environment, "", "failed"))
-        known = environment in self._parts or self._listed
-        failed = replace(part, condition="failed", error=error, hint=hint)
-        self._note(failed, ended=True, tell=known)
+        if self._listed and environment not in self._parts:
+            self._awaited.add(environment)  # by kernels of an earlier restore, it may be
+        self._note(replace(part, condition="failed", error=error, hint=hint), ended=True)
 
     def close(self, error: str = "") -> None:
         """The restore has ended; what it has not come to has failed."""
@@ -157,13 +160,12 @@ class Recorder:
         self._run = replace(self._run, ended=identity.now(), error=error)
         self._write()
 
-    def _note(self, part: Part, *, ended: bool = False, tell: bool = True) -> None:
+    def _note(self, part: Part, *, ended: bool = False) -> None:
         if ended and part.environment in self._began:
             elapsed = time.monotonic() - self._began[part.environment]
             part = replace(part, milliseconds=int(elapsed * 1000))
         self._parts[part.environment] = part
-        if tell:
-            self._tell(part)
+        self._tell(part)
         if part.condition != "present":  # those are many, and all are written at the end
             self._write()
 
@@ -175,6 +177,8 @@ class Recorder:
                 return
             if part.condition in ("restored", "present"):
                 file.unlink(missing_ok=True)
+                return
+            if part.environment not in self._awaited:
                 return
             share = 100 * part.done // part.size if part.size else 0
             text = part.error if part.condition == "failed" else f"{share}% of {part.size // 10**6} MB"
