@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from snapper.audit import fault
@@ -20,24 +20,28 @@ class Healed:
 
 
 def repair(
-    store: Store, keys: Iterable[str], described: Mapping[str, tuple[Layer, ...]], sources: Sequence[Store]
+    store: Store,
+    keys: Iterable[str],
+    described: Mapping[str, tuple[Layer, ...]],
+    sources: Mapping[str, Store],
 ) -> tuple[Healed, ...]:
-    """Puts snapshots and layers from the first source that has them good; what none has is left as it is.
+    """Puts snapshots and layers from the first source that has them good; what none has is left as it is. Sources are
+    named by what they are to be called.
 
     Raises what the store raises, but not what the sources do.
     """
     healed = []
     for key in keys:
-        top, _, name = key.partition("/")
+        top, _, rest = key.partition("/")
         if top not in ("snapshots", "layers"):
             continue
-        digest = name.rpartition("/")[2].partition(".")[0]
-        for source in sources:
+        digest = rest.rpartition("/")[2].partition(".")[0]
+        for name, source in sources.items():
             data = _good(source, key, digest, described.get(digest, ()))
             if data is not None:
                 store.delete(key)
                 store.put(key, data)
-                healed.append(Healed(key, source.url))
+                healed.append(Healed(key, name))
                 break
     return tuple(healed)
 

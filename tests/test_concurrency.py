@@ -108,6 +108,7 @@ def test_two_restores_to_one_place(machine: Machine) -> None:
     error = machine.refused(11, "restore", "many", "--prefix", prefix)
     assert error["type"] == "Busy"
     assert str(prefix) in error["message"]
+    assert f"@{socket.gethostname()} (process {first.process.pid}, since " in error["message"]
     assert error["hint"]
     assert {path.name: path.lstat().st_ino for path in staging(prefix).iterdir()} == before
     go_on(first)

@@ -132,6 +132,7 @@ def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_m
         outcome = healer.snapper("verify", "--data", "--repair", "--json")
         assert outcome.code == 0, outcome
         assert len(outcome.json["healed"]) == len(found)
+        assert {each["source"] for each in outcome.json["healed"]} == {str(place)}
         assert tree_of(machine.store) == whole
         assert (tree_of(place), tree_of(place / ".snapper")) == before
     flip(layer_files(machine.store)[0], 1)

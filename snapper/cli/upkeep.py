@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,10 +149,10 @@ def verify(
 @contextmanager
 def _sources(
     found: Verified, url: str | None, jobs: int | None, progress: Progress
-) -> Iterator[Sequence[Store]]:
+) -> Iterator[Mapping[str, Store]]:
     """Where good copies may be: the store that is named, or else what environments on this machine are packed to."""
     if url is not None:
-        yield [open_store(url)]
+        yield {url: open_store(url)}
         return
     from snapper import pack, places, state, store
     from snapper.environment import Displaced
@@ -160,7 +160,7 @@ def _sources(
 
     wanted = {name for problem in found.problems for name in problem.environments}
     with scratch() as directory:
-        again = store.open_store(str(directory), create=True)
+        found_here: dict[str, Store] = {}
         for prefix in places.environments():
             known = state.read(prefix)
             kept = state.read_snapshot(prefix)
@@ -172,6 +172,8 @@ def _sources(
                 for each in layer.relocations
                 for path in each.paths
             }
+            again = store.open_store(str(directory / str(len(found_here))), create=True)
+            found_here[str(prefix)] = again
             try:
                 pack.pack(
                     again,
@@ -185,7 +187,7 @@ def _sources(
                 )
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be read for good copies: {error.message}")
-        yield [again]
+        yield found_here
 
 
 def _seconds(text: str) -> float:
