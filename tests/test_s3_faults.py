@@ -199,6 +199,11 @@ def test_parts_that_are_lost_on_the_way_up(store: Store, proxy: Proxy, s3_server
         store.put("layers/aa/never.tar.zst", data)
     assert "expired" in caught.value.message
     assert store.size("layers/aa/never.tar.zst") is None
+    proxy.faults = [Fault("refused", lambda _method, _path: True, times=99, code="ExpiredToken")]
+    with pytest.raises(SnapperError) as caught:
+        store.size("layers/aa/never.tar.zst")
+    assert "expired" in caught.value.message
+    proxy.faults = []
     uploads = s3_server.client().list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
     assert [each for each in uploads if "never" in each["Key"]] == []
 

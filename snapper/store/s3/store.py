@@ -154,7 +154,12 @@ class S3Store:
         """Size and version of the object, None where there is none."""
         try:
             with reporting(self.place, key, "look at"):
-                found = self._client.head_object(**self._named(key))
+                try:
+                    found = self._client.head_object(**self._named(key))
+                except ClientError as error:
+                    if status_of(error) != 404:  # such an answer has no words: have S3 say what is wrong
+                        self._client.get_object(**self._named(key), Range="bytes=0-0")
+                    raise
         except NotInStore:
             return None
         return found["ContentLength"], found["ETag"]
