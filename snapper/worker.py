@@ -27,6 +27,10 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 _THREADS = 8
 
+#: How long a thread that has bytes in its hands waits for the one at work to let it go on, in seconds. It does so for
+#: each piece that a socket gives, so Python's 5 ms would be the speed of the network.
+_SWITCH_INTERVAL = 0.0005
+
 #: How many more objects there must be before cycles among them are looked for: hardly any are made here.
 _SELDOM = 50_000
 
