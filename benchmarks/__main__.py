@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -69,8 +69,8 @@ def measured(bench: Bench, phase: Phase, rounds: int) -> dict[str, list[Measured
     return results
 
 
-def at(place: Path, recipe: str, phases: Sequence[str], rounds: int) -> dict[str, Any]:
-    """The results on one file system."""
+def at(place: Path, recipe: str, phases: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """The results on one file system, after each phase those that there are."""
     place = place / "snapper-benchmark"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -82,14 +82,21 @@ def at(place: Path, recipe: str, phases: Sequence[str], rounds: int) -> dict[str
         runs: dict[str, list[Measured]] = {}
         for name in phases:
             runs |= measured(bench, PHASES[name], rounds)
-        return {
-            "files": len(files),
-            "size": size,
-            "figures": bench.figures,
-            "runs": {name: [asdict(each) for each in found] for name, found in runs.items()},
-        }
+            yield {
+                "files": len(files),
+                "size": size,
+                "figures": bench.figures,
+                "runs": {name: [asdict(each) for each in found] for name, found in runs.items()},
+            }
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def keep(results: dict[str, Any], file: Path) -> None:
+    """Writes the results as JSON and as Markdown."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    file.with_suffix(".md").write_text(report.document(results))
 
 
 def main() -> None:
@@ -108,25 +115,16 @@ def main() -> None:
         "--results", type=Path, help="where to write NAME.json and NAME.md, without the ending"
     )
     options = parser.parse_args()
-    places = {
-        str(place): at(place, options.recipe, options.phases, options.rounds) for place in options.places
-    }
-    first = next(iter(places.values()))
-    results = {
-        "recipe": options.recipe,
-        "rounds": options.rounds,
-        "files": first["files"],
-        "size": first["size"],
-        "machine": machine(),
-        "places": places,
-    }
-    for place, found in places.items():
-        print(f"\nOn {place}\n\n{report.text(report.bars(found['runs'], found['figures']))}\n")
+    places: dict[str, Any] = {}
+    for place in options.places:
+        for found in at(place, options.recipe, options.phases, options.rounds):
+            places[str(place)] = found
+            if options.results:
+                results = {"recipe": options.recipe, "rounds": options.rounds, "machine": machine()}
+                keep({**results, "places": places}, options.results)
+    for where, found in places.items():
+        print(f"\nOn {where}\n\n{report.text(report.bars(found['runs'], found['figures']))}\n")
         print(report.text(report.table(found["runs"])))
-    if options.results:
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        options.results.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-        options.results.with_suffix(".md").write_text(report.document(results))
 
 
 if __name__ == "__main__":

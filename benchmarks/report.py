@@ -143,9 +143,10 @@ def bars(runs: Runs, figures: Mapping[str, int]) -> list[str]:
 
 def document(results: Mapping[str, Any]) -> str:
     """All results as a Markdown document."""
+    first = next(iter(results["places"].values()))
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     lines = [
-        f"# {results['recipe']}: {results['files']:,} files, {results['size'] / 1e9:.1f} GB",
+        f"# {results['recipe']}: {first['files']:,} files, {first['size'] / 1e9:.1f} GB",
         "",
         f"Made by `python -m benchmarks`: medians of {results['rounds']} alternating rounds. {machine}.",
         "Memory is the most that the whole process tree had at once; read and written is what went through system "
