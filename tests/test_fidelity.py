@@ -175,6 +175,30 @@ def test_a_user_without_privileges(tools: Path, machine: Machine) -> None:
     assert_same(tools, moved(user, tools), user)
 
 
+def test_another_user_can_use_what_root_restored(tools: Path, machine: Machine, scratch: Path) -> None:
+    """Modes are those that were packed, whatever root's umask: no more is allowed, and no less."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    (tools / "mine").write_text("secret")
+    (tools / "mine").chmod(0o600)
+    machine.done("pack", "-p", tools, "--name", "moved")
+    scratch.chmod(0o755)
+    umask = os.umask(0o077)
+    try:
+        machine.done("restore", "moved", "--prefix", scratch / "env")
+    finally:
+        os.umask(umask)
+
+    def as_nobody(*command: object) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        return subprocess.run(
+            words, user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False
+        )
+
+    assert as_nobody(scratch / "env/bin/whereami").stdout.splitlines()[0] == f"{scratch}/env"
+    assert as_nobody("cat", scratch / "env/mine").returncode != 0
+
+
 def test_special_bits_sockets_and_pipes(tools: Path, machine: Machine) -> None:
     (tools / "bin/whereami").chmod(0o6755)
     os.mkfifo(tools / "pipe")

@@ -71,6 +71,8 @@ def test_science_environment_moves_to_another_home(journey: Journey) -> None:
     assert output(python, "-c", code) == f"{prefix} 2.0\n"
     assert output(prefix / "bin" / "ipython", "-c", "print(6 * 7)") == "42\n"
     assert str(prefix) in output(prefix / "bin" / "pip", "--version")
+    for config in prefix.glob("bin/python3.*-config"):
+        assert output(config, "--prefix") == f"{prefix}\n"
     assert not [
         path
         for path, (_, _, data) in tree_of(prefix).items()

@@ -694,6 +694,28 @@ def test_one_damaged_environment_does_not_keep_the_others_away(stocked: Machine)
 # --- restore: this machine --------------------------------------------------------------------------------
 
 
+WINDOWS = """
+import signal, sys
+import platformdirs, typer  # which are for Windows too
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+del signal.SIGHUP
+sys.platform = "win32"
+sys.argv[0] = "snapper"
+from snapper.cli import main
+main()
+"""
+
+
+def test_windows(machine: Machine) -> None:
+    """Where modules are missing that Windows has not, it is still said why snapper does not run."""
+    command = [sys.executable, "-c", WINDOWS, "list"]
+    done = subprocess.run(command, env=machine.variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("snapper: snapper does not run on Windows: ")
+    assert "WSL 2" in done.stderr.splitlines()[1]
+
+
 def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, refused: Refused) -> None:
     data = (stocked.store / "snapshots" / f"{packed.snapshots[1]}.json").read_bytes()
     snapshot = canonical.decode(Snapshot, canonical.parse(data))
