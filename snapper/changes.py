@@ -76,7 +76,9 @@ def _builds(packages: Iterable[Package]) -> dict[str, tuple[str, str, str]]:
 
 
 def _versions(packages: Iterable[PipPackage]) -> dict[str, tuple[str, str, str]]:
-    """Name and version, by the name as the Python packaging specification normalizes it."""
-    return {
-        re.sub(r"[-_.]+", "-", each.name).lower(): (each.name, each.version or "?", "") for each in packages
-    }
+    return {normalized(each.name): (each.name, each.version or "?", "") for each in packages}
+
+
+def normalized(name: str) -> str:
+    """The name of a Python distribution as the packaging specification normalizes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

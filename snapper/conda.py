@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,11 +79,23 @@ def read_records(prefix: Path) -> list[Record]:
 
     Raises NotAnEnvironment, NoPermission, and FileFailed for a record that is no JSON object.
     """
-    try:
+    with _reporting():
         files = sorted((prefix / META).glob("*.json"))
         if not files and not is_environment(prefix):
             raise NotAnEnvironment(str(prefix))
         return [_read(file) for file in files]
+
+
+def read_record(file: Path) -> Record:
+    """One of them; raises NoPermission, FileFailed."""
+    with _reporting():
+        return _read(file)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    try:
+        yield
     except PermissionError as error:
         raise NoPermission(str(error.filename), "read") from None
     except OSError as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper import catalog, changes, conda, environment, places, state
-from snapper.changes import Changes, Packages
+from snapper import catalog, changes, conda, environment, pip, places, state
+from snapper.changes import Changes, Packages, normalized
 from snapper.errors import NotInStore, SnapperError
 from snapper.plan import installed
 from snapper.state import Drift
@@ -93,13 +93,34 @@ def _beside_store(mine: Status, store: Store) -> Status:
 
 
 def _packages(prefix: Path, tree: Tree, drift: Drift) -> Changes:
-    """What became of packages. Where no record of one has changed, none has."""
+    """What became of packages. Where no record of one has changed, none has; only those that have are read."""
     snapshot = state.read_snapshot(prefix)
-    if snapshot is None or not any(_is_record(path) for path in drift.paths):
+    records = [
+        path for path in drift.paths if posixpath.dirname(path) == conda.META and path.endswith(".json")
+    ]
+    metadata = [path for path in drift.paths if path.endswith(".dist-info/METADATA")]
+    if snapshot is None or not (records or metadata):
         return Changes((), (), ())
-    return changes.between(Packages(snapshot.packages, snapshot.pip), installed(prefix, tree))
-
-
-def _is_record(path: str) -> bool:
-    above, name = os.path.split(path)
-    return (above == conda.META and name.endswith(".json")) or above.endswith(".dist-info")
+    before = Packages(snapshot.packages, snapshot.pip)
+    known = {f"{conda.META}/{package.dist}.json" for package in snapshot.packages}
+    if set(records) - set(drift.added) - known or set(metadata) & set(drift.changed):
+        return changes.between(
+            before, installed(prefix, tree)
+        )  # records of other names, or whose owner is not plain
+    read = [conda.read_record(prefix / path) for path in records if path not in drift.removed]
+    owned = {entry.path for record in read for entry in record.entries}
+    fresh = {file.path: file for file in tree.files if file.path in metadata and file.path not in owned}
+    touched = {
+        normalized(posixpath.basename(path[: -len("/METADATA")]).partition("-")[0]) for path in metadata
+    }
+    after = Packages(
+        (
+            *(each for each in snapshot.packages if f"{conda.META}/{each.dist}.json" not in records),
+            *(record.package for record in read),
+        ),
+        (
+            *(each for each in snapshot.pip if normalized(each.name) not in touched),
+            *(each.package for each in pip.distributions(prefix, fresh)),
+        ),
+    )
+    return changes.between(before, after)
