@@ -231,7 +231,7 @@ def test_on_start(instance: Instance) -> None:
     )
 
     before = [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")]
-    times = []
+    times: list[float] = []
     while min(times, default=9.0) >= 2 and len(times) < 5:  # others may be at work on the machine
         said, seconds = instance.start()
         times.append(seconds)
