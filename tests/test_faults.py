@@ -20,6 +20,8 @@ from snapper.verify import Part, verify
 from tests.misfortune import make_data
 from tests.reader import Reader
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 WRITES = ("put", "replace", "delete")
 
 

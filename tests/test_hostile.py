@@ -56,6 +56,8 @@ from tests.test_extract import (
     whole,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 __all__ = ["top"]  # a fixture
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x9b1m\r\u202e"

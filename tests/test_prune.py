@@ -26,6 +26,8 @@ from snapper.store import Store, open_store
 from tests.conftest import Machine
 from tests.misfortune import check_store, layer_files, make_data
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 DAY = 24 * 3600
 
 # --- what stays -------------------------------------------------------------------------------------------

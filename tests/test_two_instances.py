@@ -35,6 +35,8 @@ from snapper.target import Wanted
 from tests.misfortune import make_data
 from tests.reader import Reader
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 NAME = "shared"
 TAGS = ("v1", "v2")
 

@@ -18,6 +18,8 @@ from snapper.verify import Part, verify
 from tests.conftest import Machine, tree_of
 from tests.misfortune import check_store, layer_files, make_data
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 
 @pytest.fixture
 def packed(machine: Machine) -> tuple[Machine, Path]:
