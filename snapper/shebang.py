@@ -35,7 +35,8 @@ def fitted(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
     if not _PYTHON.match(program):
         return b"#!/usr/bin/env " + program.rpartition(b"/")[2] + options + b"\n"
     cookie = _COOKIE.match(script)
-    quoted = re.sub(rb'([\\"$`])', rb"\\\1", program)
+    # Not by backslashes: Python, which reads the line as a string, would warn of those that it does not know.
+    quoted = re.sub(rb'["$`]+', rb'''"'\g<0>'"''', program.replace(b"\\", b"\\\\"))
     command = b"'''exec' \"" + quoted + b'"' + options + b' "$0" "$@"\n' + b"' '''\n"
     return b"#!/bin/sh\n" + (cookie[1] if cookie else b"") + command
 

@@ -84,7 +84,7 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
     """The store grows from try to try, so that each fails at another point."""
     prefix = make_data(machine.envs / "data")
     before: dict[str, str] = {}
-    disk.mount(64 * PAGE)
+    disk.mount(256 * PAGE)
     store = disk.path / "store"
     size = 0
     if known:
