@@ -245,6 +245,10 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     scripts.mkdir(parents=True)
     for name in ("z", "B", "a b"):
         (scripts / f"{name}.sh").write_text(f'ORDER="${{ORDER:-}}{name},"; export ORDER\n')
+    leave = prefix / "etc/conda/deactivate.d"
+    leave.mkdir()
+    for name in ("1", "2", "3"):
+        (leave / f"{name}.sh").write_text(f'LEFT="${{LEFT:-}}{name}"; export LEFT\n')
     programs = tmp_path / "bin"
     programs.mkdir()
     for program in ("env", "touch", "sleep"):
@@ -299,6 +303,8 @@ def test_every_shell(
     _, twice = json.loads(again.stdout)
     assert twice["ORDER"] == "set,B,a b,z,"
     assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", found["PATH"])
+    assert twice["LEFT"] == "321"
+    assert "LEFT" not in found
     assert "CONDA_PREFIX_1" not in twice
 
     strange = launched(shell, "/c.json", "x", CONDA_SHLVL="none", CONDA_PREFIX="/gone")
