@@ -10,7 +10,7 @@ from snapper.store import Store
 
 #: How many objects a process sends at once, and how many bytes of them it holds before it waits.
 _AT_ONCE = 6
-_MOST_BYTES = 24 * 1024 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
 
 
 class Outbox:

@@ -30,7 +30,7 @@ _MOST_WORKERS = 16
 
 #: How many jobs, and how many bytes of what is done ahead for them, a worker may have before it.
 _MOST_AHEAD = 8
-_MOST_AHEAD_BYTES = 32 * 1024 * 1024
+_MOST_AHEAD_BYTES = 24 * 1024 * 1024
 
 
 class _Job(NamedTuple):

@@ -23,7 +23,9 @@ PART = 8 * 1024 * 1024
 #: What the requests that send parts take of what names an object.
 _OF_PARTS = ("Bucket", "Key", "ExpectedBucketOwner", "RequestPayer")
 
+#: Parts at once: what comes goes where it belongs, what is sent is copied first.
 _AT_ONCE = 4
+_SENT_AT_ONCE = 2
 _CHUNK = 1024 * 1024
 
 #: How often in a row a body may break off without any progress.
@@ -166,7 +168,7 @@ def _send_parts(client: Any, request: dict[str, Any], upload: str, view: memoryv
         )
         return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": digest}
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_SENT_AT_ONCE) as pool:
         return list(pool.map(send_part, range(1, -(-len(view) // PART) + 1)))
 
 
