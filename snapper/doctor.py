@@ -204,7 +204,7 @@ def _environments() -> Iterator[Finding]:
 def _leftovers() -> Iterator[Finding]:
     for directory in dict.fromkeys([*places.envs_dirs(), *(path.parent for path in places.environments())]):
         for left in staging.leftovers(directory):
-            hint = "The next restore of that environment removes it; it can be deleted."
+            hint = "The next restore of that environment puts it in order."
             yield Finding("note", "Leftover", f"{left} is of work that was cut off", hint)
     last = runs.last()
     if last and last.at_work:

@@ -57,6 +57,16 @@ def scan(prefix: Path) -> Tree:
     return walk(prefix, _foreign(prefix))
 
 
+def foreign(prefix: Path) -> list[str]:
+    """What stands in the environment's directory, is not part of it, and must not be lost with it, by path: other
+    environments, what is staged for them, and the package cache. May raise OSError.
+    """
+    envs = prefix / "envs"
+    names = sorted(os.listdir(envs)) if envs.is_dir() and not envs.is_symlink() else []
+    reason = _foreign(prefix)
+    return [path for path in ("pkgs", *(f"envs/{name}" for name in names)) if reason(path) is not None]
+
+
 def _foreign(prefix: Path) -> Callable[[str], str | None]:
     """Says of a path why it is not part of the environment."""
     is_root = (prefix / "pkgs" / "urls.txt").is_file() or (prefix / "pkgs" / "urls").is_file()

@@ -20,7 +20,7 @@ from snapper.index import Moment
 from snapper.model import FORMAT, Snapshot, encode_snapshot
 from snapper.progress import SILENT, Progress
 from snapper.space import Space
-from snapper.staging import Staging, staged, sweep
+from snapper.staging import Staging, staged
 from snapper.store import Store
 from snapper.target import Target, Wanted
 
@@ -144,7 +144,6 @@ class _Restoring:
         began = time.monotonic()
         found = target.locate(self._store, wanted)
         if found.present:
-            sweep(found.prefix)
             state.sweep(found.prefix)
             return self._ended(found, began)
         snapshot = catalog.read_snapshot(self._store, found.snapshot_id)

@@ -2,6 +2,9 @@
 
 What is built for `PARENT/NAME` stands in `PARENT/.NAME.snapper`, where a file is locked while somebody works on
 NAME. A lock that can be had means that whoever left things there is dead, and they are cleared away.
+
+What stands in an environment's directory without being part of it, such as other environments below `envs/` of a
+base environment, stands there for the moment of the swap, in `kept`. That is never cleared away, but put back.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import identity
+from snapper import environment, identity
 from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
 from snapper.interrupts import uninterrupted
 
@@ -25,6 +28,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _LOCK = "lock"
 _OLD = "old"
+_KEPT = "kept"
 _LONGEST_SIGNATURE = 1024
 
 
@@ -36,9 +40,11 @@ class Staging:
     tree: Path
 
     def swap(self) -> None:
-        """Puts the tree in the target's place, in one step where the system can; what stood there goes.
+        """Puts the tree in the target's place, in one step where the system can; what stood there goes, but for what
+        is not part of the environment there: that is in the new one then.
 
-        Raises InTheWay where something has come to stand there that is no directory to be replaced.
+        Raises InTheWay where something has come to stand there that is no directory to be replaced, or where
+        something cannot be taken over, and Busy where somebody is at work on it.
         """
         mode = _unlocked(self.tree)
         if self.target.is_symlink() or not self.target.is_dir():
@@ -46,15 +52,31 @@ class Staging:
         else:
             before = _unlocked(self.target)
             try:
+                self._keep()
                 if not _exchanged(self.tree, self.target):
                     self.target.rename(self.tree.parent / _OLD)
                     self._move_in()
             except BaseException:
-                with suppress(OSError):
+                with suppress(OSError, InTheWay):
                     _recover(self.tree.parent, self.target)
                     self.target.chmod(before)
                 raise
         self.target.chmod(mode)
+        _recover(self.tree.parent, self.target)
+
+    def _keep(self) -> None:
+        """Moves aside what is not part of the environment, after a look that all of it can go into the new one."""
+        found = environment.foreign(self.target)
+        for path in found:
+            if not _is_free(self.tree / path):
+                reason = "it is not part of the environment, and the snapshot has something at its place"
+                raise InTheWay(str(self.target / path), reason, "Move it away, then restore again.")
+            if path.endswith(".snapper") and _is_held(self.target / path):
+                raise Busy(str(self.target / path))
+        kept = self.tree.parent / _KEPT
+        for path in found:
+            kept.mkdir(exist_ok=True)
+            _move(self.target / path, kept / path)
 
     def _move_in(self) -> None:
         try:
@@ -99,23 +121,24 @@ def sweep(target: Path) -> None:
 
 def leftovers(parent: Path) -> list[Path]:
     """What killed processes left in a directory, and nobody works on."""
-    found = []
-    for holder in sorted(parent.glob(".*.snapper")):
-        try:
-            descriptor = os.open(holder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            found.append(holder)
-            continue
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            found.append(holder)
-        except OSError:
-            pass
-        finally:
-            os.close(descriptor)
-    return found
+    return [holder for holder in sorted(parent.glob(".*.snapper")) if not _is_held(holder)]
+
+
+def _is_held(holder: Path) -> bool:
+    """Whether somebody is at work there, which also counts as so where there is no telling."""
+    try:
+        descriptor = os.open(holder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _holder(target: Path) -> Path:
@@ -169,15 +192,59 @@ def _unlock(holder: Path, lock: int) -> None:
 
 
 def _recover(holder: Path, target: Path) -> None:
-    """Undoes a swap in two steps that was cut off between them."""
+    """Undoes a swap in two steps that was cut off between them, and puts back what is kept; raises InTheWay."""
     if (holder / _OLD).is_dir() and not os.path.lexists(target):
         (holder / _OLD).rename(target)
+    kept = holder / _KEPT
+    if not kept.is_dir() or target.is_symlink() or not target.is_dir():
+        return
+    envs = kept / "envs"
+    for path in (kept / "pkgs", *(envs.iterdir() if envs.is_dir() else ())):
+        if os.path.lexists(path):
+            _move(path, target / path.relative_to(kept))
+    for directory in (envs, kept):
+        with suppress(OSError):
+            directory.rmdir()
+
+
+def _is_free(path: Path) -> bool:
+    """Whether something can be moved there, which the directory above may be made for."""
+    above = path.parent
+    return not os.path.lexists(path) and not above.is_symlink() and (above.is_dir() or not above.exists())
+
+
+def _move(old: Path, new: Path) -> None:
+    """Moves what is not part of an environment, from and to read-only directories too; raises InTheWay."""
+    try:
+        if not _is_free(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if not new.parent.exists():
+            new.parent.mkdir()
+            new.parent.chmod(stat.S_IMODE(old.parent.stat().st_mode))
+        with _writable(old.parent), _writable(new.parent):
+            mode = None if old.is_symlink() else _unlocked(old)
+            old.rename(new)
+            if mode is not None and not mode & stat.S_IWUSR:
+                new.chmod(mode)
+    except OSError as error:
+        reason = f"it is not part of the environment, and cannot be moved to {new}: {error.strerror}"
+        raise InTheWay(str(old), reason, "Move it away, then restore again.") from None
+
+
+@contextmanager
+def _writable(directory: Path) -> Iterator[None]:
+    mode = _unlocked(directory)
+    try:
+        yield
+    finally:
+        if not mode & stat.S_IWUSR:
+            directory.chmod(mode)
 
 
 def _clear(holder: Path) -> None:
     """Removes what can be removed: what is another user's, or open on NFS, must not fail what has been done."""
     for entry in list(holder.iterdir()):
-        if entry.name != _LOCK:
+        if entry.name not in (_LOCK, _KEPT):
             with suppress(OSError):
                 remove_tree(entry)
 

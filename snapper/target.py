@@ -10,6 +10,7 @@ from snapper import catalog, environment, places, state
 from snapper.catalog import Reference
 from snapper.errors import FileFailed, InTheWay, NoPermission, WrongPlatform
 from snapper.model import Snapshot
+from snapper.staging import sweep
 from snapper.store import Store
 
 _ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
@@ -49,6 +50,8 @@ def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
     else:
         prefix = places.place_for(found.name, found.latest.prefix)
     prefix = Path(os.path.abspath(prefix))
+    if not again:
+        sweep(prefix)
     present = is_present(store, prefix, found.name, snapshot_id, wanted, again=again)
     return Target(found.name, snapshot_id, prefix, present)
 

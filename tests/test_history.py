@@ -168,6 +168,20 @@ def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_ma
     ]
 
 
+def test_going_back_in_a_base_environment(machine: Machine) -> None:
+    """What is in its directory and not part of it stays: other environments, and the package cache."""
+    prefix = make_data(machine.home / "miniconda")
+    for file in ("pkgs/urls.txt", "pkgs/cached", "envs/other/conda-meta/history", "envs/other/precious"):
+        (prefix / file).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / file).write_text(file)
+    machine.done("pack", "-p", prefix, "--name", "base")
+    (prefix / "new").write_text("new")
+    machine.done("pack", "-p", prefix, "--name", "base")
+    before = tree_of(prefix)
+    machine.done("rollback", "base", "--prefix", prefix)
+    assert tree_of(prefix) == {path: entry for path, entry in before.items() if path != "new"}
+
+
 def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, second = two
     assert machine.done("tag", "data@~1", "v1")["snapshot"] == first

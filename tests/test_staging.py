@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -160,6 +162,101 @@ def test_a_target_that_comes_to_be_is_not_lost(target: Path, monkeypatch: pytest
         put(target, "new")
     assert text_in(target) == "somebody else's"
     assert names(target.parent) == ["work"]
+
+
+# --- what stands inside of an environment and is not part of it -------------------------------------------
+
+
+def base(target: Path) -> dict[str, tuple[str, int, bytes]]:
+    """A base environment with others in it and a package cache; those alone, as they are to be afterwards."""
+    put(target, "old")
+    for directory in ("envs/other", "envs/unpacked"):
+        (target / directory / "conda-meta").mkdir(parents=True)
+        (target / directory / "precious").write_text(directory)
+    (target / "envs" / "away").symlink_to("../../../elsewhere")
+    (target.parent.parent / "elsewhere" / "conda-meta").mkdir(parents=True)
+    (target / "envs" / "mine").write_text("of base")
+    (target / "pkgs").mkdir()
+    (target / "pkgs" / "urls.txt").touch()
+    for directory in ("envs/other", "envs", "pkgs", ""):
+        (target / directory).chmod(0o555)
+    return lodgers(target)
+
+
+def lodgers(target: Path) -> dict[str, tuple[str, int, bytes]]:
+    return {path: entry for path, entry in tree_of(target).items() if re.match("pkgs|envs/(?!mine)", path)}
+
+
+def test_other_environments_and_the_package_cache_outlive_a_base_environment(public: Path, way: str) -> None:
+    def work() -> None:
+        target = public / "envs" / "base"
+        before = base(target)
+        assert len(before) == 9
+        put(target, "new")
+        assert text_in(target) == "new"
+        assert lodgers(target) == before
+        assert not (target / "envs" / "mine").exists()
+        assert names(target.parent) == ["base"]
+        remove_tree(target)
+
+    as_nobody(public, work)
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_other_environments_outlive_a_swap_that_is_cut_off(tmp_path: Path, way: str, how: str) -> None:
+    def put_new(target: Path, at: int) -> None:
+        steps = itertools.count()
+
+        def cutting(real: Callable[..., object]) -> Callable[..., object]:
+            def cut(*arguments: object) -> object:
+                if next(steps) == at:
+                    if how == "killed":
+                        be_killed()
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return real(*arguments)
+
+            return cut
+
+        for owner, name in ((staging, "_move"), (staging, "_exchanged"), (Staging, "_move_in")):
+            setattr(owner, name, cutting(getattr(owner, name)))
+        put(target, "new")
+
+    steps = 0
+    texts = []
+    for at in range(4 + (1 if way == "exchange" else 2) + 4):
+        target = tmp_path / str(at) / "envs" / "work"
+        before = base(target)
+        steps += in_process(lambda: put_new(target, at)) != 0  # noqa: B023 - it is called here
+        sweep(target)
+        texts.append(text_in(target))
+        assert lodgers(target) == before
+        assert names(target.parent) == ["work"]
+    assert steps == at + 1
+    assert texts == ["old"] * (at - 3) + ["new"] * 4
+
+
+def test_an_environment_whose_place_the_snapshot_has_a_file_at_is_in_the_way(target: Path, way: str) -> None:
+    base(target)
+    before = tree_of(target)
+    for place in ("envs/other", "envs", "pkgs"):
+        with pytest.raises(InTheWay) as caught, staged(target) as aside:
+            fill(aside.tree, "new")
+            (aside.tree / place).parent.mkdir(exist_ok=True)
+            (aside.tree / place).write_text("of the snapshot")
+            aside.swap()
+        assert str(target / place) in caught.value.message
+        assert tree_of(target) == before
+        assert names(target.parent) == ["work"]
+
+
+def test_an_environment_that_is_being_restored_is_not_moved(target: Path) -> None:
+    base(target)
+    before = tree_of(target)
+    (target / "envs").chmod(0o755)
+    with staged(target / "envs" / "third"), pytest.raises(Busy):
+        put(target, "new")
+    (target / "envs").chmod(0o555)
+    assert tree_of(target) == before
 
 
 # --- failing ----------------------------------------------------------------------------------------------
