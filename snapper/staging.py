@@ -127,10 +127,11 @@ def leftovers(parent: Path) -> list[Path]:
 def _is_held(holder: Path) -> bool:
     """Whether somebody is at work there, which also counts as so where there is no telling."""
     try:
-        descriptor = os.open(holder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with _opened(holder) as directory:
+            descriptor = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         return False
-    except OSError:
+    except (OSError, InTheWay):
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,13 +146,36 @@ def _holder(target: Path) -> Path:
     return target.parent / f".{target.name}.snapper"
 
 
+@contextmanager
+def _opened(holder: Path) -> Iterator[int]:
+    """The holder's descriptor. Raises InTheWay where it leads elsewhere, or is of a user who can do nothing to the
+    directory above: who made it so could have things removed there, and put others in the place of what is built.
+    """
+    planted = InTheWay(str(holder), "it is not a directory of yours", "Remove it, then run this again.")
+    try:
+        descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            raise planted from None
+        raise
+    try:
+        if os.fstat(descriptor).st_uid not in (os.geteuid(), os.stat("..", dir_fd=descriptor).st_uid):
+            raise planted
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _locked(holder: Path, what: str) -> int:
-    """The lock, which is on a file because NFS shares none of directories between machines; raises Busy."""
+    """The lock, which is on a file because NFS shares none of directories between machines; raises Busy, InTheWay."""
     file = holder / _LOCK
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
-        holder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            holder.mkdir(mode=0o700)
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with _opened(holder) as directory:
+                descriptor = os.open(_LOCK, flags, 0o600, dir_fd=directory)
         except FileNotFoundError:
             continue
         try:
@@ -243,24 +267,24 @@ def _writable(directory: Path) -> Iterator[None]:
 
 def _clear(holder: Path) -> None:
     """Removes what can be removed: what is another user's, or open on NFS, must not fail what has been done."""
-    for entry in list(holder.iterdir()):
-        if entry.name not in (_LOCK, _KEPT):
-            with suppress(OSError):
-                remove_tree(entry)
+    with _opened(holder) as directory:
+        for name in os.listdir(directory):
+            if name not in (_LOCK, _KEPT):
+                with suppress(OSError):
+                    remove_tree(name, directory)
 
 
-def remove_tree(top: Path) -> None:
-    """Removes a directory and all below it, read-only directories too."""
+def remove_tree(top: str | Path, above: int | None = None) -> None:
+    """Removes a directory, of that name in `above` if given, and all below it, read-only directories too."""
     try:
-        _remove(top)
+        _remove(top, above)
     except PermissionError:
-        top.chmod(0o700)
-        for directory, names, _ in os.walk(top):
+        os.chmod(top, 0o700, dir_fd=above)
+        for _, names, _, directory in os.fwalk(top, dir_fd=above):
             for name in names:
-                path = os.path.join(directory, name)
-                if not os.path.islink(path):
-                    os.chmod(path, 0o700)
-        _remove(top)
+                if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                    os.chmod(name, 0o700, dir_fd=directory)
+        _remove(top, above)
 
 
 def _remove(name: str | Path, above: int | None = None) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from snapper import staging
 from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
-from snapper.staging import Staging, remove_tree, staged, sweep
+from snapper.staging import Staging, leftovers, remove_tree, staged, sweep
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -376,6 +376,32 @@ def test_a_swap_cut_off_after_its_steps_is_done(target: Path, way: str) -> None:
     sweep(target)
     assert text_in(target) == "new"
     assert names(target.parent) == ["work"]
+
+
+# --- planted ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["symlink", "of another user"])
+def test_nothing_is_removed_where_somebody_else_says(target: Path, tmp_path: Path, kind: str) -> None:
+    """Neither where a staging directory leads elsewhere, nor where it is another user's."""
+    holder, theirs = target.parent / ".work.snapper", tmp_path / "project"
+    put(target, "old")
+    if kind == "symlink":
+        holder.symlink_to(theirs)
+    elif os.getuid() != 0:
+        pytest.skip("only root can make directories of two users")
+    else:
+        theirs = holder
+    (theirs / "precious").mkdir(parents=True)
+    (theirs / "precious" / "file").touch()
+    os.chown(theirs, NOBODY if kind == "of another user" else -1, -1)
+    before = tree_of(tmp_path)
+    sweep(target)
+    assert leftovers(target.parent) == []
+    with pytest.raises(InTheWay) as caught:
+        put(target, "new")
+    assert str(holder) in caught.value.message
+    assert tree_of(tmp_path) == before
 
 
 # --- at the same time -------------------------------------------------------------------------------------
