@@ -23,6 +23,10 @@ from snapper.model import Kernel
 
 _CARRIED = "share/jupyter/kernels"
 _SPEC = "kernel.json"
+
+#: What files of an environment can cause, whoever made them: JSON too deep, text that is none in UTF-8, odd types.
+_ODD = (OSError, ValueError, KeyError, TypeError, RecursionError)
+
 _ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kernel.css")
 
 
@@ -92,8 +96,8 @@ def announce(prefix: Path, environment: str, kernels: Sequence[Kernel]) -> tuple
             if not (naming.directory / _SPEC).exists():
                 _write_spec(naming, fields, prefix, environment)
             registered.append(naming.registered())
-        except OSError as error:
-            registered.append(naming.registered(error.strerror or str(error)))
+        except _ODD as error:
+            registered.append(naming.registered(_reason(error)))
     return tuple(registered)
 
 
@@ -104,8 +108,10 @@ def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
     specs = list(_specs(prefix))
     named = _named(environment, [spec.kernel for spec in specs])
     kept = {naming.directory.name for naming in named}
-    with suppress(OSError):
-        _remove(each for each in registered() if each.environment == environment and each.name not in kept)
+    for each in registered():
+        if each.environment == environment and each.name not in kept:
+            with suppress(OSError):
+                _remove(each)
     return tuple(
         _register(naming, prefix, environment, spec) for naming, spec in zip(named, specs, strict=True)
     )
@@ -129,7 +135,7 @@ def registered() -> tuple[Entry, ...]:
                 ready=(file.parent / launcher.COMMAND).exists()
                 and os.path.isdir(Path(mark["prefix"], "conda-meta")),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except _ODD:
             continue
         found.append(entry)
     return tuple(found)
@@ -138,7 +144,8 @@ def registered() -> tuple[Entry, ...]:
 def remove(environment: str) -> tuple[Entry, ...]:
     """Removes the environment's kernels from the menu; gives those that were there. May raise OSError."""
     found = tuple(each for each in registered() if each.environment == environment)
-    _remove(found)
+    for each in found:
+        _remove(each)
     with suppress(OSError):
         runs.waiting_file(environment).unlink()
     return found
@@ -147,12 +154,13 @@ def remove(environment: str) -> tuple[Entry, ...]:
 def sweep(environments: Iterable[str]) -> tuple[Entry, ...]:
     """Removes the kernels of environments that are neither on this machine nor among those; gives them."""
     known = set(environments)
-    stale = tuple(
-        each for each in registered() if each.environment not in known and not os.path.lexists(each.prefix)
-    )
-    with suppress(OSError):
-        _remove(stale)
-    return stale
+    gone = []
+    for each in registered():
+        if each.environment not in known and not os.path.lexists(each.prefix):
+            with suppress(OSError):
+                _remove(each)
+                gone.append(each)
+    return tuple(gone)
 
 
 def directories() -> list[str]:
@@ -231,7 +239,7 @@ def _is_ours(directory: Path, environment: str, kernel: Kernel) -> bool:
     try:
         mark = json.loads((directory / _SPEC).read_bytes())["metadata"]["snapper"]
         return bool(mark["environment"] == environment and mark["kernel"] == kernel.name)
-    except (OSError, ValueError, KeyError, TypeError):
+    except _ODD:
         return False
 
 
@@ -246,9 +254,9 @@ def _top() -> Path:
 
 def _specs(prefix: Path) -> Iterator[_Spec]:
     for file in sorted((prefix / _CARRIED).glob(f"*/{_SPEC}")):
-        if not _is_own(prefix, file):
-            continue
         try:
+            if not _is_own(prefix, file):
+                continue
             fields = json.loads(file.read_bytes())
             argv = fields["argv"]
             if not argv or not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
@@ -256,7 +264,8 @@ def _specs(prefix: Path) -> Iterator[_Spec]:
             if not isinstance(fields.get("metadata"), dict):
                 fields["metadata"] = {}
             display_name, language = str(fields["display_name"]), str(fields.get("language", ""))
-        except (OSError, ValueError, KeyError, TypeError):
+            f"{display_name}{language}".encode()  # what is no text would be nothing in a menu
+        except _ODD:
             continue
         yield _Spec(Kernel(file.parent.name, display_name, language), file.parent, fields)
 
@@ -285,9 +294,13 @@ def _register(naming: _Naming, prefix: Path, environment: str, spec: _Spec) -> R
         own = spec.fields.get("env")
         text = launcher.command(prefix, argv, own if isinstance(own, dict) else {})
         _write(directory / launcher.COMMAND, _bytes(text))
-    except OSError as error:
-        return naming.registered(error.strerror or str(error))
+    except _ODD as error:
+        return naming.registered(_reason(error))
     return naming.registered()
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _own_argv(prefix: Path, spec: _Spec) -> list[str]:
@@ -327,8 +340,10 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _remove(entries: Iterable[Entry]) -> None:
-    for entry in entries:
+def _remove(entry: Entry) -> None:
+    if os.path.islink(entry.path):
+        os.unlink(entry.path)
+    else:
         shutil.rmtree(entry.path)
 
 

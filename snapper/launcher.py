@@ -257,13 +257,15 @@ def _word(word: str, numbers: dict[str, int]) -> str:
 
 def _variables(prefix: Path) -> Iterator[tuple[str, str]]:
     """What `conda env config vars` and packages set: etc/conda/env_vars.d and conda-meta/state."""
-    found: dict[str, object] = {}
+    found: dict[object, object] = {}
     for file in (*sorted((prefix / "etc/conda/env_vars.d").glob("*.json")), prefix / "conda-meta" / "state"):
         try:
             values = json.loads(file.read_bytes())
             found.update(values["env_vars"] if file.name == "state" else values)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     for name, value in found.items():
-        if _VARIABLE.match(name) and isinstance(value, str) and value != _UNSET:
+        if not isinstance(name, str) or not isinstance(value, str):
+            continue
+        if _VARIABLE.match(name) and value != _UNSET:
             yield name, value

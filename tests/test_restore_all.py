@@ -96,6 +96,55 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
         assert "two could not be restored: layer" in kernel.log
 
 
+def problems(outcome: Outcome) -> dict[str, str]:
+    """Of each kernel that is told of, why it could not be registered, if so."""
+    return {
+        kernel["name"]: kernel["problem"] for each in outcome.json["restored"] for kernel in each["kernels"]
+    }
+
+
+def test_odd_kernels_do_not_stop_the_others(machine: Machine) -> None:
+    """Whatever an environment has for kernels and variables, and whatever stands in the user's menu."""
+    good = {"argv": ["true"], "display_name": "Good", "language": "text"}
+    make_data(machine.envs / "last")
+    add_kernel(machine.envs / "last", "good", **good)
+    machine.done("pack", "last")
+    odd = make_data(machine.envs / "first")
+    for name in ("good", "gone"):
+        add_kernel(odd, name, **good)
+    machine.done("pack", "first")
+    machine.done("restore", "first")
+    shutil.rmtree(odd / "share/jupyter/kernels/gone")
+    (kernels_dir(machine) / "first-gone").rename(machine.home / "moved")
+    (kernels_dir(machine) / "first-gone").symlink_to(machine.home / "moved")
+    deep = "[" * 200_000
+    add_kernel(odd, "words", **{**good, "argv": ["true", "\ud800"]})
+    add_kernel(odd, "name", **{**good, "display_name": "\ud800"})
+    (add_kernel(odd, "deep") / "kernel.json").write_text(deep)
+    for name, variables in (("a", '[[1, "x"]]'), ("b", deep)):
+        (odd / "etc/conda/env_vars.d").mkdir(parents=True, exist_ok=True)
+        (odd / f"etc/conda/env_vars.d/{name}.json").write_text(variables)
+    machine.done("pack", "first")
+    for name in ("first", "last"):
+        shutil.rmtree(machine.envs / name)
+
+    outcome = machine.snapper("restore", "--all", "--json")
+    assert outcome.code == 3
+    assert sorted(restored(outcome.json)) == ["first", "last"]
+    found = problems(outcome)
+    assert not found.pop("last-good")
+    assert found.keys() == {"first-good", "first-words"}
+    assert "surrogates not allowed" in found["first-words"]
+    assert not found["first-good"]
+    there = {file.name for file in kernels_dir(machine).iterdir()}
+    assert there == {"first-good", "first-words", "last-good"}
+    (odd / "etc/conda/env_vars.d/c.json").write_text('{"A": "\\ud800"}')
+    found = problems(machine.snapper("restore", "--all", "--json"))
+    assert not found.pop("last-good")
+    assert found.keys() == {"first-good", "first-words"}
+    assert all(found.values())
+
+
 def test_patterns_and_settings(three: Machine) -> None:
     assert restored(three.done("restore", "--all", "--only", "t*", "--except", "*ee")) == ["two"]
     assert (
