@@ -81,9 +81,15 @@ def carried(prefix: Path) -> tuple[Kernel, ...]:
 
 
 def announce(prefix: Path, environment: str, kernels: Sequence[Kernel]) -> tuple[Registered, ...]:
-    """Puts kernels into the user's Jupyter whose environment is still to come; those that run already stay."""
-    registered = []
+    """Puts kernels into the user's Jupyter whose environment is still to come. Those that run already stay, also those
+    of the environment where it is elsewhere: they change over to the new one when it is there.
+    """
+    ready = {each.name for each in registered() if each.ready and each.prefix != str(prefix)}
+    announced = []
     for naming in _named(environment, kernels):
+        if naming.directory.name in ready:
+            announced.append(naming.registered())
+            continue
         fields = {
             "argv": _argv(naming.directory, []),
             "display_name": naming.display_name,
@@ -95,10 +101,10 @@ def announce(prefix: Path, environment: str, kernels: Sequence[Kernel]) -> tuple
             _write_launcher(naming.directory, prefix, environment)
             if not (naming.directory / _SPEC).exists():
                 _write_spec(naming, fields, prefix, environment)
-            registered.append(naming.registered())
+            announced.append(naming.registered())
         except _ODD as error:
-            registered.append(naming.registered(_reason(error)))
-    return tuple(registered)
+            announced.append(naming.registered(_reason(error)))
+    return tuple(announced)
 
 
 def register(prefix: Path, environment: str) -> tuple[Registered, ...]:

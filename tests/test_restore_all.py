@@ -19,7 +19,7 @@ from snapper.errors import NoSpace
 from snapper.model import LAYER_SIZE, Layer, Snapshot
 from snapper.schedule import ranks, selected
 from snapper.space import Space
-from tests.conftest import Machine, Outcome
+from tests.conftest import Machine, Outcome, tree_of
 from tests.jupyter import kernels_dir, started
 from tests.misfortune import begin, eventually, layer_files, make_data
 from tests.s3server import S3Server
@@ -143,6 +143,28 @@ def test_odd_kernels_do_not_stop_the_others(machine: Machine) -> None:
     assert not found.pop("last-good")
     assert found.keys() == {"first-good", "first-words"}
     assert all(found.values())
+
+
+def test_a_restore_elsewhere_that_fails_leaves_the_kernels(machine: Machine) -> None:
+    """They go to the environment that there is until the other one is there."""
+    add_kernel(
+        make_data(machine.envs / "data"),
+        "text",
+        argv=["/bin/echo", "started"],
+        display_name="T",
+        language="text",
+    )
+    machine.done("pack", "data")
+    machine.done("restore", "data")
+    before = tree_of(kernels_dir(machine))
+    for file in layer_files(machine.store):
+        file.write_bytes(b"damaged" + file.read_bytes()[7:])
+    assert machine.snapper("restore", "data", "--prefix", machine.home / "copy").code == 12
+    assert tree_of(kernels_dir(machine)) == before
+    shutil.rmtree(machine.envs / "data")
+    assert machine.snapper("restore", "data", "--prefix", machine.home / "copy").code == 12
+    launch = (kernels_dir(machine) / "data-text" / "launch.sh").read_text()
+    assert f"snapper_prefix={machine.home}/copy\n" in launch
 
 
 def test_patterns_and_settings(three: Machine) -> None:
