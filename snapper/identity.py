@@ -1,4 +1,4 @@
-"""Who does something, where and when, as histories and locks have it."""
+"""Who does something, where and when, as histories and locks have it; and whether they are still at it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import socket
 import time
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
 
 
 def user() -> str:
@@ -24,6 +26,41 @@ def host() -> str:
 def person() -> str:
     """`USER@HOST`."""
     return f"{user()}@{host()}"
+
+
+def started(process: int) -> str:
+    """When the process was started, in ticks since the machine was, which tells it from others that have its number
+    later; empty where there is no telling.
+    """
+    found = _process(process)
+    return found.started if found else ""
+
+
+def is_alive(process: int, since: str) -> bool:
+    """Whether the process that was `started` then is still there, which also counts as so where there is no telling:
+    of other users' processes, some systems show nothing.
+    """
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # it is there, and another user's
+    found = _process(process)
+    return found is None or (found.state not in "ZX" and since in ("", found.started))
+
+
+class _Process(NamedTuple):
+    state: str
+    started: str
+
+
+def _process(number: int) -> _Process | None:
+    try:
+        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return _Process(fields[0], fields[19])
 
 
 def now() -> str:

@@ -50,15 +50,18 @@ snapper_is_there() {
 }
 
 # Whether process $1 is at work and was started at $2, in the count of Linux; no other that has its number now.
+# Of other users' processes there may be no telling, but that they are there.
 snapper_is_alive() {
-    if [ -n "$2" ]; then
-        read -r snapper_stat 2>/dev/null <"/proc/$1/stat" || return 1
+    if [ -n "$2" ] && read -r snapper_stat 2>/dev/null <"/proc/$1/stat"; then
         snapper_started=$2
         # shellcheck disable=SC2086 # the fields of the line
         set -- ${snapper_stat##*) }
         [ "$1" != Z ] && [ "${20}" = "$snapper_started" ]
     else
-        kill -0 "$1" 2>/dev/null
+        case $(LC_ALL=C kill -0 "$1" 2>&1) in
+        '' | *ermi*) ;; # there it is, or there but not permitted
+        *) return 1 ;;
+        esac
     fi
 }
 

@@ -65,7 +65,11 @@ class Lock:
     @property
     def is_dead(self) -> bool:
         """Whether the process is known to be no more; of another machine, that cannot be known."""
-        return bool(self.machine) and self.machine == _machine() and _started(self.pid) != self.started
+        return (
+            bool(self.machine)
+            and self.machine == _machine()
+            and not identity.is_alive(self.pid, self.started)
+        )
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,7 @@ def _own(action: str) -> Lock:
         host=identity.host(),
         machine=_machine(),
         pid=os.getpid(),
-        started=_started(os.getpid()),
+        started=identity.started(os.getpid()),
         time=identity.now(),
     )
 
@@ -265,12 +269,3 @@ def _machine() -> str:
         return f"{boot}:{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
-
-
-def _started(pid: int) -> str:
-    """When the process was started, in ticks since the machine was; empty where there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]

@@ -24,7 +24,6 @@ FORMAT = 1
 Condition = Literal["waiting", "restoring", "restored", "present", "failed"]
 
 _SECONDS_BETWEEN = 0.5
-_PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Run:
     @property
     def at_work(self) -> bool:
         """Whether it goes on right now."""
-        return not self.ended and is_alive(self.process, self.started)
+        return not self.ended and identity.is_alive(self.process, self.started)
 
 
 def last() -> Run | None:
@@ -94,19 +93,6 @@ def last_used(environments: Iterable[str]) -> list[str]:
     return sorted(times, key=lambda name: (-times[name], name))
 
 
-def is_alive(process: int, started: str) -> bool:
-    """Whether the process is still there, and no other that has come to have its number."""
-    if started:
-        return _start_of(process) == started
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 class Recorder:
     """Keeps the record of a restore that is going on; `listed` makes it the last one, unless one is at work now."""
 
@@ -114,7 +100,7 @@ class Recorder:
         own = os.getpid()
         other = last() if listed else None
         self._listed = listed and not (other and other.at_work and other.process != own)
-        self._run = Run(FORMAT, store, identity.now(), "", own, _start_of(own), log, "", ())
+        self._run = Run(FORMAT, store, identity.now(), "", own, identity.started(own), log, "", ())
         self._parts: dict[str, Part] = {}
         self._began: dict[str, float] = {}
         self._awaited: set[str] = set()
@@ -204,16 +190,7 @@ def _is_anothers(file: Path) -> bool:
         number, _, started = process.partition(" ")
     except (OSError, ValueError):
         return False
-    return condition != "failed" and int(number) != os.getpid() and is_alive(int(number), started)
-
-
-def _start_of(process: int) -> str:
-    """When the process was started, in the kernel's own count; empty where there is no telling, or it is no more."""
-    try:
-        fields = (_PROC / str(process) / "stat").read_text(errors="replace").rpartition(") ")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
+    return condition != "failed" and int(number) != os.getpid() and identity.is_alive(int(number), started)
 
 
 def _one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from snapper import locks
+from snapper import identity, launcher, locks
 from snapper import pack as packing
 from snapper import prune as pruning
 from snapper.errors import LayersGone, SnapperError, StoreBusy, TooSlow
@@ -388,7 +388,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     machine, _ = packed
     changes: dict[str, object] = {"machine": "another", "host": "far"}
     if kind == "here":
-        changes = {"pid": os.getpid(), "started": locks._started(os.getpid())}
+        changes = {"pid": os.getpid(), "started": identity.started(os.getpid())}
     intent = write_lock(machine.store, INTENT, **changes)
     if kind == "unreadable":
         intent.write_text("{")
@@ -411,6 +411,34 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     age(machine.store / "locks", 3700)
     machine.done("pack", "data")
     assert not lock.exists()
+
+
+def test_another_users_process_that_cannot_be_seen_is_not_dead() -> None:
+    """Neither for locks nor for kernels that wait, where /proc shows users their own processes alone."""
+    look = """
+import os, sys
+from snapper import identity
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+process, started, shells = sys.argv[1], sys.argv[2], sys.argv[3:]
+print(os.path.exists(f"/proc/{process}/stat"), identity.is_alive(int(process), started))
+for shell in shells:
+    command = [shell, *(["sh"] if shell == "busybox" else []), "-c", os.environ["LOOK"], "sh", process, started]
+    print(os.spawnvp(os.P_WAIT, shell, command) == 0)
+"""
+    shells = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
+    own = launcher._LAUNCH.partition("snapper_is_alive() {")[2].partition("\n}\n")[0]
+    hidden = ["unshare", "-m", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
+    able = subprocess.run([*hidden, "true"], capture_output=True, text=True, check=False)
+    if able.returncode:
+        pytest.skip(f"/proc cannot be mounted so here: {able.stderr.strip()}")
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    for process, alive in ((os.getpid(), True), (ended.pid, False)):
+        words = [sys.executable, "-c", look, str(process), identity.started(os.getpid()), *shells]
+        environ = {**os.environ, "LOOK": f'snapper_is_alive() {{{own}\n}}\nsnapper_is_alive "$@"'}
+        done = subprocess.run([*hidden, *words], env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["False", *[str(alive)] * (1 + len(shells))]
 
 
 def test_a_pack_that_took_too_long_does_not_finish(

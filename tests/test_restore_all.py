@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from snapper import runs
+from snapper import identity
 from snapper.errors import NoSpace
 from snapper.model import LAYER_SIZE, Layer, Snapshot
 from snapper.schedule import ranks, selected
@@ -256,7 +256,7 @@ def test_a_slow_store(slow: Slow) -> None:
     background = outcome.json["background"]
     assert "tiny" in background["left"]
     assert sorted([*background["left"], *restored(outcome.json)]) == ["small", "tiny"]
-    assert runs.is_alive(background["process"], "")
+    assert identity.is_alive(background["process"], "")
     assert not (slow.machine.envs / "tiny").exists()
     status = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]
     assert status["at_work"]
@@ -268,7 +268,7 @@ def test_a_slow_store(slow: Slow) -> None:
         slow.way.rate = None
         kernel.wait()
         assert kernel.run("import sys; print(sys.prefix)") == f"{slow.machine.envs}/tiny\n"
-    eventually(lambda: not runs.is_alive(background["process"], ""))
+    eventually(lambda: not identity.is_alive(background["process"], ""))
     assert "tiny is restored" in Path(background["log"]).read_text()
     assert "2 restored, 0 already there, 0 failed" in slow.machine.snapper("status", **slow.variables).out
     outcome, _ = slow.restore("--budget", "60", "--json")
@@ -316,5 +316,5 @@ def test_interrupted_while_it_waits(slow: Slow) -> None:
     work = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]["process"]
     running.send(signal.SIGINT)
     assert running.end().code == 130
-    assert not runs.is_alive(work, "")
+    assert not identity.is_alive(work, "")
     assert {path.name for path in slow.machine.envs.iterdir()} <= {"small"}
