@@ -26,9 +26,6 @@ from tests.misfortune import make_data
 from tests.test_full_disk import Disk
 from tests.test_kernels import add_kernel
 
-#: Where the script puts what users call, when it is run by root.
-_LINK = Path("/usr/local/bin/snapper")
-
 REPOSITORY = Path(__file__).parents[1]
 RENDERED = sorted((REPOSITORY / "scripts" / "lifecycle").glob("*.sh"))
 
@@ -203,8 +200,6 @@ def instance(volume: Path, another_user: tuple[str, Path]) -> Iterator[Instance]
     stop()
     yield found
     stop()
-    if Path(os.path.realpath(_LINK)).is_relative_to(volume):
-        _LINK.unlink()
 
 
 def launch(instance: Instance, name: str, *arguments: str) -> str:
@@ -238,6 +233,32 @@ def test_on_start(instance: Instance) -> None:
         assert "0 restored, 2 already there, 0 failed" in said
         assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
     assert min(times) < 2, times
+
+
+def test_nothing_of_the_users_runs_as_root(instance: Instance) -> None:
+    """Neither while a Python is looked for, nor when root calls snapper later."""
+    instance.start()
+    link = instance.home / ".local/bin/snapper"
+    assert link.readlink() == instance.home / "SageMaker/.snapper/venv/bin/snapper"
+    assert pwd.getpwuid(link.lstat().st_uid).pw_name == instance.user
+    assert not Path(os.path.realpath("/usr/local/bin/snapper")).is_relative_to(instance.home)
+
+    venv, python = instance.home / "SageMaker/.snapper/venv", instance.home / "anaconda3/bin/python3"
+    who = instance.home / "SageMaker/who"
+    other = instance.envs / "python3"
+    python.parent.mkdir(exist_ok=True)
+    python.write_text(f"#!/bin/sh\nid -un >>{who}\nexit 1\n")
+    python.chmod(0o755)
+    venv.rename(venv.with_name("away"))
+    other.rename(other.with_name("away"))
+    try:
+        instance.start("--wheelhouse", str(instance.envs))  # where there is none to be installed
+        assert who.read_text().split() == [instance.user]
+    finally:
+        shutil.rmtree(venv, ignore_errors=True)
+        venv.with_name("away").rename(venv)
+        other.with_name("away").rename(other)
+        shutil.rmtree(python.parent)
 
 
 def test_on_start_without_its_store(instance: Instance) -> None:

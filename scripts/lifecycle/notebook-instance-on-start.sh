@@ -45,10 +45,10 @@ limited() {
 left() { echo $((budget - SECONDS > 10 ? budget - SECONDS : 10)); }
 
 find_python() {
-    local candidate
+    local candidate look='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
     for candidate in "$home"/anaconda3/envs/python3/bin/python3 "$home"/anaconda3/bin/python3 \
         /opt/conda/bin/python3 python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        if as_user "$candidate" -I -c "$look" 2>/dev/null; then
             command -v "$candidate"
             return
         fi
@@ -80,14 +80,14 @@ install() {
     say "snapper is installed"
 }
 
-# For the user's terminals, unless they have another one.
+# For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
-    if [ "$(id -u)" = 0 ]; then bin=/usr/local/bin; fi
-    mkdir -p "$bin"
+    if [ "$(id -u)" = 0 ] && [ "$user" = root ]; then bin=/usr/local/bin; fi
+    as_user mkdir -p "$bin"
     case $(readlink "$bin/snapper" || echo none) in
-    none) [ -e "$bin/snapper" ] || ln -s "$venv/bin/snapper" "$bin/snapper" ;;
-    */.snapper/venv/bin/snapper) ln -sfn "$venv/bin/snapper" "$bin/snapper" ;;
+    none) [ -e "$bin/snapper" ] || as_user ln -s "$venv/bin/snapper" "$bin/snapper" ;;
+    */.snapper/venv/bin/snapper) as_user ln -sfn "$venv/bin/snapper" "$bin/snapper" ;;
     esac
 }
 
