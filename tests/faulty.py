@@ -17,7 +17,13 @@ from urllib.parse import urlsplit
 #: the server has done what was asked; or the server is not asked, and the answer is an error of that code.
 Kind = Literal["reset", "cut", "altered", "stalled", "lost", "refused"]
 
-_STATUS = {"SlowDown": 503, "InternalError": 500, "ExpiredToken": 400, "PermanentRedirect": 301}
+_STATUS = {
+    "SlowDown": 503,
+    "InternalError": 500,
+    "ConditionalRequestConflict": 409,
+    "ExpiredToken": 400,
+    "PermanentRedirect": 301,
+}
 
 
 @dataclass

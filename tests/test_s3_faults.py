@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from snapper.errors import SnapperError, Unreachable
-from snapper.store import Store, open_store
+from snapper.store import Store, VersionMismatch, open_store
 from snapper.store.s3 import client, transfer
 from tests.conftest import Instance, tree_of
 from tests.faulty import Fault, Proxy, in_front_of
@@ -104,6 +104,23 @@ def test_a_pack_on_a_bad_day(one: Instance, proxy: Proxy) -> None:
     proxy.faults = [Fault("lost", puts("/environments/"))]
     one.done("pack", "work")
     assert len(one.done("log", "work")["steps"]) == 2
+
+
+def test_an_answer_that_is_lost_before_a_conflict(store: Store, proxy: Proxy) -> None:
+    """The first try had its effect, the second met another request, and the third finds the first one's bytes."""
+    entry = "environments/work.json"
+    proxy.faults = [
+        Fault("lost", puts(entry)),
+        Fault("refused", puts(entry), code="ConditionalRequestConflict"),
+    ]
+    store.replace(entry, b"one", None)
+    assert proxy.happened == 2
+    data, version = store.read_versioned(entry)
+    assert data == b"one"
+    store.replace(entry, b"two", version)
+    proxy.faults = [Fault("refused", puts(entry), code="ConditionalRequestConflict")]
+    with pytest.raises(VersionMismatch):  # the bytes are the same, but nothing of ours has had an effect
+        store.replace(entry, b"two", version)
 
 
 def test_a_race_that_is_lost_at_the_last_moment(

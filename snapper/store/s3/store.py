@@ -165,20 +165,25 @@ class S3Store:
         return found["ContentLength"], found["ETag"]
 
     def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
-        """Writes the object on a condition that S3 checks; False where that does not hold."""
+        """Writes the object on a condition that S3 checks; False where that does not hold.
+
+        A try whose answer was lost may have had its effect, whatever the tries after it are told.
+        """
         wanted = {
             **self._named(key),
             "ContentType": _TYPES.get(key.rpartition(".")[2], "application/octet-stream"),
             **self.place.write_options,
         }
+        retried = False
         with reporting(self.place, key, "write"):
             for attempt in range(_MOST_CONFLICTS):
                 try:
                     transfer.send(self._client, wanted, data, checksum(key, data), condition)
                     return True
                 except ClientError as error:
+                    retried = retried or was_retried(error)
                     if status_of(error) == 412 or (code_of(error) == "NoSuchKey" and "IfMatch" in condition):
-                        return was_retried(error) and self._holds(key, data)
+                        return retried and self._holds(key, data)
                     again = status_of(error) == 409 or code_of(error) == "NoSuchUpload"
                     if not again or attempt == _MOST_CONFLICTS - 1:
                         raise
