@@ -22,8 +22,8 @@ _MOST_BYTES = 128 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Copied:
-    """What became of one environment; `present` if the other store has the snapshot in its history already. Sizes in
-    bytes.
+    """What became of one environment; `present` if the other store has it at the snapshot already, or has had it there
+    by the same step and gone on. Sizes in bytes.
     """
 
     environment: str
@@ -64,17 +64,19 @@ class _Copying:
     def copy(self, reference: Reference, *, force: bool) -> Copied:
         began = time.monotonic()
         found, snapshot_id = catalog.resolve(self.source, reference)
+        step, before = _step(found, snapshot_id)
         seen = catalog.find_environment(self.target, found.name)
-        known = {move.snapshot for move in seen[0].history} if seen else set()
-        there = snapshot_id in known and not (force and seen and seen[0].current != snapshot_id)
+        there = seen is not None and (
+            seen[0].current == snapshot_id or (not force and _has_taken(seen[0], step))
+        )
         if seen and not there and not force:
-            self._check_course(seen[0], found)
+            self._check_course(seen[0], before)
         added_layers = added_size = 0
         if not there:
             snapshot = catalog.read_snapshot(self.source, snapshot_id)
             self.intent.declare()
             added_layers, added_size = self._copy_layers(found.name, snapshot.layers)
-            added_size += self._finish(found, snapshot_id, snapshot, seen, added_size, force=force)
+            added_size += self._finish(found.name, step, snapshot, seen, added_size, force=force)
         return Copied(
             environment=found.name,
             snapshot_id=snapshot_id,
@@ -86,9 +88,9 @@ class _Copying:
             seconds=time.monotonic() - began,
         )
 
-    def _check_course(self, there: Environment, here: Environment) -> None:
-        """Raises Diverged unless what is current there is in the history here."""
-        if there.current not in {move.snapshot for move in here.history}:
+    def _check_course(self, there: Environment, before: set[str]) -> None:
+        """Raises Diverged unless what is current there came before here."""
+        if there.current not in before:
             latest = there.latest
             who = f"{latest.user}@{latest.host}"
             raise Diverged(there.name, self.target.url, there.current, who, latest.time)
@@ -128,8 +130,8 @@ class _Copying:
 
     def _finish(
         self,
-        found: Environment,
-        snapshot_id: str,
+        name: str,
+        step: Move,
         snapshot: Snapshot,
         seen: tuple[Environment, str] | None,
         added_size: int,
@@ -139,13 +141,22 @@ class _Copying:
         """Writes snapshot and entry; returns the bytes of the snapshot if they were added."""
         catalog.check_layers(self.target, snapshot.layers)
         self.intent.check()
-        size = catalog.write_snapshot(self.target, snapshot_id, encode_snapshot(snapshot)[1])
-        step = replace(_step(found, snapshot_id), added_size=added_size + size)
-        catalog.move(self.target, found.name, step, seen, force=force)
+        size = catalog.write_snapshot(self.target, step.snapshot, encode_snapshot(snapshot)[1])
+        step = replace(step, added_size=added_size + size)
+        catalog.move(self.target, name, step, seen, force=force)
         return size
 
 
-def _step(found: Environment, snapshot_id: str) -> Move:
-    """How the snapshot came to be: who packed it, when and where, goes along to the other store's history."""
-    moves = [move for move in found.history if move.snapshot == snapshot_id]
-    return moves[-1] if moves else found.latest
+def _step(found: Environment, snapshot_id: str) -> tuple[Move, set[str]]:
+    """How the snapshot came to be current: who packed it or went back to it, when and where, goes along to the other
+    store's history. And the snapshots that came before it.
+    """
+    for number in reversed(range(len(found.history))):
+        if found.history[number].snapshot == snapshot_id:
+            return found.history[number], {move.snapshot for move in found.history[:number]}
+    return replace(found.latest, snapshot=snapshot_id), {move.snapshot for move in found.history}
+
+
+def _has_taken(there: Environment, step: Move) -> bool:
+    """Whether the step is in the history there, where it may have added other bytes."""
+    return any(replace(each, added_size=step.added_size) == step for each in there.history)

@@ -182,6 +182,41 @@ def test_going_back_in_a_base_environment(machine: Machine) -> None:
     assert tree_of(prefix) == {path: entry for path, entry in before.items() if path != "new"}
 
 
+def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
+    """A step back is a step: another store takes it, and one that has gone on from it is left where it is."""
+    prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
+
+    def pack(text: str, store: Path) -> str:
+        (prefix / "mine").write_text(text)
+        return str(machine.done("pack", "data", "--store", store)["snapshot"])
+
+    def push(source: Path, target: Path, name: str = "data") -> bool:
+        (copied,) = machine.done("push", name, "--store", source, "--to", target)["copied"]
+        return not copied["present"]
+
+    first = pack("first", machine.store)
+    assert push(machine.store, other)
+    pack("second", machine.store)
+    assert push(machine.store, other)
+    assert machine.done("rollback", "data", "--store-only")["snapshot"] == first
+    assert push(machine.store, other)
+    assert check_store(other) == {"data": first}
+    assert machine.done("log", "data", "--store", other)["steps"][0]["action"] == "rollback"
+    assert not push(machine.store, other)
+
+    third = pack("third", other)
+    assert not push(machine.store, other)
+    assert check_store(other) == {"data": third}
+    assert push(other, machine.store)
+    assert not push(other, machine.store, "data@~2")
+    assert check_store(machine.store) == {"data": third}
+
+    pack("fourth", other)
+    machine.done("rollback", "data", "--store-only")
+    error = machine.refused(11, "push", "data", "--to", other)
+    assert error["type"] == "Diverged"
+
+
 def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, second = two
     assert machine.done("tag", "data@~1", "v1")["snapshot"] == first

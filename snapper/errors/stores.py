@@ -166,7 +166,7 @@ class Diverged(SnapperError):
     def message(self) -> str:
         return (
             f"{self.environment!r} in {self.store} is at snapshot {self.snapshot[:12]}, by {self.who} at {self.when}, "
-            "which the other store does not know"
+            "which is not what came before in the other store"
         )
 
     @property
