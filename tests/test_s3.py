@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from snapper.identity import time_of
 from tests.conftest import Instance
 from tests.misfortune import (
     begin,
@@ -180,6 +181,36 @@ def test_the_next_start_reads_the_cache(
     assert "ago" in shown
     assert two.having(**away).refused(13, "pack", "-p", two.envs / "work")["type"] == "Unreachable"
     assert two.having(**away, SNAPPER_CACHE="off").refused(13, "list")["type"] == "Unreachable"
+
+
+def test_the_cache_has_what_was_packed_here(
+    new_instance: Callable[[str], Instance], s3_server: S3Server, tmp_path: Path, url: str
+) -> None:
+    """It stands for a store that cannot be reached, and not for one that is verified."""
+    one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    prefix = make_data(one.envs / "work")
+    one.done("pack", "work")
+    (prefix / "notes.txt").write_text("second")
+    one.done("pack", "work")
+    away = one.having(AWS_ENDPOINT_URL_S3="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1")
+    outcome = away.snapper("restore", "work", "--prefix", tmp_path / "back", "--json")
+    assert outcome.code == 3, outcome
+    assert (tmp_path / "back" / "notes.txt").read_text() == "second"
+    (kept,) = (tmp_path / "cache").glob("*/environments/work.json")
+    assert outcome.json["store_last_seen"] == time_of(kept.stat().st_mtime)
+
+    good = download(s3_server, url, tmp_path / "good")
+    damaged = layer_files(good)[0]
+    key = str(damaged.relative_to(good))
+    client, where = s3_server.client(), url.removeprefix(f"s3://{s3_server.bucket}/") + f"/{key}"
+    client.put_object(Bucket=s3_server.bucket, Key=where, Body=damaged.read_bytes()[:-1] + b"?")
+    found = one.snapper("verify", "--data", "--json")
+    assert found.code == 12, found
+    assert [each["key"] for each in found.json["problems"]] == [key]
+    healed = one.done("verify", "--data", "--repair", "--from", good)["healed"]
+    assert [each["key"] for each in healed] == [key]
+    back = client.get_object(Bucket=s3_server.bucket, Key=where)["Body"].read()
+    assert back == damaged.read_bytes()
 
 
 def test_a_cache_keeps_within_its_size(

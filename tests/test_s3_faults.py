@@ -19,10 +19,12 @@ import pytest
 from snapper.errors import SnapperError, Unreachable
 from snapper.store import Store, VersionMismatch, open_store
 from snapper.store.s3 import client, transfer
-from tests.conftest import Instance, tree_of
+from tests.conftest import Instance, Outcome, tree_of
 from tests.faulty import Fault, Proxy, in_front_of
+from tests.jupyter import kernels_dir
 from tests.misfortune import make_data
 from tests.s3server import S3Server
+from tests.test_kernels import add_kernel
 
 LAYER = "/layers/"
 
@@ -104,6 +106,31 @@ def test_a_pack_on_a_bad_day(one: Instance, proxy: Proxy) -> None:
     proxy.faults = [Fault("lost", puts("/environments/"))]
     one.done("pack", "work")
     assert len(one.done("log", "work")["steps"]) == 2
+
+
+def test_a_store_that_is_gone_before_it_is_listed(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
+    """It opens, and then does not say what is in it: without a cache that knows, that is not nothing."""
+    cache = tmp_path / "cache"
+    one = one.having(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
+    add_kernel(make_data(one.envs / "work"), "text", argv=["true"], display_name="text", language="text")
+    one.done("pack", "work")
+    one.done("restore", "--all")
+    kernel = kernels_dir(one) / "work-text"
+
+    def without_listing(**variables: str) -> Outcome:
+        shutil.rmtree(one.envs / "work", ignore_errors=True)
+        proxy.faults = [Fault("refused", lambda _, path: "list-type" in path, times=99, code="SlowDown")]
+        outcome = one.snapper("restore", "--all", "--json", **variables)
+        proxy.faults = []
+        assert kernel.is_dir()
+        return outcome
+
+    known = without_listing()
+    assert (known.code, [each["environment"] for each in known.json["restored"]]) == (3, ["work"])
+    shutil.rmtree(cache)
+    for variables in ({}, {"SNAPPER_CACHE": "/proc/nowhere"}):
+        unknown = without_listing(**variables)
+        assert (unknown.code, unknown.json["error"]["type"]) == (13, "Unreachable")
 
 
 def test_an_answer_that_is_lost_before_a_conflict(store: Store, proxy: Proxy) -> None:

@@ -176,13 +176,14 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
         opened = open_store(asked.store)
         if asked.everything:
             there = list(catalog.environments(opened))
-            stale = kernels.sweep(there)
+            stale = kernels.sweep(there) if last_seen(opened) is None else ()
             references = [catalog.Reference(name) for name in _chosen(asked, there, opened.url)]
     except SnapperError as error:
         if asked.everything:
             verb.refused(config.store_url(asked.store), error, log)
         raise
-    tell(_Begun(opened.url, tuple(map(str, references)), last_seen(opened), stale))
+    seen = last_seen(opened, (catalog.environment_key(each.environment) for each in references))
+    tell(_Begun(opened.url, tuple(map(str, references)), seen, stale))
     with reporter(quiet=quiet) as progress:
         for result in verb.restore(
             opened,

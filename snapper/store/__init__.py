@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -47,11 +48,11 @@ def open_store(url: str, *, create: bool = False, apart_from: Path | None = None
     return store
 
 
-def last_seen(store: Store) -> float | None:
-    """When a store that cannot be reached was last reached, in seconds since 1970: then what this machine has kept of
-    it stands for it. None for one that can be reached.
+def last_seen(store: Store, keys: Iterable[str] = ()) -> float | None:
+    """When a store that cannot be reached, or these entries of it, were last seen, in seconds since 1970: then what
+    this machine has kept of it stands for it. None for one that can be reached.
     """
-    return store.last_seen if isinstance(store, CachedStore) else None
+    return store.last_seen(keys) if isinstance(store, CachedStore) else None
 
 
 def uncached(store: Store) -> Store:

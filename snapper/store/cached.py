@@ -7,11 +7,12 @@ first where room is short. Nothing in the directory is counted on: what is damag
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,11 @@ from snapper.store.local import LocalStore
 T = TypeVar("T")
 
 _MARKER = "snapper.json"
+_ENTRIES = "environments/"
+
+#: Which entries there are, in the directory alone: of those, it has some.
+_LISTING = "environments.json"
+
 _IMMUTABLE = re.compile(r"(?:layers/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
 
 #: Shares of the limit: from where on room is made, what stays then, and what is kept between two looks.
@@ -52,12 +58,14 @@ class CachedStore:
     def url(self) -> str:
         return self.origin.url
 
-    @property
-    def last_seen(self) -> float | None:
-        """When the origin was last reached, in seconds since 1970, if it cannot be reached now."""
+    def last_seen(self, keys: Iterable[str]) -> float | None:
+        """When all of these entries were as they are kept, or of none, when the origin was last opened, in seconds
+        since 1970, if it cannot be reached now. None where nothing is kept, too.
+        """
         if self.url not in _unreachable:
             return None
-        return (self._local.root / _MARKER).stat().st_mtime
+        times = list(self._times(keys)) or self._times([_MARKER])
+        return min(times, default=None)
 
     def require(self) -> None:
         """Raises Unreachable where the origin could not be reached when it was last asked."""
@@ -89,7 +97,7 @@ class CachedStore:
             raise
         except Unreachable as error:
             return self._as_last_seen(key, error), ""
-        if key == _MARKER or key.startswith("environments/"):
+        if key == _MARKER or key.startswith(_ENTRIES):
             self._write(key, data)
         return data, version
 
@@ -110,13 +118,22 @@ class CachedStore:
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         self._ask(lambda: self.origin.replace(key, data, version))
+        if key.startswith(_ENTRIES):
+            self._write(key, data)
+            listed = self._listed()
+            if listed is not None:
+                self._list(listed | {key})
 
     def keys(self, prefix: str) -> Iterator[str]:
         try:
             found = self._ask(lambda: list(self.origin.keys(prefix)))
         except Unreachable:
-            return self._local.keys(prefix)
-        if prefix == "environments/":
+            listed = self._listed()
+            if prefix != _ENTRIES or listed is None:
+                raise
+            return iter(sorted(listed))
+        if prefix == _ENTRIES:
+            self._list(found)
             for gone in set(self._local.keys(prefix)) - set(found):
                 self._forget(gone)
         return iter(found)
@@ -188,6 +205,26 @@ class CachedStore:
     def _forget(self, key: str) -> None:
         with suppress(OSError):
             (self._local.root / key).unlink()
+        listed = self._listed()
+        if listed and key in listed:
+            self._list(listed - {key})
+
+    def _list(self, keys: Iterable[str]) -> None:
+        """Keeps which entries there are."""
+        self._write(_LISTING, json.dumps(sorted(keys)).encode())
+
+    def _listed(self) -> set[str] | None:
+        """The entries that there were when they were last listed; None where that is not kept."""
+        try:
+            return {str(key) for key in json.loads(self._local.read(_LISTING))}
+        except (SnapperError, ValueError, TypeError, RecursionError):
+            return None
+
+    def _times(self, keys: Iterable[str]) -> Iterator[float]:
+        """When those of the objects that are kept were last seen."""
+        for key in keys:
+            with suppress(OSError):
+                yield (self._local.root / key).stat().st_mtime
 
     def _make_room(self, size: int) -> None:
         """Removes what was longest not used, when this process has kept enough to look how full it is."""
