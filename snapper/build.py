@@ -100,7 +100,12 @@ class Building:
                 self._hand_out(workers)
 
     def built(self) -> Built:
-        """What has come of it."""
+        """What has come of it; raises RuntimeError where that is not all that was planned."""
+        shares = (*self.plan.packages, *self.plan.links, *self.plan.others)
+        planned = sum(len(share.files) for share in shares)
+        members = sum(part.layer.members for part in self._parts.values())
+        if members != planned:
+            raise RuntimeError(f"{planned} files were to be packed, and the layers have {members}")
         return Built(
             tuple(self._parts[place] for place in sorted(self._parts)),
             tuple(
@@ -114,13 +119,7 @@ class Building:
 
     def _keep_package(self, share: Share, late: Share) -> bool:
         """Takes over all layers of a package if all of its files are as they were."""
-        items = (
-            *share.items,
-            *share.large,
-            *late.items,
-            *late.large,
-            *([late.record] if late.record else ()),
-        )
+        items = (*share.files, *late.files)
         parts = self.kept and self.kept.parts(frozenset(("package", "link")), share.owner, items)
         if not parts:
             return False

@@ -54,14 +54,14 @@ class Facts(NamedTuple):
 class Group:
     """Files for layers of one kind and owner.
 
-    `record` is the path of a conda record among them, and `facts` what is known of files that it describes.
+    `records` are the paths of conda records among them, and `facts` what is known of files that these describe.
     """
 
     kind: Kind
     owner: str
     number: int
     items: tuple[Item, ...]
-    record: str = ""
+    records: frozenset[str] = frozenset()
     facts: Mapping[str, Facts] = field(default_factory=dict)
 
     @property
@@ -159,7 +159,7 @@ def collect(context: Context, group: Group) -> Later[Collected]:
     for item in group.items:
         if item.file.type != "file":
             _add_other(run, item)
-        elif item.file.path == group.record:
+        elif item.file.path in group.records:
             _add_record(run, item)
         elif item.linked and item.linked not in dropped:
             run.make_room(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,16 +24,21 @@ USUAL_DIRECTORY_MODE = 0o755
 class Share:
     """The files of one owner. Files larger than a layer stand apart, in `large`.
 
-    `record` is the package's record, which comes last, when all that it describes is known; `facts` is what
-    is known before.
+    `records` are the package's, of which there is one unless somebody copied it: they come last, when all that they
+    describe is known; `facts` is what is known before.
     """
 
     kind: Kind
     owner: str
     items: tuple[Item, ...]
     large: tuple[Item, ...]
-    record: Item | None = None
+    records: tuple[Item, ...] = ()
     facts: Mapping[str, Facts] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Item, ...]:
+        """All of them."""
+        return (*self.items, *self.large, *self.records)
 
     def groups(self) -> Iterator[Group]:
         """The items in runs that fill a layer each, cut where the same package is cut everywhere."""
@@ -46,16 +51,19 @@ class Share:
                 run, size, number = [], 0, number + 1
             run.append(item)
             size += expected
-        if self.record:
-            run.append(self.record)
+        run += self.records
         if run:
-            record = self.record.file.path if self.record else ""
-            yield Group(self.kind, self.owner, number, tuple(run), record, self.facts)
+            records = frozenset(item.file.path for item in self.records)
+            yield Group(self.kind, self.owner, number, tuple(run), records, self.facts)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is to be packed, and what the packages installed that is gone."""
+    """Everything that is to be packed, and what the packages installed that is gone.
+
+    An owner has one share of a kind: what two of the same name installed, as in a virtual environment inside of the
+    environment, is together in it.
+    """
 
     packages: tuple[Share, ...]
     links: tuple[Share, ...]
@@ -74,33 +82,31 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     relocated = {
         entry.path: found.get(entry.path) for each in records for entry in each.entries if entry.placeholder
     }
-    packages, links, missing = [], [], []
+    own, late, kept, missing = defaultdict(list), defaultdict(list), defaultdict(list), []
     for record in records:
-        own, late = [], []
+        dist = record.package.dist
         owned, lost = _owned(record, found, free)
         for file, entry in owned:
             if _vouched(file, entry) and bytecode.source_of(file.path) not in relocated:
-                own.append(Item(file, entry))
+                own[dist].append(Item(file, entry))
             else:
-                late.append(_at_link(file, entry, relocated))
-        packages.append(_share("package", record.package.dist, own))
-        share = _share("link", record.package.dist, late)
-        kept = free.pop(_physical(record.file, found), None)
-        if kept is None:
+                late[dist].append(_at_link(file, entry, relocated))
+        file_of_record = free.pop(_physical(record.file, found), None)
+        if file_of_record is None:
             raise ChangedWhilePacking(f"{prefix}/{record.file}")
-        links.append(replace(share, record=Item(kept, made_at_link=True)))
+        kept[dist].append(Item(file_of_record, made_at_link=True))
         if lost:
-            missing.append(Deviation(record.package.dist, tuple(lost)))
+            missing.append(Deviation(dist, tuple(lost)))
     installed = pip.distributions(prefix, free)
-    others = [
-        _share("pip", each.owner, [Item(free.pop(path)) for path in each.files if path in free])
-        for each in installed
-    ]
+    piped: dict[str, list[Item]] = defaultdict(list)
+    for each in installed:
+        piped[each.owner] += [Item(free.pop(path)) for path in each.files if path in free]
+    others = [_share("pip", owner, items) for owner, items in piped.items()]
     loose = [Item(file, source_mtime=_source_mtime(file, relocated)) for file in free.values()]
     others.append(_share("files", "", loose))
     return Plan(
-        tuple(packages),
-        tuple(links),
+        tuple(_share("package", dist, own[dist]) for dist in kept),
+        tuple(replace(_share("link", dist, late[dist]), records=tuple(kept[dist])) for dist in kept),
         tuple(share for share in others if share.items or share.large),
         tuple(missing),
         tuple(each.package for each in installed),
@@ -116,7 +122,7 @@ def installed(prefix: Path, tree: Tree) -> Packages:
 def late_share(planned: Share, unproved: Iterable[Item], facts: Mapping[str, Facts]) -> Share:
     """A package's link-time share with what reading the package has shown."""
     share = _share(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
-    return replace(share, record=planned.record, facts=facts)
+    return replace(share, records=planned.records, facts=facts)
 
 
 def _owned(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -87,6 +88,30 @@ def test_records_of_other_installers(tools: Path, machine: Machine) -> None:
     shown = subprocess.check_output([restored / "bin/whereami"], text=True)
     assert str(restored) in shown
     assert str(tools) not in shown
+
+
+def test_two_owners_of_one_name(tools: Path, machine: Machine) -> None:
+    """A distribution that a virtual environment has too, and a package's record beside another one of its name."""
+    for site in ("lib/python3.11/site-packages", "venv/lib/python3.11/site-packages"):
+        info = tools / site / "thing-1.0.dist-info"
+        info.mkdir(parents=True)
+        (tools / site / "thing.py").write_text(f"place = {site!r}\n")
+        (info / "METADATA").write_text("Name: thing\nVersion: 1.0\n")
+        (info / "RECORD").write_text(
+            "thing.py,,\nthing-1.0.dist-info/METADATA,,\nthing-1.0.dist-info/RECORD,,\n"
+        )
+    record = next(tools.glob("conda-meta/textdata-*.json"))
+    (tools / "share/mine").write_text("mine\n")
+    entry = {"_path": "share/mine", "path_type": "hardlink", "sha256": hashlib.sha256(b"mine\n").hexdigest()}
+    fields = {**json.loads(record.read_text()), "paths_data": {"paths": [entry]}, "files": ["share/mine"]}
+    record.with_suffix(".copy.json").write_text(json.dumps(fields))
+    restored = moved(machine, tools)
+    assert_same(tools, restored, machine)
+    assert machine.done("pack", "-p", restored, "--name", "moved")["unchanged"]
+    (restored / "venv/lib/python3.11/site-packages/thing.py").write_text("changed\n")
+    changed = machine.done("pack", "-p", restored, "--name", "moved")
+    assert not changed["unchanged"]
+    assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
 
 
 def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
