@@ -221,6 +221,8 @@ class _Writer:
         directory, _, name = begins.path.rpartition("/")
         descriptor = os.open(name, _SHARED_FILE, 0o600, dir_fd=self._directories[directory])
         try:
+            if os.fstat(descriptor).st_nlink != 1:  # taken over, and so another environment's too
+                raise BadSegment(f"{begins.path!r} is both whole and in pieces")
             while content:
                 written = os.pwrite(descriptor, content, offset)
                 content, offset = content[written:], offset + written

@@ -32,6 +32,7 @@ from snapper.importing import arrived
 from snapper.layer import Unpacker
 from snapper.model import LARGEST_OBJECT, Layer, encode_snapshot
 from snapper.progress import SILENT
+from snapper.restore import Failed
 from snapper.segment import Member
 from snapper.store import open_store
 from snapper.store.local import LocalStore
@@ -43,6 +44,7 @@ from tests.test_canonical import snapshot
 from tests.test_extract import (
     HOSTILE,
     META,
+    begun,
     brought_back,
     directory,
     done,
@@ -51,6 +53,7 @@ from tests.test_extract import (
     keep,
     layer,
     packed,
+    rest,
     symlink,
     top,
     whole,
@@ -110,6 +113,21 @@ def test_no_bits_but_permissions_are_restored(top: Path) -> None:
     )
     assert (prefix / "a").stat().st_mode & 0o7777 == 0o755
     assert (prefix / "d").stat().st_mode & 0o7777 == 0o700
+
+
+def test_pieces_are_not_written_into_what_was_taken_over(top: Path) -> None:
+    """A file that the environment has already, so that it is linked, comes in pieces too."""
+    good = layer(whole(META), file("a", b"good" * 10))
+    prefix = done(top, [good])
+    with (prefix / "a").open("rb") as taken_over:
+        keep(
+            open_store(str(top / "store")),
+            [good, begun(80, b"evil" * 10, "a"), rest(40, b"evil" * 10, 80, "a")],
+        )
+        outcome = brought_back(top)
+        assert isinstance(outcome, Failed)
+        assert isinstance(outcome.error, Damaged)
+        assert taken_over.read() == (prefix / "a").read_bytes() == b"good" * 10
 
 
 # --- size -------------------------------------------------------------------------------------------------
