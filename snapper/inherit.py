@@ -3,7 +3,8 @@
 Of the layers that both snapshots have, those are taken over whose files the index all vouches for, and of which it
 can be told that they are as restoring writes them: an environment that was never restored has other times in what
 was made when its packages were installed. A package and what came about when it was installed go together, because
-its record tells of its files; so do the layers that hold one large file.
+its record tells of its files; so do the layers that hold one large file. Of other layers, those with
+hard links from one to another are left out, because what a link shows is in the other one.
 
 Making and removing links changes a file's ctime. So what is known of it then is that it was vouched for, and that it
 is to be so as long as its ctime is older than the moment in which all that was done.
@@ -24,7 +25,7 @@ from snapper.collect import LINK_TIME
 from snapper.descriptors import Directories
 from snapper.extract import SECOND, Extracted
 from snapper.index import ANY_CTIME, Index, Stats, block
-from snapper.model import RECORD_MODES, Layer, Snapshot
+from snapper.model import RECORD_MODES, Kind, Layer, Snapshot
 from snapper.segment import Member
 
 
@@ -73,6 +74,7 @@ class _Old:
         self.entries: dict[int, list[Stats]] = defaultdict(list)
         for path, (*stats, number) in index.entries.items():
             self.entries[number].append((path, *stats))  # type: ignore[arg-type]
+        self._torn = self._layers_with_links_between()
         self._index = index
         self._relocated = {
             path
@@ -85,9 +87,19 @@ class _Old:
     def has(self, layer: Layer) -> bool:
         """Whether all files of the layer are there as restoring it would write them."""
         number = self.numbers.get(layer)
-        if number is None or len(self.entries[number]) != layer.members:
+        if number is None or number in self._torn or len(self.entries[number]) != layer.members:
             return False
         return all(self._is_as_restored(layer, entry) for entry in self.entries[number])
+
+    def _layers_with_links_between(self) -> set[int]:
+        """Those of no package that have a file in common with another one of their owner."""
+        holders: dict[tuple[Kind, str, int], set[int]] = defaultdict(set)
+        for number, layer in enumerate(self.layers):
+            if layer.kind not in ("package", "link"):
+                for path, *_, inode in self.entries[number]:
+                    if not path.endswith("/"):
+                        holders[layer.kind, layer.owner, inode].add(number)
+        return {number for numbers in holders.values() if len(numbers) > 1 for number in numbers}
 
     def _is_as_restored(self, layer: Layer, entry: Stats) -> bool:
         path, _, _, mtime, _, inode = entry

@@ -296,6 +296,15 @@ def test_targets_of_links_follow_the_prefix(top: Path) -> None:
     assert [os.readlink(prefix / name) for name in "abc"] == [f"{prefix}/bin/x", "/opt/other", str(prefix)]
 
 
+def test_a_hard_link_across_layers_goes_with_its_file(top: Path) -> None:
+    """Also where the environment has the link's layer already, and only that."""
+    link = layer(hardlink("b", "a"))
+    for text in (b"one", b"two"):
+        prefix = done(top, [layer(whole(META)), layer(file("a", text)), link])
+        assert (prefix / "b").read_bytes() == text
+        assert (prefix / "b").samefile(prefix / "a")
+
+
 # --- what is refused --------------------------------------------------------------------------------------
 
 GOOD = layer(whole(META), file("good"))
