@@ -50,6 +50,16 @@ class Directories:
                 os.close(self._open.pop(path))
 
 
+@contextmanager
+def every_mode() -> Iterator[None]:
+    """Lets files and directories be made with the modes that are asked for, whatever the umask."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def stats_of(directory: int, path: str) -> Stats:
     """What the index says of the path, whose directory is open."""
     status = os.stat(path.rpartition("/")[2], dir_fd=directory, follow_symlinks=False)

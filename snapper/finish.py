@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from snapper.conda import Fact, restated
-from snapper.descriptors import Directories, reporting, stats_of, write_all
+from snapper.descriptors import Directories, every_mode, reporting, stats_of, write_all
 from snapper.errors import Damaged
 from snapper.extract import SECOND, Cut, Extracted, Link
 from snapper.index import Stats, block, paths_in
@@ -24,11 +24,10 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
     `parts` are the results of `layers`, in their order. Raises Damaged where a file's pieces do not join.
     """
     directories = Directories(directory)
-    umask = os.umask(0)
     stats: dict[int, list[Stats]] = defaultdict(list)
     what = f"the snapshot for {prefix}"
     try:
-        with reporting(what, prefix):
+        with reporting(what, prefix), every_mode():
             for order, member in _joined(what, layers, parts):
                 above, _, name = member.path.rpartition("/")
                 os.chmod(name, member.mode & 0o777, dir_fd=directories[above])
@@ -48,7 +47,6 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
                 os.fchmod(directories[member.path], member.mode & 0o777)
     finally:
         directories.close()
-        os.umask(umask)
     return [block(order, entries) for order, entries in sorted(stats.items())]
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from snapper import bytecode, state
 from snapper.collect import LINK_TIME
-from snapper.descriptors import Directories
+from snapper.descriptors import Directories, every_mode
 from snapper.extract import SECOND, Extracted
 from snapper.index import ANY_CTIME, Index, Stats, block
 from snapper.model import RECORD_MODES, Kind, Layer, Snapshot
@@ -49,7 +49,11 @@ def inherit(old: Path, layers: Sequence[Layer], directory: str) -> dict[int, Ext
     device = os.stat(old).st_dev
     if os.stat(directory).st_dev != device:
         return {}
-    with closing(Directories(str(old), make=False)) as source, closing(Directories(directory)) as target:
+    with (
+        closing(Directories(str(old), make=False)) as source,
+        closing(Directories(directory)) as target,
+        every_mode(),
+    ):
         for unit in _units(_Old(last[1], index), layers):
             if all(_is_as_noted(source, index, device, entry) for each in unit.entries for entry in each):
                 try:

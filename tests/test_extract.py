@@ -207,15 +207,21 @@ def test_what_was_restored_is_present_the_next_time(top: Path) -> None:
 
 @pytest.mark.parametrize("mask", [0o077, 0o002, 0])
 def test_modes_do_not_depend_on_the_umask(top: Path, mask: int) -> None:
+    """Nor do those of what is taken over the second time."""
+    one = layer(whole(META), file("d/f"), file("f", b"", 0o664), symlink("only/links/here", "x"))
     before = os.umask(mask)
     try:
-        prefix = done(top, [layer(whole(META), file("f", b"", 0o664), symlink("only/links/here", "x"))])
+        done(top, [one])
+        prefix = done(top, [one, layer(file("g"))])
     finally:
         assert os.umask(before) == mask
     modes = {path: mode for path, (_, mode, _) in tree_of(prefix).items()}
     assert modes == {
         "conda-meta": 0o755,
+        "d": 0o755,
+        "d/f": 0o644,
         "f": 0o664,
+        "g": 0o644,
         "only": 0o755,
         "only/links": 0o755,
         "only/links/here": 0o777,
