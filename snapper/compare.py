@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -85,37 +86,41 @@ def compare(
     Compiled modules may be valid for another time of their source, and further ones may be there. Raises Damaged,
     NoPermission, FileFailed.
     """
-    sizes = {
-        workers.submit(_compare, _Job(store, str(place), prefix, layer), layer.diff_size): layer.diff_size
+    jobs = {
+        workers.submit(_compare, _Job(store, str(place), prefix, layer), layer.diff_size): layer
         for layer in layers
     }
-    parts: list[_Compared] = []
+    parts: list[tuple[Layer, _Compared]] = []
     with closing(workers.results()) as results:
         for number, part in results:
-            parts.append(part)
-            progress.advance(sizes[number])
-    different = {each.path: each for part in parts for each in part.different}
-    for each in _records(place, layers, parts):
+            parts.append((jobs[number], part))
+            progress.advance(jobs[number].diff_size)
+    different = {each.path: each for _, part in parts for each in part.different}
+    for each in _records(place, parts):
         different.setdefault(each.path, each)
-    known = {path for part in parts for path in part.paths}
+    known = {path for _, part in parts for path in part.paths}
     for path in there:
         if path not in known and not path.endswith(".pyc"):
             different[path] = Difference(path, "extra")
     return tuple(different[path] for path in sorted(different))
 
 
-def _records(place: Path, layers: Sequence[Layer], parts: Sequence[_Compared]) -> Iterator[Difference]:
-    """conda's records that are not as they should be, given how the files are that they describe."""
-    facts = {path: fact for part in parts for path, fact in part.facts.items()}
+def _records(place: Path, parts: Sequence[tuple[Layer, _Compared]]) -> Iterator[Difference]:
+    """conda's records that are not as they should be, given how their packages' files are."""
+    facts: dict[object, dict[str, Fact]] = defaultdict(dict)
+    for layer, part in parts:
+        facts[layer.whose].update(part.facts)
     files = _Files(str(place))
     try:
-        for path in {each.begins.path for each in layers if each.begins and each.relocations}:
+        cut = {(each.whose, each.begins.path) for each, _ in parts if each.begins and each.relocations}
+        for whose, path in cut:
             data = files.read(path)
             if data is not None:
-                facts[path] = Fact(hashlib.sha256(data).hexdigest(), len(data))
-        for path, mode, stored in (record for part in parts for record in part.records):
+                facts[whose][path] = Fact(hashlib.sha256(data).hexdigest(), len(data))
+        records = [(layer.whose, *record) for layer, part in parts for record in part.records]
+        for whose, path, mode, stored in records:
             found = files.read(path)
-            if found in (None, stored, restated(stored, facts, sizes=mode == "sized-record")):
+            if found in (None, stored, restated(stored, facts[whose], sizes=mode == "sized-record")):
                 continue
             same = without_facts(found) == without_facts(stored)
             yield Difference(path, "checksums" if same else "contents")

@@ -53,17 +53,23 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
 def _restate(
     directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]
 ) -> Iterator[tuple[int, Stats]]:
-    """Makes conda's records true of the files as they are now; gives the index's entries for them, by layer."""
-    facts = {path: fact for part in parts for path, fact in part.facts.items()}
-    cut = [each for each, part in zip(layers, parts, strict=True) if each.begins and not part.inherited]
-    for path in {each.begins.path for each in cut if each.begins and each.relocations}:
+    """Makes conda's records true of their packages' files as they are now; gives the index's entries for them, by
+    layer.
+    """
+    facts: dict[object, dict[str, Fact]] = defaultdict(dict)
+    cut = set()
+    for layer, part in zip(layers, parts, strict=True):
+        facts[layer.whose].update(part.facts)
+        if layer.begins and layer.relocations and not part.inherited:
+            cut.add((layer.whose, layer.begins.path))
+    for whose, path in cut:
         with _opened(directories, path) as file:
-            facts[path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
+            facts[whose][path] = Fact(_digest(file), os.fstat(file.fileno()).st_size)
     records = [(order, *record) for order, part in enumerate(parts) for record in part.records]
     for order, path, mode in records:
         with _opened(directories, path) as file:
             status = os.fstat(file.fileno())
-            text = restated(file.read(), facts, sizes=mode == "sized-record")
+            text = restated(file.read(), facts[layers[order].whose], sizes=mode == "sized-record")
         above, _, name = path.rpartition("/")
         os.chmod(name, 0o600, dir_fd=directories[above])
         descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])

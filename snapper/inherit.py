@@ -25,7 +25,7 @@ from snapper.collect import LINK_TIME
 from snapper.descriptors import Directories, every_mode
 from snapper.extract import SECOND, Extracted
 from snapper.index import ANY_CTIME, Index, Stats, block
-from snapper.model import RECORD_MODES, Kind, Layer, Snapshot
+from snapper.model import RECORD_MODES, Layer, Snapshot
 from snapper.segment import Member
 
 
@@ -97,12 +97,12 @@ class _Old:
 
     def _layers_with_links_between(self) -> set[int]:
         """Those of no package that have a file in common with another one of their owner."""
-        holders: dict[tuple[Kind, str, int], set[int]] = defaultdict(set)
+        holders: dict[tuple[object, int], set[int]] = defaultdict(set)
         for number, layer in enumerate(self.layers):
-            if layer.kind not in ("package", "link"):
+            if layer.whose[0] != "package":
                 for path, *_, inode in self.entries[number]:
                     if not path.endswith("/"):
-                        holders[layer.kind, layer.owner, inode].add(number)
+                        holders[layer.whose, inode].add(number)
         return {number for numbers in holders.values() if len(numbers) > 1 for number in numbers}
 
     def _is_as_restored(self, layer: Layer, entry: Stats) -> bool:
@@ -123,7 +123,7 @@ def _units(old: _Old, layers: Sequence[Layer]) -> Iterator[_Unit]:
     first = 0
     for order, layer in enumerate(layers):
         first = first if layer.begins else order
-        groups[layer.owner if layer.kind in ("package", "link") else first].append(order)
+        groups[layer.whose if layer.whose[0] == "package" else first].append(order)
     for orders in groups.values():
         if all(old.has(layers[order]) for order in orders):
             yield _Unit(

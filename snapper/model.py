@@ -131,6 +131,11 @@ class Layer:
     relocations: tuple[Relocation, ...]
     begins: Begin | None = None
 
+    @property
+    def whose(self) -> tuple[Kind, str]:
+        """What layers have in common that go together: a package's with those of what its installation made."""
+        return "package" if self.kind == "link" else self.kind, self.owner
+
     def __post_init__(self) -> None:
         _check_digest(self.digest)
         _check_digest(self.diff_id)

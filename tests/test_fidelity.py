@@ -114,6 +114,21 @@ def test_two_owners_of_one_name(tools: Path, machine: Machine) -> None:
     assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
 
 
+def test_a_record_of_what_another_package_has(tools: Path, machine: Machine) -> None:
+    """Two packages list one path: the second one's record tells of a file that is not there, and still does."""
+    first, second = (next(tools.glob(f"conda-meta/{name}-*.json")) for name in ("textdata", "whereami"))
+    entries = json.loads(first.read_text())["paths_data"]["paths"]
+    entry = next(each for each in entries if each["_path"] == "share/textdata/config.ini")
+    fields = json.loads(second.read_text())
+    fields["paths_data"]["paths"].append({**entry, "sha256_in_prefix": "0" * 64})
+    second.write_text(json.dumps(fields))
+    restored = moved(machine, tools)
+    found = json.loads((restored / "conda-meta" / second.name).read_text())["paths_data"]["paths"]
+    assert found[-1]["sha256_in_prefix"] == "0" * 64
+    assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
+    machine.done("verify", "-p", restored)
+
+
 def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
     place = tools / "mine"
     place.mkdir()
