@@ -141,7 +141,7 @@ def _undo(target: Directories, unit: _Unit) -> None:
 
 
 def _is_as_noted(source: Directories, index: Index, device: int, entry: Stats) -> bool:
-    """Whether the file is vouched for, and has such a mode and time as restored files have."""
+    """Whether the file is vouched for, and has such a mode, time and owner as restored files have."""
     path, size, mode, mtime, ctime, inode = entry
     above, _, name = path.rstrip("/").rpartition("/")
     try:
@@ -156,6 +156,7 @@ def _is_as_noted(source: Directories, index: Index, device: int, entry: Stats) -
         and ctime in (found.st_ctime_ns, ANY_CTIME)
         and found.st_ctime_ns < index.moment.taken
         and found.st_dev == device
+        and found.st_uid == os.geteuid()
         and (stat.S_ISLNK(found.st_mode) or (mtime % SECOND == 0 and mode <= 0o777))
     )
 

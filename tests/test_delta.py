@@ -103,6 +103,18 @@ def test_what_was_changed_is_not_taken_over(store: Store, scratch: Path) -> None
     assert tree_of(prefix) == second
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_is_another_users_is_not_taken_over(store: Store, scratch: Path) -> None:
+    prefix = scratch / "env"
+    whole(store, prefix, "")
+    os.chown(prefix / "bin" / "whereami", 65534, -1)
+    state.later(prefix)
+    pack(store, prefix, "env", jobs=1)
+    assert vouched(prefix)
+    assert isinstance(put(store, prefix, "~1"), Restored)
+    assert {path.lstat().st_uid for path in prefix.rglob("*")} == {0}
+
+
 def test_an_environment_that_was_never_restored_is_not_mixed(
     pristine: Callable[[str], Path], scratch: Path
 ) -> None:
