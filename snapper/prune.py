@@ -24,6 +24,9 @@ _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")
 _LAYER = re.compile(r"layers/([0-9a-f]{2})/(\1[0-9a-f]{62})\.tar\.zst\Z")
 _TRIES = 8
 
+#: An environment as it was and as it is to be.
+_Change = tuple[Environment, Environment]
+
 
 @dataclass(frozen=True)
 class Retention:
@@ -80,12 +83,22 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Untagged:
+    """A tag that an environment no longer has, and the snapshot that it named."""
+
+    environment: str
+    tag: str
+    snapshot_id: str
+
+
+@dataclass(frozen=True)
 class Pruned:
     """What went, or would go in a `dry` run; sizes in bytes. `left_over` is how many things of interrupted work
     were found in the way, and `waiting` objects are not needed, but too young."""
 
     dry: bool
     dropped: tuple[Dropped, ...]
+    untagged: tuple[Untagged, ...]
     snapshots: tuple[str, ...]
     layers: tuple[str, ...]
     size: int
@@ -109,40 +122,26 @@ def prune(
     Raises StoreBusy, NotInStore, Damaged where it cannot be known what is needed, StoreRefused, TooSlow.
     """
     if dry:
-        kept = {name: environment for name, environment, _ in _retained(store, retention, names)}
-        dropped = tuple(_dropped(store, retention, names))
-        return _swept(store, kept, dropped, _Sweep(None, time.time() - grace), progress)
+        retained = tuple(_retained(store, retention, names))
+        kept = {each.name: each for _, each in retained}
+        return _swept(store, kept, retained, _Sweep(None, time.time() - grace), progress)
     with pruning(store) as lock:
-        dropped = tuple(_drop(store, retention, names))
+        trimmed = tuple(_trim(store, retention, names))
         kept = {name: catalog.read_environment(store, name)[0] for name in catalog.environments(store)}
         sweep = _Sweep(lock.check, lock.now - grace)
-        return _swept(store, kept, dropped, sweep, progress)
+        return _swept(store, kept, trimmed, sweep, progress)
 
 
-def _retained(
-    store: Store, retention: Retention, names: Sequence[str]
-) -> Iterator[tuple[str, Environment, Environment]]:
-    """Every environment by name, as it is to be and as it is."""
+def _retained(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[_Change]:
+    """Every environment as it is and as it is to be."""
     for name in names:
         catalog.read_environment(store, catalog.check_name(name))
     for name in catalog.environments(store):
         found, _ = catalog.read_environment(store, name)
-        yield name, retention.applied(found) if not names or name in names else found, found
+        yield found, retention.applied(found) if not names or name in names else found
 
 
-def _dropped(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[Dropped]:
-    for _, kept, found in _retained(store, retention, names):
-        yield from _lost(found, kept)
-
-
-def _lost(found: Environment, kept: Environment) -> Iterator[Dropped]:
-    left = {step.snapshot for step in kept.history}
-    gone: dict[str, Move] = {step.snapshot: step for step in found.history if step.snapshot not in left}
-    for snapshot_id, step in gone.items():
-        yield Dropped(found.name, snapshot_id, step.time)
-
-
-def _drop(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[Dropped]:
+def _trim(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[_Change]:
     """Has entries let go of what they do not keep; one that somebody moves meanwhile is looked at again."""
     for name in list(names) or list(catalog.environments(store)):
         for left in range(_TRIES)[::-1]:
@@ -155,8 +154,20 @@ def _drop(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[
                 if not left:
                     raise
                 continue
-            yield from _lost(seen[0], kept)
+            yield seen[0], kept
             break
+
+
+def _dropped(found: Environment, kept: Environment) -> Iterator[Dropped]:
+    left = {step.snapshot for step in kept.history}
+    gone: dict[str, Move] = {step.snapshot: step for step in found.history if step.snapshot not in left}
+    for snapshot_id, step in gone.items():
+        yield Dropped(found.name, snapshot_id, step.time)
+
+
+def _untagged(found: Environment, kept: Environment) -> Iterator[Untagged]:
+    for tag in sorted(found.tags.keys() - kept.tags.keys()):
+        yield Untagged(found.name, tag, found.tags[tag])
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ class _Sweep:
 def _swept(
     store: Store,
     environments: dict[str, Environment],
-    dropped: tuple[Dropped, ...],
+    changes: tuple[_Change, ...],
     sweep: _Sweep,
     progress: Progress,
 ) -> Pruned:
@@ -201,7 +212,8 @@ def _swept(
         progress.done()
     return Pruned(
         dry=sweep.check is None,
-        dropped=dropped,
+        dropped=tuple(each for change in changes for each in _dropped(*change)),
+        untagged=tuple(each for change in changes for each in _untagged(*change)),
         snapshots=tuple(sorted(old)),
         layers=tuple(sorted(gone)),
         size=size,

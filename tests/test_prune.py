@@ -150,6 +150,19 @@ def test_what_is_young_waits(packed: tuple[Machine, list[str]]) -> None:
     assert check_store(machine.store) == {"data": ids[-1]}
 
 
+def test_what_a_history_loses_is_named(packed: tuple[Machine, list[str]]) -> None:
+    machine, ids = packed
+    for tag, snapshot_id in (("stable", ids[0]), ("first", ids[1])):
+        machine.done("tag", f"data@{snapshot_id}", tag)
+    for yes in ((), ("--yes",)):
+        outcome = machine.snapper("prune", "--keep-last", 1, "--keep-tag", "st*", *yes)
+        assert outcome.code == 0
+        assert f"out of the history: data@{ids[1][:12]}" in outcome.out
+        assert f"tag not kept: data@first, which is {ids[1][:12]}" in outcome.out
+        assert "stable" not in outcome.out
+    assert machine.done("list")["environments"][0]["tags"] == {"stable": ids[0]}
+
+
 def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     other = make_data(machine.envs / "other")

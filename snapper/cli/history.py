@@ -124,14 +124,15 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Remove an environment from the store, with its history; on disk it stays."""
     from snapper import remove as verb
 
     opened = open_store(store)
     found = verb.look(opened, name)
-    if not yes:
-        _ask(found, opened.url, as_json)
+    if not yes and not _agreed(found, opened.url, as_json):
+        output.warn("Nothing is removed.")
+        return ExitCode.FAILED
     verb.remove(opened, found)
     if as_json:
         output.document(
@@ -142,17 +143,18 @@ def remove(
                 "snapshots": found.snapshots,
             }
         )
-        return
-    output.say(f"{name} is removed from {opened.url}. Its snapshots go with the next: snapper prune")
+    else:
+        output.say(f"{name} is removed from {opened.url}. Its snapshots go with the next: snapper prune")
+    return ExitCode.DONE
 
 
-def _ask(found: Removable, store: str, as_json: bool) -> None:
-    """Raises Usage where nobody can be asked, typer.Abort for a no."""
+def _agreed(found: Removable, store: str, as_json: bool) -> bool:
+    """What the user says to it; raises Usage where nobody can be asked."""
     what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():
         raise Usage(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")
     question = clean(f"Remove {what} from {store}, for everyone who uses it?")
-    typer.confirm(question, abort=True, err=True)
+    return typer.confirm(question, err=True)
 
 
 def _logged(name: str, steps: tuple[Step, ...], as_json: bool) -> None:

@@ -203,11 +203,17 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
             {"environment": each.environment, "snapshot": each.snapshot_id, "time": each.time}
             for each in done.dropped
         ]
-        output.document({"store": store, **plain(done), "dropped": dropped})
+        untagged = [
+            {"environment": each.environment, "tag": each.tag, "snapshot": each.snapshot_id}
+            for each in done.untagged
+        ]
+        output.document({"store": store, **plain(done), "dropped": dropped, "untagged": untagged})
         return
     for each in done.dropped:
         moment = each.time.replace("T", " ").removesuffix("Z")
-        output.say(f"  {each.environment}@{each.snapshot_id[:12]}  {moment}")
+        output.say(f"out of the history: {each.environment}@{each.snapshot_id[:12]}  {moment}")
+    for tag in done.untagged:
+        output.say(f"tag not kept: {tag.environment}@{tag.tag}, which is {tag.snapshot_id[:12]}")
     what = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')}, {size(done.size)}"
     if done.dry:
         output.say(f"{what} would be removed from {store}. Do it with --yes.")
@@ -217,7 +223,7 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
         output.say(f"  and {plural(done.left_over, 'leftover')} of interrupted work")
     if done.waiting:
         output.say(
-            f"  {plural(done.waiting, 'object')} more ({size(done.waiting_size)}) are not needed, but too young to go"
+            f"  not needed, but too young to go: {plural(done.waiting, 'object')}, {size(done.waiting_size)}"
         )
 
 
@@ -262,5 +268,6 @@ def _verified(found: Verified, healed: Sequence[Healed], store: str, as_json: bo
         + (plural(len(found.problems), "problem") if found.problems else "all good")
     )
     if found.problems and not healed:
-        output.warn("  Get good copies with --repair, from another store with --from URL.")
+        command = f"snapper verify {'--data ' if found.read else ''}--repair"
+        output.warn(f"  Get good copies with: {command}, and --from URL from another store.")
     return code

@@ -117,8 +117,8 @@ class Damaged(SnapperError):
     @property
     def hint(self) -> str:
         return (
-            "Nothing was restored from it. Use another snapshot, or remove what is damaged from the store and pack "
-            "the environment again from a healthy copy."
+            "Nothing was restored from it. Heal the store (snapper verify --data --repair, and --from URL from another "
+            "store), use another snapshot, or pack the environment again from a healthy copy."
         )
 
 
