@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
@@ -41,3 +42,6 @@ class Outbox:
 def outbox() -> Outbox:
     """This process's own."""
     return Outbox()
+
+
+os.register_at_fork(after_in_child=outbox.cache_clear)  # its threads do not go through a fork

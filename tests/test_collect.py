@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from snapper import layer
 from snapper.collect import Context, Group, Item, collect
 from snapper.locks import packing
+from snapper.outbox import outbox
 from snapper.store import open_store
 from snapper.tree import walk
 
@@ -44,3 +46,18 @@ def test_what_has_no_data_fills_layers_too(
         done = collect(context, Group("files", "", 0, items)).finish()
     assert sum(each.members for each in done.layers) == 601
     assert max(each.diff_size for each in done.layers) <= SMALL + 1024
+
+
+def test_a_forked_process_has_an_outbox_of_its_own(tmp_path: Path) -> None:
+    """Threads do not go through a fork, and an outbox without its threads would never send."""
+    store = open_store(str(tmp_path / "store"), create=True)
+
+    def send(key: str) -> None:
+        assert outbox().put(store, key, b"x").result(30)
+
+    send("layers/aa/first")
+    process = multiprocessing.get_context("fork").Process(target=send, args=("layers/aa/second",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert list(store.keys("layers/")) == ["layers/aa/first", "layers/aa/second"]
