@@ -23,7 +23,7 @@ from snapper.conda import Fact, restated, without_facts
 from snapper.descriptors import Directories, reporting
 from snapper.errors import Damaged, FileFailed, NoPermission, SnapperError
 from snapper.layer import Unpacker
-from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path
+from snapper.model import RECORD_MODES, Begin, Layer, Mode, Relocation, Snapshot, check_path
 from snapper.progress import Progress
 from snapper.relocate import DoesNotFit, apply, invert, substitute
 from snapper.segment import BadSegment, Member, members
@@ -74,21 +74,21 @@ _unpacker = Unpacker()
 
 def compare(
     store: Store,
-    layers: Sequence[Layer],
+    snapshot: Snapshot,
     place: Path,
     prefix: str,
     there: Iterable[str],
     workers: Workers[None],
     progress: Progress,
 ) -> tuple[Difference, ...]:
-    """What is not at `place` as the layers have it for `prefix`, by path; `there` are the paths that are there.
+    """What is not at `place` as the snapshot has it for `prefix`, by path; `there` are the paths that are there.
 
     Compiled modules may be valid for another time of their source, and further ones may be there. Raises Damaged,
     NoPermission, FileFailed.
     """
     jobs = {
         workers.submit(_compare, _Job(store, str(place), prefix, layer), layer.diff_size): layer
-        for layer in layers
+        for layer in snapshot.layers
     }
     parts: list[tuple[Layer, _Compared]] = []
     with closing(workers.results()) as results:
@@ -96,7 +96,7 @@ def compare(
             parts.append((jobs[number], part))
             progress.advance(jobs[number].diff_size)
     different = {each.path: each for _, part in parts for each in part.different}
-    for each in _records(place, parts):
+    for each in _records(place, parts, snapshot.altered_paths):
         different.setdefault(each.path, each)
     known = {path for _, part in parts for path in part.paths}
     for path in there:
@@ -105,16 +105,18 @@ def compare(
     return tuple(different[path] for path in sorted(different))
 
 
-def _records(place: Path, parts: Sequence[tuple[Layer, _Compared]]) -> Iterator[Difference]:
+def _records(
+    place: Path, parts: Sequence[tuple[Layer, _Compared]], altered: frozenset[str]
+) -> Iterator[Difference]:
     """conda's records that are not as they should be, given how their packages' files are."""
     facts: dict[object, dict[str, Fact]] = defaultdict(dict)
     for layer, part in parts:
-        facts[layer.whose].update(part.facts)
+        facts[layer.whose].update({path: fact for path, fact in part.facts.items() if path not in altered})
     files = _Files(str(place))
     try:
         cut = {(each.whose, each.begins.path) for each, _ in parts if each.begins and each.relocations}
         for whose, path in cut:
-            data = files.read(path)
+            data = files.read(path) if path not in altered else None
             if data is not None:
                 facts[whose][path] = Fact(hashlib.sha256(data).hexdigest(), len(data))
         records = [(layer.whose, *record) for layer, part in parts for record in part.records]

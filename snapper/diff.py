@@ -149,7 +149,7 @@ def _files_on_disk(
     with Workers(None, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
         embedded = environment.embedded_prefix(prefix, records)
-        different = compare(store, snapshot.layers, prefix, embedded, there, workers, progress)
+        different = compare(store, snapshot, prefix, embedded, there, workers, progress)
     progress.done()
     return Files(
         tuple(each.path for each in different if each.what == "extra"),

@@ -175,7 +175,8 @@ def _unpack(
     try:
         with Workers(None, jobs) as workers:
             prefix = wanted.dest_prefix or str(wanted.output)
-            return unpack(store, layers, str(tree), prefix, workers, progress).unrelocated
+            altered = snapshot.altered_paths
+            return unpack(store, layers, str(tree), prefix, workers, progress, altered).unrelocated
     except NoSpace:
         raise NoSpace(str(wanted.output.parent)) from None
 

@@ -18,10 +18,17 @@ from snapper.model import Layer, path_bytes
 from snapper.segment import BadSegment, Member
 
 
-def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[Extracted]) -> list[bytes]:
+def finish(
+    directory: str,
+    prefix: str,
+    layers: tuple[Layer, ...],
+    parts: list[Extracted],
+    altered: frozenset[str] = frozenset(),
+) -> list[bytes]:
     """Makes links and sets what could not be set before; returns further blocks of the index.
 
-    `parts` are the results of `layers`, in their order. Raises Damaged where a file's pieces do not join.
+    `parts` are the results of `layers`, in their order; records are told nothing of `altered` files. Raises Damaged
+    where a file's pieces do not join.
     """
     directories = Directories(directory)
     stats: dict[int, list[Stats]] = defaultdict(list)
@@ -34,7 +41,7 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
                 times = (member.mtime * SECOND, member.mtime * SECOND)
                 os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
                 stats[order].append(stats_of(directories[above], member.path))
-            for order, entry in _restate(directories, layers, parts):
+            for order, entry in _restate(directories, layers, parts, altered):
                 stats[order].append(entry)
             links = [(order, link) for order, part in enumerate(parts) for link in part.links]
             for order, link in sorted(links, key=lambda each: not each[1].hard):
@@ -51,7 +58,7 @@ def finish(directory: str, prefix: str, layers: tuple[Layer, ...], parts: list[E
 
 
 def _restate(
-    directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted]
+    directories: Directories, layers: tuple[Layer, ...], parts: list[Extracted], altered: frozenset[str]
 ) -> Iterator[tuple[int, Stats]]:
     """Makes conda's records true of their packages' files as they are now; gives the index's entries for them, by
     layer.
@@ -59,8 +66,8 @@ def _restate(
     facts: dict[object, dict[str, Fact]] = defaultdict(dict)
     cut = set()
     for layer, part in zip(layers, parts, strict=True):
-        facts[layer.whose].update(part.facts)
-        if layer.begins and layer.relocations and not part.inherited:
+        facts[layer.whose].update({path: fact for path, fact in part.facts.items() if path not in altered})
+        if layer.begins and layer.begins.path not in altered and layer.relocations and not part.inherited:
             cut.add((layer.whose, layer.begins.path))
     for whose, path in cut:
         with _opened(directories, path) as file:

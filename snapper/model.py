@@ -224,6 +224,11 @@ class Snapshot:
         return sum({layer.digest: layer.size for layer in self.layers}.values())
 
     @property
+    def altered_paths(self) -> frozenset[str]:
+        """The files that are not as their packages installed them, whose records say so by their checksums."""
+        return frozenset(path for each in self.altered for path in each.paths)
+
+    @property
     def files(self) -> int:
         """How many files, links and directories the layers hold."""
         return sum(layer.members for layer in self.layers)

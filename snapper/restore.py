@@ -189,7 +189,8 @@ class _Restoring:
             return self._ended(found, work.began)
         from snapper.unpack import Unpacking  # noqa: PLC0415
 
-        unpacking = Unpacking(self._store, work.snapshot.layers, str(staging.tree), str(work.target.prefix))
+        snapshot, prefix = work.snapshot, str(work.target.prefix)
+        unpacking = Unpacking(self._store, snapshot.layers, str(staging.tree), prefix, snapshot.altered_paths)
         with reporting(f"snapshot {found.snapshot_id[:12]}", str(found.prefix)):
             self._advance(found.name, unpacking.inherit(found.prefix))
         return _Staged(work, staging, unpacking)

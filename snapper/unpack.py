@@ -32,10 +32,21 @@ class Unpacked:
 
 
 class Unpacking:
-    """One snapshot on its way into a directory: its layers go to workers one by one, in any order."""
+    """One snapshot on its way into a directory: its layers go to workers one by one, in any order.
 
-    def __init__(self, store: Store, layers: Sequence[Layer], directory: str, prefix: str) -> None:
+    `altered` are the paths that the snapshot says are not as their packages have them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        layers: Sequence[Layer],
+        directory: str,
+        prefix: str,
+        altered: frozenset[str] = frozenset(),
+    ) -> None:
         self._store = store
+        self._altered = altered
         self._layers = tuple(layers)
         self._directory, self._prefix = directory, prefix
         self._cut = frozenset(layer.begins.path for layer in layers if layer.begins)
@@ -83,7 +94,7 @@ class Unpacking:
     def finish(self) -> Unpacked:
         """Makes links and what else comes last; raises Damaged where the layers do not join."""
         ordered = [self._parts[order] for order in range(len(self._layers))]
-        last = finish(self._directory, self._prefix, self._layers, ordered)
+        last = finish(self._directory, self._prefix, self._layers, ordered, self._altered)
         return Unpacked(
             tuple(sorted(path for part in ordered for path in part.unrelocated)),
             (*(part.index for part in ordered), *last),
@@ -98,12 +109,13 @@ def unpack(
     prefix: str,
     workers: Workers[None],
     progress: Progress,
+    altered: frozenset[str] = frozenset(),
 ) -> Unpacked:
-    """Writes the layers below `directory`, relocated to `prefix`.
+    """Writes the layers below `directory`, relocated to `prefix`; `altered` as `Unpacking` has it.
 
     Raises what `extract` raises, and Damaged where the layers do not join.
     """
-    unpacking = Unpacking(store, layers, directory, prefix)
+    unpacking = Unpacking(store, layers, directory, prefix, altered)
     for order, layer in enumerate(layers):
         unpacking.submit(workers, order, layer.diff_size)
     with closing(workers.results()) as results:

@@ -149,7 +149,7 @@ def verify_environment(
     there = [file.path for file in tree.files if file.type != "directory"]
     with Workers(None, jobs) as workers:
         progress.start(f"Verifying {prefix.name}", snapshot.size)
-        different = compare(store, snapshot.layers, prefix, embedded, there, workers, progress)
+        different = compare(store, snapshot, prefix, embedded, there, workers, progress)
     progress.done()
     return Checked(found.environment if found else prefix.name, str(prefix), snapshot_id, different)
 

@@ -58,6 +58,10 @@ def test_overwritten_files_win_and_are_named(tools: Path, machine: Machine) -> N
         "bin/whereami",
     }
     restored = moved(machine, tools)
+    again = machine.done("pack", "-p", restored, "--name", "moved", "--full")
+    assert again["unchanged"]
+    assert again["altered"] == packed["altered"]
+    machine.done("verify", "-p", restored)
     assert (restored / "share/textdata/config.ini").read_text() == f"[mine]\nhome = {restored}/share\n"
     assert subprocess.check_output([restored / "bin/whereami"]) == b"mine\n"
     for record in (restored / "conda-meta").glob("*.json"):
