@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.archive import ACTIVATION, Entry, Read, entries
-from snapper.descriptors import Directories
+from snapper.descriptors import Directories, every_mode
 from snapper.errors import BadArchive, NoSpace
 from snapper.model import path_bytes
 from snapper.progress import Progress
@@ -35,9 +35,8 @@ def unarchive(file: Path, directory: Path, scratch: Path, progress: Progress) ->
     links: dict[str, str] = {}
     modes: dict[str, int] = {}
     directories = Directories(str(directory))
-    umask = os.umask(0)
     try:
-        with _writing(file, directory):
+        with _writing(file, directory), every_mode():
             for entry, read in entries(file, scratch, progress):
                 if entry.type == "directory":
                     directories[entry.path]
@@ -48,7 +47,6 @@ def unarchive(file: Path, directory: Path, scratch: Path, progress: Progress) ->
                 if path:
                     os.fchmod(directories[path], modes[path])
     finally:
-        os.umask(umask)
         directories.close()
     return links
 
