@@ -85,7 +85,7 @@ def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Ent
     `scratch` is a directory of the caller's for what has to be unpacked on the way; progress is in bytes of the
     archive. Raises NotAnArchive, BadArchive, NoPermission, NoSpace, MissingProgram.
     """
-    kind = _kind(file)
+    kind = kind_of(file)
     if kind == "squashfs":
         yield from _squashfs(file, scratch / "squashfs", progress)
     elif kind == "zip":
@@ -102,7 +102,8 @@ def squashfs_program(name: str) -> str:
     return found
 
 
-def _kind(file: Path) -> Kind:
+def kind_of(file: Path) -> Kind:
+    """The archive's format by its first bytes; raises NotAnArchive, NoPermission."""
     try:
         with file.open("rb") as opened:
             head = opened.read(_TAR_MAGIC_AT + 5)

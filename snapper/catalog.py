@@ -12,10 +12,14 @@ from snapper.errors import Damaged, LayersGone, Moved, NewerFormat, NotInStore, 
 from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, is_digest, is_name, name_of
 from snapper.store import Store, VersionMismatch
 
+#: The action of a step that made an earlier snapshot current again.
+ROLLBACK = "rollback"
+
 _ENVIRONMENTS = "environments/"
 _SHORTEST_ID = 4
 _READS = 3
 _AT_ONCE = 16
+_LISTED = 5
 
 
 def environment_key(name: str) -> str:
@@ -72,7 +76,7 @@ def environment_version(store: Store, name: str) -> str:
     try:
         return store.read_versioned(environment_key(name))[1]
     except NotInStore:
-        raise NotInStore(f"environment {name!r}", store.url, tuple(environments(store))) from None
+        raise _no_environment(store, name) from None
 
 
 def read_environment(store: Store, name: str) -> tuple[Environment, str]:
@@ -80,8 +84,12 @@ def read_environment(store: Store, name: str) -> tuple[Environment, str]:
     try:
         data, version = store.read_versioned(environment_key(name))
     except NotInStore:
-        raise NotInStore(f"environment {name!r}", store.url, tuple(environments(store))) from None
+        raise _no_environment(store, name) from None
     return decode_environment(store, name, data), version
+
+
+def _no_environment(store: Store, name: str) -> NotInStore:
+    return NotInStore(f"environment {name!r}", store.url, tuple(environments(store)), name)
 
 
 def decode_environment(store: Store, name: str, data: bytes) -> Environment:
@@ -135,25 +143,45 @@ def resolve(store: Store, reference: Reference) -> tuple[Environment, str]:
 def resolve_in(found: Environment, reference: Reference, store: Store) -> str:
     """The id of the snapshot that a reference means in its environment; raises NotInStore, Usage."""
     wanted = reference.snapshot
-    ids = [move.snapshot for move in found.history]
     if not wanted:
         return found.current
     if wanted in found.tags:
         return found.tags[wanted]
+    ids = [move.snapshot for move in found.history]
+    latest = tuple(dict.fromkeys(digest[:12] for digest in reversed(ids)))[:_LISTED]
+    known = (*found.tags, *latest)
     back = re.fullmatch(r"~(\d{1,9})", wanted)
     if back:
-        if int(back[1]) < len(ids):
-            return ids[-1 - int(back[1])]
-        raise NotInStore(f"{reference} ({len(ids) - 1} snapshots lie before the current one)", store.url)
+        before = line(found)
+        if int(back[1]) < len(before):
+            return before[-1 - int(back[1])]
+        count = len(before) - 1
+        raise NotInStore(f"{reference} (snapshots before the current one: {count})", store.url, known)
     if len(wanted) >= _SHORTEST_ID and re.fullmatch(r"[0-9a-f]+", wanted):
         matches = {digest for digest in (*ids, *found.tags.values()) if digest.startswith(wanted)}
         if len(matches) == 1:
             return matches.pop()
         if matches:
             raise Usage(f"{reference} means {len(matches)} snapshots", "Give more digits of the id.")
-    raise NotInStore(
-        f"snapshot {str(reference)!r}", store.url, (*found.tags, *(digest[:12] for digest in ids[-5:]))
-    )
+    raise NotInStore(f"snapshot {str(reference)!r}", store.url, known, wanted)
+
+
+def line(environment: Environment) -> list[str]:
+    """The ids of the snapshots that lead to the current one, which is the last; what was rolled back is left out."""
+    found: list[str] = []
+    for step in environment.history:
+        if step.action == ROLLBACK and step.snapshot in found:
+            while found[-1] != step.snapshot:
+                found.pop()
+        elif found[-1:] != [step.snapshot]:
+            found.append(step.snapshot)
+    return found
+
+
+def packed(environment: Environment, snapshot_id: str) -> Move | None:
+    """The step by which the snapshot came, or came back where no other is left; None where the history has none."""
+    steps = [each for each in reversed(environment.history) if each.snapshot == snapshot_id]
+    return next((each for each in steps if each.action != ROLLBACK), steps[0] if steps else None)
 
 
 def read_layer(store: Store, layer: Layer) -> bytes:

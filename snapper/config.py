@@ -6,12 +6,12 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from snapper import settings_file
-from snapper.errors import BadSettings, Usage
+from snapper.errors import BadSettings, SnapperError, Usage, nearest
 
 Place = Literal["notebook instance", "Studio", "plain"]
 Value = str | int | float | tuple[str, ...] | None
@@ -23,6 +23,7 @@ _VOLUME = "SageMaker"
 _OWN = ".snapper"
 _METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?\Z", re.IGNORECASE)
+_URL = re.compile(r"s3://[^/?]|file://(localhost)?/")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -56,6 +57,15 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """The settings that hold, what is wrong with the others and with the file, and the file if it could be read."""
+
+    file: Path | None
+    settings: tuple[Setting, ...]
+    wrong: tuple[SnapperError, ...]
+
+
+@dataclass(frozen=True)
 class _Key:
     """A setting that there is. `check` turns what a file or a variable has into the value, raising ValueError."""
 
@@ -66,32 +76,46 @@ class _Key:
 
 def load() -> Settings:
     """The settings in force; raises BadSettings where a variable or the file is wrong, FileFailed."""
-    values: dict[str, Any] = {each.key: each.value for each in _resolved()}
+    found, wrong = _looked(settings_file.find())
+    if wrong:
+        raise wrong[0]
+    values: dict[str, Any] = {each.key: each.value for each in found}
     values["except_"] = values.pop("except")
     return Settings(**values)
 
 
-def explain() -> tuple[Setting, ...]:
-    """Every setting with its origin; raises what `load` raises."""
-    return tuple(Setting(each.key, each.value, _named_line(each.origin, each.key)) for each in _resolved())
+def explain() -> Overview:
+    """Every setting with its origin, whatever is wrong."""
+    try:
+        file = settings_file.find()
+    except SnapperError as error:
+        found, wrong = _looked(None)
+        return Overview(None, found, (error, *wrong))
+    found, wrong = _looked(file)
+    return Overview(file.path if file else None, tuple(_with_line(each, file) for each in found), wrong)
 
 
 def explain_one(key: str) -> Setting:
-    """That setting with its origin; raises Usage where there is none of that name, and what `load` raises."""
+    """That setting with its origin, whatever is wrong with others; raises Usage where there is none of that name, and
+    what `load` raises of this one and of the file.
+    """
     known(key)
-    return next(each for each in explain() if each.key == key)
+    file = settings_file.find()
+    return _with_line(_resolve(key, _KEYS[key], file), file)
 
 
 def known(key: str) -> str:
     """The key itself; raises Usage where there is no such setting."""
     if key not in _KEYS:
-        raise Usage(f"there is no setting {key!r}", f"There are: {', '.join(_KEYS)}.")
+        raise Usage(f"there is no setting {key!r}", _advice(key))
     return key
 
 
 def parse(key: str, words: list[str]) -> Value:
     """The value that the words of a command line give the setting; raises Usage."""
-    given: object = words if known(key) in _LISTS else " ".join(words)
+    if known(key) not in _LISTS and len(words) > 1:
+        raise Usage(f"{key} takes one value, and here are {len(words)}", "Put quotes around one with spaces.")
+    given: object = words if key in _LISTS else words[0]
     try:
         return _KEYS[key].check(given)
     except ValueError as error:
@@ -151,15 +175,26 @@ def variable_of(key: str) -> str:
 # --- which value holds ------------------------------------------------------------------------------------
 
 
-def _resolved() -> list[Setting]:
-    file = settings_file.find()
+def _looked(file: settings_file.SettingsFile | None) -> tuple[tuple[Setting, ...], tuple[SnapperError, ...]]:
+    """The settings that hold, and what is wrong with the file and with the others."""
+    found: list[Setting] = []
+    wrong: list[SnapperError] = []
     if file and file.missing:
-        raise BadSettings(str(file.path), f"it does not exist, and {settings_file.VARIABLE} names it")
+        wrong.append(BadSettings(str(file.path), f"it does not exist, and {settings_file.VARIABLE} names it"))
     for key in file.fields if file else ():
         if file and key not in _KEYS:
             where = f"{file.path}:{file.line_of(key)}"
-            raise BadSettings(where, f"there is no setting {key!r}", f"There are: {', '.join(_KEYS)}.")
-    return [_resolve(name, key, file) for name, key in _KEYS.items()]
+            wrong.append(BadSettings(where, f"there is no setting {key!r}", _advice(key)))
+    for name, each in _KEYS.items():
+        try:
+            found.append(_resolve(name, each, file))
+        except BadSettings as error:
+            wrong.append(error)
+    return tuple(found), tuple(wrong)
+
+
+def _advice(key: str) -> str:
+    return f"{nearest(key, _KEYS)}There are: {', '.join(_KEYS)}."
 
 
 def _resolve(name: str, key: _Key, file: settings_file.SettingsFile | None) -> Setting:
@@ -192,9 +227,10 @@ def _from_file(key: _Key, value: object) -> Value:
     return checked
 
 
-def _named_line(origin: str, key: str) -> str:
-    file = settings_file.find()
-    return f"{origin}:{file.line_of(key)}" if file and origin == str(file.path) else origin
+def _with_line(found: Setting, file: settings_file.SettingsFile | None) -> Setting:
+    if file is None or found.origin != str(file.path):
+        return found
+    return replace(found, origin=f"{found.origin}:{file.line_of(found.key)}")
 
 
 # --- what there is, and what it can be --------------------------------------------------------------------
@@ -208,7 +244,11 @@ def _text(value: object) -> str:
 
 def _store(value: object) -> str:
     text = _text(value)
-    return text if "://" in text else _directory(text)
+    if "://" not in text:
+        return _directory(text)
+    if not _URL.match(text):
+        raise ValueError("it must be a directory, file:///DIRECTORY or s3://BUCKET/PREFIX")
+    return text
 
 
 def _directory(value: object) -> str:

@@ -18,14 +18,16 @@ from snapper import (
     kernels,
     places,
     runs,
-    settings_file,
     staging,
     store,
+    target,
 )
-from snapper.catalog import Entry
-from snapper.errors import NotAStore, SnapperError
+from snapper.catalog import Entry, Reference
+from snapper.errors import NoPlace, NotAStore, SnapperError
 from snapper.findings import Finding
+from snapper.model import Environment
 from snapper.permissions import permissions
+from snapper.target import Wanted
 
 _LITTLE_INODES = 50_000
 _LARGEST_SCRIPT = 1024 * 1024
@@ -44,28 +46,43 @@ class Asked:
 def examine(asked: Asked) -> Iterator[Finding]:
     """Everything that there is to say, whatever fails on the way."""
     entries: list[Entry] = []
-    for look in (_settings, lambda: _store(asked.store, entries), lambda: _disks(entries), *_LOOKS):
-        yield from _guarded(look)
-    yield from _guarded(lambda: _scripts(asked.scripts))
+    looks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Settings": _settings,
+        "Store": lambda: _store(asked.store, entries),
+        "Room": lambda: _disks(entries),
+        "snapper": _own_place,
+        "conda": _conda,
+        "Jupyter": _jupyter,
+        "Environment": _environments,
+        "Leftover": _leftovers,
+        "Restore": _last_restore,
+        "Script": lambda: _scripts(asked.scripts),
+    }
+    for title, look in looks.items():
+        yield from _guarded(title, look)
 
 
-def _guarded(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(title: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
     except SnapperError as error:
-        yield Finding("problem", "Not looked at", error.message, error.hint)
+        yield Finding("problem", title, f"could not be looked at: {error.message}", error.hint)
     except OSError as error:
-        yield Finding("problem", "Not looked at", f"{error.filename}: {error.strerror}")
+        yield Finding("problem", title, f"could not be looked at: {error.filename}: {error.strerror}")
 
 
 # --- settings, store, disks -------------------------------------------------------------------------------
 
 
 def _settings() -> Iterator[Finding]:
-    file = settings_file.find()
-    config.load()
-    where = f"from {file.path}" if file else "defaults, and what variables say"
-    yield Finding("good", "Settings", f"{where}; this is taken for a machine of the kind: {config.place()}")
+    found = config.explain()
+    for error in found.wrong:
+        yield Finding("problem", "Settings", error.message, error.hint)
+    if not found.wrong:
+        where = f"from {found.file}" if found.file else "no file; defaults and variables hold"
+        kinds = {"notebook instance": "a SageMaker notebook instance", "Studio": "a SageMaker Studio space"}
+        kind = kinds.get(config.place(), "an ordinary one")
+        yield Finding("good", "Settings", f"{where}; this machine is taken for {kind}")
 
 
 def _store(url: str | None, entries: list[Entry]) -> Iterator[Finding]:
@@ -91,7 +108,7 @@ def _disks(entries: Sequence[Entry]) -> Iterator[Finding]:
         if entry.environment is None:
             continue
         latest = entry.environment.latest
-        prefix = _place(entry.name, latest.prefix)
+        prefix = _place(entry.environment)
         if prefix is None:
             yield Finding(
                 "problem",
@@ -105,13 +122,10 @@ def _disks(entries: Sequence[Entry]) -> Iterator[Finding]:
         yield _room(directory, needed.get(directory, 0))
 
 
-def _place(name: str, packed_from: str) -> Path | None:
-    chosen = config.load().envs_dir
-    if chosen:
-        return Path(chosen) / name
+def _place(found: Environment) -> Path | None:
     try:
-        return places.place_for(name, packed_from)
-    except SnapperError:
+        return target.place(found, Wanted(Reference(found.name), envs_dir=config.envs_dir(None)))
+    except NoPlace:
         return None
 
 
@@ -121,7 +135,11 @@ def _room(directory: Path, needed: int) -> Finding:
     wants = f", and {needed / 1e9:.1f} GB are to be restored there" if needed else ""
     detail = f"{directory}: {free / 1e9:.1f} GB are free{wants}"
     if needed > free:
-        return Finding("problem", "Room", detail, "Free some, restore fewer (only), or elsewhere (envs_dir).")
+        hint = (
+            "Free some; or restore fewer (snapper config set only NAME...) or elsewhere "
+            "(snapper config set envs_dir DIRECTORY)."
+        )
+        return Finding("problem", "Room", detail, hint)
     if status.f_files and status.f_favail < _LITTLE_INODES:
         detail = f"{directory}: {status.f_favail:,} inodes are free, of which each file takes one"
         return Finding(
@@ -143,11 +161,11 @@ def _own_place() -> Iterator[Finding]:
     """Whether snapper itself survives a stop."""
     volume = Path.home() / "SageMaker"
     if config.place() == "notebook instance" and not Path(sys.prefix).is_relative_to(volume):
-        detail = f"it is at {sys.prefix}, which the next stop of the instance wipes"
+        detail = f"installed in {sys.prefix}, which the next stop of the instance wipes"
     elif config.place() == "Studio" and not Path(sys.prefix).is_relative_to(Path.home()):
-        detail = f"it is at {sys.prefix}, which is gone when the space stops"
+        detail = f"installed in {sys.prefix}, which is gone when the space stops"
     else:
-        yield Finding("good", "snapper", f"it is at {sys.prefix}")
+        yield Finding("good", "snapper", f"installed in {sys.prefix}")
         return
     hint = "Let it be installed where it stays, and restore at each start: snapper lifecycle on-start."
     yield Finding("warning", "snapper", detail, hint)
@@ -156,27 +174,32 @@ def _own_place() -> Iterator[Finding]:
 def _conda() -> Iterator[Finding]:
     program = os.environ.get("CONDA_EXE") or shutil.which("conda") or shutil.which("mamba")
     listed = ", ".join(str(path) for path in places.envs_dirs() if path.is_dir())
-    where = f"environments are looked for in {listed}" if listed else "there is no directory of environments"
+    where = f"environments are looked for in {listed}" if listed else "no directory of environments is known"
     if program:
         yield Finding("good", "conda", f"{program}; {where}")
     else:
-        yield Finding("note", "conda", f"there is none on PATH, and snapper needs none; {where}")
+        yield Finding("note", "conda", f"not on PATH, which snapper can do without; {where}")
 
 
 def _jupyter() -> Iterator[Finding]:
     directories = kernels.directories()
     count = sum(len([*Path(directory).glob("*/kernel.json")]) for directory in directories)
     program = shutil.which("jupyter")
-    seen = f"{_count(count, 'kernel')} in {', '.join(directories) or 'no directory'}"
+    seen = f"{_count(count, 'kernel')} in {', '.join(directories)}" if count else "no kernel in its menu yet"
     if program:
         yield Finding("good", "Jupyter", f"{program}; {seen}")
     else:
-        yield Finding("note", "Jupyter", f"there is none on PATH; {seen}")
+        yield Finding("note", "Jupyter", f"not on PATH, which snapper can do without; {seen}")
     for entry in kernels.registered():
-        if not entry.ready and not runs.waiting_file(entry.environment).exists():
-            detail = f"{entry.display_name!r} is in the menu, and {entry.prefix} is not there"
-            hint = f"snapper restore {entry.environment}, or: snapper kernels remove {entry.environment}"
-            yield Finding("warning", "Kernel", detail, hint)
+        if entry.ready or runs.waits(entry.environment):
+            continue
+        if conda.is_environment(Path(entry.prefix)):
+            why, mend = "does not have it any more", f"snapper kernels register -p {entry.prefix}"
+        else:
+            why, mend = "is not there", f"snapper restore {entry.environment}"
+        detail = f"{entry.display_name!r} is in the menu and cannot start: {entry.prefix} {why}"
+        hint = f"Mend it: {mend}. Or take it out: snapper kernels remove {entry.environment}."
+        yield Finding("warning", "Kernel", detail, hint)
 
 
 # --- environments, scripts, leftovers ---------------------------------------------------------------------
@@ -197,26 +220,32 @@ def _environments() -> Iterator[Finding]:
             hint = "Say which it is to be: snapper pack --editable=include, or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         if not kernels.carried(prefix):
-            detail = f"{prefix} has no kernel, and is not in Jupyter's menu when it is restored"
+            detail = f"{prefix} has no Jupyter kernel, and so will not be in the menu when it is restored"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.suggestion(prefix)}")
 
 
 def _leftovers() -> Iterator[Finding]:
     for directory in dict.fromkeys([*places.envs_dirs(), *(path.parent for path in places.environments())]):
         for left in staging.leftovers(directory):
-            hint = "The next restore of that environment puts it in order."
-            yield Finding("note", "Leftover", f"{left} is of work that was cut off", hint)
+            hint = "The next restore of that environment clears it away."
+            yield Finding("note", "Leftover", f"{left} is what a restore left that was cut off", hint)
+
+
+def _last_restore() -> Iterator[Finding]:
     last = runs.last()
-    if last and last.at_work:
-        yield Finding("note", "Restore", f"one is at work, since {last.began}: process {last.process}")
-    elif last and not last.ended:
-        hint = "It goes on with: snapper restore --all."
-        yield Finding("warning", "Restore", f"the one of {last.began} was cut off", hint)
-    elif last and last.error:
-        yield Finding("problem", "Restore", f"the one of {last.began} could not begin: {last.error}")
-    for part in last.environments if last else ():
+    if last is None:
+        return
+    if last.at_work:
+        yield Finding("note", "Restore", f"one is at work since {last.began}: process {last.process}")
+    elif not last.ended:
+        detail = f"the last one of all, begun {last.began}, was cut off"
+        yield Finding("warning", "Restore", detail, "Finish it: snapper restore --all.")
+    elif last.error:
+        detail = f"the last one of all, begun {last.began}, could not begin: {last.error}"
+        yield Finding("problem", "Restore", detail, "When that is put right: snapper restore --all.")
+    for part in last.environments:
         if part.condition == "failed":
-            detail = f"{part.environment} could not be restored at {last.began if last else ''}: {part.error}"
+            detail = f"{part.environment} could not be restored at {last.began}: {part.error}"
             yield Finding("problem", "Restore", detail, part.hint)
 
 
@@ -237,9 +266,9 @@ def _scripts(named: Sequence[Path]) -> Iterator[Finding]:
                 raise
             continue
         if b"\r\n" in text:
-            hint = f"sed -i 's/\\r$//' {file}"
+            hint = f"Mend it: sed -i 's/\\r$//' {file}"
             yield Finding(
-                "problem", "Script", f"{file} has line ends of Windows, and no shell takes it so", hint
+                "problem", "Script", f"{file} has line ends of Windows, with which no shell runs it", hint
             )
         elif file in named:
             yield Finding(
@@ -249,6 +278,3 @@ def _scripts(named: Sequence[Path]) -> Iterator[Finding]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-_LOOKS = (_own_place, _conda, _jupyter, _environments, _leftovers)

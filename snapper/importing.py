@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import conda, environment, pip, shebang
-from snapper.archive import ADDED, UNPACK
+from snapper.archive import ADDED, UNPACK, kind_of
 from snapper.conda import Fact, PathEntry, Record
 from snapper.environment import Displaced
 from snapper.errors import BadArchive, FileFailed, NotAnArchive, NotAnEnvironment
@@ -61,12 +61,13 @@ def arrived(file: Path, progress: Progress) -> Iterator[Arrival]:
 
     Nothing of the archive is executed. Raises NotAnArchive, BadArchive, NoPermission, NoSpace, MissingProgram.
     """
+    kind_of(file)
     with scratch() as holder:
         tree, spool = holder / "tree", holder / "spool"
         tree.mkdir()
         tree.chmod(0o755)
         spool.mkdir()
-        progress.start(f"Unpacking {file.name}", os.path.getsize(file) if file.is_file() else 0)
+        progress.start(f"Unpacking {file.name}", os.path.getsize(file))
         links = unarchive(file, tree, spool, progress)
         progress.done()
         remove_tree(spool)

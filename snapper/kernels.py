@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapper import config, launcher, places, runs
+from snapper import aside, config, launcher, places, runs
 from snapper.model import Kernel
 
 _CARRIED = "share/jupyter/kernels"
@@ -360,10 +359,4 @@ def _write(file: Path, data: bytes) -> None:
             return
     except OSError:
         pass
-    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-    try:
-        aside.write_bytes(data)
-        aside.rename(file)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    aside.write(file, data, durable=False)

@@ -34,7 +34,8 @@ def find(name: str) -> Path:
         candidates += _roots()
     found = {os.path.realpath(path): path for path in reversed(candidates) if conda.is_environment(path)}
     if not found:
-        raise NoSuchEnvironment(name, tuple(str(path) for path in envs_dirs() if os.path.isdir(path)))
+        searched = tuple(str(path) for path in envs_dirs() if os.path.isdir(path))
+        raise NoSuchEnvironment(name, searched, tuple(path.name for path in environments()))
     if len(found) > 1:
         raise AmbiguousName(name, tuple(sorted(str(path) for path in found.values())))
     return next(iter(found.values()))

@@ -11,9 +11,6 @@ from snapper.identity import host, now, user
 from snapper.model import Environment, Move
 from snapper.store import Store
 
-#: The action in the history.
-ROLLBACK = "rollback"
-
 
 @dataclass(frozen=True)
 class Target:
@@ -51,17 +48,12 @@ def target(store: Store, reference: Reference) -> Target:
     named = bool(reference.snapshot)
     snapshot_id = catalog.resolve_in(seen[0], reference, store) if named else _before(seen[0])
     snapshot = catalog.read_snapshot(store, snapshot_id)
-    steps = [step for step in seen[0].history if step.snapshot == snapshot_id]
-    step = (
-        steps[-1]
-        if steps
-        else replace(
-            seen[0].latest,
-            snapshot=snapshot_id,
-            packages=len(snapshot.packages) + len(snapshot.pip),
-            size=snapshot.size,
-            stored_size=snapshot.stored_size,
-        )
+    step = catalog.packed(seen[0], snapshot_id) or replace(
+        seen[0].latest,
+        snapshot=snapshot_id,
+        packages=len(snapshot.packages) + len(snapshot.pip),
+        size=snapshot.size,
+        stored_size=snapshot.stored_size,
     )
     return Target(seen, snapshot_id, step)
 
@@ -71,19 +63,21 @@ def rollback(store: Store, back: Target, *, message: str = "") -> RolledBack:
     before = back.seen[0].current
     if not back.unchanged:
         step = replace(
-            back.step, action=ROLLBACK, time=now(), user=user(), host=host(), message=message, added_size=0
+            back.step,
+            action=catalog.ROLLBACK,
+            time=now(),
+            user=user(),
+            host=host(),
+            message=message,
+            added_size=0,
         )
         catalog.move(store, back.environment, step, back.seen)
     return RolledBack(back.environment, before, back.snapshot_id, back.unchanged)
 
 
 def _before(environment: Environment) -> str:
-    """The snapshot that the current one came after, steps that were taken back left out."""
-    line: list[str] = []
-    for step in environment.history:
-        if step.action == ROLLBACK and step.snapshot in line:
-            del line[line.index(step.snapshot) :]
-        line.append(step.snapshot)
+    """The snapshot that the current one came after: what `~1` means."""
+    line = catalog.line(environment)
     if len(line) < 2:
         raise NothingBefore(environment.name, environment.current)
     return line[-2]

@@ -9,7 +9,6 @@ NAME starts. All of this is for information: what cannot be written is left out.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper import canonical, config, identity
+from snapper import aside, canonical, config, identity
 
 FORMAT = 1
 
@@ -41,6 +40,10 @@ class Part:
     error: str = ""
     hint: str = ""
     kernels: tuple[str, ...] = ()
+
+    def lacks(self, environment: str) -> bool:
+        """Whether it is that environment, and not in its place."""
+        return self.environment == environment and self.condition not in ("restored", "present")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,11 @@ def last() -> Run | None:
 def waiting_file(environment: str) -> Path:
     """Where a kernel looks that waits for the environment."""
     return config.state_directory() / "waiting" / environment
+
+
+def waits(environment: str) -> bool:
+    """Whether a restore that is at work right now is to bring the environment."""
+    return _is_at_work(waiting_file(environment))
 
 
 def used_file(environment: str) -> Path:
@@ -130,6 +138,8 @@ class Recorder:
         """It is in its place, and so are its kernels."""
         part = self._parts.get(environment, Part(environment, prefix, condition))
         self._note(replace(part, condition=condition, done=part.size, kernels=kernels), ended=True)
+        if not self._listed:
+            self._amend(self._parts[environment])
 
     def fail(self, environment: str, error: str, hint: str) -> None:
         """It could not be restored."""
@@ -146,6 +156,16 @@ class Recorder:
         self._run = replace(self._run, ended=identity.now(), error=error)
         self._write()
 
+    def _amend(self, part: Part) -> None:
+        """Has the last restore of all, where it came to its end without this environment, no longer say so."""
+        run = last()
+        if run is None or run.at_work:
+            return
+        parts = tuple(part if each.lacks(part.environment) else each for each in run.environments)
+        if parts != run.environments:
+            with suppress(OSError):
+                aside.write(_status_file(), canonical.encode(replace(run, environments=parts)), durable=False)
+
     def _note(self, part: Part, *, ended: bool = False) -> None:
         if ended and part.environment in self._began:
             elapsed = time.monotonic() - self._began[part.environment]
@@ -159,7 +179,7 @@ class Recorder:
         """Lets kernels know that wait for the environment, unless another restore is at work on it."""
         file = waiting_file(part.environment)
         with suppress(OSError, ValueError):
-            if _is_anothers(file):
+            if _is_at_work(file, but_for=os.getpid()):
                 return
             if part.condition in ("restored", "present"):
                 file.unlink(missing_ok=True)
@@ -170,39 +190,30 @@ class Recorder:
             text = part.error if part.condition == "failed" else f"{share}% of {part.size // 10**6} MB"
             process = f"{self._run.process} {self._run.started}"
             lines = (part.condition, process, text, self._run.log)
-            _replace(file, "".join(f"{_one_line(line)}\n" for line in lines).encode(errors="surrogateescape"))
+            text = "".join(f"{_one_line(line)}\n" for line in lines)
+            aside.write(file, text.encode(errors="surrogateescape"), durable=False)
 
     def _write(self) -> None:
         self._written = time.monotonic()
         if self._listed:
             self._run = replace(self._run, environments=tuple(self._parts.values()))
             with suppress(OSError):
-                _replace(_status_file(), canonical.encode(self._run))
+                aside.write(_status_file(), canonical.encode(self._run), durable=False)
 
 
 def _status_file() -> Path:
     return config.state_directory() / "restore.json"
 
 
-def _is_anothers(file: Path) -> bool:
+def _is_at_work(file: Path, *, but_for: int = 0) -> bool:
+    """Whether the process that the file names is to bring the environment, unless it is that one."""
     try:
         condition, process = file.read_text(errors="surrogateescape").splitlines()[:2]
         number, _, started = process.partition(" ")
+        return condition != "failed" and int(number) != but_for and identity.is_alive(int(number), started)
     except (OSError, ValueError):
         return False
-    return condition != "failed" and int(number) != os.getpid() and identity.is_alive(int(number), started)
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _replace(file: Path, data: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{secrets.token_hex(8)}")
-    try:
-        aside.write_bytes(data)
-        aside.rename(file)
-    except OSError:
-        aside.unlink(missing_ok=True)
-        raise

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper import catalog, changes, conda, environment, pip, places, state
+from snapper import catalog, changes, conda, config, environment, pip, places, state, target
+from snapper.catalog import Reference
 from snapper.changes import Changes, Packages, normalized
-from snapper.errors import NotInStore, SnapperError
+from snapper.errors import SnapperError
 from snapper.plan import installed
 from snapper.state import Drift
 from snapper.store import Store
+from snapper.target import Wanted
 from snapper.tree import Tree
 
 #: `unchanged` and `changed` since it was packed or restored; `unknown` where snapper has no record of that;
@@ -26,7 +28,9 @@ class Status:
     """An environment, where it is, and the snapshot that it was packed as or restored from.
 
     `drift` and `packages` say what has changed since. `current` is the store's snapshot of that name, and `behind`
-    how many steps of the history lie between; None where the store's history has none of this snapshot.
+    how many steps of the history lie between; None where the store's history has none of this snapshot. `stored` says
+    whether the store has it at all; None where that is not known. For what is absent, `error` is what would keep it
+    from being restored.
     """
 
     environment: str
@@ -37,14 +41,18 @@ class Status:
     packages: Changes | None
     current: str = ""
     behind: int | None = None
+    stored: bool | None = None
     error: SnapperError | None = None
 
 
-def status_of(store: Store | None, prefix: Path) -> Status:
-    """The environment at the prefix; raises NotAnEnvironment, NoPermission, FileFailed."""
+def status_of(store: Store | None, prefix: Path, name: str = "") -> Status:
+    """The environment at the prefix, by that name in the store or else by its own.
+
+    Raises NotAnEnvironment, NoPermission, FileFailed.
+    """
     found = state.read(prefix)
     tree = environment.scan(prefix)
-    name = found.environment if found else prefix.name
+    name = name or (found.environment if found else prefix.name)
     drift = state.drifted(prefix, tree) if found else None
     condition: Condition = "unknown" if drift is None else "changed" if drift.paths else "unchanged"
     packages = _packages(prefix, tree, drift) if drift else None
@@ -67,29 +75,43 @@ def statuses(store: Store | None) -> Iterator[Status]:
                     Status(found.environment, str(prefix), found.snapshot, "unknown", None, None, error=error)
                 )
     known = {each.environment for each in here}
-    here += [
-        Status(entry.name, "", "", "absent", None, None, _current(entry), error=entry.error)
-        for entry in (catalog.survey(store) if store else ())
-        if entry.name not in known
-    ]
+    if store:
+        here += [_elsewhere(store, each) for each in catalog.survey(store) if each.name not in known]
     yield from sorted(here, key=lambda each: (each.environment, each.prefix))
 
 
-def _current(entry: catalog.Entry) -> str:
-    return entry.environment.current if entry.environment else ""
+def _elsewhere(store: Store, entry: catalog.Entry) -> Status:
+    """An environment of the store that conda does not know of here, or not by that name."""
+    if entry.environment is None:
+        return Status(entry.name, "", "", "absent", None, None, error=entry.error)
+    current = entry.environment.current
+    absent = Status(entry.name, "", "", "absent", None, None, current)
+    wanted = Wanted(Reference(entry.name), envs_dir=config.envs_dir(None), keep_changed=True)
+    try:
+        prefix = target.place(entry.environment, wanted)
+        found = state.read(prefix)
+        if found and (found.environment == entry.name or found.snapshot == current):
+            return status_of(store, prefix, entry.name)
+        target.is_present(store, prefix, entry.name, current, wanted, again=True)
+    except SnapperError as error:
+        return replace(absent, error=error)
+    return absent
 
 
 def _beside_store(mine: Status, store: Store) -> Status:
     """The status with what the store says of the environment."""
     try:
-        found, _ = catalog.read_environment(store, mine.environment)
-    except NotInStore:
-        return mine
+        seen = catalog.find_environment(store, mine.environment)
+        named = catalog.named_by(seen[0]) if seen else ()
+        stored = mine.snapshot_id in named or catalog.has_snapshot(store, mine.snapshot_id)
     except SnapperError as error:
         return replace(mine, error=error)
+    if seen is None:
+        return replace(mine, stored=stored)
+    found = seen[0]
     steps = [step.snapshot for step in found.history][::-1]
     behind = steps.index(mine.snapshot_id) if mine.snapshot_id in steps else None
-    return replace(mine, current=found.current, behind=behind)
+    return replace(mine, current=found.current, behind=behind, stored=stored)
 
 
 def _packages(prefix: Path, tree: Tree, drift: Drift) -> Changes:

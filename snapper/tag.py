@@ -50,6 +50,6 @@ def untag(store: Store, environment: str, name: str) -> Tagged:
     seen = catalog.read_environment(store, environment)
     before = seen[0].tags.get(name)
     if before is None:
-        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(seen[0].tags)))
+        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(seen[0].tags)), name)
     catalog.change_tags(store, seen, {tag: to for tag, to in seen[0].tags.items() if tag != name})
     return Tagged(environment, name, "", before)

@@ -9,7 +9,7 @@ from pathlib import Path
 from snapper import catalog, environment, places, state
 from snapper.catalog import Reference
 from snapper.errors import FileFailed, InTheWay, NoPermission, WrongPlatform
-from snapper.model import Snapshot
+from snapper.model import Environment, Snapshot
 from snapper.staging import sweep
 from snapper.store import Store
 
@@ -43,17 +43,22 @@ class Target:
 def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
     """Decides where to restore to, and that nothing there would be lost; raises InTheWay, NoPlace, NotInStore."""
     found, snapshot_id = catalog.resolve(store, wanted.reference)
+    prefix = place(found, wanted)
+    if not again:
+        sweep(prefix)
+    present = is_present(store, prefix, found.name, snapshot_id, wanted, again=again)
+    return Target(found.name, snapshot_id, prefix, present)
+
+
+def place(found: Environment, wanted: Wanted) -> Path:
+    """The prefix that the environment is restored to; raises NoPlace."""
     if wanted.prefix:
         prefix = wanted.prefix
     elif wanted.envs_dir:
         prefix = wanted.envs_dir / found.name
     else:
         prefix = places.place_for(found.name, found.latest.prefix)
-    prefix = Path(os.path.abspath(prefix))
-    if not again:
-        sweep(prefix)
-    present = is_present(store, prefix, found.name, snapshot_id, wanted, again=again)
-    return Target(found.name, snapshot_id, prefix, present)
+    return Path(os.path.abspath(prefix))
 
 
 def check(target: Target, snapshot: Snapshot) -> None:
@@ -118,7 +123,13 @@ def is_present(
             saving,
         )
     if found.environment != name and found.snapshot != snapshot_id:
-        raise InTheWay(str(prefix), f"it is the environment {found.environment!r}", elsewhere)
+        pack = f"snapper pack -p {prefix} --name"
+        raise InTheWay(
+            str(prefix),
+            f"it is the environment {found.environment!r}, as it was last packed or restored",
+            f"Restore elsewhere with --prefix or --envs-dir. Or pack what is there ({pack} {found.environment}) "
+            f"and move it away; or, if it is {name!r} from now on: {pack} {name}.",
+        )
     if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
         raise InTheWay(
             str(prefix),
@@ -157,5 +168,5 @@ def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wa
     raise InTheWay(
         str(prefix),
         f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
-        "Keep the changes with snapper pack, or give them up with --replace.",
+        f"Keep the changes with snapper pack -p {prefix}, or give them up with --replace.",
     )

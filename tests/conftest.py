@@ -26,6 +26,10 @@ settings.register_profile("snapper", deadline=None)
 settings.load_profile("snapper")
 
 
+#: pip's settings, by which environments are made: its user's, whatever home the tests have.
+_PIP_SETTINGS = [Path.home() / name for name in (".config/pip/pip.conf", ".pip/pip.conf")]
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="Run the longer form of the tests that have one.")
 
@@ -110,6 +114,17 @@ class Instance(Machine):
     def having(self, **settings: str) -> Instance:
         """The same with other variables."""
         return Instance(self.home, self.envs, self.store, self.url, {**self.settings, **settings})
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home for what a test calls in its own process, so that it neither reads nor writes the developer's."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    for name in ("CONFIG", "DATA", "STATE", "CACHE"):
+        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
+    for file in _PIP_SETTINGS:
+        if file.is_file():
+            monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_variable_before_file_before_default(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("SNAPPER_ONLY", "x, y*")
     found = config.load()
     assert (found.jobs, found.level, found.first, found.only) == (5, 9, ("a*", "b"), ("x", "y*"))
-    origins = {each.key: each.origin for each in config.explain()}
+    origins = {each.key: each.origin for each in config.explain().settings}
     assert origins["jobs"] == f"{file}:1"
     assert origins["first"] == f"{file}:3"
     assert origins["level"] == "SNAPPER_LEVEL"
@@ -91,6 +91,7 @@ def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch
         ('cache_size = "20 apples"\n', 1, "such as 20GB"),
         ("only = [1]\n", 1, "a list of names"),
         ('store = "relative/store"\n', 1, "an absolute path"),
+        ('store = "s3://"\n', 1, "s3://BUCKET/PREFIX"),
         ('kernel_name = "{language}"\n', 1, "{env} must stand in it"),
         ('kernel_name = "{env}{0}"\n', 1, "nothing else in braces"),
         ("jobs = 1\njobs == 2\n", 2, "it is not TOML"),
@@ -168,10 +169,37 @@ def test_first_change_begins_with_the_sites_settings(home: Path) -> None:
 
 
 def test_wrong_changes_change_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (("set", "josb", "1"), ("set", "jobs", "none"), ("get", "josb"), ("unset", "josb")):
+    for arguments in (
+        *(("set", "josb", "1"), ("set", "jobs", "none"), ("get", "josb"), ("unset", "josb")),
+        *(("set", "store", "s3://"), ("set", "store", "ftp://host"), ("set", "cache", "off", "extra")),
+    ):
         assert run(["config", *arguments]) == 2
         assert "Traceback" not in capsys.readouterr().err
     assert not (home / ".config").exists()
+
+
+def test_what_is_wrong_is_shown_beside_what_holds(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also what is wrong in several ways, and it can be mended one by one."""
+    file = write(home / ".config/snapper/config.toml", "josb = 3\nlevel = 40\nbudget = 9\n")
+    monkeypatch.setenv("SNAPPER_CACHE_SIZE", "much")
+    assert run(["config", "--json"]) == run(["config", "show"]) == 2
+    printed = capsys.readouterr()
+    document, _ = json.JSONDecoder().raw_decode(printed.out)
+    assert {"key": "budget", "value": 9.0, "origin": f"{file}:3"} in document["settings"]
+    wheres = {each["message"].partition(": ")[0] for each in document["wrong"]}
+    assert wheres == {"SNAPPER_CACHE_SIZE", f"{file}:1", f"{file}:2"}
+    assert all(each["message"] in printed.err for each in document["wrong"])
+    assert "Did you mean 'jobs'?" in printed.err
+    assert run(["config", "unset", "josb"]) == run(["config", "set", "level", "4"]) == 0
+    monkeypatch.delenv("SNAPPER_CACHE_SIZE")
+    assert run(["config", "show"]) == 0
+    assert file.read_text() == "level = 4\nbudget = 9\n"
+    write(file, "jobs == 2\n")
+    assert run(["config"]) == 2
+    printed = capsys.readouterr()
+    assert "it is not TOML" in printed.err and "cache_size" in printed.out
 
 
 def test_reading_with_either_parser(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

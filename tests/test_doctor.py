@@ -72,8 +72,10 @@ def test_what_is_wrong_with_store_and_settings(machine: Machine) -> None:
     file = machine.home / ".config/snapper/config.toml"
     file.parent.mkdir(parents=True)
     file.write_text("jobs = 0\n")
-    wrong = findings(machine, code=3)["Not looked at"]
-    assert wrong[0]["detail"].startswith(f"{file}:1: jobs cannot be 0")
+    found = findings(machine, code=3)
+    assert found["Settings"][0]["detail"].startswith(f"{file}:1: jobs cannot be 0")
+    assert found["Store"][0]["detail"].startswith(f"could not be looked at: {file}:1: jobs cannot be 0")
+    assert "Jupyter" in found
 
 
 def test_a_snapper_that_the_next_stop_wipes(machine: Machine) -> None:

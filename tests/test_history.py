@@ -149,6 +149,11 @@ def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_ma
     newest = machine.done("log", "data")["steps"][0]
     assert (newest["action"], newest["message"], newest["added_size"]) == ("rollback", "broken", 0)
     assert newest["prefix"] == str(prefix)
+    assert done["seconds"] > 0
+    assert machine.done("show", "data@~1")["snapshot"] == first
+    assert "before the current one: 1" in machine.refused(10, "show", "data@~2")["message"]
+    packed = next(step for step in machine.done("log", "data")["steps"][1:] if step["snapshot"] == second)
+    assert packed["time"].replace("T", " ").removesuffix("Z") in machine.snapper("list").out
 
     other = new_machine("two")
     assert other.done("restore", "data", "--envs-dir", other.envs)["restored"][0]["snapshot"] == second
@@ -208,7 +213,8 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
     assert not push(machine.store, other)
     assert check_store(other) == {"data": third}
     assert push(other, machine.store)
-    assert not push(other, machine.store, "data@~2")
+    machine.refused(10, "show", "data@~2")
+    assert not push(other, machine.store, "data@~1")
     assert check_store(machine.store) == {"data": third}
 
     pack("fourth", other)
@@ -299,6 +305,44 @@ def test_a_history_whose_snapshot_is_gone(two: tuple[Machine, Path, str, str]) -
     assert "cannot be known" in machine.snapper("log", "data").out
 
 
+def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
+    """On what is packed under another name, to another store, or known to conda no more."""
+    prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
+    first = machine.done("pack", "data")["snapshot"]
+    machine.done("pack", "data", "--name", "twin")
+    twin, same = machine.done("status")["environments"][::-1]
+    assert [(each["environment"], each["prefix"], each["condition"]) for each in (twin, same)] == [
+        ("twin", str(prefix), "unchanged"),
+        ("data", str(prefix), "unchanged"),
+    ]
+    assert machine.done("restore", "data")["restored"][0]["present"]
+
+    (prefix / "mine").write_text("mine")
+    second = machine.done("pack", "data", "--name", "twin")["snapshot"]
+    status = machine.snapper("status", "--json")
+    told = {each["environment"]: each for each in status.json["environments"]}
+    assert (status.code, told["twin"]["snapshot"], told["twin"]["stored"]) == (3, second, True)
+    assert told["data"]["error"] == machine.refused(11, "restore", "data")
+    assert f"snapper pack -p {prefix} --name twin" in told["data"]["error"]["hint"]
+
+    (prefix / "mine").write_text("for another store")
+    machine.done("pack", "data", "--store", other)
+    (here,) = (each for each in machine.done("status")["environments"] if each["environment"] == "data")
+    assert (here["current"], here["stored"]) == (first, False)
+    assert "which is not in the store" in machine.refused(11, "restore", "data")["message"]
+    assert f"snapper restore data -p {prefix} --replace" in machine.snapper("status").out
+    machine.done("restore", "data", "--prefix", prefix, "--replace")
+    assert machine.done("status", "data")["environments"][0]["stored"]
+
+    outside = machine.home / "outside" / "data"
+    machine.done("restore", "data", "--prefix", outside)
+    (machine.home / ".conda" / "environments.txt").unlink()
+    (found,) = machine.done("status", CONDA_ENVS_PATH="", SNAPPER_ENVS_DIR=str(outside.parent))[
+        "environments"
+    ][:1]
+    assert (found["environment"], found["prefix"], found["condition"]) == ("data", str(outside), "unchanged")
+
+
 def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
     machine, prefix, _, second = two
     make_data(machine.envs / "never")
@@ -314,9 +358,14 @@ def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) ->
     assert machine.refused(10, "status", "nowhere")["type"] == "NoSuchEnvironment"
 
     fresh = new_machine("fresh")
-    (absent,) = fresh.done("status")["environments"]
+    there = {"SNAPPER_ENVS_DIR": str(fresh.envs)}
+    (absent,) = fresh.done("status", **there)["environments"]
     assert (absent["environment"], absent["condition"], absent["current"]) == ("data", "absent", second)
-    assert "snapper restore data" in fresh.snapper("status").out
+    assert "snapper restore data" in fresh.snapper("status", **there).out
+    make_data(fresh.envs / "data")
+    in_the_way = fresh.refused(11, "restore", "data", **there)
+    outcome = fresh.snapper("status", "--json", **there)
+    assert (outcome.code, outcome.json["environments"][0]["error"]) == (3, in_the_way)
 
     change_environment(machine.store, "data", lambda document: document.update(format=99))
     assert machine.snapper("status", "--json").code == 3

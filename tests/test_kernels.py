@@ -213,7 +213,8 @@ def test_kernels_of_what_is_gone(machine: Machine) -> None:
     document = machine.done("restore", "--all")
     assert sorted(document["removed_kernels"]) == ["two-more", "two-text"]
     assert there() == {"one-text", "own"}
-    assert machine.refused(10, "kernels", "remove", "own")["hint"] == "There are kernels of: one."
+    hint = machine.refused(10, "kernels", "remove", "own")["hint"]
+    assert hint == "Did you mean 'one'? There are kernels of: one."
     machine.done("kernels", "remove", "one")
     assert there() == {"own"}
     assert (machine.envs / "one" / "conda-meta").is_dir()

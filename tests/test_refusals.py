@@ -131,7 +131,7 @@ def test_pack_a_name_that_two_environments_have(machine: Machine, refused: Refus
     error = refused(11, "pack", "twin", CONDA_ENVS_PATH=listed)
     for directory in ("one", "two"):
         assert str(machine.home / directory / "twin") in error["message"]
-    assert "snapper pack -p" in error["hint"]
+    assert f"-p {machine.home / 'one' / 'twin'}" in error["hint"]
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,8 @@ def test_a_store_inside_the_environment(where: str, machine: Machine, refused: R
 def test_a_store_of_unknown_kind(url: str, machine: Machine, refused: Refused) -> None:
     (machine.envs / "data" / "conda-meta").mkdir(parents=True)
     for arguments in (("pack", "data"), ("list",)):
-        assert url in refused(13, *arguments, SNAPPER_STORE=url, brief=True)["message"]
+        assert url in refused(13, *arguments, "--store", url, brief=True)["message"]
+        assert url in refused(2, *arguments, SNAPPER_STORE=url, brief=True)["message"]
 
 
 def test_a_directory_of_a_user_that_does_not_exist(stocked: Machine, refused: Refused) -> None:

@@ -74,7 +74,8 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
         digests = {layer["digest"] for layer in three.done("show", environment)["layers"]}
         shared = {file for file in shared if file.name.removesuffix(".tar.zst") not in digests}
     (of_two,) = shared
-    of_two.write_bytes(b"damaged" + of_two.read_bytes()[7:])
+    good = of_two.read_bytes()
+    of_two.write_bytes(b"damaged" + good[7:])
     outcome = three.snapper("restore", "--all")
     assert outcome.code == 12
     assert "2 restored, 0 already there, 1 failed; 2 kernels" in outcome.out
@@ -91,9 +92,18 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
     assert "two: layer" in three.snapper("status").out
     states = {each["name"]: each["ready"] for each in three.done("kernels")["kernels"]}
     assert states == {"one-text": True, "two-text": False, "three-text": True}
+    assert "waiting" not in three.snapper("kernels", "list").out
     with started(three, "two-text") as kernel:
         kernel.manager.provisioner.process.wait(30)  # type: ignore[union-attr]
         assert "two could not be restored: layer" in kernel.log
+
+    of_two.write_bytes(good)
+    assert three.snapper("doctor").code == 3
+    three.done("restore", "two")
+    told = {each["environment"]: each for each in three.done("status")["last_restore"]["environments"]}
+    assert (told["two"]["condition"], told["two"]["error"]) == ("restored", "")
+    assert told["one"]["condition"] == "present"
+    assert three.snapper("doctor").code == 0
 
 
 def problems(outcome: Outcome) -> dict[str, str]:

@@ -10,6 +10,7 @@ from snapper import config, settings_file
 from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption
+from snapper.errors import ExitCode
 
 app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
 
@@ -17,26 +18,32 @@ KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The setting's n
 
 
 @app.callback(invoke_without_command=True)
-def _default(context: typer.Context, as_json: JsonOption = False) -> None:
-    if context.invoked_subcommand is None:
-        show(as_json)
+def _default(context: typer.Context, as_json: JsonOption = False) -> int:
+    return show(as_json) if context.invoked_subcommand is None else 0
 
 
 @app.command()
-def show(as_json: JsonOption = False) -> None:
-    """Show every setting, its value, and where that comes from."""
+def show(as_json: JsonOption = False) -> int:
+    """Show every setting, its value, where that comes from, and what is wrong."""
     found = config.explain()
+    code = found.wrong[0].code if found.wrong else ExitCode.DONE
     if as_json:
-        file = settings_file.find()
         output.document(
-            {"file": str(file.path) if file else None, "settings": [plain(each) for each in found]}
+            {
+                "file": str(found.file) if found.file else None,
+                "settings": [plain(each) for each in found.settings],
+                "wrong": [output.described(each) for each in found.wrong],
+            }
         )
-        return
+        return code
     output.table(
         ("SETTING", "VALUE", "FROM"),
-        [(each.key, _shown(each.value), each.origin) for each in found],
+        [(each.key, _shown(each.value), each.origin) for each in found.settings],
         right=(),
     )
+    for each in found.wrong:
+        output.error(each, as_json=False)
+    return code
 
 
 @app.command()
@@ -60,8 +67,15 @@ def set_(
 @app.command()
 def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     """Take one setting out of the file."""
-    file = settings_file.write(config.known(key), None)
-    _changed(key, file, as_json)
+    there = settings_file.find()
+    stray = there is not None and key in there.fields and key not in config.KEYS
+    file = settings_file.write(key if stray else config.known(key), None)
+    if not stray:
+        _changed(key, file, as_json)
+    elif as_json:
+        output.document({"key": key, "value": None, "origin": None})
+    else:
+        output.say(f"{key}, which is no setting, is out of {file}")
 
 
 @app.command()

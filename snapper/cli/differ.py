@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from snapper.cli.text import plural
 from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from snapper.diff import Difference
     from snapper.status import Status
@@ -39,7 +40,7 @@ def diff(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two snapshots, or a snapshot and the environment on disk."""
+    """Compare two snapshots, or one and the environment on disk."""
     from snapper import diff as verb
     from snapper import places
     from snapper.catalog import Reference
@@ -142,7 +143,7 @@ def _state(
         )
         return
     for each in found:
-        _say(each)
+        _say(each, store.url if store else "")
     if not found:
         output.say("There are no environments here that snapper has packed or restored.")
     if failure is not None:
@@ -151,11 +152,10 @@ def _state(
         restored.say_last()
 
 
-def _say(found: Status) -> None:
+def _say(found: Status, store: str) -> None:
     if found.condition == "absent":
-        output.say(
-            f"{found.environment}: not on this machine. Restore it: snapper restore {found.environment}"
-        )
+        restore = "" if found.error else f". Restore it: snapper restore {found.environment}"
+        output.say(f"{found.environment}: not on this machine{restore}")
     else:
         output.say(f"{found.environment}: {found.prefix}")
         output.say(f"  {_sentence(found)}")
@@ -165,13 +165,26 @@ def _say(found: Status) -> None:
             output.listing(
                 f"  {plural(len(found.drift.paths), 'file')} changed", found.drift.paths, output.say
             )
-        if found.current and found.current != found.snapshot_id:
-            behind = f", {plural(found.behind, 'step')} later" if found.behind else ""
-            output.say(
-                f"  the store has {found.current[:12]}{behind}: snapper restore {found.environment} brings it here"
-            )
+        for line in _in_store(found, store):
+            output.say(f"  {line}")
     if found.error is not None:
         output.error(found.error, as_json=False)
+
+
+def _in_store(found: Status, store: str) -> Iterator[str]:
+    """How it stands to what the store has, and what the command would be that restores that."""
+    if found.stored is False:
+        yield f"the store {store} does not have this snapshot; put it there with: {_pack(found)}"
+    elif found.stored and not found.current:
+        yield f"the store {store} has no environment of this name; put it there with: {_pack(found)}"
+    if found.current and found.current != found.snapshot_id:
+        behind = f", {plural(found.behind, 'step')} later" if found.behind else ""
+        lost = found.condition != "unchanged" or found.stored is False
+        restore = f"snapper restore {found.environment} -p {found.prefix}"
+        if lost:
+            yield f"the store has {found.current[:12]}{behind}: {restore} --replace puts it in the place of this"
+        else:
+            yield f"the store has {found.current[:12]}{behind}: {restore} brings it here"
 
 
 def _sentence(found: Status) -> str:
@@ -180,10 +193,14 @@ def _sentence(found: Status) -> str:
     if found.condition == "unchanged":
         return f"as in snapshot {found.snapshot_id[:12]}"
     if found.condition == "changed":
-        return (
-            f"changed since snapshot {found.snapshot_id[:12]}; keep it with: snapper pack -p {found.prefix}"
-        )
+        return f"changed since snapshot {found.snapshot_id[:12]}; keep it with: {_pack(found)}"
     return f"was snapshot {found.snapshot_id[:12]}; what has changed since is not known"
+
+
+def _pack(found: Status) -> str:
+    """The command that packs it by the name that it has."""
+    name = "" if os.path.basename(found.prefix) == found.environment else f" --name {found.environment}"
+    return f"snapper pack -p {found.prefix}{name}"
 
 
 def _fields(found: Status) -> dict[str, Any]:
@@ -196,5 +213,6 @@ def _fields(found: Status) -> dict[str, Any]:
         "packages": plain(found.packages),
         "current": found.current or None,
         "behind": found.behind,
+        "stored": found.stored,
         **({"error": output.described(found.error)} if found.error else {}),
     }

@@ -11,6 +11,7 @@ from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption
+from snapper.cli.text import plural
 from snapper.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def doctor(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Look at store, disks, Jupyter, conda and environments, and say what is wrong."""
+    """Say what is wrong here, and what to do about it."""
     from snapper import doctor as verb
 
     asked = verb.Asked(store, tuple(config.directory(each) for each in scripts or []))
@@ -39,5 +40,5 @@ def doctor(
             output.say(f"{_MARKS[each.level]:8}{each.title}: {each.detail}")
             if each.hint:
                 output.say(f"{'':8}  {each.hint}")
-        output.say("Nothing is wrong." if not wrong else f"{wrong} to look at.")
+        output.say("Nothing is wrong." if not wrong else f"{plural(wrong, 'thing')} to look at.")
     return ExitCode.PARTIAL if wrong else ExitCode.DONE

@@ -10,7 +10,15 @@ import typer
 from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output, pack
-from snapper.cli.options import JobsOption, JsonOption, LevelOption, StoreOption, open_store
+from snapper.cli.options import (
+    JobsOption,
+    JsonOption,
+    LevelOption,
+    MessageOption,
+    ReferenceArgument,
+    StoreOption,
+    open_store,
+)
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
 
@@ -19,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    name: Annotated[
-        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
-    ],
+    name: ReferenceArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The archive to write.")],
     format_: Annotated[
         str,
@@ -79,7 +85,7 @@ def import_(
         str | None,
         typer.Option("--name", "-n", metavar="NAME", help="Name in the store. Default: the file's."),
     ] = None,
-    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    message: MessageOption = "",
     level: LevelOption = None,
     store: StoreOption = None,
     jobs: JobsOption = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,17 @@ import typer
 
 from snapper import config
 from snapper.canonical import plain
-from snapper.cli import output, restored
-from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli import Command, output, restored
+from snapper.cli.options import (
+    EnvsDirOption,
+    JobsOption,
+    JsonOption,
+    MessageOption,
+    NameArgument,
+    ReferenceArgument,
+    StoreOption,
+    open_store,
+)
 from snapper.cli.text import clean, plural, size
 from snapper.errors import ExitCode, Usage
 
@@ -24,14 +34,14 @@ if TYPE_CHECKING:
 
 
 def log(
-    name: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    name: NameArgument,
     number: Annotated[
         int | None, typer.Option("--number", "-n", min=1, metavar="N", help="The latest N steps only.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show an environment's history: who, where, when, and what changed."""
+    """Show an environment's history: who, when, and what changed."""
     from snapper.log import log as verb
 
     _logged(name, verb(open_store(store), name, number), as_json)
@@ -45,17 +55,14 @@ def rollback(
             metavar="[SNAPSHOT]", help="Tag, id, or ~N. Default: the one before the current snapshot."
         ),
     ] = None,
-    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    message: MessageOption = "",
     store_only: Annotated[
         bool, typer.Option("--store-only", help="Restore nothing here: only the store's snapshot moves.")
     ] = False,
     prefix: Annotated[
         Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where the environment is here.")
     ] = None,
-    envs_dir: Annotated[
-        Path | None,
-        typer.Option("--envs-dir", metavar="DIR", help="Directory that the environment is in here."),
-    ] = None,
+    envs_dir: EnvsDirOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up changes made here since it was packed or restored.")
     ] = False,
@@ -63,7 +70,7 @@ def rollback(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Make an earlier snapshot the current one again, for everyone, and restore it here."""
+    """Make an earlier snapshot current again, here and for everyone."""
     from snapper import restore as restoring
     from snapper import rollback as verb
     from snapper import target
@@ -94,9 +101,7 @@ def rollback(
 
 
 def tag(
-    name: Annotated[
-        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
-    ],
+    name: ReferenceArgument,
     tag_: Annotated[str, typer.Argument(metavar="NAME", help="The tag.")],
     move: Annotated[
         bool, typer.Option("--move", help="Move a tag that stands for another snapshot.")
@@ -120,12 +125,12 @@ def tag(
 
 
 def remove(
-    name: Annotated[str, typer.Argument(metavar="ENV", help="The environment.")],
+    name: NameArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Remove an environment from the store, with its history; on disk it stays."""
+    """Remove an environment from the store; on disk it stays."""
     from snapper import remove as verb
 
     opened = open_store(store)
@@ -187,7 +192,7 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _rolled_back(done: RolledBack, results: list[Restored | Failed], store: str, as_json: bool) -> int:
-    ended = restored.Ended(results, store)
+    ended = restored.Ended(results, store, time.monotonic() - Command.began)
     if as_json:
         document, code = restored.described(ended)
         fields = plain(done)

@@ -118,4 +118,4 @@ def _state(entry: Entry) -> str:
 
     if entry.ready:
         return "ready"
-    return "waiting" if runs.waiting_file(entry.environment).exists() else "not there"
+    return "waiting" if runs.waits(entry.environment) else "not there"

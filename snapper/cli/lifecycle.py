@@ -10,7 +10,7 @@ import typer
 
 from snapper import config
 from snapper.cli import output
-from snapper.cli.options import JsonOption
+from snapper.cli.options import ExceptOption, JsonOption, OnlyOption
 
 
 class EventArgument(str, Enum):
@@ -43,13 +43,8 @@ def lifecycle(
     budget: Annotated[
         int, typer.Option("--budget", min=20, max=3600, metavar="SECONDS", help="How long it may take.")
     ] = 240,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", metavar="PATTERN", help="Restore those alone; may be repeated."),
-    ] = None,
-    except_: Annotated[
-        list[str] | None, typer.Option("--except", metavar="PATTERN", help="Do not restore those.")
-    ] = None,
+    only: OnlyOption = None,
+    except_: ExceptOption = None,
     first: Annotated[
         list[str] | None, typer.Option("--first", metavar="PATTERN", help="Restore those first.")
     ] = None,
@@ -87,13 +82,11 @@ def lifecycle(
     settings = {key: value for key, value in settings.items() if value}
     given = {
         "platform": place,
-        **{key.replace("_", "-"): value for key, value in settings.items()},
-        **({"budget": str(budget)} if budget != verb.BUDGET else {}),
-        **{
-            key: value
-            for key, value in (("user", user), ("requirement", requirement), ("wheelhouse", wheelhouse))
-            if value
-        },
+        **settings,
+        "budget": "" if budget == verb.BUDGET else str(budget),
+        "user": user,
+        "requirement": requirement,
+        "wheelhouse": wheelhouse,
     }
     text = verb.script(
         verb.Wanted(
@@ -114,6 +107,11 @@ def lifecycle(
 
 
 def _command(event: str, given: dict[str, str]) -> str:
-    """The command line that gives the same script."""
-    options = [word for name, value in given.items() for word in (f"--{name}", value.replace("\n", " "))]
+    """The command line that gives the same script, with the options that are given."""
+    options = [
+        word
+        for name, value in given.items()
+        if value
+        for word in (f"--{name.replace('_', '-')}", value.replace("\n", " "))
+    ]
     return shlex.join(["snapper", "lifecycle", event, *options])

@@ -9,7 +9,7 @@ import typer
 
 from snapper.canonical import plain
 from snapper.cli import output
-from snapper.cli.options import JsonOption, StoreOption, open_store
+from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode, Usage
 
@@ -27,9 +27,7 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
 
 
 def show(
-    name: Annotated[
-        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
-    ],
+    name: ReferenceArgument,
     explicit: Annotated[
         bool, typer.Option("--explicit", help="Print a lock file for conda create --file.")
     ] = False,
@@ -56,6 +54,8 @@ def show(
 
 def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
     """Prints the store's environments; returns the exit code."""
+    from snapper import catalog
+
     found = list(entries)
     damaged = [each for each in found if each.environment is None]
     if as_json:
@@ -66,7 +66,9 @@ def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
         rows = []
         for entry in found:
             if entry.environment is not None:
-                latest = entry.environment.latest
+                latest = (
+                    catalog.packed(entry.environment, entry.environment.current) or entry.environment.latest
+                )
                 rows.append(
                     (
                         entry.name,
@@ -92,8 +94,10 @@ def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
 
 def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_json: bool) -> None:
     """Prints one snapshot."""
-    moves = [move for move in environment.history if move.snapshot == snapshot_id]
+    from snapper import catalog
+
     if as_json:
+        moves = tuple(move for move in environment.history if move.snapshot == snapshot_id)
         output.document(
             {
                 "environment": environment.name,
@@ -102,7 +106,7 @@ def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_js
                 "size": snapshot.size,
                 "stored_size": snapshot.stored_size,
                 "files": snapshot.files,
-                "history": plain(tuple(moves)),
+                "history": plain(moves),
                 **plain(snapshot),
             }
         )
@@ -111,7 +115,8 @@ def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_js
         f"{environment.name}@{snapshot_id[:12]}{' (current)' if snapshot_id == environment.current else ''}"
     )
     output.say(f"  id        {snapshot_id}")
-    for move in moves[-1:]:
+    move = catalog.packed(environment, snapshot_id)
+    if move:
         origin = f"packed    {{}} from {move.prefix}" if move.prefix else "imported  {}"
         output.say("  " + origin.format(f"{move.time} by {move.user}@{move.host}"))
         if move.message:

@@ -20,10 +20,32 @@ StoreOption = Annotated[
         help="The store: a directory, file:// or s3://BUCKET/PREFIX. Default: the setting (snapper config get store).",
     ),
 ]
+NameArgument = Annotated[str, typer.Argument(metavar="ENV", help="The environment.")]
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
+]
 PrefixOption = Annotated[
     Path | None,
     typer.Option("--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."),
 ]
+EnvsDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--envs-dir",
+        metavar="DIR",
+        help="Directory that the environments are in. Default: the setting, else where each was packed from "
+        "if that can be written, else the first writable conda envs directory.",
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="PATTERN", help="Of all, those of such names alone; may be repeated."),
+]
+ExceptOption = Annotated[
+    list[str] | None,
+    typer.Option("--except", metavar="PATTERN", help="Of all, none of such names; may be repeated."),
+]
+MessageOption = Annotated[str, typer.Option("--message", "-m", help="A line for the history.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 JobsOption = Annotated[
     int | None,

@@ -11,7 +11,15 @@ import typer
 from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output
-from snapper.cli.options import JobsOption, JsonOption, LevelOption, StoreOption, open_store
+from snapper.cli.options import (
+    JobsOption,
+    JsonOption,
+    LevelOption,
+    MessageOption,
+    PrefixOption,
+    StoreOption,
+    open_store,
+)
 from snapper.cli.text import plural, size
 from snapper.errors import NotAnEnvironment, Usage
 
@@ -29,19 +37,14 @@ class EditableOption(str, Enum):
 
 def pack(
     name: Annotated[str | None, typer.Argument(metavar="[ENV]", help="Name of a conda environment.")] = None,
-    prefix: Annotated[
-        Path | None,
-        typer.Option(
-            "--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."
-        ),
-    ] = None,
+    prefix: PrefixOption = None,
     store_name: Annotated[
         str | None,
         typer.Option(
             "--name", "-n", metavar="NAME", help="Name in the store. Default: the environment's own."
         ),
     ] = None,
-    message: Annotated[str, typer.Option("--message", "-m", help="A line for the history.")] = "",
+    message: MessageOption = "",
     level: LevelOption = None,
     editable: Annotated[
         EditableOption,
@@ -64,23 +67,10 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Pack an environment into the store."""
-    from snapper import catalog, conda, places
     from snapper import pack as verb
     from snapper.cli.bars import reporter
 
-    if (name is None) == (prefix is None):
-        raise Usage(
-            "name one environment or give its directory with --prefix, and not both",
-            "See: snapper pack --help.",
-        )
-    place = config.directory(prefix) if prefix is not None else None
-    known_as = catalog.check_name(
-        store_name or (place.name if place else str(name)),
-        "Name a directory with --prefix, and what it is to be called in the store with --name.",
-    )
-    place = place or places.find(str(name))
-    if not conda.is_environment(place):
-        raise NotAnEnvironment(str(place))
+    place, known_as = _place_and_name(name, prefix, store_name)
     opened = open_store(store, create=True, apart_from=place)
     with reporter(quiet=as_json) as progress:
         done = verb.pack(
@@ -96,6 +86,26 @@ def pack(
             progress=progress,
         )
     report(done, as_json)
+
+
+def _place_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
+    """Where the environment is, and what it is to be called in the store."""
+    from snapper import catalog, conda, places
+
+    if (name is None) == (prefix is None):
+        raise Usage(
+            "name one environment or give its directory with --prefix, and not both",
+            "See: snapper pack --help.",
+        )
+    place = config.directory(prefix) if prefix is not None else None
+    known_as = catalog.check_name(
+        store_name or (place.name if place else str(name)),
+        "Name a directory with --prefix, and what it is to be called in the store with --name.",
+    )
+    place = place or places.find(str(name))
+    if not conda.is_environment(place):
+        raise NotAnEnvironment(str(place))
+    return place, known_as
 
 
 def report(done: Packed, as_json: bool) -> None:

@@ -12,7 +12,15 @@ import typer
 
 from snapper import config
 from snapper.cli import Command, output, restored
-from snapper.cli.options import JobsOption, JsonOption, StoreOption, open_store
+from snapper.cli.options import (
+    EnvsDirOption,
+    ExceptOption,
+    JobsOption,
+    JsonOption,
+    OnlyOption,
+    StoreOption,
+    open_store,
+)
 from snapper.errors import NotInStore, SnapperError, Usage
 
 if TYPE_CHECKING:
@@ -48,6 +56,8 @@ class _Begun:
     removed_kernels: tuple[Entry, ...] = ()
 
 
+_SEE = "See: snapper restore --help."
+
 Tell = Callable[["_Begun | Restored | Failed"], None]
 
 
@@ -59,28 +69,12 @@ def restore(
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every environment of the store.")] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only", metavar="PATTERN", help="With --all: those of such names alone; may be repeated."
-        ),
-    ] = None,
-    except_: Annotated[
-        list[str] | None,
-        typer.Option("--except", metavar="PATTERN", help="With --all: without those; may be repeated."),
-    ] = None,
+    only: OnlyOption = None,
+    except_: ExceptOption = None,
     prefix: Annotated[
         Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where to restore one environment.")
     ] = None,
-    envs_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--envs-dir",
-            metavar="DIR",
-            help="Directory that the environments go into. Default: the setting, else where each was packed from "
-            "if that can be written, else the first writable conda envs directory.",
-        ),
-    ] = None,
+    envs_dir: EnvsDirOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Give up changes made since in environments that stand there.")
     ] = False,
@@ -99,15 +93,11 @@ def restore(
 ) -> int:
     """Restore environments from the store and register their kernels."""
     if bool(names) == everything:
-        raise Usage(
-            "name the environments to restore or say --all, and not both", "See: snapper restore --help."
-        )
+        raise Usage("name the environments to restore or say --all, and not both", _SEE)
     if (only or except_) and not everything:
-        raise Usage("--only and --except go with --all", "See: snapper restore --help.")
+        raise Usage("--only and --except go with --all", _SEE)
     if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
-        raise Usage(
-            "--prefix goes with one environment, and without --envs-dir", "Use --envs-dir for several."
-        )
+        raise Usage("--prefix goes with one environment, and without --envs-dir", _SEE)
     settings = config.load()
     asked = _Asked(
         names=list(names or []),

@@ -17,6 +17,8 @@ from snapper.cli.text import plural, size
 from snapper.errors import ExitCode, SnapperError, Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from snapper.progress import Progress
     from snapper.prune import Pruned
     from snapper.repair import Healed
@@ -106,44 +108,58 @@ def verify(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check that what is stored is good, or that an environment on disk is as its snapshot says."""
-    from snapper import places
-    from snapper import verify as verb
-    from snapper.catalog import Reference
+    """Check that the store is good, or an environment on disk."""
     from snapper.cli.bars import reporter
-    from snapper.repair import repair
     from snapper.store import uncached
 
     if (name or prefix) and (data or heal or source):
         raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
     if source and not heal:
         raise Usage("--from says where --repair is to take good copies from", "Add --repair.")
-    reference = Reference.parse(name) if name else None
     jobs = jobs or config.load().jobs
     opened = uncached(open_store(store))
     with reporter(quiet=as_json) as progress:
-        if reference or prefix:
-            place = (
-                config.directory(prefix)
-                if prefix
-                else places.find(reference.environment if reference else "")
-            )
-            checked = verb.verify_environment(opened, place, reference, jobs=jobs, progress=progress)
+        if name or prefix:
+            checked = _environment(opened, name, prefix, jobs, progress)
             return _checked(checked, as_json)
-        part = verb.Part.parse(data) if data else None
-        found = verb.verify(opened, part, jobs=jobs, progress=progress)
-        healed: list[Healed] = []
-        while heal and found.problems:
-            with _sources(found, source, jobs, progress) as sources:
-                new = repair(opened, [each.key for each in found.problems], found.described, sources)
-            healed += new
-            keys = {each.key for each in new}
-            if any(key.startswith("snapshots/") for key in keys):  # only now it is known what they need
-                found = verb.verify(opened, part, jobs=jobs, progress=progress)
-            else:
-                found = found.without(keys)
-                break
+        found, healed = _store(opened, data, heal, source, jobs, progress)
     return _verified(found, healed, opened.url, as_json)
+
+
+def _environment(
+    opened: Store, name: str | None, prefix: Path | None, jobs: int | None, progress: Progress
+) -> Checked:
+    """Checks an environment on disk."""
+    from snapper import places
+    from snapper import verify as verb
+    from snapper.catalog import Reference
+
+    reference = Reference.parse(name) if name else None
+    place = config.directory(prefix) if prefix else places.find(reference.environment if reference else "")
+    return verb.verify_environment(opened, place, reference, jobs=jobs, progress=progress)
+
+
+def _store(
+    opened: Store, data: str | None, heal: bool, source: str | None, jobs: int | None, progress: Progress
+) -> tuple[Verified, list[Healed]]:
+    """Checks the store itself, and heals what can be healed if that is wanted."""
+    from snapper import verify as verb
+    from snapper.repair import repair
+
+    part = verb.Part.parse(data) if data else None
+    found = verb.verify(opened, part, jobs=jobs, progress=progress)
+    healed: list[Healed] = []
+    while heal and found.problems:
+        with _sources(found, source, jobs, progress) as sources:
+            new = repair(opened, [each.key for each in found.problems], found.described, sources)
+        healed += new
+        keys = {each.key for each in new}
+        if any(key.startswith("snapshots/") for key in keys):  # only now it is known what they need
+            found = verb.verify(opened, part, jobs=jobs, progress=progress)
+        else:
+            found = found.without(keys)
+            break
+    return found, healed
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Every error a user can meet: what happened, what to do about it, and the exit code of its kind."""
 
-from snapper.errors.base import ExitCode, SnapperError
+from snapper.errors.base import ExitCode, SnapperError, nearest
 from snapper.errors.environments import (
     AmbiguousName,
     ChangedWhilePacking,
@@ -83,4 +83,5 @@ __all__ = [
     "Usage",
     "WorkerDied",
     "WrongPlatform",
+    "nearest",
 ]

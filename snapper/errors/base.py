@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from enum import IntEnum
 
@@ -18,6 +19,14 @@ class ExitCode(IntEnum):
     INTEGRITY = 12
     STORE = 13
     INTERRUPTED = 130
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`Did you mean 'demo'? ` where a name that there is looks like the one that was given, else nothing."""
+    from difflib import get_close_matches  # noqa: PLC0415 - a slow import for what is seldom needed
+
+    found = get_close_matches(name, dict.fromkeys(known), n=1, cutoff=0.55)
+    return f"Did you mean {found[0]!r}? " if found else ""
 
 
 def _rebuild(kind: type[SnapperError], values: dict[str, object]) -> SnapperError:

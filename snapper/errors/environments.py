@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snapper.errors.base import ExitCode, SnapperError
+from snapper.errors.base import ExitCode, SnapperError, nearest
 
 
 @dataclass(eq=False)
@@ -25,10 +25,11 @@ class NotAnEnvironment(SnapperError):
 
 @dataclass(eq=False)
 class NoSuchEnvironment(SnapperError):
-    """No environment of that name is on this machine."""
+    """No environment of that name is on this machine; `known` are the names that there are."""
 
     name: str
     searched: tuple[str, ...]
+    known: tuple[str, ...] = ()
     code = ExitCode.NOT_FOUND
 
     @property
@@ -38,7 +39,8 @@ class NoSuchEnvironment(SnapperError):
     @property
     def hint(self) -> str:
         places = ", ".join(self.searched) or "no envs directory"
-        return f"Looked in {places}. Name its directory instead: snapper pack -p DIRECTORY."
+        guess = nearest(self.name, self.known)
+        return f"{guess}Looked in {places}. If it is elsewhere, give its directory: -p DIRECTORY."
 
 
 @dataclass(eq=False)
@@ -55,7 +57,7 @@ class AmbiguousName(SnapperError):
 
     @property
     def hint(self) -> str:
-        return f"Say which one is meant: snapper pack -p {self.candidates[0]}."
+        return f"Say which one is meant by its directory: -p {self.candidates[0]}."
 
 
 @dataclass(eq=False)
@@ -183,5 +185,5 @@ class NotRegistered(SnapperError):
     @property
     def hint(self) -> str:
         if self.known:
-            return f"There are kernels of: {', '.join(self.known)}."
+            return f"{nearest(self.environment, self.known)}There are kernels of: {', '.join(self.known)}."
         return "There are none at all: snapper kernels register ENV puts them there."

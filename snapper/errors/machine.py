@@ -54,7 +54,7 @@ class BadSettings(SnapperError):
 
     @property
     def hint(self) -> str:
-        return self.advice or "Correct it there; snapper config show says what holds and where it comes from."
+        return self.advice or "Correct it there: snapper config shows what holds, and all that is wrong."
 
 
 @dataclass(eq=False)

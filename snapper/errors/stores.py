@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snapper.errors.base import ExitCode, SnapperError
+from snapper.errors.base import ExitCode, SnapperError, nearest
 
 
 @dataclass(eq=False)
 class NotInStore(SnapperError):
-    """The store has no environment, snapshot or object of that name."""
+    """The store has no environment, snapshot or object of that name; `known` are those that it has."""
 
     what: str
     store: str
     known: tuple[str, ...] = ()
+    name: str = ""
     code = ExitCode.NOT_FOUND
 
     @property
@@ -23,7 +24,7 @@ class NotInStore(SnapperError):
     @property
     def hint(self) -> str:
         if self.known:
-            return f"The store has: {', '.join(self.known)}."
+            return f"{nearest(self.name, self.known)}The store has: {', '.join(dict.fromkeys(self.known))}."
         return "See what there is with: snapper list."
 
 
@@ -146,8 +147,8 @@ class Moved(SnapperError):
     @property
     def hint(self) -> str:
         return (
-            "Look at it with snapper show. Then pack again, or with --force, which leaves both in the history, or "
-            "under another name with --name."
+            f"See what was done with: snapper log {self.environment}. Then run this again. A pack can also go behind it "
+            "with --force, which leaves both in the history, or under another name with --name."
         )
 
 
