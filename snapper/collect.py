@@ -32,6 +32,8 @@ from snapper.worker import Later
 #: 1980-01-01, the earliest that zip archives can hold.
 LINK_TIME = 315532800
 
+_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
 
 class Item(NamedTuple):
     """A file to pack. `linked` is the path, packed before, of which it is a hard link."""
@@ -230,9 +232,8 @@ def _add_proved(run: _Run, item: Item) -> bool:
     assert entry is not None
     if not entry.placeholder:
         run.make_room(item.file.size)
-        view = run.builder.stage(
-            member_of(item, item.file.mtime), reader(run.context.path_of(item.file), item.file)
-        )
+        view = run.builder.stage(member_of(item, item.file.mtime))
+        read_whole(run.context.path_of(item.file), item.file, view)
         proved = hashlib.sha256(view).hexdigest() == entry.sha256
         if proved:
             run.builder.keep()
@@ -259,7 +260,8 @@ def _add_found(run: _Run, item: Item) -> None:
     context, file = run.context, item.file
     mtime = LINK_TIME if item.made_at_link else file.mtime
     run.make_room(file.size)
-    view = run.builder.stage(member_of(item, mtime), reader(context.path_of(file), file))
+    view = run.builder.stage(member_of(item, mtime))
+    read_whole(context.path_of(file), file, view)
     data = None
     if item.source_mtime is not None:
         data = bytecode.retimed(bytes(view), item.source_mtime, LINK_TIME)
@@ -320,14 +322,7 @@ def prefix_bytes(prefix: str) -> bytes:
 @contextmanager
 def opened(path: str, file: File) -> Iterator[int]:
     """A descriptor of the file; raises ChangedWhilePacking where it is no longer what the walk saw."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except PermissionError:
-        raise NoPermission(path, "read") from None
-    except OSError as error:
-        if not os.path.lexists(path) or os.path.islink(path):
-            raise ChangedWhilePacking(path) from None
-        raise FileFailed(path, error.strerror or str(error)) from None
+    descriptor = _open(path)
     try:
         _check_unchanged(path, file, descriptor)
         yield descriptor
@@ -336,28 +331,40 @@ def opened(path: str, file: File) -> Iterator[int]:
         os.close(descriptor)
 
 
+def read_whole(path: str, file: File, view: memoryview) -> None:
+    """Fills the buffer, which is of the file's size, with its bytes; raises as `opened` does."""
+    descriptor = _open(path)
+    try:
+        _check_unchanged(path, file, descriptor)
+        read_range(descriptor, 0, view, path)
+        _check_unchanged(path, file, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, _READ_ONLY)
+    except PermissionError:
+        raise NoPermission(path, "read") from None
+    except OSError as error:
+        if not os.path.lexists(path) or os.path.islink(path):
+            raise ChangedWhilePacking(path) from None
+        raise FileFailed(path, error.strerror or str(error)) from None
+
+
 def _check_unchanged(path: str, file: File, descriptor: int) -> None:
     status = os.fstat(descriptor)
-    if (status.st_size, status.st_mtime_ns, status.st_ino) != (file.size, file.mtime_ns, file.inode):
+    if status.st_mtime_ns != file.mtime_ns or status.st_size != file.size or status.st_ino != file.inode:
         raise ChangedWhilePacking(path)
-
-
-def reader(path: str, file: File) -> Callable[[memoryview], None]:
-    """What reads the whole file into a buffer of its size."""
-
-    def read(view: memoryview) -> None:
-        with opened(path, file) as descriptor:
-            read_range(descriptor, 0, view, path)
-
-    return read
 
 
 def read_range(descriptor: int, offset: int, view: memoryview, path: str) -> None:
     """Fills the buffer from the file's bytes at an offset."""
-    done = 0
-    while done < len(view):
+    done, size = 0, len(view)
+    while done < size:
         try:
-            count = os.preadv(descriptor, [view[done:]], offset + done)
+            count = os.preadv(descriptor, [view[done:] if done else view], offset + done)
         except OSError as error:
             raise FileFailed(path, error.strerror or str(error)) from None
         if not count:
@@ -379,5 +386,5 @@ def read_at(descriptor: int, offset: int, size: int, path: str) -> bytes:
 def read_bytes(path: str, file: File) -> bytes:
     """The whole file."""
     buffer = bytearray(file.size)
-    reader(path, file)(memoryview(buffer))
+    read_whole(path, file, memoryview(buffer))
     return bytes(buffer)

@@ -42,8 +42,7 @@ class Fact(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True)
-class PathEntry:
+class PathEntry(NamedTuple):
     """A file that a package installed; `sha256` and `size` are those in the package, before relocation."""
 
     path: str

@@ -114,12 +114,10 @@ def collect_piece(context: Context, piece: Piece) -> Later[Collected]:
     tail = padding(scanned.size) if piece.number == len(scanned.cuts) - 2 else b""
     path = context.path_of(item.file)
 
-    def read(view: memoryview) -> None:
-        with opened(path, item.file) as descriptor:
-            read_range(descriptor, start.at, view, path)
-
     if scanned.way is None:
-        builder.add_read(member, end.at - start.at, read, tail)
+        room = builder.make_piece(member, end.at - start.at, tail)
+        with opened(path, item.file) as descriptor:
+            read_range(descriptor, start.at, room, path)
     else:
         with opened(path, item.file) as descriptor:
             data = read_at(descriptor, start.at, end.at - start.at, path)

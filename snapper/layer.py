@@ -38,6 +38,7 @@ class Builder:
 
     def __init__(self, level: int) -> None:
         self._buffer = bytearray(LAYER_SIZE + 1024 * 1024)
+        self._view = memoryview(self._buffer)
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=True)
         self._reset()
 
@@ -55,18 +56,16 @@ class Builder:
         """Whether a member of that size still fits in the layer that is being built."""
         return self._length + size <= LAYER_SIZE
 
-    def stage(self, member: Member, read: Callable[[memoryview], None]) -> memoryview:
-        """Puts a member behind the last one and shows its data; it counts only once `keep` is called."""
+    def stage(self, member: Member) -> memoryview:
+        """Puts a member behind the last one and gives room for its data; it counts only once `keep` is called."""
         blocks = header(member)
         start = self._length + len(blocks)
         end = start + member.size
-        self._grow(end + BLOCK)
-        self._buffer[self._length : start] = blocks
-        view = memoryview(self._buffer)[start:end]
-        read(view)
-        self._buffer[end : end + -end % BLOCK] = padding(end)
         self._staged = end + -end % BLOCK
-        return view
+        self._grow(self._staged)
+        self._view[self._length : start] = blocks
+        self._view[end : self._staged] = padding(end)
+        return self._view[start:end]
 
     def mentions(self, needle: bytes) -> bool:
         """Whether the staged member's data holds these bytes."""
@@ -85,26 +84,19 @@ class Builder:
 
     def add_piece(self, member: Member | None, data: bytes, tail: bytes) -> None:
         """Appends part of a member's data, behind its header where `member` is given, and then `tail`."""
+        self.make_piece(member, len(data), tail)[:] = data
 
-        def copy(view: memoryview) -> None:
-            view[:] = data
-
-        self.add_read(member, len(data), copy, tail)
-
-    def add_read(
-        self, member: Member | None, size: int, read: Callable[[memoryview], None], tail: bytes
-    ) -> None:
-        """As `add_piece`, with `size` bytes that `read` puts where they belong."""
+    def make_piece(self, member: Member | None, size: int, tail: bytes) -> memoryview:
+        """As `add_piece`, but gives room for the `size` bytes, which are to be put there before the layer is sealed."""
         blocks = header(member) if member else b""
         start = self._length + len(blocks)
         end = start + size
         self._grow(end + len(tail))
-        self._buffer[self._length : start] = blocks
-        with memoryview(self._buffer) as whole:
-            read(whole[start:end])
-        self._buffer[end : end + len(tail)] = tail
+        self._view[self._length : start] = blocks
+        self._view[end : end + len(tail)] = tail
         self._length = end + len(tail)
         self._members += member is not None
+        return self._view[start:end]
 
     def note(self, path: str, how: Relocated) -> None:
         """Records that the member of that path is relocated."""
@@ -118,7 +110,7 @@ class Builder:
         begins: Begin | None = None,
     ) -> Sealed:
         """Ends the layer and begins the next; one is not compressed of which `known` gives digest and size."""
-        view = memoryview(self._buffer)[: self._length]
+        view = self._view[: self._length]
         diff_id = hashlib.sha256(view).hexdigest()
         data, found = None, known(diff_id)
         if found is None:
@@ -128,7 +120,6 @@ class Builder:
         layer = Layer(
             digest, size, diff_id, self._length, kind, owner, self._members, self._relocations(), begins
         )
-        view.release()
         self._reset()
         return Sealed(layer, data)
 
@@ -141,6 +132,7 @@ class Builder:
     def _grow(self, size: int) -> None:
         if size > len(self._buffer):
             self._buffer = self._buffer.ljust(size, b"\0")
+            self._view = memoryview(self._buffer)
 
 
 class Unpacker:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from snapper.model import path_bytes
 
@@ -22,16 +21,19 @@ _FLAGS: dict[Type, bytes] = {"file": b"0", "hardlink": b"1", "symlink": b"2", "d
 _TYPES: dict[int, Type] = {flag[0]: kind for kind, flag in _FLAGS.items()}
 _LAYOUT = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
 _MAGIC = b"ustar\x0000"
+_ZERO = b"0000000"
 _LARGEST_OCTAL = 8**11 - 1
 _LONGEST_PAX = 1024 * 1024
+
+#: What the fields that are always the same add to a header's checksum; its own field counts as spaces.
+_ALWAYS = sum(_MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
 
 
 class BadSegment(ValueError):
     """The bytes are not a tar segment of the kind that this module writes."""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """What a tar header says. `size` is that of the whole file, wherever a layer cuts its data."""
 
     path: str
@@ -97,26 +99,15 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _block(split: tuple[bytes, bytes], member: Member, target: bytes, flag: bytes = b"") -> bytes:
-    size = 0 if member.size > _LARGEST_OCTAL else member.size
-    fields = [
-        split[1],
-        b"%07o" % member.mode,
-        b"0000000",
-        b"0000000",
-        b"%011o" % size,
-        b"%011o" % min(max(member.mtime, 0), _LARGEST_OCTAL),
-        b"        ",
-        flag or _FLAGS[member.type],
-        target,
-        _MAGIC,
-        b"",
-        b"",
-        b"0000000",
-        b"0000000",
-        split[0],
-    ]
-    fields[6] = b"%06o\0 " % sum(_LAYOUT.pack(*fields))
-    return _LAYOUT.pack(*fields)
+    prefix, name = split
+    mode = b"%07o" % member.mode
+    size = b"%011o" % (0 if member.size > _LARGEST_OCTAL else member.size)
+    mtime = b"%011o" % min(max(member.mtime, 0), _LARGEST_OCTAL)
+    flag = flag or _FLAGS[member.type]
+    checksum = b"%06o\0 " % (_ALWAYS + sum(b"".join((name, mode, size, mtime, flag, target, prefix))))
+    return _LAYOUT.pack(
+        name, mode, _ZERO, _ZERO, size, mtime, checksum, flag, target, _MAGIC, b"", b"", _ZERO, _ZERO, prefix
+    )
 
 
 def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memoryview]]:
