@@ -35,7 +35,7 @@ _CACHED = re.compile(
 
 def source_of(path: str) -> str | None:
     """The path of the source that a path such as `a/__pycache__/b.cpython-311.pyc` was compiled from."""
-    match = _CACHED.match(path)
+    match = _CACHED.match(path) if path.endswith(".pyc") else None
     return f"{match['directory'] or ''}{match['module']}.py" if match else None
 
 

@@ -24,6 +24,7 @@ INCLUDED = "share/snapper/editable"
 
 _SITE = re.compile(r"lib/(?:python|pypy)[\d.]+t?/site-packages/[^/]+\Z")
 _FINDER = re.compile(r"__editable__.*\.(?:py|pth)\Z")
+_POINTING = ("/direct_url.json", ".pth", ".egg-link")
 _QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
 
 
@@ -103,6 +104,8 @@ def _unique(top: str, names: dict[str, str], pointers: dict[str, set[str]], outs
 
 def _pointed(prefix: Path, path: str) -> Iterator[tuple[str, str]]:
     """The directories that a file of the environment points to, each with the package's name if that is said."""
+    if not (path.endswith(_POINTING) or "__editable__" in path):
+        return
     directory, name = posixpath.split(path)
     if name == "direct_url.json" and directory.endswith(".dist-info"):
         source = _editable_url((prefix / path).read_bytes())

@@ -196,11 +196,12 @@ def _hard_links(items: list[Item]) -> Iterator[Item]:
     shared = Counter((item.file.device, item.file.inode) for item in items)
     for item in items:
         key = item.file.device, item.file.inode
-        if item.file.type != "file" or shared[key] == 1:
-            yield item._replace(linked="")
-        else:
-            path = first.setdefault(key, item.file.path)
-            yield item._replace(linked="" if path == item.file.path else path)
+        path = item.file.path
+        linked = ""
+        if shared[key] > 1 and item.file.type == "file":
+            before = first.setdefault(key, path)
+            linked = "" if before == path else before
+        yield item if item.linked == linked else item._replace(linked=linked)
 
 
 def _expected_size(item: Item) -> int:

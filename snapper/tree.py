@@ -13,6 +13,8 @@ from snapper.errors import FileFailed, NoPermission
 
 Type = Literal["file", "symlink", "directory"]
 
+_TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
+
 
 class File(NamedTuple):
     """One entry of a tree; times in nanoseconds, `target` for symlinks only."""
@@ -77,25 +79,19 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
 
 def _describe(path: str, entry: os.DirEntry[str]) -> File | None:
     status = entry.stat(follow_symlinks=False)
-    target = ""
-    kind: Type
-    if stat.S_ISREG(status.st_mode):
-        kind = "file"
-    elif stat.S_ISDIR(status.st_mode):
-        kind = "directory"
-    elif stat.S_ISLNK(status.st_mode):
-        kind, target = "symlink", os.readlink(entry.path)
-    else:
+    mode = status.st_mode
+    kind = _TYPES.get(stat.S_IFMT(mode))
+    if kind is None:
         return None
     return File(
         path,
         kind,
         status.st_size,
-        stat.S_IMODE(status.st_mode),
+        stat.S_IMODE(mode),
         status.st_mtime_ns,
         status.st_ctime_ns,
         status.st_ino,
         status.st_dev,
         status.st_nlink,
-        target,
+        os.readlink(entry.path) if kind == "symlink" else "",
     )
