@@ -147,8 +147,8 @@ class Moved(SnapperError):
     @property
     def hint(self) -> str:
         return (
-            f"See what was done with: snapper log {self.environment}. Then run this again. A pack can also go behind it "
-            "with --force, which leaves both in the history, or under another name with --name."
+            f"See what was done with: snapper log {self.environment}. Then run this again. A pack can also go "
+            "behind it with --force, which leaves both in the history, or under another name with --name."
         )
 
 
