@@ -49,11 +49,23 @@ class Fault:
         return self.seen[path] <= self.times
 
 
+@dataclass(frozen=True)
+class Request:
+    """What came to the proxy; names of headers in lower case."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
 @dataclass
 class Proxy:
-    """A running proxy. `before` is called with method and path of each request before it is passed on."""
+    """A running proxy, and the requests that came. `before` is called with method and path of each before it is passed
+    on.
+    """
 
     endpoint: str
+    requests: list[Request] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     before: Callable[[str, str], object] = lambda _method, _path: None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -100,13 +112,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        self.proxy.requests.append(Request(self.command, self.path, headers))
         fault = self.proxy.fault(self.command, self.path)
         if fault and fault.kind == "refused":
             self._refuse(fault)
             return
         self.proxy.before(self.command, self.path)
         upstream = http.client.HTTPConnection(self.server_address, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        headers.pop("expect", None)
         upstream.request(self.command, self.path, body, headers)
         answer = upstream.getresponse()
         data = answer.read()

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from snapper.errors import SnapperError, Unreachable
+from snapper.errors import SnapperError, StoreRefused, Unreachable
+from snapper.identity import time_of
 from snapper.store import Store, VersionMismatch, open_store
-from snapper.store.s3 import client, transfer
+from snapper.store.s3 import S3Store, client, parse, transfer
 from tests.conftest import Instance, Outcome, tree_of
 from tests.faulty import Fault, Proxy, in_front_of
 from tests.jupyter import kernels_dir
@@ -131,6 +133,40 @@ def test_a_store_that_is_gone_before_it_is_listed(one: Instance, proxy: Proxy, t
     for variables in ({}, {"SNAPPER_CACHE": "/proc/nowhere"}):
         unknown = without_listing(**variables)
         assert (unknown.code, unknown.json["error"]["type"]) == (13, "Unreachable")
+
+
+def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
+    """It opens and says what is in it, and then nothing any more: what the cache has of that is restored."""
+    cache = tmp_path / "cache"
+    one = one.having(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
+    names = ("work", "other")
+    for name in names:
+        before = set(cache.rglob("*.zst"))
+        (make_data(one.envs / name) / "notes.txt").write_text(name)
+        one.done("pack", name)
+
+    def away_after(requests: int) -> Outcome:
+        for name in names:
+            shutil.rmtree(one.envs / name, ignore_errors=True)
+        proxy.faults = [Fault("refused", lambda *_: True, times=99, after=requests, code="SlowDown")]
+        outcome = one.snapper("restore", "--all", "--json")
+        proxy.faults = []
+        return outcome
+
+    for requests in (2, 5):  # the marker and the listing; then the entries, and one of them once more
+        outcome = away_after(requests)
+        assert outcome.code == 3, (requests, outcome)
+        assert {each["environment"] for each in outcome.json["restored"]} == set(names)
+        kept = [file.stat().st_mtime for file in cache.glob("*/environments/*.json")]
+        assert outcome.json["store_last_seen"] == time_of(min(kept))
+
+    for file in set(cache.rglob("*.zst")) - before:
+        file.unlink()
+    outcome = away_after(3)
+    assert outcome.code == 13, outcome
+    assert [each["environment"] for each in outcome.json["restored"]] == ["work"]
+    assert [each["type"] for each in outcome.json["failed"]] == ["Unreachable"]
+    assert outcome.json["store_last_seen"]
 
 
 def test_an_answer_that_is_lost_before_a_conflict(store: Store, proxy: Proxy) -> None:
@@ -250,6 +286,57 @@ def test_parts_that_are_lost_on_the_way_up(store: Store, proxy: Proxy, s3_server
     proxy.faults = []
     uploads = s3_server.client().list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
     assert [each for each in uploads if "never" in each["Key"]] == []
+
+
+# --- what boto3 is told by the URL ------------------------------------------------------------------------
+
+
+def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
+    """The bucket's owner and who pays with all, encryption and class with those that make an object."""
+    always = {"ExpectedBucketOwner": "123456789012", "RequestPayer": "requester"}
+    written = {
+        "ServerSideEncryption": "aws:kms",
+        "SSEKMSKeyId": "arn:aws:kms:us-east-1:123456789012:key/one",
+        "SSEKMSEncryptionContext": "eyJhIjoiYiJ9",
+        "BucketKeyEnabled": "true",
+        "StorageClass": "STANDARD_IA",
+    }
+    headers = {
+        "x-amz-server-side-encryption": "aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id": "arn:aws:kms:us-east-1:123456789012:key/one",
+        "x-amz-server-side-encryption-context": "eyJhIjoiYiJ9",
+        "x-amz-server-side-encryption-bucket-key-enabled": "true",
+        "x-amz-storage-class": "STANDARD_IA",
+    }
+
+    def with_options(options: dict[str, str]) -> Store:
+        proxy.requests.clear()
+        return S3Store(parse(f"{store.url}&{urlencode(options)}"))
+
+    owned = with_options(always)
+    large = secrets.token_bytes(3 * transfer.PART)
+    for key, data in (("layers/aa/small", b"small"), ("layers/aa/large", large)):
+        assert owned.put(key, data)
+        assert owned.read(key) == data
+    owned.read_versioned("layers/aa/small")
+    owned.read_range("layers/aa/large", 5, 9)
+    assert list(owned.keys("layers/"))
+    owned.others()
+    owned.sweep()
+    owned.delete("layers/aa/small")
+    assert {each.method for each in proxy.requests} == {"HEAD", "GET", "PUT", "POST", "DELETE"}
+    for each in proxy.requests:
+        assert each.headers["x-amz-expected-bucket-owner"] == "123456789012", each
+        assert each.headers["x-amz-request-payer"] == "requester", each
+
+    encrypted = with_options(written)
+    proxy.faults = [Fault("refused", lambda *_: True, times=9, code="AccessDenied")]  # it has no such keys
+    for data in (b"small", large):
+        with pytest.raises(StoreRefused):
+            encrypted.replace("environments/work.json", data, None)
+    for each in proxy.requests:
+        assert headers.items() <= each.headers.items(), each
+    assert [each.method for each in proxy.requests] == ["PUT", "POST"]
 
 
 # --- what is wrong from the start -------------------------------------------------------------------------

@@ -379,11 +379,11 @@ LATE = """
 import multiprocessing, os
 from snapper import workers
 from tests.test_workers import eventually, sleep
-me, work = os.getpid(), workers._work
+me, work = os.getpid(), workers.work
 def late(*arguments):
     eventually(lambda: os.getppid() != me)
     work(*arguments)
-workers._work = late
+workers.work = late
 with workers.Workers(None, 2) as pool:
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     pool.submit(sleep, None, 1)
@@ -396,6 +396,7 @@ def test_workers_that_begin_after_their_parent_was_killed_end() -> None:
     parent = subprocess.Popen([sys.executable, "-c", LATE], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     pids = [int(word) for word in parent.stdout.readline().split()]
+    assert len(pids) == 2
     parent.kill()
     parent.communicate(timeout=30)
     eventually(lambda: all(map(gone, pids)))

@@ -48,17 +48,23 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Begun:
-    """The store was reached, or what is kept of it since it was `last_seen`; these are to be restored."""
+    """The store was reached, or what is kept of it; these are to be restored."""
 
     store: str
     names: tuple[str, ...]
-    last_seen: float | None = None
     removed_kernels: tuple[Entry, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """When that which stands for the store was last seen, in seconds since 1970; None where it can be reached."""
+
+    last: float | None
 
 
 _SEE = "See: snapper restore --help."
 
-Tell = Callable[["_Begun | Restored | Failed"], None]
+Tell = Callable[["_Begun | _Seen | Restored | Failed"], None]
 
 
 def restore(
@@ -139,7 +145,8 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
 
 def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:
     begun = next((each for each in told if isinstance(each, _Begun)), _Begun("", ()))
-    results: list[Restored | Failed] = [each for each in told if not isinstance(each, _Begun)]  # type: ignore[misc]
+    seen = [each.last for each in told if isinstance(each, _Seen)]
+    results: list[Restored | Failed] = [each for each in told if not isinstance(each, (_Begun, _Seen))]  # type: ignore[misc]
     ended = {each.environment for each in results}
     left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
     background = restored.Background(process, log, left) if process else None
@@ -149,7 +156,7 @@ def _ended(told: list[object], process: int | None = None, log: str = "") -> res
         time.monotonic() - Command.began,
         background,
         begun.removed_kernels,
-        begun.last_seen,
+        seen[-1] if seen else None,
     )
 
 
@@ -172,8 +179,9 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
         if asked.everything:
             verb.refused(config.store_url(asked.store), error, log)
         raise
-    seen = last_seen(opened, (catalog.environment_key(each.environment) for each in references))
-    tell(_Begun(opened.url, tuple(map(str, references)), seen, stale))
+    keys = [catalog.environment_key(each.environment) for each in references]
+    tell(_Begun(opened.url, tuple(map(str, references)), stale))
+    tell(_Seen(last_seen(opened, keys)))
     with reporter(quiet=quiet) as progress:
         for result in verb.restore(
             opened,
@@ -186,6 +194,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
             tell(result)
             if log:
                 restored.note(result)
+    tell(_Seen(last_seen(opened, keys)))  # it may have gone away meanwhile
 
 
 def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
