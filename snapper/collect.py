@@ -22,7 +22,7 @@ from snapper.layer import Builder, Sealed
 from snapper.locks import Intent
 from snapper.model import LAYER_SIZE, Kind, Layer, Mode
 from snapper.outbox import outbox
-from snapper.relocate import BINARY_PLACEHOLDER, Relocated, detect, holds, invert, moved, wide_encoding
+from snapper.relocate import BINARY_PLACEHOLDER, Relocated, detect, holds, invert, moved, needles
 from snapper.segment import Member
 from snapper.store import Store
 from snapper.tree import File
@@ -268,9 +268,8 @@ def _add_found(run: _Run, item: Item) -> None:
     elif context.included:
         data = context.rewired(file, bytes(view))
     placeholders = context.placeholders.get(file.path, ())
-    needles = (context.prefix, *placeholders)
-    mentioned = any(run.builder.mentions(prefix_bytes(each)) for each in needles)
-    if data is None and not (mentioned or wide_encoding(view, context.prefix)):
+    sought = (*needles(context.prefix, bytes(view[:256])), *map(prefix_bytes, placeholders))
+    if data is None and not any(map(run.builder.mentions, sought)):
         run.builder.keep()
         return
     data = bytes(view) if data is None else data

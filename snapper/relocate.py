@@ -102,13 +102,22 @@ def holds(data: bytes, prefix: str) -> bool:
     return needle in data and _bounded(needle).search(data) is not None
 
 
-def wide_encoding(data: bytes | memoryview, prefix: str) -> str | None:
+def needles(prefix: str, head: bytes) -> tuple[bytes, ...]:
+    """What to look for in a file that begins so, to find out whether it can hold the prefix."""
+    wide = _WIDE if _may_be_wide(head) else ()
+    return _encoded(prefix, "text"), *(prefix.encode(encoding, "surrogatepass") for encoding in wide)
+
+
+def _may_be_wide(data: bytes) -> bool:
+    """Whether the bytes can be a text of more than a byte a character, by how they begin."""
+    return b"\0" in data[:256] and not is_object_code(data)
+
+
+def _wide_encoding(data: bytes, prefix: str) -> str | None:
     """The encoding of more than a byte a character in which a text holds the prefix, if it is such a text."""
-    head = bytes(data[:256])
-    if b"\0" not in head or is_object_code(head):
+    if not _may_be_wide(data):
         return None
-    whole = bytes(data)
-    return next((each for each in _WIDE if _holds_wide(whole, prefix, each)), None)
+    return next((each for each in _WIDE if _holds_wide(data, prefix, each)), None)
 
 
 def _holds_wide(data: bytes, path: str, encoding: str) -> bool:
@@ -126,7 +135,7 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
     `placeholders` are tried first: those of an earlier snapshot, which may be longer than today's prefix.
     The prefix is replaced only where a path ends or goes on with `/`.
     """
-    encoding = wide_encoding(data, prefix)
+    encoding = _wide_encoding(data, prefix)
     if encoding:
         return _detect_wide(data, prefix, encoding)
     mode = _mode_of(data)
