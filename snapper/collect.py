@@ -298,8 +298,9 @@ def _add_record(run: _Run, item: Item) -> None:
     modes: tuple[tuple[Mode, bool], ...] = (("sized-record", True), ("record", False))
     for mode, sizes in modes:
         canonical = restated(data, stored, sizes=sizes)
-        if how is None and canonical != data and restated(canonical, disk, sizes=sizes) == data:
+        if canonical != data and restated(canonical, disk, sizes=sizes) == data:
             how = Relocated(canonical, mode, "")
+            break
     text = data if how is None else how.data
     run.make_room(len(text))
     run.builder.add(member_of(item, LINK_TIME, len(text)), text, how)
