@@ -21,17 +21,20 @@ from scripts.maker import make
 from tests.s3server import REAL_BUCKET, S3Server, running
 from tests.starter import AT_START, run
 
-# How long an example takes says nothing on a machine that others work on too.
-settings.register_profile("snapper", deadline=None)
-settings.load_profile("snapper")
-
-
 #: pip's settings, by which environments are made: its user's, whatever home the tests have.
 _PIP_SETTINGS = [Path.home() / name for name in (".config/pip/pip.conf", ".pip/pip.conf")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="Run the longer form of the tests that have one.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has all runs try the same examples, and `--long` ever new ones; how long one takes says nothing on a machine that
+    others work on, too.
+    """
+    settings.register_profile("snapper", deadline=None, derandomize=not config.getoption("--long"))
+    settings.load_profile("snapper")
 
 
 def pytest_report_header() -> str:

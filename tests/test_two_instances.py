@@ -93,14 +93,21 @@ class Model:
         self.history.append(snapshot_id)
         self.rolled.append(rolled)
 
-    def before(self) -> str | None:
-        """Where a rollback goes: the history as a stack, from which rollbacks take."""
+    def line(self) -> list[str]:
+        """The snapshots that lead to the current one, the last: the history as a stack, from which rollbacks take."""
         line: list[str] = []
         for snapshot_id, rolled in zip(self.history, self.rolled, strict=True):
             if rolled and snapshot_id in line:
-                line = line[: line.index(snapshot_id)]
-            line.append(snapshot_id)
-        return line[-2] if len(line) > 1 else None
+                while line[-1] != snapshot_id:
+                    line.pop()
+            elif line[-1:] != [snapshot_id]:
+                line.append(snapshot_id)
+        return line
+
+    def back(self, count: int) -> str | None:
+        """What `~count` means."""
+        line = self.line()
+        return line[-1 - count] if count < len(line) else None
 
     def keep(self, last: int) -> None:
         newest = list(dict.fromkeys(self.history[::-1]))[:last]
@@ -212,8 +219,7 @@ class TwoInstances(RuleBasedStateMachine):
         if by_tag:
             wanted, snapshot_id = by_tag, self.model.tags.get(by_tag)
         else:
-            wanted = f"~{back}"
-            snapshot_id = self.model.history[-1 - back] if back < len(self.model.history) else None
+            wanted, snapshot_id = f"~{back}", self.model.back(back)
         error = self._restore(instance, Reference(NAME, wanted), replace)
         if snapshot_id is None:
             assert isinstance(error, NotInStore)
@@ -244,7 +250,7 @@ class TwoInstances(RuleBasedStateMachine):
     @precondition(lambda self: self.model.history)
     @rule(number=numbers, replace=st.booleans())
     def roll_back(self, number: int, replace: bool) -> None:
-        expected = self.model.before()
+        expected = self.model.back(1)
         try:
             back = rollback.target(self.store, Reference(NAME))
         except NothingBefore:
@@ -262,9 +268,9 @@ class TwoInstances(RuleBasedStateMachine):
     @precondition(lambda self: self.model.history)
     @rule(name=st.sampled_from(TAGS), back=st.integers(0, 2), move=st.booleans())
     def tag(self, name: str, back: int, move: bool) -> None:
-        if back >= len(self.model.history):
+        snapshot_id = self.model.back(back)
+        if snapshot_id is None:
             return
-        snapshot_id = self.model.history[-1 - back]
         taken = self.model.tags.get(name, snapshot_id) != snapshot_id
         try:
             tag.tag(self.store, Reference(NAME, f"~{back}"), name, move=move)
@@ -327,7 +333,6 @@ def test_two_instances_and_one_store(request: pytest.FixtureRequest) -> None:
         settings=settings(
             max_examples=200 if long else 10,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )
