@@ -119,15 +119,23 @@ class Instance(Machine):
         return Instance(self.home, self.envs, self.store, self.url, {**self.settings, **settings})
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_home_of_the_developers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests and fixtures call in their own process neither reads nor writes what is the developer's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        for name in ("CONFIG", "DATA", "STATE", "CACHE"):
+            patch.delenv(f"XDG_{name}_HOME", raising=False)
+        for file in _PIP_SETTINGS:
+            if file.is_file():
+                patch.setenv("PIP_CONFIG_FILE", str(file))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home for what a test calls in its own process, so that it neither reads nor writes the developer's."""
+    """A home of its own for each test."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    for name in ("CONFIG", "DATA", "STATE", "CACHE"):
-        monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
-    for file in _PIP_SETTINGS:
-        if file.is_file():
-            monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
 
 
 @pytest.fixture
