@@ -44,6 +44,11 @@ class Status:
     stored: bool | None = None
     error: SnapperError | None = None
 
+    @property
+    def pack_command(self) -> str:
+        """What packs it as it is, by its name."""
+        return target.pack_command(Path(self.prefix), self.environment)
+
 
 def status_of(store: Store | None, prefix: Path, name: str = "") -> Status:
     """The environment at the prefix, by that name in the store or else by its own.

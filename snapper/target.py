@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,11 @@ def check(target: Target, snapshot: Snapshot) -> None:
         raise NoPermission(str(parent), "write in")
 
 
+def pack_command(prefix: Path, name: str) -> str:
+    """The command that packs what is at the prefix as that environment."""
+    return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {name}'}"
+
+
 def above(target: Target) -> Path:
     """The nearest directory above the target that is there."""
     parent = target.prefix.parent
@@ -123,12 +129,12 @@ def is_present(
             saving,
         )
     if found.environment != name and found.snapshot != snapshot_id:
-        pack = f"snapper pack -p {prefix} --name"
         raise InTheWay(
             str(prefix),
             f"it is the environment {found.environment!r}, as it was last packed or restored",
-            f"Restore elsewhere with --prefix or --envs-dir. Or pack what is there ({pack} {found.environment}) "
-            f"and move it away; or, if it is {name!r} from now on: {pack} {name}.",
+            "Restore elsewhere with --prefix or --envs-dir. Or pack what is there "
+            f"({pack_command(prefix, found.environment)}) and move it away; or, if it is {name!r} from now on: "
+            f"{pack_command(prefix, name)}.",
         )
     if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
         raise InTheWay(
@@ -168,5 +174,5 @@ def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wa
     raise InTheWay(
         str(prefix),
         f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
-        f"Keep the changes with snapper pack -p {prefix}, or give them up with --replace.",
+        f"Keep the changes ({pack_command(prefix, found.environment)}), or give them up with --replace.",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -174,9 +173,9 @@ def _say(found: Status, store: str) -> None:
 def _in_store(found: Status, store: str) -> Iterator[str]:
     """How it stands to what the store has, and what the command would be that restores that."""
     if found.stored is False:
-        yield f"the store {store} does not have this snapshot; put it there with: {_pack(found)}"
+        yield f"the store {store} does not have this snapshot; put it there with: {found.pack_command}"
     elif found.stored and not found.current:
-        yield f"the store {store} has no environment of this name; put it there with: {_pack(found)}"
+        yield f"the store {store} has no environment of this name; put it there with: {found.pack_command}"
     if found.current and found.current != found.snapshot_id:
         behind = f", {plural(found.behind, 'step')} later" if found.behind else ""
         lost = found.condition != "unchanged" or found.stored is False
@@ -189,18 +188,12 @@ def _in_store(found: Status, store: str) -> Iterator[str]:
 
 def _sentence(found: Status) -> str:
     if not found.snapshot_id:
-        return f"not packed yet: snapper pack -p {found.prefix}"
+        return f"not packed yet: {found.pack_command}"
     if found.condition == "unchanged":
         return f"as in snapshot {found.snapshot_id[:12]}"
     if found.condition == "changed":
-        return f"changed since snapshot {found.snapshot_id[:12]}; keep it with: {_pack(found)}"
+        return f"changed since snapshot {found.snapshot_id[:12]}; keep it with: {found.pack_command}"
     return f"was snapshot {found.snapshot_id[:12]}; what has changed since is not known"
-
-
-def _pack(found: Status) -> str:
-    """The command that packs it by the name that it has."""
-    name = "" if os.path.basename(found.prefix) == found.environment else f" --name {found.environment}"
-    return f"snapper pack -p {found.prefix}{name}"
 
 
 def _fields(found: Status) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _exported(done: Exported, as_json: bool) -> int:
         fields["snapshot"] = fields.pop("snapshot_id")
         output.document({**fields, "longest_prefix": done.longest_prefix, "seconds": round(done.seconds, 3)})
         return code
-    output.listing("these files hold another prefix, because this one does not fit in them", done.unrelocated)
+    output.unrelocated(done.unrelocated)
     output.say(f"{done.environment}@{done.snapshot_id[:12]} is exported: {done.output}")
     output.say(f"  {plural(done.files, 'file')}, {size(done.size)} as {done.format}, {done.seconds:.1f} s")
     if done.dest_prefix:

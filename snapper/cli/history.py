@@ -22,7 +22,7 @@ from snapper.cli.options import (
     StoreOption,
     open_store,
 )
-from snapper.cli.text import clean, plural, size
+from snapper.cli.text import clean, moment, plural, size
 from snapper.errors import ExitCode, Usage
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _logged(name: str, steps: tuple[Step, ...], as_json: bool) -> None:
         move = step.move
         marks = [*(["current"] if step.current and not number else []), *step.tags]
         output.say(f"{move.snapshot[:12]}  {move.action}" + (f"  ({', '.join(marks)})" if marks else ""))
-        output.say(f"    {move.time.replace('T', ' ').removesuffix('Z')} UTC by {move.user}@{move.host}")
+        output.say(f"    {moment(move.time)} UTC by {move.user}@{move.host}")
         if move.message:
             output.say(f"    {move.message}")
         sizes = f"{plural(move.packages, 'package')}, {size(move.size)}, {size(move.added_size)} added"

@@ -10,7 +10,7 @@ import typer
 from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
-from snapper.cli.text import plural, size
+from snapper.cli.text import moment, plural, size
 from snapper.errors import ExitCode, Usage
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
     if as_json:
         output.document({"store": store, "environments": [_entry(each) for each in found]})
     elif not found:
-        output.say(f"The store {store} has no environments. Pack one with: snapper pack NAME")
+        output.empty(store)
     else:
         rows = []
         for entry in found:
@@ -76,7 +76,7 @@ def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
                         str(latest.packages),
                         size(latest.size),
                         size(latest.stored_size),
-                        latest.time.replace("T", " ").removesuffix("Z"),
+                        moment(latest.time),
                         f"{latest.host}:{latest.prefix or '(imported)'}",
                     )
                 )

@@ -48,6 +48,14 @@ def deviations(
         listing(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, say_by)
 
 
+def unrelocated(paths: Sequence[str]) -> None:
+    listing("these files hold another prefix, because this one does not fit in them", paths)
+
+
+def empty(store: str) -> None:
+    say(f"The store {store} has no environments. Pack one with: snapper pack NAME")
+
+
 def changes(changes: Changes, indent: str) -> None:
     """Prints what became of packages, a line each."""
     for each in changes.added:

@@ -88,7 +88,7 @@ def report(ended: Ended, as_json: bool) -> int:
     if ended.background:
         _say_background(ended.background)
     elif not ended.results:
-        output.say(f"The store {ended.store} has no environments. Pack one with: snapper pack NAME")
+        output.empty(ended.store)
     return code
 
 
@@ -136,7 +136,7 @@ def _say(done: Restored) -> None:
         output.say(
             f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)"
         )
-    output.listing("these files hold another prefix, because this one does not fit in them", done.unrelocated)
+    output.unrelocated(done.unrelocated)
     for kernel in done.kernels:
         if kernel.problem:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")

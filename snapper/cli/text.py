@@ -28,6 +28,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def moment(time: str) -> str:
+    """A time as histories have it, for people: `2026-01-31 09:00:00`."""
+    return time.replace("T", " ").removesuffix("Z")
+
+
 def age(seconds: float) -> str:
     """How long that is, in the largest unit that fits: `5 minutes`."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):

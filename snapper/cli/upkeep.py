@@ -13,7 +13,7 @@ from snapper import config
 from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
-from snapper.cli.text import plural, size
+from snapper.cli.text import moment, plural, size
 from snapper.errors import ExitCode, SnapperError, Usage
 
 if TYPE_CHECKING:
@@ -226,8 +226,7 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
         output.document({"store": store, **plain(done), "dropped": dropped, "untagged": untagged})
         return
     for each in done.dropped:
-        moment = each.time.replace("T", " ").removesuffix("Z")
-        output.say(f"out of the history: {each.environment}@{each.snapshot_id[:12]}  {moment}")
+        output.say(f"out of the history: {each.environment}@{each.snapshot_id[:12]}  {moment(each.time)}")
     for tag in done.untagged:
         output.say(f"tag not kept: {tag.environment}@{tag.tag}, which is {tag.snapshot_id[:12]}")
     what = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')}, {size(done.size)}"
