@@ -8,39 +8,41 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from snapper import __version__
-from snapper.cli import (
-    config,
-    copying,
-    differ,
-    doctor,
-    exchange,
-    history,
-    kernels,
-    lifecycle,
-    look,
-    output,
-    pack,
-    restore,
-    upkeep,
-)
+from snapper.cli import output
 from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
+
+#: The commands, and where each is: a module beside this one, and a function or a typer of commands in it.
+_COMMANDS = {
+    "pack": ("pack", "pack"),
+    "restore": ("restore", "restore"),
+    "list": ("look", "list_"),
+    "show": ("look", "show"),
+    "log": ("history", "log"),
+    "diff": ("differ", "diff"),
+    "status": ("differ", "status"),
+    "rollback": ("history", "rollback"),
+    "tag": ("history", "tag"),
+    "remove": ("history", "remove"),
+    "verify": ("upkeep", "verify"),
+    "prune": ("upkeep", "prune"),
+    "push": ("copying", "push"),
+    "pull": ("copying", "pull"),
+    "export": ("exchange", "export"),
+    "import": ("exchange", "import_"),
+    "lifecycle": ("lifecycle", "lifecycle"),
+    "doctor": ("doctor", "doctor"),
+    "kernels": ("kernels", "app"),
+    "config": ("config", "app"),
+}
 
 #: click's UsageError, wherever the installed typer has its click from.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
-
-app = typer.Typer(
-    name="snapper",
-    help="Packs built conda environments into a store and brings them back, Jupyter kernels included.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
 
 
 def run(arguments: list[str]) -> int:
@@ -52,7 +54,7 @@ def run(arguments: list[str]) -> int:
         arguments = [
             "--data=all" if each == "--data" else each for each in arguments
         ]  # its value is optional
-        code = int(app(arguments, standalone_mode=False) or 0)
+        code = int(_app(arguments)(arguments, standalone_mode=False) or 0)
         if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and says nothing
             raise Interrupted
         sys.stdout.flush()
@@ -101,7 +103,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def _options(
     context: typer.Context,
     _version: Annotated[
@@ -112,26 +113,23 @@ def _options(
         typer.echo(context.get_help())
 
 
-for _name, _command in (
-    ("pack", pack.pack),
-    ("restore", restore.restore),
-    ("list", look.list_),
-    ("show", look.show),
-    ("log", history.log),
-    ("diff", differ.diff),
-    ("status", differ.status),
-    ("rollback", history.rollback),
-    ("tag", history.tag),
-    ("remove", history.remove),
-    ("verify", upkeep.verify),
-    ("prune", upkeep.prune),
-    ("push", copying.push),
-    ("pull", copying.pull),
-    ("export", exchange.export),
-    ("import", exchange.import_),
-    ("lifecycle", lifecycle.lifecycle),
-    ("doctor", doctor.doctor),
-):
-    app.command(name=_name)(_command)
-app.add_typer(kernels.app, name="kernels")
-app.add_typer(config.app, name="config")
+def _app(arguments: list[str]) -> typer.Typer:
+    """All commands, or that one alone which the arguments begin with: making all takes longer than many a command."""
+    app = typer.Typer(
+        name="snapper",
+        help="Packs built conda environments into a store and brings them back, Jupyter kernels included.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+    app.callback(invoke_without_command=True)(_options)
+    first = arguments[0] if arguments else ""
+    for name in [first] if first in _COMMANDS else _COMMANDS:
+        module, attribute = _COMMANDS[name]
+        command = getattr(import_module(f"snapper.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name=name)(command)
+    return app
