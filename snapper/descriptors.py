@@ -34,10 +34,14 @@ class Directories:
             return found
         parent, _, name = path.rpartition("/")
         above = self[parent]
-        if self._make:
+        try:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=above)
+        except FileNotFoundError:
+            if not self._make:
+                raise
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=above)
-        descriptor = os.open(name, _DIRECTORY, dir_fd=above)
+            descriptor = os.open(name, _DIRECTORY, dir_fd=above)
         if len(self._open) > _MOST_DESCRIPTORS:
             self._forget(parent)
         self._open[path] = descriptor
@@ -75,7 +79,7 @@ def stats_of(directory: int, path: str) -> Stats:
 
 def write_all(descriptor: int, data: memoryview | bytes) -> None:
     """Writes all of the data."""
-    written = os.write(descriptor, data)
+    written = os.write(descriptor, data) if data else 0
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
 

@@ -26,6 +26,7 @@ from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_NAMES = ("", ".", "..")
 SECOND = 1_000_000_000
 
 
@@ -127,23 +128,34 @@ class _Writer:
         self._relocations = {path: each for each in job.layer.relocations for path in each.paths}
         self._result = Extracted()
         self._stats: list[Stats] = []
+        self._known: set[str] = set()
 
     def done(self) -> Extracted:
         self._result.index = block(self._job.number, self._stats)
         return self._result
 
     def write(self, member: Member, data: memoryview) -> None:
-        check_path(member.path)
+        above, name = self._checked(member.path)
         if self._result.cut:
             raise BadSegment("members follow one whose data is cut short")
-        if member.type == "directory":
+        if member.type == "file":
+            self._file(member, data, above, name)
+        elif member.type == "directory":
             self._result.directories.append(member)
             self._directories[member.path]
             self._stats.append((member.path + "/", 0, member.mode & 0o777, 0, 0, 0))
-        elif member.type == "file":
-            self._file(member, data)
         else:
             self._link(member)
+
+    def _checked(self, path: str) -> tuple[str, str]:
+        """The path's directory, and its name there. Raises what `check_path` does, which need only look at one path of
+        a directory in full, as the others differ from that one in their names.
+        """
+        above, _, name = path.rpartition("/")
+        if not above or above not in self._known or name in _NO_NAMES or "\0" in name:
+            check_path(path)
+            self._known.add(above)
+        return above, name
 
     def continued(self, segment: memoryview) -> int:
         """Writes the data that the segment begins with; returns where its members begin."""
@@ -167,39 +179,37 @@ class _Writer:
             target = self._job.prefix + target[len(relocation.placeholder) :]
         self._result.links.append(Link(member.path, target, member.type == "hardlink"))
 
-    def _file(self, member: Member, data: memoryview) -> None:
-        relocation = self._relocations.get(member.path)
-        if len(data) < member.size:
-            replaced = self._piece(Begin(member.path, 0, member.size, 0), data)
+    def _file(self, member: Member, data: memoryview, above: str, name: str) -> None:
+        path, _, mode, mtime, size, _ = member
+        if len(data) < size:
+            replaced = self._piece(Begin(path, 0, size, 0), data)
             self._result.cut = Cut(member, len(data), replaced)
             return
-        if member.path in self._job.cut:
-            raise BadSegment(f"{member.path!r} is both whole and in pieces")
-        content: memoryview | bytes = data
-        if relocation and relocation.mode in RECORD_MODES:
-            self._result.records.append((member.path, relocation.mode))
-        elif relocation:
-            content = self._relocated(member.path, data, relocation, apply)
-            self._result.facts[member.path] = Fact(hashlib.sha256(content).hexdigest(), len(content))
-        directory, _, name = member.path.rpartition("/")
-        descriptor = os.open(name, _NEW_FILE, member.mode & 0o777, dir_fd=self._directories[directory])
+        if path in self._job.cut:
+            raise BadSegment(f"{path!r} is both whole and in pieces")
+        content = self._content(path, data) if path in self._relocations else data
+        mode &= 0o777
+        time = mtime * SECOND
+        descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[above])
         try:
             write_all(descriptor, content)
-            os.utime(descriptor, ns=(member.mtime * SECOND, member.mtime * SECOND))
+            os.utime(descriptor, ns=(time, time))
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        self._result.size += len(data)
-        self._stats.append(
-            (
-                member.path,
-                status.st_size,
-                member.mode & 0o777,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-                0 if member.path in self._result.unrelocated else status.st_ino,
-            )
-        )
+        self._result.size += size
+        inode = 0 if path in self._result.unrelocated else status.st_ino
+        self._stats.append((path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode))
+
+    def _content(self, path: str, data: memoryview) -> memoryview | bytes:
+        """What to write of a file that is relocated; what has to be known of that later on is noted."""
+        relocation = self._relocations[path]
+        if relocation.mode in RECORD_MODES:
+            self._result.records.append((path, relocation.mode))
+            return data
+        content = self._relocated(path, data, relocation, apply)
+        self._result.facts[path] = Fact(hashlib.sha256(content).hexdigest(), len(content))
+        return content
 
     def _piece(self, begins: Begin, data: memoryview) -> int | None:
         """Writes part of a file that several layers hold, at its place in the relocated file.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from snapper.model import path_bytes
@@ -18,8 +19,10 @@ BLOCK = 512
 Type = Literal["file", "hardlink", "symlink", "directory"]
 
 _FLAGS: dict[Type, bytes] = {"file": b"0", "hardlink": b"1", "symlink": b"2", "directory": b"5"}
-_TYPES: dict[int, Type] = {flag[0]: kind for kind, flag in _FLAGS.items()}
+_TYPES: dict[bytes, Type] = {flag: kind for kind, flag in _FLAGS.items()}
 _LAYOUT = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+#: Those of its fields that say something: name, mode, size, time, type, target, magic, prefix of the name.
+_TELLING = struct.Struct("100s8s16x12s12s8xc100s8s80x155s12x")
 _MAGIC = b"ustar\x0000"
 _ZERO = b"0000000"
 _LARGEST_OCTAL = 8**11 - 1
@@ -121,57 +124,67 @@ def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memor
     while position < end:
         if end - position < BLOCK:
             raise BadSegment("ends inside a header")
-        fields = _LAYOUT.unpack_from(segment, position)
+        fields = _TELLING.unpack_from(segment, position)
         position += BLOCK
-        size = _number(fields[4])
-        if fields[7] == b"x":
+        if fields[4] == b"x":
+            size = _number(fields[2])
             if size > min(_LONGEST_PAX, end - position):
                 raise BadSegment("extended header too long")
             records = _records(bytes(segment[position : position + size]))
             position += size + -size % BLOCK
             continue
-        member = _member(fields, size, records)
-        records = {}
-        if position > end or (member.type != "file" and member.size):
+        member = _member(fields, records)
+        if records:
+            records = {}
+        size = member.size
+        if position > end or (size and member.type != "file"):
             raise BadSegment(f"{member.path!r} has data that it should not have")
-        yield member, segment[position : position + member.size]
-        position += member.size + -member.size % BLOCK
+        yield member, segment[position : position + size]
+        position += size + -size % BLOCK
     if records:
         raise BadSegment("ends after an extended header")
 
 
-def _member(fields: tuple[bytes, ...], size: int, records: dict[bytes, bytes]) -> Member:
-    kind = _TYPES.get(fields[7][0])
-    if kind is None or fields[9] != _MAGIC:
+def _member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Member:
+    name, mode, length, mtime, flag, target, magic, prefix = fields
+    kind = _TYPES.get(flag)
+    if kind is None or magic != _MAGIC:
         raise BadSegment("a member is of no type that a layer may have")
-    if b"path" in records:
-        name = records[b"path"]
-    else:
-        name = _text(fields[0])
-        prefix = _text(fields[14])
-        if prefix:
-            name = prefix + b"/" + name
+    size = _number(length)
+    name, target = _text(name), _text(target)
+    if prefix[0]:
+        name = _text(prefix) + b"/" + name
+    if records:
+        name = records.get(b"path", name)
+        target = records.get(b"linkpath", target)
+        size = _size(records, size)
     if kind == "directory":
         name = name.rstrip(b"/")
-    target = records.get(b"linkpath", _text(fields[8]))
-    if b"size" in records:
-        if not records[b"size"].isdigit() or len(records[b"size"]) > 18:
-            raise BadSegment("a size is not a number")
-        size = int(records[b"size"])
     return Member(
         name.decode("utf-8", "surrogateescape"),
         kind,
-        _number(fields[1]),
-        _number(fields[5]),
+        _number(mode),
+        _number(mtime),
         size,
         target.decode("utf-8", "surrogateescape"),
     )
 
 
+def _size(records: dict[bytes, bytes], size: int) -> int:
+    """The size that the records say, or else the one given."""
+    if b"size" not in records:
+        return size
+    digits = records[b"size"]
+    if not digits.isdigit() or len(digits) > 18:
+        raise BadSegment("a size is not a number")
+    return int(digits)
+
+
 def _text(field: bytes) -> bytes:
-    return field.split(b"\0", 1)[0]
+    return field.partition(b"\0")[0]
 
 
+@lru_cache(maxsize=4096)  # most headers have the modes and times of others
 def _number(field: bytes) -> int:
     digits = field.rstrip(b" \0")
     if digits.strip(b"01234567") or not digits:
