@@ -16,6 +16,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 
 from snapper import __version__
@@ -97,12 +98,19 @@ def paths_in(data: bytes) -> list[str]:
     return next(_blocks(memoryview(data)))[0]
 
 
+def entries_in(data: bytes) -> list[Stats]:
+    """The entries in a block."""
+    paths, rows = next(_blocks(memoryview(data)))
+    return [(path, *row[:5]) for path, row in zip(paths, rows, strict=True)]
+
+
 def encode(moment: Moment, blocks: Iterable[bytes]) -> bytes:
     """The bytes of an index."""
     fields = {**vars(moment), "version": __version__}
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
 
 
+@lru_cache(maxsize=1)  # replacing an environment looks at its index three times
 def decode(data: bytes) -> Index:
     """The index in these bytes; raises BadIndex."""
     try:

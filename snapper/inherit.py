@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,47 +24,68 @@ from snapper import bytecode, state
 from snapper.collect import LINK_TIME
 from snapper.descriptors import Directories, every_mode
 from snapper.extract import SECOND, Extracted
-from snapper.index import ANY_CTIME, Index, Stats, block
+from snapper.index import ANY_CTIME, Index, Stats, block, entries_in
 from snapper.model import RECORD_MODES, Layer, Snapshot
 from snapper.segment import Member
+from snapper.workers import Workers
+
+#: How large the blocks are that a worker is given at a time, at least: so small that all end at about the same time.
+_AT_ONCE = 256 * 1024
+
+#: Layers that are taken over together: the entries of each, as a block of an index, by its order in the new snapshot.
+_Unit = dict[int, bytes]
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """Layers that are taken over together: their orders in the new snapshot, and the entries of each."""
+class _Job:
+    """Units to link from the environment at `old` to `directory`, as far as its index, taken then, vouches for them."""
 
-    orders: tuple[int, ...]
-    entries: tuple[tuple[Stats, ...], ...]
+    old: str
+    directory: str
+    taken: int
+    units: tuple[_Unit, ...]
 
 
-def inherit(old: Path, layers: Sequence[Layer], directory: str) -> dict[int, Extracted]:
-    """Makes links below `directory` to what the environment at `old` has of the layers; gives their results by order.
+def inherit(
+    old: Path, layers: Sequence[Layer], directory: str, workers: Workers[None]
+) -> dict[int, Extracted]:
+    """Has links made below `directory` to what the environment at `old` has of the layers; gives their results by
+    order.
 
-    What cannot be taken over is left out, whatever the reason.
+    What cannot be taken over is left out, whatever the reason. The workers must have nothing else to do.
     """
     last, index = state.read_last(old), state.read_index(old)
     if not last or not index or index.moment.snapshot != last[0] or index.moment.prefix != str(old):
         return {}
-    done: dict[int, Extracted] = {}
-    device = os.stat(old).st_dev
-    if os.stat(directory).st_dev != device:
+    if os.stat(directory).st_dev != os.stat(old).st_dev:
         return {}
+    for units, size in _batches(_units(_Old(last[1], index), layers)):
+        workers.submit(_link, _Job(str(old), directory, index.moment.taken, units), size)
+    with closing(workers.results()) as results:
+        return {order: part for _, done in results for order, part in done.items()}
+
+
+def _link(_: object, job: _Job) -> dict[int, Extracted]:
+    """Takes over those units that are as noted."""
+    done: dict[int, Extracted] = {}
     with (
-        closing(Directories(str(old), make=False)) as source,
-        closing(Directories(directory)) as target,
+        suppress(OSError),
+        closing(Directories(job.old, make=False)) as source,
+        closing(Directories(job.directory)) as target,
         every_mode(),
     ):
-        for unit in _units(_Old(last[1], index), layers):
-            if all(_is_as_noted(source, index, device, entry) for each in unit.entries for entry in each):
+        device = os.stat(job.old).st_dev
+        for unit in job.units:
+            entries = {order: entries_in(data) for order, data in unit.items()}
+            if all(
+                _is_as_noted(source, job.taken, device, entry) for each in entries.values() for entry in each
+            ):
                 try:
                     done.update(
-                        {
-                            order: _linked(source, target, order, entries)
-                            for order, entries in zip(unit.orders, unit.entries, strict=True)
-                        }
+                        {order: _linked(source, target, order, each) for order, each in entries.items()}
                     )
                 except OSError:  # such as of file systems without links, and of others' files
-                    _undo(target, unit)
+                    _undo(target, entries)
                     break
     return done
 
@@ -126,13 +147,25 @@ def _units(old: _Old, layers: Sequence[Layer]) -> Iterator[_Unit]:
         groups[layer.whose if layer.whose[0] == "package" else first].append(order)
     for orders in groups.values():
         if all(old.has(layers[order]) for order in orders):
-            yield _Unit(
-                tuple(orders), tuple(tuple(old.entries[old.numbers[layers[order]]]) for order in orders)
-            )
+            yield {order: block(order, old.entries[old.numbers[layers[order]]]) for order in orders}
 
 
-def _undo(target: Directories, unit: _Unit) -> None:
-    for entries in unit.entries:
+def _batches(units: Iterator[_Unit]) -> Iterator[tuple[tuple[_Unit, ...], int]]:
+    """The units, some at a time, and how large their blocks are."""
+    batch: list[_Unit] = []
+    size = 0
+    for unit in units:
+        batch.append(unit)
+        size += sum(map(len, unit.values()))
+        if size >= _AT_ONCE:
+            yield tuple(batch), size
+            batch, size = [], 0
+    if batch:
+        yield tuple(batch), size
+
+
+def _undo(target: Directories, unit: Mapping[int, Sequence[Stats]]) -> None:
+    for entries in unit.values():
         for path, *_ in entries:
             above, _, name = path.rpartition("/")
             if name:
@@ -140,7 +173,7 @@ def _undo(target: Directories, unit: _Unit) -> None:
                     os.unlink(name, dir_fd=target[above])
 
 
-def _is_as_noted(source: Directories, index: Index, device: int, entry: Stats) -> bool:
+def _is_as_noted(source: Directories, taken: int, device: int, entry: Stats) -> bool:
     """Whether the file is vouched for, and has such a mode, time and owner as restored files have."""
     path, size, mode, mtime, ctime, inode = entry
     above, _, name = path.rstrip("/").rpartition("/")
@@ -154,7 +187,7 @@ def _is_as_noted(source: Directories, index: Index, device: int, entry: Stats) -
         (found.st_size, stat.S_IMODE(found.st_mode), found.st_mtime_ns, found.st_ino)
         == (size, mode, mtime, inode)
         and ctime in (found.st_ctime_ns, ANY_CTIME)
-        and found.st_ctime_ns < index.moment.taken
+        and found.st_ctime_ns < taken
         and found.st_dev == device
         and found.st_uid == os.geteuid()
         and (stat.S_ISLNK(found.st_mode) or (mtime % SECOND == 0 and mode <= 0o777))

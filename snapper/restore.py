@@ -114,6 +114,7 @@ class _Restoring:
         self._progress = progress
         self._record = record
         self._space = Space()
+        self._staged: list[_Staged] = []
 
     def run(self, wanted: Sequence[Wanted]) -> Iterator[Restored | Failed]:
         pending: list[_Work] = []
@@ -156,10 +157,10 @@ class _Restoring:
 
     def _unpack(self, works: list[_Work], workers: Workers[None]) -> Iterator[Restored | Failed]:
         """Has all layers written by the workers, and puts each environment in its place when it is whole."""
-        staged_works: list[_Staged] = []
+        self._staged = staged_works = []
         for work in works:
             try:
-                begun = self._stage(work)
+                begun = self._stage(work, workers)
             except SnapperError as error:
                 yield self._given_up(work, error)
                 continue
@@ -175,12 +176,14 @@ class _Restoring:
             staged_works[turn.load].unpacking.submit(workers, turn.order, len(turns) - count): turn.load
             for count, turn in enumerate(turns)
         }
-        yield from (self._finish(each) for each in staged_works if each.unpacking.complete)  # without layers
+        yield from (
+            self._finish(each, workers) for each in staged_works if each.unpacking.complete
+        )  # without layers
         with closing(workers.outcomes()) as outcomes:
             for number, outcome in outcomes:
                 yield from self._take(staged_works[owners[number]], workers, number, outcome)
 
-    def _stage(self, work: _Work) -> _Staged | Restored:
+    def _stage(self, work: _Work, workers: Workers[None]) -> _Staged | Restored:
         """Begins an environment, unless it has come to be there: from here on nobody else works on its place."""
         staging = work.stack.enter_context(staged(work.target.prefix))
         found = target.locate(self._store, work.wanted, again=True)
@@ -192,7 +195,7 @@ class _Restoring:
         snapshot, prefix = work.snapshot, str(work.target.prefix)
         unpacking = Unpacking(self._store, snapshot.layers, str(staging.tree), prefix, snapshot.altered_paths)
         with reporting(f"snapshot {found.snapshot_id[:12]}", str(found.prefix)):
-            self._advance(found.name, unpacking.inherit(found.prefix))
+            self._advance(found.name, unpacking.inherit(found.prefix, workers))
         return _Staged(work, staging, unpacking)
 
     def _advance(self, name: str, size: int) -> None:
@@ -212,9 +215,9 @@ class _Restoring:
             return
         self._advance(work.target.name, unpacking.take(number, outcome))
         if unpacking.complete:
-            yield self._finish(each)
+            yield self._finish(each, workers)
 
-    def _finish(self, each: _Staged) -> Restored | Failed:
+    def _finish(self, each: _Staged, workers: Workers[None]) -> Restored | Failed:
         """Puts an environment whose layers are all written in its place."""
         work, place, staging = each.work, each.work.target, each.staging
         try:
@@ -228,6 +231,8 @@ class _Restoring:
                     staging.tree.chmod(work.snapshot.mode & 0o777)
                 target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
                 staging.swap()
+                if done.inherited and not any(other.unpacking.at_work for other in self._staged):
+                    staging.clear(workers)
             if done.inherited:  # removing the tree that was replaced has touched what both had
                 with suppress(OSError):
                     moment = replace(moment, taken=state.later(place.prefix))

@@ -16,13 +16,18 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from snapper import environment, identity
+from snapper.descriptors import Directories
 from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
 from snapper.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    from snapper.workers import Workers
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -30,6 +35,10 @@ _LOCK = "lock"
 _OLD = "old"
 _KEPT = "kept"
 _LONGEST_SIGNATURE = 1024
+
+#: Where most directories of an environment are, `lib/python3.12/site-packages/NAME`, and how many a worker is given.
+_DEEP = 4
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,16 @@ class Staging:
                 raise
         self.target.chmod(mode)
         _recover(self.tree.parent, self.target)
+
+    def clear(self, workers: Workers[None]) -> None:
+        """Has the workers, which must have nothing else to do, remove most of what a swap has left."""
+        tree = str(self.tree)
+        paths = _directories_at(tree, _DEEP)
+        for first in range(0, len(paths), _AT_ONCE):
+            workers.submit(_remove_below, (tree, paths[first : first + _AT_ONCE]), 1)
+        with suppress(SnapperError), closing(workers.results()) as results:
+            for _ in results:
+                pass
 
     def _keep(self) -> None:
         """Moves aside what is not part of the environment, after a look that all of it can go into the new one."""
@@ -272,6 +291,29 @@ def _clear(holder: Path) -> None:
             if name not in (_LOCK, _KEPT):
                 with suppress(OSError):
                     remove_tree(name, directory)
+
+
+def _directories_at(top: str, depth: int) -> list[str]:
+    """The paths of directories so deep below `top`."""
+    found = [""]
+    for _ in range(depth):
+        above, found = found, []
+        for path in above:
+            with suppress(OSError), os.scandir(os.path.join(top, path)) as entries:
+                found += [
+                    os.path.join(path, each.name) for each in entries if each.is_dir(follow_symlinks=False)
+                ]
+    return found
+
+
+def _remove_below(_: object, job: tuple[str, list[str]]) -> None:
+    """Removes directories below another one as far as that can be done."""
+    top, paths = job
+    with suppress(OSError), closing(Directories(top, make=False)) as directories:
+        for path in paths:
+            above, _, name = path.rpartition("/")
+            with suppress(OSError):
+                remove_tree(name, directories[above])
 
 
 def remove_tree(top: str | Path, above: int | None = None) -> None:

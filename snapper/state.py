@@ -168,16 +168,19 @@ def drifted(prefix: Path, tree: Tree) -> Drift | None:
     index, found = read_index(prefix), read(prefix)
     if index is None or found is None or index.moment.snapshot != found.snapshot:
         return None
-    known = {path: entry[:3] for path, entry in index.entries.items() if not path.endswith("/")}
-    there = {
-        file.path: (file.size, file.mode, file.mtime_ns) for file in tree.files if file.type != "directory"
-    }
-    changed = [path for path, stats in there.items() if known.get(path, stats) != stats]
-    return Drift(
-        _named(path for path in there if path not in known),
-        _named(path for path in known if path not in there),
-        _named(changed),
-    )
+    added: list[str] = []
+    changed: list[str] = []
+    there: set[str] = set()
+    for file in tree.files:
+        if file.type != "directory":
+            there.add(file.path)
+            entry = index.entries.get(file.path)
+            if entry is None:
+                added.append(file.path)
+            elif entry[:3] != (file.size, file.mode, file.mtime_ns):
+                changed.append(file.path)
+    removed = (path for path in index.entries if path not in there and not path.endswith("/"))
+    return Drift(_named(added), _named(removed), _named(changed))
 
 
 def _named(paths: Iterable[str]) -> tuple[str, ...]:

@@ -58,9 +58,12 @@ class Unpacking:
         """The orders of the layers that are still to be written."""
         return tuple(order for order in range(len(self._layers)) if order not in self._parts)
 
-    def inherit(self, old: Path) -> int:
-        """Takes over from the environment at `old` what it has already; returns how much that is, in bytes."""
-        self._parts.update(inherit(old, self._layers, self._directory))
+    def inherit(self, old: Path, workers: Workers[None]) -> int:
+        """Takes over from the environment at `old` what it has already; returns how much that is, in bytes.
+
+        The workers must have nothing else to do.
+        """
+        self._parts.update(inherit(old, self._layers, self._directory, workers))
         return sum(self._layers[order].diff_size for order in self._parts)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
@@ -141,18 +142,17 @@ def test_without_links_everything_is_written(
     """On file systems that have none, or when they end in the middle."""
     prefix = scratch / "env"
     second = whole(store, prefix, "")
-    made = 0
+    made = multiprocessing.Value("i")  # in a worker, which is forked
     link = os.link
 
     def few(*arguments: object, **options: object) -> None:
-        nonlocal made
-        made += 1
-        if made > 3 and "textdata" not in str(arguments):
+        made.value += 1
+        if made.value > 3 and "textdata" not in str(arguments):
             raise PermissionError("no more links")
         link(*arguments, **options)  # type: ignore[arg-type]
 
     whole(store, prefix, "~1")
     monkeypatch.setattr(os, "link", few)
     assert isinstance(put(store, prefix, ""), Restored)
-    assert made == 4
+    assert made.value == 4
     assert tree_of(prefix) == second
