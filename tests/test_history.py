@@ -218,7 +218,7 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
     assert check_store(machine.store) == {"data": third}
 
     pack("fourth", other)
-    machine.done("rollback", "data", "--store-only")
+    machine.done("rollback", "data", "--store-only", "-m", "not in the same second as the other")
     error = machine.refused(11, "push", "data", "--to", other)
     assert error["type"] == "Diverged"
 
