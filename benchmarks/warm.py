@@ -83,14 +83,21 @@ def _pack_one_more(bench: Bench) -> Measured:
     bench.done("pack", "-p", prefix, "--name", name, "--store", store)
     change(prefix, install=[SMALL])
     before = bench.size("more-store")
+    lists = _lists(store)
     done = bench.snapper("pack", "-p", prefix, "--name", name, "--store", store)
     bench.figures["added, one package more"] = bench.size("more-store") - before
+    bench.figures["of that, snapshot and pages"] = _lists(store) - lists
     shown = bench.done("show", name, "--store", store)
     own = [layer["size"] for layer in shown["layers"] if layer["owner"].startswith(f"{SMALL}-")]
     bench.figures["that package's layers"] = sum(own)
-    manifest = store / "snapshots" / f"{shown['snapshot']}.json"
-    bench.figures["the new snapshot's manifest"] = manifest.stat().st_size
     return done
+
+
+def _lists(store: Path) -> int:
+    """What snapshots and their pages take, in bytes."""
+    return sum(
+        file.stat().st_size for top in ("snapshots", "pages") for file in (store / top).rglob("*.json")
+    )
 
 
 def _layers(bench: Bench, name: str) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
 """Frozen dataclasses to canonical JSON and, distrustfully, back.
 
-Canonical JSON: one object, keys sorted, no white space, ASCII with escapes, no floats, fields that are None
+Canonical JSON: keys sorted, no white space, ASCII with escapes, no floats, fields that are None
 left out. Bytes of file names that are not UTF-8 are lone surrogates (PEP 383), as Python's own file functions
 have them. Equal values give equal bytes, so the bytes' sha256 can serve as a name.
 """
@@ -25,7 +25,7 @@ class Malformed(ValueError):
 
 
 def encode(value: object) -> bytes:
-    """Canonical JSON bytes of a dataclass instance."""
+    """Canonical JSON bytes of a dataclass instance, or a list of such."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -41,13 +41,13 @@ def plain(value: object) -> Any:
     return value
 
 
-def decode(kind: type[T], document: object) -> T:
-    """An instance of the dataclass `kind` from a parsed JSON document.
+def decode(kind: type[T], document: object, name: str = "") -> T:
+    """An instance of the dataclass `kind`, or a tuple of such, from a parsed JSON document, which errors call `name`.
 
     Raises Malformed for anything but exactly the declared fields with values of their types; constraints that
     types cannot say are the dataclass's own (`__post_init__`, raising ValueError).
     """
-    value: T = _build(kind, document, kind.__name__.lower())
+    value: T = _build(kind, document, name or kind.__name__.lower())
     return value
 
 

@@ -1,15 +1,18 @@
-"""Environments, snapshots and layers as objects of a store."""
+"""Environments, snapshots, their pages, and layers as objects of a store."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from snapper import canonical
+from snapper import canonical, manifest
 from snapper.errors import Damaged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.model import FORMAT, Environment, Layer, Move, Snapshot, is_digest, is_name, name_of
+from snapper.manifest import Decoder, Document, Manifest
+from snapper.model import FORMAT, Environment, Layer, Move, Page, Snapshot, is_digest, is_name, name_of
+from snapper.objects import at_once, has_all, look_at_pages, page_key, read_named, read_pages
 from snapper.store import Store, VersionMismatch
 
 #: The action of a step that made an earlier snapshot current again.
@@ -17,8 +20,6 @@ ROLLBACK = "rollback"
 
 _ENVIRONMENTS = "environments/"
 _SHORTEST_ID = 4
-_READS = 3
-_AT_ONCE = 16
 _LISTED = 5
 
 
@@ -100,32 +101,52 @@ def decode_environment(store: Store, name: str, data: bytes) -> Environment:
     return found
 
 
-def read_snapshot(store: Store, digest: str) -> Snapshot:
-    """The snapshot of that id, its bytes checked against it; raises NotInStore, Damaged, NewerFormat."""
+def read_snapshot(store: Store, digest: str, decoder: Decoder | None = None) -> Snapshot:
+    """The snapshot of that id, its bytes and those of its pages checked against their names; pages that the decoder
+    knows are not read again. Raises NotInStore, Damaged, NewerFormat.
+    """
+    return _read_snapshot(store, digest, decoder or Decoder())[1]
+
+
+def read_needs(store: Store, digest: str, decoder: Decoder) -> set[str]:
+    """The keys of the pages and layers that the snapshot needs; raises as `read_snapshot`."""
+    document, snapshot = _read_snapshot(store, digest, decoder)
+    pages = {page_key(page.digest) for page in document.pages}
+    return pages | {layer_key(layer.digest) for layer in snapshot.layers}
+
+
+def read_manifest(store: Store, digest: str) -> Manifest:
+    """The snapshot's bytes, checked in the same way; raises NotInStore, Damaged, NewerFormat."""
+    data = _read_document(store, digest)
+    return Manifest(digest, data, read_pages(store, decode_document(store, digest, data).pages))
+
+
+def decode_manifest(store: Store, snapshot: Manifest) -> Snapshot:
+    """The snapshot whose bytes were read from the store; raises Damaged."""
+    with _decoding(f"snapshot {snapshot.digest[:12]} in {store.url}"):
+        return manifest.decode(snapshot)
+
+
+def _read_snapshot(store: Store, digest: str, decoder: Decoder) -> tuple[Document, Snapshot]:
+    document = decode_document(store, digest, _read_document(store, digest))
+    pages = read_pages(store, decoder.unknown(document))
+    with _decoding(f"snapshot {digest[:12]} in {store.url}"):
+        return document, decoder.decode(document, pages)
+
+
+def _read_document(store: Store, digest: str) -> bytes:
     try:
-        data = _read_named(store, snapshot_key(digest), digest)
+        return read_named(store, snapshot_key(digest), digest) or b""
     except NotInStore:
         raise NotInStore(f"snapshot {digest[:12]}", store.url) from None
-    return decode_snapshot(store, digest, data or b"")
 
 
-def _read_named(store: Store, key: str, digest: str) -> bytes | None:
-    """The object, read anew if its bytes are not those that its name stands for: they may have been altered on the
-    way. None where they are not, however often they are read.
-    """
-    for _ in range(_READS):
-        data = store.read(key)
-        if name_of(data) == digest:
-            return data
-    return None
-
-
-def decode_snapshot(store: Store, digest: str, data: bytes) -> Snapshot:
-    """The snapshot of these bytes, which are checked against its id; raises Damaged, NewerFormat."""
+def decode_document(store: Store, digest: str, data: bytes) -> Document:
+    """The document of these bytes, which are checked against the snapshot's id; raises Damaged, NewerFormat."""
     what = f"snapshot {digest[:12]} in {store.url}"
     if name_of(data) != digest:
         raise Damaged(what, "its bytes are not those that its name stands for")
-    return _decode(Snapshot, data, what)
+    return _decode(Document, data, what)
 
 
 def named_by(environment: Environment) -> set[str]:
@@ -188,7 +209,7 @@ def read_layer(store: Store, layer: Layer) -> bytes:
     """The layer's stored bytes, checked against its digest; raises Damaged, also where it is not there."""
     what = f"layer {layer.digest[:12]} in {store.url}"
     try:
-        data = _read_named(store, layer_key(layer.digest), layer.digest)
+        data = read_named(store, layer_key(layer.digest), layer.digest)
     except NotInStore:
         raise Damaged(what, "it is missing") from None
     if data is None or len(data) != layer.size:
@@ -200,13 +221,17 @@ def has_snapshot(store: Store, digest: str) -> bool:
     return store.size(snapshot_key(digest)) is not None
 
 
+def has_manifest(store: Store, snapshot: Manifest) -> bool:
+    """Whether the snapshot and its pages are there, in full size."""
+    sizes = {page_key(digest): len(data) for digest, data in snapshot.pages.items()}
+    sizes[snapshot_key(snapshot.digest)] = len(snapshot.document)
+    return has_all(store, sizes)
+
+
 def stored(store: Store, layers: Collection[Layer]) -> frozenset[str]:
     """The digests of those layers that are there, in full size."""
     sizes = {layer_key(layer.digest): layer.size for layer in layers}
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a slow import that reading does without
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = dict(zip(sizes, pool.map(store.size, sizes), strict=True))
+    found = dict(zip(sizes, at_once(store.size, sizes), strict=True))
     return frozenset(each.digest for each in layers if found[layer_key(each.digest)] == each.size)
 
 
@@ -223,28 +248,24 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
 
     Snapshots are read for just that, and what cannot be read is passed over.
     """
-    known: dict[str, tuple[str, int]] = {}
+    pages: list[Page] = []
     for name in environments(store):
-        try:
+        with suppress(SnapperError):
             current = read_environment(store, name)[0].current
-            data = store.read(snapshot_key(current))
-            layers = json.loads(data)["layers"] if name_of(data) == current else ()
-            for layer in layers:
+            pages += decode_document(store, current, _read_document(store, current)).layers
+    known: dict[str, tuple[str, int]] = {}
+    for _, data in look_at_pages(store, pages):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            for layer in json.loads(data) if isinstance(data, bytes) else ():
                 if is_digest(layer["digest"]):
                     known[layer["diff_id"]] = layer["digest"], layer["size"]
-        except (SnapperError, ValueError, KeyError, TypeError, RecursionError):
-            continue
     return known
 
 
-def write_snapshot(store: Store, digest: str, data: bytes) -> int:
-    """Writes the snapshot, whose layers are there; how many bytes that added to the store.
-
-    Raises Damaged where its bytes are not those of that id: what was read elsewhere need not have been canonical.
-    """
-    if name_of(data) != digest:
-        raise Damaged(f"snapshot {digest[:12]}", "it is not canonical JSON")
-    return len(data) if store.put(snapshot_key(digest), data) else 0
+def write_snapshot(store: Store, snapshot: Manifest) -> int:
+    """Writes the snapshot, whose layers and pages are there; how many bytes that added to the store."""
+    written = store.put(snapshot_key(snapshot.digest), snapshot.document)
+    return len(snapshot.document) if written else 0
 
 
 def move(
@@ -317,7 +338,7 @@ def _moved(store: Store, name: str) -> SnapperError:
 
 def _decode(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
     """The document, after a look at its format number."""
-    try:
+    with _decoding(what):
         fields = canonical.parse(data)
         found = fields.get("format") if isinstance(fields, dict) else None
         if type(found) is int and found > FORMAT:
@@ -325,6 +346,13 @@ def _decode(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
         if found != FORMAT:
             raise Damaged(what, "it names no format")
         return canonical.decode(kind, fields)
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Raises Damaged for what is not as its type demands."""
+    try:
+        yield
     except canonical.Malformed as error:
         raise Damaged(what, str(error)) from None
 

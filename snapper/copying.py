@@ -11,7 +11,9 @@ from snapper import catalog
 from snapper.catalog import Reference
 from snapper.errors import Diverged
 from snapper.locks import Intent, packing
-from snapper.model import Environment, Layer, Move, Snapshot, encode_snapshot
+from snapper.manifest import Manifest
+from snapper.model import Environment, Layer, Move
+from snapper.objects import write_pages
 from snapper.progress import SILENT, Progress
 from snapper.store import Store
 
@@ -44,7 +46,7 @@ def copy(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Iterator[Copied]:
-    """Copies each snapshot, and makes it the current one there: layers, then the snapshot, then the entry.
+    """Copies each snapshot, and makes it the current one there: layers, then pages, then the snapshot, then the entry.
 
     An entry that went another way there is not moved without `force`. Raises Diverged, Moved, Damaged, NotInStore,
     and what stores raise; environments that were copied before stay so.
@@ -73,9 +75,11 @@ class _Copying:
             self._check_course(seen[0], before)
         added_layers = added_size = 0
         if not there:
-            snapshot = catalog.read_snapshot(self.source, snapshot_id)
+            snapshot = catalog.read_manifest(self.source, snapshot_id)
+            layers = catalog.decode_manifest(self.source, snapshot).layers
             self.intent.declare()
-            added_layers, added_size = self._copy_layers(found.name, snapshot.layers)
+            added_layers, added_size = self._copy_layers(found.name, layers)
+            catalog.check_layers(self.target, layers)
             added_size += self._finish(found.name, step, snapshot, seen, added_size, force=force)
         return Copied(
             environment=found.name,
@@ -132,16 +136,16 @@ class _Copying:
         self,
         name: str,
         step: Move,
-        snapshot: Snapshot,
+        snapshot: Manifest,
         seen: tuple[Environment, str] | None,
         added_size: int,
         *,
         force: bool,
     ) -> int:
-        """Writes snapshot and entry; returns the bytes of the snapshot if they were added."""
-        catalog.check_layers(self.target, snapshot.layers)
+        """Writes pages, snapshot and entry; returns how many bytes of pages and snapshot were added."""
+        size = write_pages(self.target, snapshot.pages)
         self.intent.check()
-        size = catalog.write_snapshot(self.target, step.snapshot, encode_snapshot(snapshot)[1])
+        size += catalog.write_snapshot(self.target, snapshot)
         step = replace(step, added_size=added_size + size)
         catalog.move(self.target, name, step, seen, force=force)
         return size

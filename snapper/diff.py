@@ -11,6 +11,7 @@ from snapper.catalog import Reference
 from snapper.changes import Changes, Packages
 from snapper.compare import compare
 from snapper.contents import Content, contents
+from snapper.manifest import Decoder
 from snapper.model import Deviation, Layer, Snapshot
 from snapper.plan import installed
 from snapper.progress import SILENT, Progress
@@ -56,7 +57,8 @@ def between_snapshots(
     has are read. Raises NotInStore, Damaged, Usage.
     """
     ids = [catalog.resolve(store, reference)[1] for reference in (before, after)]
-    one, other = (catalog.read_snapshot(store, snapshot_id) for snapshot_id in ids)
+    decoder = Decoder()
+    one, other = (catalog.read_snapshot(store, snapshot_id, decoder) for snapshot_id in ids)
     found = None
     if files:
         found = _files_between(store, one, other, jobs, progress)

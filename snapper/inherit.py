@@ -55,7 +55,7 @@ def inherit(
     What cannot be taken over is left out, whatever the reason. The workers must have nothing else to do.
     """
     last, index = state.read_last(old), state.read_index(old)
-    if not last or not index or index.moment.snapshot != last[0] or index.moment.prefix != str(old):
+    if not last or not index or index.moment.snapshot != last[0].digest or index.moment.prefix != str(old):
         return {}
     if os.stat(directory).st_dev != os.stat(old).st_dev:
         return {}

@@ -8,6 +8,7 @@ from functools import cache
 from snapper import catalog, changes
 from snapper.changes import Changes, Packages
 from snapper.errors import SnapperError
+from snapper.manifest import Decoder
 from snapper.model import Move
 from snapper.store import Store
 
@@ -29,9 +30,11 @@ def log(store: Store, name: str, limit: int | None = None) -> tuple[Step, ...]:
     """The latest steps, newest first, all of them without a `limit`; raises NotInStore, Damaged, NewerFormat."""
     found, _ = catalog.read_environment(store, catalog.check_name(name))
 
+    decoder = Decoder()
+
     @cache
     def packages(snapshot_id: str) -> Packages:
-        snapshot = catalog.read_snapshot(store, snapshot_id)
+        snapshot = catalog.read_snapshot(store, snapshot_id, decoder)
         return Packages(snapshot.packages, snapshot.pip)
 
     def step(number: int) -> Step:

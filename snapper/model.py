@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from snapper import canonical
-
 FORMAT = 1
 
 #: Longest run of uncompressed bytes that one layer takes from members, in bytes.
@@ -190,8 +188,20 @@ class Deviation:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Some of a snapshot's packages or layers, in order: `digest` and `size` are those of their canonical JSON."""
+
+    digest: str
+    size: int
+
+    def __post_init__(self) -> None:
+        _check_digest(self.digest)
+        _check_counts(self.size)
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """One complete environment; its name is the sha256 of its canonical JSON.
+    """One complete environment; its id is the sha256 of its document (see `manifest`).
 
     `mode` is that of the environment's own directory.
     """
@@ -293,9 +303,3 @@ class Marker:
 def name_of(data: bytes) -> str:
     """The name of an immutable object: the sha256 of its bytes in lower-case hexadecimal."""
     return hashlib.sha256(data).hexdigest()
-
-
-def encode_snapshot(snapshot: Snapshot) -> tuple[str, bytes]:
-    """The snapshot's name and its canonical bytes."""
-    data = canonical.encode(snapshot)
-    return name_of(data), data

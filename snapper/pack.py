@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from snapper import catalog, conda, editable, environment, identity, index, kernels, reuse, state
+from snapper import catalog, conda, editable, environment, identity, index, kernels, manifest, reuse, state
 from snapper.build import Building
 from snapper.collect import Context, Included
 from snapper.editable import Editable
@@ -16,7 +16,9 @@ from snapper.environment import Displaced
 from snapper.errors import EditableInstalls
 from snapper.layer import DEFAULT_LEVEL
 from snapper.locks import Intent, packing
-from snapper.model import FORMAT, Move, Snapshot, encode_snapshot
+from snapper.manifest import Manifest
+from snapper.model import FORMAT, Move, Snapshot
+from snapper.objects import write_pages
 from snapper.plan import make_plan
 from snapper.progress import SILENT, Progress
 from snapper.reuse import Kept, Part
@@ -51,12 +53,13 @@ class Packed:
 
 @dataclass(frozen=True)
 class _Made:
-    """A snapshot whose layers are in the store, `parts` where that was not all known before, and what that added.
+    """A snapshot whose layers are in the store, and its bytes; `parts` where that was not all known before, and what
+    that added.
 
     `prefix` is the directory that the environment's files hold.
     """
 
-    snapshot_id: str
+    manifest: Manifest
     snapshot: Snapshot
     prefix: str
     unrelocated: tuple[str, ...]
@@ -79,7 +82,7 @@ def pack(
     jobs: int | None = None,
     progress: Progress = SILENT,
 ) -> Packed:
-    """Packs the environment at `prefix` as `name`: layers, then the snapshot, then the environment's entry.
+    """Packs the environment at `prefix` as `name`: layers, then pages, then the snapshot, then the environment's entry.
 
     What the index vouches for is not read, but in a `full` pack; the snapshot is the same. An environment that is
     `displaced` is recorded as imported, and from nowhere. With `force`, the entry is moved though others
@@ -102,17 +105,18 @@ def pack(
     origin = "" if displaced else str(prefix)
     with packing(store) as intent:
         if kept and _is_unchanged(store, prefix, kept):
-            made = _Made(kept.snapshot_id, kept.snapshot, kept.prefix, kept.index.moment.unrelocated)
+            made = _Made(kept.manifest, kept.snapshot, kept.prefix, kept.index.moment.unrelocated)
         else:
             source = _Source(store, intent, prefix, whole, linked, displaced, last[1] if last else None, kept)
             made = _make(source, level, jobs, progress, name)
         added_size = made.added_size
-        unchanged = seen is not None and seen[0].current == made.snapshot_id
-        if not unchanged or not catalog.has_snapshot(store, made.snapshot_id):
+        unchanged = seen is not None and seen[0].current == made.manifest.digest
+        if not unchanged or (made.parts is not None and not catalog.has_manifest(store, made.manifest)):
             intent.declare()
             catalog.check_layers(store, made.snapshot.layers)
+            added_size += write_pages(store, made.manifest.pages)
             intent.check()
-            added_size += catalog.write_snapshot(store, made.snapshot_id, encode_snapshot(made.snapshot)[1])
+            added_size += catalog.write_snapshot(store, made.manifest)
         if not unchanged:
             step = _move(made, origin, message, added_size)
             catalog.move(store, name, step, seen, force=force)
@@ -120,7 +124,7 @@ def pack(
         _remember(prefix, name, made, tree, taken)
     return Packed(
         environment=name,
-        snapshot_id=made.snapshot_id,
+        snapshot_id=made.manifest.digest,
         snapshot=made.snapshot,
         prefix=origin,
         store=store.url,
@@ -173,7 +177,7 @@ def _make(source: _Source, level: int, jobs: int | None, progress: Progress, nam
         layers=tuple(part.layer for part in built.parts),
     )
     return _Made(
-        encode_snapshot(snapshot)[0],
+        manifest.encode(snapshot),
         snapshot,
         known_by,
         built.unrelocated,
@@ -188,7 +192,7 @@ def _is_unchanged(store: Store, prefix: Path, kept: Kept) -> bool:
     return (
         kept.prefix == str(prefix) == os.path.realpath(prefix)
         and kept.snapshot.mode == prefix.stat().st_mode & 0o777
-        and catalog.has_snapshot(store, kept.snapshot_id)
+        and catalog.has_manifest(store, kept.manifest)
         and kept.is_all()
     )
 
@@ -234,7 +238,7 @@ def _context(source: _Source, known_by: str, level: int) -> Context:
 def _move(made: _Made, origin: str, message: str, added_size: int) -> Move:
     snapshot = made.snapshot
     return Move(
-        snapshot=made.snapshot_id,
+        snapshot=made.manifest.digest,
         action="pack" if origin else "import",
         time=identity.now(),
         user=identity.user(),
@@ -267,11 +271,11 @@ def _clock(prefix: Path) -> int:
 
 def _remember(prefix: Path, name: str, made: _Made, tree: Tree, taken: int) -> None:
     """Keeps the state beside the environment; one that cannot be written to is left without."""
-    found = state.State(FORMAT, name, made.snapshot_id, str(prefix))
+    found = state.State(FORMAT, name, made.manifest.digest, str(prefix))
     try:
         if made.parts is not None:
-            moment = index.Moment(made.snapshot_id, made.prefix, taken, made.unrelocated)
-            state.write(prefix, found, encode_snapshot(made.snapshot)[1], moment, _blocks(made.parts, tree))
+            moment = index.Moment(made.manifest.digest, made.prefix, taken, made.unrelocated)
+            state.write(prefix, found, made.manifest, moment, _blocks(made.parts, tree))
         elif state.read(prefix) != found:
             state.rename(prefix, found)
     except OSError:

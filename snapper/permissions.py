@@ -11,6 +11,7 @@ from snapper import catalog
 from snapper.errors import NotInStore, SnapperError
 from snapper.findings import Finding, Level
 from snapper.model import Layer
+from snapper.objects import write_pages
 from snapper.store import Store, VersionMismatch
 
 _TITLE = "Permissions"
@@ -36,6 +37,7 @@ def permissions(store: Store) -> Iterator[Finding]:
         "publisher": (
             _Trial("add and change", "nothing can be packed", lambda: _write(store, throwaway)),
             _Trial("add layers", "nothing new can be packed", lambda: _add_layer(store)),
+            _Trial("add pages", "nothing new can be packed", lambda: _add_page(store)),
             _Trial("move environments", "nothing can be packed", lambda: _move(store)),
         ),
         "administrator": (_Trial("delete layers", "nothing can be pruned", lambda: _delete(store)),),
@@ -100,6 +102,15 @@ def _add_layer(store: Store) -> None:
     layer = _smallest_layer(store)
     if layer:
         store.put(catalog.layer_key(layer.digest), catalog.read_layer(store, layer))
+
+
+def _add_page(store: Store) -> None:
+    """The same with a page of a snapshot."""
+    for name in catalog.environments(store):
+        found, _ = catalog.read_environment(store, name)
+        pages = catalog.read_manifest(store, found.current).pages
+        write_pages(store, dict(list(pages.items())[:1]))
+        return
 
 
 def _smallest_layer(store: Store) -> Layer | None:

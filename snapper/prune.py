@@ -1,7 +1,7 @@
 """Prune: what no environment needs any more goes out of a store, in an order in which nothing is ever missing.
 
-First entries let go of snapshots that are not to be kept, then snapshots go that nobody names, then layers that
-no snapshot has; the protocol, and why packs lose nothing by it, is in docs/format.md.
+First entries let go of snapshots that are not to be kept, then snapshots go that nobody names, then pages and layers
+that no snapshot has; the protocol, and why packs lose nothing by it, is in docs/format.md.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from fnmatch import fnmatchcase
 from snapper import catalog
 from snapper.errors import Damaged, Moved, NotInStore, SnapperError
 from snapper.locks import GRACE, pruning
+from snapper.manifest import Decoder
 from snapper.model import Environment, Move
 from snapper.progress import SILENT, Progress
 from snapper.store import Store, Stored
 
 _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")
-_LAYER = re.compile(r"layers/([0-9a-f]{2})/(\1[0-9a-f]{62})\.tar\.zst\Z")
+_SHARED = {
+    "pages/": re.compile(r"pages/([0-9a-f]{2})/\1[0-9a-f]{62}\.json\Z"),
+    "layers/": re.compile(r"layers/([0-9a-f]{2})/\1[0-9a-f]{62}\.tar\.zst\Z"),
+}
 _TRIES = 8
 
 #: An environment as it was and as it is to be.
@@ -100,6 +104,7 @@ class Pruned:
     dropped: tuple[Dropped, ...]
     untagged: tuple[Untagged, ...]
     snapshots: tuple[str, ...]
+    pages: tuple[str, ...]
     layers: tuple[str, ...]
     size: int
     left_over: int
@@ -195,19 +200,20 @@ def _swept(
             raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing")
     useless = {key: each for key, each in snapshots.items() if key not in named}
     old = {key: each for key, each in useless.items() if each.modified < sweep.before}
+    decoder = Decoder()
     needed: set[str] = set()
     for snapshot_id in snapshots:
         if snapshot_id not in old:
-            needed |= _layers_of(store, snapshot_id, is_named=snapshot_id in named)
-    layers = {match[2]: each for each in store.entries("layers/") if (match := _LAYER.match(each.key))}
-    unneeded = {key: each for key, each in layers.items() if key not in needed}
-    gone = {key: each for key, each in unneeded.items() if each.modified < sweep.before}
-    young = [each for each in (*useless.values(), *unneeded.values()) if each.modified >= sweep.before]
-    size = sum(each.size for each in (*old.values(), *gone.values()))
+            needed |= _needed_by(store, snapshot_id, decoder, is_named=snapshot_id in named)
+    shared = [each for top in _SHARED for each in store.entries(top) if _SHARED[top].match(each.key)]
+    unneeded = [each for each in shared if each.key not in needed]
+    gone = [each for each in unneeded if each.modified < sweep.before]
+    young = [each for each in (*useless.values(), *unneeded) if each.modified >= sweep.before]
+    size = sum(each.size for each in (*old.values(), *gone))
     left_over = 0
     if sweep.check is not None:
         progress.start("Removing", size)
-        _remove(store, [*old.values(), *gone.values()], sweep.check, progress)
+        _remove(store, [*old.values(), *gone], sweep.check, progress)
         left_over = store.sweep()
         progress.done()
     return Pruned(
@@ -215,7 +221,8 @@ def _swept(
         dropped=tuple(each for change in changes for each in _dropped(*change)),
         untagged=tuple(each for change in changes for each in _untagged(*change)),
         snapshots=tuple(sorted(old)),
-        layers=tuple(sorted(gone)),
+        pages=_digests(gone, "pages/"),
+        layers=_digests(gone, "layers/"),
         size=size,
         left_over=left_over,
         waiting=len(young),
@@ -223,16 +230,22 @@ def _swept(
     )
 
 
-def _layers_of(store: Store, snapshot_id: str, *, is_named: bool) -> set[str]:
-    """The layers of a snapshot; of a damaged one that nobody names, none. Raises Damaged for others."""
+def _needed_by(store: Store, snapshot_id: str, decoder: Decoder, *, is_named: bool) -> set[str]:
+    """What a snapshot needs, by keys; of a damaged one that nobody names, nothing. Raises Damaged for others."""
     try:
-        return {layer.digest for layer in catalog.read_snapshot(store, snapshot_id).layers}
+        return catalog.read_needs(store, snapshot_id, decoder)
     except NotInStore:
         return set()
     except SnapperError:
         if is_named:
             raise
         return set()
+
+
+def _digests(objects: Iterable[Stored], top: str) -> tuple[str, ...]:
+    """Those below `top`, in order."""
+    keys = [each.key for each in objects if each.key.startswith(top)]
+    return tuple(sorted(key.rpartition("/")[2].partition(".")[0] for key in keys))
 
 
 def _remove(store: Store, objects: Iterable[Stored], check: Callable[[], None], progress: Progress) -> None:

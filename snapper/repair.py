@@ -25,15 +25,15 @@ def repair(
     described: Mapping[str, tuple[Layer, ...]],
     sources: Mapping[str, Store],
 ) -> tuple[Healed, ...]:
-    """Puts snapshots and layers from the first source that has them good; what none has is left as it is. Sources are
-    named by what they are to be called.
+    """Puts snapshots, pages and layers from the first source that has them good; what none has is left as it is.
+    Sources are named by what they are to be called.
 
     Raises what the store raises, but not what the sources do.
     """
     healed = []
     for key in keys:
         top, _, rest = key.partition("/")
-        if top not in ("snapshots", "layers"):
+        if top not in ("snapshots", "pages", "layers"):
             continue
         digest = rest.rpartition("/")[2].partition(".")[0]
         for name, source in sources.items():

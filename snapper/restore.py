@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from snapper import catalog, environment, kernels, places, runs, schedule, state, target
+from snapper import catalog, environment, kernels, manifest, places, runs, schedule, state, target
 from snapper.descriptors import reporting
 from snapper.errors import SnapperError
 from snapper.index import Moment
-from snapper.model import FORMAT, Snapshot, encode_snapshot
+from snapper.model import FORMAT, Snapshot
 from snapper.progress import SILENT, Progress
 from snapper.space import Space
 from snapper.staging import Staging, staged
@@ -227,7 +227,7 @@ class _Restoring:
                 with reporting(f"snapshot {place.snapshot_id[:12]}", str(place.prefix)):
                     taken = 0 if done.inherited else state.later(staging.tree)
                     moment = Moment(place.snapshot_id, str(place.prefix), taken)
-                    state.write(staging.tree, found, encode_snapshot(work.snapshot)[1], moment, done.index)
+                    state.write(staging.tree, found, manifest.encode(work.snapshot), moment, done.index)
                     staging.tree.chmod(work.snapshot.mode & 0o777)
                 target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
                 staging.swap()

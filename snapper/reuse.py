@@ -21,6 +21,7 @@ from pathlib import Path
 from snapper import bytecode, conda, state
 from snapper.collect import Item
 from snapper.index import Index
+from snapper.manifest import Manifest
 from snapper.model import Kind, Layer, Snapshot
 from snapper.plan import members
 from snapper.tree import File, Tree
@@ -41,7 +42,7 @@ class Kept:
     `stored` are the digests of those layers that the store has.
     """
 
-    snapshot_id: str
+    manifest: Manifest
     snapshot: Snapshot
     index: Index
     tree: Tree
@@ -122,11 +123,11 @@ class Kept:
         return frozenset(file.path for file in self.tree.files if vouches(file, device))
 
 
-def kept(prefix: Path, tree: Tree, last: tuple[str, Snapshot], stored: frozenset[str]) -> Kept | None:
+def kept(prefix: Path, tree: Tree, last: tuple[Manifest, Snapshot], stored: frozenset[str]) -> Kept | None:
     """What is kept in the environment at `prefix` with its last snapshot; None where that does not go together, as
     when writing it was cut off.
     """
     found, index = state.read(prefix), state.read_index(prefix)
-    if not found or not index or not found.snapshot == index.moment.snapshot == last[0]:
+    if not found or not index or not found.snapshot == index.moment.snapshot == last[0].digest:
         return None
     return Kept(*last, index, tree, os.stat(prefix).st_dev, stored)

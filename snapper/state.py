@@ -1,6 +1,6 @@
 """What snapper keeps inside an environment, in `<prefix>/.snapper/`: which snapshot it is, and how files looked.
 
-`state.json` names environment, snapshot and prefix; `snapshot.json` is the snapshot; `index` is the index. All can
+`state.json` names environment, snapshot and prefix; `snapshot` is the snapshot; `index` is the index. All can
 be lost without harm: what they say is then found out again.
 """
 
@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import aside, canonical, conda
+from snapper import aside, canonical, conda, manifest
 from snapper.index import BadIndex, Index, Moment, decode, encode
-from snapper.model import FORMAT, STATE_DIRECTORY, Snapshot, name_of
+from snapper.manifest import Manifest
+from snapper.model import FORMAT, STATE_DIRECTORY, Snapshot
 from snapper.tree import Tree
 
 _STATE = "state.json"
-_SNAPSHOT = "snapshot.json"
+_SNAPSHOT = "snapshot"
 _INDEX = "index"
 
 #: How long to wait at most until the file system's clock has gone on, in seconds.
@@ -58,11 +59,11 @@ def read_snapshot(prefix: Path) -> Snapshot | None:
     return last[1] if last else None
 
 
-def read_last(prefix: Path) -> tuple[str, Snapshot] | None:
-    """The same with its id."""
+def read_last(prefix: Path) -> tuple[Manifest, Snapshot] | None:
+    """The same with its bytes."""
     try:
-        data = (prefix / STATE_DIRECTORY / _SNAPSHOT).read_bytes()
-        return name_of(data), canonical.decode(Snapshot, canonical.parse(data))
+        found = Manifest.parse((prefix / STATE_DIRECTORY / _SNAPSHOT).read_bytes())
+        return found, manifest.decode(found)
     except (OSError, canonical.Malformed):
         return None
 
@@ -75,11 +76,11 @@ def read_index(prefix: Path) -> Index | None:
         return None
 
 
-def write(top: Path, state: State, snapshot: bytes, moment: Moment, blocks: Iterable[bytes]) -> None:
+def write(top: Path, state: State, snapshot: Manifest, moment: Moment, blocks: Iterable[bytes]) -> None:
     """Keeps the state of the environment at `top`, which need not be the state's prefix yet; may raise OSError."""
     directory = _directory(top)
     write_index(top, moment, blocks)
-    _replace(directory / _SNAPSHOT, snapshot)
+    _replace(directory / _SNAPSHOT, snapshot.joined())
     _replace(directory / _STATE, canonical.encode(state))
 
 

@@ -9,21 +9,23 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper import canonical, catalog, conda, environment, state
+from snapper import canonical, catalog, conda, environment, manifest, state
 from snapper.audit import Audit, audit
 from snapper.catalog import Reference
 from snapper.compare import Difference, compare
 from snapper.errors import Damaged, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.model import Layer, is_name
+from snapper.manifest import Document
+from snapper.model import Layer, Package, Page, is_name
+from snapper.objects import look_at_pages, page_key
 from snapper.progress import SILENT, Progress
 from snapper.store import Store, Stored
 from snapper.workers import Workers
 
 _KNOWN = re.compile(
-    r"environments/[^/]+\.json\Z|snapshots/[0-9a-f]{64}\.json\Z"
-    r"|layers/([0-9a-f]{2})/\1[0-9a-f]{62}\.tar\.zst\Z|locks/(?:prune|pack-[0-9a-f]{32})\.json\Z"
+    r"environments/[^/]+\.json\Z|snapshots/[0-9a-f]{64}\.json\Z|pages/([0-9a-f]{2})/\1[0-9a-f]{62}\.json\Z"
+    r"|layers/([0-9a-f]{2})/\2[0-9a-f]{62}\.tar\.zst\Z|locks/(?:prune|pack-[0-9a-f]{32})\.json\Z"
 )
-_TOPS = ("environments/", "snapshots/", "layers/", "locks/")
+_TOPS = ("environments/", "snapshots/", "pages/", "layers/", "locks/")
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,18 @@ class _Run:
         """Reads all but layers."""
         self._list()
         named = self._entries()
-        for snapshot_id in self.snapshots.keys() | named.keys():
+        documents = {each: self._document(each) for each in sorted(self.snapshots.keys() | named.keys())}
+        for snapshot_id in documents:
+            self.needed_by[catalog.snapshot_key(snapshot_id)] = named.get(snapshot_id, set())
+        found = {each: document for each, document in documents.items() if document}
+        packages = self._pages(Package, (page for each in found.values() for page in each.packages))
+        layers = self._pages(Layer, (page for each in found.values() for page in each.layers))
+        for snapshot_id, document in found.items():
             names = named.get(snapshot_id, set())
-            self.needed_by[catalog.snapshot_key(snapshot_id)] = names
-            for layer in self._layers_of(snapshot_id):
+            for page in document.pages:
+                self.needed_by.setdefault(page_key(page.digest), set()).update(names)
+            self._join(snapshot_id, document, packages, layers)
+            for layer in (layer for page in document.layers for layer in layers.get(page, ())):
                 self._look_at(layer, names)
 
     def read(self, digests: Iterable[str], jobs: int | None, progress: Progress) -> None:
@@ -227,17 +237,48 @@ class _Run:
                 named.setdefault(snapshot_id, set()).add(name)
         return named
 
-    def _layers_of(self, snapshot_id: str) -> tuple[Layer, ...]:
+    def _document(self, snapshot_id: str) -> Document | None:
         key = catalog.snapshot_key(snapshot_id)
         try:
             data = self.store.read(key)
-            found = catalog.decode_snapshot(self.store, snapshot_id, data)
+            found = catalog.decode_document(self.store, snapshot_id, data)
         except SnapperError as error:
             self._note(key, error)
-            return ()
+            return None
         if canonical.encode(found) != data:
             self.problems[key] = "it is not canonical JSON"
-        return found.layers
+        return found
+
+    def _pages(self, kind: type[canonical.T], pages: Iterable[Page]) -> dict[Page, tuple[canonical.T, ...]]:
+        """What the good ones of these pages hold."""
+        found = {}
+        for page, data in look_at_pages(self.store, pages):
+            key = page_key(page.digest)
+            if isinstance(data, SnapperError):
+                self._note(key, data)
+                continue
+            try:
+                found[page] = manifest.decode_page(kind, page, data)
+            except canonical.Malformed as error:
+                self.problems[key] = str(error)
+                continue
+            if canonical.encode(found[page]) != data:
+                self.problems[key] = "it is not canonical JSON"
+        return found
+
+    def _join(
+        self,
+        snapshot_id: str,
+        document: Document,
+        packages: dict[Page, tuple[Package, ...]],
+        layers: dict[Page, tuple[Layer, ...]],
+    ) -> None:
+        """Looks whether what the pages hold goes together, where all are good."""
+        if packages.keys() >= set(document.packages) and layers.keys() >= set(document.layers):
+            try:
+                manifest.join(document, packages, layers)
+            except canonical.Malformed as error:
+                self.problems[catalog.snapshot_key(snapshot_id)] = str(error)
 
     def _note(self, key: str, error: SnapperError) -> None:
         """Takes what concerns one object for its problem; raises the others again."""

@@ -79,6 +79,10 @@ def check_store(store: Path, *, killed: bool = False) -> dict[str, str]:
                 assert f"snapshots/{digest}.json" in files, f"{file} names a snapshot that is not there"
         elif kind == "snapshots":
             _check_snapshot(store, file)
+        elif kind == "pages":
+            digest = Path(file).name.removesuffix(".json")
+            assert file == f"pages/{digest[:2]}/{digest}.json"
+            assert hashlib.sha256((store / file).read_bytes()).hexdigest() == digest
         elif kind == "layers":
             digest = Path(file).name.removesuffix(".tar.zst")
             assert file == f"layers/{digest[:2]}/{digest}.tar.zst"
@@ -93,7 +97,9 @@ def check_store(store: Path, *, killed: bool = False) -> dict[str, str]:
 def _check_snapshot(store: Path, file: str) -> None:
     data = (store / file).read_bytes()
     assert file == f"snapshots/{hashlib.sha256(data).hexdigest()}.json"
-    for layer in json.loads(data)["layers"]:
+    for page in json.loads(data)["packages"] + json.loads(data)["layers"]:
+        assert page_file(store, page["digest"]).stat().st_size == page["size"]
+    for layer in snapshot_in(store, Path(file).stem)["layers"]:
         stored = (store / "layers" / layer["digest"][:2] / f"{layer['digest']}.tar.zst").read_bytes()
         assert len(stored) == layer["size"]
         segment = zstandard.ZstdDecompressor().decompress(stored, max_output_size=layer["diff_size"])
@@ -107,6 +113,38 @@ def change_environment(store: Path, name: str, change: Callable[[dict[str, Any]]
     document = json.loads(file.read_bytes())
     change(document)
     file.write_text(json.dumps(document))
+
+
+def page_file(store: Path, digest: str) -> Path:
+    return store / "pages" / digest[:2] / f"{digest}.json"
+
+
+def snapshot_in(store: Path, digest: str) -> dict[str, Any]:
+    """What a snapshot says, with what its pages hold in their place."""
+    document: dict[str, Any] = json.loads((store / "snapshots" / f"{digest}.json").read_bytes())
+    for name in ("packages", "layers"):
+        pages = [json.loads(page_file(store, page["digest"]).read_bytes()) for page in document[name]]
+        document[name] = [item for page in pages for item in page]
+    return document
+
+
+def write_snapshot(store: Path, fields: dict[str, Any]) -> str:
+    """Puts a snapshot that says this into the store, whatever it is, with a page for each list; its id."""
+    document = {**fields}
+    for name in ("packages", "layers"):
+        data = json.dumps(fields[name], sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        page_file(store, digest).parent.mkdir(parents=True, exist_ok=True)
+        page_file(store, digest).write_bytes(data)
+        document[name] = [{"digest": digest, "size": len(data)}] if fields[name] else []
+    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    (store / "snapshots" / f"{digest}.json").write_bytes(data)
+    return digest
+
+
+def page_files(store: Path) -> list[Path]:
+    return sorted((store / "pages").rglob("*.json"))
 
 
 def layer_files(store: Path) -> list[Path]:
@@ -266,7 +304,7 @@ def staged(target: Path, pattern: str) -> Callable[[], bool]:
 def between_looking_and_reading(prefix: Path) -> Iterator[Path]:
     """A place in an environment where `snapper pack` waits until `let_go`: after it has listed the files and
     before it reads them, it looks for the snapshot that it made last."""
-    pipe = prefix / ".snapper" / "snapshot.json"
+    pipe = prefix / ".snapper" / "snapshot"
     pipe.parent.mkdir(exist_ok=True)
     pipe.unlink(missing_ok=True)
     os.mkfifo(pipe)

@@ -13,6 +13,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import zstandard
 LARGEST_SEGMENT = 134217728
 
 _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json")
+_PAGE = re.compile(r"pages/([0-9a-f]{2})/(\1[0-9a-f]{62})\.json")
 _LAYER = re.compile(r"layers/([0-9a-f]{2})/([0-9a-f]{64})\.tar\.zst")
 _ENVIRONMENT = re.compile(r"environments/(\w[\w.+-]*)\.json")
 _LOCK = re.compile(r"locks/(?:prune|pack-[0-9a-f]{32}|clock-[0-9a-f]{32})\.json")
 _SNAPSHOT_FIELDS = {
     *("format", "platform", "mode", "packages", "pip", "kernels", "altered", "missing", "layers"),
 }
+_PACKAGE_FIELDS = {"name", "version", "build", "subdir", "channel", "url", "md5", "sha256"}
 _LAYER_FIELDS = {"digest", "size", "diff_id", "diff_size", "kind", "owner", "members", "relocations"}
 _MOVE_FIELDS = {
     *("snapshot", "action", "time", "user", "host", "prefix", "message", "packages", "size"),
@@ -73,6 +76,9 @@ class Reader:
                 named[environment[1]] = self._check_environment(key, environment[1])
             elif _SNAPSHOT.fullmatch(key):
                 self._check_snapshot(key)
+            elif _PAGE.fullmatch(key):
+                _parsed(self.read(key), key)
+                demand(_digest(self.read(key)) == key[-len(".json") - 64 : -len(".json")], key)
             elif _LAYER.fullmatch(key):
                 demand(_digest(self.read(key)) == key[-len(".tar.zst") - 64 : -len(".tar.zst")], key)
             elif locks and _LOCK.fullmatch(key):
@@ -84,9 +90,13 @@ class Reader:
     def document(self, key: str) -> dict[str, Any]:
         return _canonical(self.read(key), key)
 
+    def items(self, pages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What these pages hold, one behind the other."""
+        return [item for page in pages for item in self._page(page)]
+
     def unpack(self, snapshot_id: str, prefix: str) -> Tree:
         """The snapshot's files as they are at `prefix`: text, links and records of conda are relocated."""
-        layers = self.document(f"snapshots/{snapshot_id}.json")["layers"]
+        layers = self.items(self.document(f"snapshots/{snapshot_id}.json")["layers"])
         stream = b"".join(self._segment(layer) for layer in layers) + bytes(1024)
         found: Tree = {}
         with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
@@ -116,9 +126,25 @@ class Reader:
         demand(key == f"snapshots/{_digest(self.read(key))}.json", f"{key}: its name")
         document = self.document(key)
         demand(document.keys() == _SNAPSHOT_FIELDS and document["format"] == 1, f"{key}: its fields")
-        for layer in document["layers"]:
+        lists = {name: [self._page(page) for page in document[name]] for name in ("packages", "layers")}
+        for package in chain(*lists["packages"]):
+            demand(package.keys() == _PACKAGE_FIELDS, f"{key}: the fields of a package")
+        demand(lists["packages"] == _cut(lists["packages"], _name_of_package), f"{key}: pages of packages")
+        demand(lists["layers"] == _cut(lists["layers"], _name_of_owner), f"{key}: pages of layers")
+        for layer in chain(*lists["layers"]):
             demand(layer.keys() - {"begins"} == _LAYER_FIELDS, f"{key}: the fields of a layer")
             self._segment(layer)
+
+    def _page(self, page: dict[str, Any]) -> list[dict[str, Any]]:
+        digest = page["digest"]
+        key = f"pages/{digest[:2]}/{digest}.json"
+        demand(key in self.keys, f"{key} is missing")
+        data = self.read(key)
+        demand((len(data), _digest(data)) == (page["size"], digest), f"{key} is damaged")
+        found = _parsed(data, key)
+        demand(isinstance(found, list) and found, f"{key} holds nothing")
+        items: list[dict[str, Any]] = found
+        return items
 
     def _segment(self, layer: dict[str, Any]) -> bytes:
         digest = layer["digest"]
@@ -179,13 +205,47 @@ def _relocated(data: bytes, relocation: dict[str, Any], prefix: str) -> bytes:
     return data
 
 
+def _cut(
+    pages: list[list[dict[str, Any]]], name_of: Callable[[dict[str, Any]], str]
+) -> list[list[dict[str, Any]]]:
+    """The items of the pages where a writer cuts them."""
+    items = list(chain(*pages))
+    runs: list[tuple[bytes, list[dict[str, Any]]]] = []
+    for before, item in zip([None, *items], items, strict=False):
+        if before is None or name_of(before) != name_of(item):
+            runs.append((hashlib.sha256(name_of(item).encode("utf-8", "surrogatepass")).digest(), []))
+        runs[-1][1].append(item)
+    cut: list[list[dict[str, Any]]] = [[]]
+    for number, (weight, run) in enumerate(runs):
+        cut[-1] += run
+        around = runs[max(number - 4, 0) : number + 5]
+        if number + 1 < len(runs) and sum(other <= weight for other, _ in around) == 1:
+            cut.append([])
+    return [page for page in cut if page]
+
+
+def _name_of_package(package: dict[str, Any]) -> str:
+    return str(package["name"])
+
+
+def _name_of_owner(layer: dict[str, Any]) -> str:
+    parts = layer["owner"].split("-")
+    kept = len(parts) - (2 if layer["kind"] in ("package", "link") else 1)
+    return "-".join(parts[: max(kept, 1)])
+
+
 def _canonical(data: bytes, key: str) -> dict[str, Any]:
-    document = json.loads(data, object_pairs_hook=_once)
+    document = _parsed(data, key)
     demand(isinstance(document, dict), f"{key} is no object")
-    written = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-    demand(written == data, f"{key} is not canonical")
     found: dict[str, Any] = document
     return found
+
+
+def _parsed(data: bytes, key: str) -> Any:
+    document = json.loads(data, object_pairs_hook=_once)
+    written = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    demand(written == data, f"{key} is not canonical")
+    return document
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

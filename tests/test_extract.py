@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import stat
@@ -17,10 +18,11 @@ from typing import Any
 import pytest
 import zstandard
 
-from snapper import canonical, catalog
+from snapper import canonical, catalog, manifest
 from snapper.environment import this_platform
 from snapper.errors import Damaged, SnapperError
-from snapper.model import FORMAT, Begin, Environment, Layer, Move, Relocation, Snapshot, encode_snapshot
+from snapper.model import FORMAT, Begin, Environment, Layer, Move, Relocation, Snapshot
+from snapper.objects import page_key, write_pages
 from snapper.restore import Failed, Restored, restore
 from snapper.segment import Member, header, padding
 from snapper.store import Store, open_store
@@ -100,9 +102,10 @@ def keep(store: Store, layers: list[Stored], mode: int = 0o755) -> None:
     whole_snapshot = Snapshot(
         FORMAT, this_platform(), mode, (), (), (), (), (), tuple(each for each, _ in layers)
     )
-    digest, document = encode_snapshot(whole_snapshot)
-    store.put(catalog.snapshot_key(digest), document)
-    point(store, digest)
+    encoded = manifest.encode(whole_snapshot)
+    write_pages(store, encoded.pages)
+    catalog.write_snapshot(store, encoded)
+    point(store, encoded.digest)
 
 
 def point(store: Store, digest: str) -> None:
@@ -553,8 +556,15 @@ def test_a_malformed_snapshot_of_the_right_name(top: Path, old: bytes, new: byte
     store = open_store(str(top / "store"))
     keep(store, [layer(whole(META))])
     (place,) = (top / "store" / "snapshots").iterdir()
-    document = place.read_bytes().replace(old, new)
-    assert document != place.read_bytes()
+    before_it = place.read_bytes()
+    (page,) = json.loads(before_it)["layers"]
+    held = store.read(page_key(page["digest"]))
+    forged = held.replace(old, new)
+    name = hashlib.sha256(forged).hexdigest()
+    store.put(page_key(name), forged)
+    pages = canonical.encode([page]), canonical.encode([{"digest": name, "size": len(forged)}])
+    document = before_it.replace(old, new) if forged == held else before_it.replace(*pages)
+    assert document != before_it
     digest = hashlib.sha256(document).hexdigest()
     store.put(catalog.snapshot_key(digest), document)
     point(store, digest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import pty
 import shutil
@@ -16,7 +15,7 @@ import pytest
 
 from scripts.maker import change, make
 from tests.conftest import Machine, tree_of
-from tests.misfortune import change_environment, check_store, make_data
+from tests.misfortune import change_environment, check_store, make_data, snapshot_in
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 
@@ -80,8 +79,7 @@ def test_packages_that_come_go_and_change(machine: Machine) -> None:
 
 
 def six_version(packed: dict[str, Any]) -> str:
-    store = Path(packed["store"])
-    snapshot = json.loads((store / "snapshots" / f"{packed['snapshot']}.json").read_bytes())
+    snapshot = snapshot_in(Path(packed["store"]), packed["snapshot"])
     return str(next(each["version"] for each in snapshot["packages"] if each["name"] == "six"))
 
 

@@ -6,7 +6,6 @@ all that reads layers is held to the first of them, and all readers are fed what
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -21,7 +20,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper import canonical, catalog, diff, verify
+from snapper import canonical, catalog, diff, manifest, verify
 from snapper.audit import fault
 from snapper.catalog import Reference
 from snapper.compare import compare
@@ -30,7 +29,9 @@ from snapper.errors import BadArchive, Damaged, NewerFormat, NotAnArchive, Snapp
 from snapper.extract import Job, extract
 from snapper.importing import arrived
 from snapper.layer import Unpacker
-from snapper.model import LARGEST_OBJECT, Layer, encode_snapshot
+from snapper.manifest import Manifest
+from snapper.model import LARGEST_OBJECT, Layer, name_of
+from snapper.objects import write_pages
 from snapper.progress import SILENT
 from snapper.restore import Failed
 from snapper.segment import Member
@@ -39,7 +40,7 @@ from snapper.store.local import LocalStore
 from snapper.workers import Workers
 from tests.conftest import Machine, tree_of
 from tests.exchange import member, write_tar
-from tests.misfortune import change_environment, make_data
+from tests.misfortune import change_environment, make_data, snapshot_in, write_snapshot
 from tests.test_canonical import snapshot
 from tests.test_extract import (
     HOSTILE,
@@ -134,7 +135,7 @@ def test_pieces_are_not_written_into_what_was_taken_over(top: Path) -> None:
 # --- size -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["environments/work.json", "snapshots", "layers"])
+@pytest.mark.parametrize("kind", ["environments/work.json", "snapshots", "pages", "layers"])
 def test_objects_without_end_are_not_read(kind: str, top: Path) -> None:
     """They have a terabyte, of which none may come into memory."""
     keep(open_store(str(top / "store")), [layer(whole(META)), layer(file("good"))])
@@ -199,7 +200,13 @@ def test_names_in_a_store_that_no_object_has(top: Path) -> None:
         "environments/-x.json",
         "environments/deep/x.json",
     ]
-    names += [f"snapshots/{'A' * 64}.json", f"layers/00/{'1' * 64}.tar.zst", "layers/../x", "locks/x"]
+    names += [
+        f"snapshots/{'A' * 64}.json",
+        f"layers/00/{'1' * 64}.tar.zst",
+        f"pages/00/{'1' * 64}.json",
+        "layers/../x",
+        "locks/x",
+    ]
     for name in names:
         place = Path(os.path.normpath(top / "store" / name))
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +220,7 @@ def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
     """Escapes wherever there is free text: in packages, kernels, paths, and the history."""
     machine.done("pack", "-p", make_data(machine.envs / "data"))
     original = next((machine.store / "snapshots").iterdir())
-    document = json.loads(original.read_bytes())
+    document = snapshot_in(machine.store, original.stem)
     for package in document["packages"]:
         for name in ("name", "version", "build", "channel", "url", "md5"):
             package[name] += ESCAPES
@@ -223,9 +230,7 @@ def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
         document[name] = [{"package": ESCAPES, "paths": [ESCAPES]}]
     document["platform"] += ESCAPES
     document["layers"][0]["owner"] = ESCAPES
-    data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-    digest = hashlib.sha256(data).hexdigest()
-    (machine.store / "snapshots" / f"{digest}.json").write_bytes(data)
+    digest = write_snapshot(machine.store, document)
 
     def forge(entry: dict[str, Any]) -> None:
         entry["current"] = digest
@@ -357,20 +362,39 @@ def replaced(value: Any, path: list[int], junk: Any) -> Any:
 def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """What is accepted is what is written again: there is one form of each snapshot."""
     store = open_store(str(tmp_path / "store"), create=True)
-    good = json.loads(encode_snapshot(snapshot())[1])
+    encoded = manifest.encode(snapshot())
+    good = {
+        "document": json.loads(encoded.document),
+        **{digest: json.loads(data) for digest, data in encoded.pages.items()},
+    }
+    pages = [*encoded.pages]
 
     @by_chance(request, 400)
-    @given(st.lists(st.integers(0, 100), max_size=6), JUNK, CHANGES, st.booleans())
-    def run(path: list[int], junk: Any, changes: list[tuple[int, bytes, bool]], in_bytes: bool) -> None:
-        document = good if in_bytes else replaced(good, path, junk)
-        data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    @given(st.integers(0, 8), st.lists(st.integers(0, 100), max_size=6), JUNK, CHANGES, st.booleans())
+    def run(
+        part: int, path: list[int], junk: Any, changes: list[tuple[int, bytes, bool]], in_bytes: bool
+    ) -> None:
+        which = ("document", *pages)[part % (1 + len(pages))]
+        changed_part = good[which] if in_bytes else replaced(good[which], path, junk)
+        data = json.dumps(changed_part, sort_keys=True, separators=(",", ":")).encode()
         data = changed(data, changes) if in_bytes else data
+        document = encoded.document
+        if which == "document":
+            document = data
+        else:  # with a name and a size that are true of it
+            size = f'"size":{len(encoded.pages[which])}}}'.encode()
+            document = document.replace(which.encode(), name_of(data).encode())
+            document = document.replace(size, f'"size":{len(data)}}}'.encode())
+        whole = Manifest(name_of(document), document, {**encoded.pages, name_of(data): data})
+        write_pages(store, whole.pages)
+        catalog.write_snapshot(store, whole)
         try:
-            found = catalog.decode_snapshot(store, hashlib.sha256(data).hexdigest(), data)
+            found = catalog.read_snapshot(store, whole.digest)
         except (Damaged, NewerFormat):
             return
-        again = encode_snapshot(found)[1]
-        assert json.loads(again) == {key: each for key, each in json.loads(data).items() if each is not None}
+        again = manifest.encode(found)
+        said = {key: each for key, each in json.loads(document).items() if each is not None}
+        assert json.loads(again.document) == said
 
     run()
 

@@ -21,6 +21,7 @@ from snapper.store import Store, open_store
 from snapper.target import Wanted
 from snapper.tree import File
 from tests.conftest import Machine
+from tests.misfortune import page_files
 
 NOTE = "share/notes/note.txt"
 
@@ -182,7 +183,11 @@ def test_layers_that_the_store_has_lost_are_made_again(place: Place, scratch: Pa
     assert len(catalog.stored(place.store, whole)) == len(whole)
     shutil.rmtree(scratch / "store" / "snapshots")
     assert place.pack().unchanged
-    assert catalog.has_snapshot(place.store, again.snapshot_id)
+    assert catalog.read_snapshot(place.store, again.snapshot_id) == again.snapshot
+    for page in page_files(scratch / "store"):
+        page.unlink()
+        assert place.pack().unchanged
+        assert page.exists()
 
 
 def test_state_of_different_moments_is_not_put_together(place: Place) -> None:

@@ -24,7 +24,7 @@ from snapper.prune import Retention, prune
 from snapper.remove import look, remove
 from snapper.store import Store, open_store
 from tests.conftest import Machine
-from tests.misfortune import check_store, layer_files, make_data
+from tests.misfortune import check_store, layer_files, make_data, page_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -110,6 +110,13 @@ def packed(machine: Machine) -> tuple[Machine, list[str]]:
     return machine, ids
 
 
+def pages_of(store: Path, snapshot_id: str) -> list[dict[str, Any]]:
+    """The pages that a snapshot has, by digest and size."""
+    document = json.loads((store / "snapshots" / f"{snapshot_id}.json").read_bytes())
+    pages: list[dict[str, Any]] = document["packages"] + document["layers"]
+    return pages
+
+
 def age(store: Path, seconds: float) -> None:
     """Makes all that is in a store older."""
     for path in store.rglob("*.*"):
@@ -129,7 +136,9 @@ def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, li
     done = machine.done("prune", "--keep-last", 2, "--yes")
     assert {**done, "dry": True} == found
     assert sorted(done["snapshots"]) == sorted(ids[:2])
-    assert len(done["layers"]) == 2
+    assert len(done["layers"]) == len(done["pages"]) == 2
+    needed = {page["digest"] for each in ids[2:] for page in pages_of(machine.store, each)}
+    assert {page.stem for page in page_files(machine.store)} == needed
     assert check_store(machine.store) == {"data": ids[-1]}
     assert [each["snapshot"] for each in machine.done("log", "data")["steps"]] == ids[:1:-1]
     machine.refused(10, "restore", f"data@{ids[0][:8]}", "--prefix", machine.home / "gone")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,8 +14,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from snapper import canonical
-from snapper.model import Snapshot, encode_snapshot
 from tests.conftest import Machine, tree_of, untold
 from tests.misfortune import (
     Unprivileged,
@@ -27,8 +24,10 @@ from tests.misfortune import (
     forget_state,
     layer_files,
     make_data,
+    snapshot_in,
     unprivileged,
     wait_for_reader,
+    write_snapshot,
 )
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
@@ -549,21 +548,24 @@ def forged_layer(store: Path, name: str, change: Callable[[bytes], bytes]) -> No
     """Makes one layer's stored bytes others, with everything that names them true of the others."""
     environment = store / "environments" / f"{name}.json"
     current = json.loads(environment.read_bytes())["current"]
-    snapshot = json.loads((store / "snapshots" / f"{current}.json").read_bytes())
+    snapshot = snapshot_in(store, current)
     layer = snapshot["layers"][0]
     stored = change((store / "layers" / layer["digest"][:2] / f"{layer['digest']}.tar.zst").read_bytes())
     layer["digest"], layer["size"] = hashlib.sha256(stored).hexdigest(), len(stored)
     place = store / "layers" / layer["digest"][:2] / f"{layer['digest']}.tar.zst"
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(stored)
-    forge_snapshot(store, name, json.dumps(snapshot, sort_keys=True, separators=(",", ":")).encode())
+    make_current(store, name, write_snapshot(store, snapshot))
 
 
 def forge_snapshot(store: Path, name: str, data: bytes) -> None:
     """Makes a document the environment's current snapshot, whatever it is."""
     digest = hashlib.sha256(data).hexdigest()
     (store / "snapshots" / f"{digest}.json").write_bytes(data)
+    make_current(store, name, digest)
 
+
+def make_current(store: Path, name: str, digest: str) -> None:
     def point(document: dict[str, Any]) -> None:
         document["current"] = document["history"][-1]["snapshot"] = digest
 
@@ -718,11 +720,8 @@ def test_windows(machine: Machine) -> None:
 
 
 def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, refused: Refused) -> None:
-    data = (stocked.store / "snapshots" / f"{packed.snapshots[1]}.json").read_bytes()
-    snapshot = canonical.decode(Snapshot, canonical.parse(data))
-    forge_snapshot(
-        stocked.store, "data", encode_snapshot(dataclasses.replace(snapshot, platform="osx-arm64"))[1]
-    )
+    snapshot = snapshot_in(stocked.store, packed.snapshots[1])
+    make_current(stocked.store, "data", write_snapshot(stocked.store, {**snapshot, "platform": "osx-arm64"}))
     error = refused(1, "restore", "data", "--envs-dir", stocked.envs)
     assert error["type"] == "WrongPlatform"
     assert "osx-arm64" in error["message"]

@@ -79,6 +79,7 @@ def test_a_restore_on_a_bad_day(one: Instance, proxy: Proxy, tmp_path: Path) -> 
         Fault("altered", every(2), times=2),
         Fault("refused", every(3), times=2, code="SlowDown"),
         Fault("altered", gets("/snapshots/")),
+        Fault("altered", gets("/pages/"), times=2),
         Fault("altered", gets("/environments/")),
         Fault("refused", gets("snapper.json"), code="InternalError"),
     ]
@@ -97,6 +98,7 @@ def test_a_pack_on_a_bad_day(one: Instance, proxy: Proxy) -> None:
     make_data(one.envs / "work")
     proxy.faults = [
         Fault("lost", puts(LAYER)),
+        Fault("lost", puts("/pages/")),
         Fault("lost", puts("/snapshots/")),
         Fault("lost", puts("/environments/")),
         Fault("refused", puts("/locks/"), times=2, code="SlowDown"),

@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 import pytest
 
-from snapper.errors import NewerFormat, NotAStore, NotInStore, SnapperError, StoreRefused
+from snapper.errors import NewerFormat, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
 from snapper.store import Store, VersionMismatch, open_store
 from tests.s3server import REAL_BUCKET, S3Server
 
@@ -174,6 +174,13 @@ def test_parts_of_objects_are_read(store: Store) -> None:
     assert store.read_range(KEY, len(data), 1) == b""
     with pytest.raises(NotInStore):
         store.read_range("layers/ab/missing", 0, 1)
+
+
+def test_no_more_is_read_than_is_wanted(store: Store) -> None:
+    store.put(KEY, b"four")
+    assert store.read(KEY, 4) == b"four"
+    with pytest.raises(TooLarge):
+        store.read(KEY, 3)
 
 
 def test_what_is_deleted_is_gone(store: Store) -> None:

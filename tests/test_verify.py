@@ -16,7 +16,7 @@ from snapper.errors import Usage
 from snapper.store import open_store
 from snapper.verify import Part, verify
 from tests.conftest import Machine, tree_of
-from tests.misfortune import check_store, layer_files, make_data
+from tests.misfortune import check_store, layer_files, make_data, page_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -137,6 +137,14 @@ def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_m
         assert {each["source"] for each in outcome.json["healed"]} == {str(place)}
         assert tree_of(machine.store) == whole
         assert (tree_of(place), tree_of(place / ".snapper")) == before
+    (prefix / "one").write_text(
+        "An environment keeps what its snapshot says, also when it has changed since.\n"
+    )
+    for file in (*page_files(machine.store), *(machine.store / "snapshots").iterdir()):
+        file.unlink()
+    outcome = machine.snapper("verify", "--repair", "--json")
+    assert outcome.code == 0, outcome
+    assert tree_of(machine.store) == whole
     flip(layer_files(machine.store)[0], 1)
     shutil.rmtree(prefix)
     shutil.rmtree(other.envs / "data")

@@ -152,9 +152,10 @@ def _store(
     while heal and found.problems:
         with _sources(found, source, jobs, progress) as sources:
             new = repair(opened, [each.key for each in found.problems], found.described, sources)
-        healed += new
-        keys = {each.key for each in new}
-        if any(key.startswith("snapshots/") for key in keys):  # only now it is known what they need
+        keys = {each.key for each in new} - {each.key for each in healed}
+        healed += [each for each in new if each.key in keys]
+        named = ("snapshots/", "pages/")  # only now it is known what they need
+        if any(key.startswith(named) for key in keys):
             found = verb.verify(opened, part, jobs=jobs, progress=progress)
         else:
             found = found.without(keys)
@@ -170,8 +171,9 @@ def _sources(
     if url is not None:
         yield {url: open_store(url)}
         return
-    from snapper import pack, places, state, store
+    from snapper import catalog, pack, places, state, store
     from snapper.environment import Displaced
+    from snapper.objects import write_pages
     from snapper.scratch import scratch
 
     wanted = {name for problem in found.problems for name in problem.environments}
@@ -179,17 +181,19 @@ def _sources(
         found_here: dict[str, Store] = {}
         for prefix in places.environments():
             known = state.read(prefix)
-            kept = state.read_snapshot(prefix)
-            if known is None or kept is None or known.environment not in wanted:
+            last = state.read_last(prefix)
+            if known is None or last is None or known.environment not in wanted:
                 continue
             placeholders = {
                 path: each.placeholder
-                for layer in kept.layers
+                for layer in last[1].layers
                 for each in layer.relocations
                 for path in each.paths
             }
             again = store.open_store(str(directory / str(len(found_here))), create=True)
             found_here[str(prefix)] = again
+            write_pages(again, last[0].pages)
+            catalog.write_snapshot(again, last[0])
             try:
                 pack.pack(
                     again,

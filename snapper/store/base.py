@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from snapper.model import LARGEST_OBJECT
+
 
 class VersionMismatch(Exception):
     """The object is no longer at the version that the caller saw; nothing was written."""
@@ -30,8 +32,8 @@ class Store(Protocol):
     def url(self) -> str:
         """What `--store` would name it by."""
 
-    def read(self, key: str) -> bytes:
-        """The whole object; raises NotInStore, and TooLarge for more than a store may hold in one."""
+    def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
+        """The whole object; raises NotInStore, and TooLarge for more than `limit` bytes."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """The whole object and its version; raises NotInStore, TooLarge."""

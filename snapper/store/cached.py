@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from snapper.errors import NotInStore, SnapperError, Unreachable
+from snapper.model import LARGEST_OBJECT
 from snapper.store.base import Store, Stored
 from snapper.store.local import LocalStore
 
@@ -31,7 +32,7 @@ _ENTRIES = "environments/"
 #: Which entries there are, in the directory alone: of those, it has some.
 _LISTING = "environments.json"
 
-_IMMUTABLE = re.compile(r"(?:layers/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
+_IMMUTABLE = re.compile(r"(?:(?:layers|pages)/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
 
 #: Shares of the limit: from where on room is made, what stays then, and what is kept between two looks.
 _FULL = 0.95
@@ -78,13 +79,13 @@ class CachedStore:
             Path(self.root).mkdir(parents=True, exist_ok=True)
             self._local.root.mkdir(mode=0o700, exist_ok=True)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         found = _IMMUTABLE.match(key)
         if not found:
             return self.read_versioned(key)[0]
         data = self._kept(key, found[1])
         if data is None:
-            data = self._ask(lambda: self.origin.read(key))
+            data = self._ask(lambda: self.origin.read(key, limit))
             if sha256(data).hexdigest() == found[1]:
                 self._keep(key, data)
         return data

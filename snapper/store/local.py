@@ -36,9 +36,9 @@ class LocalStore:
     def url(self) -> str:
         return str(self.root)
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size > LARGEST_OBJECT:
+            if os.fstat(file.fileno()).st_size > limit:
                 raise TooLarge(f"{key} in {self.url}")
             return file.readall()
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from snapper.errors import NotInStore
+from snapper.model import LARGEST_OBJECT
 from snapper.store.base import Stored, VersionMismatch
 from snapper.store.s3 import transfer
 from snapper.store.s3.client import client_for
@@ -46,14 +47,14 @@ class S3Store:
     def url(self) -> str:
         return self.place.url
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         with reporting(self.place, key, "read"):
             fetch = transfer.fetch if digest_in(key) else transfer.fetch_checked
-            return fetch(self._client, self._named(key))[0]
+            return fetch(self._client, self._named(key), limit)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         with reporting(self.place, key, "read"):
-            return transfer.fetch_checked(self._client, self._named(key))
+            return transfer.fetch_checked(self._client, self._named(key), LARGEST_OBJECT)
 
     def read_range(self, key: str, offset: int, size: int) -> bytes:
         with reporting(self.place, key, "read"):

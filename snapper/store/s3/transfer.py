@@ -14,7 +14,6 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from snapper.errors import TooLarge
-from snapper.model import LARGEST_OBJECT
 from snapper.store.s3.refusals import BROKEN, status_of
 
 #: Objects larger than this are moved in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
@@ -32,8 +31,8 @@ _CHUNK = 1024 * 1024
 _MOST_BREAKS = 5
 
 
-def fetch(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
-    """The whole object and its version; raises what boto3 raises."""
+def fetch(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes, str]:
+    """The whole object and its version; raises TooLarge for more than `limit` bytes, and what boto3 raises."""
     try:
         first = client.get_object(**name, Range=f"bytes=0-{PART - 1}")
     except ClientError as error:
@@ -42,7 +41,7 @@ def fetch(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
         first = client.get_object(**name)  # empty, so that no part of it can be had
     version: str = first["ETag"]
     total = _total(first)
-    if total > LARGEST_OBJECT:
+    if total > limit:
         first["Body"].close()
         raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
     whole = io.BytesIO()
@@ -58,10 +57,13 @@ def fetch(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
     return whole.getvalue(), version
 
 
-def fetch_checked(client: Any, name: dict[str, Any]) -> tuple[bytes, str]:
-    """The whole of a small object, checked by the sum that S3 has of it, and its version; raises what boto3 raises."""
+def fetch_checked(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes, str]:
+    """The same of a small object, which is checked by the sum that S3 has of it."""
     for attempt in range(1, _MOST_BREAKS + 1):
         answer = client.get_object(**name, ChecksumMode="ENABLED")
+        if answer["ContentLength"] > limit:
+            answer["Body"].close()
+            raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
         try:
             with closing(answer["Body"]) as body:
                 return body.read(), answer["ETag"]

@@ -1,0 +1,103 @@
+"""Objects of a store that are named by the sha256 of their bytes, and requests for many of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from snapper.errors import Damaged, NotInStore, SnapperError, TooLarge
+from snapper.model import LARGEST_OBJECT, Page, name_of
+from snapper.store import Store
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_READS = 3
+_AT_ONCE = 16
+
+#: A request that takes longer is worth making beside others, in seconds.
+_QUICK = 0.001
+
+
+def page_key(digest: str) -> str:
+    return f"pages/{digest[:2]}/{digest}.json"
+
+
+def at_once(action: Callable[[A], B], items: Collection[A]) -> list[B]:
+    """What the action, which makes a request, gives for each item, in their order. Some are made at once, but where
+    they take no time: threads would take more.
+    """
+    waiting = iter(items)
+    found = []
+    for item in waiting:
+        began = time.monotonic()
+        found.append(action(item))
+        if time.monotonic() - began > _QUICK and len(items) - len(found) > 1:
+            break
+    rest = list(waiting)
+    if rest:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - slow to import, and not always needed
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found += pool.map(action, rest)
+    return found
+
+
+def read_named(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT) -> bytes | None:
+    """The object, of `limit` bytes at most, read anew if its bytes are not those that its name stands for: they may
+    have been altered on the way. None where they are not, however often they are read. Raises NotInStore, TooLarge.
+    """
+    for _ in range(_READS):
+        data = store.read(key, limit)
+        if name_of(data) == digest:
+            return data
+    return None
+
+
+def has_all(store: Store, sizes: Mapping[str, int]) -> bool:
+    """Whether the objects of these keys are there, each in its full size."""
+    return at_once(store.size, sizes) == list(sizes.values())
+
+
+def read_page(store: Store, page: Page) -> bytes:
+    """The page's bytes, checked against its name; raises Damaged, also where it is not there."""
+    what = f"page {page.digest[:12]} in {store.url}"
+    try:
+        data = read_named(store, page_key(page.digest), page.digest, page.size)
+    except NotInStore:
+        raise Damaged(what, "it is missing") from None
+    except TooLarge:
+        raise Damaged(what, "it is larger than its snapshot says") from None
+    if data is None or len(data) != page.size:
+        raise Damaged(what, "its bytes are not those that its name stands for")
+    return data
+
+
+def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:
+    """The bytes of all these pages by their digests; raises Damaged."""
+    wanted = list(dict.fromkeys(pages))
+    read = at_once(lambda page: read_page(store, page), wanted)
+    return {page.digest: data for page, data in zip(wanted, read, strict=True)}
+
+
+def look_at_pages(store: Store, pages: Iterable[Page]) -> Iterator[tuple[Page, bytes | SnapperError]]:
+    """These pages, each with its bytes, or with the error that reading it gave."""
+
+    def look(page: Page) -> bytes | SnapperError:
+        try:
+            return read_page(store, page)
+        except SnapperError as error:
+            return error
+
+    wanted = list(dict.fromkeys(pages))
+    return zip(wanted, at_once(look, wanted), strict=True)
+
+
+def write_pages(store: Store, pages: Mapping[str, bytes]) -> int:
+    """Writes the pages, by their digests, that are not there yet; how many bytes that added to the store."""
+
+    def write(digest: str) -> int:
+        return len(pages[digest]) if store.put(page_key(digest), pages[digest]) else 0
+
+    return sum(at_once(write, pages))

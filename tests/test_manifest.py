@@ -1,0 +1,253 @@
+"""Snapshots on pages: equal ones are equal bytes, near ones share most, and what pages may not be is refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapper import canonical, catalog, manifest
+from snapper.errors import Damaged
+from snapper.log import log
+from snapper.manifest import Manifest
+from snapper.model import Layer, Package, Page, Snapshot, name_of
+from snapper.objects import page_key, write_pages
+from snapper.prune import Retention, prune
+from snapper.store import Store, open_store
+from snapper.store.local import LocalStore
+from snapper.verify import verify
+from tests.reader import Reader
+from tests.test_canonical import snapshot
+from tests.test_extract import META, keep, layer, point, whole
+
+NAMES = st.lists(st.text("ab-", min_size=1, max_size=6), max_size=60)
+
+
+def package(name: str, version: str = "1") -> Package:
+    return Package(name, version, "0", "linux-64", "conda-forge", f"https://host/{name}")
+
+
+def layer_of(name: str, number: int = 0, version: str = "1") -> Layer:
+    digest = name_of(f"{name} {number} {version}".encode())
+    return Layer(digest, 10, digest, 100, "package", f"{name}-{version}-0", 1, ())
+
+
+def large(names: list[str], version: str = "1") -> Snapshot:
+    """A snapshot with these packages, the first of which has the version."""
+    versions = [version, *itertools.repeat("1", len(names))]
+    return snapshot(
+        packages=tuple(package(name, each) for name, each in zip(names, versions, strict=False)),
+        layers=tuple(
+            layer_of(name, number, each)
+            for name, each in zip(names, versions, strict=False)
+            for number in (0, 1)
+        ),
+    )
+
+
+def document_of(found: Snapshot) -> manifest.Document:
+    return canonical.decode(manifest.Document, canonical.parse(manifest.encode(found).document))
+
+
+MANY = [f"package{number:03}" for number in range(300)]
+
+
+@given(NAMES)
+def test_there_and_back(names: list[str]) -> None:
+    found = large(names)
+    encoded = manifest.encode(found)
+    assert manifest.decode(encoded) == manifest.decode(Manifest.parse(encoded.joined())) == found
+    assert Manifest.parse(encoded.joined()) == encoded
+    assert encoded.digest == name_of(encoded.document)
+    assert all(name_of(data) == digest for digest, data in encoded.pages.items())
+
+
+def test_the_id_of_a_snapshot_is_that_of_every_writer() -> None:
+    """Where pages are cut is part of the format: an independent reader of it looks at that, and this is the id."""
+    assert manifest.encode(large(MANY)).digest == (
+        "e3f5a1a69ad9949b86f23139e5adbb0ab7a9a91ae06bd6b907d33f5cfcbac5cf"
+    )
+
+
+def test_pages_that_are_the_same() -> None:
+    """A list may hold the same items again, far away, on a page that is then the same."""
+    found = large([*MANY, *MANY])
+    assert manifest.decode(manifest.encode(found)) == found
+    pages = [page.digest for page in document_of(found).packages]
+    assert len(pages) > len(set(pages))
+
+
+@pytest.mark.parametrize("changed", [0, 150, 299])
+def test_little_changes_where_little_has_changed(changed: int) -> None:
+    """One package more, one less, or one in another version: few pages are new, of the many that there are."""
+    before = manifest.encode(large(MANY)).pages
+    assert len(before) > 60
+    assert max(map(len, before.values())) < 12_000
+    others = (
+        large([*MANY[:changed], "new", *MANY[changed:]]),
+        large(MANY[:changed] + MANY[changed + 1 :]),
+        large([*MANY[:changed], f"{MANY[changed]}-more", *MANY[changed + 1 :]]),
+    )
+    for other in others:
+        after = manifest.encode(other).pages
+        assert 1 <= len(after.keys() - before.keys()) <= 6
+
+
+def test_layers_of_one_owner_are_together() -> None:
+    layers = tuple(layer_of("large", number) for number in range(500))
+    assert len(manifest.encode(snapshot(layers=layers)).pages) == 2
+
+
+# --- in a store -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counting(LocalStore):
+    """Notes what is read."""
+
+    seen: list[str] = field(default_factory=list, compare=False)
+
+    def read(self, key: str, *limit: int) -> bytes:
+        self.seen.append(key)
+        return super().read(key, *limit)
+
+    def pages(self) -> list[str]:
+        return [key for key in self.seen if key.startswith("pages/")]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Counting:
+    """With an environment `work` at one snapshot."""
+    open_store(str(tmp_path / "store"), create=True)
+    store = Counting(tmp_path / "store")
+    keep(store, [layer(whole(META))])
+    return store
+
+
+def put(store: Store, found: Snapshot) -> str:
+    encoded = manifest.encode(found)
+    write_pages(store, encoded.pages)
+    catalog.write_snapshot(store, encoded)
+    return encoded.digest
+
+
+def current(store: Store) -> Snapshot:
+    return catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
+
+
+def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
+    """Here each item is on a page of its own."""
+    found = large(MANY[:20])
+    document = document_of(found)
+    packages, layers = (
+        [canonical.encode([item]) for item in items] for items in (found.packages, found.layers)
+    )
+    data = canonical.encode(
+        replace(
+            document,
+            packages=tuple(Page(name_of(page), len(page)) for page in packages),
+            layers=tuple(Page(name_of(page), len(page)) for page in layers),
+        )
+    )
+    other = Manifest(name_of(data), data, {name_of(page): page for page in packages + layers})
+    write_pages(store, other.pages)
+    catalog.write_snapshot(store, other)
+    assert other.digest != manifest.encode(found).digest
+    assert catalog.read_snapshot(store, other.digest) == found
+    assert catalog.read_manifest(store, other.digest) == other
+
+
+def test_pages_are_read_once(store: Counting) -> None:
+    """Of a history whose snapshots differ in a package each."""
+    digests = [put(store, large(MANY, str(version))) for version in range(5)]
+    entry, version = catalog.read_environment(store, "work")
+    history = tuple(replace(entry.latest, snapshot=digest) for digest in digests)
+    store.replace(
+        catalog.environment_key("work"),
+        canonical.encode(replace(entry, history=history, current=digests[-1])),
+        version,
+    )
+    for look in (
+        lambda: log(store, "work"),
+        lambda: prune(store, Retention(), dry=True),
+        lambda: verify(store, jobs=1),
+    ):
+        store.seen.clear()
+        look()
+        assert 60 < len(store.pages()) == len(set(store.pages())) < 100
+
+
+def without(key: str, store: Store) -> None:
+    store.delete(key)
+
+
+def longer(key: str, store: Store) -> None:
+    (Path(store.url) / key).write_bytes(store.read(key) + b" ")
+
+
+def endless(key: str, store: Store) -> None:
+    with (Path(store.url) / key).open("r+b") as file:
+        file.truncate(2**40)
+
+
+def other(key: str, store: Store) -> None:
+    data = store.read(key)
+    (Path(store.url) / key).write_bytes(data.replace(b"{", b"["))
+
+
+@pytest.mark.parametrize("damage", [without, longer, endless, other])
+def test_a_page_that_is_not_good(damage: Callable[[str, Store], None], store: Counting) -> None:
+    (page,) = manifest.encode(current(store)).pages
+    damage(page_key(page), store)
+    with pytest.raises(Damaged, match=page[:12]):
+        current(store)
+    found = verify(store, jobs=1).problems
+    assert [(each.key, each.environments) for each in found] == [(page_key(page), ("work",))]
+    with pytest.raises(Damaged):
+        prune(store, Retention(), dry=True)
+    assert catalog.known_layers(store) == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"[]", b"{}", b"[1]", b"[{}]", b"", b"[" * 100_000, b'[{"digest":1,"digest":2}]', b"[1.0]", b"\xff"],
+    ids=range(9),
+)
+def test_a_page_of_its_name_that_is_no_page(data: bytes, store: Counting) -> None:
+    found = current(store)
+    document = store.read(catalog.snapshot_key(manifest.encode(found).digest))
+    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    forged = document.replace(canonical.encode(page), canonical.encode(Page(name_of(data), len(data))))
+    write_pages(store, {name_of(data): data})
+    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
+    point(store, name_of(forged))
+    with pytest.raises(Damaged) as error:
+        current(store)
+    assert "\n" not in error.value.message
+    problems = {each.key: each.environments for each in verify(store, jobs=1).problems}
+    assert problems == {page_key(name_of(data)): ("work",)}
+
+
+def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
+    document = store.read(catalog.snapshot_key(manifest.encode(current(store)).digest))
+    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    many = b",".join([canonical.encode(replace(page, size=canonical.LARGEST_DOCUMENT // 8))] * 9)
+    forged = document.replace(canonical.encode(page), many)
+    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
+    point(store, name_of(forged))
+    store.seen.clear()
+    with pytest.raises(Damaged, match="larger"):
+        current(store)
+    assert store.pages() == []
+
+
+def test_an_independent_reader_cuts_in_the_same_way(store: Counting) -> None:
+    """It reads what snapper wrote, and finds where each page ends for itself."""
+    empty = replace(current(store), packages=tuple(map(package, MANY)))
+    point(store, put(store, empty))
+    assert Reader.of_directory(store.root).check().keys() == {"work"}
