@@ -29,8 +29,9 @@ PHASES = {"cold": COLD, "warm": WARM, "common": COMMON, "twice": TWICE}
 MEMORY, DISK = Path("/dev/shm"), Path("/var/tmp")
 
 
-def machine() -> dict[str, object]:
-    names = ("conda-snapper", "conda-pack", "py-rattler", "zstandard")
+def machine(*packages: str) -> dict[str, object]:
+    """What the results depend on, these packages' versions too."""
+    names = ("conda-snapper", "conda-pack", "py-rattler", "zstandard", *packages)
     processor = next(
         (
             line.partition(":")[2].strip()
@@ -92,11 +93,11 @@ def at(place: Path, recipe: str, phases: Sequence[str], rounds: int) -> Iterator
         shutil.rmtree(place, ignore_errors=True)
 
 
-def keep(results: dict[str, Any], file: Path) -> None:
-    """Writes the results as JSON and as Markdown."""
+def keep(results: dict[str, Any], document: str, file: Path) -> None:
+    """Writes the results as JSON and as a Markdown document."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    file.with_suffix(".md").write_text(report.document(results))
+    file.with_suffix(".md").write_text(document)
 
 
 def main() -> None:
@@ -120,8 +121,13 @@ def main() -> None:
         for found in at(place, options.recipe, options.phases, options.rounds):
             places[str(place)] = found
             if options.results:
-                results = {"recipe": options.recipe, "rounds": options.rounds, "machine": machine()}
-                keep({**results, "places": places}, options.results)
+                results: dict[str, Any] = {
+                    "recipe": options.recipe,
+                    "rounds": options.rounds,
+                    "machine": machine(),
+                }
+                results["places"] = places
+                keep(results, report.document(results), options.results)
     for where, found in places.items():
         print(f"\nOn {where}\n\n{report.text(report.bars(found['runs'], found['figures']))}\n")
         print(report.text(report.table(found["runs"])))

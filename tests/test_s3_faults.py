@@ -11,11 +11,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from botocore.exceptions import ClientError
 
 from snapper.errors import SnapperError, StoreRefused, Unreachable
 from snapper.identity import time_of
@@ -461,3 +463,33 @@ def test_a_publisher_overwrites_no_layer(
         assert publisher.put(f"{key}{size}", b"a" * size)
         assert not publisher.put(f"{key}{size}", b"b" * size)
         assert publisher.read(f"{key}{size}") == b"a" * size
+
+
+def test_what_is_written_over_stays_in_a_bucket_with_object_lock(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever program did it: the server enforces that, and snapper works in such a bucket."""
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = replace(s3_server, bucket=f"locked-{secrets.token_hex(4)}")
+    admin, publisher = server.client(), server.client("publisher")
+    admin.create_bucket(Bucket=server.bucket, ObjectLockEnabledForBucket=True)
+    rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}
+    admin.put_object_lock_configuration(
+        Bucket=server.bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+    )
+    store = open_store(server.url("prefix"), create=True)
+    where = {"Bucket": server.bucket, "Key": "prefix/layers/ab/object.tar.zst"}
+    assert store.put("layers/ab/object.tar.zst", b"first")
+    assert not store.put("layers/ab/object.tar.zst", b"later")
+    first = admin.head_object(**where)["VersionId"]
+    publisher.put_object(**where, Body=b"worse")
+    for more in ({}, {"BypassGovernanceRetention": True}):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            publisher.delete_object(**where, VersionId=first, **more)
+    assert store.read("layers/ab/object.tar.zst") == b"worse"
+    assert admin.get_object(**where, VersionId=first)["Body"].read() == b"first"
+    store.replace("environments/work.json", b"one", None)
+    store.replace("environments/work.json", b"two", store.read_versioned("environments/work.json")[1])
+    assert store.delete("environments/work.json")
+    assert list(store.keys("environments/")) == []
