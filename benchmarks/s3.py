@@ -2,7 +2,8 @@
 
 The server is SeaweedFS on the same machine: it takes its share of the processors, which is shown. Every round runs
 every case once. Printed are medians, how they relate to the directory's at the same number of processes, and how much
-of that is the server's.
+of that is the server's. Two more pairs of cases keep the server's share out: snapper has one processor, and the server
+has the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,14 @@ from tests.s3server import S3Server, running
 
 JOBS = (1, 2, 8)
 
+_APART = "one processor"
+
 _COLUMNS = "| case | seconds | spread | CPU s | server s | memory MB | ratio | server's part | at best |"
 _LEGEND = (
     "Ratio: the median by that of the directory with as many processes. Server: seconds of processor that the S3 "
     "server took. The server's part of the ratio is those, by the number of processors and the directory's median. "
     "At best: what the ratio would be if all processors had been busy with snapper and the server all the time. "
+    f"With {_APART}, snapper has one alone, and the server the others: that ratio is what snapper itself does more. "
     "Memory is the most that snapper's whole process tree had at once in any round."
 )
 
@@ -50,6 +55,17 @@ class Bench:
     prefix: Path
     place: Path
     server: S3Server
+    apart: bool = False
+
+    @contextmanager
+    def separated(self) -> Iterator[Bench]:
+        """Meanwhile, commands of the bench that it gives have one processor, and the server has all others."""
+        usable = os.sched_getaffinity(0)
+        self.server.use(usable - {min(usable)})
+        try:
+            yield replace(self, apart=True)
+        finally:
+            self.server.use(usable)
 
     def snapper(self, store: str, *arguments: object, cache: Path | None = None) -> Run:
         variables = {
@@ -59,7 +75,8 @@ class Bench:
             "SNAPPER_CACHE": str(cache or "off"),
             **self.server.variables(),
         }
-        command = [sys.executable, "-m", "snapper", *map(str, arguments)]
+        pinned = ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))] if self.apart else []
+        command = [*pinned, sys.executable, "-m", "snapper", *map(str, arguments)]
         before = self.server.processor_seconds()
         measured = measure([command], variables)
         return Run(measured, self.server.processor_seconds() - before)
@@ -89,12 +106,18 @@ def one_round(bench: Bench, number: int) -> Iterator[tuple[str, Run]]:
         cache = bench.gone("cache")
         yield f"restore, S3, new cache, {jobs} processes", bench.restore(bucket, jobs, cache)
         yield f"restore, S3, from the cache, {jobs} processes", bench.restore(bucket, jobs, cache)
-    bench.server.empty(f"round{number}/")
+    if len(os.sched_getaffinity(0)) > 1:
+        with bench.separated() as apart:
+            directory, bucket = str(bench.gone("store")), f"s3://{bench.server.bucket}/round{number}-apart"
+            yield f"pack, directory, {_APART}", apart.pack(directory)
+            yield f"pack, S3, {_APART}", apart.pack(bucket)
+            yield f"restore, directory, {_APART}", apart.restore(directory, 1)
+            yield f"restore, S3, {_APART}", apart.restore(bucket, 1)
+    bench.server.empty(f"round{number}")
 
 
 def table(results: dict[str, list[Run]]) -> list[str]:
     """The cases, a line each, as Markdown."""
-    processors = os.cpu_count() or 1
     medians = {
         name: statistics.median(run.measured.seconds for run in runs) for name, runs in results.items()
     }
@@ -104,11 +127,13 @@ def table(results: dict[str, list[Run]]) -> list[str]:
         cpu = statistics.median(run.measured.cpu for run in runs)
         server = statistics.median(run.server for run in runs)
         base = medians[_directory(name)]
+        processors = 1 if _APART in name else os.cpu_count() or 1
+        share = 0 if _APART in name else server / processors
         memory = max(run.measured.memory for run in runs) / 1e6
         lines.append(
             f"| {name} | {medians[name]:.2f} | {min(times):.2f} - {max(times):.2f} | {cpu:.1f} | {server:.1f} "
-            f"| {memory:.0f} | {medians[name] / base:.2f} | {server / processors / base:.2f} "
-            f"| {(cpu + server) / processors / base:.2f} |"
+            f"| {memory:.0f} | {medians[name] / base:.2f} | {share / base:.2f} "
+            f"| {(cpu / processors + share) / base:.2f} |"
         )
     return lines
 
@@ -117,7 +142,7 @@ def _directory(name: str) -> str:
     """The case with a directory that a case is compared with."""
     kind, _, rest = name.partition(", ")
     processes = rest.rpartition(", ")[2]
-    return f"{kind}, directory" + (f", {processes}" if "processes" in processes else "")
+    return f"{kind}, directory" + (f", {processes}" if "process" in processes else "")
 
 
 def document(results: dict[str, Any], lines: list[str]) -> str:

@@ -270,7 +270,7 @@ def test_stalls_are_noticed(
 
 
 def test_parts_that_are_lost_on_the_way_up(store: Store, proxy: Proxy, s3_server: S3Server) -> None:
-    data = secrets.token_bytes(3 * transfer.PART)
+    data = secrets.token_bytes(transfer.LARGEST_WHOLE + 1)
     proxy.faults = [
         Fault("lost", puts("partNumber")),
         Fault("refused", puts("partNumber=2"), code="SlowDown"),
@@ -318,7 +318,7 @@ def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
         return S3Store(parse(f"{store.url}&{urlencode(options)}"))
 
     owned = with_options(always)
-    large = secrets.token_bytes(3 * transfer.PART)
+    large = secrets.token_bytes(transfer.LARGEST_WHOLE + 1)
     for key, data in (("layers/aa/small", b"small"), ("layers/aa/large", large)):
         assert owned.put(key, data)
         assert owned.read(key) == data
@@ -459,7 +459,7 @@ def test_a_publisher_overwrites_no_layer(
     open_store(s3_server.url(prefix), create=True)
     publisher = open_store(s3_server.url(prefix, "publisher"))
     key = "layers/ab/object.tar.zst"
-    for size in (100, 1_000_000, 3 * transfer.PART):
+    for size in (100, 1_000_000, transfer.LARGEST_WHOLE + 1):
         assert publisher.put(f"{key}{size}", b"a" * size)
         assert not publisher.put(f"{key}{size}", b"b" * size)
         assert publisher.read(f"{key}{size}") == b"a" * size

@@ -16,8 +16,11 @@ from botocore.exceptions import ClientError
 from snapper.errors import TooLarge
 from snapper.store.s3.refusals import BROKEN, status_of
 
-#: Objects larger than this are moved in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
+#: Objects larger than this come in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
 PART = 8 * 1024 * 1024
+
+#: Objects of up to this size are sent as they are: in parts, they would have to be copied and hashed once more.
+LARGEST_WHOLE = 4 * PART
 
 #: What the requests that send parts take of what names an object.
 _OF_PARTS = ("Bucket", "Key", "ExpectedBucketOwner", "RequestPayer")
@@ -93,7 +96,7 @@ def send(
     client: Any, name: dict[str, Any], data: bytes | memoryview, checksum: str, condition: dict[str, str]
 ) -> None:
     """Writes an object on a condition; `checksum` is its sha256 in base64. Raises what boto3 raises."""
-    if len(data) <= 2 * PART:
+    if len(data) <= LARGEST_WHOLE:
         client.put_object(**name, **condition, Body=_body(data), ChecksumSHA256=checksum)
         return
     request = {key: value for key, value in name.items() if key in _OF_PARTS}
