@@ -102,7 +102,7 @@ def export(store: Store, wanted: Wanted, *, jobs: int | None = None, progress: P
         output=str(wanted.output),
         format=form.name,
         dest_prefix=wanted.dest_prefix,
-        files=len(own),
+        files=sum(file.type != "directory" for file in own.values()),
         size=wanted.output.stat().st_size,
         longest_prefix=min((room_of(fix) for fix in fixes if fix.mode == "binary"), default=None),
         unrelocated=unrelocated,

@@ -198,6 +198,8 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
         return not copied["present"]
 
     first = pack("first", machine.store)
+    assert machine.refused(10, "push", "data", "dta", "--to", other)["type"] == "NotInStore"
+    assert not other.exists()
     assert push(machine.store, other)
     pack("second", machine.store)
     assert push(machine.store, other)
@@ -327,6 +329,9 @@ def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
     machine.done("pack", "data", "--store", other)
     (here,) = (each for each in machine.done("status")["environments"] if each["environment"] == "data")
     assert (here["current"], here["stored"]) == (first, False)
+    empty = tmp_path / "yet another"
+    machine.done("push", "twin", "--to", empty)
+    assert f"snapper pack -p {prefix} --store '{empty}'" in machine.snapper("status", "--store", empty).out
     assert "which is not in the store" in machine.refused(11, "restore", "data")["message"]
     assert f"snapper restore data -p {prefix} --replace" in machine.snapper("status").out
     machine.done("restore", "data", "--prefix", prefix, "--replace")

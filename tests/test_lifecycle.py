@@ -65,6 +65,14 @@ def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_an_event_that_there_is_not(machine: Machine) -> None:
+    missing, misspelt = machine.refused(2, "lifecycle"), machine.refused(2, "lifecycle", "on-strat")
+    assert missing["message"] == "Missing argument 'EVENT'. Choose from: on-create, on-start"
+    assert (
+        misspelt["message"] == "Invalid value for 'EVENT': 'on-strat' is not one of 'on-create', 'on-start'"
+    )
+
+
 def test_a_script_that_would_be_too_long(machine: Machine) -> None:
     patterns = [word for number in range(3000) for word in ("--only", f"name{number}")]
     error = machine.refused(2, "lifecycle", "on-start", *patterns)

@@ -82,7 +82,8 @@ def _silence() -> None:
 
 def _misuse(error: Exception) -> Usage:
     """What click says of a command line that it cannot parse."""
-    message: str = getattr(error, "format_message", error.__str__)()
+    text: str = getattr(error, "format_message", error.__str__)()
+    message = " ".join(text.split()).replace(": Value error, ", ": ")  # which pydantic puts before it
     context = getattr(error, "ctx", None)
     names: list[str] = []
     while context is not None and context.parent is not None:

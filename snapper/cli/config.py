@@ -24,7 +24,7 @@ def _default(context: typer.Context, as_json: JsonOption = False) -> int:
 
 @app.command()
 def show(as_json: JsonOption = False) -> int:
-    """Show every setting, its value, where that comes from, and what is wrong."""
+    """Show all settings, their origins, and what is wrong."""
     found = config.explain()
     code = found.wrong[0].code if found.wrong else ExitCode.DONE
     if as_json:
@@ -58,7 +58,7 @@ def set_(
     values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value, or its values.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Set one setting in the file; what else is in it stays, comments too."""
+    """Set one setting in the file; the rest of it stays."""
     value = config.parse(key, values)
     file = settings_file.write(key, config.OFF if value is None else value)
     _changed(key, file, as_json)

@@ -70,6 +70,9 @@ def _copy(
     opened = open_store(source)
     if everything:
         references = [catalog.Reference(name) for name in catalog.environments(opened)]
+    else:
+        for reference in references:
+            catalog.resolve(opened, reference)  # before anything is made or copied
     with reporter(quiet=as_json) as progress:
         other = open_store(target, create=True)
         if other.url == opened.url:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,7 +85,7 @@ def status(
         found = [verb.status_of(opened, places.find(name))]
     else:
         found = list(verb.statuses(opened))
-    _state(found, opened, failure, as_json, everything=name is None and prefix is None)
+    _state(found, opened, store, failure, as_json, everything=name is None and prefix is None)
     return ExitCode.PARTIAL if failure or any(each.error for each in found) else ExitCode.DONE
 
 
@@ -127,6 +128,7 @@ def _label(side: str) -> str:
 def _state(
     found: Sequence[Status],
     store: Store | None,
+    option: str | None,
     failure: SnapperError | None,
     as_json: bool,
     everything: bool,
@@ -141,8 +143,9 @@ def _state(
             }
         )
         return
+    to_store = f" --store {shlex.quote(option)}" if option else ""
     for each in found:
-        _say(each, store.url if store else "")
+        _say(each, store.url if store else "", to_store)
     if not found:
         output.say("There are no environments here that snapper has packed or restored.")
     if failure is not None:
@@ -151,48 +154,50 @@ def _state(
         restored.say_last()
 
 
-def _say(found: Status, store: str) -> None:
+def _say(found: Status, store: str, option: str) -> None:
+    """Prints the status; commands that it names have the option, so that they are for the same store."""
     if found.condition == "absent":
-        restore = "" if found.error else f". Restore it: snapper restore {found.environment}"
+        restore = "" if found.error else f". Restore it: snapper restore {found.environment}{option}"
         output.say(f"{found.environment}: not on this machine{restore}")
     else:
         output.say(f"{found.environment}: {found.prefix}")
-        output.say(f"  {_sentence(found)}")
+        output.say(f"  {_sentence(found, found.pack_command + option)}")
         if found.packages is not None:
             output.changes(found.packages, "  ")
         if found.drift is not None:
             output.listing(
                 f"  {plural(len(found.drift.paths), 'file')} changed", found.drift.paths, output.say
             )
-        for line in _in_store(found, store):
+        for line in _in_store(found, store, option):
             output.say(f"  {line}")
     if found.error is not None:
         output.error(found.error, as_json=False)
 
 
-def _in_store(found: Status, store: str) -> Iterator[str]:
+def _in_store(found: Status, store: str, option: str) -> Iterator[str]:
     """How it stands to what the store has, and what the command would be that restores that."""
+    put = f"put it there with: {found.pack_command}{option}"
     if found.stored is False:
-        yield f"the store {store} does not have this snapshot; put it there with: {found.pack_command}"
+        yield f"the store {store} does not have this snapshot; {put}"
     elif found.stored and not found.current:
-        yield f"the store {store} has no environment of this name; put it there with: {found.pack_command}"
+        yield f"the store {store} has no environment of this name; {put}"
     if found.current and found.current != found.snapshot_id:
         behind = f", {plural(found.behind, 'step')} later" if found.behind else ""
         lost = found.condition != "unchanged" or found.stored is False
-        restore = f"snapper restore {found.environment} -p {found.prefix}"
+        restore = f"snapper restore {found.environment} -p {shlex.quote(found.prefix)}{option}"
         if lost:
             yield f"the store has {found.current[:12]}{behind}: {restore} --replace puts it in the place of this"
         else:
             yield f"the store has {found.current[:12]}{behind}: {restore} brings it here"
 
 
-def _sentence(found: Status) -> str:
+def _sentence(found: Status, pack: str) -> str:
     if not found.snapshot_id:
-        return f"not packed yet: {found.pack_command}"
+        return f"not packed yet: {pack}"
     if found.condition == "unchanged":
         return f"as in snapshot {found.snapshot_id[:12]}"
     if found.condition == "changed":
-        return f"changed since snapshot {found.snapshot_id[:12]}; keep it with: {found.pack_command}"
+        return f"changed since snapshot {found.snapshot_id[:12]}; keep it with: {pack}"
     return f"was snapshot {found.snapshot_id[:12]}; what has changed since is not known"
 
 

@@ -98,7 +98,7 @@ def register(
 
 @app.command()
 def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
-    """Remove the kernels of environments from Jupyter's menu; the environments stay."""
+    """Remove kernels from Jupyter's menu; their environments stay."""
     from snapper import kernels
 
     there = {each.environment for each in kernels.registered()}

@@ -30,7 +30,9 @@ class PlatformOption(str, Enum):
 
 
 def lifecycle(
-    event: Annotated[EventArgument, typer.Argument(help="When the script is to be run.")],
+    event: Annotated[
+        EventArgument, typer.Argument(metavar="EVENT", help="When the script is run: on-create or on-start.")
+    ],
     platform: Annotated[
         PlatformOption | None,
         typer.Option(
