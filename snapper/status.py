@@ -11,7 +11,7 @@ from typing import Literal
 from snapper import catalog, changes, conda, config, environment, pip, places, state, target
 from snapper.catalog import Reference
 from snapper.changes import Changes, Packages, normalized
-from snapper.errors import SnapperError
+from snapper.errors import NoSuchEnvironment, SnapperError
 from snapper.plan import installed
 from snapper.state import Drift
 from snapper.store import Store
@@ -63,6 +63,20 @@ def status_of(store: Store | None, prefix: Path, name: str = "") -> Status:
     packages = _packages(prefix, tree, drift) if drift else None
     mine = Status(name, str(prefix), found.snapshot if found else "", condition, drift, packages)
     return _beside_store(mine, store) if store and found else mine
+
+
+def named(store: Store | None, name: str) -> tuple[Status, ...]:
+    """The environment that conda knows by that name, or else those that snapper does, here or in the store.
+
+    Raises what `status_of` does, NoSuchEnvironment and AmbiguousName.
+    """
+    try:
+        return (status_of(store, places.find(name)),)
+    except NoSuchEnvironment:
+        found = tuple(each for each in statuses(store) if each.environment == name)
+        if not found:
+            raise
+        return found
 
 
 def statuses(store: Store | None) -> Iterator[Status]:

@@ -310,6 +310,7 @@ def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
     prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
     first = machine.done("pack", "data")["snapshot"]
     machine.done("pack", "data", "--name", "twin")
+    assert machine.done("status", "twin")["environments"][0]["prefix"] == str(prefix)
     twin, same = machine.done("status")["environments"][::-1]
     assert [(each["environment"], each["prefix"], each["condition"]) for each in (twin, same)] == [
         ("twin", str(prefix), "unchanged"),
@@ -364,6 +365,7 @@ def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) ->
     there = {"SNAPPER_ENVS_DIR": str(fresh.envs)}
     (absent,) = fresh.done("status", **there)["environments"]
     assert (absent["environment"], absent["condition"], absent["current"]) == ("data", "absent", second)
+    assert fresh.done("status", "data", **there)["environments"] == [absent]
     assert "snapper restore data" in fresh.snapper("status", **there).out
     make_data(fresh.envs / "data")
     in_the_way = fresh.refused(11, "restore", "data", **there)

@@ -182,6 +182,8 @@ def test_patterns_and_settings(three: Machine) -> None:
     assert (
         three.refused(10, "restore", "--all", "--only", "four")["hint"] == "The store has: one, three, two."
     )
+    none_left = three.refused(10, "restore", "--all", "--only", "t*", "--except", "*o", "--except", "t*")
+    assert "matches 't*' and is not among '*o', 't*' is not in the store" in none_left["message"]
     assert (
         three.refused(2, "restore", "one", "--only", "t*")["message"] == "--only and --except go with --all"
     )

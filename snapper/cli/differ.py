@@ -66,14 +66,14 @@ def diff(
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[ENV]", help="An environment on this machine. Default: all.")
+        str | None,
+        typer.Argument(metavar="[ENV]", help="An environment, here or in the store. Default: all."),
     ] = None,
     prefix: PrefixOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Say whether what is on disk still matches its snapshot."""
-    from snapper import places
     from snapper import status as verb
 
     if name is not None and prefix is not None:
@@ -82,7 +82,7 @@ def status(
     if prefix is not None:
         found = [verb.status_of(opened, config.directory(prefix))]
     elif name is not None:
-        found = [verb.status_of(opened, places.find(name))]
+        found = list(verb.named(opened, name))
     else:
         found = list(verb.statuses(opened))
     _state(found, opened, store, failure, as_json, everything=name is None and prefix is None)

@@ -202,8 +202,9 @@ def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
 
     chosen = schedule.selected(there, asked.only, asked.except_)
     if there and not chosen:
-        patterns = ", ".join(map(repr, asked.only)) or "what --except leaves"
-        raise NotInStore(f"an environment that matches {patterns}", store, tuple(there))
+        patterns = (("matches", asked.only), ("is not among", asked.except_))
+        wanted = [f"{verb} {', '.join(map(repr, names))}" for verb, names in patterns if names]
+        raise NotInStore(f"an environment that {' and '.join(wanted)}", store, tuple(there))
     return chosen
 
 
