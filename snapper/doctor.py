@@ -23,7 +23,7 @@ from snapper import (
     target,
 )
 from snapper.catalog import Entry, Reference
-from snapper.errors import NoPlace, NotAStore, SnapperError
+from snapper.errors import BadSettings, NoPlace, NotAStore, SnapperError
 from snapper.findings import Finding
 from snapper.model import Environment
 from snapper.permissions import permissions
@@ -65,6 +65,8 @@ def examine(asked: Asked) -> Iterator[Finding]:
 def _guarded(title: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
         yield from look()
+    except BadSettings:
+        yield Finding("note", title, "not looked at, because of what is wrong with the settings")
     except SnapperError as error:
         yield Finding("problem", title, f"could not be looked at: {error.message}", error.hint)
     except OSError as error:

@@ -74,7 +74,10 @@ def test_what_is_wrong_with_store_and_settings(machine: Machine) -> None:
     file.write_text("jobs = 0\n")
     found = findings(machine, code=3)
     assert found["Settings"][0]["detail"].startswith(f"{file}:1: jobs cannot be 0")
-    assert found["Store"][0]["detail"].startswith(f"could not be looked at: {file}:1: jobs cannot be 0")
+    assert (found["Store"][0]["level"], found["Store"][0]["detail"].split(",")[0]) == (
+        "note",
+        "not looked at",
+    )
     assert "Jupyter" in found
 
 
