@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapper.errors import FileFailed, NoPermission, NotAnEnvironment
-from snapper.model import Mode, Package
+from snapper.model import Mode, Package, path_bytes
 
 META = "conda-meta"
 
@@ -26,8 +26,8 @@ _ADVICE = (
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
 _FLAT_OBJECT_WITH_BRACES = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # in its strings; slower
+_PATH = b'"_path"'
 _BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
-_PLAIN_PATH = re.compile(rb'"_path"\s*:\s*"([\x20-\x21\x23-\x5b\x5d-\x7e]*)"')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
 _OWN = re.compile(rb'("sha256"\s*:\s*")[0-9a-f]{64}"')
 _SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)[0-9]+')
@@ -158,12 +158,19 @@ def _edited(
     Where `paths` are given, it leaves all other entries as they are.
     """
 
+    spans = None if paths is None else _spans(record, paths)
+    if spans is not None:
+        parts: list[bytes] = []
+        at = 0
+        for begin, end in spans:
+            text = record[begin:end]
+            parts += record[at:begin], edit(text, json.loads(text))
+            at = end
+        return b"".join((*parts, record[at:]))
+
     def apply(match: re.Match[bytes]) -> bytes:
         text = match.group()
         if b'"_path"' not in text:
-            return text
-        plain = _PLAIN_PATH.findall(text)
-        if paths is not None and len(plain) == 1 and plain[0].decode("ascii") not in paths:
             return text
         try:
             entry = json.loads(text)
@@ -171,10 +178,41 @@ def _edited(
             return text
         return edit(text, entry) if isinstance(entry.get("_path"), str) else text
 
-    if paths is not None and not paths:
-        return record
     objects = _FLAT_OBJECT_WITH_BRACES if _BRACE_IN_PATH.search(record) else _FLAT_OBJECT
     return objects.sub(apply, record)
+
+
+def _spans(record: bytes, paths: Collection[str]) -> list[tuple[int, int]] | None:
+    """Where the entries of these paths begin and end, in their order: few of many, as a rule, and found without a look
+    at the others. None where escapes or braces in strings leave doubt.
+    """
+    if b"\\" in record:
+        return None
+    wanted = {path_bytes(path) for path in paths}
+    found: list[tuple[int, int]] = []
+    seen = 0
+    at = record.find(_PATH) if wanted else -1
+    while at >= 0:
+        begin = record.find(b'"', at + len(_PATH)) + 1
+        end = record.find(b'"', begin)
+        if at >= seen and record[begin:end] in wanted:
+            span = record.rfind(b"{", seen, at), record.find(b"}", at) + 1
+            if not _is_entry(record[slice(*span)]):
+                return None
+            found.append(span)
+            seen = span[1]
+        at = record.find(_PATH, at + len(_PATH))
+    return found
+
+
+def _is_entry(text: bytes) -> bool:
+    if (text.count(b"{"), text.count(b"}")) != (1, 1):
+        return False
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and isinstance(entry.get("_path"), str)
 
 
 def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:

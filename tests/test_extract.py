@@ -681,9 +681,29 @@ NO_RECORDS = {
     "nesting without end": b'{"_path": ' + b"[" * 100_000 + b"}",
     "objects that never end": b'{"_path"' * 100_000,
     "paths that never end": b"{" + b'"_path"' * 100_000,
+    "one path without end": b"{" + b'"_path":"t",' * 100_000 + b'"size":0}',
     "no UTF-8": b'{"_path": "\xff"}',
     "nothing": b"",
 }
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RECORD,
+        b'{"files":["t"],"link":{"source":"t"},"paths":[{"sha256_in_prefix" : "%b",\n "_path"\n : "t"}]}',
+        b'{"paths":[{"_path":"s"},{"_path":"\\u0074","sha256_in_prefix":"%b"},{"_path":"u"}]}',
+        b'{"paths":[{"_path":"{s"},{"_path":"t","prefix":"}","sha256_in_prefix":"%b"},{"_path":"u"}]}',
+        b'{"paths":[{"kind":"_path","_path":"t","sha256_in_prefix":"%b"},{"_path":"t\xc3\xa9"}]}',
+    ],
+)
+def test_records_are_restated_however_they_are_written(top: Path, record: bytes) -> None:
+    record = record.replace(b"%b", b"0" * 64)
+    text = packed(file("t", P), 1, relocated("text", "t"))
+    records = (Relocation("record", "", ("conda-meta/p.json",)),)
+    prefix = done(top, [text, packed(file("conda-meta/p.json", record), 1, records)])
+    digest = hashlib.sha256((prefix / "t").read_bytes()).hexdigest().encode()
+    assert (prefix / "conda-meta" / "p.json").read_bytes() == record.replace(b"0" * 64, digest)
 
 
 @pytest.mark.parametrize("what", NO_RECORDS)
