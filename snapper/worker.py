@@ -26,15 +26,15 @@ from snapper.interrupts import SIGNALS, end_between_blocks
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
-_M_MMAP_THRESHOLD = -3
 _THREADS = 8
 
 #: How long a thread that has bytes in its hands waits for the one at work to let it go on, in seconds. It does so for
 #: each piece that a socket gives, so Python's 5 ms would be the speed of the network.
 _SWITCH_INTERVAL = 0.0005
 
-#: From this size on, a block of memory is the system's again as soon as it is free, in bytes.
-_LARGE = 1024 * 1024
+#: What glibc is told (mallopt(3)): M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, these two in bytes. To map each
+#: block anew would take less memory still, and more time to clear it.
+_ALLOCATION = {-8: 1, -3: 32 * 1024 * 1024, -1: 8 * 1024 * 1024}
 
 #: How many more objects there must be before cycles among them are looked for: hardly any are made here.
 _SELDOM = 50_000
@@ -88,7 +88,7 @@ def work(connection: Connection, context: object, inherited: list[Connection]) -
     end_between_blocks(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGTERM})
     _end_with_parent()
-    _return_memory()
+    _spare_memory()
     gc.freeze()  # what the parent had need not be looked through, nor be copied for that
     gc.set_threshold(_SELDOM)
     _Worker(connection, context).run()
@@ -162,10 +162,11 @@ def _end_with_parent() -> None:
             sys.exit()
 
 
-def _return_memory() -> None:
-    """Has large blocks go back to the system as they are freed. By itself, glibc keeps of each thread's up to twice the
-    largest that was ever freed, and layers go through many threads.
+def _spare_memory() -> None:
+    """Has all threads take memory from one place, where a block that one has let go of is the next one's, and little
+    that nobody uses is kept. By itself, glibc has one for each thread, and layers go through many.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # where the C library is another one
-            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+            for parameter, value in _ALLOCATION.items():
+                ctypes.CDLL(None).mallopt(parameter, value)
