@@ -32,8 +32,8 @@ class Bench:
         path = f"{BIN}:{os.environ['PATH']}"
         return {"PATH": path, "HOME": str(self.place / "home"), "SNAPPER_STORE": str(self.place / "store")}
 
-    def run(self, *commands: list[str], parallel: bool = False) -> Measured:
-        return measure(commands, self.variables, parallel=parallel)
+    def run(self, *commands: list[str]) -> Measured:
+        return measure(commands, self.variables)
 
     def snapper(self, *arguments: object) -> Measured:
         """Runs and measures one command of snapper."""

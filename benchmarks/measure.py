@@ -24,23 +24,16 @@ class Measured:
     written: int
 
 
-def measure(
-    commands: Sequence[Sequence[str]], variables: Mapping[str, str], *, parallel: bool = False
-) -> Measured:
-    """Runs the commands one after another, or at once; raises CalledProcessError."""
+def measure(commands: Sequence[Sequence[str]], variables: Mapping[str, str]) -> Measured:
+    """Runs the commands one after another; raises CalledProcessError."""
     peak = _Peak()
     moved, before, began = _moved(), os.times(), time.monotonic()
     with peak:
-        running: list[subprocess.Popen[bytes]] = []
         for command in commands:
             process = subprocess.Popen(
                 command, env=dict(variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
             peak.watch(process.pid)
-            running.append(process)
-            if not parallel:
-                _finish(process)
-        for process in running:
             _finish(process)
         ended = time.monotonic()
     after, read, written = os.times(), *(now - then for now, then in zip(_moved(), moved, strict=True))
@@ -49,10 +42,9 @@ def measure(
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is None:
-        _, error = process.communicate()
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, process.args, stderr=error)
+    _, error = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args, stderr=error)
 
 
 def _moved() -> tuple[int, int]:
