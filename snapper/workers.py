@@ -32,6 +32,9 @@ _MOST_WORKERS = 16
 _MOST_AHEAD = 8
 _MOST_AHEAD_BYTES = 24 * 1024 * 1024
 
+#: The same where nothing is done ahead: the next job is at hand when one is over.
+_MOST_AT_HAND = 2
+
 
 class _Job(NamedTuple):
     weight: int
@@ -76,7 +79,9 @@ class _Worker:
         if not self.before:
             return True
         count, cost = self.load
-        return job.ahead is not None and count < _MOST_AHEAD and cost + job.cost <= _MOST_AHEAD_BYTES
+        if job.ahead is None:
+            return count < _MOST_AT_HAND
+        return count < _MOST_AHEAD and cost + job.cost <= _MOST_AHEAD_BYTES
 
 
 def default_count() -> int:
