@@ -83,10 +83,11 @@ def work(connection: Connection, context: object, inherited: list[Connection]) -
     """Works until the connection is closed; `inherited` are those of other workers."""
     for other in inherited:
         other.close()
-    for number in SIGNALS:
+    ignored = set(SIGNALS) - {signal.SIGTERM}  # which may have come already: to ignore it would be to lose it
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     end_between_blocks(signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(SIGNALS) - {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     _end_with_parent()
     _spare_memory()
     gc.freeze()  # what the parent had need not be looked through, nor be copied for that

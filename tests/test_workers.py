@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from snapper import errors
+from snapper import errors, worker, workers
 from snapper.errors import Damaged, SnapperError, Usage, WorkerDied
 from snapper.workers import Workers, default_count
 
@@ -400,6 +400,24 @@ def test_workers_that_begin_after_their_parent_was_killed_end() -> None:
     parent.kill()
     parent.communicate(timeout=30)
     eventually(lambda: all(map(gone, pids)))
+
+
+def test_a_worker_that_is_told_to_end_before_it_begins_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of them, which has a job already, when the first has done its own."""
+    begin = worker.work
+
+    def late(connection: object, context: object, inherited: list[object]) -> None:
+        if len(inherited) == 2:
+            eventually(lambda: signal.SIGTERM in signal.sigpending())
+        begin(connection, context, inherited)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workers, "work", late)
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError), Workers(None, 2) as pool:
+        pool.submit(crash, None, 2)
+        pool.submit(sleep, None, 1)
+        list(pool.results())
+    assert time.monotonic() - began < 30
 
 
 # --- outcomes ---------------------------------------------------------------------------------------------
