@@ -93,7 +93,9 @@ def _tar_zstd(bench: Bench) -> Measured:
 def _tar_floor(bench: Bench) -> Measured:
     """Directories come first: two tars that make the same one at once get in each other's way."""
     target = bench.fresh("restored")
-    unpack = [f"tar -xf '{bench.place}/{name}.tar' -C '{target}'" for name in ("directories", "half-0", "half-1")]
+    unpack = [
+        f"tar -xf '{bench.place}/{name}.tar' -C '{target}'" for name in ("directories", "half-0", "half-1")
+    ]
     script = f"{unpack[0]} || exit; {unpack[1]} & {unpack[2]} && wait $!"
     return bench.run(["sh", "-c", script])
 

@@ -32,7 +32,7 @@ _MOST_WORKERS = 16
 _MOST_AHEAD = 8
 _MOST_AHEAD_BYTES = 24 * 1024 * 1024
 
-#: The same where nothing is done ahead: the next job is at hand when one is over.
+#: The same where nothing is done ahead: the next job is at hand when one is over, while there are enough for all.
 _MOST_AT_HAND = 2
 
 
@@ -74,13 +74,13 @@ class _Worker:
         """How many jobs it has before it, and the bytes of what is done ahead for them."""
         return len(self.before), sum(job.cost for job in self.before.values())
 
-    def takes(self, job: _Job) -> bool:
-        """Whether the job may be sent to it."""
+    def takes(self, job: _Job, *, plenty: bool) -> bool:
+        """Whether the job may be sent to it; `plenty` if others that become idle would find jobs, too."""
         if not self.before:
             return True
         count, cost = self.load
         if job.ahead is None:
-            return count < _MOST_AT_HAND
+            return plenty and count < _MOST_AT_HAND
         return count < _MOST_AHEAD and cost + job.cost <= _MOST_AHEAD_BYTES
 
 
@@ -216,7 +216,8 @@ class Workers(Generic[C]):
         """
         while self._waiting and self._workers:
             worker = min(self._workers, key=lambda each: each.load)
-            if not worker.takes(self._waiting[0]):
+            plenty = len(self._waiting) > len(self._workers)
+            if not worker.takes(self._waiting[0], plenty=plenty):
                 break
             job = heapq.heappop(self._waiting)
             worker.before[job.number] = job
