@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from snapper import canonical, manifest
 from snapper.errors import Damaged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.manifest import Decoder, Document, Manifest
-from snapper.model import FORMAT, Environment, Layer, Move, Page, Snapshot, is_digest, is_name, name_of
+from snapper.format import canonical, manifest
+from snapper.format.manifest import Decoder, Document, Manifest
+from snapper.format.model import FORMAT, Environment, Layer, Move, Page, Snapshot, is_digest, is_name, name_of
 from snapper.objects import at_once, has_all, look_at_pages, page_key, read_named, read_pages
 from snapper.store import Store, VersionMismatch
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from snapper import catalog
 from snapper.catalog import Reference
 from snapper.errors import Diverged
+from snapper.format.manifest import Manifest
+from snapper.format.model import Environment, Layer, Move
 from snapper.locks import Intent, packing
-from snapper.manifest import Manifest
-from snapper.model import Environment, Layer, Move
+from snapper.machine.progress import SILENT, Progress
 from snapper.objects import write_pages
-from snapper.progress import SILENT, Progress
 from snapper.store import Store
 
 #: How many layers are under way at once, and how many bytes of them.

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import catalog, changes, conda, environment, state
+from snapper import catalog, environment
 from snapper.catalog import Reference
-from snapper.changes import Changes, Packages
-from snapper.compare import compare
-from snapper.contents import Content, contents
-from snapper.manifest import Decoder
-from snapper.model import Deviation, Layer, Snapshot
-from snapper.plan import installed
-from snapper.progress import SILENT, Progress
+from snapper.checks.compare import compare
+from snapper.checks.contents import Content, contents
+from snapper.environment import changes, conda, state
+from snapper.environment.changes import Changes, Packages
+from snapper.environment.tree import Tree
+from snapper.format.manifest import Decoder
+from snapper.format.model import Deviation, Layer, Snapshot
+from snapper.machine.progress import SILENT, Progress
+from snapper.machine.workers import Workers
+from snapper.packing.plan import installed
 from snapper.store import Store
-from snapper.tree import Tree
-from snapper.workers import Workers
 
 
 @dataclass(frozen=True)

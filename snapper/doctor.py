@@ -9,25 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import (
-    catalog,
-    conda,
-    config,
-    editable,
-    environment,
-    kernels,
-    places,
-    runs,
-    staging,
-    store,
-    target,
-)
+from snapper import catalog, config, environment, kernels, store
 from snapper.catalog import Entry, Reference
+from snapper.checks.findings import Finding
+from snapper.checks.permissions import permissions
+from snapper.environment import conda, editable, places
 from snapper.errors import BadSettings, NoPlace, NotAStore, SnapperError
-from snapper.findings import Finding
-from snapper.model import Environment
-from snapper.permissions import permissions
-from snapper.target import Wanted
+from snapper.format.model import Environment
+from snapper.kernels import runs
+from snapper.unpacking import staging, target
+from snapper.unpacking.target import Wanted
 
 _LITTLE_INODES = 50_000
 _LARGEST_SCRIPT = 1024 * 1024

@@ -12,19 +12,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import catalog, conda
-from snapper.archive import ACTIVATION, ADDED, Entry, Read, entries, squashfs_program
+from snapper import catalog
+from snapper.archives.archive import ACTIVATION, ADDED, Entry, Read, entries, squashfs_program
+from snapper.archives.condapack import FORMATS, Format, Packing, write
+from snapper.archives.portable import make_portable, room_of
 from snapper.catalog import Reference
-from snapper.condapack import FORMATS, Format, Packing, write
+from snapper.environment import conda
+from snapper.environment.tree import File, walk
 from snapper.errors import FileFailed, InTheWay, NoPermission, NoSpace, Usage
-from snapper.model import Snapshot, path_bytes
-from snapper.portable import make_portable, room_of
-from snapper.progress import SILENT, Progress
-from snapper.staging import staged
+from snapper.format.model import Snapshot, path_bytes
+from snapper.machine.progress import SILENT, Progress
+from snapper.machine.workers import Workers, default_count
 from snapper.store import Store
-from snapper.tree import File, walk
-from snapper.unpack import as_stored, check_length, unpack
-from snapper.workers import Workers, default_count
+from snapper.unpacking.staging import staged
+from snapper.unpacking.unpack import as_stored, check_length, unpack
 
 _CHUNK = 1024 * 1024
 

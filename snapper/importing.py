@@ -15,18 +15,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import conda, environment, pip, shebang
-from snapper.archive import ADDED, UNPACK, kind_of
-from snapper.conda import Fact, PathEntry, Record
-from snapper.environment import Displaced
+from snapper import environment
+from snapper.archives.archive import ADDED, UNPACK, kind_of
+from snapper.archives.origin import NOWHERE, Fix, dest_prefix_of, fixes_of, prefix_of, proved
+from snapper.archives.unarchive import make_links, unarchive
+from snapper.environment import Displaced, conda, pip
+from snapper.environment.conda import Fact, PathEntry, Record
 from snapper.errors import BadArchive, FileFailed, NotAnArchive, NotAnEnvironment
-from snapper.model import STATE_DIRECTORY, Mode
-from snapper.origin import NOWHERE, Fix, dest_prefix_of, fixes_of, prefix_of, proved
-from snapper.progress import Progress
-from snapper.relocate import DoesNotFit, fresh_placeholders, invert, substitute
-from snapper.scratch import scratch
-from snapper.staging import remove_tree
-from snapper.unarchive import make_links, unarchive
+from snapper.format import shebang
+from snapper.format.model import STATE_DIRECTORY, Mode
+from snapper.format.relocate import DoesNotFit, fresh_placeholders, invert, substitute
+from snapper.machine.progress import Progress
+from snapper.unpacking.scratch import scratch
+from snapper.unpacking.staging import remove_tree
 
 _MOST_WRAPPERS = 8
 _ENDING = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|tbz2|txz|tzst|zip|squashfs)\Z", re.I)

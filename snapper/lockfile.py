@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import yaml
 
-from snapper.model import Snapshot
+from snapper.format.model import Snapshot
 
 #: What stands in a line as it is; a snapshot may come from somebody who would add lines, or steer a terminal.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from snapper import canonical, identity
 from snapper.errors import NotInStore, SnapperError, StoreBusy, TooSlow
-from snapper.model import FORMAT
+from snapper.format import canonical
+from snapper.format.model import FORMAT
+from snapper.machine import identity
 from snapper.store import Store, VersionMismatch
 
 #: How long an intent counts whose process may still be there, in seconds; older packs do not finish.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from snapper import catalog, changes
-from snapper.changes import Changes, Packages
+from snapper import catalog
+from snapper.environment import changes
+from snapper.environment.changes import Changes, Packages
 from snapper.errors import SnapperError
-from snapper.manifest import Decoder
-from snapper.model import Move
+from snapper.format.manifest import Decoder
+from snapper.format.model import Move
 from snapper.store import Store
 
 

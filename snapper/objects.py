@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from snapper.errors import Damaged, NotInStore, SnapperError, TooLarge
-from snapper.model import LARGEST_OBJECT, Page, name_of
+from snapper.format.model import LARGEST_OBJECT, Page, name_of
 from snapper.store import Store
 
 A = TypeVar("A")

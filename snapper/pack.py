@@ -8,23 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from snapper import catalog, conda, editable, environment, identity, index, kernels, manifest, reuse, state
-from snapper.build import Building
-from snapper.collect import Context, Included
-from snapper.editable import Editable
-from snapper.environment import Displaced
+from snapper import catalog, environment, kernels
+from snapper.environment import Displaced, conda, editable, index, state
+from snapper.environment.editable import Editable
+from snapper.environment.tree import Tree
 from snapper.errors import EditableInstalls
-from snapper.layer import DEFAULT_LEVEL
+from snapper.format import manifest
+from snapper.format.layer import DEFAULT_LEVEL
+from snapper.format.manifest import Manifest
+from snapper.format.model import FORMAT, Move, Snapshot
 from snapper.locks import Intent, packing
-from snapper.manifest import Manifest
-from snapper.model import FORMAT, Move, Snapshot
+from snapper.machine import identity
+from snapper.machine.progress import SILENT, Progress
+from snapper.machine.workers import Workers
 from snapper.objects import write_pages
-from snapper.plan import make_plan
-from snapper.progress import SILENT, Progress
-from snapper.reuse import Kept, Part
+from snapper.packing import reuse
+from snapper.packing.build import Building
+from snapper.packing.collect import Context, Included
+from snapper.packing.plan import make_plan
+from snapper.packing.reuse import Kept, Part
 from snapper.store import Store
-from snapper.tree import Tree
-from snapper.workers import Workers
 
 #: What to do about packages whose code is elsewhere: refuse, take it along, or leave the links as they are.
 Editables = Literal["refuse", "include", "ignore"]

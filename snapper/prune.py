@@ -15,10 +15,10 @@ from fnmatch import fnmatchcase
 
 from snapper import catalog
 from snapper.errors import Damaged, Moved, NotInStore, SnapperError
+from snapper.format.manifest import Decoder
+from snapper.format.model import Environment, Move
 from snapper.locks import GRACE, pruning
-from snapper.manifest import Decoder
-from snapper.model import Environment, Move
-from snapper.progress import SILENT, Progress
+from snapper.machine.progress import SILENT, Progress
 from snapper.store import Store, Stored
 
 _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from snapper.audit import fault
+from snapper.checks.audit import fault
 from snapper.errors import SnapperError
-from snapper.model import Layer, name_of
+from snapper.format.model import Layer, name_of
 from snapper.store import Store
 
 

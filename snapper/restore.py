@@ -13,21 +13,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from snapper import catalog, environment, kernels, manifest, places, runs, schedule, state, target
-from snapper.descriptors import reporting
+from snapper import catalog, environment, kernels
+from snapper.environment import places, state
+from snapper.environment.index import Moment
 from snapper.errors import SnapperError
-from snapper.index import Moment
-from snapper.model import FORMAT, Snapshot
-from snapper.progress import SILENT, Progress
-from snapper.space import Space
-from snapper.staging import Staging, staged
+from snapper.format import manifest
+from snapper.format.model import FORMAT, Snapshot
+from snapper.kernels import runs
+from snapper.machine.progress import SILENT, Progress
 from snapper.store import Store
-from snapper.target import Target, Wanted
+from snapper.unpacking import schedule, target
+from snapper.unpacking.descriptors import reporting
+from snapper.unpacking.space import Space
+from snapper.unpacking.staging import Staging, staged
+from snapper.unpacking.target import Target, Wanted
 
 if TYPE_CHECKING:
-    from snapper.extract import Extracted
-    from snapper.unpack import Unpacking
-    from snapper.workers import Workers
+    from snapper.machine.workers import Workers
+    from snapper.unpacking.extract import Extracted
+    from snapper.unpacking.unpack import Unpacking
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class _Restoring:
             else:
                 pending.append(found)
         if pending:
-            from snapper.workers import Workers  # noqa: PLC0415 - what is not needed where all are there already
+            from snapper.machine.workers import Workers  # noqa: PLC0415 - what is not needed where all are there already
 
             with ExitStack() as stack:
                 self._progress.start(_task(pending), sum(work.snapshot.size for work in pending))
@@ -190,7 +194,7 @@ class _Restoring:
         if found.present:
             work.stack.close()
             return self._ended(found, work.began)
-        from snapper.unpack import Unpacking  # noqa: PLC0415
+        from snapper.unpacking.unpack import Unpacking  # noqa: PLC0415
 
         snapshot, prefix = work.snapshot, str(work.target.prefix)
         unpacking = Unpacking(self._store, snapshot.layers, str(staging.tree), prefix, snapshot.altered_paths)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from snapper import catalog
 from snapper.catalog import Reference
 from snapper.errors import NothingBefore
-from snapper.identity import host, now, user
-from snapper.model import Environment, Move
+from snapper.format.model import Environment, Move
+from snapper.machine.identity import host, now, user
 from snapper.store import Store
 
 

@@ -8,15 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper import catalog, changes, conda, config, environment, pip, places, state, target
+from snapper import catalog, config, environment
 from snapper.catalog import Reference
-from snapper.changes import Changes, Packages, normalized
+from snapper.environment import changes, conda, pip, places, state
+from snapper.environment.changes import Changes, Packages, normalized
+from snapper.environment.state import Drift
+from snapper.environment.tree import Tree
 from snapper.errors import NoSuchEnvironment, SnapperError
-from snapper.plan import installed
-from snapper.state import Drift
+from snapper.packing.plan import installed
 from snapper.store import Store
-from snapper.target import Wanted
-from snapper.tree import Tree
+from snapper.unpacking import target
+from snapper.unpacking.target import Wanted
 
 #: `unchanged` and `changed` since it was packed or restored; `unknown` where snapper has no record of that;
 #: `absent` where it is in the store and not on this machine.

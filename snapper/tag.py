@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snapper import catalog
 from snapper.catalog import Reference
 from snapper.errors import NotInStore, TagTaken, Usage
-from snapper.model import is_name
+from snapper.format.model import is_name
 from snapper.store import Store
 
 _LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}\Z")

@@ -9,17 +9,19 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper import canonical, catalog, conda, environment, manifest, state
-from snapper.audit import Audit, audit
+from snapper import catalog, environment
 from snapper.catalog import Reference
-from snapper.compare import Difference, compare
+from snapper.checks.audit import Audit, audit
+from snapper.checks.compare import Difference, compare
+from snapper.environment import conda, state
 from snapper.errors import Damaged, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.manifest import Document
-from snapper.model import Layer, Package, Page, is_name
+from snapper.format import canonical, manifest
+from snapper.format.manifest import Document
+from snapper.format.model import Layer, Package, Page, is_name
+from snapper.machine.progress import SILENT, Progress
+from snapper.machine.workers import Workers
 from snapper.objects import look_at_pages, page_key
-from snapper.progress import SILENT, Progress
 from snapper.store import Store, Stored
-from snapper.workers import Workers
 
 _KNOWN = re.compile(
     r"environments/[^/]+\.json\Z|snapshots/[0-9a-f]{64}\.json\Z|pages/([0-9a-f]{2})/\1[0-9a-f]{62}\.json\Z"

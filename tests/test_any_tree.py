@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snapper.catalog import Reference
-from snapper.model import Deviation
+from snapper.format.model import Deviation
 from snapper.pack import Packed, pack
 from snapper.restore import Restored, restore
 from snapper.store import open_store
-from snapper.target import Wanted
+from snapper.unpacking.target import Wanted
 from tests.conftest import tree_of
 
 PACKAGE = "any-1.0-0"

@@ -13,7 +13,7 @@ import pytest
 from scripts.maker import make
 from snapper.errors import BadArchive, NotAnArchive
 from snapper.importing import arrived
-from snapper.progress import SILENT
+from snapper.machine.progress import SILENT
 from tests.exchange import FORMATS, archives_of, member, need_tools, write_tar
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper.bytecode import replace_paths, retimed, source_of
+from snapper.format.bytecode import replace_paths, retimed, source_of
 
 SOURCE = '''"""A module with code objects of every kind."""
 from dataclasses import dataclass

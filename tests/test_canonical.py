@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper import canonical
-from snapper.canonical import Malformed, decode, encode, parse, plain
-from snapper.model import (
+from snapper.format import canonical
+from snapper.format.canonical import Malformed, decode, encode, parse, plain
+from snapper.format.model import (
     LARGEST_LAYER,
     Begin,
     Deviation,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from snapper.changes import Change, Packages, between
-from snapper.model import Package, PipPackage
+from snapper.environment.changes import Change, Packages, between
+from snapper.format.model import Package, PipPackage
 
 
 def conda(name: str, version: str, build: str = "0") -> Package:

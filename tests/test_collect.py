@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from snapper import layer
-from snapper.collect import Context, Group, Item, collect
+from snapper.environment.tree import walk
+from snapper.format import layer
 from snapper.locks import packing
-from snapper.outbox import outbox
+from snapper.packing.collect import Context, Group, Item, collect
+from snapper.packing.outbox import outbox
 from snapper.store import open_store
-from snapper.tree import walk
 
 SMALL = 64 * 1024
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from snapper import environment, reuse, state
+from snapper import environment
 from snapper.catalog import Reference, layer_key
+from snapper.environment import state
 from snapper.pack import pack
+from snapper.packing import reuse
 from snapper.restore import Failed, Restored, restore
 from snapper.store import Store, open_store
-from snapper.target import Wanted
+from snapper.unpacking.target import Wanted
 from tests.conftest import tree_of
 
 NEW = "share/notes/new.txt"

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 import zstandard
 
-from snapper import canonical, catalog, manifest
+from snapper import catalog
 from snapper.environment import this_platform
 from snapper.errors import Damaged, SnapperError
-from snapper.model import FORMAT, Begin, Environment, Layer, Move, Relocation, Snapshot
+from snapper.format import canonical, manifest
+from snapper.format.model import FORMAT, Begin, Environment, Layer, Move, Relocation, Snapshot
+from snapper.format.segment import Member, header, padding
 from snapper.objects import page_key, write_pages
 from snapper.restore import Failed, Restored, restore
-from snapper.segment import Member, header, padding
 from snapper.store import Store, open_store
-from snapper.target import Wanted
+from snapper.unpacking.target import Wanted
 from tests.conftest import tree_of, untold
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

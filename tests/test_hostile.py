@@ -20,24 +20,25 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper import canonical, catalog, diff, manifest, verify
-from snapper.audit import fault
+from snapper import catalog, diff, verify
 from snapper.catalog import Reference
-from snapper.compare import compare
-from snapper.contents import contents
+from snapper.checks.audit import fault
+from snapper.checks.compare import compare
+from snapper.checks.contents import contents
 from snapper.errors import BadArchive, Damaged, NewerFormat, NotAnArchive, SnapperError, TooLarge
-from snapper.extract import Job, extract
+from snapper.format import canonical, manifest
+from snapper.format.layer import Unpacker
+from snapper.format.manifest import Manifest
+from snapper.format.model import LARGEST_OBJECT, Layer, name_of
+from snapper.format.segment import Member
 from snapper.importing import arrived
-from snapper.layer import Unpacker
-from snapper.manifest import Manifest
-from snapper.model import LARGEST_OBJECT, Layer, name_of
+from snapper.machine.progress import SILENT
+from snapper.machine.workers import Workers
 from snapper.objects import write_pages
-from snapper.progress import SILENT
 from snapper.restore import Failed
-from snapper.segment import Member
 from snapper.store import open_store
 from snapper.store.local import LocalStore
-from snapper.workers import Workers
+from snapper.unpacking.extract import Job, extract
 from tests.conftest import Machine, tree_of
 from tests.exchange import member, write_tar
 from tests.misfortune import change_environment, make_data, snapshot_in, write_snapshot

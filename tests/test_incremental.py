@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper import catalog, environment, index, reuse, state
+from snapper import catalog, environment
 from snapper.catalog import Reference
+from snapper.environment import index, state
+from snapper.environment.tree import File
 from snapper.pack import Packed, pack
+from snapper.packing import reuse
 from snapper.restore import Restored, restore
 from snapper.store import Store, open_store
-from snapper.target import Wanted
-from snapper.tree import File
+from snapper.unpacking.target import Wanted
 from tests.conftest import Machine
 from tests.misfortune import page_files
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
-from snapper import kernels, launcher
-from snapper.model import Kernel
+from snapper import kernels
+from snapper.format.model import Kernel
+from snapper.kernels import launcher
 from tests.conftest import Machine
 from tests.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
 from tests.misfortune import make_data

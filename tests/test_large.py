@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scripts.maker import make
-from snapper.large import _safe_cut
-from snapper.model import LAYER_SIZE
+from snapper.format.model import LAYER_SIZE
+from snapper.packing.large import _safe_cut
 from tests.conftest import Machine
 
 MEMORY = 500_000_000

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper import canonical, catalog, manifest
+from snapper import catalog
 from snapper.errors import Damaged
+from snapper.format import canonical, manifest
+from snapper.format.manifest import Manifest
+from snapper.format.model import Layer, Package, Page, Snapshot, name_of
 from snapper.log import log
-from snapper.manifest import Manifest
-from snapper.model import Layer, Package, Page, Snapshot, name_of
 from snapper.objects import page_key, write_pages
 from snapper.prune import Retention, prune
 from snapper.store import Store, open_store

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from snapper import identity, launcher, locks
+from snapper import locks
 from snapper import pack as packing
 from snapper import prune as pruning
 from snapper.errors import LayersGone, SnapperError, StoreBusy, TooSlow
-from snapper.model import Environment, Move
+from snapper.format.model import Environment, Move
+from snapper.kernels import launcher
+from snapper.machine import identity
 from snapper.prune import Retention, prune
 from snapper.remove import look, remove
 from snapper.store import Store, open_store
@@ -439,7 +441,7 @@ def test_another_users_process_that_cannot_be_seen_is_not_dead() -> None:
     """Neither for locks nor for kernels that wait, where /proc shows users their own processes alone."""
     look = """
 import os, sys
-from snapper import identity
+from snapper.machine import identity
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 process, started, shells = sys.argv[1], sys.argv[2], sys.argv[3:]
 print(os.path.exists(f"/proc/{process}/stat"), identity.is_alive(int(process), started))

@@ -15,7 +15,7 @@ from conda_pack.prefixes import binary_replace, text_replace
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from snapper.relocate import TEXT_PLACEHOLDER, DoesNotFit, Relocated, apply, detect, holds, invert
+from snapper.format.relocate import TEXT_PLACEHOLDER, DoesNotFit, Relocated, apply, detect, holds, invert
 
 CONDA_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
 P = CONDA_PLACEHOLDER.encode()

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from snapper import identity
 from snapper.errors import NoSpace
-from snapper.model import LAYER_SIZE, Layer, Snapshot
-from snapper.schedule import ranks, selected
-from snapper.space import Space
+from snapper.format.model import LAYER_SIZE, Layer, Snapshot
+from snapper.machine import identity
+from snapper.unpacking.schedule import ranks, selected
+from snapper.unpacking.space import Space
 from tests.conftest import Machine, Outcome, tree_of
 from tests.jupyter import kernels_dir, started
 from tests.misfortune import begin, eventually, layer_files, make_data

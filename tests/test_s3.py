@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from snapper.identity import time_of
+from snapper.machine.identity import time_of
 from tests.conftest import Instance
 from tests.misfortune import (
     begin,

@@ -20,7 +20,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from snapper.errors import SnapperError, StoreRefused, Unreachable
-from snapper.identity import time_of
+from snapper.machine.identity import time_of
 from snapper.store import Store, VersionMismatch, open_store
 from snapper.store.s3 import S3Store, client, parse, transfer
 from tests.conftest import Instance, Outcome, tree_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper.model import Layer
-from snapper.schedule import Load, Turn, turns
+from snapper.format.model import Layer
+from snapper.unpacking.schedule import Load, Turn, turns
 
 
 def load(*sizes: int, rank: int = 0) -> Load:

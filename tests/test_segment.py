@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper.segment import BLOCK, BadSegment, Member, header, members, padding
+from snapper.format.segment import BLOCK, BadSegment, Member, header, members, padding
 
 END = b"\0" * 2 * BLOCK
 GIB = 1024**3

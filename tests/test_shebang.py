@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapper.relocate import TEXT_PLACEHOLDER, apply, detect
+from snapper.format.relocate import TEXT_PLACEHOLDER, apply, detect
 
 PLACEHOLDER = "/home/build/_h_env_placehold_placehold"
 BODY = b"import sys\nprint(sys.flags.isolated, sys.flags.no_user_site, sys.argv[1:])\nsys.exit(7)\n"

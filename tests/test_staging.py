@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from snapper import staging
 from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
-from snapper.staging import Staging, leftovers, remove_tree, staged, sweep
+from snapper.unpacking import staging
+from snapper.unpacking.staging import Staging, leftovers, remove_tree, staged, sweep
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

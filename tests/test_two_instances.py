@@ -31,7 +31,7 @@ from snapper.prune import Retention, prune
 from snapper.remove import look, remove
 from snapper.restore import Failed, restore
 from snapper.store import open_store
-from snapper.target import Wanted
+from snapper.unpacking.target import Wanted
 from tests.misfortune import make_data
 from tests.reader import Reader
 

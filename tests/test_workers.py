@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from snapper import errors, worker, workers
+from snapper import errors
 from snapper.errors import Damaged, SnapperError, Usage, WorkerDied
-from snapper.workers import Workers, default_count
+from snapper.machine import worker, workers
+from snapper.machine.workers import Workers, default_count
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -332,7 +333,7 @@ def test_an_error_of_the_caller_stops_what_is_under_way(tmp_path: Path) -> None:
 PARENT = """
 import multiprocessing, sys
 from pathlib import Path
-from snapper.workers import Workers
+from snapper.machine.workers import Workers
 from tests.test_workers import sleep, wait_for
 started = Path(sys.argv[1])
 with Workers(None, 3) as workers:
@@ -377,7 +378,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, w
 
 LATE = """
 import multiprocessing, os
-from snapper import workers
+from snapper.machine import workers
 from tests.test_workers import eventually, sleep
 me, work = os.getpid(), workers.work
 def late(*arguments):

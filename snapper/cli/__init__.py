@@ -12,7 +12,7 @@ import time
 from types import FrameType
 from typing import ClassVar
 
-from snapper.interrupts import SIGNALS
+from snapper.machine.interrupts import SIGNALS
 
 
 class Command:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from snapper.cli.text import clean, size
-from snapper.progress import SILENT, Progress
+from snapper.machine.progress import SILENT, Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from snapper import config, settings_file
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption
 from snapper.errors import ExitCode
+from snapper.format.canonical import plain
 
 app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
 

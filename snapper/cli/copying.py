@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption, open_store
 from snapper.cli.text import plural, size
 from snapper.errors import Usage
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.copying import Copied

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import output, restored
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.text import plural
 from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,9 +42,9 @@ def diff(
 ) -> None:
     """Compare two snapshots, or one and the environment on disk."""
     from snapper import diff as verb
-    from snapper import places
     from snapper.catalog import Reference
     from snapper.cli.bars import reporter
+    from snapper.environment import places
 
     if after is not None and prefix is not None:
         raise Usage("a second snapshot and --prefix are two different comparisons", "Choose one of them.")

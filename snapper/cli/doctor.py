@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption
 from snapper.cli.text import plural
 from snapper.errors import ExitCode
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
-    from snapper.findings import Level
+    from snapper.checks.findings import Level
 
 _MARKS: dict[Level, str] = {"good": "ok", "note": "note", "warning": "WARNING", "problem": "PROBLEM"}
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import output, pack
 from snapper.cli.options import (
     JobsOption,
@@ -21,6 +20,7 @@ from snapper.cli.options import (
 )
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.export import Exported

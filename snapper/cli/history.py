@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import Command, output, restored
 from snapper.cli.options import (
     EnvsDirOption,
@@ -24,6 +23,7 @@ from snapper.cli.options import (
 )
 from snapper.cli.text import clean, moment, plural, size
 from snapper.errors import ExitCode, Usage
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.log import Step
@@ -73,9 +73,9 @@ def rollback(
     """Make an earlier snapshot current again, here and for everyone."""
     from snapper import restore as restoring
     from snapper import rollback as verb
-    from snapper import target
     from snapper.catalog import Reference
     from snapper.cli.bars import reporter
+    from snapper.unpacking import target
 
     if snapshot is not None and "@" in name:
         raise Usage("the snapshot is named twice", "See: snapper rollback --help.")

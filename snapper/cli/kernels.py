@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption
 from snapper.errors import ExitCode, NotAnEnvironment, NotRegistered
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.kernels import Entry
@@ -63,7 +63,8 @@ def register(
     as_json: JsonOption = False,
 ) -> int:
     """Register the kernels of environments that are on this machine."""
-    from snapper import conda, kernels, places, state
+    from snapper import kernels
+    from snapper.environment import conda, places, state
     from snapper.errors import Usage
 
     if bool(names) == (prefix is not None):
@@ -114,7 +115,7 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
 
 
 def _state(entry: Entry) -> str:
-    from snapper import runs
+    from snapper.kernels import runs
 
     if entry.ready:
         return "ready"

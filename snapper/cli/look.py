@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
 from snapper.cli.text import moment, plural, size
 from snapper.errors import ExitCode, Usage
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.catalog import Entry
-    from snapper.model import Environment, Snapshot
+    from snapper.format.model import Environment, Snapshot
 
 
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:

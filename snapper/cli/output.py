@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from snapper.cli.text import clean, plural
 from snapper.errors import SnapperError
-from snapper.model import Deviation
+from snapper.format.model import Deviation
 
 if TYPE_CHECKING:
-    from snapper.changes import Change, Changes
+    from snapper.environment.changes import Change, Changes
 
 _MOST_LISTED = 10
 

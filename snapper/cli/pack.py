@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import (
     JobsOption,
@@ -22,6 +21,7 @@ from snapper.cli.options import (
 )
 from snapper.cli.text import plural, size
 from snapper.errors import NotAnEnvironment, Usage
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.pack import Packed
@@ -90,7 +90,8 @@ def pack(
 
 def _place_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
     """Where the environment is, and what it is to be called in the store."""
-    from snapper import catalog, conda, places
+    from snapper import catalog
+    from snapper.environment import conda, places
 
     if (name is None) == (prefix is None):
         raise Usage(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from snapper import catalog
     from snapper.kernels import Entry
     from snapper.restore import Failed, Restored
-    from snapper.target import Wanted
+    from snapper.unpacking.target import Wanted
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     """Restores in a process of its own, and leaves it to itself when the budget is used up, which counts from the
     command's start.
     """
-    from snapper import detached
+    from snapper.machine import detached
 
     log = config.state_directory() / "restore.log"
     if not quiet:
@@ -198,7 +198,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
 
 
 def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
-    from snapper import schedule
+    from snapper.unpacking import schedule
 
     chosen = schedule.selected(there, asked.only, asked.except_)
     if there and not chosen:
@@ -209,7 +209,8 @@ def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
 
 
 def _wanted(asked: _Asked, references: list[catalog.Reference]) -> list[Wanted]:
-    from snapper import runs, schedule, target
+    from snapper.kernels import runs
+    from snapper.unpacking import schedule, target
 
     names = [each.environment for each in references]
     ranks = schedule.ranks(names, asked.first, runs.last_used(names))

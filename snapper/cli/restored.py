@@ -9,11 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snapper import identity
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.text import age, plural, size
 from snapper.errors import ExitCode
+from snapper.format.canonical import plain
+from snapper.machine import identity
 
 if TYPE_CHECKING:
     from snapper.kernels import Entry
@@ -166,7 +166,7 @@ def _fields(done: Restored) -> dict[str, Any]:
 
 def last_fields() -> dict[str, Any] | None:
     """The last restore of all environments as JSON; None where none is on record."""
-    from snapper import runs
+    from snapper.kernels import runs
 
     found = runs.last()
     return {**plain(found), "at_work": found.at_work} if found else None
@@ -174,7 +174,7 @@ def last_fields() -> dict[str, Any] | None:
 
 def say_last() -> None:
     """Says what became of the last restore of all environments, and how far it is where it goes on."""
-    from snapper import runs
+    from snapper.kernels import runs
 
     found = runs.last()
     if found is None:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from snapper import config
-from snapper.canonical import plain
 from snapper.cli import output
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.text import moment, plural, size
 from snapper.errors import ExitCode, SnapperError, Usage
+from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from snapper.progress import Progress
+    from snapper.machine.progress import Progress
     from snapper.prune import Pruned
     from snapper.repair import Healed
     from snapper.store import Store
@@ -130,9 +130,9 @@ def _environment(
     opened: Store, name: str | None, prefix: Path | None, jobs: int | None, progress: Progress
 ) -> Checked:
     """Checks an environment on disk."""
-    from snapper import places
     from snapper import verify as verb
     from snapper.catalog import Reference
+    from snapper.environment import places
 
     reference = Reference.parse(name) if name else None
     place = config.directory(prefix) if prefix else places.find(reference.environment if reference else "")
@@ -171,10 +171,10 @@ def _sources(
     if url is not None:
         yield {url: open_store(url)}
         return
-    from snapper import catalog, pack, places, state, store
-    from snapper.environment import Displaced
+    from snapper import catalog, pack, store
+    from snapper.environment import Displaced, places, state
     from snapper.objects import write_pages
-    from snapper.scratch import scratch
+    from snapper.unpacking.scratch import scratch
 
     wanted = {name for problem in found.problems for name in problem.environments}
     with scratch() as directory:

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from snapper import canonical, config
+from snapper import config
 from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused, Usage
-from snapper.model import FORMAT, Marker
+from snapper.format import canonical
+from snapper.format.model import FORMAT, Marker
 from snapper.store.base import Store, Stored, VersionMismatch
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore

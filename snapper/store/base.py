@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from snapper.model import LARGEST_OBJECT
+from snapper.format.model import LARGEST_OBJECT
 
 
 class VersionMismatch(Exception):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from snapper.errors import NotInStore, SnapperError, Unreachable
-from snapper.model import LARGEST_OBJECT
+from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import Store, Stored
 from snapper.store.local import LocalStore
 

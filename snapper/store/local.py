@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import aside
 from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
-from snapper.model import LARGEST_OBJECT
+from snapper.format.model import LARGEST_OBJECT
+from snapper.machine import aside
 from snapper.store.base import Stored, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

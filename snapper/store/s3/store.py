@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import ClientError
 
 from snapper.errors import NotInStore
-from snapper.model import LARGEST_OBJECT
+from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import Stored, VersionMismatch
 from snapper.store.s3 import transfer
 from snapper.store.s3.client import client_for

@@ -1,0 +1,1 @@
+"""Archives as conda-pack makes them: read without trust, and written."""

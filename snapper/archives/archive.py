@@ -1,0 +1,313 @@
+"""Archives that conda-pack makes, read without trust: tar in any compression, zip, and squashfs.
+
+Members come in the archive's order, with names that are checked; nothing is written by a name from an archive but
+by `snapper.archives.unarchive`.
+"""
+
+from __future__ import annotations
+
+import bz2
+import errno
+import gzip
+import lzma
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO, Literal, cast
+
+from snapper.environment.tree import walk
+from snapper.errors import BadArchive, MissingProgram, NoPermission, NoSpace, NotAnArchive
+from snapper.format.layer import BadFrame, decompressing
+from snapper.format.segment import Type
+from snapper.machine.progress import Progress
+
+#: What conda-pack puts into an archive behind the environment's own files: scripts that activate it, and what
+#: relocates it.
+ACTIVATION = ("bin/activate", "bin/activate.fish", "bin/deactivate")
+UNPACK = "bin/conda-unpack"
+ADDED = (*ACTIVATION, UNPACK, "bin/conda_unpack_progress.py")
+
+Kind = Literal["tar", "gzip", "bzip2", "xz", "zstd", "zip", "squashfs"]
+
+_MAGICS: tuple[tuple[bytes, Kind], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+    (b"hsqs", "squashfs"),
+)
+_TAR_MAGIC_AT = 257
+_TAR_BLOCK = 512
+_END_OF_TAR = 2 * _TAR_BLOCK
+_LONGEST_TARGET = 4096
+_LONGEST_HEADER = 1024 * 1024
+_SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
+
+_TAR_TYPES: dict[bytes, Type] = {
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.LNKTYPE: "hardlink",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.DIRTYPE: "directory",
+}
+_FILE_TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A member: `path` is normal and stays below the archive's top, as does the `target` of a hard link."""
+
+    path: str
+    type: Type
+    mode: int
+    mtime_ns: int
+    target: str = ""
+
+
+#: Reads up to that many bytes of a member's data; none when it has ended.
+Read = Callable[[int], bytes]
+
+
+def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+    """Each member and what reads its data, which must be used before the next one is asked for.
+
+    `scratch` is a directory of the caller's for what has to be unpacked on the way; progress is in bytes of the
+    archive. Raises NotAnArchive, BadArchive, NoPermission, NoSpace, MissingProgram.
+    """
+    kind = kind_of(file)
+    if kind == "squashfs":
+        yield from _squashfs(file, scratch / "squashfs", progress)
+    elif kind == "zip":
+        yield from _zip(file, progress)
+    else:
+        yield from _tar(file, kind, progress)
+
+
+def squashfs_program(name: str) -> str:
+    """The path of a program of squashfs-tools; raises MissingProgram."""
+    found = shutil.which(name)
+    if found is None:
+        raise MissingProgram(name, "the format squashfs", _SQUASHFS_ADVICE)
+    return found
+
+
+def kind_of(file: Path) -> Kind:
+    """The archive's format by its first bytes; raises NotAnArchive, NoPermission."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_TAR_MAGIC_AT + 5)
+    except FileNotFoundError:
+        raise NotAnArchive(str(file), "it does not exist") from None
+    except IsADirectoryError:
+        raise NotAnArchive(str(file), "it is a directory") from None
+    except PermissionError:
+        raise NoPermission(str(file), "read") from None
+    except OSError as error:
+        raise NotAnArchive(str(file), error.strerror or str(error)) from None
+    for magic, kind in _MAGICS:
+        if head.startswith(magic):
+            return kind
+    if head[_TAR_MAGIC_AT:] == b"ustar":
+        return "tar"
+    raise NotAnArchive(str(file), "it is no tar, zip or squashfs file")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turns what reading a damaged archive can raise into BadArchive."""
+    try:
+        yield
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        BadFrame,
+        EOFError,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise BadArchive(str(file), f"it is damaged ({error})") from None
+
+
+class _Header(tarfile.TarInfo):
+    """A header that does not have tarfile read further headers of any length into memory."""
+
+    _FURTHER = (
+        *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+        *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    )
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in self._FURTHER and self.size > _LONGEST_HEADER:
+            raise tarfile.HeaderError("an extended header is too long")
+        proceed: Callable[[tarfile.TarFile], tarfile.TarInfo] = super()._proc_member  # type: ignore[misc]
+        return proceed(archive)
+
+
+class _Counting:
+    """A file that reports how far it is read, and knows where the last byte is that is not zero."""
+
+    def __init__(self, file: IO[bytes], report: Callable[[int], None] = lambda _: None) -> None:
+        self._file, self._report = file, report
+        self.size = self.end = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._report(len(data))
+        text = data.rstrip(b"\0")
+        if text:
+            self.end = self.size + len(text)
+        self.size += len(data)
+        return data
+
+
+def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+    with file.open("rb") as raw:
+        counting = cast(BinaryIO, _Counting(raw, progress.advance))
+        plain = _Counting(_decompressed(counting, kind))
+        with _reading(file):
+            archive = tarfile.open(fileobj=cast(BinaryIO, plain), mode="r|", tarinfo=_Header)  # noqa: SIM115 - closed below
+        with archive:
+            while True:
+                with _reading(file):
+                    member = archive.next()
+                    if member is None:
+                        break
+                    entry = _tar_entry(file, member)
+                    data = archive.extractfile(member) if entry.type == "file" else None
+                    if entry.type == "hardlink":
+                        archive.offset += member.size + -member.size % _TAR_BLOCK
+                yield entry, _reader(file, data)
+            with _reading(file):
+                while plain.read(1024 * 1024):
+                    pass
+            _check_end(file, archive.offset, plain)
+
+
+def _check_end(file: Path, end: int, plain: _Counting) -> None:
+    """Raises BadArchive unless there is nothing behind the last member but the zeros that end a tar."""
+    if plain.end > end:
+        raise BadArchive(str(file), f"it is damaged (what stands at byte {end:,} is no member)")
+    if plain.size < end + _END_OF_TAR:
+        raise BadArchive(str(file), "it is damaged (its end is missing)")
+
+
+def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
+    if kind == "gzip":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if kind == "bzip2":
+        return cast(IO[bytes], bz2.BZ2File(file))
+    if kind == "xz":
+        return cast(IO[bytes], lzma.LZMAFile(file))
+    return cast(IO[bytes], decompressing(file)) if kind == "zstd" else file
+
+
+def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
+    kind = None if member.issparse() else _TAR_TYPES.get(member.type)
+    if kind is None:
+        raise BadArchive(
+            str(file), f"{member.name!r} is a device, a pipe, or of another kind that is not known"
+        )
+    target = member.linkname
+    if kind == "hardlink":
+        target = _checked(file, target)
+    elif kind != "symlink":
+        target = ""
+    return Entry(
+        _checked(file, member.name, top=kind == "directory"),
+        kind,
+        stat.S_IMODE(member.mode) & 0o777,
+        int(member.mtime * 1_000_000_000),
+        target,
+    )
+
+
+def _zip(file: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+    with _reading(file):
+        archive = zipfile.ZipFile(file)
+    with archive:
+        for info in archive.infolist():
+            with _reading(file):
+                entry = _zip_entry(file, archive, info)
+                data = archive.open(info) if entry.type == "file" else None
+            yield entry, _reader(file, data)
+            if data is not None:
+                data.close()
+            progress.advance(info.compress_size)
+
+
+def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
+    unix = info.external_attr >> 16
+    usual = stat.S_IFDIR | 0o755 if info.is_dir() else stat.S_IFREG | 0o644
+    if not stat.S_IFMT(unix):
+        unix = stat.S_IFMT(usual) | (unix & 0o777 or usual & 0o777)
+    kind = _FILE_TYPES.get(stat.S_IFMT(unix))
+    if kind is None:
+        raise BadArchive(
+            str(file), f"{info.filename!r} is a device, a pipe, or of another kind that is not known"
+        )
+    target = ""
+    if kind == "symlink":
+        if info.file_size > _LONGEST_TARGET:
+            raise BadArchive(str(file), f"the target of the link {info.filename!r} is too long")
+        target = os.fsdecode(archive.read(info))
+    mtime = time.mktime((*info.date_time, 0, 0, -1))
+    path = _checked(file, info.filename, top=kind == "directory")
+    return Entry(path, kind, unix & 0o777, int(mtime) * 1_000_000_000, target)
+
+
+def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+    command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d", str(top), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode and os.strerror(errno.ENOSPC) in done.stderr:
+        raise NoSpace(str(top.parent))
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
+        raise BadArchive(str(file), f"it is damaged ({reason})")
+    progress.advance(file.stat().st_size)
+    found = walk(top)
+    for path, reason in found.skipped:
+        raise BadArchive(str(file), f"{path!r} is not wanted: {reason}")
+    first: dict[tuple[int, int], str] = {}
+    for each in sorted(found.files):
+        original = first.setdefault((each.device, each.inode), each.path)
+        kind: Type = "hardlink" if each.type == "file" and original != each.path else each.type
+        target = original if kind == "hardlink" else each.target
+        entry = Entry(each.path, kind, each.mode & 0o777, each.mtime_ns, target)
+        if kind != "file":
+            yield entry, _reader(file, None)
+            continue
+        with (top / each.path).open("rb") as data:
+            yield entry, _reader(file, data)
+
+
+def _reader(file: Path, data: Any) -> Read:
+    def read(size: int) -> bytes:
+        if data is None:
+            return b""
+        with _reading(file):
+            return bytes(data.read(size))
+
+    return read
+
+
+def _checked(file: Path, name: str, *, top: bool = False) -> str:
+    """The name as a normal relative path; raises BadArchive where it is none. The top itself is the empty path."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name or not (parts or top):
+        raise BadArchive(str(file), f"{name!r} leads out of the environment")
+    return "/".join(parts)

@@ -1,0 +1,1 @@
+"""What verifying, comparing and diagnosing verbs look with."""

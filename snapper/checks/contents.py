@@ -1,0 +1,88 @@
+"""What layers hold, member by member, without writing it anywhere.
+
+Manifests do not name every file, so what differs between two snapshots is found in the layers that only one of
+them has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import closing
+from typing import NamedTuple
+
+from snapper.catalog import read_layer
+from snapper.environment.conda import META, without_facts
+from snapper.errors import Damaged
+from snapper.format.layer import Unpacker
+from snapper.format.model import RECORD_MODES, Layer, check_path
+from snapper.format.segment import Member, Type, members
+from snapper.machine.progress import Progress
+from snapper.machine.workers import Workers
+from snapper.store import Store
+from snapper.unpacking.descriptors import reporting
+
+
+class Content(NamedTuple):
+    """A member but for its time: `data` is the sha256 of its bytes as stored, or a link's target; `relocation` mode
+    and placeholder. conda's records count without what they say of relocated files, and not as relocated. What a
+    layer holds of a file that is cut has the piece's `offset`.
+    """
+
+    type: Type
+    mode: int
+    data: str
+    relocation: tuple[str, str] | None
+    offset: int = 0
+
+
+_unpacker = Unpacker()
+
+
+def contents(
+    store: Store, layers: Iterable[Layer], workers: Workers[None], progress: Progress
+) -> dict[str, frozenset[Content]]:
+    """What the layers hold of each path: one content, but for files that are cut; raises Damaged."""
+    found: dict[str, set[Content]] = {}
+    sizes = {workers.submit(_list, (store, layer), layer.diff_size): layer.diff_size for layer in layers}
+    with closing(workers.results()) as results:
+        for number, part in results:
+            for path, content in part:
+                found.setdefault(path, set()).add(content)
+            progress.advance(sizes[number])
+    return {path: frozenset(each) for path, each in found.items()}
+
+
+def _list(_: object, job: tuple[Store, Layer]) -> list[tuple[str, Content]]:
+    store, layer = job
+    what = f"layer {layer.digest[:12]} in {store.url}"
+    segment = _unpacker.segment(layer, read_layer(store, layer))
+    how = {
+        path: (each.mode, each.placeholder)
+        for each in layer.relocations
+        for path in each.paths
+        if each.mode not in RECORD_MODES
+    }
+    found: list[tuple[str, Content]] = []
+    start = 0
+    with reporting(what, store.url):
+        if layer.begins:
+            begins = layer.begins
+            size = min(len(segment), begins.size - begins.offset)
+            piece = hashlib.sha256(segment[:size]).hexdigest()
+            found.append((begins.path, Content("file", 0, piece, how.get(begins.path), begins.offset)))
+            start = min(len(segment), size + -begins.size % 512)
+        for member, data in members(segment, start):
+            content = Content(member.type, member.mode & 0o777, _data(member, data), how.get(member.path))
+            found.append((check_path(member.path), content))
+        if len(found) - bool(layer.begins) != layer.members:
+            raise Damaged(what, "it does not have as many members as its snapshot says")
+    return found
+
+
+def _data(member: Member, data: memoryview) -> str:
+    if member.type in ("symlink", "hardlink"):
+        return member.target
+    if member.path.startswith(f"{META}/"):
+        return hashlib.sha256(without_facts(bytes(data))).hexdigest()
+    return hashlib.sha256(data).hexdigest()

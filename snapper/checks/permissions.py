@@ -1,0 +1,137 @@
+"""What a store lets this user do, found out by doing it with keys that mean nothing and are gone afterwards."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from snapper import catalog
+from snapper.checks.findings import Finding, Level
+from snapper.errors import NotInStore, SnapperError
+from snapper.format.model import Layer
+from snapper.objects import write_pages
+from snapper.store import Store, VersionMismatch
+
+_TITLE = "Permissions"
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Something to try: what it is for, and what does it, raising a SnapperError where the store does not let it."""
+
+    what: str
+    without: str
+    attempt: Callable[[], None]
+
+
+def permissions(store: Store) -> Iterator[Finding]:
+    """Tries what readers, publishers and administrators do, one by one, and says who this user can be."""
+    throwaway = f"locks/doctor-{secrets.token_hex(8)}.json"
+    trials = {
+        "reader": (
+            _Trial("read", "nothing can be restored", lambda: _read(store)),
+            _Trial("list", "restore --all finds nothing", lambda: _list(store)),
+        ),
+        "publisher": (
+            _Trial("add and change", "nothing can be packed", lambda: _write(store, throwaway)),
+            _Trial("add layers", "nothing new can be packed", lambda: _add_layer(store)),
+            _Trial("add pages", "nothing new can be packed", lambda: _add_page(store)),
+            _Trial("move environments", "nothing can be packed", lambda: _move(store)),
+        ),
+        "administrator": (_Trial("delete layers", "nothing can be pruned", lambda: _delete(store)),),
+    }
+    role = ""
+    for name, wanted in trials.items():
+        found = [_tried(each, name) for each in wanted]
+        yield from found
+        if any(each.level != "good" for each in found):
+            break
+        role = name
+    if role:
+        yield Finding("good", _TITLE, f"this user can be {_article(role)} {role} of {store.url}")
+
+
+def _tried(trial: _Trial, role: str) -> Finding:
+    try:
+        trial.attempt()
+    except _Unsafe as error:
+        hint = "Use another server: with this one, two instances that pack at once can lose what one of them did."
+        return Finding("problem", _TITLE, str(error), hint)
+    except SnapperError as error:
+        level: Level = "problem" if role == "reader" else "note"
+        return Finding(level, _TITLE, f"{trial.what}: {error.message}", f"Without it, {trial.without}.")
+    return Finding("good", _TITLE, f"{trial.what}: yes")
+
+
+class _Unsafe(Exception):
+    """The store does not do what all safety rests on."""
+
+
+def _read(store: Store) -> None:
+    for name in catalog.environments(store):
+        found, _ = catalog.read_environment(store, name)
+        catalog.read_snapshot(store, found.current)
+        return
+    store.read("snapper.json")
+
+
+def _list(store: Store) -> None:
+    list(store.keys("environments/"))
+
+
+def _write(store: Store, key: str) -> None:
+    """Makes, keeps, changes and removes an object, each on the condition that packs and prunes rely on."""
+    store.put(key, b"1")
+    try:
+        if store.put(key, b"2") or store.read(key) != b"1":
+            raise _Unsafe(f"{store.url} overwrites what must not be overwritten (If-None-Match)")
+        _, version = store.read_versioned(key)
+        store.replace(key, b"3", version)
+        with suppress(VersionMismatch):
+            store.replace(key, b"4", version)
+            raise _Unsafe(f"{store.url} lets a change overwrite another one (If-Match)")
+    finally:
+        with suppress(NotInStore):
+            store.delete(key)
+
+
+def _add_layer(store: Store) -> None:
+    """Puts a small layer once more, which changes nothing; there is none in a new store."""
+    layer = _smallest_layer(store)
+    if layer:
+        store.put(catalog.layer_key(layer.digest), catalog.read_layer(store, layer))
+
+
+def _add_page(store: Store) -> None:
+    """The same with a page of a snapshot."""
+    for name in catalog.environments(store):
+        found, _ = catalog.read_environment(store, name)
+        pages = catalog.read_manifest(store, found.current).pages
+        write_pages(store, dict(list(pages.items())[:1]))
+        return
+
+
+def _smallest_layer(store: Store) -> Layer | None:
+    for name in catalog.environments(store):
+        found, _ = catalog.read_environment(store, name)
+        layers = catalog.read_snapshot(store, found.current).layers
+        return min(layers, key=lambda layer: layer.size, default=None)
+    return None
+
+
+def _move(store: Store) -> None:
+    """Moves an environment that is not there from a version that it cannot be at."""
+    with suppress(VersionMismatch):
+        store.replace(catalog.environment_key(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
+
+
+def _delete(store: Store) -> None:
+    """Deletes a layer that is not there."""
+    digest = secrets.token_hex(32)
+    store.delete(catalog.layer_key(digest))
+
+
+def _article(role: str) -> str:
+    return "an" if role[0] in "aeiou" else "a"

@@ -1,0 +1,1 @@
+"""The on-disk format (docs/format.md): its types, segments, layers, and relocation."""

@@ -1,0 +1,1 @@
+"""From layers in a store to the files of an environment."""

@@ -1,0 +1,179 @@
+"""Where a snapshot goes on this machine, and that nothing which stands there would be lost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper import catalog, environment
+from snapper.catalog import Reference
+from snapper.environment import places, state
+from snapper.errors import FileFailed, InTheWay, NoPermission, WrongPlatform
+from snapper.format.model import Environment, Snapshot
+from snapper.store import Store
+from snapper.unpacking.staging import sweep
+
+_ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One environment to restore. `prefix` or `envs_dir` say where; `replace` that changes there may be lost, and
+    `keep_changed` that they are to be left alone. Of several, those of a lower `rank` are done first.
+    """
+
+    reference: Reference
+    prefix: Path | None = None
+    envs_dir: Path | None = None
+    replace: bool = False
+    keep_changed: bool = False
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a snapshot goes and how it stands there: `present` already, or something to put in its place."""
+
+    name: str
+    snapshot_id: str
+    prefix: Path
+    present: bool
+
+
+def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
+    """Decides where to restore to, and that nothing there would be lost; raises InTheWay, NoPlace, NotInStore."""
+    found, snapshot_id = catalog.resolve(store, wanted.reference)
+    prefix = place(found, wanted)
+    if not again:
+        sweep(prefix)
+    present = is_present(store, prefix, found.name, snapshot_id, wanted, again=again)
+    return Target(found.name, snapshot_id, prefix, present)
+
+
+def place(found: Environment, wanted: Wanted) -> Path:
+    """The prefix that the environment is restored to; raises NoPlace."""
+    if wanted.prefix:
+        prefix = wanted.prefix
+    elif wanted.envs_dir:
+        prefix = wanted.envs_dir / found.name
+    else:
+        prefix = places.place_for(found.name, found.latest.prefix)
+    return Path(os.path.abspath(prefix))
+
+
+def check(target: Target, snapshot: Snapshot) -> None:
+    """Raises what would make the restore fail later, but for room: WrongPlatform, PrefixTooLong, InTheWay,
+    NoPermission, FileFailed.
+    """
+    from snapper.unpacking.unpack import check_length  # noqa: PLC0415 - what is not needed where all are there already
+
+    here = environment.this_platform()
+    if snapshot.platform != here:
+        raise WrongPlatform(target.name, snapshot.platform, here)
+    check_length(str(target.prefix), snapshot.layers)
+    parent = above(target)
+    if not os.path.isdir(parent):
+        raise InTheWay(str(parent), "it is not a directory", _ELSEWHERE)
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise FileFailed(str(parent), "it is on a read-only file system", _ELSEWHERE)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise NoPermission(str(parent), "write in")
+
+
+def pack_command(prefix: Path, name: str) -> str:
+    """The command that packs what is at the prefix as that environment."""
+    return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {name}'}"
+
+
+def above(target: Target) -> Path:
+    """The nearest directory above the target that is there."""
+    parent = target.prefix.parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    return parent
+
+
+def is_present(
+    store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted, *, again: bool = False
+) -> bool:
+    """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there.
+
+    For a second look (`again`) at another snapshot, its files are not gone through: the last look does that.
+    """
+    if not os.path.lexists(prefix):
+        return False
+    elsewhere = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
+    if not prefix.is_dir():
+        raise InTheWay(str(prefix), "it is not a directory", elsewhere)
+    try:
+        if not any(prefix.iterdir()) and not prefix.is_symlink():
+            return False
+        if not (prefix / "conda-meta").is_dir():
+            raise InTheWay(str(prefix), "it is a directory that is not a conda environment", elsewhere)
+    except PermissionError:
+        raise NoPermission(str(prefix), "read") from None
+    found = state.read(prefix)
+    if prefix.is_symlink():
+        return _is_present_behind(prefix, found, snapshot_id, wanted)
+    saving = (
+        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
+        "--replace."
+    )
+    if found is None:
+        if wanted.replace:
+            return False
+        raise InTheWay(
+            str(prefix),
+            "it is an environment of which snapper does not know whether it is in the store",
+            saving,
+        )
+    if found.environment != name and found.snapshot != snapshot_id:
+        raise InTheWay(
+            str(prefix),
+            f"it is the environment {found.environment!r}, as it was last packed or restored",
+            "Restore elsewhere with --prefix or --envs-dir. Or pack what is there "
+            f"({pack_command(prefix, found.environment)}) and move it away; or, if it is {name!r} from now on: "
+            f"{pack_command(prefix, name)}.",
+        )
+    if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
+        raise InTheWay(
+            str(prefix),
+            f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
+            saving,
+        )
+    if again and found.snapshot != snapshot_id:
+        return False
+    return _is_unchanged(prefix, found, snapshot_id, wanted)
+
+
+def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str, wanted: Wanted) -> bool:
+    """The same for a symlink, in whose place nothing is ever put; raises InTheWay unless all is there."""
+    same = found is not None and found.snapshot == snapshot_id
+    if same and (wanted.keep_changed or state.drift(link, environment.scan(link)) == []):
+        return True
+    there = os.path.realpath(link)
+    raise InTheWay(
+        str(link),
+        f"it is a symlink to {there}, where something else or another snapshot is",
+        f"Restore to where it leads with --prefix {there}, or remove the link first.",
+    )
+
+
+def _is_unchanged(prefix: Path, found: state.State, snapshot_id: str, wanted: Wanted) -> bool:
+    same = found.snapshot == snapshot_id
+    if same and wanted.keep_changed:
+        return True
+    changed = state.drift(prefix, environment.scan(prefix))
+    if changed == []:
+        return same
+    if wanted.replace:
+        return False
+    files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
+    what = f"{files}, {changed[0]!r} first" if changed else "what exactly is not known"
+    raise InTheWay(
+        str(prefix),
+        f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
+        f"Keep the changes ({pack_command(prefix, found.environment)}), or give them up with --replace.",
+    )
