@@ -55,6 +55,14 @@ def read_named(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT)
     return None
 
 
+def is_whole(store: Store, key: str, digest: str) -> bool:
+    """Whether the object is there, and its bytes are those that its name stands for."""
+    try:
+        return read_named(store, key, digest) is not None
+    except (NotInStore, TooLarge):
+        return False
+
+
 def has_all(store: Store, sizes: Mapping[str, int]) -> bool:
     """Whether the objects of these keys are there, each in its full size."""
     return at_once(store.size, sizes) == list(sizes.values())

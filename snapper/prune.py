@@ -234,12 +234,12 @@ def _needed_by(store: Store, snapshot_id: str, decoder: Decoder, *, is_named: bo
     """What a snapshot needs, by keys; of a damaged one that nobody names, nothing. Raises Damaged for others."""
     try:
         return catalog.read_needs(store, snapshot_id, decoder)
-    except NotInStore:
-        return set()
-    except SnapperError:
-        if is_named:
-            raise
-        return set()
+    except SnapperError as error:
+        if not is_named:
+            return set()
+        if isinstance(error, NotInStore):
+            raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing") from None
+        raise
 
 
 def _digests(objects: Iterable[Stored], top: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from snapper.format.manifest import Document
 from snapper.format.model import Layer, Package, Page, is_name
 from snapper.machine.progress import SILENT, Progress
 from snapper.machine.workers import Workers
-from snapper.objects import look_at_pages, page_key
+from snapper.objects import is_whole, look_at_pages, page_key
 from snapper.store import Store, Stored
 
 _KNOWN = re.compile(
@@ -169,6 +169,7 @@ class _Run:
         self.described: dict[str, set[Layer]] = {}
         self.snapshots: dict[str, Stored] = {}
         self.layers: dict[str, Stored] = {}
+        self.missized: set[Page] = set()
 
     def look(self) -> None:
         """Reads all but layers."""
@@ -256,6 +257,9 @@ class _Run:
         found = {}
         for page, data in look_at_pages(self.store, pages):
             key = page_key(page.digest)
+            if isinstance(data, Damaged) and is_whole(self.store, key, page.digest):
+                self.missized.add(page)
+                continue
             if isinstance(data, SnapperError):
                 self._note(key, data)
                 continue
@@ -275,8 +279,13 @@ class _Run:
         packages: dict[Page, tuple[Package, ...]],
         layers: dict[Page, tuple[Layer, ...]],
     ) -> None:
-        """Looks whether what the pages hold goes together, where all are good."""
-        if packages.keys() >= set(document.packages) and layers.keys() >= set(document.layers):
+        """Looks whether what the pages hold goes together, where all are good and as large as the document says."""
+        missized = self.missized.intersection(document.pages)
+        if missized:
+            self.problems[catalog.snapshot_key(snapshot_id)] = (
+                f"it gives page {min(page.digest for page in missized)[:12]} a size that it does not have"
+            )
+        elif packages.keys() >= set(document.packages) and layers.keys() >= set(document.layers):
             try:
                 manifest.join(document, packages, layers)
             except canonical.Malformed as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapper import catalog
-from snapper.errors import Damaged
+from snapper.errors import Damaged, NotInStore
 from snapper.format import canonical, manifest
 from snapper.format.manifest import Manifest
 from snapper.format.model import Layer, Package, Page, Snapshot, name_of
 from snapper.log import log
 from snapper.objects import page_key, write_pages
 from snapper.prune import Retention, prune
+from snapper.repair import repair
 from snapper.store import Store, open_store
 from snapper.store.local import LocalStore
 from snapper.verify import verify
@@ -232,6 +234,39 @@ def test_a_page_of_its_name_that_is_no_page(data: bytes, store: Counting) -> Non
     assert "\n" not in error.value.message
     problems = {each.key: each.environments for each in verify(store, jobs=1).problems}
     assert problems == {page_key(name_of(data)): ("work",)}
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
+    more: int, store: Counting, tmp_path: Path
+) -> None:
+    """Nor is it put anew: whoever needs it would find it gone meanwhile."""
+    document = store.read(catalog.snapshot_key(manifest.encode(current(store)).digest))
+    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    forged = document.replace(canonical.encode(page), canonical.encode(replace(page, size=page.size + more)))
+    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
+    good = open_store(str(shutil.copytree(store.url, tmp_path / "good")))
+    point(store, name_of(forged))
+    (found,) = verify(store, jobs=1).problems
+    assert (found.key, found.environments) == (catalog.snapshot_key(name_of(forged)), ("work",))
+    assert page.digest[:12] in found.reason
+    before = (Path(store.url) / page_key(page.digest)).stat().st_ino
+    assert repair(store, [found.key, page_key(page.digest)], {}, {"good": good}) == ()
+    assert (Path(store.url) / page_key(page.digest)).stat().st_ino == before
+
+
+def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
+    store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(store.keys(""))
+
+    def gone(_: Store, snapshot_id: str, __: object) -> set[str]:
+        raise NotInStore(f"snapshot {snapshot_id}", store.url)
+
+    monkeypatch.setattr(catalog, "read_needs", gone)
+    with pytest.raises(Damaged, match="missing"):
+        prune(store, Retention(), dry=False, grace=-1)
+    assert sorted(store.keys("")) == before
 
 
 def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
