@@ -10,10 +10,10 @@ from typing import Literal
 FORMAT = 1
 
 #: Longest run of uncompressed bytes that one layer takes from members, in bytes.
-LAYER_SIZE = 64 * 1024 * 1024
+LAYER_SIZE = 32 * 1024 * 1024
 
 #: What a layer may unpack to at most: member data, and a header of at most 3 blocks and padding per member.
-LARGEST_LAYER = 2 * LAYER_SIZE
+LARGEST_LAYER = 4 * LAYER_SIZE
 
 #: No object of a store is larger, in bytes: zstd makes what cannot be compressed hardly longer.
 LARGEST_OBJECT = LARGEST_LAYER + LARGEST_LAYER // 128
