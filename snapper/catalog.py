@@ -257,7 +257,7 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
     for _, data in look_at_pages(store, pages):
         with suppress(ValueError, KeyError, TypeError, RecursionError):
             for layer in json.loads(data) if isinstance(data, bytes) else ():
-                if is_digest(layer["digest"]):
+                if is_digest(layer["digest"]) and is_digest(layer["diff_id"]) and type(layer["size"]) is int:
                     known[layer["diff_id"]] = layer["digest"], layer["size"]
     return known
 
