@@ -158,61 +158,56 @@ def _edited(
     Where `paths` are given, it leaves all other entries as they are.
     """
 
-    spans = None if paths is None else _spans(record, paths)
-    if spans is not None:
+    found = None if paths is None else _entries(record, paths)
+    if found is not None:
         parts: list[bytes] = []
         at = 0
-        for begin, end in spans:
-            text = record[begin:end]
-            parts += record[at:begin], edit(text, json.loads(text))
+        for begin, end, entry in found:
+            parts += record[at:begin], edit(record[begin:end], entry)
             at = end
         return b"".join((*parts, record[at:]))
 
     def apply(match: re.Match[bytes]) -> bytes:
         text = match.group()
-        if b'"_path"' not in text:
-            return text
-        try:
-            entry = json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-        return edit(text, entry) if isinstance(entry.get("_path"), str) else text
+        entry = _parsed(text) if _PATH in text else None
+        return edit(text, entry) if entry else text
 
     objects = _FLAT_OBJECT_WITH_BRACES if _BRACE_IN_PATH.search(record) else _FLAT_OBJECT
     return objects.sub(apply, record)
 
 
-def _spans(record: bytes, paths: Collection[str]) -> list[tuple[int, int]] | None:
-    """Where the entries of these paths begin and end, in their order: few of many, as a rule, and found without a look
-    at the others. None where escapes or braces in strings leave doubt.
+def _entries(record: bytes, paths: Collection[str]) -> list[tuple[int, int, dict[str, Any]]] | None:
+    """Where the entries of these paths begin and end, and what they say, in their order: few of many, as a rule, and
+    found without a look at the others. None where escapes or braces in strings leave doubt.
     """
     if b"\\" in record:
         return None
     wanted = {path_bytes(path) for path in paths}
-    found: list[tuple[int, int]] = []
+    found: list[tuple[int, int, dict[str, Any]]] = []
     seen = 0
     at = record.find(_PATH) if wanted else -1
     while at >= 0:
         begin = record.find(b'"', at + len(_PATH)) + 1
         end = record.find(b'"', begin)
         if at >= seen and record[begin:end] in wanted:
-            span = record.rfind(b"{", seen, at), record.find(b"}", at) + 1
-            if not _is_entry(record[slice(*span)]):
+            first, last = record.rfind(b"{", seen, at), record.find(b"}", at) + 1
+            text = record[first:last]
+            entry = _parsed(text) if (text.count(b"{"), text.count(b"}")) == (1, 1) else None
+            if entry is None:
                 return None
-            found.append(span)
-            seen = span[1]
+            found.append((first, last, entry))
+            seen = last
         at = record.find(_PATH, at + len(_PATH))
     return found
 
 
-def _is_entry(text: bytes) -> bool:
-    if (text.count(b"{"), text.count(b"}")) != (1, 1):
-        return False
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    """What an entry's text says; None where it is no entry."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):
-        return False
-    return isinstance(entry, dict) and isinstance(entry.get("_path"), str)
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("_path"), str) else None
 
 
 def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:
