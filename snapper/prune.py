@@ -195,16 +195,12 @@ def _swept(
     snapshots = {
         match[1]: each for each in store.entries("snapshots/") if (match := _SNAPSHOT.match(each.key))
     }
-    for snapshot_id in named:
-        if snapshot_id not in snapshots:
-            raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing")
     useless = {key: each for key, each in snapshots.items() if key not in named}
     old = {key: each for key, each in useless.items() if each.modified < sweep.before}
     decoder = Decoder()
     needed: set[str] = set()
-    for snapshot_id in snapshots:
-        if snapshot_id not in old:
-            needed |= _needed_by(store, snapshot_id, decoder, is_named=snapshot_id in named)
+    for snapshot_id in sorted({*snapshots, *named} - old.keys()):
+        needed |= _needed_by(store, snapshot_id, decoder, is_named=snapshot_id in named)
     shared = [each for top in _SHARED for each in store.entries(top) if _SHARED[top].match(each.key)]
     unneeded = [each for each in shared if each.key not in needed]
     gone = [each for each in unneeded if each.modified < sweep.before]
