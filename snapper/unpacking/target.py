@@ -137,7 +137,7 @@ def is_present(
             f"({pack_command(prefix, found.environment)}) and move it away; or, if it is {name!r} from now on: "
             f"{pack_command(prefix, name)}.",
         )
-    if not wanted.replace and store.size(catalog.snapshot_key(found.snapshot)) is None:
+    if not wanted.replace and not catalog.has_snapshot(store, found.snapshot):
         raise InTheWay(
             str(prefix),
             f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
