@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -11,8 +10,8 @@ from dataclasses import dataclass, replace
 from snapper.errors import Damaged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError, Usage
 from snapper.format import canonical, manifest
 from snapper.format.manifest import Decoder, Document, Manifest
-from snapper.format.model import FORMAT, Environment, Layer, Move, Page, Snapshot, is_digest, is_name, name_of
-from snapper.objects import at_once, has_all, look_at_pages, page_key, read_named, read_pages
+from snapper.format.model import FORMAT, Environment, Layer, Move, Page, Snapshot, is_name, name_of
+from snapper.objects import at_once, has_all, look_at_pages, page_key, read_named, read_pages, read_whole
 from snapper.store import Store, VersionMismatch
 
 #: The action of a step that made an earlier snapshot current again.
@@ -208,13 +207,7 @@ def packed(environment: Environment, snapshot_id: str) -> Move | None:
 def read_layer(store: Store, layer: Layer) -> bytes:
     """The layer's stored bytes, checked against its digest; raises Damaged, also where it is not there."""
     what = f"layer {layer.digest[:12]} in {store.url}"
-    try:
-        data = read_named(store, layer_key(layer.digest), layer.digest)
-    except NotInStore:
-        raise Damaged(what, "it is missing") from None
-    if data is None or len(data) != layer.size:
-        raise Damaged(what, "its bytes are not those that its name stands for")
-    return data
+    return read_whole(store, what, layer_key(layer.digest), layer.digest, layer.size)
 
 
 def has_snapshot(store: Store, digest: str) -> bool:
@@ -254,11 +247,11 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
             current = read_environment(store, name)[0].current
             pages += decode_document(store, current, _read_document(store, current)).layers
     known: dict[str, tuple[str, int]] = {}
-    for _, data in look_at_pages(store, pages):
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
-            for layer in json.loads(data) if isinstance(data, bytes) else ():
-                if is_digest(layer["digest"]) and is_digest(layer["diff_id"]) and type(layer["size"]) is int:
-                    known[layer["diff_id"]] = layer["digest"], layer["size"]
+    for page, data in look_at_pages(store, pages):
+        with suppress(canonical.Malformed):
+            if isinstance(data, bytes):
+                for layer in manifest.decode_page(Layer, page, data):
+                    known[layer.diff_id] = layer.digest, layer.size
     return known
 
 

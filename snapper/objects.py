@@ -68,18 +68,28 @@ def has_all(store: Store, sizes: Mapping[str, int]) -> bool:
     return at_once(store.size, sizes) == list(sizes.values())
 
 
+def read_whole(
+    store: Store, what: str, key: str, digest: str, size: int, limit: int = LARGEST_OBJECT
+) -> bytes:
+    """The object of that size, its bytes checked against its name; raises Damaged, also where it is not there, and
+    TooLarge for more than `limit` bytes.
+    """
+    try:
+        data = read_named(store, key, digest, limit)
+    except NotInStore:
+        raise Damaged(what, "it is missing") from None
+    if data is None or len(data) != size:
+        raise Damaged(what, "its bytes are not those that its name stands for")
+    return data
+
+
 def read_page(store: Store, page: Page) -> bytes:
     """The page's bytes, checked against its name; raises Damaged, also where it is not there."""
     what = f"page {page.digest[:12]} in {store.url}"
     try:
-        data = read_named(store, page_key(page.digest), page.digest, page.size)
-    except NotInStore:
-        raise Damaged(what, "it is missing") from None
+        return read_whole(store, what, page_key(page.digest), page.digest, page.size, page.size)
     except TooLarge:
         raise Damaged(what, "it is larger than its snapshot says") from None
-    if data is None or len(data) != page.size:
-        raise Damaged(what, "its bytes are not those that its name stands for")
-    return data
 
 
 def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:

@@ -269,6 +269,25 @@ def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
     assert sorted(store.keys("")) == before
 
 
+def test_what_is_known_of_layers_is_as_their_type_demands(store: Counting) -> None:
+    """What a page says goes into the snapshots of whoever has such a layer, too."""
+    before = catalog.known_layers(store)
+    assert before
+    found = current(store)
+    document = store.read(catalog.snapshot_key(manifest.encode(found).digest))
+    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    size = f'"size":{found.layers[0].size}'.encode()
+    data = store.read(page_key(page.digest))
+    forged_page = data.replace(size, size + b".0")
+    assert forged_page != data
+    changed = Page(name_of(forged_page), len(forged_page))
+    forged = document.replace(canonical.encode(page), canonical.encode(changed))
+    write_pages(store, {changed.digest: forged_page})
+    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
+    point(store, name_of(forged))
+    assert catalog.known_layers(store) == {}
+
+
 def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
     document = store.read(catalog.snapshot_key(manifest.encode(current(store)).digest))
     (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
