@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -104,14 +104,30 @@ def read_snapshot(store: Store, digest: str, decoder: Decoder | None = None) -> 
     """The snapshot of that id, its bytes and those of its pages checked against their names; pages that the decoder
     knows are not read again. Raises NotInStore, Damaged, NewerFormat.
     """
-    return _read_snapshot(store, digest, decoder or Decoder())[1]
+    decoder = decoder or Decoder()
+    document = read_document(store, digest)
+    pages = read_pages(store, decoder.unknown(document))
+    with _decoding(f"snapshot {digest[:12]} in {store.url}"):
+        return decoder.decode(document, pages)
 
 
-def read_needs(store: Store, digest: str, decoder: Decoder) -> set[str]:
-    """The keys of the pages and layers that the snapshot needs; raises as `read_snapshot`."""
-    document, snapshot = _read_snapshot(store, digest, decoder)
-    pages = {page_key(page.digest) for page in document.pages}
-    return pages | {layer_key(layer.digest) for layer in snapshot.layers}
+def read_document(store: Store, digest: str) -> Document:
+    """What is stored under the snapshot's id, checked against it; raises NotInStore, Damaged, NewerFormat."""
+    return decode_document(store, digest, _read_document(store, digest))
+
+
+def look_at_layers(
+    store: Store, pages: Iterable[Page]
+) -> Iterator[tuple[Page, tuple[Layer, ...] | SnapperError]]:
+    """These pages, each once, with the layers on it or with what is wrong with it."""
+    for page, data in look_at_pages(store, pages):
+        if isinstance(data, SnapperError):
+            yield page, data
+            continue
+        try:
+            yield page, manifest.decode_page(Layer, page, data)
+        except canonical.Malformed as error:
+            yield page, Damaged(f"page {page.digest[:12]} in {store.url}", str(error))
 
 
 def read_manifest(store: Store, digest: str) -> Manifest:
@@ -124,13 +140,6 @@ def decode_manifest(store: Store, snapshot: Manifest) -> Snapshot:
     """The snapshot whose bytes were read from the store; raises Damaged."""
     with _decoding(f"snapshot {snapshot.digest[:12]} in {store.url}"):
         return manifest.decode(snapshot)
-
-
-def _read_snapshot(store: Store, digest: str, decoder: Decoder) -> tuple[Document, Snapshot]:
-    document = decode_document(store, digest, _read_document(store, digest))
-    pages = read_pages(store, decoder.unknown(document))
-    with _decoding(f"snapshot {digest[:12]} in {store.url}"):
-        return document, decoder.decode(document, pages)
 
 
 def _read_document(store: Store, digest: str) -> bytes:
@@ -244,15 +253,13 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
     pages: list[Page] = []
     for name in environments(store):
         with suppress(SnapperError):
-            current = read_environment(store, name)[0].current
-            pages += decode_document(store, current, _read_document(store, current)).layers
-    known: dict[str, tuple[str, int]] = {}
-    for page, data in look_at_pages(store, pages):
-        with suppress(canonical.Malformed):
-            if isinstance(data, bytes):
-                for layer in manifest.decode_page(Layer, page, data):
-                    known[layer.diff_id] = layer.digest, layer.size
-    return known
+            pages += read_document(store, read_environment(store, name)[0].current).layers
+    return {
+        layer.diff_id: (layer.digest, layer.size)
+        for _, found in look_at_layers(store, pages)
+        if not isinstance(found, SnapperError)
+        for layer in found
+    }
 
 
 def write_snapshot(store: Store, snapshot: Manifest) -> int:

@@ -16,6 +16,9 @@ B = TypeVar("B")
 _READS = 3
 _AT_ONCE = 16
 
+#: How many bytes of pages are read before they are looked at.
+_LOT = 8 * 1024 * 1024
+
 #: A request that takes longer is worth making beside others, in seconds.
 _QUICK = 0.001
 
@@ -100,7 +103,7 @@ def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:
 
 
 def look_at_pages(store: Store, pages: Iterable[Page]) -> Iterator[tuple[Page, bytes | SnapperError]]:
-    """These pages, each with its bytes, or with the error that reading it gave."""
+    """These pages, each once, with its bytes or with the error that reading it gave; few are in memory at a time."""
 
     def look(page: Page) -> bytes | SnapperError:
         try:
@@ -108,8 +111,22 @@ def look_at_pages(store: Store, pages: Iterable[Page]) -> Iterator[tuple[Page, b
         except SnapperError as error:
             return error
 
-    wanted = list(dict.fromkeys(pages))
-    return zip(wanted, at_once(look, wanted), strict=True)
+    for some in _lots(dict.fromkeys(pages)):
+        yield from zip(some, at_once(look, some), strict=True)
+
+
+def _lots(pages: Iterable[Page]) -> Iterator[list[Page]]:
+    """The pages in lots of so many bytes, or of one page that has more."""
+    lot: list[Page] = []
+    size = 0
+    for page in pages:
+        if lot and size + page.size > _LOT:
+            yield lot
+            lot, size = [], 0
+        lot.append(page)
+        size += page.size
+    if lot:
+        yield lot
 
 
 def write_pages(store: Store, pages: Mapping[str, bytes]) -> int:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 
 from snapper import catalog
 from snapper.errors import Damaged, Moved, NotInStore, SnapperError
-from snapper.format.manifest import Decoder
-from snapper.format.model import Environment, Move
+from snapper.format.model import Environment, Move, Page
 from snapper.locks import GRACE, pruning
 from snapper.machine.progress import SILENT, Progress
+from snapper.objects import page_key
 from snapper.store import Store, Stored
 
 _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")
@@ -197,10 +197,7 @@ def _swept(
     }
     useless = {key: each for key, each in snapshots.items() if key not in named}
     old = {key: each for key, each in useless.items() if each.modified < sweep.before}
-    decoder = Decoder()
-    needed: set[str] = set()
-    for snapshot_id in sorted({*snapshots, *named} - old.keys()):
-        needed |= _needed_by(store, snapshot_id, decoder, is_named=snapshot_id in named)
+    needed = _needed(store, named, snapshots.keys() - named - old.keys())
     shared = [each for top in _SHARED for each in store.entries(top) if _SHARED[top].match(each.key)]
     unneeded = [each for each in shared if each.key not in needed]
     gone = [each for each in unneeded if each.modified < sweep.before]
@@ -226,16 +223,31 @@ def _swept(
     )
 
 
-def _needed_by(store: Store, snapshot_id: str, decoder: Decoder, *, is_named: bool) -> set[str]:
-    """What a snapshot needs, by keys; of a damaged one that nobody names, nothing. Raises Damaged for others."""
-    try:
-        return catalog.read_needs(store, snapshot_id, decoder)
-    except SnapperError as error:
-        if not is_named:
-            return set()
-        if isinstance(error, NotInStore):
-            raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing") from None
-        raise
+def _needed(store: Store, named: Set[str], others: Set[str]) -> set[str]:
+    """The keys of the pages and layers that these snapshots need, the others as far as they can be read.
+
+    Raises Damaged where it cannot be known what the named ones need.
+    """
+    needed: set[str] = set()
+    counts: dict[Page, bool] = {}  # the pages of layers, and whether one that is named has it
+    for snapshot_id in sorted(named | others):
+        try:
+            document = catalog.read_document(store, snapshot_id)
+        except SnapperError as error:
+            if snapshot_id not in named:
+                continue
+            if isinstance(error, NotInStore):
+                raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing") from None
+            raise
+        needed.update(page_key(page.digest) for page in document.pages)
+        for page in document.layers:
+            counts[page] = counts.get(page, False) or snapshot_id in named
+    for page, found in catalog.look_at_layers(store, counts):
+        if not isinstance(found, SnapperError):
+            needed.update(catalog.layer_key(layer.digest) for layer in found)
+        elif counts[page]:
+            raise found
+    return needed
 
 
 def _digests(objects: Iterable[Stored], top: str) -> tuple[str, ...]:

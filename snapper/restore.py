@@ -17,7 +17,7 @@ from snapper import catalog, environment, kernels
 from snapper.environment import places, state
 from snapper.environment.index import Moment
 from snapper.errors import SnapperError
-from snapper.format import manifest
+from snapper.format.manifest import Manifest
 from snapper.format.model import FORMAT, Snapshot
 from snapper.kernels import runs
 from snapper.machine.progress import SILENT, Progress
@@ -67,6 +67,7 @@ class _Work:
 
     wanted: Wanted
     target: Target
+    manifest: Manifest
     snapshot: Snapshot
     stack: ExitStack
     began: float
@@ -151,13 +152,14 @@ class _Restoring:
         if found.present:
             state.sweep(found.prefix)
             return self._ended(found, began)
-        snapshot = catalog.read_snapshot(self._store, found.snapshot_id)
+        described = catalog.read_manifest(self._store, found.snapshot_id)
+        snapshot = catalog.decode_manifest(self._store, described)
         target.check(found, snapshot)
         has_kernels = bool(snapshot.kernels)
         self._record.expect(found.name, str(found.prefix), snapshot.size, has_kernels=has_kernels)
         kernels.announce(found.prefix, found.name, snapshot.kernels)
         self._space.reserve(target.above(found), snapshot)
-        return _Work(wanted, found, snapshot, ExitStack(), began)
+        return _Work(wanted, found, described, snapshot, ExitStack(), began)
 
     def _unpack(self, works: list[_Work], workers: Workers[None]) -> Iterator[Restored | Failed]:
         """Has all layers written by the workers, and puts each environment in its place when it is whole."""
@@ -231,7 +233,7 @@ class _Restoring:
                 with reporting(f"snapshot {place.snapshot_id[:12]}", str(place.prefix)):
                     taken = 0 if done.inherited else state.later(staging.tree)
                     moment = Moment(place.snapshot_id, str(place.prefix), taken)
-                    state.write(staging.tree, found, manifest.encode(work.snapshot), moment, done.index)
+                    state.write(staging.tree, found, work.manifest, moment, done.index)
                     staging.tree.chmod(work.snapshot.mode & 0o777)
                 target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
                 staging.swap()

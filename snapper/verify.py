@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import random
 import re
+import secrets
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from snapper import catalog, environment
 from snapper.catalog import Reference
+from snapper.checks import pages
 from snapper.checks.audit import Audit, audit
 from snapper.checks.compare import Difference, compare
 from snapper.environment import conda, state
 from snapper.errors import Damaged, NewerFormat, NotInStore, SnapperError, Usage
-from snapper.format import canonical, manifest
+from snapper.format import canonical
 from snapper.format.manifest import Document
-from snapper.format.model import Layer, Package, Page, is_name
+from snapper.format.model import Layer, is_name
 from snapper.machine.progress import SILENT, Progress
 from snapper.machine.workers import Workers
-from snapper.objects import is_whole, look_at_pages, page_key
+from snapper.objects import page_key
 from snapper.store import Store, Stored
 
 _KNOWN = re.compile(
@@ -32,11 +34,14 @@ _TOPS = ("environments/", "snapshots/", "pages/", "layers/", "locks/")
 
 @dataclass(frozen=True)
 class Part:
-    """Which layers to read: `share` of them, by chance, or the `number`th of `of` parts, which together are all."""
+    """Which layers to read: `share` of them, by chance, or the `number`th of `of` parts, which together are all.
+    What is drawn by one `lot` is the same each time.
+    """
 
     share: float = 1.0
     number: int = 0
     of: int = 1
+    lot: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Part:
@@ -45,7 +50,7 @@ class Part:
             return cls()
         percent = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", text)
         if percent and 0 < float(percent[1]) <= 100:
-            return cls(share=float(percent[1]) / 100)
+            return cls(share=float(percent[1]) / 100, lot=secrets.randbits(64))
         fraction = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
         if fraction and 1 <= int(fraction[1]) <= int(fraction[2]):
             return cls(number=int(fraction[1]) - 1, of=int(fraction[2]))
@@ -57,9 +62,8 @@ class Part:
         found = [each for each in sorted(digests) if int(each[-8:], 16) % self.of == self.number]
         if self.share == 1.0:
             return found
-        return sorted(
-            random.SystemRandom().sample(found, min(len(found), max(1, round(len(found) * self.share))))
-        )
+        drawn = sorted(found, key=lambda digest: sha256(f"{self.lot} {digest}".encode()).digest())
+        return sorted(drawn[: max(1, round(len(found) * self.share))])
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,6 @@ class _Run:
         self.described: dict[str, set[Layer]] = {}
         self.snapshots: dict[str, Stored] = {}
         self.layers: dict[str, Stored] = {}
-        self.missized: set[Page] = set()
 
     def look(self) -> None:
         """Reads all but layers."""
@@ -179,15 +182,22 @@ class _Run:
         for snapshot_id in documents:
             self.needed_by[catalog.snapshot_key(snapshot_id)] = named.get(snapshot_id, set())
         found = {each: document for each, document in documents.items() if document}
-        packages = self._pages(Package, (page for each in found.values() for page in each.packages))
-        layers = self._pages(Layer, (page for each in found.values() for page in each.layers))
         for snapshot_id, document in found.items():
-            names = named.get(snapshot_id, set())
             for page in document.pages:
-                self.needed_by.setdefault(page_key(page.digest), set()).update(names)
-            self._join(snapshot_id, document, packages, layers)
-            for layer in (layer for page in document.layers for layer in layers.get(page, ())):
-                self._look_at(layer, names)
+                needed_by = self.needed_by.setdefault(page_key(page.digest), set())
+                needed_by.update(named.get(snapshot_id, ()))
+        contents = {}
+        for digest, content in pages.look(self.store, found.values()):
+            if isinstance(content, str):
+                self.problems[page_key(digest)] = content
+                continue
+            contents[digest] = content
+            for layer in content.layers or ():
+                self._look_at(layer, self.needed_by[page_key(digest)])
+        for snapshot_id, document in found.items():
+            reason = pages.disagreement(document, contents)
+            if reason:
+                self.problems[catalog.snapshot_key(snapshot_id)] = reason
 
     def read(self, digests: Iterable[str], jobs: int | None, progress: Progress) -> None:
         """Reads these layers."""
@@ -252,45 +262,6 @@ class _Run:
             self.problems[key] = "it is not canonical JSON"
         return found
 
-    def _pages(self, kind: type[canonical.T], pages: Iterable[Page]) -> dict[Page, tuple[canonical.T, ...]]:
-        """What the good ones of these pages hold."""
-        found = {}
-        for page, data in look_at_pages(self.store, pages):
-            key = page_key(page.digest)
-            if isinstance(data, Damaged) and is_whole(self.store, key, page.digest):
-                self.missized.add(page)
-                continue
-            if isinstance(data, SnapperError):
-                self._note(key, data)
-                continue
-            try:
-                found[page] = manifest.decode_page(kind, page, data)
-            except canonical.Malformed as error:
-                self.problems[key] = str(error)
-                continue
-            if canonical.encode(found[page]) != data:
-                self.problems[key] = "it is not canonical JSON"
-        return found
-
-    def _join(
-        self,
-        snapshot_id: str,
-        document: Document,
-        packages: dict[Page, tuple[Package, ...]],
-        layers: dict[Page, tuple[Layer, ...]],
-    ) -> None:
-        """Looks whether what the pages hold goes together, where all are good and as large as the document says."""
-        missized = self.missized.intersection(document.pages)
-        if missized:
-            self.problems[catalog.snapshot_key(snapshot_id)] = (
-                f"it gives page {min(page.digest for page in missized)[:12]} a size that it does not have"
-            )
-        elif packages.keys() >= set(document.packages) and layers.keys() >= set(document.layers):
-            try:
-                manifest.join(document, packages, layers)
-            except canonical.Malformed as error:
-                self.problems[catalog.snapshot_key(snapshot_id)] = str(error)
-
     def _note(self, key: str, error: SnapperError) -> None:
         """Takes what concerns one object for its problem; raises the others again."""
         if isinstance(error, NotInStore):
@@ -312,7 +283,4 @@ class _Run:
             self.problems[key] = "it is missing"
         elif stored.size != layer.size:
             self.problems[key] = f"it has {stored.size:,} bytes, and its snapshot says {layer.size:,}"
-        # How a snapshot relocates a layer, and what it calls it, is its own affair.
-        self.described.setdefault(layer.digest, set()).add(
-            replace(layer, kind="files", owner="", relocations=())
-        )
+        self.described.setdefault(layer.digest, set()).add(layer)

@@ -7,26 +7,29 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper import catalog
-from snapper.errors import Damaged, NotInStore
+from snapper import catalog, objects
+from snapper.environment import state
+from snapper.errors import Damaged, NotInStore, TooMuchToDescribe
 from snapper.format import canonical, manifest
 from snapper.format.manifest import Manifest
-from snapper.format.model import Layer, Package, Page, Snapshot, name_of
+from snapper.format.model import Layer, Package, Page, PipPackage, Snapshot, name_of
 from snapper.log import log
 from snapper.objects import page_key, write_pages
 from snapper.prune import Retention, prune
 from snapper.repair import repair
+from snapper.restore import Restored
 from snapper.store import Store, open_store
 from snapper.store.local import LocalStore
 from snapper.verify import verify
 from tests.reader import Reader
 from tests.test_canonical import snapshot
-from tests.test_extract import META, keep, layer, point, whole
+from tests.test_extract import META, brought_back, keep, layer, point, prefix_of, whole
 
 NAMES = st.lists(st.text("ab-", min_size=1, max_size=6), max_size=60)
 
@@ -143,9 +146,8 @@ def current(store: Store) -> Snapshot:
     return catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
 
 
-def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
-    """Here each item is on a page of its own."""
-    found = large(MANY[:20])
+def cut_elsewhere(found: Snapshot) -> Manifest:
+    """The snapshot with each item on a page of its own."""
     document = document_of(found)
     packages, layers = (
         [canonical.encode([item]) for item in items] for items in (found.packages, found.layers)
@@ -157,12 +159,33 @@ def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
             layers=tuple(Page(name_of(page), len(page)) for page in layers),
         )
     )
-    other = Manifest(name_of(data), data, {name_of(page): page for page in packages + layers})
+    return Manifest(name_of(data), data, {name_of(page): page for page in packages + layers})
+
+
+def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
+    found = large(MANY[:20])
+    other = cut_elsewhere(found)
     write_pages(store, other.pages)
     catalog.write_snapshot(store, other)
     assert other.digest != manifest.encode(found).digest
     assert catalog.read_snapshot(store, other.digest) == found
     assert catalog.read_manifest(store, other.digest) == other
+
+
+def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
+    store: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else moving to the next snapshot would find nothing to link."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "home" / "jupyter"))
+    other = cut_elsewhere(replace(current(store), packages=(package("a"), package("b"))))
+    assert other.digest != manifest.encode(manifest.decode(other)).digest
+    write_pages(store, other.pages)
+    catalog.write_snapshot(store, other)
+    point(store, other.digest)
+    assert isinstance(brought_back(tmp_path), Restored)
+    last = state.read_last(prefix_of(tmp_path))
+    assert last is not None and last[0] == other
 
 
 def test_pages_are_read_once(store: Counting) -> None:
@@ -182,7 +205,7 @@ def test_pages_are_read_once(store: Counting) -> None:
     ):
         store.seen.clear()
         look()
-        assert 60 < len(store.pages()) == len(set(store.pages())) < 100
+        assert 30 < len(store.pages()) == len(set(store.pages())) < 100
 
 
 def without(key: str, store: Store) -> None:
@@ -255,15 +278,80 @@ def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
     assert (Path(store.url) / page_key(page.digest)).stat().st_ino == before
 
 
+def pointed_at(store: Counting, document: bytes) -> str:
+    """The key of the snapshot of these bytes, at which `work` is then."""
+    catalog.write_snapshot(store, Manifest(name_of(document), document, {}))
+    point(store, name_of(document))
+    return catalog.snapshot_key(name_of(document))
+
+
+def test_a_good_page_is_not_blamed_for_the_list_it_is_in(store: Counting) -> None:
+    """Nor is another environment that has it, rightly, in its own."""
+    found = large(MANY[:2])
+    for each in found.layers:
+        store.put(catalog.layer_key(each.digest), b"0123456789")
+    put(store, found)
+    document = document_of(found)
+    swapped = replace(document, packages=document.layers, layers=document.packages)
+    key = pointed_at(store, canonical.encode(swapped))
+    (problem,) = verify(store, jobs=1).problems
+    assert (problem.key, problem.environments) == (key, ("work",))
+    assert "wrong list" in problem.reason
+
+
+def test_a_large_page_is_read_once_whatever_snapshots_say_of_its_size(store: Counting) -> None:
+    (page,) = document_of(current(store)).layers
+    document = canonical.encode(document_of(current(store)))
+    keys = {
+        pointed_at(
+            store, document.replace(canonical.encode(page), canonical.encode(replace(page, size=size)))
+        )
+        for size in range(page.size - 9, page.size)
+    }
+    store.seen.clear()
+    assert {each.key for each in verify(store, jobs=1).problems} == keys
+    assert len(store.pages()) <= 2
+
+
+def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read and not yet looked at is bounded, however many pages there are."""
+    found = large(MANY)
+    put(store, found)
+    pages = document_of(found).pages
+    lot = 3 * max(page.size for page in pages)
+    monkeypatch.setattr(objects, "_LOT", lot)
+    store.seen.clear()
+    before = 0
+    for count, (page, data) in enumerate(objects.look_at_pages(store, pages)):
+        assert isinstance(data, bytes) and name_of(data) == page.digest
+        assert sum(each.size for each in pages[count : len(store.pages())]) <= lot
+        before = count
+    assert before == len(pages) - 1
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"packages": tuple(package(f"{number:0400000}") for number in range(90))},
+        {"pip": (PipPackage("x" * canonical.LARGEST_DOCUMENT, "1"),)},
+    ],
+    ids=["pages", "document"],
+)
+def test_what_nobody_could_read_is_not_written(lists: dict[str, Any]) -> None:
+    with pytest.raises(TooMuchToDescribe) as error:
+        manifest.encode(snapshot(**lists))
+    assert error.value.size > error.value.limit == canonical.LARGEST_DOCUMENT
+
+
 def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(store.keys(""))
 
-    def gone(_: Store, snapshot_id: str, __: object) -> set[str]:
+    def gone(_: Store, snapshot_id: str) -> manifest.Document:
         raise NotInStore(f"snapshot {snapshot_id}", store.url)
 
-    monkeypatch.setattr(catalog, "read_needs", gone)
+    monkeypatch.setattr(catalog, "read_document", gone)
     with pytest.raises(Damaged, match="missing"):
         prune(store, Retention(), dry=False, grace=-1)
     assert sorted(store.keys("")) == before

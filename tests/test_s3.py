@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from snapper.machine.identity import time_of
+from snapper.objects import page_key
 from tests.conftest import Instance
 from tests.misfortune import (
     begin,
@@ -238,3 +239,11 @@ def test_a_cache_keeps_within_its_size(
     assert 3 <= len(names) <= 4
     assert {Path(keys[0]).name, Path(keys[-1]).name} <= names
     assert [store.read(key) for key in keys] == objects
+    page = [f"[{'1' * 150_000}{number}]".encode() for number in range(9)]
+    for data in page:
+        digest = hashlib.sha256(data).hexdigest()
+        store.put(page_key(digest), data)
+    kept_size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    assert 500_000 < kept_size <= 1_000_000
+    assert store.read(page_key(digest)) == page[-1]
+    assert (tmp_path / "cache").glob("*/snapper.json")

@@ -179,6 +179,28 @@ def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
     assert machine.refused(2, "verify", "--data=9/3")["type"] == "Usage"
 
 
+def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Machine, Path]) -> None:
+    """The second look, for what healed snapshots and pages need, is at the same layers."""
+    machine, _ = packed
+    damaged = layer_files(machine.store)
+    assert len(damaged) > 2
+    good = machine.home / "good"
+    shutil.copytree(machine.store, good)
+    for file in damaged:
+        flip(file, 99)
+    shutil.rmtree(good / "layers")
+    page_files(machine.store)[0].unlink()
+    outcome = machine.snapper("verify", "--data=34%", "--repair", "--from", good, "--json")
+    assert outcome.code == 12, outcome
+    assert [each["key"].split("/")[0] for each in outcome.json["healed"]] == ["pages"]
+    found = [each["key"] for each in outcome.json["problems"]]
+    assert len(found) == outcome.json["read"]
+    parts = [Part.parse("34%") for _ in range(8)]
+    digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
+    assert all(part.chosen(digests) == part.chosen(digests) for part in parts)
+    assert len({tuple(part.chosen(digests)) for part in parts}) > 1
+
+
 # --- environments on disk ---------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from snapper.errors.environments import (
     NotAnEnvironment,
     NotRegistered,
     PrefixTooLong,
+    TooMuchToDescribe,
     WrongPlatform,
 )
 from snapper.errors.machine import (
@@ -77,6 +78,7 @@ __all__ = [
     "StoreRefused",
     "TagTaken",
     "TooLarge",
+    "TooMuchToDescribe",
     "TooSlow",
     "Unreachable",
     "Unsupported",

@@ -77,6 +77,28 @@ class ChangedWhilePacking(SnapperError):
 
 
 @dataclass(eq=False)
+class TooMuchToDescribe(SnapperError):
+    """What a snapshot of an environment would say of it is more than anybody reads; sizes in bytes."""
+
+    size: int
+    limit: int
+
+    @property
+    def message(self) -> str:
+        return (
+            f"the environment cannot be packed: what describes it takes {self.size:,} bytes, "
+            f"and a snapshot may have {self.limit:,}"
+        )
+
+    @property
+    def hint(self) -> str:
+        return (
+            "Packages, symlinks and files that hold the environment's own path count, and files of packages that were "
+            "changed or removed. Move what is no software out of the environment: data that is linked into it, say."
+        )
+
+
+@dataclass(eq=False)
 class EditableInstalls(SnapperError):
     """Packages of the environment have their code elsewhere; each source is `NAME (DIRECTORY)`."""
 

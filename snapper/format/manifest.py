@@ -9,6 +9,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Any
 
+from snapper.errors import TooMuchToDescribe
 from snapper.format import canonical
 from snapper.format.model import Deviation, Kernel, Layer, Package, Page, PipPackage, Snapshot, name_of
 
@@ -62,11 +63,13 @@ class Manifest:
 
 
 def encode(snapshot: Snapshot) -> Manifest:
-    """The snapshot in canonical bytes: equal snapshots have one id."""
+    """The snapshot in canonical bytes: equal snapshots have one id. Raises TooMuchToDescribe."""
     packages = list(_pages((package.name, package) for package in snapshot.packages))
     layers = list(_pages((_name(layer), layer) for layer in snapshot.layers))
+    _check_size(sum(page.size for page, _ in packages + layers))
     lists = {"packages": tuple(page for page, _ in packages), "layers": tuple(page for page, _ in layers)}
     document = canonical.encode(Document(**{**_fields(snapshot), **lists}))
+    _check_size(len(document))
     return Manifest(name_of(document), document, {page.digest: data for page, data in packages + layers})
 
 
@@ -123,6 +126,11 @@ class Decoder:
             if page not in self._layers:
                 self._layers[page] = decode_page(Layer, page, pages[page.digest])
         return join(document, self._packages, self._layers)
+
+
+def _check_size(size: int) -> None:
+    if size > canonical.LARGEST_DOCUMENT:
+        raise TooMuchToDescribe(size, canonical.LARGEST_DOCUMENT)
 
 
 def _fields(value: Document | Snapshot) -> dict[str, Any]:

@@ -39,6 +39,9 @@ _FULL = 0.95
 _FILLED = 0.9
 _UNSEEN = 0.01
 
+#: When what is not to go was last used.
+_STAYS = float("inf")
+
 #: Stores that this process could not reach, by URL: they are not asked again.
 _unreachable: dict[str, Unreachable] = {}
 
@@ -237,8 +240,8 @@ class CachedStore:
         found = sorted(_files(Path(self.root)))
         total = size + sum(each[1] for each in found)
         if total > self.limit * _FULL:
-            for _, length, path in found:
-                if total <= self.limit * _FILLED:
+            for last, length, path in found:
+                if total <= self.limit * _FILLED or last == _STAYS:
                     break
                 with suppress(OSError):
                     path.unlink()
@@ -246,13 +249,16 @@ class CachedStore:
 
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each immutable object, or what is left of its writing, was last used, how large it is, and where."""
+    """When each object, or what is left of its writing, was last used, how large it is, and where."""
     recently = time.time() - 3600
     for directory, _, names in os.walk(root):
         for name in names:
             path = Path(directory) / name
             with suppress(OSError):
                 status = path.stat()
-                leftover = name.startswith(".") and status.st_mtime < recently
-                if leftover or name.endswith(".zst"):
-                    yield (0.0 if leftover else status.st_mtime), status.st_size, path
+                key = "/".join(path.relative_to(root).parts[1:])
+                if name.startswith("."):
+                    last = 0.0 if status.st_mtime < recently else _STAYS
+                else:
+                    last = status.st_mtime if _IMMUTABLE.match(key) else _STAYS
+                yield last, status.st_size, path
