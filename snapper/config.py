@@ -354,7 +354,7 @@ _KEYS: dict[str, _Key] = {
     "except": _Key(_patterns, lambda: ()),
     "first": _Key(_patterns, lambda: ()),
     "jobs": _Key(_whole(1, 64), lambda: None),
-    "level": _Key(_whole(1, 19), lambda: 2),
+    "level": _Key(_whole(1, 19), lambda: 1),
     "budget": _Key(_seconds, lambda: None),
     "kernel_name": _Key(_template(*_FIELDS), lambda: "{env}-{kernel}"),
     "kernel_display_name": _Key(_template(*_FIELDS), lambda: "{language} ({env})"),

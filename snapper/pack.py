@@ -163,7 +163,7 @@ def _make(source: _Source, level: int, jobs: int | None, progress: Progress, nam
     plan = make_plan(source.prefix, source.tree, records)
     building = Building(plan, kept if kept and kept.prefix == known_by else None)
     if building.has_work:
-        with Workers(_context(source, known_by, level), jobs) as workers:
+        with Workers(_context(source, known_by, level), jobs, building.ready) as workers:
             progress.start(f"Packing {name}", building.size)
             building.work(workers, progress)
         progress.done()

@@ -122,6 +122,24 @@ def test_every_job_has_its_result() -> None:
     assert results == {job: 1000 + number for job, number in numbers.items()}
 
 
+def call(_: object, argument: Callable[[], object]) -> object:
+    return argument()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are not forked")
+def test_known_arguments_need_not_be_sent() -> None:
+    """As could not be done with these: a lambda does not pickle."""
+
+    def says(number: int) -> Callable[[], int]:
+        return lambda: number
+
+    known = [says(number) for number in range(20)]
+    with Workers(None, 2, known) as workers:
+        numbers = {workers.submit(call, each, 1): each() for each in known}
+        numbers[workers.submit(call, os.getppid, 1)] = os.getpid()
+        assert everything(workers) == numbers
+
+
 def test_no_jobs_no_results() -> None:
     with Workers(None, 2) as workers:
         assert everything(workers) == {}
@@ -407,10 +425,10 @@ def test_a_worker_that_is_told_to_end_before_it_begins_does(monkeypatch: pytest.
     """The second of them, which has a job already, when the first has done its own."""
     begin = worker.work
 
-    def late(connection: object, context: object, inherited: list[object]) -> None:
+    def late(connection: object, context: object, known: object, inherited: list[object]) -> None:
         if len(inherited) == 2:
             eventually(lambda: signal.SIGTERM in signal.sigpending())
-        begin(connection, context, inherited)  # type: ignore[arg-type]
+        begin(connection, context, known, inherited)  # type: ignore[arg-type]
 
     monkeypatch.setattr(workers, "work", late)
     began = time.monotonic()

@@ -61,7 +61,7 @@ JobsOption = Annotated[
 LevelOption = Annotated[
     int | None,
     typer.Option(
-        "--level", min=1, max=19, help="zstd compression level of new layers. Default: the setting, 2."
+        "--level", min=1, max=19, help="zstd compression level of new layers. Default: the setting, 1."
     ),
 ]
 

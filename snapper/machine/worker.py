@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,6 +56,12 @@ class Later(Generic[T]):
     finish: Callable[[], T]
 
 
+class Known(NamedTuple):
+    """An argument that the worker had from its start, by its number."""
+
+    number: int
+
+
 class Order(NamedTuple):
     """A job as it is sent to a worker."""
 
@@ -79,8 +85,10 @@ class _Turn(NamedTuple):
     prepared: Future[object] | None
 
 
-def work(connection: Connection, context: object, inherited: list[Connection]) -> None:
-    """Works until the connection is closed; `inherited` are those of other workers."""
+def work(
+    connection: Connection, context: object, known: Sequence[object], inherited: list[Connection]
+) -> None:
+    """Works until the connection is closed; `known` are arguments to come, and `inherited` connections of others."""
     for other in inherited:
         other.close()
     ignored = set(SIGNALS) - {signal.SIGTERM}  # which may have come already: to ignore it would be to lose it
@@ -92,12 +100,12 @@ def work(connection: Connection, context: object, inherited: list[Connection]) -
     _spare_memory()
     gc.freeze()  # what the parent had need not be looked through, nor be copied for that
     gc.set_threshold(_SELDOM)
-    _Worker(connection, context).run()
+    _Worker(connection, context, known).run()
 
 
 class _Worker:
-    def __init__(self, connection: Connection, context: object) -> None:
-        self._connection, self._context = connection, context
+    def __init__(self, connection: Connection, context: object, known: Sequence[object]) -> None:
+        self._connection, self._context, self._known = connection, context, known
         self._turns: SimpleQueue[_Turn | None] = SimpleQueue()
         self._pool = ThreadPoolExecutor(_THREADS)
         self._sending = threading.Lock()
@@ -112,6 +120,8 @@ class _Worker:
         try:
             while True:
                 order: Order = self._connection.recv()
+                if isinstance(order.argument, Known):
+                    order = order._replace(argument=self._known[order.argument.number])
                 ahead = order.ahead
                 prepared = self._pool.submit(ahead, self._context, order.argument) if ahead else None
                 self._turns.put(_Turn(order, prepared))

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Container, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,7 +21,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from snapper.errors import SnapperError, WorkerDied
 from snapper.machine.interrupts import SIGNALS
-from snapper.machine.worker import Ahead, Order, Report, work
+from snapper.machine.worker import Ahead, Known, Order, Report, work
 
 C = TypeVar("C")
 
@@ -92,12 +92,17 @@ def default_count() -> int:
 
 
 class Workers(Generic[C]):
-    """Use as a context manager. Make it before the process has threads: workers are forked where that is safe."""
+    """Use as a context manager. Make it before the process has threads: workers are forked where that is safe.
 
-    def __init__(self, context: C, count: int | None = None) -> None:
+    Arguments of jobs that are `known` by then go with the fork, and need not be sent.
+    """
+
+    def __init__(self, context: C, count: int | None = None, known: Sequence[object] = ()) -> None:
         self._context = context
         self._count = count or default_count()
         self._forks = sys.platform == "linux"
+        self._known = known if self._forks else ()
+        self._numbers = {id(argument): number for number, argument in enumerate(self._known)}
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
@@ -110,7 +115,9 @@ class Workers(Generic[C]):
             ours, theirs = method.Pipe()
             inherited.append(ours)
             foreign = inherited if self._forks else []
-            process = method.Process(target=work, args=(theirs, self._context, foreign), daemon=True)
+            process = method.Process(
+                target=work, args=(theirs, self._context, self._known, foreign), daemon=True
+            )
             before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
             try:
                 process.start()
@@ -221,7 +228,9 @@ class Workers(Generic[C]):
                 break
             job = heapq.heappop(self._waiting)
             worker.before[job.number] = job
-            order = Order(job.number, job.function, job.argument, job.ahead and job.ahead.function)
+            number = self._numbers.get(id(job.argument))
+            argument = job.argument if number is None else Known(number)
+            order = Order(job.number, job.function, argument, job.ahead and job.ahead.function)
             sent = False
             with contextlib.suppress(OSError):
                 worker.connection.send(order)

@@ -76,6 +76,11 @@ class Building:
         return bool(self._ready or self._late)
 
     @property
+    def ready(self) -> tuple[object, ...]:
+        """What is to be done first, as workers are given it."""
+        return tuple(job.argument for job in self._ready)
+
+    @property
     def size(self) -> int:
         """What there is to read, in bytes."""
         late = sum(item.file.size for share in self._late.values() for item in (*share.items, *share.large))
