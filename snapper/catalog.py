@@ -94,9 +94,15 @@ def _no_environment(store: Store, name: str) -> NotInStore:
 
 def decode_environment(store: Store, name: str, data: bytes) -> Environment:
     """The environment that an entry's bytes describe; raises Damaged, NewerFormat."""
-    found = _decode(Environment, data, f"environment {name!r} in {store.url}")
-    if found.name != name:
-        raise Damaged(f"environment {name!r} in {store.url}", f"it says that it is {found.name!r}")
+    what = f"environment {name!r} in {store.url}"
+    advice = (
+        f"Put an earlier copy of {environment_key(name)} back where there is one (a backup, the bucket's versions). "
+        f"Else take it out (snapper remove {name} --yes) and pack the environment again."
+    )
+    with _decoding(what, advice):
+        found = _decode(Environment, data, what)
+        if found.name != name:
+            raise canonical.Malformed(f"it says that it is {found.name!r}")
     return found
 
 
@@ -154,7 +160,8 @@ def decode_document(store: Store, digest: str, data: bytes) -> Document:
     what = f"snapshot {digest[:12]} in {store.url}"
     if name_of(data) != digest:
         raise Damaged(what, "its bytes are not those that its name stands for")
-    return _decode(Document, data, what)
+    with _decoding(what):
+        return _decode(Document, data, what)
 
 
 def named_by(environment: Environment) -> set[str]:
@@ -337,24 +344,23 @@ def _moved(store: Store, name: str) -> SnapperError:
 
 
 def _decode(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
-    """The document, after a look at its format number."""
-    with _decoding(what):
-        fields = canonical.parse(data)
-        found = fields.get("format") if isinstance(fields, dict) else None
-        if type(found) is int and found > FORMAT:
-            raise NewerFormat(what, found, FORMAT)
-        if found != FORMAT:
-            raise Damaged(what, "it names no format")
-        return canonical.decode(kind, fields)
+    """The document, after a look at its format number; raises NewerFormat, Malformed."""
+    fields = canonical.parse(data)
+    found = fields.get("format") if isinstance(fields, dict) else None
+    if type(found) is int and found > FORMAT:
+        raise NewerFormat(what, found, FORMAT)
+    if found != FORMAT:
+        raise canonical.Malformed("it names no format")
+    return canonical.decode(kind, fields)
 
 
 @contextmanager
-def _decoding(what: str) -> Iterator[None]:
+def _decoding(what: str, advice: str = "") -> Iterator[None]:
     """Raises Damaged for what is not as its type demands."""
     try:
         yield
     except canonical.Malformed as error:
-        raise Damaged(what, str(error)) from None
+        raise Damaged(what, str(error), advice) from None
 
 
 @dataclass(frozen=True)

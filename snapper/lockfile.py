@@ -16,7 +16,7 @@ def explicit(snapshot: Snapshot) -> str:
     """A file for `conda create --file`: the URL of each package with its md5 (docs.conda.io, "@EXPLICIT")."""
     lines = [f"# platform: {snapshot.platform}", "@EXPLICIT"]
     lines += [f"{each.url}#{each.md5}" if each.md5 else each.url for each in snapshot.packages if each.url]
-    return "\n".join(quote(line, safe=_PRINTABLE) for line in lines) + "\n"
+    return "\n".join(quote(line, safe=_PRINTABLE, errors="surrogatepass") for line in lines) + "\n"
 
 
 def environment_yml(name: str, snapshot: Snapshot) -> str:

@@ -34,6 +34,9 @@ LEASE = 3600
 _LOCKS = "locks/"
 _PRUNE = f"{_LOCKS}prune.json"
 _INTENT = re.compile(r"locks/pack-[0-9a-f]{32}\.json\Z")
+
+#: What is written to see what comes of it, and removed at once: whoever finds it still there, may.
+_TRIAL = re.compile(r"locks/trial-[0-9a-f]{32}\.json\Z")
 _PATIENCE = 600
 _POLL = 0.2
 _RENEW = 60
@@ -169,6 +172,9 @@ def pruning(store: Store) -> Iterator[Pruning]:
             if not lock.is_dead and taken - modified <= GRACE:
                 raise StoreBusy(store.url, lock.action, lock.holder)
             store.delete(key)
+        for each in list(store.entries(_LOCKS)):
+            if _TRIAL.match(each.key) and taken - each.modified > LEASE:
+                store.delete(each.key)
         yield held_lock
     finally:
         held_lock.release()
@@ -204,9 +210,14 @@ def _break(store: Store, held: _Held, now: float) -> bool:
     return True
 
 
+def trial_key() -> str:
+    """A key at which an object may be put to see what comes of it."""
+    return f"{_LOCKS}trial-{secrets.token_hex(16)}.json"
+
+
 def _now(store: Store) -> float:
     """The store's clock, by an object that is written to see it."""
-    key = f"{_LOCKS}clock-{secrets.token_hex(16)}.json"
+    key = trial_key()
     store.put(key, canonical.encode(_own("look")))
     try:
         return _modified(store, key) or time.time()

@@ -62,7 +62,7 @@ def is_whole(store: Store, key: str, digest: str) -> bool:
     """Whether the object is there, and its bytes are those that its name stands for."""
     try:
         return read_named(store, key, digest) is not None
-    except (NotInStore, TooLarge):
+    except (NotInStore, Damaged):
         return False
 
 

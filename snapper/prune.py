@@ -122,7 +122,7 @@ def prune(
     progress: Progress = SILENT,
 ) -> Pruned:
     """Applies the retention to the environments named, or to all, and removes what no environment needs and is older
-    than the grace period, in seconds by the store's own clock.
+    than the grace period, in seconds by the store's own clock. Nothing is let go of before it is known what stays.
 
     Raises StoreBusy, NotInStore, Damaged where it cannot be known what is needed, StoreRefused, TooSlow.
     """
@@ -131,10 +131,17 @@ def prune(
         kept = {each.name: each for _, each in retained}
         return _swept(store, kept, retained, _Sweep(None, time.time() - grace), progress)
     with pruning(store) as lock:
-        trimmed = tuple(_trim(store, retention, names))
-        kept = {name: catalog.read_environment(store, name)[0] for name in catalog.environments(store)}
-        sweep = _Sweep(lock.check, lock.now - grace)
-        return _swept(store, kept, trimmed, sweep, progress)
+        _needed(store, _named(kept for _, kept in _retained(store, retention, names)), frozenset())
+        trimmed: list[_Change] = []
+        try:
+            trimmed.extend(_trim(store, retention, names))
+            kept = {name: catalog.read_environment(store, name)[0] for name in catalog.environments(store)}
+            sweep = _Sweep(lock.check, lock.now - grace)
+            return _swept(store, kept, tuple(trimmed), sweep, progress)
+        except SnapperError:
+            for each in (dropped for change in trimmed for dropped in _dropped(*change)):
+                progress.note(f"out of the history already: {each.environment}@{each.snapshot_id[:12]}")
+            raise
 
 
 def _retained(store: Store, retention: Retention, names: Sequence[str]) -> Iterator[_Change]:
@@ -191,7 +198,7 @@ def _swept(
     progress: Progress,
 ) -> Pruned:
     """Removes what these environments do not need. What is needed is known before anything goes."""
-    named = {each for found in environments.values() for each in catalog.named_by(found)}
+    named = _named(environments.values())
     snapshots = {
         match[1]: each for each in store.entries("snapshots/") if (match := _SNAPSHOT.match(each.key))
     }
@@ -221,6 +228,10 @@ def _swept(
         waiting=len(young),
         waiting_size=sum(each.size for each in young),
     )
+
+
+def _named(environments: Iterable[Environment]) -> set[str]:
+    return {each for found in environments for each in catalog.named_by(found)}
 
 
 def _needed(store: Store, named: Set[str], others: Set[str]) -> set[str]:

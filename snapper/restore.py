@@ -235,7 +235,7 @@ class _Restoring:
                     moment = Moment(place.snapshot_id, str(place.prefix), taken)
                     state.write(staging.tree, found, work.manifest, moment, done.index)
                     staging.tree.chmod(work.snapshot.mode & 0o777)
-                target.is_present(self._store, place.prefix, place.name, place.snapshot_id, work.wanted)
+                target.is_present(self._store, place.prefix, place.entry, place.snapshot_id, work.wanted)
                 staging.swap()
                 if done.inherited and not any(other.unpacking.at_work for other in self._staged):
                     staging.clear(workers)

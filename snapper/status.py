@@ -113,7 +113,7 @@ def _elsewhere(store: Store, entry: catalog.Entry) -> Status:
         found = state.read(prefix)
         if found and (found.environment == entry.name or found.snapshot == current):
             return status_of(store, prefix, entry.name)
-        target.is_present(store, prefix, entry.name, current, wanted, again=True)
+        target.is_present(store, prefix, entry.environment, current, wanted, again=True)
     except SnapperError as error:
         return replace(absent, error=error)
     return absent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -13,7 +13,7 @@ from pathlib import Path
 from snapper import catalog, environment
 from snapper.catalog import Reference
 from snapper.checks import pages
-from snapper.checks.audit import Audit, audit
+from snapper.checks.audit import MISSING, Audit, Audited, audit
 from snapper.checks.compare import Difference, compare
 from snapper.environment import conda, state
 from snapper.errors import Damaged, NewerFormat, NotInStore, SnapperError, Usage
@@ -27,7 +27,7 @@ from snapper.store import Store, Stored
 
 _KNOWN = re.compile(
     r"environments/[^/]+\.json\Z|snapshots/[0-9a-f]{64}\.json\Z|pages/([0-9a-f]{2})/\1[0-9a-f]{62}\.json\Z"
-    r"|layers/([0-9a-f]{2})/\2[0-9a-f]{62}\.tar\.zst\Z|locks/(?:prune|pack-[0-9a-f]{32})\.json\Z"
+    r"|layers/([0-9a-f]{2})/\2[0-9a-f]{62}\.tar\.zst\Z|locks/(?:prune|(?:pack|trial)-[0-9a-f]{32})\.json\Z"
 )
 _TOPS = ("environments/", "snapshots/", "pages/", "layers/", "locks/")
 
@@ -77,9 +77,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found. Of the `layers` there are, so many were `read`, of `size` bytes; `described` is what snapshots
-    say of layers, by digest.
-    """
+    """What was found. Of the `layers` there are, so many were `read`, of `size` bytes."""
 
     environments: int
     snapshots: int
@@ -87,7 +85,6 @@ class Verified:
     read: int
     size: int
     problems: tuple[Problem, ...]
-    described: Mapping[str, tuple[Layer, ...]]
 
     def without(self, keys: Collection[str]) -> Verified:
         """The same once these objects are good."""
@@ -99,13 +96,16 @@ def verify(
 ) -> Verified:
     """Checks the store's objects against their names and each other, and reads the layers of a part, if one is given.
 
-    Raises what the store raises.
+    What others do to the store meanwhile is no problem: what is not right is looked at again. Raises what the store
+    raises.
     """
     run = _Run(store)
     run.look()
     chosen = part.chosen(run.layers) if part else []
     if chosen:
         run.read(chosen, jobs, progress)
+    if run.problems:
+        run.confirm()
     return Verified(
         environments=run.environments,
         snapshots=len(run.snapshots),
@@ -116,7 +116,6 @@ def verify(
             Problem(key, reason, tuple(sorted(run.needed_by.get(key, ()))))
             for key, reason in sorted(run.problems.items())
         ),
-        described={digest: run.layers_described(digest) for digest in run.described},
     )
 
 
@@ -170,7 +169,9 @@ class _Run:
         self.environments = 0
         self.problems: dict[str, str] = {}
         self.needed_by: dict[str, set[str]] = {}
-        self.described: dict[str, set[Layer]] = {}
+        self.described: dict[str, dict[Layer, set[str]]] = {}  # and the pages that say so
+        self.users: dict[str, set[str]] = {}  # the snapshots that have a page
+        self.seen: Set[str] = frozenset()  # the problems that only reading layers shows
         self.snapshots: dict[str, Stored] = {}
         self.layers: dict[str, Stored] = {}
 
@@ -184,6 +185,7 @@ class _Run:
         found = {each: document for each, document in documents.items() if document}
         for snapshot_id, document in found.items():
             for page in document.pages:
+                self.users.setdefault(page.digest, set()).add(snapshot_id)
                 needed_by = self.needed_by.setdefault(page_key(page.digest), set())
                 needed_by.update(named.get(snapshot_id, ()))
         contents = {}
@@ -193,7 +195,11 @@ class _Run:
                 continue
             contents[digest] = content
             for layer in content.layers or ():
-                self._look_at(layer, self.needed_by[page_key(digest)])
+                self.described.setdefault(layer.digest, {}).setdefault(layer, set()).add(digest)
+                needed_by = self.needed_by.setdefault(catalog.layer_key(layer.digest), set())
+                needed_by.update(self.needed_by[page_key(digest)])
+        for digest, described in self.described.items():
+            self._weigh(digest, described)
         for snapshot_id, document in found.items():
             reason = pages.disagreement(document, contents)
             if reason:
@@ -201,24 +207,40 @@ class _Run:
 
     def read(self, digests: Iterable[str], jobs: int | None, progress: Progress) -> None:
         """Reads these layers."""
+        before = set(self.problems)
         with Workers(None, jobs) as workers:
             numbers = {
                 workers.submit(
-                    audit, Audit(self.store, digest, self.layers_described(digest)), self.layers[digest].size
+                    audit,
+                    Audit(self.store, digest, tuple(self.described.get(digest, ()))),
+                    self.layers[digest].size,
                 ): digest
                 for digest in digests
             }
             progress.start("Reading layers", sum(self.layers[digest].size for digest in numbers.values()))
             with closing(workers.results()) as results:
-                for number, reason in results:
-                    if reason:
-                        self.problems.setdefault(catalog.layer_key(numbers[number]), reason)
+                for number, found in results:
+                    self._audited(numbers[number], found)
                     progress.advance(self.layers[numbers[number]].size)
         progress.done()
+        self.seen = self.problems.keys() - before
 
-    def layers_described(self, digest: str) -> tuple[Layer, ...]:
-        """What snapshots say of the layer, which should be one thing."""
-        return tuple(self.described.get(digest, ()))
+    def _audited(self, digest: str, found: Audited) -> None:
+        if found.reason:
+            self.problems.setdefault(catalog.layer_key(digest), found.reason)
+        for layer, reason in found.untrue:
+            self._blame(
+                self.described[digest][layer], f"what it says of layer {digest[:12]} is not so: {reason}"
+            )
+
+    def confirm(self) -> None:
+        """Looks once more, and forgets what is not so any more: packs and prunes may have been at work meanwhile."""
+        again = _Run(self.store)
+        again.look()
+        seen = {key for key in self.seen if self.problems[key] != MISSING}
+        self.problems = {
+            key: reason for key, reason in self.problems.items() if key in seen or key in again.problems
+        }
 
     def _list(self) -> None:
         for each in (found for top in _TOPS for found in self.store.entries(top)):
@@ -265,7 +287,7 @@ class _Run:
     def _note(self, key: str, error: SnapperError) -> None:
         """Takes what concerns one object for its problem; raises the others again."""
         if isinstance(error, NotInStore):
-            self.problems[key] = "it is missing"
+            self.problems[key] = MISSING
         elif isinstance(error, Damaged):
             self.problems[key] = error.reason
         elif isinstance(error, NewerFormat):
@@ -275,12 +297,26 @@ class _Run:
         else:
             raise error
 
-    def _look_at(self, layer: Layer, environments: set[str]) -> None:
-        key = catalog.layer_key(layer.digest)
-        self.needed_by.setdefault(key, set()).update(environments)
-        stored = self.layers.get(layer.digest)
+    def _weigh(self, digest: str, described: Mapping[Layer, set[str]]) -> None:
+        """Looks whether the layer is there in the size that snapshots say. Where they do not agree, one that is right
+        shows that the others are wrong.
+        """
+        key, stored = catalog.layer_key(digest), self.layers.get(digest)
         if stored is None:
-            self.problems[key] = "it is missing"
-        elif stored.size != layer.size:
-            self.problems[key] = f"it has {stored.size:,} bytes, and its snapshot says {layer.size:,}"
-        self.described.setdefault(layer.digest, set()).add(layer)
+            self.problems[key] = MISSING
+            return
+        agreed = any(layer.size == stored.size for layer in described)
+        for layer, having in described.items():
+            if layer.size == stored.size:
+                continue
+            if agreed:
+                self._blame(
+                    having, f"it says that layer {digest[:12]} has {layer.size:,} bytes, not {stored.size:,}"
+                )
+            else:
+                self.problems[key] = f"it has {stored.size:,} bytes, and its snapshot says {layer.size:,}"
+
+    def _blame(self, having: Iterable[str], reason: str) -> None:
+        """Takes what pages say that is not so for a problem of the snapshots that have these."""
+        for snapshot_id in (each for page in having for each in self.users[page]):
+            self.problems.setdefault(catalog.snapshot_key(snapshot_id), reason)

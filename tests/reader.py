@@ -25,7 +25,7 @@ _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json")
 _PAGE = re.compile(r"pages/([0-9a-f]{2})/(\1[0-9a-f]{62})\.json")
 _LAYER = re.compile(r"layers/([0-9a-f]{2})/([0-9a-f]{64})\.tar\.zst")
 _ENVIRONMENT = re.compile(r"environments/(\w[\w.+-]*)\.json")
-_LOCK = re.compile(r"locks/(?:prune|pack-[0-9a-f]{32}|clock-[0-9a-f]{32})\.json")
+_LOCK = re.compile(r"locks/(?:prune|pack-[0-9a-f]{32}|trial-[0-9a-f]{32})\.json")
 _SNAPSHOT_FIELDS = {
     *("format", "platform", "mode", "packages", "pip", "kernels", "altered", "missing", "layers"),
 }

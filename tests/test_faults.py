@@ -121,10 +121,10 @@ def test_repairing_fails_in_turn(fault: Callable[[str], SnapperError], stocked: 
         assert keys == [str(layer.relative_to(tmp_path / "store"))]
         failing = Failing(store, tmp_path / "counter", at, fault)
         try:
-            repair(failing, keys, found.described, {"good": good})
+            repair(failing, keys, {"good": good})
         except SnapperError:
             assert [each.key for each in verify(store, Part(), jobs=1).problems] == keys
-            repair(store, keys, found.described, {"good": good})
+            repair(store, keys, {"good": good})
         else:
             assert at == 3
         assert not verify(store, Part(), jobs=1).problems

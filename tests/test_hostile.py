@@ -12,6 +12,7 @@ import os
 import tarfile
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,22 @@ from hypothesis import strategies as st
 
 from snapper import catalog, diff, verify
 from snapper.catalog import Reference
-from snapper.checks.audit import fault
+from snapper.checks.audit import Audit, audit
 from snapper.checks.compare import compare
 from snapper.checks.contents import contents
 from snapper.errors import BadArchive, Damaged, NewerFormat, NotAnArchive, SnapperError, TooLarge
+from snapper.export import Wanted as Exporting
+from snapper.export import export
 from snapper.format import canonical, manifest
 from snapper.format.layer import Unpacker
 from snapper.format.manifest import Manifest
-from snapper.format.model import LARGEST_OBJECT, Layer, name_of
+from snapper.format.model import LARGEST_OBJECT, Begin, Layer, Mode, Relocation, name_of
 from snapper.format.segment import Member
 from snapper.importing import arrived
 from snapper.machine.progress import SILENT
 from snapper.machine.workers import Workers
 from snapper.objects import write_pages
+from snapper.repair import repair
 from snapper.restore import Failed
 from snapper.store import open_store
 from snapper.store.local import LocalStore
@@ -55,6 +59,7 @@ from tests.test_extract import (
     keep,
     layer,
     packed,
+    point,
     rest,
     symlink,
     top,
@@ -108,6 +113,83 @@ def test_what_differs_is_found_without_following_links_out(top: Path) -> None:
     found_files = diff.on_disk(store, Reference("work"), prefix, files=True, jobs=1).files
     assert found_files is not None
     assert "a/secret" in found_files.removed
+
+
+def described_as(store: LocalStore, *layers: Layer) -> str:
+    """Points `work` at a snapshot that says so of its layers, which are there; its key."""
+    found = catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
+    encoded = manifest.encode(replace(found, layers=(*found.layers, *layers)))
+    write_pages(store, encoded.pages)
+    catalog.write_snapshot(store, encoded)
+    point(store, encoded.digest)
+    return catalog.snapshot_key(encoded.digest)
+
+
+@pytest.mark.parametrize("untrue", [{"members": 3}, {"diff_size": 1024}, {"diff_id": "0" * 64}, {"size": 7}])
+def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], top: Path) -> None:
+    """And neither the layer, nor others who have it; and what heals the layer is its bytes."""
+    store = open_store(str(top / "store"))
+    assert isinstance(store, LocalStore)
+    good = layer(whole(META), file("a"))
+    keep(store, [good])
+    rightly = catalog.read_environment(store, "work")[0]
+    store.replace(catalog.environment_key("mine"), canonical.encode(replace(rightly, name="mine")), None)
+    key = described_as(store, replace(good[0], **untrue))
+    (problem,) = verify.verify(store, verify.Part(), jobs=1).problems
+    assert (problem.key, problem.environments) == (key, ("work",))
+    path = Path(store.url) / catalog.layer_key(good[0].digest)
+    path.write_bytes(good[1][:-1] + b"?")
+    copy = open_store(str(top / "copy"), create=True)
+    copy.put(catalog.layer_key(good[0].digest), good[1])
+    found = verify.verify(store, verify.Part(), jobs=1).problems
+    assert repair(store, [each.key for each in found], {"copy": copy})
+    assert path.read_bytes() == good[1]
+
+
+def test_a_layer_is_unpacked_once_however_it_is_described(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = bytes(128 * 1024 * 1024)
+    data = zstandard.compress(segment)
+    store = open_store(str(top / "store"))
+    stored = packed(segment, 0, stored=data)[0]
+    store.put(catalog.layer_key(stored.digest), data)
+    ways = tuple(replace(stored, begins=Begin("a", 0, 512 * number, 0)) for number in range(100_000))
+    unpacked = []
+    whole_of = Unpacker.whole
+
+    def counted(unpacker: Unpacker, data: bytes) -> memoryview:
+        unpacked.append(len(data))
+        return whole_of(unpacker, data)
+
+    monkeypatch.setattr(Unpacker, "whole", counted)
+    found = audit(None, Audit(store, stored.digest, ways))
+    assert len(unpacked) == 1
+    assert sum("too many ways" in reason for _, reason in found.untrue) > 90_000
+
+
+@pytest.mark.parametrize("mode", ["text", "binary", "record", "sized-record", "link"])
+@pytest.mark.parametrize("path", ["way/secret", "way", "kept", "nowhere"])
+def test_an_export_changes_nothing_that_a_link_leads_to(mode: Mode, path: str, top: Path) -> None:
+    """Whatever the snapshot says is to be relocated."""
+    way = whole(Member("way", "symlink", 0o777, 0, 0, str(top / "outside")))
+    placeholder = "" if "record" in mode else "/opt/placeholder"
+    said = packed(way + file("kept", b"kept"), 2, (Relocation(mode, placeholder, (path,)),))
+    keep(open_store(str(top / "store")), [layer(whole(META)), said])
+    (top / "outside" / "secret").chmod(0o400)
+    before = tree_of(top / "outside")
+    output = top / "work.tar"
+    export(open_store(str(top / "store")), Exporting(catalog.Reference("work"), output), jobs=1)
+    assert tree_of(top / "outside") == before
+    with tarfile.open(output) as archive:
+        assert archive.extractfile("kept").read() == b"kept"  # type: ignore[union-attr]
+
+
+def test_a_path_that_is_no_path_is_refused(top: Path) -> None:
+    keep(open_store(str(top / "store")), [layer(whole(META))])
+    before = tree_of(top)
+    found = packed(whole(META), 1)[0]
+    with pytest.raises(ValueError, match="surrogates"):
+        replace(found, relocations=(Relocation("text", "/placeholder", ("a\ud800b",)),))
+    assert tree_of(top) == before
 
 
 def test_no_bits_but_permissions_are_restored(top: Path) -> None:
@@ -296,9 +378,11 @@ SEGMENT = b"".join(
 )
 
 
-def test_layers_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_layers_changed_by_chance(
+    request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Whatever a layer holds, extraction ends well or with the one error, and below its directory."""
-    store = open_store(str(tmp_path / "store"), create=True)
+    store = open_store(str(tmp_path_factory.mktemp("shelf") / "store"), create=True)
     outside = tree_of(tmp_path)
 
     @by_chance(request, 150)
@@ -307,7 +391,9 @@ def test_layers_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path
         segment = SEGMENT if in_frame else changed(SEGMENT, changes)
         data = zstandard.compress(segment)
         stored, data = packed(segment, 7, stored=changed(data, changes) if in_frame else data)
-        reason = fault(stored, data)
+        store.put(catalog.layer_key(stored.digest), data)
+        found = audit(None, Audit(store, stored.digest, (stored,)))
+        assert not found.reason  # it has its name's bytes, whatever they are
         with tempfile.TemporaryDirectory(dir=tmp_path) as target:
             try:
                 extract(None, Job(store, target, "/final/prefix", stored, frozenset(), 0), data)
@@ -315,7 +401,7 @@ def test_layers_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path
                 assert error.code == 12, error
                 assert "\n" not in error.message
             else:
-                assert reason == ""
+                assert {reason for _, reason in found.untrue} <= {"it does not unpack to that"}
         assert tree_of(tmp_path) == outside
 
     mask = os.umask(0o022)

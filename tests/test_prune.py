@@ -161,6 +161,26 @@ def test_what_is_young_waits(packed: tuple[Machine, list[str]]) -> None:
     assert check_store(machine.store) == {"data": ids[-1]}
 
 
+@pytest.mark.parametrize("damaged", ["its own", "another's"])
+def test_nothing_is_let_go_of_before_it_is_known_what_stays(
+    damaged: str, packed: tuple[Machine, list[str]]
+) -> None:
+    """The current snapshot cannot be read: then the one before it may be all that there is."""
+    machine, ids = packed
+    machine.done("tag", "data", "release")
+    machine.done("pack", "-p", machine.envs / "data", "--name", "other")
+    age(machine.store, 2 * DAY)
+    file = machine.store / (
+        "environments/other.json" if damaged == "another's" else f"snapshots/{ids[-1]}.json"
+    )
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    before = {path: path.read_bytes() for path in machine.store.rglob("*") if path.is_file()}
+    for names in ((), ("data",)):
+        machine.refused(12, "prune", *names, "--keep-last", 1, "--keep-tag", "none", "--yes")
+        after = {path: path.read_bytes() for path in machine.store.rglob("*") if path.is_file()}
+        assert after == before
+
+
 def test_what_a_history_loses_is_named(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     for tag, snapshot_id in (("stable", ids[0]), ("first", ids[1])):
@@ -403,6 +423,19 @@ def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
     assert not lock.exists() and not intent.exists()
     assert check_store(machine.store) == {"data": newest}
     assert not list((machine.store / "locks").iterdir())
+
+
+def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, list[str]]) -> None:
+    machine, _ = packed
+    left = machine.store / locks.trial_key()
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"1")
+    machine.done("verify")
+    machine.done("prune", "--yes")
+    assert left.exists()
+    age(machine.store, 2 * 3600)
+    machine.done("prune", "--yes")
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("kind", ["elsewhere", "here", "unreadable"])

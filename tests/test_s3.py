@@ -180,6 +180,13 @@ def test_the_next_start_reads_the_cache(
     assert "Traceback" not in (shown := two.having(**away).snapper("restore", "--all").err)
     assert "cannot be reached" in shown
     assert "ago" in shown
+
+    # What is at its place needs nothing of the store, be the cache new.
+    shutil.rmtree(cache)
+    assert two.snapper("restore", "--all", "--envs-dir", two.envs).code == 0
+    assert not list(cache.rglob("snapshots"))
+    there = two.having(**away).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    assert (there.code, [each["present"] for each in there.json["restored"]]) == (3, [True])
     assert two.having(**away).refused(13, "pack", "-p", two.envs / "work")["type"] == "Unreachable"
     assert two.having(**away, SNAPPER_CACHE="off").refused(13, "list")["type"] == "Unreachable"
 

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from snapper import verify as verifying
 from snapper.errors import Usage
-from snapper.store import open_store
+from snapper.store import Stored, open_store
+from snapper.store.local import LocalStore
 from snapper.verify import Part, verify
 from tests.conftest import Machine, tree_of
 from tests.misfortune import check_store, layer_files, make_data, page_files
@@ -199,6 +202,66 @@ def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Mach
     digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
     assert all(part.chosen(digests) == part.chosen(digests) for part in parts)
     assert len({tuple(part.chosen(digests)) for part in parts}) > 1
+
+
+@dataclass(frozen=True)
+class Busy(LocalStore):
+    """Somebody does something to it as soon as what it has was listed, or the other way round: before that, once."""
+
+    act: Callable[[], object] = lambda: None
+    at: str = "locks/"
+    done: list[str] = field(default_factory=list)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (self.root,)  # to workers
+
+    def entries(self, prefix: str) -> Iterator[Stored]:
+        found = list(super().entries(prefix))
+        if prefix == self.at and not self.done:
+            self.done.append(prefix)
+            self.act()
+        return iter(found)
+
+
+@pytest.mark.parametrize("at", ["environments/", "snapshots/", "pages/", "layers/", "locks/"])
+@pytest.mark.parametrize("what", ["pack", "prune", "remove"])
+def test_what_others_do_meanwhile_is_no_damage(what: str, at: str, packed: tuple[Machine, Path]) -> None:
+    machine, prefix = packed
+    (prefix / "one").write_text("Another one.\n")
+    machine.done("pack", "data")
+    (prefix / "one").write_text("And another one.\n")
+    machine.done("pack", "-p", prefix, "--name", "other")
+    (prefix / "one").write_text("And the last one.\n")
+    acts = {
+        "pack": ("pack", "-p", prefix, "--name", "third"),
+        "prune": ("prune", "--keep-last", 1, "--grace", "0s", "--yes"),
+        "remove": ("remove", "other", "--yes"),
+    }
+    store = Busy(machine.store, lambda: machine.done(*acts[what]), at)
+    assert verify(store, Part(), jobs=1).problems == ()
+    assert store.done
+
+
+def test_one_that_cannot_be_read_does_not_hide_the_others(packed: tuple[Machine, Path]) -> None:
+    """A layer larger than any may be, and one with a bit flipped: both are found, and both healed."""
+    machine, _ = packed
+    good = machine.home / "good"
+    shutil.copytree(machine.store, good)
+    whole = tree_of(machine.store)
+    first, second, *_ = layer_files(machine.store)
+    os.truncate(first, 140 * 1024 * 1024)
+    flip(second, 77)
+    keys = sorted(str(path.relative_to(machine.store)) for path in (first, second))
+    assert sorted(each["key"] for each in problems(machine, "--data")) == keys
+    machine.done("verify", "--data", "--repair", "--from", good)
+    assert tree_of(machine.store) == whole
+
+
+def test_what_is_no_part_is_refused(machine: Machine) -> None:
+    machine.refused(2, "verify", "--data=")
+    machine.refused(2, "verify", "--data", "--store", "")
+    machine.refused(2, "list", "--store=")
+    machine.refused(2, "restore", "data", "-p", "")
 
 
 # --- environments on disk ---------------------------------------------------------------------------------

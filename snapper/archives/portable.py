@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from snapper.archives.origin import Fix
 from snapper.environment.conda import forgotten
-from snapper.environment.tree import walk
+from snapper.environment.tree import File, walk
 from snapper.format.model import RECORD_MODES, Layer, Mode
 
 #: What conda-pack leaves out of conda-unpack's list, because a running program cannot be written to.
@@ -27,8 +27,11 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[Fix, ...]:
     Links into the environment become relative, files to be fixed writable, and records say of these files that
     checksums (and sizes, where those were of the relocated file) are not known.
     """
-    relocated = {path: way for layer in layers for path, way in _relocations(layer)}
-    fixes = sorted(_fixes(tree, relocated), key=lambda fix: (fix.mode == "binary", -room_of(fix)))
+    found = {file.path: file for file in walk(tree).files}
+    relocated = {
+        path: way for layer in layers for path, way in _relocations(layer) if _can(found.get(path), way)
+    }
+    fixes = sorted(_fixes(found, relocated), key=lambda fix: (fix.mode == "binary", -room_of(fix)))
     for fix in fixes:
         file = tree / fix.path
         file.chmod(file.stat().st_mode & 0o777 | 0o200)
@@ -52,16 +55,21 @@ def _relocations(layer: Layer) -> Iterator[tuple[str, tuple[Mode, str]]]:
             yield path, (relocation.mode, relocation.placeholder)
 
 
-def _fixes(tree: Path, relocated: dict[str, tuple[Mode, str]]) -> Iterator[Fix]:
+def _can(file: File | None, way: tuple[Mode, str]) -> bool:
+    """Whether what is there can be changed so: a snapshot may say that of a link, which may lead outside."""
+    return file is not None and file.type == ("symlink" if way[0] == "link" else "file")
+
+
+def _fixes(found: Mapping[str, File], relocated: Mapping[str, tuple[Mode, str]]) -> Iterator[Fix]:
     """What conda-unpack can do, for every name of a file: unpacked from a zip, hard links are files of their own."""
     names: dict[int, list[str]] = {}
-    for file in walk(tree).files:
+    for file in found.values():
         if file.type == "file" and file.links > 1:
             names.setdefault(file.inode, []).append(file.path)
     for path, (mode, placeholder) in sorted(relocated.items()):
         if mode not in ("text", "binary"):
             continue
-        for name in names.get((tree / path).stat().st_ino, [path]):
+        for name in names.get(found[path].inode, [path]):
             if not _PYTHON.match(name):
                 yield Fix(name, placeholder, mode)
             elif mode == "text":

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from snapper.catalog import layer_key
 from snapper.errors import Damaged, NotInStore
 from snapper.format.layer import Unpacker
-from snapper.format.model import Layer, check_path, name_of
+from snapper.format.model import Begin, Layer, check_path, name_of
 from snapper.format.segment import members
 from snapper.store import Store
+
+MISSING = "it is missing"
+
+#: In how many ways snapshots may say that one segment begins inside a file: each is another way to read all of it.
+_MOST_BEGINNINGS = 16
 
 _unpacker = Unpacker()
 
@@ -23,37 +29,68 @@ class Audit(NamedTuple):
     described: tuple[Layer, ...]
 
 
-def audit(_: object, job: Audit) -> str:
-    """What is wrong with the layer; empty if nothing is. Raises what the store raises."""
+class Audited(NamedTuple):
+    """What is wrong with the layer's bytes, empty if nothing is; and of those descriptions that are not so, why."""
+
+    reason: str
+    untrue: tuple[tuple[Layer, str], ...] = ()
+
+
+def audit(_: object, job: Audit) -> Audited:
+    """Reads the layer; raises what the store raises."""
     try:
         data = job.store.read(layer_key(job.digest))
     except NotInStore:
-        return "it is missing"
+        return Audited(MISSING)
+    except Damaged as error:
+        return Audited(error.reason)
     if name_of(data) != job.digest:
-        return "its bytes are not those that its name stands for"
-    return next((reason for layer in job.described if (reason := fault(layer, data))), "")
+        return Audited("its bytes are not those that its name stands for")
+    return Audited("", tuple(_untrue(job.described, data)))
 
 
-def fault(layer: Layer, data: bytes) -> str:
-    """What is wrong with the layer of these bytes, which have its digest; empty if nothing is."""
+def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, str]]:
+    """The descriptions that do not fit the layer of these bytes, and why. It is unpacked once."""
     try:
-        segment = _unpacker.segment(layer, data)
-        if hashlib.sha256(segment).hexdigest() != layer.diff_id:
-            return "it does not unpack to what its snapshot says"
-        start = 0
-        if layer.begins:
-            rest = layer.begins.size - layer.begins.offset
-            start = (
-                len(segment) if len(segment) < rest else min(len(segment), rest + -layer.begins.size % 512)
+        segment = _unpacker.whole(data)
+    except Damaged as error:
+        yield from ((layer, error.reason) for layer in described)
+        return
+    is_so = hashlib.sha256(segment).hexdigest(), len(segment)
+    counted: dict[int, int | str] = {}
+    for layer in described:
+        if (layer.diff_id, layer.diff_size) != is_so:
+            yield layer, "it does not unpack to that"
+            continue
+        start = _first_header(layer.begins, len(segment))
+        if start not in counted:
+            counted[start] = (
+                _count(segment[start:]) if len(counted) < _MOST_BEGINNINGS else "too many ways to read it"
             )
-        count = 0
-        for member, _ in members(segment, start):
+        count = counted[start]
+        if isinstance(count, str):
+            yield layer, count
+        elif count != layer.members:
+            yield layer, f"it has {count} members, not {layer.members}"
+
+
+def _first_header(begins: Begin | None, length: int) -> int:
+    """Where the first member begins of a segment of that length, behind the data that it begins with."""
+    if begins is None:
+        return 0
+    rest = begins.size - begins.offset
+    return length if length < rest else min(length, rest + -begins.size % 512)
+
+
+def _count(segment: memoryview) -> int | str:
+    """How many members there are, or what is wrong with them."""
+    count = 0
+    try:
+        for member, _ in members(segment):
             check_path(member.path)
             if member.type == "hardlink":
                 check_path(member.target)
             count += 1
-    except Damaged as error:
-        return error.reason
     except ValueError as error:
         return str(error)
-    return "" if count == layer.members else f"it has {count} members, and its snapshot says {layer.members}"
+    return count

@@ -11,6 +11,7 @@ from snapper import catalog
 from snapper.checks.findings import Finding, Level
 from snapper.errors import NotInStore, SnapperError
 from snapper.format.model import Layer
+from snapper.locks import trial_key
 from snapper.objects import write_pages
 from snapper.store import Store, VersionMismatch
 
@@ -28,7 +29,7 @@ class _Trial:
 
 def permissions(store: Store) -> Iterator[Finding]:
     """Tries what readers, publishers and administrators do, one by one, and says who this user can be."""
-    throwaway = f"locks/doctor-{secrets.token_hex(8)}.json"
+    throwaway = trial_key()
     trials = {
         "reader": (
             _Trial("read", "nothing can be restored", lambda: _read(store)),

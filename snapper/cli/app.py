@@ -41,6 +41,9 @@ _COMMANDS = {
     "config": ("config", "app"),
 }
 
+#: The options that name a place.
+_PLACES = ("--store", "--from", "--to", "--prefix", "-p", "--envs-dir", "--output", "-o", "--data")
+
 #: click's UsageError, wherever the installed typer has its click from.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -54,6 +57,7 @@ def run(arguments: list[str]) -> int:
         arguments = [
             "--data=all" if each == "--data" else each for each in arguments
         ]  # its value is optional
+        _check_places(arguments)
         code = int(_app(arguments)(arguments, standalone_mode=False) or 0)
         if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and says nothing
             raise Interrupted
@@ -73,6 +77,16 @@ def run(arguments: list[str]) -> int:
         on_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         where = str(error.filename or ("standard output" if on_output else "the operating system"))
         return _report(FileFailed(where, error.strerror or str(error)), as_json and bool(error.filename))
+
+
+def _check_places(arguments: list[str]) -> None:
+    """Raises Usage for an option whose place or part is empty: it would be as if it had not been given."""
+    for option, value in zip(arguments, (*arguments[1:], None), strict=True):
+        name = option[:-1] if option.endswith("=") else option
+        if name in _PLACES and (value == "" or name != option):
+            raise Usage(
+                f"{name} is empty", "Is a variable not set? Say what is meant, or leave the option out."
+            )
 
 
 def _silence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,10 @@ _WHAT = {
     "extra": "not of the snapshot",
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+#: The objects of which there can be good copies elsewhere.
+_MENDABLE = ("snapshots/", "pages/", "layers/")
 
 
 def _keep(name: str, what: str) -> typer.models.OptionInfo:
@@ -112,7 +117,7 @@ def verify(
     from snapper.cli.bars import reporter
     from snapper.store import uncached
 
-    if (name or prefix) and (data or heal or source):
+    if (name or prefix) and (data is not None or heal or source):
         raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
     if source and not heal:
         raise Usage("--from says where --repair is to take good copies from", "Add --repair.")
@@ -123,7 +128,12 @@ def verify(
             checked = _environment(opened, name, prefix, jobs, progress)
             return _checked(checked, as_json)
         found, healed = _store(opened, data, heal, source, jobs, progress)
-    return _verified(found, healed, opened.url, as_json)
+    code = _verified(found, healed, opened.url, as_json)
+    if not (as_json or source) and any(each.key.startswith(_MENDABLE) for each in found.problems):
+        part = "--data " if found.read else ""
+        command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
+        output.warn(f"  Get good copies with: {command}, and --from URL from another store.")
+    return code
 
 
 def _environment(
@@ -146,16 +156,15 @@ def _store(
     from snapper import verify as verb
     from snapper.repair import repair
 
-    part = verb.Part.parse(data) if data else None
+    part = None if data is None else verb.Part.parse(data)
     found = verb.verify(opened, part, jobs=jobs, progress=progress)
     healed: list[Healed] = []
     while heal and found.problems:
         with _sources(found, source, jobs, progress) as sources:
-            new = repair(opened, [each.key for each in found.problems], found.described, sources)
+            new = repair(opened, [each.key for each in found.problems], sources)
         keys = {each.key for each in new} - {each.key for each in healed}
         healed += [each for each in new if each.key in keys]
-        named = ("snapshots/", "pages/")  # only now it is known what they need
-        if any(key.startswith(named) for key in keys):
+        if any(not key.startswith("layers/") for key in keys):  # only now it is known what they need
             found = verb.verify(opened, part, jobs=jobs, progress=progress)
         else:
             found = found.without(keys)
@@ -271,9 +280,7 @@ def _checked(checked: Checked, as_json: bool) -> int:
 def _verified(found: Verified, healed: Sequence[Healed], store: str, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
     if as_json:
-        fields = plain(found)
-        del fields["described"]
-        output.document({"store": store, **fields, "healed": plain(tuple(healed))})
+        output.document({"store": store, **plain(found), "healed": plain(tuple(healed))})
         return code
     for each in healed:
         output.say(f"healed {each.key}, from {each.source}")
@@ -286,7 +293,4 @@ def _verified(found: Verified, healed: Sequence[Healed], store: str, as_json: bo
         f"{plural(found.layers, 'layer')}{read}: "
         + (plural(len(found.problems), "problem") if found.problems else "all good")
     )
-    if found.problems and not healed:
-        command = f"snapper verify {'--data ' if found.read else ''}--repair"
-        output.warn(f"  Get good copies with: {command}, and --from URL from another store.")
     return code

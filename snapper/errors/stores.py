@@ -105,10 +105,11 @@ class Unreachable(SnapperError):
 
 @dataclass(eq=False)
 class Damaged(SnapperError):
-    """Stored bytes are not what their name or their manifest says."""
+    """Stored bytes are not what their name or their manifest says; `advice` is what to do if not the usual."""
 
     what: str
     reason: str
+    advice: str = ""
     code = ExitCode.INTEGRITY
 
     @property
@@ -117,9 +118,9 @@ class Damaged(SnapperError):
 
     @property
     def hint(self) -> str:
-        return (
-            "Nothing was restored from it. Heal the store (snapper verify --data --repair, and --from URL from another "
-            "store), use another snapshot, or pack the environment again from a healthy copy."
+        return self.advice or (
+            "Heal the store (snapper verify --data --repair, and --from URL from another store), use another "
+            "snapshot, or pack the environment again from a healthy copy."
         )
 
 
@@ -129,6 +130,7 @@ class TooLarge(Damaged):
 
     what: str
     reason: str = "it is larger than anything that a store may hold"
+    advice: str = ""
 
 
 @dataclass(eq=False)

@@ -168,22 +168,32 @@ class Unpacker:
 
         Never holds more than the layer says; raises Damaged where it is not exactly that long.
         """
+        what = f"layer {layer.digest[:12]}"
+        segment = self._unpacked(what, data, layer.diff_size)
+        if segment is None or len(segment) != layer.diff_size:
+            raise Damaged(what, "it does not unpack to the size that its snapshot says")
+        return segment
+
+    def whole(self, data: bytes) -> memoryview:
+        """The segment of a layer of which nothing is known but its stored bytes; raises Damaged."""
+        segment = self._unpacked("the layer", data, LARGEST_LAYER)
+        if segment is None:
+            raise Damaged("the layer", "it unpacks to more than any layer does")
+        return segment
+
+    def _unpacked(self, what: str, data: bytes, most: int) -> memoryview | None:
+        """What the bytes unpack to; None where that is more than `most` bytes."""
         if not self._buffer:
             self._buffer = _room(LARGEST_LAYER)
-        view = memoryview(self._buffer)[: layer.diff_size]
+        view = memoryview(self._buffer)[:most]
         filled = 0
         try:
             with self._decompressor.stream_reader(data, read_across_frames=False) as reader:
-                while filled < len(view) and (count := reader.readinto(view[filled:])):
+                while filled < most and (count := reader.readinto(view[filled:])):
                     filled += count
-                complete = filled == len(view) and not reader.read(1)
+                return view[:filled] if filled < most or not reader.read(1) else None
         except zstandard.ZstdError as error:
-            raise Damaged(f"layer {layer.digest[:12]}", str(error)) from None
-        if not complete:
-            raise Damaged(
-                f"layer {layer.digest[:12]}", "it does not unpack to the size that its snapshot says"
-            )
-        return view
+            raise Damaged(what, str(error)) from None
 
 
 def _room(size: int) -> mmap.mmap:

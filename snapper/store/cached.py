@@ -112,7 +112,10 @@ class CachedStore:
         try:
             return self._ask(lambda: self.origin.size(key))
         except Unreachable:
-            return self._local.size(key)
+            kept = self._local.size(key)
+            if kept is None:
+                raise
+            return kept
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         written = self._ask(lambda: self.origin.put(key, data))

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.errors import NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
+from snapper.errors import Damaged, NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
 from snapper.format.model import LARGEST_OBJECT
 from snapper.machine import aside
 from snapper.store.base import Stored, VersionMismatch
@@ -139,6 +139,8 @@ class LocalStore:
         except FileNotFoundError:
             raise NotInStore(key, self.url) from None
         except OSError as error:
+            if error.errno == errno.EIO and action == "read":
+                raise Damaged(f"{key} in {self.url}", "the disk cannot read it any more") from error
             raise _refusal(self.url, f"{action} {key}", error) from error
 
 

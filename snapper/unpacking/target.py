@@ -10,7 +10,7 @@ from pathlib import Path
 from snapper import catalog, environment
 from snapper.catalog import Reference
 from snapper.environment import places, state
-from snapper.errors import FileFailed, InTheWay, NoPermission, WrongPlatform
+from snapper.errors import FileFailed, InTheWay, NoPermission, Unreachable, WrongPlatform
 from snapper.format.model import Environment, Snapshot
 from snapper.store import Store
 from snapper.unpacking.staging import sweep
@@ -36,10 +36,14 @@ class Wanted:
 class Target:
     """Where a snapshot goes and how it stands there: `present` already, or something to put in its place."""
 
-    name: str
+    entry: Environment
     snapshot_id: str
     prefix: Path
     present: bool
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
 
 
 def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
@@ -48,8 +52,8 @@ def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
     prefix = place(found, wanted)
     if not again:
         sweep(prefix)
-    present = is_present(store, prefix, found.name, snapshot_id, wanted, again=again)
-    return Target(found.name, snapshot_id, prefix, present)
+    present = is_present(store, prefix, found, snapshot_id, wanted, again=again)
+    return Target(found, snapshot_id, prefix, present)
 
 
 def place(found: Environment, wanted: Wanted) -> Path:
@@ -96,9 +100,9 @@ def above(target: Target) -> Path:
 
 
 def is_present(
-    store: Store, prefix: Path, name: str, snapshot_id: str, wanted: Wanted, *, again: bool = False
+    store: Store, prefix: Path, entry: Environment, snapshot_id: str, wanted: Wanted, *, again: bool = False
 ) -> bool:
-    """Whether the snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there.
+    """Whether the entry's snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there.
 
     For a second look (`again`) at another snapshot, its files are not gone through: the last look does that.
     """
@@ -129,6 +133,7 @@ def is_present(
             "it is an environment of which snapper does not know whether it is in the store",
             saving,
         )
+    name = entry.name
     if found.environment != name and found.snapshot != snapshot_id:
         raise InTheWay(
             str(prefix),
@@ -137,7 +142,7 @@ def is_present(
             f"({pack_command(prefix, found.environment)}) and move it away; or, if it is {name!r} from now on: "
             f"{pack_command(prefix, name)}.",
         )
-    if not wanted.replace and not catalog.has_snapshot(store, found.snapshot):
+    if not (wanted.replace or found.snapshot == snapshot_id or _is_stored(store, entry, found.snapshot)):
         raise InTheWay(
             str(prefix),
             f"it is snapshot {found.snapshot[:12]}, which is not in the store {store.url}",
@@ -146,6 +151,16 @@ def is_present(
     if again and found.snapshot != snapshot_id:
         return False
     return _is_unchanged(prefix, found, snapshot_id, wanted)
+
+
+def _is_stored(store: Store, entry: Environment, snapshot_id: str) -> bool:
+    """Whether the store has the snapshot, as the environment's entry says where nothing else can be known."""
+    try:
+        return catalog.has_snapshot(store, snapshot_id)
+    except Unreachable:
+        if snapshot_id in catalog.named_by(entry):
+            return True
+        raise
 
 
 def _is_present_behind(link: Path, found: state.State | None, snapshot_id: str, wanted: Wanted) -> bool:
