@@ -212,10 +212,11 @@ def _swept(
     size = sum(each.size for each in (*old.values(), *gone))
     left_over = 0
     if sweep.check is not None:
-        progress.start("Removing", size)
-        _remove(store, [*old.values(), *gone], sweep.check, progress)
+        if old or gone:
+            progress.start("Removing", size)
+            _remove(store, [*old.values(), *gone], sweep.check, progress)
+            progress.done()
         left_over = store.sweep()
-        progress.done()
     return Pruned(
         dry=sweep.check is None,
         dropped=tuple(each for change in changes for each in _dropped(*change)),
