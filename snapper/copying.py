@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from snapper import catalog
 from snapper.catalog import Reference
-from snapper.errors import Diverged
+from snapper.errors import Damaged, Diverged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError
 from snapper.format.manifest import Manifest
 from snapper.format.model import Environment, Layer, Move
 from snapper.locks import Intent, packing
@@ -38,6 +38,18 @@ class Copied:
     seconds: float
 
 
+@dataclass(frozen=True)
+class NotCopied:
+    """An environment that could not be copied, and why."""
+
+    environment: str
+    error: SnapperError
+
+
+#: What concerns one environment and not the others.
+_OF_ONE = (Diverged, Moved, Damaged, NewerFormat, NotInStore, LayersGone)
+
+
 def copy(
     source: Store,
     target: Store,
@@ -45,15 +57,21 @@ def copy(
     *,
     force: bool = False,
     progress: Progress = SILENT,
-) -> Iterator[Copied]:
+) -> Iterator[Copied | NotCopied]:
     """Copies each snapshot, and makes it the current one there: layers, then pages, then the snapshot, then the entry.
 
-    An entry that went another way there is not moved without `force`. Raises Diverged, Moved, Damaged, NotInStore,
-    and what stores raise; environments that were copied before stay so.
+    An entry that went another way there is not moved without `force`. One that cannot be copied does not stop the
+    others; raises what stores raise.
     """
     for reference in references:
-        with packing(target) as intent:
-            yield _Copying(source, target, intent, progress).copy(reference, force=force)
+        try:
+            with packing(target) as intent:
+                done: Copied | NotCopied = _Copying(source, target, intent, progress).copy(
+                    reference, force=force
+                )
+        except _OF_ONE as error:
+            done = NotCopied(str(reference), error)
+        yield done
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from snapper import catalog, environment, kernels
 from snapper.environment import places, state
 from snapper.environment.index import Moment
-from snapper.errors import SnapperError
+from snapper.errors import NoPlace, NoSpace, SnapperError
 from snapper.format.manifest import Manifest
-from snapper.format.model import FORMAT, Snapshot
+from snapper.format.model import FORMAT, Environment, Snapshot
 from snapper.kernels import runs
 from snapper.machine.progress import SILENT, Progress
 from snapper.store import Store
@@ -123,9 +123,15 @@ class _Restoring:
 
     def run(self, wanted: Sequence[Wanted]) -> Iterator[Restored | Failed]:
         pending: list[_Work] = []
+        chosen: list[tuple[Wanted, Environment]] = []
         for each in sorted(wanted, key=lambda each: each.rank):
             try:
-                found = self._look(each)
+                chosen.append((each, catalog.read_environment(self._store, each.reference.environment)[0]))
+            except SnapperError as error:
+                yield self._failed(each, error)
+        for (each, entry), place in zip(chosen, target.places_of(chosen), strict=True):
+            try:
+                found = self._look(each, entry, place)
             except SnapperError as error:
                 yield self._failed(each, error)
                 continue
@@ -145,10 +151,12 @@ class _Restoring:
                     yield from self._unpack(wave, workers)
                 self._progress.done()
 
-    def _look(self, wanted: Wanted) -> Restored | _Work:
+    def _look(self, wanted: Wanted, entry: Environment, place: Path | NoPlace) -> Restored | _Work:
         """What is there already, or what is to be done, after all checks that can be made before."""
         began = time.monotonic()
-        found = target.locate(self._store, wanted)
+        if isinstance(place, NoPlace):
+            raise place
+        found = target.locate(self._store, wanted, entry, place)
         if found.present:
             state.sweep(found.prefix)
             return self._ended(found, began)
@@ -158,8 +166,22 @@ class _Restoring:
         has_kernels = bool(snapshot.kernels)
         self._record.expect(found.name, str(found.prefix), snapshot.size, has_kernels=has_kernels)
         kernels.announce(found.prefix, found.name, snapshot.kernels)
-        self._space.reserve(target.above(found), snapshot)
+        self._reserve(found, snapshot)
         return _Work(wanted, found, described, snapshot, ExitStack(), began)
+
+    def _reserve(self, place: Target, snapshot: Snapshot) -> None:
+        """Promises room for what is to be written; raises NoSpace. What the environment at the place has already is
+        likely to be linked, and where it is not, writing ends with NoSpace too.
+        """
+        try:
+            self._space.reserve(target.above(place), snapshot.layers)
+        except NoSpace:
+            last = state.read_snapshot(place.prefix)
+            if last is None:
+                raise
+            there = {layer.digest for layer in last.layers}
+            missing = [layer for layer in snapshot.layers if layer.digest not in there]
+            self._space.reserve(target.above(place), missing)
 
     def _unpack(self, works: list[_Work], workers: Workers[None]) -> Iterator[Restored | Failed]:
         """Has all layers written by the workers, and puts each environment in its place when it is whole."""
@@ -192,7 +214,8 @@ class _Restoring:
     def _stage(self, work: _Work, workers: Workers[None]) -> _Staged | Restored:
         """Begins an environment, unless it has come to be there: from here on nobody else works on its place."""
         staging = work.stack.enter_context(staged(work.target.prefix))
-        found = target.locate(self._store, work.wanted, again=True)
+        entry = catalog.read_environment(self._store, work.target.name)[0]
+        found = target.locate(self._store, work.wanted, entry, work.target.prefix, again=True)
         if found.present:
             work.stack.close()
             return self._ended(found, work.began)

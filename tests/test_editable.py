@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
+from snapper.environment import editable
+from snapper.environment.tree import walk
 from tests.conftest import Machine
 from tests.pip import build_tools, pip, python_of, run
 
@@ -75,6 +77,24 @@ def where(prefix: Path, names: tuple[str, ...]) -> dict[str, Path]:
     code = f"import {', '.join(names)}; print({', '.join(f'{name}.HERE' for name in names)}, sep=chr(10))"
     lines = run([python_of(prefix), "-B"], ["-c", code], prefix).splitlines()
     return dict(zip(names, map(Path, lines), strict=True))
+
+
+def test_sources_of_one_name_have_places_of_their_own(tmp_path: Path) -> None:
+    """A distribution's name may be that of another one's directory."""
+    prefix, code = tmp_path / "env", tmp_path / "code"
+    site = prefix / "lib" / "python3.11" / "site-packages"
+    info = site / "api-1.0.dist-info"
+    info.mkdir(parents=True)
+    for place in ("backend", "api", "other/api"):
+        (code / place).mkdir(parents=True)
+    url = {"url": f"file://{code}/backend", "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(url))
+    (site / "paths.pth").write_text(f"{code}/api\n{code}/other/api\n")
+    found = editable.find(prefix, walk(prefix))
+    assert sorted(each.source for each in found) == sorted(
+        str(code / place) for place in ("backend", "api", "other/api")
+    )
+    assert len({each.place for each in found}) == 3
 
 
 NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")

@@ -164,6 +164,77 @@ def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
     assert os.readlink(restored / "mine/outside") == str(outside)
 
 
+def test_hard_links_of_large_files(tools: Path, machine: Machine, tmp_path: Path) -> None:
+    place = tools / "mine"
+    place.mkdir()
+    (place / "one").write_bytes(os.urandom(1024) * 40 * 1024)
+    os.link(place / "one", place / "two")
+    os.link(place / "one", tools / "zz")
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert packed["size"] < 60 * 1024 * 1024
+    restored = moved(machine, tools)
+    assert_same(tools, restored, machine)
+    assert len({(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "zz")}) == 1
+    assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
+
+
+def test_a_packages_file_that_became_a_link_of_another_is_altered(tools: Path, machine: Machine) -> None:
+    (tools / "share/textdata/config.ini").unlink()
+    os.link(tools / "lib/pkgconfig/whereami.pc", tools / "share/textdata/config.ini")
+    (tools / "conda-meta/history").touch()
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert "share/textdata/config.ini" in {path for each in packed["altered"] for path in each["paths"]}
+    assert_same(tools, moved(machine, tools), machine)
+
+
+@pytest.mark.parametrize("placeholder", ["C:/bld/h_env", "$PREFIX", "/", "/\ud800x"])
+def test_placeholders_that_are_none(placeholder: str, tools: Path, machine: Machine) -> None:
+    """As packages have that were built on Windows: their files are relocated all the same."""
+    changed = 0
+    for record in (tools / "conda-meta").glob("*.json"):
+        fields = json.loads(record.read_text())
+        for entry in fields["paths_data"]["paths"]:
+            if entry.get("file_mode") == "text" and entry.get("prefix_placeholder"):
+                entry["prefix_placeholder"] = placeholder
+                changed += 1
+        record.write_text(json.dumps(fields))
+    assert changed
+    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    assert packed["altered"] == []
+    restored = moved(machine, tools)
+    assert str(tools) not in (restored / "share/textdata/config.ini").read_text()
+    machine.done("verify", "-p", restored)
+
+
+def test_a_record_of_a_file_that_cannot_be(tools: Path, machine: Machine) -> None:
+    record = min((tools / "conda-meta").glob("*.json"))
+    fields = json.loads(record.read_text())
+    fields["paths_data"]["paths"][0]["_path"] = "\ud800x"
+    record.write_text(json.dumps(fields))
+    assert record.name in machine.refused(1, "pack", "-p", tools, "--name", "moved")["message"]
+
+
+def test_what_no_restore_would_take_is_not_packed_and_named(tools: Path, machine: Machine) -> None:
+    (tools / ".Snapper").mkdir()
+    (tools / ".Snapper" / "file").write_text("mine")
+    deep = tools / "deep"
+    deep.mkdir()
+    descriptor = os.open(deep, os.O_DIRECTORY)
+    for _ in range(300):
+        os.mkdir("d", dir_fd=descriptor)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(descriptor)
+    outcome = machine.snapper("pack", "-p", tools, "--name", "moved")
+    assert outcome.code == 0
+    assert ".Snapper" in outcome.err + outcome.out and "256" in outcome.err + outcome.out
+    restored = moved(machine, tools)
+    assert not (restored / ".Snapper").exists()
+    assert (restored / "deep/d/d/d").is_dir()
+    machine.done("verify", "--data")
+
+
 def test_packages_that_list_files_through_a_symlinked_directory(tools: Path, machine: Machine) -> None:
     (tools / "share" / "real").mkdir()
     shutil.move(tools / "share/textdata", tools / "share/real/textdata")

@@ -75,6 +75,27 @@ def test_in_a_namespace() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@root_only
+def test_what_is_linked_needs_no_room(machine: Machine, disk: Disk) -> None:
+    """A snapshot with little that is new, in the place of one that takes more than half of the disk."""
+    disk.mount(2048 * PAGE)
+    prefix = make_data(machine.envs / "data")
+    (prefix / "large").write_bytes(os.urandom(1024 * PAGE))
+    first = machine.done("pack", "data")["snapshot"]
+    info = prefix / "lib" / "small-1.0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: small\nVersion: 1.0\n\n")
+    (info / "RECORD").write_text("small-1.0.dist-info/METADATA,,\nsmall-1.0.dist-info/RECORD,,\n")
+    machine.done("pack", "data")
+    place = disk.path / "data"
+    machine.done("restore", f"data@{first[:8]}", "-p", place)
+    inode = (place / "large").stat().st_ino
+    machine.done("restore", "data", "-p", place)
+    assert (place / "large").stat().st_ino == inode
+    assert (place / "lib" / "small-1.0.dist-info" / "METADATA").exists()
+    machine.done("restore", f"data@{first[:8]}", "-p", place)
+
+
 # --- the store --------------------------------------------------------------------------------------------
 
 

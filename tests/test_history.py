@@ -222,6 +222,45 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
     error = machine.refused(11, "push", "data", "--to", other)
     assert error["type"] == "Diverged"
 
+    machine.done("pack", "-p", machine.envs / "data", "--name", "zebra")
+    (machine.store / "environments" / "broken.json").write_text("{}")
+    outcome = machine.snapper("push", "--all", "--to", other, "--json")
+    assert outcome.code == 12, outcome
+    assert [each["environment"] for each in outcome.json["copied"]] == ["zebra"]
+    failed = {each["environment"]: each["type"] for each in outcome.json["failed"]}
+    assert failed == {"broken": "Damaged", "data": "Diverged"}
+    assert machine.snapper("push", "--all", "--to", other).code == 12
+
+
+def test_compiled_modules_that_are_all_that_there_is(machine: Machine) -> None:
+    """Unlike those that Python keeps of sources, they are the user's own."""
+    prefix = make_data(machine.envs / "data")
+    site = prefix / "lib" / "python3.11" / "site-packages"
+    (site / "__pycache__").mkdir(parents=True)
+    for name in ("module.py", "core.pyc", "__pycache__/gone.cpython-311.pyc"):
+        (site / name).write_bytes(b"one")
+    first = machine.done("pack", "data")["snapshot"]
+    (site / "module.py").write_bytes(b"another")
+    machine.done("pack", "data")
+    for name in (
+        "module.cpython-311.pyc",
+        "module.cpython-311.opt-1.pyc",
+        "module.cpython-311-pytest-8.3.2.pyc",
+    ):
+        (site / "__pycache__" / name).write_bytes(b"made by Python")
+    (status,) = machine.done("status", "-p", prefix)["environments"]
+    assert status["condition"] == "unchanged"
+    for name in ("core.pyc", "__pycache__/gone.cpython-311.pyc", "new.pyc"):
+        (site / name).write_bytes(b"two, or three")
+        (status,) = machine.done("status", "-p", prefix)["environments"]
+        assert status["condition"] == "changed", name
+        machine.refused(11, "restore", f"data@{first[:8]}", "-p", prefix)
+        machine.done("pack", "data")
+    assert machine.done("verify", "-p", prefix)["different"] == []
+    (site / "extra.pyc").write_bytes(b"extra")
+    found = machine.snapper("verify", "-p", prefix, "--json")
+    assert (found.code, len(found.json["different"])) == (12, 1)
+
 
 def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, second = two

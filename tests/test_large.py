@@ -82,7 +82,7 @@ def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Pat
     assert sum("begins" in layer for layer in layers) == 2
     length = len(str(data))
     short = machine.home / "s"
-    same = Path("/tmp" + "/" + "y" * (length - 5)) if length > 5 else short
+    same = Path("/tmp/" + f"{os.getpid()}{'y' * length}"[: length - 5]) if length > 15 else short
     for place in (short, same):
         try:
             machine.done("restore", "big", "--prefix", place)

@@ -205,6 +205,65 @@ def test_to_where_it_was_packed(origin: Path, machine: Machine) -> None:
     assert restored(machine) == origin
 
 
+def test_to_the_very_directory_of_a_project(machine: Machine) -> None:
+    """Which has another name than the environment; in an envs directory, the name is what conda goes by."""
+    project = make_data(machine.home / "project" / "env")
+    machine.done("pack", "-p", project, "--name", "data")
+    shutil.rmtree(project)
+    assert restored(machine) == project
+    (project / "which").write_text("changed")
+    machine.done("pack", "-p", project, "--name", "data")
+    machine.done("rollback", "data")
+    assert not (project / "which").exists()
+    assert [path.name for path in project.parent.iterdir()] == ["env"]
+    shutil.rmtree(project)
+    make_data(project)
+    assert restored(machine) == project.parent / "data"
+    named = make_data(machine.envs / "env")
+    machine.done("pack", "-p", named, "--name", "other")
+    shutil.rmtree(named)
+    (document,) = machine.done("restore", "other")["restored"]
+    assert document["prefix"] == str(machine.envs / "other")
+
+
+def test_two_that_were_packed_from_one_place(machine: Machine) -> None:
+    project = make_data(machine.home / "project" / "env")
+    for name in ("first", "env", "second"):
+        (project / "which").write_text(name)
+        machine.done("pack", "-p", project, "--name", name)
+    shutil.rmtree(project)
+    for _ in range(2):
+        places = {
+            each["environment"]: each["prefix"] for each in machine.done("restore", "--all")["restored"]
+        }
+        assert places == {
+            "env": str(project),
+            "first": str(project.parent / "first"),
+            "second": str(project.parent / "second"),
+        }
+        assert all((Path(place) / "which").read_text() == name for name, place in places.items())
+
+
+def test_base_and_what_is_inside_of_it(machine: Machine) -> None:
+    """On a machine where nothing of it is there yet; and base is nowhere but where it was."""
+    base = make_data(machine.home / "forge")
+    (base / "condabin").mkdir()
+    inner = make_data(base / "envs" / "a")
+    machine.done("pack", "-p", base, "--name", "base")
+    machine.done("pack", "-p", inner)
+    shutil.rmtree(base)
+    for present in (False, True):
+        found = machine.done("restore", "--all")["restored"]
+        assert {each["environment"]: (each["prefix"], each["present"]) for each in found} == {
+            "base": (str(base), present),
+            "a": (str(inner), present),
+        }
+    shutil.rmtree(base)
+    make_data(base)
+    assert machine.refused(11, "restore", "base")["type"] == "InTheWay"
+    assert not (machine.home / "base").exists()
+
+
 def test_to_the_directory_that_is_asked_for(origin: Path, machine: Machine) -> None:
     variable = {"SNAPPER_ENVS_DIR": "~/by-variable"}
     assert restored(machine, **variable) == machine.home / "by-variable" / "data"

@@ -45,11 +45,11 @@ def test_room_for_all_together(tmp_path: Path) -> None:
     layers = (layer,) * (free * 6 // 10 // LAYER_SIZE)
     snapshot = Snapshot(1, "linux-64", 0o755, (), (), (), (), (), layers)
     space = Space()
-    space.reserve(tmp_path, snapshot)
+    space.reserve(tmp_path, snapshot.layers)
     with pytest.raises(NoSpace) as caught:
-        space.reserve(tmp_path, snapshot)
+        space.reserve(tmp_path, snapshot.layers)
     assert caught.value.available < free * 5 // 10
-    Space().reserve(tmp_path, snapshot)
+    Space().reserve(tmp_path, snapshot.layers)
 
 
 @pytest.fixture

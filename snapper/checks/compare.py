@@ -99,8 +99,9 @@ def compare(
     for each in _records(place, parts, snapshot.altered_paths):
         different.setdefault(each.path, each)
     known = {path for _, part in parts for path in part.paths}
+    sources = known.union(there)
     for path in there:
-        if path not in known and not path.endswith(".pyc"):
+        if path not in known and bytecode.cached_for(path) not in sources:
             different[path] = Difference(path, "extra")
     return tuple(different[path] for path in sorted(different))
 

@@ -9,7 +9,7 @@ import typer
 from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption, open_store
 from snapper.cli.text import plural, size
-from snapper.errors import Usage
+from snapper.errors import ExitCode, Usage
 from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def push(
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Copy environments from the store to another one."""
-    _copy(store, to, names, everything=everything, force=force, as_json=as_json)
+    return _copy(store, to, names, everything=everything, force=force, as_json=as_json)
 
 
 def pull(
@@ -47,9 +47,9 @@ def pull(
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Copy environments from another store to the store."""
-    _copy(from_, store, names, everything=everything, force=force, as_json=as_json)
+    return _copy(from_, store, names, everything=everything, force=force, as_json=as_json)
 
 
 def _copy(
@@ -60,7 +60,7 @@ def _copy(
     everything: bool,
     force: bool,
     as_json: bool,
-) -> None:
+) -> int:
     from snapper import catalog, copying
     from snapper.cli.bars import reporter
 
@@ -77,15 +77,30 @@ def _copy(
         other = open_store(target, create=True)
         if other.url == opened.url:
             raise Usage(f"both stores are {other.url}", "Name two different ones.")
-        done = []
+        done: list[copying.Copied] = []
+        failed: list[copying.NotCopied] = []
         for each in copying.copy(opened, other, references, force=force, progress=progress):
-            done.append(each)
-            if not as_json:
-                _say(each)
+            if isinstance(each, copying.NotCopied):
+                failed.append(each)
+                if not as_json:
+                    output.error(each.error, as_json=False)
+            else:
+                done.append(each)
+                if not as_json:
+                    _say(each)
     if as_json:
-        output.document(
-            {"source": opened.url, "target": other.url, "copied": [_fields(each) for each in done]}
-        )
+        fields: dict[str, Any] = {
+            "source": opened.url,
+            "target": other.url,
+            "copied": [_fields(each) for each in done],
+        }
+        fields["failed"] = [
+            {"environment": each.environment, **output.described(each.error)} for each in failed
+        ]
+        if failed and not done:
+            fields["error"] = output.described(failed[0].error)
+        output.document(fields)
+    return failed[0].error.code if failed else ExitCode.DONE
 
 
 def _say(done: Copied) -> None:

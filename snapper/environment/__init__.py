@@ -14,9 +14,13 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.tree import Tree, walk
 from snapper.errors import NotAnEnvironment
-from snapper.format.model import STATE_DIRECTORY
+from snapper.format.model import STATE_DIRECTORY, check_path
 
 _MACHINES = {"x86_64": "64", "amd64": "64", "aarch64": "aarch64", "arm64": "arm64", "ppc64le": "ppc64le"}
+
+#: Shorter paths, in characters, are not too deep for a snapshot, whatever they are.
+_MAY_BE_DEEP = 500
+
 _STAGING = re.compile(r"(.*/)?\.[^/]+\.snapper\Z", re.S)
 
 
@@ -74,6 +78,11 @@ def _foreign(prefix: Path) -> Callable[[str], str | None]:
     def reason(path: str) -> str | None:
         if path == STATE_DIRECTORY or path.endswith(".c~") or path == ".condatmp":
             return ""
+        if "/" not in path or len(path) > _MAY_BE_DEEP:
+            try:
+                check_path(path)
+            except ValueError as error:
+                return str(error)
         if path == "pkgs" and is_root:
             return "it is the package cache"
         if path.startswith("envs/") and path.count("/") == 1:

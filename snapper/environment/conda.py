@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapper.errors import FileFailed, NoPermission, NotAnEnvironment
-from snapper.format.model import Mode, Package, path_bytes
+from snapper.format.model import Mode, Package, is_placeholder, path_bytes
 
 META = "conda-meta"
 
@@ -259,15 +259,30 @@ def _without_secrets(url: str) -> str:
 def _entry(item: dict[str, Any]) -> PathEntry:
     size = item.get("size_in_bytes")
     return PathEntry(
-        path=str(item["_path"]),
+        path=_path(item["_path"]),
         type=str(item.get("path_type") or ""),
         sha256=str(item.get("sha256") or ""),
         sha256_in_prefix=str(item.get("sha256_in_prefix") or ""),
-        placeholder=str(item.get("prefix_placeholder") or ""),
+        placeholder=_placeholder(str(item.get("prefix_placeholder") or "")),
         mode="binary" if item.get("file_mode") == "binary" else "text",
         size=size if isinstance(size, int) else None,
     )
 
 
+def _path(value: object) -> str:
+    """The path; raises ValueError where no file can have it."""
+    path = str(value)
+    if not path.isascii():
+        path_bytes(path)
+    return path
+
+
+def _placeholder(text: str) -> str:
+    """The placeholder, if it can stand for a prefix: that of a package built on Windows, such as `C:/bld/env`, cannot,
+    and its files are then as if they had none.
+    """
+    return text if is_placeholder(text) else ""
+
+
 def _bare(path: str) -> PathEntry:
-    return PathEntry(str(path), "", "", "", "", "text", None)
+    return PathEntry(_path(path), "", "", "", "", "text", None)

@@ -67,7 +67,7 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
         for source in outside
         if not any(_within(source, other) for other in outside if other != source)
     ]
-    return tuple(_unique(top, names, pointers, outside) for top in sorted(tops))
+    return tuple(_apart([_editable(top, names, pointers, outside) for top in sorted(tops)]))
 
 
 def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
@@ -91,14 +91,19 @@ def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
     return replace(tree, files=tuple(files), skipped=tuple(skipped))
 
 
-def _unique(top: str, names: dict[str, str], pointers: dict[str, set[str]], outside: list[str]) -> Editable:
+def _apart(editables: list[Editable]) -> Iterator[Editable]:
+    """The editables, those of one name told apart by a number."""
+    names = [each.name for each in editables]
+    for number, each in enumerate(editables):
+        twins = [other for other, name in enumerate(names) if name == each.name]
+        yield each if len(twins) == 1 else replace(each, name=f"{each.name}-{twins.index(number)}")
+
+
+def _editable(top: str, names: dict[str, str], pointers: dict[str, set[str]], outside: list[str]) -> Editable:
     within = sorted(source for source in outside if _within(source, top))
     given = [names[source] for source in within if names[source]]
     links = {link for source in within for link in pointers[source]}
-    taken = [other for other in outside if posixpath.basename(other) == posixpath.basename(top)]
     name = given[0] if given else posixpath.basename(top)
-    if not given and len(taken) > 1:
-        name = f"{name}-{sorted(taken).index(top)}"
     return Editable(re.sub(r"[^\w.+-]", "_", name), top, tuple(sorted(links)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from snapper.environment import conda
@@ -64,19 +64,33 @@ def condabin() -> str:
     return next((str(root / "condabin") for root in _roots() if os.path.isdir(root / "condabin")), "")
 
 
-def place_for(name: str, packed_from: str) -> Path:
-    """Where to restore an environment: beside where it was packed from, or else in the first writable envs
-    directory.
+def place_for(name: str, packed_from: str, taken: Collection[Path] = ()) -> Path:
+    """Where to restore an environment: where it was packed from, or beside that, or else in the first writable envs
+    directory. Other environments are to be at the places that are `taken`, also where nothing is there yet.
 
     Raises NoPlace.
     """
     origin = Path(packed_from)
-    if origin.is_absolute() and _writable(origin.parent):
-        return origin.parent / name
+    if origin.is_absolute() and (_writable(origin.parent) or not _outside(origin.parent, taken)):
+        return _near(origin, name, taken)
     for directory in envs_dirs():
         if _writable(directory) or (directory == _own() and _writable(Path.home())):
             return directory / name
     raise NoPlace(name, tuple(str(path) for path in (origin.parent, *envs_dirs())))
+
+
+def _near(origin: Path, name: str, taken: Collection[Path]) -> Path:
+    """In an envs directory, conda knows an environment by its directory's name; elsewhere it is the directory that
+    tells, unless somebody else has that. A base environment is nowhere else.
+    """
+    if name in (origin.name, "base"):
+        return origin
+    is_named = origin.parent.name == "envs" or origin.parent in envs_dirs()
+    return origin.parent / name if is_named or origin in taken or os.path.lexists(origin) else origin
+
+
+def _outside(directory: Path, taken: Collection[Path]) -> bool:
+    return not any(each in taken for each in (directory, *directory.parents))
 
 
 def register(prefix: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.index import BadIndex, Index, Moment, decode, encode
 from snapper.environment.tree import Tree
-from snapper.format import canonical, manifest
+from snapper.format import bytecode, canonical, manifest
 from snapper.format.manifest import Manifest
 from snapper.format.model import FORMAT, STATE_DIRECTORY, Snapshot
 from snapper.machine import aside
@@ -149,7 +149,9 @@ def is_touched(prefix: Path) -> bool:
 
 @dataclass(frozen=True)
 class Drift:
-    """The paths that are not as the index has them, each in order; compiled modules are left out."""
+    """The paths that are not as the index has them, each in order; modules that Python compiled of others are left
+    out.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -161,7 +163,7 @@ class Drift:
 
 
 def drift(prefix: Path, tree: Tree) -> list[str] | None:
-    """The paths that are not as the index has them, compiled modules aside; None where there is no index."""
+    """The paths that are not as the index has them, as `drifted` has it; None where there is no index."""
     found = drifted(prefix, tree)
     return found.paths if found else None
 
@@ -183,11 +185,14 @@ def drifted(prefix: Path, tree: Tree) -> Drift | None:
             elif entry[:3] != (file.size, file.mode, file.mtime_ns):
                 changed.append(file.path)
     removed = (path for path in index.entries if path not in there and not path.endswith("/"))
-    return Drift(_named(added), _named(removed), _named(changed))
 
+    def named(paths: Iterable[str]) -> tuple[str, ...]:
+        sources = ((path, bytecode.cached_for(path)) for path in paths)
+        return tuple(
+            sorted(path for path, source in sources if not (source in there or source in index.entries))
+        )
 
-def _named(paths: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(path for path in paths if not path.endswith(".pyc")))
+    return Drift(named(added), named(removed), named(changed))
 
 
 def _directory(top: Path) -> Path:

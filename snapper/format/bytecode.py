@@ -39,6 +39,16 @@ def source_of(path: str) -> str | None:
     return f"{match['directory'] or ''}{match['module']}.py" if match else None
 
 
+def cached_for(path: str) -> str | None:
+    """The path of the source beside whose directory `__pycache__` Python, or another program, has put this compiled
+    module, however it names it: `a/b.py` for `a/__pycache__/b.cpython-311-pytest-8.3.2.pyc`.
+    """
+    directory, cache, name = path.rpartition("__pycache__/")
+    if not (cache and path.endswith(".pyc") and "/" not in name and (not directory or directory[-1] == "/")):
+        return None
+    return f"{directory}{name.partition('.')[0]}.py"
+
+
 def retimed(data: bytes, old: int, new: int) -> bytes:
     """The module made valid for a source of time `new` if it was for one of time `old` (whole seconds)."""
     if len(data) < _HEADER.size:

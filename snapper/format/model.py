@@ -49,6 +49,15 @@ def is_name(text: str) -> bool:
     return _NAME.match(text) is not None and len(path_bytes(text)) <= _LONGEST_NAME
 
 
+def is_placeholder(text: str) -> bool:
+    """Whether the text can stand for a prefix in files: an absolute path in UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return text.startswith("/") and len(text) > 1 and "\0" not in text
+
+
 def path_bytes(path: str) -> bytes:
     """A member's path as the bytes it has in a layer, and in whose order members stand."""
     return path.encode("utf-8", "surrogateescape")
@@ -89,10 +98,8 @@ class Relocation:
     paths: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        absolute = self.placeholder.startswith("/") and len(self.placeholder) > 1
-        if "\0" in self.placeholder or absolute == (self.mode in RECORD_MODES):
+        if self.placeholder if self.mode in RECORD_MODES else not is_placeholder(self.placeholder):
             raise ValueError(f"{self.placeholder!r} is no placeholder for mode {self.mode}")
-        self.placeholder.encode()
         for path in self.paths:
             check_path(path)
 

@@ -234,12 +234,12 @@ def _add_proved(run: _Run, item: Item) -> bool:
         run.make_room(item.file.size)
         view = run.builder.stage(member_of(item, item.file.mtime))
         read_whole(run.context.path_of(item.file), item.file, view)
-        proved = hashlib.sha256(view).hexdigest() == entry.sha256
-        if proved:
+        found = hashlib.sha256(view).hexdigest()
+        if found == entry.sha256:
             run.builder.keep()
         else:
-            run.unproved.append(item)
-        return proved
+            run.unproved.append(item._replace(made_at_link=found == entry.sha256_in_prefix))
+        return found == entry.sha256
     data = read_bytes(run.context.path_of(item.file), item.file)
     for candidate in invert(data, entry.mode, entry.placeholder, run.context.prefix):
         if hashlib.sha256(candidate).hexdigest() == entry.sha256:

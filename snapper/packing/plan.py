@@ -184,29 +184,37 @@ def members(tree: Tree) -> list[File]:
 
 
 def _share(kind: Kind, owner: str, items: list[Item]) -> Share:
-    large = [item for item in items if item.file.type == "file" and item.file.size > LAYER_SIZE]
-    small = [item for item in items if item.file.type != "file" or item.file.size <= LAYER_SIZE]
-    small.sort(key=lambda item: path_bytes(item.file.path))
-    large.sort(key=lambda item: path_bytes(item.file.path))
-    return Share(kind, owner, tuple(_hard_links(small)), tuple(large))
+    ordered = _hard_links(kind, sorted(items, key=lambda item: path_bytes(item.file.path)))
+    small: list[Item] = []
+    large: list[Item] = []
+    for item in ordered:
+        is_large = item.file.type == "file" and item.file.size > LAYER_SIZE and not item.linked
+        (large if is_large else small).append(item)
+    return Share(kind, owner, tuple(small), tuple(large))
 
 
-def _hard_links(items: list[Item]) -> Iterator[Item]:
-    """The items, those with an inode that came before marked as links of its first path."""
-    first: dict[tuple[int, int], str] = {}
-    shared = Counter((item.file.device, item.file.inode) for item in items)
+def _hard_links(kind: Kind, items: list[Item]) -> Iterator[Item]:
+    """The items in their order, those with an inode that came before marked as links of its first path. A package's
+    are so where it installed one file under both names, and are no larger than a layer: which of them is proved to be
+    the package's is not known yet.
+    """
+    first: dict[object, str] = {}
+    shared = Counter((item.file.device, item.file.inode) for item in items if item.file.type == "file")
     for item in items:
-        key = item.file.device, item.file.inode
-        path = item.file.path
+        file, entry = item.file, item.entry
         linked = ""
-        if shared[key] > 1 and item.file.type == "file":
-            before = first.setdefault(key, path)
-            linked = "" if before == path else before
+        if file.type == "file" and shared[file.device, file.inode] > 1:
+            own = (entry.sha256, entry.placeholder) if kind == "package" and entry else None
+            if not (own and file.size > LAYER_SIZE):
+                before = first.setdefault((file.device, file.inode, own), file.path)
+                linked = "" if before == file.path else before
         yield item if item.linked == linked else item._replace(linked=linked)
 
 
 def _expected_size(item: Item) -> int:
     """The size that counts for cutting: the same wherever the environment is, so relocated text has none."""
     if item.entry and item.entry.placeholder and item.entry.mode == "text":
+        return 0
+    if item.linked and item.file.size > LAYER_SIZE:
         return 0
     return item.file.size

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapper.errors import NoSpace
-from snapper.format.model import Snapshot
+from snapper.format.model import Layer
 
 #: What a file system takes for each file beside its data, in bytes: half a block, and the directory's entry.
 _OVERHEAD = 2304
@@ -25,16 +26,19 @@ class Space:
 
     _promised: dict[int, _Promised] = field(default_factory=dict)
 
-    def reserve(self, directory: Path, snapshot: Snapshot) -> None:
-        """Promises room for the snapshot below the directory, which is there; raises NoSpace where it is short."""
+    def reserve(self, directory: Path, layers: Iterable[Layer]) -> None:
+        """Promises room for these layers below the directory, which is there; raises NoSpace where it is short."""
+        size = files = 0
+        for layer in layers:
+            size, files = size + layer.diff_size, files + layer.members
         status = os.statvfs(directory)
         promised = self._promised.setdefault(os.stat(directory).st_dev, _Promised())
-        needed = snapshot.size + snapshot.files * _OVERHEAD
+        needed = size + files * _OVERHEAD
         free = max(status.f_bavail * status.f_frsize - promised.size, 0)
         if needed > free:
             raise NoSpace(str(directory), needed, free)
         inodes = max(status.f_favail - promised.files, 0)
-        if status.f_files and snapshot.files > inodes:
-            raise NoSpace(str(directory), snapshot.files, inodes, "inodes")
+        if status.f_files and files > inodes:
+            raise NoSpace(str(directory), files, inodes, "inodes")
         promised.size += needed
-        promised.files += snapshot.files
+        promised.files += files

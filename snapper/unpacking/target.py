@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper import catalog, environment
 from snapper.catalog import Reference
 from snapper.environment import places, state
-from snapper.errors import FileFailed, InTheWay, NoPermission, Unreachable, WrongPlatform
+from snapper.errors import FileFailed, InTheWay, NoPermission, NoPlace, Unreachable, WrongPlatform
 from snapper.format.model import Environment, Snapshot
 from snapper.store import Store
 from snapper.unpacking.staging import sweep
@@ -46,25 +47,55 @@ class Target:
         return self.entry.name
 
 
-def locate(store: Store, wanted: Wanted, *, again: bool = False) -> Target:
-    """Decides where to restore to, and that nothing there would be lost; raises InTheWay, NoPlace, NotInStore."""
-    found, snapshot_id = catalog.resolve(store, wanted.reference)
-    prefix = place(found, wanted)
+def locate(store: Store, wanted: Wanted, found: Environment, prefix: Path, *, again: bool = False) -> Target:
+    """How the environment stands at the prefix, and that nothing there would be lost; raises InTheWay, NotInStore,
+    Usage.
+    """
+    snapshot_id = catalog.resolve_in(found, wanted.reference, store)
     if not again:
         sweep(prefix)
     present = is_present(store, prefix, found, snapshot_id, wanted, again=again)
     return Target(found, snapshot_id, prefix, present)
 
 
-def place(found: Environment, wanted: Wanted) -> Path:
-    """The prefix that the environment is restored to; raises NoPlace."""
+def place(found: Environment, wanted: Wanted, taken: Collection[Path] = ()) -> Path:
+    """The prefix that the environment is restored to, where others go to those that are `taken`; raises NoPlace."""
+    origin = found.latest.prefix
     if wanted.prefix:
         prefix = wanted.prefix
     elif wanted.envs_dir:
         prefix = wanted.envs_dir / found.name
+    elif _stands_at(origin, found.name):
+        prefix = Path(origin)
     else:
-        prefix = places.place_for(found.name, found.latest.prefix)
+        prefix = places.place_for(found.name, origin, taken)
     return Path(os.path.abspath(prefix))
+
+
+def places_of(chosen: Sequence[tuple[Wanted, Environment]]) -> list[Path | NoPlace]:
+    """Where each of these goes, some of which may go inside of others, or why nowhere."""
+
+    def outer_first(number: int) -> tuple[int, bool]:
+        _, found = chosen[number]
+        origin = Path(found.latest.prefix)
+        return len(origin.parts), origin.name != found.name
+
+    decided: dict[int, Path | NoPlace] = {}
+    for number in sorted(range(len(chosen)), key=outer_first):
+        wanted, found = chosen[number]
+        try:
+            decided[number] = place(
+                found, wanted, [each for each in decided.values() if isinstance(each, Path)]
+            )
+        except NoPlace as error:
+            decided[number] = error
+    return [decided[number] for number in range(len(chosen))]
+
+
+def _stands_at(prefix: str, name: str) -> bool:
+    """Whether the environment is there, be it in a directory of another name."""
+    known = state.read(Path(prefix)) if prefix.startswith("/") else None
+    return known is not None and known.environment == name
 
 
 def check(target: Target, snapshot: Snapshot) -> None:
