@@ -92,7 +92,8 @@ def script(wanted: Wanted) -> str:
             f"\n    {variable_of(key)}={shlex.quote(value)}" for key, value in sorted(wanted.settings.items())
         ),
         "REMEMBER": "".join(
-            f'    as_user "$venv/bin/snapper" config set {key} {shlex.quote(value)} >/dev/null 2>&1\n'
+            f'    as_user "$venv/bin/snapper" config set {key} {shlex.quote(value)} --json >/dev/null ||\n'
+            f'        say "{key} could not be set for terminals"\n'
             for key, value in sorted(wanted.settings.items())
         ),
         "MAIN": _RESTORE if wanted.event == "on-start" else _CREATE,
@@ -113,7 +114,9 @@ _SCRIPT = r"""#!/bin/bash
 # snapper: @EVENT@ of @TITLE@.
 # @NOTE@
 # Made by: @MADE_BY@
+( # of its own, so that who sources this goes on
 set -u
+SECONDS=0
 
 user=@USER@
 requirement=@REQUIREMENT@
@@ -188,8 +191,13 @@ install() {
     limited "$(left)" "$python" -m venv --clear "$venv" || return
     limited "$(left)" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --no-cache-dir ${source[@]+"${source[@]}"} "$requirement" || return
-@REMEMBER@    say "snapper is installed"
+    say "snapper is installed"
 }
+
+# What the script says holds for the user's terminals, too.
+remember() {
+    :
+@REMEMBER@}
 
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
@@ -209,6 +217,7 @@ main() {
         return
     fi
     link
+    remember
 @MAIN@
 }
 
@@ -223,6 +232,7 @@ fi
 # To the log, and to whoever runs this: CloudWatch has it too.
 main 2>&1 | as_user tee -a "$log"
 exit 0
+)
 """
 
 _CREATE = """\

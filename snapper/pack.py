@@ -12,11 +12,11 @@ from snapper import catalog, environment, kernels
 from snapper.environment import Displaced, conda, editable, index, state
 from snapper.environment.editable import Editable
 from snapper.environment.tree import Tree
-from snapper.errors import EditableInstalls
+from snapper.errors import EditableInstalls, FileFailed
 from snapper.format import manifest
 from snapper.format.layer import DEFAULT_LEVEL
 from snapper.format.manifest import Manifest
-from snapper.format.model import FORMAT, Move, Snapshot
+from snapper.format.model import FORMAT, Environment, Move, Snapshot
 from snapper.locks import Intent, packing
 from snapper.machine import identity
 from snapper.machine.progress import SILENT, Progress
@@ -35,9 +35,10 @@ Editables = Literal["refuse", "include", "ignore"]
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing did; sizes in bytes. The last three before the time are what the user should know of: what was not
-    packed and why, what holds the prefix for good, and symlinks to absolute places outside, which may not be there
-    where the environment is restored.
+    """What packing did; sizes in bytes. The last five before the time are what the user should know of: what was not
+    packed and why, what holds the prefix for good, symlinks to absolute places outside, which may not be there
+    where the environment is restored; whether the store had no environment before, and the step that put another
+    snapshot under this name, if this environment does not come from that.
     """
 
     environment: str
@@ -51,6 +52,8 @@ class Packed:
     skipped: tuple[tuple[str, str], ...]
     unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
+    first: bool
+    replaced: Move | None
     seconds: float
 
 
@@ -90,12 +93,14 @@ def pack(
     What the index vouches for is not read, but in a `full` pack; the snapshot is the same. An environment that is
     `displaced` is recorded as imported, and from nowhere. With `force`, the entry is moved though others
     have moved it meanwhile.
-    Raises NotAnEnvironment, EditableInstalls, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused, Moved and
-    their kin; whatever it raises, the store's environments are as they were.
+    Raises NotAnEnvironment, EditableInstalls, FileFailed, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused,
+    Moved and their kin; whatever it raises, the store's environments are as they were.
     """
     began = time.monotonic()
     prefix = Path(os.path.abspath(prefix))
     seen = catalog.find_environment(store, catalog.check_name(name))
+    first = seen is None and not any(catalog.environments(store))
+    before = None if displaced else state.read(prefix)
     taken = 0 if displaced else _clock(prefix)
     place = _identity(prefix)
     tree = environment.scan(prefix)
@@ -137,6 +142,8 @@ def pack(
         skipped=whole.skipped,
         unrelocated=made.unrelocated,
         outside=_outside(whole, made.prefix),
+        first=first,
+        replaced=None if unchanged or seen is None or _comes_from(before, seen[0]) else seen[0].latest,
         seconds=time.monotonic() - began,
     )
 
@@ -200,6 +207,11 @@ def _is_unchanged(store: Store, prefix: Path, kept: Kept) -> bool:
     )
 
 
+def _comes_from(before: state.State | None, there: Environment) -> bool:
+    """Whether the environment is what the store's current snapshot of the name has become."""
+    return before is not None and (before.environment, before.snapshot) == (there.name, there.current)
+
+
 def _outside(tree: Tree, prefix: str) -> tuple[str, ...]:
     """The symlinks whose absolute targets are not in the environment."""
     links = [file for file in tree.files if file.type == "symlink" and file.target.startswith("/")]
@@ -213,6 +225,10 @@ def _editables(prefix: Path, tree: Tree, wanted: Editables) -> tuple[Editable, .
     found = editable.find(prefix, tree)
     if found and wanted == "refuse":
         raise EditableInstalls(tuple(f"{each.name} ({each.source})" for each in found))
+    for each in found:
+        if not os.path.isdir(each.source):
+            advice = "Put it back, or mount it; or install the package again, or without -e."
+            raise FileFailed(each.source, f"it is not there, and {each.name} has its code in it", advice)
     return found
 
 

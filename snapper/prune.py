@@ -98,7 +98,7 @@ class Untagged:
 @dataclass(frozen=True)
 class Pruned:
     """What went, or would go in a `dry` run; sizes in bytes. `left_over` is how many things of interrupted work
-    were found in the way, and `waiting` objects are not needed, but too young."""
+    were found in the way, and `waiting` objects are not needed but by snapshots that nobody names, or too young."""
 
     dry: bool
     dropped: tuple[Dropped, ...]
@@ -204,11 +204,14 @@ def _swept(
     }
     useless = {key: each for key, each in snapshots.items() if key not in named}
     old = {key: each for key, each in useless.items() if each.modified < sweep.before}
-    needed = _needed(store, named, snapshots.keys() - named - old.keys())
+    needed = _needed(store, named, frozenset())
+    awaited = _needed(store, frozenset(), useless.keys() - old.keys())
     shared = [each for top in _SHARED for each in store.entries(top) if _SHARED[top].match(each.key)]
     unneeded = [each for each in shared if each.key not in needed]
-    gone = [each for each in unneeded if each.modified < sweep.before]
-    young = [each for each in (*useless.values(), *unneeded) if each.modified >= sweep.before]
+    gone = [each for each in unneeded if each.modified < sweep.before and each.key not in awaited]
+    waiting = {each.key: each for each in (*useless.values(), *unneeded)}
+    for each in (*old.values(), *gone):
+        del waiting[each.key]
     size = sum(each.size for each in (*old.values(), *gone))
     left_over = 0
     if sweep.check is not None:
@@ -226,8 +229,8 @@ def _swept(
         layers=_digests(gone, "layers/"),
         size=size,
         left_over=left_over,
-        waiting=len(young),
-        waiting_size=sum(each.size for each in young),
+        waiting=len(waiting),
+        waiting_size=sum(each.size for each in waiting.values()),
     )
 
 

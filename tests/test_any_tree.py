@@ -97,11 +97,7 @@ names = st.one_of(
     ),
     st.text(
         st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=12
-    ).filter(
-        lambda name: (
-            name not in (".", "..", ".snapper") and len(name.encode()) < 200 and not name.endswith(".c~")
-        )
-    ),
+    ).filter(lambda name: name not in (".", "..", ".snapper") and len(name.encode()) < 200),
 )
 paths = (
     st.lists(names, min_size=1, max_size=5)

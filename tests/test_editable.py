@@ -16,6 +16,7 @@ from scripts.maker import make
 from snapper.environment import editable
 from snapper.environment.tree import walk
 from tests.conftest import Machine
+from tests.misfortune import make_data
 from tests.pip import build_tools, pip, python_of, run
 
 SETUP = "from setuptools import setup; setup(name='{0}', version='1.0', packages=['{0}'], package_dir={{'': 'src'}})"
@@ -77,6 +78,23 @@ def where(prefix: Path, names: tuple[str, ...]) -> dict[str, Path]:
     code = f"import {', '.join(names)}; print({', '.join(f'{name}.HERE' for name in names)}, sep=chr(10))"
     lines = run([python_of(prefix), "-B"], ["-c", code], prefix).splitlines()
     return dict(zip(names, map(Path, lines), strict=True))
+
+
+def test_a_source_that_is_gone_is_told_of(tmp_path: Path, machine: Machine) -> None:
+    """A volume that is not mounted, say: the code that the environment needs would silently stay behind."""
+    prefix = make_data(machine.envs / "data")
+    site = prefix / "lib" / "python3.11" / "site-packages"
+    info = site / "api-1.0.dist-info"
+    info.mkdir(parents=True)
+    url = {"url": f"file://{tmp_path}/gone", "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(url))
+    (site / "left_over.pth").write_text(f"{tmp_path}/also-gone\n")
+    assert machine.refused(1, "pack", "data")["type"] == "EditableInstalls"
+    error = machine.refused(1, "pack", "data", "--editable=include")
+    assert f"{tmp_path}/gone" in error["message"] and "api" in error["message"]
+    machine.done("pack", "data", "--editable=ignore")
+    (info / "direct_url.json").unlink()
+    machine.done("pack", "data")
 
 
 def test_sources_of_one_name_have_places_of_their_own(tmp_path: Path) -> None:

@@ -336,12 +336,13 @@ def test_nested_environments_caches_and_trash_stay(tools: Path, machine: Machine
     (tools / "envs/notes.txt").write_text("mine")
     (tools / "pkgs/numpy-1").mkdir(parents=True)
     (tools / "pkgs/urls.txt").touch()
-    (tools / "bin/old.c~").touch()
+    (tools / "bin/old.c~").write_text("an editor's copy of old.c")
     (tools / ".snapper").mkdir()
     (tools / ".snapper/whatever").touch()
     restored = moved(machine, tools)
     assert (restored / "envs/notes.txt").read_text() == "mine"
-    for path in ("envs/other", "pkgs", "bin/old.c~", ".snapper/whatever"):
+    assert (restored / "bin/old.c~").read_text() == "an editor's copy of old.c"
+    for path in ("envs/other", "pkgs", ".snapper/whatever"):
         assert not (restored / path).exists(), path
 
 

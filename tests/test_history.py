@@ -8,6 +8,8 @@ import pty
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 from scripts.maker import change, make
 from tests.conftest import Machine, tree_of
-from tests.misfortune import change_environment, check_store, make_data, snapshot_in
+from tests.misfortune import change_environment, check_store, make_data, snapshot_in, unprivileged
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 
@@ -417,3 +419,57 @@ def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) ->
     assert outcome.code == 3
     assert outcome.json["store_error"]["type"] == "NotAStore"
     assert outcome.json["environments"][0]["condition"] == "changed"
+
+
+def test_a_pack_says_whose_snapshot_it_replaces(
+    machine: Machine, new_machine: Callable[[str], Machine]
+) -> None:
+    """Two who restored one snapshot, and pack one after the other: the second does not come from the first's."""
+    prefix = make_data(machine.envs / "data")
+    assert machine.done("pack", "data")["first"]
+    other = replace(new_machine("other"), store=machine.store)
+    other.done("restore", "data", "--envs-dir", other.envs)
+    (prefix / "mine").write_text("mine")
+    mine = machine.done("pack", "data")
+    assert (mine["first"], mine["replaced"]) == (False, None)
+    (other.envs / "data" / "theirs").write_text("theirs")
+    outcome = other.snapper("pack", "data")
+    assert outcome.code == 0
+    assert mine["snapshot"][:12] in outcome.err and "is in the history" in outcome.err
+    assert [each["snapshot"] for each in machine.done("log", "data")["steps"]][1] == mine["snapshot"]
+    (prefix / "mine").write_text("mine again")
+    assert machine.done("pack", "data")["replaced"]["user"]
+    assert machine.done("pack", "data")["replaced"] is None
+
+
+def test_a_store_that_is_gone_is_told_of(machine: Machine) -> None:
+    assert machine.snapper("status").code == 0  # nobody has made it yet
+    make_data(machine.envs / "data")
+    machine.done("pack", "data")
+    machine.store.rename(machine.home / "elsewhere")
+    outcome = machine.snapper("status", "--json")
+    assert (outcome.code, outcome.json["store_error"]["type"]) == (3, "NotAStore")
+    assert outcome.json["environments"][0]["condition"] == "unchanged"
+    assert "no environment before" in machine.snapper("pack", "data").out
+
+
+def test_a_rollback_that_the_store_refuses_says_what_was_done(machine: Machine) -> None:
+    prefix = make_data(machine.envs / "data")
+    first = machine.done("pack", "data")["snapshot"]
+    (prefix / "more").write_text("more")
+    machine.done("pack", "data")
+    user = unprivileged(machine)
+    (machine.store / "environments").chmod(0o555)
+    outcome = user.snapper("rollback", "data")
+    (machine.store / "environments").chmod(0o755)
+    assert outcome.code == 13
+    assert f"{prefix} is at {first[:12]} now" in outcome.err
+    for top in ("layers", "pages", "environments", "locks"):
+        (machine.store / top).mkdir(exist_ok=True)
+        (machine.store / top).chmod(0o555)
+    said = user.snapper("doctor", "--store", machine.store).out
+    assert "yes" not in [
+        line.rpartition(" ")[2] for line in said.splitlines() if "add" in line or "move" in line
+    ]
+    for top in ("layers", "pages", "environments", "locks"):
+        (machine.store / top).chmod(0o755)

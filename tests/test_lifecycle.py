@@ -198,12 +198,14 @@ def volume(another_user: tuple[str, Path]) -> Path:
 
 @pytest.fixture
 def instance(volume: Path, another_user: tuple[str, Path]) -> Iterator[Instance]:
-    """An instance that has just been stopped: what is not on the volume is gone."""
+    """An instance that has just been stopped: what is not on the volume is gone, or as it was made."""
     found = Instance(volume, another_user[0])
 
     def stop() -> None:
-        for path in (found.envs / "work", found.envs / "data", volume / ".local", volume / ".conda"):
+        state = found.envs / "python3" / ".snapper"
+        for path in (state, found.envs / "work", found.envs / "data", volume / ".local", volume / ".conda"):
             shutil.rmtree(path, ignore_errors=True)
+        (volume / "SageMaker/.snapper/config.toml").unlink(missing_ok=True)
 
     stop()
     yield found
@@ -304,3 +306,27 @@ def test_on_start_without_the_user(tmp_path: Path) -> None:
         pytest.skip("only root becomes another user")
     said, _ = Instance(tmp_path, "snapper-nobody").start()
     assert "there is no user snapper-nobody with a home: nothing is done" in said
+
+
+def test_a_changed_script_changes_what_terminals_see(instance: Instance, tmp_path: Path) -> None:
+    """Also where snapper is on the volume already; else packs would go where the next start does not look."""
+    store = instance.home / "team store"
+    said, _ = instance.start("--store", str(store), "--only", "team-*")
+    assert "Traceback" not in said
+    program = instance.home / "SageMaker/.snapper/venv/bin/snapper"
+    assert instance.as_user(program, "config", "get", "store").strip() == str(store)
+    assert "team-*" in instance.as_user(program, "config", "get", "only")
+
+
+def test_who_sources_the_script_goes_on(tmp_path: Path) -> None:
+    """As the hooks of docker-stacks are, from the script that then starts Jupyter."""
+    text = script(Wanted("on-start", "jupyterhub", {"store": "/nowhere"}, 10, requirement="nothing"))
+    (tmp_path / "hook.sh").write_text(text)
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    own = f"{fake}:/usr/bin:/bin"
+    command = f'PATH={own}; source {tmp_path}/hook.sh; test "$PATH" = {own} && echo goes on'
+    done = subprocess.run(
+        ["env", "-i", f"HOME={tmp_path}", "bash", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("goes on\n"), done

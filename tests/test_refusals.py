@@ -170,6 +170,11 @@ def test_names_are_looked_at_by_every_command(machine: Machine, refused: Refused
     assert not machine.store.exists()
 
 
+def test_no_arguments_at_all(machine: Machine) -> None:
+    outcome = machine.snapper()
+    assert outcome.out.startswith("Usage: ") and "restore" in outcome.out
+
+
 def test_packing_a_directory_whose_name_no_environment_can_have(machine: Machine, refused: Refused) -> None:
     prefix = make_data(machine.home / "my env")
     assert "--name" in refused(2, "pack", "-p", prefix)["hint"]

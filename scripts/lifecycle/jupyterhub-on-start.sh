@@ -2,7 +2,9 @@
 # snapper: on-start of a JupyterHub server.
 # Run it before the server: /usr/local/bin/before-notebook.d/, or the pod's postStart hook.
 # Made by: snapper lifecycle on-start --platform jupyterhub --store /shared/snapper
+( # of its own, so that who sources this goes on
 set -u
+SECONDS=0
 
 user=jovyan
 requirement=conda-snapper==0.1.0
@@ -78,8 +80,14 @@ install() {
     limited "$(left)" "$python" -m venv --clear "$venv" || return
     limited "$(left)" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --no-cache-dir ${source[@]+"${source[@]}"} "$requirement" || return
-    as_user "$venv/bin/snapper" config set store /shared/snapper >/dev/null 2>&1
     say "snapper is installed"
+}
+
+# What the script says holds for the user's terminals, too.
+remember() {
+    :
+    as_user "$venv/bin/snapper" config set store /shared/snapper --json >/dev/null ||
+        say "store could not be set for terminals"
 }
 
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
@@ -100,6 +108,7 @@ main() {
         return
     fi
     link
+    remember
     # Kernels need no restart of Jupyter: it looks for them whenever it shows its menu.
     limited $(($(left) + 20)) "$venv/bin/snapper" restore --all --budget "$(left)"
     say "on-start has ended with $? after $SECONDS s"
@@ -116,3 +125,4 @@ fi
 # To the log, and to whoever runs this: CloudWatch has it too.
 main 2>&1 | as_user tee -a "$log"
 exit 0
+)

@@ -2,7 +2,9 @@
 # snapper: on-create of a SageMaker notebook instance.
 # SageMaker runs it as root, allows it five minutes, and does not start the instance if it fails.
 # Made by: snapper lifecycle on-create --platform notebook-instance
+( # of its own, so that who sources this goes on
 set -u
+SECONDS=0
 
 user=ec2-user
 requirement=conda-snapper==0.1.0
@@ -80,6 +82,11 @@ install() {
     say "snapper is installed"
 }
 
+# What the script says holds for the user's terminals, too.
+remember() {
+    :
+}
+
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
@@ -98,6 +105,7 @@ main() {
         return
     fi
     link
+    remember
     as_user "$venv/bin/snapper" config
     say "on-create has ended after $SECONDS s"
 }
@@ -113,3 +121,4 @@ fi
 # To the log, and to whoever runs this: CloudWatch has it too.
 main 2>&1 | as_user tee -a "$log"
 exit 0
+)

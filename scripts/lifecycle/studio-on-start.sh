@@ -2,7 +2,9 @@
 # snapper: on-start of a SageMaker Studio space.
 # SageMaker runs it as sagemaker-user, allows it five minutes, and does not start the app if it fails.
 # Made by: snapper lifecycle on-start --platform studio
+( # of its own, so that who sources this goes on
 set -u
+SECONDS=0
 
 user=sagemaker-user
 requirement=conda-snapper==0.1.0
@@ -80,6 +82,11 @@ install() {
     say "snapper is installed"
 }
 
+# What the script says holds for the user's terminals, too.
+remember() {
+    :
+}
+
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
@@ -98,6 +105,7 @@ main() {
         return
     fi
     link
+    remember
     # Kernels need no restart of Jupyter: it looks for them whenever it shows its menu.
     limited $(($(left) + 20)) "$venv/bin/snapper" restore --all --budget "$(left)"
     say "on-start has ended with $? after $SECONDS s"
@@ -114,3 +122,4 @@ fi
 # To the log, and to whoever runs this: CloudWatch has it too.
 main 2>&1 | as_user tee -a "$log"
 exit 0
+)

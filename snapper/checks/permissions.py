@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from snapper import catalog
 from snapper.checks.findings import Finding, Level
-from snapper.errors import NotInStore, SnapperError
+from snapper.errors import NotInStore, SnapperError, StoreRefused
 from snapper.format.model import Layer
 from snapper.locks import trial_key
 from snapper.objects import write_pages
 from snapper.store import Store, VersionMismatch
+from snapper.store.local import LocalStore
 
 _TITLE = "Permissions"
 
@@ -100,6 +103,7 @@ def _write(store: Store, key: str) -> None:
 
 def _add_layer(store: Store) -> None:
     """Puts a small layer once more, which changes nothing; there is none in a new store."""
+    _look(store, "layers")
     layer = _smallest_layer(store)
     if layer:
         store.put(catalog.layer_key(layer.digest), catalog.read_layer(store, layer))
@@ -107,6 +111,7 @@ def _add_layer(store: Store) -> None:
 
 def _add_page(store: Store) -> None:
     """The same with a page of a snapshot."""
+    _look(store, "pages")
     for name in catalog.environments(store):
         found, _ = catalog.read_environment(store, name)
         pages = catalog.read_manifest(store, found.current).pages
@@ -124,14 +129,23 @@ def _smallest_layer(store: Store) -> Layer | None:
 
 def _move(store: Store) -> None:
     """Moves an environment that is not there from a version that it cannot be at."""
+    _look(store, "environments")
     with suppress(VersionMismatch):
         store.replace(catalog.environment_key(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
 
 
 def _delete(store: Store) -> None:
     """Deletes a layer that is not there."""
+    _look(store, "layers")
     digest = secrets.token_hex(32)
     store.delete(catalog.layer_key(digest))
+
+
+def _look(store: Store, top: str) -> None:
+    """Raises StoreRefused where a directory cannot be written: what changes nothing there would not show it."""
+    place = Path(store.url) / top
+    if isinstance(store, LocalStore) and place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+        raise StoreRefused(store.url, f"write in {top}", "this user may not, or the file system is read-only")
 
 
 def _article(role: str) -> str:

@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from importlib import import_module
+from itertools import zip_longest
 from typing import Annotated
 
 import typer
@@ -81,7 +82,7 @@ def run(arguments: list[str]) -> int:
 
 def _check_places(arguments: list[str]) -> None:
     """Raises Usage for an option whose place or part is empty: it would be as if it had not been given."""
-    for option, value in zip(arguments, (*arguments[1:], None), strict=True):
+    for option, value in zip_longest(arguments, arguments[1:]):
         name = option[:-1] if option.endswith("=") else option
         if name in _PLACES and (value == "" or name != option):
             raise Usage(

@@ -85,16 +85,16 @@ def status(
         found = list(verb.named(opened, name))
     else:
         found = list(verb.statuses(opened))
+    if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
+        failure = None  # nobody has made it yet
     _state(found, opened, store, failure, as_json, everything=name is None and prefix is None)
     return ExitCode.PARTIAL if failure or any(each.error for each in found) else ExitCode.DONE
 
 
 def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
-    """The store, without which status can do. That nobody has made it yet is no failure."""
+    """The store, without which status can do, or why there is none."""
     try:
         return open_store(option), None
-    except NotAStore as error:
-        return None, error if option else None
     except SnapperError as error:
         return None, error
 

@@ -22,7 +22,7 @@ from snapper.cli.options import (
     open_store,
 )
 from snapper.cli.text import clean, moment, plural, size
-from snapper.errors import ExitCode, Usage
+from snapper.errors import ExitCode, SnapperError, Usage
 from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
@@ -97,7 +97,16 @@ def rollback(
         for each in results:
             if isinstance(each, restoring.Failed):
                 raise each.error
-    return _rolled_back(verb.rollback(opened, back, message=message), results, opened.url, as_json)
+    try:
+        done = verb.rollback(opened, back, message=message)
+    except SnapperError:
+        for here in results:
+            if isinstance(here, restoring.Restored):
+                output.warn(
+                    f"{here.prefix} is at {back.snapshot_id[:12]} now, but in the store nothing has moved:"
+                )
+        raise
+    return _rolled_back(done, results, opened.url, as_json)
 
 
 def tag(

@@ -135,7 +135,13 @@ def report(done: Packed, as_json: bool) -> None:
     output.say(
         f"  {plural(done.added_layers, 'new layer')}, {size(done.added_size)} added, {done.seconds:.1f} s"
     )
-    output.say(f"  store: {done.store}")
+    output.say(f"  store: {done.store}{', which had no environment before' if done.first else ''}")
+    if done.replaced:
+        step = done.replaced
+        output.warn(
+            f"  {done.environment} was at {step.snapshot[:12]} there, by {step.user}@{step.host} at {step.time}, which "
+            f"is not what this one comes from. It is in the history: snapper log {done.environment}"
+        )
 
 
 def _fields(done: Packed) -> dict[str, Any]:
@@ -159,5 +165,7 @@ def _fields(done: Packed) -> dict[str, Any]:
         "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
         "unrelocated": list(done.unrelocated),
         "outside": list(done.outside),
+        "first": done.first,
+        "replaced": plain(done.replaced),
         "seconds": round(done.seconds, 3),
     }

@@ -132,9 +132,12 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     """Restores in a process of its own, and leaves it to itself when the budget is used up, which counts from the
     command's start.
     """
+    from snapper.kernels import runs
     from snapper.machine import detached
 
-    log = config.state_directory() / "restore.log"
+    last = runs.last()
+    name = "restore-other.log" if last and last.at_work else "restore.log"
+    log = config.state_directory() / name
     if not quiet:
         output.warn(f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}")
     report = detached.run(

@@ -251,7 +251,8 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
         output.say(f"  and {plural(done.left_over, 'leftover')} of interrupted work")
     if done.waiting:
         output.say(
-            f"  not needed, but too young to go: {plural(done.waiting, 'object')}, {size(done.waiting_size)}"
+            f"  not needed, but too young to go: {plural(done.waiting, 'object')}, {size(done.waiting_size)}; "
+            "--grace says how old they must be"
         )
 
 

@@ -76,7 +76,7 @@ def _foreign(prefix: Path) -> Callable[[str], str | None]:
     is_root = (prefix / "pkgs" / "urls.txt").is_file() or (prefix / "pkgs" / "urls").is_file()
 
     def reason(path: str) -> str | None:
-        if path == STATE_DIRECTORY or path.endswith(".c~") or path == ".condatmp":
+        if path in (STATE_DIRECTORY, ".condatmp"):
             return ""
         if "/" not in path or len(path) > _MAY_BE_DEEP:
             try:

@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,24 +44,25 @@ class Editable:
 
 
 def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
-    """The editable installs of an environment whose sources exist outside of it, by name.
+    """The editable installs of an environment whose sources are outside of it, by name. A source that is not there
+    counts where a package says that it is its own; a line of a `.pth` file alone may be left over.
 
     Raises NoPermission.
     """
     pointers: dict[str, set[str]] = {}
-    names: dict[str, str] = {}
+    names: dict[str, str] = defaultdict(str)
     try:
         for file in tree.files:
             if file.type == "file":
                 for source, name in _pointed(prefix, file.path):
                     pointers.setdefault(source, set()).add(file.path)
-                    names.setdefault(source, name)
+                    names[source] = names[source] or name
     except PermissionError as error:
         raise NoPermission(str(error.filename), "read") from None
     outside = [
         source
         for source in pointers
-        if os.path.isdir(source) and not _within(source, os.path.abspath(prefix))
+        if (names[source] or os.path.isdir(source)) and not _within(source, os.path.abspath(prefix))
     ]
     tops = [
         source
