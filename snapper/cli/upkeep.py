@@ -38,6 +38,9 @@ _WHAT = {
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
+#: What is meant for a part of the layers, and is no name.
+_PART = re.compile(r"[\d.]+%|\d+/\d+")
+
 #: The objects of which there can be good copies elsewhere.
 _MENDABLE = ("snapshots/", "pages/", "layers/")
 
@@ -117,6 +120,8 @@ def verify(
     from snapper.cli.bars import reporter
     from snapper.store import uncached
 
+    if name and data == "all" and _PART.fullmatch(name):
+        raise Usage(f"--data {name}: a part stands behind =", f"Write --data={name}.")
     if (name or prefix) and (data is not None or heal or source):
         raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
     if source and not heal:

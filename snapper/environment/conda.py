@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,11 +259,13 @@ def _without_secrets(url: str) -> str:
 
 def _entry(item: dict[str, Any]) -> PathEntry:
     size = item.get("size_in_bytes")
+    sha256 = str(item.get("sha256") or "")
+    in_prefix = str(item.get("sha256_in_prefix") or "")
     return PathEntry(
         path=_path(item["_path"]),
         type=str(item.get("path_type") or ""),
-        sha256=str(item.get("sha256") or ""),
-        sha256_in_prefix=str(item.get("sha256_in_prefix") or ""),
+        sha256=sha256,
+        sha256_in_prefix=sha256 if in_prefix == sha256 else in_prefix,  # one object: there are many
         placeholder=_placeholder(str(item.get("prefix_placeholder") or "")),
         mode="binary" if item.get("file_mode") == "binary" else "text",
         size=size if isinstance(size, int) else None,
@@ -277,6 +280,7 @@ def _path(value: object) -> str:
     return path
 
 
+@lru_cache(maxsize=256)
 def _placeholder(text: str) -> str:
     """The placeholder, if it can stand for a prefix: that of a package built on Windows, such as `C:/bld/env`, cannot,
     and its files are then as if they had none.
