@@ -56,10 +56,8 @@ def check_name(name: str, advice: str = "") -> str:
     """The name itself; raises Usage where no environment can have it."""
     if not is_name(name):
         advice = advice or ("A directory is named with --prefix." if "/" in name else "")
-        raise Usage(
-            f"{name!r} cannot name an environment",
-            f"Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit. {advice}".strip(),
-        )
+        rule = "Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit."
+        raise Usage(f"{name!r} cannot name an environment", f"{rule} {advice}".rstrip())
     return name
 
 
