@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -68,9 +67,6 @@ def measured(bench: Bench, phase: Phase, rounds: int) -> dict[str, list[Measured
     for left in bench.place.iterdir():
         if left != bench.prefix.parent:
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-    os.sync()
-    with suppress(OSError):  # else the next phase would wait for memory that this one's files are cached in
-        Path("/proc/sys/vm/drop_caches").write_text("3")
     return results
 
 

@@ -21,6 +21,10 @@ from snapper.packing.reuse import Kept, Part
 _ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
 
 
+#: How many files' descriptions workers get by the fork; those of others are sent.
+_MOST_SHARED = 50_000
+
+
 class _Job(NamedTuple):
     """What is to be done with an owner's share: `order` is where its layers stand among the owner's."""
 
@@ -77,8 +81,17 @@ class Building:
 
     @property
     def ready(self) -> tuple[object, ...]:
-        """What is to be done first, as workers are given it."""
-        return tuple(job.argument for job in self._ready)
+        """What is to be done first, as workers are given it: of so many files that a copy of what describes them, which
+        processes that share memory make when they touch it, is not large.
+        """
+        chosen: list[object] = []
+        files = 0
+        for job in self._ready:
+            files += len(job.argument.items) if isinstance(job.argument, Group) else 1
+            if files > _MOST_SHARED:
+                break
+            chosen.append(job.argument)
+        return tuple(chosen)
 
     @property
     def size(self) -> int:
