@@ -54,7 +54,9 @@ class Kernel:
         self.manager.context.destroy()
 
     def run(self, code: str) -> str:
-        """Runs a cell; what it printed, and its errors."""
+        """Runs a cell; what it printed, and its errors. Again where the kernel has taken it for one of those that had
+        been waiting when a cell was interrupted, and dropped it.
+        """
         shown: list[str] = []
 
         def show(message: dict[str, Any]) -> None:
@@ -64,7 +66,10 @@ class Kernel:
             elif message["msg_type"] == "error":
                 shown.append(content["ename"])
 
-        self.client.execute_interactive(code, timeout=60, output_hook=show)
+        status = "aborted"
+        while status == "aborted":
+            reply = self.client.execute_interactive(code, timeout=60, output_hook=show)
+            status = reply["content"]["status"]
         return "".join(shown)
 
 
