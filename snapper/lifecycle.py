@@ -91,7 +91,8 @@ def script(wanted: Wanted) -> str:
         "SETTINGS": "".join(
             f"\n    {variable_of(key)}={shlex.quote(value)}" for key, value in sorted(wanted.settings.items())
         ),
-        "REMEMBER": "".join(
+        "REMEMBER": _REMEMBER * bool(wanted.settings)
+        + "".join(
             f'    as_user "$venv/bin/snapper" config set {key} {shlex.quote(value)} --json >/dev/null ||\n'
             f'        say "{key} could not be set for terminals"\n'
             for key, value in sorted(wanted.settings.items())
@@ -194,11 +195,6 @@ install() {
     say "snapper is installed"
 }
 
-# What the script says holds for the user's terminals, too.
-remember() {
-    :
-@REMEMBER@}
-
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
@@ -217,8 +213,7 @@ main() {
         return
     fi
     link
-    remember
-@MAIN@
+@REMEMBER@@MAIN@
 }
 
 if [ -z "$home" ] || [ ! -d "$home" ]; then
@@ -233,6 +228,10 @@ fi
 main 2>&1 | as_user tee -a "$log"
 exit 0
 )
+"""
+
+_REMEMBER = """\
+    # What this script says holds for the user's terminals, too.
 """
 
 _CREATE = """\

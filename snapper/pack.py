@@ -117,17 +117,12 @@ def pack(
         else:
             source = _Source(store, intent, prefix, whole, linked, displaced, last[1] if last else None, kept)
             made = _make(source, level, jobs, progress, name)
-        added_size = made.added_size
         unchanged = seen is not None and seen[0].current == made.manifest.digest
+        added_size = made.added_size
         if not unchanged or (made.parts is not None and not catalog.has_manifest(store, made.manifest)):
-            intent.declare()
-            catalog.check_layers(store, made.snapshot.layers)
-            added_size += write_pages(store, made.manifest.pages)
-            intent.check()
-            added_size += catalog.write_snapshot(store, made.manifest)
+            added_size += _write(store, intent, made)
         if not unchanged:
-            step = _move(made, origin, message, added_size)
-            catalog.move(store, name, step, seen, force=force)
+            catalog.move(store, name, _move(made, origin, message, added_size), seen, force=force)
     if not displaced and _identity(prefix) == place:  # else another one has been put there meanwhile
         _remember(prefix, name, made, tree, taken)
     return Packed(
@@ -195,6 +190,15 @@ def _make(source: _Source, level: int, jobs: int | None, progress: Progress, nam
         built.added_layers,
         built.added_size,
     )
+
+
+def _write(store: Store, intent: Intent, made: _Made) -> int:
+    """Writes pages and snapshot, whose layers must be there; how many bytes that added to the store."""
+    intent.declare()
+    catalog.check_layers(store, made.snapshot.layers)
+    added_size = write_pages(store, made.manifest.pages)
+    intent.check()
+    return added_size + catalog.write_snapshot(store, made.manifest)
 
 
 def _is_unchanged(store: Store, prefix: Path, kept: Kept) -> bool:

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 
 from snapper import catalog
 from snapper.errors import Damaged, Moved, NotInStore, SnapperError
+from snapper.format.manifest import Document
 from snapper.format.model import Environment, Move, Page
 from snapper.locks import GRACE, pruning
 from snapper.machine.progress import SILENT, Progress
@@ -126,18 +127,19 @@ def prune(
 
     Raises StoreBusy, NotInStore, Damaged where it cannot be known what is needed, StoreRefused, TooSlow.
     """
+    needs = _Needs(store)
     if dry:
         retained = tuple(_retained(store, retention, names))
         kept = {each.name: each for _, each in retained}
-        return _swept(store, kept, retained, _Sweep(None, time.time() - grace), progress)
+        return _swept(needs, kept, retained, _Sweep(None, time.time() - grace), progress)
     with pruning(store) as lock:
-        _needed(store, _named(kept for _, kept in _retained(store, retention, names)), frozenset())
+        needs.of(_named(kept for _, kept in _retained(store, retention, names)))
         trimmed: list[_Change] = []
         try:
             trimmed.extend(_trim(store, retention, names))
             kept = {name: catalog.read_environment(store, name)[0] for name in catalog.environments(store)}
             sweep = _Sweep(lock.check, lock.now - grace)
-            return _swept(store, kept, tuple(trimmed), sweep, progress)
+            return _swept(needs, kept, tuple(trimmed), sweep, progress)
         except SnapperError:
             for each in (dropped for change in trimmed for dropped in _dropped(*change)):
                 progress.note(f"out of the history already: {each.environment}@{each.snapshot_id[:12]}")
@@ -191,21 +193,20 @@ class _Sweep:
 
 
 def _swept(
-    store: Store,
+    needs: _Needs,
     environments: dict[str, Environment],
     changes: tuple[_Change, ...],
     sweep: _Sweep,
     progress: Progress,
 ) -> Pruned:
     """Removes what these environments do not need. What is needed is known before anything goes."""
-    named = _named(environments.values())
+    store, named = needs.store, _named(environments.values())
     snapshots = {
         match[1]: each for each in store.entries("snapshots/") if (match := _SNAPSHOT.match(each.key))
     }
     useless = {key: each for key, each in snapshots.items() if key not in named}
     old = {key: each for key, each in useless.items() if each.modified < sweep.before}
-    needed = _needed(store, named, frozenset())
-    awaited = _needed(store, frozenset(), useless.keys() - old.keys())
+    needed, awaited = needs.of(named, useless.keys() - old.keys())
     shared = [each for top in _SHARED for each in store.entries(top) if _SHARED[top].match(each.key)]
     unneeded = [each for each in shared if each.key not in needed]
     gone = [each for each in unneeded if each.modified < sweep.before and each.key not in awaited]
@@ -238,31 +239,51 @@ def _named(environments: Iterable[Environment]) -> set[str]:
     return {each for found in environments for each in catalog.named_by(found)}
 
 
-def _needed(store: Store, named: Set[str], others: Set[str]) -> set[str]:
-    """The keys of the pages and layers that these snapshots need, the others as far as they can be read.
+class _Needs:
+    """What snapshots of a store need. Each of them, and each page, is read once, however often that is asked."""
 
-    Raises Damaged where it cannot be known what the named ones need.
-    """
-    needed: set[str] = set()
-    counts: dict[Page, bool] = {}  # the pages of layers, and whether one that is named has it
-    for snapshot_id in sorted(named | others):
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._documents: dict[str, Document] = {}
+        self._layers: dict[Page, tuple[str, ...]] = {}
+
+    def of(self, named: Set[str], others: Set[str] = frozenset()) -> tuple[set[str], set[str]]:
+        """The keys of the pages and layers that the named snapshots need, and of those that others do, as far as they
+        can be read. Raises Damaged where it cannot be known what the named ones need.
+        """
+        needed: set[str] = set()
+        awaited: set[str] = set()
+        counts: dict[Page, bool] = {}  # the pages of layers, and whether one that is named has it
+        for snapshot_id in sorted(named | others):
+            document = self._document(snapshot_id, is_named=snapshot_id in named)
+            if document:
+                wanted = needed if snapshot_id in named else awaited
+                wanted.update(page_key(page.digest) for page in document.pages)
+                for page in document.layers:
+                    counts[page] = counts.get(page, False) or snapshot_id in named
+        unread = [page for page in counts if page not in self._layers]
+        for page, found in catalog.look_at_layers(self.store, unread):
+            if not isinstance(found, SnapperError):
+                self._layers[page] = tuple(catalog.layer_key(layer.digest) for layer in found)
+            elif counts[page]:
+                raise found
+        for page, is_needed in counts.items():
+            (needed if is_needed else awaited).update(self._layers.get(page, ()))
+        return needed, awaited
+
+    def _document(self, snapshot_id: str, *, is_named: bool) -> Document | None:
+        """The snapshot's document; None for one that nobody names and that cannot be read."""
         try:
-            document = catalog.read_document(store, snapshot_id)
+            if snapshot_id not in self._documents:
+                self._documents[snapshot_id] = catalog.read_document(self.store, snapshot_id)
         except SnapperError as error:
-            if snapshot_id not in named:
-                continue
+            if not is_named:
+                return None
             if isinstance(error, NotInStore):
-                raise Damaged(f"the store {store.url}", f"snapshot {snapshot_id[:12]} is missing") from None
+                what = f"the store {self.store.url}"
+                raise Damaged(what, f"snapshot {snapshot_id[:12]} is missing") from None
             raise
-        needed.update(page_key(page.digest) for page in document.pages)
-        for page in document.layers:
-            counts[page] = counts.get(page, False) or snapshot_id in named
-    for page, found in catalog.look_at_layers(store, counts):
-        if not isinstance(found, SnapperError):
-            needed.update(catalog.layer_key(layer.digest) for layer in found)
-        elif counts[page]:
-            raise found
-    return needed
+        return self._documents[snapshot_id]
 
 
 def _digests(objects: Iterable[Stored], top: str) -> tuple[str, ...]:

@@ -19,6 +19,11 @@ class Healed:
     source: str
 
 
+def is_mendable(key: str) -> bool:
+    """Whether there can be good copies of the object elsewhere: its name says what it is."""
+    return key.startswith(("snapshots/", "pages/", "layers/"))
+
+
 def repair(
     store: Store,
     keys: Iterable[str],
@@ -31,10 +36,9 @@ def repair(
     """
     healed = []
     for key in keys:
-        top, _, rest = key.partition("/")
-        if top not in ("snapshots", "pages", "layers"):
+        if not is_mendable(key):
             continue
-        digest = rest.rpartition("/")[2].partition(".")[0]
+        digest = key.rpartition("/")[2].partition(".")[0]
         if is_whole(store, key, digest):
             continue  # what is wrong is not its bytes, and whoever needs them must not find them gone meanwhile
         for name, source in sources.items():

@@ -36,7 +36,7 @@ Parts = tuple[bytes | None, ...]
 class Node:
     """One thing to make. `kind` is file, program (whose prefixes are padded with NULs), sparse, symlink, hardlink,
     directory, through (a file that its package lists through a symlinked directory), or what is to be passed over:
-    pipe, socket, trash, environment, cache. What becomes of a package's file is its `fate`: kept, altered or
+    pipe, socket, environment, cache. What becomes of a package's file is its `fate`: kept, altered or
     missing; it is empty for files that no package has.
     """
 
@@ -73,7 +73,6 @@ class Made:
     altered: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     skipped: set[str] = field(default_factory=set)
-    silent: set[str] = field(default_factory=set)
     modes: dict[Path, int] = field(default_factory=dict)
 
 
@@ -92,6 +91,7 @@ names = st.one_of(
             "\udcff\udcfe",
             "{x}",
             ".hidden",
+            "old.c~",
             "n" * 90,
         ]
     ),
@@ -152,7 +152,7 @@ directories = st.builds(
     lambda path, mode: Node(path, "directory", mode), paths, st.sampled_from([0o755, 0o700, 0o555, 0o775])
 )
 others = st.builds(
-    Node, paths, st.sampled_from(["hardlink", "sparse", "pipe", "socket", "trash", "environment", "cache"])
+    Node, paths, st.sampled_from(["hardlink", "sparse", "pipe", "socket", "environment", "cache"])
 )
 trees = st.lists(st.one_of(files, files, programs, through, symlinks, directories, others), max_size=20)
 
@@ -236,10 +236,6 @@ def make_foreign(top: Path, node: Node, number: int, made: Made) -> None:
         with socket.socket(socket.AF_UNIX) as listener, within(place.parent):
             listener.bind(place.name)
         made.skipped.add(node.path)
-    elif node.kind == "trash":
-        trash = place.with_name(f"{number}.c~")
-        trash.write_text("trash")
-        made.silent.add(str(trash.relative_to(top)))
     elif node.kind == "environment":
         (top / "envs" / str(number) / "conda-meta").mkdir(parents=True)
         (top / "envs" / f"{number}.txt").write_text("mine")
@@ -277,9 +273,8 @@ def remove(top: Path) -> None:
 
 def check(made: Made, original: Path, moved: Path) -> None:
     record = f"conda-meta/{PACKAGE}.json"
-    foreign = made.skipped | made.silent
     before, after = tree_of(original), tree_of(moved)
-    kept = {path for path in before if not any(f"{path}/".startswith(f"{each}/") for each in foreign)}
+    kept = {path for path in before if not any(f"{path}/".startswith(f"{each}/") for each in made.skipped)}
     assert after.keys() == kept
     for path in kept - {record}:
         kind, mode, data = before[path]

@@ -103,10 +103,15 @@ def keep(store: Store, layers: list[Stored], mode: int = 0o755) -> None:
     whole_snapshot = Snapshot(
         FORMAT, this_platform(), mode, (), (), (), (), (), tuple(each for each, _ in layers)
     )
-    encoded = manifest.encode(whole_snapshot)
+    point(store, put(store, whole_snapshot))
+
+
+def put(store: Store, found: Snapshot) -> str:
+    """Writes the snapshot, whose layers need not be there; its id."""
+    encoded = manifest.encode(found)
     write_pages(store, encoded.pages)
     catalog.write_snapshot(store, encoded)
-    point(store, encoded.digest)
+    return encoded.digest
 
 
 def point(store: Store, digest: str) -> None:

@@ -60,6 +60,7 @@ from tests.test_extract import (
     layer,
     packed,
     point,
+    put,
     rest,
     symlink,
     top,
@@ -118,11 +119,9 @@ def test_what_differs_is_found_without_following_links_out(top: Path) -> None:
 def described_as(store: LocalStore, *layers: Layer) -> str:
     """Points `work` at a snapshot that says so of its layers, which are there; its key."""
     found = catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
-    encoded = manifest.encode(replace(found, layers=(*found.layers, *layers)))
-    write_pages(store, encoded.pages)
-    catalog.write_snapshot(store, encoded)
-    point(store, encoded.digest)
-    return catalog.snapshot_key(encoded.digest)
+    snapshot_id = put(store, replace(found, layers=(*found.layers, *layers)))
+    point(store, snapshot_id)
+    return catalog.snapshot_key(snapshot_id)
 
 
 @pytest.mark.parametrize("untrue", [{"members": 3}, {"diff_size": 1024}, {"diff_id": "0" * 64}, {"size": 7}])

@@ -29,7 +29,7 @@ from snapper.store.local import LocalStore
 from snapper.verify import verify
 from tests.reader import Reader
 from tests.test_canonical import snapshot
-from tests.test_extract import META, brought_back, keep, layer, point, prefix_of, whole
+from tests.test_extract import META, brought_back, keep, layer, point, prefix_of, put, whole
 
 NAMES = st.lists(st.text("ab-", min_size=1, max_size=6), max_size=60)
 
@@ -135,13 +135,6 @@ def store(tmp_path: Path) -> Counting:
     return store
 
 
-def put(store: Store, found: Snapshot) -> str:
-    encoded = manifest.encode(found)
-    write_pages(store, encoded.pages)
-    catalog.write_snapshot(store, encoded)
-    return encoded.digest
-
-
 def current(store: Store) -> Snapshot:
     return catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
 
@@ -204,6 +197,7 @@ def test_pages_are_read_once(store: Counting) -> None:
     for look in (
         lambda: log(store, "work"),
         lambda: prune(store, Retention(), dry=True),
+        lambda: prune(store, Retention(), dry=False),
         lambda: verify(store, jobs=1),
     ):
         store.seen.clear()

@@ -82,11 +82,6 @@ install() {
     say "snapper is installed"
 }
 
-# What the script says holds for the user's terminals, too.
-remember() {
-    :
-}
-
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
@@ -105,7 +100,6 @@ main() {
         return
     fi
     link
-    remember
     as_user "$venv/bin/snapper" config
     say "on-create has ended after $SECONDS s"
 }

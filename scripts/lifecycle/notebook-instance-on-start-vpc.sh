@@ -83,13 +83,6 @@ install() {
     say "snapper is installed"
 }
 
-# What the script says holds for the user's terminals, too.
-remember() {
-    :
-    as_user "$venv/bin/snapper" config set store s3://BUCKET/snapper --json >/dev/null ||
-        say "store could not be set for terminals"
-}
-
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
@@ -108,7 +101,9 @@ main() {
         return
     fi
     link
-    remember
+    # What this script says holds for the user's terminals, too.
+    as_user "$venv/bin/snapper" config set store s3://BUCKET/snapper --json >/dev/null ||
+        say "store could not be set for terminals"
     # Kernels need no restart of Jupyter: it looks for them whenever it shows its menu.
     limited $(($(left) + 20)) "$venv/bin/snapper" restore --all --budget "$(left)"
     say "on-start has ended with $? after $SECONDS s"

@@ -82,11 +82,6 @@ install() {
     say "snapper is installed"
 }
 
-# What the script says holds for the user's terminals, too.
-remember() {
-    :
-}
-
 # For the user's terminals, unless they have another one. What the user may write to comes into no PATH of root's.
 link() {
     local bin=$home/.local/bin
@@ -105,7 +100,6 @@ main() {
         return
     fi
     link
-    remember
     # Kernels need no restart of Jupyter: it looks for them whenever it shows its menu.
     limited $(($(left) + 20)) "$venv/bin/snapper" restore --all --budget "$(left)"
     say "on-start has ended with $? after $SECONDS s"

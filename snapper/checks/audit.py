@@ -9,8 +9,8 @@ from typing import NamedTuple
 from snapper.catalog import layer_key
 from snapper.errors import Damaged, NotInStore
 from snapper.format.layer import Unpacker
-from snapper.format.model import Begin, Layer, check_path, name_of
-from snapper.format.segment import members
+from snapper.format.model import Layer, check_path, name_of
+from snapper.format.segment import begun, members
 from snapper.store import Store
 
 MISSING = "it is missing"
@@ -62,7 +62,7 @@ def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, st
         if (layer.diff_id, layer.diff_size) != is_so:
             yield layer, "it does not unpack to that"
             continue
-        start = _first_header(layer.begins, len(segment))
+        start = begun(layer.begins, len(segment))[1] if layer.begins else 0
         if start not in counted:
             counted[start] = (
                 _count(segment[start:]) if len(counted) < _MOST_BEGINNINGS else "too many ways to read it"
@@ -72,14 +72,6 @@ def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, st
             yield layer, count
         elif count != layer.members:
             yield layer, f"it has {count} members, not {layer.members}"
-
-
-def _first_header(begins: Begin | None, length: int) -> int:
-    """Where the first member begins of a segment of that length, behind the data that it begins with."""
-    if begins is None:
-        return 0
-    rest = begins.size - begins.offset
-    return length if length < rest else min(length, rest + -begins.size % 512)
 
 
 def _count(segment: memoryview) -> int | str:

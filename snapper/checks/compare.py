@@ -24,7 +24,7 @@ from snapper.format import bytecode
 from snapper.format.layer import Unpacker
 from snapper.format.model import RECORD_MODES, Begin, Layer, Mode, Relocation, Snapshot, check_path
 from snapper.format.relocate import DoesNotFit, apply, invert, substitute
-from snapper.format.segment import BadSegment, Member, members
+from snapper.format.segment import BadSegment, Member, begun, members
 from snapper.machine.progress import Progress
 from snapper.machine.workers import Workers
 from snapper.store import Store
@@ -223,12 +223,10 @@ class _Comparison:
         """Compares the data that the segment begins with; returns where its members begin."""
         begins = self._job.layer.begins
         assert begins is not None
-        size = min(len(segment), begins.size - begins.offset)
+        size, start = begun(begins, len(segment))
         if not self._piece_is_there(begins, segment[:size]):
             self.result.different.append(Difference(begins.path, "contents"))
-        if begins.offset + size < begins.size:
-            return len(segment)
-        return min(len(segment), size + -begins.size % 512)
+        return start
 
     def _difference(self, member: Member, data: memoryview) -> What | None:
         status = self.files.status(member.path)

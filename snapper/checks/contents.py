@@ -16,7 +16,7 @@ from snapper.environment.conda import META, without_facts
 from snapper.errors import Damaged
 from snapper.format.layer import Unpacker
 from snapper.format.model import RECORD_MODES, Layer, check_path
-from snapper.format.segment import Member, Type, members
+from snapper.format.segment import Member, Type, begun, members
 from snapper.machine.progress import Progress
 from snapper.machine.workers import Workers
 from snapper.store import Store
@@ -68,10 +68,9 @@ def _list(_: object, job: tuple[Store, Layer]) -> list[tuple[str, Content]]:
     with reporting(what, store.url):
         if layer.begins:
             begins = layer.begins
-            size = min(len(segment), begins.size - begins.offset)
+            size, start = begun(begins, len(segment))
             piece = hashlib.sha256(segment[:size]).hexdigest()
             found.append((begins.path, Content("file", 0, piece, how.get(begins.path), begins.offset)))
-            start = min(len(segment), size + -begins.size % 512)
         for member, data in members(segment, start):
             content = Content(member.type, member.mode & 0o777, _data(member, data), how.get(member.path))
             found.append((check_path(member.path), content))

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from snapper import catalog
 from snapper.checks.findings import Finding, Level
@@ -143,8 +142,10 @@ def _delete(store: Store) -> None:
 
 def _look(store: Store, top: str) -> None:
     """Raises StoreRefused where a directory cannot be written: what changes nothing there would not show it."""
-    place = Path(store.url) / top
-    if isinstance(store, LocalStore) and place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+    if not isinstance(store, LocalStore):
+        return
+    place = store.root / top
+    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
         raise StoreRefused(store.url, f"write in {top}", "this user may not, or the file system is read-only")
 
 

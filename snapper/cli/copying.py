@@ -89,17 +89,14 @@ def _copy(
                 if not as_json:
                     _say(each)
     if as_json:
-        fields: dict[str, Any] = {
-            "source": opened.url,
-            "target": other.url,
-            "copied": [_fields(each) for each in done],
-        }
-        fields["failed"] = [
-            {"environment": each.environment, **output.described(each.error)} for each in failed
-        ]
-        if failed and not done:
-            fields["error"] = output.described(failed[0].error)
-        output.document(fields)
+        output.document(
+            {
+                "source": opened.url,
+                "target": other.url,
+                "copied": [_fields(each) for each in done],
+                **output.failures([(each.environment, each.error) for each in failed], alone=not done),
+            }
+        )
     return failed[0].error.code if failed else ExitCode.DONE
 
 

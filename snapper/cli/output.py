@@ -41,6 +41,18 @@ def described(failure: SnapperError) -> dict[str, Any]:
     }
 
 
+def failures(failed: Sequence[tuple[str, SnapperError]], *, alone: bool) -> dict[str, Any]:
+    """Environments with what each failed with, as JSON; the first is the whole command's error where nothing else was
+    done (`alone`).
+    """
+    fields: dict[str, Any] = {
+        "failed": [{"environment": environment, **described(error)} for environment, error in failed]
+    }
+    if failed and alone:
+        fields["error"] = described(failed[0][1])
+    return fields
+
+
 def deviations(
     what: str, deviations: Iterable[Deviation], say_by: Callable[[str], None] | None = None
 ) -> None:

@@ -52,7 +52,7 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
     fields: dict[str, Any] = {
         "store": ended.store,
         "restored": [_fields(each) for each in done],
-        "failed": [{"environment": each.environment, **output.described(each.error)} for each in failed],
+        **output.failures([(each.environment, each.error) for each in failed], alone=not done),
         "removed_kernels": [each.name for each in ended.removed_kernels],
         "seconds": round(ended.seconds, 3),
     }
@@ -60,8 +60,6 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
         fields["background"] = plain(ended.background)
     if ended.last_seen:
         fields["store_last_seen"] = identity.time_of(ended.last_seen)
-    if failed and not done:
-        fields["error"] = output.described(failed[0].error)
     return fields, code
 
 

@@ -38,13 +38,6 @@ _WHAT = {
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-#: What is meant for a part of the layers, and is no name.
-_PART = re.compile(r"[\d.]+%|\d+/\d+")
-
-#: The objects of which there can be good copies elsewhere.
-_MENDABLE = ("snapshots/", "pages/", "layers/")
-
-
 def _keep(name: str, what: str) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(f"--keep-{name}", min=0, metavar="N", help=what)
     return option
@@ -118,9 +111,10 @@ def verify(
 ) -> int:
     """Check that the store is good, or an environment on disk."""
     from snapper.cli.bars import reporter
+    from snapper.repair import is_mendable
     from snapper.store import uncached
 
-    if name and data == "all" and _PART.fullmatch(name):
+    if name and data == "all" and _is_part(name):
         raise Usage(f"--data {name}: a part stands behind =", f"Write --data={name}.")
     if (name or prefix) and (data is not None or heal or source):
         raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
@@ -134,11 +128,21 @@ def verify(
             return _checked(checked, as_json)
         found, healed = _store(opened, data, heal, source, jobs, progress)
     code = _verified(found, healed, opened.url, as_json)
-    if not (as_json or source) and any(each.key.startswith(_MENDABLE) for each in found.problems):
+    if not (as_json or source) and any(is_mendable(each.key) for each in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
         output.warn(f"  Get good copies with: {command}, and --from URL from another store.")
     return code
+
+
+def _is_part(text: str) -> bool:
+    from snapper.verify import Part
+
+    try:
+        Part.parse(text)
+    except Usage:
+        return False
+    return True
 
 
 def _environment(

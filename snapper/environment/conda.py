@@ -275,8 +275,7 @@ def _entry(item: dict[str, Any]) -> PathEntry:
 def _path(value: object) -> str:
     """The path; raises ValueError where no file can have it."""
     path = str(value)
-    if not path.isascii():
-        path_bytes(path)
+    path_bytes(path)
     return path
 
 

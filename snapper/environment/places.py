@@ -71,7 +71,7 @@ def place_for(name: str, packed_from: str, taken: Collection[Path] = ()) -> Path
     Raises NoPlace.
     """
     origin = Path(packed_from)
-    if origin.is_absolute() and (_writable(origin.parent) or not _outside(origin.parent, taken)):
+    if origin.is_absolute() and (_writable(origin.parent) or _inside(origin.parent, taken)):
         return _near(origin, name, taken)
     for directory in envs_dirs():
         if _writable(directory) or (directory == _own() and _writable(Path.home())):
@@ -89,8 +89,8 @@ def _near(origin: Path, name: str, taken: Collection[Path]) -> Path:
     return origin.parent / name if is_named or origin in taken or os.path.lexists(origin) else origin
 
 
-def _outside(directory: Path, taken: Collection[Path]) -> bool:
-    return not any(each in taken for each in (directory, *directory.parents))
+def _inside(directory: Path, taken: Collection[Path]) -> bool:
+    return any(each in taken for each in (directory, *directory.parents))
 
 
 def register(prefix: Path) -> None:

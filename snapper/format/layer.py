@@ -25,9 +25,7 @@ LEVELS = range(1, 20)
 
 #: Level 1 is zstd's fast strategy, as zstd itself has it there, but with a window of 4 MiB and a table of 2^16: so it
 #: makes layers as small as zstd's level 2 does, within 1%, and sooner.
-_WINDOW_LOG = 22
-_HASH_LOG = 16
-_MIN_MATCH = 7
+_OF_LEVEL_1 = {"window_log": 22, "hash_log": 16, "min_match": 7}
 
 #: What reading a stream of `decompressing` raises where the frames are damaged.
 BadFrame: type[Exception] = zstandard.ZstdError
@@ -144,16 +142,8 @@ class Builder:
 
 
 def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
-    if level != DEFAULT_LEVEL:
-        return zstandard.ZstdCompressionParameters.from_level(level, write_content_size=True)
-    return zstandard.ZstdCompressionParameters(
-        compression_level=level,
-        strategy=zstandard.STRATEGY_FAST,
-        window_log=_WINDOW_LOG,
-        hash_log=_HASH_LOG,
-        min_match=_MIN_MATCH,
-        write_content_size=True,
-    )
+    own = _OF_LEVEL_1 if level == 1 else {}
+    return zstandard.ZstdCompressionParameters.from_level(level, write_content_size=True, **own)
 
 
 class Unpacker:

@@ -74,8 +74,7 @@ def check_path(path: str) -> str:
         raise ValueError(f"{path!r} belongs to snapper itself")
     if path.count("/") >= _DEEPEST:
         raise ValueError(f"a path has more than {_DEEPEST} parts")
-    if not path.isascii():
-        path_bytes(path)
+    path_bytes(path)
     return path
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from snapper.format.model import path_bytes
+from snapper.format.model import Begin, path_bytes
 
 BLOCK = 512
 
@@ -143,6 +143,12 @@ def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memor
         position += size + -size % BLOCK
     if records:
         raise BadSegment("ends after an extended header")
+
+
+def begun(begins: Begin, length: int) -> tuple[int, int]:
+    """How many bytes of its file's data a segment of that length begins with, and where its first member is."""
+    size = min(length, begins.size - begins.offset)
+    return size, min(length, size + -begins.size % BLOCK)
 
 
 def _member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Member:

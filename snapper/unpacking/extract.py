@@ -20,7 +20,7 @@ from snapper.errors import Damaged
 from snapper.format.layer import Unpacker
 from snapper.format.model import RECORD_MODES, Begin, Layer, Mode, Relocation, check_path
 from snapper.format.relocate import DoesNotFit, apply, substitute
-from snapper.format.segment import BadSegment, Member, members
+from snapper.format.segment import BadSegment, Member, begun, members
 from snapper.store import Store
 from snapper.unpacking.descriptors import Directories, reporting, write_all
 
@@ -161,14 +161,14 @@ class _Writer:
         """Writes the data that the segment begins with; returns where its members begin."""
         begins = self._job.layer.begins
         assert begins is not None
-        size = min(len(segment), begins.size - begins.offset)
+        size, start = begun(begins, len(segment))
         if size < 0:
             raise BadSegment("it begins behind the end of its file")
         replaced = self._piece(begins, segment[:size])
         if begins.offset + size < begins.size:
             member = Member(begins.path, "file", 0, 0, begins.size)
             self._result.cut = Cut(member, begins.offset + size, replaced)
-        return min(len(segment), size + -begins.size % 512) if not self._result.cut else len(segment)
+        return start
 
     def _link(self, member: Member) -> None:
         target = member.target

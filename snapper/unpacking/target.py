@@ -81,14 +81,16 @@ def places_of(chosen: Sequence[tuple[Wanted, Environment]]) -> list[Path | NoPla
         return len(origin.parts), origin.name != found.name
 
     decided: dict[int, Path | NoPlace] = {}
+    taken: list[Path] = []
     for number in sorted(range(len(chosen)), key=outer_first):
         wanted, found = chosen[number]
         try:
-            decided[number] = place(
-                found, wanted, [each for each in decided.values() if isinstance(each, Path)]
-            )
+            prefix = place(found, wanted, taken)
         except NoPlace as error:
             decided[number] = error
+            continue
+        decided[number] = prefix
+        taken.append(prefix)
     return [decided[number] for number in range(len(chosen))]
 
 
