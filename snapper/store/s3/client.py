@@ -1,4 +1,4 @@
-"""Clients of S3: one for each process, since connections must not be shared across a fork."""
+"""What S3 is spoken to with: one client for each process, since connections must not be shared across a fork."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import boto3.session
 from botocore.config import Config
 
 from snapper.store.s3.place import Place
+from snapper.store.s3.reader import Reader
 
 #: Seconds until a connection that is not made, or over which nothing comes, is given up and tried again.
 CONNECT_TIMEOUT = 5
@@ -31,7 +32,7 @@ class _Clients:
         self.begin()
 
     def begin(self) -> None:
-        self.clients: dict[Place, Any] = {}
+        self.readers: dict[Place, Reader] = {}
         self.lock = threading.Lock()
 
 
@@ -39,15 +40,15 @@ _known = _Clients()
 os.register_at_fork(after_in_child=_known.begin)
 
 
-def client_for(place: Place) -> Any:
-    """This process's client for the place; raises what boto3 raises."""
+def reader_for(place: Place) -> Reader:
+    """This process's client for the place, and what reads by it; raises what boto3 raises."""
     with _known.lock:
-        if place not in _known.clients:
-            _known.clients[place] = _make(place)
-        return _known.clients[place]
+        if place not in _known.readers:
+            _known.readers[place] = _make(place)
+        return _known.readers[place]
 
 
-def _make(place: Place) -> Any:
+def _make(place: Place) -> Reader:
     options = place.session_options
     key = tuple(sorted(options.items()))
     session = _known.sessions.get(key) or boto3.session.Session(**options)
@@ -62,7 +63,8 @@ def _make(place: Place) -> Any:
         response_checksum_validation="when_required",
     )
     region = session.region_name or "us-east-1"
-    return session.client("s3", region_name=region, config=settings, **place.client_options)
+    client = session.client("s3", region_name=region, config=settings, **place.client_options)
+    return Reader(client, session._session.get_config_variable("ca_bundle"))
 
 
 def _retries(session: boto3.session.Session) -> dict[str, Any]:

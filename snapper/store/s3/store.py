@@ -22,8 +22,9 @@ from snapper.errors import NotInStore
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import Stored, VersionMismatch
 from snapper.store.s3 import transfer
-from snapper.store.s3.client import client_for
+from snapper.store.s3.client import reader_for
 from snapper.store.s3.place import Place
+from snapper.store.s3.reader import Reader
 from snapper.store.s3.refusals import code_of, reporting, status_of, was_retried
 
 T = TypeVar("T")
@@ -49,8 +50,9 @@ class S3Store:
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         with reporting(self.place, key, "read"):
-            fetch = transfer.fetch if digest_in(key) else transfer.fetch_checked
-            return fetch(self._client, self._named(key), limit)[0]
+            if digest_in(key):
+                return transfer.fetch(self._reader, self._named(key), limit)
+            return transfer.fetch_checked(self._client, self._named(key), limit)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         with reporting(self.place, key, "read"):
@@ -58,7 +60,7 @@ class S3Store:
 
     def read_range(self, key: str, offset: int, size: int) -> bytes:
         with reporting(self.place, key, "read"):
-            return transfer.fetch_range(self._client, self._named(key), offset, size)
+            return transfer.fetch_range(self._reader, self._named(key), offset, size)
 
     def size(self, key: str) -> int | None:
         found = self._head(key)
@@ -141,8 +143,12 @@ class S3Store:
 
     @property
     def _client(self) -> Any:
+        return self._reader.client
+
+    @property
+    def _reader(self) -> Reader:
         with reporting(self.place, "", "let snapper in"):
-            return client_for(self.place)
+            return reader_for(self.place)
 
     def _named(self, key: str) -> dict[str, Any]:
         return {

@@ -9,11 +9,12 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
 from snapper.errors import TooLarge
+from snapper.store.s3.reader import Body, Reader
 from snapper.store.s3.refusals import BROKEN, status_of
 
 #: Objects larger than this come in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
@@ -34,34 +35,33 @@ _CHUNK = 1024 * 1024
 _MOST_BREAKS = 5
 
 
-def fetch(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes, str]:
-    """The whole object and its version; raises TooLarge for more than `limit` bytes, and what boto3 raises."""
+def fetch(reader: Reader, name: dict[str, Any], limit: int) -> bytes:
+    """The whole object; raises TooLarge for more than `limit` bytes, and what boto3 raises."""
     try:
-        first = client.get_object(**name, Range=f"bytes=0-{PART - 1}")
+        first = reader.get(name, {"Range": _range(0, PART)})
     except ClientError as error:
         if status_of(error) != 416:
             raise
-        first = client.get_object(**name)  # empty, so that no part of it can be had
-    version: str = first["ETag"]
-    total = _total(first)
+        first = reader.get(name, {})  # empty, so that no part of it can be had
+    total = first.total
     if total > limit:
-        first["Body"].close()
+        first.body.close()
         raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
     whole = io.BytesIO()
     if total:
         whole.seek(total - 1)
         whole.write(b"\0")
     with whole.getbuffer() as view:
-        same = {**name, "IfMatch": version}
+        wanted = _Wanted(reader, name, first.version)
         if total <= PART:
-            _fill(client, same, first, 0, view)
+            _fill(wanted, first.body, 0, view)
         else:
-            _fill_parts(client, same, first, view)
-    return whole.getvalue(), version
+            _fill_parts(wanted, first.body, view)
+    return whole.getvalue()
 
 
 def fetch_checked(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes, str]:
-    """The same of a small object, which is checked by the sum that S3 has of it."""
+    """A small object, which is checked by the sum that S3 has of it, and its version."""
     for attempt in range(1, _MOST_BREAKS + 1):
         answer = client.get_object(**name, ChecksumMode="ENABLED")
         if answer["ContentLength"] > limit:
@@ -77,18 +77,18 @@ def fetch_checked(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes,
     raise AssertionError
 
 
-def fetch_range(client: Any, name: dict[str, Any], offset: int, size: int) -> bytes:
+def fetch_range(reader: Reader, name: dict[str, Any], offset: int, size: int) -> bytes:
     """At most `size` bytes from `offset` on; raises what boto3 raises."""
     if not size:
         return b""
     try:
-        first = client.get_object(**name, Range=f"bytes={offset}-{offset + size - 1}")
+        first = reader.get(name, {"Range": _range(offset, size)})
     except ClientError as error:
         if status_of(error) == 416:
             return b""
         raise
-    buffer = bytearray(first["ContentLength"])
-    _fill(client, {**name, "IfMatch": first["ETag"]}, first, offset, memoryview(buffer))
+    buffer = bytearray(first.size)
+    _fill(_Wanted(reader, name, first.version), first.body, offset, memoryview(buffer))
     return bytes(buffer)
 
 
@@ -111,21 +111,29 @@ def send(
         raise
 
 
-def _total(answer: dict[str, Any]) -> int:
-    """The size of the whole object of which the answer is the first part."""
-    found = answer.get("ContentRange", "").rpartition("/")[2]
-    return int(found) if found.isdigit() else int(answer["ContentLength"])
+class _Wanted(NamedTuple):
+    """The version of an object that is read on."""
+
+    reader: Reader
+    name: dict[str, Any]
+    version: str
+
+    def range(self, offset: int, size: int) -> Body:
+        return self.reader.get(self.name, {"Range": _range(offset, size), "If-Match": self.version}).body
 
 
-def _fill_parts(client: Any, name: dict[str, Any], first: dict[str, Any], view: memoryview) -> None:
+def _range(offset: int, size: int) -> str:
+    return f"bytes={offset}-{offset + size - 1}"
+
+
+def _fill_parts(wanted: _Wanted, first: Body, view: memoryview) -> None:
     """Fills the buffer with an object of several parts, the first of which is on its way."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         begun = [
-            pool.submit(_fill, client, name, None, at, view[at : at + PART])
-            for at in range(PART, len(view), PART)
+            pool.submit(_fill, wanted, None, at, view[at : at + PART]) for at in range(PART, len(view), PART)
         ]
         try:
-            _fill(client, name, first, 0, view[:PART])
+            _fill(wanted, first, 0, view[:PART])
             for each in begun:
                 each.result()
         except BaseException:
@@ -133,9 +141,7 @@ def _fill_parts(client: Any, name: dict[str, Any], first: dict[str, Any], view: 
             raise
 
 
-def _fill(
-    client: Any, name: dict[str, Any], answer: dict[str, Any] | None, offset: int, view: memoryview
-) -> None:
+def _fill(wanted: _Wanted, answer: Body | None, offset: int, view: memoryview) -> None:
     """Fills the buffer with the object's bytes from `offset` on, of which `answer` may be on its way.
 
     Where the connection breaks, it goes on behind what came; raises what boto3 raises if that happens too often.
@@ -144,9 +150,7 @@ def _fill(
     while True:
         before = len(view)
         try:
-            if answer is None:
-                answer = client.get_object(**name, Range=f"bytes={offset}-{offset + len(view) - 1}")
-            with closing(answer["Body"]) as body:
+            with closing(answer or wanted.range(offset, len(view))) as body:
                 while view and (count := body.readinto(view[:_CHUNK])):
                     view, offset = view[count:], offset + count
             if not view:
