@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 #: What becomes of a request: its answer breaks off with a reset or too early, is altered, never comes, or is lost after
-#: the server has done what was asked; or the server is not asked, and the answer is an error of that code.
-Kind = Literal["reset", "cut", "altered", "stalled", "lost", "refused"]
+#: the server has done what was asked; or the server is not asked, and the answer is an error of that code; or the
+#: connection is closed behind a whole answer that does not say so.
+Kind = Literal["reset", "cut", "altered", "stalled", "lost", "refused", "closed"]
 
 _STATUS = {
     "SlowDown": 503,
@@ -80,8 +82,8 @@ class Proxy:
 
 
 @contextmanager
-def in_front_of(endpoint: str) -> Iterator[Proxy]:
-    """Runs a proxy on a free port."""
+def in_front_of(endpoint: str, secure: ssl.SSLContext | None = None) -> Iterator[Proxy]:
+    """Runs a proxy on a free port; it is spoken to by TLS if it is `secure`."""
     upstream = urlsplit(endpoint).netloc
 
     class Handler(_Handler):
@@ -89,7 +91,10 @@ def in_front_of(endpoint: str) -> Iterator[Proxy]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    Handler.proxy = proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
+    if secure:
+        server.socket = secure.wrap_socket(server.socket, server_side=True)
+    scheme = "https" if secure else "http"
+    Handler.proxy = proxy = Proxy(f"{scheme}://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -167,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self._reset()
             else:
                 self.wfile.write(data)
+                self.close_connection = self.close_connection or kind == "closed"
 
     def _reset(self) -> None:
         self.close_connection = True

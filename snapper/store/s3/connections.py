@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -49,11 +50,12 @@ class Connections:
             connection.close()
 
     def _kept(self, origin: str) -> HTTPConnection | None:
-        while self._idle:
-            place, connection = self._idle.pop()
-            if place == origin:
-                return connection
-            connection.close()
+        with suppress(IndexError):  # none is left: others take some, too
+            while True:
+                place, connection = self._idle.pop()
+                if place == origin:
+                    return connection
+                connection.close()
         return None
 
     def _connect(self, parts: SplitResult) -> HTTPConnection:
@@ -100,7 +102,9 @@ class Received:
         """
         try:
             return self._response.readinto(buffer)
-        except ssl.SSLError as error:
+        except TimeoutError:
+            raise
+        except OSError as error:
             raise ConnectionError(str(error)) from error
 
     def close(self) -> None:

@@ -21,9 +21,11 @@ from botocore.exceptions import BotoCoreError
 
 from snapper.store.s3.connections import Connections, is_proxied
 
-#: Headers that are of one request of boto3's alone: what it asked for, and its tries.
+#: Headers that are of one request of boto3's alone: what it asked for, its signature, and its tries.
 _OF_ONE = frozenset(
-    {"authorization", "range", "if-match", "x-amz-checksum-mode", "amz-sdk-invocation-id", "amz-sdk-request"}
+    {"range", "if-match", "x-amz-checksum-mode"}
+    | {"authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"}
+    | {"amz-sdk-invocation-id", "amz-sdk-request"}
 )
 
 #: How often something else than the object may come before boto3 is left all requests.
@@ -118,7 +120,11 @@ def _model(key: str, request: AWSRequest, signer: Any) -> _Model | None:
     quoted = _quoted(key)
     if not request.url.endswith(quoted) or is_proxied(request.url):
         return None
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in _OF_ONE}
+    headers = {
+        name: value.decode() if isinstance(value, bytes) else value
+        for name, value in request.headers.items()
+        if name.lower() not in _OF_ONE
+    }
     return _Model(request, signer, request.url.removesuffix(quoted), headers)
 
 
