@@ -96,8 +96,9 @@ class _Copying:
             snapshot = catalog.read_manifest(self.source, snapshot_id)
             layers = catalog.decode_manifest(self.source, snapshot).layers
             self.intent.declare()
-            added_layers, added_size = self._copy_layers(found.name, layers)
-            catalog.check_layers(self.target, layers)
+            added = self._copy_layers(found.name, layers)
+            added_layers, added_size = len(added), sum(added.values())
+            catalog.check_layers(self.target, [layer for layer in layers if layer.digest not in added])
             added_size += self._finish(found.name, step, snapshot, seen, added_size, force=force)
         return Copied(
             environment=found.name,
@@ -117,15 +118,15 @@ class _Copying:
             who = f"{latest.user}@{latest.host}"
             raise Diverged(there.name, self.target.url, there.current, who, latest.time)
 
-    def _copy_layers(self, name: str, layers: Iterable[Layer]) -> tuple[int, int]:
-        """Copies the layers that the other store does not have; how many those are, and their bytes."""
+    def _copy_layers(self, name: str, layers: Iterable[Layer]) -> dict[str, int]:
+        """Copies the layers that the other store does not have; gives their sizes by their digests."""
         wanted = {layer.digest: layer for layer in layers}
         there = catalog.stored(self.target, list(wanted.values()))
         missing = [layer for digest, layer in wanted.items() if digest not in there]
         self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
-        added = [layer.size for layer in self._copied(missing)]
+        added = {layer.digest: layer.size for layer in self._copied(missing)}
         self.progress.done()
-        return len(added), sum(added)
+        return added
 
     def _copied(self, layers: Sequence[Layer]) -> Iterator[Layer]:
         """Copies layers, some at once; gives each that was not there, when it is."""

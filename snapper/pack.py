@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,8 +60,8 @@ class Packed:
 
 @dataclass(frozen=True)
 class _Made:
-    """A snapshot whose layers are in the store, and its bytes; `parts` where that was not all known before, and what
-    that added.
+    """A snapshot whose layers are in the store, and its bytes; `parts` where that was not all known before, and the
+    sizes, by their digests, of the layers that this added.
 
     `prefix` is the directory that the environment's files hold.
     """
@@ -70,8 +71,7 @@ class _Made:
     prefix: str
     unrelocated: tuple[str, ...]
     parts: tuple[Part, ...] | None = None
-    added_layers: int = 0
-    added_size: int = 0
+    added: Mapping[str, int] = field(default_factory=dict)
 
 
 def pack(
@@ -118,7 +118,7 @@ def pack(
             source = _Source(store, intent, prefix, whole, linked, displaced, last[1] if last else None, kept)
             made = _make(source, level, jobs, progress, name)
         unchanged = seen is not None and seen[0].current == made.manifest.digest
-        added_size = made.added_size
+        added_size = sum(made.added.values())
         if not unchanged or (made.parts is not None and not catalog.has_manifest(store, made.manifest)):
             added_size += _write(store, intent, made)
         if not unchanged:
@@ -132,7 +132,7 @@ def pack(
         prefix=origin,
         store=store.url,
         unchanged=unchanged,
-        added_layers=made.added_layers,
+        added_layers=len(made.added),
         added_size=added_size,
         skipped=whole.skipped,
         unrelocated=made.unrelocated,
@@ -187,15 +187,14 @@ def _make(source: _Source, level: int, jobs: int | None, progress: Progress, nam
         known_by,
         built.unrelocated,
         built.parts,
-        built.added_layers,
-        built.added_size,
+        built.added,
     )
 
 
 def _write(store: Store, intent: Intent, made: _Made) -> int:
     """Writes pages and snapshot, whose layers must be there; how many bytes that added to the store."""
     intent.declare()
-    catalog.check_layers(store, made.snapshot.layers)
+    catalog.check_layers(store, [layer for layer in made.snapshot.layers if layer.digest not in made.added])
     added_size = write_pages(store, made.manifest.pages)
     intent.check()
     return added_size + catalog.write_snapshot(store, made.manifest)

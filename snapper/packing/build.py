@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -38,14 +38,13 @@ class _Job(NamedTuple):
 @dataclass(frozen=True)
 class Built:
     """A snapshot's layers in their order, the files that packages have otherwise, and the paths that hold a prefix
-    for good; sizes in bytes.
+    for good; `added` has the sizes in bytes, by their digests, of the layers that were not in the store.
     """
 
     parts: tuple[Part, ...]
     altered: tuple[Deviation, ...]
     unrelocated: tuple[str, ...]
-    added_layers: int
-    added_size: int
+    added: Mapping[str, int]
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Building:
     _parts: dict[tuple[int, str, int, int], Part] = field(default_factory=dict)
     _altered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _unrelocated: list[str] = field(default_factory=list)
-    _added_sizes: list[int] = field(default_factory=list)
+    _added: dict[str, int] = field(default_factory=dict)
     _ready: list[_Job] = field(default_factory=list)
     _late: dict[str, Share] = field(default_factory=dict)
     _jobs: dict[int, _Job] = field(default_factory=dict)
@@ -131,8 +130,7 @@ class Building:
                 for package, paths in sorted(self._altered.items())
             ),
             tuple(sorted(self._unrelocated, key=path_bytes)),
-            sum(size > 0 for size in self._added_sizes),
-            sum(self._added_sizes),
+            self._added,
         )
 
     def _keep_package(self, share: Share, late: Share) -> bool:
@@ -208,7 +206,9 @@ class Building:
         for number, layer in enumerate(result.layers, first):
             part = Part(layer, tuple(islice(paths, layer.members)))
             self._parts[_ORDER[share.kind], share.owner, job.order, number] = part
-        self._added_sizes += result.added_sizes
+        for layer, size in zip(result.layers, result.added_sizes, strict=True):
+            if size:
+                self._added[layer.digest] = size
         self._unrelocated += result.unrelocated
         if share.kind == "package":
             self._facts[share.owner].update(result.facts)

@@ -29,8 +29,9 @@ from snapper.store.s3.refusals import code_of, reporting, status_of, was_retried
 
 T = TypeVar("T")
 
-#: Objects from this size on are looked for before they are sent, in bytes.
-_WORTH_LOOKING = 256 * 1024
+#: Objects from this size on, in bytes, are looked for before they are sent: most are not there, and to look takes as
+#: long as to send some.
+_WORTH_LOOKING = 4 * 1024 * 1024
 
 #: How often a write is tried again that S3 refused only because of another one at the same moment.
 _MOST_CONFLICTS = 8
