@@ -24,7 +24,7 @@ class Command:
 def main() -> None:
     """Runs the command line and exits with the documented code."""
     Command.began = time.monotonic()
-    gc.set_threshold(50_000)  # an environment is some hundred thousand tuples, and no cycles
+    gc.set_threshold(1_000_000)  # an environment is some hundred thousand tuples, and no cycles
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by whoever started us: nothing else may take its descriptor
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
@@ -47,6 +47,7 @@ def main() -> None:
         code = Interrupted.code
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end
+    gc.freeze()  # nothing that is left need be looked through before it is let go of
     sys.exit(code)
 
 

@@ -28,10 +28,6 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 _THREADS = 8
 
-#: How long a thread that has bytes in its hands waits for the one at work to let it go on, in seconds. It does so for
-#: each piece that a socket gives, so Python's 5 ms would be the speed of the network.
-_SWITCH_INTERVAL = 0.0005
-
 #: What glibc is told (mallopt(3)): M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, these two in bytes. To map each
 #: block anew would take less memory still, and more time to clear it.
 _ALLOCATION = {-8: 1, -3: 32 * 1024 * 1024, -1: 8 * 1024 * 1024}
