@@ -7,14 +7,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds on the clock, seconds of all processors, the most bytes of memory at once (shared ones counted once),
-    and the bytes that went through read and write calls, from disks or not.
+    """Seconds on the clock, seconds of all processors, the most bytes of memory at once (shared ones counted once; 0 if
+    that was not looked at), and the bytes that went through read and write calls, from disks or not.
     """
 
     seconds: float
@@ -24,11 +25,15 @@ class Measured:
     written: int
 
 
-def measure(commands: Sequence[Sequence[str]], variables: Mapping[str, str]) -> Measured:
-    """Runs the commands one after another; raises CalledProcessError."""
+def measure(
+    commands: Sequence[Sequence[str]], variables: Mapping[str, str], *, memory: bool = True
+) -> Measured:
+    """Runs the commands one after another; raises CalledProcessError. To look at their memory takes some of the time:
+    a few percent of one processor, and more the more they have.
+    """
     peak = _Peak()
     moved, before, began = _moved(), os.times(), time.monotonic()
-    with peak:
+    with peak if memory else nullcontext():
         for command in commands:
             process = subprocess.Popen(
                 command, env=dict(variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
