@@ -18,6 +18,7 @@ import pytest
 from hypothesis import settings
 
 from scripts.maker import make
+from tests.faulty import Proxy, in_front_of
 from tests.s3server import REAL_BUCKET, S3Server, running
 from tests.starter import AT_START, run
 
@@ -160,6 +161,13 @@ def s3_server() -> Iterator[S3Server]:
     """A genuine S3 server, the same for all tests of a process."""
     with running() as server:
         yield server
+
+
+@pytest.fixture
+def proxy(s3_server: S3Server) -> Iterator[Proxy]:
+    """A proxy in front of that server, which makes happen what it is told."""
+    with in_front_of(s3_server.endpoint) as running_proxy:
+        yield running_proxy
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from snapper.machine.identity import time_of
 from snapper.store import Store, VersionMismatch, open_store
 from snapper.store.s3 import S3Store, client, parse, transfer
 from tests.conftest import Instance, Outcome, tree_of
-from tests.faulty import Fault, Proxy, in_front_of
+from tests.faulty import Fault, Proxy
 from tests.jupyter import kernels_dir
 from tests.misfortune import make_data
 from tests.s3server import S3Server
@@ -39,12 +39,6 @@ def gets(part: str) -> Callable[[str, str], bool]:
 
 def puts(part: str) -> Callable[[str, str], bool]:
     return lambda method, path: method in ("PUT", "POST") and part in path
-
-
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[Proxy]:
-    with in_front_of(s3_server.endpoint) as running:
-        yield running
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import ssl
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import trustme
 
+from snapper.catalog import layer_key
 from snapper.errors import NotInStore, Unreachable
+from snapper.format.model import name_of
 from snapper.store import Store, open_store
 from snapper.store.s3 import transfer
 from tests.faulty import Fault, Proxy, Request, in_front_of
@@ -30,19 +31,12 @@ def settings(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-@pytest.fixture
-def proxy(s3_server: S3Server) -> Iterator[Proxy]:
-    with in_front_of(s3_server.endpoint) as running:
-        yield running
-
-
 def filled(store: Store, *sizes: int) -> dict[str, bytes]:
     """Layers of these sizes, by their keys."""
     layers = {}
     for size in sizes:
         data = secrets.token_bytes(size)
-        name = sha256(data).hexdigest()
-        layers[f"layers/{name[:2]}/{name}.tar.zst"] = data
+        layers[layer_key(name_of(data))] = data
     for key, data in layers.items():
         store.put(key, data)
     return layers
@@ -105,7 +99,7 @@ def test_what_is_missing_is_said_to_be(s3_server: S3Server) -> None:
     for _ in range(2):
         store.read(there)
         with pytest.raises(NotInStore):
-            store.read(f"layers/aa/{'a' * 64}.tar.zst")
+            store.read(layer_key("a" * 64))
 
 
 def test_a_proxy_is_gone_through(s3_server: S3Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,9 +77,9 @@ class Reader:
     def _ask(self, name: dict[str, Any], parameters: Mapping[str, str]) -> Answer:
         answer = self.client.get_object(**name, **parameters)
         self._model = _model(name["Key"], *self._seen.last)
-        total = answer.get("ContentRange", "").rpartition("/")[2]
         size = int(answer["ContentLength"])
-        return Answer(answer["ETag"], size, int(total) if total.isdigit() else size, answer["Body"])
+        total = _total(answer.get("ContentRange", ""), size)
+        return Answer(answer["ETag"], size, size if total is None else total, answer["Body"])
 
     def _see(self, request: AWSRequest, request_signer: Any, **_: object) -> None:
         self._seen.last = request, request_signer
@@ -91,26 +91,34 @@ class Reader:
         except (OSError, HTTPException, BotoCoreError):
             return None
         version, size = found.header("ETag"), found.size
-        total = found.header("Content-Range").rpartition("/")[2] or str(size)
-        if found.status not in (200, 206) or not version or size is None or not total.isdigit():
+        total = None if size is None else _total(found.header("Content-Range"), size)
+        if found.status not in (200, 206) or not version or size is None or total is None:
             found.close()
             return None
-        return Answer(version, size, int(total), found)
+        return Answer(version, size, total, found)
+
+
+def _total(content_range: str, size: int) -> int | None:
+    """The size of the whole object of which so many bytes come; None where the range is not said to be of so many."""
+    total = content_range.rpartition("/")[2] or str(size)
+    return int(total) if total.isdigit() else None
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A request of boto3's before it was signed, the signer, and the URL without the key."""
+    """What a request of boto3's had: its URL without the key, its headers before they were signed, the context that
+    the signer looks at, and that.
+    """
 
-    request: AWSRequest
-    signer: Any
     base: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
+    context: Mapping[str, Any]
+    signer: Any
 
     def signed(self, key: str, headers: Mapping[str, str]) -> AWSRequest:
         """The same request for another key; raises what boto3 raises where there are no credentials any more."""
         request = AWSRequest("GET", self.base + _quoted(key), {**self.headers, **headers})
-        request.context.update(self.request.context)
+        request.context.update(self.context)
         self.signer.sign("GetObject", request)
         return request
 
@@ -125,7 +133,7 @@ def _model(key: str, request: AWSRequest, signer: Any) -> _Model | None:
         for name, value in request.headers.items()
         if name.lower() not in _OF_ONE
     }
-    return _Model(request, signer, request.url.removesuffix(quoted), headers)
+    return _Model(request.url.removesuffix(quoted), headers, request.context, signer)
 
 
 def _quoted(key: str) -> str:
