@@ -252,8 +252,11 @@ def _store(value: object) -> str:
 
 
 def _directory(value: object) -> str:
+    text = _text(value)
+    if "://" in text:
+        raise ValueError("it must be a directory on this machine")
     try:
-        return str(directory(_text(value)))
+        return str(directory(text))
     except Usage as error:
         raise ValueError(error.message) from None
 

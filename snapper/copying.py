@@ -12,7 +12,7 @@ from snapper.catalog import Reference
 from snapper.errors import Damaged, Diverged, LayersGone, Moved, NewerFormat, NotInStore, SnapperError
 from snapper.format.manifest import Manifest
 from snapper.format.model import Environment, Layer, Move
-from snapper.locks import Intent, packing
+from snapper.locks import Intent, packing, tell_of_prune
 from snapper.machine.progress import SILENT, Progress
 from snapper.objects import write_pages
 from snapper.store import Store
@@ -95,6 +95,7 @@ class _Copying:
         if not there:
             snapshot = catalog.read_manifest(self.source, snapshot_id)
             layers = catalog.decode_manifest(self.source, snapshot).layers
+            tell_of_prune(self.target, self.progress)
             self.intent.declare()
             added = self._copy_layers(found.name, layers)
             added_layers, added_size = len(added), sum(added.values())

@@ -14,7 +14,7 @@ from snapper.catalog import Entry, Reference
 from snapper.checks.findings import Finding
 from snapper.checks.permissions import permissions
 from snapper.environment import conda, editable, places
-from snapper.errors import BadSettings, NoPlace, NotAStore, SnapperError
+from snapper.errors import BadSettings, NoPlace, NotAStore, SnapperError, Unreachable
 from snapper.format.model import Environment
 from snapper.kernels import runs
 from snapper.unpacking import staging, target
@@ -40,6 +40,7 @@ def examine(asked: Asked) -> Iterator[Finding]:
     looks: dict[str, Callable[[], Iterator[Finding]]] = {
         "Settings": _settings,
         "Store": lambda: _store(asked.store, entries),
+        "Cache": lambda: _cache(asked.store),
         "Room": lambda: _disks(entries),
         "snapper": _own_place,
         "conda": _conda,
@@ -82,8 +83,15 @@ def _store(url: str | None, entries: list[Entry]) -> Iterator[Finding]:
     try:
         opened = store.open_store(config.store_url(url))
         entries += catalog.survey(opened)
+        store.check_reached(opened)
     except NotAStore as error:
         yield Finding("problem", "Store", error.message, error.hint)
+        if error.absent and url and url.startswith("s3://"):
+            yield from permissions(store.uncached(store.place(url)))
+        return
+    except Unreachable as error:
+        kept = f"; the cache has {_count(len(entries), 'environment')} of it" if entries else ""
+        yield Finding("problem", "Store", f"{error.message}{kept}", error.hint)
         return
     broken = [entry for entry in entries if entry.error]
     yield Finding("good", "Store", f"{opened.url} can be read, and has {_count(len(entries), 'environment')}")
@@ -92,6 +100,21 @@ def _store(url: str | None, entries: list[Entry]) -> Iterator[Finding]:
     for entry in broken:
         if entry.error:
             yield Finding("problem", "Store", entry.error.message, entry.error.hint)
+
+
+def _cache(url: str | None) -> Iterator[Finding]:
+    """Whether what is read from S3 is kept for the next start."""
+    if not config.store_url(url).startswith("s3://"):
+        return
+    directory = config.load().cache
+    if directory is None:
+        hint = "Keep what is read on a disk that stays: snapper config set cache DIRECTORY."
+        yield Finding("note", "Cache", "off: each restore reads all of it from S3", hint)
+    elif os.access(_there(Path(directory)), os.W_OK | os.X_OK):
+        yield Finding("good", "Cache", f"{directory}, of {config.load().cache_size / 1e9:g} GB at most")
+    else:
+        hint = "Name a directory that can be written: snapper config set cache DIRECTORY."
+        yield Finding("warning", "Cache", f"{directory} cannot be written, so nothing is kept in it", hint)
 
 
 def _disks(entries: Sequence[Entry]) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from snapper.errors import NotInStore, SnapperError, StoreBusy, TooSlow
 from snapper.format import canonical
 from snapper.format.model import FORMAT
 from snapper.machine import identity
+from snapper.machine.progress import Progress
 from snapper.store import Store, VersionMismatch
 
 #: How long an intent counts whose process may still be there, in seconds; older packs do not finish.
@@ -118,6 +119,13 @@ def packing(store: Store) -> Iterator[Intent]:
             if store.size(intent.key) is not None:
                 store.delete(intent.key)
         _declared.discard(intent.key)
+
+
+def tell_of_prune(store: Store, progress: Progress) -> None:
+    """Says who prunes the store, if somebody does: an intent that is declared now waits for that to end."""
+    held = _held(store)
+    if held is not None and not held.lock.is_dead:
+        progress.note(f"waiting for the prune of {store.url} to end, which is by {held.lock.holder}")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from snapper.format import manifest
 from snapper.format.layer import DEFAULT_LEVEL
 from snapper.format.manifest import Manifest
 from snapper.format.model import FORMAT, Environment, Move, Snapshot
-from snapper.locks import Intent, packing
+from snapper.locks import Intent, packing, tell_of_prune
 from snapper.machine import identity
 from snapper.machine.progress import SILENT, Progress
 from snapper.machine.workers import Workers
@@ -115,6 +115,7 @@ def pack(
         if kept and _is_unchanged(store, prefix, kept):
             made = _Made(kept.manifest, kept.snapshot, kept.prefix, kept.index.moment.unrelocated)
         else:
+            tell_of_prune(store, progress)
             source = _Source(store, intent, prefix, whole, linked, displaced, last[1] if last else None, kept)
             made = _make(source, level, jobs, progress, name)
         unchanged = seen is not None and seen[0].current == made.manifest.digest

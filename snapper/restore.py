@@ -21,8 +21,9 @@ from snapper.format.manifest import Manifest
 from snapper.format.model import FORMAT, Environment, Snapshot
 from snapper.kernels import runs
 from snapper.machine.progress import SILENT, Progress
-from snapper.store import Store
+from snapper.store import Store, last_seen
 from snapper.unpacking import schedule, target
+from snapper.unpacking.at_hand import at_hand
 from snapper.unpacking.descriptors import reporting
 from snapper.unpacking.space import Space
 from snapper.unpacking.staging import Staging, staged
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 class Restored:
     """What became of one environment; `present` if it was there already, then with so many files `changed` since,
     which are looked for only where directories that installing and removing packages changes are not as they were.
-    `suggestion` is the command that would add a kernel where there is none. Sizes in bytes.
+    `suggestion` is the command that would add a kernel where there is none. `instead_of` is the store's current
+    snapshot, where that could not be had and this is another one. Sizes in bytes.
     """
 
     environment: str
@@ -51,6 +53,7 @@ class Restored:
     unrelocated: tuple[str, ...]
     seconds: float
     suggestion: str = ""
+    instead_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class _Restoring:
         self._record = record
         self._space = Space()
         self._staged: list[_Staged] = []
+        self._failures = 0
 
     def run(self, wanted: Sequence[Wanted]) -> Iterator[Restored | Failed]:
         pending: list[_Work] = []
@@ -149,14 +153,18 @@ class _Restoring:
                     for work in wave:
                         stack.push(work.stack)
                     yield from self._unpack(wave, workers)
-                self._progress.done()
+                if not self._failures:
+                    self._progress.done()
 
     def _look(self, wanted: Wanted, entry: Environment, place: Path | NoPlace) -> Restored | _Work:
         """What is there already, or what is to be done, after all checks that can be made before."""
         began = time.monotonic()
         if isinstance(place, NoPlace):
             raise place
-        found = target.locate(self._store, wanted, entry, place)
+        known = at_hand(self._store, entry, wanted.reference, place)
+        found = target.locate(self._store, wanted, known, place)
+        if known is not entry:
+            found = replace(found, instead_of=entry.current)
         if found.present:
             state.sweep(found.prefix)
             return self._ended(found, began)
@@ -214,7 +222,9 @@ class _Restoring:
     def _stage(self, work: _Work, workers: Workers[None]) -> _Staged | Restored:
         """Begins an environment, unless it has come to be there: from here on nobody else works on its place."""
         staging = work.stack.enter_context(staged(work.target.prefix))
-        entry = catalog.read_environment(self._store, work.target.name)[0]
+        entry = work.target.entry
+        if last_seen(self._store) is None:
+            entry = catalog.read_environment(self._store, entry.name)[0]
         found = target.locate(self._store, work.wanted, entry, work.target.prefix, again=True)
         if found.present:
             work.stack.close()
@@ -276,6 +286,7 @@ class _Restoring:
         return self._failed(work.wanted, error)
 
     def _failed(self, wanted: Wanted, error: SnapperError) -> Failed:
+        self._failures += 1
         self._record.fail(wanted.reference.environment, error.message, error.hint)
         return Failed(str(wanted.reference), error)
 
@@ -307,6 +318,7 @@ class _Restoring:
             unrelocated=unrelocated,
             seconds=time.monotonic() - began,
             suggestion="" if registered else kernels.suggestion(place.prefix),
+            instead_of=place.instead_of,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -74,16 +73,17 @@ def named(store: Store | None, name: str) -> tuple[Status, ...]:
     """
     try:
         return (status_of(store, places.find(name)),)
-    except NoSuchEnvironment:
-        found = tuple(each for each in statuses(store) if each.environment == name)
+    except NoSuchEnvironment as error:
+        every, failure = statuses(store)
+        found = tuple(each for each in every if each.environment == name)
         if not found:
-            raise
+            raise failure or error from None
         return found
 
 
-def statuses(store: Store | None) -> Iterator[Status]:
+def statuses(store: Store | None) -> tuple[tuple[Status, ...], SnapperError | None]:
     """Every environment of this machine that snapper has packed or restored, and those of the store that are not
-    here, by name.
+    here, by name; and why the store does not say which it has, if it does not.
     """
     here: list[Status] = []
     for prefix in places.environments():
@@ -96,9 +96,13 @@ def statuses(store: Store | None) -> Iterator[Status]:
                     Status(found.environment, str(prefix), found.snapshot, "unknown", None, None, error=error)
                 )
     known = {each.environment for each in here}
-    if store:
-        here += [_elsewhere(store, each) for each in catalog.survey(store) if each.name not in known]
-    yield from sorted(here, key=lambda each: (each.environment, each.prefix))
+    failure: SnapperError | None = None
+    try:
+        if store:
+            here += [_elsewhere(store, each) for each in catalog.survey(store) if each.name not in known]
+    except SnapperError as error:
+        failure = error
+    return tuple(sorted(here, key=lambda each: (each.environment, each.prefix))), failure
 
 
 def _elsewhere(store: Store, entry: catalog.Entry) -> Status:

@@ -59,6 +59,8 @@ def permissions(store: Store) -> Iterator[Finding]:
 def _tried(trial: _Trial, role: str) -> Finding:
     try:
         trial.attempt()
+    except _Untried:
+        return Finding("good", _TITLE, f"{trial.what}: not tried, as there is none yet")
     except _Unsafe as error:
         hint = "Use another server: with this one, two instances that pack at once can lose what one of them did."
         return Finding("problem", _TITLE, str(error), hint)
@@ -72,12 +74,17 @@ class _Unsafe(Exception):
     """The store does not do what all safety rests on."""
 
 
+class _Untried(Exception):
+    """The store has nothing yet that it could be tried with."""
+
+
 def _read(store: Store) -> None:
     for name in catalog.environments(store):
         found, _ = catalog.read_environment(store, name)
         catalog.read_snapshot(store, found.current)
         return
-    store.read("snapper.json")
+    with suppress(NotInStore):  # nobody has made it yet
+        store.read("snapper.json")
 
 
 def _list(store: Store) -> None:
@@ -104,8 +111,9 @@ def _add_layer(store: Store) -> None:
     """Puts a small layer once more, which changes nothing; there is none in a new store."""
     _look(store, "layers")
     layer = _smallest_layer(store)
-    if layer:
-        store.put(catalog.layer_key(layer.digest), catalog.read_layer(store, layer))
+    if layer is None:
+        raise _Untried
+    store.put(catalog.layer_key(layer.digest), catalog.read_layer(store, layer))
 
 
 def _add_page(store: Store) -> None:
@@ -116,6 +124,7 @@ def _add_page(store: Store) -> None:
         pages = catalog.read_manifest(store, found.current).pages
         write_pages(store, dict(list(pages.items())[:1]))
         return
+    raise _Untried
 
 
 def _smallest_layer(store: Store) -> Layer | None:

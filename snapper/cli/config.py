@@ -9,7 +9,7 @@ import typer
 from snapper import config, settings_file
 from snapper.cli import output
 from snapper.cli.options import JsonOption
-from snapper.errors import ExitCode
+from snapper.errors import ExitCode, NotAStore, Usage
 from snapper.format.canonical import plain
 
 app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
@@ -60,6 +60,8 @@ def set_(
 ) -> None:
     """Set one setting in the file; the rest of it stays."""
     value = config.parse(key, values)
+    if key == "store" and str(value).startswith("s3://"):
+        _check_url(str(value))
     file = settings_file.write(key, config.OFF if value is None else value)
     _changed(key, file, as_json)
 
@@ -87,6 +89,16 @@ def path(as_json: JsonOption = False) -> None:
         output.document({"file": file, "exists": bool(found and not found.missing)})
     else:
         output.say(file)
+
+
+def _check_url(url: str) -> None:
+    """Raises Usage for one that no store on S3 can have."""
+    from snapper.store import s3
+
+    try:
+        s3.parse(url)
+    except NotAStore as error:
+        raise Usage(error.message, error.hint) from None
 
 
 def _changed(key: str, file: object, as_json: bool) -> None:

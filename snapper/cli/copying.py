@@ -8,12 +8,15 @@ import typer
 
 from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption, open_store
+from snapper.cli.seen import seen
 from snapper.cli.text import plural, size
-from snapper.errors import ExitCode, Usage
+from snapper.errors import Usage
 from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
     from snapper.copying import Copied
+
+_SEE = "See: snapper push --help, snapper pull --help."
 
 NamesArgument = Annotated[
     list[str] | None,
@@ -65,7 +68,7 @@ def _copy(
     from snapper.cli.bars import reporter
 
     if bool(names) == everything:
-        raise Usage("name the environments to copy or say --all, and not both", "Name some, or say --all.")
+        raise Usage("name the environments to copy or say --all, and not both", _SEE)
     references = [catalog.Reference.parse(name) for name in dict.fromkeys(names or ())]
     opened = open_store(source)
     if everything:
@@ -88,6 +91,7 @@ def _copy(
                 done.append(each)
                 if not as_json:
                     _say(each)
+    last = seen(opened, [each.environment for each in references])
     if as_json:
         output.document(
             {
@@ -95,9 +99,12 @@ def _copy(
                 "target": other.url,
                 "copied": [_fields(each) for each in done],
                 **output.failures([(each.environment, each.error) for each in failed], alone=not done),
+                **last.fields,
             }
         )
-    return failed[0].error.code if failed else ExitCode.DONE
+    else:
+        last.tell()
+    return failed[0].error.code if failed else last.code
 
 
 def _say(done: Copied) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from snapper import config
 from snapper.cli import output, restored
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
+from snapper.cli.seen import Seen, seen
 from snapper.cli.text import plural
 from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
 from snapper.format.canonical import plain
@@ -39,7 +41,7 @@ def diff(
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Compare two snapshots, or one and the environment on disk."""
     from snapper import diff as verb
     from snapper.catalog import Reference
@@ -61,7 +63,10 @@ def diff(
             found = verb.on_disk(
                 opened, one, place, files=files, jobs=jobs or config.load().jobs, progress=progress
             )
-    _differing(found, as_json)
+    names = [each.environment for each in (one, other) if each]
+    last = seen(opened, names)
+    _differing(found, last, as_json)
+    return last.code
 
 
 def status(
@@ -80,15 +85,18 @@ def status(
         raise Usage("name an environment or give its directory with --prefix, and not both")
     opened, failure = _opened(store)
     if prefix is not None:
-        found = [verb.status_of(opened, config.directory(prefix))]
+        found: tuple[Status, ...] = (verb.status_of(opened, config.directory(prefix)),)
     elif name is not None:
-        found = list(verb.named(opened, name))
+        found = verb.named(opened, name)
     else:
-        found = list(verb.statuses(opened))
+        found, unlisted = verb.statuses(opened)
+        failure = failure or unlisted
     if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
         failure = None  # nobody has made it yet
-    _state(found, opened, store, failure, as_json, everything=name is None and prefix is None)
-    return ExitCode.PARTIAL if failure or any(each.error for each in found) else ExitCode.DONE
+    last = seen(opened, [each.environment for each in found]) if opened else Seen("", None)
+    shown = _Shown(found, opened.url if opened else "", store, failure, last, name is None and prefix is None)
+    _state(shown, as_json)
+    return ExitCode.PARTIAL if failure or any(each.error for each in found) else last.code
 
 
 def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
@@ -99,9 +107,9 @@ def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
         return None, error
 
 
-def _differing(found: Difference, as_json: bool) -> None:
+def _differing(found: Difference, last: Seen, as_json: bool) -> None:
     if as_json:
-        output.document({**plain(found), "files": plain(found.files)})
+        output.document({**plain(found), "files": plain(found.files), **last.fields})
         return
     output.say(f"{_label(found.before)} -> {_label(found.after)}")
     output.changes(found.packages, "  ")
@@ -119,38 +127,49 @@ def _differing(found: Difference, as_json: bool) -> None:
         output.say("  the packages are the same; for files, ask with --files")
     elif same and files is not None and not (files.added or files.removed or files.changed):
         output.say("  no difference")
+    last.tell()
 
 
 def _label(side: str) -> str:
     return side if "/" in side else side[:12]
 
 
-def _state(
-    found: Sequence[Status],
-    store: Store | None,
-    option: str | None,
-    failure: SnapperError | None,
-    as_json: bool,
-    everything: bool,
-) -> None:
+@dataclass(frozen=True)
+class _Shown:
+    """What status shows: the environments beside the store of that URL, which the option named if there is one, and
+    why the store says nothing of them, or not all. `everything` is if no environment was named.
+    """
+
+    found: Sequence[Status]
+    store: str
+    option: str | None
+    failure: SnapperError | None
+    last: Seen
+    everything: bool
+
+
+def _state(shown: _Shown, as_json: bool) -> None:
+    failure = shown.failure
     if as_json:
         output.document(
             {
-                "store": store.url if store else None,
-                "environments": [_fields(each) for each in found],
+                "store": shown.store or None,
+                "environments": [_fields(each) for each in shown.found],
                 **({"store_error": output.described(failure)} if failure else {}),
-                **({"last_restore": restored.last_fields()} if everything else {}),
+                **({"last_restore": restored.last_fields()} if shown.everything else {}),
+                **shown.last.fields,
             }
         )
         return
-    to_store = f" --store {shlex.quote(option)}" if option else ""
-    for each in found:
-        _say(each, store.url if store else "", to_store)
-    if not found:
+    to_store = f" --store {shlex.quote(shown.option)}" if shown.option else ""
+    for each in shown.found:
+        _say(each, shown.store, to_store)
+    if not shown.found:
         output.say("There are no environments here that snapper has packed or restored.")
     if failure is not None:
         output.error(failure, as_json=False)
-    if everything:
+    shown.last.tell()
+    if shown.everything:
         restored.say_last()
 
 
@@ -177,7 +196,10 @@ def _say(found: Status, store: str, option: str) -> None:
 def _in_store(found: Status, store: str, option: str) -> Iterator[str]:
     """How it stands to what the store has, and what the command would be that restores that."""
     put = f"put it there with: {found.pack_command}{option}"
-    if found.stored is False:
+    if found.stored is False and found.current:
+        another = f"snapper pack -p {shlex.quote(found.prefix)} --name ANOTHER{option}"
+        yield f"the store {store} does not have this snapshot (any more); keep it there with: {another}"
+    elif found.stored is False:
         yield f"the store {store} does not have this snapshot; {put}"
     elif found.stored and not found.current:
         yield f"the store {store} has no environment of this name; {put}"

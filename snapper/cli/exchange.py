@@ -18,6 +18,7 @@ from snapper.cli.options import (
     StoreOption,
     open_store,
 )
+from snapper.cli.seen import Seen, seen
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import plain
@@ -72,9 +73,10 @@ def export(
         threads=threads,
         force=force,
     )
+    opened = open_store(store)
     with reporter(quiet=as_json) as progress:
-        exported = verb.export(open_store(store), wanted, jobs=jobs or config.load().jobs, progress=progress)
-    return _exported(exported, as_json)
+        exported = verb.export(opened, wanted, jobs=jobs or config.load().jobs, progress=progress)
+    return _exported(exported, seen(opened, [exported.environment]), as_json)
 
 
 def import_(
@@ -116,13 +118,14 @@ def import_(
     pack.report(done, as_json)
 
 
-def _exported(done: Exported, as_json: bool) -> int:
+def _exported(done: Exported, last: Seen, as_json: bool) -> int:
     """Reports an export; returns the exit code."""
-    code = ExitCode.PARTIAL if done.unrelocated else ExitCode.DONE
+    code = ExitCode.PARTIAL if done.unrelocated else last.code
     if as_json:
         fields = plain(done)
         fields["snapshot"] = fields.pop("snapshot_id")
-        output.document({**fields, "longest_prefix": done.longest_prefix, "seconds": round(done.seconds, 3)})
+        fields |= {"longest_prefix": done.longest_prefix, "seconds": round(done.seconds, 3), **last.fields}
+        output.document(fields)
         return code
     output.unrelocated(done.unrelocated)
     output.say(f"{done.environment}@{done.snapshot_id[:12]} is exported: {done.output}")
@@ -132,4 +135,5 @@ def _exported(done: Exported, as_json: bool) -> int:
     else:
         room = f" (its path can have {done.longest_prefix} bytes)" if done.longest_prefix else ""
         output.say(f"  unpack it in a directory of its own{room}, then run bin/conda-unpack there")
+    last.tell()
     return code

@@ -21,6 +21,7 @@ from snapper.cli.options import (
     StoreOption,
     open_store,
 )
+from snapper.cli.seen import Seen, seen
 from snapper.cli.text import clean, moment, plural, size
 from snapper.errors import ExitCode, SnapperError, Usage
 from snapper.format.canonical import plain
@@ -40,11 +41,15 @@ def log(
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Show an environment's history: who, when, and what changed."""
     from snapper.log import log as verb
 
-    _logged(name, verb(open_store(store), name, number), as_json)
+    opened = open_store(store)
+    steps = verb(opened, name, number)
+    last = seen(opened, [name])
+    _logged(name, steps, last, as_json)
+    return last.code
 
 
 def rollback(
@@ -171,9 +176,9 @@ def _agreed(found: Removable, store: str, as_json: bool) -> bool:
     return typer.confirm(question, err=True)
 
 
-def _logged(name: str, steps: tuple[Step, ...], as_json: bool) -> None:
+def _logged(name: str, steps: tuple[Step, ...], last: Seen, as_json: bool) -> None:
     if as_json:
-        output.document({"environment": name, "steps": [_step(each) for each in steps]})
+        output.document({"environment": name, "steps": [_step(each) for each in steps], **last.fields})
         return
     for number, step in enumerate(steps):
         move = step.move
@@ -188,6 +193,7 @@ def _logged(name: str, steps: tuple[Step, ...], as_json: bool) -> None:
             output.changes(step.changes, "    ")
         if step.error is not None:
             output.say(f"    what changed cannot be known: {step.error.message}")
+    last.tell()
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from snapper.cli import output
 from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
+from snapper.cli.seen import Seen, seen
 from snapper.cli.text import moment, plural, size
-from snapper.errors import ExitCode, Usage
+from snapper.errors import Usage
 from snapper.format.canonical import plain
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
     from snapper import catalog
 
     opened = open_store(store)
-    return _listed(catalog.survey(opened), opened.url, as_json)
+    found = list(catalog.survey(opened))
+    return _listed(found, seen(opened, [each.name for each in found]), as_json)
 
 
 def show(
@@ -34,7 +36,7 @@ def show(
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print an environment.yml.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Show a snapshot: its packages, layers and kernels."""
     from snapper import catalog, lockfile
 
@@ -44,24 +46,29 @@ def show(
     opened = open_store(store)
     environment, snapshot_id = catalog.resolve(opened, reference)
     snapshot = catalog.read_snapshot(opened, snapshot_id)
+    last = seen(opened, [environment.name])
     if explicit:
         output.text(lockfile.explicit(snapshot))
     elif as_yaml:
         output.text(lockfile.environment_yml(environment.name, snapshot))
     else:
-        _shown(environment, snapshot_id, snapshot, as_json)
+        _shown(environment, snapshot_id, snapshot, as_json, last)
+    if not as_json:
+        last.tell()
+    return last.code
 
 
-def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
+def _listed(found: Sequence[Entry], last: Seen, as_json: bool) -> int:
     """Prints the store's environments; returns the exit code."""
     from snapper import catalog
 
-    found = list(entries)
     damaged = [each for each in found if each.environment is None]
     if as_json:
-        output.document({"store": store, "environments": [_entry(each) for each in found]})
+        output.document(
+            {"store": last.store, "environments": [_entry(each) for each in found], **last.fields}
+        )
     elif not found:
-        output.empty(store)
+        output.empty(last.store)
     else:
         rows = []
         for entry in found:
@@ -89,10 +96,11 @@ def _listed(entries: Iterable[Entry], store: str, as_json: bool) -> int:
         for entry in damaged:
             if entry.error is not None:
                 output.error(entry.error, as_json=False)
-    return damaged[0].error.code if damaged and damaged[0].error is not None else ExitCode.DONE
+        last.tell()
+    return damaged[0].error.code if damaged and damaged[0].error is not None else last.code
 
 
-def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_json: bool) -> None:
+def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_json: bool, last: Seen) -> None:
     """Prints one snapshot."""
     from snapper import catalog
 
@@ -108,6 +116,7 @@ def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_js
                 "files": snapshot.files,
                 "history": plain(moves),
                 **plain(snapshot),
+                **last.fields,
             }
         )
         return

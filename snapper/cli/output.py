@@ -32,6 +32,17 @@ def error(failure: SnapperError, as_json: bool) -> None:
         warn(f"  {failure.hint}")
 
 
+def failed(failures: Sequence[tuple[str, SnapperError]], *, alone: bool) -> None:
+    """Reports what environments failed with, on stderr; each is named unless the one that there is was `alone`. What
+    to do is said once where it is the same for those that follow.
+    """
+    for number, (environment, failure) in enumerate(failures):
+        warn(f"snapper: {failure.message}" if alone else f"snapper: {environment}: {failure.message}")
+        last = number + 1 == len(failures) or failures[number + 1][1].hint != failure.hint
+        if failure.hint and last:
+            warn(f"  {failure.hint}")
+
+
 def described(failure: SnapperError) -> dict[str, Any]:
     return {
         "code": int(failure.code),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snapper.cli import output
-from snapper.cli.text import age, plural, size
+from snapper.cli.seen import Seen
+from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import plain
 from snapper.machine import identity
@@ -58,9 +58,7 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
     }
     if ended.background:
         fields["background"] = plain(ended.background)
-    if ended.last_seen:
-        fields["store_last_seen"] = identity.time_of(ended.last_seen)
-    return fields, code
+    return {**fields, **Seen(ended.store, ended.last_seen).fields}, code
 
 
 def report(ended: Ended, as_json: bool) -> int:
@@ -72,17 +70,12 @@ def report(ended: Ended, as_json: bool) -> int:
     done, failed = _parted(ended.results)
     for each in done:
         _say(each)
-    for failure in failed:
-        output.error(failure.error, as_json=False)
+    output.failed([(each.environment, each.error) for each in failed], alone=len(ended.results) == 1)
     for kernel in ended.removed_kernels:
         output.say(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
     if len(ended.results) > 1:
         output.say(_summary(done, failed, ended.seconds))
-    if ended.last_seen:
-        output.warn(
-            f"the store {ended.store} cannot be reached: this is as it was at {identity.time_of(ended.last_seen)} "
-            f"({age(time.time() - ended.last_seen)} ago), from the cache"
-        )
+    Seen(ended.store, ended.last_seen).tell()
     if ended.background:
         _say_background(ended.background)
     elif not ended.results:
@@ -134,6 +127,10 @@ def _say(done: Restored) -> None:
         output.say(
             f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)"
         )
+    if done.instead_of:
+        output.warn(
+            f"  it is {done.snapshot_id[:12]}: of the current snapshot, {done.instead_of[:12]}, the cache has not all"
+        )
     output.unrelocated(done.unrelocated)
     for kernel in done.kernels:
         if kernel.problem:
@@ -148,6 +145,7 @@ def _fields(done: Restored) -> dict[str, Any]:
     return {
         "environment": done.environment,
         "snapshot": done.snapshot_id,
+        "instead_of": done.instead_of or None,
         "prefix": done.prefix,
         "present": done.present,
         "changed": done.changed,

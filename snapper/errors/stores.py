@@ -30,10 +30,12 @@ class NotInStore(SnapperError):
 
 @dataclass(eq=False)
 class NotAStore(SnapperError):
-    """What `--store` names is no snapper store."""
+    """What a URL names is no snapper store, `absent` if nothing is there; `advice` is what to do if not the usual."""
 
     store: str
     reason: str
+    advice: str = ""
+    absent: bool = False
     code = ExitCode.STORE
 
     @property
@@ -42,9 +44,9 @@ class NotAStore(SnapperError):
 
     @property
     def hint(self) -> str:
-        return (
-            "Name an existing store with --store or SNAPPER_STORE; snapper pack makes one of a new or empty "
-            "directory or S3 prefix."
+        return self.advice or (
+            "Name a store that is there, with --store, SNAPPER_STORE or snapper config set store; snapper pack makes "
+            "one of a new or empty directory or S3 prefix."
         )
 
 
@@ -149,8 +151,8 @@ class Moved(SnapperError):
     @property
     def hint(self) -> str:
         return (
-            f"See what was done with: snapper log {self.environment}. Then run this again. A pack can also go "
-            "behind it with --force, which leaves both in the history, or under another name with --name."
+            f"See what was done with: snapper log {self.environment}. To put yours behind it, with both in the "
+            "history, run this again, or pack with --force; or pack under another name with --name."
         )
 
 
@@ -192,7 +194,8 @@ class StoreBusy(SnapperError):
 
     @property
     def hint(self) -> str:
-        return "Wait for it to end, then run this again."
+        counts = "an hour" if self.action == "prune" else "a day"
+        return f"Wait for it to end, then run this again. If its machine is gone, it counts for {counts} at most."
 
 
 @dataclass(eq=False)

@@ -101,7 +101,7 @@ def _be_detached(work: Callable[[Tell], None], pipe: int, log: Path) -> None:
                 status = 0
             except SnapperError as error:
                 with suppress(OSError):
-                    sys.stderr.write(f"snapper: {error.message!r}\n")
+                    sys.stderr.write(f"snapper: {error.message}\n  {error.hint}\n")
                 tell(error)
                 status = 0
     except KeyboardInterrupt:

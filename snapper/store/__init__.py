@@ -16,7 +16,16 @@ from snapper.store.base import Store, Stored, VersionMismatch
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
 
-__all__ = ["Store", "Stored", "VersionMismatch", "last_seen", "open_store", "uncached"]
+__all__ = [
+    "Store",
+    "Stored",
+    "VersionMismatch",
+    "check_reached",
+    "last_seen",
+    "open_store",
+    "place",
+    "uncached",
+]
 
 _MARKER = "snapper.json"
 
@@ -31,22 +40,28 @@ def open_store(url: str, *, create: bool = False, apart_from: Path | None = None
     `create` makes one of a missing or empty directory or prefix. Raises NotAStore, NewerFormat, StoreRefused,
     Unreachable, and Usage for a store inside the directory `apart_from`.
     """
-    store = _s3(url) if url.startswith("s3://") else _local(url, apart_from)
+    store = place(url, apart_from)
     try:
         marker = store.read(_MARKER)
     except NotInStore:
         if not create:
-            missing = store.others() is None
-            raise NotAStore(url, "it does not exist" if missing else f"it has no {_MARKER}") from None
+            absent = store.others() is None
+            reason = "it does not exist" if absent else f"it has no {_MARKER}"
+            raise NotAStore(url, reason, absent=absent) from None
         marker = _make(store, url)
     except StoreRefused:
         if not url.startswith("s3://"):
             store.others()
         raise
     _check_format(url, marker)
-    if create and isinstance(store, CachedStore):
-        store.require()
+    if create:
+        check_reached(store)
     return store
+
+
+def place(url: str, apart_from: Path | None = None) -> Store:
+    """What is at the URL, be it a store or not; raises NotAStore where none can be, and Usage."""
+    return _s3(url) if url.startswith("s3://") else _local(url, apart_from)
 
 
 def last_seen(store: Store, keys: Iterable[str] = ()) -> float | None:
@@ -54,6 +69,12 @@ def last_seen(store: Store, keys: Iterable[str] = ()) -> float | None:
     this machine has kept of it stands for it. None for one that can be reached.
     """
     return store.last_seen(keys) if isinstance(store, CachedStore) else None
+
+
+def check_reached(store: Store) -> None:
+    """Raises Unreachable for a store that cannot be reached, whatever this machine has kept of it."""
+    if isinstance(store, CachedStore):
+        store.require()
 
 
 def uncached(store: Store) -> Store:
@@ -87,7 +108,8 @@ def _directory(url: str) -> Path:
     if not separator:
         return config.directory(url)
     if scheme != "file":
-        raise NotAStore(url, f"stores of kind {scheme}:// are not known")
+        advice = "Write a directory, file:///DIRECTORY or s3://BUCKET/PREFIX."
+        raise NotAStore(url, f"stores of kind {scheme}:// are not known", advice)
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path or "%00" in parts.path:
         raise NotAStore(url, "a file:// URL has three slashes and an absolute path")

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
@@ -88,7 +88,10 @@ class CachedStore:
             return self.read_versioned(key)[0]
         data = self._kept(key, found[1])
         if data is None:
-            data = self._ask(lambda: self.origin.read(key, limit))
+            try:
+                data = self._ask(lambda: self.origin.read(key, limit))
+            except Unreachable as error:
+                raise _not_kept(error) from None
             if sha256(data).hexdigest() == found[1]:
                 self._keep(key, data)
         return data
@@ -135,10 +138,10 @@ class CachedStore:
         try:
             found = self._ask(lambda: list(self.origin.keys(prefix)))
         except Unreachable:
-            listed = self._listed()
-            if prefix != _ENTRIES or listed is None:
+            known = self._known_entries() if prefix == _ENTRIES else None
+            if known is None:
                 raise
-            return iter(sorted(listed))
+            return iter(sorted(known))
         if prefix == _ENTRIES:
             self._list(found)
             for gone in set(self._local.keys(prefix)) - set(found):
@@ -175,7 +178,7 @@ class CachedStore:
         try:
             return self._local.read(key)
         except SnapperError:
-            raise error from None
+            raise _not_kept(error) from None
 
     def _kept(self, key: str, digest: str) -> bytes | None:
         """The object as the directory has it, if it is whole there."""
@@ -220,6 +223,15 @@ class CachedStore:
         """Keeps which entries there are."""
         self._write(_LISTING, json.dumps(sorted(keys)).encode())
 
+    def _known_entries(self) -> set[str] | None:
+        """The entries that there were when they were last listed, and those that are kept; None where that says
+        nothing.
+        """
+        listed, kept = self._listed(), set[str]()
+        with suppress(SnapperError):
+            kept = set(self._local.keys(_ENTRIES))
+        return None if listed is None and not kept else kept | (listed or set())
+
     def _listed(self) -> set[str] | None:
         """The entries that there were when they were last listed; None where that is not kept."""
         try:
@@ -249,6 +261,10 @@ class CachedStore:
                 with suppress(OSError):
                     path.unlink()
                     total -= length
+
+
+def _not_kept(error: Unreachable) -> Unreachable:
+    return replace(error, reason=f"{error.reason}, and what is needed is not in the cache")
 
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:

@@ -35,12 +35,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a snapshot goes and how it stands there: `present` already, or something to put in its place."""
+    """Where a snapshot goes and how it stands there: `present` already, or something to put in its place. It may be one
+    `instead_of` the current one, which cannot be had.
+    """
 
     entry: Environment
     snapshot_id: str
     prefix: Path
     present: bool
+    instead_of: str = ""
 
     @property
     def name(self) -> str:

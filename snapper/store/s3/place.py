@@ -23,6 +23,8 @@ _WRITING = (
 _ALWAYS = ("ExpectedBucketOwner", "RequestPayer")
 _KNOWN = (*_SESSION, *_CLIENT, *_WRITING, *_ALWAYS)
 
+_SHAPE = "Write it as s3://BUCKET/PREFIX, with ?NAME=VALUE&NAME=VALUE behind it if need be."
+
 #: S3 allows keys of 1,024 bytes, and the longest of ours is that of an environment with a name of 128.
 _LONGEST_PREFIX = 1024 - 200
 
@@ -69,16 +71,21 @@ def parse(url: str) -> Place:
     bucket, _, prefix = path.partition("/")
     prefix = prefix.rstrip("/")
     if not bucket:
-        raise NotAStore(url, "an S3 URL is s3://BUCKET/PREFIX, and this one has no bucket")
+        raise NotAStore(url, "it names no bucket", _SHAPE)
     parts = prefix.split("/") if prefix else []
     if any(part in ("", ".", "..") for part in parts):
-        raise NotAStore(url, "its prefix has an empty, '.' or '..' part")
+        raise NotAStore(url, "its prefix has an empty, '.' or '..' part", _SHAPE)
     if not prefix.isprintable() or len(prefix.encode("utf-8", "surrogateescape")) > _LONGEST_PREFIX:
-        raise NotAStore(url, f"its prefix has unprintable characters or more than {_LONGEST_PREFIX} bytes")
+        reason = f"its prefix has unprintable characters or more than {_LONGEST_PREFIX} bytes"
+        raise NotAStore(url, reason, _SHAPE)
     options = tuple(parse_qsl(query, keep_blank_values=True))
     if query and not options:
-        raise NotAStore(url, "what stands behind the ? is not NAME=VALUE")
+        raise NotAStore(url, "what stands behind the ? is not NAME=VALUE", _SHAPE)
     for name, value in options:
         if name not in _KNOWN or not value:
-            raise NotAStore(url, f"behind the ? can stand {', '.join(_KNOWN)}, and not {name}={value}")
+            raise NotAStore(
+                url, f"behind the ? can stand {', '.join(_KNOWN)}, and not {name}={value}", _SHAPE
+            )
+        if name == "BucketKeyEnabled" and value.lower() not in ("true", "false"):
+            raise NotAStore(url, f"BucketKeyEnabled is true or false, and not {value}", _SHAPE)
     return Place(bucket, f"{prefix}/" if prefix else "", options)

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
+from botocore.parsers import ResponseParserError
 
 from snapper.store.s3.connections import Connections, is_proxied
 
@@ -79,7 +80,7 @@ class Reader:
         self._model = _model(name["Key"], *self._seen.last)
         size = int(answer["ContentLength"])
         total = _total(answer.get("ContentRange", ""), size)
-        return Answer(answer["ETag"], size, size if total is None else total, answer["Body"])
+        return Answer(version_in(answer), size, size if total is None else total, answer["Body"])
 
     def _see(self, request: AWSRequest, request_signer: Any, **_: object) -> None:
         self._seen.last = request, request_signer
@@ -96,6 +97,15 @@ class Reader:
             found.close()
             return None
         return Answer(version, size, total, found)
+
+
+def version_in(answer: Mapping[str, Any]) -> str:
+    """The version of the object that an answer of boto3's is about; raises ResponseParserError where it names none, as
+    nothing does that speaks S3.
+    """
+    if "ETag" not in answer:
+        raise ResponseParserError("the answer has no ETag")
+    return str(answer["ETag"])
 
 
 def _total(content_range: str, size: int) -> int | None:

@@ -27,6 +27,8 @@ BROKEN = (
 _LOGIN = "Get new credentials (aws sso login, or whatever gave you the old ones) and run it again."
 _SETTINGS = "Give boto3 credentials: the instance's role, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 _ENDPOINT = "Check the store's URL, AWS_ENDPOINT_URL_S3 and the region."
+_PROFILE = "Check AWS_PROFILE, or profile_name behind the store's URL, and ~/.aws/config."
+_BUCKET = "Make the bucket first, or check its name, and whose credentials and which endpoint these are."
 _ROLE = (
     "Ask who runs the bucket for it; docs/s3.md has the policies for readers, publishers and administrators."
 )
@@ -65,7 +67,12 @@ _OBSTACLES: tuple[tuple[type[Exception], type[StoreRefused] | type[Unreachable],
     (boto.TokenRetrievalError, StoreRefused, "the login has expired ({said})", _LOGIN),
     (boto.CredentialRetrievalError, StoreRefused, "the credentials could not be fetched ({said})", _LOGIN),
     (boto.MetadataRetrievalError, StoreRefused, "the credentials could not be fetched ({said})", _LOGIN),
-    (boto.ProfileNotFound, StoreRefused, "{said}", "Check AWS_PROFILE and ~/.aws/config."),
+    (
+        boto.ProfileNotFound,
+        StoreRefused,
+        "{said}",
+        "Check AWS_PROFILE, profile_name behind the store's URL, and ~/.aws/config.",
+    ),
     (boto.ConfigParseError, StoreRefused, "{said}", "Check ~/.aws/config."),
     (boto.SSLError, Unreachable, "no secure connection can be made ({said})", _ENDPOINT),
     (boto.ReadTimeoutError, Unreachable, "it does not answer in time, however often it is asked", _ENDPOINT),
@@ -129,7 +136,7 @@ def _answered(place: Place, key: str, action: str, error: ClientError) -> Snappe
     url, doing, status = place.url, f"{action} {key}".strip(), status_of(error)
     found: SnapperError
     if code == "NoSuchBucket":
-        found = NotAStore(url, f"there is no bucket {place.bucket!r}")
+        found = NotAStore(url, f"there is no bucket {place.bucket!r}", _BUCKET)
     elif code in _MISSING and (error.operation_name == "HeadObject" or not code.isdigit()):
         found = NotInStore(key, url)
     elif code in _CAUSES:
@@ -142,7 +149,7 @@ def _answered(place: Place, key: str, action: str, error: ClientError) -> Snappe
         tries = int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) + 1
         found = Unreachable(url, f"it answered {tries} times that it is too busy or broken ({code})")
     elif code.isdigit() or not said:
-        found = NotAStore(url, f"what answers there does not speak S3 (HTTP status {status})")
+        found = NotAStore(url, f"what answers there does not speak S3 (HTTP status {status})", _ENDPOINT)
     else:
         found = StoreRefused(url, doing, _one_line(f"{said} ({code})"))
     return found
@@ -181,11 +188,12 @@ def _unanswered(place: Place, error: Exception) -> SnapperError:
                 return Unreachable(url, reason.format(said=said), advice)
             return StoreRefused(url, "let snapper in", reason.format(said=said), advice)
     if isinstance(error, boto.ParamValidationError) and "bucket" in said.lower():
-        return NotAStore(url, f"{place.bucket!r} cannot name a bucket")
+        return NotAStore(url, f"{place.bucket!r} cannot name a bucket", _BUCKET)
     if isinstance(error, ResponseParserError):
-        return NotAStore(url, "what answers there does not speak S3")
+        return NotAStore(url, "what answers there does not speak S3", _ENDPOINT)
     return StoreRefused(url, "let snapper in", said, _ENDPOINT)
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    """The text in one line, of URLs only where they go."""
+    return re.sub(r"(https?://[^/\s\"']+)/[^\s\"']*", r"\1", " ".join(text.split()))[:300]

@@ -24,7 +24,7 @@ from snapper.store.base import Stored, VersionMismatch
 from snapper.store.s3 import transfer
 from snapper.store.s3.client import reader_for
 from snapper.store.s3.place import Place
-from snapper.store.s3.reader import Reader
+from snapper.store.s3.reader import Reader, version_in
 from snapper.store.s3.refusals import code_of, reporting, status_of, was_retried
 
 T = TypeVar("T")
@@ -168,9 +168,9 @@ class S3Store:
                     if status_of(error) != 404:  # such an answer has no words: have S3 say what is wrong
                         self._client.get_object(**self._named(key), Range="bytes=0-0")
                     raise
+                return found["ContentLength"], version_in(found)
         except NotInStore:
             return None
-        return found["ContentLength"], found["ETag"]
 
     def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
         """Writes the object on a condition that S3 checks; False where that does not hold.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from snapper.errors import TooLarge
-from snapper.store.s3.reader import Body, Reader
+from snapper.store.s3.reader import Body, Reader, version_in
 from snapper.store.s3.refusals import BROKEN, status_of
 
 #: Objects larger than this come in parts of this size, some at once; S3 takes no smaller parts than 5 MiB.
@@ -69,7 +69,7 @@ def fetch_checked(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes,
             raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
         try:
             with closing(answer["Body"]) as body:
-                return body.read(), answer["ETag"]
+                return body.read(), version_in(answer)
         except BROKEN:
             if attempt == _MOST_BREAKS:
                 raise
@@ -175,7 +175,7 @@ def _send_parts(client: Any, request: dict[str, Any], upload: str, view: memoryv
         sent = client.upload_part(
             **request, UploadId=upload, PartNumber=number, Body=part, ChecksumSHA256=digest
         )
-        return {"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": digest}
+        return {"PartNumber": number, "ETag": version_in(sent), "ChecksumSHA256": digest}
 
     with ThreadPoolExecutor(_SENT_AT_ONCE) as pool:
         return list(pool.map(send_part, range(1, -(-len(view) // PART) + 1)))
