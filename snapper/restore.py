@@ -161,10 +161,10 @@ class _Restoring:
         began = time.monotonic()
         if isinstance(place, NoPlace):
             raise place
-        known = at_hand(self._store, entry, wanted.reference, place)
-        found = target.locate(self._store, wanted, known, place)
-        if known is not entry:
-            found = replace(found, instead_of=entry.current)
+        reference = at_hand(self._store, entry, wanted.reference, place)
+        instead_of = "" if reference == wanted.reference else entry.current
+        wanted = replace(wanted, reference=reference)
+        found = replace(target.locate(self._store, wanted, entry, place), instead_of=instead_of)
         if found.present:
             state.sweep(found.prefix)
             return self._ended(found, began)

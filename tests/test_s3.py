@@ -24,6 +24,9 @@ from tests.misfortune import (
 )
 from tests.s3server import S3Server
 
+#: Where nothing answers, and at once.
+AWAY = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+
 
 def download(server: S3Server, url: str, top: Path) -> Path:
     """What is at the prefix as files, as `aws s3 sync` gives it."""
@@ -172,12 +175,11 @@ def test_the_next_start_reads_the_cache(
     assert len(restore()["restored"]) == 1  # type: ignore[arg-type]
 
     # Without the server, what was last seen is restored, and it says so.
-    away = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
-    gone = restore(**away)
+    gone = restore(**AWAY)
     assert gone["code"] == 3
     assert [each["snapshot"] for each in gone["restored"]] == [packed["snapshot"]]  # type: ignore[attr-defined]
     assert str(gone["store_last_seen"]).endswith("Z")
-    assert "Traceback" not in (shown := two.having(**away).snapper("restore", "--all").err)
+    assert "Traceback" not in (shown := two.having(**AWAY).snapper("restore", "--all").err)
     assert "cannot be reached" in shown
     assert "ago" in shown
 
@@ -185,10 +187,97 @@ def test_the_next_start_reads_the_cache(
     shutil.rmtree(cache)
     assert two.snapper("restore", "--all", "--envs-dir", two.envs).code == 0
     assert not list(cache.rglob("snapshots"))
-    there = two.having(**away).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    there = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
     assert (there.code, [each["present"] for each in there.json["restored"]]) == (3, [True])
-    assert two.having(**away).refused(13, "pack", "-p", two.envs / "work")["type"] == "Unreachable"
-    assert two.having(**away, SNAPPER_CACHE="off").refused(13, "list")["type"] == "Unreachable"
+    assert two.having(**AWAY).refused(13, "pack", "-p", two.envs / "work")["type"] == "Unreachable"
+    assert two.having(**AWAY, SNAPPER_CACHE="off").refused(13, "list")["type"] == "Unreachable"
+
+
+def test_what_was_seen_and_not_fetched_does_not_stand_in_the_way(
+    new_instance: Callable[[str], Instance], tmp_path: Path
+) -> None:
+    """A later snapshot of which the cache has the entry alone: the one before it is restored, and never a step back."""
+    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    prefix = make_data(one.envs / "work")
+    first = one.done("pack", "work")
+    there = two.envs / "work"
+    two.done("restore", "work", "--envs-dir", two.envs)  # by name: which there are, is not listed
+    (prefix / "notes.txt").write_text("later")
+    second = one.done("pack", "work")
+    two.done("status")
+
+    def away(*options: str) -> dict[str, object]:
+        outcome = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, *options, "--json")
+        assert outcome.code == 3, outcome
+        (found,) = outcome.json["restored"]
+        return {key: found[key] for key in ("present", "snapshot", "instead_of")}
+
+    older = {"snapshot": first["snapshot"], "instead_of": second["snapshot"]}
+    assert away() == {"present": True, **older}
+    shutil.rmtree(there)
+    assert away() == {"present": False, **older}
+    assert not (there / "notes.txt").exists()
+    shown = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs).err
+    assert f"of the current snapshot, {second['snapshot'][:12]}, the cache has not all" in shown
+    refused = two.having(**AWAY).refused(13, "restore", "work@~0", "--prefix", tmp_path / "named")
+    assert "what is needed is not in the cache" in refused["message"]
+
+    # Nothing on disk goes for what is older, be that all that the cache has.
+    two.done("restore", "work", "--envs-dir", two.envs)
+    (kept,) = (tmp_path / "cache").iterdir()
+    (kept / "snapshots" / f"{second['snapshot']}.json").unlink()
+    assert away() == {"present": True, "snapshot": second["snapshot"], "instead_of": None}
+    (prefix / "notes.txt").write_text("later still")
+    third = one.done("pack", "work")
+    two.done("list")
+    assert away() == {"present": True, "snapshot": second["snapshot"], "instead_of": third["snapshot"]}
+    assert (there / "notes.txt").read_text() == "later"
+
+
+def test_what_was_only_ever_restored_by_name_is_among_all(
+    new_instance: Callable[[str], Instance], tmp_path: Path
+) -> None:
+    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    make_data(one.envs / "work")
+    one.done("pack", "work")
+    two.done("restore", "work", "--envs-dir", two.envs)
+    shutil.rmtree(two.envs / "work")
+    outcome = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    assert (outcome.code, [each["environment"] for each in outcome.json["restored"]]) == (3, ["work"])
+
+
+def test_what_the_cache_says_is_said_to_be_of_the_cache(
+    new_instance: Callable[[str], Instance], tmp_path: Path
+) -> None:
+    one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    prefix = make_data(one.envs / "work")
+    one.done("pack", "work")
+    (prefix / "notes.txt").write_text("second")
+    one.done("pack", "work")
+    away = one.having(**AWAY)
+    commands = (
+        ["list"],
+        ["show", "work"],
+        ["log", "work"],
+        ["status"],
+        ["diff", "work@~1", "work"],
+        ["diff", "work", "-p", prefix],
+        ["export", "work", "--force", "-o", tmp_path / "work.tar"],
+        ["pull", "work", "--from", one.url, "--store", tmp_path / "copy"],
+    )
+    for command in commands:
+        outcome = away.snapper(*command, "--json")
+        assert outcome.code == 3, outcome
+        assert outcome.json["store_last_seen"], command
+        shown = away.snapper(*command)
+        assert shown.code == 3, shown
+        assert "cannot be reached: this is as it was at" in shown.err, shown
+        assert "store_last_seen" not in one.done(*command)
+    found = away.snapper("doctor", "--json").json["findings"]
+    (said,) = (each for each in found if each["title"] == "Store")
+    assert said["level"] == "problem"
+    assert "the cache has 1 environment of it" in said["detail"]
+    assert away.having(SNAPPER_CACHE="off").refused(13, "show", "work")["type"] == "Unreachable"
 
 
 def test_the_cache_has_what_was_packed_here(
@@ -200,7 +289,7 @@ def test_the_cache_has_what_was_packed_here(
     one.done("pack", "work")
     (prefix / "notes.txt").write_text("second")
     one.done("pack", "work")
-    away = one.having(AWS_ENDPOINT_URL_S3="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1")
+    away = one.having(**AWAY)
     outcome = away.snapper("restore", "work", "--prefix", tmp_path / "back", "--json")
     assert outcome.code == 3, outcome
     assert (tmp_path / "back" / "notes.txt").read_text() == "second"

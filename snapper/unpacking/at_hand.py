@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from snapper import catalog
@@ -13,19 +12,19 @@ from snapper.format.model import Environment
 from snapper.store import Store, last_seen
 
 
-def at_hand(store: Store, found: Environment, wanted: Reference, prefix: Path) -> Environment:
-    """The environment as it is, unless the store cannot be reached, no snapshot is named, and the current one is not
-    all kept on this machine: then as if the current one were that which is at the prefix, if it is one of its history,
-    or else the latest before it that is all kept.
+def at_hand(store: Store, found: Environment, wanted: Reference, prefix: Path) -> Reference:
+    """What is wanted, unless that is the current snapshot of a store that cannot be reached, and not all of it is kept
+    on this machine: then what is at the prefix, if it is of the environment's history, or else the latest before the
+    current one that is all kept, if any is.
     """
     if wanted.snapshot or last_seen(store) is None:
-        return found
+        return wanted
     there = state.read(prefix)
     mine = there.snapshot if there and there.snapshot in catalog.named_by(found) else ""
     if mine == found.current or _is_kept(store, found.current):
-        return found
-    earlier = [mine] if mine else [each for each in catalog.line(found)[-2::-1] if _is_kept(store, each)]
-    return replace(found, current=earlier[0]) if earlier else found
+        return wanted
+    earlier = mine or next((each for each in catalog.line(found)[-2::-1] if _is_kept(store, each)), "")
+    return Reference(found.name, earlier)
 
 
 def _is_kept(store: Store, snapshot_id: str) -> bool:
