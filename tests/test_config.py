@@ -172,6 +172,11 @@ def test_wrong_changes_change_nothing(home: Path, capsys: pytest.CaptureFixture[
     for arguments in (
         *(("set", "josb", "1"), ("set", "jobs", "none"), ("get", "josb"), ("unset", "josb")),
         *(("set", "store", "s3://"), ("set", "store", "ftp://host"), ("set", "cache", "off", "extra")),
+        *(
+            ("set", "store", "s3://b/p?foo=bar"),
+            ("set", "store", "s3://b/../p"),
+            ("set", "cache", "s3://b/p"),
+        ),
     ):
         assert run(["config", *arguments]) == 2
         assert "Traceback" not in capsys.readouterr().err

@@ -22,6 +22,7 @@ from snapper.errors import LayersGone, SnapperError, StoreBusy, TooSlow
 from snapper.format.model import Environment, Move
 from snapper.kernels import launcher
 from snapper.machine import identity
+from snapper.machine.progress import Silent
 from snapper.prune import Retention, prune
 from snapper.remove import look, remove
 from snapper.store import Store, open_store
@@ -440,6 +441,16 @@ def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, li
     assert not left.exists()
 
 
+class Told(Silent):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 @pytest.mark.parametrize("kind", ["elsewhere", "here", "unreadable"])
 def test_locks_that_may_be_held_count_until_they_are_old(
     kind: str, packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
@@ -463,8 +474,10 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     lock = write_lock(machine.store, "prune", **changes)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("new")
+    told = Told()
     with pytest.raises(StoreBusy, match="a prune is at work"):
-        packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1)
+        packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1, progress=told)
+    assert any("waiting for the prune" in note for note in told.notes)
     assert machine.refused(11, "prune", "--yes")["type"] == "StoreBusy"
     assert [path.name for path in (machine.store / "locks").iterdir()] == ["prune.json"]
     age(machine.store / "locks", 3700)

@@ -79,6 +79,8 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
     outcome = three.snapper("restore", "--all")
     assert outcome.code == 12
     assert "2 restored, 0 already there, 1 failed; 2 kernels" in outcome.out
+    assert "snapper: two: layer" in outcome.err
+    assert "done in" not in outcome.err
     assert {path.name for path in three.envs.iterdir()} == {"one", "three"}
     document = three.snapper("restore", "--all", "--json").json
     assert sorted(restored(document)) == ["one", "three"]

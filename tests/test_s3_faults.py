@@ -341,12 +341,22 @@ def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
 
 
 @contextmanager
-def web_server() -> Iterator[str]:
-    """What answers HTTP, and is not S3."""
+def web_server(page: bytes = b"") -> Iterator[str]:
+    """What answers HTTP, and is not S3; whatever it is asked, with the page if there is one."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             return
+
+        def do_GET(self) -> None:
+            if not page:
+                super().do_GET()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -366,7 +376,7 @@ def test_what_is_wrong_is_said(
     one = new_instance("one").having(AWS_MAX_ATTEMPTS="1")
     region = {"Region": "eu-central-1"}
     elsewhere = [Fault("refused", gets(""), 9, code="AuthorizationHeaderMalformed", extra=region)]
-    with web_server() as web:
+    with web_server() as web, web_server(b"<html><body>Sign in</body></html>") as portal:
         cases: list[tuple[str, str, dict[str, str], list[Fault]]] = [
             ("there is no bucket", "s3://no-such-bucket/x", {}, []),
             ("cannot name a bucket", "s3://No_Bucket!/x", {}, []),
@@ -378,11 +388,13 @@ def test_what_is_wrong_is_said(
             ("another region, eu-central-1", url, {"AWS_ENDPOINT_URL_S3": proxy.endpoint}, elsewhere),
             ("nothing answers", url, {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, []),
             ("does not speak S3", url, {"AWS_ENDPOINT_URL_S3": web}, []),
+            ("does not speak S3", url, {"AWS_ENDPOINT_URL_S3": portal}, []),
             ("endpoint", url, {"AWS_ENDPOINT_URL_S3": "no URL"}, []),
             ("nobody", url, {"AWS_PROFILE": "nobody"}, []),
             ("no bucket", "s3://", {}, []),
             ("'..'", f"{url}/../x", {}, []),
             ("profile=x", f"{url}?profile=x", {}, []),
+            ("BucketKeyEnabled", f"{url}?BucketKeyEnabled=maybe", {}, []),
         ]
         for words, store_url, variables, faults in cases:
             proxy.faults = faults
@@ -391,6 +403,7 @@ def test_what_is_wrong_is_said(
             assert outcome.code == 13, (words, outcome)
             assert words in error["message"], (words, error)
             assert error["hint"], (words, error)
+            assert not re.search(r"https?://[^/ ]+/", error["message"]), error  # where they go is enough
             assert "\n" not in error["message"]
 
 
@@ -413,6 +426,11 @@ def test_permissions_decide_what_a_user_can_do(
     assert "docs/s3.md" in outcome.json["error"]["hint"]
     blind = new_instance("blind").having(**s3_server.variables("blind"))
     assert "s3:ListBucket" in blind.refused(13, "list")["message"]
+    blind.done("restore", "work", "--envs-dir", blind.envs)
+    shown = blind.snapper("status", "--json")
+    assert shown.code == 3, shown
+    assert [each["condition"] for each in shown.json["environments"]] == ["unchanged"]
+    assert "s3:ListBucket" in shown.json["store_error"]["message"]
 
 
 def test_doctor_tries_each_permission(
@@ -439,6 +457,9 @@ def test_doctor_tries_each_permission(
     assert f"this user can be a reader of {url}" in details
     assert any("s3:PutObject" in each for each in details)
     assert any("s3:ListBucket" in each for each in said("blind", url))
+    assert f"this user can be an administrator of {url}/new" in said("admin", f"{url}/new")
+    assert any("s3:PutObject" in each for each in said("reader", f"{url}/newer"))
+    assert any("each restore reads all of it from S3" in each for each in details)
     prefix = url.removeprefix(f"s3://{s3_server.bucket}/")
     left = s3_server.client().list_objects_v2(Bucket=s3_server.bucket, Prefix=prefix)["Contents"]
     assert [each["Key"] for each in left if "doctor" in each["Key"]] == []
