@@ -252,7 +252,9 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
     for tag in done.untagged:
         output.say(f"tag not kept: {tag.environment}@{tag.tag}, which is {tag.snapshot_id[:12]}")
     what = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')}, {size(done.size)}"
-    if done.dry:
+    if done.dry and (done.dropped or done.untagged):
+        output.say(f"With --yes, this goes out of histories at once, and {what} from {store}.")
+    elif done.dry:
         output.say(f"{what} would be removed from {store}. Do it with --yes.")
     else:
         output.say(f"{what} removed from {store}")
