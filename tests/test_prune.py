@@ -135,7 +135,8 @@ def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, li
     assert found["dry"]
     assert [each["snapshot"] for each in found["dropped"]] == ids[:2]
     assert {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")} == before
-    assert "Do it with --yes" in machine.snapper("prune", "--keep-last", 2).out
+    shown = machine.snapper("prune", "--keep-last", 2).out
+    assert "With --yes, this goes out of histories at once, and 2 snapshots and 2 layers" in shown
     done = machine.done("prune", "--keep-last", 2, "--yes")
     assert {**done, "dry": True} == found
     assert sorted(done["snapshots"]) == sorted(ids[:2])

@@ -226,7 +226,7 @@ def test_an_error_comes_through_and_the_pool_goes_on(tmp_path: Path) -> None:
 
 def all_errors() -> list[SnapperError]:
     """One of each kind, its fields filled with values of their types."""
-    values: dict[str, object] = {"str": "a\nb", "int": 7, "tuple[str, ...]": ("a", "b")}
+    values: dict[str, object] = {"str": "a\nb", "int": 7, "bool": True, "tuple[str, ...]": ("a", "b")}
     kinds = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SnapperError)
     ]
