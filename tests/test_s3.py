@@ -246,6 +246,13 @@ def test_what_was_only_ever_restored_by_name_is_among_all(
     assert (outcome.code, [each["environment"] for each in outcome.json["restored"]]) == (3, ["work"])
 
 
+def test_the_log_of_a_restore_says_why_there_is_none(new_instance: Callable[[str], Instance]) -> None:
+    one = new_instance("one").having(**AWAY)
+    error = one.refused(13, "restore", "--all", "--budget", "60")
+    log = (one.home / ".local" / "state" / "snapper" / "restore.log").read_text()
+    assert f"snapper: {error['message']}\n  {error['hint']}\n" in log
+
+
 def test_what_the_cache_says_is_said_to_be_of_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:

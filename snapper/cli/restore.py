@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -140,9 +141,16 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     log = config.state_directory() / name
     if not quiet:
         output.warn(f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}")
-    report = detached.run(
-        lambda tell: _work(asked, tell, quiet=False, log=str(log)), Command.began + budget, log
-    )
+
+    def work(tell: Tell) -> None:
+        try:
+            _work(asked, tell, quiet=False, log=str(log))
+        except SnapperError as error:
+            with suppress(OSError):  # the log may be on a full disk
+                output.error(error, as_json=False)
+            raise
+
+    report = detached.run(work, Command.began + budget, log)
     return _ended(report.told, report.process, str(log))
 
 

@@ -100,8 +100,6 @@ def _be_detached(work: Callable[[Tell], None], pipe: int, log: Path) -> None:
                 work(tell)
                 status = 0
             except SnapperError as error:
-                with suppress(OSError):
-                    sys.stderr.write(f"snapper: {error.message}\n  {error.hint}\n")
                 tell(error)
                 status = 0
     except KeyboardInterrupt:

@@ -182,6 +182,8 @@ def _lacking(place: Place, key: str, operation: str, said: str) -> str:
 def _unanswered(place: Place, error: Exception) -> SnapperError:
     """For a request that could not be sent, or to which no answer came that is one."""
     url, said = place.url, _one_line(str(error))
+    if isinstance(error, boto.EndpointConnectionError):
+        said = _one_line(error.kwargs["endpoint_url"])
     for kind, as_what, reason, advice in _OBSTACLES:
         if isinstance(error, kind):
             if as_what is Unreachable:
