@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snapper.errors import SnapperError
 from snapper.format.model import name_of
 from snapper.objects import is_whole
-from snapper.store import Store
+from snapper.store import Store, digest_in
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,6 @@ class Healed:
 
     key: str
     source: str
-
-
-def is_mendable(key: str) -> bool:
-    """Whether there can be good copies of the object elsewhere: its name says what it is."""
-    return key.startswith(("snapshots/", "pages/", "layers/"))
 
 
 def repair(
@@ -36,9 +31,9 @@ def repair(
     """
     healed = []
     for key in keys:
-        if not is_mendable(key):
-            continue
-        digest = key.rpartition("/")[2].partition(".")[0]
+        digest = digest_in(key)
+        if not digest:
+            continue  # nothing says what it is to be
         if is_whole(store, key, digest):
             continue  # what is wrong is not its bytes, and whoever needs them must not find them gone meanwhile
         for name, source in sources.items():

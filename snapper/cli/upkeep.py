@@ -111,8 +111,7 @@ def verify(
 ) -> int:
     """Check that the store is good, or an environment on disk."""
     from snapper.cli.bars import reporter
-    from snapper.repair import is_mendable
-    from snapper.store import uncached
+    from snapper.store import digest_in, uncached
 
     if name and data == "all" and _is_part(name):
         raise Usage(f"--data {name}: a part stands behind =", f"Write --data={name}.")
@@ -128,7 +127,7 @@ def verify(
             return _checked(checked, as_json)
         found, healed = _store(opened, data, heal, source, jobs, progress)
     code = _verified(found, healed, opened.url, as_json)
-    if not (as_json or source) and any(is_mendable(each.key) for each in found.problems):
+    if not (as_json or source) and any(digest_in(each.key) for each in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
         output.warn(f"  Get good copies with: {command}, and --from URL from another store.")

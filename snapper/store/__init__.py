@@ -12,7 +12,7 @@ from snapper import config
 from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused, Usage
 from snapper.format import canonical
 from snapper.format.model import FORMAT, Marker
-from snapper.store.base import Store, Stored, VersionMismatch
+from snapper.store.base import Store, Stored, VersionMismatch, digest_in
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
 
@@ -21,6 +21,7 @@ __all__ = [
     "Stored",
     "VersionMismatch",
     "check_reached",
+    "digest_in",
     "last_seen",
     "open_store",
     "place",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -10,6 +11,15 @@ from snapper.format.model import LARGEST_OBJECT
 
 class VersionMismatch(Exception):
     """The object is no longer at the version that the caller saw; nothing was written."""
+
+
+_IMMUTABLE = re.compile(r"(?:(?:layers|pages)/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
+
+
+def digest_in(key: str) -> str:
+    """The sha256 that names an immutable object; empty for another key. Who reads such an object looks at that."""
+    found = _IMMUTABLE.match(key)
+    return found[1] if found else ""
 
 
 class Stored(NamedTuple):

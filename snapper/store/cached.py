@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from typing import TypeVar
 
 from snapper.errors import NotInStore, SnapperError, Unreachable
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import Store, Stored
+from snapper.store.base import Store, Stored, digest_in
 from snapper.store.local import LocalStore
 
 T = TypeVar("T")
@@ -31,8 +30,6 @@ _ENTRIES = "environments/"
 
 #: Which entries there are, in the directory alone: of those, it has some.
 _LISTING = "environments.json"
-
-_IMMUTABLE = re.compile(r"(?:(?:layers|pages)/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
 
 #: Shares of the limit: from where on room is made, what stays then, and what is kept between two looks.
 _FULL = 0.95
@@ -83,16 +80,16 @@ class CachedStore:
             self._local.root.mkdir(mode=0o700, exist_ok=True)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        found = _IMMUTABLE.match(key)
-        if not found:
+        digest = digest_in(key)
+        if not digest:
             return self.read_versioned(key)[0]
-        data = self._kept(key, found[1])
+        data = self._kept(key, digest)
         if data is None:
             try:
                 data = self._ask(lambda: self.origin.read(key, limit))
             except Unreachable as error:
                 raise _not_kept(error) from None
-            if sha256(data).hexdigest() == found[1]:
+            if sha256(data).hexdigest() == digest:
                 self._keep(key, data)
         return data
 
@@ -122,7 +119,7 @@ class CachedStore:
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         written = self._ask(lambda: self.origin.put(key, data))
-        if _IMMUTABLE.match(key) and self._local.size(key) != len(data):
+        if digest_in(key) and self._local.size(key) != len(data):
             self._keep(key, data)
         return written
 
@@ -279,5 +276,5 @@ def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
                 if name.startswith("."):
                     last = 0.0 if status.st_mtime < recently else _STAYS
                 else:
-                    last = status.st_mtime if _IMMUTABLE.match(key) else _STAYS
+                    last = status.st_mtime if digest_in(key) else _STAYS
                 yield last, status.st_size, path

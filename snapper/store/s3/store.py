@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from snapper.errors import NotInStore
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import Stored, VersionMismatch
+from snapper.store.base import Stored, VersionMismatch, digest_in
 from snapper.store.s3 import transfer
 from snapper.store.s3.client import reader_for
 from snapper.store.s3.place import Place
@@ -210,9 +210,3 @@ def checksum(key: str, data: bytes | memoryview) -> str:
     """The sha256 in base64, of which S3 checks that it is the data's: that which the key has, else the data's own."""
     named = digest_in(key)
     return b64encode(bytes.fromhex(named) if named else sha256(data).digest()).decode()
-
-
-def digest_in(key: str) -> str:
-    """The sha256 that names an immutable object; empty where none does. Who reads such an object looks at that."""
-    found = re.search(r"/([0-9a-f]{64})\.", key)
-    return found[1] if found else ""
