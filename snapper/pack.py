@@ -194,6 +194,8 @@ def _make(source: _Source, level: int, jobs: int | None, progress: Progress, nam
 
 def _write(store: Store, intent: Intent, made: _Made) -> int:
     """Writes pages and snapshot, whose layers must be there; how many bytes that added to the store."""
+    if made.added:
+        intent.check()  # before it could be put again here: while it was gone, what workers have written may have gone
     intent.declare()
     catalog.check_layers(store, [layer for layer in made.snapshot.layers if layer.digest not in made.added])
     added_size = write_pages(store, made.manifest.pages)

@@ -442,6 +442,32 @@ def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, li
     assert not left.exists()
 
 
+def test_a_pack_whose_intent_was_lost_publishes_nothing(
+    packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its workers have written may be gone by then, as nothing said that somebody counts on it."""
+    machine, ids = packed
+    make = packing._make
+
+    def make_and_lose(*arguments: Any) -> Any:
+        made = make(*arguments)
+        assert made.added
+        for lock in (machine.store / "locks").iterdir():
+            lock.unlink()
+        machine.done("prune", "--grace", "0s", "--yes")
+        return made
+
+    monkeypatch.setattr(packing, "_make", make_and_lose)
+    prefix = machine.envs / "data"
+    (prefix / "which").write_text("lost")
+    with pytest.raises(TooSlow):
+        packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1)
+    assert check_store(machine.store) == {"data": ids[-1]}
+    monkeypatch.undo()
+    machine.done("pack", "data")
+    assert machine.done("verify", "--data")["problems"] == []
+
+
 class Told(Silent):
     """Keeps what the user is told."""
 

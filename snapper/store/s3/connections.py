@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import threading
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
@@ -10,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from botocore.awsrequest import AWSRequest
-from botocore.httpsession import get_cert_path
+from botocore.httpsession import create_urllib3_context, get_cert_path
 
 
 def is_proxied(url: str) -> bool:
@@ -28,17 +30,18 @@ class Connections:
         self._config = config
         self._ca_bundle = ca_bundle
         self._context: ssl.SSLContext | None = None
+        self._lock = threading.Lock()
         self._idle: list[tuple[str, HTTPConnection]] = []
 
     def send(self, request: AWSRequest) -> Received:
         """Sends a request that has no body, and gives the beginning of the answer; raises OSError, HTTPException."""
         parts = urlsplit(request.url)
-        origin, target = f"{parts.scheme}://{parts.netloc}", f"{parts.path}?{parts.query}".rstrip("?")
+        origin, target = f"{parts.scheme}://{_place(parts)}", f"{parts.path}?{parts.query}".rstrip("?")
         headers = dict(request.headers.items())
         while connection := self._kept(origin):
             try:
                 return self._exchange(origin, connection, target, headers)
-            except ConnectionError:  # closed by the server meanwhile
+            except (ConnectionError, ssl.SSLError):  # closed by the server meanwhile
                 continue
         return self._exchange(origin, self._connect(parts), target, headers)
 
@@ -59,11 +62,10 @@ class Connections:
         return None
 
     def _connect(self, parts: SplitResult) -> HTTPConnection:
-        host, timeout = parts.netloc, self._config.connect_timeout
+        host, timeout = _place(parts), self._config.connect_timeout
         if parts.scheme == "https":
-            self._context = self._context or ssl.create_default_context(
-                cafile=self._ca_bundle or get_cert_path(True)
-            )
+            with self._lock:
+                self._context = self._context or _trusting(self._ca_bundle)
             connection: HTTPConnection = HTTPSConnection(host, timeout=timeout, context=self._context)
         else:
             connection = HTTPConnection(host, timeout=timeout)
@@ -80,6 +82,20 @@ class Connections:
         except BaseException:
             connection.close()
             raise
+
+
+def _place(parts: SplitResult) -> str:
+    """The host and port of a URL, as botocore signs them."""
+    return parts.netloc.rpartition("@")[2].lower()
+
+
+def _trusting(ca_bundle: str | None) -> ssl.SSLContext:
+    """A context as boto3 has it, which trusts the same certificates."""
+    context: ssl.SSLContext = create_urllib3_context()
+    context.check_hostname = True
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(get_cert_path(ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or True))
+    return context
 
 
 class Received:

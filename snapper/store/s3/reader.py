@@ -17,15 +17,15 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import BotoCoreError
 from botocore.parsers import ResponseParserError
 
-from snapper.store.s3.connections import Connections, is_proxied
+from snapper.store.s3.connections import Connections, Received, is_proxied
 
 #: Headers that are of one request of boto3's alone: what it asked for, its signature, and its tries.
 _OF_ONE = frozenset(
     {"range", "if-match", "x-amz-checksum-mode"}
     | {"authorization", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"}
+    | {"x-amz-region-set", "x-amz-s3session-token"}
     | {"amz-sdk-invocation-id", "amz-sdk-request"}
 )
 
@@ -77,7 +77,8 @@ class Reader:
 
     def _ask(self, name: dict[str, Any], parameters: Mapping[str, str]) -> Answer:
         answer = self.client.get_object(**name, **parameters)
-        self._model = _model(name["Key"], *self._seen.last)
+        if not is_proxied(self.client.meta.endpoint_url):
+            self._model = _model(name["Key"], *self._seen.last)
         size = int(answer["ContentLength"])
         total = _total(answer.get("ContentRange", ""), size)
         return Answer(version_in(answer), size, size if total is None else total, answer["Body"])
@@ -88,15 +89,27 @@ class Reader:
     def _get_directly(self, model: _Model, name: dict[str, Any], headers: Mapping[str, str]) -> Answer | None:
         """None where what comes, if anything, is not plainly the object."""
         try:
-            found = self._connections.send(model.signed(name["Key"], headers))
-        except (OSError, HTTPException, BotoCoreError):
+            request = model.signed(name["Key"], headers)
+        except Exception:  # whatever signs has errors of its own: boto3 will tell of them
+            return None
+        try:
+            found = self._connections.send(request)
+        except (OSError, HTTPException):
             return None
         version, size = found.header("ETag"), found.size
         total = None if size is None else _total(found.header("Content-Range"), size)
-        if found.status not in (200, 206) or not version or size is None or total is None:
+        if not version or size is None or total is None or not _is_range(found, headers.get("Range", "")):
             found.close()
             return None
         return Answer(version, size, total, found)
+
+
+def _is_range(found: Received, wanted: str) -> bool:
+    """Whether the answer says that what comes begins where the wanted range does, or is all where it may be."""
+    offset = wanted.removeprefix("bytes=").partition("-")[0] or "0"
+    if found.status == 206:
+        return found.header("Content-Range").startswith(f"bytes {offset}-")
+    return found.status == 200 and offset == "0"
 
 
 def version_in(answer: Mapping[str, Any]) -> str:
