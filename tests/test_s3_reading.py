@@ -123,11 +123,23 @@ def secured(s3_server: S3Server, tmp_path: Path) -> Iterator[tuple[Proxy, Path]]
         yield running, tmp_path / "authority.pem"
 
 
+def test_hosts_are_written_as_they_are_signed(s3_server: S3Server, proxy: Proxy) -> None:
+    endpoint = proxy.endpoint.replace("127.0.0.1", "LocalHost")
+    store = open_store(s3_server.url(secrets.token_hex(8), endpoint=endpoint), create=True)
+    layers = filled(store, SMALL, SMALL)
+    proxy.requests.clear()
+    assert {key: store.read(key) for key in layers} == layers
+    assert sum(OF_BOTO in each.headers for each in reads(proxy, layers)) == 1
+    assert len(reads(proxy, layers)) == len(layers)
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
 def test_tls_is_spoken_where_the_server_can_be_trusted(
-    s3_server: S3Server, secured: tuple[Proxy, Path], monkeypatch: pytest.MonkeyPatch
+    variable: str, s3_server: S3Server, secured: tuple[Proxy, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy, authority = secured
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(variable, str(authority))
     store = open_store(s3_server.url(secrets.token_hex(8), endpoint=proxy.endpoint), create=True)
     layers = filled(store, SMALL, LARGE, SMALL)
     proxy.requests.clear()
