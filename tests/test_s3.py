@@ -234,6 +234,39 @@ def test_what_was_seen_and_not_fetched_does_not_stand_in_the_way(
     assert (there / "notes.txt").read_text() == "later"
 
 
+def test_what_is_pruned_is_kept_here_when_the_store_is_away(
+    new_instance: Callable[[str], Instance], tmp_path: Path
+) -> None:
+    """That the cache has a snapshot does not say that the store has it: what stands here may be the last copy."""
+    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    prefix = make_data(one.envs / "work")
+    one.done("pack", "work")
+    two.done("restore", "work", "--envs-dir", two.envs)
+    (prefix / "notes.txt").write_text("later")
+    one.done("pack", "work")
+    one.done("prune", "--keep-last", "1", "--grace", "0s", "--yes")
+    two.done("restore", "work", "--prefix", tmp_path / "elsewhere")  # so the cache has all of it
+    outcome = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    assert outcome.code == 13, outcome
+    assert not (two.envs / "work" / "notes.txt").exists()
+
+
+def test_what_could_not_be_done_away_is_not_done_to_the_cache(
+    new_instance: Callable[[str], Instance], tmp_path: Path
+) -> None:
+    one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    prefix = make_data(one.envs / "work")
+    one.done("pack", "work")
+    (prefix / "notes.txt").write_text("later")
+    one.done("pack", "work")
+    one.done("list")
+    away = one.having(**AWAY)
+    away.refused(13, "remove", "work", "--yes")
+    away.refused(13, "rollback", "work", "-p", prefix)
+    assert (prefix / "notes.txt").read_text() == "later"
+    assert [each["environment"] for each in away.snapper("list", "--json").json["environments"]] == ["work"]
+
+
 def test_what_was_only_ever_restored_by_name_is_among_all(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:

@@ -80,11 +80,13 @@ def rollback(
     from snapper import rollback as verb
     from snapper.catalog import Reference
     from snapper.cli.bars import reporter
+    from snapper.store import check_reached
     from snapper.unpacking import target
 
     if snapshot is not None and "@" in name:
         raise Usage("the snapshot is named twice", "See: snapper rollback --help.")
     opened = open_store(store)
+    check_reached(opened)  # before anything here is changed
     back = verb.target(opened, Reference.parse(f"{name}@{snapshot}" if snapshot else name))
     results: list[Restored | Failed] = []
     if not store_only:

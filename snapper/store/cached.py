@@ -149,8 +149,9 @@ class CachedStore:
         return self._ask(lambda: self.origin.entries(prefix))
 
     def delete(self, key: str, version: str | None = None) -> bool:
+        deleted = self._ask(lambda: self.origin.delete(key, version))
         self._forget(key)
-        return self._ask(lambda: self.origin.delete(key, version))
+        return deleted
 
     def sweep(self) -> int:
         return self._ask(self.origin.sweep)

@@ -13,7 +13,7 @@ from snapper.catalog import Reference
 from snapper.environment import places, state
 from snapper.errors import FileFailed, InTheWay, NoPermission, NoPlace, Unreachable, WrongPlatform
 from snapper.format.model import Environment, Snapshot
-from snapper.store import Store
+from snapper.store import Store, check_reached
 from snapper.unpacking.staging import sweep
 
 _ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
@@ -192,7 +192,9 @@ def is_present(
 def _is_stored(store: Store, entry: Environment, snapshot_id: str) -> bool:
     """Whether the store has the snapshot, as the environment's entry says where nothing else can be known."""
     try:
-        return catalog.has_snapshot(store, snapshot_id)
+        found = catalog.has_snapshot(store, snapshot_id)
+        check_reached(store)  # what this machine has kept says nothing of what the store has by now
+        return found
     except Unreachable:
         if snapshot_id in catalog.named_by(entry):
             return True
