@@ -106,12 +106,13 @@ def _cache(url: str | None) -> Iterator[Finding]:
     """Whether what is read from S3 is kept for the next start."""
     if not config.store_url(url).startswith("s3://"):
         return
-    directory = config.load().cache
+    settings = config.load()
+    directory = settings.cache
     if directory is None:
         hint = "Keep what is read on a disk that stays: snapper config set cache DIRECTORY."
         yield Finding("note", "Cache", "off: each restore reads all of it from S3", hint)
     elif os.access(_there(Path(directory)), os.W_OK | os.X_OK):
-        yield Finding("good", "Cache", f"{directory}, of {config.load().cache_size / 1e9:g} GB at most")
+        yield Finding("good", "Cache", f"{directory}, of {settings.cache_size / 1e9:g} GB at most")
     else:
         hint = "Name a directory that can be written: snapper config set cache DIRECTORY."
         yield Finding("warning", "Cache", f"{directory} cannot be written, so nothing is kept in it", hint)

@@ -45,6 +45,15 @@ def history(instance: Instance, name: str) -> list[str]:
     return [each["snapshot"] for each in instance.done("log", name)["steps"]]
 
 
+def packed_twice(instance: Instance, notes: str) -> Path:
+    """The prefix of an environment that was packed, and once more with these notes in it."""
+    prefix = make_data(instance.envs / "work")
+    instance.done("pack", "work")
+    (prefix / "notes.txt").write_text(notes)
+    instance.done("pack", "work")
+    return prefix
+
+
 def test_two_instances_share_one_prefix(
     new_instance: Callable[[str], Instance], s3_server: S3Server, url: str, tmp_path: Path
 ) -> None:
@@ -255,10 +264,7 @@ def test_what_could_not_be_done_away_is_not_done_to_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
-    prefix = make_data(one.envs / "work")
-    one.done("pack", "work")
-    (prefix / "notes.txt").write_text("later")
-    one.done("pack", "work")
+    prefix = packed_twice(one, "later")
     one.done("list")
     away = one.having(**AWAY)
     away.refused(13, "remove", "work", "--yes")
@@ -290,10 +296,7 @@ def test_what_the_cache_says_is_said_to_be_of_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
-    prefix = make_data(one.envs / "work")
-    one.done("pack", "work")
-    (prefix / "notes.txt").write_text("second")
-    one.done("pack", "work")
+    prefix = packed_twice(one, "second")
     away = one.having(**AWAY)
     commands = (
         ["list"],
@@ -325,10 +328,7 @@ def test_the_cache_has_what_was_packed_here(
 ) -> None:
     """It stands for a store that cannot be reached, and not for one that is verified."""
     one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
-    prefix = make_data(one.envs / "work")
-    one.done("pack", "work")
-    (prefix / "notes.txt").write_text("second")
-    one.done("pack", "work")
+    packed_twice(one, "second")
     away = one.having(**AWAY)
     outcome = away.snapper("restore", "work", "--prefix", tmp_path / "back", "--json")
     assert outcome.code == 3, outcome

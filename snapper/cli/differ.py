@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ import typer
 from snapper import config
 from snapper.cli import output, restored
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
-from snapper.cli.seen import Seen, seen
+from snapper.cli.seen import REACHED, Seen, seen
 from snapper.cli.text import plural
 from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
 from snapper.format.canonical import plain
@@ -93,7 +94,7 @@ def status(
         failure = failure or unlisted
     if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
         failure = None  # nobody has made it yet
-    last = seen(opened, [each.environment for each in found]) if opened else Seen("", None)
+    last = seen(opened, [each.environment for each in found]) if opened else REACHED
     shown = _Shown(found, opened.url if opened else "", store, failure, last, name is None and prefix is None)
     _state(shown, as_json)
     return ExitCode.PARTIAL if failure or any(each.error for each in found) else last.code
@@ -195,10 +196,12 @@ def _say(found: Status, store: str, option: str) -> None:
 
 def _in_store(found: Status, store: str, option: str) -> Iterator[str]:
     """How it stands to what the store has, and what the command would be that restores that."""
+    from snapper.unpacking.target import pack_command
+
     put = f"put it there with: {found.pack_command}{option}"
     if found.stored is False and found.current:
-        another = f"snapper pack -p {shlex.quote(found.prefix)} --name ANOTHER{option}"
-        yield f"the store {store} does not have this snapshot (any more); keep it there with: {another}"
+        another = pack_command(Path(found.prefix), "ANOTHER")
+        yield f"the store {store} does not have this snapshot (any more); keep it there with: {another}{option}"
     elif found.stored is False:
         yield f"the store {store} does not have this snapshot; {put}"
     elif found.stored and not found.current:

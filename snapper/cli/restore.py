@@ -22,6 +22,7 @@ from snapper.cli.options import (
     StoreOption,
     open_store,
 )
+from snapper.cli.seen import REACHED, Seen, seen
 from snapper.errors import NotInStore, SnapperError, Usage
 
 if TYPE_CHECKING:
@@ -56,16 +57,9 @@ class _Begun:
     removed_kernels: tuple[Entry, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """When that which stands for the store was last seen, in seconds since 1970; None where it can be reached."""
-
-    last: float | None
-
-
 _SEE = "See: snapper restore --help."
 
-Tell = Callable[["_Begun | _Seen | Restored | Failed"], None]
+Tell = Callable[["_Begun | Seen | Restored | Failed"], None]
 
 
 def restore(
@@ -156,8 +150,8 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
 
 def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:
     begun = next((each for each in told if isinstance(each, _Begun)), _Begun("", ()))
-    seen = [each.last for each in told if isinstance(each, _Seen)]
-    results: list[Restored | Failed] = [each for each in told if not isinstance(each, (_Begun, _Seen))]  # type: ignore[misc]
+    looks = [each for each in told if isinstance(each, Seen)]
+    results: list[Restored | Failed] = [each for each in told if not isinstance(each, (_Begun, Seen))]  # type: ignore[misc]
     ended = {each.environment for each in results}
     left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
     background = restored.Background(process, log, left) if process else None
@@ -167,7 +161,7 @@ def _ended(told: list[object], process: int | None = None, log: str = "") -> res
         time.monotonic() - Command.began,
         background,
         begun.removed_kernels,
-        seen[-1] if seen else None,
+        looks[-1] if looks else REACHED,
     )
 
 
@@ -190,9 +184,9 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
         if asked.everything:
             verb.refused(config.store_url(asked.store), error, log)
         raise
-    keys = [catalog.environment_key(each.environment) for each in references]
+    names = [each.environment for each in references]
     tell(_Begun(opened.url, tuple(map(str, references)), stale))
-    tell(_Seen(last_seen(opened, keys)))
+    tell(seen(opened, names))
     with reporter(quiet=quiet) as progress:
         for result in verb.restore(
             opened,
@@ -205,7 +199,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
             tell(result)
             if log:
                 restored.note(result)
-    tell(_Seen(last_seen(opened, keys)))  # it may have gone away meanwhile
+    tell(seen(opened, names))  # it may have gone away meanwhile
 
 
 def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snapper.cli import output
-from snapper.cli.seen import Seen
+from snapper.cli.seen import REACHED, Seen
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import plain
@@ -32,7 +32,7 @@ class Background:
 @dataclass(frozen=True)
 class Ended:
     """How a restore ended: with what goes on in the background, if so, the kernels that went because their
-    environments had gone, and when the store was last seen (in seconds since 1970) if it could not be reached.
+    environments had gone, and when the store was last seen.
     """
 
     results: Sequence[Restored | Failed]
@@ -40,14 +40,14 @@ class Ended:
     seconds: float = 0.0
     background: Background | None = None
     removed_kernels: Sequence[Entry] = ()
-    last_seen: float | None = None
+    last: Seen = REACHED
 
 
 def described(ended: Ended) -> tuple[dict[str, Any], int]:
     """What was restored and what was not, as JSON, and the exit code."""
     done, failed = _parted(ended.results)
     problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
-    partial = problems or ended.background or ended.last_seen
+    partial = problems or ended.background or ended.last.code
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
         "store": ended.store,
@@ -58,7 +58,7 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
     }
     if ended.background:
         fields["background"] = plain(ended.background)
-    return {**fields, **Seen(ended.store, ended.last_seen).fields}, code
+    return {**fields, **ended.last.fields}, code
 
 
 def report(ended: Ended, as_json: bool) -> int:
@@ -75,7 +75,7 @@ def report(ended: Ended, as_json: bool) -> int:
         output.say(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
     if len(ended.results) > 1:
         output.say(_summary(done, failed, ended.seconds))
-    Seen(ended.store, ended.last_seen).tell()
+    ended.last.tell()
     if ended.background:
         _say_background(ended.background)
     elif not ended.results:

@@ -40,6 +40,10 @@ class Seen:
             )
 
 
+#: Nothing stands for a store.
+REACHED = Seen("", None)
+
+
 def seen(store: Store, names: Iterable[str] = ()) -> Seen:
     """When the entries of these environments were last seen, or the store as a whole if there are none."""
     from snapper import catalog

@@ -27,7 +27,7 @@ BROKEN = (
 _LOGIN = "Get new credentials (aws sso login, or whatever gave you the old ones) and run it again."
 _SETTINGS = "Give boto3 credentials: the instance's role, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
 _ENDPOINT = "Check the store's URL, AWS_ENDPOINT_URL_S3 and the region."
-_PROFILE = "Check AWS_PROFILE, or profile_name behind the store's URL, and ~/.aws/config."
+_PROFILE = "Check AWS_PROFILE, profile_name behind the store's URL, and ~/.aws/config."
 _BUCKET = "Make the bucket first, or check its name, and whose credentials and which endpoint these are."
 _ROLE = (
     "Ask who runs the bucket for it; docs/s3.md has the policies for readers, publishers and administrators."
@@ -67,12 +67,7 @@ _OBSTACLES: tuple[tuple[type[Exception], type[StoreRefused] | type[Unreachable],
     (boto.TokenRetrievalError, StoreRefused, "the login has expired ({said})", _LOGIN),
     (boto.CredentialRetrievalError, StoreRefused, "the credentials could not be fetched ({said})", _LOGIN),
     (boto.MetadataRetrievalError, StoreRefused, "the credentials could not be fetched ({said})", _LOGIN),
-    (
-        boto.ProfileNotFound,
-        StoreRefused,
-        "{said}",
-        "Check AWS_PROFILE, profile_name behind the store's URL, and ~/.aws/config.",
-    ),
+    (boto.ProfileNotFound, StoreRefused, "{said}", _PROFILE),
     (boto.ConfigParseError, StoreRefused, "{said}", "Check ~/.aws/config."),
     (boto.SSLError, Unreachable, "no secure connection can be made ({said})", _ENDPOINT),
     (boto.ReadTimeoutError, Unreachable, "it does not answer in time, however often it is asked", _ENDPOINT),
