@@ -27,23 +27,63 @@ from tests.test_full_disk import Disk
 from tests.test_kernels import add_kernel
 
 REPOSITORY = Path(__file__).parents[1]
-RENDERED = sorted((REPOSITORY / "scripts" / "lifecycle").glob("*.sh"))
+
+#: Commands whose scripts are tested as users would keep them: every platform, both events, and the usual options.
+COMMANDS = (
+    "snapper lifecycle on-create --platform notebook-instance",
+    "snapper lifecycle on-start --platform notebook-instance",
+    "snapper lifecycle on-start --platform notebook-instance --store s3://BUCKET/snapper --only 'team-*'",
+    "snapper lifecycle on-start --platform notebook-instance --store s3://BUCKET/snapper"
+    " --wheelhouse s3://BUCKET/wheels",
+    "snapper lifecycle on-start --platform studio",
+    "snapper lifecycle on-start --platform ec2-user-data --store s3://BUCKET/snapper",
+    "snapper lifecycle on-start --platform jupyterhub --store /shared/snapper",
+)
+
+#: The script that is kept in the repository, as an example to read.
+EXAMPLE = REPOSITORY / "scripts" / "lifecycle" / "notebook-instance-on-start.sh"
 
 
-@pytest.mark.parametrize("file", RENDERED, ids=lambda file: str(file.stem))
-def test_rendered_scripts(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are what the command prints that they name."""
-    (line,) = [line for line in file.read_text().splitlines() if line.startswith("# Made by: ")]
-    words = shlex.split(line.removeprefix("# Made by: "))
-    assert words[0] == "snapper"
-    assert run(words[1:]) == 0
-    assert capsys.readouterr().out == file.read_text(), f"renew it: {shlex.join(words)} > {file}"
+def render(command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the script that the command prints."""
+    program, *arguments = shlex.split(command)
+    assert program == "snapper"
+    assert run(arguments) == 0
+    return capsys.readouterr().out
+
+
+def made_by(text: str) -> str:
+    """Return the command that a script says it was made by."""
+    (line,) = [line for line in text.splitlines() if line.startswith("# Made by: ")]
+    return line.removeprefix("# Made by: ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_script_names_the_command_that_prints_it(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = render(command, capsys)
+    assert made_by(text) == command
+    assert render(made_by(text), capsys) == text
+
+
+def test_example_in_the_repository_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    text = EXAMPLE.read_text()
+    command = made_by(text)
+    assert command in COMMANDS
+    assert render(command, capsys) == text, f"run: {command} > {EXAMPLE.relative_to(REPOSITORY)}"
 
 
 def test_all_platforms_are_rendered() -> None:
-    assert {platform for platform in PLATFORMS for file in RENDERED if file.name.startswith(platform)} == {
-        *PLATFORMS
-    }
+    arguments = [shlex.split(command) for command in COMMANDS]
+    assert {words[words.index("--platform") + 1] for words in arguments} == {*PLATFORMS}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_script_passes_shellcheck(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every message of shellcheck counts, also those about style."""
+    file = tmp_path / "script.sh"
+    file.write_text(render(command, capsys))
+    done = subprocess.run(["shellcheck", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
@@ -60,8 +100,6 @@ def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
             files[-1].write_text(text)
     command = ["shellcheck", "--severity=warning", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    done = subprocess.run(["shellcheck", *map(str, RENDERED)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
