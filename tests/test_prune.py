@@ -241,7 +241,7 @@ def test_leftovers_go(packed: tuple[Machine, list[str]]) -> None:
 
 # --- with packs at the same time --------------------------------------------------------------------------
 
-OPERATIONS = ("read", "read_versioned", "read_range", "size", "put", "replace", "keys", "entries", "delete")
+OPERATIONS = ("read", "read_versioned", "size", "put", "replace", "keys", "entries", "delete")
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,6 @@ def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
         assert owned.put(key, data)
         assert owned.read(key) == data
     owned.read_versioned("layers/aa/small")
-    owned.read_range("layers/aa/large", 5, 9)
     assert list(owned.keys("layers/"))
     owned.others()
     owned.sweep()

@@ -165,17 +165,6 @@ def test_what_is_not_there(store: Store) -> None:
             assert caught.value.code == 10
 
 
-def test_parts_of_objects_are_read(store: Store) -> None:
-    data = bytes(range(256)) * 1000
-    store.put(KEY, data)
-    assert store.read_range(KEY, 0, 1) == data[:1]
-    assert store.read_range(KEY, 300, 200_000) == data[300:200_300]
-    assert store.read_range(KEY, 255_990, 100) == data[-10:]
-    assert store.read_range(KEY, len(data), 1) == b""
-    with pytest.raises(NotInStore):
-        store.read_range("layers/ab/missing", 0, 1)
-
-
 def test_no_more_is_read_than_is_wanted(store: Store) -> None:
     store.put(KEY, b"four")
     assert store.read(KEY, 4) == b"four"

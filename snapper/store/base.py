@@ -48,9 +48,6 @@ class Store(Protocol):
     def read_versioned(self, key: str) -> tuple[bytes, str]:
         """The whole object and its version; raises NotInStore, TooLarge."""
 
-    def read_range(self, key: str, offset: int, size: int) -> bytes:
-        """At most `size` bytes of the object from `offset` on, fewer only where it ends; raises NotInStore."""
-
     def size(self, key: str) -> int | None:
         """The object's size in bytes, None where there is no such object."""
 

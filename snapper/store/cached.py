@@ -105,9 +105,6 @@ class CachedStore:
             self._write(key, data)
         return data, version
 
-    def read_range(self, key: str, offset: int, size: int) -> bytes:
-        return self._ask(lambda: self.origin.read_range(key, offset, size))
-
     def size(self, key: str) -> int | None:
         try:
             return self._ask(lambda: self.origin.size(key))

@@ -46,14 +46,6 @@ class LocalStore:
         data = self.read(key)
         return data, _version(data)
 
-    def read_range(self, key: str, offset: int, size: int) -> bytes:
-        with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
-            parts = []
-            while size and (part := os.pread(file.fileno(), size, offset)):
-                parts.append(part)
-                offset, size = offset + len(part), size - len(part)
-            return b"".join(parts)
-
     def size(self, key: str) -> int | None:
         with self._reporting(key, "look at"):
             try:

@@ -59,10 +59,6 @@ class S3Store:
         with reporting(self.place, key, "read"):
             return transfer.fetch_checked(self._client, self._named(key), LARGEST_OBJECT)
 
-    def read_range(self, key: str, offset: int, size: int) -> bytes:
-        with reporting(self.place, key, "read"):
-            return transfer.fetch_range(self._reader, self._named(key), offset, size)
-
     def size(self, key: str) -> int | None:
         found = self._head(key)
         return found and found[0]

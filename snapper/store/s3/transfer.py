@@ -77,21 +77,6 @@ def fetch_checked(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes,
     raise AssertionError
 
 
-def fetch_range(reader: Reader, name: dict[str, Any], offset: int, size: int) -> bytes:
-    """At most `size` bytes from `offset` on; raises what boto3 raises."""
-    if not size:
-        return b""
-    try:
-        first = reader.get(name, {"Range": _range(offset, size)})
-    except ClientError as error:
-        if status_of(error) == 416:
-            return b""
-        raise
-    buffer = bytearray(first.size)
-    _fill(_Wanted(reader, name, first.version), first.body, offset, memoryview(buffer))
-    return bytes(buffer)
-
-
 def send(
     client: Any, name: dict[str, Any], data: bytes | memoryview, checksum: str, condition: dict[str, str]
 ) -> None:
