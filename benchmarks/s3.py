@@ -24,7 +24,7 @@ from benchmarks import report
 from benchmarks.__main__ import keep, machine
 from benchmarks.measure import Measured, measure
 from scripts.maker import make
-from tests.s3server import S3Server, running
+from tests.support.s3server import S3Server, running
 
 JOBS = (1, 2, 8)
 

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import settings
 
 from scripts.maker import make
-from tests.faulty import Proxy, in_front_of
-from tests.s3server import REAL_BUCKET, S3Server, running
-from tests.starter import AT_START, run
+from tests.support.faulty import Proxy, in_front_of
+from tests.support.s3server import REAL_BUCKET, S3Server, running
+from tests.support.starter import AT_START, run
 
 #: pip's settings, by which environments are made: its user's, whatever home the tests have.
 _PIP_SETTINGS = [Path.home() / name for name in (".config/pip/pip.conf", ".pip/pip.conf")]

@@ -17,12 +17,12 @@ from conda_pack.prefixes import binary_replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper.catalog import Reference
+from snapper.commands.pack import PackResult, pack
+from snapper.commands.restore import RestoreResult, restore
 from snapper.format.model import Deviation
-from snapper.pack import Packed, pack
-from snapper.restore import Restored, restore
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.target import RestoreRequest
 from snapper.store import open_store
-from snapper.unpacking.target import Wanted
 from tests.conftest import tree_of
 
 PACKAGE = "any-1.0-0"
@@ -303,7 +303,7 @@ def named(deviations: tuple[Deviation, ...]) -> set[str]:
     return {path for each in deviations for path in each.paths}
 
 
-def check_report(made: Made, packed: Packed) -> None:
+def check_report(made: Made, packed: PackResult) -> None:
     assert {path for path, _ in packed.skipped} == made.skipped
     assert named(packed.snapshot.altered) == made.altered
     assert named(packed.snapshot.missing) == made.missing
@@ -324,8 +324,8 @@ def test_any_tree(nodes: list[Node]) -> None:
         assert pack(store, original, "env", jobs=1).unchanged
         for name in ("s", "a-longer-directory-than-the-first"):
             moved = place / name / "env"
-            (done,) = restore(store, [Wanted(Reference("env"), prefix=moved)], jobs=1)
-            assert isinstance(done, Restored), done
+            (done,) = restore(store, [RestoreRequest(SnapshotSpec("env"), prefix=moved)], jobs=1)
+            assert isinstance(done, RestoreResult), done
             check(made, original, moved)
             again = pack(store, moved, "env", jobs=1)
             assert again.snapshot_id == packed.snapshot_id

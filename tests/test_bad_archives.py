@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
-from snapper.errors import BadArchive, NotAnArchive
-from snapper.importing import arrived
-from snapper.machine.progress import SILENT
-from tests.exchange import FORMATS, archives_of, member, need_tools, write_tar
+from snapper.archives.importer import unpacked_archive
+from snapper.errors import InvalidArchive, NotAnArchive
+from snapper.process.progress import NO_PROGRESS
+from tests.support.exchange import FORMATS, archives_of, member, need_tools, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_what_is_no_conda_pack_archive(what: str, tmp_path: Path) -> None:
     elif what.endswith("zip"):
         with zipfile.ZipFile(file, "w") as zipped:
             zipped.writestr("readme.txt", "")
-    with pytest.raises(NotAnArchive) as refused, arrived(file, SILENT):
+    with pytest.raises(NotAnArchive) as refused, unpacked_archive(file, NO_PROGRESS):
         pass
     assert str(file) in refused.value.message
 
@@ -85,7 +85,7 @@ def test_hostile_archives_are_refused(what: str, tmp_path: Path, monkeypatch: py
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     file = write_tar(tmp_path / "hostile.tar", *HOSTILE[what])
-    with pytest.raises(BadArchive), arrived(file, SILENT):
+    with pytest.raises(InvalidArchive), unpacked_archive(file, NO_PROGRESS):
         pass
     assert list(temporary.iterdir()) == []
     assert {path.name for path in tmp_path.iterdir()} == {"hostile.tar", "tmp"}
@@ -98,7 +98,7 @@ def test_hostile_zips_are_refused(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("conda-meta/history", "")
         archive.writestr(name, "bad")
-    with pytest.raises(BadArchive), arrived(file, SILENT):
+    with pytest.raises(InvalidArchive), unpacked_archive(file, NO_PROGRESS):
         pass
 
 
@@ -110,7 +110,7 @@ def test_zips_with_other_things_than_files_are_refused(mode: int, tmp_path: Path
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("conda-meta/history", "")
         archive.writestr(info, "")
-    with pytest.raises(BadArchive), arrived(file, SILENT):
+    with pytest.raises(InvalidArchive), unpacked_archive(file, NO_PROGRESS):
         pass
 
 
@@ -123,7 +123,7 @@ def test_a_path_that_comes_twice_is_the_last(tmp_path: Path) -> None:
         member("twice", b"second", mode=0o600),
         member("link", b"a file now"),
     )
-    with arrived(file, SILENT) as arrival:
+    with unpacked_archive(file, NO_PROGRESS) as arrival:
         place = arrival.place
         assert (place / "twice").read_bytes() == b"second"
         assert (place / "hard").read_bytes() == b"first"
@@ -147,7 +147,7 @@ def test_damaged_archives_are_refused(
         data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
     file = tmp_path / f"damaged.{form}"
     file.write_bytes(data)
-    with pytest.raises(BadArchive), arrived(file, SILENT):
+    with pytest.raises(InvalidArchive), unpacked_archive(file, NO_PROGRESS):
         pass
 
 
@@ -159,7 +159,7 @@ def test_a_tar_with_something_else_between_two_members_is_refused(
     data = archives["tar"].read_bytes()
     file = tmp_path / "mixed.tar"
     file.write_bytes(data[:third] + b"x" * 512 + data[third:])
-    with pytest.raises(BadArchive, match="is no member"), arrived(file, SILENT):
+    with pytest.raises(InvalidArchive, match="is no member"), unpacked_archive(file, NO_PROGRESS):
         pass
 
 
@@ -168,5 +168,5 @@ def test_a_tar_that_ends_between_two_members_is_refused(archives: dict[str, Path
         third = archive.getmembers()[3].offset
     file = tmp_path / "cut.tar"
     file.write_bytes(archives["tar"].read_bytes()[:third])
-    with pytest.raises(BadArchive, match="its end is missing"), arrived(file, SILENT):
+    with pytest.raises(InvalidArchive, match="its end is missing"), unpacked_archive(file, NO_PROGRESS):
         pass

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper.format.bytecode import replace_paths, retimed, source_of
+from snapper.format.bytecode import replace_paths, source_of, with_source_mtime
 
 SOURCE = '''"""A module with code objects of every kind."""
 from dataclasses import dataclass
@@ -208,7 +208,7 @@ def test_source_of_what_python_calls_it(optimization: str | int) -> None:
 
 def test_retimed_is_valid_for_a_source_of_the_new_time(source: Path) -> None:
     data = compiled(source, "/a/m.py")
-    later = retimed(data, 1_600_000_000, 315532800)
+    later = with_source_mtime(data, 1_600_000_000, 315532800)
     assert struct.unpack("<I", later[8:12]) == (315532800,)
     assert (later[:8], later[12:]) == (data[:8], data[12:])
     os.utime(source, (315532800, 315532800))
@@ -218,13 +218,16 @@ def test_retimed_is_valid_for_a_source_of_the_new_time(source: Path) -> None:
 
 def test_retimed_only_if_it_was_valid_and_goes_by_time(source: Path) -> None:
     data = compiled(source, "/a/m.py")
-    assert retimed(data, 1_600_000_001, 7) == data
+    assert with_source_mtime(data, 1_600_000_001, 7) == data
     hashed = compiled(source, "/a/m.py", checked=True)
-    assert retimed(hashed, struct.unpack("<I", hashed[8:12])[0], 7) == hashed
-    assert retimed(b"", 0, 7) == b""
-    assert retimed(b"\0" * 15, 0, 7) == b"\0" * 15
+    assert with_source_mtime(hashed, struct.unpack("<I", hashed[8:12])[0], 7) == hashed
+    assert with_source_mtime(b"", 0, 7) == b""
+    assert with_source_mtime(b"\0" * 15, 0, 7) == b"\0" * 15
 
 
 def test_times_are_held_in_32_bits() -> None:
     data = struct.pack("<4sIII", b"\xa7\r\r\n", 0, 5, 10) + b"code"
-    assert retimed(data, 2**32 + 5, 2**33 + 6) == struct.pack("<4sIII", b"\xa7\r\r\n", 0, 6, 10) + b"code"
+    assert (
+        with_source_mtime(data, 2**32 + 5, 2**33 + 6)
+        == struct.pack("<4sIII", b"\xa7\r\r\n", 0, 6, 10) + b"code"
+    )

@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapper.format import canonical
-from snapper.format.canonical import Malformed, decode, encode, parse, plain
+from snapper.format.canonical import MalformedDocument, decode, encode, parse, to_jsonable
 from snapper.format.model import (
     LARGEST_LAYER,
-    Begin,
+    Continuation,
     Deviation,
-    Environment,
+    HistoryEntry,
     Kernel,
     Layer,
-    Move,
     Package,
     PipPackage,
+    Ref,
     Relocation,
     Snapshot,
     is_digest,
-    is_name,
+    is_valid_name,
 )
 
 A, B = "a" * 64, "0123456789abcdef" * 4
@@ -49,17 +49,19 @@ def snapshot(**changes: Any) -> Snapshot:
         kernels=(Kernel("python3", "Python 3", "python"),),
         altered=(Deviation("p-1-0", ("a", "b")),),
         missing=(),
-        layers=(layer(), layer(kind="files", owner="", begins=Begin("big", 700, 9000, 3))),
+        layers=(layer(), layer(kind="files", owner="", begins=Continuation("big", 700, 9000, 3))),
     )
     return replace(whole, **changes)
 
 
-def environment(**changes: Any) -> Environment:
+def environment(**changes: Any) -> Ref:
     moves = tuple(
-        Move(digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/home/ada/\udcff", "why\n", 1, 2, 3, 4)
+        HistoryEntry(
+            digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/home/ada/\udcff", "why\n", 1, 2, 3, 4
+        )
         for digest in (A, B)
     )
-    return replace(Environment(1, "work", B, moves, {"v1": A, "ω": B}), **changes)
+    return replace(Ref(1, "work", B, moves, {"v1": A, "ω": B}), **changes)
 
 
 def document(value: object) -> Any:
@@ -67,7 +69,7 @@ def document(value: object) -> Any:
 
 
 @pytest.mark.parametrize("value", [snapshot(), environment()])
-def test_values_come_back_as_they_were(value: Snapshot | Environment) -> None:
+def test_values_come_back_as_they_were(value: Snapshot | Ref) -> None:
     data = encode(value)
     assert decode(type(value), parse(data)) == value
     assert encode(decode(type(value), parse(data))) == data
@@ -108,7 +110,7 @@ def test_any_text_comes_back(paths: tuple[str, ...], text: str) -> None:
 
 
 def test_plain_is_what_json_holds() -> None:
-    assert plain(snapshot()) == document(snapshot())
+    assert to_jsonable(snapshot()) == document(snapshot())
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -146,12 +148,12 @@ def test_documents_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatc
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     try:
         parse(data)
-    except Malformed as error:
+    except MalformedDocument as error:
         assert "\n" not in str(error)
 
 
 def refused(action: Any) -> str:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedDocument) as caught:
         action()
     message = str(caught.value)
     assert message
@@ -215,8 +217,8 @@ def test_values_of_another_type_are_refused(path: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, True, 0, "text", [], [{}]], ids=repr)
-@pytest.mark.parametrize("kind", [Snapshot, Environment])
-def test_what_is_no_object_is_refused(kind: type[Snapshot | Environment], value: object) -> None:
+@pytest.mark.parametrize("kind", [Snapshot, Ref])
+def test_what_is_no_object_is_refused(kind: type[Snapshot | Ref], value: object) -> None:
     refused(lambda: decode(kind, value))
 
 
@@ -255,8 +257,8 @@ NAMES = ["", ".", "..", "-a", ".a", "a/b", "a b", "a\n", "a\0", "a@b", "~", "x" 
 def test_limits_of_what_names_things() -> None:
     assert is_digest(A)
     assert not any(map(is_digest, DIGESTS))
-    assert all(map(is_name, ["a", "A-1.2+x", "_", "3", "日本", "x" * 128, "a..b"]))
-    assert not any(map(is_name, NAMES))
+    assert all(map(is_valid_name, ["a", "A-1.2+x", "_", "3", "日本", "x" * 128, "a..b"]))
+    assert not any(map(is_valid_name, NAMES))
 
 
 def snapshot_with(path: str, value: Any) -> str:
@@ -308,7 +310,7 @@ def environment_with(path: str, value: Any) -> str:
     whole = document(environment())
     container, key = at(whole, path)
     container[key] = value
-    return refused(lambda: decode(Environment, whole))
+    return refused(lambda: decode(Ref, whole))
 
 
 @pytest.mark.parametrize("digest", DIGESTS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snapper.environment.changes import Change, Packages, between
+from snapper.environment.changes import PackageChange, PackageSet, diff_packages
 from snapper.format.model import Package, PipPackage
 
 
@@ -11,17 +11,20 @@ def conda(name: str, version: str, build: str = "0") -> Package:
 
 
 def test_each_kind_of_change() -> None:
-    before = Packages((conda("a", "1"), conda("b", "1"), conda("c", "1", "h1")), (PipPackage("D_d", "1"),))
-    after = Packages((conda("b", "2"), conda("c", "1", "h2"), conda("e", "1")), (PipPackage("d-D", "1"),))
-    found = between(before, after)
-    assert found.added == (Change("e", "conda", "", "1"),)
-    assert found.removed == (Change("a", "conda", "1", ""),)
-    assert found.changed == (Change("b", "conda", "1", "2"), Change("c", "conda", "1=h1", "1=h2"))
+    before = PackageSet((conda("a", "1"), conda("b", "1"), conda("c", "1", "h1")), (PipPackage("D_d", "1"),))
+    after = PackageSet((conda("b", "2"), conda("c", "1", "h2"), conda("e", "1")), (PipPackage("d-D", "1"),))
+    found = diff_packages(before, after)
+    assert found.added == (PackageChange("e", "conda", "", "1"),)
+    assert found.removed == (PackageChange("a", "conda", "1", ""),)
+    assert found.changed == (
+        PackageChange("b", "conda", "1", "2"),
+        PackageChange("c", "conda", "1=h1", "1=h2"),
+    )
     assert len(found) == 4
-    assert not between(before, before)
+    assert not diff_packages(before, before)
 
 
 def test_what_moves_from_conda_to_pip() -> None:
-    found = between(Packages((conda("a", "1"),), ()), Packages((), (PipPackage("a", "1"),)))
-    assert found.removed == (Change("a", "conda", "1", ""),)
-    assert found.added == (Change("a", "pip", "", "1"),)
+    found = diff_packages(PackageSet((conda("a", "1"),), ()), PackageSet((), (PipPackage("a", "1"),)))
+    assert found.removed == (PackageChange("a", "conda", "1", ""),)
+    assert found.added == (PackageChange("a", "pip", "", "1"),)

@@ -10,9 +10,9 @@ import pytest
 
 from snapper.environment.tree import walk
 from snapper.format import layer
-from snapper.locks import packing
-from snapper.packing.collect import Context, Group, Item, collect
-from snapper.packing.outbox import outbox
+from snapper.packing.collect import FileGroup, PackContext, PackItem, collect_group
+from snapper.packing.uploads import upload_queue
+from snapper.repository.locks import pack_intent
 from snapper.store import open_store
 
 SMALL = 64 * 1024
@@ -39,11 +39,11 @@ def test_what_has_no_data_fills_layers_too(
             path.touch()
     files = sorted(walk(top).files, key=lambda each: each.path)
     linked = "first" if kind == "hard links" else ""
-    items = tuple(Item(each, linked="" if each.path == "first" else linked) for each in files)
+    items = tuple(PackItem(each, linked="" if each.path == "first" else linked) for each in files)
     store = open_store(str(tmp_path / "store"), create=True)
-    with packing(store) as intent:
-        context = Context(str(top), str(top), store, intent, 1, {}, {})
-        done = collect(context, Group("files", "", 0, items)).finish()
+    with pack_intent(store) as intent:
+        context = PackContext(str(top), str(top), store, intent, 1, {}, {})
+        done = collect_group(context, FileGroup("files", "", 0, items)).finish()
     assert sum(each.members for each in done.layers) == 601
     assert max(each.diff_size for each in done.layers) <= SMALL + 1024
 
@@ -53,7 +53,7 @@ def test_a_forked_process_has_an_outbox_of_its_own(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"), create=True)
 
     def send(key: str) -> None:
-        assert outbox().put(store, key, b"x").result(30)
+        assert upload_queue().put(store, key, b"x").result(30)
 
     send("layers/aa/first")
     process = multiprocessing.get_context("fork").Process(target=send, args=("layers/aa/second",))

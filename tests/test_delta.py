@@ -11,20 +11,25 @@ from pathlib import Path
 import pytest
 
 from snapper import environment
-from snapper.catalog import Reference, layer_key
+from snapper.commands.pack import pack
+from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.environment import state
-from snapper.pack import pack
+from snapper.format.layout import Layout
 from snapper.packing import reuse
-from snapper.restore import Failed, Restored, restore
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.target import RestoreRequest
 from snapper.store import Store, open_store
-from snapper.unpacking.target import Wanted
 from tests.conftest import tree_of
 
 NEW = "share/notes/new.txt"
 
 
-def put(store: Store, prefix: Path, snapshot: str, *, replace: bool = False) -> Restored | Failed:
-    (done,) = restore(store, [Wanted(Reference("env", snapshot), prefix=prefix, replace=replace)], jobs=1)
+def put(
+    store: Store, prefix: Path, snapshot: str, *, replace: bool = False
+) -> RestoreResult | RestoreFailure:
+    (done,) = restore(
+        store, [RestoreRequest(SnapshotSpec("env", snapshot), prefix=prefix, replace=replace)], jobs=1
+    )
     return done
 
 
@@ -37,7 +42,9 @@ def inodes(prefix: Path) -> dict[str, tuple[int, int]]:
 def vouched(prefix: Path) -> bool:
     last = state.read_last(prefix)
     assert last
-    kept = reuse.kept(prefix, environment.scan(prefix), last, frozenset(x.digest for x in last[1].layers))
+    kept = reuse.load_previous_pack(
+        prefix, environment.scan(prefix), last, frozenset(x.digest for x in last[1].layers)
+    )
     return kept is not None and kept.is_all()
 
 
@@ -47,7 +54,7 @@ def store(pristine: Callable[[str], Path], scratch: Path) -> Store:
     store = open_store(str(scratch / "store"), create=True)
     pack(store, pristine("no-python"), "env", jobs=1)
     prefix = scratch / "work"
-    assert isinstance(put(store, prefix, ""), Restored)
+    assert isinstance(put(store, prefix, ""), RestoreResult)
     (prefix / NEW).parent.mkdir(parents=True)
     (prefix / NEW).write_text(f"{prefix}\n")
     for file in (prefix / "share" / "textdata", *prefix.glob("conda-meta/textdata*")):
@@ -60,7 +67,7 @@ def store(pristine: Callable[[str], Path], scratch: Path) -> Store:
 def whole(store: Store, prefix: Path, snapshot: str) -> dict[str, tuple[str, int, bytes]]:
     """What the snapshot is at that place when nothing was there before."""
     shutil.rmtree(prefix, ignore_errors=True)
-    assert isinstance(put(store, prefix, snapshot), Restored)
+    assert isinstance(put(store, prefix, snapshot), RestoreResult)
     return tree_of(prefix)
 
 
@@ -69,7 +76,7 @@ def test_back_and_forth(store: Store, scratch: Path) -> None:
     second, first = whole(store, prefix, ""), whole(store, prefix, "~1")
     before = inodes(prefix)
     for snapshot, tree in (("", second), ("~1", first), ("", second)):
-        assert isinstance(put(store, prefix, snapshot), Restored)
+        assert isinstance(put(store, prefix, snapshot), RestoreResult)
         assert tree_of(prefix) == tree
         now = inodes(prefix)
         assert all(now[path] == before[path] for path in now if path.startswith(("bin/whereami", "lib/")))
@@ -85,10 +92,10 @@ def test_nothing_is_fetched_that_is_there(store: Store, scratch: Path) -> None:
     assert last
     for layer in last[1].layers:
         if "whereami" in layer.owner:
-            (scratch / "store" / layer_key(layer.digest)).unlink()
-    assert isinstance(put(store, prefix, ""), Restored)
+            (scratch / "store" / Layout.layer(layer.digest)).unlink()
+    assert isinstance(put(store, prefix, ""), RestoreResult)
     shutil.rmtree(prefix)
-    assert isinstance(put(store, prefix, ""), Failed)
+    assert isinstance(put(store, prefix, ""), RestoreFailure)
 
 
 def test_what_was_changed_is_not_taken_over(store: Store, scratch: Path) -> None:
@@ -102,7 +109,7 @@ def test_what_was_changed_is_not_taken_over(store: Store, scratch: Path) -> None
     with file.open("r+b") as out:
         out.write(bytes(reversed(data)))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert isinstance(put(store, prefix, "", replace=True), Restored)
+    assert isinstance(put(store, prefix, "", replace=True), RestoreResult)
     assert tree_of(prefix) == second
 
 
@@ -114,7 +121,7 @@ def test_what_is_another_users_is_not_taken_over(store: Store, scratch: Path) ->
     state.later(prefix)
     pack(store, prefix, "env", jobs=1)
     assert vouched(prefix)
-    assert isinstance(put(store, prefix, "~1"), Restored)
+    assert isinstance(put(store, prefix, "~1"), RestoreResult)
     assert {path.lstat().st_uid for path in prefix.rglob("*")} == {0}
 
 
@@ -130,7 +137,7 @@ def test_an_environment_that_was_never_restored_is_not_mixed(
     (prefix / NEW).parent.mkdir(parents=True)
     (prefix / NEW).write_text("new\n")
     pack(store, prefix, "env", jobs=1)
-    assert isinstance(put(store, prefix, "~1"), Restored)
+    assert isinstance(put(store, prefix, "~1"), RestoreResult)
     elsewhere = scratch / "moved"
     shutil.copytree(prefix, elsewhere, symlinks=True)
     assert whole(store, prefix, "~1") == tree_of(elsewhere)
@@ -155,6 +162,6 @@ def test_without_links_everything_is_written(
 
     whole(store, prefix, "~1")
     monkeypatch.setattr(os, "link", few)
-    assert isinstance(put(store, prefix, ""), Restored)
+    assert isinstance(put(store, prefix, ""), RestoreResult)
     assert made.value == 4
     assert tree_of(prefix) == second

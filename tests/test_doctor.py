@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tests.conftest import Machine
-from tests.misfortune import make_data
+from tests.support.misfortune import make_data
 from tests.test_kernels import add_kernel
 
 

@@ -16,8 +16,8 @@ from scripts.maker import make
 from snapper.environment import editable
 from snapper.environment.tree import walk
 from tests.conftest import Machine
-from tests.misfortune import make_data
-from tests.pip import build_tools, pip, python_of, run
+from tests.support.misfortune import make_data
+from tests.support.pip import build_tools, pip, python_of, run
 
 SETUP = "from setuptools import setup; setup(name='{0}', version='1.0', packages=['{0}'], package_dir={{'': 'src'}})"
 FLAT = "from setuptools import setup; setup(name='by_finder', packages=['by_finder'])"

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from scripts.maker import make
-from snapper.catalog import Reference
-from snapper.errors import Usage
-from snapper.export import Wanted, export
+from snapper.commands.export import ExportRequest, export_snapshot
+from snapper.errors import UsageError
+from snapper.repository.specs import SnapshotSpec
 from snapper.store import open_store
 from tests.conftest import Machine, tree_of
-from tests.exchange import (
+from tests.support.exchange import (
     ACTIVATION,
     ADDED,
     FORMATS,
@@ -34,7 +34,7 @@ from tests.exchange import (
     unpack,
     without,
 )
-from tests.misfortune import begin
+from tests.support.misfortune import begin
 
 
 class Stock(NamedTuple):
@@ -270,9 +270,9 @@ def test_a_file_that_is_there_is_not_overwritten(stocked: Machine, tmp_path: Pat
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], hint: str, stock: Stock, tmp_path: Path) -> None:
-    wanted = Wanted(Reference("odd"), **{**options, "output": tmp_path / options["output"]})
-    with pytest.raises(Usage) as refused:
-        export(open_store(str(stock.store)), wanted)
+    wanted = ExportRequest(SnapshotSpec("odd"), **{**options, "output": tmp_path / options["output"]})
+    with pytest.raises(UsageError) as refused:
+        export_snapshot(open_store(str(stock.store)), wanted)
     assert hint in refused.value.hint
     assert list(tmp_path.iterdir()) == []
 

@@ -18,16 +18,19 @@ from typing import Any
 import pytest
 import zstandard
 
-from snapper import catalog
+from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.environment import this_platform
-from snapper.errors import Damaged, SnapperError
+from snapper.errors import Corrupted, SnapperError
 from snapper.format import canonical, manifest
-from snapper.format.model import FORMAT, Begin, Environment, Layer, Move, Relocation, Snapshot
-from snapper.format.segment import Member, header, padding
-from snapper.objects import page_key, write_pages
-from snapper.restore import Failed, Restored, restore
+from snapper.format.layout import Layout
+from snapper.format.model import FORMAT, Continuation, HistoryEntry, Layer, Ref, Relocation, Snapshot
+from snapper.format.segment import Member, encode_header, padding
+from snapper.repository.objects import write_pages
+from snapper.repository.refs import read_ref
+from snapper.repository.snapshots import write_snapshot
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.target import RestoreRequest
 from snapper.store import Store, open_store
-from snapper.unpacking.target import Wanted
 from tests.conftest import tree_of, untold
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -44,7 +47,7 @@ Stored = tuple[Layer, bytes]
 
 
 def whole(member: Member, data: bytes = b"") -> bytes:
-    return header(member) + data + padding(len(data))
+    return encode_header(member) + data + padding(len(data))
 
 
 def file(path: str, data: bytes = b"data", mode: int = 0o644, mtime: int = 1_600_000_000) -> bytes:
@@ -76,7 +79,7 @@ def packed(
     segment: bytes,
     members: int,
     relocations: tuple[Relocation, ...] = (),
-    begins: Begin | None = None,
+    begins: Continuation | None = None,
     stored: bytes | None = None,
 ) -> Stored:
     """A layer and its bytes, which are `stored` where they are not simply the segment's."""
@@ -99,7 +102,7 @@ def relocated(mode: Any, *paths: str) -> tuple[Relocation, ...]:
 def keep(store: Store, layers: list[Stored], mode: int = 0o755) -> None:
     """Makes a snapshot of the layers, and an environment `work` that is at it."""
     for each, data in layers:
-        store.put(catalog.layer_key(each.digest), data)
+        store.put(Layout.layer(each.digest), data)
     whole_snapshot = Snapshot(
         FORMAT, this_platform(), mode, (), (), (), (), (), tuple(each for each, _ in layers)
     )
@@ -110,18 +113,20 @@ def put(store: Store, found: Snapshot) -> str:
     """Writes the snapshot, whose layers need not be there; its id."""
     encoded = manifest.encode(found)
     write_pages(store, encoded.pages)
-    catalog.write_snapshot(store, encoded)
+    write_snapshot(store, encoded)
     return encoded.digest
 
 
 def point(store: Store, digest: str) -> None:
-    step = Move(digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/nowhere/work", "", 0, 0, 0, 0)
+    step = HistoryEntry(
+        digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/nowhere/work", "", 0, 0, 0, 0
+    )
     try:
-        version = store.read_versioned(catalog.environment_key("work"))[1]
+        version = store.read_versioned(Layout.ref("work"))[1]
     except SnapperError:
         version = None
-    entry = Environment(FORMAT, "work", digest, (step,), {})
-    store.replace(catalog.environment_key("work"), canonical.encode(entry), version)
+    entry = Ref(FORMAT, "work", digest, (step,), {})
+    store.replace(Layout.ref("work"), canonical.encode(entry), version)
 
 
 @pytest.fixture
@@ -142,9 +147,9 @@ def prefix_of(top: Path) -> Path:
     return top / "home" / "envs" / "work"
 
 
-def brought_back(top: Path, *, jobs: int = 2, prefix: Path | None = None) -> Restored | Failed:
+def brought_back(top: Path, *, jobs: int = 2, prefix: Path | None = None) -> RestoreResult | RestoreFailure:
     store = open_store(str(top / "store"))
-    wanted = Wanted(catalog.Reference("work"), prefix=prefix or prefix_of(top), replace=True)
+    wanted = RestoreRequest(SnapshotSpec("work"), prefix=prefix or prefix_of(top), replace=True)
     (done,) = restore(store, [wanted], jobs=jobs)
     return done
 
@@ -153,7 +158,7 @@ def done(top: Path, layers: list[Stored], **options: Any) -> Path:
     """Restores the layers; where they are then."""
     keep(open_store(str(top / "store")), layers)
     outcome = brought_back(top, **options)
-    assert isinstance(outcome, Restored), outcome
+    assert isinstance(outcome, RestoreResult), outcome
     return Path(outcome.prefix)
 
 
@@ -205,12 +210,12 @@ def test_what_was_restored_is_present_the_next_time(top: Path) -> None:
         [
             layer(whole(META), file("a"), hardlink("b", "a"), symlink("c", "a")),
             packed(whole(Member("cut", "file", 0o644, 5, len(cut)), b"")[:512] + cut[:1000], 1),
-            packed(cut[1000:] + padding(len(cut)), 0, (), Begin("cut", 1000, len(cut), 0)),
+            packed(cut[1000:] + padding(len(cut)), 0, (), Continuation("cut", 1000, len(cut), 0)),
         ],
     )
-    wanted = Wanted(catalog.Reference("work"), prefix=prefix)
+    wanted = RestoreRequest(SnapshotSpec("work"), prefix=prefix)
     (again,) = restore(open_store(str(top / "store")), [wanted], jobs=1)
-    assert isinstance(again, Restored), again
+    assert isinstance(again, RestoreResult), again
     assert again.present
 
 
@@ -256,10 +261,10 @@ def cut_layers(
     """A file `lib/big` in pieces, among whole ones."""
     ends = [*cuts, len(data)]
     first = Member("lib/big", "file", mode, 1_600_000_000, len(data))
-    layers = [packed(file("before") + header(first) + data[: cuts[0]], 2, relocations)]
+    layers = [packed(file("before") + encode_header(first) + data[: cuts[0]], 2, relocations)]
     for start, end in itertools.pairwise(ends):
         replaced = data[:start].count(P) if relocations and relocations[0].mode == "text" else 0
-        begins = Begin("lib/big", start, len(data), replaced)
+        begins = Continuation("lib/big", start, len(data), replaced)
         tail = padding(len(data)) + file("behind") if end == len(data) else b""
         layers.append(packed(data[start:end] + tail, int(end == len(data)), relocations, begins))
     return layers
@@ -300,7 +305,7 @@ def test_a_prefix_that_does_not_fit_is_told_once(top: Path) -> None:
         [layer(whole(META)), *cut_layers(data, [130, 250], relocated("binary", "lib/big"))],
     )
     outcome = brought_back(top, prefix=top / "a prefix that is longer than the placeholder")
-    assert isinstance(outcome, Restored)
+    assert isinstance(outcome, RestoreResult)
     assert outcome.unrelocated == ("lib/big",)
     assert Path(outcome.prefix, "lib/big").read_bytes() == data
 
@@ -327,14 +332,14 @@ GOOD = layer(whole(META), file("good"))
 
 def begun(size: int, held: bytes, path: str = "big", **options: Any) -> Stored:
     """A layer that ends inside a file's data."""
-    return packed(header(Member(path, "file", 0o644, 0, size)) + held, 1, **options)
+    return packed(encode_header(Member(path, "file", 0o644, 0, size)) + held, 1, **options)
 
 
 def rest(
     offset: int, held: bytes, size: int = 2000, path: str = "big", replaced: int = 0, **options: Any
 ) -> Stored:
     """A layer that begins inside a file's data."""
-    return packed(held, 0, begins=Begin(path, offset, size, replaced), **options)
+    return packed(held, 0, begins=Continuation(path, offset, size, replaced), **options)
 
 
 def with_manifest(of: Stored, **changes: Any) -> Stored:
@@ -454,7 +459,7 @@ HOSTILE: dict[str, Callable[[Path], list[Stored]]] = {
         rest(500, b"y" * 1548),
     ],
     "members behind a cut file": lambda _: [
-        layer(header(Member("big", "file", 0o644, 0, 100_000)), file("a"))
+        layer(encode_header(Member("big", "file", 0o644, 0, 100_000)), file("a"))
     ],
     "a middle without a beginning": lambda _: [GOOD, layer(file("f", b"x" * 4000)), rest(500, b"x" * 1548)],
     "an end that begins at the end": lambda _: [layer(file("f", b"x" * 4000)), rest(2000, b"")],
@@ -498,8 +503,8 @@ def test_hostile_layers_are_refused_and_nothing_happens(top: Path, what: str) ->
     before = untold(tree_of(top))
     for jobs in (1, 2):
         outcome = brought_back(top, jobs=jobs)
-        assert isinstance(outcome, Failed), outcome
-        assert isinstance(outcome.error, Damaged), (outcome.error, outcome.error.message)
+        assert isinstance(outcome, RestoreFailure), outcome
+        assert isinstance(outcome.error, Corrupted), (outcome.error, outcome.error.message)
         assert outcome.error.code == 12
         assert "\n" not in outcome.error.message
         assert untold(tree_of(top)) == before
@@ -517,7 +522,7 @@ def test_a_middle_by_itself_never_makes_a_large_file(top: Path) -> None:
 def test_layers_that_are_not_what_their_name_says(top: Path, what: str) -> None:
     store = open_store(str(top / "store"))
     keep(store, [layer(whole(META)), GOOD])
-    place = top / "store" / catalog.layer_key(GOOD[0].digest)
+    place = top / "store" / Layout.layer(GOOD[0].digest)
     data = GOOD[1]
     altered = data[:20] + bytes([data[20] ^ 1]) + data[21:]
     place.write_bytes(
@@ -527,7 +532,7 @@ def test_layers_that_are_not_what_their_name_says(top: Path, what: str) -> None:
         place.unlink()
     before = untold(tree_of(top))
     outcome = brought_back(top)
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 12
     assert GOOD[0].digest[:12] in outcome.error.message
     assert untold(tree_of(top)) == before
@@ -539,7 +544,7 @@ def test_a_snapshot_that_is_not_what_its_name_says(top: Path) -> None:
     (place,) = (top / "store" / "snapshots").iterdir()
     place.write_bytes(place.read_bytes().replace(b'"mode":493', b'"mode":511'))
     outcome = brought_back(top)
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 12
 
 
@@ -564,19 +569,19 @@ def test_a_malformed_snapshot_of_the_right_name(top: Path, old: bytes, new: byte
     (place,) = (top / "store" / "snapshots").iterdir()
     before_it = place.read_bytes()
     (page,) = json.loads(before_it)["layers"]
-    held = store.read(page_key(page["digest"]))
+    held = store.read(Layout.page(page["digest"]))
     forged = held.replace(old, new)
     name = hashlib.sha256(forged).hexdigest()
-    store.put(page_key(name), forged)
+    store.put(Layout.page(name), forged)
     pages = canonical.encode([page]), canonical.encode([{"digest": name, "size": len(forged)}])
     document = before_it.replace(old, new) if forged == held else before_it.replace(*pages)
     assert document != before_it
     digest = hashlib.sha256(document).hexdigest()
-    store.put(catalog.snapshot_key(digest), document)
+    store.put(Layout.snapshot(digest), document)
     point(store, digest)
     before = untold(tree_of(top))
     outcome = brought_back(top)
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 12
     assert "\n" not in outcome.error.message
     assert untold(tree_of(top)) == before
@@ -586,17 +591,17 @@ def test_the_next_environment_is_restored_by_the_same_workers(top: Path) -> None
     """What went wrong in one leaves nothing that could get into another."""
     store = open_store(str(top / "store"))
     keep(store, [layer(whole(META), file("new"), file("new"))])
-    bad, _ = catalog.read_environment(store, "work")
+    bad, _ = read_ref(store, "work")
     keep(store, [layer(whole(META), file("new", b"second"), file("old", b"first"))])
-    good, version = catalog.read_environment(store, "work")
+    good, version = read_ref(store, "work")
     both = replace(good, history=(*bad.history, *good.history))
-    store.replace(catalog.environment_key("work"), canonical.encode(both), version)
+    store.replace(Layout.ref("work"), canonical.encode(both), version)
     wanted = [
-        Wanted(catalog.Reference("work", name), prefix=prefix_of(top), replace=True)
+        RestoreRequest(SnapshotSpec("work", name), prefix=prefix_of(top), replace=True)
         for name in ("~1", "", "~1", "")
     ]
     outcomes = list(restore(store, wanted, jobs=1))
-    assert [type(each) for each in outcomes] == [Failed, Restored, Failed, Restored]
+    assert [type(each) for each in outcomes] == [RestoreFailure, RestoreResult, RestoreFailure, RestoreResult]
     assert tree_of(prefix_of(top)) == {
         "conda-meta": ("directory", 0o755, b""),
         "new": ("file", 0o644, b"second"),
@@ -607,15 +612,15 @@ def test_the_next_environment_is_restored_by_the_same_workers(top: Path) -> None
 def test_one_place_is_restored_to_twice_by_the_same_workers(top: Path) -> None:
     store = open_store(str(top / "store"))
     keep(store, [layer(whole(META), file("a", b"1"), file("d/only-first"))])
-    first, _ = catalog.read_environment(store, "work")
+    first, _ = read_ref(store, "work")
     keep(store, [layer(whole(META), file("a", b"2"))])
-    second, version = catalog.read_environment(store, "work")
+    second, version = read_ref(store, "work")
     both = replace(second, history=(*first.history, *second.history))
-    store.replace(catalog.environment_key("work"), canonical.encode(both), version)
+    store.replace(Layout.ref("work"), canonical.encode(both), version)
     prefix = top / "p"
-    wanted = [Wanted(catalog.Reference("work", name), prefix=prefix) for name in ("~1", "", "~1", "")]
+    wanted = [RestoreRequest(SnapshotSpec("work", name), prefix=prefix) for name in ("~1", "", "~1", "")]
     for outcome in restore(store, wanted, jobs=1):
-        assert isinstance(outcome, Restored), outcome
+        assert isinstance(outcome, RestoreResult), outcome
     assert tree_of(prefix) == {"conda-meta": ("directory", 0o755, b""), "a": ("file", 0o644, b"2")}
 
 
@@ -660,9 +665,9 @@ def test_read_only_files_and_directories_are_restored_by_who_may_not_do_everythi
                 os.setgid(NOBODY)
                 os.setuid(NOBODY)
             store = open_store(str(public / "store"))
-            wanted = Wanted(catalog.Reference("work"), prefix=public / "work")
+            wanted = RestoreRequest(SnapshotSpec("work"), prefix=public / "work")
             (outcome,) = restore(store, [wanted], jobs=2)
-            os._exit(not isinstance(outcome, Restored))
+            os._exit(not isinstance(outcome, RestoreResult))
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -746,7 +751,9 @@ def test_an_index_that_makes_no_sense_vouches_for_nothing(
     index = prefix / ".snapper" / "index"
     index.write_bytes(change(index.read_bytes()))
     before = untold(tree_of(top))
-    (outcome,) = restore(open_store(str(top / "store")), [Wanted(catalog.Reference("work"), prefix=prefix)])
-    assert isinstance(outcome, Failed)
+    (outcome,) = restore(
+        open_store(str(top / "store")), [RestoreRequest(SnapshotSpec("work"), prefix=prefix)]
+    )
+    assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 11
     assert untold(tree_of(top)) == before

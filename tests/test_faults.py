@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from snapper import catalog, prune, rollback, tag
-from snapper.catalog import Reference
-from snapper.errors import NoSpace, SnapperError, StoreRefused
-from snapper.pack import pack
-from snapper.repair import repair
+from snapper.commands import prune, rollback, tag
+from snapper.commands.pack import pack
+from snapper.commands.repair import repair_objects
+from snapper.commands.verify import LayerSample, verify_store
+from snapper.errors import InsufficientSpace, SnapperError, StoreRefused
+from snapper.repository.refs import read_ref
+from snapper.repository.specs import SnapshotSpec
 from snapper.store import open_store
-from snapper.verify import Part, verify
-from tests.misfortune import make_data
-from tests.reader import Reader
+from tests.support.misfortune import make_data
+from tests.support.reader import Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -52,9 +53,11 @@ def refused(url: str) -> SnapperError:
 
 ACTS: dict[str, Callable[[Any, Path], object]] = {
     "pack": lambda store, prefix: pack(store, prefix, "data", jobs=1),
-    "prune": lambda store, _: prune.prune(store, prune.Retention(last=1), dry=False, grace=-1),
-    "tag": lambda store, _: tag.tag(store, Reference("data"), "v1"),
-    "rollback": lambda store, _: rollback.rollback(store, rollback.target(store, Reference("data"))),
+    "prune": lambda store, _: prune.prune(store, prune.RetentionPolicy(last=1), dry=False, grace=-1),
+    "tag": lambda store, _: tag.set_tag(store, SnapshotSpec("data"), "v1"),
+    "rollback": lambda store, _: rollback.rollback(
+        store, rollback.plan_rollback(store, SnapshotSpec("data"))
+    ),
 }
 
 
@@ -71,7 +74,7 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-@pytest.mark.parametrize("fault", [NoSpace, refused], ids=["full", "read-only"])
+@pytest.mark.parametrize("fault", [InsufficientSpace, refused], ids=["full", "read-only"])
 @pytest.mark.parametrize("act", ACTS)
 def test_every_write_fails_in_turn(
     act: str, fault: Callable[[str], SnapperError], stocked: Path, tmp_path: Path
@@ -83,7 +86,7 @@ def test_every_write_fails_in_turn(
         shutil.rmtree(tmp_path, ignore_errors=True)
         shutil.copytree(stocked, tmp_path, symlinks=True)
         plain = open_store(str(tmp_path / "store"))
-        before = catalog.read_environment(plain, "data")[0]
+        before = read_ref(plain, "data")[0]
         failing = Failing(plain, tmp_path / "counter", at, fault)
         try:
             ACTS[act](failing, tmp_path / "data")
@@ -95,18 +98,18 @@ def test_every_write_fails_in_turn(
         reader = Reader.of_directory(tmp_path / "store")
         assert reader.check().keys() == {"data"}
         if act != "prune":
-            assert catalog.read_environment(plain, "data")[0] == before
+            assert read_ref(plain, "data")[0] == before
         else:
-            assert catalog.read_environment(plain, "data")[0].current == before.current
+            assert read_ref(plain, "data")[0].current == before.current
         for lock in (tmp_path / "store").glob("locks/*"):
             lock.unlink()  # as the next command does once this process is no more
         ACTS[act](plain, tmp_path / "data")
         assert Reader.of_directory(tmp_path / "store").check(locks=False).keys() == {"data"}
-        assert not verify(plain, Part(), jobs=1).problems
+        assert not verify_store(plain, LayerSample(), jobs=1).problems
     assert failures >= {"tag": 1, "rollback": 1}.get(act, 4)
 
 
-@pytest.mark.parametrize("fault", [NoSpace, refused], ids=["full", "read-only"])
+@pytest.mark.parametrize("fault", [InsufficientSpace, refused], ids=["full", "read-only"])
 def test_repairing_fails_in_turn(fault: Callable[[str], SnapperError], stocked: Path, tmp_path: Path) -> None:
     """A damaged layer is replaced by a good one, or by none, and is never taken for good."""
     good = open_store(str(stocked / "store"))
@@ -116,15 +119,15 @@ def test_repairing_fails_in_turn(fault: Callable[[str], SnapperError], stocked: 
         store = open_store(str(tmp_path / "store"))
         layer = next((tmp_path / "store" / "layers").rglob("*.zst"))
         layer.write_bytes(layer.read_bytes()[:-1] + b"\0")
-        found = verify(store, Part(), jobs=1)
+        found = verify_store(store, LayerSample(), jobs=1)
         keys = [each.key for each in found.problems]
         assert keys == [str(layer.relative_to(tmp_path / "store"))]
         failing = Failing(store, tmp_path / "counter", at, fault)
         try:
-            repair(failing, keys, {"good": good})
+            repair_objects(failing, keys, {"good": good})
         except SnapperError:
-            assert [each.key for each in verify(store, Part(), jobs=1).problems] == keys
-            repair(store, keys, {"good": good})
+            assert [each.key for each in verify_store(store, LayerSample(), jobs=1).problems] == keys
+            repair_objects(store, keys, {"good": good})
         else:
             assert at == 3
-        assert not verify(store, Part(), jobs=1).problems
+        assert not verify_store(store, LayerSample(), jobs=1).problems

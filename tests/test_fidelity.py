@@ -15,7 +15,7 @@ import pytest
 
 from scripts.maker import make
 from tests.conftest import Machine, tree_of
-from tests.misfortune import unprivileged
+from tests.support.misfortune import unprivileged
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.misfortune import Running, begin, check_store, make_data, make_many, meet, staged
+from tests.support.misfortune import Running, begin, check_store, make_data, make_many, meet, staged
 
 #: The least by which a memory file system grows.
 PAGE = os.sysconf("SC_PAGE_SIZE")

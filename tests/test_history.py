@@ -17,7 +17,7 @@ import pytest
 
 from scripts.maker import change, make
 from tests.conftest import Machine, tree_of
-from tests.misfortune import change_environment, check_store, make_data, snapshot_in, unprivileged
+from tests.support.misfortune import change_environment, check_store, make_data, snapshot_in, unprivileged
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 

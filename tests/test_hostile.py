@@ -21,31 +21,42 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper import catalog, diff, verify
-from snapper.catalog import Reference
-from snapper.checks.audit import Audit, audit
-from snapper.checks.compare import compare
+from snapper.archives.importer import unpacked_archive
+from snapper.checks.audit import AuditJob, audit_layer
+from snapper.checks.compare import compare_environment
 from snapper.checks.contents import contents
-from snapper.errors import BadArchive, Damaged, NewerFormat, NotAnArchive, SnapperError, TooLarge
-from snapper.export import Wanted as Exporting
-from snapper.export import export
+from snapper.commands import diff, verify
+from snapper.commands.export import ExportRequest as Exporting
+from snapper.commands.export import export_snapshot
+from snapper.commands.repair import repair_objects
+from snapper.commands.restore import RestoreFailure
+from snapper.errors import (
+    Corrupted,
+    InvalidArchive,
+    NotAnArchive,
+    ObjectTooLarge,
+    SnapperError,
+    UnsupportedFormat,
+)
 from snapper.format import canonical, manifest
-from snapper.format.layer import Unpacker
-from snapper.format.manifest import Manifest
-from snapper.format.model import LARGEST_OBJECT, Begin, Layer, Mode, Relocation, name_of
+from snapper.format.layer import LayerUnpacker
+from snapper.format.layout import Layout
+from snapper.format.manifest import EncodedSnapshot
+from snapper.format.model import LARGEST_OBJECT, Continuation, Layer, Mode, Relocation, sha256_hex
 from snapper.format.segment import Member
-from snapper.importing import arrived
-from snapper.machine.progress import SILENT
-from snapper.machine.workers import Workers
-from snapper.objects import write_pages
-from snapper.repair import repair
-from snapper.restore import Failed
+from snapper.process.pool import WorkerPool
+from snapper.process.progress import NO_PROGRESS
+from snapper.repository.objects import write_pages
+from snapper.repository.refs import environment_names, read_ref
+from snapper.repository.snapshots import read_snapshot
+from snapper.repository.snapshots import write_snapshot as write_encoded
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.extract import ExtractJob, extract_layer
 from snapper.store import open_store
 from snapper.store.local import LocalStore
-from snapper.unpacking.extract import Job, extract
 from tests.conftest import Machine, tree_of
-from tests.exchange import member, write_tar
-from tests.misfortune import change_environment, make_data, snapshot_in, write_snapshot
+from tests.support.exchange import member, write_tar
+from tests.support.misfortune import change_environment, make_data, snapshot_in, write_snapshot
 from tests.test_canonical import snapshot
 from tests.test_extract import (
     HOSTILE,
@@ -82,22 +93,22 @@ def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(top: Path
     before = tree_of(outside)
     prefix = top / "home" / "envs" / "work"
     refused = {"contents": 0, "compare": 0, "verify": 0}
-    with Workers(None, 1) as workers:
+    with WorkerPool(None, 1) as workers:
         for number, attack in enumerate(HOSTILE.values()):
             store = open_store(str(top / f"store{number}"), create=True)
             stored = [layer(whole(META)), *attack(outside)]
             keep(store, stored)
             layers = tuple(each for each, _ in stored)
-            snapshot = catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
+            snapshot = read_snapshot(store, read_ref(store, "work")[0].current)
             for name in ("contents", "compare"):
                 try:
                     if name == "contents":
-                        contents(store, layers, workers, SILENT)
+                        contents(store, layers, workers, NO_PROGRESS)
                     else:
-                        compare(store, snapshot, prefix, str(prefix), (), workers, SILENT)
-                except Damaged:
+                        compare_environment(store, snapshot, prefix, str(prefix), (), workers, NO_PROGRESS)
+                except Corrupted:
                     refused[name] += 1
-            refused["verify"] += bool(verify.verify(store, verify.Part(), jobs=1).problems)
+            refused["verify"] += bool(verify.verify_store(store, verify.LayerSample(), jobs=1).problems)
     assert tree_of(outside) == before
     assert min(refused.values()) > 30, refused
 
@@ -111,17 +122,17 @@ def test_what_differs_is_found_without_following_links_out(top: Path) -> None:
     (prefix / "a").symlink_to(top / "outside")
     found = verify.verify_environment(store, prefix, jobs=1).different
     assert [(each.path, each.what) for each in found] == [("a", "extra"), ("a/secret", "missing")]
-    found_files = diff.on_disk(store, Reference("work"), prefix, files=True, jobs=1).files
+    found_files = diff.diff_installed(store, SnapshotSpec("work"), prefix, files=True, jobs=1).files
     assert found_files is not None
     assert "a/secret" in found_files.removed
 
 
 def described_as(store: LocalStore, *layers: Layer) -> str:
     """Points `work` at a snapshot that says so of its layers, which are there; its key."""
-    found = catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
+    found = read_snapshot(store, read_ref(store, "work")[0].current)
     snapshot_id = put(store, replace(found, layers=(*found.layers, *layers)))
     point(store, snapshot_id)
-    return catalog.snapshot_key(snapshot_id)
+    return Layout.snapshot(snapshot_id)
 
 
 @pytest.mark.parametrize("untrue", [{"members": 3}, {"diff_size": 1024}, {"diff_id": "0" * 64}, {"size": 7}])
@@ -131,17 +142,17 @@ def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], top: 
     assert isinstance(store, LocalStore)
     good = layer(whole(META), file("a"))
     keep(store, [good])
-    rightly = catalog.read_environment(store, "work")[0]
-    store.replace(catalog.environment_key("mine"), canonical.encode(replace(rightly, name="mine")), None)
+    rightly = read_ref(store, "work")[0]
+    store.replace(Layout.ref("mine"), canonical.encode(replace(rightly, name="mine")), None)
     key = described_as(store, replace(good[0], **untrue))
-    (problem,) = verify.verify(store, verify.Part(), jobs=1).problems
+    (problem,) = verify.verify_store(store, verify.LayerSample(), jobs=1).problems
     assert (problem.key, problem.environments) == (key, ("work",))
-    path = Path(store.url) / catalog.layer_key(good[0].digest)
+    path = Path(store.url) / Layout.layer(good[0].digest)
     path.write_bytes(good[1][:-1] + b"?")
     copy = open_store(str(top / "copy"), create=True)
-    copy.put(catalog.layer_key(good[0].digest), good[1])
-    found = verify.verify(store, verify.Part(), jobs=1).problems
-    assert repair(store, [each.key for each in found], {"copy": copy})
+    copy.put(Layout.layer(good[0].digest), good[1])
+    found = verify.verify_store(store, verify.LayerSample(), jobs=1).problems
+    assert repair_objects(store, [each.key for each in found], {"copy": copy})
     assert path.read_bytes() == good[1]
 
 
@@ -150,17 +161,17 @@ def test_a_layer_is_unpacked_once_however_it_is_described(top: Path, monkeypatch
     data = zstandard.compress(segment)
     store = open_store(str(top / "store"))
     stored = packed(segment, 0, stored=data)[0]
-    store.put(catalog.layer_key(stored.digest), data)
-    ways = tuple(replace(stored, begins=Begin("a", 0, 512 * number, 0)) for number in range(100_000))
+    store.put(Layout.layer(stored.digest), data)
+    ways = tuple(replace(stored, begins=Continuation("a", 0, 512 * number, 0)) for number in range(100_000))
     unpacked = []
-    whole_of = Unpacker.whole
+    whole_of = LayerUnpacker.whole
 
-    def counted(unpacker: Unpacker, data: bytes) -> memoryview:
+    def counted(unpacker: LayerUnpacker, data: bytes) -> memoryview:
         unpacked.append(len(data))
         return whole_of(unpacker, data)
 
-    monkeypatch.setattr(Unpacker, "whole", counted)
-    found = audit(None, Audit(store, stored.digest, ways))
+    monkeypatch.setattr(LayerUnpacker, "whole", counted)
+    found = audit_layer(None, AuditJob(store, stored.digest, ways))
     assert len(unpacked) == 1
     assert sum("too many ways" in reason for _, reason in found.untrue) > 90_000
 
@@ -176,7 +187,7 @@ def test_an_export_changes_nothing_that_a_link_leads_to(mode: Mode, path: str, t
     (top / "outside" / "secret").chmod(0o400)
     before = tree_of(top / "outside")
     output = top / "work.tar"
-    export(open_store(str(top / "store")), Exporting(catalog.Reference("work"), output), jobs=1)
+    export_snapshot(open_store(str(top / "store")), Exporting(SnapshotSpec("work"), output), jobs=1)
     assert tree_of(top / "outside") == before
     with tarfile.open(output) as archive:
         assert archive.extractfile("kept").read() == b"kept"  # type: ignore[union-attr]
@@ -209,8 +220,8 @@ def test_pieces_are_not_written_into_what_was_taken_over(top: Path) -> None:
             [good, begun(80, b"evil" * 10, "a"), rest(40, b"evil" * 10, 80, "a")],
         )
         outcome = brought_back(top)
-        assert isinstance(outcome, Failed)
-        assert isinstance(outcome.error, Damaged)
+        assert isinstance(outcome, RestoreFailure)
+        assert isinstance(outcome.error, Corrupted)
         assert taken_over.read() == (prefix / "a").read_bytes() == b"good" * 10
 
 
@@ -227,24 +238,24 @@ def test_objects_without_end_are_not_read(kind: str, top: Path) -> None:
     outcome = brought_back(top)
     assert outcome.error.code == 12  # type: ignore[union-attr]
     store = LocalStore(top / "store")
-    with pytest.raises(TooLarge):
+    with pytest.raises(ObjectTooLarge):
         store.read(str(target.relative_to(store.root)))
     os.truncate(target, LARGEST_OBJECT + 1)
-    with pytest.raises(TooLarge):
+    with pytest.raises(ObjectTooLarge):
         store.read_versioned(str(target.relative_to(store.root)))
 
 
 def test_a_document_without_end_is_not_parsed() -> None:
     data = b"[" + b"0," * (canonical.LARGEST_DOCUMENT // 2) + b"0]"
-    with pytest.raises(canonical.Malformed, match="larger"):
+    with pytest.raises(canonical.MalformedDocument, match="larger"):
         canonical.parse(data)
 
 
 def test_manifests_cannot_say_that_layers_are_larger_than_any() -> None:
     good = layer(file("good"))[0]
     for name, value in (("size", LARGEST_OBJECT + 1), ("diff_size", 2**40), ("members", -1)):
-        with pytest.raises(canonical.Malformed, match=r"larger|negative"):
-            canonical.decode(Layer, {**canonical.plain(good), name: value})
+        with pytest.raises(canonical.MalformedDocument, match=r"larger|negative"):
+            canonical.decode(Layer, {**canonical.to_jsonable(good), name: value})
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
@@ -253,7 +264,7 @@ def test_headers_of_archives_without_end_are_not_read(kind: bytes, tmp_path: Pat
     info.type, info.size = kind, 2**32
     target = tmp_path / "hostile.tar"
     target.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    with pytest.raises(BadArchive, match="too long"), arrived(target, SILENT):
+    with pytest.raises(InvalidArchive, match="too long"), unpacked_archive(target, NO_PROGRESS):
         pass
 
 
@@ -266,7 +277,7 @@ def test_sparse_members_of_archives_are_refused(tmp_path: Path) -> None:
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(tarfile.TarInfo("conda-meta/history"))
         archive.addfile(info, io.BytesIO(b"x"))
-    with pytest.raises(BadArchive), arrived(target, SILENT):
+    with pytest.raises(InvalidArchive), unpacked_archive(target, NO_PROGRESS):
         pass
 
 
@@ -293,8 +304,8 @@ def test_names_in_a_store_that_no_object_has(top: Path) -> None:
         place = Path(os.path.normpath(top / "store" / name))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("{}")
-    assert list(catalog.environments(store)) == ["work"]
-    found = {each.key for each in verify.verify(store, jobs=1).problems}
+    assert list(environment_names(store)) == ["work"]
+    found = {each.key for each in verify.verify_store(store, jobs=1).problems}
     assert found == {name for name in names if ".." not in name.split("/")}
 
 
@@ -390,12 +401,12 @@ def test_layers_changed_by_chance(
         segment = SEGMENT if in_frame else changed(SEGMENT, changes)
         data = zstandard.compress(segment)
         stored, data = packed(segment, 7, stored=changed(data, changes) if in_frame else data)
-        store.put(catalog.layer_key(stored.digest), data)
-        found = audit(None, Audit(store, stored.digest, (stored,)))
+        store.put(Layout.layer(stored.digest), data)
+        found = audit_layer(None, AuditJob(store, stored.digest, (stored,)))
         assert not found.reason  # it has its name's bytes, whatever they are
         with tempfile.TemporaryDirectory(dir=tmp_path) as target:
             try:
-                extract(None, Job(store, target, "/final/prefix", stored, frozenset(), 0), data)
+                extract_layer(None, ExtractJob(store, target, "/final/prefix", stored, frozenset(), 0), data)
             except SnapperError as error:
                 assert error.code == 12, error
                 assert "\n" not in error.message
@@ -412,12 +423,12 @@ def test_layers_changed_by_chance(
 
 def test_frames_changed_by_chance(request: pytest.FixtureRequest) -> None:
     good, data = packed(SEGMENT, 7)
-    unpacker = Unpacker()
+    unpacker = LayerUnpacker()
 
     @by_chance(request, 300)
     @given(CHANGES)
     def run(changes: list[tuple[int, bytes, bool]]) -> None:
-        with suppress(Damaged):
+        with suppress(Corrupted):
             assert len(unpacker.segment(good, changed(data, changes))) == good.diff_size
 
     run()
@@ -469,14 +480,14 @@ def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: P
             document = data
         else:  # with a name and a size that are true of it
             size = f'"size":{len(encoded.pages[which])}}}'.encode()
-            document = document.replace(which.encode(), name_of(data).encode())
+            document = document.replace(which.encode(), sha256_hex(data).encode())
             document = document.replace(size, f'"size":{len(data)}}}'.encode())
-        whole = Manifest(name_of(document), document, {**encoded.pages, name_of(data): data})
+        whole = EncodedSnapshot(sha256_hex(document), document, {**encoded.pages, sha256_hex(data): data})
         write_pages(store, whole.pages)
-        catalog.write_snapshot(store, whole)
+        write_encoded(store, whole)
         try:
-            found = catalog.read_snapshot(store, whole.digest)
-        except (Damaged, NewerFormat):
+            found = read_snapshot(store, whole.digest)
+        except (Corrupted, UnsupportedFormat):
             return
         again = manifest.encode(found)
         said = {key: each for key, each in json.loads(document).items() if each is not None}
@@ -507,9 +518,9 @@ def test_archives_changed_by_chance(
     def run(changes: list[tuple[int, bytes, bool]]) -> None:
         target.write_bytes(changed(good, changes))
         try:
-            with arrived(target, SILENT) as arrival:
+            with unpacked_archive(target, NO_PROGRESS) as arrival:
                 assert arrival.place.is_relative_to(temporary)
-        except (BadArchive, NotAnArchive) as error:
+        except (InvalidArchive, NotAnArchive) as error:
             assert "\n" not in error.message
         assert not list(temporary.iterdir())
         assert {path.name for path in tmp_path.iterdir()} == before

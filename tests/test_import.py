@@ -15,7 +15,7 @@ import pytest
 
 from scripts.maker import make
 from tests.conftest import Machine, tree_of
-from tests.exchange import (
+from tests.support.exchange import (
     FORMATS,
     Tree,
     archives_of,
@@ -31,7 +31,7 @@ from tests.exchange import (
     unpack,
     write_tar,
 )
-from tests.misfortune import begin
+from tests.support.misfortune import begin
 
 
 class Archived(NamedTuple):

@@ -13,17 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper import catalog, environment
-from snapper.catalog import Reference
+from snapper import environment
+from snapper.commands.pack import PackResult, pack
+from snapper.commands.restore import RestoreResult, restore
 from snapper.environment import index, state
 from snapper.environment.tree import File
-from snapper.pack import Packed, pack
+from snapper.format.layout import Layout
 from snapper.packing import reuse
-from snapper.restore import Restored, restore
+from snapper.repository.snapshots import read_snapshot, stored_layers
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.target import RestoreRequest
 from snapper.store import Store, open_store
-from snapper.unpacking.target import Wanted
 from tests.conftest import Machine
-from tests.misfortune import page_files
+from tests.support.misfortune import page_files
 
 NOTE = "share/notes/note.txt"
 
@@ -35,10 +37,10 @@ class Place:
     store: Store
     prefix: Path
 
-    def pack(self, *, full: bool = False) -> Packed:
+    def pack(self, *, full: bool = False) -> PackResult:
         return pack(self.store, self.prefix, "env", full=full, jobs=1)
 
-    def pack_full_elsewhere(self) -> Packed:
+    def pack_full_elsewhere(self) -> PackResult:
         """What reading everything gives, of which nothing is remembered."""
         with tempfile.TemporaryDirectory(dir=self.prefix.parent) as other:
             shutil.copytree(self.prefix / ".snapper", f"{other}/kept")
@@ -47,10 +49,10 @@ class Place:
             shutil.move(f"{other}/kept", self.prefix / ".snapper")
             return found
 
-    def kept(self) -> reuse.Kept:
+    def kept(self) -> reuse.PreviousPack:
         last = state.read_last(self.prefix)
         assert last
-        found = reuse.kept(
+        found = reuse.load_previous_pack(
             self.prefix,
             environment.scan(self.prefix),
             last,
@@ -86,8 +88,8 @@ def restored(source: Path, top: Path, name: str) -> Path:
 
 
 def _restored(store: Store, prefix: Path) -> Path:
-    (done,) = restore(store, [Wanted(Reference("env"), prefix=prefix)], jobs=1)
-    assert isinstance(done, Restored), done
+    (done,) = restore(store, [RestoreRequest(SnapshotSpec("env"), prefix=prefix)], jobs=1)
+    assert isinstance(done, RestoreResult), done
     return prefix
 
 
@@ -123,15 +125,15 @@ def test_files_that_are_vouched_for_are_not_read(place: Place) -> None:
     file = place.prefix / NOTE
     file.write_text("two\n")
     honest = (place.prefix / ".snapper" / "index").read_bytes()
-    entries: dict[int, list[index.Stats]] = {}
+    entries: dict[int, list[index.IndexEntry]] = {}
     found = index.decode(honest)
     for path, (*stats, layer) in found.entries.items():
         entries.setdefault(layer, []).append((path, *stats))  # type: ignore[arg-type]
     now = next(file for file in environment.scan(place.prefix).files if file.path == NOTE)
     layer = found.entries[NOTE][-1]
-    entries[layer] = [each if each[0] != NOTE else index.entry_of(now) for each in entries[layer]]
-    moment = index.Moment(found.moment.snapshot, found.moment.prefix, state.later(place.prefix))
-    blocks = [index.block(number, each) for number, each in sorted(entries.items())]
+    entries[layer] = [each if each[0] != NOTE else index.index_entry(now) for each in entries[layer]]
+    moment = index.IndexHeader(found.moment.snapshot, found.moment.prefix, state.later(place.prefix))
+    blocks = [index.encode_block(number, each) for number, each in sorted(entries.items())]
     (place.prefix / ".snapper" / "index").write_bytes(index.encode(moment, blocks))
     assert place.pack().unchanged
     assert not place.pack(full=True).unchanged
@@ -151,7 +153,7 @@ def test_a_change_in_the_same_instant_is_seen(place: Place) -> None:
 def test_a_file_as_old_as_the_index_is_not_vouched_for() -> None:
     file = File("a", "file", 1, 0o644, 5, 7, 9, 11, 1)
     for taken, vouched in ((6, False), (7, False), (8, True)):
-        found = index.Index(index.Moment("0" * 64, "/p", taken), {"a": (1, 0o644, 5, 7, 9, 0)})
+        found = index.Index(index.IndexHeader("0" * 64, "/p", taken), {"a": (1, 0o644, 5, 7, 9, 0)})
         assert found.vouches(file, 11) is vouched
     assert not found.vouches(file, 12)
     changed = (
@@ -178,14 +180,14 @@ def test_layers_that_the_store_has_lost_are_made_again(place: Place, scratch: Pa
     """Also those that it has in part only."""
     whole = place.pack().snapshot.layers
     for lost in whole[::2]:
-        file = scratch / "store" / catalog.layer_key(lost.digest)
+        file = scratch / "store" / Layout.layer(lost.digest)
         os.truncate(file, 5) if lost.kind == "link" else file.unlink()
     again = place.pack()
     assert again.unchanged
-    assert len(catalog.stored(place.store, whole)) == len(whole)
+    assert len(stored_layers(place.store, whole)) == len(whole)
     shutil.rmtree(scratch / "store" / "snapshots")
     assert place.pack().unchanged
-    assert catalog.read_snapshot(place.store, again.snapshot_id) == again.snapshot
+    assert read_snapshot(place.store, again.snapshot_id) == again.snapshot
     for page in page_files(scratch / "store"):
         page.unlink()
         assert place.pack().unchanged

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.misfortune import (
+from tests.support.misfortune import (
     Running,
     begin,
     between_looking_and_reading,

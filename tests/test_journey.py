@@ -15,7 +15,7 @@ import pytest
 
 from scripts.maker import change, make, records
 from tests.conftest import Machine, tree_of
-from tests.kernel import run_cell
+from tests.support.kernel import run_cell
 
 NewMachine = Callable[[str], Machine]
 

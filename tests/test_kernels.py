@@ -18,8 +18,8 @@ from snapper import kernels
 from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from tests.conftest import Machine
-from tests.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
-from tests.misfortune import make_data
+from tests.support.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
+from tests.support.misfortune import make_data
 
 
 def add_kernel(prefix: Path, name: str, **fields: object) -> Path:
@@ -170,7 +170,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(prefix: Path, environment: str, found: list[Kernel]) -> list[tuple[str, str]]:
-    return [(each.name, each.display_name) for each in kernels.announce(prefix, environment, found)]
+    return [(each.name, each.display_name) for each in kernels.register_pending(prefix, environment, found)]
 
 
 def test_templates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_an_environment_without_a_kernel(machine: Machine) -> None:
     assert outcome.code == 0
     assert "no kernel: it has none. Add one with: conda install -n data ipykernel" in outcome.out
     (machine.envs / "data/conda-meta/r-base-4.4.2-h123_0.json").write_text("{}")
-    assert kernels.suggestion(machine.envs / "data") == "conda install -n data r-irkernel"
+    assert kernels.install_hint(machine.envs / "data") == "conda install -n data r-irkernel"
     assert machine.snapper("kernels", "register", "data").code == 3
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.maker import change, records
 from tests.conftest import Machine, tree_of
-from tests.pip import BUILD, pip, python_of, run, wheels
+from tests.support.pip import BUILD, pip, python_of, run, wheels
 
 #: The last of them has other distributions in it.
 PIP = ("tabulate", "toolz", "cowsay", "click==8.1.8", BUILD)

@@ -20,9 +20,9 @@ import pytest
 
 from scripts.maker import make
 from snapper.cli.app import run
-from snapper.lifecycle import LONGEST, PLATFORMS, Wanted, script
+from snapper.commands.lifecycle import LONGEST, PLATFORMS, LifecycleOptions, render_script
 from tests.conftest import Machine, tree_of
-from tests.misfortune import make_data
+from tests.support.misfortune import make_data
 from tests.test_full_disk import Disk
 from tests.test_kernels import add_kernel
 
@@ -92,8 +92,8 @@ def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
     for platform in PLATFORMS:
         for event in ("on-create", "on-start"):
             settings = {"store": "s3://b/it's $(touch /x)", "only": "a*,b?"}
-            wanted = Wanted(event, platform, settings, 100, "me", "snapper @ git+x", "/a b", "made")
-            text = script(wanted)
+            wanted = LifecycleOptions(event, platform, settings, 100, "me", "snapper @ git+x", "/a b", "made")
+            text = render_script(wanted)
             assert "\r" not in text
             assert len(text) < LONGEST * 3 // 4
             files.append(tmp_path / f"{platform}-{event}.sh")
@@ -358,7 +358,9 @@ def test_a_changed_script_changes_what_terminals_see(instance: Instance, tmp_pat
 
 def test_who_sources_the_script_goes_on(tmp_path: Path) -> None:
     """As the hooks of docker-stacks are, from the script that then starts Jupyter."""
-    text = script(Wanted("on-start", "jupyterhub", {"store": "/nowhere"}, 10, requirement="nothing"))
+    text = render_script(
+        LifecycleOptions("on-start", "jupyterhub", {"store": "/nowhere"}, 10, requirement="nothing")
+    )
     (tmp_path / "hook.sh").write_text(text)
     fake = tmp_path / "bin"
     fake.mkdir()

@@ -13,21 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper import catalog, objects
+from snapper.commands.log import read_log
+from snapper.commands.prune import RetentionPolicy, prune
+from snapper.commands.repair import repair_objects
+from snapper.commands.restore import RestoreResult
+from snapper.commands.verify import verify_store
 from snapper.environment import state
-from snapper.errors import Damaged, NotInStore, TooMuchToDescribe
+from snapper.errors import Corrupted, ManifestTooLarge, NotInStore
 from snapper.format import canonical, manifest
-from snapper.format.manifest import Manifest
-from snapper.format.model import Layer, Package, Page, PipPackage, Snapshot, name_of
-from snapper.log import log
-from snapper.objects import page_key, write_pages
-from snapper.prune import Retention, prune
-from snapper.repair import repair
-from snapper.restore import Restored
+from snapper.format.layout import Layout
+from snapper.format.manifest import EncodedSnapshot
+from snapper.format.model import Layer, Package, Page, PipPackage, Snapshot, sha256_hex
+from snapper.repository import objects, snapshots
+from snapper.repository.objects import iter_pages, write_pages
+from snapper.repository.refs import read_ref
+from snapper.repository.snapshots import known_layers, read_encoded_snapshot, read_snapshot, write_snapshot
 from snapper.store import Store, open_store
 from snapper.store.local import LocalStore
-from snapper.verify import verify
-from tests.reader import Reader
+from tests.support.reader import Reader
 from tests.test_canonical import snapshot
 from tests.test_extract import META, brought_back, keep, layer, point, prefix_of, put, whole
 
@@ -39,7 +42,7 @@ def package(name: str, version: str = "1") -> Package:
 
 
 def layer_of(name: str, number: int = 0, version: str = "1") -> Layer:
-    digest = name_of(f"{name} {number} {version}".encode())
+    digest = sha256_hex(f"{name} {number} {version}".encode())
     return Layer(digest, 10, digest, 100, "package", f"{name}-{version}-0", 1, ())
 
 
@@ -56,8 +59,8 @@ def large(names: list[str], version: str = "1") -> Snapshot:
     )
 
 
-def document_of(found: Snapshot) -> manifest.Document:
-    return canonical.decode(manifest.Document, canonical.parse(manifest.encode(found).document))
+def document_of(found: Snapshot) -> manifest.Manifest:
+    return canonical.decode(manifest.Manifest, canonical.parse(manifest.encode(found).document))
 
 
 MANY = [f"package{number:03}" for number in range(300)]
@@ -67,10 +70,10 @@ MANY = [f"package{number:03}" for number in range(300)]
 def test_there_and_back(names: list[str]) -> None:
     found = large(names)
     encoded = manifest.encode(found)
-    assert manifest.decode(encoded) == manifest.decode(Manifest.parse(encoded.joined())) == found
-    assert Manifest.parse(encoded.joined()) == encoded
-    assert encoded.digest == name_of(encoded.document)
-    assert all(name_of(data) == digest for digest, data in encoded.pages.items())
+    assert manifest.decode(encoded) == manifest.decode(EncodedSnapshot.parse(encoded.joined())) == found
+    assert EncodedSnapshot.parse(encoded.joined()) == encoded
+    assert encoded.digest == sha256_hex(encoded.document)
+    assert all(sha256_hex(data) == digest for digest, data in encoded.pages.items())
 
 
 def test_the_id_of_a_snapshot_is_that_of_every_writer() -> None:
@@ -136,10 +139,10 @@ def store(tmp_path: Path) -> Counting:
 
 
 def current(store: Store) -> Snapshot:
-    return catalog.read_snapshot(store, catalog.read_environment(store, "work")[0].current)
+    return read_snapshot(store, read_ref(store, "work")[0].current)
 
 
-def cut_elsewhere(found: Snapshot) -> Manifest:
+def cut_elsewhere(found: Snapshot) -> EncodedSnapshot:
     """The snapshot with each item on a page of its own."""
     document = document_of(found)
     packages, layers = (
@@ -148,21 +151,21 @@ def cut_elsewhere(found: Snapshot) -> Manifest:
     data = canonical.encode(
         replace(
             document,
-            packages=tuple(Page(name_of(page), len(page)) for page in packages),
-            layers=tuple(Page(name_of(page), len(page)) for page in layers),
+            packages=tuple(Page(sha256_hex(page), len(page)) for page in packages),
+            layers=tuple(Page(sha256_hex(page), len(page)) for page in layers),
         )
     )
-    return Manifest(name_of(data), data, {name_of(page): page for page in packages + layers})
+    return EncodedSnapshot(sha256_hex(data), data, {sha256_hex(page): page for page in packages + layers})
 
 
 def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
     found = large(MANY[:20])
     other = cut_elsewhere(found)
     write_pages(store, other.pages)
-    catalog.write_snapshot(store, other)
+    write_snapshot(store, other)
     assert other.digest != manifest.encode(found).digest
-    assert catalog.read_snapshot(store, other.digest) == found
-    assert catalog.read_manifest(store, other.digest) == other
+    assert read_snapshot(store, other.digest) == found
+    assert read_encoded_snapshot(store, other.digest) == other
 
 
 def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
@@ -174,9 +177,9 @@ def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
     other = cut_elsewhere(replace(current(store), packages=(package("a"), package("b"))))
     assert other.digest != manifest.encode(manifest.decode(other)).digest
     write_pages(store, other.pages)
-    catalog.write_snapshot(store, other)
+    write_snapshot(store, other)
     point(store, other.digest)
-    assert isinstance(brought_back(tmp_path), Restored)
+    assert isinstance(brought_back(tmp_path), RestoreResult)
     last = state.read_last(prefix_of(tmp_path))
     assert last is not None and last[0] == other
 
@@ -186,19 +189,19 @@ def test_pages_are_read_once(store: Counting) -> None:
     snapshots = [large(MANY, str(version)) for version in range(5)]
     digests = [put(store, each) for each in snapshots]
     for digest in {found.digest for each in snapshots for found in each.layers}:
-        store.put(catalog.layer_key(digest), b"0123456789")
-    entry, version = catalog.read_environment(store, "work")
+        store.put(Layout.layer(digest), b"0123456789")
+    entry, version = read_ref(store, "work")
     history = tuple(replace(entry.latest, snapshot=digest) for digest in digests)
     store.replace(
-        catalog.environment_key("work"),
+        Layout.ref("work"),
         canonical.encode(replace(entry, history=history, current=digests[-1])),
         version,
     )
     for look in (
-        lambda: log(store, "work"),
-        lambda: prune(store, Retention(), dry=True),
-        lambda: prune(store, Retention(), dry=False),
-        lambda: verify(store, jobs=1),
+        lambda: read_log(store, "work"),
+        lambda: prune(store, RetentionPolicy(), dry=True),
+        lambda: prune(store, RetentionPolicy(), dry=False),
+        lambda: verify_store(store, jobs=1),
     ):
         store.seen.clear()
         look()
@@ -226,14 +229,14 @@ def other(key: str, store: Store) -> None:
 @pytest.mark.parametrize("damage", [without, longer, endless, other])
 def test_a_page_that_is_not_good(damage: Callable[[str, Store], None], store: Counting) -> None:
     (page,) = manifest.encode(current(store)).pages
-    damage(page_key(page), store)
-    with pytest.raises(Damaged, match=page[:12]):
+    damage(Layout.page(page), store)
+    with pytest.raises(Corrupted, match=page[:12]):
         current(store)
-    found = verify(store, jobs=1).problems
-    assert [(each.key, each.environments) for each in found] == [(page_key(page), ("work",))]
-    with pytest.raises(Damaged):
-        prune(store, Retention(), dry=True)
-    assert catalog.known_layers(store) == {}
+    found = verify_store(store, jobs=1).problems
+    assert [(each.key, each.environments) for each in found] == [(Layout.page(page), ("work",))]
+    with pytest.raises(Corrupted):
+        prune(store, RetentionPolicy(), dry=True)
+    assert known_layers(store) == {}
 
 
 @pytest.mark.parametrize(
@@ -243,17 +246,17 @@ def test_a_page_that_is_not_good(damage: Callable[[str, Store], None], store: Co
 )
 def test_a_page_of_its_name_that_is_no_page(data: bytes, store: Counting) -> None:
     found = current(store)
-    document = store.read(catalog.snapshot_key(manifest.encode(found).digest))
-    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
-    forged = document.replace(canonical.encode(page), canonical.encode(Page(name_of(data), len(data))))
-    write_pages(store, {name_of(data): data})
-    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
-    point(store, name_of(forged))
-    with pytest.raises(Damaged) as error:
+    document = store.read(Layout.snapshot(manifest.encode(found).digest))
+    (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
+    forged = document.replace(canonical.encode(page), canonical.encode(Page(sha256_hex(data), len(data))))
+    write_pages(store, {sha256_hex(data): data})
+    write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
+    point(store, sha256_hex(forged))
+    with pytest.raises(Corrupted) as error:
         current(store)
     assert "\n" not in error.value.message
-    problems = {each.key: each.environments for each in verify(store, jobs=1).problems}
-    assert problems == {page_key(name_of(data)): ("work",)}
+    problems = {each.key: each.environments for each in verify_store(store, jobs=1).problems}
+    assert problems == {Layout.page(sha256_hex(data)): ("work",)}
 
 
 @pytest.mark.parametrize("more", [-1, 1])
@@ -261,37 +264,37 @@ def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
     more: int, store: Counting, tmp_path: Path
 ) -> None:
     """Nor is it put anew: whoever needs it would find it gone meanwhile."""
-    document = store.read(catalog.snapshot_key(manifest.encode(current(store)).digest))
-    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    document = store.read(Layout.snapshot(manifest.encode(current(store)).digest))
+    (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
     forged = document.replace(canonical.encode(page), canonical.encode(replace(page, size=page.size + more)))
-    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
+    write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
     good = open_store(str(shutil.copytree(store.url, tmp_path / "good")))
-    point(store, name_of(forged))
-    (found,) = verify(store, jobs=1).problems
-    assert (found.key, found.environments) == (catalog.snapshot_key(name_of(forged)), ("work",))
+    point(store, sha256_hex(forged))
+    (found,) = verify_store(store, jobs=1).problems
+    assert (found.key, found.environments) == (Layout.snapshot(sha256_hex(forged)), ("work",))
     assert page.digest[:12] in found.reason
-    before = (Path(store.url) / page_key(page.digest)).stat().st_ino
-    assert repair(store, [found.key, page_key(page.digest)], {"good": good}) == ()
-    assert (Path(store.url) / page_key(page.digest)).stat().st_ino == before
+    before = (Path(store.url) / Layout.page(page.digest)).stat().st_ino
+    assert repair_objects(store, [found.key, Layout.page(page.digest)], {"good": good}) == ()
+    assert (Path(store.url) / Layout.page(page.digest)).stat().st_ino == before
 
 
 def pointed_at(store: Counting, document: bytes) -> str:
     """The key of the snapshot of these bytes, at which `work` is then."""
-    catalog.write_snapshot(store, Manifest(name_of(document), document, {}))
-    point(store, name_of(document))
-    return catalog.snapshot_key(name_of(document))
+    write_snapshot(store, EncodedSnapshot(sha256_hex(document), document, {}))
+    point(store, sha256_hex(document))
+    return Layout.snapshot(sha256_hex(document))
 
 
 def test_a_good_page_is_not_blamed_for_the_list_it_is_in(store: Counting) -> None:
     """Nor is another environment that has it, rightly, in its own."""
     found = large(MANY[:2])
     for each in found.layers:
-        store.put(catalog.layer_key(each.digest), b"0123456789")
+        store.put(Layout.layer(each.digest), b"0123456789")
     put(store, found)
     document = document_of(found)
     swapped = replace(document, packages=document.layers, layers=document.packages)
     key = pointed_at(store, canonical.encode(swapped))
-    (problem,) = verify(store, jobs=1).problems
+    (problem,) = verify_store(store, jobs=1).problems
     assert (problem.key, problem.environments) == (key, ("work",))
     assert "wrong list" in problem.reason
 
@@ -306,7 +309,7 @@ def test_a_large_page_is_read_once_whatever_snapshots_say_of_its_size(store: Cou
         for size in range(page.size - 9, page.size)
     }
     store.seen.clear()
-    assert {each.key for each in verify(store, jobs=1).problems} == keys
+    assert {each.key for each in verify_store(store, jobs=1).problems} == keys
     assert len(store.pages()) <= 4  # as what is not right is looked at again
 
 
@@ -316,11 +319,11 @@ def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.Monkey
     put(store, found)
     pages = document_of(found).pages
     lot = 3 * max(page.size for page in pages)
-    monkeypatch.setattr(objects, "_LOT", lot)
+    monkeypatch.setattr(objects, "_BATCH_SIZE", lot)
     store.seen.clear()
     before = 0
-    for count, (page, data) in enumerate(objects.look_at_pages(store, pages)):
-        assert isinstance(data, bytes) and name_of(data) == page.digest
+    for count, (page, data) in enumerate(iter_pages(store, pages)):
+        assert isinstance(data, bytes) and sha256_hex(data) == page.digest
         assert sum(each.size for each in pages[count : len(store.pages())]) <= lot
         before = count
     assert before == len(pages) - 1
@@ -335,7 +338,7 @@ def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.Monkey
     ids=["pages", "document"],
 )
 def test_what_nobody_could_read_is_not_written(lists: dict[str, Any]) -> None:
-    with pytest.raises(TooMuchToDescribe) as error:
+    with pytest.raises(ManifestTooLarge) as error:
         manifest.encode(snapshot(**lists))
     assert error.value.size > error.value.limit == canonical.LARGEST_DOCUMENT
 
@@ -345,43 +348,43 @@ def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
 ) -> None:
     before = sorted(store.keys(""))
 
-    def gone(_: Store, snapshot_id: str) -> manifest.Document:
+    def gone(_: Store, snapshot_id: str) -> manifest.Manifest:
         raise NotInStore(f"snapshot {snapshot_id}", store.url)
 
-    monkeypatch.setattr(catalog, "read_document", gone)
-    with pytest.raises(Damaged, match="missing"):
-        prune(store, Retention(), dry=False, grace=-1)
+    monkeypatch.setattr(snapshots, "read_manifest", gone)
+    with pytest.raises(Corrupted, match="missing"):
+        prune(store, RetentionPolicy(), dry=False, grace=-1)
     assert sorted(store.keys("")) == before
 
 
 def test_what_is_known_of_layers_is_as_their_type_demands(store: Counting) -> None:
     """What a page says goes into the snapshots of whoever has such a layer, too."""
-    before = catalog.known_layers(store)
+    before = known_layers(store)
     assert before
     found = current(store)
-    document = store.read(catalog.snapshot_key(manifest.encode(found).digest))
-    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    document = store.read(Layout.snapshot(manifest.encode(found).digest))
+    (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
     size = f'"size":{found.layers[0].size}'.encode()
-    data = store.read(page_key(page.digest))
+    data = store.read(Layout.page(page.digest))
     forged_page = data.replace(size, size + b".0")
     assert forged_page != data
-    changed = Page(name_of(forged_page), len(forged_page))
+    changed = Page(sha256_hex(forged_page), len(forged_page))
     forged = document.replace(canonical.encode(page), canonical.encode(changed))
     write_pages(store, {changed.digest: forged_page})
-    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
-    point(store, name_of(forged))
-    assert catalog.known_layers(store) == {}
+    write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
+    point(store, sha256_hex(forged))
+    assert known_layers(store) == {}
 
 
 def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
-    document = store.read(catalog.snapshot_key(manifest.encode(current(store)).digest))
-    (page,) = canonical.decode(manifest.Document, canonical.parse(document)).layers
+    document = store.read(Layout.snapshot(manifest.encode(current(store)).digest))
+    (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
     many = b",".join([canonical.encode(replace(page, size=canonical.LARGEST_DOCUMENT // 8))] * 9)
     forged = document.replace(canonical.encode(page), many)
-    catalog.write_snapshot(store, Manifest(name_of(forged), forged, {}))
-    point(store, name_of(forged))
+    write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
+    point(store, sha256_hex(forged))
     store.seen.clear()
-    with pytest.raises(Damaged, match="larger"):
+    with pytest.raises(Corrupted, match="larger"):
         current(store)
     assert store.pages() == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.misfortune import make_data, unprivileged
+from tests.support.misfortune import make_data, unprivileged
 
 #: Without the conda of whoever runs the tests.
 PROGRAMS = "/usr/bin:/bin"

@@ -15,19 +15,20 @@ from typing import Any
 
 import pytest
 
-from snapper import locks
-from snapper import pack as packing
-from snapper import prune as pruning
-from snapper.errors import LayersGone, SnapperError, StoreBusy, TooSlow
-from snapper.format.model import Environment, Move
+from snapper.commands import pack as packing
+from snapper.commands import prune as pruning
+from snapper.commands.prune import RetentionPolicy, prune
+from snapper.commands.remove import plan_removal, remove_environment
+from snapper.errors import LayersPruned, LeaseExpired, SnapperError, StoreLocked
+from snapper.format.model import HistoryEntry, Ref
 from snapper.kernels import launcher
-from snapper.machine import identity
-from snapper.machine.progress import Silent
-from snapper.prune import Retention, prune
-from snapper.remove import look, remove
+from snapper.process.identity import process_start_time
+from snapper.process.progress import NullProgress
+from snapper.repository import locks
+from snapper.repository.locks import _machine, boottime, new_trial_key, pack_intent, prune_lock
 from snapper.store import Store, open_store
 from tests.conftest import Machine
-from tests.misfortune import check_store, layer_files, make_data, page_files
+from tests.support.misfortune import check_store, layer_files, make_data, page_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -40,18 +41,18 @@ def digest(number: int) -> str:
     return f"{number:064x}"
 
 
-def history(*moments: str, tags: dict[str, int] | None = None) -> Environment:
+def history(*moments: str, tags: dict[str, int] | None = None) -> Ref:
     """An environment whose snapshots 0, 1, … were packed at these moments."""
     steps = tuple(
-        Move(digest(number), "pack", moment, "u", "h", "/p", "", 1, 1, 1, 1)
+        HistoryEntry(digest(number), "pack", moment, "u", "h", "/p", "", 1, 1, 1, 1)
         for number, moment in enumerate(moments)
     )
     named = {tag: digest(number) for tag, number in (tags or {}).items()}
-    return Environment(1, "e", steps[-1].snapshot, steps, named)
+    return Ref(1, "e", steps[-1].snapshot, steps, named)
 
 
-def stays(environment: Environment, **retention: Any) -> list[int]:
-    applied = Retention(**retention).applied(environment)
+def stays(environment: Ref, **retention: Any) -> list[int]:
+    applied = RetentionPolicy(**retention).applied(environment)
     kept = sorted({int(step.snapshot, 16) for step in applied.history})
     assert applied.current == environment.current
     return kept
@@ -59,7 +60,7 @@ def stays(environment: Environment, **retention: Any) -> list[int]:
 
 def test_without_a_rule_all_stays() -> None:
     environment = history("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", tags={"v1": 0})
-    assert Retention().applied(environment) == environment
+    assert RetentionPolicy().applied(environment) == environment
 
 
 def test_the_last_ones_stay() -> None:
@@ -96,7 +97,7 @@ def test_tags_stay_unless_it_is_said_which() -> None:
     environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 5)], tags={"v1": 0, "try": 1})
     assert stays(environment, last=1) == [0, 1, 3]
     assert stays(environment, last=1, tags=("v*",)) == [0, 3]
-    assert Retention(last=1, tags=("v*",)).applied(environment).tags == {"v1": digest(0)}
+    assert RetentionPolicy(last=1, tags=("v*",)).applied(environment).tags == {"v1": digest(0)}
 
 
 # --- what goes --------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     packing.pack(store, prefix, "old", jobs=1)
     (prefix / "more").write_text("more")
     packing.pack(store, prefix, "current", jobs=1)
-    remove(store, look(store, "old"))
+    remove_environment(store, plan_removal(store, "old"))
     shutil.rmtree(prefix / ".snapper")
     (prefix / "more").unlink()
 
@@ -305,7 +306,7 @@ def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def everything_goes(store: Store) -> object:
-    prune(store, Retention(last=0), dry=False, grace=-1)
+    prune(store, RetentionPolicy(last=0), dry=False, grace=-1)
     return "pruned"
 
 
@@ -320,7 +321,7 @@ def test_a_prune_at_any_moment_of_a_pack(meeting: Callable[..., Interrupted], tm
         try:
             done = packing.pack(store, prefix, "new", jobs=1)
             ended = "packed"
-        except (LayersGone, StoreBusy) as error:
+        except (LayersPruned, StoreLocked) as error:
             ended = type(error).__name__
             done = packing.pack(store.store, prefix, "new", jobs=1)
         assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
@@ -342,9 +343,9 @@ def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tm
         shutil.rmtree(prefix / ".snapper", ignore_errors=True)
         store = meeting(at, lambda plain: packing.pack(plain, prefix, "new", jobs=1).snapshot_id[:0])
         try:
-            prune(store, Retention(last=0), dry=False, grace=-1)
+            prune(store, RetentionPolicy(last=0), dry=False, grace=-1)
             ended = "pruned"
-        except StoreBusy:
+        except StoreLocked:
             ended = "StoreBusy"
         current = check_store(tmp_path / f"store{at}")
         if not (tmp_path / f"outcome{at}").exists():
@@ -365,7 +366,7 @@ def test_a_pack_that_counts_on_what_another_environment_has(
     """Its layers are known from `current`, which is removed and pruned away in the middle."""
 
     def gone(store: Store) -> object:
-        remove(store, look(store, "current"))
+        remove_environment(store, plan_removal(store, "current"))
         return everything_goes(store)
 
     prefix = tmp_path / "data"
@@ -378,7 +379,7 @@ def test_a_pack_that_counts_on_what_another_environment_has(
         try:
             done = packing.pack(store, prefix, "new", jobs=1)
             ends.add("packed")
-        except LayersGone:
+        except LayersPruned:
             ends.add("gone")
             done = packing.pack(store.store, prefix, "new", jobs=1)
         assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
@@ -400,7 +401,7 @@ def write_lock(store: Path, name: str, **changed: object) -> Path:
         "action": "prune" if name == "prune" else "pack",
         "user": "someone",
         "host": socket.gethostname(),
-        "machine": locks._machine(),
+        "machine": _machine(),
         "pid": ended.pid,
         "started": "1",
         "time": "2026-01-01T00:00:00Z",
@@ -431,7 +432,7 @@ def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
 
 def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, list[str]]) -> None:
     machine, _ = packed
-    left = machine.store / locks.trial_key()
+    left = machine.store / new_trial_key()
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"1")
     machine.done("verify")
@@ -460,7 +461,7 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
     monkeypatch.setattr(packing, "_make", make_and_lose)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("lost")
-    with pytest.raises(TooSlow):
+    with pytest.raises(LeaseExpired):
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1)
     assert check_store(machine.store) == {"data": ids[-1]}
     monkeypatch.undo()
@@ -468,7 +469,7 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
     assert machine.done("verify", "--data")["problems"] == []
 
 
-class Told(Silent):
+class Told(NullProgress):
     """Keeps what the user is told."""
 
     def __init__(self) -> None:
@@ -485,7 +486,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     machine, _ = packed
     changes: dict[str, object] = {"machine": "another", "host": "far"}
     if kind == "here":
-        changes = {"pid": os.getpid(), "started": identity.started(os.getpid())}
+        changes = {"pid": os.getpid(), "started": process_start_time(os.getpid())}
     intent = write_lock(machine.store, INTENT, **changes)
     if kind == "unreadable":
         intent.write_text("{")
@@ -502,7 +503,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     prefix = machine.envs / "data"
     (prefix / "which").write_text("new")
     told = Told()
-    with pytest.raises(StoreBusy, match="a prune is at work"):
+    with pytest.raises(StoreLocked, match="a prune is at work"):
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1, progress=told)
     assert any("waiting for the prune" in note for note in told.notes)
     assert machine.refused(11, "prune", "--yes")["type"] == "StoreBusy"
@@ -516,7 +517,7 @@ def test_another_users_process_that_cannot_be_seen_is_not_dead() -> None:
     """Neither for locks nor for kernels that wait, where /proc shows users their own processes alone."""
     look = """
 import os, sys
-from snapper.machine import identity
+from snapper.process import identity
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 process, started, shells = sys.argv[1], sys.argv[2], sys.argv[3:]
 print(os.path.exists(f"/proc/{process}/stat"), identity.is_alive(int(process), started))
@@ -533,7 +534,7 @@ for shell in shells:
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
     for process, alive in ((os.getpid(), True), (ended.pid, False)):
-        words = [sys.executable, "-c", look, str(process), identity.started(os.getpid()), *shells]
+        words = [sys.executable, "-c", look, str(process), process_start_time(os.getpid()), *shells]
         environ = {**os.environ, "LOOK": f'snapper_is_alive() {{{own}\n}}\nsnapper_is_alive "$@"'}
         done = subprocess.run([*hidden, *words], env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -547,18 +548,18 @@ def test_a_pack_that_took_too_long_does_not_finish(
     store = open_store(str(machine.store))
     prefix = machine.envs / "data"
     (prefix / "which").write_text("new")
-    now = locks.clock()
+    now = boottime()
     ticks = iter([now])
-    monkeypatch.setattr(locks, "clock", lambda: next(ticks, now + DAY))
-    with pytest.raises(TooSlow):
+    monkeypatch.setattr(locks, "boottime", lambda: next(ticks, now + DAY))
+    with pytest.raises(LeaseExpired):
         packing.pack(store, prefix, "data", jobs=1)
     monkeypatch.undo()
     assert check_store(machine.store) == {"data": ids[-1]}
-    with locks.packing(store) as intent:
+    with pack_intent(store) as intent:
         intent.declare()
         intent.check()
         (machine.store / intent.key).unlink()
-        with pytest.raises(TooSlow):
+        with pytest.raises(LeaseExpired):
             intent.check()
 
 
@@ -567,8 +568,8 @@ def test_a_prune_that_lost_its_lock_removes_nothing_more(
 ) -> None:
     machine, ids = packed
     store = open_store(str(machine.store))
-    with locks.pruning(store) as lock:
-        with pytest.raises(StoreBusy), locks.pruning(store):
+    with prune_lock(store) as lock:
+        with pytest.raises(StoreLocked), prune_lock(store):
             pass
         lock.check()
         monkeypatch.setattr(locks, "_RENEW", -1)
@@ -576,7 +577,9 @@ def test_a_prune_that_lost_its_lock_removes_nothing_more(
         lock.check()
         assert (machine.store / "locks" / "prune.json").stat().st_mtime_ns > before
         write_lock(machine.store, "prune", machine="another")
-        with pytest.raises(TooSlow):
+        with pytest.raises(LeaseExpired):
             lock.check()
     assert (machine.store / "locks" / "prune.json").exists()
-    assert pruning.prune(store, Retention(last=1), dry=True, grace=-1).snapshots == tuple(sorted(ids[:3]))
+    assert pruning.prune(store, RetentionPolicy(last=1), dry=True, grace=-1).snapshots == tuple(
+        sorted(ids[:3])
+    )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import Machine, tree_of, untold
-from tests.misfortune import (
+from tests.support.misfortune import (
     Unprivileged,
     begin,
     between_looking_and_reading,

@@ -15,26 +15,34 @@ from conda_pack.prefixes import binary_replace, text_replace
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from snapper.format.relocate import TEXT_PLACEHOLDER, DoesNotFit, Relocated, apply, detect, holds, invert
+from snapper.format.relocate import (
+    TEXT_PLACEHOLDER,
+    CanonicalFile,
+    PlaceholderTooShort,
+    candidate_originals,
+    canonicalize,
+    contains_path,
+    relocate_file,
+)
 
 CONDA_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
 P = CONDA_PLACEHOLDER.encode()
 ELF = b"\x7fELF\2\1\1\0"
 
 
-def canonical(data: bytes, prefix: str, before: Relocated | None = None) -> Relocated:
-    found = detect(data, prefix, (before.placeholder,) if before else ())
+def canonical(data: bytes, prefix: str, before: CanonicalFile | None = None) -> CanonicalFile:
+    found = canonicalize(data, prefix, (before.placeholder,) if before else ())
     assert found is not None
     return found
 
 
-def at(found: Relocated, prefix: str) -> bytes:
-    return apply(found.data, found.mode, found.placeholder, prefix)
+def at(found: CanonicalFile, prefix: str) -> bytes:
+    return relocate_file(found.data, found.mode, found.placeholder, prefix)
 
 
 def moved(data: bytes, old: str, new: str) -> bytes:
     """A file of an environment at `old`, when the environment is at `new`."""
-    found = detect(data, old)
+    found = canonicalize(data, old)
     return data if found is None else at(found, new)
 
 
@@ -120,8 +128,8 @@ def test_a_path_in_text_follows_the_environment(text: str) -> None:
 @pytest.mark.parametrize("text", STAYS)
 def test_what_only_looks_like_the_prefix_stays(text: str) -> None:
     data = text.encode()
-    assert detect(data, "/env") is None
-    assert not holds(data, "/env")
+    assert canonicalize(data, "/env") is None
+    assert not contains_path(data, "/env")
 
 
 def test_paths_move_and_what_looks_like_them_stays_in_one_file() -> None:
@@ -140,9 +148,9 @@ def test_any_prefix_to_any_other(prefix: str, place: str) -> None:
     data = b"exec " + os.fsencode(prefix) + b"/bin/python\nx=" + os.fsencode(prefix) + b"\n"
     assert moved(data, prefix, place) == data.replace(os.fsencode(prefix), os.fsencode(place))
     data = ELF + P + b"/lib:" + P + b"\0end"
-    there = apply(data, "binary", CONDA_PLACEHOLDER, prefix)
+    there = relocate_file(data, "binary", CONDA_PLACEHOLDER, prefix)
     assert os.fsencode(prefix) + b"/lib:" in there
-    assert invert(there, "binary", CONDA_PLACEHOLDER, prefix) == [data]
+    assert candidate_originals(there, "binary", CONDA_PLACEHOLDER, prefix) == [data]
 
 
 def test_text_moves_three_times_and_comes_home() -> None:
@@ -151,7 +159,7 @@ def test_text_moves_three_times_and_comes_home() -> None:
         b"PATH=/home/ada/envs/work/bin:/usr/bin\n# not /home/ada/envs/work-2, nor /usr/home/ada/envs/work\n"
     )
     here = data
-    found: Relocated | None = None
+    found: CanonicalFile | None = None
     for home, following in zip(homes, [*homes[1:], homes[0]], strict=True):
         last = found
         found = canonical(here, home, last)
@@ -170,26 +178,26 @@ def test_a_file_that_holds_the_placeholder_already_is_told_apart() -> None:
 
 def test_a_file_that_holds_every_placeholder_is_left_as_it_is() -> None:
     data = f"/env/x {TEXT_PLACEHOLDER} {TEXT_PLACEHOLDER}_\n".encode()
-    assert detect(data, "/env") is None
-    assert holds(data, "/env")
+    assert canonicalize(data, "/env") is None
+    assert contains_path(data, "/env")
 
 
 def test_conda_text_is_inverted_as_conda_wrote_it() -> None:
     packaged = b"p=%b/bin:%b;x=%b-suffix%b" % ((CONDA_PLACEHOLDER.encode(),) * 4)
     installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
-    assert invert(installed, "text", CONDA_PLACEHOLDER, "/env")[0] == packaged
-    assert apply(packaged, "text", CONDA_PLACEHOLDER, "/env") == installed
+    assert candidate_originals(installed, "text", CONDA_PLACEHOLDER, "/env")[0] == packaged
+    assert relocate_file(packaged, "text", CONDA_PLACEHOLDER, "/env") == installed
 
 
 def test_conda_text_that_held_something_like_the_prefix_is_among_the_candidates() -> None:
     packaged = b"#!%b/bin/python\n#!/usr/bin/env python\n" % CONDA_PLACEHOLDER.encode()
     installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
-    assert packaged in invert(installed, "text", CONDA_PLACEHOLDER, "/bin") + invert(
-        installed, "text", CONDA_PLACEHOLDER, "/env"
-    )
+    assert packaged in candidate_originals(
+        installed, "text", CONDA_PLACEHOLDER, "/bin"
+    ) + candidate_originals(installed, "text", CONDA_PLACEHOLDER, "/env")
     packaged = b"%b and /usr/env\n" % CONDA_PLACEHOLDER.encode()
     installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
-    assert packaged in invert(installed, "text", CONDA_PLACEHOLDER, "/env")
+    assert packaged in candidate_originals(installed, "text", CONDA_PLACEHOLDER, "/env")
 
 
 PIECES = [
@@ -214,7 +222,7 @@ PIECES += [part.encode() for part in (TEXT_PLACEHOLDER, TEXT_PLACEHOLDER[:20], T
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
 def test_canonical_text_gives_back_every_byte(data: bytes) -> None:
-    found = detect(data, "/env")
+    found = canonicalize(data, "/env")
     if found is None:
         return
     assert at(found, "/env") == data
@@ -230,7 +238,7 @@ def conda_installs(data: bytes, prefix: str, placeholder: str = CONDA_PLACEHOLDE
 
 
 def inverted(data: bytes, prefix: str, placeholder: str = CONDA_PLACEHOLDER) -> bytes:
-    (found,) = invert(data, "binary", placeholder, prefix)
+    (found,) = candidate_originals(data, "binary", placeholder, prefix)
     return found
 
 
@@ -255,7 +263,7 @@ def test_binaries_are_inverted_as_conda_wrote_them(what: str, prefix: str) -> No
     installed = conda_installs(packaged, prefix)
     assert len(installed) == len(packaged)
     assert inverted(installed, prefix) == packaged
-    assert apply(packaged, "binary", CONDA_PLACEHOLDER, prefix) == installed
+    assert relocate_file(packaged, "binary", CONDA_PLACEHOLDER, prefix) == installed
 
 
 @given(
@@ -292,10 +300,15 @@ def test_strings_without_room_for_the_placeholder_stay() -> None:
 
 
 def test_a_prefix_longer_than_the_placeholder_does_not_fit() -> None:
-    with pytest.raises(DoesNotFit):
-        apply(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/placeholder/")
-    assert apply(ELF + b"nothing\0", "binary", "/placeholder", "/a/longer/prefix") == ELF + b"nothing\0"
-    assert len(apply(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/eleven/chs")) == len(ELF) + 17
+    with pytest.raises(PlaceholderTooShort):
+        relocate_file(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/placeholder/")
+    assert (
+        relocate_file(ELF + b"nothing\0", "binary", "/placeholder", "/a/longer/prefix") == ELF + b"nothing\0"
+    )
+    assert (
+        len(relocate_file(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/eleven/chs"))
+        == len(ELF) + 17
+    )
 
 
 def test_a_binary_that_no_package_vouches_for_moves_three_times_and_comes_home() -> None:
@@ -308,7 +321,7 @@ def test_a_binary_that_no_package_vouches_for_moves_three_times_and_comes_home()
     middle = at(found, "/opt/conda/envs/w")
     assert canonical(middle, "/opt/conda/envs/w", found) == found
     assert at(found, "/home/ada/envs/work") == data
-    with pytest.raises(DoesNotFit):
+    with pytest.raises(PlaceholderTooShort):
         at(found, "/home/ada/envs/work2")
 
 
@@ -318,14 +331,14 @@ def test_binaries_that_are_no_object_code_are_left_alone() -> None:
         b"\0/home/ada/envs/work",
         b"GIF89a\0/home/ada/envs/work\0",
     ):
-        assert detect(data, "/home/ada/envs/work") is None
-        assert holds(data, "/home/ada/envs/work")
+        assert canonicalize(data, "/home/ada/envs/work") is None
+        assert contains_path(data, "/home/ada/envs/work")
 
 
 def test_a_short_prefix_has_no_placeholder_in_a_binary() -> None:
     data = ELF + b"/env/lib\0"
-    assert detect(data, "/env") is None
-    assert holds(data, "/env")
+    assert canonicalize(data, "/env") is None
+    assert contains_path(data, "/env")
 
 
 # --- compiled modules -------------------------------------------------------------------------------------
@@ -348,7 +361,7 @@ def test_a_compiled_module_moves(tmp_path: Path, place: str) -> None:
     assert there == compiled(source, f"{place}/lib/module.py")
     assert canonical(there, place, found) == found
     assert at(found, "/env") == data
-    assert invert(there, "pyc", "/env", place) == [data]
+    assert candidate_originals(there, "pyc", "/env", place) == [data]
 
 
 MODULE = """

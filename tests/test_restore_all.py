@@ -14,28 +14,28 @@ from pathlib import Path
 
 import pytest
 
-from snapper.errors import NoSpace
+from snapper.errors import InsufficientSpace
 from snapper.format.model import LAYER_SIZE, Layer, Snapshot
-from snapper.machine import identity
-from snapper.unpacking.schedule import ranks, selected
-from snapper.unpacking.space import Space
+from snapper.process.identity import is_process_alive
+from snapper.restoring.schedule import rank_names, select_names
+from snapper.restoring.space import Space
 from tests.conftest import Machine, Outcome, tree_of
-from tests.jupyter import kernels_dir, started
-from tests.misfortune import begin, eventually, layer_files, make_data
-from tests.s3server import S3Server
+from tests.support.jupyter import kernels_dir, started
+from tests.support.misfortune import begin, eventually, layer_files, make_data
+from tests.support.s3server import S3Server
+from tests.support.throttle import Throttle, throttled
 from tests.test_kernels import add_kernel
-from tests.throttle import Throttle, throttled
 
 
 def test_patterns_and_order() -> None:
     names = ["a1", "a2", "b1", "b2", "c"]
-    assert selected(names, (), ()) == names
-    assert selected(names, ("a*", "c"), ()) == ["a1", "a2", "c"]
-    assert selected(names, ("[ab]?",), ("*1",)) == ["a2", "b2"]
-    assert selected(names, (), ("?",)) == names[:4]
-    found = ranks(names, ("c", "b*"), ("a2", "b1", "gone"))
+    assert select_names(names, (), ()) == names
+    assert select_names(names, ("a*", "c"), ()) == ["a1", "a2", "c"]
+    assert select_names(names, ("[ab]?",), ("*1",)) == ["a2", "b2"]
+    assert select_names(names, (), ("?",)) == names[:4]
+    found = rank_names(names, ("c", "b*"), ("a2", "b1", "gone"))
     assert sorted(names, key=lambda name: found[name]) == ["c", "b1", "b2", "a2", "a1"]
-    assert len(set(ranks(names, (), ()).values())) == 1
+    assert len(set(rank_names(names, (), ()).values())) == 1
 
 
 def test_room_for_all_together(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_room_for_all_together(tmp_path: Path) -> None:
     snapshot = Snapshot(1, "linux-64", 0o755, (), (), (), (), (), layers)
     space = Space()
     space.reserve(tmp_path, snapshot.layers)
-    with pytest.raises(NoSpace) as caught:
+    with pytest.raises(InsufficientSpace) as caught:
         space.reserve(tmp_path, snapshot.layers)
     assert caught.value.available < free * 5 // 10
     Space().reserve(tmp_path, snapshot.layers)
@@ -270,7 +270,7 @@ def test_a_slow_store(slow: Slow) -> None:
     background = outcome.json["background"]
     assert "tiny" in background["left"]
     assert sorted([*background["left"], *restored(outcome.json)]) == ["small", "tiny"]
-    assert identity.is_alive(background["process"], "")
+    assert is_process_alive(background["process"], "")
     assert not (slow.machine.envs / "tiny").exists()
     status = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]
     assert status["at_work"]
@@ -282,7 +282,7 @@ def test_a_slow_store(slow: Slow) -> None:
         slow.way.rate = None
         kernel.wait()
         assert kernel.run("import sys; print(sys.prefix)") == f"{slow.machine.envs}/tiny\n"
-    eventually(lambda: not identity.is_alive(background["process"], ""))
+    eventually(lambda: not is_process_alive(background["process"], ""))
     assert "tiny is restored" in Path(background["log"]).read_text()
     assert "2 restored, 0 already there, 0 failed" in slow.machine.snapper("status", **slow.variables).out
     outcome, _ = slow.restore("--budget", "60", "--json")
@@ -330,5 +330,5 @@ def test_interrupted_while_it_waits(slow: Slow) -> None:
     work = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]["process"]
     running.send(signal.SIGINT)
     assert running.end().code == 130
-    assert not identity.is_alive(work, "")
+    assert not is_process_alive(work, "")
     assert {path.name for path in slow.machine.envs.iterdir()} <= {"small"}

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from snapper.machine.identity import time_of
-from snapper.objects import page_key
+from snapper.format.layout import Layout
+from snapper.process.identity import format_utc
 from tests.conftest import Instance
-from tests.misfortune import (
+from tests.support.misfortune import (
     begin,
     between_looking_and_reading,
     check_store,
@@ -22,7 +22,7 @@ from tests.misfortune import (
     make_data,
     wait_for_reader,
 )
-from tests.s3server import S3Server
+from tests.support.s3server import S3Server
 
 #: Where nothing answers, and at once.
 AWAY = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
@@ -334,7 +334,7 @@ def test_the_cache_has_what_was_packed_here(
     assert outcome.code == 3, outcome
     assert (tmp_path / "back" / "notes.txt").read_text() == "second"
     (kept,) = (tmp_path / "cache").glob("*/environments/work.json")
-    assert outcome.json["store_last_seen"] == time_of(kept.stat().st_mtime)
+    assert outcome.json["store_last_seen"] == format_utc(kept.stat().st_mtime)
 
     good = download(s3_server, url, tmp_path / "good")
     damaged = layer_files(good)[0]
@@ -378,8 +378,8 @@ def test_a_cache_keeps_within_its_size(
     page = [f"[{'1' * 150_000}{number}]".encode() for number in range(9)]
     for data in page:
         digest = hashlib.sha256(data).hexdigest()
-        store.put(page_key(digest), data)
+        store.put(Layout.page(digest), data)
     kept_size = sum(file.stat().st_size for file in (tmp_path / "cache").rglob("*") if file.is_file())
     assert 500_000 < kept_size <= 1_000_000
-    assert store.read(page_key(digest)) == page[-1]
+    assert store.read(Layout.page(digest)) == page[-1]
     assert (tmp_path / "cache").glob("*/snapper.json")

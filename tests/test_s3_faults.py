@@ -19,15 +19,15 @@ from urllib.parse import urlencode
 import pytest
 from botocore.exceptions import ClientError
 
-from snapper.errors import SnapperError, StoreRefused, Unreachable
-from snapper.machine.identity import time_of
+from snapper.errors import SnapperError, StoreRefused, StoreUnreachable
+from snapper.process.identity import format_utc
 from snapper.store import Store, VersionMismatch, open_store
 from snapper.store.s3 import S3Store, client, parse, transfer
 from tests.conftest import Instance, Outcome, tree_of
-from tests.faulty import Fault, Proxy
-from tests.jupyter import kernels_dir
-from tests.misfortune import make_data
-from tests.s3server import S3Server
+from tests.support.faulty import Fault, Proxy
+from tests.support.jupyter import kernels_dir
+from tests.support.misfortune import make_data
+from tests.support.s3server import S3Server
 from tests.test_kernels import add_kernel
 
 LAYER = "/layers/"
@@ -156,7 +156,7 @@ def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_p
         assert outcome.code == 3, (requests, outcome)
         assert {each["environment"] for each in outcome.json["restored"]} == set(names)
         kept = [file.stat().st_mtime for file in cache.glob("*/environments/*.json")]
-        assert outcome.json["store_last_seen"] == time_of(min(kept))
+        assert outcome.json["store_last_seen"] == format_utc(min(kept))
 
     for file in set(cache.rglob("*.zst")) - before:
         file.unlink()
@@ -258,7 +258,7 @@ def test_stalls_are_noticed(
     assert proxy.happened == 4
     monkeypatch.setattr(transfer, "_MOST_BREAKS", 2)
     proxy.faults = [Fault("stalled", gets(entry), times=99)]
-    with pytest.raises(Unreachable) as caught:
+    with pytest.raises(StoreUnreachable) as caught:
         store.read(entry)
     assert re.search("in time|breaks off", caught.value.message)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import trustme
 
-from snapper.catalog import layer_key
-from snapper.errors import NotInStore, Unreachable
-from snapper.format.model import name_of
+from snapper.errors import NotInStore, StoreUnreachable
+from snapper.format.layout import Layout
+from snapper.format.model import sha256_hex
 from snapper.store import Store, open_store
 from snapper.store.s3 import transfer
-from tests.faulty import Fault, Proxy, Request, in_front_of
-from tests.s3server import S3Server
+from tests.support.faulty import Fault, Proxy, Request, in_front_of
+from tests.support.s3server import S3Server
 
 #: A header that all of boto3's own requests have.
 OF_BOTO = "amz-sdk-invocation-id"
@@ -36,7 +36,7 @@ def filled(store: Store, *sizes: int) -> dict[str, bytes]:
     layers = {}
     for size in sizes:
         data = secrets.token_bytes(size)
-        layers[layer_key(name_of(data))] = data
+        layers[Layout.layer(sha256_hex(data))] = data
     for key, data in layers.items():
         store.put(key, data)
     return layers
@@ -97,7 +97,7 @@ def test_what_is_missing_is_said_to_be(s3_server: S3Server) -> None:
     for _ in range(2):
         store.read(there)
         with pytest.raises(NotInStore):
-            store.read(layer_key("a" * 64))
+            store.read(Layout.layer("a" * 64))
 
 
 def test_a_proxy_is_gone_through(s3_server: S3Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +150,6 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
 ) -> None:
     proxy, _ = secured
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(Unreachable, match="no secure connection"):
+    with pytest.raises(StoreUnreachable, match="no secure connection"):
         open_store(s3_server.url(secrets.token_hex(8), endpoint=proxy.endpoint), create=True)
     assert not proxy.requests

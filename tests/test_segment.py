@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper.format.segment import BLOCK, BadSegment, Member, header, members, padding
+from snapper.format.segment import BLOCK, InvalidSegment, Member, encode_header, iter_members, padding
 
 END = b"\0" * 2 * BLOCK
 GIB = 1024**3
@@ -26,11 +26,11 @@ def raw(name: bytes) -> str:
 
 
 def segment(*parts: tuple[Member, bytes]) -> bytes:
-    return b"".join(header(member) + data + padding(len(data)) for member, data in parts)
+    return b"".join(encode_header(member) + data + padding(len(data)) for member, data in parts)
 
 
 def parsed(data: bytes, start: int = 0) -> list[tuple[Member, bytes]]:
-    return [(member, bytes(held)) for member, held in members(memoryview(data), start)]
+    return [(member, bytes(held)) for member, held in iter_members(memoryview(data), start)]
 
 
 def file(path: str, data: bytes = b"", mode: int = 0o644, mtime: int = 1_600_000_000) -> tuple[Member, bytes]:
@@ -133,8 +133,8 @@ def test_programs_extract_every_member(program: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [8 * GIB - 1, 8 * GIB, 123 * GIB + 7])
 def test_sizes_that_ustar_has_no_room_for(size: int, tmp_path: Path) -> None:
-    head = header(Member("huge", "file", 0o644, 0, size))
-    last = header(Member("last", "file", 0o644, 0, 0))
+    head = encode_header(Member("huge", "file", 0o644, 0, size))
+    last = encode_header(Member("last", "file", 0o644, 0, 0))
     archive = tmp_path / "huge.tar"
     with archive.open("wb") as out:
         out.write(head)
@@ -161,7 +161,7 @@ def test_pax_records_only_where_ustar_has_no_room() -> None:
         (Member("s", "symlink", 0o777, 0, 0, "t" * 100), b""),
         (Member("big", "file", 0o644, 0, 8 * GIB - 1), b""),
     ]
-    assert [len(header(member)) for member, _ in fitting] == [BLOCK] * len(fitting)
+    assert [len(encode_header(member)) for member, _ in fitting] == [BLOCK] * len(fitting)
     larger = [
         file("n" * 101),
         file("p" * 156 + "/" + "n" * 100),
@@ -169,13 +169,13 @@ def test_pax_records_only_where_ustar_has_no_room() -> None:
         (Member("s", "symlink", 0o777, 0, 0, "t" * 101), b""),
         (Member("big", "file", 0o644, 0, 8 * GIB), b""),
     ]
-    assert [len(header(member)) for member, _ in larger] == [3 * BLOCK] * len(larger)
+    assert [len(encode_header(member)) for member, _ in larger] == [3 * BLOCK] * len(larger)
 
 
 def test_length_of_a_pax_record_counts_its_own_digits() -> None:
     for length in range(101, 1100):
         member = Member("n" * length, "file", 0o644, 0)
-        assert parsed(header(member)) == [(member, b"")]
+        assert parsed(encode_header(member)) == [(member, b"")]
 
 
 NAMES = (
@@ -206,7 +206,7 @@ def test_the_last_members_data_may_go_on_elsewhere(
 ) -> None:
     cut = Member("cut", "file", 0o644, 0, size)
     held = data[:size]
-    assert parsed(segment(*each) + header(cut) + held) == [*each, (cut, held)]
+    assert parsed(segment(*each) + encode_header(cut) + held) == [*each, (cut, held)]
 
 
 @given(st.binary(max_size=700), st.lists(member_and_data(), max_size=3))
@@ -215,8 +215,8 @@ def test_members_begin_where_asked(before: bytes, each: list[tuple[Member, bytes
 
 
 def test_times_before_1970_and_beyond_ustar_are_held_to_its_range() -> None:
-    assert parsed(header(Member("old", "file", 0o644, -5)))[0][0].mtime == 0
-    assert parsed(header(Member("late", "file", 0o644, 8**11)))[0][0].mtime == 8**11 - 1
+    assert parsed(encode_header(Member("old", "file", 0o644, -5)))[0][0].mtime == 0
+    assert parsed(encode_header(Member("late", "file", 0o644, 8**11)))[0][0].mtime == 8**11 - 1
 
 
 PLAIN = Member("name", "file", 0o644, 0)
@@ -225,7 +225,7 @@ MODE, SIZE, TYPE, MAGIC = 100, 124, 156, 257
 
 def with_field(start: int, value: bytes, member: Member = PLAIN) -> bytes:
     """A member's header with some bytes of it replaced."""
-    block = header(member)
+    block = encode_header(member)
     return block[:start] + value + block[start + len(value) :]
 
 
@@ -236,11 +236,11 @@ def pax(records: bytes) -> bytes:
 
 
 def extended(records: bytes) -> bytes:
-    return pax(records) + header(PLAIN)
+    return pax(records) + encode_header(PLAIN)
 
 
 MALFORMED = {
-    "cut inside a header": header(PLAIN)[:-1],
+    "cut inside a header": encode_header(PLAIN)[:-1],
     "one byte": b"x",
     "the end of an archive": END,
     "after a member, the end of an archive": segment(file("name", b"data")) + END,
@@ -264,10 +264,11 @@ MALFORMED = {
     "a directory with data": with_field(SIZE, b"00000000001", Member("name", "directory", 0o755, 0)),
     "a symlink with data": with_field(SIZE, b"00000000001", Member("name", "symlink", 0o777, 0, 0, "x")),
     "a hard link with data": with_field(SIZE, b"00000000001", Member("name", "hardlink", 0o777, 0, 0, "x")),
-    "a directory with data of a pax size": pax(b"9 size=1\n") + header(Member("name", "directory", 0o755, 0)),
+    "a directory with data of a pax size": pax(b"9 size=1\n")
+    + encode_header(Member("name", "directory", 0o755, 0)),
     "a pax header and no member": pax(b"9 path=x\n"),
     "a pax header cut short": pax(b"9 path=x\n")[: BLOCK + 5],
-    "a pax header that is too long": pax(b"%d path=%s\n" % (2**21 + 14, b"x" * 2**21)) + header(PLAIN),
+    "a pax header that is too long": pax(b"%d path=%s\n" % (2**21 + 14, b"x" * 2**21)) + encode_header(PLAIN),
     "a record without a length": extended(b"path=x\n"),
     "a record that is longer than the header": extended(b"99 path=x\n"),
     "a record that is shorter than it says": extended(b"8 path=x\n"),
@@ -287,7 +288,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("what", MALFORMED)
 def test_what_header_cannot_have_written_is_refused(what: str) -> None:
-    with pytest.raises(BadSegment):
+    with pytest.raises(InvalidSegment):
         parsed(MALFORMED[what])
 
 
@@ -314,7 +315,7 @@ def test_altered_segments_are_members_or_refused(
 def check_refused_or_read(data: bytes) -> None:
     try:
         found = parsed(data)
-    except BadSegment as error:
+    except InvalidSegment as error:
         assert "\n" not in str(error)
         return
     for member, held in found:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from snapper.format.relocate import TEXT_PLACEHOLDER, apply, detect
+from snapper.format.relocate import TEXT_PLACEHOLDER, canonicalize, relocate_file
 
 PLACEHOLDER = "/home/build/_h_env_placehold_placehold"
 BODY = b"import sys\nprint(sys.flags.isolated, sys.flags.no_user_site, sys.argv[1:])\nsys.exit(7)\n"
@@ -37,7 +37,9 @@ def run(script: Path, data: bytes, *arguments: str) -> subprocess.CompletedProce
 @pytest.mark.parametrize(("options", "flags"), [("", "0 0"), (" -s", "0 1"), (" -I", "1 1")])
 def test_python_scripts_run(prefix: Path, options: str, flags: str) -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3{options}\n".encode() + BODY
-    done = run(prefix / "bin" / "script", apply(stored, "text", PLACEHOLDER, str(prefix)), "a b", "-E", "")
+    done = run(
+        prefix / "bin" / "script", relocate_file(stored, "text", PLACEHOLDER, str(prefix)), "a b", "-E", ""
+    )
     assert done.stderr == ""
     assert done.stdout == f"{flags} ['a b', '-E', '']\n"
     assert done.returncode == 7
@@ -45,28 +47,28 @@ def test_python_scripts_run(prefix: Path, options: str, flags: str) -> None:
 
 def test_a_coding_cookie_is_still_seen(prefix: Path) -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3\n# -*- coding: latin-1 -*-\nprint(ascii('".encode() + b"\xe9'))\n"
-    done = run(prefix / "bin" / "script", apply(stored, "text", PLACEHOLDER, str(prefix)))
+    done = run(prefix / "bin" / "script", relocate_file(stored, "text", PLACEHOLDER, str(prefix)))
     assert (done.stdout, done.stderr) == ("'\\xe9'\n", "")
 
 
 def test_short_prefixes_leave_the_line_as_conda_has_it() -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3 -E\n".encode() + BODY
-    assert apply(stored, "text", PLACEHOLDER, "/opt/env") == b"#!/opt/env/bin/python3 -E\n" + BODY
+    assert relocate_file(stored, "text", PLACEHOLDER, "/opt/env") == b"#!/opt/env/bin/python3 -E\n" + BODY
 
 
 def test_other_interpreters_are_found_on_path() -> None:
     stored = f"#!{PLACEHOLDER}/bin/perl -w\nprint 1;\n".encode()
-    assert apply(stored, "text", PLACEHOLDER, "/a b") == b"#!/usr/bin/env perl -w\nprint 1;\n"
+    assert relocate_file(stored, "text", PLACEHOLDER, "/a b") == b"#!/usr/bin/env perl -w\nprint 1;\n"
 
 
 def test_only_the_first_line_is_one() -> None:
     stored = f"x = 1\n#!{PLACEHOLDER}/bin/python3\n".encode()
-    assert apply(stored, "text", PLACEHOLDER, "/a b") == b"x = 1\n#!/a b/bin/python3\n"
+    assert relocate_file(stored, "text", PLACEHOLDER, "/a b") == b"x = 1\n#!/a b/bin/python3\n"
 
 
 @pytest.mark.parametrize("prefix", ["/" + LONG, "/a b"])
 def test_what_was_made_to_fit_is_undone_when_it_is_packed(prefix: str) -> None:
     stored = f"#!{TEXT_PLACEHOLDER}/bin/python3 -s\n".encode() + BODY
-    found = detect(apply(stored, "text", TEXT_PLACEHOLDER, prefix), prefix)
+    found = canonicalize(relocate_file(stored, "text", TEXT_PLACEHOLDER, prefix), prefix)
     assert found is not None
     assert found.data == stored

@@ -16,9 +16,22 @@ from pathlib import Path
 
 import pytest
 
-from snapper.errors import Busy, FileFailed, InTheWay, NoPermission, NoSpace, SnapperError
-from snapper.unpacking import staging
-from snapper.unpacking.staging import Staging, leftovers, remove_tree, staged, sweep
+from snapper.errors import (
+    FileOperationFailed,
+    InsufficientSpace,
+    PermissionDenied,
+    SnapperError,
+    TargetLocked,
+    TargetOccupied,
+)
+from snapper.restoring import staging
+from snapper.restoring.staging import (
+    Staging,
+    find_leftovers,
+    remove_leftover_staging,
+    remove_tree,
+    staging_directory,
+)
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -45,7 +58,7 @@ def text_in(top: Path) -> str:
 
 
 def put(target: Path, text: str) -> None:
-    with staged(target) as aside:
+    with staging_directory(target) as aside:
         fill(aside.tree, text)
         aside.swap()
 
@@ -140,7 +153,7 @@ def test_long_names(target: Path) -> None:
 
 @pytest.mark.parametrize("points_to", [None, "nowhere", "/"])
 def test_what_is_no_directory_stays(target: Path, way: str, points_to: str | None) -> None:
-    with pytest.raises(InTheWay) as caught, staged(target) as aside:
+    with pytest.raises(TargetOccupied) as caught, staging_directory(target) as aside:
         fill(aside.tree, "new")
         if points_to:
             target.symlink_to(points_to)
@@ -158,7 +171,7 @@ def test_a_target_that_comes_to_be_is_not_lost(target: Path, monkeypatch: pytest
         real_move_in(self)
 
     monkeypatch.setattr(Staging, "_move_in", meanwhile)
-    with pytest.raises(InTheWay):
+    with pytest.raises(TargetOccupied):
         put(target, "new")
     assert text_in(target) == "somebody else's"
     assert names(target.parent) == ["work"]
@@ -227,7 +240,7 @@ def test_other_environments_outlive_a_swap_that_is_cut_off(tmp_path: Path, way: 
         target = tmp_path / str(at) / "envs" / "work"
         before = base(target)
         steps += in_process(lambda: put_new(target, at)) != 0  # noqa: B023 - it is called here
-        sweep(target)
+        remove_leftover_staging(target)
         texts.append(text_in(target))
         assert lodgers(target) == before
         assert names(target.parent) == ["work"]
@@ -239,7 +252,7 @@ def test_an_environment_whose_place_the_snapshot_has_a_file_at_is_in_the_way(tar
     base(target)
     before = tree_of(target)
     for place in ("envs/other", "envs", "pkgs"):
-        with pytest.raises(InTheWay) as caught, staged(target) as aside:
+        with pytest.raises(TargetOccupied) as caught, staging_directory(target) as aside:
             fill(aside.tree, "new")
             (aside.tree / place).parent.mkdir(exist_ok=True)
             (aside.tree / place).write_text("of the snapshot")
@@ -253,7 +266,7 @@ def test_an_environment_that_is_being_restored_is_not_moved(target: Path) -> Non
     base(target)
     before = tree_of(target)
     (target / "envs").chmod(0o755)
-    with staged(target / "envs" / "third"), pytest.raises(Busy):
+    with staging_directory(target / "envs" / "third"), pytest.raises(TargetLocked):
         put(target, "new")
     (target / "envs").chmod(0o555)
     assert tree_of(target) == before
@@ -268,7 +281,7 @@ def test_an_error_leaves_what_was(target: Path, existing: bool, kind: type[BaseE
     if existing:
         put(target, "old")
     before = tree_of(target.parent)
-    with pytest.raises(kind), staged(target) as aside:
+    with pytest.raises(kind), staging_directory(target) as aside:
         fill(aside.tree, "new")
         raise kind
     assert tree_of(target.parent) == before
@@ -294,15 +307,15 @@ def test_a_swap_that_fails_between_its_steps_leaves_what_was(
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
-        (errno.ENOSPC, NoSpace),
-        (errno.EDQUOT, NoSpace),
-        (errno.EACCES, NoPermission),
-        (errno.EPERM, NoPermission),
-        (errno.EIO, FileFailed),
+        (errno.ENOSPC, InsufficientSpace),
+        (errno.EDQUOT, InsufficientSpace),
+        (errno.EACCES, PermissionDenied),
+        (errno.EPERM, PermissionDenied),
+        (errno.EIO, FileOperationFailed),
     ],
 )
 def test_errors_of_the_system_are_told(target: Path, number: int, kind: type[SnapperError]) -> None:
-    with pytest.raises(kind) as caught, staged(target):
+    with pytest.raises(kind) as caught, staging_directory(target):
         raise OSError(number, os.strerror(number), "some/file")
     assert str(target.parent) in caught.value.message or "some/file" in caught.value.message
     assert names(target.parent) == []
@@ -310,7 +323,7 @@ def test_errors_of_the_system_are_told(target: Path, number: int, kind: type[Sna
 
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SnapperError), staged(tmp_path / "file" / "work"):
+    with pytest.raises(SnapperError), staging_directory(tmp_path / "file" / "work"):
         pass
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -320,7 +333,7 @@ def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_cleared_by_the_next(target: Path) -> None:
     def killed() -> None:
-        with staged(target) as aside:
+        with staging_directory(target) as aside:
             fill(aside.tree, "half")
             be_killed()
 
@@ -335,16 +348,16 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(target: Path) -> None
 
 def test_sweep_clears_what_a_killed_process_left(target: Path) -> None:
     def killed() -> None:
-        with staged(target) as aside:
+        with staging_directory(target) as aside:
             fill(aside.tree, "half")
             be_killed()
 
     put(target, "old")
     assert in_process(killed) == -signal.SIGKILL
-    sweep(target)
+    remove_leftover_staging(target)
     assert text_in(target) == "old"
     assert names(target.parent) == ["work"]
-    sweep(target)
+    remove_leftover_staging(target)
     assert names(target.parent) == ["work"]
 
 
@@ -358,14 +371,14 @@ def test_a_swap_cut_off_between_its_steps_is_undone_by_the_next(
         patch.setattr(Staging, "_move_in", lambda _: be_killed())
         assert in_process(lambda: put(target, "new")) == -signal.SIGKILL
     assert not target.exists()
-    with staged(target):
+    with staging_directory(target):
         assert text_in(target) == "old"
     assert tree_of(target.parent) == before
 
 
 def test_a_swap_cut_off_after_its_steps_is_done(target: Path, way: str) -> None:
     def killed() -> None:
-        with staged(target) as aside:
+        with staging_directory(target) as aside:
             fill(aside.tree, "new")
             aside.swap()
             be_killed()
@@ -373,7 +386,7 @@ def test_a_swap_cut_off_after_its_steps_is_done(target: Path, way: str) -> None:
     put(target, "old")
     assert in_process(killed) == -signal.SIGKILL
     assert text_in(target) == "new"
-    sweep(target)
+    remove_leftover_staging(target)
     assert text_in(target) == "new"
     assert names(target.parent) == ["work"]
 
@@ -396,9 +409,9 @@ def test_nothing_is_removed_where_somebody_else_says(target: Path, tmp_path: Pat
     (theirs / "precious" / "file").touch()
     os.chown(theirs, NOBODY if kind == "of another user" else -1, -1)
     before = tree_of(tmp_path)
-    sweep(target)
-    assert leftovers(target.parent) == []
-    with pytest.raises(InTheWay) as caught:
+    remove_leftover_staging(target)
+    assert find_leftovers(target.parent) == []
+    with pytest.raises(TargetOccupied) as caught:
         put(target, "new")
     assert str(holder) in caught.value.message
     assert tree_of(tmp_path) == before
@@ -409,7 +422,7 @@ def test_nothing_is_removed_where_somebody_else_says(target: Path, tmp_path: Pat
 
 def hold(target: Path, held: str, release: str) -> None:
     """Stages the target from one line on a pipe to another."""
-    with staged(target) as aside:
+    with staging_directory(target) as aside:
         fill(aside.tree, "held")
         with open(held, "w") as out:
             out.write("held")
@@ -427,11 +440,11 @@ def test_busy_while_another_process_is_at_work(target: Path, tmp_path: Path) -> 
     with open(held) as waiting:
         assert waiting.read() == "held"
     for _ in range(2):
-        with pytest.raises(Busy) as caught, staged(target):
+        with pytest.raises(TargetLocked) as caught, staging_directory(target):
             pass
         assert str(target) in caught.value.message
         assert caught.value.code == 11
-    sweep(target)
+    remove_leftover_staging(target)
     put(target.with_name("other"), "new")
     with open(release, "w") as out:
         out.write("now")
@@ -450,7 +463,7 @@ def test_of_many_at_once_each_is_done_or_busy(target: Path) -> None:
             barrier.wait(30)
             try:
                 put(target, str(number))
-            except Busy:
+            except TargetLocked:
                 continue
             assert text_in(target) in "012345"
 
@@ -549,12 +562,12 @@ def test_what_is_another_users_does_not_fail_what_is_done(public: Path) -> None:
     for path in ("work", "work/lib", "work/lib/deep"):
         os.chown(public / path, NOBODY, NOBODY)
     as_nobody(public, work)
-    sweep(public / "work")
+    remove_leftover_staging(public / "work")
     assert names(public) == ["work"]
 
 
 def test_the_staging_directory_is_private(target: Path) -> None:
-    with staged(target) as aside:
+    with staging_directory(target) as aside:
         assert aside.tree.stat().st_mode & 0o777 == 0o700
         assert aside.tree.parent.stat().st_mode & 0o777 == 0o700
         assert list(aside.tree.iterdir()) == []

@@ -22,9 +22,16 @@ from typing import Any
 import boto3
 import pytest
 
-from snapper.errors import NewerFormat, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
+from snapper.errors import (
+    NotAStore,
+    NotInStore,
+    ObjectTooLarge,
+    SnapperError,
+    StoreRefused,
+    UnsupportedFormat,
+)
 from snapper.store import Store, VersionMismatch, open_store
-from tests.s3server import REAL_BUCKET, S3Server
+from tests.support.s3server import REAL_BUCKET, S3Server
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -168,7 +175,7 @@ def test_what_is_not_there(store: Store) -> None:
 def test_no_more_is_read_than_is_wanted(store: Store) -> None:
     store.put(KEY, b"four")
     assert store.read(KEY, 4) == b"four"
-    with pytest.raises(TooLarge):
+    with pytest.raises(ObjectTooLarge):
         store.read(KEY, 3)
 
 
@@ -533,7 +540,7 @@ def test_a_marker_that_says_nothing_is_refused(tmp_path: Path, marker: bytes, cr
 @pytest.mark.parametrize("create", [False, True])
 def test_a_store_of_a_later_snapper_is_left_to_it(tmp_path: Path, create: bool) -> None:
     (tmp_path / "snapper.json").write_bytes(b'{"format":2,"more":[]}')
-    with pytest.raises(NewerFormat) as caught:
+    with pytest.raises(UnsupportedFormat) as caught:
         open_store(str(tmp_path), create=create)
     assert (caught.value.found, caught.value.known, caught.value.code) == (2, 1, 13)
     assert "pip install" in caught.value.hint

@@ -23,17 +23,25 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from snapper import catalog, rollback, tag
-from snapper.catalog import Reference
-from snapper.errors import InTheWay, Moved, NothingBefore, NotInStore, SnapperError, TagTaken
-from snapper.pack import pack
-from snapper.prune import Retention, prune
-from snapper.remove import look, remove
-from snapper.restore import Failed, restore
+from snapper.commands import rollback, tag
+from snapper.commands.pack import pack
+from snapper.commands.prune import RetentionPolicy, prune
+from snapper.commands.remove import plan_removal, remove_environment
+from snapper.commands.restore import RestoreFailure, restore
+from snapper.errors import (
+    ConcurrentUpdate,
+    NoEarlierSnapshot,
+    NotInStore,
+    SnapperError,
+    TagExists,
+    TargetOccupied,
+)
+from snapper.repository.refs import read_ref
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.target import RestoreRequest
 from snapper.store import open_store
-from snapper.unpacking.target import Wanted
-from tests.misfortune import make_data
-from tests.reader import Reader
+from tests.support.misfortune import make_data
+from tests.support.reader import Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -209,7 +217,7 @@ class TwoInstances(RuleBasedStateMachine):
                 if instance.files is not None:
                     self._pack(instance, Between(self.store, happen))
             assert not happened or self.model.history[: len(before)] == before
-        except Moved:
+        except ConcurrentUpdate:
             assert happened and self.model.history != before
 
     @precondition(lambda self: self.model.history)
@@ -220,24 +228,24 @@ class TwoInstances(RuleBasedStateMachine):
             wanted, snapshot_id = by_tag, self.model.tags.get(by_tag)
         else:
             wanted, snapshot_id = f"~{back}", self.model.back(back)
-        error = self._restore(instance, Reference(NAME, wanted), replace)
+        error = self._restore(instance, SnapshotSpec(NAME, wanted), replace)
         if snapshot_id is None:
             assert isinstance(error, NotInStore)
             return
         self._restored(instance, snapshot_id, replace, error)
 
-    def _restore(self, instance: Instance, reference: Reference, replace: bool) -> SnapperError | None:
+    def _restore(self, instance: Instance, reference: SnapshotSpec, replace: bool) -> SnapperError | None:
         with instance.at_home():
-            wanted = Wanted(reference, prefix=instance.prefix, replace=replace)
+            wanted = RestoreRequest(reference, prefix=instance.prefix, replace=replace)
             (done,) = restore(self.store, [wanted], jobs=1)
-        return done.error if isinstance(done, Failed) else None
+        return done.error if isinstance(done, RestoreFailure) else None
 
     def _restored(
         self, instance: Instance, snapshot_id: str, replace: bool, error: SnapperError | None
     ) -> None:
         gone = instance.clean is not None and not self._is_stored(instance.clean)
         if instance.files is not None and (instance.is_changed or gone) and not replace:
-            assert isinstance(error, InTheWay), error
+            assert isinstance(error, TargetOccupied), error
             return
         assert error is None, error
         instance.files = instance.clean = self.model.contents[snapshot_id]
@@ -252,13 +260,13 @@ class TwoInstances(RuleBasedStateMachine):
     def roll_back(self, number: int, replace: bool) -> None:
         expected = self.model.back(1)
         try:
-            back = rollback.target(self.store, Reference(NAME))
-        except NothingBefore:
+            back = rollback.plan_rollback(self.store, SnapshotSpec(NAME))
+        except NoEarlierSnapshot:
             assert expected is None
             return
         assert back.snapshot_id == expected
         instance = self.instances[number]
-        error = self._restore(instance, Reference(NAME, back.snapshot_id), replace)
+        error = self._restore(instance, SnapshotSpec(NAME, back.snapshot_id), replace)
         self._restored(instance, back.snapshot_id, replace, error)
         if error is None:
             done = rollback.rollback(self.store, back)
@@ -273,16 +281,16 @@ class TwoInstances(RuleBasedStateMachine):
             return
         taken = self.model.tags.get(name, snapshot_id) != snapshot_id
         try:
-            tag.tag(self.store, Reference(NAME, f"~{back}"), name, move=move)
+            tag.set_tag(self.store, SnapshotSpec(NAME, f"~{back}"), name, move=move)
             assert move or not taken
             self.model.tags[name] = snapshot_id
-        except TagTaken:
+        except TagExists:
             assert taken and not move
 
     @precondition(lambda self: self.model.history)
     @rule(last=st.integers(1, 3))
     def prune(self, last: int) -> None:
-        prune(self.store, Retention(last=last), dry=False, grace=-1)
+        prune(self.store, RetentionPolicy(last=last), dry=False, grace=-1)
         self.model.keep(last)
         files = {path.name for path in (self.top / "store" / "snapshots").iterdir()}
         assert files == {f"{each}.json" for each in (*self.model.history, *self.model.tags.values())}
@@ -290,9 +298,9 @@ class TwoInstances(RuleBasedStateMachine):
     @precondition(lambda self: len(self.model.history) > 2)
     @rule()
     def remove(self) -> None:
-        remove(self.store, look(self.store, NAME))
+        remove_environment(self.store, plan_removal(self.store, NAME))
         self.model = Model(contents=self.model.contents)
-        prune(self.store, Retention(), dry=False, grace=-1)
+        prune(self.store, RetentionPolicy(), dry=False, grace=-1)
 
     @invariant()
     def store_is_as_the_model_says(self) -> None:
@@ -301,7 +309,7 @@ class TwoInstances(RuleBasedStateMachine):
             assert found == {}
             return
         assert found == {NAME: self.model.history[-1]}
-        environment, _ = catalog.read_environment(self.store, NAME)
+        environment, _ = read_ref(self.store, NAME)
         assert [step.snapshot for step in environment.history] == self.model.history
         assert environment.tags == self.model.tags
 

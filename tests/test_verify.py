@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from snapper import verify as verifying
-from snapper.errors import Usage
-from snapper.store import Stored, open_store
+from snapper.commands import verify as verifying
+from snapper.commands.verify import LayerSample, verify_store
+from snapper.errors import UsageError
+from snapper.store import ObjectInfo, open_store
 from snapper.store.local import LocalStore
-from snapper.verify import Part, verify
 from tests.conftest import Machine, tree_of
-from tests.misfortune import check_store, layer_files, make_data, page_files
+from tests.support.misfortune import check_store, layer_files, make_data, page_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -158,15 +158,19 @@ def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_m
 
 def test_reading_a_part() -> None:
     digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
-    parts = [Part.parse(f"{number}/7").chosen(digests) for number in range(1, 8)]
+    parts = [LayerSample.parse(f"{number}/7").chosen(digests) for number in range(1, 8)]
     assert sorted(each for part in parts for each in part) == sorted(digests)
     assert all(parts)
-    assert len(Part.parse("5%").chosen(digests)) == 5
-    assert Part.parse("0.1%").chosen(digests) != []
-    assert Part.parse("all").chosen(digests) == Part.parse("100%").chosen(digests) == sorted(digests)
+    assert len(LayerSample.parse("5%").chosen(digests)) == 5
+    assert LayerSample.parse("0.1%").chosen(digests) != []
+    assert (
+        LayerSample.parse("all").chosen(digests)
+        == LayerSample.parse("100%").chosen(digests)
+        == sorted(digests)
+    )
     for text in ("0%", "101%", "0/7", "8/7", "1/0", "5", "", "x"):
-        with pytest.raises(Usage):
-            Part.parse(text)
+        with pytest.raises(UsageError):
+            LayerSample.parse(text)
 
 
 def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
@@ -175,7 +179,7 @@ def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
     flip(file, 99)
     assert problems(machine) == []
     store = open_store(str(machine.store))
-    found = [verify(store, Part.parse(f"{number}/3"), jobs=1) for number in (1, 2, 3)]
+    found = [verify_store(store, LayerSample.parse(f"{number}/3"), jobs=1) for number in (1, 2, 3)]
     assert sum(each.read for each in found) == found[0].layers
     assert sum(len(each.problems) for each in found) == 1
     assert machine.snapper("verify", "--data=1%", "--json").json["read"] == 1
@@ -198,7 +202,7 @@ def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Mach
     assert [each["key"].split("/")[0] for each in outcome.json["healed"]] == ["pages"]
     found = [each["key"] for each in outcome.json["problems"]]
     assert len(found) == outcome.json["read"]
-    parts = [Part.parse("34%") for _ in range(8)]
+    parts = [LayerSample.parse("34%") for _ in range(8)]
     digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
     assert all(part.chosen(digests) == part.chosen(digests) for part in parts)
     assert len({tuple(part.chosen(digests)) for part in parts}) > 1
@@ -215,7 +219,7 @@ class Busy(LocalStore):
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self.root,)  # to workers
 
-    def entries(self, prefix: str) -> Iterator[Stored]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         found = list(super().entries(prefix))
         if prefix == self.at and not self.done:
             self.done.append(prefix)
@@ -238,7 +242,7 @@ def test_what_others_do_meanwhile_is_no_damage(what: str, at: str, packed: tuple
         "remove": ("remove", "other", "--yes"),
     }
     store = Busy(machine.store, lambda: machine.done(*acts[what]), at)
-    assert verify(store, Part(), jobs=1).problems == ()
+    assert verify_store(store, LayerSample(), jobs=1).problems == ()
     assert store.done
 
 

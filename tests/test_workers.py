@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 
 from snapper import errors
-from snapper.errors import Damaged, SnapperError, Usage, WorkerDied
-from snapper.machine import worker, workers
-from snapper.machine.workers import Workers, default_count
+from snapper.errors import Corrupted, SnapperError, UsageError, WorkerDied
+from snapper.process import pool as pool_module
+from snapper.process import worker
+from snapper.process.pool import WorkerPool, default_worker_count
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -40,7 +41,7 @@ def pid(_: object, __: object) -> int:
 
 
 def fail(_: object, reason: str) -> None:
-    raise Damaged("the layer", reason)
+    raise Corrupted("the layer", reason)
 
 
 def crash(_: object, __: object) -> None:
@@ -108,7 +109,7 @@ def gone(number: int) -> bool:
         return True
 
 
-def everything(workers: Workers[Any]) -> dict[int, Any]:
+def everything(workers: WorkerPool[Any]) -> dict[int, Any]:
     return dict(workers.results())
 
 
@@ -116,7 +117,7 @@ def everything(workers: Workers[Any]) -> dict[int, Any]:
 
 
 def test_every_job_has_its_result() -> None:
-    with Workers(1000, 3) as workers:
+    with WorkerPool(1000, 3) as workers:
         numbers = {workers.submit(add, number, number % 7): number for number in range(100)}
         results = everything(workers)
     assert results == {job: 1000 + number for job, number in numbers.items()}
@@ -134,26 +135,26 @@ def test_known_arguments_need_not_be_sent() -> None:
         return lambda: number
 
     known = [says(number) for number in range(20)]
-    with Workers(None, 2, known) as workers:
+    with WorkerPool(None, 2, known) as workers:
         numbers = {workers.submit(call, each, 1): each() for each in known}
         numbers[workers.submit(call, os.getppid, 1)] = os.getpid()
         assert everything(workers) == numbers
 
 
 def test_no_jobs_no_results() -> None:
-    with Workers(None, 2) as workers:
+    with WorkerPool(None, 2) as workers:
         assert everything(workers) == {}
 
 
 def test_the_heaviest_is_begun_first() -> None:
-    with Workers(0, 1) as workers:
+    with WorkerPool(0, 1) as workers:
         for weight in (3, 9, 1, 5, 9):
             workers.submit(add, weight, weight)
         assert [result for _, result in workers.results()] == [9, 9, 5, 3, 1]
 
 
 def test_workers_are_other_processes_and_as_many_as_asked_for(tmp_path: Path) -> None:
-    with Workers(None, 3) as workers:
+    with WorkerPool(None, 3) as workers:
         for name in ("a", "b"):
             workers.submit(wait_for, tmp_path / name, 5)
         workers.submit(touch, tmp_path / "a", 1)
@@ -162,12 +163,12 @@ def test_workers_are_other_processes_and_as_many_as_asked_for(tmp_path: Path) ->
         for _ in range(20):
             workers.submit(pid, None, 1)
         assert os.getpid() not in everything(workers).values()
-    assert 1 <= default_count() <= 16
+    assert 1 <= default_worker_count() <= 16
 
 
 def test_jobs_are_added_while_results_come() -> None:
     found = []
-    with Workers(0, 2) as workers:
+    with WorkerPool(0, 2) as workers:
         workers.submit(add, 6, 1)
         for _, result in workers.results():
             found.append(result)
@@ -177,7 +178,7 @@ def test_jobs_are_added_while_results_come() -> None:
 
 
 def test_a_pool_is_used_again_and_again() -> None:
-    with Workers(10, 2) as workers:
+    with WorkerPool(10, 2) as workers:
         for turn in range(5):
             job = workers.submit(add, turn, 1)
             assert everything(workers) == {job: 10 + turn}
@@ -185,20 +186,20 @@ def test_a_pool_is_used_again_and_again() -> None:
 
 def test_large_arguments_and_results_pass_both_ways_at_once() -> None:
     data = os.urandom(10_000_000)
-    with Workers(None, 2) as workers:
+    with WorkerPool(None, 2) as workers:
         for _ in range(6):
             workers.submit(reverse, data, 1)
         assert list(everything(workers).values()) == [data[::-1]] * 6
 
 
 def test_processes_are_spawned_where_forking_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    workers = Workers(1000, 2)
+    workers = WorkerPool(1000, 2)
     monkeypatch.setattr(workers, "_forks", False)
     with workers:
         jobs = [workers.submit(add, number, 1) for number in range(4)]
         assert everything(workers) == {job: 1000 + number for number, job in enumerate(jobs)}
         workers.submit(fail, "spawned", 1)
-        with pytest.raises(Damaged, match="spawned"):
+        with pytest.raises(Corrupted, match="spawned"):
             everything(workers)
 
 
@@ -206,7 +207,7 @@ def test_processes_are_spawned_where_forking_is_not_safe(monkeypatch: pytest.Mon
 
 
 def test_an_error_comes_through_and_the_pool_goes_on(tmp_path: Path) -> None:
-    with Workers(0, 3) as workers:
+    with WorkerPool(0, 3) as workers:
         before = {workers.submit(pid, None, 9) for _ in range(3)}
         pids = {result for job, result in workers.results() if job in before}
         workers.submit(wait_for, tmp_path / "late", 9)
@@ -214,7 +215,7 @@ def test_an_error_comes_through_and_the_pool_goes_on(tmp_path: Path) -> None:
         workers.submit(touch, tmp_path / "late", 7)
         for _ in range(10):
             workers.submit(touch, tmp_path / "never", 1)
-        with pytest.raises(Damaged) as caught:
+        with pytest.raises(Corrupted) as caught:
             for _ in workers.results():
                 pass
         assert (caught.value.what, caught.value.reason) == ("the layer", "it is torn")
@@ -246,7 +247,7 @@ def test_every_error_crosses_the_border(error: SnapperError) -> None:
 
 
 def test_a_bug_comes_through_and_stops_the_pool(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError, match="a bug"), Workers(None, 2) as workers:
+    with pytest.raises(ZeroDivisionError, match="a bug"), WorkerPool(None, 2) as workers:
         workers.submit(sleep, tmp_path / "started", 9)
         workers.submit(wait_for, tmp_path / "started", 8)
         workers.submit(crash, None, 1)
@@ -255,7 +256,7 @@ def test_a_bug_comes_through_and_stops_the_pool(tmp_path: Path) -> None:
 
 
 def test_a_stopped_pool_does_not_swallow_jobs() -> None:
-    with Workers(0, 2) as workers:
+    with WorkerPool(0, 2) as workers:
         workers.submit(crash, None, 1)
         with pytest.raises(ZeroDivisionError):
             everything(workers)
@@ -269,7 +270,7 @@ def test_a_stopped_pool_does_not_swallow_jobs() -> None:
 
 @pytest.mark.parametrize("job", [be_killed, be_killed_while_answering])
 def test_a_killed_worker_is_told_and_the_others_go_on(job: Callable[..., object]) -> None:
-    with Workers(0, 2) as workers:
+    with WorkerPool(0, 2) as workers:
         workers.submit(job, signal.SIGKILL, 1)
         with pytest.raises(WorkerDied) as caught:
             everything(workers)
@@ -282,7 +283,7 @@ def test_a_killed_worker_is_told_and_the_others_go_on(job: Callable[..., object]
 
 
 def test_when_the_last_worker_is_killed_no_job_is_taken() -> None:
-    with Workers(0, 1) as workers:
+    with WorkerPool(0, 1) as workers:
         for _ in range(3):
             workers.submit(be_killed, signal.SIGKILL, 1)
             with pytest.raises(WorkerDied) as caught:
@@ -291,7 +292,7 @@ def test_when_the_last_worker_is_killed_no_job_is_taken() -> None:
 
 
 def test_all_are_killed_at_once() -> None:
-    with Workers(0, 3) as workers:
+    with WorkerPool(0, 3) as workers:
         for _ in range(6):
             workers.submit(be_killed, signal.SIGKILL, 1)
         with pytest.raises(WorkerDied):
@@ -299,7 +300,7 @@ def test_all_are_killed_at_once() -> None:
 
 
 def test_an_idle_worker_that_was_killed_is_noticed() -> None:
-    with Workers(0, 1) as workers:
+    with WorkerPool(0, 1) as workers:
         workers.submit(pid, None, 1)
         ((_, number),) = workers.results()
         os.kill(number, signal.SIGKILL)
@@ -312,7 +313,7 @@ def test_an_idle_worker_that_was_killed_is_noticed() -> None:
 
 
 def test_a_worker_that_leaves_is_told() -> None:
-    with Workers(None, 2) as workers:
+    with WorkerPool(None, 2) as workers:
         workers.submit(leave, 3, 1)
         with pytest.raises(WorkerDied, match="status 3"):
             everything(workers)
@@ -322,7 +323,7 @@ def test_a_worker_that_leaves_is_told() -> None:
 
 
 def test_no_process_is_left_at_the_end() -> None:
-    with Workers(None, 3) as workers:
+    with WorkerPool(None, 3) as workers:
         for _ in range(30):
             workers.submit(pid, None, 1)
         pids = set(everything(workers).values())
@@ -331,7 +332,7 @@ def test_no_process_is_left_at_the_end() -> None:
 
 
 def test_an_early_close_stops_what_is_under_way(tmp_path: Path) -> None:
-    with Workers(None, 2) as workers:
+    with WorkerPool(None, 2) as workers:
         workers.submit(sleep, tmp_path / "started", 9)
         workers.submit(wait_for, tmp_path / "started", 8)
         with closing(workers.results()) as results:
@@ -340,7 +341,7 @@ def test_an_early_close_stops_what_is_under_way(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_caller_stops_what_is_under_way(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), Workers(None, 2) as workers:
+    with pytest.raises(KeyError), WorkerPool(None, 2) as workers:
         workers.submit(sleep, tmp_path / "started", 9)
         workers.submit(wait_for, tmp_path / "started", 8)
         for _ in workers.results():
@@ -351,7 +352,7 @@ def test_an_error_of_the_caller_stops_what_is_under_way(tmp_path: Path) -> None:
 PARENT = """
 import multiprocessing, sys
 from pathlib import Path
-from snapper.machine.workers import Workers
+from snapper.process.pool import Workers
 from tests.test_workers import sleep, wait_for
 started = Path(sys.argv[1])
 with Workers(None, 3) as workers:
@@ -396,18 +397,18 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, w
 
 LATE = """
 import multiprocessing, os
-from snapper.machine import workers
+from snapper.process import pool
 from tests.test_workers import eventually, sleep
-me, work = os.getpid(), workers.work
+me, work = os.getpid(), pool.run_worker
 def late(*arguments):
     eventually(lambda: os.getppid() != me)
     work(*arguments)
-workers.work = late
-with workers.Workers(None, 2) as pool:
+pool.run_worker = late
+with pool.WorkerPool(None, 2) as workers:
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    pool.submit(sleep, None, 1)
-    pool.submit(sleep, None, 1)
-    list(pool.results())
+    workers.submit(sleep, None, 1)
+    workers.submit(sleep, None, 1)
+    list(workers.results())
 """
 
 
@@ -423,16 +424,16 @@ def test_workers_that_begin_after_their_parent_was_killed_end() -> None:
 
 def test_a_worker_that_is_told_to_end_before_it_begins_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second of them, which has a job already, when the first has done its own."""
-    begin = worker.work
+    begin = worker.run_worker
 
     def late(connection: object, context: object, known: object, inherited: list[object]) -> None:
         if len(inherited) == 2:
             eventually(lambda: signal.SIGTERM in signal.sigpending())
         begin(connection, context, known, inherited)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(workers, "work", late)
+    monkeypatch.setattr(pool_module, "run_worker", late)
     began = time.monotonic()
-    with pytest.raises(ZeroDivisionError), Workers(None, 2) as pool:
+    with pytest.raises(ZeroDivisionError), WorkerPool(None, 2) as pool:
         pool.submit(crash, None, 2)
         pool.submit(sleep, None, 1)
         list(pool.results())
@@ -444,7 +445,7 @@ def test_a_worker_that_is_told_to_end_before_it_begins_does(monkeypatch: pytest.
 
 def _fails_if_odd(_: None, number: int) -> int:
     if number % 2:
-        raise Usage(f"{number} is odd")
+        raise UsageError(f"{number} is odd")
     return number
 
 
@@ -455,15 +456,15 @@ def _is_killed_if_odd(_: None, number: int) -> int:
 
 
 def test_one_that_fails_does_not_stop_the_others() -> None:
-    with Workers(None, 2) as workers:
+    with WorkerPool(None, 2) as workers:
         jobs = {workers.submit(_fails_if_odd, number, 1): number for number in range(20)}
         outcomes = {jobs[number]: outcome for number, outcome in workers.outcomes()}
     assert {number for number, outcome in outcomes.items() if outcome == number} == set(range(0, 20, 2))
-    assert all(isinstance(outcomes[number], Usage) for number in range(1, 20, 2))
+    assert all(isinstance(outcomes[number], UsageError) for number in range(1, 20, 2))
 
 
 def test_a_worker_that_is_killed_takes_its_job_alone_with_it() -> None:
-    with Workers(None, 3) as workers:
+    with WorkerPool(None, 3) as workers:
         jobs = {workers.submit(_is_killed_if_odd, number, 100 - number): number for number in (1, 2, 3, 4, 6)}
         outcomes = {jobs[number]: outcome for number, outcome in workers.outcomes()}
         assert {number for number, outcome in outcomes.items() if isinstance(outcome, WorkerDied)} == {1, 3}
@@ -474,7 +475,7 @@ def test_a_worker_that_is_killed_takes_its_job_alone_with_it() -> None:
 
 
 def test_what_is_withdrawn_has_no_outcome() -> None:
-    with Workers(None, 1) as workers:
+    with WorkerPool(None, 1) as workers:
         jobs = [workers.submit(_fails_if_odd, number, 100 - number) for number in (2, 4, 6, 8)]
         seen = []
         for number, _ in workers.outcomes():

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
 from snapper.environment.tree import walk
-from snapper.errors import BadArchive, MissingProgram, NoPermission, NoSpace, NotAnArchive
-from snapper.format.layer import BadFrame, decompressing
+from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, PermissionDenied, ProgramNotFound
+from snapper.format.layer import ZstdError, zstd_reader
 from snapper.format.segment import Type
-from snapper.machine.progress import Progress
+from snapper.process.progress import Progress
 
 #: What conda-pack puts into an archive behind the environment's own files: scripts that activate it, and what
 #: relocates it.
@@ -98,7 +98,7 @@ def squashfs_program(name: str) -> str:
     """The path of a program of squashfs-tools; raises MissingProgram."""
     found = shutil.which(name)
     if found is None:
-        raise MissingProgram(name, "the format squashfs", _SQUASHFS_ADVICE)
+        raise ProgramNotFound(name, "the format squashfs", _SQUASHFS_ADVICE)
     return found
 
 
@@ -112,7 +112,7 @@ def kind_of(file: Path) -> Kind:
     except IsADirectoryError:
         raise NotAnArchive(str(file), "it is a directory") from None
     except PermissionError:
-        raise NoPermission(str(file), "read") from None
+        raise PermissionDenied(str(file), "read") from None
     except OSError as error:
         raise NotAnArchive(str(file), error.strerror or str(error)) from None
     for magic, kind in _MAGICS:
@@ -133,14 +133,14 @@ def _reading(file: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         zlib.error,
         lzma.LZMAError,
-        BadFrame,
+        ZstdError,
         EOFError,
         OSError,
         ValueError,
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise BadArchive(str(file), f"it is damaged ({error})") from None
+        raise InvalidArchive(str(file), f"it is damaged ({error})") from None
 
 
 class _Header(tarfile.TarInfo):
@@ -201,9 +201,9 @@ def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Re
 def _check_end(file: Path, end: int, plain: _Counting) -> None:
     """Raises BadArchive unless there is nothing behind the last member but the zeros that end a tar."""
     if plain.end > end:
-        raise BadArchive(str(file), f"it is damaged (what stands at byte {end:,} is no member)")
+        raise InvalidArchive(str(file), f"it is damaged (what stands at byte {end:,} is no member)")
     if plain.size < end + _END_OF_TAR:
-        raise BadArchive(str(file), "it is damaged (its end is missing)")
+        raise InvalidArchive(str(file), "it is damaged (its end is missing)")
 
 
 def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
@@ -213,13 +213,13 @@ def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
         return cast(IO[bytes], bz2.BZ2File(file))
     if kind == "xz":
         return cast(IO[bytes], lzma.LZMAFile(file))
-    return cast(IO[bytes], decompressing(file)) if kind == "zstd" else file
+    return cast(IO[bytes], zstd_reader(file)) if kind == "zstd" else file
 
 
 def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
     kind = None if member.issparse() else _TAR_TYPES.get(member.type)
     if kind is None:
-        raise BadArchive(
+        raise InvalidArchive(
             str(file), f"{member.name!r} is a device, a pipe, or of another kind that is not known"
         )
     target = member.linkname
@@ -257,13 +257,13 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> E
         unix = stat.S_IFMT(usual) | (unix & 0o777 or usual & 0o777)
     kind = _FILE_TYPES.get(stat.S_IFMT(unix))
     if kind is None:
-        raise BadArchive(
+        raise InvalidArchive(
             str(file), f"{info.filename!r} is a device, a pipe, or of another kind that is not known"
         )
     target = ""
     if kind == "symlink":
         if info.file_size > _LONGEST_TARGET:
-            raise BadArchive(str(file), f"the target of the link {info.filename!r} is too long")
+            raise InvalidArchive(str(file), f"the target of the link {info.filename!r} is too long")
         target = os.fsdecode(archive.read(info))
     mtime = time.mktime((*info.date_time, 0, 0, -1))
     path = _checked(file, info.filename, top=kind == "directory")
@@ -274,14 +274,14 @@ def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry
     command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d", str(top), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode and os.strerror(errno.ENOSPC) in done.stderr:
-        raise NoSpace(str(top.parent))
+        raise InsufficientSpace(str(top.parent))
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
-        raise BadArchive(str(file), f"it is damaged ({reason})")
+        raise InvalidArchive(str(file), f"it is damaged ({reason})")
     progress.advance(file.stat().st_size)
     found = walk(top)
     for path, reason in found.skipped:
-        raise BadArchive(str(file), f"{path!r} is not wanted: {reason}")
+        raise InvalidArchive(str(file), f"{path!r} is not wanted: {reason}")
     first: dict[tuple[int, int], str] = {}
     for each in sorted(found.files):
         original = first.setdefault((each.device, each.inode), each.path)
@@ -309,5 +309,5 @@ def _checked(file: Path, name: str, *, top: bool = False) -> str:
     """The name as a normal relative path; raises BadArchive where it is none. The top itself is the empty path."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or not (parts or top):
-        raise BadArchive(str(file), f"{name!r} leads out of the environment")
+        raise InvalidArchive(str(file), f"{name!r} leads out of the environment")
     return "/".join(parts)

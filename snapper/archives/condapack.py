@@ -23,10 +23,10 @@ from conda_pack.formats import archive as conda_pack_archive
 from snapper.archives.archive import ACTIVATION, ADDED
 from snapper.archives.origin import Fix
 from snapper.environment.tree import File
-from snapper.errors import FileFailed
-from snapper.format.layer import compressing
-from snapper.machine.progress import Progress
+from snapper.errors import FileOperationFailed
+from snapper.format.layer import zstd_writer
 from snapper.packing.collect import LINK_TIME
+from snapper.process.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def write(
             file.flush()
             os.fsync(file.fileno())
     except (CondaPackException, subprocess.CalledProcessError, ValueError) as error:
-        raise FileFailed(str(packing.path.name), f"conda-pack could not write it: {error}") from None
+        raise FileOperationFailed(str(packing.path.name), f"conda-pack could not write it: {error}") from None
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def _archive(packing: Packing, out: _Output) -> Iterator[Any]:
     sink: object = out.file if name == "zip" else out
     stream = None
     if name == "tar.zst":
-        sink = stream = compressing(cast(BinaryIO, out), packing.level, packing.threads)
+        sink = stream = zstd_writer(cast(BinaryIO, out), packing.level, packing.threads)
         name = "tar"
     opened = conda_pack_archive(
         sink,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from snapper.environment.conda import PathEntry
 from snapper.format.model import Mode
-from snapper.format.relocate import TEXT_PLACEHOLDER, invert
+from snapper.format.relocate import TEXT_PLACEHOLDER, candidate_originals
 
 #: The prefix of environments that have none, or only placeholders; as short as the shortest of those.
 NOWHERE = "/snapper-env"
@@ -125,7 +125,7 @@ def proved(top: Path, entry: PathEntry) -> Proved | None:
         return None
     data = file.read_bytes()
     for candidate in _candidates(data):
-        for original in invert(data, entry.mode, entry.placeholder, candidate):
+        for original in candidate_originals(data, entry.mode, entry.placeholder, candidate):
             if hashlib.sha256(original).hexdigest() == entry.sha256:
                 return Proved(candidate, original)
     return None

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from snapper.archives.origin import Fix
-from snapper.environment.conda import forgotten
+from snapper.environment.conda import without_facts_of
 from snapper.environment.tree import File, walk
 from snapper.format.model import RECORD_MODES, Layer, Mode
 
@@ -86,7 +86,7 @@ def _make_relative(tree: Path, path: str, placeholder: str) -> None:
 
 def _forget(file: Path, paths: set[str], *, sizes: bool) -> None:
     status = file.stat()
-    text = forgotten(file.read_bytes(), paths, sizes=sizes)
+    text = without_facts_of(file.read_bytes(), paths, sizes=sizes)
     file.chmod(0o600)
     file.write_bytes(text)
     file.chmod(status.st_mode & 0o777)

@@ -1,6 +1,6 @@
 """Writes the members of an archive into a directory, and nowhere else.
 
-As in `snapper.unpacking.extract`, directories are walked from the top's descriptor without following links, and
+As in `snapper.restoring.extract`, directories are walked from the top's descriptor without following links, and
 symbolic links are made last, so that no name leads outside while files are written.
 """
 
@@ -13,10 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.archives.archive import ACTIVATION, Entry, Read, entries
-from snapper.errors import BadArchive, NoSpace
+from snapper.errors import InsufficientSpace, InvalidArchive
 from snapper.format.model import path_bytes
-from snapper.machine.progress import Progress
-from snapper.unpacking.descriptors import Directories, every_mode
+from snapper.process.progress import Progress
+from snapper.restoring.directories import DirectoryTree, without_umask
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
@@ -34,9 +34,9 @@ def unarchive(file: Path, directory: Path, scratch: Path, progress: Progress) ->
     """
     links: dict[str, str] = {}
     modes: dict[str, int] = {}
-    directories = Directories(str(directory))
+    directories = DirectoryTree(str(directory))
     try:
-        with _writing(file, directory), every_mode():
+        with _writing(file, directory), without_umask():
             for entry, read in entries(file, scratch, progress):
                 if entry.type == "directory":
                     directories[entry.path]
@@ -58,8 +58,8 @@ def make_links(file: Path, directory: Path, prefix: str, links: dict[str, str]) 
     """
     for path, target in links.items():
         if not _stays(path, links, prefix):
-            raise BadArchive(str(file), f"the link {path!r} leads out of the environment, to {target!r}")
-    directories = Directories(str(directory))
+            raise InvalidArchive(str(file), f"the link {path!r} leads out of the environment, to {target!r}")
+    directories = DirectoryTree(str(directory))
     try:
         with _writing(file, directory):
             for path, target in links.items():
@@ -95,7 +95,7 @@ def _stays(path: str, links: dict[str, str], prefix: str) -> bool:
     return True
 
 
-def _exists(directories: Directories, path: str) -> bool:
+def _exists(directories: DirectoryTree, path: str) -> bool:
     above, _, name = path.rpartition("/")
     try:
         os.stat(name, dir_fd=directories[above], follow_symlinks=False)
@@ -104,7 +104,7 @@ def _exists(directories: Directories, path: str) -> bool:
     return True
 
 
-def _write(directories: Directories, entry: Entry, read: Read, links: dict[str, str]) -> None:
+def _write(directories: DirectoryTree, entry: Entry, read: Read, links: dict[str, str]) -> None:
     """Writes a file or hard link in the place of whatever had its path, or notes a symbolic link."""
     above, _, name = entry.path.rpartition("/")
     directory = directories[above]
@@ -139,7 +139,7 @@ def _writing(file: Path, directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(str(directory.parent)) from None
-        raise BadArchive(
+            raise InsufficientSpace(str(directory.parent)) from None
+        raise InvalidArchive(
             str(file), f"its members contradict each other ({error.strerror}: {error.filename!r})"
         ) from None

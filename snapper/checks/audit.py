@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from snapper.catalog import layer_key
-from snapper.errors import Damaged, NotInStore
-from snapper.format.layer import Unpacker
-from snapper.format.model import Layer, check_path, name_of
-from snapper.format.segment import begun, members
+from snapper.errors import Corrupted, NotInStore
+from snapper.format.layer import LayerUnpacker
+from snapper.format.layout import Layout
+from snapper.format.model import Layer, check_path, sha256_hex
+from snapper.format.segment import iter_members, split_continuation
 from snapper.store import Store
 
 MISSING = "it is missing"
@@ -18,10 +18,10 @@ MISSING = "it is missing"
 #: In how many ways snapshots may say that one segment begins inside a file: each is another way to read all of it.
 _MOST_BEGINNINGS = 16
 
-_unpacker = Unpacker()
+_unpacker = LayerUnpacker()
 
 
-class Audit(NamedTuple):
+class AuditJob(NamedTuple):
     """A layer to read, and what snapshots say of it."""
 
     store: Store
@@ -29,31 +29,31 @@ class Audit(NamedTuple):
     described: tuple[Layer, ...]
 
 
-class Audited(NamedTuple):
+class AuditResult(NamedTuple):
     """What is wrong with the layer's bytes, empty if nothing is; and of those descriptions that are not so, why."""
 
     reason: str
     untrue: tuple[tuple[Layer, str], ...] = ()
 
 
-def audit(_: object, job: Audit) -> Audited:
+def audit_layer(_: object, job: AuditJob) -> AuditResult:
     """Reads the layer; raises what the store raises."""
     try:
-        data = job.store.read(layer_key(job.digest))
+        data = job.store.read(Layout.layer(job.digest))
     except NotInStore:
-        return Audited(MISSING)
-    except Damaged as error:
-        return Audited(error.reason)
-    if name_of(data) != job.digest:
-        return Audited("its bytes are not those that its name stands for")
-    return Audited("", tuple(_untrue(job.described, data)))
+        return AuditResult(MISSING)
+    except Corrupted as error:
+        return AuditResult(error.reason)
+    if sha256_hex(data) != job.digest:
+        return AuditResult("its bytes are not those that its name stands for")
+    return AuditResult("", tuple(_untrue(job.described, data)))
 
 
 def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, str]]:
     """The descriptions that do not fit the layer of these bytes, and why. It is unpacked once."""
     try:
         segment = _unpacker.whole(data)
-    except Damaged as error:
+    except Corrupted as error:
         yield from ((layer, error.reason) for layer in described)
         return
     is_so = hashlib.sha256(segment).hexdigest(), len(segment)
@@ -62,7 +62,7 @@ def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, st
         if (layer.diff_id, layer.diff_size) != is_so:
             yield layer, "it does not unpack to that"
             continue
-        start = begun(layer.begins, len(segment))[1] if layer.begins else 0
+        start = split_continuation(layer.begins, len(segment))[1] if layer.begins else 0
         if start not in counted:
             counted[start] = (
                 _count(segment[start:]) if len(counted) < _MOST_BEGINNINGS else "too many ways to read it"
@@ -78,7 +78,7 @@ def _count(segment: memoryview) -> int | str:
     """How many members there are, or what is wrong with them."""
     count = 0
     try:
-        for member, _ in members(segment):
+        for member, _ in iter_members(segment):
             check_path(member.path)
             if member.type == "hardlink":
                 check_path(member.target)

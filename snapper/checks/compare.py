@@ -17,29 +17,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from snapper.catalog import read_layer
-from snapper.environment.conda import Fact, restated, without_facts
-from snapper.errors import Damaged, FileFailed, NoPermission, SnapperError
+from snapper.environment.conda import FileFacts, with_facts, without_prefix_facts
+from snapper.errors import Corrupted, FileOperationFailed, PermissionDenied, SnapperError
 from snapper.format import bytecode
-from snapper.format.layer import Unpacker
-from snapper.format.model import RECORD_MODES, Begin, Layer, Mode, Relocation, Snapshot, check_path
-from snapper.format.relocate import DoesNotFit, apply, invert, substitute
-from snapper.format.segment import BadSegment, Member, begun, members
-from snapper.machine.progress import Progress
-from snapper.machine.workers import Workers
+from snapper.format.layer import LayerUnpacker
+from snapper.format.model import RECORD_MODES, Continuation, Layer, Mode, Relocation, Snapshot, check_path
+from snapper.format.relocate import (
+    PlaceholderTooShort,
+    candidate_originals,
+    relocate_file,
+    replace_placeholder,
+)
+from snapper.format.segment import InvalidSegment, Member, iter_members, split_continuation
+from snapper.process.pool import WorkerPool
+from snapper.process.progress import Progress
+from snapper.repository.snapshots import read_layer
+from snapper.restoring.directories import DirectoryTree, unpack_errors
 from snapper.store import Store
-from snapper.unpacking.descriptors import Directories, reporting
 
 #: In which way a path of the environment is not what its snapshot says.
 #: `checksums` are those that one of conda's records has of files that depend on the prefix.
-What = Literal["missing", "type", "contents", "checksums", "target", "mode", "extra"]
+DifferenceKind = Literal["missing", "type", "contents", "checksums", "target", "mode", "extra"]
 
 
-class Difference(NamedTuple):
+class FileDifference(NamedTuple):
     """A path and what is not right there; the first that is found."""
 
     path: str
-    what: What
+    what: DifferenceKind
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,8 @@ class _Compared:
     """What a layer showed. `facts` are those of relocated files, with which `records` are to be restated."""
 
     paths: list[str] = field(default_factory=list)
-    different: list[Difference] = field(default_factory=list)
-    facts: dict[str, Fact] = field(default_factory=dict)
+    different: list[FileDifference] = field(default_factory=list)
+    facts: dict[str, FileFacts] = field(default_factory=dict)
     records: list[tuple[str, Mode, bytes]] = field(default_factory=list)
 
 
@@ -69,18 +74,18 @@ _FORMATS = {
     "directory": stat.S_IFDIR,
 }
 
-_unpacker = Unpacker()
+_unpacker = LayerUnpacker()
 
 
-def compare(
+def compare_environment(
     store: Store,
     snapshot: Snapshot,
     place: Path,
     prefix: str,
     there: Iterable[str],
-    workers: Workers[None],
+    workers: WorkerPool[None],
     progress: Progress,
-) -> tuple[Difference, ...]:
+) -> tuple[FileDifference, ...]:
     """What is not at `place` as the snapshot has it for `prefix`, by path; `there` are the paths that are there.
 
     Compiled modules may be valid for another time of their source, and further ones may be there. Raises Damaged,
@@ -102,15 +107,15 @@ def compare(
     sources = known.union(there)
     for path in there:
         if path not in known and bytecode.cached_for(path) not in sources:
-            different[path] = Difference(path, "extra")
+            different[path] = FileDifference(path, "extra")
     return tuple(different[path] for path in sorted(different))
 
 
 def _records(
     place: Path, parts: Sequence[tuple[Layer, _Compared]], altered: frozenset[str]
-) -> Iterator[Difference]:
+) -> Iterator[FileDifference]:
     """conda's records that are not as they should be, given how their packages' files are."""
-    facts: dict[object, dict[str, Fact]] = defaultdict(dict)
+    facts: dict[object, dict[str, FileFacts]] = defaultdict(dict)
     for layer, part in parts:
         facts[layer.whose].update({path: fact for path, fact in part.facts.items() if path not in altered})
     files = _Files(str(place))
@@ -119,14 +124,14 @@ def _records(
         for whose, path in cut:
             data = files.read(path) if path not in altered else None
             if data is not None:
-                facts[whose][path] = Fact(hashlib.sha256(data).hexdigest(), len(data))
+                facts[whose][path] = FileFacts(hashlib.sha256(data).hexdigest(), len(data))
         records = [(layer.whose, *record) for layer, part in parts for record in part.records]
         for whose, path, mode, stored in records:
             found = files.read(path)
-            if found in (None, stored, restated(stored, facts[whose], sizes=mode == "sized-record")):
+            if found in (None, stored, with_facts(stored, facts[whose], sizes=mode == "sized-record")):
                 continue
-            same = without_facts(found) == without_facts(stored)
-            yield Difference(path, "checksums" if same else "contents")
+            same = without_prefix_facts(found) == without_prefix_facts(stored)
+            yield FileDifference(path, "checksums" if same else "contents")
     finally:
         files.close()
 
@@ -137,15 +142,15 @@ def _compare(_: object, job: _Job) -> _Compared:
     comparison = _Comparison(job)
     count = 0
     try:
-        with reporting(what, job.prefix):
+        with unpack_errors(what, job.prefix):
             start = comparison.continued(segment) if job.layer.begins else 0
-            for member, data in members(segment, start):
+            for member, data in iter_members(segment, start):
                 comparison.member(member, data)
                 count += 1
     finally:
         comparison.files.close()
     if count != job.layer.members:
-        raise Damaged(what, f"it has {count} members, and its snapshot says {job.layer.members}")
+        raise Corrupted(what, f"it has {count} members, and its snapshot says {job.layer.members}")
     return comparison.result
 
 
@@ -154,7 +159,7 @@ class _Files:
 
     def __init__(self, place: str) -> None:
         self._place = place
-        self._directories = Directories(place, make=False)
+        self._directories = DirectoryTree(place, make=False)
 
     def close(self) -> None:
         self._directories.close()
@@ -198,8 +203,8 @@ class _Files:
 
     def _failure(self, path: str, error: OSError) -> SnapperError:
         if error.errno in (errno.EACCES, errno.EPERM):
-            return NoPermission(f"{self._place}/{path}", "read")
-        return FileFailed(f"{self._place}/{path}", error.strerror or str(error))
+            return PermissionDenied(f"{self._place}/{path}", "read")
+        return FileOperationFailed(f"{self._place}/{path}", error.strerror or str(error))
 
 
 class _Comparison:
@@ -217,18 +222,18 @@ class _Comparison:
         self.result.paths.append(member.path)
         what = self._difference(member, data)
         if what is not None:
-            self.result.different.append(Difference(member.path, what))
+            self.result.different.append(FileDifference(member.path, what))
 
     def continued(self, segment: memoryview) -> int:
         """Compares the data that the segment begins with; returns where its members begin."""
         begins = self._job.layer.begins
         assert begins is not None
-        size, start = begun(begins, len(segment))
+        size, start = split_continuation(begins, len(segment))
         if not self._piece_is_there(begins, segment[:size]):
-            self.result.different.append(Difference(begins.path, "contents"))
+            self.result.different.append(FileDifference(begins.path, "contents"))
         return start
 
-    def _difference(self, member: Member, data: memoryview) -> What | None:
+    def _difference(self, member: Member, data: memoryview) -> DifferenceKind | None:
         status = self.files.status(member.path)
         if status is None:
             return "missing"
@@ -251,7 +256,7 @@ class _Comparison:
 
     def _is_same(self, member: Member, data: memoryview) -> bool:
         if len(data) < member.size:
-            return self._piece_is_there(Begin(member.path, 0, member.size, 0), data)
+            return self._piece_is_there(Continuation(member.path, 0, member.size, 0), data)
         found = self.files.read(member.path)
         if found is None:
             return False
@@ -261,30 +266,32 @@ class _Comparison:
             return True
         if relocation is None:
             return found == data or (member.path.endswith(".pyc") and _same_module(found, bytes(data)))
-        self.result.facts[member.path] = Fact(hashlib.sha256(found).hexdigest(), len(found))
+        self.result.facts[member.path] = FileFacts(hashlib.sha256(found).hexdigest(), len(found))
         return self._is_relocated(found, bytes(data), relocation, member.path.endswith(".pyc"))
 
     def _is_relocated(self, found: bytes, stored: bytes, relocation: Relocation, is_module: bool) -> bool:
         """Whether the file is what relocation makes of the stored one, or what relocation undone makes that one."""
         try:
-            expected = apply(stored, relocation.mode, relocation.placeholder, self._job.prefix)
-        except DoesNotFit:
+            expected = relocate_file(stored, relocation.mode, relocation.placeholder, self._job.prefix)
+        except PlaceholderTooShort:
             expected = stored
         if found == expected or (is_module and _same_module(found, expected)):
             return True
-        return stored in invert(found, relocation.mode, relocation.placeholder, self._job.prefix)
+        return stored in candidate_originals(found, relocation.mode, relocation.placeholder, self._job.prefix)
 
-    def _piece_is_there(self, begins: Begin, data: memoryview) -> bool:
+    def _piece_is_there(self, begins: Continuation, data: memoryview) -> bool:
         relocation = self._relocations.get(begins.path)
         offset, expected = begins.offset, bytes(data)
         if relocation and relocation.mode not in RECORD_MODES:
-            with suppress(DoesNotFit):
-                expected = substitute(expected, relocation.mode, relocation.placeholder, self._job.prefix)
+            with suppress(PlaceholderTooShort):
+                expected = replace_placeholder(
+                    expected, relocation.mode, relocation.placeholder, self._job.prefix
+                )
             if relocation.mode == "text":
                 length = len(os.fsencode(self._job.prefix)) - len(relocation.placeholder.encode())
                 offset += begins.replaced * length
         if offset < 0:
-            raise BadSegment("it begins before its file")
+            raise InvalidSegment("it begins before its file")
         is_last = begins.offset + len(data) >= begins.size
         found = self.files.read(begins.path, offset, len(expected) + is_last)
         return found == expected
@@ -292,4 +299,4 @@ class _Comparison:
 
 def _same_module(one: bytes, other: bytes) -> bool:
     """Whether two compiled modules differ at most in the time of the source that they are valid for."""
-    return bytecode.timeless(one) == bytecode.timeless(other)
+    return bytecode.without_source_mtime(one) == bytecode.without_source_mtime(other)

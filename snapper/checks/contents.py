@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import NamedTuple
 
-from snapper.catalog import read_layer
-from snapper.environment.conda import META, without_facts
-from snapper.errors import Damaged
-from snapper.format.layer import Unpacker
+from snapper.environment.conda import META, without_prefix_facts
+from snapper.errors import Corrupted
+from snapper.format.layer import LayerUnpacker
 from snapper.format.model import RECORD_MODES, Layer, check_path
-from snapper.format.segment import Member, Type, begun, members
-from snapper.machine.progress import Progress
-from snapper.machine.workers import Workers
+from snapper.format.segment import Member, Type, iter_members, split_continuation
+from snapper.process.pool import WorkerPool
+from snapper.process.progress import Progress
+from snapper.repository.snapshots import read_layer
+from snapper.restoring.directories import unpack_errors
 from snapper.store import Store
-from snapper.unpacking.descriptors import reporting
 
 
 class Content(NamedTuple):
@@ -36,11 +36,11 @@ class Content(NamedTuple):
     offset: int = 0
 
 
-_unpacker = Unpacker()
+_unpacker = LayerUnpacker()
 
 
 def contents(
-    store: Store, layers: Iterable[Layer], workers: Workers[None], progress: Progress
+    store: Store, layers: Iterable[Layer], workers: WorkerPool[None], progress: Progress
 ) -> dict[str, frozenset[Content]]:
     """What the layers hold of each path: one content, but for files that are cut; raises Damaged."""
     found: dict[str, set[Content]] = {}
@@ -65,17 +65,17 @@ def _list(_: object, job: tuple[Store, Layer]) -> list[tuple[str, Content]]:
     }
     found: list[tuple[str, Content]] = []
     start = 0
-    with reporting(what, store.url):
+    with unpack_errors(what, store.url):
         if layer.begins:
             begins = layer.begins
-            size, start = begun(begins, len(segment))
+            size, start = split_continuation(begins, len(segment))
             piece = hashlib.sha256(segment[:size]).hexdigest()
             found.append((begins.path, Content("file", 0, piece, how.get(begins.path), begins.offset)))
-        for member, data in members(segment, start):
+        for member, data in iter_members(segment, start):
             content = Content(member.type, member.mode & 0o777, _data(member, data), how.get(member.path))
             found.append((check_path(member.path), content))
         if len(found) - bool(layer.begins) != layer.members:
-            raise Damaged(what, "it does not have as many members as its snapshot says")
+            raise Corrupted(what, "it does not have as many members as its snapshot says")
     return found
 
 
@@ -83,5 +83,5 @@ def _data(member: Member, data: memoryview) -> str:
     if member.type in ("symlink", "hardlink"):
         return member.target
     if member.path.startswith(f"{META}/"):
-        return hashlib.sha256(without_facts(bytes(data))).hexdigest()
+        return hashlib.sha256(without_prefix_facts(bytes(data))).hexdigest()
     return hashlib.sha256(data).hexdigest()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from snapper.errors import Damaged, SnapperError
+from snapper.errors import Corrupted, SnapperError
 from snapper.format import canonical, manifest
-from snapper.format.manifest import Document
+from snapper.format.layout import Layout
+from snapper.format.manifest import Manifest
 from snapper.format.model import Layer, Package, Page
-from snapper.objects import look_at_pages, page_key, read_named
+from snapper.repository.objects import iter_pages, read_verified
 from snapper.store import Store
 
 
@@ -26,7 +27,7 @@ def bare(layer: Layer) -> Layer:
     return replace(layer, kind="files", owner="", relocations=())
 
 
-def look(store: Store, documents: Iterable[Document]) -> Iterator[tuple[str, Content | str]]:
+def look(store: Store, documents: Iterable[Manifest]) -> Iterator[tuple[str, Content | str]]:
     """The digest of each page of these documents, and what the page holds, or what is wrong with it.
 
     Raises what the store raises, but not what one page does.
@@ -39,9 +40,9 @@ def look(store: Store, documents: Iterable[Document]) -> Iterator[tuple[str, Con
                 first.setdefault(page.digest, kind)
                 sizes[page.digest] = max(sizes.get(page.digest, 0), page.size)
     same: dict[Layer, Layer] = {}
-    for page, found in look_at_pages(store, (Page(digest, size) for digest, size in sizes.items())):
-        data = _whatever_its_size(store, page, found) if isinstance(found, Damaged) else found
-        if isinstance(data, Damaged):
+    for page, found in iter_pages(store, (Page(digest, size) for digest, size in sizes.items())):
+        data = _whatever_its_size(store, page, found) if isinstance(found, Corrupted) else found
+        if isinstance(data, Corrupted):
             yield page.digest, data.reason
         elif isinstance(data, SnapperError):
             raise data
@@ -49,7 +50,7 @@ def look(store: Store, documents: Iterable[Document]) -> Iterator[tuple[str, Con
             yield page.digest, _content(page, data, first[page.digest], same)
 
 
-def disagreement(document: Document, contents: Mapping[str, Content]) -> str:
+def disagreement(document: Manifest, contents: Mapping[str, Content]) -> str:
     """What the document says that its pages are not, where all of these are good; else nothing."""
     for kind, pages in ((Package, document.packages), (Layer, document.layers)):
         for page in pages:
@@ -64,16 +65,16 @@ def disagreement(document: Document, contents: Mapping[str, Content]) -> str:
         return ""
     layers = {page: contents[page.digest].layers or () for page in document.layers}
     try:
-        manifest.join(document, dict.fromkeys(document.packages, ()), layers)
-    except canonical.Malformed as error:
+        manifest.assemble_snapshot(document, dict.fromkeys(document.packages, ()), layers)
+    except canonical.MalformedDocument as error:
         return str(error)
     return ""
 
 
-def _whatever_its_size(store: Store, page: Page, error: Damaged) -> bytes | Damaged:
+def _whatever_its_size(store: Store, page: Page, error: Corrupted) -> bytes | Corrupted:
     """The page, if its bytes are those that its name stands for: a snapshot may give it too small a size."""
     try:
-        data = read_named(store, page_key(page.digest), page.digest, canonical.LARGEST_DOCUMENT)
+        data = read_verified(store, Layout.page(page.digest), page.digest, canonical.LARGEST_DOCUMENT)
     except SnapperError:
         return error
     return error if data is None else data
@@ -87,7 +88,7 @@ def _content(
     for kind in (first, Layer if first is Package else Package):
         try:
             items = manifest.decode_page(kind, page, data)
-        except canonical.Malformed as error:
+        except canonical.MalformedDocument as error:
             errors.append(str(error))
             continue
         if canonical.encode(items) != data:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from snapper import catalog
 from snapper.checks.findings import Finding, Level
 from snapper.errors import NotInStore, SnapperError, StoreRefused
+from snapper.format.layout import Layout
 from snapper.format.model import Layer
-from snapper.locks import trial_key
-from snapper.objects import write_pages
+from snapper.repository.locks import new_trial_key
+from snapper.repository.objects import write_pages
+from snapper.repository.refs import environment_names, read_ref
+from snapper.repository.snapshots import read_encoded_snapshot, read_layer, read_snapshot
 from snapper.store import Store, VersionMismatch
 from snapper.store.local import LocalStore
 
@@ -29,9 +31,9 @@ class _Trial:
     attempt: Callable[[], None]
 
 
-def permissions(store: Store) -> Iterator[Finding]:
+def check_permissions(store: Store) -> Iterator[Finding]:
     """Tries what readers, publishers and administrators do, one by one, and says who this user can be."""
-    throwaway = trial_key()
+    throwaway = new_trial_key()
     trials = {
         "reader": (
             _Trial("read", "nothing can be restored", lambda: _read(store)),
@@ -79,9 +81,9 @@ class _Untried(Exception):
 
 
 def _read(store: Store) -> None:
-    for name in catalog.environments(store):
-        found, _ = catalog.read_environment(store, name)
-        catalog.read_snapshot(store, found.current)
+    for name in environment_names(store):
+        found, _ = read_ref(store, name)
+        read_snapshot(store, found.current)
         return
     with suppress(NotInStore):  # nobody has made it yet
         store.read("snapper.json")
@@ -113,24 +115,24 @@ def _add_layer(store: Store) -> None:
     layer = _smallest_layer(store)
     if layer is None:
         raise _Untried
-    store.put(catalog.layer_key(layer.digest), catalog.read_layer(store, layer))
+    store.put(Layout.layer(layer.digest), read_layer(store, layer))
 
 
 def _add_page(store: Store) -> None:
     """The same with a page of a snapshot."""
     _look(store, "pages")
-    for name in catalog.environments(store):
-        found, _ = catalog.read_environment(store, name)
-        pages = catalog.read_manifest(store, found.current).pages
+    for name in environment_names(store):
+        found, _ = read_ref(store, name)
+        pages = read_encoded_snapshot(store, found.current).pages
         write_pages(store, dict(list(pages.items())[:1]))
         return
     raise _Untried
 
 
 def _smallest_layer(store: Store) -> Layer | None:
-    for name in catalog.environments(store):
-        found, _ = catalog.read_environment(store, name)
-        layers = catalog.read_snapshot(store, found.current).layers
+    for name in environment_names(store):
+        found, _ = read_ref(store, name)
+        layers = read_snapshot(store, found.current).layers
         return min(layers, key=lambda layer: layer.size, default=None)
     return None
 
@@ -139,14 +141,14 @@ def _move(store: Store) -> None:
     """Moves an environment that is not there from a version that it cannot be at."""
     _look(store, "environments")
     with suppress(VersionMismatch):
-        store.replace(catalog.environment_key(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
+        store.replace(Layout.ref(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
 
 
 def _delete(store: Store) -> None:
     """Deletes a layer that is not there."""
     _look(store, "layers")
     digest = secrets.token_hex(32)
-    store.delete(catalog.layer_key(digest))
+    store.delete(Layout.layer(digest))
 
 
 def _look(store: Store, top: str) -> None:

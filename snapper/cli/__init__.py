@@ -12,7 +12,7 @@ import time
 from types import FrameType
 from typing import ClassVar
 
-from snapper.machine.interrupts import SIGNALS
+from snapper.process.signals import TERMINATION_SIGNALS
 
 
 class Command:
@@ -28,7 +28,7 @@ def main() -> None:
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, stream) is None:  # closed by whoever started us: nothing else may take its descriptor
             setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
-    for number in SIGNALS:
+    for number in TERMINATION_SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _Interrupt())
     if os.path.expanduser("~") == "~":
@@ -45,7 +45,7 @@ def main() -> None:
 
         output.error(Interrupted(), as_json="--json" in sys.argv)
         code = Interrupted.code
-    for number in SIGNALS:
+    for number in TERMINATION_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end
     gc.freeze()  # nothing that is left need be looked through before it is let go of
     sys.exit(code)

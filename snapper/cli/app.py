@@ -16,7 +16,14 @@ import typer
 
 from snapper import __version__
 from snapper.cli import output
-from snapper.errors import ExitCode, FileFailed, Interrupted, SnapperError, Unsupported, Usage
+from snapper.errors import (
+    ExitCode,
+    FileOperationFailed,
+    Interrupted,
+    SnapperError,
+    UnsupportedPlatform,
+    UsageError,
+)
 
 #: The commands, and where each is: a module beside this one, and a function or a typer of commands in it.
 _COMMANDS = {
@@ -54,7 +61,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         if sys.platform == "win32":
-            raise Unsupported("Windows")
+            raise UnsupportedPlatform("Windows")
         arguments = [
             "--data=all" if each == "--data" else each for each in arguments
         ]  # its value is optional
@@ -77,7 +84,9 @@ def run(arguments: list[str]) -> int:
         _silence()
         on_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         where = str(error.filename or ("standard output" if on_output else "the operating system"))
-        return _report(FileFailed(where, error.strerror or str(error)), as_json and bool(error.filename))
+        return _report(
+            FileOperationFailed(where, error.strerror or str(error)), as_json and bool(error.filename)
+        )
 
 
 def _check_places(arguments: list[str]) -> None:
@@ -85,7 +94,7 @@ def _check_places(arguments: list[str]) -> None:
     for option, value in zip_longest(arguments, arguments[1:]):
         name = option[:-1] if option.endswith("=") else option
         if name in _PLACES and (value == "" or name != option):
-            raise Usage(
+            raise UsageError(
                 f"{name} is empty", "Is a variable not set? Say what is meant, or leave the option out."
             )
 
@@ -95,7 +104,7 @@ def _silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _misuse(error: Exception) -> Usage:
+def _misuse(error: Exception) -> UsageError:
     """What click says of a command line that it cannot parse."""
     text: str = getattr(error, "format_message", error.__str__)()
     message = " ".join(text.split()).replace(": Value error, ", ": ")  # which pydantic puts before it
@@ -105,7 +114,7 @@ def _misuse(error: Exception) -> Usage:
         names.insert(0, context.info_name)
         context = context.parent
     command = " ".join(["snapper", *names])
-    return Usage(message.rstrip("."), f"See: {command} --help.")
+    return UsageError(message.rstrip("."), f"See: {command} --help.")
 
 
 def _report(error: SnapperError, as_json: bool) -> int:

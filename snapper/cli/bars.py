@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from snapper.cli.text import clean, size
-from snapper.machine.progress import SILENT, Progress
+from snapper.process.progress import NO_PROGRESS, Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -17,7 +17,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 def reporter(*, quiet: bool) -> Iterator[Progress]:
     """What a verb reports to: a bar where stderr is a terminal, else lines; nothing if `quiet`."""
     if quiet:
-        yield SILENT
+        yield NO_PROGRESS
     elif sys.stderr.isatty():
         bar = _Bar()
         try:

@@ -6,11 +6,22 @@ from typing import Annotated
 
 import typer
 
-from snapper import config, settings_file
 from snapper.cli import output
 from snapper.cli.options import JsonOption
-from snapper.errors import ExitCode, NotAStore, Usage
-from snapper.format.canonical import plain
+from snapper.errors import ExitCode, NotAStore, UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.file import find_settings_file, writable_settings_file, write_setting
+from snapper.settings.settings import (
+    KEYS,
+    OFF,
+    Setting,
+    Value,
+    check_key,
+    explain_setting,
+    explain_settings,
+    parse_value,
+    variable_name,
+)
 
 app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
 
@@ -25,13 +36,13 @@ def _default(context: typer.Context, as_json: JsonOption = False) -> int:
 @app.command()
 def show(as_json: JsonOption = False) -> int:
     """Show all settings, their origins, and what is wrong."""
-    found = config.explain()
+    found = explain_settings()
     code = found.wrong[0].code if found.wrong else ExitCode.DONE
     if as_json:
         output.document(
             {
                 "file": str(found.file) if found.file else None,
-                "settings": [plain(each) for each in found.settings],
+                "settings": [to_jsonable(each) for each in found.settings],
                 "wrong": [output.described(each) for each in found.wrong],
             }
         )
@@ -49,7 +60,7 @@ def show(as_json: JsonOption = False) -> int:
 @app.command()
 def get(key: KeyArgument, as_json: JsonOption = False) -> None:
     """Print the value of one setting; several on lines of their own."""
-    _say(config.explain_one(key), as_json)
+    _say(explain_setting(key), as_json)
 
 
 @app.command(name="set")
@@ -59,19 +70,19 @@ def set_(
     as_json: JsonOption = False,
 ) -> None:
     """Set one setting in the file; the rest of it stays."""
-    value = config.parse(key, values)
+    value = parse_value(key, values)
     if key == "store" and str(value).startswith("s3://"):
         _check_url(str(value))
-    file = settings_file.write(key, config.OFF if value is None else value)
+    file = write_setting(key, OFF if value is None else value)
     _changed(key, file, as_json)
 
 
 @app.command()
 def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     """Take one setting out of the file."""
-    there = settings_file.find()
-    stray = there is not None and key in there.fields and key not in config.KEYS
-    file = settings_file.write(key if stray else config.known(key), None)
+    there = find_settings_file()
+    stray = there is not None and key in there.fields and key not in KEYS
+    file = write_setting(key if stray else check_key(key), None)
     if not stray:
         _changed(key, file, as_json)
     elif as_json:
@@ -83,8 +94,8 @@ def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
 @app.command()
 def path(as_json: JsonOption = False) -> None:
     """Print the file of settings that holds, or that `set` would make."""
-    found = settings_file.find()
-    file = str(found.path if found else settings_file.place())
+    found = find_settings_file()
+    file = str(found.path if found else writable_settings_file())
     if as_json:
         output.document({"file": file, "exists": bool(found and not found.missing)})
     else:
@@ -98,22 +109,22 @@ def _check_url(url: str) -> None:
     try:
         s3.parse(url)
     except NotAStore as error:
-        raise Usage(error.message, error.hint) from None
+        raise UsageError(error.message, error.hint) from None
 
 
 def _changed(key: str, file: object, as_json: bool) -> None:
-    found = config.explain_one(key)
+    found = explain_setting(key)
     if as_json:
-        output.document(plain(found))
+        output.document(to_jsonable(found))
         return
     output.say(f"{key} = {_shown(found.value)}, from {found.origin}")
-    if found.origin == config.variable_of(key):
+    if found.origin == variable_name(key):
         output.warn(f"  The variable {found.origin} is set, and goes before what is in {file}.")
 
 
-def _say(found: config.Setting, as_json: bool) -> None:
+def _say(found: Setting, as_json: bool) -> None:
     if as_json:
-        output.document({"key": found.key, "value": plain(found.value), "origin": found.origin})
+        output.document({"key": found.key, "value": to_jsonable(found.value), "origin": found.origin})
     elif isinstance(found.value, tuple):
         for each in found.value:
             output.say(each)
@@ -121,7 +132,7 @@ def _say(found: config.Setting, as_json: bool) -> None:
         output.say(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
 
 
-def _shown(value: config.Value) -> str:
+def _shown(value: Value) -> str:
     if value is None:
         return "-"
     if isinstance(value, tuple):

@@ -10,11 +10,11 @@ from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption, open_store
 from snapper.cli.seen import seen
 from snapper.cli.text import plural, size
-from snapper.errors import Usage
-from snapper.format.canonical import plain
+from snapper.errors import UsageError
+from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
-    from snapper.copying import Copied
+    from snapper.commands.copy import CopyResult
 
 _SEE = "See: snapper push --help, snapper pull --help."
 
@@ -64,26 +64,28 @@ def _copy(
     force: bool,
     as_json: bool,
 ) -> int:
-    from snapper import catalog, copying
     from snapper.cli.bars import reporter
+    from snapper.commands import copy
+    from snapper.repository.refs import environment_names
+    from snapper.repository.specs import SnapshotSpec, resolve_spec
 
     if bool(names) == everything:
-        raise Usage("name the environments to copy or say --all, and not both", _SEE)
-    references = [catalog.Reference.parse(name) for name in dict.fromkeys(names or ())]
+        raise UsageError("name the environments to copy or say --all, and not both", _SEE)
+    references = [SnapshotSpec.parse(name) for name in dict.fromkeys(names or ())]
     opened = open_store(source)
     if everything:
-        references = [catalog.Reference(name) for name in catalog.environments(opened)]
+        references = [SnapshotSpec(name) for name in environment_names(opened)]
     else:
         for reference in references:
-            catalog.resolve(opened, reference)  # before anything is made or copied
+            resolve_spec(opened, reference)  # before anything is made or copied
     with reporter(quiet=as_json) as progress:
         other = open_store(target, create=True)
         if other.url == opened.url:
-            raise Usage(f"both stores are {other.url}", "Name two different ones.")
-        done: list[copying.Copied] = []
-        failed: list[copying.NotCopied] = []
-        for each in copying.copy(opened, other, references, force=force, progress=progress):
-            if isinstance(each, copying.NotCopied):
+            raise UsageError(f"both stores are {other.url}", "Name two different ones.")
+        done: list[copy.CopyResult] = []
+        failed: list[copy.CopyFailure] = []
+        for each in copy.copy_environments(opened, other, references, force=force, progress=progress):
+            if isinstance(each, copy.CopyFailure):
                 failed.append(each)
                 if not as_json:
                     output.error(each.error, as_json=False)
@@ -107,7 +109,7 @@ def _copy(
     return failed[0].error.code if failed else last.code
 
 
-def _say(done: Copied) -> None:
+def _say(done: CopyResult) -> None:
     what = f"{done.environment}@{done.snapshot_id[:12]}"
     if done.present:
         output.say(f"{what} is there already: {done.target}")
@@ -117,7 +119,7 @@ def _say(done: Copied) -> None:
     output.say(f"  to {done.target}")
 
 
-def _fields(done: Copied) -> dict[str, Any]:
-    fields: dict[str, Any] = plain(done)
+def _fields(done: CopyResult) -> dict[str, Any]:
+    fields: dict[str, Any] = to_jsonable(done)
     fields["snapshot"] = fields.pop("snapshot_id")
     return {**fields, "seconds": round(done.seconds, 3)}

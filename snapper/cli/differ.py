@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper import config
 from snapper.cli import output, restored
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.seen import REACHED, Seen, seen
 from snapper.cli.text import plural
-from snapper.errors import ExitCode, NotAStore, SnapperError, Usage
-from snapper.format.canonical import plain
+from snapper.errors import ExitCode, NotAStore, SnapperError, UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from snapper.diff import Difference
-    from snapper.status import Status
+    from snapper.commands.diff import SnapshotDiff
+    from snapper.commands.status import EnvironmentStatus
     from snapper.store import Store
 
 
@@ -44,25 +44,27 @@ def diff(
     as_json: JsonOption = False,
 ) -> int:
     """Compare two snapshots, or one and the environment on disk."""
-    from snapper import diff as verb
-    from snapper.catalog import Reference
     from snapper.cli.bars import reporter
-    from snapper.environment import places
+    from snapper.commands import diff as verb
+    from snapper.environment.locations import find_environment
+    from snapper.repository.specs import SnapshotSpec
 
     if after is not None and prefix is not None:
-        raise Usage("a second snapshot and --prefix are two different comparisons", "Choose one of them.")
-    one = Reference.parse(before)
-    other = Reference.parse(after) if after is not None else None
+        raise UsageError(
+            "a second snapshot and --prefix are two different comparisons", "Choose one of them."
+        )
+    one = SnapshotSpec.parse(before)
+    other = SnapshotSpec.parse(after) if after is not None else None
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
         if other is not None:
-            found = verb.between_snapshots(
-                opened, one, other, files=files, jobs=jobs or config.load().jobs, progress=progress
+            found = verb.diff_snapshots(
+                opened, one, other, files=files, jobs=jobs or load_settings().jobs, progress=progress
             )
         else:
-            place = config.directory(prefix) if prefix is not None else places.find(one.environment)
-            found = verb.on_disk(
-                opened, one, place, files=files, jobs=jobs or config.load().jobs, progress=progress
+            place = absolute_directory(prefix) if prefix is not None else find_environment(one.environment)
+            found = verb.diff_installed(
+                opened, one, place, files=files, jobs=jobs or load_settings().jobs, progress=progress
             )
     names = [each.environment for each in (one, other) if each]
     last = seen(opened, names)
@@ -80,17 +82,17 @@ def status(
     as_json: JsonOption = False,
 ) -> int:
     """Say whether what is on disk still matches its snapshot."""
-    from snapper import status as verb
+    from snapper.commands import status as verb
 
     if name is not None and prefix is not None:
-        raise Usage("name an environment or give its directory with --prefix, and not both")
+        raise UsageError("name an environment or give its directory with --prefix, and not both")
     opened, failure = _opened(store)
     if prefix is not None:
-        found: tuple[Status, ...] = (verb.status_of(opened, config.directory(prefix)),)
+        found: tuple[EnvironmentStatus, ...] = (verb.environment_status(opened, absolute_directory(prefix)),)
     elif name is not None:
-        found = verb.named(opened, name)
+        found = verb.statuses_by_name(opened, name)
     else:
-        found, unlisted = verb.statuses(opened)
+        found, unlisted = verb.all_statuses(opened)
         failure = failure or unlisted
     if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
         failure = None  # nobody has made it yet
@@ -108,9 +110,9 @@ def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
         return None, error
 
 
-def _differing(found: Difference, last: Seen, as_json: bool) -> None:
+def _differing(found: SnapshotDiff, last: Seen, as_json: bool) -> None:
     if as_json:
-        output.document({**plain(found), "files": plain(found.files), **last.fields})
+        output.document({**to_jsonable(found), "files": to_jsonable(found.files), **last.fields})
         return
     output.say(f"{_label(found.before)} -> {_label(found.after)}")
     output.changes(found.packages, "  ")
@@ -141,7 +143,7 @@ class _Shown:
     why the store says nothing of them, or not all. `everything` is if no environment was named.
     """
 
-    found: Sequence[Status]
+    found: Sequence[EnvironmentStatus]
     store: str
     option: str | None
     failure: SnapperError | None
@@ -174,7 +176,7 @@ def _state(shown: _Shown, as_json: bool) -> None:
         restored.say_last()
 
 
-def _say(found: Status, store: str, option: str) -> None:
+def _say(found: EnvironmentStatus, store: str, option: str) -> None:
     """Prints the status; commands that it names have the option, so that they are for the same store."""
     if found.condition == "absent":
         restore = "" if found.error else f". Restore it: snapper restore {found.environment}{option}"
@@ -194,9 +196,9 @@ def _say(found: Status, store: str, option: str) -> None:
         output.error(found.error, as_json=False)
 
 
-def _in_store(found: Status, store: str, option: str) -> Iterator[str]:
+def _in_store(found: EnvironmentStatus, store: str, option: str) -> Iterator[str]:
     """How it stands to what the store has, and what the command would be that restores that."""
-    from snapper.unpacking.target import pack_command
+    from snapper.restoring.target import pack_command
 
     put = f"put it there with: {found.pack_command}{option}"
     if found.stored is False and found.current:
@@ -216,7 +218,7 @@ def _in_store(found: Status, store: str, option: str) -> Iterator[str]:
             yield f"the store has {found.current[:12]}{behind}: {restore} brings it here"
 
 
-def _sentence(found: Status, pack: str) -> str:
+def _sentence(found: EnvironmentStatus, pack: str) -> str:
     if not found.snapshot_id:
         return f"not packed yet: {pack}"
     if found.condition == "unchanged":
@@ -226,14 +228,14 @@ def _sentence(found: Status, pack: str) -> str:
     return f"was snapshot {found.snapshot_id[:12]}; what has changed since is not known"
 
 
-def _fields(found: Status) -> dict[str, Any]:
+def _fields(found: EnvironmentStatus) -> dict[str, Any]:
     return {
         "environment": found.environment,
         "prefix": found.prefix or None,
         "snapshot": found.snapshot_id or None,
         "condition": found.condition,
-        "drift": plain(found.drift),
-        "packages": plain(found.packages),
+        "drift": to_jsonable(found.drift),
+        "packages": to_jsonable(found.packages),
         "current": found.current or None,
         "behind": found.behind,
         "stored": found.stored,

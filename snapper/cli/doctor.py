@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper import config
 from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption
 from snapper.cli.text import plural
 from snapper.errors import ExitCode
-from snapper.format.canonical import plain
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory
 
 if TYPE_CHECKING:
     from snapper.checks.findings import Level
@@ -28,13 +28,13 @@ def doctor(
     as_json: JsonOption = False,
 ) -> int:
     """Say what is wrong here, and what to do about it."""
-    from snapper import doctor as verb
+    from snapper.commands import doctor as verb
 
-    asked = verb.Asked(store, tuple(config.directory(each) for each in scripts or []))
-    found = list(verb.examine(asked))
+    asked = verb.DoctorOptions(store, tuple(absolute_directory(each) for each in scripts or []))
+    found = list(verb.run_checks(asked))
     wrong = sum(each.level in ("warning", "problem") for each in found)
     if as_json:
-        output.document({"findings": [plain(each) for each in found], "wrong": wrong})
+        output.document({"findings": [to_jsonable(each) for each in found], "wrong": wrong})
     else:
         for each in found:
             output.say(f"{_MARKS[each.level]:8}{each.title}: {each.detail}")

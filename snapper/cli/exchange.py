@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper import config
 from snapper.cli import output, pack
 from snapper.cli.options import (
     JobsOption,
@@ -21,10 +20,11 @@ from snapper.cli.options import (
 from snapper.cli.seen import Seen, seen
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
-from snapper.format.canonical import plain
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings
 
 if TYPE_CHECKING:
-    from snapper.export import Exported
+    from snapper.commands.export import ExportResult
 
 
 def export(
@@ -60,13 +60,13 @@ def export(
     as_json: JsonOption = False,
 ) -> int:
     """Write a conda-pack archive, which is restored without snapper."""
-    from snapper import catalog
-    from snapper import export as verb
     from snapper.cli.bars import reporter
+    from snapper.commands import export as verb
+    from snapper.repository.specs import SnapshotSpec
 
-    wanted = verb.Wanted(
-        catalog.Reference.parse(name),
-        config.directory(output),
+    wanted = verb.ExportRequest(
+        SnapshotSpec.parse(name),
+        absolute_directory(output),
         format=format_,
         dest_prefix=dest_prefix,
         level=level,
@@ -75,7 +75,7 @@ def export(
     )
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
-        exported = verb.export(opened, wanted, jobs=jobs or config.load().jobs, progress=progress)
+        exported = verb.export_snapshot(opened, wanted, jobs=jobs or load_settings().jobs, progress=progress)
     return _exported(exported, seen(opened, [exported.environment]), as_json)
 
 
@@ -94,35 +94,36 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Put the environment of a conda-pack archive into the store."""
-    from snapper import catalog, importing
-    from snapper import pack as verb
+    from snapper.archives import importer
     from snapper.cli.bars import reporter
+    from snapper.commands import pack as verb
+    from snapper.repository.specs import check_environment_name
 
-    file = config.directory(archive)
-    known_as = catalog.check_name(
-        store_name or importing.name_of(file), "Say what it is to be called in the store with --name."
+    file = absolute_directory(archive)
+    known_as = check_environment_name(
+        store_name or importer.archive_stem(file), "Say what it is to be called in the store with --name."
     )
-    with reporter(quiet=as_json) as progress, importing.arrived(file, progress) as arrival:
+    with reporter(quiet=as_json) as progress, importer.unpacked_archive(file, progress) as arrival:
         opened = open_store(store, create=True)
         done = verb.pack(
             opened,
             arrival.place,
             known_as,
             message=message or f"from {file.name}",
-            level=level or config.load().level,
+            level=level or load_settings().level,
             editables="ignore",
             displaced=arrival.displaced,
-            jobs=jobs or config.load().jobs,
+            jobs=jobs or load_settings().jobs,
             progress=progress,
         )
     pack.report(done, as_json)
 
 
-def _exported(done: Exported, last: Seen, as_json: bool) -> int:
+def _exported(done: ExportResult, last: Seen, as_json: bool) -> int:
     """Reports an export; returns the exit code."""
     code = ExitCode.PARTIAL if done.unrelocated else last.code
     if as_json:
-        fields = plain(done)
+        fields = to_jsonable(done)
         fields["snapshot"] = fields.pop("snapshot_id")
         fields |= {"longest_prefix": done.longest_prefix, "seconds": round(done.seconds, 3), **last.fields}
         output.document(fields)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper import config
 from snapper.cli import Command, output, restored
 from snapper.cli.options import (
     EnvsDirOption,
@@ -23,15 +22,16 @@ from snapper.cli.options import (
 )
 from snapper.cli.seen import Seen, seen
 from snapper.cli.text import clean, moment, plural, size
-from snapper.errors import ExitCode, SnapperError, Usage
-from snapper.format.canonical import plain
+from snapper.errors import ExitCode, SnapperError, UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings, resolve_envs_dir
 
 if TYPE_CHECKING:
-    from snapper.log import Step
-    from snapper.remove import Removable
-    from snapper.restore import Failed, Restored
-    from snapper.rollback import RolledBack
-    from snapper.tag import Tagged
+    from snapper.commands.log import LogEntry
+    from snapper.commands.remove import RemovalPlan
+    from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.commands.rollback import RollbackResult
+    from snapper.commands.tag import TagResult
 
 
 def log(
@@ -43,7 +43,7 @@ def log(
     as_json: JsonOption = False,
 ) -> int:
     """Show an environment's history: who, when, and what changed."""
-    from snapper.log import log as verb
+    from snapper.commands.log import read_log as verb
 
     opened = open_store(store)
     steps = verb(opened, name, number)
@@ -76,39 +76,39 @@ def rollback(
     as_json: JsonOption = False,
 ) -> int:
     """Make an earlier snapshot current again, here and for everyone."""
-    from snapper import restore as restoring
-    from snapper import rollback as verb
-    from snapper.catalog import Reference
     from snapper.cli.bars import reporter
+    from snapper.commands import restore as restoring
+    from snapper.commands import rollback as verb
+    from snapper.repository.specs import SnapshotSpec
+    from snapper.restoring.target import RestoreRequest
     from snapper.store import check_reached
-    from snapper.unpacking import target
 
     if snapshot is not None and "@" in name:
-        raise Usage("the snapshot is named twice", "See: snapper rollback --help.")
+        raise UsageError("the snapshot is named twice", "See: snapper rollback --help.")
     opened = open_store(store)
     check_reached(opened)  # before anything here is changed
-    back = verb.target(opened, Reference.parse(f"{name}@{snapshot}" if snapshot else name))
-    results: list[Restored | Failed] = []
+    back = verb.plan_rollback(opened, SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name))
+    results: list[RestoreResult | RestoreFailure] = []
     if not store_only:
         # First here: what stands in the way is found before anything is moved for everyone.
-        wanted = target.Wanted(
-            Reference(back.environment, back.snapshot_id),
-            prefix=config.directory(prefix) if prefix else None,
-            envs_dir=None if prefix else config.envs_dir(envs_dir),
+        wanted = RestoreRequest(
+            SnapshotSpec(back.environment, back.snapshot_id),
+            prefix=absolute_directory(prefix) if prefix else None,
+            envs_dir=None if prefix else resolve_envs_dir(envs_dir),
             replace=replace,
         )
         with reporter(quiet=as_json) as progress:
             results = list(
-                restoring.restore(opened, [wanted], jobs=jobs or config.load().jobs, progress=progress)
+                restoring.restore(opened, [wanted], jobs=jobs or load_settings().jobs, progress=progress)
             )
         for each in results:
-            if isinstance(each, restoring.Failed):
+            if isinstance(each, restoring.RestoreFailure):
                 raise each.error
     try:
         done = verb.rollback(opened, back, message=message)
     except SnapperError:
         for here in results:
-            if isinstance(here, restoring.Restored):
+            if isinstance(here, restoring.RestoreResult):
                 output.warn(
                     f"{here.prefix} is at {back.snapshot_id[:12]} now, but in the store nothing has moved:"
                 )
@@ -127,17 +127,19 @@ def tag(
     as_json: JsonOption = False,
 ) -> None:
     """Give a snapshot a name that stays with it."""
-    from snapper import tag as verb
-    from snapper.catalog import Reference
+    from snapper.commands import tag as verb
+    from snapper.repository.specs import SnapshotSpec
 
-    reference = Reference.parse(name)
+    reference = SnapshotSpec.parse(name)
     if delete and (move or reference.snapshot):
-        raise Usage("--delete takes an environment and a tag, and nothing else", "See: snapper tag --help.")
+        raise UsageError(
+            "--delete takes an environment and a tag, and nothing else", "See: snapper tag --help."
+        )
     opened = open_store(store)
     if delete:
-        _tagged(verb.untag(opened, reference.environment, tag_), opened.url, as_json)
+        _tagged(verb.delete_tag(opened, reference.environment, tag_), opened.url, as_json)
     else:
-        _tagged(verb.tag(opened, reference, tag_, move=move), opened.url, as_json)
+        _tagged(verb.set_tag(opened, reference, tag_, move=move), opened.url, as_json)
 
 
 def remove(
@@ -147,14 +149,14 @@ def remove(
     as_json: JsonOption = False,
 ) -> int:
     """Remove an environment from the store; on disk it stays."""
-    from snapper import remove as verb
+    from snapper.commands import remove as verb
 
     opened = open_store(store)
-    found = verb.look(opened, name)
+    found = verb.plan_removal(opened, name)
     if not yes and not _agreed(found, opened.url, as_json):
         output.warn("Nothing is removed.")
         return ExitCode.FAILED
-    verb.remove(opened, found)
+    verb.remove_environment(opened, found)
     if as_json:
         output.document(
             {
@@ -169,16 +171,16 @@ def remove(
     return ExitCode.DONE
 
 
-def _agreed(found: Removable, store: str, as_json: bool) -> bool:
+def _agreed(found: RemovalPlan, store: str, as_json: bool) -> bool:
     """What the user says to it; raises Usage where nobody can be asked."""
     what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():
-        raise Usage(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")
+        raise UsageError(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")
     question = clean(f"Remove {what} from {store}, for everyone who uses it?")
     return typer.confirm(question, err=True)
 
 
-def _logged(name: str, steps: tuple[Step, ...], last: Seen, as_json: bool) -> None:
+def _logged(name: str, steps: tuple[LogEntry, ...], last: Seen, as_json: bool) -> None:
     if as_json:
         output.document({"environment": name, "steps": [_step(each) for each in steps], **last.fields})
         return
@@ -198,21 +200,23 @@ def _logged(name: str, steps: tuple[Step, ...], last: Seen, as_json: bool) -> No
     last.tell()
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: LogEntry) -> dict[str, Any]:
     return {
-        **plain(step.move),
+        **to_jsonable(step.move),
         "current": step.current,
         "tags": list(step.tags),
-        "changes": plain(step.changes),
+        "changes": to_jsonable(step.changes),
         **({"error": output.described(step.error)} if step.error else {}),
     }
 
 
-def _rolled_back(done: RolledBack, results: list[Restored | Failed], store: str, as_json: bool) -> int:
+def _rolled_back(
+    done: RollbackResult, results: list[RestoreResult | RestoreFailure], store: str, as_json: bool
+) -> int:
     ended = restored.Ended(results, store, time.monotonic() - Command.began)
     if as_json:
         document, code = restored.described(ended)
-        fields = plain(done)
+        fields = to_jsonable(done)
         fields["snapshot"] = fields.pop("snapshot_id")
         output.document({**fields, **document})
         return code
@@ -226,9 +230,9 @@ def _rolled_back(done: RolledBack, results: list[Restored | Failed], store: str,
     return code
 
 
-def _tagged(done: Tagged, store: str, as_json: bool) -> None:
+def _tagged(done: TagResult, store: str, as_json: bool) -> None:
     if as_json:
-        fields = plain(done)
+        fields = to_jsonable(done)
         snapshot_id = fields.pop("snapshot_id")
         output.document(
             {"store": store, **fields, "snapshot": snapshot_id or None, "before": done.before or None}

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper import config
 from snapper.cli import output
 from snapper.cli.options import JsonOption
-from snapper.errors import ExitCode, NotAnEnvironment, NotRegistered
-from snapper.format.canonical import plain
+from snapper.errors import ExitCode, KernelNotRegistered, NotAnEnvironment
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory
 
 if TYPE_CHECKING:
-    from snapper.kernels import Entry
+    from snapper.kernels import KernelEntry
 
 app = typer.Typer(
     help="List, register and remove Jupyter kernels of environments.",
@@ -36,9 +36,9 @@ def list_(as_json: JsonOption = False) -> None:
     """List the kernels that snapper has registered."""
     from snapper import kernels
 
-    found = kernels.registered()
+    found = kernels.registered_kernels()
     if as_json:
-        output.document({"kernels": [plain(each) for each in found]})
+        output.document({"kernels": [to_jsonable(each) for each in found]})
     elif not found:
         output.say(
             "No kernel is registered. They are when environments are restored, or: snapper kernels register ENV"
@@ -64,15 +64,16 @@ def register(
 ) -> int:
     """Register the kernels of environments that are on this machine."""
     from snapper import kernels
-    from snapper.environment import conda, places, state
-    from snapper.errors import Usage
+    from snapper.environment import conda, state
+    from snapper.environment.locations import find_environment
+    from snapper.errors import UsageError
 
     if bool(names) == (prefix is not None):
-        raise Usage(
+        raise UsageError(
             "name environments or give the directory of one with --prefix, and not both",
             "See: snapper kernels register --help.",
         )
-    prefixes = [config.directory(prefix)] if prefix else [places.find(name) for name in names or []]
+    prefixes = [absolute_directory(prefix)] if prefix else [find_environment(name) for name in names or []]
     documents = []
     code = ExitCode.DONE
     for place in prefixes:
@@ -82,8 +83,8 @@ def register(
         environment = known.environment if known else place.name
         done = kernels.register(place, environment)
         code = ExitCode.PARTIAL if not done or any(each.problem for each in done) else code
-        suggestion = "" if done else kernels.suggestion(place)
-        documents.append({"environment": environment, "kernels": plain(done), "suggestion": suggestion})
+        suggestion = "" if done else kernels.install_hint(place)
+        documents.append({"environment": environment, "kernels": to_jsonable(done), "suggestion": suggestion})
         if not as_json:
             for each in done:
                 if each.problem:
@@ -102,21 +103,21 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
     """Remove kernels from Jupyter's menu; their environments stay."""
     from snapper import kernels
 
-    there = {each.environment for each in kernels.registered()}
+    there = {each.environment for each in kernels.registered_kernels()}
     for name in names:
         if name not in there:
-            raise NotRegistered(name, tuple(sorted(there)))
+            raise KernelNotRegistered(name, tuple(sorted(there)))
     removed = [each for name in dict.fromkeys(names) for each in kernels.remove(name)]
     if as_json:
-        output.document({"removed": [plain(each) for each in removed]})
+        output.document({"removed": [to_jsonable(each) for each in removed]})
         return
     for each in removed:
         output.say(f"{each.name} ({each.display_name}) is removed")
 
 
-def _state(entry: Entry) -> str:
+def _state(entry: KernelEntry) -> str:
     from snapper.kernels import runs
 
     if entry.ready:
         return "ready"
-    return "waiting" if runs.waits(entry.environment) else "not there"
+    return "waiting" if runs.is_awaited(entry.environment) else "not there"

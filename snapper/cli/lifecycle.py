@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from snapper import config
 from snapper.cli import output
 from snapper.cli.options import ExceptOption, JsonOption, OnlyOption
+from snapper.settings.settings import detect_platform
 
 
 class EventArgument(str, Enum):
@@ -71,9 +71,9 @@ def lifecycle(
     as_json: JsonOption = False,
 ) -> None:
     """Print a script for a machine's making or start."""
-    from snapper import lifecycle as verb
+    from snapper.commands import lifecycle as verb
 
-    place = platform.value if platform else "studio" if config.place() == "Studio" else "notebook-instance"
+    place = platform.value if platform else "studio" if detect_platform() == "Studio" else "notebook-instance"
     settings = {
         "store": store or "",
         "envs_dir": envs_dir or "",
@@ -90,8 +90,8 @@ def lifecycle(
         "requirement": requirement,
         "wheelhouse": wheelhouse,
     }
-    text = verb.script(
-        verb.Wanted(
+    text = verb.render_script(
+        verb.LifecycleOptions(
             event=event.value,
             platform=place,
             settings=settings,

@@ -11,20 +11,20 @@ from snapper.cli import output
 from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
 from snapper.cli.seen import Seen, seen
 from snapper.cli.text import moment, plural, size
-from snapper.errors import Usage
-from snapper.format.canonical import plain
+from snapper.errors import UsageError
+from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
-    from snapper.catalog import Entry
-    from snapper.format.model import Environment, Snapshot
+    from snapper.format.model import Ref, Snapshot
+    from snapper.repository.refs import RefOrError
 
 
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
     """List the environments of the store."""
-    from snapper import catalog
+    from snapper.repository.refs import read_all_refs
 
     opened = open_store(store)
-    found = list(catalog.survey(opened))
+    found = list(read_all_refs(opened))
     return _listed(found, seen(opened, [each.name for each in found]), as_json)
 
 
@@ -38,14 +38,16 @@ def show(
     as_json: JsonOption = False,
 ) -> int:
     """Show a snapshot: its packages, layers and kernels."""
-    from snapper import catalog, lockfile
+    from snapper.commands import lockfile
+    from snapper.repository.snapshots import read_snapshot
+    from snapper.repository.specs import SnapshotSpec, resolve_spec
 
     if explicit + as_yaml + as_json > 1:
-        raise Usage("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
-    reference = catalog.Reference.parse(name)
+        raise UsageError("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
+    reference = SnapshotSpec.parse(name)
     opened = open_store(store)
-    environment, snapshot_id = catalog.resolve(opened, reference)
-    snapshot = catalog.read_snapshot(opened, snapshot_id)
+    environment, snapshot_id = resolve_spec(opened, reference)
+    snapshot = read_snapshot(opened, snapshot_id)
     last = seen(opened, [environment.name])
     if explicit:
         output.text(lockfile.explicit(snapshot))
@@ -58,9 +60,9 @@ def show(
     return last.code
 
 
-def _listed(found: Sequence[Entry], last: Seen, as_json: bool) -> int:
+def _listed(found: Sequence[RefOrError], last: Seen, as_json: bool) -> int:
     """Prints the store's environments; returns the exit code."""
-    from snapper import catalog
+    from snapper.repository.refs import origin_entry
 
     damaged = [each for each in found if each.environment is None]
     if as_json:
@@ -74,7 +76,7 @@ def _listed(found: Sequence[Entry], last: Seen, as_json: bool) -> int:
         for entry in found:
             if entry.environment is not None:
                 latest = (
-                    catalog.packed(entry.environment, entry.environment.current) or entry.environment.latest
+                    origin_entry(entry.environment, entry.environment.current) or entry.environment.latest
                 )
                 rows.append(
                     (
@@ -100,9 +102,9 @@ def _listed(found: Sequence[Entry], last: Seen, as_json: bool) -> int:
     return damaged[0].error.code if damaged and damaged[0].error is not None else last.code
 
 
-def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_json: bool, last: Seen) -> None:
+def _shown(environment: Ref, snapshot_id: str, snapshot: Snapshot, as_json: bool, last: Seen) -> None:
     """Prints one snapshot."""
-    from snapper import catalog
+    from snapper.repository.refs import origin_entry
 
     if as_json:
         moves = tuple(move for move in environment.history if move.snapshot == snapshot_id)
@@ -114,8 +116,8 @@ def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_js
                 "size": snapshot.size,
                 "stored_size": snapshot.stored_size,
                 "files": snapshot.files,
-                "history": plain(moves),
-                **plain(snapshot),
+                "history": to_jsonable(moves),
+                **to_jsonable(snapshot),
                 **last.fields,
             }
         )
@@ -124,7 +126,7 @@ def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_js
         f"{environment.name}@{snapshot_id[:12]}{' (current)' if snapshot_id == environment.current else ''}"
     )
     output.say(f"  id        {snapshot_id}")
-    move = catalog.packed(environment, snapshot_id)
+    move = origin_entry(environment, snapshot_id)
     if move:
         origin = f"packed    {{}} from {move.prefix}" if move.prefix else "imported  {}"
         output.say("  " + origin.format(f"{move.time} by {move.user}@{move.host}"))
@@ -153,8 +155,8 @@ def _shown(environment: Environment, snapshot_id: str, snapshot: Snapshot, as_js
     output.table(("PACKAGE", "VERSION", "BUILD", "STORED", "CHANNEL"), rows, right=(3,))
 
 
-def _entry(entry: Entry) -> dict[str, Any]:
+def _entry(entry: RefOrError) -> dict[str, Any]:
     if entry.environment is None:
         return {"environment": entry.name, "error": output.described(entry.error) if entry.error else None}
-    latest: dict[str, Any] = plain(entry.environment.latest)
+    latest: dict[str, Any] = to_jsonable(entry.environment.latest)
     return {"environment": entry.name, **latest, "tags": entry.environment.tags}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper import config
+from snapper.settings.settings import store_url
 
 if TYPE_CHECKING:
     from snapper.store import Store
@@ -70,4 +70,4 @@ def open_store(option: str | None, *, create: bool = False, apart_from: Path | N
     """The store that the option names, or else the settings."""
     from snapper import store
 
-    return store.open_store(config.store_url(option), create=create, apart_from=apart_from)
+    return store.open_store(store_url(option), create=create, apart_from=apart_from)

@@ -12,7 +12,7 @@ from snapper.errors import SnapperError
 from snapper.format.model import Deviation
 
 if TYPE_CHECKING:
-    from snapper.environment.changes import Change, Changes
+    from snapper.environment.changes import PackageChange, PackageChanges
 
 _MOST_LISTED = 10
 
@@ -79,7 +79,7 @@ def empty(store: str) -> None:
     say(f"The store {store} has no environments. Pack one with: snapper pack NAME")
 
 
-def changes(changes: Changes, indent: str) -> None:
+def changes(changes: PackageChanges, indent: str) -> None:
     """Prints what became of packages, a line each."""
     for each in changes.added:
         say(f"{indent}+ {each.name} {each.after}{_by(each)}")
@@ -89,7 +89,7 @@ def changes(changes: Changes, indent: str) -> None:
         say(f"{indent}~ {each.name} {each.before} -> {each.after}{_by(each)}")
 
 
-def _by(change: Change) -> str:
+def _by(change: PackageChange) -> str:
     return " (pip)" if change.manager == "pip" else ""
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper import config
 from snapper.cli import output
 from snapper.cli.options import (
     JobsOption,
@@ -20,11 +19,12 @@ from snapper.cli.options import (
     open_store,
 )
 from snapper.cli.text import plural, size
-from snapper.errors import NotAnEnvironment, Usage
-from snapper.format.canonical import plain
+from snapper.errors import NotAnEnvironment, UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings
 
 if TYPE_CHECKING:
-    from snapper.pack import Packed
+    from snapper.commands.pack import PackResult
 
 
 class EditableOption(str, Enum):
@@ -67,8 +67,8 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Pack an environment into the store."""
-    from snapper import pack as verb
     from snapper.cli.bars import reporter
+    from snapper.commands import pack as verb
 
     place, known_as = _place_and_name(name, prefix, store_name)
     opened = open_store(store, create=True, apart_from=place)
@@ -78,11 +78,11 @@ def pack(
             place,
             known_as,
             message=message,
-            level=level or config.load().level,
+            level=level or load_settings().level,
             editables=editable.value,
             full=full,
             force=force,
-            jobs=jobs or config.load().jobs,
+            jobs=jobs or load_settings().jobs,
             progress=progress,
         )
     report(done, as_json)
@@ -90,26 +90,27 @@ def pack(
 
 def _place_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
     """Where the environment is, and what it is to be called in the store."""
-    from snapper import catalog
-    from snapper.environment import conda, places
+    from snapper.environment import conda
+    from snapper.environment.locations import find_environment
+    from snapper.repository.specs import check_environment_name
 
     if (name is None) == (prefix is None):
-        raise Usage(
+        raise UsageError(
             "name one environment or give its directory with --prefix, and not both",
             "See: snapper pack --help.",
         )
-    place = config.directory(prefix) if prefix is not None else None
-    known_as = catalog.check_name(
+    place = absolute_directory(prefix) if prefix is not None else None
+    known_as = check_environment_name(
         store_name or (place.name if place else str(name)),
         "Name a directory with --prefix, and what it is to be called in the store with --name.",
     )
-    place = place or places.find(str(name))
+    place = place or find_environment(str(name))
     if not conda.is_environment(place):
         raise NotAnEnvironment(str(place))
     return place, known_as
 
 
-def report(done: Packed, as_json: bool) -> None:
+def report(done: PackResult, as_json: bool) -> None:
     """Reports a pack."""
     if as_json:
         output.document(_fields(done))
@@ -144,7 +145,7 @@ def report(done: Packed, as_json: bool) -> None:
         )
 
 
-def _fields(done: Packed) -> dict[str, Any]:
+def _fields(done: PackResult) -> dict[str, Any]:
     return {
         "environment": done.environment,
         "snapshot": done.snapshot_id,
@@ -160,12 +161,12 @@ def _fields(done: Packed) -> dict[str, Any]:
         "layers": len(done.snapshot.layers),
         "added_layers": done.added_layers,
         "added_size": done.added_size,
-        "altered": plain(done.snapshot.altered),
-        "missing": plain(done.snapshot.missing),
+        "altered": to_jsonable(done.snapshot.altered),
+        "missing": to_jsonable(done.snapshot.missing),
         "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
         "unrelocated": list(done.unrelocated),
         "outside": list(done.outside),
         "first": done.first,
-        "replaced": plain(done.replaced),
+        "replaced": to_jsonable(done.replaced),
         "seconds": round(done.seconds, 3),
     }

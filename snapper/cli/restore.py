@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper import config
 from snapper.cli import Command, output, restored
 from snapper.cli.options import (
     EnvsDirOption,
@@ -23,13 +22,20 @@ from snapper.cli.options import (
     open_store,
 )
 from snapper.cli.seen import REACHED, Seen, seen
-from snapper.errors import NotInStore, SnapperError, Usage
+from snapper.errors import NotInStore, SnapperError, UsageError
+from snapper.settings.settings import (
+    absolute_directory,
+    load_settings,
+    resolve_envs_dir,
+    state_directory,
+    store_url,
+)
 
 if TYPE_CHECKING:
-    from snapper import catalog
-    from snapper.kernels import Entry
-    from snapper.restore import Failed, Restored
-    from snapper.unpacking.target import Wanted
+    from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.kernels import KernelEntry
+    from snapper.repository.specs import SnapshotSpec
+    from snapper.restoring.target import RestoreRequest
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,12 @@ class _Begun:
 
     store: str
     names: tuple[str, ...]
-    removed_kernels: tuple[Entry, ...] = ()
+    removed_kernels: tuple[KernelEntry, ...] = ()
 
 
 _SEE = "See: snapper restore --help."
 
-Tell = Callable[["_Begun | Seen | Restored | Failed"], None]
+Tell = Callable[["_Begun | Seen | RestoreResult | RestoreFailure"], None]
 
 
 def restore(
@@ -94,20 +100,20 @@ def restore(
 ) -> int:
     """Restore environments from the store and register their kernels."""
     if bool(names) == everything:
-        raise Usage("name the environments to restore or say --all, and not both", _SEE)
+        raise UsageError("name the environments to restore or say --all, and not both", _SEE)
     if (only or except_) and not everything:
-        raise Usage("--only and --except go with --all", _SEE)
+        raise UsageError("--only and --except go with --all", _SEE)
     if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
-        raise Usage("--prefix goes with one environment, and without --envs-dir", _SEE)
-    settings = config.load()
+        raise UsageError("--prefix goes with one environment, and without --envs-dir", _SEE)
+    settings = load_settings()
     asked = _Asked(
         names=list(names or []),
         everything=everything,
         only=tuple(only or settings.only),
         except_=tuple(except_ or settings.except_),
         first=settings.first,
-        prefix=config.directory(prefix) if prefix else None,
-        envs_dir=None if prefix else config.envs_dir(envs_dir),
+        prefix=absolute_directory(prefix) if prefix else None,
+        envs_dir=None if prefix else resolve_envs_dir(envs_dir),
         replace=replace,
         store=store,
         jobs=jobs or settings.jobs,
@@ -128,11 +134,11 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     command's start.
     """
     from snapper.kernels import runs
-    from snapper.machine import detached
+    from snapper.process.background import run_in_background
 
-    last = runs.last()
+    last = runs.last_run()
     name = "restore-other.log" if last and last.at_work else "restore.log"
-    log = config.state_directory() / name
+    log = state_directory() / name
     if not quiet:
         output.warn(f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}")
 
@@ -144,14 +150,18 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
                 output.error(error, as_json=False)
             raise
 
-    report = detached.run(work, Command.began + budget, log)
+    report = run_in_background(work, Command.began + budget, log)
     return _ended(report.told, report.process, str(log))
 
 
 def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:
     begun = next((each for each in told if isinstance(each, _Begun)), _Begun("", ()))
     looks = [each for each in told if isinstance(each, Seen)]
-    results: list[Restored | Failed] = [each for each in told if not isinstance(each, (_Begun, Seen))]  # type: ignore[misc]
+    results: list[RestoreResult | RestoreFailure] = [
+        each  # type: ignore[misc]
+        for each in told
+        if not isinstance(each, (_Begun, Seen))
+    ]
     ended = {each.environment for each in results}
     left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
     background = restored.Background(process, log, left) if process else None
@@ -167,22 +177,24 @@ def _ended(told: list[object], process: int | None = None, log: str = "") -> res
 
 def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
     """Restores what is asked for, and tells of it as it goes."""
-    from snapper import catalog, kernels
-    from snapper import restore as verb
+    from snapper import kernels
     from snapper.cli.bars import reporter
+    from snapper.commands import restore as verb
+    from snapper.repository.refs import environment_names
+    from snapper.repository.specs import SnapshotSpec
     from snapper.store import last_seen
 
-    references = [catalog.Reference.parse(name) for name in dict.fromkeys(asked.names)]
-    stale: tuple[Entry, ...] = ()
+    references = [SnapshotSpec.parse(name) for name in dict.fromkeys(asked.names)]
+    stale: tuple[KernelEntry, ...] = ()
     try:
         opened = open_store(asked.store)
         if asked.everything:
-            there = list(catalog.environments(opened))
-            stale = kernels.sweep(there) if last_seen(opened) is None else ()
-            references = [catalog.Reference(name) for name in _chosen(asked, there, opened.url)]
+            there = list(environment_names(opened))
+            stale = kernels.remove_orphaned(there) if last_seen(opened) is None else ()
+            references = [SnapshotSpec(name) for name in _chosen(asked, there, opened.url)]
     except SnapperError as error:
         if asked.everything:
-            verb.refused(config.store_url(asked.store), error, log)
+            verb.record_failure(store_url(asked.store), error, log)
         raise
     names = [each.environment for each in references]
     tell(_Begun(opened.url, tuple(map(str, references)), stale))
@@ -203,9 +215,9 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
 
 
 def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
-    from snapper.unpacking import schedule
+    from snapper.restoring.schedule import select_names
 
-    chosen = schedule.selected(there, asked.only, asked.except_)
+    chosen = select_names(there, asked.only, asked.except_)
     if there and not chosen:
         patterns = (("matches", asked.only), ("is not among", asked.except_))
         wanted = [f"{verb} {', '.join(map(repr, names))}" for verb, names in patterns if names]
@@ -213,14 +225,15 @@ def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
     return chosen
 
 
-def _wanted(asked: _Asked, references: list[catalog.Reference]) -> list[Wanted]:
+def _wanted(asked: _Asked, references: list[SnapshotSpec]) -> list[RestoreRequest]:
     from snapper.kernels import runs
-    from snapper.unpacking import schedule, target
+    from snapper.restoring.schedule import rank_names
+    from snapper.restoring.target import RestoreRequest
 
     names = [each.environment for each in references]
-    ranks = schedule.ranks(names, asked.first, runs.last_used(names))
+    ranks = rank_names(names, asked.first, runs.recently_used(names))
     return [
-        target.Wanted(
+        RestoreRequest(
             each,
             prefix=asked.prefix,
             envs_dir=asked.envs_dir,

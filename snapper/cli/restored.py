@@ -12,12 +12,12 @@ from snapper.cli import output
 from snapper.cli.seen import REACHED, Seen
 from snapper.cli.text import plural, size
 from snapper.errors import ExitCode
-from snapper.format.canonical import plain
-from snapper.machine import identity
+from snapper.format.canonical import to_jsonable
+from snapper.process.identity import utc_now
 
 if TYPE_CHECKING:
-    from snapper.kernels import Entry
-    from snapper.restore import Failed, Restored
+    from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.kernels import KernelEntry
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Ended:
     environments had gone, and when the store was last seen.
     """
 
-    results: Sequence[Restored | Failed]
+    results: Sequence[RestoreResult | RestoreFailure]
     store: str
     seconds: float = 0.0
     background: Background | None = None
-    removed_kernels: Sequence[Entry] = ()
+    removed_kernels: Sequence[KernelEntry] = ()
     last: Seen = REACHED
 
 
@@ -57,7 +57,7 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
         "seconds": round(ended.seconds, 3),
     }
     if ended.background:
-        fields["background"] = plain(ended.background)
+        fields["background"] = to_jsonable(ended.background)
     return {**fields, **ended.last.fields}, code
 
 
@@ -83,26 +83,28 @@ def report(ended: Ended, as_json: bool) -> int:
     return code
 
 
-def note(result: Restored | Failed) -> None:
+def note(result: RestoreResult | RestoreFailure) -> None:
     """A line for the log, with the time."""
-    from snapper.restore import Failed
+    from snapper.commands.restore import RestoreFailure
 
     with suppress(OSError):
-        if isinstance(result, Failed):
+        if isinstance(result, RestoreFailure):
             what = f"could not be restored: {result.error.message}"
         else:
             what = "is there already" if result.present else f"is restored in {result.seconds:.1f} s"
-        output.warn(f"{identity.now()} {result.environment} {what}")
+        output.warn(f"{utc_now()} {result.environment} {what}")
 
 
-def _parted(results: Sequence[Restored | Failed]) -> tuple[list[Restored], list[Failed]]:
-    from snapper.restore import Failed
+def _parted(
+    results: Sequence[RestoreResult | RestoreFailure],
+) -> tuple[list[RestoreResult], list[RestoreFailure]]:
+    from snapper.commands.restore import RestoreFailure
 
-    failed = [each for each in results if isinstance(each, Failed)]
-    return [each for each in results if not isinstance(each, Failed)], failed
+    failed = [each for each in results if isinstance(each, RestoreFailure)]
+    return [each for each in results if not isinstance(each, RestoreFailure)], failed
 
 
-def _summary(done: list[Restored], failed: list[Failed], seconds: float) -> str:
+def _summary(done: list[RestoreResult], failed: list[RestoreFailure], seconds: float) -> str:
     present = sum(each.present for each in done)
     kernels = sum(not kernel.problem for each in done for kernel in each.kernels)
     counts = f"{len(done) - present} restored, {present} already there, {len(failed)} failed"
@@ -116,7 +118,7 @@ def _say_background(background: Background) -> None:
     output.say("  kernels wait for their environments; snapper status says how far it is")
 
 
-def _say(done: Restored) -> None:
+def _say(done: RestoreResult) -> None:
     if done.present:
         output.say(f"{done.environment} is there already: {done.prefix}")
         if done.changed:
@@ -141,7 +143,7 @@ def _say(done: Restored) -> None:
         output.say(f"  no kernel: it has none. Add one with: {done.suggestion}")
 
 
-def _fields(done: Restored) -> dict[str, Any]:
+def _fields(done: RestoreResult) -> dict[str, Any]:
     return {
         "environment": done.environment,
         "snapshot": done.snapshot_id,
@@ -150,7 +152,7 @@ def _fields(done: Restored) -> dict[str, Any]:
         "present": done.present,
         "changed": done.changed,
         "size": done.size,
-        "kernels": plain(done.kernels),
+        "kernels": to_jsonable(done.kernels),
         "suggestion": done.suggestion,
         "unrelocated": list(done.unrelocated),
         "seconds": round(done.seconds, 3),
@@ -164,15 +166,15 @@ def last_fields() -> dict[str, Any] | None:
     """The last restore of all environments as JSON; None where none is on record."""
     from snapper.kernels import runs
 
-    found = runs.last()
-    return {**plain(found), "at_work": found.at_work} if found else None
+    found = runs.last_run()
+    return {**to_jsonable(found), "at_work": found.at_work} if found else None
 
 
 def say_last() -> None:
     """Says what became of the last restore of all environments, and how far it is where it goes on."""
     from snapper.kernels import runs
 
-    found = runs.last()
+    found = runs.last_run()
     if found is None:
         return
     counts: Counter[str] = Counter(each.condition for each in found.environments)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from snapper.cli import output
 from snapper.cli.text import age
 from snapper.errors import ExitCode
-from snapper.machine import identity
+from snapper.process.identity import format_utc
 
 if TYPE_CHECKING:
     from snapper.store import Store
@@ -26,7 +26,7 @@ class Seen:
     @property
     def fields(self) -> dict[str, Any]:
         """What a JSON document says of it."""
-        return {} if self.last is None else {"store_last_seen": identity.time_of(self.last)}
+        return {} if self.last is None else {"store_last_seen": format_utc(self.last)}
 
     @property
     def code(self) -> ExitCode:
@@ -35,7 +35,7 @@ class Seen:
     def tell(self) -> None:
         if self.last is not None:
             output.warn(
-                f"the store {self.store} cannot be reached: this is as it was at {identity.time_of(self.last)} "
+                f"the store {self.store} cannot be reached: this is as it was at {format_utc(self.last)} "
                 f"({age(time.time() - self.last)} ago), from the cache"
             )
 
@@ -46,7 +46,7 @@ REACHED = Seen("", None)
 
 def seen(store: Store, names: Iterable[str] = ()) -> Seen:
     """When the entries of these environments were last seen, or the store as a whole if there are none."""
-    from snapper import catalog
+    from snapper.format.layout import Layout
     from snapper.store import last_seen
 
-    return Seen(store.url, last_seen(store, map(catalog.environment_key, names)))
+    return Seen(store.url, last_seen(store, map(Layout.ref, names)))

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper import config
 from snapper.cli import output
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.text import moment, plural, size
-from snapper.errors import ExitCode, SnapperError, Usage
-from snapper.format.canonical import plain
+from snapper.errors import ExitCode, SnapperError, UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from snapper.machine.progress import Progress
-    from snapper.prune import Pruned
-    from snapper.repair import Healed
+    from snapper.commands.prune import PruneResult
+    from snapper.commands.repair import RepairedObject
+    from snapper.commands.verify import EnvironmentCheck, VerifyResult
+    from snapper.process.progress import Progress
     from snapper.store import Store
-    from snapper.verify import Checked, Verified
 
 _WHAT = {
     "missing": "gone",
@@ -68,11 +68,11 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Remove what no environment needs any more from the store."""
-    from snapper import prune as verb
     from snapper.cli.bars import reporter
+    from snapper.commands import prune as verb
     from snapper.store import uncached
 
-    retention = verb.Retention(
+    retention = verb.RetentionPolicy(
         keep_last, keep_daily, keep_weekly, keep_monthly, tuple(keep_tag) if keep_tag else ("*",)
     )
     opened = uncached(open_store(store))
@@ -114,12 +114,12 @@ def verify(
     from snapper.store import digest_in, uncached
 
     if name and data == "all" and _is_part(name):
-        raise Usage(f"--data {name}: a part stands behind =", f"Write --data={name}.")
+        raise UsageError(f"--data {name}: a part stands behind =", f"Write --data={name}.")
     if (name or prefix) and (data is not None or heal or source):
-        raise Usage("--data, --repair and --from are for the store, not for an environment on disk")
+        raise UsageError("--data, --repair and --from are for the store, not for an environment on disk")
     if source and not heal:
-        raise Usage("--from says where --repair is to take good copies from", "Add --repair.")
-    jobs = jobs or config.load().jobs
+        raise UsageError("--from says where --repair is to take good copies from", "Add --repair.")
+    jobs = jobs or load_settings().jobs
     opened = uncached(open_store(store))
     with reporter(quiet=as_json) as progress:
         if name or prefix:
@@ -135,45 +135,47 @@ def verify(
 
 
 def _is_part(text: str) -> bool:
-    from snapper.verify import Part
+    from snapper.commands.verify import LayerSample
 
     try:
-        Part.parse(text)
-    except Usage:
+        LayerSample.parse(text)
+    except UsageError:
         return False
     return True
 
 
 def _environment(
     opened: Store, name: str | None, prefix: Path | None, jobs: int | None, progress: Progress
-) -> Checked:
+) -> EnvironmentCheck:
     """Checks an environment on disk."""
-    from snapper import verify as verb
-    from snapper.catalog import Reference
-    from snapper.environment import places
+    from snapper.commands import verify as verb
+    from snapper.environment.locations import find_environment
+    from snapper.repository.specs import SnapshotSpec
 
-    reference = Reference.parse(name) if name else None
-    place = config.directory(prefix) if prefix else places.find(reference.environment if reference else "")
+    reference = SnapshotSpec.parse(name) if name else None
+    place = (
+        absolute_directory(prefix) if prefix else find_environment(reference.environment if reference else "")
+    )
     return verb.verify_environment(opened, place, reference, jobs=jobs, progress=progress)
 
 
 def _store(
     opened: Store, data: str | None, heal: bool, source: str | None, jobs: int | None, progress: Progress
-) -> tuple[Verified, list[Healed]]:
+) -> tuple[VerifyResult, list[RepairedObject]]:
     """Checks the store itself, and heals what can be healed if that is wanted."""
-    from snapper import verify as verb
-    from snapper.repair import repair
+    from snapper.commands import verify as verb
+    from snapper.commands.repair import repair_objects
 
-    part = None if data is None else verb.Part.parse(data)
-    found = verb.verify(opened, part, jobs=jobs, progress=progress)
-    healed: list[Healed] = []
+    part = None if data is None else verb.LayerSample.parse(data)
+    found = verb.verify_store(opened, part, jobs=jobs, progress=progress)
+    healed: list[RepairedObject] = []
     while heal and found.problems:
         with _sources(found, source, jobs, progress) as sources:
-            new = repair(opened, [each.key for each in found.problems], sources)
+            new = repair_objects(opened, [each.key for each in found.problems], sources)
         keys = {each.key for each in new} - {each.key for each in healed}
         healed += [each for each in new if each.key in keys]
         if any(not key.startswith("layers/") for key in keys):  # only now it is known what they need
-            found = verb.verify(opened, part, jobs=jobs, progress=progress)
+            found = verb.verify_store(opened, part, jobs=jobs, progress=progress)
         else:
             found = found.without(keys)
             break
@@ -182,21 +184,24 @@ def _store(
 
 @contextmanager
 def _sources(
-    found: Verified, url: str | None, jobs: int | None, progress: Progress
+    found: VerifyResult, url: str | None, jobs: int | None, progress: Progress
 ) -> Iterator[Mapping[str, Store]]:
     """Where good copies may be: the store that is named, or else what environments on this machine are packed to."""
     if url is not None:
         yield {url: open_store(url)}
         return
-    from snapper import catalog, pack, store
-    from snapper.environment import Displaced, places, state
-    from snapper.objects import write_pages
-    from snapper.unpacking.scratch import scratch
+    from snapper import store
+    from snapper.commands import pack
+    from snapper.environment import ForeignPrefix, state
+    from snapper.environment.locations import installed_environments
+    from snapper.repository.objects import write_pages
+    from snapper.repository.snapshots import write_snapshot
+    from snapper.restoring.temporary import temporary_directory
 
     wanted = {name for problem in found.problems for name in problem.environments}
-    with scratch() as directory:
+    with temporary_directory() as directory:
         found_here: dict[str, Store] = {}
-        for prefix in places.environments():
+        for prefix in installed_environments():
             known = state.read(prefix)
             last = state.read_last(prefix)
             if known is None or last is None or known.environment not in wanted:
@@ -210,15 +215,15 @@ def _sources(
             again = store.open_store(str(directory / str(len(found_here))), create=True)
             found_here[str(prefix)] = again
             write_pages(again, last[0].pages)
-            catalog.write_snapshot(again, last[0])
+            write_snapshot(again, last[0])
             try:
                 pack.pack(
                     again,
                     prefix,
                     known.environment,
-                    level=config.load().level,
+                    level=load_settings().level,
                     editables="ignore",
-                    displaced=Displaced(known.prefix, placeholders),
+                    displaced=ForeignPrefix(known.prefix, placeholders),
                     jobs=jobs,
                     progress=progress,
                 )
@@ -230,11 +235,13 @@ def _sources(
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
     if match is None:
-        raise Usage(f"--grace {text}: that is no time", "Write a number and s, m, h, d or w, such as 24h.")
+        raise UsageError(
+            f"--grace {text}: that is no time", "Write a number and s, m, h, d or w, such as 24h."
+        )
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _pruned(done: Pruned, store: str, as_json: bool) -> None:
+def _pruned(done: PruneResult, store: str, as_json: bool) -> None:
     if as_json:
         dropped = [
             {"environment": each.environment, "snapshot": each.snapshot_id, "time": each.time}
@@ -244,7 +251,7 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
             {"environment": each.environment, "tag": each.tag, "snapshot": each.snapshot_id}
             for each in done.untagged
         ]
-        output.document({"store": store, **plain(done), "dropped": dropped, "untagged": untagged})
+        output.document({"store": store, **to_jsonable(done), "dropped": dropped, "untagged": untagged})
         return
     for each in done.dropped:
         output.say(f"out of the history: {each.environment}@{each.snapshot_id[:12]}  {moment(each.time)}")
@@ -266,7 +273,7 @@ def _pruned(done: Pruned, store: str, as_json: bool) -> None:
         )
 
 
-def _checked(checked: Checked, as_json: bool) -> int:
+def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if checked.different else ExitCode.DONE
     if as_json:
         output.document(
@@ -288,10 +295,10 @@ def _checked(checked: Checked, as_json: bool) -> int:
     return code
 
 
-def _verified(found: Verified, healed: Sequence[Healed], store: str, as_json: bool) -> int:
+def _verified(found: VerifyResult, healed: Sequence[RepairedObject], store: str, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
     if as_json:
-        output.document({"store": store, **plain(found), "healed": plain(tuple(healed))})
+        output.document({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(healed))})
         return code
     for each in healed:
         output.say(f"healed {each.key}, from {each.source}")

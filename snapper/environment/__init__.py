@@ -25,7 +25,7 @@ _STAGING = re.compile(r"(.*/)?\.[^/]+\.snapper\Z", re.S)
 
 
 @dataclass(frozen=True)
-class Displaced:
+class ForeignPrefix:
     """An environment that is for a while elsewhere than its files know: `prefix` is what they have for its directory.
 
     `placeholders` are those that files had for the prefix before, by path.
@@ -61,7 +61,7 @@ def scan(prefix: Path) -> Tree:
     return walk(prefix, _foreign(prefix))
 
 
-def foreign(prefix: Path) -> list[str]:
+def foreign_paths(prefix: Path) -> list[str]:
     """What stands in the environment's directory, is not part of it, and must not be lost with it, by path: other
     environments, what is staged for them, and the package cache. May raise OSError.
     """

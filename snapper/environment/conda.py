@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from snapper.errors import FileFailed, NoPermission, NotAnEnvironment
+from snapper.errors import FileOperationFailed, NotAnEnvironment, PermissionDenied
 from snapper.format.model import Mode, Package, is_placeholder, path_bytes
 
 META = "conda-meta"
@@ -36,7 +36,7 @@ _NO_CHECKSUM = re.compile(rb'("sha256(?:_in_prefix)?"\s*:\s*)null')
 _NO_SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)null')
 
 
-class Fact(NamedTuple):
+class FileFacts(NamedTuple):
     """What a record says of a file that depends on the prefix."""
 
     sha256: str
@@ -69,7 +69,7 @@ def is_environment(prefix: Path) -> bool:
     return os.path.isdir(prefix / META)
 
 
-def is_record(path: str) -> bool:
+def is_record_path(path: str) -> bool:
     """Whether the path is where a package's record is."""
     return path.startswith(f"{META}/") and path.endswith(".json") and path.count("/") == 1
 
@@ -97,12 +97,12 @@ def _reporting() -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise NoPermission(str(error.filename), "read") from None
+        raise PermissionDenied(str(error.filename), "read") from None
     except OSError as error:
-        raise FileFailed(str(error.filename), error.strerror or str(error), _ADVICE) from None
+        raise FileOperationFailed(str(error.filename), error.strerror or str(error), _ADVICE) from None
 
 
-def restated(record: bytes, facts: Mapping[str, Fact], *, sizes: bool) -> bytes:
+def with_facts(record: bytes, facts: Mapping[str, FileFacts], *, sizes: bool) -> bytes:
     """The record's text with these files' checksums, and sizes if wanted, and everything else as it is.
 
     `sha256_in_prefix` is of the file as it was linked; records have it since conda 4.4, and `conda doctor`
@@ -119,7 +119,7 @@ def restated(record: bytes, facts: Mapping[str, Fact], *, sizes: bool) -> bytes:
     return _edited(record, restate, facts)
 
 
-def forgotten(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
+def without_facts_of(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
     """The record's text with null for these files' checksums, and sizes if wanted: it says then that it has none."""
 
     def forget(text: bytes, entry: dict[str, Any]) -> bytes:
@@ -131,12 +131,12 @@ def forgotten(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
     return _edited(record, forget, paths)
 
 
-def without_facts(record: bytes) -> bytes:
+def without_prefix_facts(record: bytes) -> bytes:
     """The record's text without the checksums and sizes of files as they were linked, which depend on the prefix."""
     return _SIZE.sub(rb"\g<1>null", _IN_PREFIX.sub(lambda match: match[1].rstrip(b'"') + b"null", record))
 
 
-def recalled(record: bytes, fact_of: Callable[[str], Fact | None]) -> bytes:
+def with_missing_facts(record: bytes, fact_of: Callable[[str], FileFacts | None]) -> bytes:
     """The record's text with every checksum and size that is null filled in, where the file is known."""
 
     def recall(text: bytes, entry: dict[str, Any]) -> bytes:
@@ -227,11 +227,15 @@ def _read(file: Path) -> Record:
         if not listed:
             entries = tuple(_bare(path) for path in fields.get("files") or [])
     except KeyError as error:
-        raise FileFailed(str(file), f"not a conda package record (it lacks {error})", _ADVICE) from None
+        raise FileOperationFailed(
+            str(file), f"not a conda package record (it lacks {error})", _ADVICE
+        ) from None
     except (TypeError, AttributeError, RecursionError):
-        raise FileFailed(str(file), "not a conda package record (it is malformed)", _ADVICE) from None
+        raise FileOperationFailed(
+            str(file), "not a conda package record (it is malformed)", _ADVICE
+        ) from None
     except ValueError as error:
-        raise FileFailed(str(file), f"not a conda package record ({error})", _ADVICE) from None
+        raise FileOperationFailed(str(file), f"not a conda package record ({error})", _ADVICE) from None
     return Record(f"{META}/{file.name}", package, entries)
 
 

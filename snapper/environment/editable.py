@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from snapper.environment import conda
 from snapper.environment.tree import File, Tree, walk
-from snapper.errors import NoPermission
+from snapper.errors import PermissionDenied
 
 #: Where the sources of editable installs go that are taken along.
 INCLUDED = "share/snapper/editable"
@@ -58,7 +58,7 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
                     pointers.setdefault(source, set()).add(file.path)
                     names[source] = names[source] or name
     except PermissionError as error:
-        raise NoPermission(str(error.filename), "read") from None
+        raise PermissionDenied(str(error.filename), "read") from None
     outside = [
         source
         for source in pointers

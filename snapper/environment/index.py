@@ -24,10 +24,10 @@ from snapper.environment.tree import File
 from snapper.format.model import path_bytes
 
 #: Path, size, mode, mtime and ctime in nanoseconds, inode: an entry of an index.
-Stats = tuple[str, int, int, int, int, int]
+IndexEntry = tuple[str, int, int, int, int, int]
 
 #: Size, mode, mtime, ctime, inode, and the number of the layer in its snapshot.
-Entry = tuple[int, int, int, int, int, int]
+IndexRow = tuple[int, int, int, int, int, int]
 
 #: The layer of files of which it is not known: they are never vouched for.
 NO_LAYER = -1
@@ -40,12 +40,12 @@ _BLOCK = struct.Struct("<qqq")
 _COLUMNS = "qqqqQ"
 
 
-class BadIndex(ValueError):
+class InvalidIndex(ValueError):
     """The bytes are not an index, or not one that this version of snapper wrote."""
 
 
 @dataclass(frozen=True)
-class Moment:
+class IndexHeader:
     """Which snapshot an index goes with, the directory that its files hold, and when it was taken, by the clock of
     the file system (ns). `unrelocated` are paths that hold a prefix for good.
     """
@@ -60,8 +60,8 @@ class Moment:
 class Index:
     """What an index file says; directories are those that are members, with `/` behind their paths."""
 
-    moment: Moment
-    entries: dict[str, Entry]
+    moment: IndexHeader
+    entries: dict[str, IndexRow]
 
     def vouches(self, file: File, device: int) -> bool:
         """Whether the file's bytes are as they were; `device` is the one that the index is on."""
@@ -78,14 +78,14 @@ class Index:
         )
 
 
-def entry_of(file: File) -> Stats:
+def index_entry(file: File) -> IndexEntry:
     """The entry for what a walk has seen."""
     if file.type == "directory":
         return file.path + "/", 0, file.mode, 0, 0, 0
     return file.path, file.size, file.mode, file.mtime_ns, file.ctime_ns, file.inode
 
 
-def block(layer: int, entries: Iterable[Stats]) -> bytes:
+def encode_block(layer: int, entries: Iterable[IndexEntry]) -> bytes:
     """The entries of one layer as bytes of an index."""
     paths, *columns = tuple(zip(*entries, strict=True)) or ((),) * 6
     names = path_bytes("\0".join(paths))
@@ -93,18 +93,18 @@ def block(layer: int, entries: Iterable[Stats]) -> bytes:
     return b"".join([_BLOCK.pack(layer, len(paths), len(names)), names, *packed])
 
 
-def paths_in(data: bytes) -> list[str]:
+def block_paths(data: bytes) -> list[str]:
     """The paths in a block."""
     return next(_blocks(memoryview(data)))[0]
 
 
-def entries_in(data: bytes) -> list[Stats]:
+def block_entries(data: bytes) -> list[IndexEntry]:
     """The entries in a block."""
     paths, rows = next(_blocks(memoryview(data)))
     return [(path, *row[:5]) for path, row in zip(paths, rows, strict=True)]
 
 
-def encode(moment: Moment, blocks: Iterable[bytes]) -> bytes:
+def encode(moment: IndexHeader, blocks: Iterable[bytes]) -> bytes:
     """The bytes of an index."""
     fields = {**vars(moment), "version": __version__}
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
@@ -117,19 +117,19 @@ def decode(data: bytes) -> Index:
         line, _, _ = data.partition(b"\n")
         fields = json.loads(line)
         if fields.pop("version") != __version__:
-            raise BadIndex("another version wrote it")
-        moment = Moment(**{**fields, "unrelocated": tuple(fields["unrelocated"])})
-        entries: dict[str, Entry] = {}
+            raise InvalidIndex("another version wrote it")
+        moment = IndexHeader(**{**fields, "unrelocated": tuple(fields["unrelocated"])})
+        entries: dict[str, IndexRow] = {}
         for paths, rows in _blocks(memoryview(data)[len(line) + 1 :]):
             entries.update(zip(paths, rows, strict=True))
         return Index(moment, entries)
-    except BadIndex:
+    except InvalidIndex:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
-        raise BadIndex(str(error)) from None
+        raise InvalidIndex(str(error)) from None
 
 
-def _blocks(data: memoryview) -> Iterator[tuple[list[str], Iterable[Entry]]]:
+def _blocks(data: memoryview) -> Iterator[tuple[list[str], Iterable[IndexRow]]]:
     at = 0
     while at < len(data):
         layer, count, length = _BLOCK.unpack_from(data, at)

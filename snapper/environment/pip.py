@@ -15,7 +15,7 @@ from email.parser import BytesHeaderParser
 from pathlib import Path
 
 from snapper.environment.tree import File
-from snapper.errors import NoPermission
+from snapper.errors import PermissionDenied
 from snapper.format.model import PipPackage
 
 
@@ -46,7 +46,7 @@ def distributions(prefix: Path, free: Mapping[str, File]) -> list[Distribution]:
                 files = _listed(record.read_bytes(), posixpath.dirname(directory)) if record.is_file() else []
                 package = _package((prefix / path).read_bytes(), directory)
             except PermissionError as error:
-                raise NoPermission(str(error.filename), "read") from None
+                raise PermissionDenied(str(error.filename), "read") from None
             found[path] = Distribution(package, tuple(file for file in files if file in free))
     inside = {file for path, each in found.items() for file in each.files if file != path}
     return [each for path, each in found.items() if path not in inside]

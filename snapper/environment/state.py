@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.index import BadIndex, Index, Moment, decode, encode
+from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, encode
 from snapper.environment.tree import Tree
 from snapper.format import bytecode, canonical, manifest
-from snapper.format.manifest import Manifest
+from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, STATE_DIRECTORY, Snapshot
-from snapper.machine import aside
+from snapper.fs.atomic import atomic_write, remove_leftovers
 
 _STATE = "state.json"
 _SNAPSHOT = "snapshot"
@@ -32,7 +32,7 @@ _LONGEST_TICK = 0.05
 
 
 @dataclass(frozen=True)
-class State:
+class EnvironmentState:
     """What the environment at `prefix` was when snapper last packed or restored it."""
 
     format: int
@@ -41,12 +41,12 @@ class State:
     prefix: str
 
 
-def read(prefix: Path) -> State | None:
+def read(prefix: Path) -> EnvironmentState | None:
     """The environment's state; None where it has none, or one that belongs to another place or format."""
     try:
         data = (prefix / STATE_DIRECTORY / _STATE).read_bytes()
-        found = canonical.decode(State, canonical.parse(data))
-    except (OSError, canonical.Malformed):
+        found = canonical.decode(EnvironmentState, canonical.parse(data))
+    except (OSError, canonical.MalformedDocument):
         return None
     return (
         found
@@ -61,12 +61,12 @@ def read_snapshot(prefix: Path) -> Snapshot | None:
     return last[1] if last else None
 
 
-def read_last(prefix: Path) -> tuple[Manifest, Snapshot] | None:
+def read_last(prefix: Path) -> tuple[EncodedSnapshot, Snapshot] | None:
     """The same with its bytes."""
     try:
-        found = Manifest.parse((prefix / STATE_DIRECTORY / _SNAPSHOT).read_bytes())
+        found = EncodedSnapshot.parse((prefix / STATE_DIRECTORY / _SNAPSHOT).read_bytes())
         return found, manifest.decode(found)
-    except (OSError, canonical.Malformed):
+    except (OSError, canonical.MalformedDocument):
         return None
 
 
@@ -74,11 +74,17 @@ def read_index(prefix: Path) -> Index | None:
     """The environment's index; None where it has none that can be used."""
     try:
         return decode((prefix / STATE_DIRECTORY / _INDEX).read_bytes())
-    except (OSError, BadIndex):
+    except (OSError, InvalidIndex):
         return None
 
 
-def write(top: Path, state: State, snapshot: Manifest, moment: Moment, blocks: Iterable[bytes]) -> None:
+def write(
+    top: Path,
+    state: EnvironmentState,
+    snapshot: EncodedSnapshot,
+    moment: IndexHeader,
+    blocks: Iterable[bytes],
+) -> None:
     """Keeps the state of the environment at `top`, which need not be the state's prefix yet; may raise OSError."""
     directory = _directory(top)
     write_index(top, moment, blocks)
@@ -86,12 +92,12 @@ def write(top: Path, state: State, snapshot: Manifest, moment: Moment, blocks: I
     _replace(directory / _STATE, canonical.encode(state))
 
 
-def write_index(top: Path, moment: Moment, blocks: Iterable[bytes]) -> None:
+def write_index(top: Path, moment: IndexHeader, blocks: Iterable[bytes]) -> None:
     """Keeps another index of the same snapshot; may raise OSError."""
     _replace(_directory(top) / _INDEX, encode(moment, blocks))
 
 
-def rename(prefix: Path, state: State) -> None:
+def rename(prefix: Path, state: EnvironmentState) -> None:
     """Keeps another state of the same snapshot; may raise OSError."""
     _replace(prefix / STATE_DIRECTORY / _STATE, canonical.encode(state))
 
@@ -99,7 +105,7 @@ def rename(prefix: Path, state: State) -> None:
 def sweep(prefix: Path) -> None:
     """Clears away what a killed process was about to keep."""
     with suppress(OSError):
-        aside.sweep(prefix / STATE_DIRECTORY)
+        remove_leftovers(prefix / STATE_DIRECTORY)
 
 
 def now(top: Path) -> int:
@@ -114,7 +120,7 @@ def later(top: Path) -> int:
 
 def _tick(top: Path, after: int) -> int:
     directory = _directory(top)
-    aside.sweep(directory)
+    remove_leftovers(directory)
     probe = directory / f".now.{secrets.token_hex(8)}"
     began = time.monotonic()
     try:
@@ -203,4 +209,4 @@ def _directory(top: Path) -> Path:
 
 def _replace(file: Path, data: bytes) -> None:
     """In one step. It need not be durable: what is lost is found out again."""
-    aside.write(file, data, durable=False)
+    atomic_write(file, data, durable=False)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from snapper.errors import FileFailed, NoPermission
+from snapper.errors import FileOperationFailed, PermissionDenied
 
 Type = Literal["file", "symlink", "directory"]
 
@@ -71,9 +71,9 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
                     if reason:
                         skipped.append((path, reason))
     except PermissionError as error:
-        raise NoPermission(str(error.filename), "read") from None
+        raise PermissionDenied(str(error.filename), "read") from None
     except OSError as error:
-        raise FileFailed(str(error.filename), error.strerror or str(error)) from None
+        raise FileOperationFailed(str(error.filename), error.strerror or str(error)) from None
     return Tree(tuple(files), tuple(sorted(skipped)))
 
 

@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """`Did you mean 'demo'? ` where a name that there is looks like the one that was given, else nothing."""
     from difflib import get_close_matches  # noqa: PLC0415 - a slow import for what is seldom needed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snapper.errors.base import ExitCode, SnapperError, nearest
+from snapper.errors.base import ExitCode, SnapperError, suggest_name
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class NotAnEnvironment(SnapperError):
 
 
 @dataclass(eq=False)
-class NoSuchEnvironment(SnapperError):
+class EnvironmentNotFound(SnapperError):
     """No environment of that name is on this machine; `known` are the names that there are."""
 
     name: str
@@ -39,7 +39,7 @@ class NoSuchEnvironment(SnapperError):
     @property
     def hint(self) -> str:
         places = ", ".join(self.searched) or "no envs directory"
-        guess = nearest(self.name, self.known)
+        guess = suggest_name(self.name, self.known)
         return f"{guess}Looked in {places}. If it is elsewhere, give its directory: -p DIRECTORY."
 
 
@@ -77,7 +77,7 @@ class ChangedWhilePacking(SnapperError):
 
 
 @dataclass(eq=False)
-class TooMuchToDescribe(SnapperError):
+class ManifestTooLarge(SnapperError):
     """What a snapshot of an environment would say of it is more than anybody reads; sizes in bytes."""
 
     size: int
@@ -99,7 +99,7 @@ class TooMuchToDescribe(SnapperError):
 
 
 @dataclass(eq=False)
-class EditableInstalls(SnapperError):
+class EditableInstallsFound(SnapperError):
     """Packages of the environment have their code elsewhere; each source is `NAME (DIRECTORY)`."""
 
     sources: tuple[str, ...]
@@ -117,7 +117,7 @@ class EditableInstalls(SnapperError):
 
 
 @dataclass(eq=False)
-class InTheWay(SnapperError):
+class TargetOccupied(SnapperError):
     """Something that restoring would destroy stands where the environment belongs."""
 
     prefix: str
@@ -135,7 +135,7 @@ class InTheWay(SnapperError):
 
 
 @dataclass(eq=False)
-class WrongPlatform(SnapperError):
+class PlatformMismatch(SnapperError):
     """The environment was built for another kind of machine."""
 
     environment: str
@@ -176,7 +176,7 @@ class PrefixTooLong(SnapperError):
 
 
 @dataclass(eq=False)
-class NoPlace(SnapperError):
+class NoTargetDirectory(SnapperError):
     """There is no directory that environments could be restored into."""
 
     environment: str
@@ -193,7 +193,7 @@ class NoPlace(SnapperError):
 
 
 @dataclass(eq=False)
-class NotRegistered(SnapperError):
+class KernelNotRegistered(SnapperError):
     """No kernel of that environment is in Jupyter's menu."""
 
     environment: str
@@ -207,5 +207,7 @@ class NotRegistered(SnapperError):
     @property
     def hint(self) -> str:
         if self.known:
-            return f"{nearest(self.environment, self.known)}There are kernels of: {', '.join(self.known)}."
+            return (
+                f"{suggest_name(self.environment, self.known)}There are kernels of: {', '.join(self.known)}."
+            )
         return "There are none at all: snapper kernels register ENV puts them there."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from snapper.errors.base import ExitCode, SnapperError, nearest
+from snapper.errors.base import ExitCode, SnapperError, suggest_name
 
 
 @dataclass(eq=False)
@@ -24,7 +24,9 @@ class NotInStore(SnapperError):
     @property
     def hint(self) -> str:
         if self.known:
-            return f"{nearest(self.name, self.known)}The store has: {', '.join(dict.fromkeys(self.known))}."
+            return (
+                f"{suggest_name(self.name, self.known)}The store has: {', '.join(dict.fromkeys(self.known))}."
+            )
         return "See what there is with: snapper list."
 
 
@@ -51,7 +53,7 @@ class NotAStore(SnapperError):
 
 
 @dataclass(eq=False)
-class NewerFormat(SnapperError):
+class UnsupportedFormat(SnapperError):
     """Something was written by a later snapper, in a format that this one does not know."""
 
     what: str
@@ -88,7 +90,7 @@ class StoreRefused(SnapperError):
 
 
 @dataclass(eq=False)
-class Unreachable(SnapperError):
+class StoreUnreachable(SnapperError):
     """The store may be there, but there is no way to it right now."""
 
     store: str
@@ -106,7 +108,7 @@ class Unreachable(SnapperError):
 
 
 @dataclass(eq=False)
-class Damaged(SnapperError):
+class Corrupted(SnapperError):
     """Stored bytes are not what their name or their manifest says; `advice` is what to do if not the usual."""
 
     what: str
@@ -127,7 +129,7 @@ class Damaged(SnapperError):
 
 
 @dataclass(eq=False)
-class TooLarge(Damaged):
+class ObjectTooLarge(Corrupted):
     """An object is larger than any that a store has; it is not read."""
 
     what: str
@@ -136,7 +138,7 @@ class TooLarge(Damaged):
 
 
 @dataclass(eq=False)
-class Moved(SnapperError):
+class ConcurrentUpdate(SnapperError):
     """Somebody else changed the environment's entry in the store meanwhile."""
 
     environment: str
@@ -180,7 +182,7 @@ class Diverged(SnapperError):
 
 
 @dataclass(eq=False)
-class StoreBusy(SnapperError):
+class StoreLocked(SnapperError):
     """Somebody else is at work on the store, with which this cannot go on."""
 
     store: str
@@ -199,7 +201,7 @@ class StoreBusy(SnapperError):
 
 
 @dataclass(eq=False)
-class TooSlow(SnapperError):
+class LeaseExpired(SnapperError):
     """The work took so long that others may take it for dead."""
 
     store: str
@@ -217,7 +219,7 @@ class TooSlow(SnapperError):
 
 
 @dataclass(eq=False)
-class LayersGone(SnapperError):
+class LayersPruned(SnapperError):
     """Layers that a pack found in the store are no longer there when it ends."""
 
     store: str
@@ -235,7 +237,7 @@ class LayersGone(SnapperError):
 
 
 @dataclass(eq=False)
-class TagTaken(SnapperError):
+class TagExists(SnapperError):
     """The environment has a tag of that name, which stands for another snapshot."""
 
     environment: str
@@ -253,7 +255,7 @@ class TagTaken(SnapperError):
 
 
 @dataclass(eq=False)
-class NothingBefore(SnapperError):
+class NoEarlierSnapshot(SnapperError):
     """There is no snapshot that the environment could be rolled back to."""
 
     environment: str
@@ -290,7 +292,7 @@ class NotAnArchive(SnapperError):
 
 
 @dataclass(eq=False)
-class BadArchive(SnapperError):
+class InvalidArchive(SnapperError):
     """An archive is damaged, or holds what no environment has a use for and an attacker does."""
 
     file: str

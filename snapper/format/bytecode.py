@@ -49,7 +49,7 @@ def cached_for(path: str) -> str | None:
     return f"{directory}{name.partition('.')[0]}.py"
 
 
-def retimed(data: bytes, old: int, new: int) -> bytes:
+def with_source_mtime(data: bytes, old: int, new: int) -> bytes:
     """The module made valid for a source of time `new` if it was for one of time `old` (whole seconds)."""
     if len(data) < _HEADER.size:
         return data
@@ -59,7 +59,7 @@ def retimed(data: bytes, old: int, new: int) -> bytes:
     return _HEADER.pack(magic, flags, new & 0xFFFFFFFF, size) + data[_HEADER.size :]
 
 
-def timeless(data: bytes) -> bytes:
+def without_source_mtime(data: bytes) -> bytes:
     """The module without the time of its source, where it is valid by that."""
     if len(data) < _HEADER.size or _HEADER.unpack_from(data)[1] != 0:
         return data

@@ -20,24 +20,26 @@ T = TypeVar("T")
 LARGEST_DOCUMENT = 32 * 1024 * 1024
 
 
-class Malformed(ValueError):
+class MalformedDocument(ValueError):
     """A document is not of the form its type demands; says where and why."""
 
 
 def encode(value: object) -> bytes:
     """Canonical JSON bytes of a dataclass instance, or a list of such."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+    return json.dumps(to_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode(
+        "ascii"
+    )
 
 
-def plain(value: object) -> Any:
+def to_jsonable(value: object) -> Any:
     """The value as dicts, lists, strings, integers and booleans."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: plain(item) for name, item in pairs if item is not None}
+        return {name: to_jsonable(item) for name, item in pairs if item is not None}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [to_jsonable(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_jsonable(item) for key, item in value.items()}
     return value
 
 
@@ -54,28 +56,28 @@ def decode(kind: type[T], document: object, name: str = "") -> T:
 def parse(data: bytes) -> object:
     """The JSON value in `data`; raises Malformed where it is too large, too deep, or names a key twice."""
     if len(data) > LARGEST_DOCUMENT:
-        raise Malformed(f"document of {len(data):,} bytes is larger than {LARGEST_DOCUMENT:,}")
+        raise MalformedDocument(f"document of {len(data):,} bytes is larger than {LARGEST_DOCUMENT:,}")
     try:
         return json.loads(data, object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float)
-    except Malformed:
+    except MalformedDocument:
         raise
     except ValueError as error:
-        raise Malformed(f"not JSON: {error}") from None
+        raise MalformedDocument(f"not JSON: {error}") from None
     except RecursionError:
-        raise Malformed("nested too deeply") from None
+        raise MalformedDocument("nested too deeply") from None
 
 
 def _unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
-            raise Malformed(f"key {key!r} appears twice")
+            raise MalformedDocument(f"key {key!r} appears twice")
         found[key] = value
     return found
 
 
 def _no_float(text: str) -> object:
-    raise Malformed(f"{text} is not an integer")
+    raise MalformedDocument(f"{text} is not an integer")
 
 
 @cache
@@ -91,23 +93,23 @@ def _shape(kind: type) -> dict[str, tuple[Any, bool]]:
 def _build(kind: Any, value: object, where: str) -> Any:
     if kind is int or kind is str or kind is bool:
         if type(value) is not kind:
-            raise Malformed(f"{where} must be {kind.__name__}")
+            raise MalformedDocument(f"{where} must be {kind.__name__}")
         return value
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)  # type: ignore[arg-type]
     origin = get_origin(kind)
     if origin is Literal:
         if value not in get_args(kind):
-            raise Malformed(f"{where} must be one of {', '.join(get_args(kind))}")
+            raise MalformedDocument(f"{where} must be one of {', '.join(get_args(kind))}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise Malformed(f"{where} must be a list")
+            raise MalformedDocument(f"{where} must be a list")
         item = get_args(kind)[0]
         return tuple(_build(item, entry, f"{where}[{number}]") for number, entry in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
-            raise Malformed(f"{where} must be an object")
+            raise MalformedDocument(f"{where} must be an object")
         return {key: _build(get_args(kind)[1], entry, f"{where}[{key!r}]") for key, entry in value.items()}
     if origin is Union or origin is types.UnionType:
         return _build(get_args(kind)[0], value, where)
@@ -116,18 +118,18 @@ def _build(kind: Any, value: object, where: str) -> Any:
 
 def _build_dataclass(kind: type, value: object, where: str) -> object:
     if not isinstance(value, dict):
-        raise Malformed(f"{where} must be an object")
+        raise MalformedDocument(f"{where} must be an object")
     shape = _shape(kind)
     unknown = value.keys() - shape.keys()
     if unknown:
-        raise Malformed(f"{where} has unknown field {min(unknown)!r}")
+        raise MalformedDocument(f"{where} has unknown field {min(unknown)!r}")
     missing = [name for name, (_, required) in shape.items() if required and name not in value]
     if missing:
-        raise Malformed(f"{where} lacks field {missing[0]!r}")
+        raise MalformedDocument(f"{where} lacks field {missing[0]!r}")
     built = {name: _build(shape[name][0], entry, f"{where}.{name}") for name, entry in value.items()}
     try:
         return kind(**built)
-    except Malformed:
+    except MalformedDocument:
         raise
     except ValueError as error:
-        raise Malformed(f"{where}: {error}") from None
+        raise MalformedDocument(f"{where}: {error}") from None

@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import zstandard
 
-from snapper.errors import Damaged
-from snapper.format.model import LARGEST_LAYER, LAYER_SIZE, Begin, Kind, Layer, Relocation, path_bytes
-from snapper.format.relocate import Relocated
-from snapper.format.segment import BLOCK, Member, header, padding
+from snapper.errors import Corrupted
+from snapper.format.model import LARGEST_LAYER, LAYER_SIZE, Continuation, Kind, Layer, Relocation, path_bytes
+from snapper.format.relocate import CanonicalFile
+from snapper.format.segment import BLOCK, Member, encode_header, padding
 
 DEFAULT_LEVEL = 1
 LEVELS = range(1, 20)
@@ -28,18 +28,18 @@ LEVELS = range(1, 20)
 _OF_LEVEL_1 = {"window_log": 22, "hash_log": 16, "min_match": 7}
 
 #: What reading a stream of `decompressing` raises where the frames are damaged.
-BadFrame: type[Exception] = zstandard.ZstdError
+ZstdError: type[Exception] = zstandard.ZstdError
 
 
 @dataclass(frozen=True)
-class Sealed:
+class SealedLayer:
     """A finished layer's description and its bytes; `data` is None where the store is known to have them."""
 
     layer: Layer
     data: bytes | None
 
 
-class Builder:
+class LayerBuilder:
     """Collects members in one buffer, which is kept from layer to layer, and seals them into layers."""
 
     def __init__(self, level: int) -> None:
@@ -64,7 +64,7 @@ class Builder:
 
     def stage(self, member: Member) -> memoryview:
         """Puts a member behind the last one and gives room for its data; it counts only once `keep` is called."""
-        blocks = header(member)
+        blocks = encode_header(member)
         start = self._length + len(blocks)
         end = start + member.size
         self._staged = end + -end % BLOCK
@@ -82,7 +82,7 @@ class Builder:
         self._length = self._staged
         self._members += 1
 
-    def add(self, member: Member, data: bytes = b"", how: Relocated | None = None) -> None:
+    def add(self, member: Member, data: bytes = b"", how: CanonicalFile | None = None) -> None:
         """Appends a whole member."""
         self.add_piece(member, data, padding(len(data)))
         if how is not None:
@@ -94,7 +94,7 @@ class Builder:
 
     def make_piece(self, member: Member | None, size: int, tail: bytes) -> memoryview:
         """As `add_piece`, but gives room for the `size` bytes, which are to be put there before the layer is sealed."""
-        blocks = header(member) if member else b""
+        blocks = encode_header(member) if member else b""
         start = self._length + len(blocks)
         end = start + size
         self._grow(end + len(tail))
@@ -104,7 +104,7 @@ class Builder:
         self._members += member is not None
         return self._view[start:end]
 
-    def note(self, path: str, how: Relocated) -> None:
+    def note(self, path: str, how: CanonicalFile) -> None:
         """Records that the member of that path is relocated."""
         self._relocated.setdefault((how.mode, how.placeholder), []).append(path)
 
@@ -113,8 +113,8 @@ class Builder:
         kind: Kind,
         owner: str,
         known: Callable[[str], tuple[str, int] | None],
-        begins: Begin | None = None,
-    ) -> Sealed:
+        begins: Continuation | None = None,
+    ) -> SealedLayer:
         """Ends the layer and begins the next; one is not compressed of which `known` gives digest and size."""
         view = self._view[: self._length]
         diff_id = hashlib.sha256(view).hexdigest()
@@ -127,7 +127,7 @@ class Builder:
             digest, size, diff_id, self._length, kind, owner, self._members, self._relocations(), begins
         )
         self._reset()
-        return Sealed(layer, data)
+        return SealedLayer(layer, data)
 
     def _relocations(self) -> tuple[Relocation, ...]:
         return tuple(
@@ -146,7 +146,7 @@ def _parameters(level: int) -> zstandard.ZstdCompressionParameters:
     return zstandard.ZstdCompressionParameters.from_level(level, write_content_size=True, **own)
 
 
-class Unpacker:
+class LayerUnpacker:
     """Decompresses layers into one buffer, which is kept from layer to layer."""
 
     def __init__(self) -> None:
@@ -161,14 +161,14 @@ class Unpacker:
         what = f"layer {layer.digest[:12]}"
         segment = self._unpacked(what, data, layer.diff_size)
         if segment is None or len(segment) != layer.diff_size:
-            raise Damaged(what, "it does not unpack to the size that its snapshot says")
+            raise Corrupted(what, "it does not unpack to the size that its snapshot says")
         return segment
 
     def whole(self, data: bytes) -> memoryview:
         """The segment of a layer of which nothing is known but its stored bytes; raises Damaged."""
         segment = self._unpacked("the layer", data, LARGEST_LAYER)
         if segment is None:
-            raise Damaged("the layer", "it unpacks to more than any layer does")
+            raise Corrupted("the layer", "it unpacks to more than any layer does")
         return segment
 
     def _unpacked(self, what: str, data: bytes, most: int) -> memoryview | None:
@@ -183,7 +183,7 @@ class Unpacker:
                     filled += count
                 return view[:filled] if filled < most or not reader.read(1) else None
         except zstandard.ZstdError as error:
-            raise Damaged(what, str(error)) from None
+            raise Corrupted(what, str(error)) from None
 
 
 def _room(size: int) -> mmap.mmap:
@@ -195,12 +195,12 @@ def _room(size: int) -> mmap.mmap:
     return room
 
 
-def compressing(out: BinaryIO, level: int, threads: int) -> zstandard.ZstdCompressionWriter:
+def zstd_writer(out: BinaryIO, level: int, threads: int) -> zstandard.ZstdCompressionWriter:
     """A stream that writes one zstd frame to `out`, which stays open; closing it ends the frame."""
     compressor = zstandard.ZstdCompressor(level=level, threads=threads if threads > 1 else 0)
     return compressor.stream_writer(out, closefd=False)
 
 
-def decompressing(file: BinaryIO) -> zstandard.ZstdDecompressionReader:
+def zstd_reader(file: BinaryIO) -> zstandard.ZstdDecompressionReader:
     """A stream of what the zstd frames in `file` hold; reading it may raise BadFrame. One cut short just ends."""
     return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)

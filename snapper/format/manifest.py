@@ -9,9 +9,9 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Any
 
-from snapper.errors import TooMuchToDescribe
+from snapper.errors import ManifestTooLarge
 from snapper.format import canonical
-from snapper.format.model import Deviation, Kernel, Layer, Package, Page, PipPackage, Snapshot, name_of
+from snapper.format.model import Deviation, Kernel, Layer, Package, Page, PipPackage, Snapshot, sha256_hex
 
 #: A page ends behind a name whose sha256 is less than those of so many names before and behind it.
 _REACH = 4
@@ -20,7 +20,7 @@ _OF_PACKAGES = ("package", "link")
 
 
 @dataclass(frozen=True)
-class Document:
+class Manifest:
     """What is stored under a snapshot's id: the snapshot, with pages in the place of its packages and layers."""
 
     format: int
@@ -44,7 +44,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class EncodedSnapshot:
     """A snapshot in bytes: its id, its document, and its pages by their digests."""
 
     digest: str
@@ -52,34 +52,36 @@ class Manifest:
     pages: Mapping[str, bytes]
 
     @classmethod
-    def parse(cls, data: bytes) -> Manifest:
+    def parse(cls, data: bytes) -> EncodedSnapshot:
         """From the bytes that `joined` gives."""
         document, *pages = data.split(b"\n")
-        return cls(name_of(document), document, {name_of(page): page for page in pages})
+        return cls(sha256_hex(document), document, {sha256_hex(page): page for page in pages})
 
     def joined(self) -> bytes:
         """All of it in one, to be kept outside of stores: the document, and a line for each page."""
         return b"\n".join((self.document, *self.pages.values()))
 
 
-def encode(snapshot: Snapshot) -> Manifest:
+def encode(snapshot: Snapshot) -> EncodedSnapshot:
     """The snapshot in canonical bytes: equal snapshots have one id. Raises TooMuchToDescribe."""
     packages = list(_pages((package.name, package) for package in snapshot.packages))
     layers = list(_pages((_name(layer), layer) for layer in snapshot.layers))
     _check_size(sum(page.size for page, _ in packages + layers))
     lists = {"packages": tuple(page for page, _ in packages), "layers": tuple(page for page, _ in layers)}
-    document = canonical.encode(Document(**{**_fields(snapshot), **lists}))
+    document = canonical.encode(Manifest(**{**_fields(snapshot), **lists}))
     _check_size(len(document))
-    return Manifest(name_of(document), document, {page.digest: data for page, data in packages + layers})
+    return EncodedSnapshot(
+        sha256_hex(document), document, {page.digest: data for page, data in packages + layers}
+    )
 
 
-def decode(manifest: Manifest) -> Snapshot:
+def decode(manifest: EncodedSnapshot) -> Snapshot:
     """The snapshot of these bytes; raises Malformed, also where a page is missing."""
-    document = canonical.decode(Document, canonical.parse(manifest.document))
+    document = canonical.decode(Manifest, canonical.parse(manifest.document))
     missing = [page for page in document.pages if page.digest not in manifest.pages]
     if missing:
-        raise canonical.Malformed(f"page {missing[0].digest[:12]} is missing")
-    return Decoder().decode(document, manifest.pages)
+        raise canonical.MalformedDocument(f"page {missing[0].digest[:12]} is missing")
+    return SnapshotDecoder().decode(document, manifest.pages)
 
 
 def decode_page(kind: type[canonical.T], page: Page, data: bytes) -> tuple[canonical.T, ...]:
@@ -88,12 +90,12 @@ def decode_page(kind: type[canonical.T], page: Page, data: bytes) -> tuple[canon
     what = f"page {page.digest[:12]}"
     found: tuple[canonical.T, ...] = canonical.decode(shape, canonical.parse(data), what)
     if not found:
-        raise canonical.Malformed(f"{what} is empty")
+        raise canonical.MalformedDocument(f"{what} is empty")
     return found
 
 
-def join(
-    document: Document, packages: Mapping[Page, tuple[Package, ...]], layers: Mapping[Page, tuple[Layer, ...]]
+def assemble_snapshot(
+    document: Manifest, packages: Mapping[Page, tuple[Package, ...]], layers: Mapping[Page, tuple[Layer, ...]]
 ) -> Snapshot:
     """The snapshot whose pages hold these items; raises Malformed where they do not go together."""
     fields = _fields(document)
@@ -102,22 +104,22 @@ def join(
     try:
         return Snapshot(**fields)
     except ValueError as error:
-        raise canonical.Malformed(f"snapshot: {error}") from None
+        raise canonical.MalformedDocument(f"snapshot: {error}") from None
 
 
-class Decoder:
+class SnapshotDecoder:
     """Makes snapshots of documents and pages, and keeps what pages hold: those of one history have most in common."""
 
     def __init__(self) -> None:
         self._packages: dict[Page, tuple[Package, ...]] = {}
         self._layers: dict[Page, tuple[Layer, ...]] = {}
 
-    def unknown(self, document: Document) -> list[Page]:
+    def unknown(self, document: Manifest) -> list[Page]:
         """The pages whose bytes are needed."""
         packages = [page for page in document.packages if page not in self._packages]
         return packages + [page for page in document.layers if page not in self._layers]
 
-    def decode(self, document: Document, pages: Mapping[str, bytes]) -> Snapshot:
+    def decode(self, document: Manifest, pages: Mapping[str, bytes]) -> Snapshot:
         """The snapshot; the pages' bytes are by their digests, and have been checked. Raises Malformed."""
         for page in document.packages:
             if page not in self._packages:
@@ -125,15 +127,15 @@ class Decoder:
         for page in document.layers:
             if page not in self._layers:
                 self._layers[page] = decode_page(Layer, page, pages[page.digest])
-        return join(document, self._packages, self._layers)
+        return assemble_snapshot(document, self._packages, self._layers)
 
 
 def _check_size(size: int) -> None:
     if size > canonical.LARGEST_DOCUMENT:
-        raise TooMuchToDescribe(size, canonical.LARGEST_DOCUMENT)
+        raise ManifestTooLarge(size, canonical.LARGEST_DOCUMENT)
 
 
-def _fields(value: Document | Snapshot) -> dict[str, Any]:
+def _fields(value: Manifest | Snapshot) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
@@ -142,7 +144,7 @@ def _pages(items: Iterable[tuple[str, object]]) -> Iterator[tuple[Page, bytes]]:
     runs = [(name, [item for _, item in each]) for name, each in groupby(items, key=lambda pair: pair[0])]
     for run in _cut(runs):
         data = canonical.encode(run)
-        yield Page(name_of(data), len(data)), data
+        yield Page(sha256_hex(data), len(data)), data
 
 
 def _cut(named: list[tuple[str, list[object]]]) -> Iterator[list[object]]:

@@ -41,7 +41,7 @@ def is_digest(text: str) -> bool:
     return _DIGEST.match(text) is not None
 
 
-def is_name(text: str) -> bool:
+def is_valid_name(text: str) -> bool:
     """Whether the text can name an environment or a tag: letters, digits, `_`, and then `.`, `+`, `-`.
 
     In UTF-8 it has 128 bytes at most, so that files named after it can have endings.
@@ -104,7 +104,7 @@ class Relocation:
 
 
 @dataclass(frozen=True)
-class Begin:
+class Continuation:
     """Where a layer begins that starts inside a member's data.
 
     `offset` is in canonical bytes from the member's start; `replaced` is how many text placeholders stand
@@ -135,7 +135,7 @@ class Layer:
     owner: str
     members: int
     relocations: tuple[Relocation, ...]
-    begins: Begin | None = None
+    begins: Continuation | None = None
 
     @property
     def whose(self) -> tuple[Kind, str]:
@@ -253,7 +253,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Move:
+class HistoryEntry:
     """One entry of an environment's history: its current snapshot became this one."""
 
     snapshot: str
@@ -276,38 +276,38 @@ class Move:
 
 
 @dataclass(frozen=True)
-class Environment:
+class Ref:
     """The only mutable object of a store: which snapshot an environment is at, and how it came there."""
 
     format: int
     name: str
     current: str
-    history: tuple[Move, ...]
+    history: tuple[HistoryEntry, ...]
     tags: dict[str, str]
 
     def __post_init__(self) -> None:
-        if not is_name(self.name):
+        if not is_valid_name(self.name):
             raise ValueError(f"{self.name!r} cannot name an environment")
         _check_digest(self.current)
         for tag, digest in self.tags.items():
-            if not is_name(tag):
+            if not is_valid_name(tag):
                 raise ValueError(f"{tag!r} cannot name a tag")
             _check_digest(digest)
         if not self.history or self.history[-1].snapshot != self.current:
             raise ValueError("the history does not end at the current snapshot")
 
     @property
-    def latest(self) -> Move:
+    def latest(self) -> HistoryEntry:
         return self.history[-1]
 
 
 @dataclass(frozen=True)
-class Marker:
+class StoreMarker:
     """What makes a directory or prefix a store: `snapper.json`."""
 
     format: int
 
 
-def name_of(data: bytes) -> str:
+def sha256_hex(data: bytes) -> str:
     """The name of an immutable object: the sha256 of its bytes in lower-case hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -32,12 +32,12 @@ _WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _OBJECT_MAGICS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
-class DoesNotFit(ValueError):
+class PlaceholderTooShort(ValueError):
     """The prefix is longer than the placeholder that it should replace in a binary."""
 
 
 @dataclass(frozen=True)
-class Relocated:
+class CanonicalFile:
     """A file's canonical bytes and how to turn them into those on disk."""
 
     data: bytes
@@ -45,19 +45,19 @@ class Relocated:
     placeholder: str
 
 
-def apply(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
+def relocate_file(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
     """A whole file with every placeholder replaced by the prefix, and a first line that the kernel can start.
 
     Raises DoesNotFit for a binary whose placeholder is shorter than the prefix.
     """
     if mode == "text" and data.startswith(b"#!"):
-        head = shebang.fitted(data, placeholder.encode(), _encoded(prefix, mode))
+        head = shebang.fit_shebang(data, placeholder.encode(), _encoded(prefix, mode))
         if head is not None:
-            return head + substitute(data[data.index(b"\n") + 1 :], mode, placeholder, prefix)
-    return substitute(data, mode, placeholder, prefix)
+            return head + replace_placeholder(data[data.index(b"\n") + 1 :], mode, placeholder, prefix)
+    return replace_placeholder(data, mode, placeholder, prefix)
 
 
-def substitute(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
+def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
     """The bytes, of a whole file or a part of one, with every placeholder replaced by the prefix.
 
     Raises DoesNotFit for a binary whose placeholder is shorter than the prefix.
@@ -66,7 +66,7 @@ def substitute(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
     if mode == "binary":
         if len(new) > len(old):
             if old in data:
-                raise DoesNotFit
+                raise PlaceholderTooShort
             return data
         return bytes(binary_replace(data, old, new))
     if mode == "pyc":
@@ -78,7 +78,7 @@ def substitute(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
     return bytes(text_replace(data, placeholder, prefix)) if prefix.isascii() else data.replace(old, new)
 
 
-def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes]:
+def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes]:
     """What the file may have been before conda put the prefix in, likeliest first.
 
     Which it was, a checksum must say: a file can also hold the prefix of itself.
@@ -91,18 +91,19 @@ def invert(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes
     everywhere = data.replace(old, new)
     bounded = _bounded(old).sub(new.replace(b"\\", rb"\\"), data)
     fitted = [
-        _bounded(old).sub(new.replace(b"\\", rb"\\"), each) for each in shebang.originals(data, new, old)
+        _bounded(old).sub(new.replace(b"\\", rb"\\"), each)
+        for each in shebang.original_shebangs(data, new, old)
     ]
     return list(dict.fromkeys((everywhere, bounded, *fitted)))
 
 
-def holds(data: bytes, prefix: str) -> bool:
+def contains_path(data: bytes, prefix: str) -> bool:
     """Whether the prefix occurs as a path, or the beginning of one."""
     needle = prefix.encode("utf-8", "surrogateescape")
     return needle in data and _bounded(needle).search(data) is not None
 
 
-def needles(prefix: str, head: bytes) -> tuple[bytes, ...]:
+def search_patterns(prefix: str, head: bytes) -> tuple[bytes, ...]:
     """What to look for in a file that begins so, to find out whether it can hold the prefix."""
     wide = _WIDE if _may_be_wide(head) else ()
     return _encoded(prefix, "text"), *(prefix.encode(encoding, "surrogatepass") for encoding in wide)
@@ -129,7 +130,7 @@ def _holds_wide(data: bytes, path: str, encoding: str) -> bool:
     return at >= 0
 
 
-def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relocated | None:
+def canonicalize(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> CanonicalFile | None:
     """The canonical form of a file that no package vouches for, or None where it cannot be relocated safely.
 
     `placeholders` are tried first: those of an earlier snapshot, which may be longer than today's prefix.
@@ -142,26 +143,30 @@ def detect(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> Relo
     if mode is None:
         return None
     old = _encoded(prefix, mode)
-    for placeholder in (*placeholders, *fresh_placeholders(mode, len(old))):
+    for placeholder in (*placeholders, *default_placeholders(mode, len(old))):
         new = placeholder.encode()
         if new in data:
-            if mode == "binary" and placeholder in placeholders and not holds(data, prefix):
-                return Relocated(data, mode, placeholder)  # today's prefix did not fit in it
+            if mode == "binary" and placeholder in placeholders and not contains_path(data, prefix):
+                return CanonicalFile(data, mode, placeholder)  # today's prefix did not fit in it
             continue
         if mode == "text" and data.startswith(b"#!/bin/sh\n"):
-            for original in shebang.originals(data, new, old):
+            for original in shebang.original_shebangs(data, new, old):
                 canonical = _placed(original, old, new)
-                if apply(canonical, mode, placeholder, prefix) == data:
-                    return Relocated(canonical, mode, placeholder)
-        canonical = invert(data, mode, placeholder, prefix)[0] if mode != "text" else _placed(data, old, new)
-        if mode == "binary" and holds(canonical, prefix):
+                if relocate_file(canonical, mode, placeholder, prefix) == data:
+                    return CanonicalFile(canonical, mode, placeholder)
+        canonical = (
+            candidate_originals(data, mode, placeholder, prefix)[0]
+            if mode != "text"
+            else _placed(data, old, new)
+        )
+        if mode == "binary" and contains_path(canonical, prefix):
             continue
-        if canonical != data and substitute(canonical, mode, placeholder, prefix) == data:
-            return Relocated(canonical, mode, placeholder)
+        if canonical != data and replace_placeholder(canonical, mode, placeholder, prefix) == data:
+            return CanonicalFile(canonical, mode, placeholder)
     return None
 
 
-def _detect_wide(data: bytes, prefix: str, encoding: str) -> Relocated | None:
+def _detect_wide(data: bytes, prefix: str, encoding: str) -> CanonicalFile | None:
     """The canonical form of a text of more than a byte a character."""
     try:
         text = data.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
@@ -169,12 +174,12 @@ def _detect_wide(data: bytes, prefix: str, encoding: str) -> Relocated | None:
         return None
     placed = _placed(text, prefix.encode("utf-8", "surrogatepass"), TEXT_PLACEHOLDER.encode())
     canonical = placed.decode("utf-8", "surrogatepass").encode(encoding, "surrogatepass")
-    if canonical != data and substitute(canonical, "text", TEXT_PLACEHOLDER, prefix) == data:
-        return Relocated(canonical, "text", TEXT_PLACEHOLDER)
+    if canonical != data and replace_placeholder(canonical, "text", TEXT_PLACEHOLDER, prefix) == data:
+        return CanonicalFile(canonical, "text", TEXT_PLACEHOLDER)
     return None
 
 
-def moved(data: bytes, old: str, new: str) -> bytes:
+def replace_directory(data: bytes, old: str, new: str) -> bytes:
     """The text with one directory for another, where it is a path of its own."""
     if b"\0" in data:
         return data
@@ -205,7 +210,7 @@ def is_object_code(data: bytes) -> bool:
     return data.startswith(_OBJECT_MAGICS)
 
 
-def fresh_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
+def default_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
     """Placeholders for a file that had none: in binaries as long as the prefix is, in bytes."""
     if mode != "binary":
         return TEXT_PLACEHOLDER, TEXT_PLACEHOLDER + "_"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from snapper.format.model import Begin, path_bytes
+from snapper.format.model import Continuation, path_bytes
 
 BLOCK = 512
 
@@ -32,7 +32,7 @@ _LONGEST_PAX = 1024 * 1024
 _ALWAYS = sum(_MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
 
 
-class BadSegment(ValueError):
+class InvalidSegment(ValueError):
     """The bytes are not a tar segment of the kind that this module writes."""
 
 
@@ -47,7 +47,7 @@ class Member(NamedTuple):
     target: str = ""
 
 
-def header(member: Member) -> bytes:
+def encode_header(member: Member) -> bytes:
     """The blocks that stand before a member's data."""
     name = path_bytes(member.path)
     target = path_bytes(member.target)
@@ -113,7 +113,7 @@ def _block(split: tuple[bytes, bytes], member: Member, target: bytes, flag: byte
     )
 
 
-def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memoryview]]:
+def iter_members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memoryview]]:
     """Each member of a segment from offset `start` on, with what the segment holds of its data.
 
     Only the last member's data may be cut short. Raises BadSegment for anything else than `header` can have
@@ -123,13 +123,13 @@ def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memor
     records: dict[bytes, bytes] = {}
     while position < end:
         if end - position < BLOCK:
-            raise BadSegment("ends inside a header")
+            raise InvalidSegment("ends inside a header")
         fields = _TELLING.unpack_from(segment, position)
         position += BLOCK
         if fields[4] == b"x":
             size = _number(fields[2])
             if size > min(_LONGEST_PAX, end - position):
-                raise BadSegment("extended header too long")
+                raise InvalidSegment("extended header too long")
             records = _records(bytes(segment[position : position + size]))
             position += size + -size % BLOCK
             continue
@@ -138,14 +138,14 @@ def members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, memor
             records = {}
         size = member.size
         if position > end or (size and member.type != "file"):
-            raise BadSegment(f"{member.path!r} has data that it should not have")
+            raise InvalidSegment(f"{member.path!r} has data that it should not have")
         yield member, segment[position : position + size]
         position += size + -size % BLOCK
     if records:
-        raise BadSegment("ends after an extended header")
+        raise InvalidSegment("ends after an extended header")
 
 
-def begun(begins: Begin, length: int) -> tuple[int, int]:
+def split_continuation(begins: Continuation, length: int) -> tuple[int, int]:
     """How many bytes of its file's data a segment of that length begins with, and where its first member is."""
     size = min(length, begins.size - begins.offset)
     return size, min(length, size + -begins.size % BLOCK)
@@ -155,7 +155,7 @@ def _member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Member:
     name, mode, length, mtime, flag, target, magic, prefix = fields
     kind = _TYPES.get(flag)
     if kind is None or magic != _MAGIC:
-        raise BadSegment("a member is of no type that a layer may have")
+        raise InvalidSegment("a member is of no type that a layer may have")
     size = _number(length)
     name, target = _text(name), _text(target)
     if prefix[0]:
@@ -182,7 +182,7 @@ def _size(records: dict[bytes, bytes], size: int) -> int:
         return size
     digits = records[b"size"]
     if not digits.isdigit() or len(digits) > 18:
-        raise BadSegment("a size is not a number")
+        raise InvalidSegment("a size is not a number")
     return int(digits)
 
 
@@ -194,7 +194,7 @@ def _text(field: bytes) -> bytes:
 def _number(field: bytes) -> int:
     digits = field.rstrip(b" \0")
     if digits.strip(b"01234567") or not digits:
-        raise BadSegment("a field is not an octal number")
+        raise InvalidSegment("a field is not an octal number")
     return int(digits, 8)
 
 
@@ -204,11 +204,11 @@ def _records(data: bytes) -> dict[bytes, bytes]:
     while at < len(data):
         digits = data[at : at + 8].partition(b" ")[0]
         if not digits.isdigit() or len(digits) > 7:
-            raise BadSegment("an extended header is malformed")
+            raise InvalidSegment("an extended header is malformed")
         body = data[at + len(digits) + 1 : at + int(digits)]
         key, equals, value = body[:-1].partition(b"=")
         at += int(digits)
         if at > len(data) or not equals or body[-1:] != b"\n" or b"\0" in value:
-            raise BadSegment("an extended header is malformed")
+            raise InvalidSegment("an extended header is malformed")
         found[key] = value
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LONGEST = 127
+MAX_LENGTH = 127
 
 _COOKIE = re.compile(rb"[^\n]*\n([ \t\f]*#.*?coding[:=][ \t]*[-\w.]+[^\n]*\n)")
 _PYTHON = re.compile(rb"(?:.*/)?(?:python|pypy)[\d.]*w?\Z", re.S)
@@ -20,7 +20,7 @@ _BY_SHELL = re.compile(
 _BY_ENV = re.compile(rb"#!/usr/bin/env (?P<name>[^\s]+)(?P<options>[^\n]*)\n")
 
 
-def fitted(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
+def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
     """The script's beginning up to its second line, made to start with an interpreter below `prefix`.
 
     `script` has the placeholder in its first line. None where the line fits as it is, or is none.
@@ -29,7 +29,7 @@ def fitted(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
     if match is None:
         return None
     length = len(match.group()) - 1 - len(placeholder) + len(prefix)
-    if length <= LONGEST and not re.search(rb"\s", prefix):
+    if length <= MAX_LENGTH and not re.search(rb"\s", prefix):
         return None
     program, options = prefix + match[1], match[2].rstrip()
     if not _PYTHON.match(program):
@@ -41,7 +41,7 @@ def fitted(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
     return b"#!/bin/sh\n" + (cookie[1] if cookie else b"") + command
 
 
-def originals(script: bytes, placeholder: bytes, prefix: bytes) -> Iterator[bytes]:
+def original_shebangs(script: bytes, placeholder: bytes, prefix: bytes) -> Iterator[bytes]:
     """What a script may have been before its first line was made to fit."""
     match = _BY_SHELL.match(script)
     if match and match["program"].startswith(prefix + b"/"):

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapper import config
-from snapper.environment import places
+from snapper.environment.locations import condabin
 from snapper.format.model import Kernel
+from snapper.fs.atomic import atomic_write
 from snapper.kernels import launcher, runs
-from snapper.machine import aside
+from snapper.settings.settings import load_settings
 
 _CARRIED = "share/jupyter/kernels"
 _SPEC = "kernel.json"
@@ -33,7 +33,7 @@ _ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "ker
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredKernel:
     """A kernel in the user's menu. `problem` says why it could not be put there, if so."""
 
     name: str
@@ -43,7 +43,7 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Entry:
+class KernelEntry:
     """A kernel that snapper has put into the menu; `ready` unless its environment is not there (yet)."""
 
     name: str
@@ -73,20 +73,22 @@ class _Naming:
     display_name: str
     directory: Path
 
-    def registered(self, problem: str = "") -> Registered:
-        return Registered(self.directory.name, self.display_name, str(self.directory), problem)
+    def registered(self, problem: str = "") -> RegisteredKernel:
+        return RegisteredKernel(self.directory.name, self.display_name, str(self.directory), problem)
 
 
-def carried(prefix: Path) -> tuple[Kernel, ...]:
+def shipped_kernels(prefix: Path) -> tuple[Kernel, ...]:
     """The kernels of the environment at `prefix`, by name."""
     return tuple(spec.kernel for spec in _specs(prefix))
 
 
-def announce(prefix: Path, environment: str, kernels: Sequence[Kernel]) -> tuple[Registered, ...]:
+def register_pending(
+    prefix: Path, environment: str, kernels: Sequence[Kernel]
+) -> tuple[RegisteredKernel, ...]:
     """Puts kernels into the user's Jupyter whose environment is still to come. Those that run already stay, also those
     of the environment where it is elsewhere: they change over to the new one when it is there.
     """
-    ready = {each.name for each in registered() if each.ready and each.prefix != str(prefix)}
+    ready = {each.name for each in registered_kernels() if each.ready and each.prefix != str(prefix)}
     announced = []
     for naming in _named(environment, kernels):
         if naming.directory.name in ready:
@@ -109,14 +111,14 @@ def announce(prefix: Path, environment: str, kernels: Sequence[Kernel]) -> tuple
     return tuple(announced)
 
 
-def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
+def register(prefix: Path, environment: str) -> tuple[RegisteredKernel, ...]:
     """Puts the environment's kernels into the user's Jupyter; writes only what is not there already, and removes
     those that it no longer has. A kernelspec that is not this environment's is left alone.
     """
     specs = list(_specs(prefix))
     named = _named(environment, [spec.kernel for spec in specs])
     kept = {naming.directory.name for naming in named}
-    for each in registered():
+    for each in registered_kernels():
         if each.environment == environment and each.name not in kept:
             with suppress(OSError):
                 _remove(each)
@@ -125,14 +127,14 @@ def register(prefix: Path, environment: str) -> tuple[Registered, ...]:
     )
 
 
-def registered() -> tuple[Entry, ...]:
+def registered_kernels() -> tuple[KernelEntry, ...]:
     """The kernels in the user's menu that snapper has put there, by name."""
     found = []
     for file in sorted(_top().glob(f"*/{_SPEC}")):
         try:
             fields = json.loads(file.read_bytes())
             mark = fields["metadata"]["snapper"]
-            entry = Entry(
+            entry = KernelEntry(
                 name=file.parent.name,
                 display_name=str(fields["display_name"]),
                 language=str(fields.get("language", "")),
@@ -149,9 +151,9 @@ def registered() -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def remove(environment: str) -> tuple[Entry, ...]:
+def remove(environment: str) -> tuple[KernelEntry, ...]:
     """Removes the environment's kernels from the menu; gives those that were there. May raise OSError."""
-    found = tuple(each for each in registered() if each.environment == environment)
+    found = tuple(each for each in registered_kernels() if each.environment == environment)
     for each in found:
         _remove(each)
     with suppress(OSError):
@@ -159,11 +161,11 @@ def remove(environment: str) -> tuple[Entry, ...]:
     return found
 
 
-def sweep(environments: Iterable[str]) -> tuple[Entry, ...]:
+def remove_orphaned(environments: Iterable[str]) -> tuple[KernelEntry, ...]:
     """Removes the kernels of environments that are neither on this machine nor among those; gives them."""
     known = set(environments)
     gone = []
-    for each in registered():
+    for each in registered_kernels():
         if each.environment not in known and not os.path.lexists(each.prefix):
             with suppress(OSError):
                 _remove(each)
@@ -171,14 +173,14 @@ def sweep(environments: Iterable[str]) -> tuple[Entry, ...]:
     return tuple(gone)
 
 
-def directories() -> list[str]:
+def kernel_directories() -> list[str]:
     """Where Jupyter looks for kernelspecs, of those that there are."""
     from jupyter_core.paths import jupyter_path  # noqa: PLC0415
 
     return [each for each in jupyter_path("kernels") if os.path.isdir(each)]
 
 
-def suggestion(prefix: Path) -> str:
+def install_hint(prefix: Path) -> str:
     """The command that adds a kernel to an environment that has none."""
     packages = {name.rpartition("-")[0].rpartition("-")[0] for name in _records(prefix)}
     package = "r-irkernel" if "r-base" in packages and "python" not in packages else "ipykernel"
@@ -191,7 +193,7 @@ def suggestion(prefix: Path) -> str:
 
 def _named(environment: str, kernels: Sequence[Kernel]) -> list[_Naming]:
     """Names by the user's templates: valid by Jupyter's rules, and no other's."""
-    settings = config.load()
+    settings = load_settings()
     top = _top()
     taken: set[str] = set()
     named = []
@@ -290,7 +292,7 @@ def _is_own(prefix: Path, file: Path) -> bool:
     return file.is_file() and file.resolve().is_relative_to(prefix.resolve())
 
 
-def _register(naming: _Naming, prefix: Path, environment: str, spec: _Spec) -> Registered:
+def _register(naming: _Naming, prefix: Path, environment: str, spec: _Spec) -> RegisteredKernel:
     directory = naming.directory
     try:
         _write_launcher(directory, prefix, environment)
@@ -330,7 +332,7 @@ def _write_launcher(directory: Path, prefix: Path, environment: str) -> None:
     used = runs.used_file(environment)
     with suppress(OSError):
         used.parent.mkdir(parents=True, exist_ok=True)
-    place = launcher.Place(environment, prefix, places.condabin(), runs.waiting_file(environment), used)
+    place = launcher.Place(environment, prefix, condabin(), runs.waiting_file(environment), used)
     _write(directory / launcher.LAUNCH, _bytes(launcher.launch(place)))
 
 
@@ -348,7 +350,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _remove(entry: Entry) -> None:
+def _remove(entry: KernelEntry) -> None:
     if os.path.islink(entry.path):
         os.unlink(entry.path)
     else:
@@ -362,4 +364,4 @@ def _write(file: Path, data: bytes) -> None:
             return
     except OSError:
         pass
-    aside.write(file, data, durable=False)
+    atomic_write(file, data, durable=False)

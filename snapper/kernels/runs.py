@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper import config
 from snapper.format import canonical
-from snapper.machine import aside, identity
+from snapper.fs.atomic import atomic_write
+from snapper.process.identity import is_process_alive, process_start_time, utc_now
+from snapper.settings.settings import state_directory
 
 FORMAT = 1
 
@@ -28,7 +29,7 @@ _SECONDS_BETWEEN = 0.5
 
 
 @dataclass(frozen=True)
-class Part:
+class EnvironmentRun:
     """One environment of a restore. Sizes in bytes; `error` and `hint` where it has failed, kernels by display
     name.
     """
@@ -49,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Run:
+class RestoreRun:
     """One restore: times in UTC, `ended` empty while it lasts or if it was killed. `process` is its number, and
     `started` what tells it from a later one of that number. `error` is why nothing could be done at all, if so.
     """
@@ -62,39 +63,39 @@ class Run:
     started: str
     log: str
     error: str
-    environments: tuple[Part, ...]
+    environments: tuple[EnvironmentRun, ...]
 
     @property
     def at_work(self) -> bool:
         """Whether it goes on right now."""
-        return not self.ended and identity.is_alive(self.process, self.started)
+        return not self.ended and is_process_alive(self.process, self.started)
 
 
-def last() -> Run | None:
+def last_run() -> RestoreRun | None:
     """The last restore of this user on this machine; None where none is on record."""
     try:
-        found = canonical.decode(Run, canonical.parse(_status_file().read_bytes()))
-    except (OSError, canonical.Malformed):
+        found = canonical.decode(RestoreRun, canonical.parse(_status_file().read_bytes()))
+    except (OSError, canonical.MalformedDocument):
         return None
     return found if found.format == FORMAT else None
 
 
 def waiting_file(environment: str) -> Path:
     """Where a kernel looks that waits for the environment."""
-    return config.state_directory() / "waiting" / environment
+    return state_directory() / "waiting" / environment
 
 
-def waits(environment: str) -> bool:
+def is_awaited(environment: str) -> bool:
     """Whether a restore that is at work right now is to bring the environment."""
     return _is_at_work(waiting_file(environment))
 
 
 def used_file(environment: str) -> Path:
     """What a kernel of the environment touches when it starts."""
-    return config.state_directory() / "used" / environment
+    return state_directory() / "used" / environment
 
 
-def last_used(environments: Iterable[str]) -> list[str]:
+def recently_used(environments: Iterable[str]) -> list[str]:
     """Those of the environments whose kernels have been used, the latest first."""
     times: dict[str, float] = {}
     for name in environments:
@@ -103,15 +104,15 @@ def last_used(environments: Iterable[str]) -> list[str]:
     return sorted(times, key=lambda name: (-times[name], name))
 
 
-class Recorder:
+class RunRecorder:
     """Keeps the record of a restore that is going on; `listed` makes it the last one, unless one is at work now."""
 
     def __init__(self, store: str, *, log: str = "", listed: bool = False) -> None:
         own = os.getpid()
-        other = last() if listed else None
+        other = last_run() if listed else None
         self._listed = listed and not (other and other.at_work and other.process != own)
-        self._run = Run(FORMAT, store, identity.now(), "", own, identity.started(own), log, "", ())
-        self._parts: dict[str, Part] = {}
+        self._run = RestoreRun(FORMAT, store, utc_now(), "", own, process_start_time(own), log, "", ())
+        self._parts: dict[str, EnvironmentRun] = {}
         self._began: dict[str, float] = {}
         self._awaited: set[str] = set()
         self._written = 0.0
@@ -121,7 +122,7 @@ class Recorder:
         self._began[environment] = time.monotonic()
         if has_kernels:
             self._awaited.add(environment)
-        self._note(Part(environment, prefix, "waiting", size))
+        self._note(EnvironmentRun(environment, prefix, "waiting", size))
 
     def advance(self, environment: str, size: int) -> None:
         """So many more bytes of it are written."""
@@ -138,14 +139,14 @@ class Recorder:
         self, environment: str, prefix: str, condition: Condition, kernels: tuple[str, ...] = ()
     ) -> None:
         """It is in its place, and so are its kernels."""
-        part = self._parts.get(environment, Part(environment, prefix, condition))
+        part = self._parts.get(environment, EnvironmentRun(environment, prefix, condition))
         self._note(replace(part, condition=condition, done=part.size, kernels=kernels), ended=True)
         if not self._listed:
             self._amend(self._parts[environment])
 
     def fail(self, environment: str, error: str, hint: str) -> None:
         """It could not be restored."""
-        part = self._parts.get(environment, Part(environment, "", "failed"))
+        part = self._parts.get(environment, EnvironmentRun(environment, "", "failed"))
         if self._listed and environment not in self._parts:
             self._awaited.add(environment)  # by kernels of an earlier restore, it may be
         self._note(replace(part, condition="failed", error=error, hint=hint), ended=True)
@@ -155,20 +156,22 @@ class Recorder:
         for part in list(self._parts.values()):
             if part.condition in ("waiting", "restoring"):
                 self.fail(part.environment, "the restore was interrupted", "Run it again.")
-        self._run = replace(self._run, ended=identity.now(), error=error)
+        self._run = replace(self._run, ended=utc_now(), error=error)
         self._write()
 
-    def _amend(self, part: Part) -> None:
+    def _amend(self, part: EnvironmentRun) -> None:
         """Has the last restore of all, where it came to its end without this environment, no longer say so."""
-        run = last()
+        run = last_run()
         if run is None or run.at_work:
             return
         parts = tuple(part if each.lacks(part.environment) else each for each in run.environments)
         if parts != run.environments:
             with suppress(OSError):
-                aside.write(_status_file(), canonical.encode(replace(run, environments=parts)), durable=False)
+                atomic_write(
+                    _status_file(), canonical.encode(replace(run, environments=parts)), durable=False
+                )
 
-    def _note(self, part: Part, *, ended: bool = False) -> None:
+    def _note(self, part: EnvironmentRun, *, ended: bool = False) -> None:
         if ended and part.environment in self._began:
             elapsed = time.monotonic() - self._began[part.environment]
             part = replace(part, milliseconds=int(elapsed * 1000))
@@ -177,7 +180,7 @@ class Recorder:
         if part.condition != "present":  # those are many, and all are written at the end
             self._write()
 
-    def _tell(self, part: Part) -> None:
+    def _tell(self, part: EnvironmentRun) -> None:
         """Lets kernels know that wait for the environment, unless another restore is at work on it."""
         file = waiting_file(part.environment)
         with suppress(OSError, ValueError):
@@ -193,18 +196,18 @@ class Recorder:
             process = f"{self._run.process} {self._run.started}"
             lines = (part.condition, process, text, self._run.log)
             text = "".join(f"{_one_line(line)}\n" for line in lines)
-            aside.write(file, text.encode(errors="surrogateescape"), durable=False)
+            atomic_write(file, text.encode(errors="surrogateescape"), durable=False)
 
     def _write(self) -> None:
         self._written = time.monotonic()
         if self._listed:
             self._run = replace(self._run, environments=tuple(self._parts.values()))
             with suppress(OSError):
-                aside.write(_status_file(), canonical.encode(self._run), durable=False)
+                atomic_write(_status_file(), canonical.encode(self._run), durable=False)
 
 
 def _status_file() -> Path:
-    return config.state_directory() / "restore.json"
+    return state_directory() / "restore.json"
 
 
 def _is_at_work(file: Path, *, but_for: int = 0) -> bool:
@@ -212,7 +215,7 @@ def _is_at_work(file: Path, *, but_for: int = 0) -> bool:
     try:
         condition, process = file.read_text(errors="surrogateescape").splitlines()[:2]
         number, _, started = process.partition(" ")
-        return condition != "failed" and int(number) != but_for and identity.is_alive(int(number), started)
+        return condition != "failed" and int(number) != but_for and is_process_alive(int(number), started)
     except (OSError, ValueError):
         return False
 

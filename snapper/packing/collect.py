@@ -14,18 +14,26 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from snapper.catalog import layer_key
-from snapper.environment.conda import Fact, PathEntry, restated
+from snapper.environment.conda import FileFacts, PathEntry, with_facts
 from snapper.environment.tree import File
-from snapper.errors import ChangedWhilePacking, FileFailed, NoPermission
+from snapper.errors import ChangedWhilePacking, FileOperationFailed, PermissionDenied
 from snapper.format import bytecode
-from snapper.format.layer import Builder, Sealed
+from snapper.format.layer import LayerBuilder, SealedLayer
+from snapper.format.layout import Layout
 from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode
-from snapper.format.relocate import BINARY_PLACEHOLDER, Relocated, detect, holds, invert, moved, needles
+from snapper.format.relocate import (
+    BINARY_PLACEHOLDER,
+    CanonicalFile,
+    candidate_originals,
+    canonicalize,
+    contains_path,
+    replace_directory,
+    search_patterns,
+)
 from snapper.format.segment import Member
-from snapper.locks import Intent
-from snapper.machine.worker import Later
-from snapper.packing.outbox import outbox
+from snapper.packing.uploads import upload_queue
+from snapper.process.worker import Deferred
+from snapper.repository.locks import Intent
 from snapper.store import Store
 
 #: The time of files that are made when a package is installed, so that equal files are equal everywhere:
@@ -35,7 +43,7 @@ LINK_TIME = 315532800
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Item(NamedTuple):
+class PackItem(NamedTuple):
     """A file to pack. `linked` is the path, packed before, of which it is a hard link."""
 
     file: File
@@ -45,15 +53,15 @@ class Item(NamedTuple):
     source_mtime: int | None = None
 
 
-class Facts(NamedTuple):
+class RelocatedFacts(NamedTuple):
     """A relocated file as it is on disk and as it is stored."""
 
-    disk: Fact
-    stored: Fact
+    disk: FileFacts
+    stored: FileFacts
 
 
 @dataclass(frozen=True)
-class Group:
+class FileGroup:
     """Files for layers of one kind and owner.
 
     `records` are the paths of conda records among them, and `facts` what is known of files that these describe.
@@ -62,9 +70,9 @@ class Group:
     kind: Kind
     owner: str
     number: int
-    items: tuple[Item, ...]
+    items: tuple[PackItem, ...]
     records: frozenset[str] = frozenset()
-    facts: Mapping[str, Facts] = field(default_factory=dict)
+    facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -72,7 +80,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Included:
+class IncludedSource:
     """A directory from elsewhere that is packed as `place`, and the environment's files that name it."""
 
     source: str
@@ -81,7 +89,7 @@ class Included:
 
 
 @dataclass(frozen=True)
-class Context:
+class PackContext:
     """What every packing worker knows from its start.
 
     `prefix` is what files have as the environment's directory, `place` where it is; `known` gives digest and
@@ -95,12 +103,12 @@ class Context:
     level: int
     known: Mapping[str, tuple[str, int]]
     placeholders: Mapping[str, tuple[str, ...]]
-    included: tuple[Included, ...] = ()
+    included: tuple[IncludedSource, ...] = ()
 
     def stored(self, diff_id: str) -> tuple[str, int] | None:
         """Digest and size of the layer that holds this segment, if it is known that the store has one."""
         digest, size = self.known.get(diff_id, ("", -1))
-        return (digest, size) if digest and self.store.size(layer_key(digest)) == size else None
+        return (digest, size) if digest and self.store.size(Layout.layer(digest)) == size else None
 
     def path_of(self, file: File) -> str:
         """Where the file is to be read."""
@@ -113,20 +121,20 @@ class Context:
         """The file's bytes with the sources where they will be, if it is one that names them."""
         for each in self.included:
             if file.path in each.links or file.path.startswith(each.place + "/"):
-                data = moved(data, each.source, f"{self.prefix}/{each.place}")
+                data = replace_directory(data, each.source, f"{self.prefix}/{each.place}")
         return data
 
 
 @dataclass(frozen=True)
-class Collected:
+class CollectedGroup:
     """What became of a group: its layers, the bytes that each added to the store, files that were not as their
     package has them, and paths that hold a prefix for good.
     """
 
     layers: tuple[Layer, ...]
     added_sizes: tuple[int, ...]
-    unproved: tuple[Item, ...] = ()
-    facts: Mapping[str, Facts] = field(default_factory=dict)
+    unproved: tuple[PackItem, ...] = ()
+    facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: tuple[str, ...] = ()
 
 
@@ -134,13 +142,13 @@ class Collected:
 class _Run:
     """The state of one group's collection."""
 
-    context: Context
-    builder: Builder
-    group: Group
+    context: PackContext
+    builder: LayerBuilder
+    group: FileGroup
     layers: list[Layer] = field(default_factory=list)
     added_sizes: list[Callable[[], int]] = field(default_factory=list)
-    unproved: list[Item] = field(default_factory=list)
-    facts: dict[str, Facts] = field(default_factory=dict)
+    unproved: list[PackItem] = field(default_factory=list)
+    facts: dict[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
 
     def seal(self) -> None:
@@ -154,7 +162,7 @@ class _Run:
             self.seal()
 
 
-def collect(context: Context, group: Group) -> Later[Collected]:
+def collect_group(context: PackContext, group: FileGroup) -> Deferred[CollectedGroup]:
     """Packs a group of files, none larger than a layer, and has its layers stored; gives a Collected then."""
     run = _Run(context, builder_for(context), group, facts=dict(group.facts))
     dropped: set[str] = set()
@@ -172,33 +180,38 @@ def collect(context: Context, group: Group) -> Later[Collected]:
             dropped.add(item.file.path)
     run.seal()
 
-    def stored() -> Collected:
+    def stored() -> CollectedGroup:
         sizes = tuple(size() for size in run.added_sizes)
-        return Collected(tuple(run.layers), sizes, tuple(run.unproved), run.facts, tuple(run.unrelocated))
+        return CollectedGroup(
+            tuple(run.layers), sizes, tuple(run.unproved), run.facts, tuple(run.unrelocated)
+        )
 
-    return Later(stored)
+    return Deferred(stored)
 
 
 @cache
-def _builder(level: int) -> Builder:
-    return Builder(level)
+def _builder(level: int) -> LayerBuilder:
+    return LayerBuilder(level)
 
 
-def builder_for(context: Context) -> Builder:
+def builder_for(context: PackContext) -> LayerBuilder:
     """This process's builder: its buffers are worth keeping."""
     return _builder(context.level)
 
 
-def store_layer(context: Context, sealed: Sealed) -> Callable[[], int]:
+def store_layer(context: PackContext, sealed: SealedLayer) -> Callable[[], int]:
     """Has the layer put into the store; what it returns waits for that and says how many bytes were added."""
     if sealed.data is None:
         return lambda: 0
     context.intent.declare()
-    size, put = sealed.layer.size, outbox().put(context.store, layer_key(sealed.layer.digest), sealed.data)
+    size, put = (
+        sealed.layer.size,
+        upload_queue().put(context.store, Layout.layer(sealed.layer.digest), sealed.data),
+    )
     return lambda: size if put.result() else 0
 
 
-def member_of(item: Item, mtime: int, size: int | None = None) -> Member:
+def member_of(item: PackItem, mtime: int, size: int | None = None) -> Member:
     """The tar member for an item, with canonical time and mode."""
     file = item.file
     if item.linked:
@@ -206,12 +219,12 @@ def member_of(item: Item, mtime: int, size: int | None = None) -> Member:
     return Member(file.path, "file", file.mode & 0o777, mtime, file.size if size is None else size)
 
 
-def _retimed(item: Item) -> bool:
+def _retimed(item: PackItem) -> bool:
     """Whether the file got its time when it was installed rather than from its package."""
     return item.made_at_link or bool(item.entry and item.entry.placeholder)
 
 
-def _add_other(run: _Run, item: Item) -> None:
+def _add_other(run: _Run, item: PackItem) -> None:
     file = item.file
     run.make_room(0)
     if file.type == "directory":
@@ -221,12 +234,12 @@ def _add_other(run: _Run, item: Item) -> None:
     how = None
     if target == prefix or target.startswith(prefix + "/"):
         placeholder = "/opt/snapper_prefix_placehold"
-        how = Relocated(b"", "link", placeholder)
+        how = CanonicalFile(b"", "link", placeholder)
         target = placeholder + target[len(prefix) :]
     run.builder.add(Member(file.path, "symlink", 0o777, LINK_TIME, 0, target), how=how)
 
 
-def _add_proved(run: _Run, item: Item) -> bool:
+def _add_proved(run: _Run, item: PackItem) -> bool:
     """Adds a file if it is provably the package's own, else sets it aside."""
     entry = item.entry
     assert entry is not None
@@ -241,12 +254,12 @@ def _add_proved(run: _Run, item: Item) -> bool:
             run.unproved.append(item._replace(made_at_link=found == entry.sha256_in_prefix))
         return found == entry.sha256
     data = read_bytes(run.context.path_of(item.file), item.file)
-    for candidate in invert(data, entry.mode, entry.placeholder, run.context.prefix):
+    for candidate in candidate_originals(data, entry.mode, entry.placeholder, run.context.prefix):
         if hashlib.sha256(candidate).hexdigest() == entry.sha256:
             run.make_room(len(candidate))
             how = None
             if candidate != data:
-                how = Relocated(candidate, entry.mode, entry.placeholder)
+                how = CanonicalFile(candidate, entry.mode, entry.placeholder)
                 run.facts[item.file.path] = facts_of(data, candidate)
             run.builder.add(member_of(item, LINK_TIME, len(candidate)), candidate, how)
             return True
@@ -255,7 +268,7 @@ def _add_proved(run: _Run, item: Item) -> bool:
     return False
 
 
-def _add_found(run: _Run, item: Item) -> None:
+def _add_found(run: _Run, item: PackItem) -> None:
     """Adds a file as it is on disk, relocated where it holds the prefix and can be."""
     context, file = run.context, item.file
     mtime = LINK_TIME if item.made_at_link else file.mtime
@@ -264,11 +277,11 @@ def _add_found(run: _Run, item: Item) -> None:
     read_whole(context.path_of(file), file, view)
     data = None
     if item.source_mtime is not None:
-        data = bytecode.retimed(bytes(view), item.source_mtime, LINK_TIME)
+        data = bytecode.with_source_mtime(bytes(view), item.source_mtime, LINK_TIME)
     elif context.included:
         data = context.rewired(file, bytes(view))
     placeholders = context.placeholders.get(file.path, ())
-    sought = (*needles(context.prefix, bytes(view[:256])), *map(prefix_bytes, placeholders))
+    sought = (*search_patterns(context.prefix, bytes(view[:256])), *map(prefix_bytes, placeholders))
     if data is None and not any(map(run.builder.mentions, sought)):
         run.builder.keep()
         return
@@ -277,11 +290,11 @@ def _add_found(run: _Run, item: Item) -> None:
         placeholders = (*placeholders, item.entry.placeholder)
     elif item.entry and not item.entry.sha256:
         placeholders = (*placeholders, BINARY_PLACEHOLDER)
-    how = detect(data, context.prefix, placeholders)
+    how = canonicalize(data, context.prefix, placeholders)
     if how is not None and len(how.data) > LAYER_SIZE:
         how = None
     stored = data if how is None else how.data
-    if how is None and holds(data, context.prefix):
+    if how is None and contains_path(data, context.prefix):
         run.unrelocated.append(file.path)
     elif how is not None and item.made_at_link:
         run.facts[file.path] = facts_of(data, how.data)
@@ -289,7 +302,7 @@ def _add_found(run: _Run, item: Item) -> None:
     run.builder.add(member_of(item, mtime, len(stored)), stored, how)
 
 
-def _add_record(run: _Run, item: Item) -> None:
+def _add_record(run: _Run, item: PackItem) -> None:
     """Adds a conda record that describes relocated files as they are stored."""
     data = read_bytes(run.context.path_of(item.file), item.file)
     disk = {path: facts.disk for path, facts in run.facts.items()}
@@ -297,20 +310,20 @@ def _add_record(run: _Run, item: Item) -> None:
     how = None
     modes: tuple[tuple[Mode, bool], ...] = (("sized-record", True), ("record", False))
     for mode, sizes in modes:
-        canonical = restated(data, stored, sizes=sizes)
-        if canonical != data and restated(canonical, disk, sizes=sizes) == data:
-            how = Relocated(canonical, mode, "")
+        canonical = with_facts(data, stored, sizes=sizes)
+        if canonical != data and with_facts(canonical, disk, sizes=sizes) == data:
+            how = CanonicalFile(canonical, mode, "")
             break
     text = data if how is None else how.data
     run.make_room(len(text))
     run.builder.add(member_of(item, LINK_TIME, len(text)), text, how)
 
 
-def facts_of(disk: bytes, stored: bytes) -> Facts:
+def facts_of(disk: bytes, stored: bytes) -> RelocatedFacts:
     """What is to be known of a relocated file."""
-    return Facts(
-        Fact(hashlib.sha256(disk).hexdigest(), len(disk)),
-        Fact(hashlib.sha256(stored).hexdigest(), len(stored)),
+    return RelocatedFacts(
+        FileFacts(hashlib.sha256(disk).hexdigest(), len(disk)),
+        FileFacts(hashlib.sha256(stored).hexdigest(), len(stored)),
     )
 
 
@@ -346,11 +359,11 @@ def _open(path: str) -> int:
     try:
         return os.open(path, _READ_ONLY)
     except PermissionError:
-        raise NoPermission(path, "read") from None
+        raise PermissionDenied(path, "read") from None
     except OSError as error:
         if not os.path.lexists(path) or os.path.islink(path):
             raise ChangedWhilePacking(path) from None
-        raise FileFailed(path, error.strerror or str(error)) from None
+        raise FileOperationFailed(path, error.strerror or str(error)) from None
 
 
 def _check_unchanged(path: str, file: File, descriptor: int) -> None:
@@ -366,7 +379,7 @@ def read_range(descriptor: int, offset: int, view: memoryview, path: str) -> Non
         try:
             count = os.preadv(descriptor, [view[done:] if done else view], offset + done)
         except OSError as error:
-            raise FileFailed(path, error.strerror or str(error)) from None
+            raise FileOperationFailed(path, error.strerror or str(error)) from None
         if not count:
             raise ChangedWhilePacking(path)
         done += count
@@ -377,7 +390,7 @@ def read_at(descriptor: int, offset: int, size: int, path: str) -> bytes:
     try:
         data = os.pread(descriptor, size, offset)
     except OSError as error:
-        raise FileFailed(path, error.strerror or str(error)) from None
+        raise FileOperationFailed(path, error.strerror or str(error)) from None
     if len(data) < size:
         raise ChangedWhilePacking(path)
     return data

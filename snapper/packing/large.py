@@ -10,17 +10,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from snapper.environment.conda import Fact
-from snapper.format.model import LAYER_SIZE, Begin, Kind, Mode
-from snapper.format.relocate import Relocated, fresh_placeholders, invert, is_object_code, moved, substitute
+from snapper.environment.conda import FileFacts
+from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode
+from snapper.format.relocate import (
+    CanonicalFile,
+    candidate_originals,
+    default_placeholders,
+    is_object_code,
+    replace_directory,
+    replace_placeholder,
+)
 from snapper.format.segment import padding
-from snapper.machine.worker import Later
 from snapper.packing.collect import (
     LINK_TIME,
-    Collected,
-    Context,
-    Facts,
-    Item,
+    CollectedGroup,
+    PackContext,
+    PackItem,
+    RelocatedFacts,
     builder_for,
     member_of,
     opened,
@@ -29,6 +35,7 @@ from snapper.packing.collect import (
     read_range,
     store_layer,
 )
+from snapper.process.worker import Deferred
 
 #: How many bytes behind a cut are looked at for the end of what began before it.
 _LOOK_AHEAD = 64 * 1024
@@ -40,7 +47,7 @@ _READ = 1024 * 1024
 _CONTEXT = 4
 
 
-class Way(NamedTuple):
+class RelocationMethod(NamedTuple):
     """How a file is relocated: `everywhere` as conda does it, or only where the prefix is a path of its own."""
 
     mode: Mode
@@ -48,7 +55,7 @@ class Way(NamedTuple):
     everywhere: bool = False
 
 
-class Cut(NamedTuple):
+class PieceStart(NamedTuple):
     """Where a piece begins: in the file on disk, in the canonical file, and after how many placeholders."""
 
     at: int
@@ -60,12 +67,12 @@ class Cut(NamedTuple):
 class Scan:
     """What reading a large file has shown. `cuts` has one more entry than there are pieces: the end."""
 
-    item: Item
+    item: PackItem
     proved: bool
-    way: Way | None
-    cuts: tuple[Cut, ...]
+    way: RelocationMethod | None
+    cuts: tuple[PieceStart, ...]
     unrelocated: bool
-    facts: Facts | None = None
+    facts: RelocatedFacts | None = None
 
     @property
     def size(self) -> int:
@@ -86,13 +93,15 @@ class Piece:
         return self.scan.cuts[self.number + 1].offset - self.scan.cuts[self.number].offset
 
 
-def scan(context: Context, item: Item) -> Scan:
+def scan(context: PackContext, item: PackItem) -> Scan:
     """Reads the file once or more: proves it where a package vouches for it, else finds how to relocate it."""
     entry = item.entry
     if entry and entry.sha256 and entry.placeholder:
-        proved = _relocate(context, item, Way(entry.mode, entry.placeholder, everywhere=True))
+        proved = _relocate(context, item, RelocationMethod(entry.mode, entry.placeholder, everywhere=True))
         if proved.stored.sha256 == entry.sha256:
-            return Scan(item, True, proved.way, proved.cuts, False, Facts(proved.disk, proved.stored))
+            return Scan(
+                item, True, proved.way, proved.cuts, False, RelocatedFacts(proved.disk, proved.stored)
+            )
     seen = _look(context, item)
     if not seen.mentions:
         return Scan(item, bool(entry and entry.sha256 == seen.sha256), None, seen.cuts, False)
@@ -105,7 +114,7 @@ def scan(context: Context, item: Item) -> Scan:
     return Scan(item, False, None, seen.cuts, True)
 
 
-def collect_piece(context: Context, piece: Piece) -> Later[Collected]:
+def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup]:
     """Packs one piece and has its layer stored; gives a Collected then."""
     scanned, builder = piece.scan, builder_for(context)
     item, start, end = scanned.item, scanned.cuts[piece.number], scanned.cuts[piece.number + 1]
@@ -123,19 +132,21 @@ def collect_piece(context: Context, piece: Piece) -> Later[Collected]:
             data = read_at(descriptor, start.at, end.at - start.at, path)
         data = _canonical(data, scanned.way, context.prefix)
         builder.add_piece(member, data, tail)
-        builder.note(item.file.path, Relocated(b"", scanned.way.mode, scanned.way.placeholder))
+        builder.note(item.file.path, CanonicalFile(b"", scanned.way.mode, scanned.way.placeholder))
         del data
-    begins = Begin(item.file.path, start.offset, scanned.size, start.replaced) if piece.number else None
+    begins = (
+        Continuation(item.file.path, start.offset, scanned.size, start.replaced) if piece.number else None
+    )
     sealed = builder.seal(piece.kind, piece.owner, context.stored, begins)
     layer, added_size = sealed.layer, store_layer(context, sealed)
-    return Later(lambda: Collected((layer,), (added_size(),)))
+    return Deferred(lambda: CollectedGroup((layer,), (added_size(),)))
 
 
 @dataclass(frozen=True)
 class _Seen:
     """What a file is, read as it stands: cut where layers are full."""
 
-    cuts: tuple[Cut, ...]
+    cuts: tuple[PieceStart, ...]
     sha256: str
     mentions: bool
     nul: bool
@@ -146,14 +157,14 @@ class _Seen:
 class _Relocated:
     """What a file is on disk and stored, relocated one way, and whether the way leads back."""
 
-    way: Way
-    cuts: tuple[Cut, ...]
-    disk: Fact
-    stored: Fact
+    way: RelocationMethod
+    cuts: tuple[PieceStart, ...]
+    disk: FileFacts
+    stored: FileFacts
     reversible: bool
 
 
-def _look(context: Context, item: Item) -> _Seen:
+def _look(context: PackContext, item: PackItem) -> _Seen:
     """One reading, in parts that are small beside a layer."""
     needle, path, size = prefix_bytes(context.prefix), context.path_of(item.file), item.file.size
     digest, buffer, kept = hashlib.sha256(), bytearray(_READ), b""
@@ -168,46 +179,49 @@ def _look(context: Context, item: Item) -> _Seen:
             nul = nul or b"\0" in part
             object_code = object_code or (at == 0 and is_object_code(part[:4]))
             kept = part[len(part) - len(needle) + 1 :]
-    cuts = tuple(Cut(at, at, 0) for at in (*range(0, size, LAYER_SIZE), size))
+    cuts = tuple(PieceStart(at, at, 0) for at in (*range(0, size, LAYER_SIZE), size))
     return _Seen(cuts, digest.hexdigest(), mentions, nul, object_code)
 
 
-def _relocate(context: Context, item: Item, way: Way) -> _Relocated:
+def _relocate(context: PackContext, item: PackItem, way: RelocationMethod) -> _Relocated:
     """One reading, in pieces that are cut where relocation allows it."""
     disk, stored = hashlib.sha256(), hashlib.sha256()
-    cuts, reversible = [Cut(0, 0, 0)], True
+    cuts, reversible = [PieceStart(0, 0, 0)], True
     for at, data in _pieces(context, item, way):
         canonical = _canonical(data, way, context.prefix)
         disk.update(data)
         stored.update(canonical)
         replaced = canonical.count(way.placeholder.encode()) if way.mode == "text" else 0
-        cuts.append(Cut(at + len(data), cuts[-1].offset + len(canonical), cuts[-1].replaced + replaced))
+        cuts.append(
+            PieceStart(at + len(data), cuts[-1].offset + len(canonical), cuts[-1].replaced + replaced)
+        )
         reversible = (
             reversible
             and len(canonical) <= LAYER_SIZE + LAYER_SIZE // 2
-            and substitute(canonical, way.mode, way.placeholder, context.prefix) == data
+            and replace_placeholder(canonical, way.mode, way.placeholder, context.prefix) == data
         )
-    facts = Fact(disk.hexdigest(), cuts[-1].at), Fact(stored.hexdigest(), cuts[-1].offset)
+    facts = FileFacts(disk.hexdigest(), cuts[-1].at), FileFacts(stored.hexdigest(), cuts[-1].offset)
     return _Relocated(way, tuple(cuts), *facts, reversible)
 
 
-def _canonical(data: bytes, way: Way, prefix: str) -> bytes:
+def _canonical(data: bytes, way: RelocationMethod, prefix: str) -> bytes:
     if way.mode == "text" and not way.everywhere:
-        return moved(data, prefix, way.placeholder)
-    return invert(data, way.mode, way.placeholder, prefix)[0]
+        return replace_directory(data, prefix, way.placeholder)
+    return candidate_originals(data, way.mode, way.placeholder, prefix)[0]
 
 
-def _ways(context: Context, item: Item, seen: _Seen) -> list[Way]:
+def _ways(context: PackContext, item: PackItem, seen: _Seen) -> list[RelocationMethod]:
     if seen.nul and not seen.object_code:
         return []
     mode: Mode = "binary" if seen.nul else "text"
     before = context.placeholders.get(item.file.path, ())
     return [
-        Way(mode, name) for name in (*before, *fresh_placeholders(mode, len(prefix_bytes(context.prefix))))
+        RelocationMethod(mode, name)
+        for name in (*before, *default_placeholders(mode, len(prefix_bytes(context.prefix))))
     ]
 
 
-def _pieces(context: Context, item: Item, way: Way) -> Iterator[tuple[int, bytes]]:
+def _pieces(context: PackContext, item: PackItem, way: RelocationMethod) -> Iterator[tuple[int, bytes]]:
     """The file in pieces: where each begins, and its bytes."""
     needle, path = prefix_bytes(context.prefix), context.path_of(item.file)
     with opened(path, item.file) as descriptor:

@@ -9,20 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapper.environment import pip
-from snapper.environment.changes import Packages
+from snapper.environment.changes import PackageSet
 from snapper.environment.conda import PathEntry, Record, read_records
 from snapper.environment.tree import File, Tree
 from snapper.errors import ChangedWhilePacking
 from snapper.format import bytecode
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
-from snapper.packing.collect import Facts, Group, Item
+from snapper.packing.collect import FileGroup, PackItem, RelocatedFacts
 
 #: Directories of this mode are made as members need them; only others, and empty ones, are members themselves.
 USUAL_DIRECTORY_MODE = 0o755
 
 
 @dataclass(frozen=True)
-class Share:
+class OwnerFiles:
     """The files of one owner. Files larger than a layer stand apart, in `large`.
 
     `records` are the package's, of which there is one unless somebody copied it: they come last, when all that they
@@ -31,49 +31,49 @@ class Share:
 
     kind: Kind
     owner: str
-    items: tuple[Item, ...]
-    large: tuple[Item, ...]
-    records: tuple[Item, ...] = ()
-    facts: Mapping[str, Facts] = field(default_factory=dict)
+    items: tuple[PackItem, ...]
+    large: tuple[PackItem, ...]
+    records: tuple[PackItem, ...] = ()
+    facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
 
     @property
-    def files(self) -> tuple[Item, ...]:
+    def files(self) -> tuple[PackItem, ...]:
         """All of them."""
         return (*self.items, *self.large, *self.records)
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[FileGroup]:
         """The items in runs that fill a layer each, cut where the same package is cut everywhere."""
-        run: list[Item] = []
+        run: list[PackItem] = []
         size = number = 0
         for item in self.items:
             expected = _expected_size(item)
             if run and size + expected > LAYER_SIZE:
-                yield Group(self.kind, self.owner, number, tuple(run))
+                yield FileGroup(self.kind, self.owner, number, tuple(run))
                 run, size, number = [], 0, number + 1
             run.append(item)
             size += expected
         run += self.records
         if run:
             records = frozenset(item.file.path for item in self.records)
-            yield Group(self.kind, self.owner, number, tuple(run), records, self.facts)
+            yield FileGroup(self.kind, self.owner, number, tuple(run), records, self.facts)
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackPlan:
     """Everything that is to be packed, and what the packages installed that is gone.
 
     An owner has one share of a kind: what two of the same name installed, as in a virtual environment inside of the
     environment, is together in it.
     """
 
-    packages: tuple[Share, ...]
-    links: tuple[Share, ...]
-    others: tuple[Share, ...]
+    packages: tuple[OwnerFiles, ...]
+    links: tuple[OwnerFiles, ...]
+    others: tuple[OwnerFiles, ...]
     missing: tuple[Deviation, ...]
     pip: tuple[PipPackage, ...]
 
 
-def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
+def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> PackPlan:
     """Gives every file of the tree to the package that installed it, to pip's, or to nobody.
 
     Raises ChangedWhilePacking where the tree does not have a record, NoPermission.
@@ -89,23 +89,23 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
         owned, lost = _owned(record, found, free)
         for file, entry in owned:
             if _vouched(file, entry) and bytecode.source_of(file.path) not in relocated:
-                own[dist].append(Item(file, entry))
+                own[dist].append(PackItem(file, entry))
             else:
                 late[dist].append(_at_link(file, entry, relocated))
         file_of_record = free.pop(_physical(record.file, found), None)
         if file_of_record is None:
             raise ChangedWhilePacking(f"{prefix}/{record.file}")
-        kept[dist].append(Item(file_of_record, made_at_link=True))
+        kept[dist].append(PackItem(file_of_record, made_at_link=True))
         if lost:
             missing.append(Deviation(dist, tuple(lost)))
     installed = pip.distributions(prefix, free)
-    piped: dict[str, list[Item]] = defaultdict(list)
+    piped: dict[str, list[PackItem]] = defaultdict(list)
     for each in installed:
-        piped[each.owner] += [Item(free.pop(path)) for path in each.files if path in free]
+        piped[each.owner] += [PackItem(free.pop(path)) for path in each.files if path in free]
     others = [_share("pip", owner, items) for owner, items in piped.items()]
-    loose = [Item(file, source_mtime=_source_mtime(file, relocated)) for file in free.values()]
+    loose = [PackItem(file, source_mtime=_source_mtime(file, relocated)) for file in free.values()]
     others.append(_share("files", "", loose))
-    return Plan(
+    return PackPlan(
         tuple(_share("package", dist, own[dist]) for dist in kept),
         tuple(replace(_share("link", dist, late[dist]), records=tuple(kept[dist])) for dist in kept),
         tuple(share for share in others if share.items or share.large),
@@ -114,13 +114,15 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> Plan:
     )
 
 
-def installed(prefix: Path, tree: Tree) -> Packages:
+def installed_packages(prefix: Path, tree: Tree) -> PackageSet:
     """What is installed in an environment on disk; raises as `make_plan` does, and FileFailed."""
     records = read_records(prefix)
-    return Packages(tuple(record.package for record in records), make_plan(prefix, tree, records).pip)
+    return PackageSet(tuple(record.package for record in records), make_plan(prefix, tree, records).pip)
 
 
-def late_share(planned: Share, unproved: Iterable[Item], facts: Mapping[str, Facts]) -> Share:
+def link_time_files(
+    planned: OwnerFiles, unproved: Iterable[PackItem], facts: Mapping[str, RelocatedFacts]
+) -> OwnerFiles:
     """A package's link-time share with what reading the package has shown."""
     share = _share(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
     return replace(share, records=planned.records, facts=facts)
@@ -162,9 +164,9 @@ def _vouched(file: File, entry: PathEntry) -> bool:
     return entry.type == "hardlink" and len(entry.sha256) == 64
 
 
-def _at_link(file: File, entry: PathEntry, relocated: Mapping[str, File | None]) -> Item:
+def _at_link(file: File, entry: PathEntry, relocated: Mapping[str, File | None]) -> PackItem:
     """A file made at installation. Modules compiled then know their source's time, which packing changes."""
-    return Item(file, entry, made_at_link=True, source_mtime=_source_mtime(file, relocated))
+    return PackItem(file, entry, made_at_link=True, source_mtime=_source_mtime(file, relocated))
 
 
 def _source_mtime(file: File, relocated: Mapping[str, File | None]) -> int | None:
@@ -183,17 +185,17 @@ def members(tree: Tree) -> list[File]:
     ]
 
 
-def _share(kind: Kind, owner: str, items: list[Item]) -> Share:
+def _share(kind: Kind, owner: str, items: list[PackItem]) -> OwnerFiles:
     ordered = _hard_links(kind, sorted(items, key=lambda item: path_bytes(item.file.path)))
-    small: list[Item] = []
-    large: list[Item] = []
+    small: list[PackItem] = []
+    large: list[PackItem] = []
     for item in ordered:
         is_large = item.file.type == "file" and item.file.size > LAYER_SIZE and not item.linked
         (large if is_large else small).append(item)
-    return Share(kind, owner, tuple(small), tuple(large))
+    return OwnerFiles(kind, owner, tuple(small), tuple(large))
 
 
-def _hard_links(kind: Kind, items: list[Item]) -> Iterator[Item]:
+def _hard_links(kind: Kind, items: list[PackItem]) -> Iterator[PackItem]:
     """The items in their order, those with an inode that came before marked as links of its first path. A package's
     are so where it installed one file under both names, and are no larger than a layer: which of them is proved to be
     the package's is not known yet.
@@ -211,7 +213,7 @@ def _hard_links(kind: Kind, items: list[Item]) -> Iterator[Item]:
         yield item if item.linked == linked else item._replace(linked=linked)
 
 
-def _expected_size(item: Item) -> int:
+def _expected_size(item: PackItem) -> int:
     """The size that counts for cutting: the same wherever the environment is, so relocated text has none."""
     if item.entry and item.entry.placeholder and item.entry.mode == "text":
         return 0

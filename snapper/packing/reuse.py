@@ -22,14 +22,14 @@ from snapper.environment import conda, state
 from snapper.environment.index import Index
 from snapper.environment.tree import File, Tree
 from snapper.format import bytecode
-from snapper.format.manifest import Manifest
+from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Kind, Layer, Snapshot
-from snapper.packing.collect import Item
+from snapper.packing.collect import PackItem
 from snapper.packing.plan import members
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedLayer:
     """A layer that is as it was, and the paths of the members that begin in it."""
 
     layer: Layer
@@ -37,13 +37,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Kept:
+class PreviousPack:
     """The last snapshot, the index that goes with it, and the environment's files as they are now.
 
     `stored` are the digests of those layers that the store has.
     """
 
-    manifest: Manifest
+    manifest: EncodedSnapshot
     snapshot: Snapshot
     index: Index
     tree: Tree
@@ -64,7 +64,9 @@ class Kept:
             and all(layer.digest in self.stored for layer in self.snapshot.layers)
         )
 
-    def parts(self, kinds: frozenset[Kind], owner: str, items: Sequence[Item]) -> list[Part] | None:
+    def parts(
+        self, kinds: frozenset[Kind], owner: str, items: Sequence[PackItem]
+    ) -> list[PackedLayer] | None:
         """The layers of these kinds and owner that hold the items, and nothing else; None where any is to be read."""
         paths: dict[int, list[str]] = {}
         own = {item.file.path for item in items}
@@ -84,19 +86,19 @@ class Kept:
         same = all(part.layer.kind in kinds and part.layer.owner == owner for part in parts)
         return parts if whole and same and all(part.layer.digest in self.stored for part in parts) else None
 
-    def _with_rest(self, number: int, paths: list[str]) -> list[Part]:
+    def _with_rest(self, number: int, paths: list[str]) -> list[PackedLayer]:
         """A layer, and those in which the data of its last file goes on."""
         layers = self.snapshot.layers
-        parts = [Part(layers[number], tuple(paths))]
+        parts = [PackedLayer(layers[number], tuple(paths))]
         while (number := number + 1) < len(layers) and layers[number].begins:
-            parts.append(Part(layers[number], ()))
+            parts.append(PackedLayer(layers[number], ()))
         return parts
 
     def _layer_of(self, file: File) -> int:
         return self.index.entries[file.path + "/" if file.type == "directory" else file.path][-1]
 
     @staticmethod
-    def _is_direct(item: Item) -> bool:
+    def _is_direct(item: PackItem) -> bool:
         return item.entry is None or item.entry.path == item.file.path
 
     def _has_known_source(self, path: str, own: set[str]) -> bool:
@@ -111,8 +113,10 @@ class Kept:
 
     @cached_property
     def _has_same_records(self) -> bool:
-        before = {path for path in self.index.entries if conda.is_record(path)}
-        return before == {path for path in self._paths if conda.is_record(path)} and before <= self._vouched
+        before = {path for path in self.index.entries if conda.is_record_path(path)}
+        return (
+            before == {path for path in self._paths if conda.is_record_path(path)} and before <= self._vouched
+        )
 
     @cached_property
     def _paths(self) -> frozenset[str]:
@@ -124,11 +128,13 @@ class Kept:
         return frozenset(file.path for file in self.tree.files if vouches(file, device))
 
 
-def kept(prefix: Path, tree: Tree, last: tuple[Manifest, Snapshot], stored: frozenset[str]) -> Kept | None:
+def load_previous_pack(
+    prefix: Path, tree: Tree, last: tuple[EncodedSnapshot, Snapshot], stored: frozenset[str]
+) -> PreviousPack | None:
     """What is kept in the environment at `prefix` with its last snapshot; None where that does not go together, as
     when writing it was cut off.
     """
     found, index = state.read(prefix), state.read_index(prefix)
     if not found or not index or not found.snapshot == index.moment.snapshot == last[0].digest:
         return None
-    return Kept(*last, index, tree, os.stat(prefix).st_dev, stored)
+    return PreviousPack(*last, index, tree, os.stat(prefix).st_dev, stored)

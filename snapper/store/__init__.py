@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from snapper import config
-from snapper.errors import NewerFormat, NotAStore, NotInStore, StoreRefused, Usage
+from snapper.errors import NotAStore, NotInStore, StoreRefused, UnsupportedFormat, UsageError
 from snapper.format import canonical
-from snapper.format.model import FORMAT, Marker
-from snapper.store.base import Store, Stored, VersionMismatch, digest_in
+from snapper.format.model import FORMAT, StoreMarker
+from snapper.settings.settings import absolute_directory, load_settings
+from snapper.store.base import ObjectInfo, Store, VersionMismatch, digest_in
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
 
 __all__ = [
+    "ObjectInfo",
     "Store",
-    "Stored",
     "VersionMismatch",
     "check_reached",
     "digest_in",
@@ -41,7 +41,7 @@ def open_store(url: str, *, create: bool = False, apart_from: Path | None = None
     `create` makes one of a missing or empty directory or prefix. Raises NotAStore, NewerFormat, StoreRefused,
     Unreachable, and Usage for a store inside the directory `apart_from`.
     """
-    store = place(url, apart_from)
+    store = locate_store(url, apart_from)
     try:
         marker = store.read(_MARKER)
     except NotInStore:
@@ -60,7 +60,7 @@ def open_store(url: str, *, create: bool = False, apart_from: Path | None = None
     return store
 
 
-def place(url: str, apart_from: Path | None = None) -> Store:
+def locate_store(url: str, apart_from: Path | None = None) -> Store:
     """What is at the URL, be it a store or not; raises NotAStore where none can be, and Usage."""
     return _s3(url) if url.startswith("s3://") else _local(url, apart_from)
 
@@ -86,7 +86,7 @@ def uncached(store: Store) -> Store:
 def _s3(url: str) -> Store:
     from snapper.store import s3  # noqa: PLC0415 - boto3 is slow to import
 
-    store, settings = s3.S3Store(s3.parse(url)), config.load()
+    store, settings = s3.S3Store(s3.parse(url)), load_settings()
     if settings.cache is None:
         return store
     name = f"{store.place.bucket}-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
@@ -98,7 +98,7 @@ def _s3(url: str) -> Store:
 def _local(url: str, apart_from: Path | None) -> LocalStore:
     root = _directory(url)
     if apart_from and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(apart_from)):
-        raise Usage(
+        raise UsageError(
             f"the store {url} is inside the environment {apart_from}", "Name one elsewhere with --store."
         )
     return LocalStore(root)
@@ -107,7 +107,7 @@ def _local(url: str, apart_from: Path | None) -> LocalStore:
 def _directory(url: str) -> Path:
     scheme, separator, _ = url.partition("://")
     if not separator:
-        return config.directory(url)
+        return absolute_directory(url)
     if scheme != "file":
         advice = "Write a directory, file:///DIRECTORY or s3://BUCKET/PREFIX."
         raise NotAStore(url, f"stores of kind {scheme}:// are not known", advice)
@@ -127,7 +127,7 @@ def _make(store: Store, url: str) -> bytes:
         if foreign:
             reason = f"it has no {_MARKER}, and other things are in it ({foreign[0]})"
             raise NotAStore(url, reason) from None
-    marker = canonical.encode(Marker(FORMAT))
+    marker = canonical.encode(StoreMarker(FORMAT))
     store.put(_MARKER, marker)
     return marker
 
@@ -135,10 +135,10 @@ def _make(store: Store, url: str) -> bytes:
 def _check_format(url: str, marker: bytes) -> None:
     try:
         fields = canonical.parse(marker)
-    except canonical.Malformed as error:
+    except canonical.MalformedDocument as error:
         raise NotAStore(url, f"its {_MARKER} is unreadable: {error}") from None
     found = fields.get("format") if isinstance(fields, dict) else None
     if type(found) is not int or found < 1:
         raise NotAStore(url, f"its {_MARKER} names no format")
     if found > FORMAT:
-        raise NewerFormat(f"the store {url}", found, FORMAT)
+        raise UnsupportedFormat(f"the store {url}", found, FORMAT)

@@ -22,7 +22,7 @@ def digest_in(key: str) -> str:
     return found[1] if found else ""
 
 
-class Stored(NamedTuple):
+class ObjectInfo(NamedTuple):
     """An object as a listing shows it: size in bytes, and when it was written, by the store's clock, in seconds
     since 1970.
     """
@@ -60,7 +60,7 @@ class Store(Protocol):
     def keys(self, prefix: str) -> Iterator[str]:
         """The keys that begin with `prefix`, which ends in `/`, in order."""
 
-    def entries(self, prefix: str) -> Iterator[Stored]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose keys begin with `prefix`, which ends in `/`, in the order of their keys."""
 
     def delete(self, key: str, version: str | None = None) -> bool:

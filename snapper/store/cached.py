@@ -18,9 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
-from snapper.errors import NotInStore, SnapperError, Unreachable
+from snapper.errors import NotInStore, SnapperError, StoreUnreachable
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import Store, Stored, digest_in
+from snapper.store.base import ObjectInfo, Store, digest_in
 from snapper.store.local import LocalStore
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _UNSEEN = 0.01
 _STAYS = float("inf")
 
 #: Stores that this process could not reach, by URL: they are not asked again.
-_unreachable: dict[str, Unreachable] = {}
+_unreachable: dict[str, StoreUnreachable] = {}
 
 #: Bytes that this process has kept in a cache since it last looked how full that is.
 _kept: dict[str, int] = {}
@@ -87,7 +87,7 @@ class CachedStore:
         if data is None:
             try:
                 data = self._ask(lambda: self.origin.read(key, limit))
-            except Unreachable as error:
+            except StoreUnreachable as error:
                 raise _not_kept(error) from None
             if sha256(data).hexdigest() == digest:
                 self._keep(key, data)
@@ -99,7 +99,7 @@ class CachedStore:
         except NotInStore:
             self._forget(key)
             raise
-        except Unreachable as error:
+        except StoreUnreachable as error:
             return self._as_last_seen(key, error), ""
         if key == _MARKER or key.startswith(_ENTRIES):
             self._write(key, data)
@@ -108,7 +108,7 @@ class CachedStore:
     def size(self, key: str) -> int | None:
         try:
             return self._ask(lambda: self.origin.size(key))
-        except Unreachable:
+        except StoreUnreachable:
             kept = self._local.size(key)
             if kept is None:
                 raise
@@ -131,7 +131,7 @@ class CachedStore:
     def keys(self, prefix: str) -> Iterator[str]:
         try:
             found = self._ask(lambda: list(self.origin.keys(prefix)))
-        except Unreachable:
+        except StoreUnreachable:
             known = self._known_entries() if prefix == _ENTRIES else None
             if known is None:
                 raise
@@ -142,7 +142,7 @@ class CachedStore:
                 self._forget(gone)
         return iter(found)
 
-    def entries(self, prefix: str) -> Iterator[Stored]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._ask(lambda: self.origin.entries(prefix))
 
     def delete(self, key: str, version: str | None = None) -> bool:
@@ -165,11 +165,11 @@ class CachedStore:
         self.require()
         try:
             return action()
-        except Unreachable as error:
+        except StoreUnreachable as error:
             _unreachable[self.url] = error
             raise
 
-    def _as_last_seen(self, key: str, error: Unreachable) -> bytes:
+    def _as_last_seen(self, key: str, error: StoreUnreachable) -> bytes:
         try:
             return self._local.read(key)
         except SnapperError:
@@ -258,7 +258,7 @@ class CachedStore:
                     total -= length
 
 
-def _not_kept(error: Unreachable) -> Unreachable:
+def _not_kept(error: StoreUnreachable) -> StoreUnreachable:
     return replace(error, reason=f"{error.reason}, and what is needed is not in the cache")
 
 

@@ -17,10 +17,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.errors import Damaged, NoSpace, NotAStore, NotInStore, SnapperError, StoreRefused, TooLarge
+from snapper.errors import (
+    Corrupted,
+    InsufficientSpace,
+    NotAStore,
+    NotInStore,
+    ObjectTooLarge,
+    SnapperError,
+    StoreRefused,
+)
 from snapper.format.model import LARGEST_OBJECT
-from snapper.machine import aside
-from snapper.store.base import Stored, VersionMismatch
+from snapper.fs.atomic import atomic_write, remove_leftovers, sync_directory
+from snapper.store.base import ObjectInfo, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -39,7 +47,7 @@ class LocalStore:
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size > limit:
-                raise TooLarge(f"{key} in {self.url}")
+                raise ObjectTooLarge(f"{key} in {self.url}")
             return file.readall()
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
@@ -58,18 +66,18 @@ class LocalStore:
         if self.size(key) == len(data):
             return False
         with self._reporting(key, "write"):
-            aside.write(self.root / key, data)
+            atomic_write(self.root / key, data)
         return True
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         with self._reporting(key, "write"):
             if version is None:
-                aside.write(self.root / key, data, _link)
+                atomic_write(self.root / key, data, _link)
                 return
             with _locked(self.root / key) as found:
                 if found is None or _version(found) != version:
                     raise VersionMismatch
-                aside.write(self.root / key, data)
+                atomic_write(self.root / key, data)
 
     def keys(self, prefix: str) -> Iterator[str]:
         top = self.root / prefix
@@ -82,7 +90,7 @@ class LocalStore:
             ]
         return iter(sorted(found))
 
-    def entries(self, prefix: str) -> Iterator[Stored]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         for key in self.keys(prefix):
             with self._reporting(key, "look at"):
                 try:
@@ -90,7 +98,7 @@ class LocalStore:
                 except FileNotFoundError:
                     continue
             if stat.S_ISREG(status.st_mode):
-                yield Stored(key, status.st_size, status.st_mtime)
+                yield ObjectInfo(key, status.st_size, status.st_mtime)
 
     def delete(self, key: str, version: str | None = None) -> bool:
         path = self.root / key
@@ -115,7 +123,7 @@ class LocalStore:
     def sweep(self) -> int:
         with self._reporting("", "clear away what is left over"):
             directories = [Path(directory) for directory, _, _ in os.walk(self.root, onerror=_unless_missing)]
-            return sum(aside.sweep(directory) for directory in directories)
+            return sum(remove_leftovers(directory) for directory in directories)
 
     def _open(self, key: str) -> int:
         descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -132,13 +140,13 @@ class LocalStore:
             raise NotInStore(key, self.url) from None
         except OSError as error:
             if error.errno == errno.EIO and action == "read":
-                raise Damaged(f"{key} in {self.url}", "the disk cannot read it any more") from error
+                raise Corrupted(f"{key} in {self.url}", "the disk cannot read it any more") from error
             raise _refusal(self.url, f"{action} {key}", error) from error
 
 
 def _refusal(store: str, action: str, error: OSError) -> SnapperError:
     if error.errno in _NO_SPACE:
-        return NoSpace(store)
+        return InsufficientSpace(store)
     return StoreRefused(store, action, error.strerror or str(error))
 
 
@@ -157,7 +165,7 @@ def _unlink(path: Path) -> bool:
         path.unlink()
     except FileNotFoundError:
         return False
-    aside.sync_directory(path.parent)
+    sync_directory(path.parent)
     return True
 
 

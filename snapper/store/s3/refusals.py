@@ -10,7 +10,7 @@ from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from snapper.errors import NotAStore, NotInStore, SnapperError, StoreRefused, Unreachable
+from snapper.errors import NotAStore, NotInStore, SnapperError, StoreRefused, StoreUnreachable
 from snapper.store.s3.place import Place
 
 #: What breaks on the way, and is worth another try.
@@ -60,7 +60,7 @@ _CAUSES = {
 }
 
 #: What keeps requests from being sent or answered, in the order in which it is looked for: `said` is boto3's word.
-_OBSTACLES: tuple[tuple[type[Exception], type[StoreRefused] | type[Unreachable], str, str], ...] = (
+_OBSTACLES: tuple[tuple[type[Exception], type[StoreRefused] | type[StoreUnreachable], str, str], ...] = (
     (boto.NoCredentialsError, StoreRefused, "there are no credentials for it", _SETTINGS),
     (boto.PartialCredentialsError, StoreRefused, "its credentials are not complete ({said})", _SETTINGS),
     (boto.SSOError, StoreRefused, "the login has expired ({said})", _LOGIN),
@@ -69,18 +69,23 @@ _OBSTACLES: tuple[tuple[type[Exception], type[StoreRefused] | type[Unreachable],
     (boto.MetadataRetrievalError, StoreRefused, "the credentials could not be fetched ({said})", _LOGIN),
     (boto.ProfileNotFound, StoreRefused, "{said}", _PROFILE),
     (boto.ConfigParseError, StoreRefused, "{said}", "Check ~/.aws/config."),
-    (boto.SSLError, Unreachable, "no secure connection can be made ({said})", _ENDPOINT),
-    (boto.ReadTimeoutError, Unreachable, "it does not answer in time, however often it is asked", _ENDPOINT),
+    (boto.SSLError, StoreUnreachable, "no secure connection can be made ({said})", _ENDPOINT),
     (
-        boto.ConnectTimeoutError,
-        Unreachable,
+        boto.ReadTimeoutError,
+        StoreUnreachable,
         "it does not answer in time, however often it is asked",
         _ENDPOINT,
     ),
-    (boto.EndpointConnectionError, Unreachable, "nothing answers there ({said})", _ENDPOINT),
-    (boto.ProxyConnectionError, Unreachable, "the proxy cannot be reached ({said})", _ENDPOINT),
+    (
+        boto.ConnectTimeoutError,
+        StoreUnreachable,
+        "it does not answer in time, however often it is asked",
+        _ENDPOINT,
+    ),
+    (boto.EndpointConnectionError, StoreUnreachable, "nothing answers there ({said})", _ENDPOINT),
+    (boto.ProxyConnectionError, StoreUnreachable, "the proxy cannot be reached ({said})", _ENDPOINT),
     *(
-        (kind, Unreachable, "the connection breaks off, however often it is made", _ENDPOINT)
+        (kind, StoreUnreachable, "the connection breaks off, however often it is made", _ENDPOINT)
         for kind in BROKEN
     ),
 )
@@ -142,7 +147,7 @@ def _answered(place: Place, key: str, action: str, error: ClientError) -> Snappe
         found = _in_another_region(place, doing, error)
     elif code in _BUSY or status >= 500:
         tries = int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) + 1
-        found = Unreachable(url, f"it answered {tries} times that it is too busy or broken ({code})")
+        found = StoreUnreachable(url, f"it answered {tries} times that it is too busy or broken ({code})")
     elif code.isdigit() or not said:
         found = NotAStore(url, f"what answers there does not speak S3 (HTTP status {status})", _ENDPOINT)
     else:
@@ -181,8 +186,8 @@ def _unanswered(place: Place, error: Exception) -> SnapperError:
         said = _one_line(error.kwargs["endpoint_url"])
     for kind, as_what, reason, advice in _OBSTACLES:
         if isinstance(error, kind):
-            if as_what is Unreachable:
-                return Unreachable(url, reason.format(said=said), advice)
+            if as_what is StoreUnreachable:
+                return StoreUnreachable(url, reason.format(said=said), advice)
             return StoreRefused(url, "let snapper in", reason.format(said=said), advice)
     if isinstance(error, boto.ParamValidationError) and "bucket" in said.lower():
         return NotAStore(url, f"{place.bucket!r} cannot name a bucket", _BUCKET)

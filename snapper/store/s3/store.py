@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from snapper.errors import NotInStore
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import Stored, VersionMismatch, digest_in
+from snapper.store.base import ObjectInfo, VersionMismatch, digest_in
 from snapper.store.s3 import transfer
 from snapper.store.s3.client import reader_for
 from snapper.store.s3.place import Place
@@ -83,14 +83,14 @@ class S3Store:
     def keys(self, prefix: str) -> Iterator[str]:
         return (found.key for found in self.entries(prefix))
 
-    def entries(self, prefix: str) -> Iterator[Stored]:
+    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         top = self.place.prefix
         with reporting(self.place, prefix, "list"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.place.bucket, Prefix=top + prefix, **self.place.request_options
             )
             found = [
-                Stored(each["Key"][len(top) :], each["Size"], each["LastModified"].timestamp())
+                ObjectInfo(each["Key"][len(top) :], each["Size"], each["LastModified"].timestamp())
                 for page in pages
                 for each in page.get("Contents", ())
                 if not each["Key"].endswith("/")

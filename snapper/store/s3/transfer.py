@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from snapper.errors import TooLarge
+from snapper.errors import ObjectTooLarge
 from snapper.store.s3.reader import Body, Reader, version_in
 from snapper.store.s3.refusals import BROKEN, status_of
 
@@ -46,7 +46,7 @@ def fetch(reader: Reader, name: dict[str, Any], limit: int) -> bytes:
     total = first.total
     if total > limit:
         first.body.close()
-        raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
+        raise ObjectTooLarge(f"s3://{name['Bucket']}/{name['Key']}")
     whole = io.BytesIO()
     if total:
         whole.seek(total - 1)
@@ -66,7 +66,7 @@ def fetch_checked(client: Any, name: dict[str, Any], limit: int) -> tuple[bytes,
         answer = client.get_object(**name, ChecksumMode="ENABLED")
         if answer["ContentLength"] > limit:
             answer["Body"].close()
-            raise TooLarge(f"s3://{name['Bucket']}/{name['Key']}")
+            raise ObjectTooLarge(f"s3://{name['Bucket']}/{name['Key']}")
         try:
             with closing(answer["Body"]) as body:
                 return body.read(), version_in(answer)

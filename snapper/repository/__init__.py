@@ -1,0 +1,1 @@
+"""The contents of a store: refs, snapshots, layers, and locks."""

@@ -1,0 +1,176 @@
+"""Refs: the one mutable object of each environment name, replaced by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from snapper.errors import (
+    ConcurrentUpdate,
+    NotInStore,
+    SnapperError,
+)
+from snapper.format import canonical
+from snapper.format.layout import Layout
+from snapper.format.model import FORMAT, HistoryEntry, Ref, is_valid_name
+from snapper.repository.decoding import decode_checked, decoding
+from snapper.store import Store, VersionMismatch
+
+#: The action of a step that made an earlier snapshot current again.
+ROLLBACK = "rollback"
+
+
+_ENVIRONMENTS = "environments/"
+
+
+def environment_names(store: Store) -> Iterator[str]:
+    """The names of the store's environment_names, in order."""
+    for key in store.keys(_ENVIRONMENTS):
+        name = key.removeprefix(_ENVIRONMENTS).removesuffix(".json")
+        if key.endswith(".json") and is_valid_name(name):
+            yield name
+
+
+def ref_version(store: Store, name: str) -> str:
+    """The version of the environment's entry, whatever is in it; raises NotInStore."""
+    try:
+        return store.read_versioned(Layout.ref(name))[1]
+    except NotInStore:
+        raise _no_environment(store, name) from None
+
+
+def read_ref(store: Store, name: str) -> tuple[Ref, str]:
+    """The environment and the version to replace it by; raises NotInStore, Damaged, NewerFormat."""
+    try:
+        data, version = store.read_versioned(Layout.ref(name))
+    except NotInStore:
+        raise _no_environment(store, name) from None
+    return decode_ref(store, name, data), version
+
+
+def _no_environment(store: Store, name: str) -> NotInStore:
+    return NotInStore(f"environment {name!r}", store.url, tuple(environment_names(store)), name)
+
+
+def decode_ref(store: Store, name: str, data: bytes) -> Ref:
+    """The environment that an entry's bytes describe; raises Damaged, NewerFormat."""
+    what = f"environment {name!r} in {store.url}"
+    advice = (
+        f"Put an earlier copy of {Layout.ref(name)} back where there is one (a backup, the bucket's versions). "
+        f"Else take it out (snapper remove {name} --yes) and pack the environment again."
+    )
+    with decoding(what, advice):
+        found = decode_checked(Ref, data, what)
+        if found.name != name:
+            raise canonical.MalformedDocument(f"it says that it is {found.name!r}")
+    return found
+
+
+def referenced_snapshots(environment: Ref) -> set[str]:
+    """The ids of all snapshots that the environment's entry names."""
+    steps = {step.snapshot for step in environment.history}
+    return {environment.current, *steps, *environment.tags.values()}
+
+
+def lineage(environment: Ref) -> list[str]:
+    """The ids of the snapshots that lead to the current one, which is the last; what was rolled back is left out."""
+    found: list[str] = []
+    for step in environment.history:
+        if step.action == ROLLBACK and step.snapshot in found:
+            while found[-1] != step.snapshot:
+                found.pop()
+        elif found[-1:] != [step.snapshot]:
+            found.append(step.snapshot)
+    return found
+
+
+def origin_entry(environment: Ref, snapshot_id: str) -> HistoryEntry | None:
+    """The step by which the snapshot came, or came back where no other is left; None where the history has none."""
+    steps = [each for each in reversed(environment.history) if each.snapshot == snapshot_id]
+    return next((each for each in steps if each.action != ROLLBACK), steps[0] if steps else None)
+
+
+def advance_ref(
+    store: Store, name: str, step: HistoryEntry, seen: tuple[Ref, str] | None, *, force: bool = False
+) -> None:
+    """Makes the step's snapshot the current one of the environment, which was `seen` (None: was not there).
+
+    Raises Moved where the environment is no longer as it was seen; with `force`, the step is put behind what others
+    have put there.
+    """
+    while True:
+        try:
+            if seen is None:
+                _replace(store, Ref(FORMAT, name, step.snapshot, (step,), {}), None)
+            else:
+                found, version = seen
+                moved = replace(found, current=step.snapshot, history=(*found.history, step))
+                _replace(store, moved, version)
+            return
+        except ConcurrentUpdate:
+            if not force:
+                raise
+            seen = find_ref(store, name)
+
+
+def find_ref(store: Store, name: str) -> tuple[Ref, str] | None:
+    """As `read_environment`, but None where there is no such environment."""
+    try:
+        return read_ref(store, name)
+    except NotInStore:
+        return None
+
+
+def replace_tags(store: Store, seen: tuple[Ref, str], tags: dict[str, str]) -> None:
+    """Gives the environment, which was `seen`, these tags; raises Moved where it is no longer as it was seen."""
+    found, version = seen
+    _replace(store, replace(found, tags=tags), version)
+
+
+def replace_history(store: Store, seen: tuple[Ref, str], kept: Ref) -> None:
+    """Leaves of the environment, which was `seen`, what is kept; raises Moved where it is no longer so."""
+    _replace(store, kept, seen[1])
+
+
+def delete_ref(store: Store, name: str, version: str) -> None:
+    """Removes the environment's entry; raises Moved where it is no longer at the version, NotInStore."""
+    try:
+        gone = store.delete(Layout.ref(name), version)
+    except VersionMismatch:
+        raise _moved(store, name) from None
+    if not gone:
+        raise NotInStore(f"environment {name!r}", store.url)
+
+
+def _replace(store: Store, changed: Ref, version: str | None) -> None:
+    try:
+        store.replace(Layout.ref(changed.name), canonical.encode(changed), version)
+    except VersionMismatch:
+        raise _moved(store, changed.name) from None
+
+
+def _moved(store: Store, name: str) -> SnapperError:
+    """Who was quicker, as far as can be known."""
+    try:
+        latest = read_ref(store, name)[0].latest
+    except SnapperError as error:
+        return error
+    return ConcurrentUpdate(name, f"{latest.user}@{latest.host}", latest.time)
+
+
+@dataclass(frozen=True)
+class RefOrError:
+    """An environment of the store, or the error that reading it gave."""
+
+    name: str
+    environment: Ref | None
+    error: SnapperError | None = None
+
+
+def read_all_refs(store: Store) -> Iterator[RefOrError]:
+    """All environment_names of the store; one that cannot be read does not hide the others."""
+    for name in environment_names(store):
+        try:
+            yield RefOrError(name, read_ref(store, name)[0])
+        except SnapperError as error:
+            yield RefOrError(name, None, error)

@@ -1,0 +1,1 @@
+"""Restore: from layers in a store to the files of an environment."""

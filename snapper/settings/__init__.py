@@ -1,0 +1,1 @@
+"""Settings: where they come from, their values, and their file."""

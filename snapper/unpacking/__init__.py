@@ -1,1 +1,0 @@
-"""From layers in a store to the files of an environment."""

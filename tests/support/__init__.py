@@ -1,0 +1,1 @@
+"""Test support: fixtures, servers, fault injection, and helpers shared by test modules."""

@@ -1,0 +1,197 @@
+"""Starts `snapper` for the tests without paying for the start of a Python each time.
+
+A server that has imported all of snapper is forked for each command. The fork takes on the command's arguments,
+variables, directory, file mode mask and streams, runs what `python -m snapper` runs, and ends as Python does.
+What it could not stand for is started in earnest: any other command, and variables that Python reads as it starts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import gc
+import importlib
+import io
+import json
+import os
+import pkgutil
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+#: The variables that are read before a program can say anything, as the tests have them.
+AT_START = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
+
+_SNAPPER = [sys.executable, "-m", "snapper"]
+_SECONDS = 300
+
+
+def run(
+    command: Sequence[str], variables: Mapping[str, str], directory: Path
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end with nothing to read; what it wrote is in the result."""
+    if list(command[:3]) == _SNAPPER and _at_start(variables) == AT_START and sys.platform == "linux":
+        return _run_forked(command, variables, directory)
+    return subprocess.run(
+        command,
+        env=variables,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+
+
+def _at_start(variables: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value for name, value in variables.items() if name.startswith(("PYTHON", "LANG", "LC_", "LD_"))
+    }
+
+
+# --- in the process of the tests --------------------------------------------------------------------------
+
+
+def _run_forked(
+    command: Sequence[str], variables: Mapping[str, str], directory: Path
+) -> subprocess.CompletedProcess[str]:
+    os.umask(mask := os.umask(0o022))
+    request = {
+        "arguments": command[3:],
+        "variables": dict(variables),
+        "directory": str(directory),
+        "umask": mask,
+    }
+    pipes = [os.pipe() for _ in range(3)]
+    try:
+        writable = [write for _, write in pipes]
+        try:
+            socket.send_fds(_server(), [json.dumps(request).encode()], writable)
+        finally:
+            for write in writable:
+                os.close(write)
+        out, err, report = _read([read for read, _ in pipes])
+    finally:
+        for read, _ in pipes:
+            os.close(read)
+    _, code = report.split()
+    return subprocess.CompletedProcess(command, int(code), out.decode(), err.decode())
+
+
+def _read(pipes: list[int]) -> list[bytes]:
+    """What comes out of each pipe until all are closed. The last of them names the process first."""
+    read = {pipe: bytearray() for pipe in pipes}
+    end = time.monotonic() + _SECONDS
+    with selectors.DefaultSelector() as selector:
+        for pipe in pipes:
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            for key, _ in selector.select(max(0, end - time.monotonic())):
+                if data := os.read(key.fd, 1 << 16):
+                    read[key.fd] += data
+                else:
+                    selector.unregister(key.fd)
+            if time.monotonic() > end:
+                with suppress(ProcessLookupError):
+                    os.kill(int(read[pipes[-1]].split()[0]), signal.SIGKILL)
+                raise TimeoutError(f"not done in {_SECONDS} s; stderr: {read[pipes[1]].decode()}")
+    return [bytes(data) for data in read.values()]
+
+
+@functools.cache
+def _server() -> socket.socket:
+    """The way to the server of this process, which ends with it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.starter", str(theirs.fileno())],
+            env={"PATH": os.environ["PATH"], **AT_START},
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs.fileno(),  # as good as a pipe: nothing is written before the fork
+            pass_fds=[theirs.fileno()],
+        )
+
+    def stop() -> None:
+        ours.close()
+        server.wait()
+
+    atexit.register(stop)
+    return ours
+
+
+# --- in the server ----------------------------------------------------------------------------------------
+
+
+def import_all() -> None:
+    """Imports snapper, and what typer imports when it is used first."""
+    package = importlib.import_module("snapper")
+    for module in pkgutil.walk_packages(package.__path__, "snapper."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    with redirect_stdout(io.StringIO()):
+        importlib.import_module("snapper.cli.app").run(["list", "--help"])
+
+
+def _serve(channel: socket.socket) -> dict[str, Any]:
+    """Forks for each request; returns in each fork, with what it is to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with channel:
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 3)
+            if not request:
+                sys.exit()
+            if os.fork() == 0:
+                break
+            for descriptor in descriptors:
+                os.close(descriptor)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _fork_and_report(descriptors)
+    found: dict[str, Any] = json.loads(request)
+    return found
+
+
+def _fork_and_report(descriptors: list[int]) -> None:
+    """Returns in a fork of its own, which has the streams; this process waits for that one, and reports its end."""
+    out, err, report = descriptors
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return
+    os.close(out)
+    os.close(err)
+    os.write(report, f"{pid} ".encode())
+    _, status = os.waitpid(pid, 0)
+    os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any]) -> None:
+    os.chdir(request["directory"])
+    os.umask(request["umask"])
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    time.tzset()
+    sys.path[0] = request["directory"]
+    sys.argv[1:] = request["arguments"]
+    runpy.run_module("snapper", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    import_all()
+    gc.freeze()
+    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
