@@ -66,7 +66,7 @@ def test_two_packs_of_one_name_at_once(known: bool, machine: Machine) -> None:
     assert sorted(outcome.code for outcome in outcomes) == [0, 11], outcomes
     loser = outcomes.index(next(outcome for outcome in outcomes if outcome.code))
     error = outcomes[loser].json["error"]
-    assert error["type"] == "Moved"
+    assert error["type"] == "ConcurrentUpdate"
     assert f"{getpass.getuser()}@{socket.gethostname()}" in error["message"]
     check_store(machine.store)
 
@@ -106,7 +106,7 @@ def test_two_restores_to_one_place(machine: Machine) -> None:
     first = midway(machine, prefix)
     before = {path.name: path.lstat().st_ino for path in staging(prefix).iterdir()}
     error = machine.refused(11, "restore", "many", "--prefix", prefix)
-    assert error["type"] == "Busy"
+    assert error["type"] == "TargetLocked"
     assert str(prefix) in error["message"]
     assert f"@{socket.gethostname()} (process {first.process.pid}, since " in error["message"]
     assert error["hint"]
@@ -127,7 +127,7 @@ def test_many_restores_to_one_place_without_order(machine: Machine) -> None:
     runs = [begin(machine, "restore", "many", "--prefix", prefix, "--jobs", 1, "--json") for _ in range(4)]
     ends = Counter((run.json.get("error", {}).get("type"), run.code) for run in [run.end() for run in runs])
     assert ends[None, 0] >= 1
-    assert set(ends) <= {(None, 0), ("Busy", 11)}, ends
+    assert set(ends) <= {(None, 0), ("TargetLocked", 11)}, ends
     assert tree_of(prefix) == whole
     assert [*machine.envs.iterdir()] == [prefix]
 

@@ -89,7 +89,7 @@ def test_a_source_that_is_gone_is_told_of(tmp_path: Path, machine: Machine) -> N
     url = {"url": f"file://{tmp_path}/gone", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(url))
     (site / "left_over.pth").write_text(f"{tmp_path}/also-gone\n")
-    assert machine.refused(1, "pack", "data")["type"] == "EditableInstalls"
+    assert machine.refused(1, "pack", "data")["type"] == "EditableInstallsFound"
     error = machine.refused(1, "pack", "data", "--editable=include")
     assert f"{tmp_path}/gone" in error["message"] and "api" in error["message"]
     machine.done("pack", "data", "--editable=ignore")

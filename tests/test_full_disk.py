@@ -121,7 +121,7 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
             break
         assert outcome.code == 1, outcome
         error = outcome.json["error"]
-        assert error["type"] == "NoSpace"
+        assert error["type"] == "InsufficientSpace"
         assert str(store) in error["message"]
         assert "Free some space" in error["hint"]
         failures += 1
@@ -150,7 +150,7 @@ def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: 
         hog = disk.fill()
     outcome = running.end()
     assert outcome.code == 1, outcome
-    assert outcome.json["error"]["type"] == "NoSpace"
+    assert outcome.json["error"]["type"] == "InsufficientSpace"
     assert check_store(store) == {"data": first}
     hog.unlink()
     second = machine.done("pack", "data", "--store", store)["snapshot"]
@@ -163,7 +163,7 @@ def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE, inodes=8)
     store = disk.path / "store"
     error = machine.refused(1, "pack", "data", "--store", store)
-    assert error["type"] == "NoSpace"
+    assert error["type"] == "InsufficientSpace"
     assert check_store(store) == {}
     disk.set("nr_inodes=100")
     machine.done("pack", "data", "--store", store)
@@ -224,7 +224,7 @@ def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
     disk.mount(PAGE)
     target = disk.path / "envs" / "data"
     error = stocked.refused(1, "restore", "data", "--prefix", target)
-    assert error["type"] == "NoSpace"
+    assert error["type"] == "InsufficientSpace"
     assert "bytes are needed" in error["message"]
     assert f"{PAGE:,} are free" in error["message"]
     assert [*disk.path.iterdir()] == []
@@ -236,7 +236,7 @@ def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
         if outcome.code == 0:
             break
         assert outcome.code == 1, outcome
-        assert outcome.json["error"]["type"] == "NoSpace"
+        assert outcome.json["error"]["type"] == "InsufficientSpace"
         assert not target.exists()
         seen.add("needed" in outcome.json["error"]["message"])
         assert not any(path.is_file() for path in disk.path.rglob("*"))
@@ -252,7 +252,7 @@ def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE, inodes=10)
     target = disk.path / "data"
     error = stocked.refused(1, "restore", "data", "--prefix", target)
-    assert error["type"] == "NoSpace"
+    assert error["type"] == "InsufficientSpace"
     assert "inodes" in error["message"]
     assert [*disk.path.iterdir()] == []
     disk.set("nr_inodes=20")
@@ -290,7 +290,7 @@ def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: 
     outcome = running.end()
     assert outcome.code == 1, outcome
     error = outcome.json["error"]
-    assert error["type"] == "NoSpace"
+    assert error["type"] == "InsufficientSpace"
     assert str(disk.path) in error["message"]
     assert tree_of(target) == before
     assert {*disk.path.iterdir()} == ({hog, target} if old else {hog})

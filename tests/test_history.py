@@ -138,7 +138,7 @@ def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_ma
     third = machine.done("pack", "data")["snapshot"]
     (prefix / "mine").write_text("not packed")
     error = machine.refused(11, "rollback", "data")
-    assert error["type"] == "InTheWay"
+    assert error["type"] == "TargetOccupied"
     assert machine.done("show", "data")["snapshot"] == third
     (prefix / "mine").unlink()
 
@@ -160,7 +160,7 @@ def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_ma
     assert other.done("rollback", "data", "--store-only")["snapshot"] == first
     assert (other.envs / "data" / "comes").is_symlink()
     error = machine.refused(10, "rollback", "data")
-    assert error["type"] == "NothingBefore"
+    assert error["type"] == "NoEarlierSnapshot"
     (behind,) = machine.done("status", "data")["environments"]
     assert (behind["current"], behind["condition"]) == (first, "unchanged")
     assert machine.done("rollback", "data", third[:8])["snapshot"] == third
@@ -230,7 +230,7 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
     assert outcome.code == 12, outcome
     assert [each["environment"] for each in outcome.json["copied"]] == ["zebra"]
     failed = {each["environment"]: each["type"] for each in outcome.json["failed"]}
-    assert failed == {"broken": "Damaged", "data": "Diverged"}
+    assert failed == {"broken": "Corrupted", "data": "Diverged"}
     assert machine.snapper("push", "--all", "--to", other).code == 12
 
 
@@ -269,14 +269,14 @@ def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
     assert machine.done("tag", "data@~1", "v1")["snapshot"] == first
     assert machine.done("tag", "data@~1", "v1")["before"] == first
     error = machine.refused(11, "tag", "data", "v1")
-    assert error["type"] == "TagTaken"
+    assert error["type"] == "TagExists"
     assert first[:12] in error["message"]
     assert machine.done("show", "data@v1")["snapshot"] == first
     assert machine.done("tag", "data", "v1", "--move")["before"] == first
     assert machine.done("show", "data@v1")["snapshot"] == second
     assert machine.done("log", "data")["steps"][0]["tags"] == ["v1"]
     for name in ("../v", "", "a" * 200, "beef", "x/y"):
-        assert machine.refused(2, "tag", "data", name)["type"] == "Usage"
+        assert machine.refused(2, "tag", "data", name)["type"] == "UsageError"
     assert machine.refused(10, "tag", "data", "v2", "--delete")["type"] == "NotInStore"
     machine.done("tag", "data", "v1", "--delete")
     machine.refused(10, "show", "data@v1")
@@ -400,7 +400,7 @@ def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) ->
     ]
     (never,) = machine.done("status", "never")["environments"]
     assert (never["condition"], never["snapshot"]) == ("unknown", None)
-    assert machine.refused(10, "status", "nowhere")["type"] == "NoSuchEnvironment"
+    assert machine.refused(10, "status", "nowhere")["type"] == "EnvironmentNotFound"
 
     fresh = new_machine("fresh")
     there = {"SNAPPER_ENVS_DIR": str(fresh.envs)}

@@ -312,7 +312,7 @@ def test_what_comes_to_stand_there_meanwhile_stays(packed: Packed, target: Path)
     running.process.send_signal(signal.SIGCONT)
     outcome = running.end()
     assert outcome.code == 11, outcome
-    assert outcome.json["error"]["type"] == "InTheWay"
+    assert outcome.json["error"]["type"] == "TargetOccupied"
     assert [*target.parent.iterdir()] == [target]
     assert [*target.iterdir()] == [target / "thesis.tex"]
 

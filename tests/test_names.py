@@ -32,7 +32,7 @@ def found(machine: Machine, name: str, **variables: str) -> str:
 def not_found(machine: Machine, name: str, **variables: str) -> None:
     outcome = machine.snapper("pack", name, "--json", PATH=PROGRAMS, **variables)
     assert outcome.code == 10, outcome
-    assert outcome.json["error"]["type"] == "NoSuchEnvironment"
+    assert outcome.json["error"]["type"] == "EnvironmentNotFound"
 
 
 def register(machine: Machine, text: str) -> Path:
@@ -260,7 +260,7 @@ def test_base_and_what_is_inside_of_it(machine: Machine) -> None:
         }
     shutil.rmtree(base)
     make_data(base)
-    assert machine.refused(11, "restore", "base")["type"] == "InTheWay"
+    assert machine.refused(11, "restore", "base")["type"] == "TargetOccupied"
     assert not (machine.home / "base").exists()
 
 
@@ -294,7 +294,7 @@ def test_nowhere(origin: Path, machine: Machine) -> None:
     origin.parent.chmod(0o555)
     machine.home.chmod(0o555)
     error = user.refused(10, "restore", "data", PATH=PROGRAMS, CONDA_ENVS_PATH="/does/not/exist")
-    assert error["type"] == "NoPlace"
+    assert error["type"] == "NoTargetDirectory"
     for tried in (origin.parent, "/does/not/exist", machine.home / ".conda" / "envs"):
         assert str(tried) in error["message"]
     assert "--envs-dir" in error["hint"]

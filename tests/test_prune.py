@@ -218,14 +218,14 @@ def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> Non
 
 def test_what_is_refused(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
-    assert machine.refused(2, "prune", "--grace", "soon")["type"] == "Usage"
+    assert machine.refused(2, "prune", "--grace", "soon")["type"] == "UsageError"
     assert machine.refused(10, "prune", "nothing", "--keep-last", 1, "--yes")["type"] == "NotInStore"
     (machine.store / "snapshots" / f"{ids[-1]}.json").write_bytes(b"{}")
     before = sorted(machine.store.rglob("*"))
-    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Damaged"
+    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
     assert sorted(machine.store.rglob("*")) == before
     (machine.store / "environments" / "data.json").write_bytes(b"{}")
-    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Damaged"
+    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
     assert sorted(machine.store.rglob("*")) == before
 
 
@@ -332,7 +332,7 @@ def test_a_prune_at_any_moment_of_a_pack(meeting: Callable[..., Interrupted], tm
         assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
         at += 1
     assert at > 10
-    assert outcomes == {("pruned", "packed"), ("StoreBusy", "packed")}
+    assert outcomes == {("pruned", "packed"), ("StoreLocked", "packed")}
 
 
 def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
@@ -346,7 +346,7 @@ def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tm
             prune(store, RetentionPolicy(last=0), dry=False, grace=-1)
             ended = "pruned"
         except StoreLocked:
-            ended = "StoreBusy"
+            ended = "StoreLocked"
         current = check_store(tmp_path / f"store{at}")
         if not (tmp_path / f"outcome{at}").exists():
             break
@@ -357,7 +357,7 @@ def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tm
         assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
         at += 1
     assert at > 10
-    assert outcomes == {("packed", "pruned"), ("StoreBusy", "pruned")}
+    assert outcomes == {("packed", "pruned"), ("StoreLocked", "pruned")}
 
 
 def test_a_pack_that_counts_on_what_another_environment_has(
@@ -491,7 +491,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     if kind == "unreadable":
         intent.write_text("{")
     error = machine.refused(11, "prune", "--grace", "0s", "--yes")
-    assert error["type"] == "StoreBusy"
+    assert error["type"] == "StoreLocked"
     assert ("someone@" in error["message"]) == (kind != "unreadable")
     assert intent.exists()
     age(machine.store / "locks", 25 * 3600)
@@ -506,7 +506,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     with pytest.raises(StoreLocked, match="a prune is at work"):
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1, progress=told)
     assert any("waiting for the prune" in note for note in told.notes)
-    assert machine.refused(11, "prune", "--yes")["type"] == "StoreBusy"
+    assert machine.refused(11, "prune", "--yes")["type"] == "StoreLocked"
     assert [path.name for path in (machine.store / "locks").iterdir()] == ["prune.json"]
     age(machine.store / "locks", 3700)
     machine.done("pack", "data")

@@ -383,7 +383,7 @@ def test_a_store_that_does_not_exist(machine: Machine, refused: Refused) -> None
 @pytest.mark.parametrize(
     ("marker", "kind"),
     [
-        ('{"format":2}', "NewerFormat"),
+        ('{"format":2}', "UnsupportedFormat"),
         ('{"format":"1"}', "NotAStore"),
         ("[]", "NotAStore"),
         ("", "NotAStore"),
@@ -402,7 +402,7 @@ def test_a_store_of_a_newer_format_is_not_written_to(stocked: Machine, refused: 
     prefix = make_data(stocked.envs / "data")
     (stocked.store / "snapper.json").write_text('{"format":2}')
     for arguments in (("pack", "-p", prefix), ("restore", "data", "--prefix", stocked.home / "new")):
-        assert refused(13, *arguments)["type"] == "NewerFormat"
+        assert refused(13, *arguments)["type"] == "UnsupportedFormat"
 
 
 @pytest.mark.parametrize("closed", [".", "snapper.json", "environments"])
@@ -515,7 +515,7 @@ def test_a_damaged_layer(
     for file in layer_files(stocked.store):
         damage(file)
     error = refused(12, "restore", "data", "--envs-dir", stocked.envs, "--jobs", 1)
-    assert error["type"] == "Damaged"
+    assert error["type"] == "Corrupted"
     assert str(stocked.store) in error["message"]
     assert [*stocked.envs.iterdir()] == []
 
@@ -591,7 +591,7 @@ def test_a_layer_that_is_no_layer(
 ) -> None:
     forged_layer(stocked.store, "data", change)
     error = refused(12, "restore", "data", "--envs-dir", stocked.envs, brief=True)
-    assert error["type"] == "Damaged"
+    assert error["type"] == "Corrupted"
     assert [*stocked.envs.iterdir()] == []
 
 
@@ -624,14 +624,14 @@ def test_a_missing_snapshot(packed: Packed, stocked: Machine, refused: Refused) 
 )
 def test_a_snapshot_that_is_garbage(document: str, stocked: Machine, refused: Refused) -> None:
     forge_snapshot(stocked.store, "data", document.encode())
-    assert refused(12, "show", "data", brief=True)["type"] == "Damaged"
+    assert refused(12, "show", "data", brief=True)["type"] == "Corrupted"
 
 
 def test_a_snapshot_of_a_newer_format(stocked: Machine, refused: Refused) -> None:
     forge_snapshot(stocked.store, "data", b'{"format":2,"segments":{}}')
     for command in (("restore", "data", "--envs-dir", stocked.envs), ("show", "data")):
         error = refused(13, *command)
-        assert error["type"] == "NewerFormat"
+        assert error["type"] == "UnsupportedFormat"
         assert "format 2" in error["message"]
 
 
@@ -728,7 +728,7 @@ def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, r
     snapshot = snapshot_in(stocked.store, packed.snapshots[1])
     make_current(stocked.store, "data", write_snapshot(stocked.store, {**snapshot, "platform": "osx-arm64"}))
     error = refused(1, "restore", "data", "--envs-dir", stocked.envs)
-    assert error["type"] == "WrongPlatform"
+    assert error["type"] == "PlatformMismatch"
     assert "osx-arm64" in error["message"]
     assert stocked.snapper("show", "data").code == 0
 
@@ -764,7 +764,7 @@ def test_restore_where_something_else_is(kind: str, stocked: Machine, refused: R
     if kind == "link to a directory":
         elsewhere.mkdir()
     error = refused(11, "restore", "data", "--envs-dir", stocked.envs, "--replace", brief=kind != "file")
-    assert error["type"] == "InTheWay"
+    assert error["type"] == "TargetOccupied"
     assert str(target) in error["message"]
 
 
@@ -867,7 +867,7 @@ def test_restore_where_nothing_can_be_written(where: str, packed: Packed, other_
     shutil.copytree(packed.store, other_user.store)
     other_user.envs.chmod(0o555)
     error = other_user.refused(1, "restore", "data", "--envs-dir", other_user.home / where)
-    assert error["type"] == "NoPermission"
+    assert error["type"] == "PermissionDenied"
     assert str(other_user.envs) in error["message"]
 
 
@@ -875,7 +875,7 @@ def test_restore_where_nothing_can_be_seen(packed: Packed, other_user: Unprivile
     shutil.copytree(packed.store, other_user.store)
     other_user.envs.chmod(0)
     error = other_user.refused(1, "restore", "data", "--prefix", other_user.envs / "deep" / "data")
-    assert error["type"] == "NoPermission"
+    assert error["type"] == "PermissionDenied"
     assert str(other_user.envs) in error["message"]
 
 

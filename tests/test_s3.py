@@ -84,7 +84,7 @@ def test_two_instances_share_one_prefix(
     assert lost.code == 11, lost
     error = lost.json["error"]
     moved = two.done("log", "work")["steps"][0]
-    assert error["type"] == "Moved"
+    assert error["type"] == "ConcurrentUpdate"
     assert f"{moved['user']}@{moved['host']} at {moved['time']}" in error["message"]
     assert "--force" in error["hint"]
     assert "--name" in error["hint"]
@@ -198,8 +198,8 @@ def test_the_next_start_reads_the_cache(
     assert not list(cache.rglob("snapshots"))
     there = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
     assert (there.code, [each["present"] for each in there.json["restored"]]) == (3, [True])
-    assert two.having(**AWAY).refused(13, "pack", "-p", two.envs / "work")["type"] == "Unreachable"
-    assert two.having(**AWAY, SNAPPER_CACHE="off").refused(13, "list")["type"] == "Unreachable"
+    assert two.having(**AWAY).refused(13, "pack", "-p", two.envs / "work")["type"] == "StoreUnreachable"
+    assert two.having(**AWAY, SNAPPER_CACHE="off").refused(13, "list")["type"] == "StoreUnreachable"
 
 
 def test_what_was_seen_and_not_fetched_does_not_stand_in_the_way(
@@ -320,7 +320,7 @@ def test_what_the_cache_says_is_said_to_be_of_the_cache(
     (said,) = (each for each in found if each["title"] == "Store")
     assert said["level"] == "problem"
     assert "the cache has 1 environment of it" in said["detail"]
-    assert away.having(SNAPPER_CACHE="off").refused(13, "show", "work")["type"] == "Unreachable"
+    assert away.having(SNAPPER_CACHE="off").refused(13, "show", "work")["type"] == "StoreUnreachable"
 
 
 def test_the_cache_has_what_was_packed_here(

@@ -130,7 +130,7 @@ def test_a_store_that_is_gone_before_it_is_listed(one: Instance, proxy: Proxy, t
     shutil.rmtree(cache)
     for variables in ({}, {"SNAPPER_CACHE": "/proc/nowhere"}):
         unknown = without_listing(**variables)
-        assert (unknown.code, unknown.json["error"]["type"]) == (13, "Unreachable")
+        assert (unknown.code, unknown.json["error"]["type"]) == (13, "StoreUnreachable")
 
 
 def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_p
     outcome = away_after(3)
     assert outcome.code == 13, outcome
     assert [each["environment"] for each in outcome.json["restored"]] == ["work"]
-    assert [each["type"] for each in outcome.json["failed"]] == ["Unreachable"]
+    assert [each["type"] for each in outcome.json["failed"]] == ["StoreUnreachable"]
     assert outcome.json["store_last_seen"]
 
 

@@ -183,7 +183,7 @@ def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
     assert sum(each.read for each in found) == found[0].layers
     assert sum(len(each.problems) for each in found) == 1
     assert machine.snapper("verify", "--data=1%", "--json").json["read"] == 1
-    assert machine.refused(2, "verify", "--data=9/3")["type"] == "Usage"
+    assert machine.refused(2, "verify", "--data=9/3")["type"] == "UsageError"
 
 
 def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Machine, Path]) -> None:
@@ -315,9 +315,9 @@ def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> N
     }
     assert "other contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", there).out
     shutil.rmtree(there / ".snapper")
-    assert machine.refused(2, "verify", "--prefix", there)["type"] == "Usage"
+    assert machine.refused(2, "verify", "--prefix", there)["type"] == "UsageError"
     assert len(machine.snapper("verify", "data@~0", "--prefix", there, "--json").json["different"]) == 9
-    assert machine.refused(2, "verify", "data", "--repair")["type"] == "Usage"
+    assert machine.refused(2, "verify", "data", "--repair")["type"] == "UsageError"
 
 
 def test_directories_that_have_become_links_are_not_followed(packed: tuple[Machine, Path]) -> None:

@@ -83,7 +83,7 @@ def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Ent
     """Each member and what reads its data, which must be used before the next one is asked for.
 
     `scratch` is a directory of the caller's for what has to be unpacked on the way; progress is in bytes of the
-    archive. Raises NotAnArchive, BadArchive, NoPermission, NoSpace, MissingProgram.
+    archive. Raises NotAnArchive, InvalidArchive, PermissionDenied, InsufficientSpace, ProgramNotFound.
     """
     kind = kind_of(file)
     if kind == "squashfs":
@@ -95,7 +95,7 @@ def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Ent
 
 
 def squashfs_program(name: str) -> str:
-    """The path of a program of squashfs-tools; raises MissingProgram."""
+    """The path of a program of squashfs-tools; raises ProgramNotFound."""
     found = shutil.which(name)
     if found is None:
         raise ProgramNotFound(name, "the format squashfs", _SQUASHFS_ADVICE)
@@ -103,7 +103,7 @@ def squashfs_program(name: str) -> str:
 
 
 def kind_of(file: Path) -> Kind:
-    """The archive's format by its first bytes; raises NotAnArchive, NoPermission."""
+    """The archive's format by its first bytes; raises NotAnArchive, PermissionDenied."""
     try:
         with file.open("rb") as opened:
             head = opened.read(_TAR_MAGIC_AT + 5)
@@ -125,7 +125,7 @@ def kind_of(file: Path) -> Kind:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turns what reading a damaged archive can raise into BadArchive."""
+    """Turns what reading a damaged archive can raise into InvalidArchive."""
     try:
         yield
     except (
@@ -199,7 +199,7 @@ def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Re
 
 
 def _check_end(file: Path, end: int, plain: _Counting) -> None:
-    """Raises BadArchive unless there is nothing behind the last member but the zeros that end a tar."""
+    """Raises InvalidArchive unless there is nothing behind the last member but the zeros that end a tar."""
     if plain.end > end:
         raise InvalidArchive(str(file), f"it is damaged (what stands at byte {end:,} is no member)")
     if plain.size < end + _END_OF_TAR:
@@ -306,7 +306,7 @@ def _reader(file: Path, data: Any) -> Read:
 
 
 def _checked(file: Path, name: str, *, top: bool = False) -> str:
-    """The name as a normal relative path; raises BadArchive where it is none. The top itself is the empty path."""
+    """The name as a normal relative path; raises InvalidArchive where it is none. The top itself is the empty path."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or not (parts or top):
         raise InvalidArchive(str(file), f"{name!r} leads out of the environment")

@@ -73,7 +73,7 @@ def write(
     """Writes the files `own` of `tree`, and what conda-pack adds to them: scripts that activate, and one that makes the
     `fixes` if there is no prefix that the archive is made for.
 
-    Raises FileFailed, and OSError as the system does.
+    Raises FileOperationFailed, and OSError as the system does.
     """
     try:
         with _temporary_files_in(packing.holder), packing.path.open("xb") as file:

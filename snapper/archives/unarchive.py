@@ -30,7 +30,7 @@ def unarchive(file: Path, directory: Path, scratch: Path, progress: Progress) ->
     are not made yet, by path.
 
     A path that comes twice is what it is at last, as with tar; but where conda-pack adds a script that the environment
-    has of its own, that is kept. Raises NotAnArchive, BadArchive, NoPermission, NoSpace.
+    has of its own, that is kept. Raises NotAnArchive, InvalidArchive, PermissionDenied, InsufficientSpace.
     """
     links: dict[str, str] = {}
     modes: dict[str, int] = {}
@@ -52,7 +52,7 @@ def unarchive(file: Path, directory: Path, scratch: Path, progress: Progress) ->
 
 
 def make_links(file: Path, directory: Path, prefix: str, links: dict[str, str]) -> None:
-    """Makes symbolic links below `directory`; raises BadArchive if one leads out of it.
+    """Makes symbolic links below `directory`; raises InvalidArchive if one leads out of it.
 
     Absolute targets below `prefix` are those of an environment that stood there.
     """

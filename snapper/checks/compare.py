@@ -88,8 +88,8 @@ def compare_environment(
 ) -> tuple[FileDifference, ...]:
     """What is not at `place` as the snapshot has it for `prefix`, by path; `there` are the paths that are there.
 
-    Compiled modules may be valid for another time of their source, and further ones may be there. Raises Damaged,
-    NoPermission, FileFailed.
+    Compiled modules may be valid for another time of their source, and further ones may be there. Raises Corrupted,
+    PermissionDenied, FileOperationFailed.
     """
     jobs = {
         workers.submit(_compare, _Job(store, str(place), prefix, layer), layer.diff_size): layer

@@ -42,7 +42,7 @@ _unpacker = LayerUnpacker()
 def contents(
     store: Store, layers: Iterable[Layer], workers: WorkerPool[None], progress: Progress
 ) -> dict[str, frozenset[Content]]:
-    """What the layers hold of each path: one content, but for files that are cut; raises Damaged."""
+    """What the layers hold of each path: one content, but for files that are cut; raises Corrupted."""
     found: dict[str, set[Content]] = {}
     sizes = {workers.submit(_list, (store, layer), layer.diff_size): layer.diff_size for layer in layers}
     with closing(workers.results()) as results:

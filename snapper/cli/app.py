@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _check_places(arguments: list[str]) -> None:
-    """Raises Usage for an option whose place or part is empty: it would be as if it had not been given."""
+    """Raises UsageError for an option whose place or part is empty: it would be as if it had not been given."""
     for option, value in zip_longest(arguments, arguments[1:]):
         name = option[:-1] if option.endswith("=") else option
         if name in _PLACES and (value == "" or name != option):

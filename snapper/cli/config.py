@@ -103,7 +103,7 @@ def path(as_json: JsonOption = False) -> None:
 
 
 def _check_url(url: str) -> None:
-    """Raises Usage for one that no store on S3 can have."""
+    """Raises UsageError for one that no store on S3 can have."""
     from snapper.store import s3
 
     try:

@@ -172,7 +172,7 @@ def remove(
 
 
 def _agreed(found: RemovalPlan, store: str, as_json: bool) -> bool:
-    """What the user says to it; raises Usage where nobody can be asked."""
+    """What the user says to it; raises UsageError where nobody can be asked."""
     what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():
         raise UsageError(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")

@@ -56,7 +56,7 @@ def diff_snapshots(
     progress: Progress = NO_PROGRESS,
 ) -> SnapshotDiff:
     """What differs between two snapshots. Manifests do not name every file: for `files`, the layers that only one
-    has are read. Raises NotInStore, Damaged, Usage.
+    has are read. Raises NotInStore, Corrupted, UsageError.
     """
     ids = [resolve_spec(store, reference)[1] for reference in (before, after)]
     decoder = SnapshotDecoder()
@@ -84,7 +84,7 @@ def diff_installed(
     progress: Progress = NO_PROGRESS,
 ) -> SnapshotDiff:
     """What differs on disk from a snapshot. For `files`, the index is asked where it vouches for that snapshot;
-    else every byte is compared. Raises NotInStore, NotAnEnvironment, Damaged, NoPermission, Usage.
+    else every byte is compared. Raises NotInStore, NotAnEnvironment, Corrupted, PermissionDenied, UsageError.
     """
     snapshot_id = resolve_spec(store, before)[1]
     snapshot = read_snapshot(store, snapshot_id)

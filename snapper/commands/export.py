@@ -73,7 +73,7 @@ def export_snapshot(
 ) -> ExportResult:
     """Writes the archive aside, checks it by reading it back, and puts it into its place.
 
-    Raises Usage, InTheWay, NotInStore, PrefixTooLong, MissingProgram, NoPermission, NoSpace, FileFailed, Damaged.
+    Raises UsageError, TargetOccupied, NotInStore, PrefixTooLong, ProgramNotFound, PermissionDenied, InsufficientSpace, FileOperationFailed, Corrupted.
     """
     began = time.monotonic()
     form = _format(wanted)
@@ -120,7 +120,7 @@ def export_snapshot(
 
 
 def _format(wanted: ExportRequest) -> Format:
-    """The format that is asked for; raises Usage where there is none such, or options do not go with it."""
+    """The format that is asked for; raises UsageError where there is none such, or options do not go with it."""
     endings = [ending for form in FORMATS for ending in form.endings]
     known = f"There are {', '.join(form.name for form in FORMATS)}."
     if wanted.format:
@@ -206,7 +206,7 @@ def _without_stale_scripts(tree: Path, records: list[conda.Record]) -> dict[str,
 
 
 def _suit_zip(tree: Path, own: Mapping[str, File]) -> None:
-    """Gives files the earliest time that a zip can hold where theirs is earlier; raises Usage for names it cannot."""
+    """Gives files the earliest time that a zip can hold where theirs is earlier; raises UsageError for names it cannot."""
     earliest = int(time.mktime((1980, 1, 1, 0, 0, 0, 0, 0, -1))) * 1_000_000_000
     for path, file in own.items():
         if any(
@@ -219,7 +219,7 @@ def _suit_zip(tree: Path, own: Mapping[str, File]) -> None:
 
 
 def _check_written(packing: Packing, tree: Path, own: Mapping[str, File], progress: Progress) -> None:
-    """Reads the archive back, and raises FileFailed unless everything is in it as it is in the tree."""
+    """Reads the archive back, and raises FileOperationFailed unless everything is in it as it is in the tree."""
     progress.start("Reading it back", packing.path.stat().st_size)
     missing = set(own)
     for entry, read in entries(packing.path, packing.holder, progress):
@@ -261,7 +261,7 @@ def _unlike(path: str) -> FileOperationFailed:
 
 
 def _publish(archive: Path, wanted: ExportRequest) -> None:
-    """Puts the archive into its place, over what is there only if that is wanted; raises InTheWay."""
+    """Puts the archive into its place, over what is there only if that is wanted; raises TargetOccupied."""
     output = wanted.output
     if wanted.force:
         archive.replace(output)

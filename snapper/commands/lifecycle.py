@@ -76,7 +76,7 @@ class LifecycleOptions:
 
 
 def render_script(wanted: LifecycleOptions) -> str:
-    """The script's text, with a line feed at each line's end; raises Usage where it would be too long."""
+    """The script's text, with a line feed at each line's end; raises UsageError where it would be too long."""
     platform = PLATFORMS[wanted.platform]
     values = {
         "EVENT": wanted.event,

@@ -102,7 +102,7 @@ def pack(
     What the index vouches for is not read, but in a `full` pack; the snapshot is the same. An environment that is
     `displaced` is recorded as imported, and from nowhere. With `force`, the entry is moved though others
     have moved it meanwhile.
-    Raises NotAnEnvironment, EditableInstalls, FileFailed, NoPermission, ChangedWhilePacking, NoSpace, StoreRefused,
+    Raises NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied, ChangedWhilePacking, InsufficientSpace, StoreRefused,
     Moved and their kin; whatever it raises, the store's environments are as they were.
     """
     began = time.monotonic()
@@ -234,7 +234,7 @@ def _outside(tree: Tree, prefix: str) -> tuple[str, ...]:
 
 
 def _editables(prefix: Path, tree: Tree, wanted: EditablePolicy) -> tuple[Editable, ...]:
-    """The editable installs whose sources are to be taken along; raises EditableInstalls if that is not said."""
+    """The editable installs whose sources are to be taken along; raises EditableInstallsFound if that is not said."""
     if wanted == "ignore":
         return ()
     found = editable.find(prefix, tree)

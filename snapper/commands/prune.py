@@ -127,7 +127,7 @@ def prune(
     """Applies the retention to the environments named, or to all, and removes what no environment needs and is older
     than the grace period, in seconds by the store's own clock. Nothing is let go of before it is known what stays.
 
-    Raises StoreBusy, NotInStore, Damaged where it cannot be known what is needed, StoreRefused, TooSlow.
+    Raises StoreLocked, NotInStore, Corrupted where it cannot be known what is needed, StoreRefused, LeaseExpired.
     """
     needs = _Needs(store)
     if dry:
@@ -253,7 +253,7 @@ class _Needs:
 
     def of(self, named: Set[str], others: Set[str] = frozenset()) -> tuple[set[str], set[str]]:
         """The keys of the pages and layers that the named snapshots need, and of those that others do, as far as they
-        can be read. Raises Damaged where it cannot be known what the named ones need.
+        can be read. Raises Corrupted where it cannot be known what the named ones need.
         """
         needed: set[str] = set()
         awaited: set[str] = set()

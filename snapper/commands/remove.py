@@ -31,5 +31,5 @@ def plan_removal(store: Store, name: str) -> RemovalPlan:
 
 
 def remove_environment(store: Store, seen: RemovalPlan) -> None:
-    """Removes the entry; raises Moved if it is not as it was seen, NotInStore, StoreRefused."""
+    """Removes the entry; raises ConcurrentUpdate if it is not as it was seen, NotInStore, StoreRefused."""
     delete_ref(store, seen.name, seen.version)

@@ -43,7 +43,7 @@ class RollbackResult:
 def plan_rollback(store: Store, reference: SnapshotSpec) -> RollbackPlan:
     """What the reference means, or without a snapshot in it, the one before the current.
 
-    Raises NothingBefore, NotInStore, Damaged.
+    Raises NoEarlierSnapshot, NotInStore, Corrupted.
     """
     seen = read_ref(store, reference.environment)
     named = bool(reference.snapshot)
@@ -60,7 +60,7 @@ def plan_rollback(store: Store, reference: SnapshotSpec) -> RollbackPlan:
 
 
 def rollback(store: Store, back: RollbackPlan, *, message: str = "") -> RollbackResult:
-    """Makes it the current snapshot, as a further step of the history; raises Moved."""
+    """Makes it the current snapshot, as a further step of the history; raises ConcurrentUpdate."""
     before = back.seen[0].current
     if not back.unchanged:
         step = replace(

@@ -57,7 +57,7 @@ class EnvironmentStatus:
 def environment_status(store: Store | None, prefix: Path, name: str = "") -> EnvironmentStatus:
     """The environment at the prefix, by that name in the store or else by its own.
 
-    Raises NotAnEnvironment, NoPermission, FileFailed.
+    Raises NotAnEnvironment, PermissionDenied, FileOperationFailed.
     """
     found = state.read(prefix)
     tree = environment.scan(prefix)
@@ -72,7 +72,7 @@ def environment_status(store: Store | None, prefix: Path, name: str = "") -> Env
 def statuses_by_name(store: Store | None, name: str) -> tuple[EnvironmentStatus, ...]:
     """The environment that conda knows by that name, or else those that snapper does, here or in the store.
 
-    Raises what `status_of` does, NoSuchEnvironment and AmbiguousName.
+    Raises what `status_of` does, EnvironmentNotFound and AmbiguousName.
     """
     try:
         return (environment_status(store, find_environment(name)),)

@@ -29,7 +29,7 @@ class TagResult:
 def set_tag(store: Store, reference: SnapshotSpec, name: str, *, move: bool = False) -> TagResult:
     """Names the snapshot; a tag that stands for another one is moved only if that is said.
 
-    Raises TagTaken, NotInStore, Moved, and Usage for what cannot name a tag.
+    Raises TagExists, NotInStore, ConcurrentUpdate, and UsageError for what cannot name a tag.
     """
     if not is_valid_name(name):
         raise UsageError(
@@ -48,7 +48,7 @@ def set_tag(store: Store, reference: SnapshotSpec, name: str, *, move: bool = Fa
 
 
 def delete_tag(store: Store, environment: str, name: str) -> TagResult:
-    """Removes the tag, not what it stands for; raises NotInStore, Moved."""
+    """Removes the tag, not what it stands for; raises NotInStore, ConcurrentUpdate."""
     seen = read_ref(store, environment)
     before = seen[0].tags.get(name)
     if before is None:

@@ -47,7 +47,7 @@ class LayerSample:
 
     @classmethod
     def parse(cls, text: str) -> LayerSample:
-        """From `all`, `5%` or `1/7`; raises Usage for anything else."""
+        """From `all`, `5%` or `1/7`; raises UsageError for anything else."""
         if text == "all":
             return cls()
         percent = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", text)
@@ -144,7 +144,7 @@ def verify_environment(
     progress: Progress = NO_PROGRESS,
 ) -> EnvironmentCheck:
     """Holds every byte of the environment at the prefix against the snapshot that it was packed as or restored from,
-    or the one that is named. Raises Usage where neither is known, NotAnEnvironment, NotInStore, Damaged.
+    or the one that is named. Raises UsageError where neither is known, NotAnEnvironment, NotInStore, Corrupted.
     """
     tree = environment.scan(prefix)
     found = state.read(prefix)

@@ -54,7 +54,7 @@ def platform_of(records: list[conda.Record]) -> str:
 def scan(prefix: Path) -> Tree:
     """The environment's own files: without other environments, package caches, trash, and snapper's state.
 
-    Raises NotAnEnvironment, NoPermission, FileFailed.
+    Raises NotAnEnvironment, PermissionDenied, FileOperationFailed.
     """
     if not conda.is_environment(prefix):
         raise NotAnEnvironment(str(prefix))

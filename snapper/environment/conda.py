@@ -77,7 +77,7 @@ def is_record_path(path: str) -> bool:
 def read_records(prefix: Path) -> list[Record]:
     """The records of all installed packages, by file name.
 
-    Raises NotAnEnvironment, NoPermission, and FileFailed for a record that is no JSON object.
+    Raises NotAnEnvironment, PermissionDenied, and FileOperationFailed for a record that is no JSON object.
     """
     with _reporting():
         files = sorted((prefix / META).glob("*.json"))
@@ -87,7 +87,7 @@ def read_records(prefix: Path) -> list[Record]:
 
 
 def read_record(file: Path) -> Record:
-    """One of them; raises NoPermission, FileFailed."""
+    """One of them; raises PermissionDenied, FileOperationFailed."""
     with _reporting():
         return _read(file)
 

@@ -47,7 +47,7 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
     """The editable installs of an environment whose sources are outside of it, by name. A source that is not there
     counts where a package says that it is its own; a line of a `.pth` file alone may be left over.
 
-    Raises NoPermission.
+    Raises PermissionDenied.
     """
     pointers: dict[str, set[str]] = {}
     names: dict[str, str] = defaultdict(str)

@@ -26,7 +26,7 @@ _USUAL_ROOTS = (
 def find_environment(name: str) -> Path:
     """The prefix of the one environment of that name.
 
-    Raises NoSuchEnvironment and, where several have the name, AmbiguousName.
+    Raises EnvironmentNotFound and, where several have the name, AmbiguousName.
     """
     candidates = [Path(line) for line in _registered() if Path(line).name == name]
     candidates += [directory / name for directory in envs_dirs()]
@@ -68,7 +68,7 @@ def default_prefix(name: str, packed_from: str, taken: Collection[Path] = ()) ->
     """Where to restore an environment: where it was packed from, or beside that, or else in the first writable envs
     directory. Other environments are to be at the places that are `taken`, also where nothing is there yet.
 
-    Raises NoPlace.
+    Raises NoTargetDirectory.
     """
     origin = Path(packed_from)
     if origin.is_absolute() and (_writable(origin.parent) or _inside(origin.parent, taken)):

@@ -35,7 +35,7 @@ def distributions(prefix: Path, free: Mapping[str, File]) -> list[Distribution]:
     """The distributions whose metadata is among the free files, that is, which no conda package owns. What a
     distribution has inside of it, such as setuptools its vendored packages, is none of its own.
 
-    Raises NoPermission.
+    Raises PermissionDenied.
     """
     found: dict[str, Distribution] = {}
     for path in sorted(free):

@@ -47,7 +47,7 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
     """Describes everything below `top`, following no symlink.
 
     `exclude` says of a directory's or file's path why it is to be passed over, or None; an empty reason is
-    passed over without a word. Raises NoPermission and FileFailed.
+    passed over without a word. Raises PermissionDenied and FileOperationFailed.
     """
     files: list[File] = []
     skipped: list[tuple[str, str]] = []

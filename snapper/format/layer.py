@@ -156,7 +156,7 @@ class LayerUnpacker:
     def segment(self, layer: Layer, data: bytes) -> memoryview:
         """The layer's segment, valid until the next call; `data` are its stored bytes.
 
-        Never holds more than the layer says; raises Damaged where it is not exactly that long.
+        Never holds more than the layer says; raises Corrupted where it is not exactly that long.
         """
         what = f"layer {layer.digest[:12]}"
         segment = self._unpacked(what, data, layer.diff_size)
@@ -165,7 +165,7 @@ class LayerUnpacker:
         return segment
 
     def whole(self, data: bytes) -> memoryview:
-        """The segment of a layer of which nothing is known but its stored bytes; raises Damaged."""
+        """The segment of a layer of which nothing is known but its stored bytes; raises Corrupted."""
         segment = self._unpacked("the layer", data, LARGEST_LAYER)
         if segment is None:
             raise Corrupted("the layer", "it unpacks to more than any layer does")

@@ -63,7 +63,7 @@ class EncodedSnapshot:
 
 
 def encode(snapshot: Snapshot) -> EncodedSnapshot:
-    """The snapshot in canonical bytes: equal snapshots have one id. Raises TooMuchToDescribe."""
+    """The snapshot in canonical bytes: equal snapshots have one id. Raises ManifestTooLarge."""
     packages = list(_pages((package.name, package) for package in snapshot.packages))
     layers = list(_pages((_name(layer), layer) for layer in snapshot.layers))
     _check_size(sum(page.size for page, _ in packages + layers))

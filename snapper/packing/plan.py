@@ -76,7 +76,7 @@ class PackPlan:
 def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> PackPlan:
     """Gives every file of the tree to the package that installed it, to pip's, or to nobody.
 
-    Raises ChangedWhilePacking where the tree does not have a record, NoPermission.
+    Raises ChangedWhilePacking where the tree does not have a record, PermissionDenied.
     """
     found = {file.path: file for file in tree.files}
     free = {file.path: file for file in members(tree)}
@@ -115,7 +115,7 @@ def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> PackPlan:
 
 
 def installed_packages(prefix: Path, tree: Tree) -> PackageSet:
-    """What is installed in an environment on disk; raises as `make_plan` does, and FileFailed."""
+    """What is installed in an environment on disk; raises as `make_plan` does, and FileOperationFailed."""
     records = read_records(prefix)
     return PackageSet(tuple(record.package for record in records), make_plan(prefix, tree, records).pip)
 

@@ -11,7 +11,7 @@ from snapper.format.model import FORMAT
 
 
 def decode_checked(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
-    """The document, after a look at its format number; raises NewerFormat, Malformed."""
+    """The document, after a look at its format number; raises UnsupportedFormat, Malformed."""
     fields = canonical.parse(data)
     found = fields.get("format") if isinstance(fields, dict) else None
     if type(found) is int and found > FORMAT:
@@ -23,7 +23,7 @@ def decode_checked(kind: type[canonical.T], data: bytes, what: str) -> canonical
 
 @contextmanager
 def decoding(what: str, advice: str = "") -> Iterator[None]:
-    """Raises Damaged for what is not as its type demands."""
+    """Raises Corrupted for what is not as its type demands."""
     try:
         yield
     except canonical.MalformedDocument as error:

@@ -88,7 +88,7 @@ class Intent:
     began: float
 
     def declare(self) -> None:
-        """Puts the intent, and waits for a prune to end; raises StoreBusy, and what the store raises."""
+        """Puts the intent, and waits for a prune to end; raises StoreLocked, and what the store raises."""
         if self.key in _declared:
             return
         self.store.put(self.key, self.data)
@@ -96,7 +96,7 @@ class Intent:
         _declared.add(self.key)
 
     def check(self) -> None:
-        """Raises TooSlow where the intent may no longer count, or is gone."""
+        """Raises LeaseExpired where the intent may no longer count, or is gone."""
         if boottime() - self.began > GRACE - LEASE or self.store.size(self.key) is None:
             raise LeaseExpired(self.store.url)
 
@@ -141,7 +141,7 @@ class PruneLock:
         return self._taken + boottime() - self._began
 
     def check(self) -> None:
-        """To be called before each deletion: renews the lock in time. Raises TooSlow where it is lost."""
+        """To be called before each deletion: renews the lock in time. Raises LeaseExpired where it is lost."""
         since = boottime() - self._renewed
         if since < _RENEW:
             return
@@ -160,7 +160,7 @@ class PruneLock:
 
 @contextmanager
 def prune_lock(store: Store) -> Iterator[PruneLock]:
-    """The store for a prune alone. Locks of the dead are removed; raises StoreBusy where somebody is at work."""
+    """The store for a prune alone. Locks of the dead are removed; raises StoreLocked where somebody is at work."""
     try:
         version = _put(store, None)
     except VersionMismatch:

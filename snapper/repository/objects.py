@@ -46,7 +46,7 @@ def map_concurrently(action: Callable[[A], B], items: Collection[A]) -> list[B]:
 
 def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT) -> bytes | None:
     """The object, of `limit` bytes at most, read anew if its bytes are not those that its name stands for: they may
-    have been altered on the way. None where they are not, however often they are read. Raises NotInStore, TooLarge.
+    have been altered on the way. None where they are not, however often they are read. Raises NotInStore, ObjectTooLarge.
     """
     for _ in range(_ATTEMPTS):
         data = store.read(key, limit)
@@ -71,8 +71,8 @@ def have_sizes(store: Store, sizes: Mapping[str, int]) -> bool:
 def read_object(
     store: Store, what: str, key: str, digest: str, size: int, limit: int = LARGEST_OBJECT
 ) -> bytes:
-    """The object of that size, its bytes checked against its name; raises Damaged, also where it is not there, and
-    TooLarge for more than `limit` bytes.
+    """The object of that size, its bytes checked against its name; raises Corrupted, also where it is not there, and
+    ObjectTooLarge for more than `limit` bytes.
     """
     try:
         data = read_verified(store, key, digest, limit)
@@ -84,7 +84,7 @@ def read_object(
 
 
 def read_page(store: Store, page: Page) -> bytes:
-    """The page's bytes, checked against its name; raises Damaged, also where it is not there."""
+    """The page's bytes, checked against its name; raises Corrupted, also where it is not there."""
     what = f"page {page.digest[:12]} in {store.url}"
     try:
         return read_object(store, what, Layout.page(page.digest), page.digest, page.size, page.size)
@@ -93,7 +93,7 @@ def read_page(store: Store, page: Page) -> bytes:
 
 
 def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:
-    """The bytes of all these pages by their digests; raises Damaged."""
+    """The bytes of all these pages by their digests; raises Corrupted."""
     wanted = list(dict.fromkeys(pages))
     read = map_concurrently(lambda page: read_page(store, page), wanted)
     return {page.digest: data for page, data in zip(wanted, read, strict=True)}

@@ -40,7 +40,7 @@ def ref_version(store: Store, name: str) -> str:
 
 
 def read_ref(store: Store, name: str) -> tuple[Ref, str]:
-    """The environment and the version to replace it by; raises NotInStore, Damaged, NewerFormat."""
+    """The environment and the version to replace it by; raises NotInStore, Corrupted, UnsupportedFormat."""
     try:
         data, version = store.read_versioned(Layout.ref(name))
     except NotInStore:
@@ -53,7 +53,7 @@ def _no_environment(store: Store, name: str) -> NotInStore:
 
 
 def decode_ref(store: Store, name: str, data: bytes) -> Ref:
-    """The environment that an entry's bytes describe; raises Damaged, NewerFormat."""
+    """The environment that an entry's bytes describe; raises Corrupted, UnsupportedFormat."""
     what = f"environment {name!r} in {store.url}"
     advice = (
         f"Put an earlier copy of {Layout.ref(name)} back where there is one (a backup, the bucket's versions). "
@@ -95,7 +95,7 @@ def advance_ref(
 ) -> None:
     """Makes the step's snapshot the current one of the environment, which was `seen` (None: was not there).
 
-    Raises Moved where the environment is no longer as it was seen; with `force`, the step is put behind what others
+    Raises ConcurrentUpdate where the environment is no longer as it was seen; with `force`, the step is put behind what others
     have put there.
     """
     while True:
@@ -122,18 +122,18 @@ def find_ref(store: Store, name: str) -> tuple[Ref, str] | None:
 
 
 def replace_tags(store: Store, seen: tuple[Ref, str], tags: dict[str, str]) -> None:
-    """Gives the environment, which was `seen`, these tags; raises Moved where it is no longer as it was seen."""
+    """Gives the environment, which was `seen`, these tags; raises ConcurrentUpdate where it is no longer as it was seen."""
     found, version = seen
     _replace(store, replace(found, tags=tags), version)
 
 
 def replace_history(store: Store, seen: tuple[Ref, str], kept: Ref) -> None:
-    """Leaves of the environment, which was `seen`, what is kept; raises Moved where it is no longer so."""
+    """Leaves of the environment, which was `seen`, what is kept; raises ConcurrentUpdate where it is no longer so."""
     _replace(store, kept, seen[1])
 
 
 def delete_ref(store: Store, name: str, version: str) -> None:
-    """Removes the environment's entry; raises Moved where it is no longer at the version, NotInStore."""
+    """Removes the environment's entry; raises ConcurrentUpdate where it is no longer at the version, NotInStore."""
     try:
         gone = store.delete(Layout.ref(name), version)
     except VersionMismatch:

@@ -30,7 +30,7 @@ from snapper.store import Store
 
 def read_snapshot(store: Store, digest: str, decoder: SnapshotDecoder | None = None) -> Snapshot:
     """The snapshot of that id, its bytes and those of its pages checked against their names; pages that the decoder
-    knows are not read again. Raises NotInStore, Damaged, NewerFormat.
+    knows are not read again. Raises NotInStore, Corrupted, UnsupportedFormat.
     """
     decoder = decoder or SnapshotDecoder()
     document = read_manifest(store, digest)
@@ -40,7 +40,7 @@ def read_snapshot(store: Store, digest: str, decoder: SnapshotDecoder | None = N
 
 
 def read_manifest(store: Store, digest: str) -> Manifest:
-    """What is stored under the snapshot's id, checked against it; raises NotInStore, Damaged, NewerFormat."""
+    """What is stored under the snapshot's id, checked against it; raises NotInStore, Corrupted, UnsupportedFormat."""
     return decode_manifest(store, digest, _read_manifest_bytes(store, digest))
 
 
@@ -59,13 +59,13 @@ def iter_layer_pages(
 
 
 def read_encoded_snapshot(store: Store, digest: str) -> EncodedSnapshot:
-    """The snapshot's bytes, checked in the same way; raises NotInStore, Damaged, NewerFormat."""
+    """The snapshot's bytes, checked in the same way; raises NotInStore, Corrupted, UnsupportedFormat."""
     data = _read_manifest_bytes(store, digest)
     return EncodedSnapshot(digest, data, read_pages(store, decode_manifest(store, digest, data).pages))
 
 
 def decode_snapshot(store: Store, snapshot: EncodedSnapshot) -> Snapshot:
-    """The snapshot whose bytes were read from the store; raises Damaged."""
+    """The snapshot whose bytes were read from the store; raises Corrupted."""
     with decoding(f"snapshot {snapshot.digest[:12]} in {store.url}"):
         return manifest.decode(snapshot)
 
@@ -78,7 +78,7 @@ def _read_manifest_bytes(store: Store, digest: str) -> bytes:
 
 
 def decode_manifest(store: Store, digest: str, data: bytes) -> Manifest:
-    """The document of these bytes, which are checked against the snapshot's id; raises Damaged, NewerFormat."""
+    """The document of these bytes, which are checked against the snapshot's id; raises Corrupted, UnsupportedFormat."""
     what = f"snapshot {digest[:12]} in {store.url}"
     if sha256_hex(data) != digest:
         raise Corrupted(what, "its bytes are not those that its name stands for")
@@ -87,7 +87,7 @@ def decode_manifest(store: Store, digest: str, data: bytes) -> Manifest:
 
 
 def read_layer(store: Store, layer: Layer) -> bytes:
-    """The layer's stored bytes, checked against its digest; raises Damaged, also where it is not there."""
+    """The layer's stored bytes, checked against its digest; raises Corrupted, also where it is not there."""
     what = f"layer {layer.digest[:12]} in {store.url}"
     return read_object(store, what, Layout.layer(layer.digest), layer.digest, layer.size)
 
@@ -111,7 +111,7 @@ def stored_layers(store: Store, layers: Collection[Layer]) -> frozenset[str]:
 
 
 def require_layers(store: Store, layers: Collection[Layer]) -> None:
-    """Raises LayersGone unless all of the layers are there, in full size."""
+    """Raises LayersPruned unless all of the layers are there, in full size."""
     there = stored_layers(store, layers)
     gone = len({layer.digest for layer in layers if layer.digest not in there})
     if gone:

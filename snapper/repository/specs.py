@@ -28,7 +28,7 @@ class SnapshotSpec:
 
     @classmethod
     def parse(cls, text: str) -> SnapshotSpec:
-        """Raises Usage for a name that no environment can have."""
+        """Raises UsageError for a name that no environment can have."""
         name, _, snapshot = text.partition("@")
         check_environment_name(name)
         return cls(name, snapshot)
@@ -38,7 +38,7 @@ class SnapshotSpec:
 
 
 def check_environment_name(name: str, advice: str = "") -> str:
-    """The name itself; raises Usage where no environment can have it."""
+    """The name itself; raises UsageError where no environment can have it."""
     if not is_valid_name(name):
         advice = advice or ("A directory is named with --prefix." if "/" in name else "")
         rule = "Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit."
@@ -47,13 +47,13 @@ def check_environment_name(name: str, advice: str = "") -> str:
 
 
 def resolve_spec(store: Store, reference: SnapshotSpec) -> tuple[Ref, str]:
-    """The environment and the id of the snapshot that a reference means; raises NotInStore, Usage."""
+    """The environment and the id of the snapshot that a reference means; raises NotInStore, UsageError."""
     found, _ = read_ref(store, reference.environment)
     return found, resolve_in_ref(found, reference, store)
 
 
 def resolve_in_ref(found: Ref, reference: SnapshotSpec, store: Store) -> str:
-    """The id of the snapshot that a reference means in its environment; raises NotInStore, Usage."""
+    """The id of the snapshot that a reference means in its environment; raises NotInStore, UsageError."""
     wanted = reference.snapshot
     if not wanted:
         return found.current

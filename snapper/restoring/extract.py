@@ -88,14 +88,14 @@ _directories: dict[str, DirectoryTree] = {}
 
 
 def fetch_layer(_: object, job: ExtractJob) -> bytes:
-    """Reads and checks one layer; raises Damaged, and what the store raises."""
+    """Reads and checks one layer; raises Corrupted, and what the store raises."""
     return read_layer(job.store, job.layer)
 
 
 def extract_layer(_: object, job: ExtractJob, stored: bytes) -> ExtractedLayer:
     """Unpacks and writes one layer, of which `stored` are the bytes as the store has them.
 
-    Raises Damaged, NoSpace, NoPermission, FileFailed.
+    Raises Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {job.store.url}"

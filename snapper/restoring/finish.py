@@ -33,7 +33,7 @@ def finish(
 ) -> list[bytes]:
     """Makes links and sets what could not be set before; returns further blocks of the index.
 
-    `parts` are the results of `layers`, in their order; records are told nothing of `altered` files. Raises Damaged
+    `parts` are the results of `layers`, in their order; records are told nothing of `altered` files. Raises Corrupted
     where a file's pieces do not join.
     """
     directories = DirectoryTree(directory)

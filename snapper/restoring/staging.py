@@ -60,8 +60,8 @@ class Staging:
         """Puts the tree in the target's place, in one step where the system can; what stood there goes, but for what
         is not part of the environment there: that is in the new one then.
 
-        Raises InTheWay where something has come to stand there that is no directory to be replaced, or where
-        something cannot be taken over, and Busy where somebody is at work on it.
+        Raises TargetOccupied where something has come to stand there that is no directory to be replaced, or where
+        something cannot be taken over, and TargetLocked where somebody is at work on it.
         """
         mode = _unlocked(self.tree)
         if self.target.is_symlink() or not self.target.is_dir():
@@ -120,7 +120,7 @@ class Staging:
 def staging_directory(target: Path) -> Iterator[Staging]:
     """Gives an empty, private directory beside the target, which is gone at the end unless it was swapped in.
 
-    Raises Busy where another process stages the same target, NoPermission, NoSpace, FileFailed.
+    Raises TargetLocked where another process stages the same target, PermissionDenied, InsufficientSpace, FileOperationFailed.
     """
     holder = _holder(target)
     with _reporting(target.parent):
@@ -175,7 +175,7 @@ def _holder(target: Path) -> Path:
 
 @contextmanager
 def _opened(holder: Path) -> Iterator[int]:
-    """The holder's descriptor. Raises InTheWay where it leads elsewhere, or is of a user who can do nothing to the
+    """The holder's descriptor. Raises TargetOccupied where it leads elsewhere, or is of a user who can do nothing to the
     directory above: who made it so could have things removed there, and put others in the place of what is built.
     """
     planted = TargetOccupied(str(holder), "it is not a directory of yours", "Remove it, then run this again.")
@@ -194,7 +194,7 @@ def _opened(holder: Path) -> Iterator[int]:
 
 
 def _locked(holder: Path, what: str) -> int:
-    """The lock, which is on a file because NFS shares none of directories between machines; raises Busy, InTheWay."""
+    """The lock, which is on a file because NFS shares none of directories between machines; raises TargetLocked, TargetOccupied."""
     file = holder / _LOCK
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -243,7 +243,7 @@ def _unlock(holder: Path, lock: int) -> None:
 
 
 def _recover(holder: Path, target: Path) -> None:
-    """Undoes a swap in two steps that was cut off between them, and puts back what is kept; raises InTheWay."""
+    """Undoes a swap in two steps that was cut off between them, and puts back what is kept; raises TargetOccupied."""
     if (holder / _OLD).is_dir() and not os.path.lexists(target):
         (holder / _OLD).rename(target)
     kept = holder / _KEPT
@@ -265,7 +265,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _move(old: Path, new: Path) -> None:
-    """Moves what is not part of an environment, from and to read-only directories too; raises InTheWay."""
+    """Moves what is not part of an environment, from and to read-only directories too; raises TargetOccupied."""
     try:
         if not _is_free(new):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))

@@ -63,7 +63,7 @@ class RestoreTarget:
 def inspect_target(
     store: Store, wanted: RestoreRequest, found: Ref, prefix: Path, *, again: bool = False
 ) -> RestoreTarget:
-    """How the environment stands at the prefix, and that nothing there would be lost; raises InTheWay, NotInStore,
+    """How the environment stands at the prefix, and that nothing there would be lost; raises TargetOccupied, NotInStore,
     Usage.
     """
     snapshot_id = resolve_in_ref(found, wanted.reference, store)
@@ -74,7 +74,7 @@ def inspect_target(
 
 
 def choose_prefix(found: Ref, wanted: RestoreRequest, taken: Collection[Path] = ()) -> Path:
-    """The prefix that the environment is restored to, where others go to those that are `taken`; raises NoPlace."""
+    """The prefix that the environment is restored to, where others go to those that are `taken`; raises NoTargetDirectory."""
     origin = found.latest.prefix
     if wanted.prefix:
         prefix = wanted.prefix
@@ -116,8 +116,8 @@ def _stands_at(prefix: str, name: str) -> bool:
 
 
 def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
-    """Raises what would make the restore fail later, but for room: WrongPlatform, PrefixTooLong, InTheWay,
-    NoPermission, FileFailed.
+    """Raises what would make the restore fail later, but for room: PlatformMismatch, PrefixTooLong, TargetOccupied,
+    PermissionDenied, FileOperationFailed.
     """
     from snapper.restoring.unpack import check_prefix_length  # noqa: PLC0415 - what is not needed where all are there already
 
@@ -150,7 +150,7 @@ def existing_parent(target: RestoreTarget) -> Path:
 def is_present(
     store: Store, prefix: Path, entry: Ref, snapshot_id: str, wanted: RestoreRequest, *, again: bool = False
 ) -> bool:
-    """Whether the entry's snapshot is at `prefix` already; raises InTheWay unless otherwise it may be put there.
+    """Whether the entry's snapshot is at `prefix` already; raises TargetOccupied unless otherwise it may be put there.
 
     For a second look (`again`) at another snapshot, its files are not gone through: the last look does that.
     """
@@ -216,7 +216,7 @@ def _is_stored(store: Store, entry: Ref, snapshot_id: str) -> bool:
 def _is_present_behind(
     link: Path, found: state.EnvironmentState | None, snapshot_id: str, wanted: RestoreRequest
 ) -> bool:
-    """The same for a symlink, in whose place nothing is ever put; raises InTheWay unless all is there."""
+    """The same for a symlink, in whose place nothing is ever put; raises TargetOccupied unless all is there."""
     same = found is not None and found.snapshot == snapshot_id
     if same and (wanted.keep_changed or state.drift(link, environment.scan(link)) == []):
         return True

@@ -95,7 +95,7 @@ class SnapshotUnpacker:
         return self._layers[order].diff_size
 
     def finish(self) -> UnpackResult:
-        """Makes links and what else comes last; raises Damaged where the layers do not join."""
+        """Makes links and what else comes last; raises Corrupted where the layers do not join."""
         ordered = [self._parts[order] for order in range(len(self._layers))]
         last = finish(self._directory, self._prefix, self._layers, ordered, self._altered)
         return UnpackResult(
@@ -116,7 +116,7 @@ def unpack_layers(
 ) -> UnpackResult:
     """Writes the layers below `directory`, relocated to `prefix`; `altered` as `Unpacking` has it.
 
-    Raises what `extract` raises, and Damaged where the layers do not join.
+    Raises what `extract` raises, and Corrupted where the layers do not join.
     """
     unpacking = SnapshotUnpacker(store, layers, directory, prefix, altered)
     for order, layer in enumerate(layers):

@@ -41,7 +41,7 @@ class SettingsFile:
 def find_settings_file() -> SettingsFile | None:
     """The file that holds: the one that SNAPPER_CONFIG names, else the first that is there.
 
-    Raises BadSettings where it is no TOML, FileFailed where it cannot be read.
+    Raises InvalidSettings where it is no TOML, FileOperationFailed where it cannot be read.
     """
     named = os.environ.get(VARIABLE)
     if named:
@@ -71,7 +71,7 @@ def writable_settings_file() -> Path:
 def write_setting(key: str, value: object | None) -> Path:
     """Sets the key, or takes it out where the value is None; comments and order stay. Returns the file.
 
-    A user who had the site's settings so far begins with a copy of them. Raises BadSettings, FileFailed.
+    A user who had the site's settings so far begins with a copy of them. Raises InvalidSettings, FileOperationFailed.
     """
     import tomlkit  # noqa: PLC0415 - slow, and needed only here
 

@@ -75,7 +75,7 @@ class _Key:
 
 
 def load_settings() -> Settings:
-    """The settings in force; raises BadSettings where a variable or the file is wrong, FileFailed."""
+    """The settings in force; raises InvalidSettings where a variable or the file is wrong, FileOperationFailed."""
     found, wrong = _looked(find_settings_file())
     if wrong:
         raise wrong[0]
@@ -98,7 +98,7 @@ def explain_settings() -> SettingsOverview:
 
 
 def explain_setting(key: str) -> Setting:
-    """That setting with its origin, whatever is wrong with others; raises Usage where there is none of that name, and
+    """That setting with its origin, whatever is wrong with others; raises UsageError where there is none of that name, and
     what `load` raises of this one and of the file.
     """
     check_key(key)
@@ -107,14 +107,14 @@ def explain_setting(key: str) -> Setting:
 
 
 def check_key(key: str) -> str:
-    """The key itself; raises Usage where there is no such setting."""
+    """The key itself; raises UsageError where there is no such setting."""
     if key not in _KEYS:
         raise UsageError(f"there is no setting {key!r}", _advice(key))
     return key
 
 
 def parse_value(key: str, words: list[str]) -> Value:
-    """The value that the words of a command line give the setting; raises Usage."""
+    """The value that the words of a command line give the setting; raises UsageError."""
     if check_key(key) not in _LISTS and len(words) > 1:
         raise UsageError(
             f"{key} takes one value, and here are {len(words)}", "Put quotes around one with spaces."
@@ -159,7 +159,7 @@ def state_directory() -> Path:
 
 
 def absolute_directory(path: str | Path) -> Path:
-    """The absolute path of what the user wrote, `~` and `..` resolved; raises Usage where that makes no sense."""
+    """The absolute path of what the user wrote, `~` and `..` resolved; raises UsageError where that makes no sense."""
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise UsageError(

@@ -38,8 +38,8 @@ _NEIGHBOURS = frozenset({"cache", "config.toml", "log", "lost+found", "state", "
 def open_store(url: str, *, create: bool = False, apart_from: Path | None = None) -> Store:
     """The store at a directory, a `file://` URL or `s3://BUCKET/PREFIX`.
 
-    `create` makes one of a missing or empty directory or prefix. Raises NotAStore, NewerFormat, StoreRefused,
-    Unreachable, and Usage for a store inside the directory `apart_from`.
+    `create` makes one of a missing or empty directory or prefix. Raises NotAStore, UnsupportedFormat, StoreRefused,
+    Unreachable, and UsageError for a store inside the directory `apart_from`.
     """
     store = locate_store(url, apart_from)
     try:
@@ -61,7 +61,7 @@ def open_store(url: str, *, create: bool = False, apart_from: Path | None = None
 
 
 def locate_store(url: str, apart_from: Path | None = None) -> Store:
-    """What is at the URL, be it a store or not; raises NotAStore where none can be, and Usage."""
+    """What is at the URL, be it a store or not; raises NotAStore where none can be, and UsageError."""
     return _s3(url) if url.startswith("s3://") else _local(url, apart_from)
 
 
@@ -73,7 +73,7 @@ def last_seen(store: Store, keys: Iterable[str] = ()) -> float | None:
 
 
 def check_reached(store: Store) -> None:
-    """Raises Unreachable for a store that cannot be reached, whatever this machine has kept of it."""
+    """Raises StoreUnreachable for a store that cannot be reached, whatever this machine has kept of it."""
     if isinstance(store, CachedStore):
         store.require()
 

@@ -43,10 +43,10 @@ class Store(Protocol):
         """What `--store` would name it by."""
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        """The whole object; raises NotInStore, and TooLarge for more than `limit` bytes."""
+        """The whole object; raises NotInStore, and ObjectTooLarge for more than `limit` bytes."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """The whole object and its version; raises NotInStore, TooLarge."""
+        """The whole object and its version; raises NotInStore, ObjectTooLarge."""
 
     def size(self, key: str) -> int | None:
         """The object's size in bytes, None where there is no such object."""

@@ -69,7 +69,7 @@ class CachedStore:
         return min(times, default=None)
 
     def require(self) -> None:
-        """Raises Unreachable where the origin could not be reached when it was last asked."""
+        """Raises StoreUnreachable where the origin could not be reached when it was last asked."""
         if self.url in _unreachable:
             raise _unreachable[self.url]
 

@@ -36,7 +36,7 @@ _MOST_BREAKS = 5
 
 
 def fetch(reader: Reader, name: dict[str, Any], limit: int) -> bytes:
-    """The whole object; raises TooLarge for more than `limit` bytes, and what boto3 raises."""
+    """The whole object; raises ObjectTooLarge for more than `limit` bytes, and what boto3 raises."""
     try:
         first = reader.get(name, {"Range": _range(0, PART)})
     except ClientError as error:
