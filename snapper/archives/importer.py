@@ -65,7 +65,8 @@ def archive_stem(file: Path) -> str:
 def unpacked_archive(file: Path, progress: Progress) -> Iterator[UnpackedArchive]:
     """The environment of an archive, unpacked in a private temporary directory that is gone at the end.
 
-    Nothing of the archive is executed. Raises NotAnArchive, InvalidArchive, PermissionDenied, InsufficientSpace, ProgramNotFound.
+    Nothing of the archive is executed. Raises NotAnArchive, InvalidArchive, PermissionDenied, InsufficientSpace,
+    ProgramNotFound.
     """
     kind_of(file)
     with temporary_directory() as holder:

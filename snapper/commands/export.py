@@ -73,7 +73,8 @@ def export_snapshot(
 ) -> ExportResult:
     """Writes the archive aside, checks it by reading it back, and puts it into its place.
 
-    Raises UsageError, TargetOccupied, NotInStore, PrefixTooLong, ProgramNotFound, PermissionDenied, InsufficientSpace, FileOperationFailed, Corrupted.
+    Raises UsageError, TargetOccupied, NotInStore, PrefixTooLong, ProgramNotFound, PermissionDenied,
+    InsufficientSpace, FileOperationFailed, Corrupted.
     """
     began = time.monotonic()
     form = _format(wanted)
@@ -206,7 +207,9 @@ def _without_stale_scripts(tree: Path, records: list[conda.Record]) -> dict[str,
 
 
 def _suit_zip(tree: Path, own: Mapping[str, File]) -> None:
-    """Gives files the earliest time that a zip can hold where theirs is earlier; raises UsageError for names it cannot."""
+    """Gives files the earliest time that a zip can hold where theirs is earlier; raises UsageError for names it
+    cannot.
+    """
     earliest = int(time.mktime((1980, 1, 1, 0, 0, 0, 0, 0, -1))) * 1_000_000_000
     for path, file in own.items():
         if any(

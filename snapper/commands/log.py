@@ -30,7 +30,9 @@ class LogEntry:
 
 
 def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntry, ...]:
-    """The latest steps, newest first, all of them without a `limit`; raises NotInStore, Corrupted, UnsupportedFormat."""
+    """The latest steps, newest first, all of them without a `limit`; raises NotInStore, Corrupted,
+    UnsupportedFormat.
+    """
     found, _ = read_ref(store, check_environment_name(name))
 
     decoder = SnapshotDecoder()

@@ -102,7 +102,8 @@ def pack(
     What the index vouches for is not read, but in a `full` pack; the snapshot is the same. An environment that is
     `displaced` is recorded as imported, and from nowhere. With `force`, the entry is moved though others
     have moved it meanwhile.
-    Raises NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied, ChangedWhilePacking, InsufficientSpace, StoreRefused,
+    Raises NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied, ChangedWhilePacking,
+    InsufficientSpace, StoreRefused,
     Moved and their kin; whatever it raises, the store's environments are as they were.
     """
     began = time.monotonic()

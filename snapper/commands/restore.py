@@ -191,7 +191,8 @@ class _Restoring:
         return _Work(wanted, found, described, snapshot, ExitStack(), began)
 
     def _reserve(self, place: RestoreTarget, snapshot: Snapshot) -> None:
-        """Promises room for what is to be written; raises InsufficientSpace. What the environment at the place has already is
+        """Promises room for what is to be written; raises InsufficientSpace. What the environment at the place has
+        already is
         likely to be linked, and where it is not, writing ends with InsufficientSpace too.
         """
         try:

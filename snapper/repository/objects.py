@@ -46,7 +46,8 @@ def map_concurrently(action: Callable[[A], B], items: Collection[A]) -> list[B]:
 
 def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT) -> bytes | None:
     """The object, of `limit` bytes at most, read anew if its bytes are not those that its name stands for: they may
-    have been altered on the way. None where they are not, however often they are read. Raises NotInStore, ObjectTooLarge.
+    have been altered on the way. None where they are not, however often they are read. Raises NotInStore,
+    ObjectTooLarge.
     """
     for _ in range(_ATTEMPTS):
         data = store.read(key, limit)

@@ -95,7 +95,8 @@ def advance_ref(
 ) -> None:
     """Makes the step's snapshot the current one of the environment, which was `seen` (None: was not there).
 
-    Raises ConcurrentUpdate where the environment is no longer as it was seen; with `force`, the step is put behind what others
+    Raises ConcurrentUpdate where the environment is no longer as it was seen; with `force`, the step is put behind
+    what others
     have put there.
     """
     while True:
@@ -122,7 +123,9 @@ def find_ref(store: Store, name: str) -> tuple[Ref, str] | None:
 
 
 def replace_tags(store: Store, seen: tuple[Ref, str], tags: dict[str, str]) -> None:
-    """Gives the environment, which was `seen`, these tags; raises ConcurrentUpdate where it is no longer as it was seen."""
+    """Gives the environment, which was `seen`, these tags; raises ConcurrentUpdate where it is no longer as it was
+    seen.
+    """
     found, version = seen
     _replace(store, replace(found, tags=tags), version)
 

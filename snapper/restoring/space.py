@@ -27,7 +27,9 @@ class Space:
     _promised: dict[int, _Promised] = field(default_factory=dict)
 
     def reserve(self, directory: Path, layers: Iterable[Layer]) -> None:
-        """Promises room for these layers below the directory, which is there; raises InsufficientSpace where it is short."""
+        """Promises room for these layers below the directory, which is there; raises InsufficientSpace where it is
+        short.
+        """
         size = files = 0
         for layer in layers:
             size, files = size + layer.diff_size, files + layer.members

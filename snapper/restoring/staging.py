@@ -120,7 +120,8 @@ class Staging:
 def staging_directory(target: Path) -> Iterator[Staging]:
     """Gives an empty, private directory beside the target, which is gone at the end unless it was swapped in.
 
-    Raises TargetLocked where another process stages the same target, PermissionDenied, InsufficientSpace, FileOperationFailed.
+    Raises TargetLocked where another process stages the same target, PermissionDenied, InsufficientSpace,
+    FileOperationFailed.
     """
     holder = _holder(target)
     with _reporting(target.parent):
@@ -175,7 +176,8 @@ def _holder(target: Path) -> Path:
 
 @contextmanager
 def _opened(holder: Path) -> Iterator[int]:
-    """The holder's descriptor. Raises TargetOccupied where it leads elsewhere, or is of a user who can do nothing to the
+    """The holder's descriptor. Raises TargetOccupied where it leads elsewhere, or is of a user who can do nothing to
+    the
     directory above: who made it so could have things removed there, and put others in the place of what is built.
     """
     planted = TargetOccupied(str(holder), "it is not a directory of yours", "Remove it, then run this again.")
@@ -194,7 +196,9 @@ def _opened(holder: Path) -> Iterator[int]:
 
 
 def _locked(holder: Path, what: str) -> int:
-    """The lock, which is on a file because NFS shares none of directories between machines; raises TargetLocked, TargetOccupied."""
+    """The lock, which is on a file because NFS shares none of directories between machines; raises TargetLocked,
+    TargetOccupied.
+    """
     file = holder / _LOCK
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:

@@ -63,7 +63,8 @@ class RestoreTarget:
 def inspect_target(
     store: Store, wanted: RestoreRequest, found: Ref, prefix: Path, *, again: bool = False
 ) -> RestoreTarget:
-    """How the environment stands at the prefix, and that nothing there would be lost; raises TargetOccupied, NotInStore,
+    """How the environment stands at the prefix, and that nothing there would be lost; raises TargetOccupied,
+    NotInStore,
     Usage.
     """
     snapshot_id = resolve_in_ref(found, wanted.reference, store)
@@ -74,7 +75,9 @@ def inspect_target(
 
 
 def choose_prefix(found: Ref, wanted: RestoreRequest, taken: Collection[Path] = ()) -> Path:
-    """The prefix that the environment is restored to, where others go to those that are `taken`; raises NoTargetDirectory."""
+    """The prefix that the environment is restored to, where others go to those that are `taken`; raises
+    NoTargetDirectory.
+    """
     origin = found.latest.prefix
     if wanted.prefix:
         prefix = wanted.prefix

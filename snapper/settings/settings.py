@@ -98,7 +98,8 @@ def explain_settings() -> SettingsOverview:
 
 
 def explain_setting(key: str) -> Setting:
-    """That setting with its origin, whatever is wrong with others; raises UsageError where there is none of that name, and
+    """That setting with its origin, whatever is wrong with others; raises UsageError where there is none of that
+    name, and
     what `load` raises of this one and of the file.
     """
     check_key(key)
