@@ -1,4 +1,4 @@
-"""What networks and servers do: it ends in the right result, or in one clear sentence, and never in a wrong file."""
+"""Failures of networks and servers: each ends in the right result or in one clear message, never in a wrong file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -22,7 +23,8 @@ from botocore.exceptions import ClientError
 from snapper.errors import SnapperError, StoreRefused, StoreUnreachable
 from snapper.process.identity import format_utc
 from snapper.store import Store, VersionMismatch, open_store
-from snapper.store.s3 import S3Store, client, parse, transfer
+from snapper.store.s3 import S3Store, client, download, parse_url
+from snapper.store.s3 import store as s3_store
 from tests.conftest import Instance, Outcome, tree_of
 from tests.support.faulty import Fault, Proxy
 from tests.support.jupyter import kernels_dir
@@ -31,6 +33,9 @@ from tests.support.s3server import S3Server
 from tests.test_kernels import add_kernel
 
 LAYER = "/layers/"
+
+#: Size of a large object, in bytes: it is read in several ranges, and written with one request all the same.
+LARGE = 4 * download.RANGE_SIZE + 1
 
 
 def gets(part: str) -> Callable[[str, str], bool]:
@@ -43,54 +48,54 @@ def puts(part: str) -> Callable[[str, str], bool]:
 
 @pytest.fixture
 def one(new_instance: Callable[[str], Instance], proxy: Proxy) -> Instance:
-    """An instance whose way to the server is through the proxy."""
+    """An instance that reaches the server through the proxy."""
     return new_instance("one").having(AWS_ENDPOINT_URL_S3=proxy.endpoint)
 
 
 @pytest.fixture
 def store(s3_server: S3Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    """A store in this process, behind the proxy, with little patience."""
+    """A store in this process, behind the proxy, with a short timeout."""
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(client, "READ_TIMEOUT", 2)
     return open_store(s3_server.url(secrets.token_hex(8), endpoint=proxy.endpoint), create=True)
 
 
-def test_a_restore_on_a_bad_day(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
-    """Each layer is first reset, cut, altered or refused, and so are snapshot, entry and marker."""
+def test_restore_succeeds_despite_failing_responses(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
+    """The first response for each layer is reset, cut, altered or refused; others are altered or refused."""
     prefix = make_data(one.envs / "work")
-    (prefix / "big.bin").write_bytes(secrets.token_bytes(3 * transfer.PART))
+    (prefix / "big.bin").write_bytes(secrets.token_bytes(3 * download.RANGE_SIZE))
     packed = one.done("pack", "work")
 
-    def every(share: int) -> Callable[[str, str], bool]:
+    def quarter(number: int) -> Callable[[str, str], bool]:
         def meets(method: str, path: str) -> bool:
             name = re.search(r"/layers/../([0-9a-f]{2})", path)
-            return method == "GET" and bool(name) and int(name[1], 16) % 4 == share if name else False
+            return method == "GET" and name is not None and int(name[1], 16) % 4 == number
 
         return meets
 
     proxy.faults = [
-        Fault("reset", every(0)),
-        Fault("cut", every(1), times=2),
-        Fault("altered", every(2), times=2),
-        Fault("refused", every(3), times=2, code="SlowDown"),
+        Fault("reset", quarter(0)),
+        Fault("cut", quarter(1), times=2),
+        Fault("altered", quarter(2), times=2),
+        Fault("refused", quarter(3), times=2, code="SlowDown"),
         Fault("altered", gets("/snapshots/")),
         Fault("altered", gets("/pages/"), times=2),
         Fault("altered", gets("/environments/")),
         Fault("refused", gets("snapper.json"), code="InternalError"),
     ]
-    place = tmp_path / "restored"
-    (restored,) = one.done("restore", "work", "--prefix", place)["restored"]
+    target = tmp_path / "restored"
+    (restored,) = one.done("restore", "work", "--prefix", target)["restored"]
     assert restored["snapshot"] == packed["snapshot"]
     assert proxy.happened > packed["layers"] / 2
-    assert {path: found for path, found in tree_of(place).items() if "conda-meta" not in path}.keys() == {
+    assert {path for path in tree_of(target) if "conda-meta" not in path} == {
         path for path in tree_of(prefix) if "conda-meta" not in path
     }
-    assert (place / "big.bin").read_bytes() == (prefix / "big.bin").read_bytes()
+    assert (target / "big.bin").read_bytes() == (prefix / "big.bin").read_bytes()
 
 
-def test_a_pack_on_a_bad_day(one: Instance, proxy: Proxy) -> None:
-    """Answers are lost after the server has done what was asked: nobody takes that for somebody else's doing."""
+def test_pack_is_no_conflict_with_itself_when_responses_are_lost(one: Instance, proxy: Proxy) -> None:
+    """Responses are lost after the server has written: that is not mistaken for another instance's write."""
     make_data(one.envs / "work")
     proxy.faults = [
         Fault("lost", puts(LAYER)),
@@ -108,8 +113,10 @@ def test_a_pack_on_a_bad_day(one: Instance, proxy: Proxy) -> None:
     assert len(one.done("log", "work")["steps"]) == 2
 
 
-def test_a_store_that_is_gone_before_it_is_listed(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
-    """It opens, and then does not say what is in it: without a cache that knows, that is not nothing."""
+def test_failing_to_list_the_store_is_not_taken_for_an_empty_store(
+    one: Instance, proxy: Proxy, tmp_path: Path
+) -> None:
+    """The store opens, but listing it fails: restore what the cache has, or fail if there is no cache."""
     cache = tmp_path / "cache"
     one = one.having(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
     add_kernel(make_data(one.envs / "work"), "text", argv=["true"], display_name="text", language="text")
@@ -126,15 +133,17 @@ def test_a_store_that_is_gone_before_it_is_listed(one: Instance, proxy: Proxy, t
         return outcome
 
     known = without_listing()
-    assert (known.code, [each["environment"] for each in known.json["restored"]]) == (3, ["work"])
+    assert (known.code, [env["environment"] for env in known.json["restored"]]) == (3, ["work"])
     shutil.rmtree(cache)
     for variables in ({}, {"SNAPPER_CACHE": "/proc/nowhere"}):
         unknown = without_listing(**variables)
         assert (unknown.code, unknown.json["error"]["type"]) == (13, "StoreUnreachable")
 
 
-def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_path: Path) -> None:
-    """It opens and says what is in it, and then nothing any more: what the cache has of that is restored."""
+def test_cache_is_used_when_the_store_goes_offline_during_a_restore(
+    one: Instance, proxy: Proxy, tmp_path: Path
+) -> None:
+    """The store opens and is listed, then every request fails."""
     cache = tmp_path / "cache"
     one = one.having(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
     names = ("work", "other")
@@ -143,7 +152,7 @@ def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_p
         (make_data(one.envs / name) / "notes.txt").write_text(name)
         one.done("pack", name)
 
-    def away_after(requests: int) -> Outcome:
+    def offline_after(requests: int) -> Outcome:
         for name in names:
             shutil.rmtree(one.envs / name, ignore_errors=True)
         proxy.faults = [Fault("refused", lambda *_: True, times=99, after=requests, code="SlowDown")]
@@ -151,24 +160,26 @@ def test_a_store_that_goes_away_in_the_middle(one: Instance, proxy: Proxy, tmp_p
         proxy.faults = []
         return outcome
 
-    for requests in (2, 5):  # the marker and the listing; then the entries, and one of them once more
-        outcome = away_after(requests)
+    for requests in (2, 5):  # after marker and listing; after reading the entries too, one of them twice
+        outcome = offline_after(requests)
         assert outcome.code == 3, (requests, outcome)
-        assert {each["environment"] for each in outcome.json["restored"]} == set(names)
+        assert {env["environment"] for env in outcome.json["restored"]} == set(names)
         kept = [file.stat().st_mtime for file in cache.glob("*/environments/*.json")]
         assert outcome.json["store_last_seen"] == format_utc(min(kept))
 
     for file in set(cache.rglob("*.zst")) - before:
         file.unlink()
-    outcome = away_after(3)
+    outcome = offline_after(3)
     assert outcome.code == 13, outcome
-    assert [each["environment"] for each in outcome.json["restored"]] == ["work"]
-    assert [each["type"] for each in outcome.json["failed"]] == ["StoreUnreachable"]
+    assert [env["environment"] for env in outcome.json["restored"]] == ["work"]
+    assert [failure["type"] for failure in outcome.json["failed"]] == ["StoreUnreachable"]
     assert outcome.json["store_last_seen"]
 
 
-def test_an_answer_that_is_lost_before_a_conflict(store: Store, proxy: Proxy) -> None:
-    """The first try had its effect, the second met another request, and the third finds the first one's bytes."""
+def test_replace_recognizes_its_own_write_after_a_lost_response_and_a_conflict(
+    store: Store, proxy: Proxy
+) -> None:
+    """The first attempt succeeds unnoticed, the second conflicts, and the third finds the first one's content."""
     entry = "environments/work.json"
     proxy.faults = [
         Fault("lost", puts(entry)),
@@ -180,11 +191,11 @@ def test_an_answer_that_is_lost_before_a_conflict(store: Store, proxy: Proxy) ->
     assert data == b"one"
     store.replace(entry, b"two", version)
     proxy.faults = [Fault("refused", puts(entry), code="ConditionalRequestConflict")]
-    with pytest.raises(VersionMismatch):  # the bytes are the same, but nothing of ours has had an effect
+    with pytest.raises(VersionMismatch):  # the content is the same, but this call did not write it
         store.replace(entry, b"two", version)
 
 
-def test_a_race_that_is_lost_at_the_last_moment(
+def test_pack_reports_a_conflict_at_the_last_moment(
     one: Instance,
     proxy: Proxy,
     s3_server: S3Server,
@@ -214,18 +225,18 @@ def test_a_race_that_is_lost_at_the_last_moment(
     assert "somebody.else@" in outcome.json["error"]["message"]
 
 
-ENDS = {
+PERMANENT_FAILURES = {
     "expired": (Fault("refused", gets(LAYER), times=99, after=2, code="ExpiredToken"), 13, "have expired"),
     "skewed": (Fault("refused", gets(""), times=99, code="RequestTimeTooSkewed"), 13, "clock"),
     "altered for good": (Fault("altered", gets(LAYER), times=99, after=1), 12, "is damaged"),
-    "broken for good": (Fault("reset", gets(LAYER), times=99, after=1), 13, "breaks off"),
+    "broken for good": (Fault("reset", gets(LAYER), times=99, after=1), 13, "keeps breaking"),
     "busy for good": (Fault("refused", gets(LAYER), times=99, code="SlowDown"), 13, "too busy"),
 }
 
 
-@pytest.mark.parametrize("case", ENDS)
-def test_what_does_not_pass_ends_in_a_sentence(case: str, one: Instance, proxy: Proxy) -> None:
-    fault, code, words = ENDS[case]
+@pytest.mark.parametrize("case", PERMANENT_FAILURES)
+def test_permanent_failures_end_in_one_message(case: str, one: Instance, proxy: Proxy) -> None:
+    fault, code, words = PERMANENT_FAILURES[case]
     make_data(one.envs / "work")
     one.done("pack", "work")
     shutil.rmtree(one.envs / "work")
@@ -239,58 +250,93 @@ def test_what_does_not_pass_ends_in_a_sentence(case: str, one: Instance, proxy: 
     assert list(one.envs.iterdir()) == []
 
 
-def test_stalls_are_noticed(
+def test_stalled_responses_time_out_and_continue(
     store: Store, proxy: Proxy, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also in the middle of one of several parts: what came before is not fetched again."""
-    data = secrets.token_bytes(2 * transfer.PART + 1_000_000)
+    """This includes one of several ranges: what came before is not requested again."""
+    data = secrets.token_bytes(2 * download.RANGE_SIZE + 1_000_000)
     name = hashlib.sha256(data).hexdigest()
     layer, entry = f"layers/{name[:2]}/{name}.tar.zst", "environments/work.json"
     for key in (layer, entry):
-        where = store._named(key)  # type: ignore[attr-defined]
+        where = store._object(key)  # type: ignore[attr-defined]
         s3_server.client().put_object(**where, Body=data)
     ranges: list[str] = []
     proxy.faults = [Fault("stalled", gets(name), times=3), Fault("stalled", gets(entry))]
     proxy.before = lambda method, path: ranges.append(path)
     assert store.read(layer) == data
-    assert len(ranges) >= 6  # more, where a slow machine takes for a stall what is none
+    assert len(ranges) >= 6  # more if responses time out on a slow machine
     assert store.read_versioned(entry)[0] == data
     assert proxy.happened == 4
-    monkeypatch.setattr(transfer, "_MOST_BREAKS", 2)
+    monkeypatch.setattr(download, "_MAX_FAILURES", 2)
     proxy.faults = [Fault("stalled", gets(entry), times=99)]
     with pytest.raises(StoreUnreachable) as caught:
         store.read(entry)
-    assert re.search("in time|breaks off", caught.value.message)
+    assert re.search("in time|keeps breaking", caught.value.message)
 
 
-def test_parts_that_are_lost_on_the_way_up(store: Store, proxy: Proxy, s3_server: S3Server) -> None:
-    data = secrets.token_bytes(transfer.LARGEST_WHOLE + 1)
-    proxy.faults = [
-        Fault("lost", puts("partNumber")),
-        Fault("refused", puts("partNumber=2"), code="SlowDown"),
-        Fault("lost", lambda method, path: method == "POST" and "uploadId" in path),
-    ]
-    store.put("layers/aa/large.tar.zst", data)
-    assert store.read("layers/aa/large.tar.zst") == data
-    proxy.faults = [Fault("refused", puts("partNumber=3"), times=99, code="ExpiredToken")]
-    with pytest.raises(SnapperError) as caught:
-        store.put("layers/aa/never.tar.zst", data)
-    assert "expired" in caught.value.message
-    assert store.size("layers/aa/never.tar.zst") is None
+def test_large_objects_are_written_with_one_request(store: Store, proxy: Proxy, s3_server: S3Server) -> None:
+    """It is repeated if that is worth it, and leaves nothing behind if it fails."""
+    data, key = secrets.token_bytes(LARGE), "layers/aa/large.tar.zst"
+    proxy.requests.clear()
+    assert store.put(key, data)
+    assert [request.method for request in proxy.requests] == ["HEAD", "PUT"]
+    assert store.read(key) == data
+    store.delete(key)
+    proxy.faults = [Fault("lost", puts(key)), Fault("refused", puts(key), code="SlowDown")]
+    assert store.put(key, data)
+    assert proxy.happened == 2
+    assert store.read(key) == data
+
+    never = "layers/aa/never.tar.zst"
+    proxy.faults = [Fault("refused", puts(never), times=99, code="ExpiredToken")]
+    with pytest.raises(SnapperError, match="expired"):
+        store.put(never, data)
+    assert store.size(never) is None
     proxy.faults = [Fault("refused", lambda _method, _path: True, times=99, code="ExpiredToken")]
-    with pytest.raises(SnapperError) as caught:
-        store.size("layers/aa/never.tar.zst")
-    assert "expired" in caught.value.message
+    with pytest.raises(SnapperError, match="expired"):
+        store.size(never)
     proxy.faults = []
-    uploads = s3_server.client().list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
-    assert [each for each in uploads if "never" in each["Key"]] == []
+    assert not [key for key in store.keys("layers/") if "never" in key]
 
 
-# --- what boto3 is told by the URL ------------------------------------------------------------------------
+def test_slow_connections_do_not_limit_the_size_of_objects(
+    store: Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timeouts are for the next bytes to be sent, not for all of them."""
+    monkeypatch.setattr(client, "CONNECT_TIMEOUT", 1)
+    patient = S3Store(
+        parse_url(f"{store.url}&StorageClass=STANDARD")
+    )  # another location has a client of its own
+    data = secrets.token_bytes(LARGE)
+    proxy.faults = [Fault("slow", puts(LAYER), times=99)]
+    assert patient.put("layers/aa/large.tar.zst", data)
+    assert proxy.happened == 1
+    assert store.read("layers/aa/large.tar.zst") == data
 
 
-def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
-    """The bucket's owner and who pays with all, encryption and class with those that make an object."""
+def test_sweep_aborts_old_multipart_uploads(
+    store: Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = store._object("layers/aa/large.tar.zst")  # type: ignore[attr-defined]
+    s3_server.client().create_multipart_upload(**request)
+
+    def uploads() -> list[str]:
+        uploads = s3_server.client().list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
+        return [upload["Key"] for upload in uploads if upload["Key"] == request["Key"]]
+
+    assert store.sweep() == 0
+    assert uploads() == [request["Key"]]
+    monkeypatch.setattr(s3_store, "_ABANDONED", timedelta(seconds=-60))
+    assert store.sweep() == 1
+    assert uploads() == []
+    assert store.sweep() == 0
+
+
+# --- options in the URL -----------------------------------------------------------------------------------
+
+
+def test_options_of_the_url_become_request_parameters(store: Store, proxy: Proxy) -> None:
+    """ExpectedBucketOwner and RequestPayer go with all requests, the others with those that write objects."""
     always = {"ExpectedBucketOwner": "123456789012", "RequestPayer": "requester"}
     written = {
         "ServerSideEncryption": "aws:kms",
@@ -309,10 +355,10 @@ def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
 
     def with_options(options: dict[str, str]) -> Store:
         proxy.requests.clear()
-        return S3Store(parse(f"{store.url}&{urlencode(options)}"))
+        return S3Store(parse_url(f"{store.url}&{urlencode(options)}"))
 
     owned = with_options(always)
-    large = secrets.token_bytes(transfer.LARGEST_WHOLE + 1)
+    large = secrets.token_bytes(LARGE)
     for key, data in (("layers/aa/small", b"small"), ("layers/aa/large", large)):
         assert owned.put(key, data)
         assert owned.read(key) == data
@@ -321,27 +367,29 @@ def test_options_go_with_requests(store: Store, proxy: Proxy) -> None:
     owned.others()
     owned.sweep()
     owned.delete("layers/aa/small")
-    assert {each.method for each in proxy.requests} == {"HEAD", "GET", "PUT", "POST", "DELETE"}
-    for each in proxy.requests:
-        assert each.headers["x-amz-expected-bucket-owner"] == "123456789012", each
-        assert each.headers["x-amz-request-payer"] == "requester", each
+    assert {request.method for request in proxy.requests} == {"HEAD", "GET", "PUT", "DELETE"}
+    for request in proxy.requests:
+        assert request.headers["x-amz-expected-bucket-owner"] == "123456789012", request
+        assert request.headers["x-amz-request-payer"] == "requester", request
 
     encrypted = with_options(written)
-    proxy.faults = [Fault("refused", lambda *_: True, times=9, code="AccessDenied")]  # it has no such keys
+    proxy.faults = [
+        Fault("refused", lambda *_: True, times=9, code="AccessDenied")
+    ]  # SeaweedFS has no such KMS key
     for data in (b"small", large):
         with pytest.raises(StoreRefused):
             encrypted.replace("environments/work.json", data, None)
-    for each in proxy.requests:
-        assert headers.items() <= each.headers.items(), each
-    assert [each.method for each in proxy.requests] == ["PUT", "POST"]
+    for request in proxy.requests:
+        assert headers.items() <= request.headers.items(), request
+    assert [request.method for request in proxy.requests] == ["PUT", "PUT"]
 
 
-# --- what is wrong from the start -------------------------------------------------------------------------
+# --- wrong settings and missing permissions ---------------------------------------------------------------
 
 
 @contextmanager
 def web_server(page: bytes = b"") -> Iterator[str]:
-    """What answers HTTP, and is not S3; whatever it is asked, with the page if there is one."""
+    """Run a web server that does not speak S3; it answers all GET requests with the page, if one is given."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -366,7 +414,7 @@ def web_server(page: bytes = b"") -> Iterator[str]:
         server.server_close()
 
 
-def test_what_is_wrong_is_said(
+def test_wrong_settings_are_reported_with_a_hint(
     new_instance: Callable[[str], Instance],
     s3_server: S3Server,
     proxy: Proxy,
@@ -378,11 +426,11 @@ def test_what_is_wrong_is_said(
     with web_server() as web, web_server(b"<html><body>Sign in</body></html>") as portal:
         cases: list[tuple[str, str, dict[str, str], list[Fault]]] = [
             ("there is no bucket", "s3://no-such-bucket/x", {}, []),
-            ("cannot name a bucket", "s3://No_Bucket!/x", {}, []),
+            ("not a valid bucket name", "s3://No_Bucket!/x", {}, []),
             ("it does not exist", f"{url}/nothing", {}, []),
-            ("no credentials", url, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, []),
+            ("no AWS credentials", url, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, []),
             ("does not know these credentials", url, {"AWS_ACCESS_KEY_ID": "nobody"}, []),
-            ("secret key does not fit", url, {"AWS_SECRET_ACCESS_KEY": "wrong"}, []),
+            ("secret key does not match", url, {"AWS_SECRET_ACCESS_KEY": "wrong"}, []),
             ("s3:GetObject", url, s3_server.variables("outsider"), []),
             ("another region, eu-central-1", url, {"AWS_ENDPOINT_URL_S3": proxy.endpoint}, elsewhere),
             ("nothing answers", url, {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, []),
@@ -402,11 +450,11 @@ def test_what_is_wrong_is_said(
             assert outcome.code == 13, (words, outcome)
             assert words in error["message"], (words, error)
             assert error["hint"], (words, error)
-            assert not re.search(r"https?://[^/ ]+/", error["message"]), error  # where they go is enough
+            assert not re.search(r"https?://[^/ ]+/", error["message"]), error  # the host says enough
             assert "\n" not in error["message"]
 
 
-def test_permissions_decide_what_a_user_can_do(
+def test_users_can_do_what_their_permissions_allow(
     new_instance: Callable[[str], Instance],
     s3_server: S3Server,
     tmp_path: Path,
@@ -428,11 +476,11 @@ def test_permissions_decide_what_a_user_can_do(
     blind.done("restore", "work", "--envs-dir", blind.envs)
     shown = blind.snapper("status", "--json")
     assert shown.code == 3, shown
-    assert [each["condition"] for each in shown.json["environments"]] == ["unchanged"]
+    assert [env["condition"] for env in shown.json["environments"]] == ["unchanged"]
     assert "s3:ListBucket" in shown.json["store_error"]["message"]
 
 
-def test_doctor_tries_each_permission(
+def test_doctor_reports_each_permission(
     new_instance: Callable[[str], Instance], s3_server: S3Server, url: str, tmp_path: Path
 ) -> None:
     admin = new_instance("admin")
@@ -441,30 +489,30 @@ def test_doctor_tries_each_permission(
     directory = tmp_path / "volume"
     admin.done("pack", "work", "--store", directory)
 
-    def said(user: str, store: str) -> list[str]:
+    def details_for(user: str, store: str) -> list[str]:
         outcome = (
             new_instance(secrets.token_hex(4))
             .having(**s3_server.variables(user))
             .snapper("doctor", "--store", store, "--json")
         )
         assert outcome.code in (0, 3), outcome
-        return [each["detail"] for each in outcome.json["findings"]]
+        return [finding["detail"] for finding in outcome.json["findings"]]
 
-    assert f"this user can be an administrator of {url}" in said("admin", url)
-    assert f"this user can be an administrator of {directory}" in said("admin", str(directory))
-    details = said("reader", url)
+    assert f"this user can be an administrator of {url}" in details_for("admin", url)
+    assert f"this user can be an administrator of {directory}" in details_for("admin", str(directory))
+    details = details_for("reader", url)
     assert f"this user can be a reader of {url}" in details
-    assert any("s3:PutObject" in each for each in details)
-    assert any("s3:ListBucket" in each for each in said("blind", url))
-    assert f"this user can be an administrator of {url}/new" in said("admin", f"{url}/new")
-    assert any("s3:PutObject" in each for each in said("reader", f"{url}/newer"))
-    assert any("each restore reads all of it from S3" in each for each in details)
+    assert any("s3:PutObject" in detail for detail in details)
+    assert any("s3:ListBucket" in detail for detail in details_for("blind", url))
+    assert f"this user can be an administrator of {url}/new" in details_for("admin", f"{url}/new")
+    assert any("s3:PutObject" in detail for detail in details_for("reader", f"{url}/newer"))
+    assert any("each restore reads all of it from S3" in detail for detail in details)
     prefix = url.removeprefix(f"s3://{s3_server.bucket}/")
     left = s3_server.client().list_objects_v2(Bucket=s3_server.bucket, Prefix=prefix)["Contents"]
-    assert [each["Key"] for each in left if "doctor" in each["Key"]] == []
+    assert [item["Key"] for item in left if "doctor" in item["Key"]] == []
 
 
-def test_a_publisher_overwrites_no_layer(
+def test_publisher_does_not_overwrite_layers(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
@@ -473,16 +521,16 @@ def test_a_publisher_overwrites_no_layer(
     open_store(s3_server.url(prefix), create=True)
     publisher = open_store(s3_server.url(prefix, "publisher"))
     key = "layers/ab/object.tar.zst"
-    for size in (100, 1_000_000, transfer.LARGEST_WHOLE + 1):
+    for size in (100, 1_000_000, LARGE):
         assert publisher.put(f"{key}{size}", b"a" * size)
         assert not publisher.put(f"{key}{size}", b"b" * size)
         assert publisher.read(f"{key}{size}") == b"a" * size
 
 
-def test_what_is_written_over_stays_in_a_bucket_with_object_lock(
+def test_object_lock_keeps_overwritten_layers(
     s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Whatever program did it: the server enforces that, and snapper works in such a bucket."""
+    """The server enforces this for all programs, and snapper works in such a bucket."""
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
     monkeypatch.setenv("HOME", str(tmp_path))
     server = replace(s3_server, bucket=f"locked-{secrets.token_hex(4)}")

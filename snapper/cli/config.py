@@ -107,7 +107,7 @@ def _check_url(url: str) -> None:
     from snapper.store import s3
 
     try:
-        s3.parse(url)
+        s3.parse_url(url)
     except NotAStore as error:
         raise UsageError(error.message, error.hint) from None
 

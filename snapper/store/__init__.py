@@ -86,10 +86,10 @@ def uncached(store: Store) -> Store:
 def _s3(url: str) -> Store:
     from snapper.store import s3  # noqa: PLC0415 - boto3 is slow to import
 
-    store, settings = s3.S3Store(s3.parse(url)), load_settings()
+    store, settings = s3.S3Store(s3.parse_url(url)), load_settings()
     if settings.cache is None:
         return store
-    name = f"{store.place.bucket}-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
+    name = f"{store.location.bucket}-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
     cached = CachedStore(store, settings.cache, name, settings.cache_size)
     cached.make()
     return cached

@@ -1,76 +1,86 @@
-"""What S3 is spoken to with: one client for each process, since connections must not be shared across a fork."""
+"""boto3 clients, one per location and process: connections must not be shared across a fork."""
 
 from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3.session
+import botocore.session
 from botocore.config import Config
 
-from snapper.store.s3.place import Place
-from snapper.store.s3.reader import Reader
+from snapper.store.s3.location import S3Location
 
-#: Seconds until a connection that is not made, or over which nothing comes, is given up and tried again.
+#: Seconds to wait for a connection, and for data on an open one, before the request is retried.
 CONNECT_TIMEOUT = 5
 READ_TIMEOUT = 15
 
-#: How often a request is tried in all, with growing and random pauses, where the user's settings do not say.
-_ATTEMPTS = 5
+#: Attempts per request, the first included, unless the user's AWS settings say otherwise.
+_MAX_ATTEMPTS = 5
 
-#: Connections of a process: layers in several parts, several at once.
-CONNECTIONS = 16
+#: Connections per process: several layers are transferred at the same time, each in several ranges.
+_MAX_CONNECTIONS = 16
 
 
-class _Clients:
-    """The sessions and clients of this process. A session goes through a fork, which saves reading S3's
-    description again; a client does not."""
+class _Session(NamedTuple):
+    session: boto3.session.Session
+    retries: dict[str, Any]
+
+
+class _ProcessState:
+    """The sessions and clients of this process.
+
+    Sessions survive a fork, which saves loading S3's service description again; clients do not.
+    """
 
     def __init__(self) -> None:
-        self.sessions: dict[tuple[tuple[str, str], ...], boto3.session.Session] = {}
-        self.begin()
+        self.sessions: dict[tuple[tuple[str, str], ...], _Session] = {}
+        self.reset()
 
-    def begin(self) -> None:
-        self.readers: dict[Place, Reader] = {}
+    def reset(self) -> None:
+        self.clients: dict[S3Location, Any] = {}
         self.lock = threading.Lock()
 
 
-_known = _Clients()
-os.register_at_fork(after_in_child=_known.begin)
+_state = _ProcessState()
+os.register_at_fork(after_in_child=_state.reset)
 
 
-def reader_for(place: Place) -> Reader:
-    """This process's client for the place, and what reads by it; raises what boto3 raises."""
-    with _known.lock:
-        if place not in _known.readers:
-            _known.readers[place] = _make(place)
-        return _known.readers[place]
+def client_for(location: S3Location) -> Any:
+    """Return this process's client for the location. Raise what boto3 raises."""
+    with _state.lock:
+        if location not in _state.clients:
+            _state.clients[location] = _create_client(location)
+        return _state.clients[location]
 
 
-def _make(place: Place) -> Reader:
-    options = place.session_options
+def _create_client(location: S3Location) -> Any:
+    options = location.session_options
     key = tuple(sorted(options.items()))
-    session = _known.sessions.get(key) or boto3.session.Session(**options)
-    _known.sessions[key] = session
-    settings = Config(
+    if key not in _state.sessions:
+        _state.sessions[key] = _create_session(options)
+    session, retries = _state.sessions[key]
+    config = Config(
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=READ_TIMEOUT,
-        max_pool_connections=CONNECTIONS,
-        retries=_retries(session),
-        # Layers have a checksum of their own, which is sent with them and looked at by who reads them.
+        max_pool_connections=_MAX_CONNECTIONS,
+        retries=retries,
+        # Objects are sent with their SHA-256 and verified by those who read them: no need for boto3's CRC.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     region = session.region_name or "us-east-1"
-    client = session.client("s3", region_name=region, config=settings, **place.client_options)
-    return Reader(client, session._session.get_config_variable("ca_bundle"))
+    return session.client("s3", region_name=region, config=config, **location.client_options)
 
 
-def _retries(session: boto3.session.Session) -> dict[str, Any]:
-    core = session._session
-    mode, attempts = core.get_config_variable("retry_mode"), core.get_config_variable("max_attempts")
-    return {
+def _create_session(options: dict[str, str]) -> _Session:
+    """Create a session with the user's retry settings, which default to five attempts in standard mode."""
+    settings = botocore.session.Session()  # to read settings from: boto3's session cannot
+    session = boto3.session.Session(botocore_session=settings, **options)
+    mode, attempts = settings.get_config_variable("retry_mode"), settings.get_config_variable("max_attempts")
+    retries = {
         "mode": "standard" if mode in (None, "legacy") else mode,
-        "total_max_attempts": attempts or _ATTEMPTS,
+        "total_max_attempts": attempts or _MAX_ATTEMPTS,
     }
+    return _Session(session, retries)

@@ -1,11 +1,13 @@
-"""The objects of a store at an S3 prefix.
+"""Store at an S3 prefix.
 
-Immutable objects are put if there is none (`If-None-Match: *`), mutable ones replaced if they are as they were seen
-(`If-Match`); S3 is asked to check what it gets by its SHA-256. An ETag is a version and nothing else.
+Immutable objects are written only if they do not exist (`If-None-Match: *`), mutable ones only if they are unchanged
+since they were read (`If-Match`). S3 verifies the SHA-256 of what it receives. ETags serve as versions, never as
+checksums.
 """
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import time
@@ -14,63 +16,72 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
 from snapper.errors import NotInStore
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import ObjectInfo, VersionMismatch, digest_in
-from snapper.store.s3 import transfer
-from snapper.store.s3.client import reader_for
-from snapper.store.s3.place import Place
-from snapper.store.s3.reader import Reader, version_in
-from snapper.store.s3.refusals import code_of, reporting, status_of, was_retried
+from snapper.store.s3 import download
+from snapper.store.s3.client import client_for
+from snapper.store.s3.errors import code_of, etag_of, mapped_errors, status_of, was_retried
+from snapper.store.s3.location import S3Location
 
-T = TypeVar("T")
+#: Ask whether an object exists before sending it if it has at least this size, in bytes. For smaller ones, which are
+#: usually new, asking takes as long as sending.
+_CHECK_FIRST = 4 * 1024 * 1024
 
-#: Objects from this size on, in bytes, are looked for before they are sent: most are not there, and to look takes as
-#: long as to send some.
-_WORTH_LOOKING = 4 * 1024 * 1024
+#: Send objects of at least this size, in bytes, as a stream. Python allows one timeout for sending a `bytes` body on an
+#: unencrypted connection, however long it is, but one for each block of a stream.
+_STREAM = 1024 * 1024
 
-#: How often a write is tried again that S3 refused only because of another one at the same moment.
-_MOST_CONFLICTS = 8
+#: Attempts to write an object while S3 reports that another write to it is in progress.
+_MAX_CONFLICTS = 8
 
-_TYPES = {"json": "application/json", "zst": "application/zstd"}
+#: Age at which a multipart upload counts as abandoned.
+_ABANDONED = timedelta(days=1)
+
+_CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
+
+
+class _Head(NamedTuple):
+    size: int
+    etag: str
 
 
 @dataclass(frozen=True)
 class S3Store:
-    """Objects are those of a bucket, at the prefix and their key."""
+    """A store whose objects are those of a bucket, at the location's prefix followed by their key."""
 
-    place: Place
+    location: S3Location
 
     @property
     def url(self) -> str:
-        return self.place.url
+        return self.location.url
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        with reporting(self.place, key, "read"):
+        with mapped_errors(self.location, key, "read"):
             if digest_in(key):
-                return transfer.fetch(self._reader, self._named(key), limit)
-            return transfer.fetch_checked(self._client, self._named(key), limit)[0]
+                return download.read(self._client, self._object(key), limit)
+            return download.read_verified(self._client, self._object(key), limit)[0]
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        with reporting(self.place, key, "read"):
-            return transfer.fetch_checked(self._client, self._named(key), LARGEST_OBJECT)
+        with mapped_errors(self.location, key, "read"):
+            return download.read_verified(self._client, self._object(key), LARGEST_OBJECT)
 
     def size(self, key: str) -> int | None:
-        found = self._head(key)
-        return found and found[0]
+        head = self._head(key)
+        return head and head.size
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
-        if len(data) >= _WORTH_LOOKING and self.size(key) == len(data):
+        if len(data) >= _CHECK_FIRST and self.size(key) == len(data):
             return False
         if self._write(key, data, {"IfNoneMatch": "*"}):
             return True
-        found = self._head(key)
-        if found and found[0] != len(data):  # it came here in part, some other way than ours
-            return self._write(key, data, {"IfMatch": found[1]})
+        head = self._head(key)
+        if head and head.size != len(data):  # an incomplete copy that another program made
+            return self._write(key, data, {"IfMatch": head.etag})
         return False
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
@@ -81,128 +92,128 @@ class S3Store:
             raise VersionMismatch
 
     def keys(self, prefix: str) -> Iterator[str]:
-        return (found.key for found in self.entries(prefix))
+        return (entry.key for entry in self.entries(prefix))
 
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
-        top = self.place.prefix
-        with reporting(self.place, prefix, "list"):
+        top = self.location.prefix
+        with mapped_errors(self.location, prefix, "list"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.place.bucket, Prefix=top + prefix, **self.place.request_options
+                **self._bucket, Prefix=top + prefix
             )
-            found = [
-                ObjectInfo(each["Key"][len(top) :], each["Size"], each["LastModified"].timestamp())
+            entries = [
+                ObjectInfo(entry["Key"][len(top) :], entry["Size"], entry["LastModified"].timestamp())
                 for page in pages
-                for each in page.get("Contents", ())
-                if not each["Key"].endswith("/")
+                for entry in page.get("Contents", ())
+                if not entry["Key"].endswith("/")
             ]
-        return iter(sorted(found))
+        return iter(sorted(entries))
 
     def delete(self, key: str, version: str | None = None) -> bool:
-        found = self._head(key)
-        if found and version is not None and found[1] != version:
+        head = self._head(key)
+        if head and version is not None and head.etag != version:
             raise VersionMismatch
-        condition = {"IfMatch": version} if found and version is not None else {}
-        with reporting(self.place, key, "delete"):
+        condition = {"IfMatch": version} if head and version is not None else {}
+        with mapped_errors(self.location, key, "delete"):
             try:
-                self._client.delete_object(**self._named(key), **condition)
+                self._client.delete_object(**self._object(key), **condition)
             except ClientError as error:
                 if status_of(error) == 412:
                     raise VersionMismatch from None
                 raise
-        return found is not None
+        return head is not None
 
     def others(self) -> list[str] | None:
-        top = self.place.prefix
-        with reporting(self.place, "", "list its prefix"):
-            page = self._client.list_objects_v2(
-                Bucket=self.place.bucket,
-                Prefix=top,
-                Delimiter="/",
-                MaxKeys=20,
-                **self.place.request_options,
-            )
-        names = [each["Key"] for each in page.get("Contents", ())]
-        names += [each["Prefix"] for each in page.get("CommonPrefixes", ())]
+        top = self.location.prefix
+        with mapped_errors(self.location, "", "list its prefix"):
+            page = self._client.list_objects_v2(**self._bucket, Prefix=top, Delimiter="/", MaxKeys=20)
+        names = [entry["Key"] for entry in page.get("Contents", ())]
+        names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
         return sorted(name[len(top) :].rstrip("/") for name in names if name != top) or None
 
     def sweep(self) -> int:
-        """Gives up uploads in parts that were begun more than a day ago: nothing else can be left behind."""
-        limit = datetime.now(timezone.utc) - timedelta(days=1)
-        bucket = {"Bucket": self.place.bucket, **self.place.request_options}
-        with reporting(self.place, "", "list what is being uploaded"):
+        """Abort multipart uploads that snapper 0.1 left if it was killed; later versions make none."""
+        limit = datetime.now(timezone.utc) - _ABANDONED
+        with mapped_errors(self.location, "", "list unfinished uploads"):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                **bucket, Prefix=self.place.prefix
+                **self._bucket, Prefix=self.location.prefix
             )
-            old = [each for page in pages for each in page.get("Uploads", ()) if each["Initiated"] < limit]
-            for each in old:
-                self._client.abort_multipart_upload(**bucket, Key=each["Key"], UploadId=each["UploadId"])
+            old = [
+                upload for page in pages for upload in page.get("Uploads", ()) if upload["Initiated"] < limit
+            ]
+            for upload in old:
+                self._client.abort_multipart_upload(
+                    **self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                )
         return len(old)
 
     @property
     def _client(self) -> Any:
-        return self._reader.client
+        with mapped_errors(self.location, "", "grant access"):
+            return client_for(self.location)
 
     @property
-    def _reader(self) -> Reader:
-        with reporting(self.place, "", "let snapper in"):
-            return reader_for(self.place)
+    def _bucket(self) -> dict[str, Any]:
+        """The parameters that all requests have."""
+        return {"Bucket": self.location.bucket, **self.location.request_options}
 
-    def _named(self, key: str) -> dict[str, Any]:
-        return {
-            "Bucket": self.place.bucket,
-            "Key": self.place.prefix + key,
-            **self.place.request_options,
-        }
+    def _object(self, key: str) -> dict[str, Any]:
+        """The parameters that all requests for an object have."""
+        return {**self._bucket, "Key": self.location.prefix + key}
 
-    def _head(self, key: str) -> tuple[int, str] | None:
-        """Size and version of the object, None where there is none."""
+    def _head(self, key: str) -> _Head | None:
+        """Return size and ETag of the object, or None if it does not exist."""
         try:
-            with reporting(self.place, key, "look at"):
+            with mapped_errors(self.location, key, "look up"):
                 try:
-                    found = self._client.head_object(**self._named(key))
+                    response = self._client.head_object(**self._object(key))
                 except ClientError as error:
-                    if status_of(error) != 404:  # such an answer has no words: have S3 say what is wrong
-                        self._client.get_object(**self._named(key), Range="bytes=0-0")
+                    if status_of(error) != 404:  # the response has no body: let GET tell what is wrong
+                        self._client.get_object(**self._object(key), Range="bytes=0-0")
                     raise
-                return found["ContentLength"], version_in(found)
+                return _Head(response["ContentLength"], etag_of(response))
         except NotInStore:
             return None
 
     def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
-        """Writes the object on a condition that S3 checks; False where that does not hold.
+        """Write the object if the condition holds, which S3 checks; return whether it was written.
 
-        A try whose answer was lost may have had its effect, whatever the tries after it are told.
+        An attempt may have succeeded even if its response was lost and the next one reports that the condition fails.
         """
-        wanted = {
-            **self._named(key),
-            "ContentType": _TYPES.get(key.rpartition(".")[2], "application/octet-stream"),
-            **self.place.write_options,
+        request = {
+            **self._object(key),
+            **self.location.write_options,
+            **condition,
+            "ContentType": _CONTENT_TYPES.get(key.rpartition(".")[2], "application/octet-stream"),
+            "ChecksumSHA256": _checksum(key, data),
         }
         retried = False
-        with reporting(self.place, key, "write"):
-            for attempt in range(_MOST_CONFLICTS):
+        with mapped_errors(self.location, key, "write"):
+            for attempt in range(_MAX_CONFLICTS):
                 try:
-                    transfer.send(self._client, wanted, data, checksum(key, data), condition)
+                    self._client.put_object(**request, Body=_body(data))
                     return True
                 except ClientError as error:
                     retried = retried or was_retried(error)
                     if status_of(error) == 412 or (code_of(error) == "NoSuchKey" and "IfMatch" in condition):
-                        return retried and self._holds(key, data)
-                    again = status_of(error) == 409 or code_of(error) == "NoSuchUpload"
-                    if not again or attempt == _MOST_CONFLICTS - 1:
+                        return retried and self._has(key, data)
+                    if status_of(error) != 409 or attempt == _MAX_CONFLICTS - 1:
                         raise
                 time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise AssertionError
 
-    def _holds(self, key: str, data: bytes | memoryview) -> bool:
-        """Whether the object is what was to be written: the answer to an earlier try may have been lost."""
+    def _has(self, key: str, data: bytes | memoryview) -> bool:
+        """Return whether the object exists with this content."""
         try:
             return self.read(key) == data
         except NotInStore:
             return False
 
 
-def checksum(key: str, data: bytes | memoryview) -> str:
-    """The sha256 in base64, of which S3 checks that it is the data's: that which the key has, else the data's own."""
-    named = digest_in(key)
-    return b64encode(bytes.fromhex(named) if named else sha256(data).digest()).decode()
+def _body(data: bytes | memoryview) -> bytes | io.BytesIO:
+    return io.BytesIO(data) if len(data) >= _STREAM or not isinstance(data, bytes) else data
+
+
+def _checksum(key: str, data: bytes | memoryview) -> str:
+    """Return the SHA-256 in base64 for S3 to verify: the one in the key, if there is one, else the data's."""
+    digest = digest_in(key)
+    return b64encode(bytes.fromhex(digest) if digest else sha256(data).digest()).decode()

@@ -1,4 +1,4 @@
-"""Where an S3 store is: `s3://BUCKET/PREFIX`, and behind a `?` what boto3 is to be told, by boto3's own names."""
+"""Location of an S3 store: `s3://BUCKET/PREFIX?NAME=VALUE&…`, with options named as boto3 names them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from urllib.parse import parse_qsl, quote
 
 from snapper.errors import NotAStore
 
-#: What the session and the client are made with.
+#: Options of the session and of the client.
 _SESSION = ("profile_name", "region_name")
 _CLIENT = ("endpoint_url",)
 
-#: What goes with requests: those that write objects, and all.
-_WRITING = (
+#: Parameters of all requests, and of those that write objects.
+_REQUEST = ("ExpectedBucketOwner", "RequestPayer")
+_WRITE = (
     "ServerSideEncryption",
     "SSEKMSKeyId",
     "SSEKMSEncryptionContext",
     "BucketKeyEnabled",
     "StorageClass",
 )
-_ALWAYS = ("ExpectedBucketOwner", "RequestPayer")
-_KNOWN = (*_SESSION, *_CLIENT, *_WRITING, *_ALWAYS)
+_OPTIONS = (*_SESSION, *_CLIENT, *_WRITE, *_REQUEST)
 
-_SHAPE = "Write it as s3://BUCKET/PREFIX, with ?NAME=VALUE&NAME=VALUE behind it if need be."
+_HINT = "Write it as s3://BUCKET/PREFIX or s3://BUCKET/PREFIX?NAME=VALUE&NAME=VALUE."
 
-#: S3 allows keys of 1,024 bytes, and the longest of ours is that of an environment with a name of 128.
+#: S3 allows keys of 1,024 bytes; the longest key within a store is that of an environment with a 128-character name.
 _LONGEST_PREFIX = 1024 - 200
 
 
 @dataclass(frozen=True)
-class Place:
+class S3Location:
     """A bucket, the prefix of all keys (empty, or ending in `/`), and options."""
 
     bucket: str
@@ -44,48 +44,47 @@ class Place:
 
     @property
     def session_options(self) -> dict[str, str]:
-        return self._of(_SESSION)
+        return self._select(_SESSION)
 
     @property
     def client_options(self) -> dict[str, str]:
-        return self._of(_CLIENT)
+        return self._select(_CLIENT)
 
     @property
     def request_options(self) -> dict[str, str]:
-        return self._of(_ALWAYS)
+        return self._select(_REQUEST)
 
     @property
     def write_options(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._of(_WRITING)
-        if "BucketKeyEnabled" in found:
-            found["BucketKeyEnabled"] = found["BucketKeyEnabled"].lower() == "true"
-        return found
+        options: dict[str, Any] = self._select(_WRITE)
+        if "BucketKeyEnabled" in options:
+            options["BucketKeyEnabled"] = options["BucketKeyEnabled"].lower() == "true"
+        return options
 
-    def _of(self, names: tuple[str, ...]) -> dict[str, str]:
+    def _select(self, names: tuple[str, ...]) -> dict[str, str]:
         return {name: value for name, value in self.options if name in names}
 
 
-def parse(url: str) -> Place:
-    """The place that an `s3://` URL names, its prefix taken as it is written; raises NotAStore."""
+def parse_url(url: str) -> S3Location:
+    """Return the location that an `s3://` URL names; its prefix is not percent-decoded. Raise NotAStore if invalid."""
     path, _, query = url.removeprefix("s3://").partition("?")
     bucket, _, prefix = path.partition("/")
     prefix = prefix.rstrip("/")
     if not bucket:
-        raise NotAStore(url, "it names no bucket", _SHAPE)
+        raise NotAStore(url, "it names no bucket", _HINT)
     parts = prefix.split("/") if prefix else []
     if any(part in ("", ".", "..") for part in parts):
-        raise NotAStore(url, "its prefix has an empty, '.' or '..' part", _SHAPE)
+        raise NotAStore(url, "its prefix has an empty, '.' or '..' part", _HINT)
     if not prefix.isprintable() or len(prefix.encode("utf-8", "surrogateescape")) > _LONGEST_PREFIX:
         reason = f"its prefix has unprintable characters or more than {_LONGEST_PREFIX} bytes"
-        raise NotAStore(url, reason, _SHAPE)
+        raise NotAStore(url, reason, _HINT)
     options = tuple(parse_qsl(query, keep_blank_values=True))
     if query and not options:
-        raise NotAStore(url, "what stands behind the ? is not NAME=VALUE", _SHAPE)
+        raise NotAStore(url, "its query string is not of the form NAME=VALUE", _HINT)
     for name, value in options:
-        if name not in _KNOWN or not value:
-            raise NotAStore(
-                url, f"behind the ? can stand {', '.join(_KNOWN)}, and not {name}={value}", _SHAPE
-            )
+        if name not in _OPTIONS or not value:
+            reason = f"its query string has {name}={value}; options are {', '.join(_OPTIONS)}"
+            raise NotAStore(url, reason, _HINT)
         if name == "BucketKeyEnabled" and value.lower() not in ("true", "false"):
-            raise NotAStore(url, f"BucketKeyEnabled is true or false, and not {value}", _SHAPE)
-    return Place(bucket, f"{prefix}/" if prefix else "", options)
+            raise NotAStore(url, f"BucketKeyEnabled must be true or false, not {value}", _HINT)
+    return S3Location(bucket, f"{prefix}/" if prefix else "", options)

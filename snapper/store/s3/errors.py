@@ -1,0 +1,242 @@
+"""Map what boto3 raises to errors that say what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import urllib3.exceptions
+from botocore import exceptions as boto
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from snapper.errors import NotAStore, NotInStore, SnapperError, StoreRefused, StoreUnreachable
+from snapper.store.s3.location import S3Location
+
+#: Failures of a connection that are worth another attempt. While a body is read, botocore lets some of urllib3's pass.
+CONNECTION_ERRORS = (
+    boto.ConnectionError,
+    boto.HTTPClientError,
+    boto.ReadTimeoutError,
+    boto.IncompleteReadError,
+    boto.FlexibleChecksumError,
+    urllib3.exceptions.HTTPError,
+    ConnectionError,
+    TimeoutError,
+)
+
+_LOGIN_HINT = "Refresh the credentials (aws sso login, or however you got them), then try again."
+_CREDENTIALS_HINT = (
+    "Provide credentials through the instance's role, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY."
+)
+_ENDPOINT_HINT = "Check the store's URL, AWS_ENDPOINT_URL_S3 and the region."
+_PROFILE_HINT = "Check AWS_PROFILE, profile_name in the store's URL, and ~/.aws/config."
+_CONFIG_HINT = "Check ~/.aws/config."
+_BUCKET_HINT = "Create the bucket first, or check its name, the credentials and the endpoint."
+_PERMISSION_HINT = (
+    "Ask the bucket's administrator for it; docs/s3.md has policies for readers, publishers and "
+    "administrators."
+)
+_CLOCK_HINT = "Set the clock (timedatectl, chronyc makestep), then try again."
+
+_DENIED = ("AccessDenied", "AccessDeniedException", "Forbidden", "AllAccessDisabled", "403")
+_OTHER_REGION = (
+    "PermanentRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "301",
+)
+_BUSY = ("SlowDown", "Throttling", "RequestTimeout")
+_MISSING = ("NoSuchKey", "NotFound", "404")
+
+_EXPIRED = ("the credentials have expired", _LOGIN_HINT)
+_UNKNOWN = ("it does not know these credentials", _CREDENTIALS_HINT)
+
+#: Error codes with one cause: the cause, and a hint.
+_CAUSES = {
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "RequestExpired": _EXPIRED,
+    "InvalidAccessKeyId": _UNKNOWN,
+    "InvalidToken": _UNKNOWN,
+    "SignatureDoesNotMatch": ("the secret key does not match the access key", _CREDENTIALS_HINT),
+    "RequestTimeTooSkewed": ("this machine's clock and the server's differ by too much", _CLOCK_HINT),
+}
+
+
+class NotS3(Exception):
+    """The response is not one that S3 would give."""
+
+
+class _Failure(NamedTuple):
+    """How to report that a request could not be sent or got no response; `{detail}` is boto3's message."""
+
+    error: type[StoreRefused] | type[StoreUnreachable]
+    reason: str
+    hint: str
+
+
+_TIMEOUT = _Failure(StoreUnreachable, "it does not answer in time, after several attempts", _ENDPOINT_HINT)
+_LOGIN_EXPIRED = _Failure(StoreRefused, "the login has expired ({detail})", _LOGIN_HINT)
+_NOT_RETRIEVED = _Failure(StoreRefused, "the credentials could not be retrieved ({detail})", _LOGIN_HINT)
+_BROKEN = _Failure(StoreUnreachable, "the connection keeps breaking", _ENDPOINT_HINT)
+
+#: The first entry whose type matches applies.
+_FAILURES: tuple[tuple[type[Exception], _Failure], ...] = (
+    (boto.NoCredentialsError, _Failure(StoreRefused, "no AWS credentials found", _CREDENTIALS_HINT)),
+    (
+        boto.PartialCredentialsError,
+        _Failure(StoreRefused, "the AWS credentials are incomplete ({detail})", _CREDENTIALS_HINT),
+    ),
+    (boto.SSOError, _LOGIN_EXPIRED),
+    (boto.TokenRetrievalError, _LOGIN_EXPIRED),
+    (boto.CredentialRetrievalError, _NOT_RETRIEVED),
+    (boto.MetadataRetrievalError, _NOT_RETRIEVED),
+    (boto.ProfileNotFound, _Failure(StoreRefused, "{detail}", _PROFILE_HINT)),
+    (boto.ConfigParseError, _Failure(StoreRefused, "{detail}", _CONFIG_HINT)),
+    (
+        boto.SSLError,
+        _Failure(StoreUnreachable, "no secure connection can be made ({detail})", _ENDPOINT_HINT),
+    ),
+    (boto.ReadTimeoutError, _TIMEOUT),
+    (boto.ConnectTimeoutError, _TIMEOUT),
+    (boto.EndpointConnectionError, _Failure(StoreUnreachable, "nothing answers at {detail}", _ENDPOINT_HINT)),
+    (
+        boto.ProxyConnectionError,
+        _Failure(StoreUnreachable, "the proxy cannot be reached ({detail})", _ENDPOINT_HINT),
+    ),
+    *((kind, _BROKEN) for kind in CONNECTION_ERRORS),
+)
+
+#: The permission that an operation needs.
+_PERMISSIONS = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+}
+
+
+def code_of(error: ClientError) -> str:
+    """Return S3's error code, or the HTTP status if the response had no body."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: ClientError) -> int:
+    """Return the HTTP status of the response."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def was_retried(error: ClientError) -> bool:
+    """Return whether this was not the first attempt, so that an earlier one may have had its effect."""
+    return _attempts(error) > 1
+
+
+def etag_of(response: Mapping[str, Any]) -> str:
+    """Return the ETag of the object that the response is about. Raise NotS3 if there is none."""
+    if "ETag" not in response:
+        raise NotS3("the response has no ETag")
+    return str(response["ETag"])
+
+
+@contextmanager
+def mapped_errors(location: S3Location, key: str, action: str) -> Iterator[None]:
+    """Raise SnapperErrors for what boto3 raises; `action` is a verb such as "read" that fits before the key."""
+    try:
+        yield
+    except ClientError as error:
+        raise _from_response(location, key, action, error) from error
+    except (
+        BotoCoreError,
+        ResponseParserError,
+        NotS3,
+        ValueError,
+        urllib3.exceptions.HTTPError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
+        raise _from_failure(location, error) from error
+
+
+def _from_response(location: S3Location, key: str, action: str, error: ClientError) -> SnapperError:
+    """Return the error for an error response."""
+    code, message = code_of(error), str(error.response.get("Error", {}).get("Message", "")).strip()
+    url, request, status = location.url, f"{action} {key}".strip(), status_of(error)
+    result: SnapperError
+    if code == "NoSuchBucket":
+        result = NotAStore(url, f"there is no bucket {location.bucket!r}", _BUCKET_HINT)
+    elif code in _MISSING and (error.operation_name == "HeadObject" or not code.isdigit()):
+        result = NotInStore(key, url)
+    elif code in _CAUSES:
+        result = StoreRefused(url, request, *_CAUSES[code])
+    elif code in _DENIED:
+        reason = _missing_permission(location, key, error.operation_name, message)
+        result = StoreRefused(url, request, reason, _PERMISSION_HINT)
+    elif code in _OTHER_REGION or status == 301:
+        result = _other_region(location, request, error)
+    elif code in _BUSY or status >= 500:
+        attempts = _attempts(error)
+        times = f"{attempts} times" if attempts > 1 else "once"
+        result = StoreUnreachable(url, f"it answered {times} that it is too busy or broken ({code})")
+    elif code.isdigit() or not message:
+        result = NotAStore(url, f"the server there does not speak S3 (HTTP status {status})", _ENDPOINT_HINT)
+    else:
+        result = StoreRefused(url, request, _one_line(f"{message} ({code})"))
+    return result
+
+
+def _attempts(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) + 1
+
+
+def _other_region(location: S3Location, request: str, error: ClientError) -> StoreRefused:
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region")
+    reason = "the bucket is in another region" + (f", {region}" if region else "")
+    name = region or "REGION"
+    hint = f"Set AWS_DEFAULT_REGION={name}, or append ?region_name={name} to the store's URL."
+    return StoreRefused(location.url, request, reason, hint)
+
+
+def _missing_permission(location: S3Location, key: str, operation: str, message: str) -> str:
+    """Return which permission is missing: the one that S3 names, else the one that the operation needs."""
+    match = re.search(r"not authorized to perform: ([a-z0-9-]+:\w+)(?: on resource: \"?([^\s\"]+))?", message)
+    if match:
+        return f"these credentials lack the permission {match[1]}" + (f" on {match[2]}" if match[2] else "")
+    permission = _PERMISSIONS.get(operation, f"s3:{operation}")
+    bucket = f"arn:aws:s3:::{location.bucket}"
+    resource = bucket if permission.startswith("s3:List") else f"{bucket}/{location.prefix}{key}"
+    reason = f"these credentials lack the permission {permission} on {resource}"
+    if permission == "s3:GetObject":
+        reason += f" (or the object does not exist, and they lack s3:ListBucket on {bucket})"
+    return reason
+
+
+def _from_failure(location: S3Location, error: Exception) -> SnapperError:
+    """Return the error for a request that could not be sent or got no valid response."""
+    url, detail = location.url, _one_line(str(error))
+    if isinstance(error, boto.EndpointConnectionError):
+        detail = _one_line(error.kwargs["endpoint_url"])
+    for kind, failure in _FAILURES:
+        if isinstance(error, kind):
+            reason = failure.reason.format(detail=detail)
+            if failure.error is StoreUnreachable:
+                return StoreUnreachable(url, reason, failure.hint)
+            return StoreRefused(url, "grant access", reason, failure.hint)
+    if isinstance(error, boto.ParamValidationError) and "bucket" in detail.lower():
+        return NotAStore(url, f"{location.bucket!r} is not a valid bucket name", _BUCKET_HINT)
+    if isinstance(error, (ResponseParserError, NotS3)):
+        return NotAStore(url, "the server there does not speak S3", _ENDPOINT_HINT)
+    return StoreRefused(url, "grant access", detail, _ENDPOINT_HINT)
+
+
+def _one_line(text: str) -> str:
+    """Return the text in one line, at most 300 characters, with URLs reduced to scheme and host."""
+    return re.sub(r"(https?://[^/\s\"']+)/[^\s\"']*", r"\1", " ".join(text.split()))[:300]
