@@ -40,10 +40,10 @@ def main() -> None:
 
         code = run(sys.argv[1:])
     except KeyboardInterrupt:
-        from snapper.cli import output
+        from snapper.cli.render import output
         from snapper.errors import Interrupted
 
-        output.error(Interrupted(), as_json="--json" in sys.argv)
+        output.print_error(Interrupted(), as_json="--json" in sys.argv)
         code = Interrupted.code
     for number in TERMINATION_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end

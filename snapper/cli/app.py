@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from snapper import __version__
-from snapper.cli import output
+from snapper.cli.render import output
 from snapper.errors import (
     ExitCode,
     FileOperationFailed,
@@ -29,20 +29,20 @@ from snapper.errors import (
 _COMMANDS = {
     "pack": ("pack", "pack"),
     "restore": ("restore", "restore"),
-    "list": ("look", "list_"),
-    "show": ("look", "show"),
-    "log": ("history", "log"),
-    "diff": ("differ", "diff"),
-    "status": ("differ", "status"),
-    "rollback": ("history", "rollback"),
-    "tag": ("history", "tag"),
-    "remove": ("history", "remove"),
-    "verify": ("upkeep", "verify"),
-    "prune": ("upkeep", "prune"),
-    "push": ("copying", "push"),
-    "pull": ("copying", "pull"),
-    "export": ("exchange", "export"),
-    "import": ("exchange", "import_"),
+    "list": ("list", "list_"),
+    "show": ("show", "show"),
+    "log": ("log", "log"),
+    "diff": ("diff", "diff"),
+    "status": ("status", "status"),
+    "rollback": ("rollback", "rollback"),
+    "tag": ("tag", "tag"),
+    "remove": ("remove", "remove"),
+    "verify": ("verify", "verify"),
+    "prune": ("prune", "prune"),
+    "push": ("push", "push"),
+    "pull": ("pull", "pull"),
+    "export": ("export", "export"),
+    "import": ("import_", "import_"),
     "lifecycle": ("lifecycle", "lifecycle"),
     "doctor": ("doctor", "doctor"),
     "kernels": ("kernels", "app"),
@@ -118,7 +118,7 @@ def _misuse(error: Exception) -> UsageError:
 
 
 def _report(error: SnapperError, as_json: bool) -> int:
-    output.error(error, as_json)
+    output.print_error(error, as_json)
     return error.code
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from snapper.cli import output
 from snapper.cli.options import JsonOption
+from snapper.cli.render import output
 from snapper.errors import ExitCode, NotAStore, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.file import find_settings_file, writable_settings_file, write_setting
@@ -39,21 +39,21 @@ def show(as_json: JsonOption = False) -> int:
     found = explain_settings()
     code = found.wrong[0].code if found.wrong else ExitCode.DONE
     if as_json:
-        output.document(
+        output.print_json(
             {
                 "file": str(found.file) if found.file else None,
                 "settings": [to_jsonable(each) for each in found.settings],
-                "wrong": [output.described(each) for each in found.wrong],
+                "wrong": [output.error_fields(each) for each in found.wrong],
             }
         )
         return code
-    output.table(
+    output.print_table(
         ("SETTING", "VALUE", "FROM"),
         [(each.key, _shown(each.value), each.origin) for each in found.settings],
         right=(),
     )
     for each in found.wrong:
-        output.error(each, as_json=False)
+        output.print_error(each, as_json=False)
     return code
 
 
@@ -86,9 +86,9 @@ def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     if not stray:
         _changed(key, file, as_json)
     elif as_json:
-        output.document({"key": key, "value": None, "origin": None})
+        output.print_json({"key": key, "value": None, "origin": None})
     else:
-        output.say(f"{key}, which is no setting, is out of {file}")
+        output.echo(f"{key}, which is no setting, is out of {file}")
 
 
 @app.command()
@@ -97,9 +97,9 @@ def path(as_json: JsonOption = False) -> None:
     found = find_settings_file()
     file = str(found.path if found else writable_settings_file())
     if as_json:
-        output.document({"file": file, "exists": bool(found and not found.missing)})
+        output.print_json({"file": file, "exists": bool(found and not found.missing)})
     else:
-        output.say(file)
+        output.echo(file)
 
 
 def _check_url(url: str) -> None:
@@ -115,21 +115,21 @@ def _check_url(url: str) -> None:
 def _changed(key: str, file: object, as_json: bool) -> None:
     found = explain_setting(key)
     if as_json:
-        output.document(to_jsonable(found))
+        output.print_json(to_jsonable(found))
         return
-    output.say(f"{key} = {_shown(found.value)}, from {found.origin}")
+    output.echo(f"{key} = {_shown(found.value)}, from {found.origin}")
     if found.origin == variable_name(key):
-        output.warn(f"  The variable {found.origin} is set, and goes before what is in {file}.")
+        output.notice(f"  The variable {found.origin} is set, and goes before what is in {file}.")
 
 
 def _say(found: Setting, as_json: bool) -> None:
     if as_json:
-        output.document({"key": found.key, "value": to_jsonable(found.value), "origin": found.origin})
+        output.print_json({"key": found.key, "value": to_jsonable(found.value), "origin": found.origin})
     elif isinstance(found.value, tuple):
         for each in found.value:
-            output.say(each)
+            output.echo(each)
     elif found.value is not None:
-        output.say(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
+        output.echo(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
 
 
 def _shown(value: Value) -> str:

@@ -1,4 +1,4 @@
-"""`snapper push` and `snapper pull`: snapshots from one store to another."""
+"""What `snapper push` and `snapper pull` share."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper.cli import output
-from snapper.cli.options import JsonOption, StoreOption, open_store
-from snapper.cli.seen import seen
-from snapper.cli.text import plural, size
+from snapper.cli.options import open_store
+from snapper.cli.render import output
+from snapper.cli.render.staleness import read_staleness
+from snapper.cli.render.text import plural, size
 from snapper.errors import UsageError
 from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
     from snapper.commands.copy import CopyResult
 
+
 _SEE = "See: snapper push --help, snapper pull --help."
+
 
 NamesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[ENV[@SNAPSHOT]]...", help="Environments, each at a snapshot if one is named."),
 ]
+
+
 AllOption = Annotated[bool, typer.Option("--all", help="Every environment.")]
+
+
 ForceOption = Annotated[
     bool,
     typer.Option(
@@ -31,31 +37,7 @@ ForceOption = Annotated[
 ]
 
 
-def push(
-    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store to copy to.")],
-    names: NamesArgument = None,
-    everything: AllOption = False,
-    force: ForceOption = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> int:
-    """Copy environments from the store to another one."""
-    return _copy(store, to, names, everything=everything, force=force, as_json=as_json)
-
-
-def pull(
-    from_: Annotated[str, typer.Option("--from", metavar="URL", help="The store to copy from.")],
-    names: NamesArgument = None,
-    everything: AllOption = False,
-    force: ForceOption = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> int:
-    """Copy environments from another store to the store."""
-    return _copy(from_, store, names, everything=everything, force=force, as_json=as_json)
-
-
-def _copy(
+def copy(
     source: str | None,
     target: str | None,
     names: list[str] | None,
@@ -64,7 +46,7 @@ def _copy(
     force: bool,
     as_json: bool,
 ) -> int:
-    from snapper.cli.bars import reporter
+    from snapper.cli.render.progress import reporter
     from snapper.commands import copy
     from snapper.repository.refs import environment_names
     from snapper.repository.specs import SnapshotSpec, resolve_spec
@@ -88,35 +70,35 @@ def _copy(
             if isinstance(each, copy.CopyFailure):
                 failed.append(each)
                 if not as_json:
-                    output.error(each.error, as_json=False)
+                    output.print_error(each.error, as_json=False)
             else:
                 done.append(each)
                 if not as_json:
                     _say(each)
-    last = seen(opened, [each.environment for each in references])
+    staleness = read_staleness(opened, [each.environment for each in references])
     if as_json:
-        output.document(
+        output.print_json(
             {
                 "source": opened.url,
                 "target": other.url,
                 "copied": [_fields(each) for each in done],
-                **output.failures([(each.environment, each.error) for each in failed], alone=not done),
-                **last.fields,
+                **output.failure_fields([(each.environment, each.error) for each in failed], alone=not done),
+                **staleness.fields,
             }
         )
     else:
-        last.tell()
-    return failed[0].error.code if failed else last.code
+        staleness.warn()
+    return failed[0].error.code if failed else staleness.code
 
 
 def _say(done: CopyResult) -> None:
     what = f"{done.environment}@{done.snapshot_id[:12]}"
     if done.present:
-        output.say(f"{what} is there already: {done.target}")
+        output.echo(f"{what} is there already: {done.target}")
         return
     layers = plural(done.added_layers, "new layer")
-    output.say(f"{what} is copied: {layers}, {size(done.added_size)}, {done.seconds:.1f} s")
-    output.say(f"  to {done.target}")
+    output.echo(f"{what} is copied: {layers}, {size(done.added_size)}, {done.seconds:.1f} s")
+    output.echo(f"  to {done.target}")
 
 
 def _fields(done: CopyResult) -> dict[str, Any]:

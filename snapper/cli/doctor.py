@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import output
 from snapper.cli.options import JsonOption, StoreOption
-from snapper.cli.text import plural
+from snapper.cli.render import output
+from snapper.cli.render.text import plural
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
 from snapper.settings.settings import absolute_directory
@@ -34,11 +34,11 @@ def doctor(
     found = list(verb.run_checks(asked))
     wrong = sum(each.level in ("warning", "problem") for each in found)
     if as_json:
-        output.document({"findings": [to_jsonable(each) for each in found], "wrong": wrong})
+        output.print_json({"findings": [to_jsonable(each) for each in found], "wrong": wrong})
     else:
         for each in found:
-            output.say(f"{_MARKS[each.level]:8}{each.title}: {each.detail}")
+            output.echo(f"{_MARKS[each.level]:8}{each.title}: {each.detail}")
             if each.hint:
-                output.say(f"{'':8}  {each.hint}")
-        output.say("Nothing is wrong." if not wrong else f"{plural(wrong, 'thing')} to look at.")
+                output.echo(f"{'':8}  {each.hint}")
+        output.echo("Nothing is wrong." if not wrong else f"{plural(wrong, 'thing')} to look at.")
     return ExitCode.PARTIAL if wrong else ExitCode.DONE

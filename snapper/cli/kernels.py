@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import output
 from snapper.cli.options import JsonOption
+from snapper.cli.render import output
 from snapper.errors import ExitCode, KernelNotRegistered, NotAnEnvironment
 from snapper.format.canonical import to_jsonable
 from snapper.settings.settings import absolute_directory
@@ -38,13 +38,13 @@ def list_(as_json: JsonOption = False) -> None:
 
     found = kernels.registered_kernels()
     if as_json:
-        output.document({"kernels": [to_jsonable(each) for each in found]})
+        output.print_json({"kernels": [to_jsonable(each) for each in found]})
     elif not found:
-        output.say(
+        output.echo(
             "No kernel is registered. They are when environments are restored, or: snapper kernels register ENV"
         )
     else:
-        output.table(
+        output.print_table(
             ("KERNEL", "DISPLAY NAME", "ENVIRONMENT", "STATE", "PREFIX"),
             [(each.name, each.display_name, each.environment, _state(each), each.prefix) for each in found],
             right=(),
@@ -88,13 +88,15 @@ def register(
         if not as_json:
             for each in done:
                 if each.problem:
-                    output.warn(f"kernel {each.name} could not be registered at {each.path}: {each.problem}")
+                    output.notice(
+                        f"kernel {each.name} could not be registered at {each.path}: {each.problem}"
+                    )
                 else:
-                    output.say(f"{environment}: {each.display_name}, as {each.name}")
+                    output.echo(f"{environment}: {each.display_name}, as {each.name}")
             if not done:
-                output.warn(f"{environment} has no kernel. Add one with: {suggestion}")
+                output.notice(f"{environment} has no kernel. Add one with: {suggestion}")
     if as_json:
-        output.document({"environments": documents})
+        output.print_json({"environments": documents})
     return code
 
 
@@ -109,10 +111,10 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
             raise KernelNotRegistered(name, tuple(sorted(there)))
     removed = [each for name in dict.fromkeys(names) for each in kernels.remove(name)]
     if as_json:
-        output.document({"removed": [to_jsonable(each) for each in removed]})
+        output.print_json({"removed": [to_jsonable(each) for each in removed]})
         return
     for each in removed:
-        output.say(f"{each.name} ({each.display_name}) is removed")
+        output.echo(f"{each.name} ({each.display_name}) is removed")
 
 
 def _state(entry: KernelEntry) -> str:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from snapper.cli import output
 from snapper.cli.options import ExceptOption, JsonOption, OnlyOption
+from snapper.cli.render import output
 from snapper.settings.settings import detect_platform
 
 
@@ -103,9 +103,9 @@ def lifecycle(
         )
     )
     if as_json:
-        output.document({"event": event.value, "platform": place, "characters": len(text), "script": text})
+        output.print_json({"event": event.value, "platform": place, "characters": len(text), "script": text})
     else:
-        output.text(text)
+        output.print_text(text)
 
 
 def _command(event: str, given: dict[str, str]) -> str:

@@ -1,14 +1,13 @@
-"""`snapper pack`: parse, pack, report."""
+"""`snapper pack`: pack an environment into a store."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import output
 from snapper.cli.options import (
     JobsOption,
     JsonOption,
@@ -18,13 +17,12 @@ from snapper.cli.options import (
     StoreOption,
     open_store,
 )
-from snapper.cli.text import plural, size
+from snapper.cli.render import pack as render
 from snapper.errors import NotAnEnvironment, UsageError
-from snapper.format.canonical import to_jsonable
 from snapper.settings.settings import absolute_directory, load_settings
 
 if TYPE_CHECKING:
-    from snapper.commands.pack import PackResult
+    pass
 
 
 class EditableOption(str, Enum):
@@ -67,7 +65,7 @@ def pack(
     as_json: JsonOption = False,
 ) -> None:
     """Pack an environment into the store."""
-    from snapper.cli.bars import reporter
+    from snapper.cli.render.progress import reporter
     from snapper.commands import pack as verb
 
     place, known_as = _place_and_name(name, prefix, store_name)
@@ -85,7 +83,7 @@ def pack(
             jobs=jobs or load_settings().jobs,
             progress=progress,
         )
-    report(done, as_json)
+    render.report(done, as_json)
 
 
 def _place_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
@@ -108,65 +106,3 @@ def _place_and_name(name: str | None, prefix: Path | None, store_name: str | Non
     if not conda.is_environment(place):
         raise NotAnEnvironment(str(place))
     return place, known_as
-
-
-def report(done: PackResult, as_json: bool) -> None:
-    """Reports a pack."""
-    if as_json:
-        output.document(_fields(done))
-        return
-    for path, reason in done.skipped:
-        output.warn(f"not packed: {path}: {reason}")
-    output.listing("these files hold the environment's directory and cannot be relocated", done.unrelocated)
-    output.listing(
-        "these links lead to places outside of the environment, and are kept as they are", done.outside
-    )
-    output.deviations("altered since conda installed the package", done.snapshot.altered)
-    output.deviations("gone since conda installed the package", done.snapshot.missing)
-    if done.unchanged:
-        output.say(
-            f"{done.environment} is in the store as it is: {done.snapshot_id[:12]} ({done.seconds:.1f} s)"
-        )
-        return
-    packages = len(done.snapshot.packages) + len(done.snapshot.pip)
-    output.say(
-        f"{done.environment} is packed: {done.snapshot_id[:12]}, {plural(packages, 'package')}, "
-        f"{plural(done.snapshot.files, 'file')}, {size(done.snapshot.size)}"
-    )
-    output.say(
-        f"  {plural(done.added_layers, 'new layer')}, {size(done.added_size)} added, {done.seconds:.1f} s"
-    )
-    output.say(f"  store: {done.store}{', which had no environment before' if done.first else ''}")
-    if done.replaced:
-        step = done.replaced
-        output.warn(
-            f"  {done.environment} was at {step.snapshot[:12]} there, by {step.user}@{step.host} at {step.time}, which "
-            f"is not what this one comes from. It is in the history: snapper log {done.environment}"
-        )
-
-
-def _fields(done: PackResult) -> dict[str, Any]:
-    return {
-        "environment": done.environment,
-        "snapshot": done.snapshot_id,
-        "unchanged": done.unchanged,
-        "prefix": done.prefix,
-        "store": done.store,
-        "platform": done.snapshot.platform,
-        "packages": len(done.snapshot.packages),
-        "pip_packages": len(done.snapshot.pip),
-        "files": done.snapshot.files,
-        "size": done.snapshot.size,
-        "stored_size": done.snapshot.stored_size,
-        "layers": len(done.snapshot.layers),
-        "added_layers": done.added_layers,
-        "added_size": done.added_size,
-        "altered": to_jsonable(done.snapshot.altered),
-        "missing": to_jsonable(done.snapshot.missing),
-        "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
-        "unrelocated": list(done.unrelocated),
-        "outside": list(done.outside),
-        "first": done.first,
-        "replaced": to_jsonable(done.replaced),
-        "seconds": round(done.seconds, 3),
-    }

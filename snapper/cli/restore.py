@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import Command, output, restored
+from snapper.cli import Command
 from snapper.cli.options import (
     EnvsDirOption,
     ExceptOption,
@@ -21,7 +21,9 @@ from snapper.cli.options import (
     StoreOption,
     open_store,
 )
-from snapper.cli.seen import REACHED, Seen, seen
+from snapper.cli.render import output
+from snapper.cli.render import restore as restored
+from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
 from snapper.errors import NotInStore, SnapperError, UsageError
 from snapper.settings.settings import (
     absolute_directory,
@@ -65,7 +67,7 @@ class _Begun:
 
 _SEE = "See: snapper restore --help."
 
-Tell = Callable[["_Begun | Seen | RestoreResult | RestoreFailure"], None]
+Tell = Callable[["_Begun | Staleness | RestoreResult | RestoreFailure"], None]
 
 
 def restore(
@@ -140,14 +142,16 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     name = "restore-other.log" if last and last.at_work else "restore.log"
     log = state_directory() / name
     if not quiet:
-        output.warn(f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}")
+        output.notice(
+            f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}"
+        )
 
     def work(tell: Tell) -> None:
         try:
             _work(asked, tell, quiet=False, log=str(log))
         except SnapperError as error:
             with suppress(OSError):  # the log may be on a full disk
-                output.error(error, as_json=False)
+                output.print_error(error, as_json=False)
             raise
 
     report = run_in_background(work, Command.began + budget, log)
@@ -156,11 +160,11 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
 
 def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:
     begun = next((each for each in told if isinstance(each, _Begun)), _Begun("", ()))
-    looks = [each for each in told if isinstance(each, Seen)]
+    looks = [each for each in told if isinstance(each, Staleness)]
     results: list[RestoreResult | RestoreFailure] = [
         each  # type: ignore[misc]
         for each in told
-        if not isinstance(each, (_Begun, Seen))
+        if not isinstance(each, (_Begun, Staleness))
     ]
     ended = {each.environment for each in results}
     left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
@@ -171,14 +175,14 @@ def _ended(told: list[object], process: int | None = None, log: str = "") -> res
         time.monotonic() - Command.began,
         background,
         begun.removed_kernels,
-        looks[-1] if looks else REACHED,
+        looks[-1] if looks else FRESH,
     )
 
 
 def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
     """Restores what is asked for, and tells of it as it goes."""
     from snapper import kernels
-    from snapper.cli.bars import reporter
+    from snapper.cli.render.progress import reporter
     from snapper.commands import restore as verb
     from snapper.repository.refs import environment_names
     from snapper.repository.specs import SnapshotSpec
@@ -198,7 +202,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
         raise
     names = [each.environment for each in references]
     tell(_Begun(opened.url, tuple(map(str, references)), stale))
-    tell(seen(opened, names))
+    tell(read_staleness(opened, names))
     with reporter(quiet=quiet) as progress:
         for result in verb.restore(
             opened,
@@ -211,7 +215,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
             tell(result)
             if log:
                 restored.note(result)
-    tell(seen(opened, names))  # it may have gone away meanwhile
+    tell(read_staleness(opened, names))  # it may have gone away meanwhile
 
 
 def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:

@@ -1,8 +1,7 @@
-"""`snapper verify` and `snapper prune`: whether what is stored is good, and what of it can go."""
+"""`snapper verify`: check a store, or an environment on disk."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import output
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
-from snapper.cli.text import moment, plural, size
+from snapper.cli.render import output
+from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, SnapperError, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.settings import absolute_directory, load_settings
@@ -20,11 +19,11 @@ from snapper.settings.settings import absolute_directory, load_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from snapper.commands.prune import PruneResult
     from snapper.commands.repair import RepairedObject
     from snapper.commands.verify import EnvironmentCheck, VerifyResult
     from snapper.process.progress import Progress
     from snapper.store import Store
+
 
 _WHAT = {
     "missing": "gone",
@@ -35,52 +34,6 @@ _WHAT = {
     "mode": "other permissions",
     "extra": "not of the snapshot",
 }
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def _keep(name: str, what: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(f"--keep-{name}", min=0, metavar="N", help=what)
-    return option
-
-
-def prune(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ENV]...", help="Environments that the --keep options are for. Default: all."
-        ),
-    ] = None,
-    keep_last: Annotated[int | None, _keep("last", "Keep the last N snapshots.")] = None,
-    keep_daily: Annotated[int | None, _keep("daily", "Keep the last one of each of N days.")] = None,
-    keep_weekly: Annotated[int | None, _keep("weekly", "Keep the last one of each of N weeks.")] = None,
-    keep_monthly: Annotated[int | None, _keep("monthly", "Keep the last one of each of N months.")] = None,
-    keep_tag: Annotated[
-        list[str] | None,
-        typer.Option("--keep-tag", metavar="PATTERN", help="Keep these tags alone. Default: all tags."),
-    ] = None,
-    grace: Annotated[
-        str, typer.Option("--grace", metavar="TIME", help="Leave what is younger, such as 90m, 24h, 7d.")
-    ] = "24h",
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do it, and do not only say what would go.")
-    ] = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove what no environment needs any more from the store."""
-    from snapper.cli.bars import reporter
-    from snapper.commands import prune as verb
-    from snapper.store import uncached
-
-    retention = verb.RetentionPolicy(
-        keep_last, keep_daily, keep_weekly, keep_monthly, tuple(keep_tag) if keep_tag else ("*",)
-    )
-    opened = uncached(open_store(store))
-    with reporter(quiet=as_json or not yes) as progress:
-        done = verb.prune(
-            opened, retention, names or (), dry=not yes, grace=_seconds(grace), progress=progress
-        )
-    _pruned(done, opened.url, as_json)
 
 
 def verify(
@@ -110,7 +63,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> int:
     """Check that the store is good, or an environment on disk."""
-    from snapper.cli.bars import reporter
+    from snapper.cli.render.progress import reporter
     from snapper.store import digest_in, uncached
 
     if name and data == "all" and _is_part(name):
@@ -130,7 +83,7 @@ def verify(
     if not (as_json or source) and any(digest_in(each.key) for each in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
-        output.warn(f"  Get good copies with: {command}, and --from URL from another store.")
+        output.notice(f"  Get good copies with: {command}, and --from URL from another store.")
     return code
 
 
@@ -232,51 +185,10 @@ def _sources(
         yield found_here
 
 
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
-    if match is None:
-        raise UsageError(
-            f"--grace {text}: that is no time", "Write a number and s, m, h, d or w, such as 24h."
-        )
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _pruned(done: PruneResult, store: str, as_json: bool) -> None:
-    if as_json:
-        dropped = [
-            {"environment": each.environment, "snapshot": each.snapshot_id, "time": each.time}
-            for each in done.dropped
-        ]
-        untagged = [
-            {"environment": each.environment, "tag": each.tag, "snapshot": each.snapshot_id}
-            for each in done.untagged
-        ]
-        output.document({"store": store, **to_jsonable(done), "dropped": dropped, "untagged": untagged})
-        return
-    for each in done.dropped:
-        output.say(f"out of the history: {each.environment}@{each.snapshot_id[:12]}  {moment(each.time)}")
-    for tag in done.untagged:
-        output.say(f"tag not kept: {tag.environment}@{tag.tag}, which is {tag.snapshot_id[:12]}")
-    what = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')}, {size(done.size)}"
-    if done.dry and (done.dropped or done.untagged):
-        output.say(f"With --yes, this goes out of histories at once, and {what} from {store}.")
-    elif done.dry:
-        output.say(f"{what} would be removed from {store}. Do it with --yes.")
-    else:
-        output.say(f"{what} removed from {store}")
-    if done.left_over:
-        output.say(f"  and {plural(done.left_over, 'leftover')} of interrupted work")
-    if done.waiting:
-        output.say(
-            f"  not needed, but too young to go: {plural(done.waiting, 'object')}, {size(done.waiting_size)}; "
-            "--grace says how old they must be"
-        )
-
-
 def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if checked.different else ExitCode.DONE
     if as_json:
-        output.document(
+        output.print_json(
             {
                 "environment": checked.environment,
                 "prefix": checked.prefix,
@@ -286,27 +198,27 @@ def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
         )
         return code
     for each in checked.different:
-        output.say(f"  {_WHAT[each.what]}: {each.path}")
+        output.echo(f"  {_WHAT[each.what]}: {each.path}")
     where = f"{checked.prefix} is snapshot {checked.snapshot_id[:12]}"
     if checked.different:
-        output.say(f"{where} but for {plural(len(checked.different), 'file')}")
+        output.echo(f"{where} but for {plural(len(checked.different), 'file')}")
     else:
-        output.say(f"{where}, byte for byte")
+        output.echo(f"{where}, byte for byte")
     return code
 
 
 def _verified(found: VerifyResult, healed: Sequence[RepairedObject], store: str, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
     if as_json:
-        output.document({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(healed))})
+        output.print_json({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(healed))})
         return code
     for each in healed:
-        output.say(f"healed {each.key}, from {each.source}")
+        output.echo(f"healed {each.key}, from {each.source}")
     for problem in found.problems:
         needed = f" (needed by {', '.join(problem.environments)})" if problem.environments else ""
-        output.warn(f"{problem.key}: {problem.reason}{needed}")
+        output.notice(f"{problem.key}: {problem.reason}{needed}")
     read = f", {size(found.size)} of layers read" if found.read else ""
-    output.say(
+    output.echo(
         f"{plural(found.environments, 'environment')}, {plural(found.snapshots, 'snapshot')}, "
         f"{plural(found.layers, 'layer')}{read}: "
         + (plural(len(found.problems), "problem") if found.problems else "all good")

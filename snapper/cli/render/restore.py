@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snapper.cli import output
-from snapper.cli.seen import REACHED, Seen
-from snapper.cli.text import plural, size
+from snapper.cli.render import output
+from snapper.cli.render.staleness import FRESH, Staleness
+from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
 from snapper.process.identity import utc_now
@@ -40,46 +39,46 @@ class Ended:
     seconds: float = 0.0
     background: Background | None = None
     removed_kernels: Sequence[KernelEntry] = ()
-    last: Seen = REACHED
+    staleness: Staleness = FRESH
 
 
 def described(ended: Ended) -> tuple[dict[str, Any], int]:
     """What was restored and what was not, as JSON, and the exit code."""
     done, failed = _parted(ended.results)
     problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
-    partial = problems or ended.background or ended.last.code
+    partial = problems or ended.background or ended.staleness.code
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
         "store": ended.store,
         "restored": [_fields(each) for each in done],
-        **output.failures([(each.environment, each.error) for each in failed], alone=not done),
+        **output.failure_fields([(each.environment, each.error) for each in failed], alone=not done),
         "removed_kernels": [each.name for each in ended.removed_kernels],
         "seconds": round(ended.seconds, 3),
     }
     if ended.background:
         fields["background"] = to_jsonable(ended.background)
-    return {**fields, **ended.last.fields}, code
+    return {**fields, **ended.staleness.fields}, code
 
 
 def report(ended: Ended, as_json: bool) -> int:
     """Reports what was restored and what was not; returns the exit code."""
     fields, code = described(ended)
     if as_json:
-        output.document(fields)
+        output.print_json(fields)
         return code
     done, failed = _parted(ended.results)
     for each in done:
         _say(each)
-    output.failed([(each.environment, each.error) for each in failed], alone=len(ended.results) == 1)
+    output.print_failures([(each.environment, each.error) for each in failed], alone=len(ended.results) == 1)
     for kernel in ended.removed_kernels:
-        output.say(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
+        output.echo(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
     if len(ended.results) > 1:
-        output.say(_summary(done, failed, ended.seconds))
-    ended.last.tell()
+        output.echo(_summary(done, failed, ended.seconds))
+    ended.staleness.warn()
     if ended.background:
         _say_background(ended.background)
     elif not ended.results:
-        output.empty(ended.store)
+        output.print_empty_store(ended.store)
     return code
 
 
@@ -92,7 +91,7 @@ def note(result: RestoreResult | RestoreFailure) -> None:
             what = f"could not be restored: {result.error.message}"
         else:
             what = "is there already" if result.present else f"is restored in {result.seconds:.1f} s"
-        output.warn(f"{utc_now()} {result.environment} {what}")
+        output.notice(f"{utc_now()} {result.environment} {what}")
 
 
 def _parted(
@@ -113,34 +112,36 @@ def _summary(done: list[RestoreResult], failed: list[RestoreFailure], seconds: f
 
 def _say_background(background: Background) -> None:
     what = ", ".join(background.left) if background.left else "looking at the store"
-    output.say(f"Time is up; process {background.process} goes on in the background: {what}")
-    output.say(f"  its log: {background.log}")
-    output.say("  kernels wait for their environments; snapper status says how far it is")
+    output.echo(f"Time is up; process {background.process} goes on in the background: {what}")
+    output.echo(f"  its log: {background.log}")
+    output.echo("  kernels wait for their environments; snapper status says how far it is")
 
 
 def _say(done: RestoreResult) -> None:
     if done.present:
-        output.say(f"{done.environment} is there already: {done.prefix}")
+        output.echo(f"{done.environment} is there already: {done.prefix}")
         if done.changed:
-            output.warn(
+            output.notice(
                 f"  {plural(done.changed, 'file')} changed since and not packed: snapper pack {done.environment}"
             )
     else:
-        output.say(
+        output.echo(
             f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)"
         )
     if done.instead_of:
-        output.warn(
+        output.notice(
             f"  it is {done.snapshot_id[:12]}: of the current snapshot, {done.instead_of[:12]}, the cache has not all"
         )
-    output.unrelocated(done.unrelocated)
+    output.print_unrelocated(done.unrelocated)
     for kernel in done.kernels:
         if kernel.problem:
-            output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
+            output.notice(
+                f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}"
+            )
         else:
-            output.say(f"  kernel: {kernel.display_name}")
+            output.echo(f"  kernel: {kernel.display_name}")
     if not done.kernels:
-        output.say(f"  no kernel: it has none. Add one with: {done.suggestion}")
+        output.echo(f"  no kernel: it has none. Add one with: {done.suggestion}")
 
 
 def _fields(done: RestoreResult) -> dict[str, Any]:
@@ -157,36 +158,3 @@ def _fields(done: RestoreResult) -> dict[str, Any]:
         "unrelocated": list(done.unrelocated),
         "seconds": round(done.seconds, 3),
     }
-
-
-# --- the last one -----------------------------------------------------------------------------------------
-
-
-def last_fields() -> dict[str, Any] | None:
-    """The last restore of all environments as JSON; None where none is on record."""
-    from snapper.kernels import runs
-
-    found = runs.last_run()
-    return {**to_jsonable(found), "at_work": found.at_work} if found else None
-
-
-def say_last() -> None:
-    """Says what became of the last restore of all environments, and how far it is where it goes on."""
-    from snapper.kernels import runs
-
-    found = runs.last_run()
-    if found is None:
-        return
-    counts: Counter[str] = Counter(each.condition for each in found.environments)
-    words = {"restored": "restored", "present": "already there", "failed": "failed"}
-    told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
-    how = "" if found.ended else ", at work" if found.at_work else ", cut off: snapper restore --all goes on"
-    output.say(f"Last restore of all: {found.began}{how}: {found.error or told}")
-    for each in found.environments:
-        if each.condition in ("waiting", "restoring"):
-            share = 100 * each.done // each.size if each.size else 0
-            output.say(f"  {each.environment}: {share}% of {size(each.size)}")
-        elif each.condition == "failed":
-            output.say(f"  {each.environment}: {each.error}")
-    if found.log:
-        output.say(f"  its log: {found.log}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from snapper.cli.text import clean, size
+from snapper.cli.render.text import clean, size
 from snapper.process.progress import NO_PROGRESS, Progress
 
 _SECONDS_BETWEEN_LINES = 5.0

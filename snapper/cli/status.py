@@ -1,75 +1,28 @@
-"""`snapper diff` and `snapper status`: what differs between snapshots, and on disk."""
+"""`snapper status`: compare environments on disk with their snapshots."""
 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from snapper.cli import output, restored
-from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
-from snapper.cli.seen import REACHED, Seen, seen
-from snapper.cli.text import plural
+from snapper.cli.options import JsonOption, PrefixOption, StoreOption, open_store
+from snapper.cli.render import output
+from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
+from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, NotAStore, SnapperError, UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory, load_settings
+from snapper.settings.settings import absolute_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from snapper.commands.diff import SnapshotDiff
     from snapper.commands.status import EnvironmentStatus
     from snapper.store import Store
-
-
-def diff(
-    before: Annotated[
-        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="What to begin from, in the store.")
-    ],
-    after: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ENV[@SNAPSHOT]]", help="What to go to, in the store. Default: ENV as it is on disk."
-        ),
-    ] = None,
-    prefix: PrefixOption = None,
-    files: Annotated[
-        bool, typer.Option("--files", help="Name every file that differs, not packages alone.")
-    ] = False,
-    store: StoreOption = None,
-    jobs: JobsOption = None,
-    as_json: JsonOption = False,
-) -> int:
-    """Compare two snapshots, or one and the environment on disk."""
-    from snapper.cli.bars import reporter
-    from snapper.commands import diff as verb
-    from snapper.environment.locations import find_environment
-    from snapper.repository.specs import SnapshotSpec
-
-    if after is not None and prefix is not None:
-        raise UsageError(
-            "a second snapshot and --prefix are two different comparisons", "Choose one of them."
-        )
-    one = SnapshotSpec.parse(before)
-    other = SnapshotSpec.parse(after) if after is not None else None
-    opened = open_store(store)
-    with reporter(quiet=as_json) as progress:
-        if other is not None:
-            found = verb.diff_snapshots(
-                opened, one, other, files=files, jobs=jobs or load_settings().jobs, progress=progress
-            )
-        else:
-            place = absolute_directory(prefix) if prefix is not None else find_environment(one.environment)
-            found = verb.diff_installed(
-                opened, one, place, files=files, jobs=jobs or load_settings().jobs, progress=progress
-            )
-    names = [each.environment for each in (one, other) if each]
-    last = seen(opened, names)
-    _differing(found, last, as_json)
-    return last.code
 
 
 def status(
@@ -96,10 +49,12 @@ def status(
         failure = failure or unlisted
     if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
         failure = None  # nobody has made it yet
-    last = seen(opened, [each.environment for each in found]) if opened else REACHED
-    shown = _Shown(found, opened.url if opened else "", store, failure, last, name is None and prefix is None)
+    staleness = read_staleness(opened, [each.environment for each in found]) if opened else FRESH
+    shown = _Shown(
+        found, opened.url if opened else "", store, failure, staleness, name is None and prefix is None
+    )
     _state(shown, as_json)
-    return ExitCode.PARTIAL if failure or any(each.error for each in found) else last.code
+    return ExitCode.PARTIAL if failure or any(each.error for each in found) else staleness.code
 
 
 def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
@@ -108,33 +63,6 @@ def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
         return open_store(option), None
     except SnapperError as error:
         return None, error
-
-
-def _differing(found: SnapshotDiff, last: Seen, as_json: bool) -> None:
-    if as_json:
-        output.document({**to_jsonable(found), "files": to_jsonable(found.files), **last.fields})
-        return
-    output.say(f"{_label(found.before)} -> {_label(found.after)}")
-    output.changes(found.packages, "  ")
-    for path in found.altered.added:
-        output.say(f"  altered: {path}")
-    for path in found.altered.removed:
-        output.say(f"  no longer altered: {path}")
-    if found.files is not None:
-        for mark, paths in (("+", found.files.added), ("-", found.files.removed), ("~", found.files.changed)):
-            for path in paths:
-                output.say(f"  {mark} {path}")
-    files = found.files
-    same = not (found.packages or found.altered.added or found.altered.removed)
-    if same and files is None:
-        output.say("  the packages are the same; for files, ask with --files")
-    elif same and files is not None and not (files.added or files.removed or files.changed):
-        output.say("  no difference")
-    last.tell()
-
-
-def _label(side: str) -> str:
-    return side if "/" in side else side[:12]
 
 
 @dataclass(frozen=True)
@@ -147,20 +75,20 @@ class _Shown:
     store: str
     option: str | None
     failure: SnapperError | None
-    last: Seen
+    staleness: Staleness
     everything: bool
 
 
 def _state(shown: _Shown, as_json: bool) -> None:
     failure = shown.failure
     if as_json:
-        output.document(
+        output.print_json(
             {
                 "store": shown.store or None,
                 "environments": [_fields(each) for each in shown.found],
-                **({"store_error": output.described(failure)} if failure else {}),
-                **({"last_restore": restored.last_fields()} if shown.everything else {}),
-                **shown.last.fields,
+                **({"store_error": output.error_fields(failure)} if failure else {}),
+                **({"last_restore": _last_restore_fields()} if shown.everything else {}),
+                **shown.staleness.fields,
             }
         )
         return
@@ -168,32 +96,32 @@ def _state(shown: _Shown, as_json: bool) -> None:
     for each in shown.found:
         _say(each, shown.store, to_store)
     if not shown.found:
-        output.say("There are no environments here that snapper has packed or restored.")
+        output.echo("There are no environments here that snapper has packed or restored.")
     if failure is not None:
-        output.error(failure, as_json=False)
-    shown.last.tell()
+        output.print_error(failure, as_json=False)
+    shown.staleness.warn()
     if shown.everything:
-        restored.say_last()
+        _say_last_restore()
 
 
 def _say(found: EnvironmentStatus, store: str, option: str) -> None:
     """Prints the status; commands that it names have the option, so that they are for the same store."""
     if found.condition == "absent":
         restore = "" if found.error else f". Restore it: snapper restore {found.environment}{option}"
-        output.say(f"{found.environment}: not on this machine{restore}")
+        output.echo(f"{found.environment}: not on this machine{restore}")
     else:
-        output.say(f"{found.environment}: {found.prefix}")
-        output.say(f"  {_sentence(found, found.pack_command + option)}")
+        output.echo(f"{found.environment}: {found.prefix}")
+        output.echo(f"  {_sentence(found, found.pack_command + option)}")
         if found.packages is not None:
-            output.changes(found.packages, "  ")
+            output.print_changes(found.packages, "  ")
         if found.drift is not None:
-            output.listing(
-                f"  {plural(len(found.drift.paths), 'file')} changed", found.drift.paths, output.say
+            output.print_paths(
+                f"  {plural(len(found.drift.paths), 'file')} changed", found.drift.paths, output.echo
             )
         for line in _in_store(found, store, option):
-            output.say(f"  {line}")
+            output.echo(f"  {line}")
     if found.error is not None:
-        output.error(found.error, as_json=False)
+        output.print_error(found.error, as_json=False)
 
 
 def _in_store(found: EnvironmentStatus, store: str, option: str) -> Iterator[str]:
@@ -239,5 +167,35 @@ def _fields(found: EnvironmentStatus) -> dict[str, Any]:
         "current": found.current or None,
         "behind": found.behind,
         "stored": found.stored,
-        **({"error": output.described(found.error)} if found.error else {}),
+        **({"error": output.error_fields(found.error)} if found.error else {}),
     }
+
+
+def _last_restore_fields() -> dict[str, Any] | None:
+    """The last restore of all environments as JSON; None where none is on record."""
+    from snapper.kernels import runs
+
+    found = runs.last_run()
+    return {**to_jsonable(found), "at_work": found.at_work} if found else None
+
+
+def _say_last_restore() -> None:
+    """Says what became of the last restore of all environments, and how far it is where it goes on."""
+    from snapper.kernels import runs
+
+    found = runs.last_run()
+    if found is None:
+        return
+    counts: Counter[str] = Counter(each.condition for each in found.environments)
+    words = {"restored": "restored", "present": "already there", "failed": "failed"}
+    told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
+    how = "" if found.ended else ", at work" if found.at_work else ", cut off: snapper restore --all goes on"
+    output.echo(f"Last restore of all: {found.began}{how}: {found.error or told}")
+    for each in found.environments:
+        if each.condition in ("waiting", "restoring"):
+            share = 100 * each.done // each.size if each.size else 0
+            output.echo(f"  {each.environment}: {share}% of {size(each.size)}")
+        elif each.condition == "failed":
+            output.echo(f"  {each.environment}: {each.error}")
+    if found.log:
+        output.echo(f"  its log: {found.log}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from snapper.cli.text import clean, plural
+from snapper.cli.render.text import clean, plural
 from snapper.errors import SnapperError
 from snapper.format.model import Deviation
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 _MOST_LISTED = 10
 
 
-def text(document: str) -> None:
+def print_text(document: str) -> None:
     """Prints a document as it is."""
     sys.stdout.write(document)
 
 
-def error(failure: SnapperError, as_json: bool) -> None:
+def print_error(failure: SnapperError, as_json: bool) -> None:
     """Reports an error: one sentence and what to do, on stderr, or as JSON on stdout."""
     if as_json:
-        document({"error": described(failure)})
+        print_json({"error": error_fields(failure)})
         return
-    warn(f"snapper: {failure.message}")
+    notice(f"snapper: {failure.message}")
     if failure.hint:
-        warn(f"  {failure.hint}")
+        notice(f"  {failure.hint}")
 
 
-def failed(failures: Sequence[tuple[str, SnapperError]], *, alone: bool) -> None:
+def print_failures(failures: Sequence[tuple[str, SnapperError]], *, alone: bool) -> None:
     """Reports what environments failed with, on stderr; each is named unless the one that there is was `alone`. What
     to do is said once where it is the same for those that follow.
     """
     for number, (environment, failure) in enumerate(failures):
-        warn(f"snapper: {failure.message}" if alone else f"snapper: {environment}: {failure.message}")
+        notice(f"snapper: {failure.message}" if alone else f"snapper: {environment}: {failure.message}")
         last = number + 1 == len(failures) or failures[number + 1][1].hint != failure.hint
         if failure.hint and last:
-            warn(f"  {failure.hint}")
+            notice(f"  {failure.hint}")
 
 
-def described(failure: SnapperError) -> dict[str, Any]:
+def error_fields(failure: SnapperError) -> dict[str, Any]:
     return {
         "code": int(failure.code),
         "type": type(failure).__name__,
@@ -52,58 +52,58 @@ def described(failure: SnapperError) -> dict[str, Any]:
     }
 
 
-def failures(failed: Sequence[tuple[str, SnapperError]], *, alone: bool) -> dict[str, Any]:
+def failure_fields(failed: Sequence[tuple[str, SnapperError]], *, alone: bool) -> dict[str, Any]:
     """Environments with what each failed with, as JSON; the first is the whole command's error where nothing else was
     done (`alone`).
     """
     fields: dict[str, Any] = {
-        "failed": [{"environment": environment, **described(error)} for environment, error in failed]
+        "failed": [{"environment": environment, **error_fields(error)} for environment, error in failed]
     }
     if failed and alone:
-        fields["error"] = described(failed[0][1])
+        fields["error"] = error_fields(failed[0][1])
     return fields
 
 
-def deviations(
-    what: str, deviations: Iterable[Deviation], say_by: Callable[[str], None] | None = None
+def print_deviations(
+    what: str, deviations: Iterable[Deviation], echo_by: Callable[[str], None] | None = None
 ) -> None:
     for each in deviations:
-        listing(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, say_by)
+        print_paths(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, echo_by)
 
 
-def unrelocated(paths: Sequence[str]) -> None:
-    listing("these files hold another prefix, because this one does not fit in them", paths)
+def print_unrelocated(paths: Sequence[str]) -> None:
+    print_paths("these files hold another prefix, because this one does not fit in them", paths)
 
 
-def empty(store: str) -> None:
-    say(f"The store {store} has no environments. Pack one with: snapper pack NAME")
+def print_empty_store(store: str) -> None:
+    echo(f"The store {store} has no environments. Pack one with: snapper pack NAME")
 
 
-def changes(changes: PackageChanges, indent: str) -> None:
+def print_changes(changes: PackageChanges, indent: str) -> None:
     """Prints what became of packages, a line each."""
     for each in changes.added:
-        say(f"{indent}+ {each.name} {each.after}{_by(each)}")
+        echo(f"{indent}+ {each.name} {each.after}{_by(each)}")
     for each in changes.removed:
-        say(f"{indent}- {each.name} {each.before}{_by(each)}")
+        echo(f"{indent}- {each.name} {each.before}{_by(each)}")
     for each in changes.changed:
-        say(f"{indent}~ {each.name} {each.before} -> {each.after}{_by(each)}")
+        echo(f"{indent}~ {each.name} {each.before} -> {each.after}{_by(each)}")
 
 
 def _by(change: PackageChange) -> str:
     return " (pip)" if change.manager == "pip" else ""
 
 
-def listing(what: str, paths: Sequence[str], say_by: Callable[[str], None] | None = None) -> None:
-    tell = say_by or warn
+def print_paths(what: str, paths: Sequence[str], echo_by: Callable[[str], None] | None = None) -> None:
+    write = echo_by or notice
     if paths:
-        tell(f"{what}:")
+        write(f"{what}:")
         for path in paths[:_MOST_LISTED]:
-            tell(f"    {path}")
+            write(f"    {path}")
         if len(paths) > _MOST_LISTED:
-            tell(f"    and {len(paths) - _MOST_LISTED:,} more (all of them with --json)")
+            write(f"    and {len(paths) - _MOST_LISTED:,} more (all of them with --json)")
 
 
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
     if sys.stdout.isatty():
         _rich_table(head, rows, right)
         return
@@ -134,13 +134,13 @@ def _rich_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: t
     Console().print(table)
 
 
-def document(fields: dict[str, Any]) -> None:
+def print_json(fields: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(fields, indent=2) + "\n")
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     print(clean(line))
 
 
-def warn(line: str) -> None:
+def notice(line: str) -> None:
     print(clean(line), file=sys.stderr)

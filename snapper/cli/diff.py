@@ -1,0 +1,91 @@
+"""`snapper diff`: compare two snapshots, or a snapshot and the environment on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
+from snapper.cli.render import output
+from snapper.cli.render.staleness import Staleness, read_staleness
+from snapper.errors import UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings
+
+if TYPE_CHECKING:
+    from snapper.commands.diff import SnapshotDiff
+
+
+def diff(
+    before: Annotated[
+        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="What to begin from, in the store.")
+    ],
+    after: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ENV[@SNAPSHOT]]", help="What to go to, in the store. Default: ENV as it is on disk."
+        ),
+    ] = None,
+    prefix: PrefixOption = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Name every file that differs, not packages alone.")
+    ] = False,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Compare two snapshots, or one and the environment on disk."""
+    from snapper.cli.render.progress import reporter
+    from snapper.commands import diff as verb
+    from snapper.environment.locations import find_environment
+    from snapper.repository.specs import SnapshotSpec
+
+    if after is not None and prefix is not None:
+        raise UsageError(
+            "a second snapshot and --prefix are two different comparisons", "Choose one of them."
+        )
+    one = SnapshotSpec.parse(before)
+    other = SnapshotSpec.parse(after) if after is not None else None
+    opened = open_store(store)
+    with reporter(quiet=as_json) as progress:
+        if other is not None:
+            found = verb.diff_snapshots(
+                opened, one, other, files=files, jobs=jobs or load_settings().jobs, progress=progress
+            )
+        else:
+            place = absolute_directory(prefix) if prefix is not None else find_environment(one.environment)
+            found = verb.diff_installed(
+                opened, one, place, files=files, jobs=jobs or load_settings().jobs, progress=progress
+            )
+    names = [each.environment for each in (one, other) if each]
+    staleness = read_staleness(opened, names)
+    _differing(found, staleness, as_json)
+    return staleness.code
+
+
+def _differing(found: SnapshotDiff, staleness: Staleness, as_json: bool) -> None:
+    if as_json:
+        output.print_json({**to_jsonable(found), "files": to_jsonable(found.files), **staleness.fields})
+        return
+    output.echo(f"{_label(found.before)} -> {_label(found.after)}")
+    output.print_changes(found.packages, "  ")
+    for path in found.altered.added:
+        output.echo(f"  altered: {path}")
+    for path in found.altered.removed:
+        output.echo(f"  no longer altered: {path}")
+    if found.files is not None:
+        for mark, paths in (("+", found.files.added), ("-", found.files.removed), ("~", found.files.changed)):
+            for path in paths:
+                output.echo(f"  {mark} {path}")
+    files = found.files
+    same = not (found.packages or found.altered.added or found.altered.removed)
+    if same and files is None:
+        output.echo("  the packages are the same; for files, ask with --files")
+    elif same and files is not None and not (files.added or files.removed or files.changed):
+        output.echo("  no difference")
+    staleness.warn()
+
+
+def _label(side: str) -> str:
+    return side if "/" in side else side[:12]

@@ -1,0 +1,62 @@
+"""`snapper import`: pack the environment of a conda-pack archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli.options import (
+    JobsOption,
+    JsonOption,
+    LevelOption,
+    MessageOption,
+    StoreOption,
+    open_store,
+)
+from snapper.cli.render import pack as render
+from snapper.settings.settings import absolute_directory, load_settings
+
+if TYPE_CHECKING:
+    pass
+
+
+def import_(
+    archive: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An archive made by conda-pack or snapper export.")
+    ],
+    store_name: Annotated[
+        str | None,
+        typer.Option("--name", "-n", metavar="NAME", help="Name in the store. Default: the file's."),
+    ] = None,
+    message: MessageOption = "",
+    level: LevelOption = None,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put the environment of a conda-pack archive into the store."""
+    from snapper.archives import importer
+    from snapper.cli.render.progress import reporter
+    from snapper.commands import pack as verb
+    from snapper.repository.specs import check_environment_name
+
+    file = absolute_directory(archive)
+    known_as = check_environment_name(
+        store_name or importer.archive_stem(file), "Say what it is to be called in the store with --name."
+    )
+    with reporter(quiet=as_json) as progress, importer.unpacked_archive(file, progress) as arrival:
+        opened = open_store(store, create=True)
+        done = verb.pack(
+            opened,
+            arrival.place,
+            known_as,
+            message=message or f"from {file.name}",
+            level=level or load_settings().level,
+            editables="ignore",
+            displaced=arrival.displaced,
+            jobs=jobs or load_settings().jobs,
+            progress=progress,
+        )
+    render.report(done, as_json)

@@ -1,0 +1,73 @@
+"""`snapper list`: the environments of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from snapper.cli.options import JsonOption, StoreOption, open_store
+from snapper.cli.render import output
+from snapper.cli.render.staleness import Staleness, read_staleness
+from snapper.cli.render.text import moment, size
+from snapper.format.canonical import to_jsonable
+
+if TYPE_CHECKING:
+    from snapper.repository.refs import RefOrError
+
+
+def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
+    """List the environments of the store."""
+    from snapper.repository.refs import read_all_refs
+
+    opened = open_store(store)
+    found = list(read_all_refs(opened))
+    return _listed(found, read_staleness(opened, [each.name for each in found]), as_json)
+
+
+def _listed(found: Sequence[RefOrError], staleness: Staleness, as_json: bool) -> int:
+    """Prints the store's environments; returns the exit code."""
+    from snapper.repository.refs import origin_entry
+
+    damaged = [each for each in found if each.environment is None]
+    if as_json:
+        output.print_json(
+            {"store": staleness.store, "environments": [_entry(each) for each in found], **staleness.fields}
+        )
+    elif not found:
+        output.print_empty_store(staleness.store)
+    else:
+        rows = []
+        for entry in found:
+            if entry.environment is not None:
+                latest = (
+                    origin_entry(entry.environment, entry.environment.current) or entry.environment.latest
+                )
+                rows.append(
+                    (
+                        entry.name,
+                        latest.snapshot[:12],
+                        str(latest.packages),
+                        size(latest.size),
+                        size(latest.stored_size),
+                        moment(latest.time),
+                        f"{latest.host}:{latest.prefix or '(imported)'}",
+                    )
+                )
+        output.print_table(
+            ("ENVIRONMENT", "SNAPSHOT", "PACKAGES", "SIZE", "STORED", "PACKED (UTC)", "FROM"),
+            rows,
+            right=(2, 3, 4),
+        )
+    if not as_json:
+        for entry in damaged:
+            if entry.error is not None:
+                output.print_error(entry.error, as_json=False)
+        staleness.warn()
+    return damaged[0].error.code if damaged and damaged[0].error is not None else staleness.code
+
+
+def _entry(entry: RefOrError) -> dict[str, Any]:
+    if entry.environment is None:
+        return {"environment": entry.name, "error": output.error_fields(entry.error) if entry.error else None}
+    latest: dict[str, Any] = to_jsonable(entry.environment.latest)
+    return {"environment": entry.name, **latest, "tags": entry.environment.tags}

@@ -1,0 +1,69 @@
+"""`snapper log`: the history of an environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snapper.cli.options import (
+    JsonOption,
+    NameArgument,
+    StoreOption,
+    open_store,
+)
+from snapper.cli.render import output
+from snapper.cli.render.staleness import Staleness, read_staleness
+from snapper.cli.render.text import moment, plural, size
+from snapper.format.canonical import to_jsonable
+
+if TYPE_CHECKING:
+    from snapper.commands.log import LogEntry
+
+
+def log(
+    name: NameArgument,
+    number: Annotated[
+        int | None, typer.Option("--number", "-n", min=1, metavar="N", help="The latest N steps only.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show an environment's history: who, when, and what changed."""
+    from snapper.commands.log import read_log as verb
+
+    opened = open_store(store)
+    steps = verb(opened, name, number)
+    staleness = read_staleness(opened, [name])
+    _logged(name, steps, staleness, as_json)
+    return staleness.code
+
+
+def _logged(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"environment": name, "steps": [_step(each) for each in steps], **staleness.fields})
+        return
+    for number, step in enumerate(steps):
+        move = step.move
+        marks = [*(["current"] if step.current and not number else []), *step.tags]
+        output.echo(f"{move.snapshot[:12]}  {move.action}" + (f"  ({', '.join(marks)})" if marks else ""))
+        output.echo(f"    {moment(move.time)} UTC by {move.user}@{move.host}")
+        if move.message:
+            output.echo(f"    {move.message}")
+        sizes = f"{plural(move.packages, 'package')}, {size(move.size)}, {size(move.added_size)} added"
+        output.echo(f"    {sizes}{f', from {move.prefix}' if move.prefix else ''}")
+        if step.changes is not None:
+            output.print_changes(step.changes, "    ")
+        if step.error is not None:
+            output.echo(f"    what changed cannot be known: {step.error.message}")
+    staleness.warn()
+
+
+def _step(step: LogEntry) -> dict[str, Any]:
+    return {
+        **to_jsonable(step.move),
+        "current": step.current,
+        "tags": list(step.tags),
+        "changes": to_jsonable(step.changes),
+        **({"error": output.error_fields(step.error)} if step.error else {}),
+    }

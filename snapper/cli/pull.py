@@ -1,0 +1,25 @@
+"""`snapper pull`: copy environments from another store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli.copying import AllOption, ForceOption, NamesArgument, copy
+from snapper.cli.options import JsonOption, StoreOption
+
+if TYPE_CHECKING:
+    pass
+
+
+def pull(
+    from_: Annotated[str, typer.Option("--from", metavar="URL", help="The store to copy from.")],
+    names: NamesArgument = None,
+    everything: AllOption = False,
+    force: ForceOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Copy environments from another store to the store."""
+    return copy(from_, store, names, everything=everything, force=force, as_json=as_json)

@@ -1,0 +1,25 @@
+"""`snapper push`: copy environments to another store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli.copying import AllOption, ForceOption, NamesArgument, copy
+from snapper.cli.options import JsonOption, StoreOption
+
+if TYPE_CHECKING:
+    pass
+
+
+def push(
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store to copy to.")],
+    names: NamesArgument = None,
+    everything: AllOption = False,
+    force: ForceOption = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Copy environments from the store to another one."""
+    return copy(store, to, names, everything=everything, force=force, as_json=as_json)

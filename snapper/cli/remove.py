@@ -1,0 +1,59 @@
+"""`snapper remove`: remove an environment from a store."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli.options import (
+    JsonOption,
+    NameArgument,
+    StoreOption,
+    open_store,
+)
+from snapper.cli.render import output
+from snapper.cli.render.text import clean, plural
+from snapper.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from snapper.commands.remove import RemovalPlan
+
+
+def remove(
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove an environment from the store; on disk it stays."""
+    from snapper.commands import remove as verb
+
+    opened = open_store(store)
+    found = verb.plan_removal(opened, name)
+    if not yes and not _agreed(found, opened.url, as_json):
+        output.notice("Nothing is removed.")
+        return ExitCode.FAILED
+    verb.remove_environment(opened, found)
+    if as_json:
+        output.print_json(
+            {
+                "store": opened.url,
+                "environment": name,
+                "snapshot": found.latest or None,
+                "snapshots": found.snapshots,
+            }
+        )
+    else:
+        output.echo(f"{name} is removed from {opened.url}. Its snapshots go with the next: snapper prune")
+    return ExitCode.DONE
+
+
+def _agreed(found: RemovalPlan, store: str, as_json: bool) -> bool:
+    """What the user says to it; raises UsageError where nobody can be asked."""
+    what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
+    if as_json or not sys.stdin.isatty():
+        raise UsageError(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")
+    question = clean(f"Remove {what} from {store}, for everyone who uses it?")
+    return typer.confirm(question, err=True)

@@ -1,0 +1,1 @@
+"""Output of the command line: text, tables, JSON, progress bars."""

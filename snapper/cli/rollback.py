@@ -1,0 +1,112 @@
+"""`snapper rollback`: make an earlier snapshot current again."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli import Command
+from snapper.cli.options import (
+    EnvsDirOption,
+    JobsOption,
+    JsonOption,
+    MessageOption,
+    StoreOption,
+    open_store,
+)
+from snapper.cli.render import output
+from snapper.cli.render import restore as restored
+from snapper.errors import ExitCode, SnapperError, UsageError
+from snapper.format.canonical import to_jsonable
+from snapper.settings.settings import absolute_directory, load_settings, resolve_envs_dir
+
+if TYPE_CHECKING:
+    from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.commands.rollback import RollbackResult
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment.")],
+    snapshot: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SNAPSHOT]", help="Tag, id, or ~N. Default: the one before the current snapshot."
+        ),
+    ] = None,
+    message: MessageOption = "",
+    store_only: Annotated[
+        bool, typer.Option("--store-only", help="Restore nothing here: only the store's snapshot moves.")
+    ] = False,
+    prefix: Annotated[
+        Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where the environment is here.")
+    ] = None,
+    envs_dir: EnvsDirOption = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give up changes made here since it was packed or restored.")
+    ] = False,
+    store: StoreOption = None,
+    jobs: JobsOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Make an earlier snapshot current again, here and for everyone."""
+    from snapper.cli.render.progress import reporter
+    from snapper.commands import restore as restoring
+    from snapper.commands import rollback as verb
+    from snapper.repository.specs import SnapshotSpec
+    from snapper.restoring.target import RestoreRequest
+    from snapper.store import check_reached
+
+    if snapshot is not None and "@" in name:
+        raise UsageError("the snapshot is named twice", "See: snapper rollback --help.")
+    opened = open_store(store)
+    check_reached(opened)  # before anything here is changed
+    back = verb.plan_rollback(opened, SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name))
+    results: list[RestoreResult | RestoreFailure] = []
+    if not store_only:
+        # First here: what stands in the way is found before anything is moved for everyone.
+        wanted = RestoreRequest(
+            SnapshotSpec(back.environment, back.snapshot_id),
+            prefix=absolute_directory(prefix) if prefix else None,
+            envs_dir=None if prefix else resolve_envs_dir(envs_dir),
+            replace=replace,
+        )
+        with reporter(quiet=as_json) as progress:
+            results = list(
+                restoring.restore(opened, [wanted], jobs=jobs or load_settings().jobs, progress=progress)
+            )
+        for each in results:
+            if isinstance(each, restoring.RestoreFailure):
+                raise each.error
+    try:
+        done = verb.rollback(opened, back, message=message)
+    except SnapperError:
+        for here in results:
+            if isinstance(here, restoring.RestoreResult):
+                output.notice(
+                    f"{here.prefix} is at {back.snapshot_id[:12]} now, but in the store nothing has moved:"
+                )
+        raise
+    return _rolled_back(done, results, opened.url, as_json)
+
+
+def _rolled_back(
+    done: RollbackResult, results: list[RestoreResult | RestoreFailure], store: str, as_json: bool
+) -> int:
+    ended = restored.Ended(results, store, time.monotonic() - Command.began)
+    if as_json:
+        document, code = restored.described(ended)
+        fields = to_jsonable(done)
+        fields["snapshot"] = fields.pop("snapshot_id")
+        output.print_json({**fields, **document})
+        return code
+    code = restored.report(ended, as_json=False) if results else ExitCode.DONE
+    if done.unchanged:
+        output.echo(f"{done.environment} is at {done.snapshot_id[:12]} in the store already")
+    else:
+        output.echo(
+            f"{done.environment} is rolled back in the store, from {done.before[:12]} to {done.snapshot_id[:12]}"
+        )
+    return code

@@ -1,0 +1,104 @@
+"""`snapper show`: one snapshot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
+from snapper.cli.render import output
+from snapper.cli.render.staleness import Staleness, read_staleness
+from snapper.cli.render.text import plural, size
+from snapper.errors import UsageError
+from snapper.format.canonical import to_jsonable
+
+if TYPE_CHECKING:
+    from snapper.format.model import Ref, Snapshot
+
+
+def show(
+    name: ReferenceArgument,
+    explicit: Annotated[
+        bool, typer.Option("--explicit", help="Print a lock file for conda create --file.")
+    ] = False,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print an environment.yml.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show a snapshot: its packages, layers and kernels."""
+    from snapper.commands import lockfile
+    from snapper.repository.snapshots import read_snapshot
+    from snapper.repository.specs import SnapshotSpec, resolve_spec
+
+    if explicit + as_yaml + as_json > 1:
+        raise UsageError("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
+    reference = SnapshotSpec.parse(name)
+    opened = open_store(store)
+    environment, snapshot_id = resolve_spec(opened, reference)
+    snapshot = read_snapshot(opened, snapshot_id)
+    staleness = read_staleness(opened, [environment.name])
+    if explicit:
+        output.print_text(lockfile.explicit(snapshot))
+    elif as_yaml:
+        output.print_text(lockfile.environment_yml(environment.name, snapshot))
+    else:
+        _shown(environment, snapshot_id, snapshot, as_json, staleness)
+    if not as_json:
+        staleness.warn()
+    return staleness.code
+
+
+def _shown(
+    environment: Ref, snapshot_id: str, snapshot: Snapshot, as_json: bool, staleness: Staleness
+) -> None:
+    """Prints one snapshot."""
+    from snapper.repository.refs import origin_entry
+
+    if as_json:
+        moves = tuple(move for move in environment.history if move.snapshot == snapshot_id)
+        output.print_json(
+            {
+                "environment": environment.name,
+                "snapshot": snapshot_id,
+                "current": snapshot_id == environment.current,
+                "size": snapshot.size,
+                "stored_size": snapshot.stored_size,
+                "files": snapshot.files,
+                "history": to_jsonable(moves),
+                **to_jsonable(snapshot),
+                **staleness.fields,
+            }
+        )
+        return
+    output.echo(
+        f"{environment.name}@{snapshot_id[:12]}{' (current)' if snapshot_id == environment.current else ''}"
+    )
+    output.echo(f"  id        {snapshot_id}")
+    move = origin_entry(environment, snapshot_id)
+    if move:
+        origin = f"packed    {{}} from {move.prefix}" if move.prefix else "imported  {}"
+        output.echo("  " + origin.format(f"{move.time} by {move.user}@{move.host}"))
+        if move.message:
+            output.echo(f"  message   {move.message}")
+    output.echo(f"  platform  {snapshot.platform}")
+    output.echo(
+        f"  size      {size(snapshot.size)} in {plural(snapshot.files, 'file')}, "
+        f"stored as {size(snapshot.stored_size)} in {plural(len(snapshot.layers), 'layer')}"
+    )
+    for kernel in snapshot.kernels:
+        output.echo(f"  kernel    {kernel.name} ({kernel.display_name})")
+    output.print_deviations("altered since conda installed the package", snapshot.altered, output.echo)
+    output.print_deviations("gone since conda installed the package", snapshot.missing, output.echo)
+    stored: dict[str, int] = {}
+    for layer in snapshot.layers:
+        stored[layer.owner] = stored.get(layer.owner, 0) + layer.size
+    rows = [
+        (each.name, each.version, each.build, size(stored.get(each.dist, 0)), each.channel.rstrip("/"))
+        for each in snapshot.packages
+    ]
+    rows += [
+        (each.name, each.version, "", size(stored.get(f"{each.name}-{each.version}", 0)), "pip")
+        for each in snapshot.pip
+    ]
+    output.print_table(("PACKAGE", "VERSION", "BUILD", "STORED", "CHANNEL"), rows, right=(3,))
