@@ -24,12 +24,13 @@ from snapper.errors import (
     TargetLocked,
     TargetOccupied,
 )
+from snapper.fs.exchange import exchange
+from snapper.fs.removal import remove_tree
 from snapper.restoring import staging
 from snapper.restoring.staging import (
     Staging,
     find_leftovers,
     remove_leftover_staging,
-    remove_tree,
     staging_directory,
 )
 from tests.conftest import tree_of
@@ -71,7 +72,7 @@ def no_exchange(one: Path, other: Path) -> bool:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where renameat2 works, and where it does not: NFS, macOS, old kernels."""
     if request.param == "two steps":
-        monkeypatch.setattr(staging, "_exchanged", no_exchange)
+        monkeypatch.setattr(staging, "exchange", no_exchange)
     return str(request.param)
 
 
@@ -131,14 +132,14 @@ def test_again_and_again(target: Path, way: str) -> None:
 def test_a_swap_is_one_step_here(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The target is never missing where the system can exchange directories."""
     seen: list[bool] = []
-    real = staging._exchanged
+    real = exchange
 
     def watched(one: Path, other: Path) -> bool:
         seen.append(real(one, other))
         return seen[-1]
 
     put(target, "old")
-    monkeypatch.setattr(staging, "_exchanged", watched)
+    monkeypatch.setattr(staging, "exchange", watched)
     put(target, "new")
     if seen == [False]:
         pytest.skip("this file system cannot exchange directories")
@@ -230,7 +231,7 @@ def test_other_environments_outlive_a_swap_that_is_cut_off(tmp_path: Path, way: 
 
             return cut
 
-        for owner, name in ((staging, "_move"), (staging, "_exchanged"), (Staging, "_move_in")):
+        for owner, name in ((staging, "_move"), (staging, "exchange"), (Staging, "_move_in")):
             setattr(owner, name, cutting(getattr(owner, name)))
         put(target, "new")
 
@@ -297,7 +298,7 @@ def test_a_swap_that_fails_between_its_steps_leaves_what_was(
 
     put(target, "old")
     before = tree_of(target.parent)
-    monkeypatch.setattr(staging, "_exchanged", no_exchange)
+    monkeypatch.setattr(staging, "exchange", no_exchange)
     monkeypatch.setattr(Staging, "_move_in", fail)
     with pytest.raises((SnapperError, KeyboardInterrupt)):
         put(target, "new")
@@ -367,7 +368,7 @@ def test_a_swap_cut_off_between_its_steps_is_undone_by_the_next(
     put(target, "old")
     before = tree_of(target.parent)
     with monkeypatch.context() as patch:
-        patch.setattr(staging, "_exchanged", no_exchange)
+        patch.setattr(staging, "exchange", no_exchange)
         patch.setattr(Staging, "_move_in", lambda _: be_killed())
         assert in_process(lambda: put(target, "new")) == -signal.SIGKILL
     assert not target.exists()

@@ -30,9 +30,9 @@ from snapper.format.relocate import (
     default_placeholders,
     replace_placeholder,
 )
+from snapper.fs.removal import remove_tree
+from snapper.fs.temporary import temporary_directory
 from snapper.process.progress import Progress
-from snapper.restoring.staging import remove_tree
-from snapper.restoring.temporary import temporary_directory
 
 _MOST_WRAPPERS = 8
 _ENDING = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|tbz2|txz|tzst|zip|squashfs)\Z", re.I)

@@ -6,7 +6,6 @@ symbolic links are made last, so that no name leads outside while files are writ
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +14,9 @@ from pathlib import Path
 from snapper.archives.archive import ACTIVATION, Entry, Read, entries
 from snapper.errors import InsufficientSpace, InvalidArchive
 from snapper.format.model import path_bytes
+from snapper.fs.directories import DirectoryTree, without_umask
+from snapper.fs.errors import is_disk_full
 from snapper.process.progress import Progress
-from snapper.restoring.directories import DirectoryTree, without_umask
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
@@ -138,7 +138,7 @@ def _writing(file: Path, directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise InsufficientSpace(str(directory.parent)) from None
         raise InvalidArchive(
             str(file), f"its members contradict each other ({error.strerror}: {error.filename!r})"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from snapper.environment.conda import FileFacts, with_facts, without_prefix_facts
-from snapper.errors import Corrupted, FileOperationFailed, PermissionDenied, SnapperError
+from snapper.errors import Corrupted, SnapperError
 from snapper.format import bytecode
 from snapper.format.layer import LayerUnpacker
 from snapper.format.model import RECORD_MODES, Continuation, Layer, Mode, Relocation, Snapshot, check_path
@@ -29,10 +29,12 @@ from snapper.format.relocate import (
     replace_placeholder,
 )
 from snapper.format.segment import InvalidSegment, Member, iter_members, split_continuation
+from snapper.fs.directories import DirectoryTree
+from snapper.fs.errors import map_os_error
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.snapshots import read_layer
-from snapper.restoring.directories import DirectoryTree, unpack_errors
+from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
 
 #: In which way a path of the environment is not what its snapshot says.
@@ -202,9 +204,7 @@ class _Files:
                 raise self._failure(path, error) from None
 
     def _failure(self, path: str, error: OSError) -> SnapperError:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return PermissionDenied(f"{self._place}/{path}", "read")
-        return FileOperationFailed(f"{self._place}/{path}", error.strerror or str(error))
+        return map_os_error(error, f"{self._place}/{path}", "read")
 
 
 class _Comparison:

@@ -19,7 +19,7 @@ from snapper.format.segment import Member, Type, iter_members, split_continuatio
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.snapshots import read_layer
-from snapper.restoring.directories import unpack_errors
+from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
 
 

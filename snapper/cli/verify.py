@@ -147,9 +147,9 @@ def _sources(
     from snapper.commands import pack
     from snapper.environment import ForeignPrefix, state
     from snapper.environment.locations import installed_environments
+    from snapper.fs.temporary import temporary_directory
     from snapper.repository.objects import write_pages
     from snapper.repository.snapshots import write_snapshot
-    from snapper.restoring.temporary import temporary_directory
 
     wanted = {name for problem in found.problems for name in problem.environments}
     with temporary_directory() as directory:

@@ -24,7 +24,7 @@ from snapper.kernels import runs
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.refs import read_ref
 from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
-from snapper.restoring.directories import unpack_errors
+from snapper.restoring.errors import unpack_errors
 from snapper.restoring.offline import offline_snapshot
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.space import Space

@@ -20,8 +20,9 @@ from snapper.format.layer import LayerUnpacker
 from snapper.format.model import RECORD_MODES, Continuation, Layer, Mode, Relocation, check_path
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, replace_placeholder
 from snapper.format.segment import InvalidSegment, Member, iter_members, split_continuation
+from snapper.fs.directories import DirectoryTree, write_all
 from snapper.repository.snapshots import read_layer
-from snapper.restoring.directories import DirectoryTree, unpack_errors, write_all
+from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

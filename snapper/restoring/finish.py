@@ -14,13 +14,8 @@ from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
 from snapper.format.model import Layer, path_bytes
 from snapper.format.segment import InvalidSegment, Member
-from snapper.restoring.directories import (
-    DirectoryTree,
-    index_entry_at,
-    unpack_errors,
-    without_umask,
-    write_all,
-)
+from snapper.fs.directories import DirectoryTree, without_umask, write_all
+from snapper.restoring.errors import unpack_errors
 from snapper.restoring.extract import NANOSECONDS, ExtractedLayer, Link, SplitFile
 
 
@@ -46,15 +41,15 @@ def finish(
                 os.chmod(name, member.mode & 0o777, dir_fd=directories[above])
                 times = (member.mtime * NANOSECONDS, member.mtime * NANOSECONDS)
                 os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
-                stats[order].append(index_entry_at(directories[above], member.path))
+                stats[order].append(_index_entry_at(directories[above], member.path))
             for order, entry in _restate(directories, layers, parts, altered):
                 stats[order].append(entry)
             links = [(order, link) for order, part in enumerate(parts) for link in part.links]
             for order, link in sorted(links, key=lambda each: not each[1].hard):
                 _make_link(directories, link)
-                stats[order].append(index_entry_at(directories[link.path.rpartition("/")[0]], link.path))
+                stats[order].append(_index_entry_at(directories[link.path.rpartition("/")[0]], link.path))
             for order, path in _linked({link.target for _, link in links if link.hard}, parts):
-                stats[order].append(index_entry_at(directories[path.rpartition("/")[0]], path))
+                stats[order].append(_index_entry_at(directories[path.rpartition("/")[0]], path))
             modes = [member for part in parts for member in part.directories]
             for member in sorted(modes, key=lambda member: path_bytes(member.path), reverse=True):
                 os.fchmod(directories[member.path], member.mode & 0o777)
@@ -95,7 +90,7 @@ def _restate(
             os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
         finally:
             os.close(descriptor)
-        yield order, index_entry_at(directories[above], path)
+        yield order, _index_entry_at(directories[above], path)
 
 
 def _opened(directories: DirectoryTree, path: str) -> BinaryIO:
@@ -142,6 +137,19 @@ def _linked(paths: set[str], parts: list[ExtractedLayer]) -> Iterator[tuple[int,
     """The files that were written before they got further links, which shows in their ctime, by layer."""
     for order, part in enumerate(parts if paths else ()):
         yield from ((order, path) for path in block_paths(part.index) if path in paths)
+
+
+def _index_entry_at(directory: int, path: str) -> IndexEntry:
+    """Return the index's entry for a path of the tree, whose directory is open."""
+    status = os.stat(path.rpartition("/")[2], dir_fd=directory, follow_symlinks=False)
+    return (
+        path,
+        status.st_size,
+        status.st_mode & 0o7777,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+        status.st_ino,
+    )
 
 
 def _make_link(directories: DirectoryTree, link: Link) -> None:

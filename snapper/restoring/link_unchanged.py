@@ -25,9 +25,9 @@ from snapper.environment.index import ANY_CTIME, Index, IndexEntry, block_entrie
 from snapper.format import bytecode
 from snapper.format.model import RECORD_MODES, Layer, Snapshot
 from snapper.format.segment import Member
+from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.packing.collect import LINK_TIME
 from snapper.process.pool import WorkerPool
-from snapper.restoring.directories import DirectoryTree, without_umask
 from snapper.restoring.extract import NANOSECONDS, ExtractedLayer
 
 #: How large the blocks are that a worker is given at a time, at least: so small that all end at about the same time.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snapper.errors import InsufficientSpace
 from snapper.format.model import Layer
+from snapper.fs.space import free_space
 
 #: What a file system takes for each file beside its data, in bytes: half a block, and the directory's entry.
 _OVERHEAD = 2304
@@ -33,14 +34,15 @@ class Space:
         size = files = 0
         for layer in layers:
             size, files = size + layer.diff_size, files + layer.members
-        status = os.statvfs(directory)
+        available = free_space(directory)
         promised = self._promised.setdefault(os.stat(directory).st_dev, _Promised())
         needed = size + files * _OVERHEAD
-        free = max(status.f_bavail * status.f_frsize - promised.size, 0)
+        free = max(available.size - promised.size, 0)
         if needed > free:
             raise InsufficientSpace(str(directory), needed, free)
-        inodes = max(status.f_favail - promised.files, 0)
-        if status.f_files and files > inodes:
-            raise InsufficientSpace(str(directory), files, inodes, "inodes")
+        if available.inodes is not None:
+            inodes = max(available.inodes - promised.files, 0)
+            if files > inodes:
+                raise InsufficientSpace(str(directory), files, inodes, "inodes")
         promised.size += needed
         promised.files += files

@@ -9,9 +9,7 @@ base environment, stands there for the moment of the swap, in `kept`. That is ne
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import stat
 import tempfile
@@ -22,23 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snapper import environment
-from snapper.errors import (
-    FileOperationFailed,
-    InsufficientSpace,
-    PermissionDenied,
-    SnapperError,
-    TargetLocked,
-    TargetOccupied,
-)
+from snapper.errors import SnapperError, TargetLocked, TargetOccupied
+from snapper.fs.directories import DirectoryTree
+from snapper.fs.errors import os_errors
+from snapper.fs.exchange import exchange
+from snapper.fs.locks import is_locked, is_open_file, try_lock
+from snapper.fs.removal import remove_tree
 from snapper.process.identity import user_at_host, utc_now
 from snapper.process.signals import defer_signals
-from snapper.restoring.directories import DirectoryTree
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
 
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
 _LOCK = "lock"
 _OLD = "old"
 _KEPT = "kept"
@@ -70,7 +63,7 @@ class Staging:
             before = _unlocked(self.target)
             try:
                 self._keep()
-                if not _exchanged(self.tree, self.target):
+                if not exchange(self.tree, self.target):
                     self.target.rename(self.tree.parent / _OLD)
                     self._move_in()
             except BaseException:
@@ -124,7 +117,7 @@ def staging_directory(target: Path) -> Iterator[Staging]:
     FileOperationFailed.
     """
     holder = _holder(target)
-    with _reporting(target.parent):
+    with os_errors(target.parent, "write in"):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(holder, str(target))
         try:
@@ -156,18 +149,11 @@ def _is_held(holder: Path) -> bool:
     """Whether somebody is at work there, which also counts as so where there is no telling."""
     try:
         with _opened(holder) as directory:
-            descriptor = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            return is_locked(_LOCK, directory)
     except FileNotFoundError:
         return False
     except (OSError, TargetOccupied):
         return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _holder(target: Path) -> Path:
@@ -209,17 +195,13 @@ def _locked(holder: Path, what: str) -> int:
                 descriptor = os.open(_LOCK, flags, 0o600, dir_fd=directory)
         except FileNotFoundError:
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), file.lstat()):
-                _sign(descriptor)
-                return descriptor
-        except BlockingIOError:
+        if not try_lock(descriptor):
             who = os.pread(descriptor, _LONGEST_SIGNATURE, 0).decode(errors="replace").strip()
             os.close(descriptor)
-            raise TargetLocked(what, who) from None
-        except FileNotFoundError:
-            pass
+            raise TargetLocked(what, who)
+        if is_open_file(descriptor, file):
+            _sign(descriptor)
+            return descriptor
         os.close(descriptor)
 
 
@@ -326,58 +308,3 @@ def _remove_below(_: object, job: tuple[str, list[str]]) -> None:
             above, _, name = path.rpartition("/")
             with suppress(OSError):
                 remove_tree(name, directories[above])
-
-
-def remove_tree(top: str | Path, above: int | None = None) -> None:
-    """Removes a directory, of that name in `above` if given, and all below it, read-only directories too."""
-    try:
-        _remove(top, above)
-    except PermissionError:
-        os.chmod(top, 0o700, dir_fd=above)
-        for _, names, _, directory in os.fwalk(top, dir_fd=above):
-            for name in names:
-                if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-                    os.chmod(name, 0o700, dir_fd=directory)
-        _remove(top, above)
-
-
-def _remove(name: str | Path, above: int | None = None) -> None:
-    """What shutil.rmtree does, without the paths that it makes of all names: in half the time."""
-    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    try:
-        with os.scandir(directory) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for inner, is_directory in found:
-            if is_directory:
-                _remove(inner, directory)
-            else:
-                os.unlink(inner, dir_fd=directory)
-    finally:
-        os.close(directory)
-    os.rmdir(name, dir_fd=above)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Swaps two directories by renameat2(2); False where the system or the file system cannot."""
-    try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.ENOSYS, errno.EINVAL):
-        return False
-    raise OSError(code, os.strerror(code), str(other))
-
-
-@contextmanager
-def _reporting(parent: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InsufficientSpace(str(parent)) from None
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise PermissionDenied(str(parent), "write in") from None
-        raise FileOperationFailed(str(error.filename or parent), error.strerror or str(error)) from None

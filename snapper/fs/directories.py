@@ -1,0 +1,69 @@
+"""Access below one directory by descriptors, component by component, without following links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+_MAX_DESCRIPTORS = 128
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class DirectoryTree:
+    """Open descriptors of the directories below `top`, by relative path; `""` is the top itself.
+
+    Missing directories are created when they are asked for, unless `make` is false. Raises OSError, such as ELOOP or
+    ENOTDIR where a component is a link or a file.
+    """
+
+    def __init__(self, top: str, *, make: bool = True) -> None:
+        self._make = make
+        self._open = {"": os.open(top, _DIRECTORY)}
+
+    def close(self) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def __getitem__(self, path: str) -> int:
+        known = self._open.get(path)
+        if known is not None:
+            return known
+        parent, _, name = path.rpartition("/")
+        parent_fd = self[parent]
+        try:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+        except FileNotFoundError:
+            if not self._make:
+                raise
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=parent_fd)
+            descriptor = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+        if len(self._open) > _MAX_DESCRIPTORS:
+            self._close_except(parent)
+        self._open[path] = descriptor
+        return descriptor
+
+    def _close_except(self, needed: str) -> None:
+        """Close all descriptors but those of `needed`, of the directories above it, and of the top."""
+        for path in list(self._open):
+            if path and path != needed and not needed.startswith(path + "/"):
+                os.close(self._open.pop(path))
+
+
+@contextmanager
+def without_umask() -> Iterator[None]:
+    """Create files and directories with exactly the modes that are asked for."""
+    before = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def write_all(descriptor: int, data: memoryview | bytes) -> None:
+    """Write all of the data."""
+    written = os.write(descriptor, data) if data else 0
+    while written < len(data):
+        written += os.write(descriptor, memoryview(data)[written:])
