@@ -20,6 +20,7 @@ from hypothesis import settings
 from scripts.maker import make
 from tests.support.faulty import Proxy, in_front_of
 from tests.support.s3server import REAL_BUCKET, S3Server, running
+from tests.support.sandbox import make_sandbox
 from tests.support.starter import AT_START, run
 
 #: pip's settings, by which environments are made: its user's, whatever home the tests have.
@@ -154,6 +155,15 @@ def new_machine(tmp_path: Path) -> Callable[[str], Machine]:
 @pytest.fixture
 def machine(new_machine: Callable[[str], Machine]) -> Machine:
     return new_machine("one")
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store and a user's home with an environment `work` to be replaced, next to files that must not change."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "home" / "jupyter"))
+    make_sandbox(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

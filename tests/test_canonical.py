@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,61 +13,20 @@ from snapper.format import canonical
 from snapper.format.canonical import MalformedDocument, decode, encode, parse, to_jsonable
 from snapper.format.model import (
     LARGEST_LAYER,
-    Continuation,
     Deviation,
-    HistoryEntry,
-    Kernel,
-    Layer,
-    Package,
-    PipPackage,
     Ref,
-    Relocation,
     Snapshot,
     is_digest,
     is_valid_name,
 )
-
-A, B = "a" * 64, "0123456789abcdef" * 4
-
-
-def layer(**changes: Any) -> Layer:
-    relocations = (
-        Relocation("text", "/opt/placeholder", ("bin/tool", "lib/\udcff")),
-        Relocation("pyc", "/opt/placeholder", ()),
-    )
-    return replace(Layer(A, 10, B, 1000, "package", "p-1-0", 2, relocations), **changes)
-
-
-def snapshot(**changes: Any) -> Snapshot:
-    whole = Snapshot(
-        format=1,
-        platform="linux-64",
-        mode=0o755,
-        packages=(Package("p", "1", "0", "linux-64", "conda-forge", "https://host/p", md5="x"),),
-        pip=(PipPackage("naïve", "1.0"),),
-        kernels=(Kernel("python3", "Python 3", "python"),),
-        altered=(Deviation("p-1-0", ("a", "b")),),
-        missing=(),
-        layers=(layer(), layer(kind="files", owner="", begins=Continuation("big", 700, 9000, 3))),
-    )
-    return replace(whole, **changes)
-
-
-def environment(**changes: Any) -> Ref:
-    moves = tuple(
-        HistoryEntry(
-            digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/home/ada/\udcff", "why\n", 1, 2, 3, 4
-        )
-        for digest in (A, B)
-    )
-    return replace(Ref(1, "work", B, moves, {"v1": A, "ω": B}), **changes)
+from tests.support.documents import A, B, sample_ref, sample_snapshot
 
 
 def document(value: object) -> Any:
     return json.loads(encode(value))
 
 
-@pytest.mark.parametrize("value", [snapshot(), environment()])
+@pytest.mark.parametrize("value", [sample_snapshot(), sample_ref()])
 def test_values_come_back_as_they_were(value: Snapshot | Ref) -> None:
     data = encode(value)
     assert decode(type(value), parse(data)) == value
@@ -76,7 +34,7 @@ def test_values_come_back_as_they_were(value: Snapshot | Ref) -> None:
 
 
 def test_canonical_json_is_ascii_sorted_and_without_white_space() -> None:
-    data = encode(environment(history=(environment().latest,)))
+    data = encode(sample_ref(history=(sample_ref().latest,)))
     assert data == (
         b'{"current":"%(b)b","format":1,"history":[{"action":"pack","added_size":4,"host":"host",'
         b'"message":"why\\n","packages":1,"prefix":"/home/ada/\\udcff","size":2,"snapshot":"%(b)b","stored_size":3,'
@@ -86,7 +44,7 @@ def test_canonical_json_is_ascii_sorted_and_without_white_space() -> None:
 
 
 def test_fields_that_are_none_are_left_out() -> None:
-    first, second = document(snapshot())["layers"]
+    first, second = document(sample_snapshot())["layers"]
     assert "begins" not in first
     assert second["begins"] == {"path": "big", "offset": 700, "size": 9000, "replaced": 3}
 
@@ -95,8 +53,8 @@ def test_fields_that_are_none_are_left_out() -> None:
 def test_equal_values_give_equal_bytes(order: list[str]) -> None:
     tags = {name: A if name < "b" else B for name in sorted(order)}
     shuffled = {name: tags[name] for name in order}
-    assert environment(tags=tags) == environment(tags=shuffled)
-    assert encode(environment(tags=tags)) == encode(environment(tags=shuffled))
+    assert sample_ref(tags=tags) == sample_ref(tags=shuffled)
+    assert encode(sample_ref(tags=tags)) == encode(sample_ref(tags=shuffled))
 
 
 #: Characters, and the bytes that are none in a file's name.
@@ -105,12 +63,12 @@ TEXT = st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoi
 
 @given(st.lists(TEXT, max_size=4).map(tuple), TEXT)
 def test_any_text_comes_back(paths: tuple[str, ...], text: str) -> None:
-    value = snapshot(altered=(Deviation(text, paths),))
+    value = sample_snapshot(altered=(Deviation(text, paths),))
     assert decode(Snapshot, parse(encode(value))) == value
 
 
 def test_plain_is_what_json_holds() -> None:
-    assert to_jsonable(snapshot()) == document(snapshot())
+    assert to_jsonable(sample_snapshot()) == document(sample_snapshot())
 
 
 # --- what is refused --------------------------------------------------------------------------------------
@@ -182,7 +140,7 @@ FIELDS += [
 
 @pytest.mark.parametrize("path", FIELDS)
 def test_a_missing_field_is_named(path: str) -> None:
-    whole = document(snapshot())
+    whole = document(sample_snapshot())
     container, key = at(whole, path)
     del container[key]
     assert repr(key) in refused(lambda: decode(Snapshot, whole))
@@ -192,7 +150,7 @@ def test_a_missing_field_is_named(path: str) -> None:
     "path", ["more", "layers.0.more", "layers.0.relocations.1.more", "layers.1.begins.a\nb"]
 )
 def test_an_unknown_field_is_named(path: str) -> None:
-    whole = document(snapshot())
+    whole = document(sample_snapshot())
     container, key = at(whole, path)
     container[key] = 1
     assert repr(key) in refused(lambda: decode(Snapshot, whole))
@@ -202,7 +160,7 @@ def mistyped() -> list[tuple[str, Any]]:
     """Each field with values of other types than its own, or of its type but with items of another."""
     pairs: list[tuple[str, Any]] = []
     for path in [*FIELDS, "format", "layers.0", "layers.1.begins", "altered.0.paths.1"]:
-        container, key = at(document(snapshot()), path)
+        container, key = at(document(sample_snapshot()), path)
         plausible: tuple[Any, ...] = ("text", 1, [])
         values: tuple[Any, ...] = (None, True, 1, "text", [], {}, [1], [[]], {"a": 1})
         for value in values:
@@ -262,7 +220,7 @@ def test_limits_of_what_names_things() -> None:
 
 
 def snapshot_with(path: str, value: Any) -> str:
-    whole = document(snapshot())
+    whole = document(sample_snapshot())
     container, key = at(whole, path)
     container[key] = value
     return refused(lambda: decode(Snapshot, whole))
@@ -307,7 +265,7 @@ def test_numbers_and_words_that_make_no_sense(path: str, value: Any) -> None:
 
 
 def environment_with(path: str, value: Any) -> str:
-    whole = document(environment())
+    whole = document(sample_ref())
     container, key = at(whole, path)
     container[key] = value
     return refused(lambda: decode(Ref, whole))

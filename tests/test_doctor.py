@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from tests.conftest import Machine
+from tests.support.kernelspecs import add_kernel
 from tests.support.misfortune import make_data
-from tests.test_kernels import add_kernel
 
 
 def findings(

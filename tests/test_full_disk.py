@@ -14,48 +14,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Machine, tree_of
+from tests.support.disk import PAGE_SIZE, Disk
 from tests.support.misfortune import Running, begin, check_store, make_data, make_many, meet, staged
 
-#: The least by which a memory file system grows.
-PAGE = os.sysconf("SC_PAGE_SIZE")
-
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount; see test_in_a_namespace")
-
-
-@dataclass
-class Disk:
-    """A memory file system; `size` in bytes."""
-
-    path: Path
-
-    def mount(self, size: int, inodes: int = 0) -> None:
-        self.path.mkdir()
-        _run("mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "tmpfs", self.path)
-
-    def set(self, *options: str) -> None:
-        _run("mount", "-o", ",".join(["remount", *options]), self.path)
-
-    def fill(self) -> Path:
-        """Takes all the room that is left."""
-        hog = self.path / "hog"
-        with hog.open("wb", buffering=0) as out:
-            try:
-                while True:
-                    out.write(bytes(PAGE))
-            except OSError:
-                return hog
-
-
-def _run(*command: object) -> None:
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount: {done.stderr.strip()}")
 
 
 @pytest.fixture
@@ -78,9 +45,9 @@ def test_in_a_namespace() -> None:
 @root_only
 def test_what_is_linked_needs_no_room(machine: Machine, disk: Disk) -> None:
     """A snapshot with little that is new, in the place of one that takes more than half of the disk."""
-    disk.mount(2048 * PAGE)
+    disk.mount(2048 * PAGE_SIZE)
     prefix = make_data(machine.envs / "data")
-    (prefix / "large").write_bytes(os.urandom(1024 * PAGE))
+    (prefix / "large").write_bytes(os.urandom(1024 * PAGE_SIZE))
     first = machine.done("pack", "data")["snapshot"]
     info = prefix / "lib" / "small-1.0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
@@ -105,17 +72,17 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
     """The store grows from try to try, so that each fails at another point."""
     prefix = make_data(machine.envs / "data")
     before: dict[str, str] = {}
-    disk.mount(256 * PAGE)
+    disk.mount(256 * PAGE_SIZE)
     store = disk.path / "store"
     size = 0
     if known:
         before = {"data": machine.done("pack", "data", "--store", store)["snapshot"]}
-        (prefix / "more").write_bytes(os.urandom(2 * PAGE))
-        size = sum(-(-path.stat().st_size // PAGE) for path in store.rglob("*") if path.is_file()) - 1
+        (prefix / "more").write_bytes(os.urandom(2 * PAGE_SIZE))
+        size = sum(-(-path.stat().st_size // PAGE_SIZE) for path in store.rglob("*") if path.is_file()) - 1
     failures = 0
     while True:
         size += 1 if known else 2
-        disk.set(f"size={size * PAGE}")
+        disk.set(f"size={size * PAGE_SIZE}")
         outcome = machine.snapper("pack", "data", "--store", store, "--json")
         if outcome.code == 0:
             break
@@ -139,7 +106,7 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
 @root_only
 def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: Disk) -> None:
     prefix = make_data(machine.envs / "data")
-    disk.mount(128 * PAGE)
+    disk.mount(128 * PAGE_SIZE)
     store = disk.path / "store"
     first = machine.done("pack", "data", "--store", store)["snapshot"]
     (prefix / "more").write_text("more")
@@ -160,7 +127,7 @@ def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: 
 @root_only
 def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
     make_data(machine.envs / "data")
-    disk.mount(1024 * PAGE, inodes=8)
+    disk.mount(1024 * PAGE_SIZE, inodes=8)
     store = disk.path / "store"
     error = machine.refused(1, "pack", "data", "--store", store)
     assert error["type"] == "InsufficientSpace"
@@ -173,7 +140,7 @@ def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
 @root_only
 def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
     prefix = make_data(machine.envs / "data")
-    disk.mount(1024 * PAGE)
+    disk.mount(1024 * PAGE_SIZE)
     store = disk.path / "store"
     disk.set("ro")
     error = machine.refused(13, "pack", "data", "--store", store)
@@ -200,7 +167,7 @@ def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
 
 @root_only
 def test_an_environment_that_cannot_be_written(machine: Machine, disk: Disk) -> None:
-    disk.mount(1024 * PAGE)
+    disk.mount(1024 * PAGE_SIZE)
     prefix = make_data(disk.path / "data")
     disk.set("ro")
     first = machine.done("pack", "-p", prefix)
@@ -221,17 +188,17 @@ def stocked(machine: Machine) -> Machine:
 @root_only
 def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
     """The disk grows by a page from try to try, from what the look before says to be too little."""
-    disk.mount(PAGE)
+    disk.mount(PAGE_SIZE)
     target = disk.path / "envs" / "data"
     error = stocked.refused(1, "restore", "data", "--prefix", target)
     assert error["type"] == "InsufficientSpace"
     assert "bytes are needed" in error["message"]
-    assert f"{PAGE:,} are free" in error["message"]
+    assert f"{PAGE_SIZE:,} are free" in error["message"]
     assert [*disk.path.iterdir()] == []
     size, seen = 100, set()
     while True:
         size += 1
-        disk.set(f"size={size * PAGE}")
+        disk.set(f"size={size * PAGE_SIZE}")
         outcome = stocked.snapper("restore", "data", "--prefix", target, "--json")
         if outcome.code == 0:
             break
@@ -249,7 +216,7 @@ def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
 
 @root_only
 def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
-    disk.mount(1024 * PAGE, inodes=10)
+    disk.mount(1024 * PAGE_SIZE, inodes=10)
     target = disk.path / "data"
     error = stocked.refused(1, "restore", "data", "--prefix", target)
     assert error["type"] == "InsufficientSpace"
@@ -269,7 +236,7 @@ def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: 
     """While the command is halted, somebody else takes the room that it has found to be there."""
     source = make_many(machine.envs / "many")
     machine.done("pack", "many")
-    size = sum(path.stat().st_size + PAGE for path in source.rglob("*"))
+    size = sum(path.stat().st_size + PAGE_SIZE for path in source.rglob("*"))
     disk.mount(2 * size)
     target = disk.path / "many"
     if old:
@@ -302,7 +269,7 @@ def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: 
 
 @root_only
 def test_restore_to_a_read_only_disk(stocked: Machine, disk: Disk) -> None:
-    disk.mount(1024 * PAGE)
+    disk.mount(1024 * PAGE_SIZE)
     disk.set("ro")
     for target in (disk.path / "data", disk.path / "new" / "data"):
         error = stocked.refused(1, "restore", "data", "--prefix", target)
@@ -321,7 +288,7 @@ def test_a_home_without_room_for_the_kernel(machine: Machine, disk: Disk) -> Non
     (place / "kernel.json").write_text('{"argv": ["/bin/true"], "display_name": "Text", "language": "text"}')
     machine.done("pack", "data")
     shutil.rmtree(prefix)
-    disk.mount(8 * PAGE)
+    disk.mount(8 * PAGE_SIZE)
     hog = disk.fill()
     outcome = machine.snapper("restore", "data", "--json", HOME=str(disk.path))
     assert outcome.code == 3, outcome

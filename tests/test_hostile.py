@@ -55,49 +55,42 @@ from snapper.restoring.extract import ExtractJob, extract_layer
 from snapper.store import open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine, tree_of
+from tests.support.documents import sample_snapshot
 from tests.support.exchange import member, write_tar
-from tests.support.misfortune import change_environment, make_data, snapshot_in, write_snapshot
-from tests.test_canonical import snapshot
-from tests.test_extract import (
-    HOSTILE,
+from tests.support.hostile_layers import HOSTILE_LAYERS
+from tests.support.layers import (
     META,
-    begun,
-    brought_back,
     directory,
-    done,
+    encode_member,
     file,
+    first_piece,
     hardlink,
-    keep,
-    layer,
-    packed,
-    point,
-    put,
-    rest,
+    next_piece,
+    pack_members,
+    pack_segment,
     symlink,
-    top,
-    whole,
 )
+from tests.support.misfortune import change_environment, make_data, snapshot_in, write_snapshot
+from tests.support.sandbox import point_ref, publish_layers, put_snapshot, restore_layers, restore_work
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-__all__ = ["top"]  # a fixture
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x9b1m\r\u202e"
 
 # --- all that reads layers --------------------------------------------------------------------------------
 
 
-def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(top: Path) -> None:
+def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(sandbox: Path) -> None:
     """verify and diff on each attack on extraction: they find it, or it is none to them."""
-    outside = top / "outside"
+    outside = sandbox / "outside"
     before = tree_of(outside)
-    prefix = top / "home" / "envs" / "work"
+    prefix = sandbox / "home" / "envs" / "work"
     refused = {"contents": 0, "compare": 0, "verify": 0}
     with WorkerPool(None, 1) as workers:
-        for number, attack in enumerate(HOSTILE.values()):
-            store = open_store(str(top / f"store{number}"), create=True)
-            stored = [layer(whole(META)), *attack(outside)]
-            keep(store, stored)
+        for number, attack in enumerate(HOSTILE_LAYERS.values()):
+            store = open_store(str(sandbox / f"store{number}"), create=True)
+            stored = [pack_members(encode_member(META)), *attack(outside)]
+            publish_layers(store, stored)
             layers = tuple(each for each, _ in stored)
             snapshot = read_snapshot(store, read_ref(store, "work")[0].current)
             for name in ("contents", "compare"):
@@ -113,13 +106,13 @@ def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(top: Path
     assert min(refused.values()) > 30, refused
 
 
-def test_what_differs_is_found_without_following_links_out(top: Path) -> None:
+def test_what_differs_is_found_without_following_links_out(sandbox: Path) -> None:
     """An environment whose directory has become a link to elsewhere, beside a snapshot that has a file there."""
-    prefix = done(top, [layer(whole(META), file("a/secret", b"secret"))])
-    store = open_store(str(top / "store"))
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("a/secret", b"secret"))])
+    store = open_store(str(sandbox / "store"))
     (prefix / "a" / "secret").unlink()
     (prefix / "a").rmdir()
-    (prefix / "a").symlink_to(top / "outside")
+    (prefix / "a").symlink_to(sandbox / "outside")
     found = verify.verify_environment(store, prefix, jobs=1).different
     assert [(each.path, each.what) for each in found] == [("a", "extra"), ("a/secret", "missing")]
     found_files = diff.diff_installed(store, SnapshotSpec("work"), prefix, files=True, jobs=1).files
@@ -130,18 +123,18 @@ def test_what_differs_is_found_without_following_links_out(top: Path) -> None:
 def described_as(store: LocalStore, *layers: Layer) -> str:
     """Points `work` at a snapshot that says so of its layers, which are there; its key."""
     found = read_snapshot(store, read_ref(store, "work")[0].current)
-    snapshot_id = put(store, replace(found, layers=(*found.layers, *layers)))
-    point(store, snapshot_id)
+    snapshot_id = put_snapshot(store, replace(found, layers=(*found.layers, *layers)))
+    point_ref(store, snapshot_id)
     return Layout.snapshot(snapshot_id)
 
 
 @pytest.mark.parametrize("untrue", [{"members": 3}, {"diff_size": 1024}, {"diff_id": "0" * 64}, {"size": 7}])
-def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], top: Path) -> None:
+def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], sandbox: Path) -> None:
     """And neither the layer, nor others who have it; and what heals the layer is its bytes."""
-    store = open_store(str(top / "store"))
+    store = open_store(str(sandbox / "store"))
     assert isinstance(store, LocalStore)
-    good = layer(whole(META), file("a"))
-    keep(store, [good])
+    good = pack_members(encode_member(META), file("a"))
+    publish_layers(store, [good])
     rightly = read_ref(store, "work")[0]
     store.replace(Layout.ref("mine"), canonical.encode(replace(rightly, name="mine")), None)
     key = described_as(store, replace(good[0], **untrue))
@@ -149,18 +142,20 @@ def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], top: 
     assert (problem.key, problem.environments) == (key, ("work",))
     path = Path(store.url) / Layout.layer(good[0].digest)
     path.write_bytes(good[1][:-1] + b"?")
-    copy = open_store(str(top / "copy"), create=True)
+    copy = open_store(str(sandbox / "copy"), create=True)
     copy.put(Layout.layer(good[0].digest), good[1])
     found = verify.verify_store(store, verify.LayerSample(), jobs=1).problems
     assert repair_objects(store, [each.key for each in found], {"copy": copy})
     assert path.read_bytes() == good[1]
 
 
-def test_a_layer_is_unpacked_once_however_it_is_described(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_is_unpacked_once_however_it_is_described(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     segment = bytes(128 * 1024 * 1024)
     data = zstandard.compress(segment)
-    store = open_store(str(top / "store"))
-    stored = packed(segment, 0, stored=data)[0]
+    store = open_store(str(sandbox / "store"))
+    stored = pack_segment(segment, 0, stored=data)[0]
     store.put(Layout.layer(stored.digest), data)
     ways = tuple(replace(stored, begins=Continuation("a", 0, 512 * number, 0)) for number in range(100_000))
     unpacked = []
@@ -178,48 +173,55 @@ def test_a_layer_is_unpacked_once_however_it_is_described(top: Path, monkeypatch
 
 @pytest.mark.parametrize("mode", ["text", "binary", "record", "sized-record", "link"])
 @pytest.mark.parametrize("path", ["way/secret", "way", "kept", "nowhere"])
-def test_an_export_changes_nothing_that_a_link_leads_to(mode: Mode, path: str, top: Path) -> None:
+def test_an_export_changes_nothing_that_a_link_leads_to(mode: Mode, path: str, sandbox: Path) -> None:
     """Whatever the snapshot says is to be relocated."""
-    way = whole(Member("way", "symlink", 0o777, 0, 0, str(top / "outside")))
+    way = encode_member(Member("way", "symlink", 0o777, 0, 0, str(sandbox / "outside")))
     placeholder = "" if "record" in mode else "/opt/placeholder"
-    said = packed(way + file("kept", b"kept"), 2, (Relocation(mode, placeholder, (path,)),))
-    keep(open_store(str(top / "store")), [layer(whole(META)), said])
-    (top / "outside" / "secret").chmod(0o400)
-    before = tree_of(top / "outside")
-    output = top / "work.tar"
-    export_snapshot(open_store(str(top / "store")), Exporting(SnapshotSpec("work"), output), jobs=1)
-    assert tree_of(top / "outside") == before
+    said = pack_segment(way + file("kept", b"kept"), 2, (Relocation(mode, placeholder, (path,)),))
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), said])
+    (sandbox / "outside" / "secret").chmod(0o400)
+    before = tree_of(sandbox / "outside")
+    output = sandbox / "work.tar"
+    export_snapshot(open_store(str(sandbox / "store")), Exporting(SnapshotSpec("work"), output), jobs=1)
+    assert tree_of(sandbox / "outside") == before
     with tarfile.open(output) as archive:
         assert archive.extractfile("kept").read() == b"kept"  # type: ignore[union-attr]
 
 
-def test_a_path_that_is_no_path_is_refused(top: Path) -> None:
-    keep(open_store(str(top / "store")), [layer(whole(META))])
-    before = tree_of(top)
-    found = packed(whole(META), 1)[0]
+def test_a_path_that_is_no_path_is_refused(sandbox: Path) -> None:
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META))])
+    before = tree_of(sandbox)
+    found = pack_segment(encode_member(META), 1)[0]
     with pytest.raises(ValueError, match="surrogates"):
         replace(found, relocations=(Relocation("text", "/placeholder", ("a\ud800b",)),))
-    assert tree_of(top) == before
+    assert tree_of(sandbox) == before
 
 
-def test_no_bits_but_permissions_are_restored(top: Path) -> None:
-    prefix = done(
-        top, [layer(whole(META), file("a", mode=0o6755), whole(Member("d", "directory", 0o7700, 0)))]
+def test_no_bits_but_permissions_are_restored(sandbox: Path) -> None:
+    prefix = restore_layers(
+        sandbox,
+        [
+            pack_members(
+                encode_member(META),
+                file("a", mode=0o6755),
+                encode_member(Member("d", "directory", 0o7700, 0)),
+            )
+        ],
     )
     assert (prefix / "a").stat().st_mode & 0o7777 == 0o755
     assert (prefix / "d").stat().st_mode & 0o7777 == 0o700
 
 
-def test_pieces_are_not_written_into_what_was_taken_over(top: Path) -> None:
+def test_pieces_are_not_written_into_what_was_taken_over(sandbox: Path) -> None:
     """A file that the environment has already, so that it is linked, comes in pieces too."""
-    good = layer(whole(META), file("a", b"good" * 10))
-    prefix = done(top, [good])
+    good = pack_members(encode_member(META), file("a", b"good" * 10))
+    prefix = restore_layers(sandbox, [good])
     with (prefix / "a").open("rb") as taken_over:
-        keep(
-            open_store(str(top / "store")),
-            [good, begun(80, b"evil" * 10, "a"), rest(40, b"evil" * 10, 80, "a")],
+        publish_layers(
+            open_store(str(sandbox / "store")),
+            [good, first_piece(80, b"evil" * 10, "a"), next_piece(40, b"evil" * 10, 80, "a")],
         )
-        outcome = brought_back(top)
+        outcome = restore_work(sandbox)
         assert isinstance(outcome, RestoreFailure)
         assert isinstance(outcome.error, Corrupted)
         assert taken_over.read() == (prefix / "a").read_bytes() == b"good" * 10
@@ -229,15 +231,17 @@ def test_pieces_are_not_written_into_what_was_taken_over(top: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["environments/work.json", "snapshots", "pages", "layers"])
-def test_objects_without_end_are_not_read(kind: str, top: Path) -> None:
+def test_objects_without_end_are_not_read(kind: str, sandbox: Path) -> None:
     """They have a terabyte, of which none may come into memory."""
-    keep(open_store(str(top / "store")), [layer(whole(META)), layer(file("good"))])
-    place = top / "store" / kind
+    publish_layers(
+        open_store(str(sandbox / "store")), [pack_members(encode_member(META)), pack_members(file("good"))]
+    )
+    place = sandbox / "store" / kind
     target = place if place.is_file() else next(path for path in place.rglob("*.*") if path.is_file())
     os.truncate(target, 2**40)
-    outcome = brought_back(top)
+    outcome = restore_work(sandbox)
     assert outcome.error.code == 12  # type: ignore[union-attr]
-    store = LocalStore(top / "store")
+    store = LocalStore(sandbox / "store")
     with pytest.raises(ObjectTooLarge):
         store.read(str(target.relative_to(store.root)))
     os.truncate(target, LARGEST_OBJECT + 1)
@@ -252,7 +256,7 @@ def test_a_document_without_end_is_not_parsed() -> None:
 
 
 def test_manifests_cannot_say_that_layers_are_larger_than_any() -> None:
-    good = layer(file("good"))[0]
+    good = pack_members(file("good"))[0]
     for name, value in (("size", LARGEST_OBJECT + 1), ("diff_size", 2**40), ("members", -1)):
         with pytest.raises(canonical.MalformedDocument, match=r"larger|negative"):
             canonical.decode(Layer, {**canonical.to_jsonable(good), name: value})
@@ -284,9 +288,9 @@ def test_sparse_members_of_archives_are_refused(tmp_path: Path) -> None:
 # --- names ------------------------------------------------------------------------------------------------
 
 
-def test_names_in_a_store_that_no_object_has(top: Path) -> None:
-    store = open_store(str(top / "store"))
-    keep(store, [layer(whole(META))])
+def test_names_in_a_store_that_no_object_has(sandbox: Path) -> None:
+    store = open_store(str(sandbox / "store"))
+    publish_layers(store, [pack_members(encode_member(META))])
     names = [
         "environments/+x.json",
         "environments/a b.json",
@@ -301,7 +305,7 @@ def test_names_in_a_store_that_no_object_has(top: Path) -> None:
         "locks/x",
     ]
     for name in names:
-        place = Path(os.path.normpath(top / "store" / name))
+        place = Path(os.path.normpath(sandbox / "store" / name))
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("{}")
     assert list(environment_names(store)) == ["work"]
@@ -378,7 +382,7 @@ def changed(data: bytes, changes: list[tuple[int, bytes, bool]]) -> bytes:
 SEGMENT = b"".join(
     (
         *(
-            whole(META),
+            encode_member(META),
             file("a/b", b"text of /opt/placeholder\n"),
             symlink("link", "a/b"),
             hardlink("hard", "a/b"),
@@ -400,7 +404,7 @@ def test_layers_changed_by_chance(
     def run(changes: list[tuple[int, bytes, bool]], in_frame: bool) -> None:
         segment = SEGMENT if in_frame else changed(SEGMENT, changes)
         data = zstandard.compress(segment)
-        stored, data = packed(segment, 7, stored=changed(data, changes) if in_frame else data)
+        stored, data = pack_segment(segment, 7, stored=changed(data, changes) if in_frame else data)
         store.put(Layout.layer(stored.digest), data)
         found = audit_layer(None, AuditJob(store, stored.digest, (stored,)))
         assert not found.reason  # it has its name's bytes, whatever they are
@@ -422,7 +426,7 @@ def test_layers_changed_by_chance(
 
 
 def test_frames_changed_by_chance(request: pytest.FixtureRequest) -> None:
-    good, data = packed(SEGMENT, 7)
+    good, data = pack_segment(SEGMENT, 7)
     unpacker = LayerUnpacker()
 
     @by_chance(request, 300)
@@ -459,7 +463,7 @@ def replaced(value: Any, path: list[int], junk: Any) -> Any:
 def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """What is accepted is what is written again: there is one form of each snapshot."""
     store = open_store(str(tmp_path / "store"), create=True)
-    encoded = manifest.encode(snapshot())
+    encoded = manifest.encode(sample_snapshot())
     good = {
         "document": json.loads(encoded.document),
         **{digest: json.loads(data) for digest, data in encoded.pages.items()},

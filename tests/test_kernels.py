@@ -19,15 +19,8 @@ from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from tests.conftest import Machine
 from tests.support.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
+from tests.support.kernelspecs import add_kernel
 from tests.support.misfortune import make_data
-
-
-def add_kernel(prefix: Path, name: str, **fields: object) -> Path:
-    """Gives the environment a kernelspec; its directory."""
-    place = prefix / "share/jupyter/kernels" / name
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "kernel.json").write_text(json.dumps(fields))
-    return place
 
 
 @pytest.fixture(scope="module")

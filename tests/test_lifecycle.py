@@ -22,9 +22,9 @@ from scripts.maker import make
 from snapper.cli.app import run
 from snapper.commands.lifecycle import LONGEST, PLATFORMS, LifecycleOptions, render_script
 from tests.conftest import Machine, tree_of
+from tests.support.disk import Disk
+from tests.support.kernelspecs import add_kernel
 from tests.support.misfortune import make_data
-from tests.test_full_disk import Disk
-from tests.test_kernels import add_kernel
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -24,15 +24,16 @@ from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Layer, Package, Page, PipPackage, Snapshot, sha256_hex
-from snapper.repository import objects, snapshots
+from snapper.repository import objects
 from snapper.repository.objects import iter_pages, write_pages
 from snapper.repository.refs import read_ref
 from snapper.repository.snapshots import known_layers, read_encoded_snapshot, read_snapshot, write_snapshot
 from snapper.store import Store, open_store
 from snapper.store.local import LocalStore
+from tests.support.documents import sample_snapshot
+from tests.support.layers import META, encode_member, pack_members
 from tests.support.reader import Reader
-from tests.test_canonical import snapshot
-from tests.test_extract import META, brought_back, keep, layer, point, prefix_of, put, whole
+from tests.support.sandbox import point_ref, publish_layers, put_snapshot, restore_work, work_prefix
 
 NAMES = st.lists(st.text("ab-", min_size=1, max_size=6), max_size=60)
 
@@ -49,7 +50,7 @@ def layer_of(name: str, number: int = 0, version: str = "1") -> Layer:
 def large(names: list[str], version: str = "1") -> Snapshot:
     """A snapshot with these packages, the first of which has the version."""
     versions = [version, *itertools.repeat("1", len(names))]
-    return snapshot(
+    return sample_snapshot(
         packages=tuple(package(name, each) for name, each in zip(names, versions, strict=False)),
         layers=tuple(
             layer_of(name, number, each)
@@ -109,7 +110,7 @@ def test_little_changes_where_little_has_changed(changed: int) -> None:
 
 def test_layers_of_one_owner_are_together() -> None:
     layers = tuple(layer_of("large", number) for number in range(500))
-    assert len(manifest.encode(snapshot(layers=layers)).pages) == 2
+    assert len(manifest.encode(sample_snapshot(layers=layers)).pages) == 2
 
 
 # --- in a store -------------------------------------------------------------------------------------------
@@ -134,7 +135,7 @@ def store(tmp_path: Path) -> Counting:
     """With an environment `work` at one snapshot."""
     open_store(str(tmp_path / "store"), create=True)
     store = Counting(tmp_path / "store")
-    keep(store, [layer(whole(META))])
+    publish_layers(store, [pack_members(encode_member(META))])
     return store
 
 
@@ -178,16 +179,16 @@ def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
     assert other.digest != manifest.encode(manifest.decode(other)).digest
     write_pages(store, other.pages)
     write_snapshot(store, other)
-    point(store, other.digest)
-    assert isinstance(brought_back(tmp_path), RestoreResult)
-    last = state.read_last(prefix_of(tmp_path))
+    point_ref(store, other.digest)
+    assert isinstance(restore_work(tmp_path), RestoreResult)
+    last = state.read_last(work_prefix(tmp_path))
     assert last is not None and last[0] == other
 
 
 def test_pages_are_read_once(store: Counting) -> None:
     """Of a history whose snapshots differ in a package each."""
     snapshots = [large(MANY, str(version)) for version in range(5)]
-    digests = [put(store, each) for each in snapshots]
+    digests = [put_snapshot(store, each) for each in snapshots]
     for digest in {found.digest for each in snapshots for found in each.layers}:
         store.put(Layout.layer(digest), b"0123456789")
     entry, version = read_ref(store, "work")
@@ -251,7 +252,7 @@ def test_a_page_of_its_name_that_is_no_page(data: bytes, store: Counting) -> Non
     forged = document.replace(canonical.encode(page), canonical.encode(Page(sha256_hex(data), len(data))))
     write_pages(store, {sha256_hex(data): data})
     write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
-    point(store, sha256_hex(forged))
+    point_ref(store, sha256_hex(forged))
     with pytest.raises(Corrupted) as error:
         current(store)
     assert "\n" not in error.value.message
@@ -269,7 +270,7 @@ def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
     forged = document.replace(canonical.encode(page), canonical.encode(replace(page, size=page.size + more)))
     write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
     good = open_store(str(shutil.copytree(store.url, tmp_path / "good")))
-    point(store, sha256_hex(forged))
+    point_ref(store, sha256_hex(forged))
     (found,) = verify_store(store, jobs=1).problems
     assert (found.key, found.environments) == (Layout.snapshot(sha256_hex(forged)), ("work",))
     assert page.digest[:12] in found.reason
@@ -281,7 +282,7 @@ def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
 def pointed_at(store: Counting, document: bytes) -> str:
     """The key of the snapshot of these bytes, at which `work` is then."""
     write_snapshot(store, EncodedSnapshot(sha256_hex(document), document, {}))
-    point(store, sha256_hex(document))
+    point_ref(store, sha256_hex(document))
     return Layout.snapshot(sha256_hex(document))
 
 
@@ -290,7 +291,7 @@ def test_a_good_page_is_not_blamed_for_the_list_it_is_in(store: Counting) -> Non
     found = large(MANY[:2])
     for each in found.layers:
         store.put(Layout.layer(each.digest), b"0123456789")
-    put(store, found)
+    put_snapshot(store, found)
     document = document_of(found)
     swapped = replace(document, packages=document.layers, layers=document.packages)
     key = pointed_at(store, canonical.encode(swapped))
@@ -316,7 +317,7 @@ def test_a_large_page_is_read_once_whatever_snapshots_say_of_its_size(store: Cou
 def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is read and not yet looked at is bounded, however many pages there are."""
     found = large(MANY)
-    put(store, found)
+    put_snapshot(store, found)
     pages = document_of(found).pages
     lot = 3 * max(page.size for page in pages)
     monkeypatch.setattr(objects, "_BATCH_SIZE", lot)
@@ -339,7 +340,7 @@ def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.Monkey
 )
 def test_what_nobody_could_read_is_not_written(lists: dict[str, Any]) -> None:
     with pytest.raises(ManifestTooLarge) as error:
-        manifest.encode(snapshot(**lists))
+        manifest.encode(sample_snapshot(**lists))
     assert error.value.size > error.value.limit == canonical.LARGEST_DOCUMENT
 
 
@@ -351,7 +352,7 @@ def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
     def gone(_: Store, snapshot_id: str) -> manifest.Manifest:
         raise NotInStore(f"snapshot {snapshot_id}", store.url)
 
-    monkeypatch.setattr(snapshots, "read_manifest", gone)
+    monkeypatch.setattr("snapper.commands.prune.read_manifest", gone)
     with pytest.raises(Corrupted, match="missing"):
         prune(store, RetentionPolicy(), dry=False, grace=-1)
     assert sorted(store.keys("")) == before
@@ -372,7 +373,7 @@ def test_what_is_known_of_layers_is_as_their_type_demands(store: Counting) -> No
     forged = document.replace(canonical.encode(page), canonical.encode(changed))
     write_pages(store, {changed.digest: forged_page})
     write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
-    point(store, sha256_hex(forged))
+    point_ref(store, sha256_hex(forged))
     assert known_layers(store) == {}
 
 
@@ -382,7 +383,7 @@ def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
     many = b",".join([canonical.encode(replace(page, size=canonical.LARGEST_DOCUMENT // 8))] * 9)
     forged = document.replace(canonical.encode(page), many)
     write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
-    point(store, sha256_hex(forged))
+    point_ref(store, sha256_hex(forged))
     store.seen.clear()
     with pytest.raises(Corrupted, match="larger"):
         current(store)
@@ -392,5 +393,5 @@ def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
 def test_an_independent_reader_cuts_in_the_same_way(store: Counting) -> None:
     """It reads what snapper wrote, and finds where each page ends for itself."""
     empty = replace(current(store), packages=tuple(map(package, MANY)))
-    point(store, put(store, empty))
+    point_ref(store, put_snapshot(store, empty))
     assert Reader.of_directory(store.root).check().keys() == {"work"}

@@ -21,10 +21,10 @@ from snapper.restoring.schedule import rank_names, select_names
 from snapper.restoring.space import Space
 from tests.conftest import Machine, Outcome, tree_of
 from tests.support.jupyter import kernels_dir, started
+from tests.support.kernelspecs import add_kernel
 from tests.support.misfortune import begin, eventually, layer_files, make_data
 from tests.support.s3server import S3Server
 from tests.support.throttle import Throttle, throttled
-from tests.test_kernels import add_kernel
 
 
 def test_patterns_and_order() -> None:

@@ -28,9 +28,9 @@ from snapper.store.s3 import store as s3_store
 from tests.conftest import Instance, Outcome, tree_of
 from tests.support.faulty import Fault, Proxy
 from tests.support.jupyter import kernels_dir
+from tests.support.kernelspecs import add_kernel
 from tests.support.misfortune import make_data
 from tests.support.s3server import S3Server
-from tests.test_kernels import add_kernel
 
 LAYER = "/layers/"
 
