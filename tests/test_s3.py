@@ -1,4 +1,4 @@
-"""Instances that share environments through one S3 prefix: packed on one, restored on another, copied, cached."""
+"""Instances that share environments through one S3 prefix: packing, restoring, copying, caching."""
 
 from __future__ import annotations
 
@@ -24,29 +24,30 @@ from tests.support.misfortune import (
 )
 from tests.support.s3server import S3Server
 
-#: Where nothing answers, and at once.
-AWAY = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+#: Settings with which connections to the store are refused at once.
+OFFLINE = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
 
 
 def download(server: S3Server, url: str, top: Path) -> Path:
-    """What is at the prefix as files, as `aws s3 sync` gives it."""
+    """Download all objects at the prefix into a directory, as `aws s3 sync` would."""
     client, prefix = server.client(), url.removeprefix(f"s3://{server.bucket}/") + "/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=server.bucket, Prefix=prefix)
-    for found in (each for page in pages for each in page.get("Contents", ())):
-        file = top / found["Key"].removeprefix(prefix)
+    for item in (item for page in pages for item in page.get("Contents", ())):
+        file = top / item["Key"].removeprefix(prefix)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(client.get_object(Bucket=server.bucket, Key=found["Key"])["Body"].read())
+        file.write_bytes(client.get_object(Bucket=server.bucket, Key=item["Key"])["Body"].read())
     return top
 
 
 def history(instance: Instance, name: str) -> list[str]:
+    """Return the ids of the environment's snapshots, the latest first; it must be the only environment."""
     shown = instance.done("list")["environments"]
-    assert [each["environment"] for each in shown] == [name]
-    return [each["snapshot"] for each in instance.done("log", name)["steps"]]
+    assert [env["environment"] for env in shown] == [name]
+    return [step["snapshot"] for step in instance.done("log", name)["steps"]]
 
 
-def packed_twice(instance: Instance, notes: str) -> Path:
-    """The prefix of an environment that was packed, and once more with these notes in it."""
+def pack_twice(instance: Instance, notes: str) -> Path:
+    """Pack an environment, and again with these notes in it; return its prefix."""
     prefix = make_data(instance.envs / "work")
     instance.done("pack", "work")
     (prefix / "notes.txt").write_text(notes)
@@ -54,7 +55,7 @@ def packed_twice(instance: Instance, notes: str) -> Path:
     return prefix
 
 
-def test_two_instances_share_one_prefix(
+def test_two_instances_pack_and_restore_through_one_prefix(
     new_instance: Callable[[str], Instance], s3_server: S3Server, url: str, tmp_path: Path
 ) -> None:
     one, two = new_instance("one"), new_instance("two")
@@ -97,14 +98,14 @@ def test_two_instances_share_one_prefix(
         os.close(held)
         won = late.end()
     assert won.code == 0, won
-    snapshots = [each["snapshot"] for each in (won.json, fourth, third, second, first)]
+    snapshots = [outcome["snapshot"] for outcome in (won.json, fourth, third, second, first)]
     assert history(one, "work") == snapshots
     copy = download(s3_server, url, tmp_path / "copy")
     assert check_store(copy) == {"work": won.json["snapshot"]}
-    for number, words in enumerate(("by one", "by two at last", "by two again", "by two")):
-        place = tmp_path / f"back{number}"
-        two.done("restore", f"work@~{number}", "--prefix", place, "--store", copy)
-        assert (place / "notes.txt").read_text() == words
+    for number, notes in enumerate(("by one", "by two at last", "by two again", "by two")):
+        target = tmp_path / f"back{number}"
+        two.done("restore", f"work@~{number}", "--prefix", target, "--store", copy)
+        assert (target / "notes.txt").read_text() == notes
 
 
 def test_snapshots_are_copied_between_stores(
@@ -148,7 +149,7 @@ def test_snapshots_are_copied_between_stores(
     one.refused(2, "push", "--to", url)
 
 
-def test_the_next_start_reads_the_cache(
+def test_restore_reads_from_the_cache(
     new_instance: Callable[[str], Instance], s3_server: S3Server, tmp_path: Path
 ) -> None:
     cache = tmp_path / "volume" / "cache"
@@ -168,7 +169,7 @@ def test_the_next_start_reads_the_cache(
     assert len(layer_files(kept)) == packed["layers"]
     assert kept.stat().st_mode & 0o777 == 0o700
 
-    # What is damaged is fetched again; what is whole is not.
+    # Corrupted layers are downloaded again; intact ones are not.
     damaged, whole = layer_files(kept)[:2]
     good = damaged.read_bytes()
     damaged.write_bytes(good[:-1] + b"?")
@@ -177,76 +178,82 @@ def test_the_next_start_reads_the_cache(
     assert damaged.read_bytes() == good
     assert whole.stat().st_ino == before
 
-    # An environment that is gone from the store is not in the cache any more, either.
+    # An environment that was removed from the store is removed from the cache, too.
     one.done("pack", "-p", prefix, "--name", "passing")
     assert len(restore()["restored"]) == 2  # type: ignore[arg-type]
     one.done("remove", "passing", "--yes")
     assert len(restore()["restored"]) == 1  # type: ignore[arg-type]
 
-    # Without the server, what was last seen is restored, and it says so.
-    gone = restore(**AWAY)
-    assert gone["code"] == 3
-    assert [each["snapshot"] for each in gone["restored"]] == [packed["snapshot"]]  # type: ignore[attr-defined]
-    assert str(gone["store_last_seen"]).endswith("Z")
-    assert "Traceback" not in (shown := two.having(**AWAY).snapper("restore", "--all").err)
+    # If the store is offline, restore what was last seen, and say so.
+    offline = restore(**OFFLINE)
+    assert offline["code"] == 3
+    assert [env["snapshot"] for env in offline["restored"]] == [packed["snapshot"]]  # type: ignore[attr-defined]
+    assert str(offline["store_last_seen"]).endswith("Z")
+    assert "Traceback" not in (shown := two.having(**OFFLINE).snapper("restore", "--all").err)
     assert "cannot be reached" in shown
     assert "ago" in shown
 
-    # What is at its place needs nothing of the store, be the cache new.
+    # Environments already in place need nothing from the store, even if the cache is new.
     shutil.rmtree(cache)
     assert two.snapper("restore", "--all", "--envs-dir", two.envs).code == 0
     assert not list(cache.rglob("snapshots"))
-    there = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
-    assert (there.code, [each["present"] for each in there.json["restored"]]) == (3, [True])
-    assert two.having(**AWAY).refused(13, "pack", "-p", two.envs / "work")["type"] == "StoreUnreachable"
-    assert two.having(**AWAY, SNAPPER_CACHE="off").refused(13, "list")["type"] == "StoreUnreachable"
+    outcome = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    assert (outcome.code, [env["present"] for env in outcome.json["restored"]]) == (3, [True])
+    assert two.having(**OFFLINE).refused(13, "pack", "-p", two.envs / "work")["type"] == "StoreUnreachable"
+    assert two.having(**OFFLINE, SNAPPER_CACHE="off").refused(13, "list")["type"] == "StoreUnreachable"
 
 
-def test_what_was_seen_and_not_fetched_does_not_stand_in_the_way(
+def test_offline_restore_uses_the_latest_snapshot_that_is_fully_cached(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
-    """A later snapshot of which the cache has the entry alone: the one before it is restored, and never a step back."""
+    """The cache may have only the entry of a later snapshot. Environments on disk are never replaced by older ones."""
     one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
     prefix = make_data(one.envs / "work")
     first = one.done("pack", "work")
-    there = two.envs / "work"
-    two.done("restore", "work", "--envs-dir", two.envs)  # by name: which there are, is not listed
+    target = two.envs / "work"
+    two.done("restore", "work", "--envs-dir", two.envs)  # by name, so that environments are not listed
     (prefix / "notes.txt").write_text("later")
     second = one.done("pack", "work")
     two.done("status")
 
-    def away(*options: str) -> dict[str, object]:
-        outcome = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, *options, "--json")
+    def restore_offline(*options: str) -> dict[str, object]:
+        outcome = two.having(**OFFLINE).snapper(
+            "restore", "--all", "--envs-dir", two.envs, *options, "--json"
+        )
         assert outcome.code == 3, outcome
-        (found,) = outcome.json["restored"]
-        return {key: found[key] for key in ("present", "snapshot", "instead_of")}
+        (env,) = outcome.json["restored"]
+        return {key: env[key] for key in ("present", "snapshot", "instead_of")}
 
     older = {"snapshot": first["snapshot"], "instead_of": second["snapshot"]}
-    assert away() == {"present": True, **older}
-    shutil.rmtree(there)
-    assert away() == {"present": False, **older}
-    assert not (there / "notes.txt").exists()
-    shown = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs).err
+    assert restore_offline() == {"present": True, **older}
+    shutil.rmtree(target)
+    assert restore_offline() == {"present": False, **older}
+    assert not (target / "notes.txt").exists()
+    shown = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs).err
     assert f"of the current snapshot, {second['snapshot'][:12]}, the cache has not all" in shown
-    refused = two.having(**AWAY).refused(13, "restore", "work@~0", "--prefix", tmp_path / "named")
+    refused = two.having(**OFFLINE).refused(13, "restore", "work@~0", "--prefix", tmp_path / "named")
     assert "what is needed is not in the cache" in refused["message"]
 
-    # Nothing on disk goes for what is older, be that all that the cache has.
+    # Nothing on disk is replaced by an older snapshot, even if the cache has no other.
     two.done("restore", "work", "--envs-dir", two.envs)
     (kept,) = (tmp_path / "cache").iterdir()
     (kept / "snapshots" / f"{second['snapshot']}.json").unlink()
-    assert away() == {"present": True, "snapshot": second["snapshot"], "instead_of": None}
+    assert restore_offline() == {"present": True, "snapshot": second["snapshot"], "instead_of": None}
     (prefix / "notes.txt").write_text("later still")
     third = one.done("pack", "work")
     two.done("list")
-    assert away() == {"present": True, "snapshot": second["snapshot"], "instead_of": third["snapshot"]}
-    assert (there / "notes.txt").read_text() == "later"
+    assert restore_offline() == {
+        "present": True,
+        "snapshot": second["snapshot"],
+        "instead_of": third["snapshot"],
+    }
+    assert (target / "notes.txt").read_text() == "later"
 
 
-def test_what_is_pruned_is_kept_here_when_the_store_is_away(
+def test_offline_restore_keeps_environments_whose_snapshot_was_pruned(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
-    """That the cache has a snapshot does not say that the store has it: what stands here may be the last copy."""
+    """The store may no longer have a snapshot that the cache has: the environment on disk may be the last copy."""
     one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
     prefix = make_data(one.envs / "work")
     one.done("pack", "work")
@@ -254,26 +261,26 @@ def test_what_is_pruned_is_kept_here_when_the_store_is_away(
     (prefix / "notes.txt").write_text("later")
     one.done("pack", "work")
     one.done("prune", "--keep-last", "1", "--grace", "0s", "--yes")
-    two.done("restore", "work", "--prefix", tmp_path / "elsewhere")  # so the cache has all of it
-    outcome = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    two.done("restore", "work", "--prefix", tmp_path / "elsewhere")  # so that all of it is cached
+    outcome = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
     assert outcome.code == 13, outcome
     assert not (two.envs / "work" / "notes.txt").exists()
 
 
-def test_what_could_not_be_done_away_is_not_done_to_the_cache(
+def test_commands_that_fail_offline_do_not_change_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
-    prefix = packed_twice(one, "later")
+    prefix = pack_twice(one, "later")
     one.done("list")
-    away = one.having(**AWAY)
-    away.refused(13, "remove", "work", "--yes")
-    away.refused(13, "rollback", "work", "-p", prefix)
+    offline = one.having(**OFFLINE)
+    offline.refused(13, "remove", "work", "--yes")
+    offline.refused(13, "rollback", "work", "-p", prefix)
     assert (prefix / "notes.txt").read_text() == "later"
-    assert [each["environment"] for each in away.snapper("list", "--json").json["environments"]] == ["work"]
+    assert [env["environment"] for env in offline.snapper("list", "--json").json["environments"]] == ["work"]
 
 
-def test_what_was_only_ever_restored_by_name_is_among_all(
+def test_offline_restore_all_includes_environments_restored_by_name(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
@@ -281,23 +288,23 @@ def test_what_was_only_ever_restored_by_name_is_among_all(
     one.done("pack", "work")
     two.done("restore", "work", "--envs-dir", two.envs)
     shutil.rmtree(two.envs / "work")
-    outcome = two.having(**AWAY).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
-    assert (outcome.code, [each["environment"] for each in outcome.json["restored"]]) == (3, ["work"])
+    outcome = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    assert (outcome.code, [env["environment"] for env in outcome.json["restored"]]) == (3, ["work"])
 
 
-def test_the_log_of_a_restore_says_why_there_is_none(new_instance: Callable[[str], Instance]) -> None:
-    one = new_instance("one").having(**AWAY)
+def test_restore_log_says_why_nothing_was_restored(new_instance: Callable[[str], Instance]) -> None:
+    one = new_instance("one").having(**OFFLINE)
     error = one.refused(13, "restore", "--all", "--budget", "60")
     log = (one.home / ".local" / "state" / "snapper" / "restore.log").read_text()
     assert f"snapper: {error['message']}\n  {error['hint']}\n" in log
 
 
-def test_what_the_cache_says_is_said_to_be_of_the_cache(
+def test_offline_commands_say_that_they_show_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
-    prefix = packed_twice(one, "second")
-    away = one.having(**AWAY)
+    prefix = pack_twice(one, "second")
+    offline = one.having(**OFFLINE)
     commands = (
         ["list"],
         ["show", "work"],
@@ -309,28 +316,28 @@ def test_what_the_cache_says_is_said_to_be_of_the_cache(
         ["pull", "work", "--from", one.url, "--store", tmp_path / "copy"],
     )
     for command in commands:
-        outcome = away.snapper(*command, "--json")
+        outcome = offline.snapper(*command, "--json")
         assert outcome.code == 3, outcome
         assert outcome.json["store_last_seen"], command
-        shown = away.snapper(*command)
+        shown = offline.snapper(*command)
         assert shown.code == 3, shown
         assert "cannot be reached: this is as it was at" in shown.err, shown
         assert "store_last_seen" not in one.done(*command)
-    found = away.snapper("doctor", "--json").json["findings"]
-    (said,) = (each for each in found if each["title"] == "Store")
-    assert said["level"] == "problem"
-    assert "the cache has 1 environment of it" in said["detail"]
-    assert away.having(SNAPPER_CACHE="off").refused(13, "show", "work")["type"] == "StoreUnreachable"
+    findings = offline.snapper("doctor", "--json").json["findings"]
+    (finding,) = (finding for finding in findings if finding["title"] == "Store")
+    assert finding["level"] == "problem"
+    assert "the cache has 1 environment of it" in finding["detail"]
+    assert offline.having(SNAPPER_CACHE="off").refused(13, "show", "work")["type"] == "StoreUnreachable"
 
 
-def test_the_cache_has_what_was_packed_here(
+def test_packed_environments_are_cached(
     new_instance: Callable[[str], Instance], s3_server: S3Server, tmp_path: Path, url: str
 ) -> None:
-    """It stands for a store that cannot be reached, and not for one that is verified."""
+    """The cache is used when the store is offline, but not when the store is verified."""
     one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
-    packed_twice(one, "second")
-    away = one.having(**AWAY)
-    outcome = away.snapper("restore", "work", "--prefix", tmp_path / "back", "--json")
+    pack_twice(one, "second")
+    offline = one.having(**OFFLINE)
+    outcome = offline.snapper("restore", "work", "--prefix", tmp_path / "back", "--json")
     assert outcome.code == 3, outcome
     assert (tmp_path / "back" / "notes.txt").read_text() == "second"
     (kept,) = (tmp_path / "cache").glob("*/environments/work.json")
@@ -341,16 +348,16 @@ def test_the_cache_has_what_was_packed_here(
     key = str(damaged.relative_to(good))
     client, where = s3_server.client(), url.removeprefix(f"s3://{s3_server.bucket}/") + f"/{key}"
     client.put_object(Bucket=s3_server.bucket, Key=where, Body=damaged.read_bytes()[:-1] + b"?")
-    found = one.snapper("verify", "--data", "--json")
-    assert found.code == 12, found
-    assert [each["key"] for each in found.json["problems"]] == [key]
-    healed = one.done("verify", "--data", "--repair", "--from", good)["healed"]
-    assert [each["key"] for each in healed] == [key]
+    outcome = one.snapper("verify", "--data", "--json")
+    assert outcome.code == 12, outcome
+    assert [problem["key"] for problem in outcome.json["problems"]] == [key]
+    repaired = one.done("verify", "--data", "--repair", "--from", good)["healed"]
+    assert [item["key"] for item in repaired] == [key]
     back = client.get_object(Bucket=s3_server.bucket, Key=where)["Body"].read()
     assert back == damaged.read_bytes()
 
 
-def test_a_cache_keeps_within_its_size(
+def test_cache_stays_within_its_size_limit(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from snapper.store import open_store
@@ -362,7 +369,7 @@ def test_a_cache_keeps_within_its_size(
     store = open_store(s3_server.url(secrets.token_hex(8)), create=True)
     objects = [os.urandom(200_000) for _ in range(9)]
     keys = [
-        f"layers/{name[:2]}/{name}.tar.zst" for name in (hashlib.sha256(each).hexdigest() for each in objects)
+        f"layers/{name[:2]}/{name}.tar.zst" for name in (hashlib.sha256(data).hexdigest() for data in objects)
     ]
     for number, (key, data) in enumerate(zip(keys, objects, strict=True)):
         assert store.put(key, data)

