@@ -310,11 +310,11 @@ def test_the_next_environment_is_restored_by_the_same_workers(sandbox: Path) -> 
     """What went wrong in one leaves nothing that could get into another."""
     store = open_store(str(sandbox / "store"))
     publish_layers(store, [pack_members(encode_member(META), file("new"), file("new"))])
-    bad, _ = read_ref(store, "work")
+    bad = read_ref(store, "work").ref
     publish_layers(store, [pack_members(encode_member(META), file("new", b"second"), file("old", b"first"))])
-    good, version = read_ref(store, "work")
-    both = replace(good, history=(*bad.history, *good.history))
-    store.replace(Layout.ref("work"), canonical.encode(both), version)
+    good = read_ref(store, "work")
+    both = replace(good.ref, history=(*bad.history, *good.ref.history))
+    store.replace(Layout.ref("work"), canonical.encode(both), good.version)
     wanted = [
         RestoreRequest(SnapshotSpec("work", name), prefix=work_prefix(sandbox), replace=True)
         for name in ("~1", "", "~1", "")
@@ -331,11 +331,11 @@ def test_the_next_environment_is_restored_by_the_same_workers(sandbox: Path) -> 
 def test_one_place_is_restored_to_twice_by_the_same_workers(sandbox: Path) -> None:
     store = open_store(str(sandbox / "store"))
     publish_layers(store, [pack_members(encode_member(META), file("a", b"1"), file("d/only-first"))])
-    first, _ = read_ref(store, "work")
+    first = read_ref(store, "work").ref
     publish_layers(store, [pack_members(encode_member(META), file("a", b"2"))])
-    second, version = read_ref(store, "work")
-    both = replace(second, history=(*first.history, *second.history))
-    store.replace(Layout.ref("work"), canonical.encode(both), version)
+    second = read_ref(store, "work")
+    both = replace(second.ref, history=(*first.history, *second.ref.history))
+    store.replace(Layout.ref("work"), canonical.encode(both), second.version)
     prefix = sandbox / "p"
     wanted = [RestoreRequest(SnapshotSpec("work", name), prefix=prefix) for name in ("~1", "", "~1", "")]
     for outcome in restore(store, wanted, jobs=1):

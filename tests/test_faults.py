@@ -86,7 +86,7 @@ def test_every_write_fails_in_turn(
         shutil.rmtree(tmp_path, ignore_errors=True)
         shutil.copytree(stocked, tmp_path, symlinks=True)
         plain = open_store(str(tmp_path / "store"))
-        before = read_ref(plain, "data")[0]
+        before = read_ref(plain, "data").ref
         failing = Failing(plain, tmp_path / "counter", at, fault)
         try:
             ACTS[act](failing, tmp_path / "data")
@@ -98,9 +98,9 @@ def test_every_write_fails_in_turn(
         reader = Reader.of_directory(tmp_path / "store")
         assert reader.check().keys() == {"data"}
         if act != "prune":
-            assert read_ref(plain, "data")[0] == before
+            assert read_ref(plain, "data").ref == before
         else:
-            assert read_ref(plain, "data")[0].current == before.current
+            assert read_ref(plain, "data").ref.current == before.current
         for lock in (tmp_path / "store").glob("locks/*"):
             lock.unlink()  # as the next command does once this process is no more
         ACTS[act](plain, tmp_path / "data")

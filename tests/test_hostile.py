@@ -92,7 +92,7 @@ def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(sandbox: 
             stored = [pack_members(encode_member(META)), *attack(outside)]
             publish_layers(store, stored)
             layers = tuple(each for each, _ in stored)
-            snapshot = read_snapshot(store, read_ref(store, "work")[0].current)
+            snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
             for name in ("contents", "compare"):
                 try:
                     if name == "contents":
@@ -122,7 +122,7 @@ def test_what_differs_is_found_without_following_links_out(sandbox: Path) -> Non
 
 def described_as(store: LocalStore, *layers: Layer) -> str:
     """Points `work` at a snapshot that says so of its layers, which are there; its key."""
-    found = read_snapshot(store, read_ref(store, "work")[0].current)
+    found = read_snapshot(store, read_ref(store, "work").ref.current)
     snapshot_id = put_snapshot(store, replace(found, layers=(*found.layers, *layers)))
     point_ref(store, snapshot_id)
     return Layout.snapshot(snapshot_id)
@@ -135,7 +135,7 @@ def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], sandb
     assert isinstance(store, LocalStore)
     good = pack_members(encode_member(META), file("a"))
     publish_layers(store, [good])
-    rightly = read_ref(store, "work")[0]
+    rightly = read_ref(store, "work").ref
     store.replace(Layout.ref("mine"), canonical.encode(replace(rightly, name="mine")), None)
     key = described_as(store, replace(good[0], **untrue))
     (problem,) = verify.verify_store(store, verify.LayerSample(), jobs=1).problems

@@ -140,7 +140,7 @@ def store(tmp_path: Path) -> Counting:
 
 
 def current(store: Store) -> Snapshot:
-    return read_snapshot(store, read_ref(store, "work")[0].current)
+    return read_snapshot(store, read_ref(store, "work").ref.current)
 
 
 def cut_elsewhere(found: Snapshot) -> EncodedSnapshot:
@@ -191,12 +191,12 @@ def test_pages_are_read_once(store: Counting) -> None:
     digests = [put_snapshot(store, each) for each in snapshots]
     for digest in {found.digest for each in snapshots for found in each.layers}:
         store.put(Layout.layer(digest), b"0123456789")
-    entry, version = read_ref(store, "work")
-    history = tuple(replace(entry.latest, snapshot=digest) for digest in digests)
+    current = read_ref(store, "work")
+    history = tuple(replace(current.ref.latest, snapshot=digest) for digest in digests)
     store.replace(
         Layout.ref("work"),
-        canonical.encode(replace(entry, history=history, current=digests[-1])),
-        version,
+        canonical.encode(replace(current.ref, history=history, current=digests[-1])),
+        current.version,
     )
     for look in (
         lambda: read_log(store, "work"),

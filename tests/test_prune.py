@@ -520,7 +520,7 @@ import os, sys
 from snapper.process import identity
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 process, started, shells = sys.argv[1], sys.argv[2], sys.argv[3:]
-print(os.path.exists(f"/proc/{process}/stat"), identity.is_alive(int(process), started))
+print(os.path.exists(f"/proc/{process}/stat"), identity.is_process_alive(int(process), started))
 for shell in shells:
     command = [shell, *(["sh"] if shell == "busybox" else []), "-c", os.environ["LOOK"], "sh", process, started]
     print(os.spawnvp(os.P_WAIT, shell, command) == 0)

@@ -309,7 +309,7 @@ class TwoInstances(RuleBasedStateMachine):
             assert found == {}
             return
         assert found == {NAME: self.model.history[-1]}
-        environment, _ = read_ref(self.store, NAME)
+        environment = read_ref(self.store, NAME).ref
         assert [step.snapshot for step in environment.history] == self.model.history
         assert environment.tags == self.model.tags
 

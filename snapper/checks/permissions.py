@@ -82,7 +82,7 @@ class _Untried(Exception):
 
 def _read(store: Store) -> None:
     for name in environment_names(store):
-        found, _ = read_ref(store, name)
+        found = read_ref(store, name).ref
         read_snapshot(store, found.current)
         return
     with suppress(NotInStore):  # nobody has made it yet
@@ -122,7 +122,7 @@ def _add_page(store: Store) -> None:
     """The same with a page of a snapshot."""
     _look(store, "pages")
     for name in environment_names(store):
-        found, _ = read_ref(store, name)
+        found = read_ref(store, name).ref
         pages = read_encoded_snapshot(store, found.current).pages
         write_pages(store, dict(list(pages.items())[:1]))
         return
@@ -131,7 +131,7 @@ def _add_page(store: Store) -> None:
 
 def _smallest_layer(store: Store) -> Layer | None:
     for name in environment_names(store):
-        found, _ = read_ref(store, name)
+        found = read_ref(store, name).ref
         layers = read_snapshot(store, found.current).layers
         return min(layers, key=lambda layer: layer.size, default=None)
     return None

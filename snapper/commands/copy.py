@@ -22,7 +22,7 @@ from snapper.format.model import HistoryEntry, Layer, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
-from snapper.repository.refs import advance_ref, find_ref
+from snapper.repository.refs import VersionedRef, advance_ref, find_ref
 from snapper.repository.snapshots import (
     decode_snapshot,
     read_encoded_snapshot,
@@ -104,10 +104,10 @@ class _Copying:
         step, before = _step(found, snapshot_id)
         seen = find_ref(self.target, found.name)
         there = seen is not None and (
-            seen[0].current == snapshot_id or (not force and _has_taken(seen[0], step))
+            seen.ref.current == snapshot_id or (not force and _has_taken(seen.ref, step))
         )
         if seen and not there and not force:
-            self._check_course(seen[0], before)
+            self._check_course(seen.ref, before)
         added_layers = added_size = 0
         if not there:
             snapshot = read_encoded_snapshot(self.source, snapshot_id)
@@ -174,7 +174,7 @@ class _Copying:
         name: str,
         step: HistoryEntry,
         snapshot: EncodedSnapshot,
-        seen: tuple[Ref, str] | None,
+        seen: VersionedRef | None,
         added_size: int,
         *,
         force: bool,

@@ -33,7 +33,7 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
     """The latest steps, newest first, all of them without a `limit`; raises NotInStore, Corrupted,
     UnsupportedFormat.
     """
-    found, _ = read_ref(store, check_environment_name(name))
+    found = read_ref(store, check_environment_name(name)).ref
 
     decoder = SnapshotDecoder()
 

@@ -128,7 +128,7 @@ def pack(
             report_running_prune(store, progress)
             source = _Source(store, intent, prefix, whole, linked, displaced, last[1] if last else None, kept)
             made = _make(source, level, jobs, progress, name)
-        unchanged = seen is not None and seen[0].current == made.manifest.digest
+        unchanged = seen is not None and seen.ref.current == made.manifest.digest
         added_size = sum(made.added.values())
         if not unchanged or (made.parts is not None and not has_encoded_snapshot(store, made.manifest)):
             added_size += _write(store, intent, made)
@@ -149,7 +149,7 @@ def pack(
         unrelocated=made.unrelocated,
         outside=_outside(whole, made.prefix),
         first=first,
-        replaced=None if unchanged or seen is None or _comes_from(before, seen[0]) else seen[0].latest,
+        replaced=None if unchanged or seen is None or _comes_from(before, seen.ref) else seen.ref.latest,
         seconds=time.monotonic() - began,
     )
 

@@ -139,7 +139,7 @@ def prune(
         trimmed: list[_Change] = []
         try:
             trimmed.extend(_trim(store, retention, names))
-            kept = {name: read_ref(store, name)[0] for name in environment_names(store)}
+            kept = {name: read_ref(store, name).ref for name in environment_names(store)}
             sweep = _Sweep(lock.check, lock.now - grace)
             return _swept(needs, kept, tuple(trimmed), sweep, progress)
         except SnapperError:
@@ -153,7 +153,7 @@ def _retained(store: Store, retention: RetentionPolicy, names: Sequence[str]) ->
     for name in names:
         read_ref(store, check_environment_name(name))
     for name in environment_names(store):
-        found, _ = read_ref(store, name)
+        found = read_ref(store, name).ref
         yield found, retention.applied(found) if not names or name in names else found
 
 
@@ -162,15 +162,15 @@ def _trim(store: Store, retention: RetentionPolicy, names: Sequence[str]) -> Ite
     for name in list(names) or list(environment_names(store)):
         for left in range(_TRIES)[::-1]:
             seen = read_ref(store, check_environment_name(name))
-            kept = retention.applied(seen[0])
+            kept = retention.applied(seen.ref)
             try:
-                if kept != seen[0]:
+                if kept != seen.ref:
                     replace_history(store, seen, kept)
             except ConcurrentUpdate:
                 if not left:
                     raise
                 continue
-            yield seen[0], kept
+            yield seen.ref, kept
             break
 
 

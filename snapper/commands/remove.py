@@ -24,10 +24,11 @@ def plan_removal(store: Store, name: str) -> RemovalPlan:
     """The environment that is to be removed, which may be damaged; raises NotInStore."""
     version = ref_version(store, check_environment_name(name))
     try:
-        found, version = read_ref(store, name)
+        current = read_ref(store, name)
     except SnapperError:
         return RemovalPlan(name, version, 0, "")
-    return RemovalPlan(name, version, len({move.snapshot for move in found.history}), found.current)
+    snapshots = len({entry.snapshot for entry in current.ref.history})
+    return RemovalPlan(name, current.version, snapshots, current.ref.current)
 
 
 def remove_environment(store: Store, seen: RemovalPlan) -> None:

@@ -141,7 +141,7 @@ class _Restoring:
         chosen: list[tuple[RestoreRequest, Ref]] = []
         for each in sorted(wanted, key=lambda each: each.rank):
             try:
-                chosen.append((each, read_ref(self._store, each.reference.environment)[0]))
+                chosen.append((each, read_ref(self._store, each.reference.environment).ref))
             except SnapperError as error:
                 yield self._failed(each, error)
         for (each, entry), place in zip(chosen, choose_prefixes(chosen), strict=True):
@@ -240,7 +240,7 @@ class _Restoring:
         staging = work.stack.enter_context(staging_directory(work.target.prefix))
         entry = work.target.entry
         if last_seen(self._store) is None:
-            entry = read_ref(self._store, entry.name)[0]
+            entry = read_ref(self._store, entry.name).ref
         found = inspect_target(self._store, work.wanted, entry, work.target.prefix, again=True)
         if found.present:
             work.stack.close()

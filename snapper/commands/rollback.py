@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from snapper.errors import NoEarlierSnapshot
 from snapper.format.model import HistoryEntry, Ref
 from snapper.process.identity import current_user, hostname, utc_now
-from snapper.repository.refs import ROLLBACK, advance_ref, lineage, origin_entry, read_ref
+from snapper.repository.refs import ROLLBACK, VersionedRef, advance_ref, lineage, origin_entry, read_ref
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.specs import SnapshotSpec, resolve_in_ref
 from snapper.store import Store
@@ -17,17 +17,17 @@ from snapper.store import Store
 class RollbackPlan:
     """Where an environment is to go back to: the step of its history that made `snapshot_id` current."""
 
-    seen: tuple[Ref, str]
+    seen: VersionedRef
     snapshot_id: str
     step: HistoryEntry
 
     @property
     def environment(self) -> str:
-        return self.seen[0].name
+        return self.seen.ref.name
 
     @property
     def unchanged(self) -> bool:
-        return self.snapshot_id == self.seen[0].current
+        return self.snapshot_id == self.seen.ref.current
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def plan_rollback(store: Store, reference: SnapshotSpec) -> RollbackPlan:
     """
     seen = read_ref(store, reference.environment)
     named = bool(reference.snapshot)
-    snapshot_id = resolve_in_ref(seen[0], reference, store) if named else _before(seen[0])
+    snapshot_id = resolve_in_ref(seen.ref, reference, store) if named else _before(seen.ref)
     snapshot = read_snapshot(store, snapshot_id)
-    step = origin_entry(seen[0], snapshot_id) or replace(
-        seen[0].latest,
+    step = origin_entry(seen.ref, snapshot_id) or replace(
+        seen.ref.latest,
         snapshot=snapshot_id,
         packages=len(snapshot.packages) + len(snapshot.pip),
         size=snapshot.size,
@@ -61,7 +61,7 @@ def plan_rollback(store: Store, reference: SnapshotSpec) -> RollbackPlan:
 
 def rollback(store: Store, back: RollbackPlan, *, message: str = "") -> RollbackResult:
     """Makes it the current snapshot, as a further step of the history; raises ConcurrentUpdate."""
-    before = back.seen[0].current
+    before = back.seen.ref.current
     if not back.unchanged:
         step = replace(
             back.step,

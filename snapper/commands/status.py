@@ -132,13 +132,13 @@ def _beside_store(mine: EnvironmentStatus, store: Store) -> EnvironmentStatus:
     """The status with what the store says of the environment."""
     try:
         seen = find_ref(store, mine.environment)
-        named = referenced_snapshots(seen[0]) if seen else ()
+        named = referenced_snapshots(seen.ref) if seen else ()
         stored = mine.snapshot_id in named or has_snapshot(store, mine.snapshot_id)
     except SnapperError as error:
         return replace(mine, error=error)
     if seen is None:
         return replace(mine, stored=stored)
-    found = seen[0]
+    found = seen.ref
     steps = [step.snapshot for step in found.history][::-1]
     behind = steps.index(mine.snapshot_id) if mine.snapshot_id in steps else None
     return replace(mine, current=found.current, behind=behind, stored=stored)

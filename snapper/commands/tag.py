@@ -38,20 +38,20 @@ def set_tag(store: Store, reference: SnapshotSpec, name: str, *, move: bool = Fa
     if _LIKE_AN_ID.match(name):
         raise UsageError(f"{name!r} cannot name a tag: it reads like the beginning of a snapshot's id")
     seen = read_ref(store, reference.environment)
-    snapshot_id = resolve_in_ref(seen[0], reference, store)
-    before = seen[0].tags.get(name, "")
+    snapshot_id = resolve_in_ref(seen.ref, reference, store)
+    before = seen.ref.tags.get(name, "")
     if before not in ("", snapshot_id) and not move:
         raise TagExists(reference.environment, name, before)
     if before != snapshot_id:
-        replace_tags(store, seen, {**seen[0].tags, name: snapshot_id})
+        replace_tags(store, seen, {**seen.ref.tags, name: snapshot_id})
     return TagResult(reference.environment, name, snapshot_id, before)
 
 
 def delete_tag(store: Store, environment: str, name: str) -> TagResult:
     """Removes the tag, not what it stands for; raises NotInStore, ConcurrentUpdate."""
     seen = read_ref(store, environment)
-    before = seen[0].tags.get(name)
+    before = seen.ref.tags.get(name)
     if before is None:
-        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(seen[0].tags)), name)
-    replace_tags(store, seen, {tag: to for tag, to in seen[0].tags.items() if tag != name})
+        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(seen.ref.tags)), name)
+    replace_tags(store, seen, {tag: to for tag, to in seen.ref.tags.items() if tag != name})
     return TagResult(environment, name, "", before)

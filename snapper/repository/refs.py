@@ -16,17 +16,22 @@ from snapper.format.model import FORMAT, HistoryEntry, Ref, is_valid_name
 from snapper.repository.decoding import decode_checked, decoding
 from snapper.store import Store, VersionMismatch
 
-#: The action of a step that made an earlier snapshot current again.
+#: The action of a history entry that made an earlier snapshot current again.
 ROLLBACK = "rollback"
 
 
-_ENVIRONMENTS = "environments/"
+@dataclass(frozen=True)
+class VersionedRef:
+    """A ref as it was read, and the version that it is replaced by."""
+
+    ref: Ref
+    version: str
 
 
 def environment_names(store: Store) -> Iterator[str]:
-    """The names of the store's environment_names, in order."""
-    for key in store.keys(_ENVIRONMENTS):
-        name = key.removeprefix(_ENVIRONMENTS).removesuffix(".json")
+    """Yield the names of all environments in the store, in order."""
+    for key in store.keys(Layout.REFS):
+        name = key.removeprefix(Layout.REFS).removesuffix(".json")
         if key.endswith(".json") and is_valid_name(name):
             yield name
 
@@ -39,13 +44,13 @@ def ref_version(store: Store, name: str) -> str:
         raise _no_environment(store, name) from None
 
 
-def read_ref(store: Store, name: str) -> tuple[Ref, str]:
-    """The environment and the version to replace it by; raises NotInStore, Corrupted, UnsupportedFormat."""
+def read_ref(store: Store, name: str) -> VersionedRef:
+    """Read an environment's ref; raise NotInStore, Corrupted, UnsupportedFormat."""
     try:
         data, version = store.read_versioned(Layout.ref(name))
     except NotInStore:
         raise _no_environment(store, name) from None
-    return decode_ref(store, name, data), version
+    return VersionedRef(decode_ref(store, name, data), version)
 
 
 def _no_environment(store: Store, name: str) -> NotInStore:
@@ -91,52 +96,51 @@ def origin_entry(environment: Ref, snapshot_id: str) -> HistoryEntry | None:
 
 
 def advance_ref(
-    store: Store, name: str, step: HistoryEntry, seen: tuple[Ref, str] | None, *, force: bool = False
+    store: Store, name: str, entry: HistoryEntry, current: VersionedRef | None, *, force: bool = False
 ) -> None:
-    """Makes the step's snapshot the current one of the environment, which was `seen` (None: was not there).
+    """Append the entry to the environment's history and make its snapshot the current one.
 
-    Raises ConcurrentUpdate where the environment is no longer as it was seen; with `force`, the step is put behind
-    what others
-    have put there.
+    `current` is the ref as the caller read it, None if there was none. Raise ConcurrentUpdate if it has changed
+    since then; with `force`, append to whatever the history is by now.
     """
     while True:
         try:
-            if seen is None:
-                _replace(store, Ref(FORMAT, name, step.snapshot, (step,), {}), None)
+            if current is None:
+                _replace(store, Ref(FORMAT, name, entry.snapshot, (entry,), {}), None)
             else:
-                found, version = seen
-                moved = replace(found, current=step.snapshot, history=(*found.history, step))
-                _replace(store, moved, version)
+                history = (*current.ref.history, entry)
+                _replace(
+                    store, replace(current.ref, current=entry.snapshot, history=history), current.version
+                )
             return
         except ConcurrentUpdate:
             if not force:
                 raise
-            seen = find_ref(store, name)
+            current = find_ref(store, name)
 
 
-def find_ref(store: Store, name: str) -> tuple[Ref, str] | None:
-    """As `read_environment`, but None where there is no such environment."""
+def find_ref(store: Store, name: str) -> VersionedRef | None:
+    """Read an environment's ref like `read_ref`, but return None if there is no such environment."""
     try:
         return read_ref(store, name)
     except NotInStore:
         return None
 
 
-def replace_tags(store: Store, seen: tuple[Ref, str], tags: dict[str, str]) -> None:
-    """Gives the environment, which was `seen`, these tags; raises ConcurrentUpdate where it is no longer as it was
-    seen.
-    """
-    found, version = seen
-    _replace(store, replace(found, tags=tags), version)
+def replace_tags(store: Store, current: VersionedRef, tags: dict[str, str]) -> None:
+    """Replace the environment's tags; raise ConcurrentUpdate if its ref has changed since it was read."""
+    _replace(store, replace(current.ref, tags=tags), current.version)
 
 
-def replace_history(store: Store, seen: tuple[Ref, str], kept: Ref) -> None:
-    """Leaves of the environment, which was `seen`, what is kept; raises ConcurrentUpdate where it is no longer so."""
-    _replace(store, kept, seen[1])
+def replace_history(store: Store, current: VersionedRef, trimmed: Ref) -> None:
+    """Replace the ref by one with fewer history entries and tags; raise ConcurrentUpdate if it has changed since."""
+    _replace(store, trimmed, current.version)
 
 
 def delete_ref(store: Store, name: str, version: str) -> None:
-    """Removes the environment's entry; raises ConcurrentUpdate where it is no longer at the version, NotInStore."""
+    """Delete the environment's ref, which may be corrupted; raise NotInStore, and ConcurrentUpdate if it is no
+    longer at that version.
+    """
     try:
         gone = store.delete(Layout.ref(name), version)
     except VersionMismatch:
@@ -155,7 +159,7 @@ def _replace(store: Store, changed: Ref, version: str | None) -> None:
 def _moved(store: Store, name: str) -> SnapperError:
     """Who was quicker, as far as can be known."""
     try:
-        latest = read_ref(store, name)[0].latest
+        latest = read_ref(store, name).ref.latest
     except SnapperError as error:
         return error
     return ConcurrentUpdate(name, f"{latest.user}@{latest.host}", latest.time)
@@ -171,9 +175,9 @@ class RefOrError:
 
 
 def read_all_refs(store: Store) -> Iterator[RefOrError]:
-    """All environment_names of the store; one that cannot be read does not hide the others."""
+    """Yield all refs in the store, in order; one that cannot be read does not hide the others."""
     for name in environment_names(store):
         try:
-            yield RefOrError(name, read_ref(store, name)[0])
+            yield RefOrError(name, read_ref(store, name).ref)
         except SnapperError as error:
             yield RefOrError(name, None, error)

@@ -126,7 +126,7 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
     pages: list[Page] = []
     for name in environment_names(store):
         with suppress(SnapperError):
-            pages += read_manifest(store, read_ref(store, name)[0].current).layers
+            pages += read_manifest(store, read_ref(store, name).ref.current).layers
     return {
         layer.diff_id: (layer.digest, layer.size)
         for _, found in iter_layer_pages(store, pages)

@@ -48,7 +48,7 @@ def check_environment_name(name: str, advice: str = "") -> str:
 
 def resolve_spec(store: Store, reference: SnapshotSpec) -> tuple[Ref, str]:
     """The environment and the id of the snapshot that a reference means; raises NotInStore, UsageError."""
-    found, _ = read_ref(store, reference.environment)
+    found = read_ref(store, reference.environment).ref
     return found, resolve_in_ref(found, reference, store)
 
 
@@ -59,7 +59,7 @@ def resolve_in_ref(found: Ref, reference: SnapshotSpec, store: Store) -> str:
         return found.current
     if wanted in found.tags:
         return found.tags[wanted]
-    ids = [advance_ref.snapshot for advance_ref in found.history]
+    ids = [entry.snapshot for entry in found.history]
     latest = tuple(dict.fromkeys(digest[:12] for digest in reversed(ids)))[:_LISTED]
     known = (*found.tags, *latest)
     back = re.fullmatch(r"~(\d{1,9})", wanted)
