@@ -352,10 +352,10 @@ def test_an_error_of_the_caller_stops_what_is_under_way(tmp_path: Path) -> None:
 PARENT = """
 import multiprocessing, sys
 from pathlib import Path
-from snapper.process.pool import Workers
+from snapper.process.pool import WorkerPool
 from tests.test_workers import sleep, wait_for
 started = Path(sys.argv[1])
-with Workers(None, 3) as workers:
+with WorkerPool(None, 3) as workers:
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     workers.submit(sleep, started, 9)
     workers.submit(wait_for, started, 8)
