@@ -275,7 +275,7 @@ def test_stalled_responses_time_out_and_continue(
 
 
 def test_large_objects_are_written_with_one_request(store: Store, proxy: Proxy, s3_server: S3Server) -> None:
-    """It is repeated if that is worth it, and leaves nothing behind if it fails."""
+    """The request is repeated unless that is pointless, and leaves nothing behind if it fails."""
     data, key = secrets.token_bytes(LARGE), "layers/aa/large.tar.zst"
     proxy.requests.clear()
     assert store.put(key, data)
@@ -302,7 +302,7 @@ def test_large_objects_are_written_with_one_request(store: Store, proxy: Proxy, 
 def test_slow_connections_do_not_limit_the_size_of_objects(
     store: Store, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Timeouts are for the next bytes to be sent, not for all of them."""
+    """The time limit is for sending the next bytes, not for sending all of them."""
     monkeypatch.setattr(client, "CONNECT_TIMEOUT", 1)
     patient = S3Store(
         parse_url(f"{store.url}&StorageClass=STANDARD")

@@ -28,13 +28,9 @@ from snapper.store.s3.client import client_for
 from snapper.store.s3.errors import code_of, etag_of, mapped_errors, status_of, was_retried
 from snapper.store.s3.location import S3Location
 
-#: Ask whether an object exists before sending it if it has at least this size, in bytes. For smaller ones, which are
-#: usually new, asking takes as long as sending.
+#: Before sending an object of at least this size, in bytes, ask whether it exists. Smaller ones are sent at once: most
+#: are new, and asking takes as long as sending.
 _CHECK_FIRST = 4 * 1024 * 1024
-
-#: Send objects of at least this size, in bytes, as a stream. Python allows one timeout for sending a `bytes` body on an
-#: unencrypted connection, however long it is, but one for each block of a stream.
-_STREAM = 1024 * 1024
 
 #: Attempts to write an object while S3 reports that another write to it is in progress.
 _MAX_CONFLICTS = 8
@@ -190,7 +186,7 @@ class S3Store:
         with mapped_errors(self.location, key, "write"):
             for attempt in range(_MAX_CONFLICTS):
                 try:
-                    self._client.put_object(**request, Body=_body(data))
+                    self._client.put_object(**request, Body=io.BytesIO(data))  # does not copy bytes
                     return True
                 except ClientError as error:
                     retried = retried or was_retried(error)
@@ -207,10 +203,6 @@ class S3Store:
             return self.read(key) == data
         except NotInStore:
             return False
-
-
-def _body(data: bytes | memoryview) -> bytes | io.BytesIO:
-    return io.BytesIO(data) if len(data) >= _STREAM or not isinstance(data, bytes) else data
 
 
 def _checksum(key: str, data: bytes | memoryview) -> str:
