@@ -1,4 +1,4 @@
-"""Genuine environments, and the `snapper` command run as users run it: in a process, with a home of its own."""
+"""Fixtures: machines on which `snapper` runs as a process with its own home, S3 servers, and environments."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hypothesis import settings
 
 from scripts.maker import make
 from tests.support.faulty import Proxy, in_front_of
+from tests.support.forkserver import STARTUP_VARIABLES, run
 from tests.support.s3server import REAL_BUCKET, S3Server, running
 from tests.support.sandbox import make_sandbox
-from tests.support.starter import AT_START, run
 
-#: pip's settings, by which environments are made: its user's, whatever home the tests have.
+#: The developer's pip configuration, which creating environments uses although tests have another home.
 _PIP_SETTINGS = [Path.home() / name for name in (".config/pip/pip.conf", ".pip/pip.conf")]
 
 
@@ -32,22 +32,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Has all runs try the same examples, and `--long` ever new ones; how long one takes says nothing on a machine that
-    others work on, too.
+    """Have Hypothesis try the same examples in every run, except with `--long`, and without a deadline.
+
+    How long an example takes means nothing on a shared machine.
     """
     settings.register_profile("snapper", deadline=None, derandomize=not config.getoption("--long"))
     settings.load_profile("snapper")
 
 
 def pytest_report_header() -> str:
-    return (
-        f"real bucket: {REAL_BUCKET or 'none; SNAPPER_TEST_BUCKET=s3://BUCKET/PREFIX names one to test on'}"
-    )
+    return f"real bucket: {REAL_BUCKET or 'none (set SNAPPER_TEST_BUCKET=s3://BUCKET/PREFIX to test on one)'}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -60,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Machine:
-    """A user's machine: a home directory, an envs directory that conda knows, and a store."""
+    """A user's machine: a home directory, a conda envs directory, and a store."""
 
     home: Path
     envs: Path
@@ -68,32 +67,35 @@ class Machine:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The process environment on this machine: nothing of the developer's own but the way to programs."""
+        """The environment variables of commands on this machine; only PATH is the developer's."""
         return {
             "HOME": str(self.home),
             "PATH": os.environ["PATH"],
             "CONDA_ENVS_PATH": str(self.envs),
             "SNAPPER_STORE": str(self.store),
-            **AT_START,
+            **STARTUP_VARIABLES,
         }
 
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "snapper", *map(str, arguments)]
 
     def snapper(self, *arguments: object, **variables: str) -> Outcome:
-        """Runs `snapper` to its end."""
+        """Run `snapper` to completion; fail if it prints a traceback."""
         done = run(self.command(*arguments), {**self.variables, **variables}, self.home)
         assert "Traceback" not in done.stderr, done.stderr
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def done(self, *arguments: object, **variables: str) -> Any:
-        """Runs `snapper … --json`, which must succeed; returns its document."""
+    def run_json(self, *arguments: object, **variables: str) -> Any:
+        """Run `snapper … --json`, which must succeed; return the parsed output."""
         outcome = self.snapper(*arguments, "--json", **variables)
         assert outcome.code == 0, outcome
         return outcome.json
 
-    def refused(self, code: int, *arguments: object, **variables: str) -> dict[str, str]:
-        """Runs a command that must fail with this exit code, the same for people and programs; its error."""
+    def expect_error(self, code: int, *arguments: object, **variables: str) -> dict[str, str]:
+        """Run a command that must exit with `code`, without and with `--json`; return the error of the JSON output.
+
+        Both runs must report the same message and hint.
+        """
         plain = self.snapper(*arguments, **variables)
         assert plain.code == code, plain
         outcome = self.snapper(*arguments, "--json", **variables)
@@ -107,7 +109,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Instance(Machine):
-    """A machine whose store is an S3 prefix."""
+    """A machine whose store is an S3 prefix; `settings` are additional environment variables."""
 
     url: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -116,14 +118,14 @@ class Instance(Machine):
     def variables(self) -> dict[str, str]:
         return {**super().variables, "SNAPPER_STORE": self.url, **self.settings}
 
-    def having(self, **settings: str) -> Instance:
-        """The same with other variables."""
+    def with_variables(self, **settings: str) -> Instance:
+        """Return the same machine with other environment variables."""
         return Instance(self.home, self.envs, self.store, self.url, {**self.settings, **settings})
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_home_of_the_developers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What tests and fixtures call in their own process neither reads nor writes what is the developer's."""
+def _isolate_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep code that runs in the test process away from the developer's home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("CONFIG", "DATA", "STATE", "CACHE"):
@@ -135,14 +137,14 @@ def _no_home_of_the_developers(tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home of its own for each test."""
+def _isolate_test(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a home directory of its own."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture
 def new_machine(tmp_path: Path) -> Callable[[str], Machine]:
-    """Makes machines by name; all share one store, as if it were an EBS volume moved between them."""
+    """Return a function that creates a machine by name; all share one store, like an EBS volume moved between them."""
 
     def make_machine(name: str) -> Machine:
         machine = Machine(tmp_path / name, tmp_path / name / "envs", tmp_path / "store")
@@ -168,14 +170,14 @@ def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """A genuine S3 server, the same for all tests of a process."""
+    """A real S3 server, shared by all tests of a process."""
     with running() as server:
         yield server
 
 
 @pytest.fixture
 def proxy(s3_server: S3Server) -> Iterator[Proxy]:
-    """A proxy in front of that server, which makes happen what it is told."""
+    """A proxy in front of the S3 server that injects faults."""
     with in_front_of(s3_server.endpoint) as running_proxy:
         yield running_proxy
 
@@ -187,7 +189,7 @@ def url(s3_server: S3Server) -> str:
 
 @pytest.fixture
 def new_instance(tmp_path: Path, s3_server: S3Server, url: str) -> Callable[[str], Instance]:
-    """Makes instances by name, which share one prefix."""
+    """Return a function that creates an instance by name; all share one S3 prefix."""
 
     def make_instance(name: str) -> Instance:
         home = tmp_path / name
@@ -199,7 +201,7 @@ def new_instance(tmp_path: Path, s3_server: S3Server, url: str) -> Callable[[str
 
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """An environment of a recipe that no test may change; the same for all tests of a process."""
+    """Return a function that creates an environment from a recipe, once per process. Tests must not change it."""
     top = tmp_path_factory.mktemp("pristine")
 
     @functools.cache
@@ -212,7 +214,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A directory with a short path on a memory file system, where there is one."""
+    """A directory with a short path, on a memory file system if there is one."""
     import tempfile
 
     shared = Path("/dev/shm")
@@ -222,7 +224,7 @@ def scratch() -> Iterator[Path]:
 
 
 def tree_of(top: Path) -> dict[str, tuple[str, int, bytes]]:
-    """Every path below `top` but snapper's own state, with its type, mode and contents."""
+    """Return the type, mode and contents of every path below `top`, except snapper's own state."""
     found: dict[str, tuple[str, int, bytes]] = {}
     for directory, names, files in os.walk(top):
         names[:] = [name for name in names if Path(directory, name) != top / ".snapper"]
@@ -241,7 +243,7 @@ def tree_of(top: Path) -> dict[str, tuple[str, int, bytes]]:
     return found
 
 
-def untold(tree: dict[str, tuple[str, int, bytes]]) -> dict[str, tuple[str, int, bytes]]:
-    """The tree of a place with homes in it, without what a restore that failed keeps for kernels that wait."""
-    told = re.compile(r"(.*/)?\.local(/state(/snapper(/waiting(/.*)?)?)?)?\Z", re.S)
-    return {path: entry for path, entry in tree.items() if not told.match(path)}
+def without_run_records(tree: dict[str, tuple[str, int, bytes]]) -> dict[str, tuple[str, int, bytes]]:
+    """Return the tree without what a failed restore records in the state directory for kernels that wait for it."""
+    record = re.compile(r"(.*/)?\.local(/state(/snapper(/waiting(/.*)?)?)?)?\Z", re.S)
+    return {path: entry for path, entry in tree.items() if not record.match(path)}

@@ -14,7 +14,7 @@ from scripts.maker import make
 from snapper.archives.importer import unpacked_archive
 from snapper.errors import InvalidArchive, NotAnArchive
 from snapper.process.progress import NO_PROGRESS
-from tests.support.exchange import FORMATS, archives_of, member, need_tools, write_tar
+from tests.support.archives import FORMATS, archives_of, member, need_tools, write_tar
 
 
 @pytest.fixture(scope="module")

@@ -14,35 +14,33 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.support.misfortune import (
-    Running,
-    begin,
-    between_looking_and_reading,
-    check_store,
-    layer_files,
-    make_data,
-    make_many,
-    meet,
-    staged,
+from tests.support.commands import (
+    RunningCommand,
+    halt_between,
+    pack_blocked_before_reading,
+    staging_has,
+    start_command,
     wait_for_reader,
 )
+from tests.support.environments import make_data, make_many
+from tests.support.stores import check_store, layer_files
 
 
 def staging(target: Path) -> Path:
     return target.parent / f".{target.name}.snapper"
 
 
-def midway(machine: Machine, target: Path) -> Running:
+def midway(machine: Machine, target: Path) -> RunningCommand:
     """A restore of `many` that is halted after its first files and before its last."""
 
-    def start() -> Running:
+    def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
-        return begin(machine, "restore", "many", "--prefix", target, "--jobs", 1, "--json")
+        return start_command(machine, "restore", "many", "--prefix", target, "--jobs", 1, "--json")
 
-    return meet(start, staged(target, "lib/*"), target.exists)
+    return halt_between(start, staging_has(target, "lib/*"), target.exists)
 
 
-def go_on(running: Running) -> None:
+def go_on(running: RunningCommand) -> None:
     running.process.send_signal(signal.SIGCONT)
 
 
@@ -56,13 +54,15 @@ def test_two_packs_of_one_name_at_once(known: bool, machine: Machine) -> None:
     for prefix in prefixes:
         (prefix / "which").write_text(prefix.name)
     if known:
-        machine.done("pack", "-p", make_data(machine.envs / "zero"), "--name", "shared")
+        machine.run_json("pack", "-p", make_data(machine.envs / "zero"), "--name", "shared")
     with ExitStack() as stack:
-        pipes = [stack.enter_context(between_looking_and_reading(prefix)) for prefix in prefixes]
-        runs = [begin(machine, "pack", "-p", prefix, "--name", "shared", "--json") for prefix in prefixes]
+        pipes = [stack.enter_context(pack_blocked_before_reading(prefix)) for prefix in prefixes]
+        runs = [
+            start_command(machine, "pack", "-p", prefix, "--name", "shared", "--json") for prefix in prefixes
+        ]
         for held in [wait_for_reader(pipe, run) for pipe, run in zip(pipes, runs, strict=True)]:
             os.close(held)
-        outcomes = [run.end() for run in runs]
+        outcomes = [run.finish() for run in runs]
     assert sorted(outcome.code for outcome in outcomes) == [0, 11], outcomes
     loser = outcomes.index(next(outcome for outcome in outcomes if outcome.code))
     error = outcomes[loser].json["error"]
@@ -70,18 +70,18 @@ def test_two_packs_of_one_name_at_once(known: bool, machine: Machine) -> None:
     assert f"{getpass.getuser()}@{socket.gethostname()}" in error["message"]
     check_store(machine.store)
 
-    machine.done("pack", "-p", prefixes[loser], "--name", "shared")
+    machine.run_json("pack", "-p", prefixes[loser], "--name", "shared")
     check_store(machine.store)
     for back, prefix in enumerate((prefixes[loser], prefixes[1 - loser])):
         place = machine.home / f"back{back}"
-        machine.done("restore", f"shared@~{back}", "--prefix", place)
+        machine.run_json("restore", f"shared@~{back}", "--prefix", place)
         assert (place / "which").read_text() == prefix.name
 
 
 def test_two_packs_of_one_environment_under_two_names(machine: Machine) -> None:
     make_many(machine.envs / "many")
-    runs = [begin(machine, "pack", "many", "--name", name, "--json") for name in ("one", "two")]
-    outcomes = [run.end() for run in runs]
+    runs = [start_command(machine, "pack", "many", "--name", name, "--json") for name in ("one", "two")]
+    outcomes = [run.finish() for run in runs]
     assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
     current = check_store(machine.store)
     assert current["one"] == current["two"]
@@ -90,7 +90,10 @@ def test_two_packs_of_one_environment_under_two_names(machine: Machine) -> None:
 
 def test_a_pack_begun_in_a_store_that_another_pack_makes(machine: Machine) -> None:
     prefixes = [make_data(machine.envs / f"env{number}") for number in range(4)]
-    outcomes = [run.end() for run in [begin(machine, "pack", "-p", prefix, "--json") for prefix in prefixes]]
+    outcomes = [
+        run.finish()
+        for run in [start_command(machine, "pack", "-p", prefix, "--json") for prefix in prefixes]
+    ]
     assert [outcome.code for outcome in outcomes] == [0] * 4, outcomes
     assert check_store(machine.store).keys() == {prefix.name for prefix in prefixes}
 
@@ -100,32 +103,36 @@ def test_a_pack_begun_in_a_store_that_another_pack_makes(machine: Machine) -> No
 
 def test_two_restores_to_one_place(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
-    machine.done("pack", "many")
+    machine.run_json("pack", "many")
     whole = tree_of(prefix)
     shutil.rmtree(prefix)
     first = midway(machine, prefix)
     before = {path.name: path.lstat().st_ino for path in staging(prefix).iterdir()}
-    error = machine.refused(11, "restore", "many", "--prefix", prefix)
+    error = machine.expect_error(11, "restore", "many", "--prefix", prefix)
     assert error["type"] == "TargetLocked"
     assert str(prefix) in error["message"]
     assert f"@{socket.gethostname()} (process {first.process.pid}, since " in error["message"]
     assert error["hint"]
     assert {path.name: path.lstat().st_ino for path in staging(prefix).iterdir()} == before
     go_on(first)
-    outcome = first.end()
+    outcome = first.finish()
     assert outcome.code == 0, outcome
     assert tree_of(prefix) == whole
-    assert machine.done("restore", "many", "--prefix", prefix)["restored"][0]["present"]
+    assert machine.run_json("restore", "many", "--prefix", prefix)["restored"][0]["present"]
     assert [*machine.envs.iterdir()] == [prefix]
 
 
 def test_many_restores_to_one_place_without_order(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
-    machine.done("pack", "many")
+    machine.run_json("pack", "many")
     whole = tree_of(prefix)
     shutil.rmtree(prefix)
-    runs = [begin(machine, "restore", "many", "--prefix", prefix, "--jobs", 1, "--json") for _ in range(4)]
-    ends = Counter((run.json.get("error", {}).get("type"), run.code) for run in [run.end() for run in runs])
+    runs = [
+        start_command(machine, "restore", "many", "--prefix", prefix, "--jobs", 1, "--json") for _ in range(4)
+    ]
+    ends = Counter(
+        (run.json.get("error", {}).get("type"), run.code) for run in [run.finish() for run in runs]
+    )
     assert ends[None, 0] >= 1
     assert set(ends) <= {(None, 0), ("TargetLocked", 11)}, ends
     assert tree_of(prefix) == whole
@@ -134,11 +141,11 @@ def test_many_restores_to_one_place_without_order(machine: Machine) -> None:
 
 def test_restores_to_several_places_are_all_known_to_conda(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(prefix)
     places = [machine.envs / f"place{number}" for number in range(4)]
-    runs = [begin(machine, "restore", "data", "--prefix", place) for place in places]
-    assert [run.end().code for run in runs] == [0] * 4
+    runs = [start_command(machine, "restore", "data", "--prefix", place) for place in places]
+    assert [run.finish().code for run in runs] == [0] * 4
     listed = (machine.home / ".conda" / "environments.txt").read_text().splitlines()
     assert sorted(listed) == [str(place) for place in places]
 
@@ -148,14 +155,14 @@ def test_restores_to_several_places_are_all_known_to_conda(machine: Machine) -> 
 
 def test_a_pack_while_a_restore_reads(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
-    first = machine.done("pack", "many")["snapshot"]
+    first = machine.run_json("pack", "many")["snapshot"]
     whole = tree_of(prefix)
     target = machine.home / "elsewhere" / "many"
     reading = midway(machine, target)
     (prefix / "new").write_text("new")
-    second = machine.done("pack", "many")["snapshot"]
+    second = machine.run_json("pack", "many")["snapshot"]
     go_on(reading)
-    outcome = reading.end()
+    outcome = reading.finish()
     assert outcome.code == 0, outcome
     assert outcome.json["restored"][0]["snapshot"] == first
     assert tree_of(target).keys() == whole.keys()
@@ -164,21 +171,21 @@ def test_a_pack_while_a_restore_reads(machine: Machine) -> None:
 
 def test_a_restore_while_a_pack_writes(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
-    first = machine.done("pack", "many")["snapshot"]
+    first = machine.run_json("pack", "many")["snapshot"]
     stored = len(layer_files(machine.store))
     (prefix / "lib" / "many0" / "random.bin").write_bytes(os.urandom(1024 * 1024))
     (prefix / "lib" / "many1" / "random.bin").write_bytes(os.urandom(1024 * 1024))
-    with between_looking_and_reading(prefix) as pipe:
-        writing = begin(machine, "pack", "many", "--json")
+    with pack_blocked_before_reading(prefix) as pipe:
+        writing = start_command(machine, "pack", "many", "--json")
         held = wait_for_reader(pipe, writing)
         target = machine.home / "elsewhere" / "many"
-        (document,) = machine.done("restore", "many", "--prefix", target)["restored"]
+        (document,) = machine.run_json("restore", "many", "--prefix", target)["restored"]
         assert document["snapshot"] == first
         os.close(held)
-        assert writing.reach(lambda: len(layer_files(machine.store)) > stored)
+        assert writing.reaches(lambda: len(layer_files(machine.store)) > stored)
         shutil.rmtree(target)
-        machine.done("restore", f"many@{first[:8]}", "--prefix", target)
-        outcome = writing.end()
+        machine.run_json("restore", f"many@{first[:8]}", "--prefix", target)
+        outcome = writing.finish()
     assert outcome.code == 0, outcome
     assert check_store(machine.store) == {"many": outcome.json["snapshot"]}
     assert outcome.json["snapshot"] != first

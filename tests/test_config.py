@@ -232,11 +232,11 @@ def test_settings_at_work(machine: Machine) -> None:
     """As a process: shown with origins, used by commands, and wrong ones in one sentence."""
     file = write(machine.home / ".config/snapper/config.toml", f"store = '{machine.home}/elsewhere'\n")
     variables = {"SNAPPER_STORE": ""}
-    shown = machine.done("config", **variables)
+    shown = machine.run_json("config", **variables)
     assert shown["file"] == str(file)
     assert {"key": "store", "value": f"{machine.home}/elsewhere", "origin": f"{file}:1"} in shown["settings"]
     error = machine.snapper("list", "--json", **variables).json["error"]
     assert f"{machine.home}/elsewhere" in error["message"]
     file.write_text("stroe = 1\n")
-    error = machine.refused(2, "list", **variables)
+    error = machine.expect_error(2, "list", **variables)
     assert error["message"].startswith(f"{file}:1: ")

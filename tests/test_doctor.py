@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from tests.conftest import Machine
+from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
-from tests.support.misfortune import make_data
 
 
 def findings(
@@ -25,7 +25,7 @@ def findings(
 def healthy(machine: Machine) -> Path:
     prefix = make_data(machine.envs / "data")
     add_kernel(prefix, "text", argv=["true"], display_name="Text", language="text")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     return prefix
 
 
@@ -46,7 +46,7 @@ def test_what_is_wrong_with_environments_and_kernels(machine: Machine) -> None:
     packages.mkdir(parents=True)
     (packages / "mine.pth").write_text(f"{source}\n")
     shutil.rmtree(prefix)
-    machine.done("restore", "data")
+    machine.run_json("restore", "data")
     shutil.rmtree(prefix)
     left = machine.envs / ".other.snapper"
     left.mkdir()
@@ -94,7 +94,7 @@ def test_too_little_room(machine: Machine) -> None:
     prefix = healthy(machine)
     shutil.rmtree(prefix)
     entry = machine.store / "environments/data.json"
-    size = machine.done("list")["environments"][0]["size"]
+    size = machine.run_json("list")["environments"][0]["size"]
     entry.write_text(entry.read_text().replace(f'"size":{size}', f'"size":{10**15}'))
     (found,) = (each for each in findings(machine, code=3)["Room"] if each["level"] == "problem")
     assert "1000000.0 GB are to be restored there" in found["detail"]

@@ -16,7 +16,7 @@ from scripts.maker import make
 from snapper.environment import editable
 from snapper.environment.tree import walk
 from tests.conftest import Machine
-from tests.support.misfortune import make_data
+from tests.support.environments import make_data
 from tests.support.pip import build_tools, pip, python_of, run
 
 SETUP = "from setuptools import setup; setup(name='{0}', version='1.0', packages=['{0}'], package_dir={{'': 'src'}})"
@@ -89,12 +89,12 @@ def test_a_source_that_is_gone_is_told_of(tmp_path: Path, machine: Machine) -> N
     url = {"url": f"file://{tmp_path}/gone", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(url))
     (site / "left_over.pth").write_text(f"{tmp_path}/also-gone\n")
-    assert machine.refused(1, "pack", "data")["type"] == "EditableInstallsFound"
-    error = machine.refused(1, "pack", "data", "--editable=include")
+    assert machine.expect_error(1, "pack", "data")["type"] == "EditableInstallsFound"
+    error = machine.expect_error(1, "pack", "data", "--editable=include")
     assert f"{tmp_path}/gone" in error["message"] and "api" in error["message"]
-    machine.done("pack", "data", "--editable=ignore")
+    machine.run_json("pack", "data", "--editable=ignore")
     (info / "direct_url.json").unlink()
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
 
 
 def test_sources_of_one_name_have_places_of_their_own(tmp_path: Path) -> None:
@@ -128,24 +128,24 @@ def test_editable_installs(environment: Path, new_machine: Callable[[str], Machi
         name.startswith("__editable__") and name.endswith(".pth") and "finder" in name for name in forms
     )
 
-    error = one.refused(1, "pack", "-p", environment)
+    error = one.expect_error(1, "pack", "-p", environment)
     for name in NAMES:
         assert f"({code / name})" in error["message"] or f"({code / name}/src)" in error["message"]
     assert "by_copy" not in error["message"]
     assert "--editable=include" in error["hint"]
     assert not list(one.store.glob("environments/*"))
 
-    one.done("pack", "-p", environment, "--editable=ignore", "--name", "linked")
-    two.done("restore", "linked", "--envs-dir", two.envs)
+    one.run_json("pack", "-p", environment, "--editable=ignore", "--name", "linked")
+    two.run_json("restore", "linked", "--envs-dir", two.envs)
     assert all(place.is_relative_to(code) for place in where(two.envs / "linked", NAMES).values())
     assert_copy_moved(two.envs / "linked")
 
-    one.done("pack", "-p", environment, "--editable=include", "--name", "whole")
+    one.run_json("pack", "-p", environment, "--editable=include", "--name", "whole")
     shutil.rmtree(code)
-    two.done("restore", "whole", "--envs-dir", two.envs)
+    two.run_json("restore", "whole", "--envs-dir", two.envs)
     whole = two.envs / "whole"
     assert all(place.is_relative_to(whole) for place in where(whole, NAMES).values())
-    two.done("pack", "whole")
+    two.run_json("pack", "whole")
 
 
 def assert_copy_moved(prefix: Path) -> None:

@@ -20,7 +20,7 @@ from snapper.errors import UsageError
 from snapper.repository.specs import SnapshotSpec
 from snapper.store import open_store
 from tests.conftest import Machine, tree_of
-from tests.support.exchange import (
+from tests.support.archives import (
     ACTIVATION,
     ADDED,
     FORMATS,
@@ -34,7 +34,7 @@ from tests.support.exchange import (
     unpack,
     without,
 )
-from tests.support.misfortune import begin
+from tests.support.commands import start_command
 
 
 class Stock(NamedTuple):
@@ -49,7 +49,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
     top = tmp_path_factory.mktemp("stock")
     machine = Machine(top / "home", top / "home" / "envs", top / "store")
     machine.envs.mkdir(parents=True)
-    odd = machine.done("pack", "-p", make_odd(machine.envs / "odd"))
+    odd = machine.run_json("pack", "-p", make_odd(machine.envs / "odd"))
     return Stock(machine.store, odd["snapshot"])
 
 
@@ -66,12 +66,12 @@ def leftovers(directory: Path) -> list[str]:
 def both(machine: Machine, form: str, place: Path) -> tuple[Tree, Tree]:
     """The environment `odd` at one prefix, by way of an archive and restored."""
     archive = machine.home / f"odd.{form}"
-    machine.done("export", "odd", "-o", archive)
+    machine.run_json("export", "odd", "-o", archive)
     prefix = place / "odd"
     conda_unpack(unpack(archive, prefix))
     unpacked = tree_of(prefix)
     shutil.rmtree(prefix)
-    machine.done("restore", "odd", "--prefix", prefix)
+    machine.run_json("restore", "odd", "--prefix", prefix)
     return unpacked, tree_of(prefix)
 
 
@@ -107,7 +107,7 @@ def test_unpacked_and_fixed_it_is_what_restoring_gives(form: str, stocked: Machi
 
 
 def test_hard_links_stay_hard_links(stocked: Machine, tmp_path: Path) -> None:
-    stocked.done("export", "odd", "-o", tmp_path / "odd.tar")
+    stocked.run_json("export", "odd", "-o", tmp_path / "odd.tar")
     prefix = unpack(tmp_path / "odd.tar", tmp_path / "odd")
     conda_unpack(prefix)
     assert (prefix / "share/own/one.txt").samefile(prefix / "share/own/other.txt")
@@ -119,20 +119,20 @@ def test_made_for_a_prefix_it_needs_no_conda_unpack(form: str, stocked: Machine,
     need_tools(form)
     prefix = scratch / "odd"
     archive = stocked.home / f"odd.{form}"
-    document = stocked.done("export", "odd", "-o", archive, "--dest-prefix", prefix)
+    document = stocked.run_json("export", "odd", "-o", archive, "--dest-prefix", prefix)
     assert document["dest_prefix"] == str(prefix)
     assert document["unrelocated"] == []
     unpacked = tree_of(unpack(archive, prefix))
     shutil.rmtree(prefix)
-    stocked.done("restore", "odd", "--prefix", prefix)
+    stocked.run_json("restore", "odd", "--prefix", prefix)
     assert_same(without(unpacked, ACTIVATION), tree_of(prefix))
 
 
 def test_python_works_before_and_after_conda_unpack(
     pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
 ) -> None:
-    machine.done("pack", "-p", pristine("compiled"), "--name", "compiled")
-    machine.done("export", "compiled", "-o", tmp_path / "compiled.tar.gz", "--level", "1")
+    machine.run_json("pack", "-p", pristine("compiled"), "--name", "compiled")
+    machine.run_json("export", "compiled", "-o", tmp_path / "compiled.tar.gz", "--level", "1")
     prefix = unpack(tmp_path / "compiled.tar.gz", tmp_path / "compiled")
     python = prefix / "bin" / "python"
     assert run(python, "-c", "import sys; print(sys.prefix)") == f"{prefix}\n"
@@ -146,11 +146,11 @@ def test_python_works_before_and_after_conda_unpack(
 def test_scripts_of_an_earlier_archive_are_replaced(
     stocked: Machine, machine: Machine, tmp_path: Path
 ) -> None:
-    stocked.done("export", "odd", "-o", tmp_path / "odd.tar")
+    stocked.run_json("export", "odd", "-o", tmp_path / "odd.tar")
     first = unpack(tmp_path / "odd.tar", tmp_path / "first")
     conda_unpack(first)
-    machine.done("pack", "-p", first)
-    machine.done("export", "first", "-o", tmp_path / "again.tar")
+    machine.run_json("pack", "-p", first)
+    machine.run_json("export", "first", "-o", tmp_path / "again.tar")
     second = unpack(tmp_path / "again.tar", tmp_path / "second")
     conda_unpack(second)
     assert run(second / "bin" / "whereami").startswith(f"{second}\n")
@@ -169,8 +169,8 @@ def test_what_conda_unpack_cannot_do(machine: Machine, scratch: Path) -> None:
     (prefix / "bin" / "script").write_text(script)
     program = b"\x7fELF" + bytes(12) + bytes(prefix) + b"/lib" + bytes(80)
     (prefix / "bin" / "python").write_bytes(program)
-    machine.done("pack", "-p", prefix)
-    machine.done("export", "own", "-o", scratch / "own.tar")
+    machine.run_json("pack", "-p", prefix)
+    machine.run_json("export", "own", "-o", scratch / "own.tar")
     there = unpack(scratch / "own.tar", scratch / ("long" * 40))
     conda_unpack(there)
     for name, encoding in (("wide.txt", "utf-16-le"), ("module.pyc", "utf-8")):
@@ -179,8 +179,8 @@ def test_what_conda_unpack_cannot_do(machine: Machine, scratch: Path) -> None:
         assert str(prefix).encode(encoding) not in data
     assert (there / "bin" / "script").read_text() == script.replace(str(prefix), str(there))
     assert b"/snapper" in (there / "bin" / "python").read_bytes()
-    machine.done("import", scratch / "own.tar", "--name", "again")
-    machine.done("restore", "again", "--prefix", scratch / "back")
+    machine.run_json("import", scratch / "own.tar", "--name", "again")
+    machine.run_json("restore", "again", "--prefix", scratch / "back")
     assert (scratch / "back" / "wide.txt").read_text("utf-16") == f"home = {scratch}/back\n"
     assert f"{scratch}/back/module.py".encode() in (scratch / "back" / "module.pyc").read_bytes()
 
@@ -193,8 +193,8 @@ def test_scripts_that_a_package_owns_are_kept(machine: Machine, tmp_path: Path) 
     fields = json.loads(record.read_text())
     fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
     record.write_text(json.dumps(fields))
-    machine.done("pack", "base")
-    machine.done("export", "base", "-o", tmp_path / "base.tar")
+    machine.run_json("pack", "base")
+    machine.run_json("export", "base", "-o", tmp_path / "base.tar")
     there = unpack(tmp_path / "base.tar", tmp_path / "there")
     conda_unpack(there)
     assert (there / "bin" / "activate").read_text() == f"echo {there}\n"
@@ -207,8 +207,8 @@ def test_programs_of_the_user_come_last_for_they_may_not_fit(machine: Machine, s
     (prefix / "bin").mkdir()
     (prefix / "bin" / "program").write_bytes(b"\x7fELF" + bytes(12) + bytes(prefix) + b"/share" + bytes(80))
     (prefix / "text").write_text(f"{prefix}\n")
-    machine.done("pack", "-p", prefix)
-    document = machine.done("export", "own", "-o", scratch / "own.tar")
+    machine.run_json("pack", "-p", prefix)
+    document = machine.run_json("export", "own", "-o", scratch / "own.tar")
     assert document["longest_prefix"] == len(bytes(prefix))
     short = unpack(scratch / "own.tar", scratch / "it")
     conda_unpack(short)
@@ -225,7 +225,7 @@ def test_programs_of_the_user_come_last_for_they_may_not_fit(machine: Machine, s
 @pytest.mark.parametrize(("form", "low", "high"), [("tar.gz", 1, 9), ("tar.zst", 1, 19), ("zip", 0, 9)])
 def test_levels_take_effect(form: str, low: int, high: int, stocked: Machine) -> None:
     sizes = [
-        stocked.done("export", "odd", "-o", stocked.home / f"{level}.{form}", "--level", level)["size"]
+        stocked.run_json("export", "odd", "-o", stocked.home / f"{level}.{form}", "--level", level)["size"]
         for level in (low, high)
     ]
     assert sizes[1] < sizes[0]
@@ -236,7 +236,7 @@ def test_threads_take_effect(form: str, stocked: Machine) -> None:
     """Compressed by several threads, the data is cut into blocks, and so are other bytes."""
     archives = [stocked.home / f"{threads}.{form}" for threads in (1, 2)]
     for threads, archive in enumerate(archives, 1):
-        stocked.done("export", "odd", "-o", archive, "--threads", threads, "--format", form)
+        stocked.run_json("export", "odd", "-o", archive, "--threads", threads, "--format", form)
     assert archives[0].read_bytes() != archives[1].read_bytes()
 
 
@@ -246,12 +246,12 @@ def test_threads_take_effect(form: str, stocked: Machine) -> None:
 def test_a_file_that_is_there_is_not_overwritten(stocked: Machine, tmp_path: Path) -> None:
     archive = tmp_path / "odd.tar"
     archive.write_text("precious")
-    assert "--force" in stocked.refused(11, "export", "odd", "-o", archive)["hint"]
+    assert "--force" in stocked.expect_error(11, "export", "odd", "-o", archive)["hint"]
     assert archive.read_text() == "precious"
-    document = stocked.done("export", "odd", "-o", archive, "--force")
+    document = stocked.run_json("export", "odd", "-o", archive, "--force")
     assert document["size"] == archive.stat().st_size
     (tmp_path / "directory.tar").mkdir()
-    stocked.refused(11, "export", "odd", "-o", tmp_path / "directory.tar", "--force")
+    stocked.expect_error(11, "export", "odd", "-o", tmp_path / "directory.tar", "--force")
     assert leftovers(tmp_path) == []
 
 
@@ -278,13 +278,15 @@ def test_options_that_make_no_sense(options: dict[str, Any], hint: str, stock: S
 
 
 def test_what_is_not_there(stocked: Machine, tmp_path: Path) -> None:
-    stocked.refused(10, "export", "nothing", "-o", tmp_path / "a.tar")
-    stocked.refused(1, "export", "odd", "-o", tmp_path / "missing" / "a.tar")
-    assert "--output" in stocked.refused(2, "export", "odd")["message"]
+    stocked.expect_error(10, "export", "nothing", "-o", tmp_path / "a.tar")
+    stocked.expect_error(1, "export", "odd", "-o", tmp_path / "missing" / "a.tar")
+    assert "--output" in stocked.expect_error(2, "export", "odd")["message"]
 
 
 def test_a_prefix_that_does_not_fit_in_programs(stocked: Machine, tmp_path: Path) -> None:
-    error = stocked.refused(1, "export", "odd", "-o", tmp_path / "a.tar", "--dest-prefix", "/" + "p" * 300)
+    error = stocked.expect_error(
+        1, "export", "odd", "-o", tmp_path / "a.tar", "--dest-prefix", "/" + "p" * 300
+    )
     assert "--dest-prefix" in error["hint"]
 
 
@@ -293,9 +295,9 @@ def test_names_that_a_zip_cannot_hold(name: bytes, machine: Machine, tmp_path: P
     prefix = machine.envs / "bytes"
     (prefix / "conda-meta").mkdir(parents=True)
     Path(os.fsdecode(bytes(prefix) + b"/" + name)).write_text(f"{prefix}\n")
-    machine.done("pack", "bytes")
-    assert "tar" in machine.refused(2, "export", "bytes", "-o", tmp_path / "a.zip")["hint"]
-    machine.done("export", "bytes", "-o", tmp_path / "a.tar")
+    machine.run_json("pack", "bytes")
+    assert "tar" in machine.expect_error(2, "export", "bytes", "-o", tmp_path / "a.zip")["hint"]
+    machine.run_json("export", "bytes", "-o", tmp_path / "a.tar")
     there = unpack(tmp_path / "a.tar", tmp_path / "there")
     conda_unpack(there)
     assert Path(os.fsdecode(bytes(there) + b"/" + name)).read_text() == f"{there}\n"
@@ -304,7 +306,7 @@ def test_names_that_a_zip_cannot_hold(name: bytes, machine: Machine, tmp_path: P
 def test_squashfs_without_its_programs(stocked: Machine, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    error = stocked.refused(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=str(programs))
+    error = stocked.expect_error(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=str(programs))
     assert error["message"] == "the format squashfs needs mksquashfs, which is not installed"
 
 
@@ -326,7 +328,7 @@ def test_an_archive_that_lacks_a_file_is_not_left_behind(stocked: Machine, tmp_p
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
-    error = stocked.refused(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=path)
+    error = stocked.expect_error(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=path)
     assert error["message"].startswith("share/textdata/config.ini: ")
     assert list(tmp_path.glob("*.squashfs*")) == []
 
@@ -350,20 +352,20 @@ def test_a_write_that_fails_ends_the_export(form: str, machine: Machine, tmp_pat
     (prefix / "conda-meta").mkdir(parents=True)
     for number in range(6):
         (prefix / str(number)).write_bytes(os.urandom(500_000))
-    machine.done("pack", "random")
+    machine.run_json("pack", "random")
     threads = () if form == "zip" else ("--threads", "2")
     limited = Limited(machine.home, machine.envs, machine.store)
-    error = limited.refused(1, "export", "random", "-o", tmp_path / f"a.{form}", *threads)
+    error = limited.expect_error(1, "export", "random", "-o", tmp_path / f"a.{form}", *threads)
     assert "large" in error["message"]
     assert list(tmp_path.glob("*a.*")) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(number: int, stocked: Machine, tmp_path: Path) -> None:
-    running = begin(stocked, "export", "odd", "-o", tmp_path / "a.tar.bz2", "--threads", "1")
-    if running.reach((tmp_path / ".a.tar.bz2.snapper" / "tree" / "archive").exists):
+    running = start_command(stocked, "export", "odd", "-o", tmp_path / "a.tar.bz2", "--threads", "1")
+    if running.reaches((tmp_path / ".a.tar.bz2.snapper" / "tree" / "archive").exists):
         running.send(number)
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code in (0, 130), outcome
     assert list(tmp_path.glob("*a.tar.bz2*")) == ([tmp_path / "a.tar.bz2"] if outcome.code == 0 else [])
     assert running.members() == []
@@ -374,7 +376,7 @@ def test_what_people_and_programs_are_told(stocked: Machine, stock: Stock) -> No
     assert outcome.code == 0, outcome
     assert f"odd@{stock.snapshot[:12]} is exported: {stocked.home}/relative.tgz" in outcome.out
     assert "conda-unpack" in outcome.out
-    document = stocked.done("export", "odd", "-o", "other.tar")
+    document = stocked.run_json("export", "odd", "-o", "other.tar")
     assert document["snapshot"] == stock.snapshot
     assert document["format"] == "tar"
     assert document["output"] == str(stocked.home / "other.tar")

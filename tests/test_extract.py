@@ -25,7 +25,7 @@ from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.target import RestoreRequest
 from snapper.store import open_store
-from tests.conftest import tree_of, untold
+from tests.conftest import tree_of, without_run_records
 from tests.support.hostile_layers import GOOD, HOSTILE_LAYERS
 from tests.support.layers import (
     META,
@@ -219,14 +219,14 @@ def test_a_hard_link_across_layers_goes_with_its_file(sandbox: Path) -> None:
 def test_hostile_layers_are_refused_and_nothing_happens(sandbox: Path, what: str) -> None:
     layers = HOSTILE_LAYERS[what](sandbox / "outside")
     publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *layers])
-    before = untold(tree_of(sandbox))
+    before = without_run_records(tree_of(sandbox))
     for jobs in (1, 2):
         outcome = restore_work(sandbox, jobs=jobs)
         assert isinstance(outcome, RestoreFailure), outcome
         assert isinstance(outcome.error, Corrupted), (outcome.error, outcome.error.message)
         assert outcome.error.code == 12
         assert "\n" not in outcome.error.message
-        assert untold(tree_of(sandbox)) == before
+        assert without_run_records(tree_of(sandbox)) == before
 
 
 def test_a_middle_by_itself_never_makes_a_large_file(sandbox: Path) -> None:
@@ -249,12 +249,12 @@ def test_layers_that_are_not_what_their_name_says(sandbox: Path, what: str) -> N
     )
     if what == "missing":
         place.unlink()
-    before = untold(tree_of(sandbox))
+    before = without_run_records(tree_of(sandbox))
     outcome = restore_work(sandbox)
     assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 12
     assert GOOD[0].digest[:12] in outcome.error.message
-    assert untold(tree_of(sandbox)) == before
+    assert without_run_records(tree_of(sandbox)) == before
 
 
 def test_a_snapshot_that_is_not_what_its_name_says(sandbox: Path) -> None:
@@ -298,12 +298,12 @@ def test_a_malformed_snapshot_of_the_right_name(sandbox: Path, old: bytes, new: 
     digest = hashlib.sha256(document).hexdigest()
     store.put(Layout.snapshot(digest), document)
     point_ref(store, digest)
-    before = untold(tree_of(sandbox))
+    before = without_run_records(tree_of(sandbox))
     outcome = restore_work(sandbox)
     assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 12
     assert "\n" not in outcome.error.message
-    assert untold(tree_of(sandbox)) == before
+    assert without_run_records(tree_of(sandbox)) == before
 
 
 def test_the_next_environment_is_restored_by_the_same_workers(sandbox: Path) -> None:
@@ -471,10 +471,10 @@ def test_an_index_that_makes_no_sense_vouches_for_nothing(
     prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("a"))])
     index = prefix / ".snapper" / "index"
     index.write_bytes(change(index.read_bytes()))
-    before = untold(tree_of(sandbox))
+    before = without_run_records(tree_of(sandbox))
     (outcome,) = restore(
         open_store(str(sandbox / "store")), [RestoreRequest(SnapshotSpec("work"), prefix=prefix)]
     )
     assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 11
-    assert untold(tree_of(sandbox)) == before
+    assert without_run_records(tree_of(sandbox)) == before

@@ -15,7 +15,7 @@ import pytest
 
 from scripts.maker import make
 from tests.conftest import Machine, tree_of
-from tests.support.misfortune import unprivileged
+from tests.support.users import unprivileged
 
 
 @pytest.fixture
@@ -28,13 +28,13 @@ def tools(tmp_path: Path) -> Path:
 
 def moved(machine: Machine, prefix: Path, *options: object) -> Path:
     """The environment, packed and restored under another prefix."""
-    machine.done("pack", "-p", prefix, "--name", "moved", *options)
-    machine.done("restore", "moved", "--envs-dir", machine.envs, "--replace")
+    machine.run_json("pack", "-p", prefix, "--name", "moved", *options)
+    machine.run_json("restore", "moved", "--envs-dir", machine.envs, "--replace")
     return machine.envs / "moved"
 
 
 def relocated_paths(machine: Machine) -> set[str]:
-    layers = machine.done("show", "moved")["layers"]
+    layers = machine.run_json("show", "moved")["layers"]
     return {path for layer in layers for group in layer["relocations"] for path in group["paths"]}
 
 
@@ -52,16 +52,16 @@ def assert_same(original: Path, restored: Path, machine: Machine) -> None:
 def test_overwritten_files_win_and_are_named(tools: Path, machine: Machine) -> None:
     (tools / "share/textdata/config.ini").write_text(f"[mine]\nhome = {tools}/share\n")
     (tools / "bin/whereami").write_bytes(b"#!/bin/sh\necho mine\n")
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert {path for each in packed["altered"] for path in each["paths"]} == {
         "share/textdata/config.ini",
         "bin/whereami",
     }
     restored = moved(machine, tools)
-    again = machine.done("pack", "-p", restored, "--name", "moved", "--full")
+    again = machine.run_json("pack", "-p", restored, "--name", "moved", "--full")
     assert again["unchanged"]
     assert again["altered"] == packed["altered"]
-    machine.done("verify", "-p", restored)
+    machine.run_json("verify", "-p", restored)
     assert (restored / "share/textdata/config.ini").read_text() == f"[mine]\nhome = {restored}/share\n"
     assert subprocess.check_output([restored / "bin/whereami"]) == b"mine\n"
     for record in (restored / "conda-meta").glob("*.json"):
@@ -71,7 +71,7 @@ def test_overwritten_files_win_and_are_named(tools: Path, machine: Machine) -> N
 def test_deleted_files_are_gone_and_named(tools: Path, machine: Machine) -> None:
     (tools / "share/textdata/config.ini").unlink()
     shutil.rmtree(tools / "lib/pkgconfig")
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     gone = {path for each in packed["missing"] for path in each["paths"]}
     assert gone == {"share/textdata/config.ini", "lib/pkgconfig/whereami.pc"}
     assert_same(tools, moved(machine, tools), machine)
@@ -111,11 +111,11 @@ def test_two_owners_of_one_name(tools: Path, machine: Machine) -> None:
     record.with_suffix(".copy.json").write_text(json.dumps(fields))
     restored = moved(machine, tools)
     assert_same(tools, restored, machine)
-    assert machine.done("pack", "-p", restored, "--name", "moved")["unchanged"]
+    assert machine.run_json("pack", "-p", restored, "--name", "moved")["unchanged"]
     (restored / "venv/lib/python3.11/site-packages/thing.py").write_text("changed\n")
-    changed = machine.done("pack", "-p", restored, "--name", "moved")
+    changed = machine.run_json("pack", "-p", restored, "--name", "moved")
     assert not changed["unchanged"]
-    assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
+    assert machine.run_json("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
 
 
 def test_a_record_of_what_another_package_has(tools: Path, machine: Machine) -> None:
@@ -129,8 +129,8 @@ def test_a_record_of_what_another_package_has(tools: Path, machine: Machine) -> 
     restored = moved(machine, tools)
     found = json.loads((restored / "conda-meta" / second.name).read_text())["paths_data"]["paths"]
     assert found[-1]["sha256_in_prefix"] == "0" * 64
-    assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
-    machine.done("verify", "-p", restored)
+    assert machine.run_json("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
+    machine.run_json("verify", "-p", restored)
 
 
 def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
         "loop": "loop",
     }.items():
         (place / name).symlink_to(target)
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["outside"] == ["mine/outside", "mine/sibling"]
     restored = moved(machine, tools)
     assert_same(tools, restored, machine)
@@ -170,19 +170,19 @@ def test_hard_links_of_large_files(tools: Path, machine: Machine, tmp_path: Path
     (place / "one").write_bytes(os.urandom(1024) * 40 * 1024)
     os.link(place / "one", place / "two")
     os.link(place / "one", tools / "zz")
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["size"] < 60 * 1024 * 1024
     restored = moved(machine, tools)
     assert_same(tools, restored, machine)
     assert len({(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "zz")}) == 1
-    assert machine.done("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
+    assert machine.run_json("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
 
 
 def test_a_packages_file_that_became_a_link_of_another_is_altered(tools: Path, machine: Machine) -> None:
     (tools / "share/textdata/config.ini").unlink()
     os.link(tools / "lib/pkgconfig/whereami.pc", tools / "share/textdata/config.ini")
     (tools / "conda-meta/history").touch()
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert "share/textdata/config.ini" in {path for each in packed["altered"] for path in each["paths"]}
     assert_same(tools, moved(machine, tools), machine)
 
@@ -199,11 +199,11 @@ def test_placeholders_that_are_none(placeholder: str, tools: Path, machine: Mach
                 changed += 1
         record.write_text(json.dumps(fields))
     assert changed
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["altered"] == []
     restored = moved(machine, tools)
     assert str(tools) not in (restored / "share/textdata/config.ini").read_text()
-    machine.done("verify", "-p", restored)
+    machine.run_json("verify", "-p", restored)
 
 
 def test_a_record_of_a_file_that_cannot_be(tools: Path, machine: Machine) -> None:
@@ -211,7 +211,7 @@ def test_a_record_of_a_file_that_cannot_be(tools: Path, machine: Machine) -> Non
     fields = json.loads(record.read_text())
     fields["paths_data"]["paths"][0]["_path"] = "\ud800x"
     record.write_text(json.dumps(fields))
-    assert record.name in machine.refused(1, "pack", "-p", tools, "--name", "moved")["message"]
+    assert record.name in machine.expect_error(1, "pack", "-p", tools, "--name", "moved")["message"]
 
 
 def test_what_no_restore_would_take_is_not_packed_and_named(tools: Path, machine: Machine) -> None:
@@ -232,14 +232,14 @@ def test_what_no_restore_would_take_is_not_packed_and_named(tools: Path, machine
     restored = moved(machine, tools)
     assert not (restored / ".Snapper").exists()
     assert (restored / "deep/d/d/d").is_dir()
-    machine.done("verify", "--data")
+    machine.run_json("verify", "--data")
 
 
 def test_packages_that_list_files_through_a_symlinked_directory(tools: Path, machine: Machine) -> None:
     (tools / "share" / "real").mkdir()
     shutil.move(tools / "share/textdata", tools / "share/real/textdata")
     (tools / "share/textdata").symlink_to("real/textdata")
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["missing"] == packed["altered"] == []
     assert_same(tools, moved(machine, tools), machine)
 
@@ -296,11 +296,11 @@ def test_another_user_can_use_what_root_restored(tools: Path, machine: Machine, 
         pytest.skip("only root can become another user")
     (tools / "mine").write_text("secret")
     (tools / "mine").chmod(0o600)
-    machine.done("pack", "-p", tools, "--name", "moved")
+    machine.run_json("pack", "-p", tools, "--name", "moved")
     scratch.chmod(0o755)
     umask = os.umask(0o077)
     try:
-        machine.done("restore", "moved", "--prefix", scratch / "env")
+        machine.run_json("restore", "moved", "--prefix", scratch / "env")
     finally:
         os.umask(umask)
 
@@ -322,7 +322,7 @@ def test_special_bits_sockets_and_pipes(tools: Path, machine: Machine) -> None:
         os.chdir(tools)
         listener.bind("socket")
         os.chdir(before)
-    packed = machine.done("pack", "-p", tools, "--name", "moved")
+    packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert {each["path"] for each in packed["skipped"]} == {"pipe", "socket"}
     restored = moved(machine, tools)
     assert (restored / "bin/whereami").stat().st_mode & 0o7777 == 0o755
@@ -366,15 +366,15 @@ def test_three_moves_leave_no_earlier_prefix(tools: Path, machine: Machine, tmp_
     (tools / "notes.txt").write_text(f"see {tools}/share, {tools}.\n")
     places = [tmp_path / "b", tmp_path / "a-much-longer-place-than-the-first-one-was", tmp_path / "c"]
     earlier, ids = [tools], set()
-    ids.add(machine.done("pack", "-p", tools, "--name", "moved")["snapshot"])
+    ids.add(machine.run_json("pack", "-p", tools, "--name", "moved")["snapshot"])
     for place in places:
-        machine.done("restore", "moved", "--prefix", place)
+        machine.run_json("restore", "moved", "--prefix", place)
         for path, (_, _, data) in tree_of(place).items():
             for old in earlier:
                 assert os.fsencode(old) not in data, path
         shown = subprocess.check_output([place / "bin/whereami"], text=True).splitlines()
         assert f"{place}/a:{place}/b" in shown
-        ids.add(machine.done("pack", "-p", place, "--name", "moved")["snapshot"])
+        ids.add(machine.run_json("pack", "-p", place, "--name", "moved")["snapshot"])
         earlier.append(place)
     assert len(ids) == 1
 
@@ -384,7 +384,7 @@ def test_a_program_that_was_compiled_in_it(tools: Path, machine: Machine, tmp_pa
     source, program = tmp_path / "here.c", "bin/here"
     source.write_text(f'#include <stdio.h>\nint main(void) {{ puts("{tools}/share"); return 0; }}\n')
     subprocess.run(["cc", "-o", tools / program, source, f"-Wl,-rpath,{tools}/lib"], check=True)
-    first = machine.done("pack", "-p", tools, "--name", "moved")
+    first = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert first["unrelocated"] == []
     longer, shorter = tmp_path / "a-longer-place" / "than-before", tmp_path / "short"
     outcome = machine.snapper("restore", "moved", "--prefix", longer)
@@ -392,8 +392,8 @@ def test_a_program_that_was_compiled_in_it(tools: Path, machine: Machine, tmp_pa
     assert f"    {program}\n" in outcome.err
     subprocess.run([longer / program], check=True, stdout=subprocess.DEVNULL)
     (longer / "share" / "mine.txt").write_text("so that what is beside the program is read again")
-    machine.done("pack", "-p", longer, "--name", "moved")
-    machine.done("restore", "moved", "--prefix", shorter)
+    machine.run_json("pack", "-p", longer, "--name", "moved")
+    machine.run_json("restore", "moved", "--prefix", shorter)
     assert subprocess.check_output([shorter / program], text=True) == f"{shorter}/share\n"
     assert os.fsencode(f"{shorter}/lib\0") in (shorter / program).read_bytes()
 

@@ -19,8 +19,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine, tree_of
+from tests.support.commands import RunningCommand, halt_between, staging_has, start_command
 from tests.support.disk import PAGE_SIZE, Disk
-from tests.support.misfortune import Running, begin, check_store, make_data, make_many, meet, staged
+from tests.support.environments import make_data, make_many
+from tests.support.stores import check_store
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount; see test_in_a_namespace")
 
@@ -48,19 +50,19 @@ def test_what_is_linked_needs_no_room(machine: Machine, disk: Disk) -> None:
     disk.mount(2048 * PAGE_SIZE)
     prefix = make_data(machine.envs / "data")
     (prefix / "large").write_bytes(os.urandom(1024 * PAGE_SIZE))
-    first = machine.done("pack", "data")["snapshot"]
+    first = machine.run_json("pack", "data")["snapshot"]
     info = prefix / "lib" / "small-1.0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: small\nVersion: 1.0\n\n")
     (info / "RECORD").write_text("small-1.0.dist-info/METADATA,,\nsmall-1.0.dist-info/RECORD,,\n")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     place = disk.path / "data"
-    machine.done("restore", f"data@{first[:8]}", "-p", place)
+    machine.run_json("restore", f"data@{first[:8]}", "-p", place)
     inode = (place / "large").stat().st_ino
-    machine.done("restore", "data", "-p", place)
+    machine.run_json("restore", "data", "-p", place)
     assert (place / "large").stat().st_ino == inode
     assert (place / "lib" / "small-1.0.dist-info" / "METADATA").exists()
-    machine.done("restore", f"data@{first[:8]}", "-p", place)
+    machine.run_json("restore", f"data@{first[:8]}", "-p", place)
 
 
 # --- the store --------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
     store = disk.path / "store"
     size = 0
     if known:
-        before = {"data": machine.done("pack", "data", "--store", store)["snapshot"]}
+        before = {"data": machine.run_json("pack", "data", "--store", store)["snapshot"]}
         (prefix / "more").write_bytes(os.urandom(2 * PAGE_SIZE))
         size = sum(-(-path.stat().st_size // PAGE_SIZE) for path in store.rglob("*") if path.is_file()) - 1
     failures = 0
@@ -98,7 +100,7 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
             assert [path for path in store.rglob("*") if not path.is_dir()] == []
     assert failures > 3
     assert check_store(store) == {"data": outcome.json["snapshot"]}
-    machine.done("restore", "data", "--store", store, "--prefix", machine.home / "again")
+    machine.run_json("restore", "data", "--store", store, "--prefix", machine.home / "again")
     again = tree_of(machine.home / "again")
     assert again.keys() == tree_of(prefix).keys()
 
@@ -108,19 +110,19 @@ def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: 
     prefix = make_data(machine.envs / "data")
     disk.mount(128 * PAGE_SIZE)
     store = disk.path / "store"
-    first = machine.done("pack", "data", "--store", store)["snapshot"]
+    first = machine.run_json("pack", "data", "--store", store)["snapshot"]
     (prefix / "more").write_text("more")
     with (store / "environments" / "data.json").open("r+b") as entry:
         fcntl.flock(entry, fcntl.LOCK_EX)
-        running = begin(machine, "pack", "data", "--store", store, "--json")
-        assert running.reach(lambda: len([*(store / "snapshots").glob("[!.]*")]) == 2)
+        running = start_command(machine, "pack", "data", "--store", store, "--json")
+        assert running.reaches(lambda: len([*(store / "snapshots").glob("[!.]*")]) == 2)
         hog = disk.fill()
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code == 1, outcome
     assert outcome.json["error"]["type"] == "InsufficientSpace"
     assert check_store(store) == {"data": first}
     hog.unlink()
-    second = machine.done("pack", "data", "--store", store)["snapshot"]
+    second = machine.run_json("pack", "data", "--store", store)["snapshot"]
     assert check_store(store) == {"data": second} != {"data": first}
 
 
@@ -129,11 +131,11 @@ def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
     make_data(machine.envs / "data")
     disk.mount(1024 * PAGE_SIZE, inodes=8)
     store = disk.path / "store"
-    error = machine.refused(1, "pack", "data", "--store", store)
+    error = machine.expect_error(1, "pack", "data", "--store", store)
     assert error["type"] == "InsufficientSpace"
     assert check_store(store) == {}
     disk.set("nr_inodes=100")
-    machine.done("pack", "data", "--store", store)
+    machine.run_json("pack", "data", "--store", store)
     check_store(store)
 
 
@@ -143,15 +145,15 @@ def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE_SIZE)
     store = disk.path / "store"
     disk.set("ro")
-    error = machine.refused(13, "pack", "data", "--store", store)
+    error = machine.expect_error(13, "pack", "data", "--store", store)
     assert error["type"] == "StoreRefused"
     assert "Read-only file system" in error["message"]
     disk.set("rw")
-    machine.done("pack", "data", "--store", store)
+    machine.run_json("pack", "data", "--store", store)
     disk.set("ro")
-    machine.done("list", "--store", store)
-    machine.done("restore", "data", "--store", store, "--prefix", machine.home / "again")
-    assert machine.done("pack", "data", "--store", store)["unchanged"]
+    machine.run_json("list", "--store", store)
+    machine.run_json("restore", "data", "--store", store, "--prefix", machine.home / "again")
+    assert machine.run_json("pack", "data", "--store", store)["unchanged"]
     before = tree_of(store)
     (prefix / "more").write_text("more")
     outcome = machine.snapper("pack", "data", "--store", store)
@@ -159,7 +161,7 @@ def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
     assert "Read-only file system" in outcome.err
     assert tree_of(store) == before
     disk.set("rw")
-    assert not machine.done("pack", "data", "--store", store)["unchanged"]
+    assert not machine.run_json("pack", "data", "--store", store)["unchanged"]
 
 
 # --- the environment --------------------------------------------------------------------------------------
@@ -170,8 +172,8 @@ def test_an_environment_that_cannot_be_written(machine: Machine, disk: Disk) -> 
     disk.mount(1024 * PAGE_SIZE)
     prefix = make_data(disk.path / "data")
     disk.set("ro")
-    first = machine.done("pack", "-p", prefix)
-    assert machine.done("pack", "-p", prefix)["unchanged"]
+    first = machine.run_json("pack", "-p", prefix)
+    assert machine.run_json("pack", "-p", prefix)["unchanged"]
     assert not (prefix / ".snapper").exists()
     assert check_store(machine.store) == {"data": first["snapshot"]}
 
@@ -180,7 +182,7 @@ def test_an_environment_that_cannot_be_written(machine: Machine, disk: Disk) -> 
 def stocked(machine: Machine) -> Machine:
     """A machine with the environment `data` in its store, and not on its disk."""
     prefix = make_data(machine.envs / "data")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(prefix)
     return machine
 
@@ -190,7 +192,7 @@ def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
     """The disk grows by a page from try to try, from what the look before says to be too little."""
     disk.mount(PAGE_SIZE)
     target = disk.path / "envs" / "data"
-    error = stocked.refused(1, "restore", "data", "--prefix", target)
+    error = stocked.expect_error(1, "restore", "data", "--prefix", target)
     assert error["type"] == "InsufficientSpace"
     assert "bytes are needed" in error["message"]
     assert f"{PAGE_SIZE:,} are free" in error["message"]
@@ -218,16 +220,16 @@ def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
 def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE_SIZE, inodes=10)
     target = disk.path / "data"
-    error = stocked.refused(1, "restore", "data", "--prefix", target)
+    error = stocked.expect_error(1, "restore", "data", "--prefix", target)
     assert error["type"] == "InsufficientSpace"
     assert "inodes" in error["message"]
     assert [*disk.path.iterdir()] == []
     disk.set("nr_inodes=20")
-    error = stocked.refused(1, "restore", "data", "--prefix", target)
+    error = stocked.expect_error(1, "restore", "data", "--prefix", target)
     assert "no space left" in error["message"]
     assert [*disk.path.iterdir()] == []
     disk.set("nr_inodes=100")
-    stocked.done("restore", "data", "--prefix", target)
+    stocked.run_json("restore", "data", "--prefix", target)
 
 
 @root_only
@@ -235,7 +237,7 @@ def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
 def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: Disk) -> None:
     """While the command is halted, somebody else takes the room that it has found to be there."""
     source = make_many(machine.envs / "many")
-    machine.done("pack", "many")
+    machine.run_json("pack", "many")
     size = sum(path.stat().st_size + PAGE_SIZE for path in source.rglob("*"))
     disk.mount(2 * size)
     target = disk.path / "many"
@@ -244,17 +246,17 @@ def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: 
     before = tree_of(target)
     command = ("restore", "many", "--prefix", target, "--replace")
 
-    def start() -> Running:
+    def start() -> RunningCommand:
         if (target / "lib").exists():
             shutil.rmtree(target)
             if old:
                 make_data(target)
-        return begin(machine, *command, "--json", "--jobs", 1)
+        return start_command(machine, *command, "--json", "--jobs", 1)
 
-    running = meet(start, staged(target, "lib/*"), (target / "lib").exists)
+    running = halt_between(start, staging_has(target, "lib/*"), (target / "lib").exists)
     hog = disk.fill()
     running.process.send_signal(signal.SIGCONT)
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code == 1, outcome
     error = outcome.json["error"]
     assert error["type"] == "InsufficientSpace"
@@ -262,7 +264,7 @@ def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: 
     assert tree_of(target) == before
     assert {*disk.path.iterdir()} == ({hog, target} if old else {hog})
     hog.unlink()
-    machine.done(*command)
+    machine.run_json(*command)
     assert tree_of(target).keys() == tree_of(source).keys()
     assert [*disk.path.iterdir()] == [target]
 
@@ -272,12 +274,12 @@ def test_restore_to_a_read_only_disk(stocked: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE_SIZE)
     disk.set("ro")
     for target in (disk.path / "data", disk.path / "new" / "data"):
-        error = stocked.refused(1, "restore", "data", "--prefix", target)
+        error = stocked.expect_error(1, "restore", "data", "--prefix", target)
         assert "read-only file system" in error["message"]
         assert str(disk.path) in error["message"]
         assert error["hint"]
     disk.set("rw")
-    stocked.done("restore", "data", "--prefix", disk.path / "data")
+    stocked.run_json("restore", "data", "--prefix", disk.path / "data")
 
 
 @root_only
@@ -286,7 +288,7 @@ def test_a_home_without_room_for_the_kernel(machine: Machine, disk: Disk) -> Non
     place = prefix / "share/jupyter/kernels/textual"
     place.mkdir(parents=True)
     (place / "kernel.json").write_text('{"argv": ["/bin/true"], "display_name": "Text", "language": "text"}')
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(prefix)
     disk.mount(8 * PAGE_SIZE)
     hog = disk.fill()
@@ -296,7 +298,7 @@ def test_a_home_without_room_for_the_kernel(machine: Machine, disk: Disk) -> Non
     assert "No space left" in document["kernels"][0]["problem"]
     assert (prefix / "conda-meta").is_dir()
     hog.unlink()
-    (document,) = machine.done("restore", "data", HOME=str(disk.path))["restored"]
+    (document,) = machine.run_json("restore", "data", HOME=str(disk.path))["restored"]
     assert document["present"]
     assert document["kernels"][0]["problem"] == ""
     assert (disk.path / ".conda" / "environments.txt").read_text() == f"{prefix}\n"

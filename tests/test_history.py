@@ -17,7 +17,9 @@ import pytest
 
 from scripts.maker import change, make
 from tests.conftest import Machine, tree_of
-from tests.support.misfortune import change_environment, check_store, make_data, snapshot_in, unprivileged
+from tests.support.environments import make_data
+from tests.support.stores import check_store, edit_ref, snapshot_document
+from tests.support.users import unprivileged
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 
@@ -43,8 +45,8 @@ def test_packages_that_come_go_and_change(machine: Machine) -> None:
     prefix = machine.envs / "work"
     make("tiny", prefix)
     change(prefix, install=["six", "click ==8.1.7"])
-    first = machine.done("pack", "work")
-    assert machine.done("status", "work")["environments"][0]["condition"] == "unchanged"
+    first = machine.run_json("pack", "work")
+    assert machine.run_json("status", "work")["environments"][0]["condition"] == "unchanged"
     change(prefix, install=["tabulate", "click >8.1.7"], remove=["six"])
     add_distribution(prefix, "Some.Thing", "1.0")
     (click,) = [path.name for path in (prefix / "conda-meta").glob("click-*.json")]
@@ -55,23 +57,23 @@ def test_packages_that_come_go_and_change(machine: Machine) -> None:
         "changed": [f"conda click 8.1.7>{click.split('-')[1]}"],
     }
 
-    (drifted,) = machine.done("status", "work")["environments"]
+    (drifted,) = machine.run_json("status", "work")["environments"]
     assert drifted["condition"] == "changed"
     assert names(drifted["packages"]) == now
     assert f"conda-meta/{tabulate}" in drifted["drift"]["added"]
-    assert names(machine.done("diff", "work")["packages"]) == now
+    assert names(machine.run_json("diff", "work")["packages"]) == now
 
-    second = machine.done("pack", "work", "--message", f"more {ESCAPES}")
-    newest, oldest = machine.done("log", "work")["steps"]
+    second = machine.run_json("pack", "work", "--message", f"more {ESCAPES}")
+    newest, oldest = machine.run_json("log", "work")["steps"]
     assert oldest["changes"] is None
     assert names(newest["changes"]) == now
     assert newest["user"], newest["host"] == (getpass.getuser(), socket.gethostname())
     assert newest["added_size"] == second["added_size"] > 0
     assert newest["prefix"] == str(prefix)
     assert newest["current"] and not oldest["current"]
-    assert machine.done("log", "work", "-n", 1)["steps"] == [newest]
-    assert names(machine.done("diff", "work@~1", "work")["packages"]) == now
-    backwards = names(machine.done("diff", "work", "work@~1")["packages"])
+    assert machine.run_json("log", "work", "-n", 1)["steps"] == [newest]
+    assert names(machine.run_json("diff", "work@~1", "work")["packages"]) == now
+    backwards = names(machine.run_json("diff", "work", "work@~1")["packages"])
     assert backwards["removed"] == [each.replace(">", "") + ">" for each in now["added"]]
 
     plain = machine.snapper("log", "work").out
@@ -81,7 +83,7 @@ def test_packages_that_come_go_and_change(machine: Machine) -> None:
 
 
 def six_version(packed: dict[str, Any]) -> str:
-    snapshot = snapshot_in(Path(packed["store"]), packed["snapshot"])
+    snapshot = snapshot_document(Path(packed["store"]), packed["snapshot"])
     return str(next(each["version"] for each in snapshot["packages"] if each["name"] == "six"))
 
 
@@ -94,13 +96,13 @@ def two(machine: Machine) -> tuple[Machine, Path, str, str]:
         file.write(b"begin")
         file.truncate(130 * 1024 * 1024)
     (prefix / "goes").write_text("away")
-    first = machine.done("pack", "data")["snapshot"]
+    first = machine.run_json("pack", "data")["snapshot"]
     with large.open("r+b") as file:
         file.truncate(65 * 1024 * 1024)
     (prefix / "goes").unlink()
     (prefix / "comes").symlink_to("large.bin")
     (prefix / "share/textdata/config.ini").write_text("altered")
-    second = machine.done("pack", "data")["snapshot"]
+    second = machine.run_json("pack", "data")["snapshot"]
     return machine, prefix, first, second
 
 
@@ -110,11 +112,11 @@ def test_files_that_differ(two: tuple[Machine, Path, str, str]) -> None:
     files = {"added": ["comes"], "removed": ["goes"], "changed": ["large.bin", "share/textdata/config.ini"]}
 
     def found(*arguments: object) -> object:
-        return machine.done("diff", *arguments, "--files")["files"]
+        return machine.run_json("diff", *arguments, "--files")["files"]
 
     assert found("data@~1", "data") == files
     assert found("data", "data@~1") == {**files, "added": ["goes"], "removed": ["comes"]}
-    document = machine.done("diff", "data@~1", "data")
+    document = machine.run_json("diff", "data@~1", "data")
     assert document["files"] is None
     assert document["altered"]["added"] == ["share/textdata/config.ini"]
 
@@ -126,7 +128,7 @@ def test_files_that_differ(two: tuple[Machine, Path, str, str]) -> None:
     shutil.rmtree(prefix / ".snapper")
     assert found("data") == here
     elsewhere = machine.home / "elsewhere"
-    machine.done("restore", f"data@{first[:8]}", "--prefix", elsewhere)
+    machine.run_json("restore", f"data@{first[:8]}", "--prefix", elsewhere)
     assert found("data", "--prefix", elsewhere) == {**files, "added": ["goes"], "removed": ["comes"]}
     plain = machine.snapper("diff", "data", "--files")
     assert "+ mine" in plain.out and "- comes" in plain.out
@@ -135,39 +137,39 @@ def test_files_that_differ(two: tuple[Machine, Path, str, str]) -> None:
 def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
     machine, prefix, first, second = two
     (prefix / "third").write_text("third")
-    third = machine.done("pack", "data")["snapshot"]
+    third = machine.run_json("pack", "data")["snapshot"]
     (prefix / "mine").write_text("not packed")
-    error = machine.refused(11, "rollback", "data")
+    error = machine.expect_error(11, "rollback", "data")
     assert error["type"] == "TargetOccupied"
-    assert machine.done("show", "data")["snapshot"] == third
+    assert machine.run_json("show", "data")["snapshot"] == third
     (prefix / "mine").unlink()
 
-    done = machine.done("rollback", "data", "-m", "broken")
+    done = machine.run_json("rollback", "data", "-m", "broken")
     assert (done["before"], done["snapshot"], done["unchanged"]) == (third, second, False)
     assert not (prefix / "third").exists()
-    assert machine.done("status", "data")["environments"][0]["condition"] == "unchanged"
-    newest = machine.done("log", "data")["steps"][0]
+    assert machine.run_json("status", "data")["environments"][0]["condition"] == "unchanged"
+    newest = machine.run_json("log", "data")["steps"][0]
     assert (newest["action"], newest["message"], newest["added_size"]) == ("rollback", "broken", 0)
     assert newest["prefix"] == str(prefix)
     assert done["seconds"] > 0
-    assert machine.done("show", "data@~1")["snapshot"] == first
-    assert "before the current one: 1" in machine.refused(10, "show", "data@~2")["message"]
-    packed = next(step for step in machine.done("log", "data")["steps"][1:] if step["snapshot"] == second)
+    assert machine.run_json("show", "data@~1")["snapshot"] == first
+    assert "before the current one: 1" in machine.expect_error(10, "show", "data@~2")["message"]
+    packed = next(step for step in machine.run_json("log", "data")["steps"][1:] if step["snapshot"] == second)
     assert packed["time"].replace("T", " ").removesuffix("Z") in machine.snapper("list").out
 
     other = new_machine("two")
-    assert other.done("restore", "data", "--envs-dir", other.envs)["restored"][0]["snapshot"] == second
-    assert other.done("rollback", "data", "--store-only")["snapshot"] == first
+    assert other.run_json("restore", "data", "--envs-dir", other.envs)["restored"][0]["snapshot"] == second
+    assert other.run_json("rollback", "data", "--store-only")["snapshot"] == first
     assert (other.envs / "data" / "comes").is_symlink()
-    error = machine.refused(10, "rollback", "data")
+    error = machine.expect_error(10, "rollback", "data")
     assert error["type"] == "NoEarlierSnapshot"
-    (behind,) = machine.done("status", "data")["environments"]
+    (behind,) = machine.run_json("status", "data")["environments"]
     assert (behind["current"], behind["condition"]) == (first, "unchanged")
-    assert machine.done("rollback", "data", third[:8])["snapshot"] == third
+    assert machine.run_json("rollback", "data", third[:8])["snapshot"] == third
     assert (prefix / "third").exists()
-    assert machine.done("rollback", "data", third)["unchanged"]
+    assert machine.run_json("rollback", "data", third)["unchanged"]
     assert check_store(machine.store) == {"data": third}
-    assert [each["action"] for each in machine.done("log", "data")["steps"]][::-1] == [
+    assert [each["action"] for each in machine.run_json("log", "data")["steps"]][::-1] == [
         *["pack"] * 3,
         *["rollback"] * 3,
     ]
@@ -179,11 +181,11 @@ def test_going_back_in_a_base_environment(machine: Machine) -> None:
     for file in ("pkgs/urls.txt", "pkgs/cached", "envs/other/conda-meta/history", "envs/other/precious"):
         (prefix / file).parent.mkdir(parents=True, exist_ok=True)
         (prefix / file).write_text(file)
-    machine.done("pack", "-p", prefix, "--name", "base")
+    machine.run_json("pack", "-p", prefix, "--name", "base")
     (prefix / "new").write_text("new")
-    machine.done("pack", "-p", prefix, "--name", "base")
+    machine.run_json("pack", "-p", prefix, "--name", "base")
     before = tree_of(prefix)
-    machine.done("rollback", "base", "--prefix", prefix)
+    machine.run_json("rollback", "base", "--prefix", prefix)
     assert tree_of(prefix) == {path: entry for path, entry in before.items() if path != "new"}
 
 
@@ -193,38 +195,38 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
 
     def pack(text: str, store: Path) -> str:
         (prefix / "mine").write_text(text)
-        return str(machine.done("pack", "data", "--store", store)["snapshot"])
+        return str(machine.run_json("pack", "data", "--store", store)["snapshot"])
 
     def push(source: Path, target: Path, name: str = "data") -> bool:
-        (copied,) = machine.done("push", name, "--store", source, "--to", target)["copied"]
+        (copied,) = machine.run_json("push", name, "--store", source, "--to", target)["copied"]
         return not copied["present"]
 
     first = pack("first", machine.store)
-    assert machine.refused(10, "push", "data", "dta", "--to", other)["type"] == "NotInStore"
+    assert machine.expect_error(10, "push", "data", "dta", "--to", other)["type"] == "NotInStore"
     assert not other.exists()
     assert push(machine.store, other)
     pack("second", machine.store)
     assert push(machine.store, other)
-    assert machine.done("rollback", "data", "--store-only")["snapshot"] == first
+    assert machine.run_json("rollback", "data", "--store-only")["snapshot"] == first
     assert push(machine.store, other)
     assert check_store(other) == {"data": first}
-    assert machine.done("log", "data", "--store", other)["steps"][0]["action"] == "rollback"
+    assert machine.run_json("log", "data", "--store", other)["steps"][0]["action"] == "rollback"
     assert not push(machine.store, other)
 
     third = pack("third", other)
     assert not push(machine.store, other)
     assert check_store(other) == {"data": third}
     assert push(other, machine.store)
-    machine.refused(10, "show", "data@~2")
+    machine.expect_error(10, "show", "data@~2")
     assert not push(other, machine.store, "data@~1")
     assert check_store(machine.store) == {"data": third}
 
     pack("fourth", other)
-    machine.done("rollback", "data", "--store-only", "-m", "not in the same second as the other")
-    error = machine.refused(11, "push", "data", "--to", other)
+    machine.run_json("rollback", "data", "--store-only", "-m", "not in the same second as the other")
+    error = machine.expect_error(11, "push", "data", "--to", other)
     assert error["type"] == "Diverged"
 
-    machine.done("pack", "-p", machine.envs / "data", "--name", "zebra")
+    machine.run_json("pack", "-p", machine.envs / "data", "--name", "zebra")
     (machine.store / "environments" / "broken.json").write_text("{}")
     outcome = machine.snapper("push", "--all", "--to", other, "--json")
     assert outcome.code == 12, outcome
@@ -241,24 +243,24 @@ def test_compiled_modules_that_are_all_that_there_is(machine: Machine) -> None:
     (site / "__pycache__").mkdir(parents=True)
     for name in ("module.py", "core.pyc", "__pycache__/gone.cpython-311.pyc"):
         (site / name).write_bytes(b"one")
-    first = machine.done("pack", "data")["snapshot"]
+    first = machine.run_json("pack", "data")["snapshot"]
     (site / "module.py").write_bytes(b"another")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     for name in (
         "module.cpython-311.pyc",
         "module.cpython-311.opt-1.pyc",
         "module.cpython-311-pytest-8.3.2.pyc",
     ):
         (site / "__pycache__" / name).write_bytes(b"made by Python")
-    (status,) = machine.done("status", "-p", prefix)["environments"]
+    (status,) = machine.run_json("status", "-p", prefix)["environments"]
     assert status["condition"] == "unchanged"
     for name in ("core.pyc", "__pycache__/gone.cpython-311.pyc", "new.pyc"):
         (site / name).write_bytes(b"two, or three")
-        (status,) = machine.done("status", "-p", prefix)["environments"]
+        (status,) = machine.run_json("status", "-p", prefix)["environments"]
         assert status["condition"] == "changed", name
-        machine.refused(11, "restore", f"data@{first[:8]}", "-p", prefix)
-        machine.done("pack", "data")
-    assert machine.done("verify", "-p", prefix)["different"] == []
+        machine.expect_error(11, "restore", f"data@{first[:8]}", "-p", prefix)
+        machine.run_json("pack", "data")
+    assert machine.run_json("verify", "-p", prefix)["different"] == []
     (site / "extra.pyc").write_bytes(b"extra")
     found = machine.snapper("verify", "-p", prefix, "--json")
     assert (found.code, len(found.json["different"])) == (12, 1)
@@ -266,28 +268,28 @@ def test_compiled_modules_that_are_all_that_there_is(machine: Machine) -> None:
 
 def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, second = two
-    assert machine.done("tag", "data@~1", "v1")["snapshot"] == first
-    assert machine.done("tag", "data@~1", "v1")["before"] == first
-    error = machine.refused(11, "tag", "data", "v1")
+    assert machine.run_json("tag", "data@~1", "v1")["snapshot"] == first
+    assert machine.run_json("tag", "data@~1", "v1")["before"] == first
+    error = machine.expect_error(11, "tag", "data", "v1")
     assert error["type"] == "TagExists"
     assert first[:12] in error["message"]
-    assert machine.done("show", "data@v1")["snapshot"] == first
-    assert machine.done("tag", "data", "v1", "--move")["before"] == first
-    assert machine.done("show", "data@v1")["snapshot"] == second
-    assert machine.done("log", "data")["steps"][0]["tags"] == ["v1"]
+    assert machine.run_json("show", "data@v1")["snapshot"] == first
+    assert machine.run_json("tag", "data", "v1", "--move")["before"] == first
+    assert machine.run_json("show", "data@v1")["snapshot"] == second
+    assert machine.run_json("log", "data")["steps"][0]["tags"] == ["v1"]
     for name in ("../v", "", "a" * 200, "beef", "x/y"):
-        assert machine.refused(2, "tag", "data", name)["type"] == "UsageError"
-    assert machine.refused(10, "tag", "data", "v2", "--delete")["type"] == "NotInStore"
-    machine.done("tag", "data", "v1", "--delete")
-    machine.refused(10, "show", "data@v1")
-    machine.refused(2, "tag", "data@~1", "v1", "--delete")
+        assert machine.expect_error(2, "tag", "data", name)["type"] == "UsageError"
+    assert machine.expect_error(10, "tag", "data", "v2", "--delete")["type"] == "NotInStore"
+    machine.run_json("tag", "data", "v1", "--delete")
+    machine.expect_error(10, "show", "data@v1")
+    machine.expect_error(2, "tag", "data@~1", "v1", "--delete")
     check_store(machine.store)
 
 
 def test_removing_asks(two: tuple[Machine, Path, str, str]) -> None:
     machine, prefix, _, _ = two
     before, here = tree_of(machine.store), tree_of(prefix)
-    error = machine.refused(2, "remove", "data")
+    error = machine.expect_error(2, "remove", "data")
     assert "--yes" in error["hint"]
     assert "2 snapshots" in error["message"]
     code, asked = answer(machine, "n")
@@ -297,11 +299,11 @@ def test_removing_asks(two: tuple[Machine, Path, str, str]) -> None:
     assert tree_of(machine.store) == before
     code, _ = answer(machine, "y")
     assert code == 0
-    assert machine.done("list")["environments"] == []
-    machine.refused(10, "remove", "data", "--yes")
+    assert machine.run_json("list")["environments"] == []
+    machine.expect_error(10, "remove", "data", "--yes")
     assert tree_of(prefix) == here
     assert check_store(machine.store) == {}
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
 
 
 def answer(machine: Machine, text: str) -> tuple[int, str]:
@@ -331,58 +333,58 @@ def answer(machine: Machine, text: str) -> tuple[int, str]:
 def test_a_damaged_entry_can_be_removed(two: tuple[Machine, Path, str, str]) -> None:
     machine = two[0]
     (machine.store / "environments" / "data.json").write_text("{")
-    machine.refused(12, "log", "data")
-    machine.done("remove", "data", "--yes")
+    machine.expect_error(12, "log", "data")
+    machine.run_json("remove", "data", "--yes")
     assert check_store(machine.store) == {}
 
 
 def test_a_history_whose_snapshot_is_gone(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, _ = two
     (machine.store / "snapshots" / f"{first}.json").unlink()
-    newest, _ = machine.done("log", "data")["steps"]
+    newest, _ = machine.run_json("log", "data")["steps"]
     assert newest["changes"] is None
     assert newest["error"]["type"] == "NotInStore"
-    machine.refused(10, "rollback", "data")
+    machine.expect_error(10, "rollback", "data")
     assert "cannot be known" in machine.snapper("log", "data").out
 
 
 def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
     """On what is packed under another name, to another store, or known to conda no more."""
     prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
-    first = machine.done("pack", "data")["snapshot"]
-    machine.done("pack", "data", "--name", "twin")
-    assert machine.done("status", "twin")["environments"][0]["prefix"] == str(prefix)
-    twin, same = machine.done("status")["environments"][::-1]
+    first = machine.run_json("pack", "data")["snapshot"]
+    machine.run_json("pack", "data", "--name", "twin")
+    assert machine.run_json("status", "twin")["environments"][0]["prefix"] == str(prefix)
+    twin, same = machine.run_json("status")["environments"][::-1]
     assert [(each["environment"], each["prefix"], each["condition"]) for each in (twin, same)] == [
         ("twin", str(prefix), "unchanged"),
         ("data", str(prefix), "unchanged"),
     ]
-    assert machine.done("restore", "data")["restored"][0]["present"]
+    assert machine.run_json("restore", "data")["restored"][0]["present"]
 
     (prefix / "mine").write_text("mine")
-    second = machine.done("pack", "data", "--name", "twin")["snapshot"]
+    second = machine.run_json("pack", "data", "--name", "twin")["snapshot"]
     status = machine.snapper("status", "--json")
     told = {each["environment"]: each for each in status.json["environments"]}
     assert (status.code, told["twin"]["snapshot"], told["twin"]["stored"]) == (3, second, True)
-    assert told["data"]["error"] == machine.refused(11, "restore", "data")
+    assert told["data"]["error"] == machine.expect_error(11, "restore", "data")
     assert f"snapper pack -p {prefix} --name twin" in told["data"]["error"]["hint"]
 
     (prefix / "mine").write_text("for another store")
-    machine.done("pack", "data", "--store", other)
-    (here,) = (each for each in machine.done("status")["environments"] if each["environment"] == "data")
+    machine.run_json("pack", "data", "--store", other)
+    (here,) = (each for each in machine.run_json("status")["environments"] if each["environment"] == "data")
     assert (here["current"], here["stored"]) == (first, False)
     empty = tmp_path / "yet another"
-    machine.done("push", "twin", "--to", empty)
+    machine.run_json("push", "twin", "--to", empty)
     assert f"snapper pack -p {prefix} --store '{empty}'" in machine.snapper("status", "--store", empty).out
-    assert "which is not in the store" in machine.refused(11, "restore", "data")["message"]
+    assert "which is not in the store" in machine.expect_error(11, "restore", "data")["message"]
     assert f"snapper restore data -p {prefix} --replace" in machine.snapper("status").out
-    machine.done("restore", "data", "--prefix", prefix, "--replace")
-    assert machine.done("status", "data")["environments"][0]["stored"]
+    machine.run_json("restore", "data", "--prefix", prefix, "--replace")
+    assert machine.run_json("status", "data")["environments"][0]["stored"]
 
     outside = machine.home / "outside" / "data"
-    machine.done("restore", "data", "--prefix", outside)
+    machine.run_json("restore", "data", "--prefix", outside)
     (machine.home / ".conda" / "environments.txt").unlink()
-    (found,) = machine.done("status", CONDA_ENVS_PATH="", SNAPPER_ENVS_DIR=str(outside.parent))[
+    (found,) = machine.run_json("status", CONDA_ENVS_PATH="", SNAPPER_ENVS_DIR=str(outside.parent))[
         "environments"
     ][:1]
     assert (found["environment"], found["prefix"], found["condition"]) == ("data", str(outside), "unchanged")
@@ -391,29 +393,29 @@ def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
 def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
     machine, prefix, _, second = two
     make_data(machine.envs / "never")
-    machine.done("restore", "data", "--prefix", machine.envs / "copy")
+    machine.run_json("restore", "data", "--prefix", machine.envs / "copy")
     (machine.envs / "copy" / "mine").write_text("mine")
-    found = machine.done("status")["environments"]
+    found = machine.run_json("status")["environments"]
     assert [(each["prefix"], each["condition"]) for each in found] == [
         (str(machine.envs / "copy"), "changed"),
         (str(prefix), "unchanged"),
     ]
-    (never,) = machine.done("status", "never")["environments"]
+    (never,) = machine.run_json("status", "never")["environments"]
     assert (never["condition"], never["snapshot"]) == ("unknown", None)
-    assert machine.refused(10, "status", "nowhere")["type"] == "EnvironmentNotFound"
+    assert machine.expect_error(10, "status", "nowhere")["type"] == "EnvironmentNotFound"
 
     fresh = new_machine("fresh")
     there = {"SNAPPER_ENVS_DIR": str(fresh.envs)}
-    (absent,) = fresh.done("status", **there)["environments"]
+    (absent,) = fresh.run_json("status", **there)["environments"]
     assert (absent["environment"], absent["condition"], absent["current"]) == ("data", "absent", second)
-    assert fresh.done("status", "data", **there)["environments"] == [absent]
+    assert fresh.run_json("status", "data", **there)["environments"] == [absent]
     assert "snapper restore data" in fresh.snapper("status", **there).out
     make_data(fresh.envs / "data")
-    in_the_way = fresh.refused(11, "restore", "data", **there)
+    in_the_way = fresh.expect_error(11, "restore", "data", **there)
     outcome = fresh.snapper("status", "--json", **there)
     assert (outcome.code, outcome.json["environments"][0]["error"]) == (3, in_the_way)
 
-    change_environment(machine.store, "data", lambda document: document.update(format=99))
+    edit_ref(machine.store, "data", lambda document: document.update(format=99))
     assert machine.snapper("status", "--json").code == 3
     outcome = machine.snapper("status", "--store", machine.home / "nothing", "--json")
     assert outcome.code == 3
@@ -426,26 +428,26 @@ def test_a_pack_says_whose_snapshot_it_replaces(
 ) -> None:
     """Two who restored one snapshot, and pack one after the other: the second does not come from the first's."""
     prefix = make_data(machine.envs / "data")
-    assert machine.done("pack", "data")["first"]
+    assert machine.run_json("pack", "data")["first"]
     other = replace(new_machine("other"), store=machine.store)
-    other.done("restore", "data", "--envs-dir", other.envs)
+    other.run_json("restore", "data", "--envs-dir", other.envs)
     (prefix / "mine").write_text("mine")
-    mine = machine.done("pack", "data")
+    mine = machine.run_json("pack", "data")
     assert (mine["first"], mine["replaced"]) == (False, None)
     (other.envs / "data" / "theirs").write_text("theirs")
     outcome = other.snapper("pack", "data")
     assert outcome.code == 0
     assert mine["snapshot"][:12] in outcome.err and "is in the history" in outcome.err
-    assert [each["snapshot"] for each in machine.done("log", "data")["steps"]][1] == mine["snapshot"]
+    assert [each["snapshot"] for each in machine.run_json("log", "data")["steps"]][1] == mine["snapshot"]
     (prefix / "mine").write_text("mine again")
-    assert machine.done("pack", "data")["replaced"]["user"]
-    assert machine.done("pack", "data")["replaced"] is None
+    assert machine.run_json("pack", "data")["replaced"]["user"]
+    assert machine.run_json("pack", "data")["replaced"] is None
 
 
 def test_a_store_that_is_gone_is_told_of(machine: Machine) -> None:
     assert machine.snapper("status").code == 0  # nobody has made it yet
     make_data(machine.envs / "data")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     machine.store.rename(machine.home / "elsewhere")
     outcome = machine.snapper("status", "--json")
     assert (outcome.code, outcome.json["store_error"]["type"]) == (3, "NotAStore")
@@ -455,9 +457,9 @@ def test_a_store_that_is_gone_is_told_of(machine: Machine) -> None:
 
 def test_a_rollback_that_the_store_refuses_says_what_was_done(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
-    first = machine.done("pack", "data")["snapshot"]
+    first = machine.run_json("pack", "data")["snapshot"]
     (prefix / "more").write_text("more")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     user = unprivileged(machine)
     (machine.store / "environments").chmod(0o555)
     outcome = user.snapper("rollback", "data")

@@ -55,8 +55,9 @@ from snapper.restoring.extract import ExtractJob, extract_layer
 from snapper.store import open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine, tree_of
+from tests.support.archives import member, write_tar
 from tests.support.documents import sample_snapshot
-from tests.support.exchange import member, write_tar
+from tests.support.environments import make_data
 from tests.support.hostile_layers import HOSTILE_LAYERS
 from tests.support.layers import (
     META,
@@ -70,8 +71,8 @@ from tests.support.layers import (
     pack_segment,
     symlink,
 )
-from tests.support.misfortune import change_environment, make_data, snapshot_in, write_snapshot
 from tests.support.sandbox import point_ref, publish_layers, put_snapshot, restore_layers, restore_work
+from tests.support.stores import edit_ref, snapshot_document, write_snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -315,9 +316,9 @@ def test_names_in_a_store_that_no_object_has(sandbox: Path) -> None:
 
 def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
     """Escapes wherever there is free text: in packages, kernels, paths, and the history."""
-    machine.done("pack", "-p", make_data(machine.envs / "data"))
+    machine.run_json("pack", "-p", make_data(machine.envs / "data"))
     original = next((machine.store / "snapshots").iterdir())
-    document = snapshot_in(machine.store, original.stem)
+    document = snapshot_document(machine.store, original.stem)
     for package in document["packages"]:
         for name in ("name", "version", "build", "channel", "url", "md5"):
             package[name] += ESCAPES
@@ -336,7 +337,7 @@ def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
             | dict.fromkeys(("user", "host", "message", "time", "prefix"), ESCAPES)
         )
 
-    change_environment(machine.store, "data", forge)
+    edit_ref(machine.store, "data", forge)
     shown = ""
     for command in (
         *(("list",), ("show", "data"), ("show", "data", "--explicit"), ("show", "data", "--yaml")),

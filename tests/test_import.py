@@ -15,7 +15,7 @@ import pytest
 
 from scripts.maker import make
 from tests.conftest import Machine, tree_of
-from tests.support.exchange import (
+from tests.support.archives import (
     FORMATS,
     Tree,
     archives_of,
@@ -31,7 +31,7 @@ from tests.support.exchange import (
     unpack,
     write_tar,
 )
-from tests.support.misfortune import begin
+from tests.support.commands import start_command
 
 
 class Archived(NamedTuple):
@@ -61,7 +61,7 @@ def temporary(machine: Machine) -> Path:
 
 
 def restored(machine: Machine, name: str, prefix: Path) -> Tree:
-    machine.done("restore", name, "--prefix", prefix)
+    machine.run_json("restore", name, "--prefix", prefix)
     return tree_of(prefix)
 
 
@@ -86,7 +86,7 @@ def test_it_is_what_installing_there_gives(
     form: str, archived: Archived, machine: Machine, temporary: Path
 ) -> None:
     need_tools(form)
-    document = machine.done("import", archived.archives[form], "--name", "tools", TMPDIR=str(temporary))
+    document = machine.run_json("import", archived.archives[form], "--name", "tools", TMPDIR=str(temporary))
     assert list(temporary.iterdir()) == []
     assert document["altered"] == document["missing"] == document["unrelocated"] == []
     place = machine.home / "with-another-name"
@@ -99,7 +99,7 @@ def test_python_and_its_modules(
     pristine: Callable[[str], Path], machine: Machine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     archive = conda_pack(pristine("compiled"), machine.home / "compiled.tar.zst")
-    machine.done("import", archive)
+    machine.run_json("import", archive)
     there = tmp_path_factory.getbasetemp() / "elsewhere" / "compiled"
     expected = installed("compiled", there)
     found = restored(machine, "compiled", there)
@@ -114,7 +114,7 @@ def test_python_and_its_modules(
 def test_made_for_a_certain_prefix(archived: Archived, machine: Machine, tmp_path: Path) -> None:
     make("no-python", tmp_path / "tools")
     archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
-    document = machine.done("import", archive, "--name", "tools")
+    document = machine.run_json("import", archive, "--name", "tools")
     assert document["altered"] == document["unrelocated"] == []
     found = restored(machine, "tools", tmp_path / "there")
     assert not any(b"/opt/some/where" in data for _, _, data in found.values())
@@ -136,7 +136,7 @@ def uncached(tmp_path: Path) -> Path:
 
 def test_without_a_package_cache(uncached: Path, machine: Machine, tmp_path: Path) -> None:
     """conda-pack loses then where programs have the prefix compiled in; conda's checksums bring it back."""
-    document = machine.done("import", conda_pack(uncached, tmp_path / "tools.tar.gz"))
+    document = machine.run_json("import", conda_pack(uncached, tmp_path / "tools.tar.gz"))
     assert document["altered"] == []
     restored(machine, "tools", tmp_path / "there")
     assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
@@ -146,7 +146,7 @@ def test_made_for_a_certain_prefix_without_a_package_cache(
     uncached: Path, machine: Machine, tmp_path: Path
 ) -> None:
     archive = conda_pack(uncached, tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
-    assert machine.done("import", archive)["altered"] == []
+    assert machine.run_json("import", archive)["altered"] == []
     found = restored(machine, "tools", tmp_path / "there")
     assert found["share/textdata/config.ini"][2].startswith(f"[paths]\nhome = {tmp_path}/there\n".encode())
     assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
@@ -155,7 +155,7 @@ def test_made_for_a_certain_prefix_without_a_package_cache(
 def test_below_a_directory_of_its_own(archived: Archived, machine: Machine, tmp_path: Path) -> None:
     make("no-python", tmp_path / "tools")
     archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", arcroot="my/environment")
-    machine.done("import", archive)
+    machine.run_json("import", archive)
     assert_as_installed(restored(machine, "tools", archived.there), archived.installed)
 
 
@@ -174,7 +174,7 @@ def test_scripts_get_their_interpreter_back(machine: Machine, tmp_path: Path) ->
     (metadata / "RECORD").write_text(f"../../../bin/own,sha256={digest},{len(script)}\n")
     archive = conda_pack(prefix, tmp_path / "tools.tar")
     assert run("tar", "-xOf", archive, "bin/own").startswith("#!/usr/bin/env python3\n")
-    document = machine.done("import", archive)
+    document = machine.run_json("import", archive)
     assert document["pip_packages"] == 1
     found = restored(machine, "tools", tmp_path / "there")
     assert found["bin/own"][2] == f"#!{tmp_path}/there/bin/python3\nprint('own')\n".encode()
@@ -191,7 +191,7 @@ def test_scripts_of_packages_that_are_named_like_conda_packs_stay(machine: Machi
     fields["files"].append("bin/activate")
     fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
     record.write_text(json.dumps(fields))
-    machine.done("import", conda_pack(prefix, tmp_path / "base.tar.gz"))
+    machine.run_json("import", conda_pack(prefix, tmp_path / "base.tar.gz"))
     found = restored(machine, "base", tmp_path / "there")
     assert found["bin/activate"][2] == b"conda's own\n"
     assert not {"bin/deactivate", "bin/conda-unpack"} & found.keys()
@@ -204,7 +204,7 @@ def test_hard_links_as_conda_pack_writes_them(machine: Machine, tmp_path: Path) 
     (prefix / "a.txt").write_text("twice\n")
     os.link(prefix / "a.txt", prefix / "b.txt")
     (prefix / "c.txt").write_text("behind\n")
-    machine.done("import", conda_pack(prefix, tmp_path / "linked.tar"))
+    machine.run_json("import", conda_pack(prefix, tmp_path / "linked.tar"))
     found = restored(machine, "linked", tmp_path / "there")
     assert [found[f"{name}.txt"][2] for name in "abc"] == [b"twice\n", b"twice\n", b"behind\n"]
     assert (tmp_path / "there" / "a.txt").samefile(tmp_path / "there" / "b.txt")
@@ -213,12 +213,12 @@ def test_hard_links_as_conda_pack_writes_them(machine: Machine, tmp_path: Path) 
 def test_what_snapper_keeps_in_an_environment_stays_behind(
     archived: Archived, machine: Machine, tmp_path: Path
 ) -> None:
-    machine.done("import", archived.archives["tar.gz"])
+    machine.run_json("import", archived.archives["tar.gz"])
     restored(machine, "tools", tmp_path / "tools")
-    machine.done("import", conda_pack(tmp_path / "tools", tmp_path / "again.tar"), "--name", "again")
+    machine.run_json("import", conda_pack(tmp_path / "tools", tmp_path / "again.tar"), "--name", "again")
     assert not (tmp_path / "tools" / "bin" / "conda-unpack").exists()
-    again = machine.done("show", "again")
-    assert again["files"] == machine.done("show", "tools")["files"]
+    again = machine.run_json("show", "again")
+    assert again["files"] == machine.run_json("show", "tools")["files"]
 
 
 # --- made by snapper export -------------------------------------------------------------------------------
@@ -229,19 +229,19 @@ def test_exported_and_imported_it_is_the_same_snapshot(
     form: str, pristine: Callable[[str], Path], machine: Machine
 ) -> None:
     need_tools(form)
-    packed = machine.done("pack", "-p", pristine("no-python"), "--name", "tools")
+    packed = machine.run_json("pack", "-p", pristine("no-python"), "--name", "tools")
     archive = machine.home / f"tools.{form}"
-    machine.done("export", "tools", "-o", archive)
-    document = machine.done("import", archive, "--name", "again")
+    machine.run_json("export", "tools", "-o", archive)
+    document = machine.run_json("import", archive, "--name", "again")
     assert document["snapshot"] == packed["snapshot"]
     assert document["added_size"] == 0
 
 
 @pytest.mark.parametrize("options", [(), ("--dest-prefix", "/opt/odd")])
 def test_odd_files_come_back(options: tuple[str, ...], machine: Machine, tmp_path: Path) -> None:
-    machine.done("pack", "-p", make_odd(machine.envs / "odd"))
-    machine.done("export", "odd", "-o", "odd.tar.gz", "--level", "1", *options)
-    machine.done("import", "odd.tar.gz", "--name", "again")
+    machine.run_json("pack", "-p", make_odd(machine.envs / "odd"))
+    machine.run_json("export", "odd", "-o", "odd.tar.gz", "--level", "1", *options)
+    machine.run_json("import", "odd.tar.gz", "--name", "again")
     expected = restored(machine, "odd", tmp_path / "there" / "odd")
     os.rename(tmp_path / "there" / "odd", tmp_path / "odd")
     found = restored(machine, "again", tmp_path / "there" / "odd")
@@ -258,14 +258,14 @@ def test_odd_files_come_back(options: tuple[str, ...], machine: Machine, tmp_pat
 def test_history_says_that_it_was_imported(archived: Archived, machine: Machine) -> None:
     outcome = machine.snapper("import", archived.archives["tar"])
     assert outcome.code == 0, outcome
-    (entry,) = machine.done("list")["environments"]
+    (entry,) = machine.run_json("list")["environments"]
     assert (entry["environment"], entry["action"], entry["prefix"]) == ("tools", "import", "")
     assert entry["message"] == "from tools.tar"
     assert "imported" in machine.snapper("list").out
     assert "imported" in machine.snapper("show", "tools").out
-    again = machine.done("import", archived.archives["tar"])
+    again = machine.run_json("import", archived.archives["tar"])
     assert again["unchanged"]
-    document = machine.done("restore", "tools")
+    document = machine.run_json("restore", "tools")
     assert document["restored"][0]["prefix"] == str(machine.envs / "tools")
 
 
@@ -275,12 +275,12 @@ def test_history_says_that_it_was_imported(archived: Archived, machine: Machine)
 def test_refusals_are_told_and_nothing_is_left(machine: Machine, temporary: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.tar.gz"
     text.write_text("Not an archive.")
-    error = machine.refused(10, "import", text, TMPDIR=str(temporary))
+    error = machine.expect_error(10, "import", text, TMPDIR=str(temporary))
     assert error["message"].startswith(f"{text} is not a conda-pack archive: ")
     hostile = write_tar(tmp_path / "hostile.tar.gz", member("../escaped", b"bad"))
-    error = machine.refused(12, "import", hostile, TMPDIR=str(temporary))
+    error = machine.expect_error(12, "import", hostile, TMPDIR=str(temporary))
     assert "'../escaped'" in error["message"]
-    machine.refused(2, "import", text, "--name", "no/name")
+    machine.expect_error(2, "import", text, "--name", "no/name")
     assert list(temporary.iterdir()) == []
     assert not machine.store.exists()
     assert not list(tmp_path.rglob("escaped"))
@@ -290,10 +290,10 @@ def test_refusals_are_told_and_nothing_is_left(machine: Machine, temporary: Path
 def test_interrupted_it_leaves_nothing(
     number: int, archived: Archived, machine: Machine, temporary: Path
 ) -> None:
-    running = begin(machine, "import", archived.archives["tar.bz2"], TMPDIR=str(temporary))
-    if running.reach(lambda: any(temporary.glob("*/tree/*"))):
+    running = start_command(machine, "import", archived.archives["tar.bz2"], TMPDIR=str(temporary))
+    if running.reaches(lambda: any(temporary.glob("*/tree/*"))):
         running.send(number)
-    assert running.end().code in (0, 130)
+    assert running.finish().code in (0, 130)
     assert list(temporary.iterdir()) == []
     assert running.members() == []
 
@@ -304,7 +304,7 @@ def test_unpacked_by_hand_it_packs_to_the_same_files(
     """What the hint of a refused archive advises gives the same environment, but for what conda-pack added."""
     prefix = unpack(archived.archives["tar.gz"], tmp_path / "by-hand")
     conda_unpack(prefix)
-    machine.done("pack", "-p", prefix)
-    machine.done("import", archived.archives["tar.gz"])
-    by_hand: dict[str, Any] = machine.done("show", "by-hand")
-    assert by_hand["files"] == machine.done("show", "tools")["files"] + 5
+    machine.run_json("pack", "-p", prefix)
+    machine.run_json("import", archived.archives["tar.gz"])
+    by_hand: dict[str, Any] = machine.run_json("show", "by-hand")
+    assert by_hand["files"] == machine.run_json("show", "tools")["files"] + 5

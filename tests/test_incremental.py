@@ -25,7 +25,7 @@ from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.target import RestoreRequest
 from snapper.store import Store, open_store
 from tests.conftest import Machine
-from tests.support.misfortune import page_files
+from tests.support.stores import page_files
 
 NOTE = "share/notes/note.txt"
 
@@ -209,12 +209,12 @@ def test_state_of_different_moments_is_not_put_together(place: Place) -> None:
 
 
 def test_the_command(machine: Machine, pristine: Callable[[str], Path]) -> None:
-    machine.done("pack", "-p", pristine("no-python"), "-n", "env")
-    machine.done("restore", "env", "--envs-dir", machine.envs)
+    machine.run_json("pack", "-p", pristine("no-python"), "-n", "env")
+    machine.run_json("restore", "env", "--envs-dir", machine.envs)
     (machine.envs / "env" / "share" / "new").write_text("new\n")
-    changed = machine.done("pack", "env")
+    changed = machine.run_json("pack", "env")
     assert (changed["unchanged"], changed["added_layers"]) == (False, 1)
-    assert machine.done("pack", "env", "--full")["snapshot"] == changed["snapshot"]
+    assert machine.run_json("pack", "env", "--full")["snapshot"] == changed["snapshot"]
 
 
 Change = Callable[[Path, str], None]

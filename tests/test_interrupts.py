@@ -21,19 +21,17 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.support.misfortune import (
-    Running,
-    begin,
-    between_looking_and_reading,
-    check_store,
-    eventually,
-    layer_files,
-    make_data,
-    make_many,
-    meet,
-    staged,
+from tests.support.commands import (
+    RunningCommand,
+    halt_between,
+    pack_blocked_before_reading,
+    staging_has,
+    start_command,
     wait_for_reader,
+    wait_until,
 )
+from tests.support.environments import make_data, make_many
+from tests.support.stores import check_store, layer_files
 
 ASKED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 HARD = signal.SIGKILL
@@ -61,32 +59,32 @@ def packed() -> Iterator[Packed]:
         machine = Machine(top / "home", top / "home" / "envs", top / "store")
         machine.envs.mkdir(parents=True)
         source = make_many(top / "source" / "many")
-        yield Packed(machine, source, machine.done("pack", "-p", source)["snapshot"])
+        yield Packed(machine, source, machine.run_json("pack", "-p", source)["snapshot"])
 
 
 @pytest.fixture(scope="module")
 def complete(packed: Packed) -> Tree:
     """The environment as it is when it has been restored undisturbed to where these tests restore it."""
-    packed.machine.done("restore", "many", "--envs-dir", packed.machine.envs)
+    packed.machine.run_json("restore", "many", "--envs-dir", packed.machine.envs)
     tree = tree_of(packed.machine.envs / "many")
     shutil.rmtree(packed.machine.envs / "many")
     return tree
 
 
-def strike(running: Running, number: signal.Signals) -> None:
+def strike(running: RunningCommand, number: signal.Signals) -> None:
     """Sends the signal as a terminal or a shutdown does, or kills the command alone; it must end as it should."""
     if number == HARD:
         running.process.kill()
-        assert running.end().code == -HARD
+        assert running.finish().code == -HARD
     else:
         running.send(number)
         running.send(signal.SIGCONT)
-        outcome = running.end()
+        outcome = running.finish()
         assert outcome.code == 130, outcome
         assert outcome.out == ""
         assert outcome.err.count("snapper: ") == 1
         assert "snapper: interrupted\n" in outcome.err
-    eventually(running.gone)
+    wait_until(running.all_ended)
 
 
 # --- pack -------------------------------------------------------------------------------------------------
@@ -95,13 +93,13 @@ def strike(running: Running, number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [*ASKED, HARD], ids=name)
 def test_pack_before_it_reads(number: signal.Signals, machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
-    with between_looking_and_reading(prefix) as pipe:
-        running = begin(machine, "pack", "data")
+    with pack_blocked_before_reading(prefix) as pipe:
+        running = start_command(machine, "pack", "data")
         held = wait_for_reader(pipe, running)
         strike(running, number)
         os.close(held)
     assert check_store(machine.store) == {}
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     assert check_store(machine.store).keys() == {"data"}
 
 
@@ -111,18 +109,18 @@ def test_pack_before_it_reads(number: signal.Signals, machine: Machine) -> None:
     ids=name,
 )
 def test_pack_while_it_reads(layers: int, number: signal.Signals, packed: Packed, machine: Machine) -> None:
-    def start() -> Running:
+    def start() -> RunningCommand:
         shutil.rmtree(machine.store, ignore_errors=True)
-        return begin(machine, "pack", "-p", packed.source, "--level", 12)
+        return start_command(machine, "pack", "-p", packed.source, "--level", 12)
 
     state = tree_of(packed.source / ".snapper")
     entries = machine.store / "environments"
-    running = meet(start, lambda: len(layer_files(machine.store)) >= layers, entries.exists)
+    running = halt_between(start, lambda: len(layer_files(machine.store)) >= layers, entries.exists)
     strike(running, number)
     assert check_store(machine.store, killed=number == HARD) == {}
     assert tree_of(packed.source / ".snapper") == state
     if number == signal.SIGINT:
-        assert machine.done("pack", "-p", packed.source)["environment"] == "many"
+        assert machine.run_json("pack", "-p", packed.source)["environment"] == "many"
         check_store(machine.store)
 
 
@@ -132,13 +130,13 @@ def test_pack_while_it_writes_a_layer(packed: Packed, machine: Machine) -> None:
     def writing() -> list[Path]:
         return [*machine.store.glob("layers/*/.*")]
 
-    def start() -> Running:
+    def start() -> RunningCommand:
         shutil.rmtree(machine.store, ignore_errors=True)
-        return begin(machine, "pack", "-p", packed.source, "--jobs", 8)
+        return start_command(machine, "pack", "-p", packed.source, "--jobs", 8)
 
     running = start()
     for _ in range(20):
-        if running.reach(writing):
+        if running.reaches(writing):
             running.send(signal.SIGSTOP)
             if writing():
                 break
@@ -155,30 +153,30 @@ def test_pack_when_all_but_the_entry_is_written(number: signal.Signals, machine:
     import fcntl
 
     prefix = make_data(machine.envs / "data")
-    first = machine.done("pack", "data")["snapshot"]
+    first = machine.run_json("pack", "data")["snapshot"]
     (prefix / "new").write_text("new")
     with (machine.store / "environments" / "data.json").open("r+b") as entry:
         fcntl.flock(entry, fcntl.LOCK_EX)
-        running = begin(machine, "pack", "data")
-        assert running.reach(lambda: len([*(machine.store / "snapshots").glob("[!.]*")]) == 2)
+        running = start_command(machine, "pack", "data")
+        assert running.reaches(lambda: len([*(machine.store / "snapshots").glob("[!.]*")]) == 2)
         strike(running, number)
     assert check_store(machine.store, killed=number == HARD) == {"data": first}
-    assert machine.done("pack", "data")["snapshot"] != first
+    assert machine.run_json("pack", "data")["snapshot"] != first
 
 
 def test_signals_reach_no_worker_before_it_is_ready(machine: Machine) -> None:
     """Workers are forked with the command's own handlers, which would have them say that they are interrupted."""
     make_data(machine.envs / "data")
     for number in ASKED * 2:
-        running = begin(machine, "pack", "data", "--jobs", 16, "--json")
-        if running.reach(running.has_workers):
+        running = start_command(machine, "pack", "data", "--jobs", 16, "--json")
+        if running.reaches(running.has_workers):
             running.send(number)
-        outcome = running.end()
+        outcome = running.finish()
         assert outcome.err.strip() == ""
         if outcome.code:
             assert outcome.code == 130
             assert json.loads(outcome.out)["error"]["type"] == "Interrupted"
-        eventually(running.gone)
+        wait_until(running.all_ended)
 
 
 # --- restore ----------------------------------------------------------------------------------------------
@@ -214,33 +212,33 @@ STAGES = {
 def test_restore_to_a_new_place(
     stage: str, number: signal.Signals, packed: Packed, complete: Tree, target: Path
 ) -> None:
-    def start() -> Running:
+    def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
-        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
+        return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
 
-    running = meet(start, staged(target, STAGES[stage]), lambda: os.path.lexists(target))
+    running = halt_between(start, staging_has(target, STAGES[stage]), lambda: os.path.lexists(target))
     strike(running, number)
     assert not os.path.lexists(target)
     if number != HARD:
         assert [*target.parent.iterdir()] == []
     if number == HARD:
-        packed.machine.done("restore", "many", "--envs-dir", target.parent)
+        packed.machine.run_json("restore", "many", "--envs-dir", target.parent)
         assert tree_of(target) == complete
         assert [*target.parent.iterdir()] == [target]
 
 
 def test_many_interrupts_are_one(packed: Packed, target: Path) -> None:
-    def start() -> Running:
+    def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
-        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
+        return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
 
-    running = meet(start, staged(target, STAGES["files"]), target.exists)
+    running = halt_between(start, staging_has(target, STAGES["files"]), target.exists)
     running.process.send_signal(signal.SIGCONT)
     for _ in range(1000):
-        if running.over:
+        if running.exited:
             break
         running.send(signal.SIGINT)
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code == 130, outcome
     assert [*target.parent.iterdir()] == []
 
@@ -262,19 +260,19 @@ def test_restore_in_place_of_another(
 ) -> None:
     command = ("restore", "many", "--envs-dir", target.parent, "--replace")
 
-    def start() -> Running:
+    def start() -> RunningCommand:
         if (target / ".snapper").exists():
             shutil.rmtree(target)
             make_data(target)
-        return begin(packed.machine, *command)
+        return start_command(packed.machine, *command)
 
-    running = meet(start, staged(target, STAGES[stage]), (target / ".snapper").exists)
+    running = halt_between(start, staging_has(target, STAGES[stage]), (target / ".snapper").exists)
     strike(running, number)
     assert tree_of(target) == old
     if number != HARD:
         assert [*target.parent.iterdir()] == [target]
     else:
-        packed.machine.done(*command)
+        packed.machine.run_json(*command)
         assert tree_of(target) == complete
         assert [*target.parent.iterdir()] == [target]
 
@@ -285,32 +283,34 @@ def test_restore_while_the_old_one_goes(
 ) -> None:
     """The new one stands, and what was there is being removed: that comes to its end, now or next time."""
 
-    def start() -> Running:
+    def start() -> RunningCommand:
         if (target / ".snapper").exists():
             shutil.rmtree(target)
             make_data(target)
             for count in range(2000):
                 (target / f"mine{count}").write_text("mine")
-        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--replace")
+        return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--replace")
 
-    running = meet(start, (target / ".snapper").exists, lambda: not staging(target).exists())
+    running = halt_between(start, (target / ".snapper").exists, lambda: not staging(target).exists())
     strike(running, number)
     assert tree_of(target) == complete
-    (document,) = packed.machine.done("restore", "many", "--envs-dir", target.parent)["restored"]
+    (document,) = packed.machine.run_json("restore", "many", "--envs-dir", target.parent)["restored"]
     assert document["present"]
     assert [*target.parent.iterdir()] == [target]
 
 
 def test_what_comes_to_stand_there_meanwhile_stays(packed: Packed, target: Path) -> None:
-    def start() -> Running:
+    def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
-        return begin(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1, "--json")
+        return start_command(
+            packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1, "--json"
+        )
 
-    running = meet(start, staged(target, STAGES["files"]), target.exists)
+    running = halt_between(start, staging_has(target, STAGES["files"]), target.exists)
     target.mkdir()
     (target / "thesis.tex").write_text("mine")
     running.process.send_signal(signal.SIGCONT)
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code == 11, outcome
     assert outcome.json["error"]["type"] == "TargetOccupied"
     assert [*target.parent.iterdir()] == [target]
@@ -321,19 +321,21 @@ def test_changes_made_meanwhile_stay(packed: Packed, tmp_path: Path, target: Pat
     store = tmp_path / "store"
     shutil.copytree(packed.machine.store, store)
     there = ("--envs-dir", target.parent, "--store", store)
-    packed.machine.done("restore", "many", *there)
+    packed.machine.run_json("restore", "many", *there)
     (target / "mine").write_text("mine")
-    packed.machine.done("pack", "-p", target, "--store", store)
+    packed.machine.run_json("pack", "-p", target, "--store", store)
 
-    def start() -> Running:
+    def start() -> RunningCommand:
         if not (target / "mine").exists():
-            packed.machine.done("restore", "many", *there)
-        return begin(packed.machine, "restore", "many@~1", *there, "--json")
+            packed.machine.run_json("restore", "many", *there)
+        return start_command(packed.machine, "restore", "many@~1", *there, "--json")
 
-    running = meet(start, staged(target, STAGES["files"]), lambda: not (target / "mine").exists())
+    running = halt_between(
+        start, staging_has(target, STAGES["files"]), lambda: not (target / "mine").exists()
+    )
     (target / "thesis.tex").write_text("mine")
     running.process.send_signal(signal.SIGCONT)
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code == 11, outcome
     assert "thesis.tex" in outcome.json["error"]["message"]
     assert (target / "thesis.tex").read_text() == "mine"
@@ -396,18 +398,18 @@ def test_ctrl_c_on_a_terminal(packed: Packed, target: Path) -> None:
 def test_a_worker_that_is_killed(command: str, packed: Packed, machine: Machine, target: Path) -> None:
     """As the system does when memory runs out: nothing is half done, and other environments do not suffer."""
     if command == "pack":
-        running = begin(machine, "pack", "-p", packed.source, "--level", 19)
+        running = start_command(machine, "pack", "-p", packed.source, "--level", 19)
     else:
         shutil.copytree(packed.machine.store, machine.store)
         make_data(machine.envs / "data")
-        machine.done("pack", "data")
+        machine.run_json("pack", "data")
         shutil.rmtree(machine.envs / "data")
-        running = begin(machine, "restore", "many", "data", "--envs-dir", target.parent, "--json")
-    assert running.reach(running.has_workers)
+        running = start_command(machine, "restore", "many", "data", "--envs-dir", target.parent, "--json")
+    assert running.reaches(running.has_workers)
     assert running.halt()
     os.kill(max(running.members()), HARD)
     running.process.send_signal(signal.SIGCONT)
-    outcome = running.end()
+    outcome = running.finish()
     assert outcome.code == 1, outcome
     if command == "pack":
         assert "ended by signal 9" in outcome.err

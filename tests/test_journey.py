@@ -53,8 +53,8 @@ def journey(pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     one, two = [Machine(top / name, top / name / "envs", top / "store") for name in ("one", "two")]
     for machine in (one, two):
         machine.envs.mkdir(parents=True)
-    packed = one.done("pack", "-p", source, "--name", "science", "--message", "first")
-    restored = two.done("restore", "--all", "--envs-dir", two.envs)
+    packed = one.run_json("pack", "-p", source, "--name", "science", "--message", "first")
+    restored = two.run_json("restore", "--all", "--envs-dir", two.envs)
     return Journey(source, one, two, two.envs / "science", packed, restored)
 
 
@@ -113,13 +113,13 @@ def test_nothing_is_compiled_again(journey: Journey) -> None:
 
 def test_conda_goes_on_in_it(journey: Journey, tmp_path: Path) -> None:
     machine = journey.visitor(tmp_path)
-    machine.done("restore", "science", "--envs-dir", machine.envs)
+    machine.run_json("restore", "science", "--envs-dir", machine.envs)
     prefix = machine.envs / "science"
     assert {each.name for each in records(prefix)} == {each.name for each in records(journey.source)}
     change(prefix, install=["tabulate"])
     code = "import tabulate; print(tabulate.__file__)"
     assert output(prefix / "bin" / "python", "-c", code).startswith(str(prefix))
-    again = machine.done("pack", "science")
+    again = machine.run_json("pack", "science")
     assert again["packages"] == journey.packed["packages"] + 1
     assert again["added_size"] < 0.05 * again["stored_size"]
 
@@ -128,7 +128,7 @@ def test_same_packages_elsewhere(journey: Journey, tmp_path: Path) -> None:
     """They share layers, and are what restoring gives there, but for modules that are compiled when installing."""
     machine, other = journey.visitor(tmp_path), tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
     make("science", other)
-    second = machine.done("pack", "-p", other, "--name", "second")
+    second = machine.run_json("pack", "-p", other, "--name", "second")
     # Before 3.11, modules were compiled in no fixed order.
     share = 0.05 if sys.version_info >= (3, 11) else 0.10
     assert second["added_size"] <= share * second["stored_size"]
@@ -136,7 +136,7 @@ def test_same_packages_elsewhere(journey: Journey, tmp_path: Path) -> None:
 
     installed = {path: found for path, found in tree_of(other).items() if not path.endswith(".pyc")}
     shutil.rmtree(other)
-    machine.done("restore", "science", "--prefix", other)
+    machine.run_json("restore", "science", "--prefix", other)
     restored = {path: found for path, found in tree_of(other).items() if not path.endswith(".pyc")}
     assert restored.keys() == installed.keys()
     for path, found in installed.items():
@@ -145,8 +145,8 @@ def test_same_packages_elsewhere(journey: Journey, tmp_path: Path) -> None:
 
 def test_compiled_in_prefix_and_activation(pristine: Callable[[str], Path], new_machine: NewMachine) -> None:
     source, two = pristine("no-python"), new_machine("two")
-    new_machine("one").done("pack", "-p", source, "--name", "tools")
-    two.done("restore", "tools", "--envs-dir", two.envs)
+    new_machine("one").run_json("pack", "-p", source, "--name", "tools")
+    two.run_json("restore", "tools", "--envs-dir", two.envs)
     prefix = two.envs / "tools"
     shown = output(prefix / "bin" / "whereami").splitlines()
     assert shown[0] == str(prefix)
@@ -170,8 +170,8 @@ def test_restoring_gives_what_installing_there_gives(
     make(recipe, there)
     installed = tree_of(there)
     shutil.rmtree(there)
-    machine.done("pack", "-p", pristine(recipe), "--name", "there")
-    machine.done("restore", "there", "--prefix", there)
+    machine.run_json("pack", "-p", pristine(recipe), "--name", "there")
+    machine.run_json("restore", "there", "--prefix", there)
     restored = tree_of(there)
     assert restored.keys() == installed.keys()
     for path in installed:
@@ -180,8 +180,8 @@ def test_restoring_gives_what_installing_there_gives(
 
 def test_layers_joined_are_one_tar(pristine: Callable[[str], Path], machine: Machine, tmp_path: Path) -> None:
     source = pristine("compiled")
-    machine.done("pack", "-p", source, "--name", "compiled")
-    layers = machine.done("show", "compiled")["layers"]
+    machine.run_json("pack", "-p", source, "--name", "compiled")
+    layers = machine.run_json("show", "compiled")["layers"]
     joined = tmp_path / "joined.tar.zst"
     with joined.open("wb") as out:
         for layer in layers:
@@ -209,9 +209,9 @@ def test_layers_joined_are_one_tar(pristine: Callable[[str], Path], machine: Mac
 
 def test_packing_again_writes_nothing(pristine: Callable[[str], Path], machine: Machine) -> None:
     source = pristine("compiled")
-    first = machine.done("pack", "-p", source, "--name", "same")
+    first = machine.run_json("pack", "-p", source, "--name", "same")
     objects = {path: path.stat().st_mtime_ns for path in machine.store.rglob("*") if path.is_file()}
-    second = machine.done("pack", "-p", source, "--name", "same")
+    second = machine.run_json("pack", "-p", source, "--name", "same")
     assert second["unchanged"]
     assert second["snapshot"] == first["snapshot"]
     assert second["added_layers"] == second["added_size"] == 0
@@ -221,18 +221,18 @@ def test_packing_again_writes_nothing(pristine: Callable[[str], Path], machine: 
 def test_restored_environment_packs_to_the_same_snapshot(
     pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
 ) -> None:
-    first = machine.done("pack", "-p", pristine("compiled"), "--name", "moving")
+    first = machine.run_json("pack", "-p", pristine("compiled"), "--name", "moving")
     for place in ("x", "a-much-longer-place-than-before"):
         prefix = tmp_path / place / "moving"
-        machine.done("restore", "moving", "--prefix", prefix)
-        again = machine.done("pack", "-p", prefix, "--name", "moving")
+        machine.run_json("restore", "moving", "--prefix", prefix)
+        again = machine.run_json("pack", "-p", prefix, "--name", "moving")
         assert again["snapshot"] == first["snapshot"]
         assert again["unchanged"]
 
 
 def test_restoring_what_is_there_does_nothing(pristine: Callable[[str], Path], machine: Machine) -> None:
-    machine.done("pack", "-p", pristine("no-python"), "--name", "tools")
-    machine.done("restore", "tools", "--envs-dir", machine.envs)
+    machine.run_json("pack", "-p", pristine("no-python"), "--name", "tools")
+    machine.run_json("restore", "tools", "--envs-dir", machine.envs)
     before = {path: path.lstat().st_mtime_ns for path in machine.envs.rglob("*")}
     outcome = machine.snapper("restore", "tools", "--envs-dir", machine.envs)
     assert outcome.code == 0
@@ -242,7 +242,7 @@ def test_restoring_what_is_there_does_nothing(pristine: Callable[[str], Path], m
 
 def test_list_show_and_lock_files(journey: Journey) -> None:
     machine, packed = journey.two, journey.packed
-    (entry,) = machine.done("list")["environments"]
+    (entry,) = machine.run_json("list")["environments"]
     assert entry["environment"] == "science"
     assert entry["snapshot"] == packed["snapshot"]
     assert entry["prefix"] == str(journey.source)
@@ -250,7 +250,7 @@ def test_list_show_and_lock_files(journey: Journey) -> None:
     lines = machine.snapper("list").out.splitlines()
     assert lines[1].split()[:2] == ["science", packed["snapshot"][:12]]
 
-    shown = machine.done("show", f"science@{packed['snapshot'][:6]}")
+    shown = machine.run_json("show", f"science@{packed['snapshot'][:6]}")
     assert shown["snapshot"] == packed["snapshot"]
     assert shown["kernels"] == [
         {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}

@@ -18,9 +18,9 @@ from snapper import kernels
 from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from tests.conftest import Machine
+from tests.support.environments import make_data
 from tests.support.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
 from tests.support.kernelspecs import add_kernel
-from tests.support.misfortune import make_data
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +41,14 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Machine:
         )
     state = {"version": 1, "env_vars": {"QUOTED": "it's $HOME", "GONE": "***unset***"}}
     (prefix / "conda-meta/state").write_text(json.dumps(state))
-    machine.done("pack", "work")
+    machine.run_json("pack", "work")
     shutil.rmtree(prefix)
-    machine.done("restore", "--all")
+    machine.run_json("restore", "--all")
     return machine
 
 
 def test_names_in_the_menu(several: Machine) -> None:
-    found = {each["name"]: each["display_name"] for each in several.done("kernels")["kernels"]}
+    found = {each["name"]: each["display_name"] for each in several.run_json("kernels")["kernels"]}
     assert found == {
         "work-python3": "Python (work)",
         "work-bash": "Bash (work)",
@@ -189,8 +189,8 @@ def test_kernels_of_what_is_gone(machine: Machine) -> None:
         prefix = make_data(machine.envs / name)
         for kernel in ("text", "more"):
             add_kernel(prefix, kernel, argv=["true"], display_name=kernel, language=kernel)
-        machine.done("pack", name)
-    machine.done("restore", "--all")
+        machine.run_json("pack", name)
+    machine.run_json("restore", "--all")
     own = kernels_dir(machine) / "own"
     own.mkdir()
     (own / "kernel.json").write_text('{"argv": ["true"], "display_name": "own", "language": "text"}')
@@ -200,23 +200,23 @@ def test_kernels_of_what_is_gone(machine: Machine) -> None:
 
     assert there() == {"one-text", "one-more", "two-text", "two-more", "own"}
     shutil.rmtree(machine.envs / "one/share/jupyter/kernels/more")
-    machine.done("kernels", "register", "one")
+    machine.run_json("kernels", "register", "one")
     assert there() == {"one-text", "two-text", "two-more", "own"}
     shutil.rmtree(machine.envs / "two")
     (machine.store / "environments/two.json").unlink()
-    document = machine.done("restore", "--all")
+    document = machine.run_json("restore", "--all")
     assert sorted(document["removed_kernels"]) == ["two-more", "two-text"]
     assert there() == {"one-text", "own"}
-    hint = machine.refused(10, "kernels", "remove", "own")["hint"]
+    hint = machine.expect_error(10, "kernels", "remove", "own")["hint"]
     assert hint == "Did you mean 'one'? There are kernels of: one."
-    machine.done("kernels", "remove", "one")
+    machine.run_json("kernels", "remove", "one")
     assert there() == {"own"}
     assert (machine.envs / "one" / "conda-meta").is_dir()
 
 
 def test_an_environment_without_a_kernel(machine: Machine) -> None:
     make_data(machine.envs / "data")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
     outcome = machine.snapper("restore", "--all")
     assert outcome.code == 0

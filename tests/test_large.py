@@ -76,16 +76,16 @@ def write_binary(file: Path, prefix: Path, size: int) -> None:
 @pytest.mark.parametrize("write", [write_text, write_binary])
 def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Path, machine: Machine) -> None:
     write(data / "big", data, 2 * LAYER_SIZE + LAYER_SIZE // 3)
-    packed = machine.done("pack", "-p", data, "--name", "big")
+    packed = machine.run_json("pack", "-p", data, "--name", "big")
     assert packed["unrelocated"] == []
-    layers = machine.done("show", "big")["layers"]
+    layers = machine.run_json("show", "big")["layers"]
     assert sum("begins" in layer for layer in layers) == 2
     length = len(str(data))
     short = machine.home / "s"
     same = Path("/tmp/" + f"{os.getpid()}{'y' * length}"[: length - 5]) if length > 15 else short
     for place in (short, same):
         try:
-            machine.done("restore", "big", "--prefix", place)
+            machine.run_json("restore", "big", "--prefix", place)
             expected = (data / "big").read_bytes()
             if write is write_text:
                 for end in (b"/", b"\n", b" "):
@@ -96,7 +96,7 @@ def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Pat
                 assert len(found) == len(expected)
                 assert os.fsencode(data) not in found
                 assert found.count(os.fsencode(place)) == expected.count(os.fsencode(data))
-            again = machine.done("pack", "-p", place, "--name", "big")
+            again = machine.run_json("pack", "-p", place, "--name", "big")
             assert write is write_text or again["snapshot"] == packed["snapshot"]
         finally:
             subprocess.run(["rm", "-rf", place], check=True)
@@ -125,8 +125,8 @@ def test_exact_sizes_around_a_layer(data: Path, machine: Machine) -> None:
             out.seek(size - 5)
             out.write(b"end.\n")
     os.link(data / f"of-{2 * LAYER_SIZE}", data / "a-hard-link")
-    machine.done("pack", "-p", data, "--name", "big")
-    machine.done("restore", "big", "--prefix", machine.envs / "big")
+    machine.run_json("pack", "-p", data, "--name", "big")
+    machine.run_json("restore", "big", "--prefix", machine.envs / "big")
     for file in data.iterdir():
         if file.name.startswith(("of-", "a-hard")):
             copy = machine.envs / "big" / file.name

@@ -40,8 +40,8 @@ def test_slow_libraries_are_left_out(
     arguments: list[str], machine: Machine, pristine: Callable[[str], Path]
 ) -> None:
     if "--help" not in arguments:
-        machine.done("pack", "-p", pristine("data"), "-n", "data")
-        machine.done("restore", "data", "--prefix", machine.envs / "data")
+        machine.run_json("pack", "-p", pristine("data"), "-n", "data")
+        machine.run_json("restore", "data", "--prefix", machine.envs / "data")
     command = [sys.executable, "-c", _RUN, *arguments]
     variables = {**machine.variables, "SNAPPER_ENVS_DIR": str(machine.envs)}
     done = subprocess.run(

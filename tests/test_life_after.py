@@ -23,8 +23,8 @@ def versions(prefix: Path) -> dict[str, str]:
 
 
 def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Machine, tmp_path: Path) -> None:
-    machine.done("pack", "-p", pristine("compiled"), "--name", "work")
-    machine.done("restore", "work", "--envs-dir", machine.envs)
+    machine.run_json("pack", "-p", pristine("compiled"), "--name", "work")
+    machine.run_json("restore", "work", "--envs-dir", machine.envs)
     work = machine.envs / "work"
 
     change(work, install=["click ==8.1.7", "tabulate"])
@@ -39,8 +39,8 @@ def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Mac
     pip(work, "uninstall", "-y", "toolz")
     assert "Cow" in python(work, "import cowsay; cowsay.cow('Cow')")
 
-    packed = machine.done("pack", "work")
-    shown = machine.done("show", "work")
+    packed = machine.run_json("pack", "work")
+    shown = machine.run_json("show", "work")
     assert {each["name"] for each in shown["pip"]} == {"tabulate", "cowsay", "click", "setuptools"}
     # What pip has put over conda's click is what counts, and the snapshot says so.
     for fate, path in (("altered", "click/core.py"), ("missing", ".dist-info/METADATA")):
@@ -48,7 +48,7 @@ def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Mac
         assert deviation["package"].startswith("click-")
         assert any(each.endswith(path) for each in deviation["paths"])
     copy = tmp_path / "copy"
-    machine.done("restore", "work", "--prefix", copy)
+    machine.run_json("restore", "work", "--prefix", copy)
     relocated = {
         path for layer in shown["layers"] for group in layer["relocations"] for path in group["paths"]
     }
@@ -62,4 +62,4 @@ def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Mac
     assert "Cow" in python(copy, "import cowsay; cowsay.cow('Cow')")
     assert python(copy, "import importlib.metadata as m; print(m.version('click'))") == "8.1.8\n"
     assert versions(copy) == versions(work)
-    assert machine.done("pack", "-p", copy, "--name", "work")["snapshot"] == packed["snapshot"]
+    assert machine.run_json("pack", "-p", copy, "--name", "work")["snapshot"] == packed["snapshot"]

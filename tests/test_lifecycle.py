@@ -23,8 +23,8 @@ from snapper.cli.app import run
 from snapper.commands.lifecycle import LONGEST, PLATFORMS, LifecycleOptions, render_script
 from tests.conftest import Machine, tree_of
 from tests.support.disk import Disk
+from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
-from tests.support.misfortune import make_data
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -104,7 +104,7 @@ def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
 
 
 def test_an_event_that_there_is_not(machine: Machine) -> None:
-    missing, misspelt = machine.refused(2, "lifecycle"), machine.refused(2, "lifecycle", "on-strat")
+    missing, misspelt = machine.expect_error(2, "lifecycle"), machine.expect_error(2, "lifecycle", "on-strat")
     assert missing["message"] == "Missing argument 'EVENT'. Choose from: on-create, on-start"
     assert (
         misspelt["message"] == "Invalid value for 'EVENT': 'on-strat' is not one of 'on-create', 'on-start'"
@@ -113,7 +113,7 @@ def test_an_event_that_there_is_not(machine: Machine) -> None:
 
 def test_a_script_that_would_be_too_long(machine: Machine) -> None:
     patterns = [word for number in range(3000) for word in ("--only", f"name{number}")]
-    error = machine.refused(2, "lifecycle", "on-start", *patterns)
+    error = machine.expect_error(2, "lifecycle", "on-start", *patterns)
     assert "16,384" in error["message"]
 
 
@@ -218,12 +218,12 @@ def volume(another_user: tuple[str, Path]) -> Path:
     program.write_text(f"#!{venv}/bin/python\nfrom snapper.cli import main\nmain()\n")
     program.chmod(0o755)
 
-    machine.done("pack", "-p", python, "--name", "work")
+    machine.run_json("pack", "-p", python, "--name", "work")
     data = make_data(machine.envs / "data")
     add_kernel(
         data, "text", argv=["/bin/echo", "started", "{connection_file}"], display_name="T", language="t"
     )
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(data)
     if os.geteuid() == 0:
         subprocess.run(["chown", "-R", user, str(home)], check=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine, tree_of
-from tests.support.misfortune import make_data, unprivileged
+from tests.support.environments import make_data
+from tests.support.users import unprivileged
 
 #: Without the conda of whoever runs the tests.
 PROGRAMS = "/usr/bin:/bin"
@@ -25,7 +26,7 @@ def environment(prefix: Path) -> Path:
 
 def found(machine: Machine, name: str, **variables: str) -> str:
     """Which directory `snapper pack NAME` packs."""
-    prefix: str = machine.done("pack", name, PATH=PROGRAMS, **variables)["prefix"]
+    prefix: str = machine.run_json("pack", name, PATH=PROGRAMS, **variables)["prefix"]
     return prefix
 
 
@@ -135,7 +136,7 @@ def test_base_is_the_environment_of_conda_itself(way: str, machine: Machine) -> 
     prefix = root(machine)
     (prefix / "pkgs").mkdir()
     (prefix / "pkgs" / "urls.txt").write_text("")
-    packed = machine.done("pack", "base", PATH=PROGRAMS, **WAYS[way](prefix))
+    packed = machine.run_json("pack", "base", PATH=PROGRAMS, **WAYS[way](prefix))
     assert packed["prefix"] == str(prefix)
     assert packed["environment"] == "base"
     assert {each["path"] for each in packed["skipped"]} == {"envs/inner", "pkgs"}
@@ -149,7 +150,7 @@ def test_an_active_environment_is_not_base_wherever_it_is(machine: Machine) -> N
 
 def test_conda_on_the_path(machine: Machine) -> None:
     prefix = root(machine)
-    packed = machine.done("pack", "inner", PATH=f"{prefix}/condabin:{PROGRAMS}")
+    packed = machine.run_json("pack", "inner", PATH=f"{prefix}/condabin:{PROGRAMS}")
     assert packed["prefix"] == f"{prefix}/envs/inner"
 
 
@@ -188,14 +189,14 @@ def test_directories_that_cannot_be_looked_into_are_passed_over(text: str, machi
 def origin(machine: Machine) -> Path:
     """Where the environment `data` was packed from and is no more; its directory is there."""
     prefix = make_data(machine.home / "origin" / "data")
-    machine.done("pack", "-p", prefix)
+    machine.run_json("pack", "-p", prefix)
     shutil.rmtree(prefix)
     return prefix
 
 
 def restored(machine: Machine, *options: object, **variables: str) -> Path:
     """Where `snapper restore data` puts it."""
-    (document,) = machine.done("restore", "data", *options, PATH=PROGRAMS, **variables)["restored"]
+    (document,) = machine.run_json("restore", "data", *options, PATH=PROGRAMS, **variables)["restored"]
     prefix = Path(document["prefix"])
     assert (prefix / "conda-meta").is_dir()
     return prefix
@@ -208,21 +209,21 @@ def test_to_where_it_was_packed(origin: Path, machine: Machine) -> None:
 def test_to_the_very_directory_of_a_project(machine: Machine) -> None:
     """Which has another name than the environment; in an envs directory, the name is what conda goes by."""
     project = make_data(machine.home / "project" / "env")
-    machine.done("pack", "-p", project, "--name", "data")
+    machine.run_json("pack", "-p", project, "--name", "data")
     shutil.rmtree(project)
     assert restored(machine) == project
     (project / "which").write_text("changed")
-    machine.done("pack", "-p", project, "--name", "data")
-    machine.done("rollback", "data")
+    machine.run_json("pack", "-p", project, "--name", "data")
+    machine.run_json("rollback", "data")
     assert not (project / "which").exists()
     assert [path.name for path in project.parent.iterdir()] == ["env"]
     shutil.rmtree(project)
     make_data(project)
     assert restored(machine) == project.parent / "data"
     named = make_data(machine.envs / "env")
-    machine.done("pack", "-p", named, "--name", "other")
+    machine.run_json("pack", "-p", named, "--name", "other")
     shutil.rmtree(named)
-    (document,) = machine.done("restore", "other")["restored"]
+    (document,) = machine.run_json("restore", "other")["restored"]
     assert document["prefix"] == str(machine.envs / "other")
 
 
@@ -230,11 +231,11 @@ def test_two_that_were_packed_from_one_place(machine: Machine) -> None:
     project = make_data(machine.home / "project" / "env")
     for name in ("first", "env", "second"):
         (project / "which").write_text(name)
-        machine.done("pack", "-p", project, "--name", name)
+        machine.run_json("pack", "-p", project, "--name", name)
     shutil.rmtree(project)
     for _ in range(2):
         places = {
-            each["environment"]: each["prefix"] for each in machine.done("restore", "--all")["restored"]
+            each["environment"]: each["prefix"] for each in machine.run_json("restore", "--all")["restored"]
         }
         assert places == {
             "env": str(project),
@@ -249,18 +250,18 @@ def test_base_and_what_is_inside_of_it(machine: Machine) -> None:
     base = make_data(machine.home / "forge")
     (base / "condabin").mkdir()
     inner = make_data(base / "envs" / "a")
-    machine.done("pack", "-p", base, "--name", "base")
-    machine.done("pack", "-p", inner)
+    machine.run_json("pack", "-p", base, "--name", "base")
+    machine.run_json("pack", "-p", inner)
     shutil.rmtree(base)
     for present in (False, True):
-        found = machine.done("restore", "--all")["restored"]
+        found = machine.run_json("restore", "--all")["restored"]
         assert {each["environment"]: (each["prefix"], each["present"]) for each in found} == {
             "base": (str(base), present),
             "a": (str(inner), present),
         }
     shutil.rmtree(base)
     make_data(base)
-    assert machine.refused(11, "restore", "base")["type"] == "TargetOccupied"
+    assert machine.expect_error(11, "restore", "base")["type"] == "TargetOccupied"
     assert not (machine.home / "base").exists()
 
 
@@ -293,7 +294,7 @@ def test_nowhere(origin: Path, machine: Machine) -> None:
     user = unprivileged(machine)
     origin.parent.chmod(0o555)
     machine.home.chmod(0o555)
-    error = user.refused(10, "restore", "data", PATH=PROGRAMS, CONDA_ENVS_PATH="/does/not/exist")
+    error = user.expect_error(10, "restore", "data", PATH=PROGRAMS, CONDA_ENVS_PATH="/does/not/exist")
     assert error["type"] == "NoTargetDirectory"
     for tried in (origin.parent, "/does/not/exist", machine.home / ".conda" / "envs"):
         assert str(tried) in error["message"]

@@ -28,7 +28,8 @@ from snapper.repository import locks
 from snapper.repository.locks import _machine, boottime, new_trial_key, pack_intent, prune_lock
 from snapper.store import Store, open_store
 from tests.conftest import Machine
-from tests.support.misfortune import check_store, layer_files, make_data, page_files
+from tests.support.environments import make_data
+from tests.support.stores import check_store, layer_files, page_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -110,7 +111,7 @@ def packed(machine: Machine) -> tuple[Machine, list[str]]:
     ids = []
     for number in range(4):
         (prefix / "which").write_bytes(os.urandom(5000 + number))
-        ids.append(machine.done("pack", "data")["snapshot"])
+        ids.append(machine.run_json("pack", "data")["snapshot"])
     return machine, ids
 
 
@@ -132,37 +133,37 @@ def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, li
     machine, ids = packed
     age(machine.store, 2 * DAY)
     before = {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")}
-    found = machine.done("prune", "--keep-last", 2)
+    found = machine.run_json("prune", "--keep-last", 2)
     assert found["dry"]
     assert [each["snapshot"] for each in found["dropped"]] == ids[:2]
     assert {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")} == before
     shown = machine.snapper("prune", "--keep-last", 2).out
     assert "With --yes, this goes out of histories at once, and 2 snapshots and 2 layers" in shown
-    done = machine.done("prune", "--keep-last", 2, "--yes")
+    done = machine.run_json("prune", "--keep-last", 2, "--yes")
     assert {**done, "dry": True} == found
     assert sorted(done["snapshots"]) == sorted(ids[:2])
     assert len(done["layers"]) == len(done["pages"]) == 2
     needed = {page["digest"] for each in ids[2:] for page in pages_of(machine.store, each)}
     assert {page.stem for page in page_files(machine.store)} == needed
     assert check_store(machine.store) == {"data": ids[-1]}
-    assert [each["snapshot"] for each in machine.done("log", "data")["steps"]] == ids[:1:-1]
-    machine.refused(10, "restore", f"data@{ids[0][:8]}", "--prefix", machine.home / "gone")
-    machine.done("restore", f"data@{ids[2][:8]}", "--prefix", machine.home / "there")
-    assert machine.done("prune", "--keep-last", 2, "--yes")["size"] == 0
+    assert [each["snapshot"] for each in machine.run_json("log", "data")["steps"]] == ids[:1:-1]
+    machine.expect_error(10, "restore", f"data@{ids[0][:8]}", "--prefix", machine.home / "gone")
+    machine.run_json("restore", f"data@{ids[2][:8]}", "--prefix", machine.home / "there")
+    assert machine.run_json("prune", "--keep-last", 2, "--yes")["size"] == 0
 
 
 def test_what_is_young_waits(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
-    done = machine.done("prune", "--keep-last", 1, "--yes")
+    done = machine.run_json("prune", "--keep-last", 1, "--yes")
     assert (done["snapshots"], done["layers"]) == ([], [])
     assert done["waiting"] == 3 * 3  # with a page and a layer each
     assert done["waiting_size"] > 3 * 5000
     assert len(done["dropped"]) == 3
     assert len(layer_files(machine.store)) > 4
     age(machine.store, 23 * 3600)
-    assert machine.done("prune", "--yes")["snapshots"] == []
+    assert machine.run_json("prune", "--yes")["snapshots"] == []
     age(machine.store, 2 * 3600)
-    assert len(machine.done("prune", "--yes")["snapshots"]) == 3
+    assert len(machine.run_json("prune", "--yes")["snapshots"]) == 3
     assert check_store(machine.store) == {"data": ids[-1]}
 
 
@@ -172,8 +173,8 @@ def test_nothing_is_let_go_of_before_it_is_known_what_stays(
 ) -> None:
     """The current snapshot cannot be read: then the one before it may be all that there is."""
     machine, ids = packed
-    machine.done("tag", "data", "release")
-    machine.done("pack", "-p", machine.envs / "data", "--name", "other")
+    machine.run_json("tag", "data", "release")
+    machine.run_json("pack", "-p", machine.envs / "data", "--name", "other")
     age(machine.store, 2 * DAY)
     file = machine.store / (
         "environments/other.json" if damaged == "another's" else f"snapshots/{ids[-1]}.json"
@@ -181,7 +182,7 @@ def test_nothing_is_let_go_of_before_it_is_known_what_stays(
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     before = {path: path.read_bytes() for path in machine.store.rglob("*") if path.is_file()}
     for names in ((), ("data",)):
-        machine.refused(12, "prune", *names, "--keep-last", 1, "--keep-tag", "none", "--yes")
+        machine.expect_error(12, "prune", *names, "--keep-last", 1, "--keep-tag", "none", "--yes")
         after = {path: path.read_bytes() for path in machine.store.rglob("*") if path.is_file()}
         assert after == before
 
@@ -189,14 +190,14 @@ def test_nothing_is_let_go_of_before_it_is_known_what_stays(
 def test_what_a_history_loses_is_named(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     for tag, snapshot_id in (("stable", ids[0]), ("first", ids[1])):
-        machine.done("tag", f"data@{snapshot_id}", tag)
+        machine.run_json("tag", f"data@{snapshot_id}", tag)
     for yes in ((), ("--yes",)):
         outcome = machine.snapper("prune", "--keep-last", 1, "--keep-tag", "st*", *yes)
         assert outcome.code == 0
         assert f"out of the history: data@{ids[1][:12]}" in outcome.out
         assert f"tag not kept: data@first, which is {ids[1][:12]}" in outcome.out
         assert "stable" not in outcome.out
-    assert machine.done("list")["environments"][0]["tags"] == {"stable": ids[0]}
+    assert machine.run_json("list")["environments"][0]["tags"] == {"stable": ids[0]}
 
 
 def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> None:
@@ -204,28 +205,28 @@ def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> Non
     other = make_data(machine.envs / "other")
     for _ in range(2):
         (other / "which").write_bytes(os.urandom(5000))
-        last = machine.done("pack", "other")["snapshot"]
-    done = machine.done("prune", "data", "--keep-last", 1, "--grace", "0s", "--yes")
+        last = machine.run_json("pack", "other")["snapshot"]
+    done = machine.run_json("prune", "data", "--keep-last", 1, "--grace", "0s", "--yes")
     assert {each["environment"] for each in done["dropped"]} == {"data"}
-    assert len(machine.done("log", "other")["steps"]) == 2
+    assert len(machine.run_json("log", "other")["steps"]) == 2
     assert check_store(machine.store) == {"data": ids[-1], "other": last}
-    machine.done("remove", "data", "--yes")
-    done = machine.done("prune", "--grace", "0s", "--yes")
+    machine.run_json("remove", "data", "--yes")
+    done = machine.run_json("prune", "--grace", "0s", "--yes")
     assert done["snapshots"] == [ids[-1]]
     assert check_store(machine.store) == {"other": last}
-    machine.done("restore", "other", "--prefix", machine.home / "again")
+    machine.run_json("restore", "other", "--prefix", machine.home / "again")
 
 
 def test_what_is_refused(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
-    assert machine.refused(2, "prune", "--grace", "soon")["type"] == "UsageError"
-    assert machine.refused(10, "prune", "nothing", "--keep-last", 1, "--yes")["type"] == "NotInStore"
+    assert machine.expect_error(2, "prune", "--grace", "soon")["type"] == "UsageError"
+    assert machine.expect_error(10, "prune", "nothing", "--keep-last", 1, "--yes")["type"] == "NotInStore"
     (machine.store / "snapshots" / f"{ids[-1]}.json").write_bytes(b"{}")
     before = sorted(machine.store.rglob("*"))
-    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
+    assert machine.expect_error(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
     assert sorted(machine.store.rglob("*")) == before
     (machine.store / "environments" / "data.json").write_bytes(b"{}")
-    assert machine.refused(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
+    assert machine.expect_error(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
     assert sorted(machine.store.rglob("*")) == before
 
 
@@ -235,7 +236,7 @@ def test_leftovers_go(packed: tuple[Machine, list[str]]) -> None:
     (layer.parent / f".{layer.name[:16]}.0123456789abcdef").write_bytes(b"cut o")
     (machine.store / "environments" / f".data.json.{'0' * 16}").write_bytes(b"{")
     (machine.store / "environments" / ".keep").touch()
-    assert machine.done("prune", "--yes")["left_over"] == 2
+    assert machine.run_json("prune", "--yes")["left_over"] == 2
     assert check_store(machine.store, killed=True) == {"data": ids[-1]}
     assert [path.name for path in machine.store.rglob(".*")] == [".keep"]
 
@@ -421,10 +422,10 @@ def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
     intent = write_lock(machine.store, INTENT)
     lock = write_lock(machine.store, "prune")
     (machine.envs / "data" / "which").write_text("new")
-    newest = machine.done("pack", "data")["snapshot"]
+    newest = machine.run_json("pack", "data")["snapshot"]
     assert not lock.exists()
     write_lock(machine.store, "prune")
-    assert len(machine.done("prune", "--keep-last", 1, "--grace", "0s", "--yes")["dropped"]) == 4
+    assert len(machine.run_json("prune", "--keep-last", 1, "--grace", "0s", "--yes")["dropped"]) == 4
     assert not lock.exists() and not intent.exists()
     assert check_store(machine.store) == {"data": newest}
     assert not list((machine.store / "locks").iterdir())
@@ -435,11 +436,11 @@ def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, li
     left = machine.store / new_trial_key()
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"1")
-    machine.done("verify")
-    machine.done("prune", "--yes")
+    machine.run_json("verify")
+    machine.run_json("prune", "--yes")
     assert left.exists()
     age(machine.store, 2 * 3600)
-    machine.done("prune", "--yes")
+    machine.run_json("prune", "--yes")
     assert not left.exists()
 
 
@@ -455,7 +456,7 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
         assert made.added
         for lock in (machine.store / "locks").iterdir():
             lock.unlink()
-        machine.done("prune", "--grace", "0s", "--yes")
+        machine.run_json("prune", "--grace", "0s", "--yes")
         return made
 
     monkeypatch.setattr(packing, "_make", make_and_lose)
@@ -465,8 +466,8 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1)
     assert check_store(machine.store) == {"data": ids[-1]}
     monkeypatch.undo()
-    machine.done("pack", "data")
-    assert machine.done("verify", "--data")["problems"] == []
+    machine.run_json("pack", "data")
+    assert machine.run_json("verify", "--data")["problems"] == []
 
 
 class Told(NullProgress):
@@ -490,12 +491,12 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     intent = write_lock(machine.store, INTENT, **changes)
     if kind == "unreadable":
         intent.write_text("{")
-    error = machine.refused(11, "prune", "--grace", "0s", "--yes")
+    error = machine.expect_error(11, "prune", "--grace", "0s", "--yes")
     assert error["type"] == "StoreLocked"
     assert ("someone@" in error["message"]) == (kind != "unreadable")
     assert intent.exists()
     age(machine.store / "locks", 25 * 3600)
-    machine.done("prune", "--grace", "0s", "--yes")
+    machine.run_json("prune", "--grace", "0s", "--yes")
     assert not intent.exists()
 
     monkeypatch.setattr(locks, "_PATIENCE", 0)
@@ -506,10 +507,10 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     with pytest.raises(StoreLocked, match="a prune is at work"):
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1, progress=told)
     assert any("waiting for the prune" in note for note in told.notes)
-    assert machine.refused(11, "prune", "--yes")["type"] == "StoreLocked"
+    assert machine.expect_error(11, "prune", "--yes")["type"] == "StoreLocked"
     assert [path.name for path in (machine.store / "locks").iterdir()] == ["prune.json"]
     age(machine.store / "locks", 3700)
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     assert not lock.exists()
 
 

@@ -14,21 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import Machine, tree_of, untold
-from tests.support.misfortune import (
-    Unprivileged,
-    begin,
-    between_looking_and_reading,
-    change_environment,
-    check_store,
-    forget_state,
-    layer_files,
-    make_data,
-    snapshot_in,
-    unprivileged,
-    wait_for_reader,
-    write_snapshot,
-)
+from tests.conftest import Machine, tree_of, without_run_records
+from tests.support.commands import pack_blocked_before_reading, start_command, wait_for_reader
+from tests.support.environments import forget_state, make_data
+from tests.support.stores import check_store, edit_ref, layer_files, snapshot_document, write_snapshot
+from tests.support.users import Unprivileged, unprivileged
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 
@@ -45,9 +35,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
     top = tmp_path_factory.mktemp("packed")
     machine = Machine(top / "home", top / "home" / "envs", top / "store")
     prefix = make_data(machine.envs / "data")
-    first = machine.done("pack", "data")["snapshot"]
+    first = machine.run_json("pack", "data")["snapshot"]
     (prefix / "notes.txt").write_text("The second snapshot has this.\n")
-    second = machine.done("pack", "data")["snapshot"]
+    second = machine.run_json("pack", "data")["snapshot"]
     shutil.rmtree(machine.home)
     return Packed(machine.store, (first, second))
 
@@ -66,7 +56,7 @@ def restored(stocked: Machine) -> Path:
 
 
 def restore(machine: Machine, reference: str) -> Path:
-    (document,) = machine.done("restore", reference, "--envs-dir", machine.envs)["restored"]
+    (document,) = machine.run_json("restore", reference, "--envs-dir", machine.envs)["restored"]
     return Path(document["prefix"])
 
 
@@ -86,16 +76,16 @@ def refused(machine: Machine) -> Refused:
     """
 
     def run(code: int, *arguments: object, brief: bool = False, **variables: str) -> dict[str, str]:
-        home, store = untold(tree_of(machine.home)), tree_of(machine.store)
+        home, store = without_run_records(tree_of(machine.home)), tree_of(machine.store)
         if brief:
             outcome = machine.snapper(*arguments, "--json", **variables)
             assert outcome.code == code, outcome
             error: dict[str, str] = outcome.json["error"]
             assert error["message"].isprintable()
         else:
-            error = machine.refused(code, *arguments, **variables)
+            error = machine.expect_error(code, *arguments, **variables)
         assert error["hint"], error
-        assert untold(tree_of(machine.home)) == home
+        assert without_run_records(tree_of(machine.home)) == home
         left = tree_of(machine.store)
         assert left == store or (not store and left.keys() == {"snapper.json"})
         return error
@@ -178,12 +168,12 @@ def test_no_arguments_at_all(machine: Machine) -> None:
 def test_packing_a_directory_whose_name_no_environment_can_have(machine: Machine, refused: Refused) -> None:
     prefix = make_data(machine.home / "my env")
     assert "--name" in refused(2, "pack", "-p", prefix)["hint"]
-    assert machine.done("pack", "-p", prefix, "--name", "mine")["environment"] == "mine"
+    assert machine.run_json("pack", "-p", prefix, "--name", "mine")["environment"] == "mine"
 
 
 def test_a_relative_directory_is_named_as_what_it_is(machine: Machine) -> None:
     make_data(machine.envs / "data")
-    assert machine.done("pack", "-p", "envs/data/bin/..")["environment"] == "data"
+    assert machine.run_json("pack", "-p", "envs/data/bin/..")["environment"] == "data"
 
 
 def test_a_path_on_a_terminal_cannot_steer_it(machine: Machine) -> None:
@@ -203,13 +193,13 @@ def test_pack_what_cannot_be_read(hidden: str, other_user: Unprivileged) -> None
     (prefix / "mine").mkdir()
     (prefix / "mine" / "notes.txt").write_text("mine")
     (prefix / hidden).chmod(0)
-    error = other_user.refused(1, "pack", "data")
+    error = other_user.expect_error(1, "pack", "data")
     assert f"cannot read {prefix / hidden}" in error["message"]
     assert str(prefix / hidden) in error["hint"]
     assert not (other_user.store / "environments").exists()
     assert not (other_user.store / "snapshots").exists()
     (prefix / hidden).chmod(0o755)
-    other_user.done("pack", "data")
+    other_user.run_json("pack", "data")
     check_store(other_user.store)
 
 
@@ -217,7 +207,7 @@ def test_pack_a_record_that_cannot_be_read(other_user: Unprivileged) -> None:
     prefix = make_data(other_user.envs / "data")
     (record,) = (prefix / "conda-meta").glob("textdata-*.json")
     record.chmod(0)
-    assert f"cannot read {record}" in other_user.refused(1, "pack", "data")["message"]
+    assert f"cannot read {record}" in other_user.expect_error(1, "pack", "data")["message"]
 
 
 @pytest.mark.parametrize(
@@ -245,10 +235,10 @@ def test_pack_where_the_records_are_a_link(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     (prefix / "conda-meta").rename(prefix / "elsewhere")
     (prefix / "conda-meta").symlink_to("elsewhere")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     before = tree_of(prefix)
     shutil.rmtree(prefix)
-    machine.done("restore", "data", "--prefix", prefix)
+    machine.run_json("restore", "data", "--prefix", prefix)
     assert tree_of(prefix) == before
 
 
@@ -293,12 +283,12 @@ def test_pack_a_file_that_changes_meanwhile(
 ) -> None:
     prefix = make_data(machine.envs / "data")
     (prefix / "mine.bin").write_bytes(bytes(10))
-    with between_looking_and_reading(prefix) as pipe:
-        running = begin(machine, "pack", "data", "--json")
+    with pack_blocked_before_reading(prefix) as pipe:
+        running = start_command(machine, "pack", "data", "--json")
         held = wait_for_reader(pipe, running)
         change(prefix / path)
         os.close(held)
-        outcome = running.end()
+        outcome = running.finish()
     assert outcome.code == 11, outcome
     error = outcome.json["error"]
     assert error["type"] == "ChangedWhilePacking"
@@ -312,12 +302,12 @@ def test_pack_a_large_file_that_changes_meanwhile(machine: Machine) -> None:
     large = prefix / "large.bin"
     with large.open("wb") as out:
         out.truncate(70 * 1024 * 1024)
-    with between_looking_and_reading(prefix) as pipe:
-        running = begin(machine, "pack", "data", "--json")
+    with pack_blocked_before_reading(prefix) as pipe:
+        running = start_command(machine, "pack", "data", "--json")
         held = wait_for_reader(pipe, running)
         append(large)
         os.close(held)
-        outcome = running.end()
+        outcome = running.finish()
     assert outcome.code == 11, outcome
     assert outcome.json["error"]["type"] == "ChangedWhilePacking"
     assert check_store(machine.store) == {}
@@ -410,7 +400,7 @@ def test_a_store_that_cannot_be_read(closed: str, packed: Packed, other_user: Un
     shutil.copytree(packed.store, other_user.store)
     (other_user.envs / "data" / "conda-meta").mkdir(parents=True)
     (other_user.store / closed).chmod(0)
-    error = other_user.refused(13, "list")
+    error = other_user.expect_error(13, "list")
     assert str(other_user.store) in error["message"]
     assert "Permission denied" in error["message"]
     for arguments in (("pack", "data"), ("restore", "data")):
@@ -418,7 +408,7 @@ def test_a_store_that_cannot_be_read(closed: str, packed: Packed, other_user: Un
         assert outcome.code == 13, outcome
         assert outcome.json["error"]["type"] == "StoreRefused"
     (other_user.store / closed).chmod(0o755)
-    assert other_user.done("list")["environments"][0]["environment"] == "data"
+    assert other_user.run_json("list")["environments"][0]["environment"] == "data"
 
 
 @pytest.mark.parametrize("closed", [".", "layers", "environments"])
@@ -433,12 +423,12 @@ def test_a_store_that_cannot_be_written(closed: str, packed: Packed, other_user:
     (prefix / "new").write_text("new")
     (other_user.store / closed).chmod(0o555)
     before = tree_of(other_user.store / "environments")
-    error = other_user.refused(13, "pack", "-p", prefix, "--jobs", 1)
+    error = other_user.expect_error(13, "pack", "-p", prefix, "--jobs", 1)
     assert error["type"] == "StoreRefused"
     assert "Permission denied" in error["message"]
     assert tree_of(other_user.store / "environments") == before
     (other_user.store / closed).chmod(0o755)
-    other_user.done("pack", "-p", prefix)
+    other_user.run_json("pack", "-p", prefix)
 
 
 def test_a_store_that_cannot_even_be_reached(other_user: Unprivileged) -> None:
@@ -449,7 +439,7 @@ def test_a_store_that_cannot_even_be_reached(other_user: Unprivileged) -> None:
     closed.chmod(0)
     store = closed / "inner" / "store"
     for arguments in (("pack", "-p", prefix, "--store", store), *commands(store)):
-        assert "Permission denied" in other_user.refused(13, *arguments)["message"]
+        assert "Permission denied" in other_user.expect_error(13, *arguments)["message"]
     closed.chmod(0o755)
 
 
@@ -483,7 +473,7 @@ def test_an_id_that_several_snapshots_begin_with(stocked: Machine, refused: Refu
         for digit in "01":
             document["history"].insert(0, {**document["history"][0], "snapshot": "beef" + digit * 60})
 
-    change_environment(stocked.store, "data", add_likeness)
+    edit_ref(stocked.store, "data", add_likeness)
     assert "2 snapshots" in refused(2, "show", "data@beef")["message"]
 
 
@@ -530,7 +520,7 @@ def test_packing_again_mends_layers_of_the_wrong_size(stocked: Machine) -> None:
     for file, damage in zip(files, damages, strict=False):
         damage(file)
     forget_state(prefix)
-    stocked.done("pack", "-p", prefix)
+    stocked.run_json("pack", "-p", prefix)
     shutil.rmtree(prefix)
     restore(stocked, "data")
     assert tree_of(prefix) == whole
@@ -543,7 +533,7 @@ def test_what_is_damaged_can_be_removed_and_packed_again(packed: Packed, stocked
     for file in [*layer_files(stocked.store), stocked.store / "snapshots" / f"{packed.snapshots[1]}.json"]:
         file.unlink()
     forget_state(prefix)
-    stocked.done("pack", "-p", prefix)
+    stocked.run_json("pack", "-p", prefix)
     shutil.rmtree(prefix)
     restore(stocked, "data")
     assert tree_of(prefix) == whole
@@ -553,7 +543,7 @@ def forged_layer(store: Path, name: str, change: Callable[[bytes], bytes]) -> No
     """Makes one layer's stored bytes others, with everything that names them true of the others."""
     environment = store / "environments" / f"{name}.json"
     current = json.loads(environment.read_bytes())["current"]
-    snapshot = snapshot_in(store, current)
+    snapshot = snapshot_document(store, current)
     layer = snapshot["layers"][0]
     stored = change((store / "layers" / layer["digest"][:2] / f"{layer['digest']}.tar.zst").read_bytes())
     layer["digest"], layer["size"] = hashlib.sha256(stored).hexdigest(), len(stored)
@@ -574,7 +564,7 @@ def make_current(store: Path, name: str, digest: str) -> None:
     def point(document: dict[str, Any]) -> None:
         document["current"] = document["history"][-1]["snapshot"] = digest
 
-    change_environment(store, name, point)
+    edit_ref(store, name, point)
 
 
 @pytest.mark.parametrize(
@@ -663,13 +653,13 @@ def misname_current(document: dict[str, Any]) -> None:
 def test_an_environment_object_that_is_damaged(
     change: Callable[[dict[str, Any]], None], code: int, stocked: Machine, refused: Refused
 ) -> None:
-    change_environment(stocked.store, "data", change)
+    edit_ref(stocked.store, "data", change)
     assert "'data'" in refused(code, "show", "data", brief=True)["message"]
 
 
 def test_a_damaged_environment_object_is_not_written_over(stocked: Machine, refused: Refused) -> None:
     prefix = make_data(stocked.envs / "data")
-    stocked.done("pack", "-p", prefix, "--name", "healthy")
+    stocked.run_json("pack", "-p", prefix, "--name", "healthy")
     (stocked.store / "environments" / "data.json").write_text("garbage")
     for command in (("restore", "data", "--envs-dir", stocked.home), ("pack", "-p", prefix)):
         assert "'data'" in refused(12, *command)["message"]
@@ -686,7 +676,7 @@ def test_a_damaged_environment_object_is_not_written_over(stocked: Machine, refu
 
 def test_one_damaged_environment_does_not_keep_the_others_away(stocked: Machine) -> None:
     prefix = make_data(stocked.envs / "other")
-    stocked.done("pack", "-p", prefix)
+    stocked.run_json("pack", "-p", prefix)
     shutil.rmtree(prefix)
     (stocked.store / "environments" / "data.json").write_text("garbage")
     outcome = stocked.snapper("restore", "--all", "--envs-dir", stocked.envs, "--json")
@@ -725,7 +715,7 @@ def test_windows(machine: Machine) -> None:
 
 
 def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, refused: Refused) -> None:
-    snapshot = snapshot_in(stocked.store, packed.snapshots[1])
+    snapshot = snapshot_document(stocked.store, packed.snapshots[1])
     make_current(stocked.store, "data", write_snapshot(stocked.store, {**snapshot, "platform": "osx-arm64"}))
     error = refused(1, "restore", "data", "--envs-dir", stocked.envs)
     assert error["type"] == "PlatformMismatch"
@@ -736,7 +726,7 @@ def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, r
 def test_a_prefix_too_long_for_a_binary(
     pristine: Callable[[str], Path], machine: Machine, refused: Refused
 ) -> None:
-    machine.done("pack", "-p", pristine("no-python"), "--name", "tools")
+    machine.run_json("pack", "-p", pristine("no-python"), "--name", "tools")
     length = 256 - len(os.fsencode(machine.home)) - 2
     prefix = machine.home / ("d" * (length // 2)) / ("e" * (length - length // 2))
     assert len(str(prefix)) == 256
@@ -745,7 +735,7 @@ def test_a_prefix_too_long_for_a_binary(
     assert "256 bytes" in error["message"]
     assert "255 bytes" in error["message"]
     fitting = prefix.with_name(prefix.name[:-1])
-    machine.done("restore", "tools", "--prefix", fitting)
+    machine.run_json("restore", "tools", "--prefix", fitting)
     shown = subprocess.run([fitting / "bin" / "whereami"], capture_output=True, text=True, check=True)
     assert shown.stdout.splitlines()[0] == str(fitting)
 
@@ -772,16 +762,16 @@ def test_an_environment_behind_a_symlink(stocked: Machine, refused: Refused) -> 
     """Such as one on a volume that is linked into the usual place: it is there, and the link is not replaced."""
     link, real = stocked.envs / "data", stocked.home / "volume" / "data"
     link.symlink_to(real)
-    stocked.done("restore", "data", "--prefix", real)
-    (document,) = stocked.done("restore", "data", "--envs-dir", stocked.envs)["restored"]
+    stocked.run_json("restore", "data", "--prefix", real)
+    (document,) = stocked.run_json("restore", "data", "--envs-dir", stocked.envs)["restored"]
     assert document["present"]
     (real / "mine").write_text("mine")
     for more in ((), ("--replace",)):
         error = refused(11, "restore", "data", "--envs-dir", stocked.envs, *more, brief=True)
         assert f"it is a symlink to {real}" in error["message"]
         assert f"--prefix {real}" in error["hint"]
-    stocked.done("restore", "data", "--prefix", real, "--replace")
-    (document,) = stocked.done("restore", "data", "--envs-dir", stocked.envs, "--replace")["restored"]
+    stocked.run_json("restore", "data", "--prefix", real, "--replace")
+    (document,) = stocked.run_json("restore", "data", "--envs-dir", stocked.envs, "--replace")["restored"]
     assert document["present"]
     assert link.is_symlink()
 
@@ -801,7 +791,7 @@ def test_restore_into_an_empty_directory(stocked: Machine) -> None:
 
 def test_restore_where_another_environment_is(restored: Path, stocked: Machine, refused: Refused) -> None:
     make_data(stocked.home / "other")
-    stocked.done("pack", "-p", stocked.home / "other")
+    stocked.run_json("pack", "-p", stocked.home / "other")
     for more in ((), ("--replace",)):
         error = refused(11, "restore", "other", "--prefix", restored, *more)
         assert "'data'" in error["message"]
@@ -812,7 +802,7 @@ def test_restore_where_an_environment_of_unknown_origin_is(stocked: Machine, ref
     (stocked.envs / "data" / "mine").write_text("mine")
     error = refused(11, "restore", "data", "--envs-dir", stocked.envs)
     assert "--replace" in error["hint"]
-    stocked.done("restore", "data", "--envs-dir", stocked.envs, "--replace")
+    stocked.run_json("restore", "data", "--envs-dir", stocked.envs, "--replace")
     assert not (stocked.envs / "data" / "mine").exists()
     assert (stocked.envs / "data" / "notes.txt").exists()
 
@@ -842,7 +832,7 @@ def test_restore_where_an_environment_with_changes_is(
         error = refused(11, "restore", reference, "--envs-dir", stocked.envs)
         assert "has changed" in error["message"]
         assert "--replace" in error["hint"]
-    stocked.done("restore", "data@~1", "--envs-dir", stocked.envs, "--replace")
+    stocked.run_json("restore", "data@~1", "--envs-dir", stocked.envs, "--replace")
     assert not (restored / "notes.txt").exists()
     assert not (restored / "mine.py").exists()
 
@@ -857,7 +847,7 @@ def test_another_snapshot_replaces_an_unchanged_environment(restored: Path, stoc
 def test_all_leaves_changed_environments_of_the_same_snapshot(restored: Path, stocked: Machine) -> None:
     add(restored)
     before = tree_of(restored)
-    document = stocked.done("restore", "--all", "--envs-dir", stocked.envs)
+    document = stocked.run_json("restore", "--all", "--envs-dir", stocked.envs)
     assert [each["present"] for each in document["restored"]] == [True]
     assert tree_of(restored) == before
 
@@ -866,7 +856,7 @@ def test_all_leaves_changed_environments_of_the_same_snapshot(restored: Path, st
 def test_restore_where_nothing_can_be_written(where: str, packed: Packed, other_user: Unprivileged) -> None:
     shutil.copytree(packed.store, other_user.store)
     other_user.envs.chmod(0o555)
-    error = other_user.refused(1, "restore", "data", "--envs-dir", other_user.home / where)
+    error = other_user.expect_error(1, "restore", "data", "--envs-dir", other_user.home / where)
     assert error["type"] == "PermissionDenied"
     assert str(other_user.envs) in error["message"]
 
@@ -874,7 +864,7 @@ def test_restore_where_nothing_can_be_written(where: str, packed: Packed, other_
 def test_restore_where_nothing_can_be_seen(packed: Packed, other_user: Unprivileged) -> None:
     shutil.copytree(packed.store, other_user.store)
     other_user.envs.chmod(0)
-    error = other_user.refused(1, "restore", "data", "--prefix", other_user.envs / "deep" / "data")
+    error = other_user.expect_error(1, "restore", "data", "--prefix", other_user.envs / "deep" / "data")
     assert error["type"] == "PermissionDenied"
     assert str(other_user.envs) in error["message"]
 
@@ -885,18 +875,18 @@ def test_an_environment_that_nobody_may_write(other_user: Unprivileged) -> None:
     for path in [*prefix.rglob("*"), prefix]:
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & 0o555)
-    other_user.done("pack", "data")
+    other_user.run_json("pack", "data")
     before = tree_of(prefix), prefix.stat().st_mode
     for path in [prefix, *(each for each in prefix.rglob("*") if each.is_dir() and not each.is_symlink())]:
         path.chmod(0o755)
     shutil.rmtree(prefix)
     for _ in range(2):
-        other_user.done("restore", "data")
+        other_user.run_json("restore", "data")
         assert (tree_of(prefix), prefix.stat().st_mode) == before
-        other_user.done("restore", "data", "--replace")
+        other_user.run_json("restore", "data", "--replace")
     (other_user.envs / "data" / "share").chmod(0o755)
     (other_user.envs / "data" / "share" / "mine").write_text("mine")
-    other_user.done("restore", "data", "--replace")
+    other_user.run_json("restore", "data", "--replace")
     assert (tree_of(prefix), prefix.stat().st_mode) == before
     assert sorted(path.name for path in other_user.envs.iterdir()) == ["data"]
 
@@ -920,22 +910,22 @@ def kernels_dir(machine: Machine) -> Path:
 
 def test_a_kernel_of_the_same_name_that_is_not_ours(machine: Machine) -> None:
     with_kernel(make_data(machine.envs / "data"), KERNEL)
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
     foreign = kernels_dir(machine) / "data-textual"
     foreign.mkdir(parents=True)
     (foreign / "kernel.json").write_text(json.dumps({**KERNEL, "metadata": {}}))
     before = tree_of(foreign)
-    (document,) = machine.done("restore", "data")["restored"]
+    (document,) = machine.run_json("restore", "data")["restored"]
     (kernel,) = document["kernels"]
     assert kernel["name"] == "data-textual-2"
-    assert machine.done("restore", "data")["restored"][0]["kernels"] == [kernel]
+    assert machine.run_json("restore", "data")["restored"][0]["kernels"] == [kernel]
     assert tree_of(foreign) == before
 
 
 def test_kernels_that_cannot_be_written(machine: Machine) -> None:
     with_kernel(make_data(machine.envs / "data"), KERNEL)
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
     kernels_dir(machine).parent.mkdir(parents=True)
     kernels_dir(machine).write_text("not a directory")
@@ -958,7 +948,7 @@ def test_kernelspecs_that_are_not_as_they_should_be(machine: Machine) -> None:
         with_kernel(prefix, spec, f"strange{number}")
     with_kernel(prefix, KERNEL, "healthy")
     (prefix / "share/jupyter/kernels/empty").mkdir()
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
     outcome = machine.snapper("restore", "data")
     assert outcome.code == 0, outcome

@@ -20,10 +20,12 @@ from snapper.process.identity import is_process_alive
 from snapper.restoring.schedule import rank_names, select_names
 from snapper.restoring.space import Space
 from tests.conftest import Machine, Outcome, tree_of
+from tests.support.commands import start_command, wait_until
+from tests.support.environments import make_data
 from tests.support.jupyter import kernels_dir, started
 from tests.support.kernelspecs import add_kernel
-from tests.support.misfortune import begin, eventually, layer_files, make_data
 from tests.support.s3server import S3Server
+from tests.support.stores import layer_files
 from tests.support.throttle import Throttle, throttled
 
 
@@ -59,7 +61,7 @@ def three(machine: Machine) -> Machine:
         prefix = make_data(machine.envs / name)
         (prefix / "own.txt").write_text(f"of {name}\n" * 1000)
         add_kernel(prefix, "text", argv=["true"], display_name="Text", language="text")
-        machine.done("pack", name)
+        machine.run_json("pack", name)
         shutil.rmtree(prefix)
     return machine
 
@@ -71,7 +73,7 @@ def restored(document: dict[str, list[dict[str, str]]]) -> list[str]:
 def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
     shared = set(layer_files(three.store))
     for environment in ("one", "three"):
-        digests = {layer["digest"] for layer in three.done("show", environment)["layers"]}
+        digests = {layer["digest"] for layer in three.run_json("show", environment)["layers"]}
         shared = {file for file in shared if file.name.removesuffix(".tar.zst") not in digests}
     (of_two,) = shared
     good = of_two.read_bytes()
@@ -87,12 +89,12 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
     (failed,) = document["failed"]
     assert (failed["environment"], failed["code"]) == ("two", 12)
 
-    status = three.done("status")["last_restore"]
+    status = three.run_json("status")["last_restore"]
     assert not status["at_work"]
     told = {each["environment"]: each["condition"] for each in status["environments"]}
     assert told == {"one": "present", "two": "failed", "three": "present"}
     assert "two: layer" in three.snapper("status").out
-    states = {each["name"]: each["ready"] for each in three.done("kernels")["kernels"]}
+    states = {each["name"]: each["ready"] for each in three.run_json("kernels")["kernels"]}
     assert states == {"one-text": True, "two-text": False, "three-text": True}
     assert "waiting" not in three.snapper("kernels", "list").out
     with started(three, "two-text") as kernel:
@@ -101,8 +103,8 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
 
     of_two.write_bytes(good)
     assert three.snapper("doctor").code == 3
-    three.done("restore", "two")
-    told = {each["environment"]: each for each in three.done("status")["last_restore"]["environments"]}
+    three.run_json("restore", "two")
+    told = {each["environment"]: each for each in three.run_json("status")["last_restore"]["environments"]}
     assert (told["two"]["condition"], told["two"]["error"]) == ("restored", "")
     assert told["one"]["condition"] == "present"
     assert three.snapper("doctor").code == 0
@@ -120,12 +122,12 @@ def test_odd_kernels_do_not_stop_the_others(machine: Machine) -> None:
     good = {"argv": ["true"], "display_name": "Good", "language": "text"}
     make_data(machine.envs / "last")
     add_kernel(machine.envs / "last", "good", **good)
-    machine.done("pack", "last")
+    machine.run_json("pack", "last")
     odd = make_data(machine.envs / "first")
     for name in ("good", "gone"):
         add_kernel(odd, name, **good)
-    machine.done("pack", "first")
-    machine.done("restore", "first")
+    machine.run_json("pack", "first")
+    machine.run_json("restore", "first")
     shutil.rmtree(odd / "share/jupyter/kernels/gone")
     (kernels_dir(machine) / "first-gone").rename(machine.home / "moved")
     (kernels_dir(machine) / "first-gone").symlink_to(machine.home / "moved")
@@ -136,7 +138,7 @@ def test_odd_kernels_do_not_stop_the_others(machine: Machine) -> None:
     for name, variables in (("a", '[[1, "x"]]'), ("b", deep)):
         (odd / "etc/conda/env_vars.d").mkdir(parents=True, exist_ok=True)
         (odd / f"etc/conda/env_vars.d/{name}.json").write_text(variables)
-    machine.done("pack", "first")
+    machine.run_json("pack", "first")
     for name in ("first", "last"):
         shutil.rmtree(machine.envs / name)
 
@@ -166,8 +168,8 @@ def test_a_restore_elsewhere_that_fails_leaves_the_kernels(machine: Machine) -> 
         display_name="T",
         language="text",
     )
-    machine.done("pack", "data")
-    machine.done("restore", "data")
+    machine.run_json("pack", "data")
+    machine.run_json("restore", "data")
     before = tree_of(kernels_dir(machine))
     for file in layer_files(machine.store):
         file.write_bytes(b"damaged" + file.read_bytes()[7:])
@@ -180,36 +182,38 @@ def test_a_restore_elsewhere_that_fails_leaves_the_kernels(machine: Machine) -> 
 
 
 def test_patterns_and_settings(three: Machine) -> None:
-    assert restored(three.done("restore", "--all", "--only", "t*", "--except", "*ee")) == ["two"]
+    assert restored(three.run_json("restore", "--all", "--only", "t*", "--except", "*ee")) == ["two"]
     assert (
-        three.refused(10, "restore", "--all", "--only", "four")["hint"] == "The store has: one, three, two."
+        three.expect_error(10, "restore", "--all", "--only", "four")["hint"]
+        == "The store has: one, three, two."
     )
-    none_left = three.refused(10, "restore", "--all", "--only", "t*", "--except", "*o", "--except", "t*")
+    none_left = three.expect_error(10, "restore", "--all", "--only", "t*", "--except", "*o", "--except", "t*")
     assert "matches 't*' and is not among '*o', 't*' is not in the store" in none_left["message"]
     assert (
-        three.refused(2, "restore", "one", "--only", "t*")["message"] == "--only and --except go with --all"
+        three.expect_error(2, "restore", "one", "--only", "t*")["message"]
+        == "--only and --except go with --all"
     )
-    three.done("config", "set", "except", "one")
-    three.done("config", "set", "first", "thr*")
-    assert restored(three.done("restore", "--all")) == ["two", "three"]
+    three.run_json("config", "set", "except", "one")
+    three.run_json("config", "set", "first", "thr*")
+    assert restored(three.run_json("restore", "--all")) == ["two", "three"]
     shutil.rmtree(three.envs)
     three.envs.mkdir()
-    assert restored(three.done("restore", "--all", "--jobs", "1")) == ["three", "two"]
+    assert restored(three.run_json("restore", "--all", "--jobs", "1")) == ["three", "two"]
     shutil.rmtree(three.envs / "two")
     shutil.rmtree(three.envs / "three")
-    three.done("config", "unset", "first")
+    three.run_json("config", "unset", "first")
     used = three.home / ".local/state/snapper/used/two"
     used.touch()
-    assert restored(three.done("restore", "--all", "--jobs", "1")) == ["two", "three"]
+    assert restored(three.run_json("restore", "--all", "--jobs", "1")) == ["two", "three"]
 
 
 def test_a_store_that_is_not_there(three: Machine) -> None:
     """Kernels of earlier restores say why their environments are not there."""
-    three.done("restore", "--all")
+    three.run_json("restore", "--all")
     shutil.rmtree(three.envs)
     three.envs.mkdir()
     three.store.rename(three.store.with_name("elsewhere"))
-    error = three.refused(13, "restore", "--all", "--budget", "20")
+    error = three.expect_error(13, "restore", "--all", "--budget", "20")
     with started(three, "one-text") as kernel:
         assert kernel.manager.provisioner.process.wait(30) == 1  # type: ignore[union-attr]
         assert f"one could not be restored: {error['message']}" in kernel.log
@@ -251,8 +255,8 @@ def far(
         "SNAPPER_CACHE": "off",
     }
     machine = Machine(home, home / "envs", home / "store")
-    machine.done("pack", "-p", pristine("tiny"), "--name", "tiny", **variables)
-    machine.done("pack", "-p", make_data(machine.envs / "small"), "--name", "small", **variables)
+    machine.run_json("pack", "-p", pristine("tiny"), "--name", "tiny", **variables)
+    machine.run_json("pack", "-p", make_data(machine.envs / "small"), "--name", "small", **variables)
     return variables
 
 
@@ -276,13 +280,13 @@ def test_a_slow_store(slow: Slow) -> None:
     assert status["at_work"]
     assert status["log"] == background["log"]
     with started(slow.machine, "tiny-python3") as kernel:
-        eventually(lambda: "waiting for tiny, which is being restored:" in kernel.log)
+        wait_until(lambda: "waiting for tiny, which is being restored:" in kernel.log)
         assert kernel.manager.is_alive()
         kernel.manager.interrupt_kernel()
         slow.way.rate = None
         kernel.wait()
         assert kernel.run("import sys; print(sys.prefix)") == f"{slow.machine.envs}/tiny\n"
-    eventually(lambda: not is_process_alive(background["process"], ""))
+    wait_until(lambda: not is_process_alive(background["process"], ""))
     assert "tiny is restored" in Path(background["log"]).read_text()
     assert "2 restored, 0 already there, 0 failed" in slow.machine.snapper("status", **slow.variables).out
     outcome, _ = slow.restore("--budget", "60", "--json")
@@ -298,7 +302,7 @@ def test_killed_in_the_background(slow: Slow) -> None:
     assert re.search("goes on in the background: .*tiny", outcome.out)
     run = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]
     with started(slow.machine, "tiny-python3") as kernel:
-        eventually(lambda: "waiting for tiny" in kernel.log)
+        wait_until(lambda: "waiting for tiny" in kernel.log)
         os.killpg(run["process"], signal.SIGKILL)
         assert kernel.manager.provisioner.process.wait(30) == 1  # type: ignore[union-attr]
         assert "tiny was being restored, and that was cut off" in kernel.log
@@ -324,11 +328,11 @@ def test_a_store_that_does_not_answer(slow: Slow) -> None:
 
 def test_interrupted_while_it_waits(slow: Slow) -> None:
     """Ctrl-C ends the work too."""
-    running = begin(slow.machine, *slow.command, "--budget", "60", **slow.variables)
+    running = start_command(slow.machine, *slow.command, "--budget", "60", **slow.variables)
     kernel = kernels_dir(slow.machine) / "tiny-python3" / "kernel.json"
-    assert running.reach(kernel.exists)
+    assert running.reaches(kernel.exists)
     work = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]["process"]
     running.send(signal.SIGINT)
-    assert running.end().code == 130
+    assert running.finish().code == 130
     assert not is_process_alive(work, "")
     assert {path.name for path in slow.machine.envs.iterdir()} <= {"small"}

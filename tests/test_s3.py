@@ -14,15 +14,10 @@ import pytest
 from snapper.format.layout import Layout
 from snapper.process.identity import format_utc
 from tests.conftest import Instance
-from tests.support.misfortune import (
-    begin,
-    between_looking_and_reading,
-    check_store,
-    layer_files,
-    make_data,
-    wait_for_reader,
-)
+from tests.support.commands import pack_blocked_before_reading, start_command, wait_for_reader
+from tests.support.environments import make_data
 from tests.support.s3server import S3Server
+from tests.support.stores import check_store, layer_files
 
 #: Settings with which connections to the store are refused at once.
 OFFLINE = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
@@ -41,17 +36,17 @@ def download(server: S3Server, url: str, top: Path) -> Path:
 
 def history(instance: Instance, name: str) -> list[str]:
     """Return the ids of the environment's snapshots, the latest first; it must be the only environment."""
-    shown = instance.done("list")["environments"]
+    shown = instance.run_json("list")["environments"]
     assert [env["environment"] for env in shown] == [name]
-    return [step["snapshot"] for step in instance.done("log", name)["steps"]]
+    return [step["snapshot"] for step in instance.run_json("log", name)["steps"]]
 
 
 def pack_twice(instance: Instance, notes: str) -> Path:
     """Pack an environment, and again with these notes in it; return its prefix."""
     prefix = make_data(instance.envs / "work")
-    instance.done("pack", "work")
+    instance.run_json("pack", "work")
     (prefix / "notes.txt").write_text(notes)
-    instance.done("pack", "work")
+    instance.run_json("pack", "work")
     return prefix
 
 
@@ -60,43 +55,43 @@ def test_two_instances_pack_and_restore_through_one_prefix(
 ) -> None:
     one, two = new_instance("one"), new_instance("two")
     make_data(one.envs / "work")
-    first = one.done("pack", "work", "-m", "as it was")
+    first = one.run_json("pack", "work", "-m", "as it was")
     assert first["store"] == url
     assert first["added_layers"] > 0
-    assert one.done("pack", "work")["unchanged"]
+    assert one.run_json("pack", "work")["unchanged"]
 
-    (restored,) = two.done("restore", "--all", "--envs-dir", two.envs)["restored"]
+    (restored,) = two.run_json("restore", "--all", "--envs-dir", two.envs)["restored"]
     assert (restored["snapshot"], restored["prefix"]) == (first["snapshot"], str(two.envs / "work"))
     (two.envs / "work" / "notes.txt").write_text("by two")
-    second = two.done("pack", "work")
+    second = two.run_json("pack", "work")
     assert second["added_layers"] == 1
-    (again,) = one.done("restore", "work", "--envs-dir", one.envs)["restored"]
+    (again,) = one.run_json("restore", "work", "--envs-dir", one.envs)["restored"]
     assert again["snapshot"] == second["snapshot"]
     assert (one.envs / "work" / "notes.txt").read_text() == "by two"
 
     (one.envs / "work" / "notes.txt").write_text("by one")
-    with between_looking_and_reading(one.envs / "work") as pipe:
-        late = begin(one, "pack", "work", "--json")
+    with pack_blocked_before_reading(one.envs / "work") as pipe:
+        late = start_command(one, "pack", "work", "--json")
         held = wait_for_reader(pipe, late)
         (two.envs / "work" / "notes.txt").write_text("by two again")
-        third = two.done("pack", "work")
+        third = two.run_json("pack", "work")
         os.close(held)
-        lost = late.end()
+        lost = late.finish()
     assert lost.code == 11, lost
     error = lost.json["error"]
-    moved = two.done("log", "work")["steps"][0]
+    moved = two.run_json("log", "work")["steps"][0]
     assert error["type"] == "ConcurrentUpdate"
     assert f"{moved['user']}@{moved['host']} at {moved['time']}" in error["message"]
     assert "--force" in error["hint"]
     assert "--name" in error["hint"]
 
-    with between_looking_and_reading(one.envs / "work") as pipe:
-        late = begin(one, "pack", "work", "--force", "--json")
+    with pack_blocked_before_reading(one.envs / "work") as pipe:
+        late = start_command(one, "pack", "work", "--force", "--json")
         held = wait_for_reader(pipe, late)
         (two.envs / "work" / "notes.txt").write_text("by two at last")
-        fourth = two.done("pack", "work")
+        fourth = two.run_json("pack", "work")
         os.close(held)
-        won = late.end()
+        won = late.finish()
     assert won.code == 0, won
     snapshots = [outcome["snapshot"] for outcome in (won.json, fourth, third, second, first)]
     assert history(one, "work") == snapshots
@@ -104,7 +99,7 @@ def test_two_instances_pack_and_restore_through_one_prefix(
     assert check_store(copy) == {"work": won.json["snapshot"]}
     for number, notes in enumerate(("by one", "by two at last", "by two again", "by two")):
         target = tmp_path / f"back{number}"
-        two.done("restore", f"work@~{number}", "--prefix", target, "--store", copy)
+        two.run_json("restore", f"work@~{number}", "--prefix", target, "--store", copy)
         assert (target / "notes.txt").read_text() == notes
 
 
@@ -114,53 +109,55 @@ def test_snapshots_are_copied_between_stores(
     one = new_instance("one")
     directory, other = tmp_path / "volume", tmp_path / "other"
     prefix = make_data(one.envs / "work")
-    first = one.done("pack", "work", "--store", directory)
-    one.done("pack", "work", "--store", directory, "--name", "else")
+    first = one.run_json("pack", "work", "--store", directory)
+    one.run_json("pack", "work", "--store", directory, "--name", "else")
     (prefix / "notes.txt").write_text("second")
-    second = one.done("pack", "work", "--store", directory)
+    second = one.run_json("pack", "work", "--store", directory)
 
-    (pushed,) = one.done("push", f"work@{first['snapshot'][:8]}", "--store", directory, "--to", url)["copied"]
+    (pushed,) = one.run_json("push", f"work@{first['snapshot'][:8]}", "--store", directory, "--to", url)[
+        "copied"
+    ]
     assert (pushed["snapshot"], pushed["present"]) == (first["snapshot"], False)
     assert pushed["added_layers"] == first["layers"]
     assert history(one, "work") == [first["snapshot"]]
-    (pushed,) = one.done("push", "work", "--store", directory, "--to", url)["copied"]
+    (pushed,) = one.run_json("push", "work", "--store", directory, "--to", url)["copied"]
     assert pushed["added_layers"] == 1
     assert history(one, "work") == [second["snapshot"], first["snapshot"]]
-    assert one.done("push", "work", "--store", directory, "--to", url)["copied"][0]["present"]
+    assert one.run_json("push", "work", "--store", directory, "--to", url)["copied"][0]["present"]
 
-    one.done("pull", "--all", "--from", url, "--store", other)
+    one.run_json("pull", "--all", "--from", url, "--store", other)
     assert check_store(other) == {"work": second["snapshot"]}
     assert len(layer_files(other)) == second["layers"]
-    (move,) = one.done("log", "work", "--store", other)["steps"]
+    (move,) = one.run_json("log", "work", "--store", other)["steps"]
     assert move["prefix"] == str(prefix)
 
     (prefix / "notes.txt").write_text("another way")
-    third = one.done("pack", "work", "--store", other)
+    third = one.run_json("pack", "work", "--store", other)
     (prefix / "notes.txt").write_text("this way")
-    one.done("pack", "work", "--store", directory)
-    error = one.refused(11, "push", "work", "--store", directory, "--to", other)
+    one.run_json("pack", "work", "--store", directory)
+    error = one.expect_error(11, "push", "work", "--store", directory, "--to", other)
     assert third["snapshot"][:12] in error["message"]
-    forced = one.done("push", "work", "--force", "--store", directory, "--to", other)["copied"][0]
+    forced = one.run_json("push", "work", "--force", "--store", directory, "--to", other)["copied"][0]
     assert check_store(other) == {"work": forced["snapshot"]}
-    assert len(one.done("log", "work", "--store", other)["steps"]) == 3
+    assert len(one.run_json("log", "work", "--store", other)["steps"]) == 3
 
-    one.refused(10, "pull", "nothing", "--from", url, "--store", other)
-    one.refused(2, "pull", "--all", "--from", url)
-    one.refused(2, "push", "--to", url)
+    one.expect_error(10, "pull", "nothing", "--from", url, "--store", other)
+    one.expect_error(2, "pull", "--all", "--from", url)
+    one.expect_error(2, "push", "--to", url)
 
 
 def test_restore_reads_from_the_cache(
     new_instance: Callable[[str], Instance], s3_server: S3Server, tmp_path: Path
 ) -> None:
     cache = tmp_path / "volume" / "cache"
-    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(cache))
+    one, two = new_instance("one"), new_instance("two").with_variables(SNAPPER_CACHE=str(cache))
     prefix = make_data(one.envs / "work")
-    packed = one.done("pack", "work")
+    packed = one.run_json("pack", "work")
 
     def restore(*options: str, **variables: str) -> dict[str, object]:
         shutil.rmtree(two.envs)
         two.envs.mkdir()
-        instance = two.having(**variables)
+        instance = two.with_variables(**variables)
         outcome = instance.snapper("restore", "--all", "--envs-dir", two.envs, *options, "--json")
         return {"code": outcome.code, **outcome.json}
 
@@ -179,9 +176,9 @@ def test_restore_reads_from_the_cache(
     assert whole.stat().st_ino == before
 
     # An environment that was removed from the store is removed from the cache, too.
-    one.done("pack", "-p", prefix, "--name", "passing")
+    one.run_json("pack", "-p", prefix, "--name", "passing")
     assert len(restore()["restored"]) == 2  # type: ignore[arg-type]
-    one.done("remove", "passing", "--yes")
+    one.run_json("remove", "passing", "--yes")
     assert len(restore()["restored"]) == 1  # type: ignore[arg-type]
 
     # If the store is offline, restore what was last seen, and say so.
@@ -189,7 +186,7 @@ def test_restore_reads_from_the_cache(
     assert offline["code"] == 3
     assert [env["snapshot"] for env in offline["restored"]] == [packed["snapshot"]]  # type: ignore[attr-defined]
     assert str(offline["store_last_seen"]).endswith("Z")
-    assert "Traceback" not in (shown := two.having(**OFFLINE).snapper("restore", "--all").err)
+    assert "Traceback" not in (shown := two.with_variables(**OFFLINE).snapper("restore", "--all").err)
     assert "cannot be reached" in shown
     assert "ago" in shown
 
@@ -197,27 +194,33 @@ def test_restore_reads_from_the_cache(
     shutil.rmtree(cache)
     assert two.snapper("restore", "--all", "--envs-dir", two.envs).code == 0
     assert not list(cache.rglob("snapshots"))
-    outcome = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    outcome = two.with_variables(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
     assert (outcome.code, [env["present"] for env in outcome.json["restored"]]) == (3, [True])
-    assert two.having(**OFFLINE).refused(13, "pack", "-p", two.envs / "work")["type"] == "StoreUnreachable"
-    assert two.having(**OFFLINE, SNAPPER_CACHE="off").refused(13, "list")["type"] == "StoreUnreachable"
+    assert (
+        two.with_variables(**OFFLINE).expect_error(13, "pack", "-p", two.envs / "work")["type"]
+        == "StoreUnreachable"
+    )
+    assert (
+        two.with_variables(**OFFLINE, SNAPPER_CACHE="off").expect_error(13, "list")["type"]
+        == "StoreUnreachable"
+    )
 
 
 def test_offline_restore_uses_the_latest_snapshot_that_is_fully_cached(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     """The cache may have only the entry of a later snapshot. Environments on disk are never replaced by older ones."""
-    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    one, two = new_instance("one"), new_instance("two").with_variables(SNAPPER_CACHE=str(tmp_path / "cache"))
     prefix = make_data(one.envs / "work")
-    first = one.done("pack", "work")
+    first = one.run_json("pack", "work")
     target = two.envs / "work"
-    two.done("restore", "work", "--envs-dir", two.envs)  # by name, so that environments are not listed
+    two.run_json("restore", "work", "--envs-dir", two.envs)  # by name, so that environments are not listed
     (prefix / "notes.txt").write_text("later")
-    second = one.done("pack", "work")
-    two.done("status")
+    second = one.run_json("pack", "work")
+    two.run_json("status")
 
     def restore_offline(*options: str) -> dict[str, object]:
-        outcome = two.having(**OFFLINE).snapper(
+        outcome = two.with_variables(**OFFLINE).snapper(
             "restore", "--all", "--envs-dir", two.envs, *options, "--json"
         )
         assert outcome.code == 3, outcome
@@ -229,19 +232,21 @@ def test_offline_restore_uses_the_latest_snapshot_that_is_fully_cached(
     shutil.rmtree(target)
     assert restore_offline() == {"present": False, **older}
     assert not (target / "notes.txt").exists()
-    shown = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs).err
+    shown = two.with_variables(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs).err
     assert f"of the current snapshot, {second['snapshot'][:12]}, the cache has not all" in shown
-    refused = two.having(**OFFLINE).refused(13, "restore", "work@~0", "--prefix", tmp_path / "named")
+    refused = two.with_variables(**OFFLINE).expect_error(
+        13, "restore", "work@~0", "--prefix", tmp_path / "named"
+    )
     assert "what is needed is not in the cache" in refused["message"]
 
     # Nothing on disk is replaced by an older snapshot, even if the cache has no other.
-    two.done("restore", "work", "--envs-dir", two.envs)
+    two.run_json("restore", "work", "--envs-dir", two.envs)
     (kept,) = (tmp_path / "cache").iterdir()
     (kept / "snapshots" / f"{second['snapshot']}.json").unlink()
     assert restore_offline() == {"present": True, "snapshot": second["snapshot"], "instead_of": None}
     (prefix / "notes.txt").write_text("later still")
-    third = one.done("pack", "work")
-    two.done("list")
+    third = one.run_json("pack", "work")
+    two.run_json("list")
     assert restore_offline() == {
         "present": True,
         "snapshot": second["snapshot"],
@@ -254,15 +259,15 @@ def test_offline_restore_keeps_environments_whose_snapshot_was_pruned(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
     """The store may no longer have a snapshot that the cache has: the environment on disk may be the last copy."""
-    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    one, two = new_instance("one"), new_instance("two").with_variables(SNAPPER_CACHE=str(tmp_path / "cache"))
     prefix = make_data(one.envs / "work")
-    one.done("pack", "work")
-    two.done("restore", "work", "--envs-dir", two.envs)
+    one.run_json("pack", "work")
+    two.run_json("restore", "work", "--envs-dir", two.envs)
     (prefix / "notes.txt").write_text("later")
-    one.done("pack", "work")
-    one.done("prune", "--keep-last", "1", "--grace", "0s", "--yes")
-    two.done("restore", "work", "--prefix", tmp_path / "elsewhere")  # so that all of it is cached
-    outcome = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    one.run_json("pack", "work")
+    one.run_json("prune", "--keep-last", "1", "--grace", "0s", "--yes")
+    two.run_json("restore", "work", "--prefix", tmp_path / "elsewhere")  # so that all of it is cached
+    outcome = two.with_variables(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
     assert outcome.code == 13, outcome
     assert not (two.envs / "work" / "notes.txt").exists()
 
@@ -270,12 +275,12 @@ def test_offline_restore_keeps_environments_whose_snapshot_was_pruned(
 def test_commands_that_fail_offline_do_not_change_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
-    one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    one = new_instance("one").with_variables(SNAPPER_CACHE=str(tmp_path / "cache"))
     prefix = pack_twice(one, "later")
-    one.done("list")
-    offline = one.having(**OFFLINE)
-    offline.refused(13, "remove", "work", "--yes")
-    offline.refused(13, "rollback", "work", "-p", prefix)
+    one.run_json("list")
+    offline = one.with_variables(**OFFLINE)
+    offline.expect_error(13, "remove", "work", "--yes")
+    offline.expect_error(13, "rollback", "work", "-p", prefix)
     assert (prefix / "notes.txt").read_text() == "later"
     assert [env["environment"] for env in offline.snapper("list", "--json").json["environments"]] == ["work"]
 
@@ -283,18 +288,18 @@ def test_commands_that_fail_offline_do_not_change_the_cache(
 def test_offline_restore_all_includes_environments_restored_by_name(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
-    one, two = new_instance("one"), new_instance("two").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    one, two = new_instance("one"), new_instance("two").with_variables(SNAPPER_CACHE=str(tmp_path / "cache"))
     make_data(one.envs / "work")
-    one.done("pack", "work")
-    two.done("restore", "work", "--envs-dir", two.envs)
+    one.run_json("pack", "work")
+    two.run_json("restore", "work", "--envs-dir", two.envs)
     shutil.rmtree(two.envs / "work")
-    outcome = two.having(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
+    outcome = two.with_variables(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs, "--json")
     assert (outcome.code, [env["environment"] for env in outcome.json["restored"]]) == (3, ["work"])
 
 
 def test_restore_log_says_why_nothing_was_restored(new_instance: Callable[[str], Instance]) -> None:
-    one = new_instance("one").having(**OFFLINE)
-    error = one.refused(13, "restore", "--all", "--budget", "60")
+    one = new_instance("one").with_variables(**OFFLINE)
+    error = one.expect_error(13, "restore", "--all", "--budget", "60")
     log = (one.home / ".local" / "state" / "snapper" / "restore.log").read_text()
     assert f"snapper: {error['message']}\n  {error['hint']}\n" in log
 
@@ -302,9 +307,9 @@ def test_restore_log_says_why_nothing_was_restored(new_instance: Callable[[str],
 def test_offline_commands_say_that_they_show_the_cache(
     new_instance: Callable[[str], Instance], tmp_path: Path
 ) -> None:
-    one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    one = new_instance("one").with_variables(SNAPPER_CACHE=str(tmp_path / "cache"))
     prefix = pack_twice(one, "second")
-    offline = one.having(**OFFLINE)
+    offline = one.with_variables(**OFFLINE)
     commands = (
         ["list"],
         ["show", "work"],
@@ -322,21 +327,24 @@ def test_offline_commands_say_that_they_show_the_cache(
         shown = offline.snapper(*command)
         assert shown.code == 3, shown
         assert "cannot be reached: this is as it was at" in shown.err, shown
-        assert "store_last_seen" not in one.done(*command)
+        assert "store_last_seen" not in one.run_json(*command)
     findings = offline.snapper("doctor", "--json").json["findings"]
     (finding,) = (finding for finding in findings if finding["title"] == "Store")
     assert finding["level"] == "problem"
     assert "the cache has 1 environment of it" in finding["detail"]
-    assert offline.having(SNAPPER_CACHE="off").refused(13, "show", "work")["type"] == "StoreUnreachable"
+    assert (
+        offline.with_variables(SNAPPER_CACHE="off").expect_error(13, "show", "work")["type"]
+        == "StoreUnreachable"
+    )
 
 
 def test_packed_environments_are_cached(
     new_instance: Callable[[str], Instance], s3_server: S3Server, tmp_path: Path, url: str
 ) -> None:
     """The cache is used when the store is offline, but not when the store is verified."""
-    one = new_instance("one").having(SNAPPER_CACHE=str(tmp_path / "cache"))
+    one = new_instance("one").with_variables(SNAPPER_CACHE=str(tmp_path / "cache"))
     pack_twice(one, "second")
-    offline = one.having(**OFFLINE)
+    offline = one.with_variables(**OFFLINE)
     outcome = offline.snapper("restore", "work", "--prefix", tmp_path / "back", "--json")
     assert outcome.code == 3, outcome
     assert (tmp_path / "back" / "notes.txt").read_text() == "second"
@@ -351,7 +359,7 @@ def test_packed_environments_are_cached(
     outcome = one.snapper("verify", "--data", "--json")
     assert outcome.code == 12, outcome
     assert [problem["key"] for problem in outcome.json["problems"]] == [key]
-    repaired = one.done("verify", "--data", "--repair", "--from", good)["healed"]
+    repaired = one.run_json("verify", "--data", "--repair", "--from", good)["healed"]
     assert [item["key"] for item in repaired] == [key]
     back = client.get_object(Bucket=s3_server.bucket, Key=where)["Body"].read()
     assert back == damaged.read_bytes()

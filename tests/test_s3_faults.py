@@ -26,10 +26,10 @@ from snapper.store import Store, VersionMismatch, open_store
 from snapper.store.s3 import S3Store, client, download, parse_url
 from snapper.store.s3 import store as s3_store
 from tests.conftest import Instance, Outcome, tree_of
+from tests.support.environments import make_data
 from tests.support.faulty import Fault, Proxy
 from tests.support.jupyter import kernels_dir
 from tests.support.kernelspecs import add_kernel
-from tests.support.misfortune import make_data
 from tests.support.s3server import S3Server
 
 LAYER = "/layers/"
@@ -49,7 +49,7 @@ def puts(part: str) -> Callable[[str, str], bool]:
 @pytest.fixture
 def one(new_instance: Callable[[str], Instance], proxy: Proxy) -> Instance:
     """An instance that reaches the server through the proxy."""
-    return new_instance("one").having(AWS_ENDPOINT_URL_S3=proxy.endpoint)
+    return new_instance("one").with_variables(AWS_ENDPOINT_URL_S3=proxy.endpoint)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_restore_succeeds_despite_failing_responses(one: Instance, proxy: Proxy,
     """The first response for each layer is reset, cut, altered or refused; others are altered or refused."""
     prefix = make_data(one.envs / "work")
     (prefix / "big.bin").write_bytes(secrets.token_bytes(3 * download.RANGE_SIZE))
-    packed = one.done("pack", "work")
+    packed = one.run_json("pack", "work")
 
     def quarter(number: int) -> Callable[[str, str], bool]:
         def meets(method: str, path: str) -> bool:
@@ -85,7 +85,7 @@ def test_restore_succeeds_despite_failing_responses(one: Instance, proxy: Proxy,
         Fault("refused", gets("snapper.json"), code="InternalError"),
     ]
     target = tmp_path / "restored"
-    (restored,) = one.done("restore", "work", "--prefix", target)["restored"]
+    (restored,) = one.run_json("restore", "work", "--prefix", target)["restored"]
     assert restored["snapshot"] == packed["snapshot"]
     assert proxy.happened > packed["layers"] / 2
     assert {path for path in tree_of(target) if "conda-meta" not in path} == {
@@ -104,13 +104,13 @@ def test_pack_is_no_conflict_with_itself_when_responses_are_lost(one: Instance, 
         Fault("lost", puts("/environments/")),
         Fault("refused", puts("/locks/"), times=2, code="SlowDown"),
     ]
-    packed = one.done("pack", "work")
-    (step,) = one.done("log", "work")["steps"]
+    packed = one.run_json("pack", "work")
+    (step,) = one.run_json("log", "work")["steps"]
     assert step["snapshot"] == packed["snapshot"]
     (one.envs / "work" / "notes.txt").write_text("more")
     proxy.faults = [Fault("lost", puts("/environments/"))]
-    one.done("pack", "work")
-    assert len(one.done("log", "work")["steps"]) == 2
+    one.run_json("pack", "work")
+    assert len(one.run_json("log", "work")["steps"]) == 2
 
 
 def test_failing_to_list_the_store_is_not_taken_for_an_empty_store(
@@ -118,10 +118,10 @@ def test_failing_to_list_the_store_is_not_taken_for_an_empty_store(
 ) -> None:
     """The store opens, but listing it fails: restore what the cache has, or fail if there is no cache."""
     cache = tmp_path / "cache"
-    one = one.having(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
+    one = one.with_variables(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
     add_kernel(make_data(one.envs / "work"), "text", argv=["true"], display_name="text", language="text")
-    one.done("pack", "work")
-    one.done("restore", "--all")
+    one.run_json("pack", "work")
+    one.run_json("restore", "--all")
     kernel = kernels_dir(one) / "work-text"
 
     def without_listing(**variables: str) -> Outcome:
@@ -145,12 +145,12 @@ def test_cache_is_used_when_the_store_goes_offline_during_a_restore(
 ) -> None:
     """The store opens and is listed, then every request fails."""
     cache = tmp_path / "cache"
-    one = one.having(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
+    one = one.with_variables(SNAPPER_CACHE=str(cache), AWS_MAX_ATTEMPTS="1")
     names = ("work", "other")
     for name in names:
         before = set(cache.rglob("*.zst"))
         (make_data(one.envs / name) / "notes.txt").write_text(name)
-        one.done("pack", name)
+        one.run_json("pack", name)
 
     def offline_after(requests: int) -> Outcome:
         for name in names:
@@ -202,7 +202,7 @@ def test_pack_reports_a_conflict_at_the_last_moment(
     url: str,
 ) -> None:
     make_data(one.envs / "work")
-    one.done("pack", "work")
+    one.run_json("pack", "work")
     (one.envs / "work" / "notes.txt").write_text("late")
     key = url.removeprefix(f"s3://{s3_server.bucket}/") + "/environments/work.json"
     direct = s3_server.client()
@@ -238,10 +238,12 @@ PERMANENT_FAILURES = {
 def test_permanent_failures_end_in_one_message(case: str, one: Instance, proxy: Proxy) -> None:
     fault, code, words = PERMANENT_FAILURES[case]
     make_data(one.envs / "work")
-    one.done("pack", "work")
+    one.run_json("pack", "work")
     shutil.rmtree(one.envs / "work")
     proxy.faults = [Fault(fault.kind, fault.meets, fault.times, fault.after, fault.code)]
-    outcome = one.having(AWS_MAX_ATTEMPTS="2").snapper("restore", "work", "--envs-dir", one.envs, "--json")
+    outcome = one.with_variables(AWS_MAX_ATTEMPTS="2").snapper(
+        "restore", "work", "--envs-dir", one.envs, "--json"
+    )
     assert outcome.code == code, outcome
     error = outcome.json["error"]
     assert words in error["message"]
@@ -420,7 +422,7 @@ def test_wrong_settings_are_reported_with_a_hint(
     proxy: Proxy,
     url: str,
 ) -> None:
-    one = new_instance("one").having(AWS_MAX_ATTEMPTS="1")
+    one = new_instance("one").with_variables(AWS_MAX_ATTEMPTS="1")
     region = {"Region": "eu-central-1"}
     elsewhere = [Fault("refused", gets(""), 9, code="AuthorizationHeaderMalformed", extra=region)]
     with web_server() as web, web_server(b"<html><body>Sign in</body></html>") as portal:
@@ -462,18 +464,18 @@ def test_users_can_do_what_their_permissions_allow(
 ) -> None:
     admin = new_instance("admin")
     make_data(admin.envs / "work")
-    packed = admin.done("pack", "work")
-    reader = new_instance("reader").having(**s3_server.variables("reader"))
-    assert reader.done("list")["environments"][0]["snapshot"] == packed["snapshot"]
-    reader.done("restore", "work", "--envs-dir", reader.envs)
+    packed = admin.run_json("pack", "work")
+    reader = new_instance("reader").with_variables(**s3_server.variables("reader"))
+    assert reader.run_json("list")["environments"][0]["snapshot"] == packed["snapshot"]
+    reader.run_json("restore", "work", "--envs-dir", reader.envs)
     (reader.envs / "work" / "notes.txt").write_text("mine")
     outcome = reader.snapper("pack", "work", "--json")
     assert outcome.code == 13, outcome
     assert "lack the permission s3:PutObject on arn:aws:s3:::" in outcome.json["error"]["message"]
     assert "docs/s3.md" in outcome.json["error"]["hint"]
-    blind = new_instance("blind").having(**s3_server.variables("blind"))
-    assert "s3:ListBucket" in blind.refused(13, "list")["message"]
-    blind.done("restore", "work", "--envs-dir", blind.envs)
+    blind = new_instance("blind").with_variables(**s3_server.variables("blind"))
+    assert "s3:ListBucket" in blind.expect_error(13, "list")["message"]
+    blind.run_json("restore", "work", "--envs-dir", blind.envs)
     shown = blind.snapper("status", "--json")
     assert shown.code == 3, shown
     assert [env["condition"] for env in shown.json["environments"]] == ["unchanged"]
@@ -485,14 +487,14 @@ def test_doctor_reports_each_permission(
 ) -> None:
     admin = new_instance("admin")
     make_data(admin.envs / "work")
-    admin.done("pack", "work")
+    admin.run_json("pack", "work")
     directory = tmp_path / "volume"
-    admin.done("pack", "work", "--store", directory)
+    admin.run_json("pack", "work", "--store", directory)
 
     def details_for(user: str, store: str) -> list[str]:
         outcome = (
             new_instance(secrets.token_hex(4))
-            .having(**s3_server.variables(user))
+            .with_variables(**s3_server.variables(user))
             .snapper("doctor", "--store", store, "--json")
         )
         assert outcome.code in (0, 3), outcome

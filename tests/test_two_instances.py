@@ -40,7 +40,7 @@ from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.target import RestoreRequest
 from snapper.store import open_store
-from tests.support.misfortune import make_data
+from tests.support.environments import make_data
 from tests.support.reader import Reader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

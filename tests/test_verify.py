@@ -19,7 +19,8 @@ from snapper.errors import UsageError
 from snapper.store import ObjectInfo, open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine, tree_of
-from tests.support.misfortune import check_store, layer_files, make_data, page_files
+from tests.support.environments import make_data
+from tests.support.stores import check_store, layer_files, page_files
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -33,7 +34,7 @@ def packed(machine: Machine) -> tuple[Machine, Path]:
         file.truncate(70 * 1024 * 1024)
     (prefix / "one").write_text("Two names, one file.\n")
     os.link(prefix / "one", prefix / "two")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     return machine, prefix
 
 
@@ -71,7 +72,7 @@ def test_a_bit_flipped_anywhere_is_found_never_restored_and_healed(packed: tuple
         assert outcome.code in (10, 12, 13), (key, outcome)
         assert not target.exists(), key
         if key == "snapper.json":
-            assert machine.refused(13, "verify")["type"] == "NotAStore"
+            assert machine.expect_error(13, "verify")["type"] == "NotAStore"
             shutil.copy(good / key, file)
             continue
         (found,) = problems(machine, "--data")[:1]
@@ -118,7 +119,7 @@ def test_documents_that_are_not_canonical_or_say_what_is_not_so(packed: tuple[Ma
     entry.write_text(json.dumps(json.loads(entry.read_bytes()), indent=1))
     (found,) = problems(machine)
     assert (found["key"], found["reason"]) == ("environments/data.json", "it is not canonical JSON")
-    machine.done("tag", "data", "v1")
+    machine.run_json("tag", "data", "v1")
     assert problems(machine) == []
 
 
@@ -127,7 +128,7 @@ def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_m
     machine, prefix = packed
     whole = tree_of(machine.store)
     other = new_machine("two")
-    other.done("restore", "data", "--envs-dir", other.envs)
+    other.run_json("restore", "data", "--envs-dir", other.envs)
     for healer, place in ((machine, prefix), (other, other.envs / "data")):
         before = tree_of(place), tree_of(place / ".snapper")
         for file in layer_files(machine.store):
@@ -183,7 +184,7 @@ def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
     assert sum(each.read for each in found) == found[0].layers
     assert sum(len(each.problems) for each in found) == 1
     assert machine.snapper("verify", "--data=1%", "--json").json["read"] == 1
-    assert machine.refused(2, "verify", "--data=9/3")["type"] == "UsageError"
+    assert machine.expect_error(2, "verify", "--data=9/3")["type"] == "UsageError"
 
 
 def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Machine, Path]) -> None:
@@ -232,16 +233,16 @@ class Busy(LocalStore):
 def test_what_others_do_meanwhile_is_no_damage(what: str, at: str, packed: tuple[Machine, Path]) -> None:
     machine, prefix = packed
     (prefix / "one").write_text("Another one.\n")
-    machine.done("pack", "data")
+    machine.run_json("pack", "data")
     (prefix / "one").write_text("And another one.\n")
-    machine.done("pack", "-p", prefix, "--name", "other")
+    machine.run_json("pack", "-p", prefix, "--name", "other")
     (prefix / "one").write_text("And the last one.\n")
     acts = {
         "pack": ("pack", "-p", prefix, "--name", "third"),
         "prune": ("prune", "--keep-last", 1, "--grace", "0s", "--yes"),
         "remove": ("remove", "other", "--yes"),
     }
-    store = Busy(machine.store, lambda: machine.done(*acts[what]), at)
+    store = Busy(machine.store, lambda: machine.run_json(*acts[what]), at)
     assert verify_store(store, LayerSample(), jobs=1).problems == ()
     assert store.done
 
@@ -257,15 +258,15 @@ def test_one_that_cannot_be_read_does_not_hide_the_others(packed: tuple[Machine,
     flip(second, 77)
     keys = sorted(str(path.relative_to(machine.store)) for path in (first, second))
     assert sorted(each["key"] for each in problems(machine, "--data")) == keys
-    machine.done("verify", "--data", "--repair", "--from", good)
+    machine.run_json("verify", "--data", "--repair", "--from", good)
     assert tree_of(machine.store) == whole
 
 
 def test_what_is_no_part_is_refused(machine: Machine) -> None:
-    machine.refused(2, "verify", "--data=")
-    machine.refused(2, "verify", "--data", "--store", "")
-    machine.refused(2, "list", "--store=")
-    machine.refused(2, "restore", "data", "-p", "")
+    machine.expect_error(2, "verify", "--data=")
+    machine.expect_error(2, "verify", "--data", "--store", "")
+    machine.expect_error(2, "list", "--store=")
+    machine.expect_error(2, "restore", "data", "-p", "")
 
 
 # --- environments on disk ---------------------------------------------------------------------------------
@@ -273,10 +274,10 @@ def test_what_is_no_part_is_refused(machine: Machine) -> None:
 
 def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> None:
     machine, _ = packed
-    assert machine.done("verify", "data")["different"] == []
+    assert machine.run_json("verify", "data")["different"] == []
     there = machine.home / "elsewhere"
-    machine.done("restore", "data", "--prefix", there)
-    assert machine.done("verify", "--prefix", there)["different"] == []
+    machine.run_json("restore", "data", "--prefix", there)
+    assert machine.run_json("verify", "--prefix", there)["different"] == []
     assert "byte for byte" in machine.snapper("verify", "--prefix", there).out
 
     share = there / "share" / "textdata"
@@ -285,7 +286,7 @@ def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> N
     data = config.read_bytes()
     config.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
     os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert machine.done("status", "--prefix", there)["environments"][0]["condition"] == "unchanged"
+    assert machine.run_json("status", "--prefix", there)["environments"][0]["condition"] == "unchanged"
     with (there / "large.bin").open("r+b") as large:
         large.seek(69 * 1024 * 1024)
         large.write(b"x")
@@ -315,9 +316,9 @@ def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> N
     }
     assert "other contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", there).out
     shutil.rmtree(there / ".snapper")
-    assert machine.refused(2, "verify", "--prefix", there)["type"] == "UsageError"
+    assert machine.expect_error(2, "verify", "--prefix", there)["type"] == "UsageError"
     assert len(machine.snapper("verify", "data@~0", "--prefix", there, "--json").json["different"]) == 9
-    assert machine.refused(2, "verify", "data", "--repair")["type"] == "UsageError"
+    assert machine.expect_error(2, "verify", "data", "--repair")["type"] == "UsageError"
 
 
 def test_directories_that_have_become_links_are_not_followed(packed: tuple[Machine, Path]) -> None:
@@ -335,9 +336,9 @@ def test_compiled_modules_valid_for_another_time_are_the_same(
     """Modules were compiled from files whose time is another when they have been restored."""
     source = tmp_path / "tiny"
     shutil.copytree(pristine("tiny"), source, symlinks=True)
-    machine.done("pack", "-p", source)
+    machine.run_json("pack", "-p", source)
     there = machine.home / "there"
-    machine.done("restore", "tiny", "--prefix", there)
+    machine.run_json("restore", "tiny", "--prefix", there)
     for prefix in (source, there):
         checked = verifying.verify_environment(open_store(str(machine.store)), prefix)
         assert checked.different == ()

@@ -19,7 +19,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import KernelManager
 
 from tests.conftest import Machine
-from tests.support.misfortune import eventually
+from tests.support.commands import wait_until
 
 
 def kernels_dir(machine: Machine) -> Path:
@@ -119,7 +119,7 @@ def jupyterlab(machine: Machine) -> Iterator[str]:
             command, env=variables, cwd=machine.home, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        eventually(lambda: process.poll() is not None or _answers(address), seconds=90)
+        wait_until(lambda: process.poll() is not None or _answers(address), seconds=90)
         assert process.poll() is None, (machine.home / "jupyterlab.log").read_text()
         yield address
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.support.crash.children import Child, Kill, begin
-from tests.support.misfortune import make_data
+from tests.support.environments import make_data
 from tests.support.reader import Reader, Tree, tree_at
 
 NAME = "data"

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 #: The variables that are read before a program can say anything, as the tests have them.
-AT_START = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
+STARTUP_VARIABLES = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
 
 _SNAPPER = [sys.executable, "-m", "snapper"]
 _SECONDS = 300
@@ -38,7 +38,11 @@ def run(
     command: Sequence[str], variables: Mapping[str, str], directory: Path
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end with nothing to read; what it wrote is in the result."""
-    if list(command[:3]) == _SNAPPER and _at_start(variables) == AT_START and sys.platform == "linux":
+    if (
+        list(command[:3]) == _SNAPPER
+        and _at_start(variables) == STARTUP_VARIABLES
+        and sys.platform == "linux"
+    ):
         return _run_forked(command, variables, directory)
     return subprocess.run(
         command,
@@ -113,8 +117,8 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.starter", str(theirs.fileno())],
-            env={"PATH": os.environ["PATH"], **AT_START},
+            [sys.executable, "-m", "tests.support.forkserver", str(theirs.fileno())],
+            env={"PATH": os.environ["PATH"], **STARTUP_VARIABLES},
             cwd=Path(__file__).parents[1],
             stdin=subprocess.DEVNULL,
             stdout=theirs.fileno(),  # as good as a pipe: nothing is written before the fork
