@@ -1,7 +1,7 @@
-"""snapper beside its peers, on one genuine environment, in one run: `python -m benchmarks`.
+"""Compare snapper with its peers on one real environment in one run: `python -m benchmarks`.
 
-Every round runs every case of a phase once, so that a machine that drifts drifts for all. Printed are medians, and
-how far each bar is met.
+Every round runs every case of a phase once, so that drift of the machine affects all cases alike. The output lists
+medians and how each compares with its target.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.bench import Bench, Phase
 from benchmarks.cold import COLD
-from benchmarks.measure import Measured
+from benchmarks.measure import Measurement
 from benchmarks.warm import COMMON, TWICE, WARM
 from scripts.maker import make
 
@@ -30,7 +30,7 @@ MEMORY, DISK = Path("/dev/shm"), Path("/var/tmp")
 
 
 def machine(*packages: str) -> dict[str, object]:
-    """What the results depend on, these packages' versions too."""
+    """Return what the results depend on, including the versions of these packages."""
     names = ("conda-snapper", "conda-pack", "py-rattler", "zstandard", *packages)
     processor = next(
         (
@@ -51,11 +51,11 @@ def machine(*packages: str) -> dict[str, object]:
     }
 
 
-def measured(bench: Bench, phase: Phase, rounds: int) -> dict[str, list[Measured]]:
-    """What the cases of a phase took in each round."""
-    bench.fresh("home")
+def run_phase(bench: Bench, phase: Phase, rounds: int) -> dict[str, list[Measurement]]:
+    """Run the cases of a phase in alternating rounds; return the measurements by case."""
+    bench.empty("home")
     phase.prepare(bench)
-    results: dict[str, list[Measured]] = {case.name: [] for case in phase.cases}
+    results: dict[str, list[Measurement]] = {case.name: [] for case in phase.cases}
     for number in range(rounds):
         for case in phase.cases:
             os.sync()
@@ -64,37 +64,37 @@ def measured(bench: Bench, phase: Phase, rounds: int) -> dict[str, list[Measured
                 f"{phase.name} {number + 1}/{rounds}: {case.name} {results[case.name][-1].seconds:.2f} s",
                 flush=True,
             )
-    for left in bench.place.iterdir():
-        if left != bench.prefix.parent:
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    for leftover in bench.workspace.iterdir():
+        if leftover != bench.prefix.parent:
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
     return results
 
 
-def at(place: Path, recipe: str, phases: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
-    """The results on one file system, after each phase those that there are."""
-    place = place / "snapper-benchmark"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+def run_phases(directory: Path, recipe: str, phases: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """Run the phases on the file system of `directory`; yield the results so far after each phase."""
+    workspace = directory / "snapper-benchmark"
+    shutil.rmtree(workspace, ignore_errors=True)
+    workspace.mkdir(parents=True)
     try:
-        bench = Bench(place / "origin" / "env", place)
+        bench = Bench(workspace / "origin" / "env", workspace)
         make(recipe, bench.prefix, copy=True)
         files = [path for path in bench.prefix.rglob("*") if path.is_symlink() or not path.is_dir()]
         size = sum(path.lstat().st_size for path in files)
-        runs: dict[str, list[Measured]] = {}
+        runs: dict[str, list[Measurement]] = {}
         for name in phases:
-            runs |= measured(bench, PHASES[name], rounds)
+            runs |= run_phase(bench, PHASES[name], rounds)
             yield {
                 "files": len(files),
                 "size": size,
                 "figures": bench.figures,
-                "runs": {name: [asdict(each) for each in found] for name, found in runs.items()},
+                "runs": {name: [asdict(run) for run in measurements] for name, measurements in runs.items()},
             }
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(workspace, ignore_errors=True)
 
 
-def keep(results: dict[str, Any], document: str, file: Path) -> None:
-    """Writes the results as JSON and as a Markdown document."""
+def write_results(results: dict[str, Any], document: str, file: Path) -> None:
+    """Write the results as JSON and as a Markdown document."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     file.with_suffix(".md").write_text(document)
@@ -118,8 +118,8 @@ def main() -> None:
     options = parser.parse_args()
     places: dict[str, Any] = {}
     for place in options.places:
-        for found in at(place, options.recipe, options.phases, options.rounds):
-            places[str(place)] = found
+        for partial in run_phases(place, options.recipe, options.phases, options.rounds):
+            places[str(place)] = partial
             if options.results:
                 results: dict[str, Any] = {
                     "recipe": options.recipe,
@@ -127,10 +127,10 @@ def main() -> None:
                     "machine": machine(),
                 }
                 results["places"] = places
-                keep(results, report.document(results), options.results)
-    for where, found in places.items():
-        print(f"\nOn {where}\n\n{report.text(report.bars(found['runs'], found['figures']))}\n")
-        print(report.text(report.table(found["runs"])))
+                write_results(results, report.document(results), options.results)
+    for place, result in places.items():
+        print(f"\nOn {place}\n\n{report.text(report.targets(result['runs'], result['figures']))}\n")
+        print(report.text(report.table(result["runs"])))
 
 
 if __name__ == "__main__":

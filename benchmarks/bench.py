@@ -1,4 +1,4 @@
-"""What every case works with: the environment, a scratch directory, and commands run and measured."""
+"""The environment, workspace and commands that benchmark cases share."""
 
 from __future__ import annotations
 
@@ -12,55 +12,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Measured, measure
+from benchmarks.measure import Measurement, measure
 
 BIN = Path(sys.executable).parent
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The environment at `prefix`, and `place`, a scratch directory on the same file system. `figures` are sizes in
-    bytes that cases note, by name.
+    """An environment at `prefix` and a `workspace` directory on the same file system.
+
+    `figures` collects sizes in bytes that cases record, by name. `program` is the snapper executable under test.
     """
 
     prefix: Path
-    place: Path
+    workspace: Path
     figures: dict[str, int] = field(default_factory=dict)
+    program: Path = BIN / "snapper"
 
     @property
     def variables(self) -> dict[str, str]:
         path = f"{BIN}:{os.environ['PATH']}"
-        return {"PATH": path, "HOME": str(self.place / "home"), "SNAPPER_STORE": str(self.place / "store")}
+        return {
+            "PATH": path,
+            "HOME": str(self.workspace / "home"),
+            "SNAPPER_STORE": str(self.workspace / "store"),
+        }
 
-    def run(self, *commands: list[str]) -> Measured:
+    def run(self, *commands: list[str]) -> Measurement:
         return measure(commands, self.variables)
 
-    def snapper(self, *arguments: object) -> Measured:
-        """Runs and measures one command of snapper."""
-        return self.run([str(BIN / "snapper"), *map(str, arguments)])
+    def snapper(self, *arguments: object) -> Measurement:
+        """Run and measure one snapper command."""
+        return self.run([str(self.program), *map(str, arguments)])
 
-    def done(self, *arguments: object) -> Any:
-        """Runs one command of snapper unmeasured; returns its JSON document."""
-        command = [str(BIN / "snapper"), *map(str, arguments), "--json"]
+    def run_json(self, *arguments: object) -> Any:
+        """Run one snapper command without measuring it; return its JSON document."""
+        command = [str(self.program), *map(str, arguments), "--json"]
         return json.loads(subprocess.run(command, env=self.variables, check=True, capture_output=True).stdout)
 
-    def fresh(self, name: str) -> Path:
-        """An empty directory of that name."""
-        shutil.rmtree(self.place / name, ignore_errors=True)
-        (self.place / name).mkdir()
-        return self.place / name
+    def empty(self, name: str) -> Path:
+        """Create an empty directory of that name."""
+        shutil.rmtree(self.workspace / name, ignore_errors=True)
+        (self.workspace / name).mkdir()
+        return self.workspace / name
 
-    def gone(self, name: str) -> Path:
-        """A path at which nothing is."""
-        target = self.place / name
+    def absent(self, name: str) -> Path:
+        """Return a path in the workspace after removing what is there."""
+        target = self.workspace / name
         if target.is_dir():
             shutil.rmtree(target)
         target.unlink(missing_ok=True)
         return target
 
     def size(self, name: str) -> int:
-        """What a file or all files below a directory take, in bytes."""
-        top = self.place / name
+        """Return the size of a file, or of all files below a directory, in bytes."""
+        top = self.workspace / name
         if top.is_file():
             return top.stat().st_size
         return sum(file.lstat().st_size for file in top.rglob("*") if not file.is_dir())
@@ -68,15 +74,15 @@ class Bench:
 
 @dataclass(frozen=True)
 class Case:
-    """Something to measure, once in each round."""
+    """A command to measure once per round."""
 
     name: str
-    run: Callable[[Bench], Measured]
+    run: Callable[[Bench], Measurement]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Cases that alternate, on what `prepare` makes; what is in the scratch directory goes when they are done."""
+    """Cases that run in alternation on what `prepare` creates; the workspace is cleared afterwards."""
 
     name: str
     prepare: Callable[[Bench], None]

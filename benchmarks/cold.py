@@ -1,4 +1,4 @@
-"""Packing an environment of which nothing is known, and restoring it to where nothing is: snapper and its peers."""
+"""Cold cases: pack into an empty store and restore to an empty directory, with snapper and its peers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.bench import Bench, Case, Phase
-from benchmarks.measure import Measured
+from benchmarks.measure import Measurement
 
-#: Installs what the records of an environment name: `python -c` with prefix, records and package cache.
+#: Installs the packages that the records of an environment name: `python -c` with prefix, records and package cache.
 _RATTLER = """
 import asyncio, os, sys
 from pathlib import Path
@@ -20,15 +20,16 @@ prefix, records, cache = sys.argv[1:]
 locked = [PrefixRecord.from_path(path) for path in Path(records).glob("conda-meta/*.json")]
 asyncio.run(install(records=locked, target_prefix=prefix, cache_dir=cache, show_progress=False))
 assert len(list(Path(prefix).glob("conda-meta/*.json"))) == len(locked)
-os._exit(0)  # it can crash in Python's own end
+os._exit(0)  # it can crash when the interpreter shuts down
 """
 
 
 def _prepare(bench: Bench) -> None:
-    """The uncompressed archives that the floors read, all files, and the directories and two halves of about the same
-    size, and a package cache that has everything.
+    """Create the uncompressed archives that the lower bounds read and a complete package cache.
+
+    One archive has everything; three others have the directories and two halves of about equal size.
     """
-    subprocess.run(["tar", "-cf", bench.place / "plain.tar", "-C", bench.prefix, "."], check=True)
+    subprocess.run(["tar", "-cf", bench.workspace / "plain.tar", "-C", bench.prefix, "."], check=True)
     paths = {path: path.is_dir() and not path.is_symlink() for path in bench.prefix.rglob("*")}
     sizes = {path: path.lstat().st_size for path, is_directory in paths.items() if not is_directory}
     halves: list[list[str]] = [[], []]
@@ -40,26 +41,26 @@ def _prepare(bench: Bench) -> None:
     directories = [str(path.relative_to(bench.prefix)) for path in paths if path not in sizes]
     for name, part in (("directories", directories), ("half-0", halves[0]), ("half-1", halves[1])):
         names = "\0".join(sorted(part)).encode()
-        command = ["tar", "-cf", str(bench.place / f"{name}.tar"), "-C", str(bench.prefix)]
+        command = ["tar", "-cf", str(bench.workspace / f"{name}.tar"), "-C", str(bench.prefix)]
         subprocess.run([*command, "--no-recursion", "--null", "-T", "-"], input=names, check=True)
     _rattler("warm")(bench)
 
 
-def snapper_pack(bench: Bench) -> Measured:
-    bench.gone("store")
+def snapper_pack(bench: Bench) -> Measurement:
+    bench.absent("store")
     shutil.rmtree(bench.prefix / ".snapper", ignore_errors=True)
     done = bench.snapper("pack", "-p", bench.prefix, "--name", "bench")
     bench.figures["snapper store"] = bench.size("store")
     return done
 
 
-def snapper_restore(bench: Bench) -> Measured:
-    return bench.snapper("restore", "bench", "--prefix", bench.gone("restored"))
+def snapper_restore(bench: Bench) -> Measurement:
+    return bench.snapper("restore", "bench", "--prefix", bench.absent("restored"))
 
 
-def _conda_pack(ending: str) -> Callable[[Bench], Measured]:
-    def run(bench: Bench) -> Measured:
-        archive = bench.gone(f"conda-pack.{ending}")
+def _conda_pack(ending: str) -> Callable[[Bench], Measurement]:
+    def run(bench: Bench) -> Measurement:
+        archive = bench.absent(f"conda-pack.{ending}")
         done = bench.run(["conda-pack", "-q", "-j", "2", "-p", str(bench.prefix), "-o", str(archive)])
         bench.figures[archive.name] = archive.stat().st_size
         return done
@@ -67,17 +68,17 @@ def _conda_pack(ending: str) -> Callable[[Bench], Measured]:
     return run
 
 
-def _zstd_floor(bench: Bench) -> Measured:
-    archive = bench.gone("plain.zst")
-    done = bench.run(["zstd", "-3", "-T2", "-q", str(bench.place / "plain.tar"), "-o", str(archive)])
+def _zstd_lower_bound(bench: Bench) -> Measurement:
+    archive = bench.absent("plain.zst")
+    done = bench.run(["zstd", "-3", "-T2", "-q", str(bench.workspace / "plain.tar"), "-o", str(archive)])
     bench.figures[archive.name] = archive.stat().st_size
     return done
 
 
-def _tar_and_unpack(ending: str) -> Callable[[Bench], Measured]:
-    def run(bench: Bench) -> Measured:
-        target = bench.fresh("restored")
-        archive = str(bench.place / f"conda-pack.{ending}")
+def _tar_and_unpack(ending: str) -> Callable[[Bench], Measurement]:
+    def run(bench: Bench) -> Measurement:
+        target = bench.empty("restored")
+        archive = str(bench.workspace / f"conda-pack.{ending}")
         return bench.run(
             ["tar", "-xf", archive, "-C", str(target)], [sys.executable, str(target / "bin" / "conda-unpack")]
         )
@@ -85,27 +86,28 @@ def _tar_and_unpack(ending: str) -> Callable[[Bench], Measured]:
     return run
 
 
-def _tar_zstd(bench: Bench) -> Measured:
-    target = bench.fresh("restored")
-    return bench.run(["tar", "--zstd", "-xf", str(bench.place / "plain.zst"), "-C", str(target)])
+def _tar_zstd(bench: Bench) -> Measurement:
+    target = bench.empty("restored")
+    return bench.run(["tar", "--zstd", "-xf", str(bench.workspace / "plain.zst"), "-C", str(target)])
 
 
-def _tar_floor(bench: Bench) -> Measured:
-    """Directories come first: two tars that make the same one at once get in each other's way."""
-    target = bench.fresh("restored")
+def _tar_lower_bound(bench: Bench) -> Measurement:
+    """Unpack two halves at once, after the directories: two tars creating the same directory conflict."""
+    target = bench.empty("restored")
     unpack = [
-        f"tar -xf '{bench.place}/{name}.tar' -C '{target}'" for name in ("directories", "half-0", "half-1")
+        f"tar -xf '{bench.workspace}/{name}.tar' -C '{target}'"
+        for name in ("directories", "half-0", "half-1")
     ]
     script = f"{unpack[0]} || exit; {unpack[1]} & {unpack[2]} && wait $!"
     return bench.run(["sh", "-c", script])
 
 
-def _rattler(cache: str) -> Callable[[Bench], Measured]:
-    def run(bench: Bench) -> Measured:
-        packages: Path = bench.gone("packages") if cache == "cold" else bench.place / "packages-warm"
-        command = [sys.executable, "-c", _RATTLER, bench.gone("restored"), bench.prefix, packages]
+def _rattler(cache: str) -> Callable[[Bench], Measurement]:
+    def run(bench: Bench) -> Measurement:
+        packages: Path = bench.absent("packages") if cache == "cold" else bench.workspace / "packages-warm"
+        command = [sys.executable, "-c", _RATTLER, bench.absent("restored"), bench.prefix, packages]
         done = bench.run([str(word) for word in command])
-        bench.gone("packages")
+        bench.absent("packages")
         return done
 
     return run
@@ -118,13 +120,13 @@ COLD = Phase(
         Case("pack", snapper_pack),
         Case("conda-pack -j 2, .tar.gz", _conda_pack("tar.gz")),
         Case("conda-pack -j 2, .tar.zst", _conda_pack("tar.zst")),
-        Case("floor: zstd -3 -T2 of one tar", _zstd_floor),
+        Case("lower bound: zstd -3 -T2 of one tar", _zstd_lower_bound),
         Case("restore", snapper_restore),
         Case("tar + conda-unpack, .tar.gz", _tar_and_unpack("tar.gz")),
         Case("tar + conda-unpack, .tar.zst", _tar_and_unpack("tar.zst")),
         Case("tar --zstd, not relocated", _tar_zstd),
         Case("py-rattler, cold cache", _rattler("cold")),
         Case("py-rattler, warm cache (hard links)", _rattler("warm")),
-        Case("floor: two tar -x, uncompressed", _tar_floor),
+        Case("lower bound: two tar -x, uncompressed", _tar_lower_bound),
     ),
 )

@@ -1,4 +1,4 @@
-"""Runs commands and measures them and all that they start: time, CPU time, memory, bytes read and written."""
+"""Measure commands and their descendants: wall time, CPU time, peak memory, bytes read and written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Seconds on the clock, seconds of all processors, the most bytes of memory at once (shared ones counted once; 0 if
-    that was not looked at), and the bytes that went through read and write calls, from disks or not.
+class Measurement:
+    """The cost of a command and its descendants.
+
+    `seconds` is wall time and `cpu` the CPU seconds of all processes; `memory` is the peak in bytes with shared pages
+    counted once (0 if not sampled); `read` and `written` are bytes passed through system calls, from disk or not.
     """
 
     seconds: float
@@ -27,12 +29,13 @@ class Measured:
 
 def measure(
     commands: Sequence[Sequence[str]], variables: Mapping[str, str], *, memory: bool = True
-) -> Measured:
-    """Runs the commands one after another; raises CalledProcessError. To look at their memory takes some of the time:
-    a few percent of one processor, and more the more they have.
+) -> Measurement:
+    """Run the commands one after another and return their total cost.
+
+    Sampling their memory takes a few percent of one CPU, more for larger processes. Raises CalledProcessError.
     """
     peak = _Peak()
-    moved, before, began = _moved(), os.times(), time.monotonic()
+    moved, before, began = _io_bytes(), os.times(), time.monotonic()
     with peak if memory else nullcontext():
         for command in commands:
             process = subprocess.Popen(
@@ -41,9 +44,9 @@ def measure(
             peak.watch(process.pid)
             _finish(process)
         ended = time.monotonic()
-    after, read, written = os.times(), *(now - then for now, then in zip(_moved(), moved, strict=True))
+    after, read, written = os.times(), *(now - then for now, then in zip(_io_bytes(), moved, strict=True))
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Measured(ended - began, cpu, peak.bytes, max(0, read - peak.read), written)
+    return Measurement(ended - began, cpu, peak.bytes, max(0, read - peak.read), written)
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
@@ -52,15 +55,15 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
         raise subprocess.CalledProcessError(process.returncode, process.args, stderr=error)
 
 
-def _moved() -> tuple[int, int]:
-    """What this process and the children that it has waited for have read and written, in bytes."""
+def _io_bytes() -> tuple[int, int]:
+    """Return the bytes read and written by this process and the children it has waited for."""
     lines = Path("/proc/self/io").read_text().splitlines()
     fields = dict(line.split(": ") for line in lines)
     return int(fields["rchar"]), int(fields["wchar"])
 
 
 class _Peak:
-    """Samples the memory of processes and their descendants ten times a second. `read` is what that has read."""
+    """Sample the memory of processes and their descendants ten times a second; `read` counts its own reads."""
 
     def __init__(self) -> None:
         self.bytes = 0

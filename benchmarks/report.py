@@ -1,4 +1,4 @@
-"""What came of it, for people: tables of medians, and each bar with how far it is met."""
+"""Render results: tables of medians, and each target with how far it is met."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _MB = 1e6
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What is demanded: a value of the results that is to be at most `limit`, in `unit`."""
+class Target:
+    """A value of the results that must be at most `limit`, in `unit`."""
 
     case: str
     what: str
@@ -24,7 +24,7 @@ class Bar:
 
 
 class _Values:
-    """Medians and figures of one place, by name."""
+    """Medians and figures of one file system, by name."""
 
     def __init__(self, runs: Runs, figures: Mapping[str, int]) -> None:
         self._runs, self._figures = runs, figures
@@ -52,122 +52,128 @@ _ANY = (
     "pack, one small package more",
     "restore, one package more",
 )
-_TEN = "restore --all, ten there already"
+_TEN = "restore --all, ten already present"
 _MORE = "pack, one small package more"
 _SECOND = "second environment, 90% in common"
 
 
 def _ratio(name: str, other: str) -> Callable[[_Values], float]:
-    return lambda found: found.ratio(name, other)
+    return lambda values: values.ratio(name, other)
 
 
 def _sizes(name: str, other: str) -> Callable[[_Values], float]:
-    return lambda found: found.sizes(name, other)
+    return lambda values: values.sizes(name, other)
 
 
-def _seconds(name: str, limit: float) -> Bar:
-    return Bar(name, "in all", limit, lambda found: found.seconds(name), "s")
+def _seconds(name: str, limit: float) -> Target:
+    return Target(name, "total", limit, lambda values: values.seconds(name), "s")
 
 
-BARS = (
-    Bar("pack", "of conda-pack -j 2 to .tar.gz", 0.2, _ratio("pack", "conda-pack -j 2, .tar.gz")),
-    Bar("pack", "of the bytes that it stores", 1, _sizes("snapper store", "conda-pack.tar.gz")),
+TARGETS = (
+    Target("pack", "of conda-pack -j 2 to .tar.gz", 0.2, _ratio("pack", "conda-pack -j 2, .tar.gz")),
+    Target("pack", "of the bytes that it stores", 1, _sizes("snapper store", "conda-pack.tar.gz")),
     _seconds("pack, nothing changed", 1.0),
-    Bar("pack, nothing changed", "added", 0, lambda found: found.figure("added, nothing changed"), "B"),
+    Target("pack, nothing changed", "added", 0, lambda values: values.figure("added, nothing changed"), "B"),
     _seconds(_MORE, 2.0),
-    Bar(
+    Target(
         _MORE, "of the package's own layers", 1.3, _sizes("added, one package more", "that package's layers")
     ),
-    Bar(
+    Target(
         _SECOND,
-        "of its time alone",
+        "of its time in an empty store",
         1 / 3,
         _ratio("pack, 90% in common with another", "pack, in an empty store"),
     ),
-    Bar(_SECOND, "of the bytes of the first", 0.15, _sizes("added, 90% in common", "the first environment")),
-    Bar("restore", "of tar xzf + conda-unpack", 0.27, _ratio("restore", "tar + conda-unpack, .tar.gz")),
-    Bar("restore", "of tar --zstd -xf", 0.55, _ratio("restore", "tar --zstd, not relocated")),
-    Bar("restore", "of the floor", 1.5, _ratio("restore", "floor: two tar -x, uncompressed")),
+    Target(
+        _SECOND, "of the bytes of the first", 0.15, _sizes("added, 90% in common", "the first environment")
+    ),
+    Target("restore", "of tar xzf + conda-unpack", 0.27, _ratio("restore", "tar + conda-unpack, .tar.gz")),
+    Target("restore", "of tar --zstd -xf", 0.55, _ratio("restore", "tar --zstd, not relocated")),
+    Target("restore", "of the lower bound", 1.5, _ratio("restore", "lower bound: two tar -x, uncompressed")),
     _seconds("restore, one package more", 2.0),
     _seconds("restore, one package less", 2.0),
     _seconds(_TEN, 0.6),
-    Bar("memory, any of these", "at once", 400, lambda found: found.memory(*_ANY), "MB"),
-    Bar(
+    Target("memory, any of these", "peak", 400, lambda values: values.memory(*_ANY), "MB"),
+    Target(
         "memory, twice the files",
-        "at once",
+        "peak",
         400,
-        lambda found: found.memory("pack, twice", "restore, twice"),
+        lambda values: values.memory("pack, twice", "restore, twice"),
         "MB",
     ),
-    Bar("pack, twice the files", "of the time for once", 2.2, _ratio("pack, twice", "pack, once")),
-    Bar("restore, twice the files", "of the time for once", 2.2, _ratio("restore, twice", "restore, once")),
+    Target("pack, twice the files", "of the time for one copy", 2.2, _ratio("pack, twice", "pack, once")),
+    Target(
+        "restore, twice the files", "of the time for one copy", 2.2, _ratio("restore, twice", "restore, once")
+    ),
     _seconds("snapper --help", 0.25),
     _seconds("snapper list", 0.35),
 )
 
 
 def table(runs: Runs) -> list[str]:
-    """The cases, a line each, as Markdown."""
+    """Return one Markdown table row per case."""
     lines = [
         "| case | seconds | spread | CPU s | memory MB | read MB | written MB |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for name, found in runs.items():
-        times = [run["seconds"] for run in found]
+    for name, measurements in runs.items():
+        times = [run["seconds"] for run in measurements]
 
-        def middle(key: str, found: Sequence[Mapping[str, float]] = found) -> float:
-            return statistics.median(run[key] for run in found)
+        def median(key: str, runs: Sequence[Mapping[str, float]] = measurements) -> float:
+            return statistics.median(run[key] for run in runs)
 
         lines.append(
-            f"| {name} | {middle('seconds'):.2f} | {min(times):.2f} - {max(times):.2f} | {middle('cpu'):.1f} "
-            f"| {max(run['memory'] for run in found) / _MB:.0f} | {middle('read') / _MB:,.0f} "
-            f"| {middle('written') / _MB:,.0f} |"
+            f"| {name} | {median('seconds'):.2f} | {min(times):.2f} - {max(times):.2f} | {median('cpu'):.1f} "
+            f"| {max(run['memory'] for run in measurements) / _MB:.0f} | {median('read') / _MB:,.0f} "
+            f"| {median('written') / _MB:,.0f} |"
         )
     return lines
 
 
-def bars(runs: Runs, figures: Mapping[str, int]) -> list[str]:
-    """The bars, a line each, as Markdown; those whose cases were not run are left out."""
-    lines = ["| case | | found | bar | |", "|---|---|--:|--:|---|"]
+def targets(runs: Runs, figures: Mapping[str, int]) -> list[str]:
+    """Return one Markdown table row per target; targets whose cases did not run are omitted."""
+    lines = ["| case | | measured | target | |", "|---|---|--:|--:|---|"]
     values = _Values(runs, figures)
-    for bar in BARS:
+    for target in TARGETS:
         try:
-            found = bar.value(values)
+            value = target.value(values)
         except (KeyError, ValueError):
             continue
-        unit = f" {bar.unit}" if bar.unit else ""
-        verdict = "met" if found <= bar.limit else f"missed by {found - bar.limit:.2f}{unit}"
-        lines.append(f"| {bar.case} | {bar.what} | {found:.2f}{unit} | {bar.limit:.2f}{unit} | {verdict} |")
+        unit = f" {target.unit}" if target.unit else ""
+        verdict = "met" if value <= target.limit else f"missed by {value - target.limit:.2f}{unit}"
+        lines.append(
+            f"| {target.case} | {target.what} | {value:.2f}{unit} | {target.limit:.2f}{unit} | {verdict} |"
+        )
     return lines
 
 
 def document(results: Mapping[str, Any]) -> str:
-    """All results as a Markdown document."""
+    """Return all results as a Markdown document."""
     first = next(iter(results["places"].values()))
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     lines = [
         f"# {results['recipe']}: {first['files']:,} files, {first['size'] / 1e9:.1f} GB",
         "",
         f"Made by `python -m benchmarks`: medians of {results['rounds']} alternating rounds. {machine}.",
-        "Memory is the most that the whole process tree had at once; read and written is what went through system "
-        "calls, from disks or not.",
+        "Memory is the peak of the whole process tree; read and written count bytes passed through system calls, "
+        "from disk or not.",
     ]
-    for place, found in results["places"].items():
+    for place, result in results["places"].items():
         lines += [
             "",
             f"## On {place}",
             "",
-            *bars(found["runs"], found["figures"]),
+            *targets(result["runs"], result["figures"]),
             "",
-            *table(found["runs"]),
+            *table(result["runs"]),
             "",
         ]
-        lines += [f"- {name}: {size:,} bytes" for name, size in found["figures"].items()]
+        lines += [f"- {name}: {size:,} bytes" for name, size in result["figures"].items()]
     return "\n".join(lines) + "\n"
 
 
 def text(lines: Iterable[str]) -> str:
-    """A Markdown table in columns, for terminals."""
+    """Return a Markdown table as aligned columns for terminals."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
