@@ -108,7 +108,10 @@ def one_round(bench: Bench, number: int) -> Iterator[tuple[str, Run]]:
         yield f"restore, S3, from the cache, {jobs} processes", bench.restore(bucket, jobs, cache)
     if len(os.sched_getaffinity(0)) > 1:
         with bench.isolated_cpus() as isolated:
-            directory, bucket = str(bench.absent("store")), f"s3://{bench.server.bucket}/round{number}-isolated"
+            directory, bucket = (
+                str(bench.absent("store")),
+                f"s3://{bench.server.bucket}/round{number}-isolated",
+            )
             yield f"pack, directory, {_APART}", isolated.pack(directory)
             yield f"pack, S3, {_APART}", isolated.pack(bucket)
             yield f"restore, directory, {_APART}", isolated.restore(directory, 1)
@@ -118,9 +121,7 @@ def one_round(bench: Bench, number: int) -> Iterator[tuple[str, Run]]:
 
 def table(results: dict[str, list[Run]]) -> list[str]:
     """Return one Markdown table row per case."""
-    medians = {
-        name: statistics.median(run.cost.seconds for run in runs) for name, runs in results.items()
-    }
+    medians = {name: statistics.median(run.cost.seconds for run in runs) for name, runs in results.items()}
     lines = [_COLUMNS, "|---|" + "--:|" * (_COLUMNS.count("|") - 2)]
     for name, runs in results.items():
         times = [run.cost.seconds for run in runs]
@@ -177,7 +178,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.s3", description=__doc__)
     parser.add_argument("--recipe", default="large", help="environment of scripts.maker (default: large)")
     parser.add_argument(
-        "--environment", type=Path, help="an existing environment to use instead; its .snapper directory is removed"
+        "--environment",
+        type=Path,
+        help="an existing environment to use instead; its .snapper directory is removed",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--place", type=Path, default=Path("/dev/shm"), help="file system to work on")
