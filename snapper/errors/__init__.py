@@ -1,4 +1,4 @@
-"""Every error a user can meet: what happened, what to do about it, and the exit code of its kind."""
+"""Every error that users can meet: a message, a hint, and an exit code."""
 
 from snapper.errors.base import ExitCode, SnapperError, suggest_name
 from snapper.errors.environments import (
@@ -40,6 +40,7 @@ from snapper.errors.system import (
     PermissionDenied,
     ProgramNotFound,
     TargetLocked,
+    UnexpectedError,
     UnsupportedPlatform,
     UsageError,
     WorkerDied,
@@ -81,6 +82,7 @@ __all__ = [
     "TagExists",
     "TargetLocked",
     "TargetOccupied",
+    "UnexpectedError",
     "UnsupportedFormat",
     "UnsupportedPlatform",
     "UsageError",

@@ -1,14 +1,15 @@
-"""What all errors are, and the exit codes that they stand for."""
+"""The base class of all errors, and exit codes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields
 from enum import IntEnum
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; documented in docs/cli.md and kept stable."""
+    """Exit codes of the command line; documented in docs/cli.md and stable."""
 
     DONE = 0
     FAILED = 1
@@ -22,37 +23,44 @@ class ExitCode(IntEnum):
 
 
 def suggest_name(name: str, known: Iterable[str]) -> str:
-    """`Did you mean 'demo'? ` where a name that there is looks like the one that was given, else nothing."""
-    from difflib import get_close_matches  # noqa: PLC0415 - a slow import for what is seldom needed
+    """Return `Did you mean 'demo'? ` if one of the known names resembles this one, else an empty string."""
+    from difflib import get_close_matches  # noqa: PLC0415 - a slow import, rarely needed
 
-    found = get_close_matches(name, dict.fromkeys(known), n=1, cutoff=0.55)
-    return f"Did you mean {found[0]!r}? " if found else ""
-
-
-def _rebuild(kind: type[SnapperError], values: dict[str, object]) -> SnapperError:
-    return kind(**values)
+    matches = get_close_matches(name, dict.fromkeys(known), n=1, cutoff=0.55)
+    return f"Did you mean {matches[0]!r}? " if matches else ""
 
 
 class SnapperError(Exception):
-    """Base of all errors. A subclass is a dataclass: its fields are the data, `message` one sentence.
+    """Base class of all errors that users can meet.
 
-    Errors cross process borders (a worker raises, the command reports), so they pickle by field.
+    A subclass is a dataclass whose fields are the error's data. Its templates are filled with the fields; a subclass
+    whose text needs logic overrides `message` or `hint` instead. Errors cross process boundaries (a worker raises, the
+    command reports), so they are pickled by field.
     """
 
-    code = ExitCode.FAILED
+    code: ClassVar[ExitCode] = ExitCode.FAILED
+    message_template: ClassVar[str] = ""
+    hint_template: ClassVar[str] = ""
 
     @property
     def message(self) -> str:
-        raise NotImplementedError
+        """What happened, and why, in one sentence without a period."""
+        return self.message_template.format_map(self._values())
 
     @property
     def hint(self) -> str:
-        """What the user can do; empty where the message says it all."""
-        return ""
+        """What the user can do; empty if the message says it all."""
+        return self.hint_template.format_map(self._values())
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return self.message
 
     def __reduce__(self) -> tuple[object, ...]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        return _rebuild, (type(self), values)
+        return _rebuild, (type(self), self._values())
+
+
+def _rebuild(kind: type[SnapperError], values: dict[str, object]) -> SnapperError:
+    return kind(**values)

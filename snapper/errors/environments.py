@@ -1,4 +1,4 @@
-"""Errors about environments on disk, and the places that they are restored to."""
+"""Errors about environments on disk and the directories they are restored to."""
 
 from __future__ import annotations
 
@@ -9,38 +9,29 @@ from snapper.errors.base import ExitCode, SnapperError, suggest_name
 
 @dataclass(eq=False)
 class NotAnEnvironment(SnapperError):
-    """A directory that was named as an environment is none."""
+    """A directory given as an environment is not one."""
 
     prefix: str
     code = ExitCode.NOT_FOUND
-
-    @property
-    def message(self) -> str:
-        return f"{self.prefix} is not a conda environment: it has no conda-meta directory"
-
-    @property
-    def hint(self) -> str:
-        return "Give the environment's own directory, the one that holds bin and conda-meta."
+    message_template = "{prefix} is not a conda environment: it has no conda-meta directory"
+    hint_template = "Give the environment's own directory: the one that contains bin and conda-meta."
 
 
 @dataclass(eq=False)
 class EnvironmentNotFound(SnapperError):
-    """No environment of that name is on this machine; `known` are the names that there are."""
+    """This machine has no environment of that name; `known` are the names of those it has."""
 
     name: str
     searched: tuple[str, ...]
     known: tuple[str, ...] = ()
     code = ExitCode.NOT_FOUND
-
-    @property
-    def message(self) -> str:
-        return f"no conda environment named {self.name!r} was found on this machine"
+    message_template = "this machine has no conda environment named {name!r}"
 
     @property
     def hint(self) -> str:
-        places = ", ".join(self.searched) or "no envs directory"
-        guess = suggest_name(self.name, self.known)
-        return f"{guess}Looked in {places}. If it is elsewhere, give its directory: -p DIRECTORY."
+        suggestion = suggest_name(self.name, self.known)
+        directories = ", ".join(self.searched) or "no envs directory"
+        return f"{suggestion}Searched: {directories}. If it is elsewhere, give its directory: -p DIRECTORY."
 
 
 @dataclass(eq=False)
@@ -57,7 +48,7 @@ class AmbiguousName(SnapperError):
 
     @property
     def hint(self) -> str:
-        return f"Say which one is meant by its directory: -p {self.candidates[0]}."
+        return f"Choose one by its directory: -p {self.candidates[0]}."
 
 
 @dataclass(eq=False)
@@ -66,148 +57,107 @@ class ChangedWhilePacking(SnapperError):
 
     path: str
     code = ExitCode.CONFLICT
-
-    @property
-    def message(self) -> str:
-        return f"{self.path} changed while it was being packed"
-
-    @property
-    def hint(self) -> str:
-        return "Let the installation or program that writes there finish, then pack again."
+    message_template = "{path} changed while it was being packed"
+    hint_template = "Wait until the program that writes to the environment has finished, then pack again."
 
 
 @dataclass(eq=False)
 class ManifestTooLarge(SnapperError):
-    """What a snapshot of an environment would say of it is more than anybody reads; sizes in bytes."""
+    """The manifest of a snapshot would exceed the format's limit; sizes in bytes."""
 
     size: int
     limit: int
-
-    @property
-    def message(self) -> str:
-        return (
-            f"the environment cannot be packed: what describes it takes {self.size:,} bytes, "
-            f"and a snapshot may have {self.limit:,}"
-        )
-
-    @property
-    def hint(self) -> str:
-        return (
-            "Packages, symlinks and files that hold the environment's own path count, and files of packages that were "
-            "changed or removed. Move what is no software out of the environment: data that is linked into it, say."
-        )
+    message_template = "the snapshot manifest would be {size:,} bytes; the limit is {limit:,}"
+    hint_template = (
+        "It lists packages, symlinks, files that contain the environment's path, and files modified or removed since "
+        "installation. Move data that is not software, such as links to data sets, out of the environment."
+    )
 
 
 @dataclass(eq=False)
 class EditableInstallsFound(SnapperError):
-    """Packages of the environment have their code elsewhere; each source is `NAME (DIRECTORY)`."""
+    """The source code of some packages is outside the environment; each source is `NAME (DIRECTORY)`."""
 
     sources: tuple[str, ...]
+    hint_template = (
+        "Pack the source directories too with --editable=include, keep only the links to them with --editable=ignore, "
+        "or reinstall the packages without -e."
+    )
 
     @property
     def message(self) -> str:
         return f"the environment has editable installs, whose code is elsewhere: {', '.join(self.sources)}"
 
-    @property
-    def hint(self) -> str:
-        return (
-            "Take their source directories along with --editable=include, leave the links to them as they are "
-            "with --editable=ignore, or install them without -e."
-        )
-
 
 @dataclass(eq=False)
 class TargetOccupied(SnapperError):
-    """Something that restoring would destroy stands where the environment belongs."""
+    """Restoring would overwrite something that must be kept."""
 
     prefix: str
     reason: str
     advice: str
     code = ExitCode.CONFLICT
-
-    @property
-    def message(self) -> str:
-        return f"{self.prefix} is in the way: {self.reason}"
-
-    @property
-    def hint(self) -> str:
-        return self.advice
+    message_template = "{prefix} is in the way: {reason}"
+    hint_template = "{advice}"
 
 
 @dataclass(eq=False)
 class PlatformMismatch(SnapperError):
-    """The environment was built for another kind of machine."""
+    """The environment was built for another platform."""
 
     environment: str
     built_for: str
     here: str
-
-    @property
-    def message(self) -> str:
-        return f"{self.environment!r} was packed on {self.built_for}, and this machine is {self.here}"
-
-    @property
-    def hint(self) -> str:
-        return (
-            f"Restore it on a {self.built_for} machine, or build and pack it on this one under another name."
-        )
+    message_template = "{environment!r} was packed on {built_for}, but this machine is {here}"
+    hint_template = (
+        "Restore it on a {built_for} machine, or build it on this one and pack it under another name."
+    )
 
 
 @dataclass(eq=False)
 class PrefixTooLong(SnapperError):
-    """The target directory does not fit where a program has its prefix compiled in; lengths in bytes."""
+    """The target's path is longer than the prefix compiled into one of the files; lengths in bytes."""
 
     prefix: str
     length: int
     limit: int
     path: str
     advice: str = ""
-
-    @property
-    def message(self) -> str:
-        return (
-            f"{self.prefix} is {self.length} bytes long, and {self.path} has room for a prefix "
-            f"of {self.limit} bytes only"
-        )
+    message_template = (
+        "the path {prefix} is {length} bytes long, but {path} can hold a prefix of at most {limit} bytes"
+    )
 
     @property
     def hint(self) -> str:
-        return self.advice or "Restore to a shorter place with --envs-dir or --prefix."
+        return self.advice or "Restore to a shorter path with --envs-dir or --prefix."
 
 
 @dataclass(eq=False)
 class NoTargetDirectory(SnapperError):
-    """There is no directory that environments could be restored into."""
+    """There is no writable directory to restore an environment into."""
 
     environment: str
     tried: tuple[str, ...]
     code = ExitCode.NOT_FOUND
+    hint_template = "Choose one with --envs-dir, SNAPPER_ENVS_DIR or --prefix."
 
     @property
     def message(self) -> str:
         return f"there is no writable directory to restore {self.environment!r} into (tried {', '.join(self.tried)})"
 
-    @property
-    def hint(self) -> str:
-        return "Name one with --envs-dir, SNAPPER_ENVS_DIR or --prefix."
-
 
 @dataclass(eq=False)
 class KernelNotRegistered(SnapperError):
-    """No kernel of that environment is in Jupyter's menu."""
+    """snapper has registered no kernel of that environment; `known` are the environments with kernels."""
 
     environment: str
     known: tuple[str, ...]
     code = ExitCode.NOT_FOUND
-
-    @property
-    def message(self) -> str:
-        return f"no kernel of {self.environment!r} is registered by snapper"
+    message_template = "snapper has not registered a kernel of {environment!r}"
 
     @property
     def hint(self) -> str:
-        if self.known:
-            return (
-                f"{suggest_name(self.environment, self.known)}There are kernels of: {', '.join(self.known)}."
-            )
-        return "There are none at all: snapper kernels register ENV puts them there."
+        if not self.known:
+            return "No kernels are registered. Register some with: snapper kernels register ENV."
+        suggestion = suggest_name(self.environment, self.known)
+        return f"{suggestion}Kernels are registered for: {', '.join(self.known)}."

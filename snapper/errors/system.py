@@ -1,4 +1,4 @@
-"""Errors that the command line or the machine gives, whatever snapper was about to do."""
+"""Errors of the command line, the settings, the machine, and snapper's own processes."""
 
 from __future__ import annotations
 
@@ -9,91 +9,71 @@ from snapper.errors.base import ExitCode, SnapperError
 
 @dataclass(eq=False)
 class UnsupportedPlatform(SnapperError):
-    """This machine is of a kind that snapper does not run on."""
+    """snapper does not run on this operating system."""
 
     platform: str
-
-    @property
-    def message(self) -> str:
-        return f"snapper does not run on {self.platform}: it handles Linux and macOS environments only"
-
-    @property
-    def hint(self) -> str:
-        return "On Windows, run it inside WSL 2, where conda environments are Linux ones."
+    message_template = "snapper does not run on {platform}: it supports only Linux and macOS"
+    hint_template = "On Windows, run it inside WSL 2, where conda environments are Linux environments."
 
 
 @dataclass(eq=False)
 class UsageError(SnapperError):
-    """The command line asks for something that makes no sense."""
+    """The command line is invalid."""
 
     reason: str
     advice: str = ""
     code = ExitCode.USAGE
-
-    @property
-    def message(self) -> str:
-        return self.reason
-
-    @property
-    def hint(self) -> str:
-        return self.advice
+    message_template = "{reason}"
+    hint_template = "{advice}"
 
 
 @dataclass(eq=False)
 class InvalidSettings(SnapperError):
-    """A setting is wrong; `where` is the variable, or the file and its line."""
+    """A setting is invalid; `where` is the variable, or the file and its line."""
 
     where: str
     reason: str
     advice: str = ""
     code = ExitCode.USAGE
-
-    @property
-    def message(self) -> str:
-        return f"{self.where}: {self.reason}"
+    message_template = "{where}: {reason}"
 
     @property
     def hint(self) -> str:
-        return self.advice or "Correct it there: snapper config shows what holds, and all that is wrong."
+        return (
+            self.advice or "Correct it there; snapper config shows all settings and what is wrong with them."
+        )
 
 
 @dataclass(eq=False)
 class PermissionDenied(SnapperError):
-    """A file or directory of the environment cannot be read, or its place cannot be written."""
+    """This user may not read or write a file or directory."""
 
     path: str
     action: str
-
-    @property
-    def message(self) -> str:
-        return f"permission denied: cannot {self.action} {self.path}"
-
-    @property
-    def hint(self) -> str:
-        return f"Run as the user who owns {self.path}, or give this user access to it."
+    message_template = "permission denied: cannot {action} {path}"
+    hint_template = "Run as the user who owns {path}, or give this user access to it."
 
 
 @dataclass(eq=False)
 class InsufficientSpace(SnapperError):
-    """A file system has too little room; sizes in bytes."""
+    """A file system has too little free space or too few inodes; `what` is the unit."""
 
     path: str
     needed: int = 0
     available: int = 0
     what: str = "bytes"
+    hint_template = (
+        "No environment was changed. Free some space there, or choose another location, and run it again."
+    )
 
     @property
     def message(self) -> str:
-        if self.needed:
-            return (
-                f"not enough room at {self.path}: "
-                f"{self.needed:,} {self.what} are needed and {self.available:,} are free"
-            )
-        return f"no space left on the file system of {self.path}"
-
-    @property
-    def hint(self) -> str:
-        return "No environment was changed. Free some space there, or choose another place, and run it again."
+        if not self.needed:
+            return f"no space left on the file system of {self.path}"
+        return (
+            f"not enough space at {self.path}: "
+            f"{self.needed:,} {self.what} are needed and {self.available:,} are free"
+        )
 
 
 @dataclass(eq=False)
@@ -103,76 +83,72 @@ class FileOperationFailed(SnapperError):
     path: str
     reason: str
     advice: str = ""
-
-    @property
-    def message(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-    @property
-    def hint(self) -> str:
-        return self.advice
+    message_template = "{path}: {reason}"
+    hint_template = "{advice}"
 
 
 @dataclass(eq=False)
 class ProgramNotFound(SnapperError):
-    """A format needs a program that is not installed."""
+    """An external program is needed but not installed."""
 
     program: str
     purpose: str
     advice: str
-
-    @property
-    def message(self) -> str:
-        return f"{self.purpose} needs {self.program}, which is not installed"
-
-    @property
-    def hint(self) -> str:
-        return self.advice
+    message_template = "{purpose} needs {program}, which is not installed"
+    hint_template = "{advice}"
 
 
 @dataclass(eq=False)
 class TargetLocked(SnapperError):
-    """Another snapper works on the same place right now; `who` as far as it says so."""
+    """Another snapper process has locked the same target; `who` identifies it if known."""
 
     what: str
     who: str = ""
     code = ExitCode.CONFLICT
+    hint_template = "Wait for it to finish, then run this again."
 
     @property
     def message(self) -> str:
-        return f"another snapper is at work on {self.what}" + (f": {self.who}" if self.who else "")
-
-    @property
-    def hint(self) -> str:
-        return "Wait for it to end, then run this again."
+        return f"{self.what} is locked by another snapper process" + (f": {self.who}" if self.who else "")
 
 
 @dataclass(eq=False)
 class WorkerDied(SnapperError):
-    """A worker process ended without an answer."""
+    """A worker process ended without an answer; `status` is its exit status, negative for a signal."""
 
     status: int
+    hint_template = (
+        "Signal 9 usually means that memory ran out: free some, or use fewer workers with --jobs 1."
+    )
 
     @property
     def message(self) -> str:
-        how = f"by signal {-self.status}" if self.status < 0 else f"with status {self.status}"
-        return f"a worker process was ended {how}"
-
-    @property
-    def hint(self) -> str:
-        return "Signal 9 usually means that memory ran out: free some, or use fewer workers with --jobs 1."
+        how = (
+            f"was killed by signal {-self.status}" if self.status < 0 else f"exited with status {self.status}"
+        )
+        return f"a worker process {how}"
 
 
 @dataclass(eq=False)
 class Interrupted(SnapperError):
-    """The user pressed Ctrl-C, or the process was asked to end."""
+    """The user pressed Ctrl-C, or the process received a termination signal."""
 
     code = ExitCode.INTERRUPTED
+    message_template = "interrupted"
+    hint_template = "Nothing was left half-done; run the command again to finish."
 
-    @property
-    def message(self) -> str:
-        return "interrupted"
+
+@dataclass(eq=False)
+class UnexpectedError(SnapperError):
+    """An exception that is a bug of snapper; `log` is the file with the traceback, if it could be written."""
+
+    kind: str
+    reason: str
+    log: str = ""
+    message_template = "unexpected error: {kind}: {reason}"
 
     @property
     def hint(self) -> str:
-        return "Nothing was left half-done; run the command again to finish."
+        if not self.log:
+            return "This is a bug in snapper; please report it with the traceback."
+        return f"This is a bug in snapper; please report it with the traceback in {self.log}."
