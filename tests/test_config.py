@@ -103,7 +103,7 @@ def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch
         ('store = "relative/store"\n', 1, "an absolute path"),
         ('store = "s3://"\n', 1, "s3://BUCKET/PREFIX"),
         ('kernel_name = "{language}"\n', 1, "{env} must stand in it"),
-        ('kernel_name = "{env}{0}"\n', 1, "nothing else in braces"),
+        ('kernel_name = "{env}{0}"\n', 1, "no other fields"),
         ("jobs = 1\njobs == 2\n", 2, "it is not TOML"),
         ("jobs = 1\njobs = 2\n", 0, "it is not TOML"),
         ("jobs = \n\n", 1, "it is not TOML"),
@@ -123,7 +123,7 @@ def test_a_wrong_file(home: Path, text: str, line: int, words: str) -> None:
 def test_a_file_that_is_no_text(home: Path) -> None:
     file = home / ".config/snapper/config.toml"
     write(file, "").write_bytes(b"jobs = 1\nstore = '\xff'\n")
-    with pytest.raises(InvalidSettings, match=":2: it is not in UTF-8"):
+    with pytest.raises(InvalidSettings, match=":2: it is not UTF-8"):
         load_settings()
 
 

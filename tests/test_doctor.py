@@ -68,7 +68,7 @@ def test_what_is_wrong_with_store_and_settings(machine: Machine) -> None:
     assert "does not exist" in store["detail"]
     assert store["hint"]
     machine.snapper("restore", "--all")
-    assert "could not begin" in findings(machine, code=3)["Restore"][0]["detail"]
+    assert "could not start" in findings(machine, code=3)["Restore"][0]["detail"]
     file = machine.home / ".config/snapper/config.toml"
     file.parent.mkdir(parents=True)
     file.write_text("jobs = 0\n")
@@ -76,7 +76,7 @@ def test_what_is_wrong_with_store_and_settings(machine: Machine) -> None:
     assert found["Settings"][0]["detail"].startswith(f"{file}:1: jobs cannot be 0")
     assert (found["Store"][0]["level"], found["Store"][0]["detail"].split(",")[0]) == (
         "note",
-        "not looked at",
+        "not checked",
     )
     assert "Jupyter" in found
 
@@ -85,7 +85,7 @@ def test_a_snapper_that_the_next_stop_wipes(machine: Machine) -> None:
     healthy(machine)
     (machine.home / "SageMaker").mkdir()
     (found,) = findings(machine, code=3)["snapper"]
-    assert "which the next stop of the instance wipes" in found["detail"]
+    assert "which is deleted when the instance stops" in found["detail"]
     assert "snapper lifecycle on-start" in found["hint"]
 
 
@@ -96,5 +96,5 @@ def test_too_little_room(machine: Machine) -> None:
     entry = machine.store / "environments/data.json"
     size = machine.run_json("list")["environments"][0]["size"]
     entry.write_text(entry.read_text().replace(f'"size":{size}', f'"size":{10**15}'))
-    (found,) = (each for each in findings(machine, code=3)["Room"] if each["level"] == "problem")
-    assert "1000000.0 GB are to be restored there" in found["detail"]
+    (found,) = (each for each in findings(machine, code=3)["Disk space"] if each["level"] == "problem")
+    assert "1000000.0 GB to be restored there" in found["detail"]

@@ -263,7 +263,7 @@ def test_a_file_that_is_there_is_not_overwritten(stocked: Machine, tmp_path: Pat
         ({"output": "a.tgz", "level": 10}, "0 to 9"),
         ({"output": "a.tar.zst", "level": 0}, "1 to 19"),
         ({"output": "a.tar", "level": 1}, "none"),
-        ({"output": "a.zip", "threads": 2}, "one thread"),
+        ({"output": "a.zip", "threads": 2}, "single thread"),
         ({"output": "a.tar", "dest_prefix": "relative/path"}, "/opt"),
         ({"output": "a.tar", "dest_prefix": "/opt/../etc"}, "/opt"),
         ({"output": "a.tar", "dest_prefix": "/"}, "/opt"),

@@ -208,7 +208,7 @@ def test_kernels_of_what_is_gone(machine: Machine) -> None:
     assert sorted(document["removed_kernels"]) == ["two-more", "two-text"]
     assert there() == {"one-text", "own"}
     hint = machine.expect_error(10, "kernels", "remove", "own")["hint"]
-    assert hint == "Did you mean 'one'? There are kernels of: one."
+    assert hint == "Did you mean 'one'? Kernels are registered for: one."
     machine.run_json("kernels", "remove", "one")
     assert there() == {"own"}
     assert (machine.envs / "one" / "conda-meta").is_dir()

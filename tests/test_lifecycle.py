@@ -331,7 +331,7 @@ def test_on_start_with_a_full_disk(instance: Instance, tmp_path: Path) -> None:
         logs.fill()
         said, seconds = instance.start("--envs-dir", str(small.path), "--budget", "20", "--first", "work")
         assert seconds < 20
-        assert f"not enough room at {small.path}" in said
+        assert f"not enough space at {small.path}" in said
         assert "on-start has ended with 1" in said
     finally:
         for disk in (small, logs):

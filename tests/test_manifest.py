@@ -297,7 +297,7 @@ def test_a_good_page_is_not_blamed_for_the_list_it_is_in(store: Counting) -> Non
     key = pointed_at(store, canonical.encode(swapped))
     (problem,) = verify_store(store, jobs=1).problems
     assert (problem.key, problem.environments) == (key, ("work",))
-    assert "wrong list" in problem.reason
+    assert "wrong kind" in problem.reason
 
 
 def test_a_large_page_is_read_once_whatever_snapshots_say_of_its_size(store: Counting) -> None:

@@ -504,9 +504,9 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     prefix = machine.envs / "data"
     (prefix / "which").write_text("new")
     told = Told()
-    with pytest.raises(StoreLocked, match="a prune is at work"):
+    with pytest.raises(StoreLocked, match="locked by a prune"):
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1, progress=told)
-    assert any("waiting for the prune" in note for note in told.notes)
+    assert any("waiting for a prune" in note for note in told.notes)
     assert machine.expect_error(11, "prune", "--yes")["type"] == "StoreLocked"
     assert [path.name for path in (machine.store / "locks").iterdir()] == ["prune.json"]
     age(machine.store / "locks", 3700)

@@ -147,7 +147,7 @@ def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], refused:
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a b", ESCAPES, "a" * 300, "\udcff"], ids=ascii)
 def test_a_name_that_no_environment_can_have(name: str, machine: Machine, refused: Refused) -> None:
     error = refused(2, "pack", name, brief=True)
-    assert "cannot name an environment" in error["message"]
+    assert "is not a valid environment name" in error["message"]
     assert "--prefix" in error["hint"]
     assert error["message"].isprintable()
     assert not machine.store.exists()
@@ -156,7 +156,7 @@ def test_a_name_that_no_environment_can_have(name: str, machine: Machine, refuse
 def test_names_are_looked_at_by_every_command(machine: Machine, refused: Refused) -> None:
     prefix = make_data(machine.envs / "data")
     for arguments in (("restore", "a/b"), ("show", "../b"), ("pack", "-p", prefix, "--name", ".hidden")):
-        assert "cannot name an environment" in refused(2, *arguments)["message"]
+        assert "is not a valid environment name" in refused(2, *arguments)["message"]
     assert not machine.store.exists()
 
 

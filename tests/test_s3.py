@@ -237,7 +237,7 @@ def test_offline_restore_uses_the_latest_snapshot_that_is_fully_cached(
     refused = two.with_variables(**OFFLINE).expect_error(
         13, "restore", "work@~0", "--prefix", tmp_path / "named"
     )
-    assert "what is needed is not in the cache" in refused["message"]
+    assert "does not contain everything needed" in refused["message"]
 
     # Nothing on disk is replaced by an older snapshot, even if the cache has no other.
     two.run_json("restore", "work", "--envs-dir", two.envs)

@@ -228,7 +228,7 @@ def test_pack_reports_a_conflict_at_the_last_moment(
 PERMANENT_FAILURES = {
     "expired": (Fault("refused", gets(LAYER), times=99, after=2, code="ExpiredToken"), 13, "have expired"),
     "skewed": (Fault("refused", gets(""), times=99, code="RequestTimeTooSkewed"), 13, "clock"),
-    "altered for good": (Fault("altered", gets(LAYER), times=99, after=1), 12, "is damaged"),
+    "altered for good": (Fault("altered", gets(LAYER), times=99, after=1), 12, "is corrupted"),
     "broken for good": (Fault("reset", gets(LAYER), times=99, after=1), 13, "keeps breaking"),
     "busy for good": (Fault("refused", gets(LAYER), times=99, code="SlowDown"), 13, "too busy"),
 }
@@ -508,7 +508,7 @@ def test_doctor_reports_each_permission(
     assert any("s3:ListBucket" in detail for detail in details_for("blind", url))
     assert f"this user can be an administrator of {url}/new" in details_for("admin", f"{url}/new")
     assert any("s3:PutObject" in detail for detail in details_for("reader", f"{url}/newer"))
-    assert any("each restore reads all of it from S3" in detail for detail in details)
+    assert any("every restore reads everything from S3" in detail for detail in details)
     prefix = url.removeprefix(f"s3://{s3_server.bucket}/")
     left = s3_server.client().list_objects_v2(Bucket=s3_server.bucket, Prefix=prefix)["Contents"]
     assert [item["Key"] for item in left if "doctor" in item["Key"]] == []

@@ -98,7 +98,7 @@ def squashfs_program(name: str) -> str:
     """The path of a program of squashfs-tools; raises ProgramNotFound."""
     found = shutil.which(name)
     if found is None:
-        raise ProgramNotFound(name, "the format squashfs", _SQUASHFS_ADVICE)
+        raise ProgramNotFound(name, "the squashfs format", _SQUASHFS_ADVICE)
     return found
 
 
@@ -120,7 +120,7 @@ def kind_of(file: Path) -> Kind:
             return kind
     if head[_TAR_MAGIC_AT:] == b"ustar":
         return "tar"
-    raise NotAnArchive(str(file), "it is no tar, zip or squashfs file")
+    raise NotAnArchive(str(file), "it is not a tar, zip or squashfs file")
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def _reading(file: Path) -> Iterator[None]:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise InvalidArchive(str(file), f"it is damaged ({error})") from None
+        raise InvalidArchive(str(file), f"it is corrupted ({error})") from None
 
 
 class _Header(tarfile.TarInfo):
@@ -201,9 +201,9 @@ def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Re
 def _check_end(file: Path, end: int, plain: _Counting) -> None:
     """Raises InvalidArchive unless there is nothing behind the last member but the zeros that end a tar."""
     if plain.end > end:
-        raise InvalidArchive(str(file), f"it is damaged (what stands at byte {end:,} is no member)")
+        raise InvalidArchive(str(file), f"it is corrupted (no valid member at byte {end:,})")
     if plain.size < end + _END_OF_TAR:
-        raise InvalidArchive(str(file), "it is damaged (its end is missing)")
+        raise InvalidArchive(str(file), "it is corrupted (its end is missing)")
 
 
 def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
@@ -220,7 +220,7 @@ def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
     kind = None if member.issparse() else _TAR_TYPES.get(member.type)
     if kind is None:
         raise InvalidArchive(
-            str(file), f"{member.name!r} is a device, a pipe, or of another kind that is not known"
+            str(file), f"{member.name!r} is a device, a pipe, or of another unsupported type"
         )
     target = member.linkname
     if kind == "hardlink":
@@ -258,7 +258,7 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> E
     kind = _FILE_TYPES.get(stat.S_IFMT(unix))
     if kind is None:
         raise InvalidArchive(
-            str(file), f"{info.filename!r} is a device, a pipe, or of another kind that is not known"
+            str(file), f"{info.filename!r} is a device, a pipe, or of another unsupported type"
         )
     target = ""
     if kind == "symlink":
@@ -277,11 +277,11 @@ def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry
         raise InsufficientSpace(str(top.parent))
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
-        raise InvalidArchive(str(file), f"it is damaged ({reason})")
+        raise InvalidArchive(str(file), f"it is corrupted ({reason})")
     progress.advance(file.stat().st_size)
     found = walk(top)
     for path, reason in found.skipped:
-        raise InvalidArchive(str(file), f"{path!r} is not wanted: {reason}")
+        raise InvalidArchive(str(file), f"{path!r} is not allowed: {reason}")
     first: dict[tuple[int, int], str] = {}
     for each in sorted(found.files):
         original = first.setdefault((each.device, each.inode), each.path)
@@ -309,5 +309,5 @@ def _checked(file: Path, name: str, *, top: bool = False) -> str:
     """The name as a normal relative path; raises InvalidArchive where it is none. The top itself is the empty path."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or not (parts or top):
-        raise InvalidArchive(str(file), f"{name!r} leads out of the environment")
+        raise InvalidArchive(str(file), f"{name!r} is outside the environment")
     return "/".join(parts)

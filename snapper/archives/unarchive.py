@@ -58,7 +58,9 @@ def make_links(file: Path, directory: Path, prefix: str, links: dict[str, str]) 
     """
     for path, target in links.items():
         if not _stays(path, links, prefix):
-            raise InvalidArchive(str(file), f"the link {path!r} leads out of the environment, to {target!r}")
+            raise InvalidArchive(
+                str(file), f"the link {path!r} points outside the environment, to {target!r}"
+            )
     directories = DirectoryTree(str(directory))
     try:
         with _writing(file, directory):

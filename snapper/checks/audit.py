@@ -45,7 +45,7 @@ def audit_layer(_: object, job: AuditJob) -> AuditResult:
     except Corrupted as error:
         return AuditResult(error.reason)
     if sha256_hex(data) != job.digest:
-        return AuditResult("its bytes are not those that its name stands for")
+        return AuditResult("its content does not match its checksum")
     return AuditResult("", tuple(_untrue(job.described, data)))
 
 
@@ -60,18 +60,20 @@ def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, st
     counted: dict[int, int | str] = {}
     for layer in described:
         if (layer.diff_id, layer.diff_size) != is_so:
-            yield layer, "it does not unpack to that"
+            yield layer, "its uncompressed content does not match its checksum"
             continue
         start = split_continuation(layer.begins, len(segment))[1] if layer.begins else 0
         if start not in counted:
             counted[start] = (
-                _count(segment[start:]) if len(counted) < _MOST_BEGINNINGS else "too many ways to read it"
+                _count(segment[start:])
+                if len(counted) < _MOST_BEGINNINGS
+                else "its snapshots disagree about it"
             )
         count = counted[start]
         if isinstance(count, str):
             yield layer, count
         elif count != layer.members:
-            yield layer, f"it has {count} members, not {layer.members}"
+            yield layer, f"it has {count} members instead of {layer.members}"
 
 
 def _count(segment: memoryview) -> int | str:

@@ -152,7 +152,7 @@ def _compare(_: object, job: _Job) -> _Compared:
     finally:
         comparison.files.close()
     if count != job.layer.members:
-        raise Corrupted(what, f"it has {count} members, and its snapshot says {job.layer.members}")
+        raise Corrupted(what, f"it has {count} members instead of {job.layer.members}")
     return comparison.result
 
 
@@ -291,7 +291,7 @@ class _Comparison:
                 length = len(os.fsencode(self._job.prefix)) - len(relocation.placeholder.encode())
                 offset += begins.replaced * length
         if offset < 0:
-            raise InvalidSegment("it begins before its file")
+            raise InvalidSegment("it starts before its file")
         is_last = begins.offset + len(data) >= begins.size
         found = self.files.read(begins.path, offset, len(expected) + is_last)
         return found == expected

@@ -75,7 +75,7 @@ def _list(_: object, job: tuple[Store, Layer]) -> list[tuple[str, Content]]:
             content = Content(member.type, member.mode & 0o777, _data(member, data), how.get(member.path))
             found.append((check_path(member.path), content))
         if len(found) - bool(layer.begins) != layer.members:
-            raise Corrupted(what, "it does not have as many members as its snapshot says")
+            raise Corrupted(what, "its number of members differs from its snapshot")
     return found
 
 

@@ -58,9 +58,9 @@ def disagreement(document: Manifest, contents: Mapping[str, Content]) -> str:
             if found is None:
                 continue
             if found.size != page.size:
-                return f"it gives page {page.digest[:12]} a size that it does not have"
+                return f"it lists page {page.digest[:12]} with a wrong size"
             if (found.layers is None) != (kind is Package):
-                return f"it has page {page.digest[:12]} in the wrong list"
+                return f"it lists page {page.digest[:12]} under the wrong kind"
     if any(page.digest not in contents for page in document.pages):
         return ""
     layers = {page: contents[page.digest].layers or () for page in document.layers}

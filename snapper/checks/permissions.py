@@ -55,16 +55,16 @@ def check_permissions(store: Store) -> Iterator[Finding]:
             break
         role = name
     if role:
-        yield Finding("good", _TITLE, f"this user can be {_article(role)} {role} of {store.url}")
+        yield Finding("good", _TITLE, f"this user has the rights of {_article(role)} {role} on {store.url}")
 
 
 def _tried(trial: _Trial, role: str) -> Finding:
     try:
         trial.attempt()
     except _Untried:
-        return Finding("good", _TITLE, f"{trial.what}: not tried, as there is none yet")
+        return Finding("good", _TITLE, f"{trial.what}: not tested, none exists yet")
     except _Unsafe as error:
-        hint = "Use another server: with this one, two instances that pack at once can lose what one of them did."
+        hint = "Use another server: with this one, simultaneous packs can overwrite each other."
         return Finding("problem", _TITLE, str(error), hint)
     except SnapperError as error:
         level: Level = "problem" if role == "reader" else "note"
@@ -98,12 +98,12 @@ def _write(store: Store, key: str) -> None:
     store.put(key, b"1")
     try:
         if store.put(key, b"2") or store.read(key) != b"1":
-            raise _Unsafe(f"{store.url} overwrites what must not be overwritten (If-None-Match)")
+            raise _Unsafe(f"{store.url} does not support conditional writes (If-None-Match)")
         _, version = store.read_versioned(key)
         store.replace(key, b"3", version)
         with suppress(VersionMismatch):
             store.replace(key, b"4", version)
-            raise _Unsafe(f"{store.url} lets a change overwrite another one (If-Match)")
+            raise _Unsafe(f"{store.url} does not support conditional updates (If-Match)")
     finally:
         with suppress(NotInStore):
             store.delete(key)
@@ -157,7 +157,7 @@ def _look(store: Store, top: str) -> None:
         return
     place = store.root / top
     if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-        raise StoreRefused(store.url, f"write in {top}", "this user may not, or the file system is read-only")
+        raise StoreRefused(store.url, f"write in {top}", "permission denied, or the file system is read-only")
 
 
 def _article(role: str) -> str:

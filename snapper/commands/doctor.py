@@ -50,7 +50,7 @@ def run_checks(asked: DoctorOptions) -> Iterator[Finding]:
         "Settings": _settings,
         "Store": lambda: _store(asked.store, entries),
         "Cache": lambda: _cache(asked.store),
-        "Room": lambda: _disks(entries),
+        "Disk space": lambda: _disks(entries),
         "snapper": _own_place,
         "conda": _conda,
         "Jupyter": _jupyter,
@@ -67,11 +67,11 @@ def _guarded(title: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
     try:
         yield from look()
     except InvalidSettings:
-        yield Finding("note", title, "not looked at, because of what is wrong with the settings")
+        yield Finding("note", title, "not checked, because the settings are invalid")
     except SnapperError as error:
-        yield Finding("problem", title, f"could not be looked at: {error.message}", error.hint)
+        yield Finding("problem", title, f"could not be checked: {error.message}", error.hint)
     except OSError as error:
-        yield Finding("problem", title, f"could not be looked at: {error.filename}: {error.strerror}")
+        yield Finding("problem", title, f"could not be checked: {error.filename}: {error.strerror}")
 
 
 # --- settings, store, disks -------------------------------------------------------------------------------
@@ -82,10 +82,14 @@ def _settings() -> Iterator[Finding]:
     for error in found.wrong:
         yield Finding("problem", "Settings", error.message, error.hint)
     if not found.wrong:
-        where = f"from {found.file}" if found.file else "no file; defaults and variables hold"
-        kinds = {"notebook instance": "a SageMaker notebook instance", "Studio": "a SageMaker Studio space"}
-        kind = kinds.get(detect_platform(), "an ordinary one")
-        yield Finding("good", "Settings", f"{where}; this machine is taken for {kind}")
+        where = (
+            f"from {found.file}"
+            if found.file
+            else "no settings file: using defaults and environment variables"
+        )
+        kinds = {"notebook instance": "SageMaker notebook instance", "Studio": "SageMaker Studio space"}
+        kind = kinds.get(detect_platform(), "generic")
+        yield Finding("good", "Settings", f"{where}; platform: {kind}")
 
 
 def _store(url: str | None, entries: list[RefOrError]) -> Iterator[Finding]:
@@ -99,11 +103,11 @@ def _store(url: str | None, entries: list[RefOrError]) -> Iterator[Finding]:
             yield from check_permissions(store.uncached(store.locate_store(url)))
         return
     except StoreUnreachable as error:
-        kept = f"; the cache has {_count(len(entries), 'environment')} of it" if entries else ""
+        kept = f"; the cache holds {_count(len(entries), 'environment')} of it" if entries else ""
         yield Finding("problem", "Store", f"{error.message}{kept}", error.hint)
         return
     broken = [entry for entry in entries if entry.error]
-    yield Finding("good", "Store", f"{opened.url} can be read, and has {_count(len(entries), 'environment')}")
+    yield Finding("good", "Store", f"{opened.url} can be read: {_count(len(entries), 'environment')}")
     if url:
         yield from check_permissions(store.uncached(opened))
     for entry in broken:
@@ -118,13 +122,13 @@ def _cache(url: str | None) -> Iterator[Finding]:
     settings = load_settings()
     directory = settings.cache
     if directory is None:
-        hint = "Keep what is read on a disk that stays: snapper config set cache DIRECTORY."
-        yield Finding("note", "Cache", "off: each restore reads all of it from S3", hint)
+        hint = "Keep a cache on a persistent disk: snapper config set cache DIRECTORY."
+        yield Finding("note", "Cache", "off: every restore reads everything from S3", hint)
     elif os.access(_there(Path(directory)), os.W_OK | os.X_OK):
-        yield Finding("good", "Cache", f"{directory}, of {settings.cache_size / 1e9:g} GB at most")
+        yield Finding("good", "Cache", f"{directory}, at most {settings.cache_size / 1e9:g} GB")
     else:
-        hint = "Name a directory that can be written: snapper config set cache DIRECTORY."
-        yield Finding("warning", "Cache", f"{directory} cannot be written, so nothing is kept in it", hint)
+        hint = "Choose a writable directory: snapper config set cache DIRECTORY."
+        yield Finding("warning", "Cache", f"{directory} is not writable, so nothing is cached", hint)
 
 
 def _disks(entries: Sequence[RefOrError]) -> Iterator[Finding]:
@@ -138,9 +142,9 @@ def _disks(entries: Sequence[RefOrError]) -> Iterator[Finding]:
         if prefix is None:
             yield Finding(
                 "problem",
-                "Place",
+                "Target directory",
                 f"there is no writable directory to restore {entry.name!r} into",
-                "Name one: snapper config set envs_dir DIRECTORY.",
+                "Choose one: snapper config set envs_dir DIRECTORY.",
             )
         elif not prefix.exists():
             needed[prefix.parent] = needed.get(prefix.parent, 0) + latest.size
@@ -158,20 +162,23 @@ def _place(found: Ref) -> Path | None:
 def _room(directory: Path, needed: int) -> Finding:
     status = os.statvfs(_there(directory))
     free = status.f_bavail * status.f_frsize
-    wants = f", and {needed / 1e9:.1f} GB are to be restored there" if needed else ""
-    detail = f"{directory}: {free / 1e9:.1f} GB are free{wants}"
+    wants = f", and {needed / 1e9:.1f} GB to be restored there" if needed else ""
+    detail = f"{directory}: {free / 1e9:.1f} GB free{wants}"
     if needed > free:
         hint = (
-            "Free some; or restore fewer (snapper config set only NAME...) or elsewhere "
+            "Free some space, restore fewer environments (snapper config set only NAME...) or elsewhere "
             "(snapper config set envs_dir DIRECTORY)."
         )
-        return Finding("problem", "Room", detail, hint)
+        return Finding("problem", "Disk space", detail, hint)
     if status.f_files and status.f_favail < _LITTLE_INODES:
-        detail = f"{directory}: {status.f_favail:,} inodes are free, of which each file takes one"
+        detail = f"{directory}: {status.f_favail:,} inodes free; every file needs one"
         return Finding(
-            "warning", "Room", detail, "Remove what has many small files, such as conda's package cache."
+            "warning",
+            "Disk space",
+            detail,
+            "Remove directories with many small files, such as conda's package cache.",
         )
-    return Finding("good", "Room", detail)
+    return Finding("good", "Disk space", detail)
 
 
 def _there(directory: Path) -> Path:
@@ -187,44 +194,44 @@ def _own_place() -> Iterator[Finding]:
     """Whether snapper itself survives a stop."""
     volume = Path.home() / "SageMaker"
     if detect_platform() == "notebook instance" and not Path(sys.prefix).is_relative_to(volume):
-        detail = f"installed in {sys.prefix}, which the next stop of the instance wipes"
+        detail = f"installed in {sys.prefix}, which is deleted when the instance stops"
     elif detect_platform() == "Studio" and not Path(sys.prefix).is_relative_to(Path.home()):
-        detail = f"installed in {sys.prefix}, which is gone when the space stops"
+        detail = f"installed in {sys.prefix}, which is deleted when the space stops"
     else:
         yield Finding("good", "snapper", f"installed in {sys.prefix}")
         return
-    hint = "Let it be installed where it stays, and restore at each start: snapper lifecycle on-start."
+    hint = "Install it in a persistent location and restore at every start: snapper lifecycle on-start."
     yield Finding("warning", "snapper", detail, hint)
 
 
 def _conda() -> Iterator[Finding]:
     program = os.environ.get("CONDA_EXE") or shutil.which("conda") or shutil.which("mamba")
     listed = ", ".join(str(path) for path in envs_dirs() if path.is_dir())
-    where = f"environments are looked for in {listed}" if listed else "no directory of environments is known"
+    where = f"searches for environments in {listed}" if listed else "no envs directory is known"
     if program:
         yield Finding("good", "conda", f"{program}; {where}")
     else:
-        yield Finding("note", "conda", f"not on PATH, which snapper can do without; {where}")
+        yield Finding("note", "conda", f"not on PATH (optional); {where}")
 
 
 def _jupyter() -> Iterator[Finding]:
     directories = kernels.kernel_directories()
     count = sum(len([*Path(directory).glob("*/kernel.json")]) for directory in directories)
     program = shutil.which("jupyter")
-    seen = f"{_count(count, 'kernel')} in {', '.join(directories)}" if count else "no kernel in its menu yet"
+    seen = f"{_count(count, 'kernel')} in {', '.join(directories)}" if count else "no kernels registered yet"
     if program:
         yield Finding("good", "Jupyter", f"{program}; {seen}")
     else:
-        yield Finding("note", "Jupyter", f"not on PATH, which snapper can do without; {seen}")
+        yield Finding("note", "Jupyter", f"not on PATH (optional); {seen}")
     for entry in kernels.registered_kernels():
         if entry.ready or runs.is_awaited(entry.environment):
             continue
         if conda.is_environment(Path(entry.prefix)):
-            why, mend = "does not have it any more", f"snapper kernels register -p {entry.prefix}"
+            why, mend = "no longer has this kernel", f"snapper kernels register -p {entry.prefix}"
         else:
-            why, mend = "is not there", f"snapper restore {entry.environment}"
-        detail = f"{entry.display_name!r} is in the menu and cannot start: {entry.prefix} {why}"
-        hint = f"Mend it: {mend}. Or take it out: snapper kernels remove {entry.environment}."
+            why, mend = "does not exist", f"snapper restore {entry.environment}"
+        detail = f"{entry.display_name!r} is registered but cannot start: {entry.prefix} {why}"
+        hint = f"Fix it: {mend}. Or remove it: snapper kernels remove {entry.environment}."
         yield Finding("warning", "Kernel", detail, hint)
 
 
@@ -243,18 +250,18 @@ def _environments() -> Iterator[Finding]:
             continue
         if sources:
             names = ", ".join(f"{each.name} ({each.source})" for each in sources)
-            hint = "Say which it is to be: snapper pack --editable=include, or --editable=ignore."
+            hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         if not kernels.shipped_kernels(prefix):
-            detail = f"{prefix} has no Jupyter kernel, and so will not be in the menu when it is restored"
+            detail = f"{prefix} has no Jupyter kernel, so it will not appear in Jupyter when it is restored"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
 
 
 def _leftovers() -> Iterator[Finding]:
     for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
         for left in staging.find_leftovers(directory):
-            hint = "The next restore of that environment clears it away."
-            yield Finding("note", "Leftover", f"{left} is what a restore left that was cut off", hint)
+            hint = "The next restore of that environment removes it."
+            yield Finding("note", "Leftover", f"{left} was left over from an interrupted restore", hint)
 
 
 def _last_restore() -> Iterator[Finding]:
@@ -262,13 +269,13 @@ def _last_restore() -> Iterator[Finding]:
     if last is None:
         return
     if last.at_work:
-        yield Finding("note", "Restore", f"one is at work since {last.began}: process {last.process}")
+        yield Finding("note", "Restore", f"one has been running since {last.began} (PID {last.process})")
     elif not last.ended:
-        detail = f"the last one of all, begun {last.began}, was cut off"
+        detail = f"the last `restore --all` ({last.began}) was interrupted"
         yield Finding("warning", "Restore", detail, "Finish it: snapper restore --all.")
     elif last.error:
-        detail = f"the last one of all, begun {last.began}, could not begin: {last.error}"
-        yield Finding("problem", "Restore", detail, "When that is put right: snapper restore --all.")
+        detail = f"the last `restore --all` ({last.began}) could not start: {last.error}"
+        yield Finding("problem", "Restore", detail, "After fixing that: snapper restore --all.")
     for part in last.environments:
         if part.condition == "failed":
             detail = f"{part.environment} could not be restored at {last.began}: {part.error}"
@@ -292,14 +299,12 @@ def _scripts(named: Sequence[Path]) -> Iterator[Finding]:
                 raise
             continue
         if b"\r\n" in text:
-            hint = f"Mend it: sed -i 's/\\r$//' {file}"
+            hint = f"Fix it: sed -i 's/\\r$//' {file}"
             yield Finding(
-                "problem", "Script", f"{file} has line ends of Windows, with which no shell runs it", hint
+                "problem", "Script", f"{file} has Windows line endings (CRLF); the shell cannot run it", hint
             )
         elif file in named:
-            yield Finding(
-                "good", "Script", f"{file} has {len(text):,} characters, and line ends as they should be"
-            )
+            yield Finding("good", "Script", f"{file} has {len(text):,} characters and Unix line endings")
 
 
 def _count(number: int, noun: str) -> str:

@@ -127,20 +127,20 @@ def _format(wanted: ExportRequest) -> Format:
     if wanted.format:
         form = next((form for form in FORMATS if form.name == wanted.format), None)
         if form is None:
-            raise UsageError(f"there is no format {wanted.format!r}", known)
+            raise UsageError(f"unknown format {wanted.format!r}", known)
     else:
         form = next((form for form in FORMATS if wanted.output.name.endswith(form.endings)), None)
         if form is None:
             raise UsageError(
-                f"the name {wanted.output.name!r} does not say which format the archive is to have",
-                f"Let it end in {', '.join(endings)}, or say --format. {known}",
+                f"the name {wanted.output.name!r} does not end in a known archive suffix",
+                f"Use one of {', '.join(endings)}, or give --format. {known}",
             )
     if wanted.level is not None and wanted.level not in form.levels:
         levels = f"{form.levels.start} to {form.levels.stop - 1}" if form.levels else "none"
-        raise UsageError(f"--level {wanted.level} does not go with {form.name}", f"Its levels are: {levels}.")
+        raise UsageError(f"--level {wanted.level} is not valid for {form.name}", f"Valid levels: {levels}.")
     if wanted.threads is not None and not form.threaded:
         raise UsageError(
-            f"--threads does not go with {form.name}", "Only one thread can write such an archive."
+            f"--threads is not valid for {form.name}", "This format is compressed by a single thread."
         )
     if form.name == "squashfs":
         squashfs_program("mksquashfs")
@@ -150,14 +150,16 @@ def _format(wanted: ExportRequest) -> Format:
 
 def _check_place(wanted: ExportRequest) -> None:
     output = wanted.output
-    elsewhere = "Name another file with -o."
+    elsewhere = "Choose another file with -o."
     if os.path.isdir(output):
         raise TargetOccupied(str(output), "it is a directory", elsewhere)
     if os.path.lexists(output) and not wanted.force:
         raise _exists(output)
     if not os.path.isdir(output.parent):
         raise FileOperationFailed(
-            str(output.parent), "there is no such directory", f"Make it, or {elsewhere.lower()}"
+            str(output.parent),
+            "the directory does not exist",
+            f"Create it, or {elsewhere[0].lower()}{elsewhere[1:]}",
         )
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise PermissionDenied(str(output.parent), "write in")
@@ -165,7 +167,7 @@ def _check_place(wanted: ExportRequest) -> None:
 
 def _exists(output: Path) -> TargetOccupied:
     return TargetOccupied(
-        str(output), "there is a file already", "Replace it with --force, or name another one with -o."
+        str(output), "the file already exists", "Replace it with --force, or choose another file with -o."
     )
 
 
@@ -174,7 +176,8 @@ def _check_snapshot(wanted: ExportRequest, snapshot: Snapshot) -> None:
     if prefix:
         if not os.path.isabs(prefix) or os.path.normpath(prefix) != prefix or prefix == "/" or "\0" in prefix:
             raise UsageError(
-                f"--dest-prefix {prefix!r} is no absolute path of a directory", "Such as /opt/myenv."
+                f"--dest-prefix {prefix!r} is not an absolute path of a directory",
+                "Example: --dest-prefix /opt/myenv.",
             )
         check_prefix_length(prefix, snapshot.layers, "Choose a shorter --dest-prefix.")
     free = shutil.disk_usage(wanted.output.parent).free
@@ -216,14 +219,14 @@ def _suit_zip(tree: Path, own: Mapping[str, File]) -> None:
             char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"
             for char in path + file.target
         ):
-            raise UsageError(f"a zip cannot hold the name {path!r}", "Use a tar format, which can.")
+            raise UsageError(f"a zip file cannot contain the name {path!r}", "Use a tar format instead.")
         if file.mtime_ns < earliest:
             os.utime(tree / path, ns=(earliest, earliest), follow_symlinks=False)
 
 
 def _check_written(packing: Packing, tree: Path, own: Mapping[str, File], progress: Progress) -> None:
     """Reads the archive back, and raises FileOperationFailed unless everything is in it as it is in the tree."""
-    progress.start("Reading it back", packing.path.stat().st_size)
+    progress.start("Verifying", packing.path.stat().st_size)
     missing = set(own)
     for entry, read in entries(packing.path, packing.holder, progress):
         if entry.path in own:
@@ -258,8 +261,8 @@ def _has(file: Path, read: Read) -> bool:
 def _unlike(path: str) -> FileOperationFailed:
     return FileOperationFailed(
         path,
-        "read back from the archive, it is not what was written",
-        "The disk or its file system may be failing. Nothing was left behind; try another format or another place.",
+        "the archive does not contain what was written",
+        "The disk or its file system may be failing. The archive was removed; try another format or location.",
     )
 
 

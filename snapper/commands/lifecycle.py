@@ -106,8 +106,8 @@ def render_script(wanted: LifecycleOptions) -> str:
     length = len(base64.b64encode(text.encode()))
     if length > LONGEST:
         raise UsageError(
-            f"the script would have {length:,} characters in base64, and {LONGEST:,} are allowed",
-            "Give fewer patterns, or put them into the file of settings: snapper config set.",
+            f"the script would be {length:,} characters in base64; the limit is {LONGEST:,}",
+            "Use fewer patterns, or put them in the settings file: snapper config set.",
         )
     return text
 

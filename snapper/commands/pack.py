@@ -243,9 +243,9 @@ def _editables(prefix: Path, tree: Tree, wanted: EditablePolicy) -> tuple[Editab
         raise EditableInstallsFound(tuple(f"{each.name} ({each.source})" for each in found))
     for each in found:
         if not os.path.isdir(each.source):
-            advice = "Put it back, or mount it; or install the package again, or without -e."
+            advice = "Restore or mount the directory, or reinstall the package (without -e if the directory is gone)."
             raise FileOperationFailed(
-                each.source, f"it is not there, and {each.name} has its code in it", advice
+                each.source, f"the directory does not exist, and {each.name} is installed from it", advice
             )
     return found
 

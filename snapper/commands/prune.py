@@ -144,7 +144,7 @@ def prune(
             return _swept(needs, kept, tuple(trimmed), sweep, progress)
         except SnapperError:
             for each in (dropped for change in trimmed for dropped in _dropped(*change)):
-                progress.note(f"out of the history already: {each.environment}@{each.snapshot_id[:12]}")
+                progress.note(f"already removed from the history: {each.environment}@{each.snapshot_id[:12]}")
             raise
 
 

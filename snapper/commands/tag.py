@@ -29,14 +29,15 @@ class TagResult:
 def set_tag(store: Store, reference: SnapshotSpec, name: str, *, move: bool = False) -> TagResult:
     """Names the snapshot; a tag that stands for another one is moved only if that is said.
 
-    Raises TagExists, NotInStore, ConcurrentUpdate, and UsageError for what cannot name a tag.
+    Raises TagExists, NotInStore, ConcurrentUpdate, and UsageError for what is not a valid tag.
     """
     if not is_valid_name(name):
         raise UsageError(
-            f"{name!r} cannot name a tag", "Use letters, digits, '_', '.', '+' and '-', 128 at most."
+            f"{name!r} is not a valid tag",
+            "Use letters, digits, '_', '.', '+' and '-', at most 128 characters.",
         )
     if _LIKE_AN_ID.match(name):
-        raise UsageError(f"{name!r} cannot name a tag: it reads like the beginning of a snapshot's id")
+        raise UsageError(f"{name!r} is not a valid tag: it looks like the beginning of a snapshot id")
     seen = read_ref(store, reference.environment)
     snapshot_id = resolve_in_ref(seen.ref, reference, store)
     before = seen.ref.tags.get(name, "")

@@ -57,7 +57,8 @@ class LayerSample:
         if fraction and 1 <= int(fraction[1]) <= int(fraction[2]):
             return cls(number=int(fraction[1]) - 1, of=int(fraction[2]))
         raise UsageError(
-            f"--data={text}: that is no part", "Write --data, --data=5%, or --data=1/7 and so on to 7/7."
+            f"--data={text}: not a valid fraction",
+            "Use --data, --data=5%, or one of N parts such as --data=1/7.",
         )
 
     def chosen(self, digests: Iterable[str]) -> list[str]:
@@ -154,8 +155,8 @@ def verify_environment(
         snapshot_id = found.snapshot
     else:
         raise UsageError(
-            f"it is not known which snapshot {prefix} is",
-            "Name one: snapper verify ENV@SNAPSHOT --prefix DIR.",
+            f"cannot tell which snapshot {prefix} is",
+            "Give it: snapper verify ENV@SNAPSHOT --prefix DIR.",
         )
     snapshot = read_snapshot(store, snapshot_id)
     embedded = environment.embedded_prefix(prefix, conda.read_records(prefix))
@@ -236,7 +237,7 @@ class _Run:
             self.problems.setdefault(Layout.layer(digest), found.reason)
         for layer, reason in found.untrue:
             self._blame(
-                self.described[digest][layer], f"what it says of layer {digest[:12]} is not so: {reason}"
+                self.described[digest][layer], f"its entry for layer {digest[:12]} is wrong: {reason}"
             )
 
     def confirm(self) -> None:
@@ -298,7 +299,7 @@ class _Run:
             self.problems[key] = error.reason
         elif isinstance(error, UnsupportedFormat):
             self.problems[key] = (
-                f"it has format {error.found}, and this snapper knows formats up to {error.known}"
+                f"it has format {error.found}; this version of snapper supports formats up to {error.known}"
             )
         else:
             raise error
@@ -317,10 +318,11 @@ class _Run:
                 continue
             if agreed:
                 self._blame(
-                    having, f"it says that layer {digest[:12]} has {layer.size:,} bytes, not {stored.size:,}"
+                    having,
+                    f"it lists layer {digest[:12]} with {layer.size:,} bytes instead of {stored.size:,}",
                 )
             else:
-                self.problems[key] = f"it has {stored.size:,} bytes, and its snapshot says {layer.size:,}"
+                self.problems[key] = f"it has {stored.size:,} bytes instead of {layer.size:,}"
 
     def _blame(self, having: Iterable[str], reason: str) -> None:
         """Takes what pages say that is not so for a problem of the snapshots that have these."""

@@ -21,9 +21,7 @@ from snapper.format.model import Mode, Package, is_placeholder, path_bytes
 
 META = "conda-meta"
 
-_ADVICE = (
-    "Install that package again (conda install --force-reinstall), or remove the file if it is not conda's."
-)
+_ADVICE = "Reinstall that package (conda install --force-reinstall), or remove the file if it does not belong to conda."
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
 _FLAT_OBJECT_WITH_BRACES = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # in its strings; slower
@@ -228,7 +226,7 @@ def _read(file: Path) -> Record:
             entries = tuple(_bare(path) for path in fields.get("files") or [])
     except KeyError as error:
         raise FileOperationFailed(
-            str(file), f"not a conda package record (it lacks {error})", _ADVICE
+            str(file), f"not a conda package record ({error} is missing)", _ADVICE
         ) from None
     except (TypeError, AttributeError, RecursionError):
         raise FileOperationFailed(

@@ -154,9 +154,9 @@ def _strings(data: bytes) -> Iterator[_String]:
         elif kind == ord("c"):
             pending += reversed(code)
         else:
-            raise ValueError(f"{chr(kind)!r} is no type of marshal's")
+            raise ValueError(f"{chr(kind)!r} is not a marshal type")
     if at != len(data):
-        raise ValueError("it does not end where its objects do")
+        raise ValueError("it has trailing data")
 
 
 def _string_at(data: bytes, at: int) -> _String | None:

@@ -161,14 +161,14 @@ class LayerUnpacker:
         what = f"layer {layer.digest[:12]}"
         segment = self._unpacked(what, data, layer.diff_size)
         if segment is None or len(segment) != layer.diff_size:
-            raise Corrupted(what, "it does not unpack to the size that its snapshot says")
+            raise Corrupted(what, "its uncompressed size differs from its snapshot")
         return segment
 
     def whole(self, data: bytes) -> memoryview:
         """The segment of a layer of which nothing is known but its stored bytes; raises Corrupted."""
         segment = self._unpacked("the layer", data, LARGEST_LAYER)
         if segment is None:
-            raise Corrupted("the layer", "it unpacks to more than any layer does")
+            raise Corrupted("the layer", "its uncompressed size exceeds the limit")
         return segment
 
     def _unpacked(self, what: str, data: bytes, most: int) -> memoryview | None:

@@ -71,7 +71,7 @@ def check_path(path: str) -> str:
         if part in ("", ".", ".."):
             raise ValueError(f"{path!r} is not a normal path")
     if path.split("/", 1)[0].casefold() == STATE_DIRECTORY:
-        raise ValueError(f"{path!r} belongs to snapper itself")
+        raise ValueError(f"{path!r} is reserved for snapper")
     if path.count("/") >= _DEEPEST:
         raise ValueError(f"a path has more than {_DEEPEST} parts")
     path_bytes(path)
@@ -98,7 +98,7 @@ class Relocation:
 
     def __post_init__(self) -> None:
         if self.placeholder if self.mode in RECORD_MODES else not is_placeholder(self.placeholder):
-            raise ValueError(f"{self.placeholder!r} is no placeholder for mode {self.mode}")
+            raise ValueError(f"{self.placeholder!r} is not a valid placeholder for mode {self.mode}")
         for path in self.paths:
             check_path(path)
 
@@ -120,7 +120,7 @@ class Continuation:
         check_path(self.path)
         _check_counts(self.offset, self.size, self.replaced)
         if self.offset > self.size or self.replaced > self.offset:
-            raise ValueError(f"a layer begins outside of {self.path!r}")
+            raise ValueError(f"a layer starts outside {self.path!r}")
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Snapshot:
         before = 0
         for layer in self.layers:
             if layer.begins and layer.begins.offset > before:
-                raise ValueError(f"layer {layer.digest[:12]} begins behind what the layers before it hold")
+                raise ValueError(f"layer {layer.digest[:12]} starts after the end of the preceding layers")
             before += layer.diff_size
 
     @property
@@ -287,11 +287,11 @@ class Ref:
 
     def __post_init__(self) -> None:
         if not is_valid_name(self.name):
-            raise ValueError(f"{self.name!r} cannot name an environment")
+            raise ValueError(f"{self.name!r} is not a valid environment name")
         _check_digest(self.current)
         for tag, digest in self.tags.items():
             if not is_valid_name(tag):
-                raise ValueError(f"{tag!r} cannot name a tag")
+                raise ValueError(f"{tag!r} is not a valid tag")
             _check_digest(digest)
         if not self.history or self.history[-1].snapshot != self.current:
             raise ValueError("the history does not end at the current snapshot")

@@ -138,7 +138,7 @@ def iter_members(segment: memoryview, start: int = 0) -> Iterator[tuple[Member, 
             records = {}
         size = member.size
         if position > end or (size and member.type != "file"):
-            raise InvalidSegment(f"{member.path!r} has data that it should not have")
+            raise InvalidSegment(f"{member.path!r} has unexpected data")
         yield member, segment[position : position + size]
         position += size + -size % BLOCK
     if records:
@@ -155,7 +155,7 @@ def _member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Member:
     name, mode, length, mtime, flag, target, magic, prefix = fields
     kind = _TYPES.get(flag)
     if kind is None or magic != _MAGIC:
-        raise InvalidSegment("a member is of no type that a layer may have")
+        raise InvalidSegment("a member has a type that layers may not contain")
     size = _number(length)
     name, target = _text(name), _text(target)
     if prefix[0]:

@@ -129,7 +129,7 @@ class LayerBuild:
         planned = sum(len(share.files) for share in shares)
         members = sum(part.layer.members for part in self._parts.values())
         if members != planned:
-            raise RuntimeError(f"{planned} files were to be packed, and the layers have {members}")
+            raise RuntimeError(f"{planned} files were planned but the layers contain {members}")
         return BuildResult(
             tuple(self._parts[place] for place in sorted(self._parts)),
             tuple(

@@ -106,7 +106,7 @@ class WorkerPool(Generic[C]):
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
-        self._ended: Exception = RuntimeError("these workers are stopped")
+        self._ended: Exception = RuntimeError("the pool is stopped")
 
     def __enter__(self) -> WorkerPool[C]:
         method: Any = multiprocessing.get_context("fork" if self._forks else "spawn")

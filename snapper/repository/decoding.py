@@ -17,7 +17,7 @@ def decode_checked(kind: type[canonical.T], data: bytes, what: str) -> canonical
     if type(found) is int and found > FORMAT:
         raise UnsupportedFormat(what, found, FORMAT)
     if found != FORMAT:
-        raise canonical.MalformedDocument("it names no format")
+        raise canonical.MalformedDocument("it has no format version")
     return canonical.decode(kind, fields)
 
 

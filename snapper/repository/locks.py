@@ -123,7 +123,7 @@ def report_running_prune(store: Store, progress: Progress) -> None:
     """Says who prunes the store, if somebody does: an intent that is declared now waits for that to end."""
     held = _held(store)
     if held is not None and not held.lock.is_dead:
-        progress.note(f"waiting for the prune of {store.url} to end, which is by {held.lock.holder}")
+        progress.note(f"waiting for a prune of {store.url} to finish: {held.lock.holder}")
 
 
 @dataclass
@@ -170,7 +170,7 @@ def prune_lock(store: Store) -> Iterator[PruneLock]:
         try:
             version = _put(store, None)
         except VersionMismatch:
-            raise StoreLocked(store.url, "prune", "somebody who was quicker") from None
+            raise StoreLocked(store.url, "prune", "another process, which was faster") from None
     taken = _modified(store, _PRUNE) or time.time()
     held_lock = PruneLock(store, version, taken)
     try:

@@ -45,7 +45,7 @@ def map_concurrently(action: Callable[[A], B], items: Collection[A]) -> list[B]:
 
 
 def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT) -> bytes | None:
-    """The object, of `limit` bytes at most, read anew if its bytes are not those that its name stands for: they may
+    """The object, of `limit` bytes at most, read anew if its content does not match its checksum: they may
     have been altered on the way. None where they are not, however often they are read. Raises NotInStore,
     ObjectTooLarge.
     """
@@ -80,7 +80,7 @@ def read_object(
     except NotInStore:
         raise Corrupted(what, "it is missing") from None
     if data is None or len(data) != size:
-        raise Corrupted(what, "its bytes are not those that its name stands for")
+        raise Corrupted(what, "its content does not match its checksum")
     return data
 
 

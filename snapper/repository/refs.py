@@ -61,13 +61,13 @@ def decode_ref(store: Store, name: str, data: bytes) -> Ref:
     """The environment that an entry's bytes describe; raises Corrupted, UnsupportedFormat."""
     what = f"environment {name!r} in {store.url}"
     advice = (
-        f"Put an earlier copy of {Layout.ref(name)} back where there is one (a backup, the bucket's versions). "
-        f"Else take it out (snapper remove {name} --yes) and pack the environment again."
+        f"Restore an earlier copy of {Layout.ref(name)} if there is one (a backup, or the bucket's versions). "
+        f"Otherwise remove it (snapper remove {name} --yes) and pack the environment again."
     )
     with decoding(what, advice):
         found = decode_checked(Ref, data, what)
         if found.name != name:
-            raise canonical.MalformedDocument(f"it says that it is {found.name!r}")
+            raise canonical.MalformedDocument(f"it is the entry of {found.name!r}")
     return found
 
 

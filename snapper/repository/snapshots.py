@@ -81,7 +81,7 @@ def decode_manifest(store: Store, digest: str, data: bytes) -> Manifest:
     """The document of these bytes, which are checked against the snapshot's id; raises Corrupted, UnsupportedFormat."""
     what = f"snapshot {digest[:12]} in {store.url}"
     if sha256_hex(data) != digest:
-        raise Corrupted(what, "its bytes are not those that its name stands for")
+        raise Corrupted(what, "its content does not match its checksum")
     with decoding(what):
         return decode_checked(Manifest, data, what)
 

@@ -40,9 +40,9 @@ class SnapshotSpec:
 def check_environment_name(name: str, advice: str = "") -> str:
     """The name itself; raises UsageError where no environment can have it."""
     if not is_valid_name(name):
-        advice = advice or ("A directory is named with --prefix." if "/" in name else "")
-        rule = "Use letters, digits, '_', '.', '+' and '-', 128 at most, and begin with a letter or digit."
-        raise UsageError(f"{name!r} cannot name an environment", f"{rule} {advice}".rstrip())
+        advice = advice or ("Give a directory with --prefix." if "/" in name else "")
+        rule = "Use letters, digits, '_', '.', '+' and '-', at most 128 characters, starting with a letter or digit."
+        raise UsageError(f"{name!r} is not a valid environment name", f"{rule} {advice}".rstrip())
     return name
 
 
@@ -74,5 +74,5 @@ def resolve_in_ref(found: Ref, reference: SnapshotSpec, store: Store) -> str:
         if len(matches) == 1:
             return matches.pop()
         if matches:
-            raise UsageError(f"{reference} means {len(matches)} snapshots", "Give more digits of the id.")
+            raise UsageError(f"{reference} matches {len(matches)} snapshots", "Give more digits of the id.")
     raise NotInStore(f"snapshot {str(reference)!r}", store.url, known, wanted)

@@ -109,7 +109,7 @@ def extract_layer(_: object, job: ExtractJob, stored: bytes) -> ExtractedLayer:
             writer.write(member, data)
             count += 1
         if count != job.layer.members:
-            raise Corrupted(what, f"it has {count} members, and its snapshot says {job.layer.members}")
+            raise Corrupted(what, f"it has {count} members instead of {job.layer.members}")
     return writer.done()
 
 
@@ -138,7 +138,7 @@ class _Writer:
     def write(self, member: Member, data: memoryview) -> None:
         above, name = self._checked(member.path)
         if self._result.cut:
-            raise InvalidSegment("members follow one whose data is cut short")
+            raise InvalidSegment("members follow one with incomplete data")
         if member.type == "file":
             self._file(member, data, above, name)
         elif member.type == "directory":
@@ -164,7 +164,7 @@ class _Writer:
         assert begins is not None
         size, start = split_continuation(begins, len(segment))
         if size < 0:
-            raise InvalidSegment("it begins behind the end of its file")
+            raise InvalidSegment("it starts after the end of its file")
         replaced = self._piece(begins, segment[:size])
         if begins.offset + size < begins.size:
             member = Member(begins.path, "file", 0, 0, begins.size)
@@ -187,7 +187,7 @@ class _Writer:
             self._result.cut = SplitFile(member, len(data), replaced)
             return
         if path in self._job.cut:
-            raise InvalidSegment(f"{path!r} is both whole and in pieces")
+            raise InvalidSegment(f"{path!r} is present both whole and in parts")
         content = self._content(path, data) if path in self._relocations else data
         mode &= 0o777
         time = mtime * NANOSECONDS
@@ -228,12 +228,12 @@ class _Writer:
                 offset += begins.replaced * (len(os.fsencode(self._job.prefix)) - len(placeholder))
                 replaced += bytes(data).count(placeholder)
             if offset < 0:
-                raise InvalidSegment("it begins before its file")
+                raise InvalidSegment("it starts before its file")
         directory, _, name = begins.path.rpartition("/")
         descriptor = os.open(name, _SHARED_FILE, 0o600, dir_fd=self._directories[directory])
         try:
             if os.fstat(descriptor).st_nlink != 1:  # taken over, and so another environment's too
-                raise InvalidSegment(f"{begins.path!r} is both whole and in pieces")
+                raise InvalidSegment(f"{begins.path!r} is present both whole and in parts")
             while content:
                 written = os.pwrite(descriptor, content, offset)
                 content, offset = content[written:], offset + written

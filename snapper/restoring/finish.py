@@ -121,9 +121,9 @@ def _joined(
         begins = layer.begins
         expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
         if (begins and (begins.path, begins.offset, begins.size)) != expected:
-            raise Corrupted(what, "the pieces of a large file do not join")
+            raise Corrupted(what, "the parts of a large file do not join")
         if begins and pending and pending.replaced not in (None, begins.replaced):
-            raise Corrupted(what, "the pieces of a large file do not join where the prefix is put in")
+            raise Corrupted(what, "the parts of a large file do not join at a prefix")
         if pending and not part.cut and first:
             yield first
         if part.cut and not pending:
@@ -159,7 +159,7 @@ def _make_link(directories: DirectoryTree, link: Link) -> None:
         source = os.dup(directories[beside])
         try:
             if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
-                raise InvalidSegment(f"{link.path!r} is a hard link to what is no file")
+                raise InvalidSegment(f"{link.path!r} is a hard link to something that is not a file")
             os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[above], follow_symlinks=False)
         finally:
             os.close(source)

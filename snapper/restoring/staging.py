@@ -89,8 +89,10 @@ class Staging:
         found = environment.foreign_paths(self.target)
         for path in found:
             if not _is_free(self.tree / path):
-                reason = "it is not part of the environment, and the snapshot has something at its place"
-                raise TargetOccupied(str(self.target / path), reason, "Move it away, then restore again.")
+                reason = "it is not part of the environment, but the snapshot has a file at this path"
+                raise TargetOccupied(
+                    str(self.target / path), reason, "Move it elsewhere, then restore again."
+                )
             if path.endswith(".snapper") and _is_held(self.target / path):
                 raise TargetLocked(str(self.target / path))
         kept = self.tree.parent / _KEPT
@@ -104,7 +106,9 @@ class Staging:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise TargetOccupied(
-                    str(self.target), "it came to be there meanwhile", "Move it away, then restore again."
+                    str(self.target),
+                    "it was created while restoring",
+                    "Move it elsewhere, then restore again.",
                 ) from None
             raise
 
@@ -166,7 +170,9 @@ def _opened(holder: Path) -> Iterator[int]:
     the
     directory above: who made it so could have things removed there, and put others in the place of what is built.
     """
-    planted = TargetOccupied(str(holder), "it is not a directory of yours", "Remove it, then run this again.")
+    planted = TargetOccupied(
+        str(holder), "it is not a directory owned by this user", "Remove it, then run this again."
+    )
     try:
         descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -264,8 +270,8 @@ def _move(old: Path, new: Path) -> None:
             if mode is not None and not mode & stat.S_IWUSR:
                 new.chmod(mode)
     except OSError as error:
-        reason = f"it is not part of the environment, and cannot be moved to {new}: {error.strerror}"
-        raise TargetOccupied(str(old), reason, "Move it away, then restore again.") from None
+        reason = f"it is not part of the environment and cannot be moved to {new}: {error.strerror}"
+        raise TargetOccupied(str(old), reason, "Move it elsewhere, then restore again.") from None
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def is_present(
     if prefix.is_symlink():
         return _is_present_behind(prefix, found, snapshot_id, wanted)
     saving = (
-        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or put the stored one in its place with "
+        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or overwrite it with the snapshot from the store: "
         "--replace."
     )
     if found is None:
@@ -181,16 +181,16 @@ def is_present(
             return False
         raise TargetOccupied(
             str(prefix),
-            "it is an environment of which snapper does not know whether it is in the store",
+            "it is an environment that snapper has neither packed nor restored",
             saving,
         )
     name = entry.name
     if found.environment != name and found.snapshot != snapshot_id:
         raise TargetOccupied(
             str(prefix),
-            f"it is the environment {found.environment!r}, as it was last packed or restored",
-            "Restore elsewhere with --prefix or --envs-dir. Or pack what is there "
-            f"({pack_command(prefix, found.environment)}) and move it away; or, if it is {name!r} from now on: "
+            f"it is the environment {found.environment!r} in the store",
+            "Restore elsewhere with --prefix or --envs-dir. Or pack the existing environment "
+            f"({pack_command(prefix, found.environment)}) and move it elsewhere; or pack it as {name!r} from now on: "
             f"{pack_command(prefix, name)}.",
         )
     if not (wanted.replace or found.snapshot == snapshot_id or _is_stored(store, entry, found.snapshot)):
@@ -226,8 +226,8 @@ def _is_present_behind(
     there = os.path.realpath(link)
     raise TargetOccupied(
         str(link),
-        f"it is a symlink to {there}, where something else or another snapshot is",
-        f"Restore to where it leads with --prefix {there}, or remove the link first.",
+        f"it is a symlink to {there}, which is not this snapshot",
+        f"Restore to its target with --prefix {there}, or remove the symlink first.",
     )
 
 
@@ -243,9 +243,9 @@ def _is_unchanged(
     if wanted.replace:
         return False
     files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
-    what = f"{files}, {changed[0]!r} first" if changed else "what exactly is not known"
+    what = f"{files}, such as {changed[0]!r}" if changed else "unknown which files"
     raise TargetOccupied(
         str(prefix),
-        f"it has changed since it was snapshot {found.snapshot[:12]} ({what})",
-        f"Keep the changes ({pack_command(prefix, found.environment)}), or give them up with --replace.",
+        f"it has changed since snapshot {found.snapshot[:12]} ({what})",
+        f"Pack the changes ({pack_command(prefix, found.environment)}), or discard them with --replace.",
     )

@@ -104,7 +104,7 @@ def _read(path: Path) -> SettingsFile | None:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InvalidSettings(f"{path}:{line}", "it is not in UTF-8") from None
+        raise InvalidSettings(f"{path}:{line}", "it is not UTF-8") from None
     try:
         return SettingsFile(path, text, _parsed(text))
     except ValueError:

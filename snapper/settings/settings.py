@@ -110,7 +110,7 @@ def explain_setting(key: str) -> Setting:
 def check_key(key: str) -> str:
     """The key itself; raises UsageError where there is no such setting."""
     if key not in _KEYS:
-        raise UsageError(f"there is no setting {key!r}", _advice(key))
+        raise UsageError(f"unknown setting {key!r}", _advice(key))
     return key
 
 
@@ -118,13 +118,13 @@ def parse_value(key: str, words: list[str]) -> Value:
     """The value that the words of a command line give the setting; raises UsageError."""
     if check_key(key) not in _LISTS and len(words) > 1:
         raise UsageError(
-            f"{key} takes one value, and here are {len(words)}", "Put quotes around one with spaces."
+            f"{key} takes one value, but {len(words)} were given", "Quote a value that contains spaces."
         )
     given: object = words if key in _LISTS else words[0]
     try:
         return _KEYS[key].check(given)
     except ValueError as error:
-        raise UsageError(f"{key} cannot be {' '.join(words)!r}: {error}") from None
+        raise UsageError(f"invalid value {' '.join(words)!r} for {key}: {error}") from None
 
 
 def detect_platform() -> Platform:
@@ -164,13 +164,13 @@ def absolute_directory(path: str | Path) -> Path:
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise UsageError(
-            f"{str(path)!r}: there is no such user", "Write ./~ for a directory whose name begins so."
+            f"{str(path)!r}: no such user", "Write ./~ for a directory whose name starts with ~."
         )
     try:
         return Path(os.path.abspath(expanded))
     except FileNotFoundError:
         raise UsageError(
-            "the current directory does not exist any more", "Change to another one: cd."
+            "the current directory no longer exists", "Change to another directory first."
         ) from None
 
 
@@ -187,11 +187,11 @@ def _looked(file: SettingsFile | None) -> tuple[tuple[Setting, ...], tuple[Snapp
     found: list[Setting] = []
     wrong: list[SnapperError] = []
     if file and file.missing:
-        wrong.append(InvalidSettings(str(file.path), f"it does not exist, and {VARIABLE} names it"))
+        wrong.append(InvalidSettings(str(file.path), f"the file does not exist ({VARIABLE} points to it)"))
     for key in file.fields if file else ():
         if file and key not in _KEYS:
             where = f"{file.path}:{file.line_of(key)}"
-            wrong.append(InvalidSettings(where, f"there is no setting {key!r}", _advice(key)))
+            wrong.append(InvalidSettings(where, f"unknown setting {key!r}", _advice(key)))
     for name, each in _KEYS.items():
         try:
             found.append(_resolve(name, each, file))
@@ -201,7 +201,7 @@ def _looked(file: SettingsFile | None) -> tuple[tuple[Setting, ...], tuple[Snapp
 
 
 def _advice(key: str) -> str:
-    return f"{suggest_name(key, _KEYS)}There are: {', '.join(_KEYS)}."
+    return f"{suggest_name(key, _KEYS)}Settings: {', '.join(_KEYS)}."
 
 
 def _resolve(name: str, key: _Key, file: SettingsFile | None) -> Setting:
@@ -211,7 +211,7 @@ def _resolve(name: str, key: _Key, file: SettingsFile | None) -> Setting:
         try:
             value = key.check(given.split(",") if name in _LISTS else given)
         except ValueError as error:
-            raise InvalidSettings(variable, f"it cannot be {given!r}: {error}") from None
+            raise InvalidSettings(variable, f"invalid value {given!r}: {error}") from None
         return Setting(name, value, variable)
     if file and name in file.fields:
         try:
@@ -219,7 +219,7 @@ def _resolve(name: str, key: _Key, file: SettingsFile | None) -> Setting:
         except ValueError as error:
             shown = json.dumps(file.fields[name], default=str)
             where = f"{file.path}:{file.line_of(name)}"
-            raise InvalidSettings(where, f"{name} cannot be {shown}: {error}") from None
+            raise InvalidSettings(where, f"invalid value {shown} for {name}: {error}") from None
     at = detect_platform() if key.by_place else "plain"
     return Setting(name, key.default(), "default" if at == "plain" else f"default ({at})")
 
@@ -230,7 +230,7 @@ def _from_file(key: _Key, value: object) -> Value:
     if key.check in (_directory, _directory_or_off, _store) and isinstance(value, str):
         relative = "://" not in value and not value.startswith(("/", "~")) and value != OFF
         if relative:
-            raise ValueError("write an absolute path, or one that begins with ~")
+            raise ValueError("it must be an absolute path or start with ~")
     return checked
 
 
@@ -245,7 +245,7 @@ def _with_line(found: Setting, file: SettingsFile | None) -> Setting:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("it must be a text")
+        raise ValueError("it must be non-empty text")
     return value
 
 
@@ -276,7 +276,7 @@ def _patterns(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise ValueError("it must be a list of names, in which * and ? may stand")
+        raise ValueError("it must be a list of names, which may contain * and ?")
     return tuple(part.strip() for each in value for part in each.split(",") if part.strip())
 
 
@@ -298,7 +298,7 @@ def _seconds(value: object) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 1 <= seconds <= 7 * 24 * 3600:
-        raise ValueError(f"it must be a number of seconds, 1 at least, or {OFF!r}")
+        raise ValueError(f"it must be a number of seconds, at least 1, or {OFF!r}")
     return seconds
 
 
@@ -320,7 +320,7 @@ def _template(*fields: str) -> Callable[[object], str]:
         left = re.sub(r"\{[^{}]*\}", "", text)
         if "env" not in used or not set(used) <= set(fields) or "{" in left or "}" in left:
             allowed = " and ".join(f"{{{field}}}" for field in fields if field != "env")
-            raise ValueError(f"{{env}} must stand in it, and nothing else in braces but {allowed}")
+            raise ValueError(f"it must contain {{env}}, and no other fields except {allowed}")
         return text
 
     return check

@@ -99,7 +99,7 @@ def _local(url: str, apart_from: Path | None) -> LocalStore:
     root = _directory(url)
     if apart_from and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(apart_from)):
         raise UsageError(
-            f"the store {url} is inside the environment {apart_from}", "Name one elsewhere with --store."
+            f"the store {url} is inside the environment {apart_from}", "Choose another location with --store."
         )
     return LocalStore(root)
 
@@ -109,11 +109,11 @@ def _directory(url: str) -> Path:
     if not separator:
         return absolute_directory(url)
     if scheme != "file":
-        advice = "Write a directory, file:///DIRECTORY or s3://BUCKET/PREFIX."
-        raise NotAStore(url, f"stores of kind {scheme}:// are not known", advice)
+        advice = "Use a directory, file:///DIRECTORY or s3://BUCKET/PREFIX."
+        raise NotAStore(url, f"{scheme}:// URLs are not supported", advice)
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or not parts.path or "%00" in parts.path:
-        raise NotAStore(url, "a file:// URL has three slashes and an absolute path")
+        raise NotAStore(url, "a file:// URL needs three slashes and an absolute path")
     return Path(unquote(parts.path))
 
 
@@ -125,7 +125,7 @@ def _make(store: Store, url: str) -> bytes:
         return store.read(_MARKER)
     except NotInStore:
         if foreign:
-            reason = f"it has no {_MARKER}, and other things are in it ({foreign[0]})"
+            reason = f"it has no {_MARKER} but contains other files ({foreign[0]})"
             raise NotAStore(url, reason) from None
     marker = canonical.encode(StoreMarker(FORMAT))
     store.put(_MARKER, marker)
@@ -139,6 +139,6 @@ def _check_format(url: str, marker: bytes) -> None:
         raise NotAStore(url, f"its {_MARKER} is unreadable: {error}") from None
     found = fields.get("format") if isinstance(fields, dict) else None
     if type(found) is not int or found < 1:
-        raise NotAStore(url, f"its {_MARKER} names no format")
+        raise NotAStore(url, f"its {_MARKER} has no format version")
     if found > FORMAT:
         raise UnsupportedFormat(f"the store {url}", found, FORMAT)

@@ -259,7 +259,7 @@ class CachedStore:
 
 
 def _not_kept(error: StoreUnreachable) -> StoreUnreachable:
-    return replace(error, reason=f"{error.reason}, and what is needed is not in the cache")
+    return replace(error, reason=f"{error.reason}, and the cache does not contain everything needed")
 
 
 def _files(root: Path) -> Iterator[tuple[float, int, Path]]:

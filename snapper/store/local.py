@@ -55,7 +55,7 @@ class LocalStore:
         return data, _version(data)
 
     def size(self, key: str) -> int | None:
-        with self._reporting(key, "look at"):
+        with self._reporting(key, "inspect"):
             try:
                 status = (self.root / key).stat()
             except FileNotFoundError:
@@ -92,7 +92,7 @@ class LocalStore:
 
     def entries(self, prefix: str) -> Iterator[ObjectInfo]:
         for key in self.keys(prefix):
-            with self._reporting(key, "look at"):
+            with self._reporting(key, "inspect"):
                 try:
                     status = (self.root / key).stat()
                 except FileNotFoundError:
@@ -121,7 +121,7 @@ class LocalStore:
             raise _refusal(self.url, "list the directory", error) from None
 
     def sweep(self) -> int:
-        with self._reporting("", "clear away what is left over"):
+        with self._reporting("", "remove leftovers"):
             directories = [Path(directory) for directory, _, _ in os.walk(self.root, onerror=_unless_missing)]
             return sum(remove_leftovers(directory) for directory in directories)
 
@@ -140,7 +140,7 @@ class LocalStore:
             raise NotInStore(key, self.url) from None
         except OSError as error:
             if error.errno == errno.EIO and action == "read":
-                raise Corrupted(f"{key} in {self.url}", "the disk cannot read it any more") from error
+                raise Corrupted(f"{key} in {self.url}", "the disk can no longer read it") from error
             raise _refusal(self.url, f"{action} {key}", error) from error
 
 
