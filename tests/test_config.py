@@ -91,8 +91,8 @@ def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("# mine\n\njobs = 2\njosb = 3\n", 4, "no setting 'josb'"),
-        ("[kernels]\nname = 1\n", 1, "no setting 'kernels'"),
+        ("# mine\n\njobs = 2\njosb = 3\n", 4, "unknown setting 'josb'"),
+        ("[kernels]\nname = 1\n", 1, "unknown setting 'kernels'"),
         ("level = 3\njobs = [\n 1,\n]\n", 2, "jobs cannot be [1]: it must be a whole number from 1 to 64"),
         ("jobs = true\n", 1, "jobs cannot be true"),
         ("level = 20\n", 1, "from 1 to 19"),
@@ -102,7 +102,7 @@ def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch
         ("only = [1]\n", 1, "a list of names"),
         ('store = "relative/store"\n', 1, "an absolute path"),
         ('store = "s3://"\n', 1, "s3://BUCKET/PREFIX"),
-        ('kernel_name = "{language}"\n', 1, "{env} must stand in it"),
+        ('kernel_name = "{language}"\n', 1, "it must contain {env}"),
         ('kernel_name = "{env}{0}"\n', 1, "no other fields"),
         ("jobs = 1\njobs == 2\n", 2, "it is not TOML"),
         ("jobs = 1\njobs = 2\n", 0, "it is not TOML"),

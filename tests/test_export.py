@@ -307,7 +307,7 @@ def test_squashfs_without_its_programs(stocked: Machine, tmp_path: Path) -> None
     programs = tmp_path / "bin"
     programs.mkdir()
     error = stocked.expect_error(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=str(programs))
-    assert error["message"] == "the format squashfs needs mksquashfs, which is not installed"
+    assert error["message"] == "the squashfs format needs mksquashfs, which is not installed"
 
 
 _MKSQUASHFS = """#!/bin/sh

@@ -124,7 +124,7 @@ def parse_value(key: str, words: list[str]) -> Value:
     try:
         return _KEYS[key].check(given)
     except ValueError as error:
-        raise UsageError(f"invalid value {' '.join(words)!r} for {key}: {error}") from None
+        raise UsageError(f"{key} cannot be {' '.join(words)!r}: {error}") from None
 
 
 def detect_platform() -> Platform:
@@ -211,7 +211,7 @@ def _resolve(name: str, key: _Key, file: SettingsFile | None) -> Setting:
         try:
             value = key.check(given.split(",") if name in _LISTS else given)
         except ValueError as error:
-            raise InvalidSettings(variable, f"invalid value {given!r}: {error}") from None
+            raise InvalidSettings(variable, f"it cannot be {given!r}: {error}") from None
         return Setting(name, value, variable)
     if file and name in file.fields:
         try:
@@ -219,7 +219,7 @@ def _resolve(name: str, key: _Key, file: SettingsFile | None) -> Setting:
         except ValueError as error:
             shown = json.dumps(file.fields[name], default=str)
             where = f"{file.path}:{file.line_of(name)}"
-            raise InvalidSettings(where, f"invalid value {shown} for {name}: {error}") from None
+            raise InvalidSettings(where, f"{name} cannot be {shown}: {error}") from None
     at = detect_platform() if key.by_place else "plain"
     return Setting(name, key.default(), "default" if at == "plain" else f"default ({at})")
 
