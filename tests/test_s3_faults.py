@@ -312,7 +312,7 @@ def test_slow_connections_do_not_limit_the_size_of_objects(
     data = secrets.token_bytes(LARGE)
     proxy.faults = [Fault("slow", puts(LAYER), times=99)]
     assert patient.put("layers/aa/large.tar.zst", data)
-    assert proxy.happened == 1
+    assert proxy.happened >= 1  # more if the machine is so busy that sending stalls
     assert store.read("layers/aa/large.tar.zst") == data
 
 
