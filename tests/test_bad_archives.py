@@ -123,8 +123,8 @@ def test_a_path_that_comes_twice_is_the_last(tmp_path: Path) -> None:
         member("twice", b"second", mode=0o600),
         member("link", b"a file now"),
     )
-    with unpacked_archive(file, NO_PROGRESS) as arrival:
-        place = arrival.place
+    with unpacked_archive(file, NO_PROGRESS) as unpacked:
+        place = unpacked.prefix
         assert (place / "twice").read_bytes() == b"second"
         assert (place / "hard").read_bytes() == b"first"
         assert not (place / "link").is_symlink()

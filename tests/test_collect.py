@@ -10,7 +10,9 @@ import pytest
 
 from snapper.environment.tree import walk
 from snapper.format import layer
-from snapper.packing.collect import FileGroup, PackContext, PackItem, collect_group
+from snapper.packing.collect import collect_group
+from snapper.packing.context import PackContext
+from snapper.packing.items import FileGroup, PackItem
 from snapper.packing.uploads import upload_queue
 from snapper.repository.locks import pack_intent
 from snapper.store import open_store

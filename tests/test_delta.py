@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from snapper import environment
 from snapper.commands.pack import pack
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.environment import state
+from snapper.environment import clock, state
+from snapper.environment.scan import scan
 from snapper.format.layout import Layout
-from snapper.packing import reuse
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.target import RestoreRequest
 from snapper.store import Store, open_store
 from tests.conftest import tree_of
+from tests.support.packs import previous_pack
 
 NEW = "share/notes/new.txt"
 
@@ -35,17 +35,13 @@ def put(
 
 def inodes(prefix: Path) -> dict[str, tuple[int, int]]:
     """Inode and mtime of every file but snapper's own; links keep no times."""
-    found = environment.scan(prefix).files
+    found = scan(prefix).files
     return {file.path: (file.inode, file.mtime_ns) for file in found if file.type == "file"}
 
 
 def vouched(prefix: Path) -> bool:
-    last = state.read_last(prefix)
-    assert last
-    kept = reuse.load_previous_pack(
-        prefix, environment.scan(prefix), last, frozenset(x.digest for x in last[1].layers)
-    )
-    return kept is not None and kept.is_all()
+    previous = previous_pack(prefix)
+    return previous is not None and previous.is_unchanged()
 
 
 @pytest.fixture
@@ -88,9 +84,9 @@ def test_nothing_is_fetched_that_is_there(store: Store, scratch: Path) -> None:
     """A store that has lost the layers which both snapshots have is missed by nobody."""
     prefix = scratch / "env"
     whole(store, prefix, "~1")
-    last = state.read_last(prefix)
-    assert last
-    for layer in last[1].layers:
+    previous = state.read_previous(prefix)
+    assert previous
+    for layer in previous.snapshot.layers:
         if "whereami" in layer.owner:
             (scratch / "store" / Layout.layer(layer.digest)).unlink()
     assert isinstance(put(store, prefix, ""), RestoreResult)
@@ -118,7 +114,7 @@ def test_what_is_another_users_is_not_taken_over(store: Store, scratch: Path) ->
     prefix = scratch / "env"
     whole(store, prefix, "")
     os.chown(prefix / "bin" / "whereami", 65534, -1)
-    state.later(prefix)
+    clock.next_tick(prefix)
     pack(store, prefix, "env", jobs=1)
     assert vouched(prefix)
     assert isinstance(put(store, prefix, "~1"), RestoreResult)

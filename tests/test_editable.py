@@ -112,7 +112,7 @@ def test_sources_of_one_name_have_places_of_their_own(tmp_path: Path) -> None:
     assert sorted(each.source for each in found) == sorted(
         str(code / place) for place in ("backend", "api", "other/api")
     )
-    assert len({each.place for each in found}) == 3
+    assert len({each.included_path for each in found}) == 3
 
 
 NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")

@@ -524,8 +524,8 @@ def test_archives_changed_by_chance(
     def run(changes: list[tuple[int, bytes, bool]]) -> None:
         target.write_bytes(changed(good, changes))
         try:
-            with unpacked_archive(target, NO_PROGRESS) as arrival:
-                assert arrival.place.is_relative_to(temporary)
+            with unpacked_archive(target, NO_PROGRESS) as unpacked:
+                assert unpacked.prefix.is_relative_to(temporary)
         except (InvalidArchive, NotAnArchive) as error:
             assert "\n" not in error.message
         assert not list(temporary.iterdir())

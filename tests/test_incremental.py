@@ -13,18 +13,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper import environment
 from snapper.commands.pack import PackResult, pack
 from snapper.commands.restore import RestoreResult, restore
-from snapper.environment import index, state
+from snapper.environment import clock, index, state
+from snapper.environment.scan import scan
 from snapper.environment.tree import File
 from snapper.format.layout import Layout
-from snapper.packing import reuse
+from snapper.packing.reuse import PreviousPack
 from snapper.repository.snapshots import read_snapshot, stored_layers
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.target import RestoreRequest
 from snapper.store import Store, open_store
 from tests.conftest import Machine
+from tests.support.packs import previous_pack
 from tests.support.stores import page_files
 
 NOTE = "share/notes/note.txt"
@@ -49,17 +50,10 @@ class Place:
             shutil.move(f"{other}/kept", self.prefix / ".snapper")
             return found
 
-    def kept(self) -> reuse.PreviousPack:
-        last = state.read_last(self.prefix)
-        assert last
-        found = reuse.load_previous_pack(
-            self.prefix,
-            environment.scan(self.prefix),
-            last,
-            frozenset(layer.digest for layer in last[1].layers),
-        )
-        assert found is not None
-        return found
+    def kept(self) -> PreviousPack:
+        previous = previous_pack(self.prefix)
+        assert previous is not None
+        return previous
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +100,11 @@ def objects(store: Path) -> dict[str, int]:
 
 def test_what_was_restored_is_known_without_reading(place: Place, scratch: Path) -> None:
     """Also after it was packed, and under another name; nothing is written to the store but that name."""
-    assert place.kept().is_all()
+    assert place.kept().is_unchanged()
     before = objects(scratch / "store")
     assert place.pack().unchanged
     assert place.pack(full=True).unchanged
-    assert place.kept().is_all()
+    assert place.kept().is_unchanged()
     assert place.pack().unchanged
     assert objects(scratch / "store") == before
     other = pack(place.store, place.prefix, "other", jobs=1)
@@ -125,16 +119,14 @@ def test_files_that_are_vouched_for_are_not_read(place: Place) -> None:
     file = place.prefix / NOTE
     file.write_text("two\n")
     honest = (place.prefix / ".snapper" / "index").read_bytes()
-    entries: dict[int, list[index.IndexEntry]] = {}
     found = index.decode(honest)
-    for path, (*stats, layer) in found.entries.items():
-        entries.setdefault(layer, []).append((path, *stats))  # type: ignore[arg-type]
-    now = next(file for file in environment.scan(place.prefix).files if file.path == NOTE)
-    layer = found.entries[NOTE][-1]
-    entries[layer] = [each if each[0] != NOTE else index.index_entry(now) for each in entries[layer]]
-    moment = index.IndexHeader(found.moment.snapshot, found.moment.prefix, state.later(place.prefix))
+    entries = found.entries_by_layer()
+    now = next(file for file in scan(place.prefix).files if file.path == NOTE)
+    layer = found.layer_of(now)
+    entries[layer] = [each if each.path != NOTE else index.index_entry(now) for each in entries[layer]]
+    header = index.IndexHeader(found.header.snapshot, found.header.prefix, clock.next_tick(place.prefix))
     blocks = [index.encode_block(number, each) for number, each in sorted(entries.items())]
-    (place.prefix / ".snapper" / "index").write_bytes(index.encode(moment, blocks))
+    (place.prefix / ".snapper" / "index").write_bytes(index.encode(header, blocks))
     assert place.pack().unchanged
     assert not place.pack(full=True).unchanged
 
@@ -161,19 +153,19 @@ def test_a_file_as_old_as_the_index_is_not_vouched_for() -> None:
         *(file._replace(ctime_ns=1000), file._replace(ctime_ns=1), file._replace(inode=1000)),
     )
     assert not any(found.vouches(each, 11) for each in changed)
-    unknown = index.Index(found.moment, {"a": (1, 0o644, 5, 7, 9, index.NO_LAYER)})
+    unknown = index.Index(found.header, {"a": (1, 0o644, 5, 7, 9, index.NO_LAYER)})
     assert not unknown.vouches(file, 11)
 
 
 def test_a_slow_clock_makes_files_be_read_once_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system whose clock has not gone on since the files were written, as with times in whole seconds."""
-    newest = max(file.ctime_ns for file in environment.scan(place.prefix).files)
-    monkeypatch.setattr(state, "now", lambda _: newest)
+    newest = max(file.ctime_ns for file in scan(place.prefix).files)
+    monkeypatch.setattr(clock, "now", lambda _: newest)
     place.pack(full=True)
-    assert not place.kept().is_all()
+    assert not place.kept().is_unchanged()
     monkeypatch.undo()
     assert place.pack().unchanged
-    assert place.kept().is_all()
+    assert place.kept().is_unchanged()
 
 
 def test_layers_that_the_store_has_lost_are_made_again(place: Place, scratch: Path) -> None:

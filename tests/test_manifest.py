@@ -181,8 +181,8 @@ def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
     write_snapshot(store, other)
     point_ref(store, other.digest)
     assert isinstance(restore_work(tmp_path), RestoreResult)
-    last = state.read_last(work_prefix(tmp_path))
-    assert last is not None and last[0] == other
+    previous = state.read_previous(work_prefix(tmp_path))
+    assert previous is not None and previous.encoded == other
 
 
 def test_pages_are_read_once(store: Counting) -> None:

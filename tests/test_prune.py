@@ -449,7 +449,7 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
 ) -> None:
     """What its workers have written may be gone by then, as nothing said that somebody counts on it."""
     machine, ids = packed
-    make = packing._make
+    make = packing._build_snapshot
 
     def make_and_lose(*arguments: Any) -> Any:
         made = make(*arguments)
@@ -459,7 +459,7 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
         machine.run_json("prune", "--grace", "0s", "--yes")
         return made
 
-    monkeypatch.setattr(packing, "_make", make_and_lose)
+    monkeypatch.setattr(packing, "_build_snapshot", make_and_lose)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("lost")
     with pytest.raises(LeaseExpired):

@@ -25,7 +25,7 @@ from snapper.archives.origin import Fix
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format.layer import zstd_writer
-from snapper.packing.collect import LINK_TIME
+from snapper.packing.items import LINK_TIME
 from snapper.process.progress import Progress
 
 

@@ -15,12 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import environment
 from snapper.archives.archive import ADDED, UNPACK, kind_of
 from snapper.archives.origin import NOWHERE, Fix, dest_prefix_of, fixes_of, prefix_of, proved
 from snapper.archives.unarchive import make_links, unarchive
-from snapper.environment import ForeignPrefix, conda, pip
+from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
+from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.scan import scan
 from snapper.errors import FileOperationFailed, InvalidArchive, NotAnArchive, NotAnEnvironment
 from snapper.format import shebang
 from snapper.format.model import STATE_DIRECTORY, Mode
@@ -42,8 +43,8 @@ _ENDING = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|tbz2|txz|tzst|zip|squashfs)\Z", re
 class UnpackedArchive:
     """An archive's environment: the directory it is in, and what its files know of where it was."""
 
-    place: Path
-    displaced: ForeignPrefix
+    prefix: Path
+    foreign_prefix: ForeignPrefix
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _top(file: Path, tree: Path) -> Path:
 def _look(file: Path, top: Path) -> _Found:
     try:
         records = tuple(conda.read_records(top))
-        files = frozenset(each.path for each in environment.scan(top).files if each.type == "file")
+        files = frozenset(each.path for each in scan(top).files if each.type == "file")
     except FileOperationFailed as error:
         raise InvalidArchive(str(file), f"{os.path.relpath(error.path, top)}: {error.reason}") from None
     except NotAnEnvironment:

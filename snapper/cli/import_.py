@@ -37,25 +37,22 @@ def import_(
     as_json: JsonOption = False,
 ) -> None:
     """Put the environment of a conda-pack archive into the store."""
-    from snapper.archives import importer
+    from snapper.archives.importer import archive_stem
     from snapper.cli.render.progress import reporter
-    from snapper.commands import pack as verb
+    from snapper.commands import import_archive as verb
     from snapper.repository.specs import check_environment_name
 
     file = absolute_directory(archive)
     known_as = check_environment_name(
-        store_name or importer.archive_stem(file), "Say what it is to be called in the store with --name."
+        store_name or archive_stem(file), "Say what it is to be called in the store with --name."
     )
-    with reporter(quiet=as_json) as progress, importer.unpacked_archive(file, progress) as arrival:
-        opened = open_store(store, create=True)
-        done = verb.pack(
-            opened,
-            arrival.place,
+    with reporter(quiet=as_json) as progress:
+        done = verb.import_archive(
+            lambda: open_store(store, create=True),
+            file,
             known_as,
-            message=message or f"from {file.name}",
+            message=message,
             level=level or load_settings().level,
-            editables="ignore",
-            displaced=arrival.displaced,
             jobs=jobs or load_settings().jobs,
             progress=progress,
         )

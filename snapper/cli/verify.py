@@ -145,7 +145,8 @@ def _sources(
         return
     from snapper import store
     from snapper.commands import pack
-    from snapper.environment import ForeignPrefix, state
+    from snapper.environment.embedded import ForeignPrefix
+    from snapper.environment.installed import InstalledEnvironment
     from snapper.environment.locations import installed_environments
     from snapper.fs.temporary import temporary_directory
     from snapper.repository.objects import write_pages
@@ -155,20 +156,21 @@ def _sources(
     with temporary_directory() as directory:
         found_here: dict[str, Store] = {}
         for prefix in installed_environments():
-            known = state.read(prefix)
-            last = state.read_last(prefix)
-            if known is None or last is None or known.environment not in wanted:
+            installed = InstalledEnvironment(prefix)
+            known = installed.state
+            if known is None or known.environment not in wanted or installed.previous is None:
                 continue
+            encoded, snapshot = installed.previous
             placeholders = {
                 path: each.placeholder
-                for layer in last[1].layers
+                for layer in snapshot.layers
                 for each in layer.relocations
                 for path in each.paths
             }
             again = store.open_store(str(directory / str(len(found_here))), create=True)
             found_here[str(prefix)] = again
-            write_pages(again, last[0].pages)
-            write_snapshot(again, last[0])
+            write_pages(again, encoded.pages)
+            write_snapshot(again, encoded)
             try:
                 pack.pack(
                     again,
@@ -176,7 +178,7 @@ def _sources(
                     known.environment,
                     level=load_settings().level,
                     editables="ignore",
-                    displaced=ForeignPrefix(known.prefix, placeholders),
+                    foreign_prefix=ForeignPrefix(known.prefix, placeholders),
                     jobs=jobs,
                     progress=progress,
                 )

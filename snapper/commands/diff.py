@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import environment
 from snapper.checks.compare import compare_environment
 from snapper.checks.contents import Content, contents
-from snapper.environment import changes, conda, state
+from snapper.environment import changes
 from snapper.environment.changes import PackageChanges, PackageSet
-from snapper.environment.tree import Tree
+from snapper.environment.installed import InstalledEnvironment
 from snapper.format.manifest import SnapshotDecoder
 from snapper.format.model import Deviation, Layer, Snapshot
 from snapper.packing.plan import installed_packages
@@ -88,12 +87,12 @@ def diff_installed(
     """
     snapshot_id = resolve_spec(store, before)[1]
     snapshot = read_snapshot(store, snapshot_id)
-    tree = environment.scan(prefix)
-    found = _files_on_disk(store, snapshot_id, snapshot, prefix, tree, jobs, progress) if files else None
+    installed = InstalledEnvironment(prefix)
+    found = _files_on_disk(store, snapshot_id, snapshot, installed, jobs, progress) if files else None
     return SnapshotDiff(
         snapshot_id,
         str(prefix),
-        changes.diff_packages(PackageSet(snapshot.packages, snapshot.pip), installed_packages(prefix, tree)),
+        changes.diff_packages(PackageSet(snapshot.packages, snapshot.pip), installed_packages(installed)),
         FileChanges((), (), ()),
         found,
     )
@@ -141,21 +140,20 @@ def _files_on_disk(
     store: Store,
     snapshot_id: str,
     snapshot: Snapshot,
-    prefix: Path,
-    tree: Tree,
+    installed: InstalledEnvironment,
     jobs: int | None,
     progress: Progress,
 ) -> FileChanges:
-    found = state.read(prefix)
-    drift = state.drifted(prefix, tree) if found and found.snapshot == snapshot_id else None
+    state = installed.state
+    drift = installed.drift() if state and state.snapshot == snapshot_id else None
     if drift is not None:
         return FileChanges(drift.added, drift.removed, drift.changed)
-    there = [file.path for file in tree.files if file.type != "directory"]
-    records = conda.read_records(prefix)
+    there = [file.path for file in installed.tree.files if file.type != "directory"]
     with WorkerPool(None, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
-        embedded = environment.embedded_prefix(prefix, records)
-        different = compare_environment(store, snapshot, prefix, embedded, there, workers, progress)
+        different = compare_environment(
+            store, snapshot, installed.prefix, installed.prefix_in_files, there, workers, progress
+        )
     progress.done()
     return FileChanges(
         tuple(each.path for each in different if each.what == "extra"),

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import environment, kernels, store
+from snapper import kernels, store
 from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.environment import conda, editable
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import envs_dirs, installed_environments
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
@@ -243,8 +244,7 @@ def _environments() -> Iterator[Finding]:
         if not conda.is_environment(prefix):
             continue
         try:
-            tree = environment.scan(prefix)
-            sources = editable.find(prefix, tree)
+            sources = editable.find(prefix, InstalledEnvironment(prefix).tree)
         except SnapperError as error:
             yield Finding("warning", "Environment", error.message, error.hint)
             continue

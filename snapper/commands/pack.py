@@ -1,4 +1,4 @@
-"""Pack: from an environment on disk to a snapshot in a store."""
+"""Pack an environment on disk as a snapshot in a store."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from snapper import environment, kernels
-from snapper.environment import ForeignPrefix, conda, editable, index, state
+from snapper import kernels
+from snapper.environment import clock, conda, editable, index, state
 from snapper.environment.editable import Editable
-from snapper.environment.tree import Tree
-from snapper.errors import EditableInstallsFound, FileOperationFailed
+from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.platforms import platform_of_records
+from snapper.environment.state import EnvironmentState, PreviousSnapshot
+from snapper.environment.tree import SkippedPath, Tree
+from snapper.errors import EditableInstallsFound, FileOperationFailed, NotAnEnvironment
 from snapper.format import manifest
 from snapper.format.layer import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, HistoryEntry, Ref, Snapshot
-from snapper.packing import reuse
+from snapper.format.model import FORMAT, HistoryEntry, Ref, Snapshot, StoredLayer
 from snapper.packing.build import LayerBuild
-from snapper.packing.collect import IncludedSource, PackContext
+from snapper.packing.context import IncludedSource, PackContext
 from snapper.packing.plan import make_plan
-from snapper.packing.reuse import PackedLayer, PreviousPack
+from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.process.identity import current_user, hostname, utc_now
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -39,16 +42,18 @@ from snapper.repository.snapshots import (
 from snapper.repository.specs import check_environment_name
 from snapper.store import Store
 
-#: What to do about packages whose code is elsewhere: refuse, take it along, or leave the links as they are.
+#: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """What packing did; sizes in bytes. The last five before the time are what the user should know of: what was not
-    packed and why, what holds the prefix for good, symlinks to absolute places outside, which may not be there
-    where the environment is restored; whether the store had no environment before, and the step that put another
-    snapshot under this name, if this environment does not come from that.
+    """The snapshot of a pack, and what it added to the store; sizes in bytes.
+
+    `prefix` is empty for an imported environment. `skipped` are paths that were not packed, `unrelocated` those with a
+    prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment. `first` says
+    whether the store had no environments before. `replaced` is the history entry that was current before, if this
+    environment was not packed or restored from it.
     """
 
     environment: str
@@ -59,28 +64,12 @@ class PackResult:
     unchanged: bool
     added_layers: int
     added_size: int
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[SkippedPath, ...]
     unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
     first: bool
     replaced: HistoryEntry | None
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Made:
-    """A snapshot whose layers are in the store, and its bytes; `parts` where that was not all known before, and the
-    sizes, by their digests, of the layers that this added.
-
-    `prefix` is the directory that the environment's files hold.
-    """
-
-    manifest: EncodedSnapshot
-    snapshot: Snapshot
-    prefix: str
-    unrelocated: tuple[str, ...]
-    parts: tuple[PackedLayer, ...] | None = None
-    added: Mapping[str, int] = field(default_factory=dict)
 
 
 def pack(
@@ -91,198 +80,273 @@ def pack(
     message: str = "",
     level: int = DEFAULT_LEVEL,
     editables: EditablePolicy = "refuse",
-    displaced: ForeignPrefix | None = None,
+    foreign_prefix: ForeignPrefix | None = None,
     full: bool = False,
     force: bool = False,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> PackResult:
-    """Packs the environment at `prefix` as `name`: layers, then pages, then the snapshot, then the environment's entry.
+    """Pack the environment at `prefix` as `name`: write its layers, pages, snapshot, and ref, in this order.
 
-    What the index vouches for is not read, but in a `full` pack; the snapshot is the same. An environment that is
-    `displaced` is recorded as imported, and from nowhere. With `force`, the entry is moved though others
-    have moved it meanwhile.
-    Raises NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied, ChangedWhilePacking,
-    InsufficientSpace, StoreRefused,
-    Moved and their kin; whatever it raises, the store's environments are as they were.
+    Files that the environment's index vouches for are not read, unless the pack is `full`; the snapshot is the same.
+    An environment with a `foreign_prefix` is recorded as imported, and nothing is written into its directory. With
+    `force`, publish the snapshot even if someone else has published one in the meantime.
+
+    Raise NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied, ChangedWhilePacking,
+    InsufficientSpace, StoreRefused, ConcurrentUpdate, and others. Errors leave the environments in the store unchanged.
     """
-    began = time.monotonic()
-    prefix = Path(os.path.abspath(prefix))
-    seen = find_ref(store, check_environment_name(name))
-    first = seen is None and not any(environment_names(store))
-    before = None if displaced else state.read(prefix)
-    taken = 0 if displaced else _clock(prefix)
-    place = _identity(prefix)
-    tree = environment.scan(prefix)
-    linked = _editables(prefix, tree, editables)
-    last = None if displaced else state.read_last(prefix)
-    kept = None
-    if last and not (full or linked):
-        kept = reuse.load_previous_pack(prefix, tree, last, stored_layers(store, last[1].layers))
-    whole = editable.include(tree, linked)
-    origin = "" if displaced else str(prefix)
+    started = time.monotonic()
+    published = find_ref(store, check_environment_name(name))
+    is_first = published is None and not any(environment_names(store))
+    source = _read_environment(Path(os.path.abspath(prefix)), editables, foreign_prefix)
+    previous = None if full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
-        if kept and _is_unchanged(store, prefix, kept):
-            made = _Made(kept.manifest, kept.snapshot, kept.prefix, kept.index.moment.unrelocated)
+        if previous and _is_unchanged(store, source, previous):
+            packed = _Packed.from_previous(previous)
         else:
             report_running_prune(store, progress)
-            source = _Source(store, intent, prefix, whole, linked, displaced, last[1] if last else None, kept)
-            made = _make(source, level, jobs, progress, name)
-        unchanged = seen is not None and seen.ref.current == made.manifest.digest
-        added_size = sum(made.added.values())
-        if not unchanged or (made.parts is not None and not has_encoded_snapshot(store, made.manifest)):
-            added_size += _write(store, intent, made)
+            context = _make_context(store, intent, source, level)
+            packed = _build_snapshot(source, previous, context, name, jobs, progress)
+        unchanged = published is not None and published.ref.current == packed.encoded.digest
+        added_size = sum(packed.added.values())
+        if not unchanged or not (packed.layers is None or has_encoded_snapshot(store, packed.encoded)):
+            added_size += _write_snapshot(store, intent, packed)
         if not unchanged:
-            advance_ref(store, name, _move(made, origin, message, added_size), seen, force=force)
-    if not displaced and _identity(prefix) == place:  # else another one has been put there meanwhile
-        _remember(prefix, name, made, tree, taken)
+            entry = _history_entry(source, packed, message, added_size)
+            advance_ref(store, name, entry, published, force=force)
+    if foreign_prefix is None:
+        _remember(source, name, packed)
+    is_related = published is None or unchanged or _comes_from(source.state, published.ref)
     return PackResult(
         environment=name,
-        snapshot_id=made.manifest.digest,
-        snapshot=made.snapshot,
-        prefix=origin,
+        snapshot_id=packed.encoded.digest,
+        snapshot=packed.snapshot,
+        prefix=source.origin,
         store=store.url,
         unchanged=unchanged,
-        added_layers=len(made.added),
+        added_layers=len(packed.added),
         added_size=added_size,
-        skipped=whole.skipped,
-        unrelocated=made.unrelocated,
-        outside=_outside(whole, made.prefix),
-        first=first,
-        replaced=None if unchanged or seen is None or _comes_from(before, seen.ref) else seen.ref.latest,
-        seconds=time.monotonic() - began,
+        skipped=source.tree.skipped,
+        unrelocated=packed.unrelocated,
+        outside=_links_outside(source.tree, packed.prefix),
+        first=is_first,
+        replaced=None if is_related or published is None else published.ref.latest,
+        seconds=time.monotonic() - started,
     )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """An environment as it was found, and where it is to be packed."""
+    """An environment as it is on disk when it is packed.
 
-    store: Store
-    intent: Intent
-    prefix: Path
+    `status` is that of its directory, `read_at` the time of its file system, in nanoseconds, before it was read; 0 if
+    unknown. `tree` has the files of the environment, and of the sources of `editables`.
+    """
+
+    installed: InstalledEnvironment
+    foreign_prefix: ForeignPrefix | None
+    status: os.stat_result
+    read_at: int
+    editables: tuple[Editable, ...]
     tree: Tree
-    linked: tuple[Editable, ...]
-    displaced: ForeignPrefix | None
-    last: Snapshot | None
-    kept: PreviousPack | None
+
+    @property
+    def prefix(self) -> Path:
+        return self.installed.prefix
+
+    @property
+    def origin(self) -> str:
+        """The prefix that the history names: empty for imported environments."""
+        return "" if self.foreign_prefix else str(self.prefix)
+
+    @property
+    def prefix_in_files(self) -> str:
+        return self.foreign_prefix.prefix if self.foreign_prefix else self.installed.prefix_in_files
+
+    @property
+    def state(self) -> EnvironmentState | None:
+        return None if self.foreign_prefix else self.installed.state
+
+    @property
+    def previous(self) -> PreviousSnapshot | None:
+        return None if self.foreign_prefix else self.installed.previous
 
 
-def _make(source: _Source, level: int, jobs: int | None, progress: Progress, name: str) -> _Made:
-    """Stores the layers that are not stored yet, and the snapshot."""
-    records = conda.read_records(source.prefix)
-    displaced, kept = source.displaced, source.kept
-    known_by = displaced.prefix if displaced else environment.embedded_prefix(source.prefix, records)
+@dataclass(frozen=True)
+class _Packed:
+    """A snapshot whose layers are in the store.
+
+    `prefix` is the one in the environment's files. `added` maps the digests of layers that were added to the store to
+    their sizes. `layers` is None if the environment is unchanged, so that its index remains valid.
+    """
+
+    encoded: EncodedSnapshot
+    snapshot: Snapshot
+    prefix: str
+    unrelocated: tuple[str, ...]
+    layers: tuple[PackedLayer, ...] | None = None
+    added: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_previous(cls, previous: PreviousPack) -> _Packed:
+        unrelocated = previous.index.header.unrelocated
+        return cls(previous.encoded, previous.snapshot, previous.prefix, unrelocated)
+
+
+# --- reading the environment ------------------------------------------------------------------------------
+
+
+def _read_environment(prefix: Path, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None) -> _Source:
+    if not conda.is_environment(prefix):
+        raise NotAnEnvironment(str(prefix))
+    installed = InstalledEnvironment(prefix)
+    read_at = 0 if foreign_prefix else _file_system_time(prefix)
+    status = installed.status
+    editables = _find_editables(installed, policy)
+    tree = editable.include(installed.tree, editables)
+    return _Source(installed, foreign_prefix, status, read_at, editables, tree)
+
+
+def _file_system_time(prefix: Path) -> int:
+    """Return the time of the environment's file system; 0 if nothing can be written into the environment."""
+    try:
+        return clock.now(prefix)
+    except OSError:
+        return 0
+
+
+def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[Editable, ...]:
+    """Return the editable installs whose sources are to be included; raise EditableInstallsFound to refuse them."""
+    if policy == "ignore":
+        return ()
+    editables = editable.find(installed.prefix, installed.tree)
+    if editables and policy == "refuse":
+        raise EditableInstallsFound(tuple(f"{each.name} ({each.source})" for each in editables))
+    for install in editables:
+        if not os.path.isdir(install.source):
+            raise FileOperationFailed(
+                install.source,
+                f"the directory does not exist, and {install.name} is installed from it",
+                "Restore or mount the directory, or reinstall the package (without -e if the directory is gone).",
+            )
+    return editables
+
+
+def _links_outside(tree: Tree, prefix: str) -> tuple[str, ...]:
+    """Return the symlinks whose absolute targets are outside of the environment."""
+    links = [file for file in tree.files if file.type == "symlink" and file.target.startswith("/")]
+    return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
+
+
+# --- deciding what is unchanged ---------------------------------------------------------------------------
+
+
+def _load_previous_pack(store: Store, source: _Source) -> PreviousPack | None:
+    """Return the previous pack, whose layers can be reused; None if there is none or editables are included."""
+    if source.previous is None or source.editables:
+        return None
+    return load_previous_pack(source.installed, stored_layers(store, source.previous.snapshot.layers))
+
+
+def _is_unchanged(store: Store, source: _Source, previous: PreviousPack) -> bool:
+    """Return whether the environment is still its previous snapshot, and the store has all of that."""
+    return (
+        previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
+        and previous.snapshot.mode == source.status.st_mode & 0o777
+        and has_encoded_snapshot(store, previous.encoded)
+        and previous.is_unchanged()
+    )
+
+
+def _comes_from(known: EnvironmentState | None, ref: Ref) -> bool:
+    """Return whether the environment was last packed as or restored from the ref's current snapshot."""
+    return known is not None and (known.environment, known.snapshot) == (ref.name, ref.current)
+
+
+# --- writing layers and the snapshot ----------------------------------------------------------------------
+
+
+def _make_context(store: Store, intent: Intent, source: _Source, level: int) -> PackContext:
+    """Return what every worker has to know."""
+    placeholders = source.foreign_prefix.placeholders if source.foreign_prefix else {}
+    candidates = {path: (placeholder,) for path, placeholder in placeholders.items()}
+    layers = source.previous.snapshot.layers if source.previous else ()
+    for layer in layers:
+        for relocation in layer.relocations:
+            candidates.update(dict.fromkeys(relocation.paths, (relocation.placeholder,)))
+    known = known_layers(store)
+    known |= {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in layers}
+    return PackContext(
+        directory=str(source.prefix),
+        prefix=source.prefix_in_files,
+        store=store,
+        intent=intent,
+        level=level,
+        known=known,
+        placeholders=candidates,
+        included=tuple(
+            IncludedSource(each.source, each.included_path, frozenset(each.links))
+            for each in source.editables
+        ),
+    )
+
+
+def _build_snapshot(
+    source: _Source,
+    previous: PreviousPack | None,
+    context: PackContext,
+    name: str,
+    jobs: int | None,
+    progress: Progress,
+) -> _Packed:
+    """Write the layers that the store does not have, and describe the snapshot."""
+    records = source.installed.records
     plan = make_plan(source.prefix, source.tree, records)
-    building = LayerBuild(plan, kept if kept and kept.prefix == known_by else None)
-    if building.has_work:
-        with WorkerPool(_context(source, known_by, level), jobs, building.ready) as workers:
-            progress.start(f"Packing {name}", building.size)
-            building.work(workers, progress)
+    build = LayerBuild(plan, previous if previous and previous.prefix == context.prefix else None)
+    if build.has_work:
+        with WorkerPool(context, jobs, build.first_arguments) as workers:
+            progress.start(f"Packing {name}", build.size)
+            build.run(workers, progress)
         progress.done()
-    built = building.built()
+    built = build.result()
     snapshot = Snapshot(
         format=FORMAT,
-        platform=environment.platform_of(records),
-        mode=source.prefix.stat().st_mode & 0o777,
+        platform=platform_of_records(records),
+        mode=source.status.st_mode & 0o777,
         packages=tuple(record.package for record in records),
         pip=tuple(sorted(plan.pip, key=lambda package: (package.name.lower(), package.version))),
         kernels=kernels.shipped_kernels(source.prefix),
         altered=built.altered,
         missing=plan.missing,
-        layers=tuple(part.layer for part in built.parts),
+        layers=tuple(packed.layer for packed in built.layers),
     )
-    return _Made(
-        manifest.encode(snapshot),
-        snapshot,
-        known_by,
-        built.unrelocated,
-        built.parts,
-        built.added,
-    )
+    encoded = manifest.encode(snapshot)
+    return _Packed(encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added)
 
 
-def _write(store: Store, intent: Intent, made: _Made) -> int:
-    """Writes pages and snapshot, whose layers must be there; how many bytes that added to the store."""
-    if made.added:
-        intent.check()  # before it could be put again here: while it was gone, what workers have written may have gone
+def _write_snapshot(store: Store, intent: Intent, packed: _Packed) -> int:
+    """Write pages and snapshot, whose layers must be in the store; return how many bytes that added."""
+    if packed.added:
+        intent.check()  # before it is declared again: if it was gone for a while, a prune may have removed new layers
     intent.declare()
-    require_layers(store, [layer for layer in made.snapshot.layers if layer.digest not in made.added])
-    added_size = write_pages(store, made.manifest.pages)
+    require_layers(store, [layer for layer in packed.snapshot.layers if layer.digest not in packed.added])
+    added_size = write_pages(store, packed.encoded.pages)
     intent.check()
-    return added_size + write_snapshot(store, made.manifest)
+    return added_size + write_snapshot(store, packed.encoded)
 
 
-def _is_unchanged(store: Store, prefix: Path, kept: PreviousPack) -> bool:
-    """Whether the environment is the snapshot that it was, and the store has all of that."""
-    return (
-        kept.prefix == str(prefix) == os.path.realpath(prefix)
-        and kept.snapshot.mode == prefix.stat().st_mode & 0o777
-        and has_encoded_snapshot(store, kept.manifest)
-        and kept.is_all()
-    )
+# --- publishing and remembering ---------------------------------------------------------------------------
 
 
-def _comes_from(before: state.EnvironmentState | None, there: Ref) -> bool:
-    """Whether the environment is what the store's current snapshot of the name has become."""
-    return before is not None and (before.environment, before.snapshot) == (there.name, there.current)
-
-
-def _outside(tree: Tree, prefix: str) -> tuple[str, ...]:
-    """The symlinks whose absolute targets are not in the environment."""
-    links = [file for file in tree.files if file.type == "symlink" and file.target.startswith("/")]
-    return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
-
-
-def _editables(prefix: Path, tree: Tree, wanted: EditablePolicy) -> tuple[Editable, ...]:
-    """The editable installs whose sources are to be taken along; raises EditableInstallsFound if that is not said."""
-    if wanted == "ignore":
-        return ()
-    found = editable.find(prefix, tree)
-    if found and wanted == "refuse":
-        raise EditableInstallsFound(tuple(f"{each.name} ({each.source})" for each in found))
-    for each in found:
-        if not os.path.isdir(each.source):
-            advice = "Restore or mount the directory, or reinstall the package (without -e if the directory is gone)."
-            raise FileOperationFailed(
-                each.source, f"the directory does not exist, and {each.name} is installed from it", advice
-            )
-    return found
-
-
-def _context(source: _Source, known_by: str, level: int) -> PackContext:
-    displaced = source.displaced
-    placeholders = {path: (name,) for path, name in displaced.placeholders.items()} if displaced else {}
-    layers = source.last.layers if source.last else ()
-    for layer in layers:
-        for relocation in layer.relocations:
-            for path in relocation.paths:
-                placeholders[path] = (relocation.placeholder,)
-    known = known_layers(source.store)
-    known |= {layer.diff_id: (layer.digest, layer.size) for layer in layers}
-    return PackContext(
-        place=str(source.prefix),
-        prefix=known_by,
-        store=source.store,
-        intent=source.intent,
-        level=level,
-        known=known,
-        placeholders=placeholders,
-        included=tuple(
-            IncludedSource(each.source, each.place, frozenset(each.links)) for each in source.linked
-        ),
-    )
-
-
-def _move(made: _Made, origin: str, message: str, added_size: int) -> HistoryEntry:
-    snapshot = made.snapshot
+def _history_entry(source: _Source, packed: _Packed, message: str, added_size: int) -> HistoryEntry:
+    snapshot = packed.snapshot
     return HistoryEntry(
-        snapshot=made.manifest.digest,
-        action="pack" if origin else "import",
+        snapshot=packed.encoded.digest,
+        action="import" if source.foreign_prefix else "pack",
         time=utc_now(),
         user=current_user(),
         host=hostname(),
-        prefix=origin,
+        prefix=source.origin,
         message=message,
         packages=len(snapshot.packages) + len(snapshot.pip),
         size=snapshot.size,
@@ -291,44 +355,36 @@ def _move(made: _Made, origin: str, message: str, added_size: int) -> HistoryEnt
     )
 
 
-def _identity(prefix: Path) -> tuple[int, int] | None:
-    """What tells the directory from another one of its name."""
+def _remember(source: _Source, name: str, packed: _Packed) -> None:
+    """Write state and index into the environment, if it can be written to and has not been replaced meanwhile."""
+    prefix, current = source.prefix, EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
     try:
-        status = prefix.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _clock(prefix: Path) -> int:
-    """The time by the environment's file system; 0 where nothing can be kept in the environment anyway."""
-    try:
-        return state.now(prefix) if conda.is_environment(prefix) else 0
-    except OSError:
-        return 0
-
-
-def _remember(prefix: Path, name: str, made: _Made, tree: Tree, taken: int) -> None:
-    """Keeps the state beside the environment; one that cannot be written to is left without."""
-    found = state.EnvironmentState(FORMAT, name, made.manifest.digest, str(prefix))
-    try:
-        if made.parts is not None:
-            moment = index.IndexHeader(made.manifest.digest, made.prefix, taken, made.unrelocated)
-            state.write(prefix, found, made.manifest, moment, _blocks(made.parts, tree))
-        elif state.read(prefix) != found:
-            state.rename(prefix, found)
+        if not os.path.samestat(prefix.stat(), source.status):
+            return
+        if packed.layers is not None:
+            header = index.IndexHeader(
+                packed.encoded.digest, packed.prefix, source.read_at, packed.unrelocated
+            )
+            blocks = _index_blocks(packed.layers, source.installed.tree)
+            state.write(prefix, current, packed.encoded, header, blocks)
+        elif source.state != current:
+            state.write_state(prefix, current)
     except OSError:
         return
 
 
-def _blocks(parts: tuple[PackedLayer, ...], tree: Tree) -> list[bytes]:
-    """The index's entries of what is in the layers; files that were taken along from elsewhere are in no layer."""
-    seen = {file.path: file for file in tree.files}
-    whole = all(path in seen for part in parts for path in part.paths)
+def _index_blocks(layers: tuple[PackedLayer, ...], tree: Tree) -> list[bytes]:
+    """Encode the index's entries of all files in the layers.
+
+    Included sources are not in the environment, so that its files are then in other layers when they are packed alone:
+    their layers count as unknown.
+    """
+    files = {file.path: file for file in tree.files}
+    is_complete = all(path in files for packed in layers for path in packed.paths)
     return [
         index.encode_block(
-            number if whole else index.NO_LAYER,
-            [index.index_entry(seen[path]) for path in part.paths if path in seen],
+            number if is_complete else index.NO_LAYER,
+            [index.index_entry(files[path]) for path in packed.paths if path in files],
         )
-        for number, part in enumerate(parts)
+        for number, packed in enumerate(layers)
     ]

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from snapper import environment, kernels
-from snapper.environment import state
+from snapper import kernels
+from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import register_with_conda
 from snapper.errors import InsufficientSpace, NoTargetDirectory, SnapperError
 from snapper.format.manifest import EncodedSnapshot
@@ -179,7 +180,7 @@ class _Restoring:
         wanted = replace(wanted, reference=reference)
         found = replace(inspect_target(self._store, wanted, entry, place), instead_of=instead_of)
         if found.present:
-            state.sweep(found.prefix)
+            state.remove_leftovers(found.prefix)
             return self._ended(found, began)
         described = read_encoded_snapshot(self._store, found.snapshot_id)
         snapshot = decode_snapshot(self._store, described)
@@ -198,10 +199,10 @@ class _Restoring:
         try:
             self._space.reserve(existing_parent(place), snapshot.layers)
         except InsufficientSpace:
-            last = state.read_snapshot(place.prefix)
-            if last is None:
+            previous = state.read_previous(place.prefix)
+            if previous is None:
                 raise
-            there = {layer.digest for layer in last.layers}
+            there = {layer.digest for layer in previous.snapshot.layers}
             missing = [layer for layer in snapshot.layers if layer.digest not in there]
             self._space.reserve(existing_parent(place), missing)
 
@@ -282,7 +283,7 @@ class _Restoring:
                 done = each.unpacking.finish()
                 found = state.EnvironmentState(FORMAT, place.name, place.snapshot_id, str(place.prefix))
                 with unpack_errors(f"snapshot {place.snapshot_id[:12]}", str(place.prefix)):
-                    taken = 0 if done.inherited else state.later(staging.tree)
+                    taken = 0 if done.inherited else clock.next_tick(staging.tree)
                     moment = IndexHeader(place.snapshot_id, str(place.prefix), taken)
                     state.write(staging.tree, found, work.manifest, moment, done.index)
                     staging.tree.chmod(work.snapshot.mode & 0o777)
@@ -292,7 +293,7 @@ class _Restoring:
                     staging.clear(workers)
             if done.inherited:  # removing the tree that was replaced has touched what both had
                 with suppress(OSError):
-                    moment = replace(moment, taken=state.later(place.prefix))
+                    moment = replace(moment, taken=clock.next_tick(place.prefix))
                     state.write_index(place.prefix, moment, done.index)
             return self._ended(place, work.began, work.snapshot.size, done.unrelocated)
         except SnapperError as error:
@@ -330,7 +331,7 @@ class _Restoring:
             snapshot_id=place.snapshot_id,
             prefix=str(place.prefix),
             present=place.present,
-            changed=_changes(place.prefix) if place.present and state.is_touched(place.prefix) else 0,
+            changed=_changes(place.prefix) if place.present else 0,
             size=size,
             kernels=registered,
             unrelocated=unrelocated,
@@ -358,4 +359,6 @@ def _task(works: list[_Work]) -> str:
 
 
 def _changes(prefix: Path) -> int:
-    return len(state.drift(prefix, environment.scan(prefix)) or ())
+    installed = InstalledEnvironment(prefix)
+    drift = installed.drift() if installed.is_touched() else None
+    return len(drift.paths) if drift else 0

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper import environment
 from snapper.environment import changes, conda, pip, state
 from snapper.environment.changes import PackageChanges, PackageSet, normalize_name
+from snapper.environment.drift import Drift
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import find_environment, installed_environments
-from snapper.environment.state import Drift
-from snapper.environment.tree import Tree
 from snapper.errors import EnvironmentNotFound, SnapperError
 from snapper.packing.plan import installed_packages
 from snapper.repository.refs import RefOrError, find_ref, read_all_refs, referenced_snapshots
@@ -59,12 +58,12 @@ def environment_status(store: Store | None, prefix: Path, name: str = "") -> Env
 
     Raises NotAnEnvironment, PermissionDenied, FileOperationFailed.
     """
-    found = state.read(prefix)
-    tree = environment.scan(prefix)
+    installed = InstalledEnvironment(prefix)
+    found = installed.state
     name = name or (found.environment if found else prefix.name)
-    drift = state.drifted(prefix, tree) if found else None
+    drift = installed.drift()
     condition: Condition = "unknown" if drift is None else "changed" if drift.paths else "unchanged"
-    packages = _packages(prefix, tree, drift) if drift else None
+    packages = _packages(installed, drift) if drift else None
     mine = EnvironmentStatus(name, str(prefix), found.snapshot if found else "", condition, drift, packages)
     return _beside_store(mine, store) if store and found else mine
 
@@ -144,9 +143,9 @@ def _beside_store(mine: EnvironmentStatus, store: Store) -> EnvironmentStatus:
     return replace(mine, current=found.current, behind=behind, stored=stored)
 
 
-def _packages(prefix: Path, tree: Tree, drift: Drift) -> PackageChanges:
+def _packages(installed: InstalledEnvironment, drift: Drift) -> PackageChanges:
     """What became of packages. Where no record of one has changed, none has; only those that have are read."""
-    snapshot = state.read_snapshot(prefix)
+    snapshot = installed.previous.snapshot if installed.previous else None
     records = [
         path for path in drift.paths if posixpath.dirname(path) == conda.META and path.endswith(".json")
     ]
@@ -157,11 +156,13 @@ def _packages(prefix: Path, tree: Tree, drift: Drift) -> PackageChanges:
     known = {f"{conda.META}/{package.dist}.json" for package in snapshot.packages}
     if set(records) - set(drift.added) - known or set(metadata) & set(drift.changed):
         return changes.diff_packages(
-            before, installed_packages(prefix, tree)
+            before, installed_packages(installed)
         )  # records of other names, or whose owner is not plain
-    read = [conda.read_record(prefix / path) for path in records if path not in drift.removed]
+    read = [conda.read_record(installed.prefix / path) for path in records if path not in drift.removed]
     owned = {entry.path for record in read for entry in record.entries}
-    fresh = {file.path: file for file in tree.files if file.path in metadata and file.path not in owned}
+    fresh = {
+        file.path: file for file in installed.tree.files if file.path in metadata and file.path not in owned
+    }
     touched = {
         normalize_name(posixpath.basename(path[: -len("/METADATA")]).partition("-")[0]) for path in metadata
     }
@@ -172,7 +173,7 @@ def _packages(prefix: Path, tree: Tree, drift: Drift) -> PackageChanges:
         ),
         (
             *(each for each in snapshot.pip if normalize_name(each.name) not in touched),
-            *(each.package for each in pip.distributions(prefix, fresh)),
+            *(each.package for each in pip.distributions(installed.prefix, fresh)),
         ),
     )
     return changes.diff_packages(before, after)

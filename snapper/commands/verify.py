@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from snapper import environment
 from snapper.checks import pages
 from snapper.checks.audit import MISSING, AuditJob, AuditResult, audit_layer
 from snapper.checks.compare import FileDifference, compare_environment
-from snapper.environment import conda, state
+from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import Corrupted, NotInStore, SnapperError, UnsupportedFormat, UsageError
 from snapper.format import canonical
 from snapper.format.layout import Layout
@@ -147,8 +146,8 @@ def verify_environment(
     """Holds every byte of the environment at the prefix against the snapshot that it was packed as or restored from,
     or the one that is named. Raises UsageError where neither is known, NotAnEnvironment, NotInStore, Corrupted.
     """
-    tree = environment.scan(prefix)
-    found = state.read(prefix)
+    installed = InstalledEnvironment(prefix)
+    tree, found = installed.tree, installed.state
     if reference is not None and reference.snapshot:
         snapshot_id = resolve_spec(store, reference)[1]
     elif found is not None:
@@ -159,7 +158,7 @@ def verify_environment(
             "Give it: snapper verify ENV@SNAPSHOT --prefix DIR.",
         )
     snapshot = read_snapshot(store, snapshot_id)
-    embedded = environment.embedded_prefix(prefix, conda.read_records(prefix))
+    embedded = installed.prefix_in_files
     there = [file.path for file in tree.files if file.type != "directory"]
     with WorkerPool(None, jobs) as workers:
         progress.start(f"Verifying {prefix.name}", snapshot.size)

@@ -1,7 +1,7 @@
-"""Editable installs: packages of an environment whose code lives in a directory outside of it.
+"""Editable installs: packages of an environment whose code is in a directory outside of it.
 
-They are known by `direct_url.json` (PEP 660), by absolute lines of `.pth` files, by the finders that setuptools
-writes beside them, and by `.egg-link` files (setuptools develop, conda develop).
+They are recognized by `direct_url.json` (PEP 660), absolute paths in `.pth` files, the finders that setuptools
+generates, and `.egg-link` files (setuptools develop, conda develop).
 """
 
 from __future__ import annotations
@@ -10,130 +10,141 @@ import json
 import os
 import posixpath
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from snapper.environment import conda
-from snapper.environment.tree import File, Tree, walk
+from snapper.environment.tree import File, SkippedPath, Tree, walk
 from snapper.errors import PermissionDenied
 
-#: Where the sources of editable installs go that are taken along.
+#: The directory in the environment for the sources of included editable installs.
 INCLUDED = "share/snapper/editable"
 
 _SITE = re.compile(r"lib/(?:python|pypy)[\d.]+t?/site-packages/[^/]+\Z")
 _FINDER = re.compile(r"__editable__.*\.(?:py|pth)\Z")
-_POINTING = ("/direct_url.json", ".pth", ".egg-link")
+_LINK_ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
 _QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
 
 
 @dataclass(frozen=True)
 class Editable:
-    """A source directory, and the files of the environment that point to it."""
+    """A source directory, and the environment's files that refer to it."""
 
     name: str
     source: str
     links: tuple[str, ...]
 
     @property
-    def place(self) -> str:
-        """The source's path inside the environment when it is taken along."""
+    def included_path(self) -> str:
+        """The source's path inside of the environment when it is included."""
         return f"{INCLUDED}/{self.name}"
 
 
-def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
-    """The editable installs of an environment whose sources are outside of it, by name. A source that is not there
-    counts where a package says that it is its own; a line of a `.pth` file alone may be left over.
+class _Link(NamedTuple):
+    """A file that refers to a source directory, and the name of the package if the file has it."""
 
-    Raises PermissionDenied.
+    source: str
+    path: str
+    name: str
+
+
+def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
+    """Return the editable installs of an environment whose sources are outside of it, by source.
+
+    A source that does not exist counts if it is known which package it belongs to: a mere line in a `.pth` file may
+    be a leftover. Raise PermissionDenied.
     """
-    pointers: dict[str, set[str]] = {}
-    names: dict[str, str] = defaultdict(str)
     try:
-        for file in tree.files:
-            if file.type == "file":
-                for source, name in _pointed(prefix, file.path):
-                    pointers.setdefault(source, set()).add(file.path)
-                    names[source] = names[source] or name
+        links = [
+            link for file in tree.files if file.type == "file" for link in _read_links(prefix, file.path)
+        ]
     except PermissionError as error:
         raise PermissionDenied(str(error.filename), "read") from None
-    outside = [
+    named = {link.source for link in links if link.name}
+    top = os.path.abspath(prefix)
+    outside = {
+        link.source
+        for link in links
+        if (link.source in named or os.path.isdir(link.source)) and not _is_within(link.source, top)
+    }
+    outermost = [
         source
-        for source in pointers
-        if (names[source] or os.path.isdir(source)) and not _within(source, os.path.abspath(prefix))
+        for source in sorted(outside)
+        if not any(_is_within(source, other) for other in outside if other != source)
     ]
-    tops = [
-        source
-        for source in outside
-        if not any(_within(source, other) for other in outside if other != source)
-    ]
-    return tuple(_apart([_editable(top, names, pointers, outside) for top in sorted(tops)]))
+    links = [link for link in links if link.source in outside]
+    return tuple(_with_unique_names([_make_editable(source, links) for source in outermost]))
 
 
 def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
-    """The tree with the sources in it, as if they stood in the environment.
+    """Return the tree with the sources in it, as if they were in the environment.
 
-    Environments within a source are passed over, and so is what is compiled in it.
+    Environments inside of a source, and modules compiled from it, are left out.
     """
+    if not editables:
+        return tree
     files, skipped = list(tree.files), list(tree.skipped)
-    known = {file.path for file in files}
+    paths = {file.path for file in files}
     for editable in editables:
         source = Path(editable.source)
-        found = walk(source, lambda path, source=source: _foreign(source / path))  # type: ignore[misc]
-        parts = editable.place.split("/")
-        for count in range(1, len(parts) + 1):
-            path = "/".join(parts[:count])
-            if path not in known:
-                known.add(path)
+        included = walk(source, lambda path, source=source: _exclude(source / path))  # type: ignore[misc]
+        names = editable.included_path.split("/")
+        for count in range(1, len(names) + 1):
+            path = "/".join(names[:count])
+            if path not in paths:
+                paths.add(path)
                 files.append(File(path, "directory", 0, 0o755, 0, 0, 0, 0, 1))
-        files += [file._replace(path=f"{editable.place}/{file.path}") for file in found.files]
-        skipped += [(f"{editable.source}/{path}", reason) for path, reason in found.skipped]
+        files += [file._replace(path=f"{editable.included_path}/{file.path}") for file in included.files]
+        skipped += [SkippedPath(f"{editable.source}/{path}", reason) for path, reason in included.skipped]
     return replace(tree, files=tuple(files), skipped=tuple(skipped))
 
 
-def _apart(editables: list[Editable]) -> Iterator[Editable]:
-    """The editables, those of one name told apart by a number."""
-    names = [each.name for each in editables]
-    for number, each in enumerate(editables):
-        twins = [other for other, name in enumerate(names) if name == each.name]
-        yield each if len(twins) == 1 else replace(each, name=f"{each.name}-{twins.index(number)}")
+def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
+    """Yield the editables, with a number added to names that occur more than once."""
+    names = [editable.name for editable in editables]
+    for number, editable in enumerate(editables):
+        twins = [other for other, name in enumerate(names) if name == editable.name]
+        yield (
+            editable if len(twins) == 1 else replace(editable, name=f"{editable.name}-{twins.index(number)}")
+        )
 
 
-def _editable(top: str, names: dict[str, str], pointers: dict[str, set[str]], outside: list[str]) -> Editable:
-    within = sorted(source for source in outside if _within(source, top))
-    given = [names[source] for source in within if names[source]]
-    links = {link for source in within for link in pointers[source]}
-    name = given[0] if given else posixpath.basename(top)
-    return Editable(re.sub(r"[^\w.+-]", "_", name), top, tuple(sorted(links)))
+def _make_editable(source: str, links: Sequence[_Link]) -> Editable:
+    """Return the editable of a source directory, with all links to it and into it."""
+    within = [link for link in links if _is_within(link.source, source)]
+    names = [link.name for link in sorted(within, key=lambda link: link.source) if link.name]
+    name = names[0] if names else posixpath.basename(source)
+    paths = tuple(sorted({link.path for link in within}))
+    return Editable(re.sub(r"[^\w.+-]", "_", name), source, paths)
 
 
-def _pointed(prefix: Path, path: str) -> Iterator[tuple[str, str]]:
-    """The directories that a file of the environment points to, each with the package's name if that is said."""
-    if not (path.endswith(_POINTING) or "__editable__" in path):
+def _read_links(prefix: Path, path: str) -> Iterator[_Link]:
+    """Yield the directories that a file of the environment refers to."""
+    if not (path.endswith(_LINK_ENDINGS) or "__editable__" in path):
         return
     directory, name = posixpath.split(path)
     if name == "direct_url.json" and directory.endswith(".dist-info"):
-        source = _editable_url((prefix / path).read_bytes())
+        source = _editable_source((prefix / path).read_bytes())
         if source:
-            yield source, posixpath.basename(directory).partition("-")[0]
+            yield _Link(source, path, posixpath.basename(directory).partition("-")[0])
     elif _SITE.match(path) and name.endswith((".pth", ".egg-link")):
+        is_egg_link = name.endswith(".egg-link")
         text = (prefix / path).read_text("utf-8", "surrogateescape")
-        for line in text.splitlines()[: 1 if name.endswith(".egg-link") else None]:
+        for line in text.splitlines()[: 1 if is_egg_link else None]:
             if line.startswith("/"):
-                yield (
-                    posixpath.normpath(line.strip()),
-                    name.removesuffix(".egg-link") if ".egg-link" in name else "",
-                )
+                package = name.removesuffix(".egg-link") if is_egg_link else ""
+                yield _Link(posixpath.normpath(line.strip()), path, package)
     if _SITE.match(path) and _FINDER.match(name):
-        for found in _QUOTED_PATH.findall((prefix / path).read_text("utf-8", "surrogateescape")):
-            source = posixpath.normpath(found)
-            yield source if os.path.isdir(source) else posixpath.dirname(source), ""
+        for quoted in _QUOTED_PATH.findall((prefix / path).read_text("utf-8", "surrogateescape")):
+            source = posixpath.normpath(quoted)
+            yield _Link(source if os.path.isdir(source) else posixpath.dirname(source), path, "")
 
 
-def _editable_url(data: bytes) -> str:
-    """The directory of a PEP 610 direct URL of an editable install; empty for all others."""
+def _editable_source(data: bytes) -> str:
+    """Return the directory in the PEP 610 direct URL of an editable install; empty for other installs."""
     try:
         fields = json.loads(data)
         if fields["dir_info"]["editable"] is True and fields["url"].startswith("file://"):
@@ -143,11 +154,12 @@ def _editable_url(data: bytes) -> str:
     return ""
 
 
-def _within(path: str, top: str) -> bool:
+def _is_within(path: str, top: str) -> bool:
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
-def _foreign(path: Path) -> str | None:
+def _exclude(path: Path) -> str | None:
+    """Return why a path in a source is left out, for `walk`."""
     if path.name == "__pycache__":
         return ""
     if (path / conda.META).is_dir() or (path / "pyvenv.cfg").is_file():

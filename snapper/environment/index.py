@@ -1,12 +1,12 @@
-"""The index: how each file of an environment was when it was last packed or restored, and in which layer it is.
+"""The index: what each file of an environment was when it was last packed or restored, and which layer holds it.
 
-A file is *vouched for* if it is now as it was then, and was last changed before the index was taken: one that was
-changed in the same instant could have been changed again since without a trace (git calls that racily clean).
-`ctime` is what shows a change that hides behind its old size and mtime; programs cannot set it.
+The index *vouches for* a file if the file is now as it was then, and was last changed before the index was taken. A
+file changed in the same instant could have changed again later without a trace (git calls such files racily clean).
+`ctime` reveals changes that keep size and mtime; programs cannot set it.
 
-The file is a line of JSON, which says of what snapshot, prefix and moment the index is, and then blocks of columns,
-each of one layer: files with size, mode, mtime and ctime in nanoseconds, and inode. Directories stand in it where
-they are members of a layer, their paths ending in `/` and without the rest. The last entry for a path holds.
+The file starts with a line of JSON, the header. It is followed by blocks of columns, one block per layer: path, size,
+mode, mtime and ctime in nanoseconds, and inode. Directories that are members of a layer have a path that ends in `/`
+and only a mode. If a path occurs more than once, its last entry counts.
 """
 
 from __future__ import annotations
@@ -14,40 +14,54 @@ from __future__ import annotations
 import json
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
+from typing import NamedTuple
 
 from snapper import __version__
 from snapper.environment.tree import File
 from snapper.format.model import path_bytes
 
-#: Path, size, mode, mtime and ctime in nanoseconds, inode: an entry of an index.
-IndexEntry = tuple[str, int, int, int, int, int]
 
-#: Size, mode, mtime, ctime, inode, and the number of the layer in its snapshot.
+class IndexEntry(NamedTuple):
+    """A file in the index; times in nanoseconds."""
+
+    path: str
+    size: int
+    mode: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+#: Size, mode, mtime, ctime, inode, and the number of the layer in its snapshot: plain tuples, since an index has one
+#: for each file of an environment.
 IndexRow = tuple[int, int, int, int, int, int]
 
-#: The layer of files of which it is not known: they are never vouched for.
+#: The layer number of files whose layer is unknown; they are never vouched for.
 NO_LAYER = -1
 
-#: The ctime of files that only had links made and removed since they were vouched for, before the index was taken.
+#: The ctime of files that were hard-linked or unlinked after they were vouched for and before the index was taken.
 ANY_CTIME = -1
 
-_NO_ENTRY = (-1, 0, 0, 0, 0, NO_LAYER)
+_NO_ROW: IndexRow = (-1, 0, 0, 0, 0, NO_LAYER)
 _BLOCK = struct.Struct("<qqq")
 _COLUMNS = "qqqqQ"
 
 
 class InvalidIndex(ValueError):
-    """The bytes are not an index, or not one that this version of snapper wrote."""
+    """The bytes are not an index, or one that another version of snapper wrote."""
 
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """Which snapshot an index goes with, the directory that its files hold, and when it was taken, by the clock of
-    the file system (ns). `unrelocated` are paths that hold a prefix for good.
+    """Which snapshot an index describes, the prefix in its files, and when it was taken.
+
+    `taken` is a time of the file system's clock, in nanoseconds. `unrelocated` are paths with a prefix that cannot be
+    relocated.
     """
 
     snapshot: str
@@ -58,35 +72,56 @@ class IndexHeader:
 
 @dataclass(frozen=True)
 class Index:
-    """What an index file says; directories are those that are members, with `/` behind their paths."""
+    """A decoded index. `rows` are by path; those of directories end in `/`."""
 
-    moment: IndexHeader
-    entries: dict[str, IndexRow]
+    header: IndexHeader
+    rows: Mapping[str, IndexRow]
 
     def vouches(self, file: File, device: int) -> bool:
-        """Whether the file's bytes are as they were; `device` is the one that the index is on."""
+        """Return whether the file has not changed since the index was taken on `device`."""
         if file.type == "directory":
-            entry = self.entries.get(file.path + "/")
-            return entry is not None and entry[1] == file.mode and entry[5] >= 0
-        size, mode, mtime, ctime, inode, layer = self.entries.get(file.path, _NO_ENTRY)
+            row = self.rows.get(file.path + "/")
+            return row is not None and row[1] == file.mode and row[5] >= 0
+        size, mode, mtime, ctime, inode, layer = self.rows.get(file.path, _NO_ROW)
         return (
             (size, mode, mtime, inode) == (file.size, file.mode, file.mtime_ns, file.inode)
             and ctime in (file.ctime_ns, ANY_CTIME)
             and layer >= 0
-            and file.ctime_ns < self.moment.taken
+            and file.ctime_ns < self.header.taken
             and file.device == device
         )
 
+    def layer_of(self, file: File) -> int:
+        """Return the number of the layer that holds the file, which must be in the index."""
+        return self.rows[file.path + "/" if file.type == "directory" else file.path][5]
+
+    def mtime_of(self, path: str) -> int | None:
+        """Return the file's mtime in nanoseconds, or None if the index does not have it."""
+        row = self.rows.get(path)
+        return None if row is None else row[2]
+
+    def entries_by_layer(self) -> dict[int, list[IndexEntry]]:
+        """Return the entries of each layer, by its number; an empty list for layers without any."""
+        entries: dict[int, list[IndexEntry]] = defaultdict(list)
+        for path, (size, mode, mtime, ctime, inode, layer) in self.rows.items():
+            entries[layer].append(IndexEntry(path, size, mode, mtime, ctime, inode))
+        return entries
+
 
 def index_entry(file: File) -> IndexEntry:
-    """The entry for what a walk has seen."""
+    """Return the entry for a file that a walk has found."""
     if file.type == "directory":
-        return file.path + "/", 0, file.mode, 0, 0, 0
-    return file.path, file.size, file.mode, file.mtime_ns, file.ctime_ns, file.inode
+        return directory_entry(file.path, file.mode)
+    return IndexEntry(file.path, file.size, file.mode, file.mtime_ns, file.ctime_ns, file.inode)
+
+
+def directory_entry(path: str, mode: int) -> IndexEntry:
+    """Return the entry for a directory that is a member of a layer."""
+    return IndexEntry(path + "/", 0, mode, 0, 0, 0)
 
 
 def encode_block(layer: int, entries: Iterable[IndexEntry]) -> bytes:
-    """The entries of one layer as bytes of an index."""
+    """Encode the entries of one layer."""
     paths, *columns = tuple(zip(*entries, strict=True)) or ((),) * 6
     names = path_bytes("\0".join(paths))
     packed = [array(code, column).tobytes() for code, column in zip(_COLUMNS, columns, strict=True)]
@@ -94,52 +129,60 @@ def encode_block(layer: int, entries: Iterable[IndexEntry]) -> bytes:
 
 
 def block_paths(data: bytes) -> list[str]:
-    """The paths in a block."""
-    return next(_blocks(memoryview(data)))[0]
+    """Return the paths in a block."""
+    return next(_blocks(memoryview(data))).paths
 
 
 def block_entries(data: bytes) -> list[IndexEntry]:
-    """The entries in a block."""
-    paths, rows = next(_blocks(memoryview(data)))
-    return [(path, *row[:5]) for path, row in zip(paths, rows, strict=True)]
+    """Return the entries in a block."""
+    block = next(_blocks(memoryview(data)))
+    return list(map(IndexEntry, block.paths, *block.columns))
 
 
-def encode(moment: IndexHeader, blocks: Iterable[bytes]) -> bytes:
-    """The bytes of an index."""
-    fields = {**vars(moment), "version": __version__}
+def encode(header: IndexHeader, blocks: Iterable[bytes]) -> bytes:
+    """Encode an index."""
+    fields = {**vars(header), "version": __version__}
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
 
 
-@lru_cache(maxsize=1)  # replacing an environment looks at its index three times
+@lru_cache(maxsize=1)  # replacing an environment reads its index three times
 def decode(data: bytes) -> Index:
-    """The index in these bytes; raises BadIndex."""
+    """Decode an index; raise InvalidIndex if the bytes are not one of this version."""
     try:
         line, _, _ = data.partition(b"\n")
         fields = json.loads(line)
         if fields.pop("version") != __version__:
             raise InvalidIndex("another version wrote it")
-        moment = IndexHeader(**{**fields, "unrelocated": tuple(fields["unrelocated"])})
-        entries: dict[str, IndexRow] = {}
-        for paths, rows in _blocks(memoryview(data)[len(line) + 1 :]):
-            entries.update(zip(paths, rows, strict=True))
-        return Index(moment, entries)
+        header = IndexHeader(**{**fields, "unrelocated": tuple(fields["unrelocated"])})
+        rows: dict[str, IndexRow] = {}
+        for layer, paths, columns in _blocks(memoryview(data)[len(line) + 1 :]):
+            rows.update(zip(paths, zip(*columns, repeat(layer, len(paths)), strict=True), strict=True))
+        return Index(header, rows)
     except InvalidIndex:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
         raise InvalidIndex(str(error)) from None
 
 
-def _blocks(data: memoryview) -> Iterator[tuple[list[str], Iterable[IndexRow]]]:
-    at = 0
-    while at < len(data):
-        layer, count, length = _BLOCK.unpack_from(data, at)
-        at += _BLOCK.size
-        names = bytes(data[at : at + length]).decode("utf-8", "surrogateescape")
-        at += length
+class _Block(NamedTuple):
+    """A decoded block: its columns follow the order of IndexEntry."""
+
+    layer: int
+    paths: list[str]
+    columns: list[array[int]]
+
+
+def _blocks(data: memoryview) -> Iterator[_Block]:
+    position = 0
+    while position < len(data):
+        layer, count, length = _BLOCK.unpack_from(data, position)
+        position += _BLOCK.size
+        names = bytes(data[position : position + length]).decode("utf-8", "surrogateescape")
+        position += length
         columns = []
         for code in _COLUMNS:
             column = array(code)
-            column.frombytes(data[at : at + count * column.itemsize])
+            column.frombytes(data[position : position + count * column.itemsize])
             columns.append(column)
-            at += count * column.itemsize
-        yield names.split("\0") if count else [], zip(*columns, repeat(layer, count), strict=True)
+            position += count * column.itemsize
+        yield _Block(layer, names.split("\0") if count else [], columns)

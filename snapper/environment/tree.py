@@ -1,4 +1,4 @@
-"""The files of a directory tree, as the file system describes them."""
+"""Walk a directory tree and describe its files as `lstat` does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S
 
 
 class File(NamedTuple):
-    """One entry of a tree; times in nanoseconds, `target` for symlinks only."""
+    """A file, symlink or directory of a tree; times in nanoseconds, `target` for symlinks only."""
 
     path: str
     type: Type
@@ -35,41 +35,48 @@ class File(NamedTuple):
         return self.mtime_ns // 1_000_000_000
 
 
+class SkippedPath(NamedTuple):
+    """A path that is not packed, and why."""
+
+    path: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Tree:
-    """All entries in no particular order, and what was passed over: path and why."""
+    """All files in no particular order, and the paths that were skipped, sorted."""
 
     files: tuple[File, ...]
-    skipped: tuple[tuple[str, str], ...]
+    skipped: tuple[SkippedPath, ...]
 
 
 def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tree:
-    """Describes everything below `top`, following no symlink.
+    """Describe everything below `top` without following symlinks.
 
-    `exclude` says of a directory's or file's path why it is to be passed over, or None; an empty reason is
-    passed over without a word. Raises PermissionDenied and FileOperationFailed.
+    `exclude` returns why a path is to be skipped, or None to include it; paths with an empty reason are skipped
+    without being reported. Raise PermissionDenied, FileOperationFailed.
     """
     files: list[File] = []
-    skipped: list[tuple[str, str]] = []
+    skipped: list[SkippedPath] = []
     pending = [""]
     try:
         while pending:
             directory = pending.pop()
-            above = f"{directory}/" if directory else ""
+            parent = f"{directory}/" if directory else ""
             with os.scandir(f"{top}/{directory}" if directory else top) as entries:
                 for entry in entries:
-                    path = above + entry.name
+                    path = parent + entry.name
                     reason = exclude(path)
                     if reason is None:
-                        found = _describe(path, entry)
-                        if found is None:
+                        file = _describe(path, entry)
+                        if file is None:
                             reason = "it is a socket, a pipe or a device"
                         else:
-                            files.append(found)
-                            if found.type == "directory":
+                            files.append(file)
+                            if file.type == "directory":
                                 pending.append(path)
                     if reason:
-                        skipped.append((path, reason))
+                        skipped.append(SkippedPath(path, reason))
     except PermissionError as error:
         raise PermissionDenied(str(error.filename), "read") from None
     except OSError as error:
@@ -78,14 +85,15 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
 
 
 def _describe(path: str, entry: os.DirEntry[str]) -> File | None:
+    """Return the file; None for a socket, a pipe or a device."""
     status = entry.stat(follow_symlinks=False)
     mode = status.st_mode
-    kind = _TYPES.get(stat.S_IFMT(mode))
-    if kind is None:
+    type_ = _TYPES.get(stat.S_IFMT(mode))
+    if type_ is None:
         return None
     return File(
         path,
-        kind,
+        type_,
         status.st_size,
         stat.S_IMODE(mode),
         status.st_mtime_ns,
@@ -93,5 +101,5 @@ def _describe(path: str, entry: os.DirEntry[str]) -> File | None:
         status.st_ino,
         status.st_dev,
         status.st_nlink,
-        os.readlink(entry.path) if kind == "symlink" else "",
+        os.readlink(entry.path) if type_ == "symlink" else "",
     )

@@ -16,7 +16,16 @@ from typing import BinaryIO
 import zstandard
 
 from snapper.errors import Corrupted
-from snapper.format.model import LARGEST_LAYER, LAYER_SIZE, Continuation, Kind, Layer, Relocation, path_bytes
+from snapper.format.model import (
+    LARGEST_LAYER,
+    LAYER_SIZE,
+    Continuation,
+    Kind,
+    Layer,
+    Relocation,
+    StoredLayer,
+    path_bytes,
+)
 from snapper.format.relocate import CanonicalFile
 from snapper.format.segment import BLOCK, Member, encode_header, padding
 
@@ -112,7 +121,7 @@ class LayerBuilder:
         self,
         kind: Kind,
         owner: str,
-        known: Callable[[str], tuple[str, int] | None],
+        known: Callable[[str], StoredLayer | None],
         begins: Continuation | None = None,
     ) -> SealedLayer:
         """Ends the layer and begins the next; one is not compressed of which `known` gives digest and size."""
@@ -121,7 +130,7 @@ class LayerBuilder:
         data, found = None, known(diff_id)
         if found is None:
             data = self._compressor.compress(view)
-            found = hashlib.sha256(data).hexdigest(), len(data)
+            found = StoredLayer(hashlib.sha256(data).hexdigest(), len(data))
         digest, size = found
         layer = Layer(
             digest, size, diff_id, self._length, kind, owner, self._members, self._relocations(), begins

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FORMAT = 1
 
@@ -150,6 +150,13 @@ class Layer:
             raise ValueError(f"a layer of {self.diff_size:,} bytes is larger than {LARGEST_LAYER:,}")
         if self.size > LARGEST_OBJECT:
             raise ValueError(f"an object of {self.size:,} bytes is larger than {LARGEST_OBJECT:,}")
+
+
+class StoredLayer(NamedTuple):
+    """A layer as an object in a store: the sha256 and the size in bytes of its compressed data."""
+
+    digest: str
+    size: int
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""From the files of an environment to layers in a store."""
+"""Pack files of an environment into layers in a store."""

@@ -1,4 +1,4 @@
-"""Builds the layers of a plan with worker processes; those that are as they were, it takes as they are."""
+"""Build the layers of a plan with worker processes, and reuse those that are unchanged."""
 
 from __future__ import annotations
 
@@ -10,45 +10,60 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from snapper.format.model import Deviation, Kind, path_bytes
-from snapper.packing.collect import (
-    CollectedGroup,
-    FileGroup,
-    PackContext,
-    PackItem,
-    RelocatedFacts,
-    collect_group,
-)
-from snapper.packing.large import Piece, Scan, collect_piece, scan
+from snapper.packing.collect import collect_group
+from snapper.packing.context import PackContext
+from snapper.packing.items import CollectedGroup, FileGroup, PackItem, RelocatedFacts
+from snapper.packing.large import LargeFileScan, Piece, collect_piece, scan_large_file
 from snapper.packing.plan import OwnerFiles, PackPlan, link_time_files
 from snapper.packing.reuse import PackedLayer, PreviousPack
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 
-#: In which order a snapshot's layers stand, so that links come after what they link to.
-_ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
+#: The order of a snapshot's layers by kind: links come after what they link to.
+_KIND_ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
 
 
-#: How many files' descriptions workers get by the fork; those of others are sent.
-_MOST_SHARED = 50_000
+#: How many files' descriptions workers inherit through the fork; the others are sent.
+_MAX_INHERITED_FILES = 50_000
 
 
 class _Job(NamedTuple):
-    """What is to be done with an owner's share: `order` is where its layers stand among the owner's."""
+    """A task for a worker. `order` is where its layers are among those of the owner."""
 
-    share: OwnerFiles
+    owner_files: OwnerFiles
     order: int
     function: Any
     argument: PackItem | FileGroup | Piece
     size: int
 
+    @property
+    def key(self) -> _OwnerKey:
+        return _OwnerKey(self.owner_files.kind, self.owner_files.owner)
+
+
+class _OwnerKey(NamedTuple):
+    kind: Kind
+    owner: str
+
+
+class _LayerKey(NamedTuple):
+    """Where a layer is in its snapshot: by kind, owner, the order of its job, and its number among the job's."""
+
+    kind_order: int
+    owner: str
+    order: int
+    number: int
+
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A snapshot's layers in their order, the files that packages have otherwise, and the paths that hold a prefix
-    for good; `added` has the sizes in bytes, by their digests, of the layers that were not in the store.
+    """A snapshot's layers in order, and what was learned about its files.
+
+    `altered` are files that differ from what their packages installed, `unrelocated` paths with a prefix that cannot be
+    relocated. `added` maps the digests of layers that were not in the store to their sizes in bytes.
     """
 
-    parts: tuple[PackedLayer, ...]
+    layers: tuple[PackedLayer, ...]
     altered: tuple[Deviation, ...]
     unrelocated: tuple[str, ...]
     added: Mapping[str, int]
@@ -56,82 +71,86 @@ class BuildResult:
 
 @dataclass
 class LayerBuild:
-    """The layers of a plan as they come to be. What holds of the last snapshot (`kept`) is there from the start."""
+    """Builds the layers of a plan. Those of the previous pack that can be reused are there from the start."""
 
     plan: PackPlan
-    kept: PreviousPack | None
-    _parts: dict[tuple[int, str, int, int], PackedLayer] = field(default_factory=dict)
+    previous: PreviousPack | None
+    _layers: dict[_LayerKey, PackedLayer] = field(default_factory=dict)
     _altered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _unrelocated: list[str] = field(default_factory=list)
     _added: dict[str, int] = field(default_factory=dict)
     _ready: list[_Job] = field(default_factory=list)
-    _late: dict[str, OwnerFiles] = field(default_factory=dict)
-    _jobs: dict[int, _Job] = field(default_factory=dict)
-    _pending: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _running: dict[int, _Job] = field(default_factory=dict)
+    _pending: dict[_OwnerKey, int] = field(default_factory=lambda: defaultdict(int))
+    # By package: link-time files that wait until the package's own files have been read, and what reading shows.
+    _waiting: dict[str, OwnerFiles] = field(default_factory=dict)
     _unproved: dict[str, list[PackItem]] = field(default_factory=lambda: defaultdict(list))
     _facts: dict[str, dict[str, RelocatedFacts]] = field(default_factory=lambda: defaultdict(dict))
 
     def __post_init__(self) -> None:
-        for share, late in zip(self.plan.packages, self.plan.links, strict=True):
-            if not self._keep_package(share, late):
-                self._late[share.owner] = late
-                self._prepare(share)
-                self._prepare_late(share)
-        for share in self.plan.others:
-            self._prepare(share)
+        for package, links in zip(self.plan.packages, self.plan.links, strict=True):
+            if not self._reuse_package(package, links):
+                self._waiting[package.owner] = links
+                self._prepare(package)
+                self._prepare_links(package)
+        for owner_files in self.plan.others:
+            self._prepare(owner_files)
 
     @property
     def has_work(self) -> bool:
-        """Whether anything is to be read."""
-        return bool(self._ready or self._late)
+        """Whether any file has to be read."""
+        return bool(self._ready or self._waiting)
 
     @property
-    def ready(self) -> tuple[object, ...]:
-        """What is to be done first, as workers are given it: of so many files that a copy of what describes them, which
-        processes that share memory make when they touch it, is not large.
+    def first_arguments(self) -> tuple[object, ...]:
+        """The first jobs' arguments, which workers inherit through the fork.
+
+        They are limited: touching them makes each process copy the memory that describes their files.
         """
-        chosen: list[object] = []
+        arguments: list[object] = []
         files = 0
         for job in self._ready:
             files += len(job.argument.items) if isinstance(job.argument, FileGroup) else 1
-            if files > _MOST_SHARED:
+            if files > _MAX_INHERITED_FILES:
                 break
-            chosen.append(job.argument)
-        return tuple(chosen)
+            arguments.append(job.argument)
+        return tuple(arguments)
 
     @property
     def size(self) -> int:
-        """What there is to read, in bytes."""
-        late = sum(item.file.size for share in self._late.values() for item in (*share.items, *share.large))
-        return sum(job.size for job in self._ready if job.share.kind != "link") + late
+        """How many bytes have to be read."""
+        waiting = sum(
+            item.file.size for links in self._waiting.values() for item in (*links.items, *links.large)
+        )
+        return sum(job.size for job in self._ready if job.owner_files.kind != "link") + waiting
 
-    def work(self, workers: WorkerPool[PackContext], progress: Progress) -> None:
-        """Reads the files that are to be read, and stores their layers.
+    def run(self, workers: WorkerPool[PackContext], progress: Progress) -> None:
+        """Read the files and store their layers.
 
-        A package's link-time files wait until the package itself has been read.
+        A package's link-time files wait until the package's own files have been read.
         """
-        self._hand_out(workers)
+        self._submit(workers)
         with closing(workers.results()) as results:
             for number, result in results:
-                job = self._jobs.pop(number)
-                if isinstance(result, Scan):
-                    self._scanned(job, result)
+                job = self._running.pop(number)
+                if isinstance(result, LargeFileScan):
+                    self._add_scan(job, result)
                 else:
-                    self._collected(job, result)
+                    self._add_collected(job, result)
                     progress.advance(job.size)
-                self._pending[job.share.kind + job.share.owner] -= 1
-                self._prepare_late(job.share)
-                self._hand_out(workers)
+                self._pending[job.key] -= 1
+                self._prepare_links(job.owner_files)
+                self._submit(workers)
 
-    def built(self) -> BuildResult:
-        """What has come of it; raises RuntimeError where that is not all that was planned."""
-        shares = (*self.plan.packages, *self.plan.links, *self.plan.others)
-        planned = sum(len(share.files) for share in shares)
-        members = sum(part.layer.members for part in self._parts.values())
+    def result(self) -> BuildResult:
+        """Return the layers; raise RuntimeError if they are not all that was planned."""
+        owners = (*self.plan.packages, *self.plan.links, *self.plan.others)
+        planned = sum(len(owner_files.files) for owner_files in owners)
+        members = sum(packed.layer.members for packed in self._layers.values())
         if members != planned:
             raise RuntimeError(f"{planned} files were planned but the layers contain {members}")
         return BuildResult(
-            tuple(self._parts[place] for place in sorted(self._parts)),
+            tuple(self._layers[key] for key in sorted(self._layers)),
             tuple(
                 Deviation(package, tuple(sorted(paths, key=path_bytes)))
                 for package, paths in sorted(self._altered.items())
@@ -140,96 +159,97 @@ class LayerBuild:
             self._added,
         )
 
-    def _keep_package(self, share: OwnerFiles, late: OwnerFiles) -> bool:
-        """Takes over all layers of a package if all of its files are as they were."""
-        items = (*share.files, *late.files)
-        parts = self.kept and self.kept.parts(frozenset(("package", "link")), share.owner, items)
-        if not parts:
-            return False
-        self._take_over(parts, share.owner, 0)
-        return True
+    def _reuse_package(self, package: OwnerFiles, links: OwnerFiles) -> bool:
+        """Reuse all layers of a package if all of its files are unchanged."""
+        items = (*package.files, *links.files)
+        return self._reuse(frozenset(("package", "link")), package.owner, 0, items)
 
-    def _keep_group(self, share: OwnerFiles, order: int, items: Iterable[PackItem]) -> bool:
-        """Takes over the layers of a group if that does not depend on others and all of its files are as they were."""
-        if share.kind in ("package", "link") or self.kept is None:
+    def _reuse_group(self, owner_files: OwnerFiles, order: int, items: Iterable[PackItem]) -> bool:
+        """Reuse the layers of a group if it does not depend on others and all of its files are unchanged."""
+        if owner_files.kind in ("package", "link"):
             return False
-        parts = self.kept.parts(frozenset((share.kind,)), share.owner, tuple(items))
-        if not parts:
-            return False
-        self._take_over(parts, share.owner, order)
-        return True
+        return self._reuse(frozenset((owner_files.kind,)), owner_files.owner, order, tuple(items))
 
-    def _take_over(self, parts: list[PackedLayer], owner: str, order: int) -> None:
-        assert self.kept is not None
-        for number, part in enumerate(parts):
-            self._parts[_ORDER[part.layer.kind], owner, order, number] = part
-        paths = {path for part in parts for path in part.paths}
-        self._unrelocated += paths.intersection(self.kept.index.moment.unrelocated)
-        for deviation in self.kept.snapshot.altered:
+    def _reuse(self, kinds: frozenset[Kind], owner: str, order: int, items: tuple[PackItem, ...]) -> bool:
+        layers = self.previous.reusable_layers(kinds, owner, items) if self.previous else None
+        if not layers:
+            return False
+        assert self.previous is not None
+        for number, packed in enumerate(layers):
+            self._layers[_LayerKey(_KIND_ORDER[packed.layer.kind], owner, order, number)] = packed
+        paths = {path for packed in layers for path in packed.paths}
+        self._unrelocated += paths.intersection(self.previous.index.header.unrelocated)
+        for deviation in self.previous.snapshot.altered:
             if deviation.package == owner:
                 self._altered[owner] = list(deviation.paths)
+        return True
 
-    def _prepare(self, share: OwnerFiles) -> None:
-        for order, item in enumerate(share.large):
-            if not self._keep_group(share, order, [item]):
-                self._add(_Job(share, order, scan, item, item.file.size))
-        for order, group in enumerate(share.groups(), len(share.large)):
-            if not self._keep_group(share, order, group.items):
-                self._add(_Job(share, order, collect_group, group, group.size))
+    def _prepare(self, owner_files: OwnerFiles) -> None:
+        """Create the jobs for an owner's files, except those whose layers are reused."""
+        for order, item in enumerate(owner_files.large):
+            if not self._reuse_group(owner_files, order, [item]):
+                self._add_job(_Job(owner_files, order, scan_large_file, item, item.file.size))
+        for order, group in enumerate(owner_files.groups(), len(owner_files.large)):
+            if not self._reuse_group(owner_files, order, group.items):
+                self._add_job(_Job(owner_files, order, collect_group, group, group.size))
 
-    def _add(self, job: _Job) -> None:
-        self._pending[job.share.kind + job.share.owner] += 1
+    def _prepare_links(self, package: OwnerFiles) -> None:
+        """Create the jobs for a package's link-time files once its own files have been read."""
+        owner = package.owner
+        if package.kind == "package" and not self._pending[_OwnerKey("package", owner)]:
+            links = self._waiting.pop(owner, None)
+            if links:
+                self._prepare(link_time_files(links, self._unproved[owner], self._facts[owner]))
+
+    def _add_job(self, job: _Job) -> None:
+        self._pending[job.key] += 1
         self._ready.append(job)
 
-    def _hand_out(self, workers: WorkerPool[PackContext]) -> None:
+    def _submit(self, workers: WorkerPool[PackContext]) -> None:
         for job in self._ready:
-            self._jobs[workers.submit(job.function, job.argument, job.size)] = job
+            self._running[workers.submit(job.function, job.argument, job.size)] = job
         self._ready.clear()
 
-    def _prepare_late(self, share: OwnerFiles) -> None:
-        """Prepares a package's link-time files once the last of its own is read."""
-        if share.kind == "package" and not self._pending[share.kind + share.owner]:
-            late = self._late.pop(share.owner, None)
-            if late:
-                self._prepare(link_time_files(late, self._unproved[share.owner], self._facts[share.owner]))
-
-    def _scanned(self, job: _Job, result: Scan) -> None:
-        share, path = job.share, result.item.file.path
-        if share.kind == "package" and not result.proved:
-            self._set_aside(share, result.item)
+    def _add_scan(self, job: _Job, scan: LargeFileScan) -> None:
+        """Create the jobs for the pieces of a scanned file."""
+        kind, owner, path = *job.key, scan.item.file.path
+        if kind == "package" and not scan.proved:
+            self._defer_unproved(owner, scan.item)
             return
-        if result.unrelocated:
+        if scan.unrelocated:
             self._unrelocated.append(path)
-        if result.facts:
-            self._facts[share.owner][path] = result.facts
-        for number in range(len(result.cuts) - 1):
-            piece = Piece(share.kind, share.owner, result, number)
-            self._add(_Job(share, job.order, collect_piece, piece, piece.size))
+        if scan.facts:
+            self._facts[owner][path] = scan.facts
+        for number in range(len(scan.starts) - 1):
+            piece = Piece(kind, owner, scan, number)
+            self._add_job(_Job(job.owner_files, job.order, collect_piece, piece, piece.size))
 
-    def _collected(self, job: _Job, result: CollectedGroup) -> None:
-        share, argument = job.share, job.argument
-        first = argument.number if isinstance(argument, Piece) else 0
-        paths = iter(_paths_in(argument, result))
+    def _add_collected(self, job: _Job, result: CollectedGroup) -> None:
+        """Take in the layers of a finished job."""
+        kind, owner = job.key
+        first = job.argument.number if isinstance(job.argument, Piece) else 0
+        paths = iter(_member_paths(job.argument, result))
         for number, layer in enumerate(result.layers, first):
-            part = PackedLayer(layer, tuple(islice(paths, layer.members)))
-            self._parts[_ORDER[share.kind], share.owner, job.order, number] = part
+            packed = PackedLayer(layer, tuple(islice(paths, layer.members)))
+            self._layers[_LayerKey(_KIND_ORDER[kind], owner, job.order, number)] = packed
         for layer, size in zip(result.layers, result.added_sizes, strict=True):
             if size:
                 self._added[layer.digest] = size
         self._unrelocated += result.unrelocated
-        if share.kind == "package":
-            self._facts[share.owner].update(result.facts)
+        if kind == "package":
+            self._facts[owner].update(result.facts)
         for item in result.unproved:
-            self._set_aside(share, item)
+            self._defer_unproved(owner, item)
 
-    def _set_aside(self, share: OwnerFiles, item: PackItem) -> None:
-        self._unproved[share.owner].append(item)
+    def _defer_unproved(self, owner: str, item: PackItem) -> None:
+        """Pack a file with the package's link-time files, and note it as altered if it is not one of them."""
+        self._unproved[owner].append(item)
         if not (item.made_at_link or item.file.path.endswith(".pyc")):
-            self._altered[share.owner].append(item.file.path)
+            self._altered[owner].append(item.file.path)
 
 
-def _paths_in(argument: PackItem | FileGroup | Piece, result: CollectedGroup) -> list[str]:
-    """The paths of the members in the layers that came of a job, in their order."""
+def _member_paths(argument: PackItem | FileGroup | Piece, result: CollectedGroup) -> list[str]:
+    """Return the paths of the members in a job's layers, in order."""
     if not isinstance(argument, FileGroup):
         return [argument.scan.item.file.path] if isinstance(argument, Piece) else []
     unproved = {item.file.path for item in result.unproved}

@@ -1,32 +1,34 @@
-"""Which file of an environment belongs to which layers."""
+"""Decide which file of an environment goes into which layers."""
 
 from __future__ import annotations
 
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.environment import pip
 from snapper.environment.changes import PackageSet
-from snapper.environment.conda import PathEntry, Record, read_records
+from snapper.environment.conda import PathEntry, Record
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
 from snapper.errors import ChangedWhilePacking
 from snapper.format import bytecode
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
-from snapper.packing.collect import FileGroup, PackItem, RelocatedFacts
+from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
 
-#: Directories of this mode are made as members need them; only others, and empty ones, are members themselves.
+#: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
 USUAL_DIRECTORY_MODE = 0o755
 
 
 @dataclass(frozen=True)
 class OwnerFiles:
-    """The files of one owner. Files larger than a layer stand apart, in `large`.
+    """The files of one owner. Files larger than a layer are separate, in `large`.
 
-    `records` are the package's, of which there is one unless somebody copied it: they come last, when all that they
-    describe is known; `facts` is what is known before.
+    `records` are the package's records, usually one. They come last, when everything that they describe is known;
+    `facts` is what is known before.
     """
 
     kind: Kind
@@ -38,32 +40,32 @@ class OwnerFiles:
 
     @property
     def files(self) -> tuple[PackItem, ...]:
-        """All of them."""
+        """All files."""
         return (*self.items, *self.large, *self.records)
 
     def groups(self) -> Iterator[FileGroup]:
-        """The items in runs that fill a layer each, cut where the same package is cut everywhere."""
-        run: list[PackItem] = []
+        """Yield the items in groups of a layer each, split the same way wherever the package is packed."""
+        group: list[PackItem] = []
         size = number = 0
         for item in self.items:
             expected = _expected_size(item)
-            if run and size + expected > LAYER_SIZE:
-                yield FileGroup(self.kind, self.owner, number, tuple(run))
-                run, size, number = [], 0, number + 1
-            run.append(item)
+            if group and size + expected > LAYER_SIZE:
+                yield FileGroup(self.kind, self.owner, number, tuple(group))
+                group, size, number = [], 0, number + 1
+            group.append(item)
             size += expected
-        run += self.records
-        if run:
+        group += self.records
+        if group:
             records = frozenset(item.file.path for item in self.records)
-            yield FileGroup(self.kind, self.owner, number, tuple(run), records, self.facts)
+            yield FileGroup(self.kind, self.owner, number, tuple(group), records, self.facts)
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Everything that is to be packed, and what the packages installed that is gone.
+    """All files to pack, by owner, and files of packages that are missing.
 
-    An owner has one share of a kind: what two of the same name installed, as in a virtual environment inside of the
-    environment, is together in it.
+    `packages` and `links`, the files that were created when these were installed, are parallel. Owners of the same
+    name and kind, as in a virtual environment inside of the environment, are one owner.
     """
 
     packages: tuple[OwnerFiles, ...]
@@ -73,148 +75,173 @@ class PackPlan:
     pip: tuple[PipPackage, ...]
 
 
-def make_plan(prefix: Path, tree: Tree, records: list[Record]) -> PackPlan:
-    """Gives every file of the tree to the package that installed it, to pip's, or to nobody.
+def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
+    """Assign each file of the tree to the conda package that installed it, to a pip distribution, or to no owner.
 
-    Raises ChangedWhilePacking where the tree does not have a record, PermissionDenied.
+    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied.
     """
-    found = {file.path: file for file in tree.files}
-    free = {file.path: file for file in members(tree)}
+    files = {file.path: file for file in tree.files}
+    unowned = {file.path: file for file in members(tree)}
     relocated = {
-        entry.path: found.get(entry.path) for each in records for entry in each.entries if entry.placeholder
+        entry.path: files.get(entry.path)
+        for record in records
+        for entry in record.entries
+        if entry.placeholder
     }
-    own, late, kept, missing = defaultdict(list), defaultdict(list), defaultdict(list), []
+    from_package: dict[str, list[PackItem]] = defaultdict(list)
+    from_link: dict[str, list[PackItem]] = defaultdict(list)
+    record_items: dict[str, list[PackItem]] = defaultdict(list)
+    missing: list[Deviation] = []
     for record in records:
         dist = record.package.dist
-        owned, lost = _owned(record, found, free)
-        for file, entry in owned:
-            if _vouched(file, entry) and bytecode.source_of(file.path) not in relocated:
-                own[dist].append(PackItem(file, entry))
+        claim = _claim_files(record, files, unowned)
+        for file, entry in claim.owned:
+            if _is_provable(file, entry) and bytecode.source_of(file.path) not in relocated:
+                from_package[dist].append(PackItem(file, entry))
             else:
-                late[dist].append(_at_link(file, entry, relocated))
-        file_of_record = free.pop(_physical(record.file, found), None)
-        if file_of_record is None:
+                from_link[dist].append(_link_item(file, entry, relocated))
+        record_file = unowned.pop(_physical_path(record.file, files), None)
+        if record_file is None:
             raise ChangedWhilePacking(f"{prefix}/{record.file}")
-        kept[dist].append(PackItem(file_of_record, made_at_link=True))
-        if lost:
-            missing.append(Deviation(dist, tuple(lost)))
-    installed = pip.distributions(prefix, free)
-    piped: dict[str, list[PackItem]] = defaultdict(list)
-    for each in installed:
-        piped[each.owner] += [PackItem(free.pop(path)) for path in each.files if path in free]
-    others = [_share("pip", owner, items) for owner, items in piped.items()]
-    loose = [PackItem(file, source_mtime=_source_mtime(file, relocated)) for file in free.values()]
-    others.append(_share("files", "", loose))
+        record_items[dist].append(PackItem(record_file, made_at_link=True))
+        if claim.missing:
+            missing.append(Deviation(dist, claim.missing))
+    distributions = pip.distributions(prefix, unowned)
+    others = _pip_files(distributions, unowned)
+    rest = [PackItem(file, source_mtime=_source_mtime(file, relocated)) for file in unowned.values()]
+    others.append(_owner_files("files", "", rest))
     return PackPlan(
-        tuple(_share("package", dist, own[dist]) for dist in kept),
-        tuple(replace(_share("link", dist, late[dist]), records=tuple(kept[dist])) for dist in kept),
-        tuple(share for share in others if share.items or share.large),
+        tuple(_owner_files("package", dist, from_package[dist]) for dist in record_items),
+        tuple(
+            replace(_owner_files("link", dist, from_link[dist]), records=tuple(items))
+            for dist, items in record_items.items()
+        ),
+        tuple(owner_files for owner_files in others if owner_files.items or owner_files.large),
         tuple(missing),
-        tuple(each.package for each in installed),
+        tuple(distribution.package for distribution in distributions),
     )
 
 
-def installed_packages(prefix: Path, tree: Tree) -> PackageSet:
-    """What is installed in an environment on disk; raises as `make_plan` does, and FileOperationFailed."""
-    records = read_records(prefix)
-    return PackageSet(tuple(record.package for record in records), make_plan(prefix, tree, records).pip)
+def installed_packages(environment: InstalledEnvironment) -> PackageSet:
+    """Return what is installed in an environment; raise as `make_plan` does, and FileOperationFailed."""
+    records = environment.records
+    plan = make_plan(environment.prefix, environment.tree, records)
+    return PackageSet(tuple(record.package for record in records), plan.pip)
 
 
 def link_time_files(
     planned: OwnerFiles, unproved: Iterable[PackItem], facts: Mapping[str, RelocatedFacts]
 ) -> OwnerFiles:
-    """A package's link-time share with what reading the package has shown."""
-    share = _share(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
-    return replace(share, records=planned.records, facts=facts)
+    """Add to a package's link-time files what could not be proved to be the package's."""
+    owner_files = _owner_files(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
+    return replace(owner_files, records=planned.records, facts=facts)
 
 
-def _owned(
-    record: Record, found: dict[str, File], free: dict[str, File]
-) -> tuple[list[tuple[File, PathEntry]], list[str]]:
-    """The record's files that are there and not taken by an earlier record, and the paths that are gone."""
-    owned, lost = [], []
+def members(tree: Tree) -> list[File]:
+    """Return the files that become members of layers: all but directories that are created as members need them."""
+    non_empty = {file.path.rpartition("/")[0] for file in tree.files}
+    return [
+        file
+        for file in tree.files
+        if file.type != "directory" or file.mode & 0o777 != USUAL_DIRECTORY_MODE or file.path not in non_empty
+    ]
+
+
+class _Claim(NamedTuple):
+    """The files of a record, and the paths that are missing, sorted."""
+
+    owned: list[tuple[File, PathEntry]]
+    missing: tuple[str, ...]
+
+
+def _claim_files(record: Record, files: dict[str, File], unowned: dict[str, File]) -> _Claim:
+    """Take the record's files out of `unowned`, except those that an earlier record has."""
+    owned: list[tuple[File, PathEntry]] = []
+    missing: list[str] = []
     for entry in record.entries:
-        path = entry.path if entry.path in found else _physical(entry.path, found)
-        file = found.get(path)
+        path = entry.path if entry.path in files else _physical_path(entry.path, files)
+        file = files.get(path)
         if file is None:
             if not entry.path.endswith(".pyc"):
-                lost.append(entry.path)
-        elif path in free and file.type != "directory":
-            owned.append((free.pop(path), entry))
-    return owned, sorted(lost, key=path_bytes)
+                missing.append(entry.path)
+        elif path in unowned and file.type != "directory":
+            owned.append((unowned.pop(path), entry))
+    return _Claim(owned, tuple(sorted(missing, key=path_bytes)))
 
 
-def _physical(path: str, found: dict[str, File]) -> str:
-    """The path with symlinked directories of the tree followed, as far as they stay inside it."""
-    done = ""
-    for part in path.split("/"):
-        done = f"{done}/{part}" if done else part
-        file = found.get(done)
-        if file is not None and file.type == "symlink" and done != path:
-            followed = posixpath.normpath(posixpath.join(posixpath.dirname(done), file.target))
-            if followed in found:
-                done = followed
-    return done
+def _pip_files(distributions: Iterable[pip.Distribution], unowned: dict[str, File]) -> list[OwnerFiles]:
+    """Take the distributions' files out of `unowned`."""
+    items: dict[str, list[PackItem]] = defaultdict(list)
+    for distribution in distributions:
+        paths = [path for path in distribution.files if path in unowned]
+        items[distribution.owner] += [PackItem(unowned.pop(path)) for path in paths]
+    return [_owner_files("pip", owner, owned) for owner, owned in items.items()]
 
 
-def _vouched(file: File, entry: PathEntry) -> bool:
-    """Whether the package's record can prove this file to be the package's."""
+def _physical_path(path: str, files: dict[str, File]) -> str:
+    """Return the path with symlinked directories resolved, as far as they lead to files of the tree."""
+    resolved = ""
+    for name in path.split("/"):
+        resolved = f"{resolved}/{name}" if resolved else name
+        file = files.get(resolved)
+        if file is not None and file.type == "symlink" and resolved != path:
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(resolved), file.target))
+            if target in files:
+                resolved = target
+    return resolved
+
+
+def _is_provable(file: File, entry: PathEntry) -> bool:
+    """Return whether the package's record can prove that the file is the package's."""
     if file.type == "symlink":
         return entry.type == "softlink"
     return entry.type == "hardlink" and len(entry.sha256) == 64
 
 
-def _at_link(file: File, entry: PathEntry, relocated: Mapping[str, File | None]) -> PackItem:
-    """A file made at installation. Modules compiled then know their source's time, which packing changes."""
+def _link_item(file: File, entry: PathEntry, relocated: Mapping[str, File | None]) -> PackItem:
+    """Return the item for a file that was created when its package was installed."""
     return PackItem(file, entry, made_at_link=True, source_mtime=_source_mtime(file, relocated))
 
 
 def _source_mtime(file: File, relocated: Mapping[str, File | None]) -> int | None:
-    """The time of the relocated source that the file was compiled from, if it was."""
+    """Return the mtime of the relocated source of a compiled module, which contains it; packing changes both."""
     source = relocated.get(bytecode.source_of(file.path) or "")
     return source.mtime if source else None
 
 
-def members(tree: Tree) -> list[File]:
-    """What is to be in a layer: all but the directories that come of themselves."""
-    filled = {file.path.rpartition("/")[0] for file in tree.files}
-    return [
-        file
-        for file in tree.files
-        if file.type != "directory" or file.mode & 0o777 != USUAL_DIRECTORY_MODE or file.path not in filled
-    ]
-
-
-def _share(kind: Kind, owner: str, items: list[PackItem]) -> OwnerFiles:
-    ordered = _hard_links(kind, sorted(items, key=lambda item: path_bytes(item.file.path)))
+def _owner_files(kind: Kind, owner: str, items: list[PackItem]) -> OwnerFiles:
     small: list[PackItem] = []
     large: list[PackItem] = []
-    for item in ordered:
+    for item in _mark_hard_links(kind, sorted(items, key=lambda item: path_bytes(item.file.path))):
         is_large = item.file.type == "file" and item.file.size > LAYER_SIZE and not item.linked
         (large if is_large else small).append(item)
     return OwnerFiles(kind, owner, tuple(small), tuple(large))
 
 
-def _hard_links(kind: Kind, items: list[PackItem]) -> Iterator[PackItem]:
-    """The items in their order, those with an inode that came before marked as links of its first path. A package's
-    are so where it installed one file under both names, and are no larger than a layer: which of them is proved to be
-    the package's is not known yet.
+def _mark_hard_links(kind: Kind, items: list[PackItem]) -> Iterator[PackItem]:
+    """Yield the items in order, with files whose inode occurred before marked as links to its first path.
+
+    Files of a package are links only if the package installed one file under both names, and they are not larger than
+    a layer: it is not known yet which of them can be proved.
     """
-    first: dict[object, str] = {}
-    shared = Counter((item.file.device, item.file.inode) for item in items if item.file.type == "file")
+    first_paths: dict[object, str] = {}
+    counts = Counter((item.file.device, item.file.inode) for item in items if item.file.type == "file")
     for item in items:
         file, entry = item.file, item.entry
         linked = ""
-        if file.type == "file" and shared[file.device, file.inode] > 1:
-            own = (entry.sha256, entry.placeholder) if kind == "package" and entry else None
-            if not (own and file.size > LAYER_SIZE):
-                before = first.setdefault((file.device, file.inode, own), file.path)
-                linked = "" if before == file.path else before
+        if file.type == "file" and counts[file.device, file.inode] > 1:
+            content = (entry.sha256, entry.placeholder) if kind == "package" and entry else None
+            if not (content and file.size > LAYER_SIZE):
+                first = first_paths.setdefault((file.device, file.inode, content), file.path)
+                linked = "" if first == file.path else first
         yield item if item.linked == linked else item._replace(linked=linked)
 
 
 def _expected_size(item: PackItem) -> int:
-    """The size that counts for cutting: the same wherever the environment is, so relocated text has none."""
+    """Return the size that decides where groups end.
+
+    It must not depend on where the environment is, so relocated text counts as empty.
+    """
     if item.entry and item.entry.placeholder and item.entry.mode == "text":
         return 0
     if item.linked and item.file.size > LAYER_SIZE:

@@ -1,4 +1,4 @@
-"""What a packing process has under way to the store, while it goes on with the next layer."""
+"""A packing process's uploads, which run while it builds the next layer."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from functools import cache
 
 from snapper.store import Store
 
-#: How many objects a process sends at once, and how many bytes of them it holds before it waits.
-_AT_ONCE = 6
-_MOST_BYTES = 16 * 1024 * 1024
+#: How many objects a process uploads at a time, and how many bytes of them it holds before it waits.
+_MAX_UPLOADS = 6
+_MAX_BYTES = 16 * 1024 * 1024
 
 
 class UploadQueue:
-    """Puts objects into stores from threads of its own."""
+    """Puts objects into stores from its own threads."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_AT_ONCE)
+        self._pool = ThreadPoolExecutor(_MAX_UPLOADS)
         self._held = 0
         self._changed = threading.Condition()
 
     def put(self, store: Store, key: str, data: bytes) -> Future[bool]:
-        """Has the object put, what `Store.put` returns or raises being the future's; waits while much is under way."""
+        """Start an upload, after waiting if too many bytes are held; the result is that of `Store.put`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + len(data) <= _MOST_BYTES)
+            self._changed.wait_for(lambda: not self._held or self._held + len(data) <= _MAX_BYTES)
             self._held += len(data)
         return self._pool.submit(self._put, store, key, data)
 
@@ -40,8 +40,8 @@ class UploadQueue:
 
 @cache
 def upload_queue() -> UploadQueue:
-    """This process's own."""
+    """Return this process's queue."""
     return UploadQueue()
 
 
-os.register_at_fork(after_in_child=upload_queue.cache_clear)  # its threads do not go through a fork
+os.register_at_fork(after_in_child=upload_queue.cache_clear)  # threads do not survive a fork

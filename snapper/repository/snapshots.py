@@ -14,7 +14,7 @@ from snapper.errors import (
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot, Manifest, SnapshotDecoder
-from snapper.format.model import Layer, Page, Snapshot, sha256_hex
+from snapper.format.model import Layer, Page, Snapshot, StoredLayer, sha256_hex
 from snapper.repository.decoding import decode_checked, decoding
 from snapper.repository.objects import (
     have_sizes,
@@ -118,8 +118,8 @@ def require_layers(store: Store, layers: Collection[Layer]) -> None:
         raise LayersPruned(store.url, gone)
 
 
-def known_layers(store: Store) -> dict[str, tuple[str, int]]:
-    """Digest and size, by diff_id, of the layers that the current snapshots of the store name.
+def known_layers(store: Store) -> dict[str, StoredLayer]:
+    """The layers, by diff_id, that the current snapshots of the store name.
 
     Snapshots are read for just that, and what cannot be read is passed over.
     """
@@ -128,7 +128,7 @@ def known_layers(store: Store) -> dict[str, tuple[str, int]]:
         with suppress(SnapperError):
             pages += read_manifest(store, read_ref(store, name).ref.current).layers
     return {
-        layer.diff_id: (layer.digest, layer.size)
+        layer.diff_id: StoredLayer(layer.digest, layer.size)
         for _, found in iter_layer_pages(store, pages)
         if not isinstance(found, SnapperError)
         for layer in found

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
-from snapper.environment.index import IndexEntry, encode_block
+from snapper.environment.index import IndexEntry, directory_entry, encode_block
 from snapper.errors import Corrupted
 from snapper.format.layer import LayerUnpacker
 from snapper.format.model import RECORD_MODES, Continuation, Layer, Mode, Relocation, check_path
@@ -144,7 +144,7 @@ class _Writer:
         elif member.type == "directory":
             self._result.directories.append(member)
             self._directories[member.path]
-            self._stats.append((member.path + "/", 0, member.mode & 0o777, 0, 0, 0))
+            self._stats.append(directory_entry(member.path, member.mode & 0o777))
         else:
             self._link(member)
 
@@ -200,7 +200,9 @@ class _Writer:
             os.close(descriptor)
         self._result.size += size
         inode = 0 if path in self._result.unrelocated else status.st_ino
-        self._stats.append((path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode))
+        self._stats.append(
+            IndexEntry(path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode)
+        )
 
     def _content(self, path: str, data: memoryview) -> memoryview | bytes:
         """What to write of a file that is relocated; what has to be known of that later on is noted."""

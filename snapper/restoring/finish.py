@@ -142,7 +142,7 @@ def _linked(paths: set[str], parts: list[ExtractedLayer]) -> Iterator[tuple[int,
 def _index_entry_at(directory: int, path: str) -> IndexEntry:
     """Return the index's entry for a path of the tree, whose directory is open."""
     status = os.stat(path.rpartition("/")[2], dir_fd=directory, follow_symlinks=False)
-    return (
+    return IndexEntry(
         path,
         status.st_size,
         status.st_mode & 0o7777,

@@ -21,12 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import state
-from snapper.environment.index import ANY_CTIME, Index, IndexEntry, block_entries, encode_block
+from snapper.environment.index import (
+    ANY_CTIME,
+    Index,
+    IndexEntry,
+    block_entries,
+    directory_entry,
+    encode_block,
+)
 from snapper.format import bytecode
 from snapper.format.model import RECORD_MODES, Layer, Snapshot
 from snapper.format.segment import Member
 from snapper.fs.directories import DirectoryTree, without_umask
-from snapper.packing.collect import LINK_TIME
+from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
 from snapper.restoring.extract import NANOSECONDS, ExtractedLayer
 
@@ -55,13 +62,16 @@ def link_unchanged(
 
     What cannot be taken over is left out, whatever the reason. The workers must have nothing else to do.
     """
-    last, index = state.read_last(old), state.read_index(old)
-    if not last or not index or index.moment.snapshot != last[0].digest or index.moment.prefix != str(old):
+    previous, index = state.read_previous(old), state.read_index(old)
+    if previous is None or index is None:
+        return {}
+    header = index.header
+    if header.snapshot != previous.encoded.digest or header.prefix != str(old):
         return {}
     if os.stat(directory).st_dev != os.stat(old).st_dev:
         return {}
-    for units, size in _batches(_units(_Old(last[1], index), layers)):
-        workers.submit(_link, _Job(str(old), directory, index.moment.taken, units), size)
+    for units, size in _batches(_units(_Old(previous.snapshot, index), layers)):
+        workers.submit(_link, _Job(str(old), directory, header.taken, units), size)
     with closing(workers.results()) as results:
         return {order: part for _, done in results for order, part in done.items()}
 
@@ -97,9 +107,7 @@ class _Old:
     def __init__(self, snapshot: Snapshot, index: Index) -> None:
         self.layers = snapshot.layers
         self.numbers = {layer: number for number, layer in reversed(list(enumerate(snapshot.layers)))}
-        self.entries: dict[int, list[IndexEntry]] = defaultdict(list)
-        for path, (*stats, number) in index.entries.items():
-            self.entries[number].append((path, *stats))  # type: ignore[arg-type]
+        self.entries = index.entries_by_layer()
         self._torn = self._layers_with_links_between()
         self._index = index
         self._relocated = {
@@ -135,8 +143,8 @@ class _Old:
         if not inode or (fixed and mtime != LINK_TIME * NANOSECONDS):
             return False
         source = bytecode.source_of(path) if path.endswith(".pyc") else None
-        found = self._index.entries.get(source) if source in self._relocated and source else None
-        return found is None or found[2] == LINK_TIME * NANOSECONDS
+        source_mtime = self._index.mtime_of(source) if source in self._relocated and source else None
+        return source_mtime in (None, LINK_TIME * NANOSECONDS)
 
 
 def _units(old: _Old, layers: Sequence[Layer]) -> Iterator[_Unit]:
@@ -205,11 +213,11 @@ def _linked(
         if path.endswith("/"):
             target[path[:-1]]
             result.directories.append(Member(path[:-1], "directory", mode, 0))
-            noted.append((path, 0, mode, 0, 0, 0))
+            noted.append(directory_entry(path[:-1], mode))
         else:
             above, _, name = path.rpartition("/")
             beside = target[above]
             os.link(name, name, src_dir_fd=source[above], dst_dir_fd=beside, follow_symlinks=False)
-            noted.append((path, size, mode, mtime, ANY_CTIME, inode))
+            noted.append(IndexEntry(path, size, mode, mtime, ANY_CTIME, inode))
     result.index = encode_block(order, noted)
     return result

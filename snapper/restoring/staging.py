@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snapper import environment
+from snapper.environment.scan import foreign_paths
 from snapper.errors import SnapperError, TargetLocked, TargetOccupied
 from snapper.fs.directories import DirectoryTree
 from snapper.fs.errors import os_errors
@@ -86,7 +86,7 @@ class Staging:
 
     def _keep(self) -> None:
         """Moves aside what is not part of the environment, after a look that all of it can go into the new one."""
-        found = environment.foreign_paths(self.target)
+        found = foreign_paths(self.target)
         for path in found:
             if not _is_free(self.tree / path):
                 reason = "it is not part of the environment, but the snapshot has a file at this path"

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper import environment
 from snapper.environment import state
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import default_prefix
+from snapper.environment.platforms import this_platform
 from snapper.errors import (
     FileOperationFailed,
     NoTargetDirectory,
@@ -124,7 +125,7 @@ def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
     """
     from snapper.restoring.unpack import check_prefix_length  # noqa: PLC0415 - what is not needed where all are there already
 
-    here = environment.this_platform()
+    here = this_platform()
     if snapshot.platform != here:
         raise PlatformMismatch(target.name, snapshot.platform, here)
     check_prefix_length(str(target.prefix), snapshot.layers)
@@ -221,7 +222,7 @@ def _is_present_behind(
 ) -> bool:
     """The same for a symlink, in whose place nothing is ever put; raises TargetOccupied unless all is there."""
     same = found is not None and found.snapshot == snapshot_id
-    if same and (wanted.keep_changed or state.drift(link, environment.scan(link)) == []):
+    if same and (wanted.keep_changed or _changed_paths(link) == []):
         return True
     there = os.path.realpath(link)
     raise TargetOccupied(
@@ -237,7 +238,7 @@ def _is_unchanged(
     same = found.snapshot == snapshot_id
     if same and wanted.keep_changed:
         return True
-    changed = state.drift(prefix, environment.scan(prefix))
+    changed = _changed_paths(prefix)
     if changed == []:
         return same
     if wanted.replace:
@@ -249,3 +250,9 @@ def _is_unchanged(
         f"it has changed since snapshot {found.snapshot[:12]} ({what})",
         f"Pack the changes ({pack_command(prefix, found.environment)}), or discard them with --replace.",
     )
+
+
+def _changed_paths(prefix: Path) -> list[str] | None:
+    """Return the paths that differ from the environment's snapshot; None if that is unknown."""
+    drift = InstalledEnvironment(prefix).drift()
+    return None if drift is None else drift.paths

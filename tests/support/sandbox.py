@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.environment import this_platform
+from snapper.environment.platforms import this_platform
 from snapper.errors import SnapperError
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout

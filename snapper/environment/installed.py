@@ -1,0 +1,78 @@
+"""An environment on disk that is read once and asked often."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from snapper.environment import conda, state
+from snapper.environment.conda import Record
+from snapper.environment.drift import Drift, find_drift, is_touched
+from snapper.environment.embedded import embedded_prefix
+from snapper.environment.index import Index
+from snapper.environment.scan import scan
+from snapper.environment.state import EnvironmentState, PreviousSnapshot
+from snapper.environment.tree import Tree
+
+
+class InstalledEnvironment:
+    """A conda environment at a prefix. Everything is read on first use, and at most once.
+
+    What it returns is what the disk held then; create another instance to look again.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+
+    @cached_property
+    def status(self) -> os.stat_result:
+        """The status of the prefix itself; may raise OSError."""
+        return self.prefix.stat()
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The environment's own files; raises NotAnEnvironment, PermissionDenied, FileOperationFailed."""
+        return scan(self.prefix)
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """conda's package records; raises NotAnEnvironment, PermissionDenied, FileOperationFailed."""
+        return tuple(conda.read_records(self.prefix))
+
+    @cached_property
+    def state(self) -> EnvironmentState | None:
+        """Which environment and snapshot this was when it was last packed or restored, if known."""
+        return state.read(self.prefix)
+
+    @cached_property
+    def previous(self) -> PreviousSnapshot | None:
+        """The snapshot that this was last packed as or restored from, if known."""
+        return state.read_previous(self.prefix)
+
+    @cached_property
+    def index(self) -> Index | None:
+        """What the last pack or restore saw of each file, if known. It need not be of `previous`."""
+        return state.read_index(self.prefix)
+
+    @cached_property
+    def prefix_in_files(self) -> str:
+        """The prefix as it is written in the environment's files; raises what `records` raises."""
+        return embedded_prefix(self.prefix, self.records)
+
+    def drift(self) -> Drift | None:
+        """Return what differs from the snapshot in `state` as far as its index tells, or None without that index.
+
+        Raise what `tree` raises.
+        """
+        return self._drift
+
+    def is_touched(self) -> bool:
+        """Return whether packages may have been installed or removed since the index was written (see `drift`)."""
+        return is_touched(self.prefix)
+
+    @cached_property
+    def _drift(self) -> Drift | None:
+        if self.state is None or self.index is None or self.index.header.snapshot != self.state.snapshot:
+            return None
+        return find_drift(self.tree, self.index)

@@ -1,0 +1,64 @@
+"""What every packing worker knows from its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from snapper.environment.tree import File
+from snapper.format.layout import Layout
+from snapper.format.model import StoredLayer
+from snapper.format.relocate import replace_directory
+from snapper.repository.locks import Intent
+from snapper.store import Store
+
+
+@dataclass(frozen=True)
+class IncludedSource:
+    """A directory outside of the environment that is packed as `path`.
+
+    `links` are the environment's files that contain the directory's path.
+    """
+
+    directory: str
+    path: str
+    links: frozenset[str]
+
+
+@dataclass(frozen=True)
+class PackContext:
+    """What every packing worker knows from its start.
+
+    `directory` is where the environment is, and `prefix` the one in its files. `known` maps diff_ids to layers that
+    the store has had; `placeholders` has those that an earlier snapshot used, by path.
+    """
+
+    directory: str
+    prefix: str
+    store: Store
+    intent: Intent
+    level: int
+    known: Mapping[str, StoredLayer]
+    placeholders: Mapping[str, tuple[str, ...]]
+    included: tuple[IncludedSource, ...] = ()
+
+    def find_stored(self, diff_id: str) -> StoredLayer | None:
+        """Return the stored layer with this content, if it is known and still in the store."""
+        stored = self.known.get(diff_id)
+        if stored is None or self.store.size(Layout.layer(stored.digest)) != stored.size:
+            return None
+        return stored
+
+    def path_of(self, file: File) -> str:
+        """Return the path to read the file from."""
+        for source in self.included:
+            if file.path.startswith(source.path + "/"):
+                return source.directory + file.path[len(source.path) :]
+        return f"{self.directory}/{file.path}"
+
+    def with_included_paths(self, file: File, data: bytes) -> bytes:
+        """Return the file's data with the paths that included sources will have."""
+        for source in self.included:
+            if file.path in source.links or file.path.startswith(source.path + "/"):
+                data = replace_directory(data, source.directory, f"{self.prefix}/{source.path}")
+        return data

@@ -1,0 +1,71 @@
+"""What is packed together, and what packing it results in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from snapper.environment.conda import FileFacts, PathEntry
+from snapper.environment.tree import File
+from snapper.format.model import Kind, Layer
+
+#: The mtime of files that are created when a package is installed, so that equal files are equal everywhere:
+#: 1980-01-01, the earliest time that zip archives can hold.
+LINK_TIME = 315532800
+
+
+class PackItem(NamedTuple):
+    """A file to pack.
+
+    `entry` is its package's, if it has one. `linked` is the path, packed before, that it is a hard link to.
+    `made_at_link` says that it was created when its package was installed, and `source_mtime` is the time of the
+    relocated source that it was compiled from, in seconds.
+    """
+
+    file: File
+    entry: PathEntry | None = None
+    linked: str = ""
+    made_at_link: bool = False
+    source_mtime: int | None = None
+
+
+class RelocatedFacts(NamedTuple):
+    """Checksum and size of a relocated file on disk and as it is stored."""
+
+    disk: FileFacts
+    stored: FileFacts
+
+
+@dataclass(frozen=True)
+class FileGroup:
+    """Files to pack into layers of one kind and owner.
+
+    `records` are the paths of conda records among them, and `facts` is what is known of files that these describe.
+    """
+
+    kind: Kind
+    owner: str
+    number: int
+    items: tuple[PackItem, ...]
+    records: frozenset[str] = frozenset()
+    facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return sum(item.file.size for item in self.items)
+
+
+@dataclass(frozen=True)
+class CollectedGroup:
+    """The layers of a group, and how many bytes each added to the store.
+
+    `unproved` are files that differ from what their package installed, `facts` describes relocated files, and
+    `unrelocated` are paths with a prefix that cannot be relocated.
+    """
+
+    layers: tuple[Layer, ...]
+    added_sizes: tuple[int, ...]
+    unproved: tuple[PackItem, ...] = ()
+    facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
+    unrelocated: tuple[str, ...] = ()
