@@ -62,4 +62,4 @@ def test_a_forked_process_has_an_outbox_of_its_own(tmp_path: Path) -> None:
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    assert list(store.keys("layers/")) == ["layers/aa/first", "layers/aa/second"]
+    assert list(store.list_keys("layers/")) == ["layers/aa/first", "layers/aa/second"]

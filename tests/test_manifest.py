@@ -347,7 +347,7 @@ def test_what_nobody_could_read_is_not_written(lists: dict[str, Any]) -> None:
 def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = sorted(store.keys(""))
+    before = sorted(store.list_keys(""))
 
     def gone(_: Store, snapshot_id: str) -> manifest.Manifest:
         raise NotInStore(f"snapshot {snapshot_id}", store.url)
@@ -355,7 +355,7 @@ def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
     monkeypatch.setattr("snapper.commands.prune.read_manifest", gone)
     with pytest.raises(Corrupted, match="missing"):
         prune(store, RetentionPolicy(), dry=False, grace=-1)
-    assert sorted(store.keys("")) == before
+    assert sorted(store.list_keys("")) == before
 
 
 def test_what_is_known_of_layers_is_as_their_type_demands(store: Counting) -> None:

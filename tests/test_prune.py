@@ -20,12 +20,13 @@ from snapper.commands import prune as pruning
 from snapper.commands.prune import RetentionPolicy, prune
 from snapper.commands.remove import plan_removal, remove_environment
 from snapper.errors import LayersPruned, LeaseExpired, SnapperError, StoreLocked
+from snapper.format.layout import Layout
 from snapper.format.model import HistoryEntry, Ref
 from snapper.kernels import launcher
 from snapper.process.identity import process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
-from snapper.repository.locks import _machine, boottime, new_trial_key, pack_intent, prune_lock
+from snapper.repository.locks import _machine, boottime, pack_intent, prune_lock
 from snapper.store import Store, open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
@@ -433,7 +434,7 @@ def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
 
 def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, list[str]]) -> None:
     machine, _ = packed
-    left = machine.store / new_trial_key()
+    left = machine.store / Layout.new_trial()
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"1")
     machine.run_json("verify")

@@ -368,13 +368,14 @@ def test_packed_environments_are_cached(
 def test_cache_stays_within_its_size_limit(
     tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from snapper.store import open_store
+    from snapper.store import configured_cache, open_store
 
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(s3_server.credentials))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SNAPPER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SNAPPER_CACHE_SIZE", "1MB")
-    store = open_store(s3_server.url(secrets.token_hex(8)), create=True)
+    url = s3_server.url(secrets.token_hex(8))
+    store = open_store(url, create=True, cache=configured_cache(url))
     objects = [os.urandom(200_000) for _ in range(9)]
     keys = [
         f"layers/{name[:2]}/{name}.tar.zst" for name in (hashlib.sha256(data).hexdigest() for data in objects)

@@ -298,7 +298,7 @@ def test_large_objects_are_written_with_one_request(store: Store, proxy: Proxy, 
     with pytest.raises(SnapperError, match="expired"):
         store.size(never)
     proxy.faults = []
-    assert not [key for key in store.keys("layers/") if "never" in key]
+    assert not [key for key in store.list_keys("layers/") if "never" in key]
 
 
 def test_slow_connections_do_not_limit_the_size_of_objects(
@@ -326,12 +326,12 @@ def test_sweep_aborts_old_multipart_uploads(
         uploads = s3_server.client().list_multipart_uploads(Bucket=s3_server.bucket).get("Uploads", [])
         return [upload["Key"] for upload in uploads if upload["Key"] == request["Key"]]
 
-    assert store.sweep() == 0
+    assert store.remove_leftovers() == 0
     assert uploads() == [request["Key"]]
     monkeypatch.setattr(s3_store, "_ABANDONED", timedelta(seconds=-60))
-    assert store.sweep() == 1
+    assert store.remove_leftovers() == 1
     assert uploads() == []
-    assert store.sweep() == 0
+    assert store.remove_leftovers() == 0
 
 
 # --- options in the URL -----------------------------------------------------------------------------------
@@ -365,9 +365,9 @@ def test_options_of_the_url_become_request_parameters(store: Store, proxy: Proxy
         assert owned.put(key, data)
         assert owned.read(key) == data
     owned.read_versioned("layers/aa/small")
-    assert list(owned.keys("layers/"))
-    owned.others()
-    owned.sweep()
+    assert list(owned.list_keys("layers/"))
+    owned.list_root()
+    owned.remove_leftovers()
     owned.delete("layers/aa/small")
     assert {request.method for request in proxy.requests} == {"HEAD", "GET", "PUT", "DELETE"}
     for request in proxy.requests:
@@ -556,4 +556,4 @@ def test_object_lock_keeps_overwritten_layers(
     store.replace("environments/work.json", b"one", None)
     store.replace("environments/work.json", b"two", store.read_versioned("environments/work.json")[1])
     assert store.delete("environments/work.json")
-    assert list(store.keys("environments/")) == []
+    assert list(store.list_keys("environments/")) == []

@@ -183,7 +183,7 @@ def test_what_is_deleted_is_gone(store: Store) -> None:
     store.put(KEY, b"x")
     assert store.delete(KEY)
     assert store.size(KEY) is None
-    assert list(store.keys("layers/")) == []
+    assert list(store.list_keys("layers/")) == []
     assert not store.delete(KEY)
     assert store.put(KEY, b"again")
     assert store.read(KEY) == b"again"
@@ -197,7 +197,7 @@ def test_many_put_the_same_object_at_once(store: Store) -> None:
     data = os.urandom(3_000_000)
     assert True in at_once(6, put, store, data)
     assert store.read(KEY) == data
-    assert list(store.keys("layers/")) == [KEY]
+    assert list(store.list_keys("layers/")) == [KEY]
 
 
 # --- mutable objects --------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_no_change_of_many_at_once_is_lost(store: Store) -> None:
     store.replace(MUTABLE, b"0", None)
     at_once(6, increment, store, 15)
     assert store.read(MUTABLE) == b"90"
-    assert list(store.keys("environments/")) == [MUTABLE]
+    assert list(store.list_keys("environments/")) == [MUTABLE]
 
 
 def create(number: int, store: Store, keys: list[str]) -> list[bool]:
@@ -284,7 +284,7 @@ def test_only_one_of_many_makes_an_object(store: Store) -> None:
     made = at_once(5, create, store, keys)
     for each in zip(*made, strict=True):
         assert sum(each) == 1
-    assert list(store.keys("environments/")) == keys
+    assert list(store.list_keys("environments/")) == keys
     assert {int(store.read(key)) for key in keys} <= set(range(5))
 
 
@@ -317,27 +317,27 @@ def test_keys_are_listed_in_order_below_a_prefix(store: Store) -> None:
     ]
     for key in keys:
         store.put(key, b"x")
-    assert list(store.keys("layers/")) == sorted(key for key in keys if key.startswith("layers/"))
-    assert list(store.keys("layers/00/")) == ["layers/00/a", "layers/00/b"]
-    assert list(store.keys("snapshots/")) == ["snapshots/a"]
-    assert list(store.keys("environments/")) == []
+    assert list(store.list_keys("layers/")) == sorted(key for key in keys if key.startswith("layers/"))
+    assert list(store.list_keys("layers/00/")) == ["layers/00/a", "layers/00/b"]
+    assert list(store.list_keys("snapshots/")) == ["snapshots/a"]
+    assert list(store.list_keys("environments/")) == []
 
 
 def test_entries_have_size_and_age(store: Store) -> None:
     before = time.time()
     for number, key in enumerate(("layers/00/b", "layers/00/a", "snapshots/c")):
         store.put(key, b"x" * number)
-    found = list(store.entries("layers/"))
+    found = list(store.list_objects("layers/"))
     assert [(each.key, each.size) for each in found] == [("layers/00/a", 1), ("layers/00/b", 0)]
     assert all(before - 2 < each.modified < time.time() + 2 for each in found)
-    assert list(store.entries("environments/")) == []
+    assert list(store.list_objects("environments/")) == []
 
 
 def test_more_keys_than_a_page_of_any_listing_has(shelf: Shelf) -> None:
     keys = [f"layers/{number % 7}/{number:04}" for number in range(1_100)]
     for key in keys:
         shelf.slip_in(key, b"x")
-    assert list(shelf.store.keys("layers/")) == sorted(keys)
+    assert list(shelf.store.list_keys("layers/")) == sorted(keys)
 
 
 # --- what else every store is -----------------------------------------------------------------------------
@@ -373,16 +373,16 @@ def test_what_a_killed_process_was_writing_is_no_object(tmp_path: Path) -> None:
     process.join(30)
     assert process.exitcode == -signal.SIGKILL
     assert len(list((tmp_path / "layers/ab").iterdir())) == 1
-    assert list(store.keys("layers/")) == []
+    assert list(store.list_keys("layers/")) == []
     assert store.size(KEY) is None
     held = tmp_path / "layers/ab" / f".held.{'0' * 16}"
     with held.open("wb") as writing:
         fcntl.flock(writing, fcntl.LOCK_EX)
         assert store.put(KEY, b"there")
         assert {path.name for path in (tmp_path / "layers/ab").iterdir()} == {Path(KEY).name, held.name}
-        assert list(store.keys("layers/")) == [KEY]
-        assert store.sweep() == 0
-    assert store.sweep() == 1
+        assert list(store.list_keys("layers/")) == [KEY]
+        assert store.remove_leftovers() == 0
+    assert store.remove_leftovers() == 1
     assert [path.name for path in (tmp_path / "layers/ab").iterdir()] == [Path(KEY).name]
 
 
@@ -637,7 +637,7 @@ def test_a_store_that_may_only_be_read(public: Path) -> None:
 
     def use() -> list[Any]:
         opened = open_store(str(public))
-        answers: list[Any] = [opened.read(KEY), list(opened.keys("layers/")), opened.put(KEY, b"y")]
+        answers: list[Any] = [opened.read(KEY), list(opened.list_keys("layers/")), opened.put(KEY, b"y")]
         version = opened.read_versioned(MUTABLE)[1]
         for write in (
             lambda: opened.put("layers/ab/new", b"x"),
@@ -659,7 +659,7 @@ def test_a_part_of_a_store_that_may_not_be_listed_is_not_empty(public: Path) -> 
     store = open_store(str(public), create=True)
     store.put(KEY, b"x")
     (public / "layers").chmod(0)
-    found = as_nobody(lambda: list(store.keys("layers/")))
+    found = as_nobody(lambda: list(store.list_keys("layers/")))
     assert isinstance(found, StoreRefused)
 
 

@@ -220,8 +220,8 @@ class Busy(LocalStore):
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalStore, (self.root,)  # to workers
 
-    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
-        found = list(super().entries(prefix))
+    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        found = list(super().list_objects(prefix))
         if prefix == self.at and not self.done:
             self.done.append(prefix)
             self.act()

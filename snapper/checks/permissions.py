@@ -12,7 +12,6 @@ from snapper.checks.findings import Finding, Level
 from snapper.errors import NotInStore, SnapperError, StoreRefused
 from snapper.format.layout import Layout
 from snapper.format.model import Layer
-from snapper.repository.locks import new_trial_key
 from snapper.repository.objects import write_pages
 from snapper.repository.refs import environment_names, read_ref
 from snapper.repository.snapshots import read_encoded_snapshot, read_layer, read_snapshot
@@ -33,7 +32,7 @@ class _Trial:
 
 def check_permissions(store: Store) -> Iterator[Finding]:
     """Tries what readers, publishers and administrators do, one by one, and says who this user can be."""
-    throwaway = new_trial_key()
+    throwaway = Layout.new_trial()
     trials = {
         "reader": (
             _Trial("read", "nothing can be restored", lambda: _read(store)),
@@ -86,11 +85,11 @@ def _read(store: Store) -> None:
         read_snapshot(store, found.current)
         return
     with suppress(NotInStore):  # nobody has made it yet
-        store.read("snapper.json")
+        store.read(Layout.MARKER)
 
 
 def _list(store: Store) -> None:
-    list(store.keys("environments/"))
+    list(store.list_keys(Layout.REFS))
 
 
 def _write(store: Store, key: str) -> None:
@@ -111,7 +110,7 @@ def _write(store: Store, key: str) -> None:
 
 def _add_layer(store: Store) -> None:
     """Puts a small layer once more, which changes nothing; there is none in a new store."""
-    _look(store, "layers")
+    _look(store, Layout.LAYERS)
     layer = _smallest_layer(store)
     if layer is None:
         raise _Untried
@@ -120,7 +119,7 @@ def _add_layer(store: Store) -> None:
 
 def _add_page(store: Store) -> None:
     """The same with a page of a snapshot."""
-    _look(store, "pages")
+    _look(store, Layout.PAGES)
     for name in environment_names(store):
         found = read_ref(store, name).ref
         pages = read_encoded_snapshot(store, found.current).pages
@@ -139,25 +138,26 @@ def _smallest_layer(store: Store) -> Layer | None:
 
 def _move(store: Store) -> None:
     """Moves an environment that is not there from a version that it cannot be at."""
-    _look(store, "environments")
+    _look(store, Layout.REFS)
     with suppress(VersionMismatch):
         store.replace(Layout.ref(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
 
 
 def _delete(store: Store) -> None:
     """Deletes a layer that is not there."""
-    _look(store, "layers")
+    _look(store, Layout.LAYERS)
     digest = secrets.token_hex(32)
     store.delete(Layout.layer(digest))
 
 
-def _look(store: Store, top: str) -> None:
+def _look(store: Store, prefix: str) -> None:
     """Raises StoreRefused where a directory cannot be written: what changes nothing there would not show it."""
     if not isinstance(store, LocalStore):
         return
-    place = store.root / top
+    place = store.root / prefix
     if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
-        raise StoreRefused(store.url, f"write in {top}", "permission denied, or the file system is read-only")
+        action = f"write in {prefix.rstrip('/')}"
+        raise StoreRefused(store.url, action, "permission denied, or the file system is read-only")
 
 
 def _article(role: str) -> str:

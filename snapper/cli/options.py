@@ -70,4 +70,6 @@ def open_store(option: str | None, *, create: bool = False, apart_from: Path | N
     """The store that the option names, or else the settings."""
     from snapper import store
 
-    return store.open_store(store_url(option), create=create, apart_from=apart_from)
+    url = store_url(option)
+    cache = store.configured_cache(url)
+    return store.open_store(url, create=create, apart_from=apart_from, cache=cache)

@@ -52,12 +52,11 @@ def prune(
     """Remove what no environment needs any more from the store."""
     from snapper.cli.render.progress import reporter
     from snapper.commands import prune as verb
-    from snapper.store import uncached
 
     retention = verb.RetentionPolicy(
         keep_last, keep_daily, keep_weekly, keep_monthly, tuple(keep_tag) if keep_tag else ("*",)
     )
-    opened = uncached(open_store(store))
+    opened = open_store(store).authoritative()
     with reporter(quiet=as_json or not yes) as progress:
         done = verb.prune(
             opened, retention, names or (), dry=not yes, grace=_seconds(grace), progress=progress

@@ -186,7 +186,6 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
     from snapper.commands import restore as verb
     from snapper.repository.refs import environment_names
     from snapper.repository.specs import SnapshotSpec
-    from snapper.store import last_seen
 
     references = [SnapshotSpec.parse(name) for name in dict.fromkeys(asked.names)]
     stale: tuple[KernelEntry, ...] = ()
@@ -194,7 +193,7 @@ def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
         opened = open_store(asked.store)
         if asked.everything:
             there = list(environment_names(opened))
-            stale = kernels.remove_orphaned(there) if last_seen(opened) is None else ()
+            stale = kernels.remove_orphaned(there) if opened.stale_since() is None else ()
             references = [SnapshotSpec(name) for name in _chosen(asked, there, opened.url)]
     except SnapperError as error:
         if asked.everything:

@@ -57,12 +57,11 @@ def rollback(
     from snapper.commands import rollback as verb
     from snapper.repository.specs import SnapshotSpec
     from snapper.restoring.target import RestoreRequest
-    from snapper.store import check_reached
 
     if snapshot is not None and "@" in name:
         raise UsageError("the snapshot is named twice", "See: snapper rollback --help.")
     opened = open_store(store)
-    check_reached(opened)  # before anything here is changed
+    opened.require_online()  # before anything here is changed
     back = verb.plan_rollback(opened, SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name))
     results: list[RestoreResult | RestoreFailure] = []
     if not store_only:

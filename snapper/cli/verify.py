@@ -64,7 +64,7 @@ def verify(
 ) -> int:
     """Check that the store is good, or an environment on disk."""
     from snapper.cli.render.progress import reporter
-    from snapper.store import digest_in, uncached
+    from snapper.format.layout import Layout
 
     if name and data == "all" and _is_part(name):
         raise UsageError(f"--data {name}: a part stands behind =", f"Write --data={name}.")
@@ -73,14 +73,14 @@ def verify(
     if source and not heal:
         raise UsageError("--from says where --repair is to take good copies from", "Add --repair.")
     jobs = jobs or load_settings().jobs
-    opened = uncached(open_store(store))
+    opened = open_store(store).authoritative()
     with reporter(quiet=as_json) as progress:
         if name or prefix:
             checked = _environment(opened, name, prefix, jobs, progress)
             return _checked(checked, as_json)
         found, healed = _store(opened, data, heal, source, jobs, progress)
     code = _verified(found, healed, opened.url, as_json)
-    if not (as_json or source) and any(digest_in(each.key) for each in found.problems):
+    if not (as_json or source) and any(Layout.digest_of(each.key) for each in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
         output.notice(f"  Get good copies with: {command}, and --from URL from another store.")

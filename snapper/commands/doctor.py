@@ -95,13 +95,14 @@ def _settings() -> Iterator[Finding]:
 
 def _store(url: str | None, entries: list[RefOrError]) -> Iterator[Finding]:
     try:
-        opened = store.open_store(store_url(url))
+        location = store_url(url)
+        opened = store.open_store(location, cache=store.configured_cache(location))
         entries += read_all_refs(opened)
-        store.check_reached(opened)
+        opened.require_online()
     except NotAStore as error:
         yield Finding("problem", "Store", error.message, error.hint)
         if error.absent and url and url.startswith("s3://"):
-            yield from check_permissions(store.uncached(store.locate_store(url)))
+            yield from check_permissions(store.locate_store(url))
         return
     except StoreUnreachable as error:
         kept = f"; the cache holds {_count(len(entries), 'environment')} of it" if entries else ""
@@ -110,7 +111,7 @@ def _store(url: str | None, entries: list[RefOrError]) -> Iterator[Finding]:
     broken = [entry for entry in entries if entry.error]
     yield Finding("good", "Store", f"{opened.url} can be read: {_count(len(entries), 'environment')}")
     if url:
-        yield from check_permissions(store.uncached(opened))
+        yield from check_permissions(opened.authoritative())
     for entry in broken:
         if entry.error:
             yield Finding("problem", "Store", entry.error.message, entry.error.hint)

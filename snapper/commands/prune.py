@@ -206,12 +206,12 @@ def _swept(
     """Removes what these environments do not need. What is needed is known before anything goes."""
     store, named = needs.store, _named(environments.values())
     snapshots = {
-        match[1]: each for each in store.entries("snapshots/") if (match := _SNAPSHOT.match(each.key))
+        match[1]: each for each in store.list_objects("snapshots/") if (match := _SNAPSHOT.match(each.key))
     }
     useless = {key: each for key, each in snapshots.items() if key not in named}
     old = {key: each for key, each in useless.items() if each.modified < sweep.before}
     needed, awaited = needs.of(named, useless.keys() - old.keys())
-    shared = [each for top in _SHARED for each in store.entries(top) if _SHARED[top].match(each.key)]
+    shared = [each for top in _SHARED for each in store.list_objects(top) if _SHARED[top].match(each.key)]
     unneeded = [each for each in shared if each.key not in needed]
     gone = [each for each in unneeded if each.modified < sweep.before and each.key not in awaited]
     waiting = {each.key: each for each in (*useless.values(), *unneeded)}
@@ -224,7 +224,7 @@ def _swept(
             progress.start("Removing", size)
             _remove(store, [*old.values(), *gone], sweep.check, progress)
             progress.done()
-        left_over = store.sweep()
+        left_over = store.remove_leftovers()
     return PruneResult(
         dry=sweep.check is None,
         dropped=tuple(each for change in changes for each in _dropped(*change)),

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from snapper.errors import SnapperError
+from snapper.format.layout import Layout
 from snapper.format.model import sha256_hex
 from snapper.repository.objects import is_intact
-from snapper.store import Store, digest_in
+from snapper.store import Store
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def repair_objects(
     """
     healed = []
     for key in keys:
-        digest = digest_in(key)
+        digest = Layout.digest_of(key)
         if not digest:
             continue  # nothing says what it is to be
         if is_intact(store, key, digest):

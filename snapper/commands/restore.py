@@ -39,7 +39,7 @@ from snapper.restoring.target import (
     inspect_target,
     is_present,
 )
-from snapper.store import Store, last_seen
+from snapper.store import Store
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
@@ -240,7 +240,7 @@ class _Restoring:
         """Begins an environment, unless it has come to be there: from here on nobody else works on its place."""
         staging = work.stack.enter_context(staging_directory(work.target.prefix))
         entry = work.target.entry
-        if last_seen(self._store) is None:
+        if self._store.stale_since() is None:
             entry = read_ref(self._store, entry.name).ref
         found = inspect_target(self._store, work.wanted, entry, work.target.prefix, again=True)
         if found.present:

@@ -16,21 +16,15 @@ from snapper.checks.compare import FileDifference, compare_environment
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import Corrupted, NotInStore, SnapperError, UnsupportedFormat, UsageError
 from snapper.format import canonical
-from snapper.format.layout import Layout
+from snapper.format.layout import Layout, ObjectKind
 from snapper.format.manifest import Manifest
-from snapper.format.model import Layer, is_valid_name
+from snapper.format.model import Layer
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.refs import decode_ref, environment_names, referenced_snapshots
 from snapper.repository.snapshots import decode_manifest, read_snapshot
 from snapper.repository.specs import SnapshotSpec, resolve_spec
 from snapper.store import ObjectInfo, Store
-
-_KNOWN = re.compile(
-    r"environments/[^/]+\.json\Z|snapshots/[0-9a-f]{64}\.json\Z|pages/([0-9a-f]{2})/\1[0-9a-f]{62}\.json\Z"
-    r"|layers/([0-9a-f]{2})/\2[0-9a-f]{62}\.tar\.zst\Z|locks/(?:prune|(?:pack|trial)-[0-9a-f]{32})\.json\Z"
-)
-_TOPS = ("environments/", "snapshots/", "pages/", "layers/", "locks/")
 
 
 @dataclass(frozen=True)
@@ -249,15 +243,14 @@ class _Run:
         }
 
     def _list(self) -> None:
-        for each in (found for top in _TOPS for found in self.store.entries(top)):
-            kind = each.key.partition("/")[0]
-            name = each.key.removeprefix("environments/").removesuffix(".json")
-            if not _KNOWN.match(each.key) or (kind == "environments" and not is_valid_name(name)):
-                self.problems[each.key] = "it does not belong in a store"
-            elif kind == "snapshots":
-                self.snapshots[each.key[len("snapshots/") : -len(".json")]] = each
-            elif kind == "layers":
-                self.layers[each.key.rpartition("/")[2][: -len(".tar.zst")]] = each
+        for info in (info for prefix in Layout.PREFIXES for info in self.store.list_objects(prefix)):
+            parsed = Layout.parse(info.key)
+            if parsed is None:
+                self.problems[info.key] = "it does not belong in a store"
+            elif parsed.kind is ObjectKind.SNAPSHOT:
+                self.snapshots[parsed.name] = info
+            elif parsed.kind is ObjectKind.LAYER:
+                self.layers[parsed.name] = info
 
     def _entries(self) -> dict[str, set[str]]:
         """The snapshots that entries name, each with the environments that do."""

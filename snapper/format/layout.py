@@ -4,9 +4,43 @@ from __future__ import annotations
 
 import re
 import secrets
-from typing import Final
+from enum import Enum
+from typing import Final, NamedTuple
 
-_IMMUTABLE = re.compile(r"(?:(?:layers|pages)/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
+from snapper.format.model import is_valid_name
+
+_KEY = re.compile(
+    r"(?P<marker>snapper\.json)"
+    r"|environments/(?P<ref>[^/]+)\.json"
+    r"|snapshots/(?P<snapshot>[0-9a-f]{64})\.json"
+    r"|pages/(?P<p>[0-9a-f]{2})/(?P<page>(?P=p)[0-9a-f]{62})\.json"
+    r"|layers/(?P<l>[0-9a-f]{2})/(?P<layer>(?P=l)[0-9a-f]{62})\.tar\.zst"
+    r"|locks/(?:(?P<prune_lock>prune)|pack-(?P<intent>[0-9a-f]{32})|trial-(?P<trial>[0-9a-f]{32}))\.json"
+)
+
+
+class ObjectKind(Enum):
+    """What an object of a store is."""
+
+    MARKER = "marker"
+    REF = "ref"
+    SNAPSHOT = "snapshot"
+    PAGE = "page"
+    LAYER = "layer"
+    PRUNE_LOCK = "prune_lock"
+    INTENT = "intent"
+    TRIAL = "trial"
+
+
+#: Objects that are named by the sha256 of their bytes, and never change.
+IMMUTABLE: Final = frozenset({ObjectKind.SNAPSHOT, ObjectKind.PAGE, ObjectKind.LAYER})
+
+
+class ObjectKey(NamedTuple):
+    """A key by its parts. `name` is the environment of a ref, and the digest of a snapshot, page, or layer."""
+
+    kind: ObjectKind
+    name: str
 
 
 class Layout:
@@ -18,7 +52,11 @@ class Layout:
     PAGES: Final = "pages/"
     LAYERS: Final = "layers/"
     LOCKS: Final = "locks/"
+    PREFIXES: Final = (REFS, SNAPSHOTS, PAGES, LAYERS, LOCKS)
     PRUNE_LOCK: Final = "locks/prune.json"
+
+    #: In a cache directory only: the refs that the store had when they were last listed.
+    CACHED_LISTING: Final = "environments.json"
 
     @staticmethod
     def ref(name: str) -> str:
@@ -51,7 +89,18 @@ class Layout:
         return f"{Layout.LOCKS}trial-{secrets.token_hex(16)}.json"
 
     @staticmethod
+    def parse(key: str) -> ObjectKey | None:
+        """Return what the key stands for; None if no object of a store can have it."""
+        match = _KEY.fullmatch(key)
+        if match is None or match.lastgroup is None:
+            return None
+        parsed = ObjectKey(ObjectKind(match.lastgroup), match[match.lastgroup])
+        if parsed.kind is ObjectKind.REF and not is_valid_name(parsed.name):
+            return None
+        return parsed
+
+    @staticmethod
     def digest_of(key: str) -> str:
         """Return the sha256 that names an immutable object; empty for other keys. Readers verify the bytes."""
-        match = _IMMUTABLE.match(key)
-        return match[1] if match else ""
+        parsed = Layout.parse(key)
+        return parsed.name if parsed and parsed.kind in IMMUTABLE else ""

@@ -8,8 +8,6 @@ docs/format.md.
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from snapper.errors import LeaseExpired, NotInStore, SnapperError, StoreLocked
 from snapper.format import canonical
+from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT
 from snapper.process.identity import current_user, hostname, is_process_alive, process_start_time, utc_now
 from snapper.process.progress import Progress
@@ -32,12 +31,6 @@ GRACE = 24 * 3600
 #: that time deletes nothing more.
 LEASE = 3600
 
-_LOCKS = "locks/"
-_PRUNE = f"{_LOCKS}prune.json"
-_INTENT = re.compile(r"locks/pack-[0-9a-f]{32}\.json\Z")
-
-#: What is written to see what comes of it, and removed at once: whoever finds it still there, may.
-_TRIAL = re.compile(r"locks/trial-[0-9a-f]{32}\.json\Z")
 _PATIENCE = 600
 _POLL = 0.2
 _RENEW = 60
@@ -107,9 +100,7 @@ _declared: set[str] = set()
 @contextmanager
 def pack_intent(store: Store) -> Iterator[Intent]:
     """An intent for one pack, which is withdrawn at the end if it was declared."""
-    intent = Intent(
-        store, f"{_LOCKS}pack-{secrets.token_hex(16)}.json", canonical.encode(_own("pack")), boottime()
-    )
+    intent = Intent(store, Layout.new_intent(), canonical.encode(_own("pack")), boottime())
     try:
         yield intent
     finally:
@@ -155,7 +146,7 @@ class PruneLock:
 
     def release(self) -> None:
         with suppress(SnapperError, VersionMismatch):
-            self.store.delete(_PRUNE, self._version)
+            self.store.delete(Layout.PRUNE_LOCK, self._version)
 
 
 @contextmanager
@@ -171,15 +162,15 @@ def prune_lock(store: Store) -> Iterator[PruneLock]:
             version = _put(store, None)
         except VersionMismatch:
             raise StoreLocked(store.url, "prune", "another process, which was faster") from None
-    taken = _modified(store, _PRUNE) or time.time()
+    taken = _modified(store, Layout.PRUNE_LOCK) or time.time()
     held_lock = PruneLock(store, version, taken)
     try:
         for key, lock, modified in _intents(store):
             if not lock.is_dead and taken - modified <= GRACE:
                 raise StoreLocked(store.url, lock.action, lock.holder)
             store.delete(key)
-        for each in list(store.entries(_LOCKS)):
-            if _TRIAL.match(each.key) and taken - each.modified > LEASE:
+        for each in list(store.list_objects(Layout.LOCKS)):
+            if _is_kind(each.key, ObjectKind.TRIAL) and taken - each.modified > LEASE:
                 store.delete(each.key)
         yield held_lock
     finally:
@@ -212,18 +203,13 @@ def _break(store: Store, held: _Held, now: float) -> bool:
     if not held.lock.is_dead and now - held.modified <= LEASE:
         return False
     with suppress(VersionMismatch):
-        store.delete(_PRUNE, held.version)
+        store.delete(Layout.PRUNE_LOCK, held.version)
     return True
-
-
-def new_trial_key() -> str:
-    """A key at which an object may be put to see what comes of it."""
-    return f"{_LOCKS}trial-{secrets.token_hex(16)}.json"
 
 
 def _now(store: Store) -> float:
     """The store's clock, by an object that is written to see it."""
-    key = new_trial_key()
+    key = Layout.new_trial()
     store.put(key, canonical.encode(_own("look")))
     try:
         return _modified(store, key) or time.time()
@@ -231,31 +217,36 @@ def _now(store: Store) -> float:
         store.delete(key)
 
 
+def _is_kind(key: str, kind: ObjectKind) -> bool:
+    parsed = Layout.parse(key)
+    return parsed is not None and parsed.kind is kind
+
+
 def _modified(store: Store, key: str) -> float:
     """When the lock was written; 0 where it is not there."""
-    return next((each.modified for each in store.entries(_LOCKS) if each.key == key), 0.0)
+    return next((each.modified for each in store.list_objects(Layout.LOCKS) if each.key == key), 0.0)
 
 
 def _held(store: Store) -> _Held | None:
     try:
-        data, version = store.read_versioned(_PRUNE)
+        data, version = store.read_versioned(Layout.PRUNE_LOCK)
     except NotInStore:
         return None
-    return _Held(_read(data), version, _modified(store, _PRUNE))
+    return _Held(_read(data), version, _modified(store, Layout.PRUNE_LOCK))
 
 
 def _intents(store: Store) -> Iterator[tuple[str, Lock, float]]:
     """The intents of packs: key, who, and when, by the store's clock."""
-    for each in list(store.entries(_LOCKS)):
-        if _INTENT.match(each.key):
+    for each in list(store.list_objects(Layout.LOCKS)):
+        if _is_kind(each.key, ObjectKind.INTENT):
             with suppress(NotInStore):
                 yield each.key, _read(store.read(each.key)), each.modified
 
 
 def _put(store: Store, version: str | None) -> str:
     """Writes the lock of a prune over the version, or where there is none; its new version."""
-    store.replace(_PRUNE, canonical.encode(_own("prune")), version)
-    return store.read_versioned(_PRUNE)[1]
+    store.replace(Layout.PRUNE_LOCK, canonical.encode(_own("prune")), version)
+    return store.read_versioned(Layout.PRUNE_LOCK)[1]
 
 
 def _own(action: str) -> Lock:

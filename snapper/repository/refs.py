@@ -11,8 +11,8 @@ from snapper.errors import (
     SnapperError,
 )
 from snapper.format import canonical
-from snapper.format.layout import Layout
-from snapper.format.model import FORMAT, HistoryEntry, Ref, is_valid_name
+from snapper.format.layout import Layout, ObjectKind
+from snapper.format.model import FORMAT, HistoryEntry, Ref
 from snapper.repository.decoding import decode_checked, decoding
 from snapper.store import Store, VersionMismatch
 
@@ -30,10 +30,10 @@ class VersionedRef:
 
 def environment_names(store: Store) -> Iterator[str]:
     """Yield the names of all environments in the store, in order."""
-    for key in store.keys(Layout.REFS):
-        name = key.removeprefix(Layout.REFS).removesuffix(".json")
-        if key.endswith(".json") and is_valid_name(name):
-            yield name
+    for key in store.list_keys(Layout.REFS):
+        parsed = Layout.parse(key)
+        if parsed and parsed.kind is ObjectKind.REF:
+            yield parsed.name
 
 
 def ref_version(store: Store, name: str) -> str:

@@ -10,7 +10,7 @@ from snapper.format.model import Ref
 from snapper.repository.refs import lineage, referenced_snapshots
 from snapper.repository.snapshots import read_snapshot, require_layers
 from snapper.repository.specs import SnapshotSpec
-from snapper.store import Store, last_seen
+from snapper.store import Store
 
 
 def offline_snapshot(store: Store, found: Ref, wanted: SnapshotSpec, prefix: Path) -> SnapshotSpec:
@@ -18,7 +18,7 @@ def offline_snapshot(store: Store, found: Ref, wanted: SnapshotSpec, prefix: Pat
     on this machine: then what is at the prefix, if it is of the environment's history, or else the latest before the
     current one that is all kept, if any is.
     """
-    if wanted.snapshot or last_seen(store) is None:
+    if wanted.snapshot or store.stale_since() is None:
         return wanted
     there = state.read(prefix)
     mine = there.snapshot if there and there.snapshot in referenced_snapshots(found) else ""

@@ -25,7 +25,7 @@ from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec, resolve_in_ref
 from snapper.restoring.staging import remove_leftover_staging
-from snapper.store import Store, check_reached
+from snapper.store import Store
 
 _ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
 
@@ -209,7 +209,7 @@ def _is_stored(store: Store, entry: Ref, snapshot_id: str) -> bool:
     """Whether the store has the snapshot, as the environment's entry says where nothing else can be known."""
     try:
         found = has_snapshot(store, snapshot_id)
-        check_reached(store)  # what this machine has kept says nothing of what the store has by now
+        store.require_online()  # the cache does not know what the store has by now
         return found
     except StoreUnreachable:
         if snapshot_id in referenced_snapshots(entry):

@@ -1,30 +1,22 @@
-"""What a store must do: hold objects by key, immutable ones written once, mutable ones compared and swapped."""
+"""The interface of a store: immutable objects that are written once, mutable ones replaced by compare-and-swap."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol, TypeVar
 
 from snapper.format.model import LARGEST_OBJECT
 
+S = TypeVar("S")
+
 
 class VersionMismatch(Exception):
-    """The object is no longer at the version that the caller saw; nothing was written."""
-
-
-_IMMUTABLE = re.compile(r"(?:(?:layers|pages)/[0-9a-f]{2}|snapshots)/([0-9a-f]{64})\.")
-
-
-def digest_in(key: str) -> str:
-    """The sha256 that names an immutable object; empty for another key. Who reads such an object looks at that."""
-    found = _IMMUTABLE.match(key)
-    return found[1] if found else ""
+    """The object is not at the version that the caller expected; nothing was written."""
 
 
 class ObjectInfo(NamedTuple):
-    """An object as a listing shows it: size in bytes, and when it was written, by the store's clock, in seconds
-    since 1970.
+    """An object in a listing: its size in bytes, and when it was last written, in seconds since 1970 by the store's
+    clock.
     """
 
     key: str
@@ -33,45 +25,71 @@ class ObjectInfo(NamedTuple):
 
 
 class Store(Protocol):
-    """Keys are names separated by `/`. All errors but VersionMismatch are SnapperErrors.
+    """Objects by key. Keys are names separated by `/`. All errors except VersionMismatch are SnapperErrors.
 
-    A store crosses into worker processes, so it pickles and holds no open files.
+    Stores are passed to worker processes: they can be pickled, and hold no open files.
     """
 
     @property
     def url(self) -> str:
-        """What `--store` would name it by."""
+        """The URL by which `--store` names the store."""
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        """The whole object; raises NotInStore, and ObjectTooLarge for more than `limit` bytes."""
+        """Return the whole object. Raise NotInStore, or ObjectTooLarge if it has more than `limit` bytes."""
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        """The whole object and its version; raises NotInStore, ObjectTooLarge."""
+        """Return the whole object and its version. Raise NotInStore, ObjectTooLarge."""
 
     def size(self, key: str) -> int | None:
-        """The object's size in bytes, None where there is no such object."""
+        """Return the object's size in bytes, None if there is no such object."""
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
-        """Writes an immutable object unless it is there; True if it was written. Durable when it returns."""
+        """Write an immutable object unless it exists; return whether it was written. Durable on return."""
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
-        """Writes a mutable object that is at `version` (None: not there yet), or raises VersionMismatch."""
+        """Write a mutable object. Raise VersionMismatch unless it is at `version` (None: does not exist yet)."""
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        """The keys that begin with `prefix`, which ends in `/`, in order."""
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with `prefix`, which ends in `/`, in order."""
 
-    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
-        """The objects whose keys begin with `prefix`, which ends in `/`, in the order of their keys."""
+    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects whose keys begin with `prefix`, which ends in `/`, in order of their keys."""
 
     def delete(self, key: str, version: str | None = None) -> bool:
-        """Removes the object; False where it was not there. With a `version`, it must be at that, or
-        VersionMismatch is raised.
+        """Delete the object; return False if it did not exist. Raise VersionMismatch unless it is at `version`, if
+        that is given.
         """
 
-    def others(self) -> list[str] | None:
-        """Some names that stand at the store's top, all if there are few; None where there is no such place. Raises
-        NotAStore where there is a place that no store can be at.
+    def list_root(self) -> list[str] | None:
+        """Return names at the top of the store, all of them if there are few; None if the directory or prefix does
+        not exist. Raise NotAStore if something else is in its place.
         """
 
-    def sweep(self) -> int:
-        """Removes what writers that were killed left behind, which is no object; how many things that were."""
+    def remove_leftovers(self) -> int:
+        """Remove what killed writers left behind, which is never an object; return how many things were removed."""
+
+    def stale_since(self, keys: Iterable[str] = ()) -> float | None:
+        """Return when the cache was last in step with the store, in seconds since 1970, if the store cannot be reached
+        and the cache answers in its place. None if the store can be reached.
+
+        With `keys`, return when all of these objects were last known to be current.
+        """
+
+    def require_online(self) -> None:
+        """Raise StoreUnreachable if the store could not be reached when it was last asked."""
+
+    def authoritative(self) -> Store:
+        """Return the same store without a cache in front of it."""
+
+
+class DirectStore:
+    """The members of a store that has no cache in front of it: what it returns is always current."""
+
+    def stale_since(self, keys: Iterable[str] = ()) -> None:  # noqa: ARG002 - as Store has it
+        return None
+
+    def require_online(self) -> None:
+        return
+
+    def authoritative(self: S) -> S:
+        return self

@@ -1,8 +1,9 @@
-"""A store that is far away, and a directory store on this machine that keeps what was read from it or put into it.
+"""A cache on this machine in front of a remote store, as a directory of the objects that were read or written.
 
-Immutable objects are read from the directory where it has them whole, others from where they come from, each time:
-of those the directory keeps what was last seen, for when that cannot be reached. The oldest that was not used goes
-first where room is short. Nothing in the directory is counted on: what is damaged or gone is read anew.
+Immutable objects are read from the cache if it has them intact. All others are read from the remote store each time;
+of refs and the marker the cache keeps a copy, which is used when the store cannot be reached. When space runs short,
+the least recently used objects are removed first. The cache is never relied on: what is corrupted or missing there is
+read from the remote store again.
 """
 
 from __future__ import annotations
@@ -13,84 +14,86 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from snapper.errors import NotInStore, SnapperError, StoreUnreachable
+from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import ObjectInfo, Store, digest_in
+from snapper.store.base import ObjectInfo, Store
 from snapper.store.local import LocalStore
 
 T = TypeVar("T")
 
-_MARKER = "snapper.json"
-_ENTRIES = "environments/"
-
-#: Which entries there are, in the directory alone: of those, it has some.
-_LISTING = "environments.json"
-
-#: Shares of the limit: from where on room is made, what stays then, and what is kept between two looks.
+#: Shares of the limit: above the first, objects are evicted until the second is reached; the third is how much is
+#: written before the size of the cache is measured again.
 _FULL = 0.95
-_FILLED = 0.9
-_UNSEEN = 0.01
+_EVICTED = 0.9
+_UNMEASURED = 0.01
 
-#: When what is not to go was last used.
-_STAYS = float("inf")
+#: A temporary file that is older belongs to no writer, in seconds.
+_ABANDONED = 3600
 
-#: Stores that this process could not reach, by URL: they are not asked again.
-_unreachable: dict[str, StoreUnreachable] = {}
-
-#: Bytes that this process has kept in a cache since it last looked how full that is.
-_kept: dict[str, int] = {}
+#: The time of last use of files that are never evicted.
+_NEVER = float("inf")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class CachedStore:
-    """Objects of `origin`, kept in the directory `root/NAME`; all that is below `root` may take `limit` bytes."""
+    """Objects of `origin`, cached in the directory `root/name`; all caches below `root` share `limit` bytes.
+
+    A copy that is pickled, or inherited by a fork, starts with what is known of the origin at that moment, and goes
+    its own way from there.
+    """
 
     origin: Store
     root: str
     name: str
     limit: int
 
+    #: The error by which the origin turned out to be unreachable: it is not asked again.
+    _unreachable: StoreUnreachable | None = field(default=None, init=False, repr=False)
+
+    #: Bytes written to the cache since its size was last measured; None before the first time.
+    _unmeasured: int | None = field(default=None, init=False, repr=False)
+
     @property
     def url(self) -> str:
         return self.origin.url
 
-    def last_seen(self, keys: Iterable[str]) -> float | None:
-        """When all of these entries were as they are kept, or of none, when the origin was last opened, in seconds
-        since 1970, if it cannot be reached now. None where nothing is kept, too.
-        """
-        if self.url not in _unreachable:
+    def stale_since(self, keys: Iterable[str] = ()) -> float | None:
+        if self._unreachable is None:
             return None
-        times = list(self._times(keys)) or self._times([_MARKER])
+        times = list(self._times(keys)) or self._times([Layout.MARKER])
         return min(times, default=None)
 
-    def require(self) -> None:
-        """Raises StoreUnreachable where the origin could not be reached when it was last asked."""
-        if self.url in _unreachable:
-            raise _unreachable[self.url]
+    def require_online(self) -> None:
+        if self._unreachable is not None:
+            raise self._unreachable
 
-    def make(self) -> None:
-        """Makes the directory, for this user alone, where that can be done."""
+    def authoritative(self) -> Store:
+        return self.origin
+
+    def make_directory(self) -> None:
+        """Create the cache directory, accessible to this user only. Without one, nothing is cached."""
         with suppress(OSError):
             Path(self.root).mkdir(parents=True, exist_ok=True)
             self._local.root.mkdir(mode=0o700, exist_ok=True)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        digest = digest_in(key)
+        digest = Layout.digest_of(key)
         if not digest:
             return self.read_versioned(key)[0]
-        data = self._kept(key, digest)
+        data = self._cached(key, digest)
         if data is None:
             try:
                 data = self._ask(lambda: self.origin.read(key, limit))
             except StoreUnreachable as error:
-                raise _not_kept(error) from None
+                raise _not_cached(error) from None
             if sha256(data).hexdigest() == digest:
-                self._keep(key, data)
+                self._cache(key, data)
         return data
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
@@ -100,8 +103,8 @@ class CachedStore:
             self._forget(key)
             raise
         except StoreUnreachable as error:
-            return self._as_last_seen(key, error), ""
-        if key == _MARKER or key.startswith(_ENTRIES):
+            return self._cached_copy(key, error), ""
+        if key == Layout.MARKER or key.startswith(Layout.REFS):
             self._write(key, data)
         return data, version
 
@@ -109,74 +112,75 @@ class CachedStore:
         try:
             return self._ask(lambda: self.origin.size(key))
         except StoreUnreachable:
-            kept = self._local.size(key)
-            if kept is None:
+            cached = self._local.size(key)
+            if cached is None:
                 raise
-            return kept
+            return cached
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         written = self._ask(lambda: self.origin.put(key, data))
-        if digest_in(key) and self._local.size(key) != len(data):
-            self._keep(key, data)
+        if Layout.digest_of(key) and self._local.size(key) != len(data):
+            self._cache(key, data)
         return written
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         self._ask(lambda: self.origin.replace(key, data, version))
-        if key.startswith(_ENTRIES):
+        if key.startswith(Layout.REFS):
             self._write(key, data)
-            listed = self._listed()
+            listed = self._read_listing()
             if listed is not None:
-                self._list(listed | {key})
+                self._write_listing(listed | {key})
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def list_keys(self, prefix: str) -> Iterator[str]:
         try:
-            found = self._ask(lambda: list(self.origin.keys(prefix)))
+            keys = self._ask(lambda: list(self.origin.list_keys(prefix)))
         except StoreUnreachable:
-            known = self._known_entries() if prefix == _ENTRIES else None
+            known = self._known_refs() if prefix == Layout.REFS else None
             if known is None:
                 raise
             return iter(sorted(known))
-        if prefix == _ENTRIES:
-            self._list(found)
-            for gone in set(self._local.keys(prefix)) - set(found):
-                self._forget(gone)
-        return iter(found)
+        if prefix == Layout.REFS:
+            self._write_listing(keys)
+            for deleted in set(self._local.list_keys(prefix)) - set(keys):
+                self._forget(deleted)
+        return iter(keys)
 
-    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
-        return self._ask(lambda: self.origin.entries(prefix))
+    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        return self._ask(lambda: self.origin.list_objects(prefix))
 
     def delete(self, key: str, version: str | None = None) -> bool:
         deleted = self._ask(lambda: self.origin.delete(key, version))
         self._forget(key)
         return deleted
 
-    def sweep(self) -> int:
-        return self._ask(self.origin.sweep)
+    def remove_leftovers(self) -> int:
+        return self._ask(self.origin.remove_leftovers)
 
-    def others(self) -> list[str] | None:
-        return self._ask(self.origin.others)
+    def list_root(self) -> list[str] | None:
+        return self._ask(self.origin.list_root)
 
     @property
     def _local(self) -> LocalStore:
         return LocalStore(Path(self.root) / self.name)
 
     def _ask(self, action: Callable[[], T]) -> T:
-        """Does something with the origin, unless it is known that it cannot be reached."""
-        self.require()
+        """Do something with the origin, unless it is known to be unreachable."""
+        self.require_online()
         try:
             return action()
         except StoreUnreachable as error:
-            _unreachable[self.url] = error
+            self._unreachable = error
             raise
 
-    def _as_last_seen(self, key: str, error: StoreUnreachable) -> bytes:
+    def _cached_copy(self, key: str, error: StoreUnreachable) -> bytes:
+        """Return a mutable object as it was last read; raise the error if the cache does not have it."""
         try:
             return self._local.read(key)
         except SnapperError:
-            raise _not_kept(error) from None
+            raise _not_cached(error) from None
 
-    def _kept(self, key: str, digest: str) -> bytes | None:
-        """The object as the directory has it, if it is whole there."""
+    def _cached(self, key: str, digest: str) -> bytes | None:
+        """Return the immutable object if the cache has it intact, and mark it as used."""
         try:
             data = self._local.read(key)
         except SnapperError:
@@ -187,84 +191,91 @@ class CachedStore:
             os.utime(self._local.root / key)
         return data
 
-    def _keep(self, key: str, data: bytes | memoryview) -> None:
-        if len(data) <= self.limit * _FILLED:
-            self._make_room(len(data))
+    def _cache(self, key: str, data: bytes | memoryview) -> None:
+        if len(data) <= self.limit * _EVICTED:
+            self._make_space(len(data))
             self._write(key, data)
 
     def _write(self, key: str, data: bytes | memoryview) -> None:
-        """Puts the object into the directory, as far as that takes it."""
+        """Write the object to the cache if possible. Durability is not needed: readers verify what they read."""
         target = self._local.root / key
-        aside = target.with_name(f".{target.name[:16]}.{secrets.token_hex(8)}")
+        temporary = target.with_name(f".{target.name[:16]}.{secrets.token_hex(8)}")
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with open(descriptor, "wb") as file:
                     file.write(data)
-                aside.rename(target)
+                temporary.rename(target)
             except BaseException:
-                aside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
                 raise
 
     def _forget(self, key: str) -> None:
         with suppress(OSError):
             (self._local.root / key).unlink()
-        listed = self._listed()
+        listed = self._read_listing()
         if listed and key in listed:
-            self._list(listed - {key})
+            self._write_listing(listed - {key})
 
-    def _list(self, keys: Iterable[str]) -> None:
-        """Keeps which entries there are."""
-        self._write(_LISTING, json.dumps(sorted(keys)).encode())
+    def _write_listing(self, refs: Iterable[str]) -> None:
+        self._write(Layout.CACHED_LISTING, json.dumps(sorted(refs)).encode())
 
-    def _known_entries(self) -> set[str] | None:
-        """The entries that there were when they were last listed, and those that are kept; None where that says
-        nothing.
-        """
-        listed, kept = self._listed(), set[str]()
-        with suppress(SnapperError):
-            kept = set(self._local.keys(_ENTRIES))
-        return None if listed is None and not kept else kept | (listed or set())
-
-    def _listed(self) -> set[str] | None:
-        """The entries that there were when they were last listed; None where that is not kept."""
+    def _read_listing(self) -> set[str] | None:
+        """Return the keys of the refs that the store had when they were last listed; None if that is not known."""
         try:
-            return {str(key) for key in json.loads(self._local.read(_LISTING))}
+            return {str(key) for key in json.loads(self._local.read(Layout.CACHED_LISTING))}
         except (SnapperError, ValueError, TypeError, RecursionError):
             return None
 
+    def _known_refs(self) -> set[str] | None:
+        """Return the keys of the refs that were last listed or are cached; None if nothing is known of them."""
+        listed, cached = self._read_listing(), set[str]()
+        with suppress(SnapperError):
+            cached = set(self._local.list_keys(Layout.REFS))
+        return None if listed is None and not cached else cached | (listed or set())
+
     def _times(self, keys: Iterable[str]) -> Iterator[float]:
-        """When those of the objects that are kept were last seen."""
+        """Yield when those of the objects that are cached were last read from the store or written to it."""
         for key in keys:
             with suppress(OSError):
                 yield (self._local.root / key).stat().st_mtime
 
-    def _make_room(self, size: int) -> None:
-        """Removes what was longest not used, when this process has kept enough to look how full it is."""
-        kept = _kept.get(self.root)
-        _kept[self.root] = (kept or 0) + size
-        if kept is not None and _kept[self.root] < self.limit * _UNSEEN:
+    def _make_space(self, size: int) -> None:
+        """Evict the least recently used objects if the cache would be too full with `size` more bytes.
+
+        The cache is only measured the first time, and then whenever enough has been written since.
+        """
+        if self._unmeasured is not None:
+            self._unmeasured += size
+            if self._unmeasured < self.limit * _UNMEASURED:
+                return
+        self._unmeasured = size
+        files = sorted(_cached_files(Path(self.root)))
+        total = size + sum(file.size for file in files)
+        if total <= self.limit * _FULL:
             return
-        _kept[self.root] = size
-        found = sorted(_files(Path(self.root)))
-        total = size + sum(each[1] for each in found)
-        if total > self.limit * _FULL:
-            for last, length, path in found:
-                if total <= self.limit * _FILLED or last == _STAYS:
-                    break
-                with suppress(OSError):
-                    path.unlink()
-                    total -= length
+        for file in files:
+            if total <= self.limit * _EVICTED or file.last_used == _NEVER:
+                break
+            with suppress(OSError):
+                file.path.unlink()
+                total -= file.size
 
 
-def _not_kept(error: StoreUnreachable) -> StoreUnreachable:
+class _CachedFile(NamedTuple):
+    last_used: float
+    size: int
+    path: Path
+
+
+def _not_cached(error: StoreUnreachable) -> StoreUnreachable:
     return replace(error, reason=f"{error.reason}, and the cache does not contain everything needed")
 
 
-def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each object, or what is left of its writing, was last used, how large it is, and where."""
-    recently = time.time() - 3600
+def _cached_files(root: Path) -> Iterator[_CachedFile]:
+    """Yield all files of all caches below the root. Abandoned temporary files count as unused for longest."""
+    abandoned = time.time() - _ABANDONED
     for directory, _, names in os.walk(root):
         for name in names:
             path = Path(directory) / name
@@ -272,7 +283,7 @@ def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
                 status = path.stat()
                 key = "/".join(path.relative_to(root).parts[1:])
                 if name.startswith("."):
-                    last = 0.0 if status.st_mtime < recently else _STAYS
+                    last_used = 0.0 if status.st_mtime < abandoned else _NEVER
                 else:
-                    last = status.st_mtime if digest_in(key) else _STAYS
-                yield last, status.st_size, path
+                    last_used = status.st_mtime if Layout.digest_of(key) else _NEVER
+                yield _CachedFile(last_used, status.st_size, path)

@@ -28,14 +28,14 @@ from snapper.errors import (
 )
 from snapper.format.model import LARGEST_OBJECT
 from snapper.fs.atomic import atomic_write, remove_leftovers, sync_directory
-from snapper.store.base import ObjectInfo, VersionMismatch
+from snapper.store.base import DirectStore, ObjectInfo, VersionMismatch
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
-class LocalStore:
+class LocalStore(DirectStore):
     """Objects are files below `root`, at their key."""
 
     root: Path
@@ -79,7 +79,7 @@ class LocalStore:
                     raise VersionMismatch
                 atomic_write(self.root / key, data)
 
-    def keys(self, prefix: str) -> Iterator[str]:
+    def list_keys(self, prefix: str) -> Iterator[str]:
         top = self.root / prefix
         with self._reporting(prefix, "list"):
             found = [
@@ -90,8 +90,8 @@ class LocalStore:
             ]
         return iter(sorted(found))
 
-    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
-        for key in self.keys(prefix):
+    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
+        for key in self.list_keys(prefix):
             with self._reporting(key, "inspect"):
                 try:
                     status = (self.root / key).stat()
@@ -110,7 +110,7 @@ class LocalStore:
                     raise VersionMismatch
                 return _unlink(path)
 
-    def others(self) -> list[str] | None:
+    def list_root(self) -> list[str] | None:
         if os.path.lexists(self.root) and not os.path.isdir(self.root):
             raise NotAStore(self.url, "it is a file")
         try:
@@ -120,7 +120,7 @@ class LocalStore:
         except OSError as error:
             raise _refusal(self.url, "list the directory", error) from None
 
-    def sweep(self) -> int:
+    def remove_leftovers(self) -> int:
         with self._reporting("", "remove leftovers"):
             directories = [Path(directory) for directory, _, _ in os.walk(self.root, onerror=_unless_missing)]
             return sum(remove_leftovers(directory) for directory in directories)

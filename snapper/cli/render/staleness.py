@@ -47,6 +47,5 @@ FRESH = Staleness("", None)
 def read_staleness(store: Store, names: Iterable[str] = ()) -> Staleness:
     """Return how old the cached entries of these environments are, or of the whole store if none are named."""
     from snapper.format.layout import Layout
-    from snapper.store import last_seen
 
-    return Staleness(store.url, last_seen(store, map(Layout.ref, names)))
+    return Staleness(store.url, store.stale_since(map(Layout.ref, names)))

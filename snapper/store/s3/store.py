@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from snapper.errors import NotInStore
+from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import ObjectInfo, VersionMismatch, digest_in
+from snapper.store.base import DirectStore, ObjectInfo, VersionMismatch
 from snapper.store.s3 import download
 from snapper.store.s3.client import client_for
 from snapper.store.s3.errors import code_of, etag_of, mapped_errors, status_of, was_retried
@@ -47,7 +48,7 @@ class _Head(NamedTuple):
 
 
 @dataclass(frozen=True)
-class S3Store:
+class S3Store(DirectStore):
     """A store whose objects are those of a bucket, at the location's prefix followed by their key."""
 
     location: S3Location
@@ -58,7 +59,7 @@ class S3Store:
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         with mapped_errors(self.location, key, "read"):
-            if digest_in(key):
+            if Layout.digest_of(key):
                 return download.read(self._client, self._object(key), limit)
             return download.read_verified(self._client, self._object(key), limit)[0]
 
@@ -87,10 +88,10 @@ class S3Store:
         if not self._write(key, data, condition):
             raise VersionMismatch
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        return (entry.key for entry in self.entries(prefix))
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        return (entry.key for entry in self.list_objects(prefix))
 
-    def entries(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         top = self.location.prefix
         with mapped_errors(self.location, prefix, "list"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -118,7 +119,7 @@ class S3Store:
                 raise
         return head is not None
 
-    def others(self) -> list[str] | None:
+    def list_root(self) -> list[str] | None:
         top = self.location.prefix
         with mapped_errors(self.location, "", "list its prefix"):
             page = self._client.list_objects_v2(**self._bucket, Prefix=top, Delimiter="/", MaxKeys=20)
@@ -126,7 +127,7 @@ class S3Store:
         names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
         return sorted(name[len(top) :].rstrip("/") for name in names if name != top) or None
 
-    def sweep(self) -> int:
+    def remove_leftovers(self) -> int:
         """Abort multipart uploads that snapper 0.1 left if it was killed; later versions make none."""
         limit = datetime.now(timezone.utc) - _ABANDONED
         with mapped_errors(self.location, "", "list unfinished uploads"):
@@ -207,5 +208,5 @@ class S3Store:
 
 def _checksum(key: str, data: bytes | memoryview) -> str:
     """Return the SHA-256 in base64 for S3 to verify: the one in the key, if there is one, else the data's."""
-    digest = digest_in(key)
+    digest = Layout.digest_of(key)
     return b64encode(bytes.fromhex(digest) if digest else sha256(data).digest()).decode()
