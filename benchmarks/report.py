@@ -166,9 +166,9 @@ def document(results: Mapping[str, Any]) -> str:
             *targets(result["runs"], result["figures"]),
             "",
             *table(result["runs"]),
-            "",
         ]
-        lines += [f"- {name}: {size:,} bytes" for name, size in result["figures"].items()]
+        if result["figures"]:
+            lines += ["", *(f"- {name}: {size:,} bytes" for name, size in result["figures"].items())]
     return "\n".join(lines) + "\n"
 
 

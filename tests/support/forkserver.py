@@ -119,7 +119,7 @@ def _server() -> socket.socket:
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.support.forkserver", str(theirs.fileno())],
             env={"PATH": os.environ["PATH"], **STARTUP_VARIABLES},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
             stdout=theirs.fileno(),  # as good as a pipe: nothing is written before the fork
             pass_fds=[theirs.fileno()],

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def run_cell(name: str, code: str, variables: Mapping[str, str]) -> str:
@@ -15,7 +15,7 @@ def run_cell(name: str, code: str, variables: Mapping[str, str]) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "scripts.cell", name, code],
         cwd=REPOSITORY,
-        env=dict(variables),
+        env={name: value for name, value in variables.items() if name != "PYTHONWARNINGS"},  # ipykernel has some
         capture_output=True,
         text=True,
         timeout=180,
