@@ -1,1 +1,1 @@
-"""Worker processes, signals, and background work."""
+"""Worker processes, background work, signals, and log records."""

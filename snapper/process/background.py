@@ -1,8 +1,9 @@
-"""Work that may go on when the command that began it has ended: in a session of its own, with a log for output."""
+"""Work that may outlive the command that started it: in a session of its own, with its output in the log file."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import select
@@ -12,122 +13,142 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO, cast
 
 from snapper.errors import SnapperError, WorkerDied
+from snapper.process.logs import LogFile, configure_logging
 from snapper.process.signals import TERMINATION_SIGNALS
+from snapper.process.tracebacks import RemoteError
+
+logger = logging.getLogger(__name__)
 
 Emit = Callable[[object], None]
 
 
-@dataclass
+@dataclass(frozen=True)
 class BackgroundReport:
-    """What the work has told so far. `process` is its number where it goes on, None where it has come to its end."""
+    """The events that the work has emitted so far, and the PID of its process if it continues, None if it ended."""
 
-    told: list[object] = field(default_factory=list)
-    process: int | None = None
+    events: list[object]
+    pid: int | None = None
 
 
 def run_in_background(work: Callable[[Emit], None], until: float, log: Path) -> BackgroundReport:
-    """Does the work in a process that outlives this one, and waits for it until then, by the monotonic clock.
+    """Do the work in a process that may outlive this one, and wait for it until then, by the monotonic clock.
 
-    The work tells what it has to tell through its argument; its output goes to the log. Raises the SnapperError
-    that it raised, and WorkerDied where it was killed. Interrupted, the work is too.
+    The work emits events, which can be pickled, through its argument; its output goes to the log file. Raise what it
+    raises, with its traceback, and WorkerDied if its process was killed. If this process is interrupted, so is the work.
     """
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    process = os.fork()
-    if process == 0:
+    pid = os.fork()
+    if pid == 0:
         os.close(read)
-        _be_detached(work, write, log)
+        _run_detached(work, write, log)
     os.close(write)
     try:
         with open(read, "rb", buffering=0) as pipe:
-            told, ended = _listen(pipe, until)
+            messages, ended = _receive(pipe, until)
     except BaseException:
-        os.kill(process, signal.SIGTERM)
-        os.waitpid(process, 0)
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
         raise
+    events = [message for message in messages if not isinstance(message, RemoteError)]
     if not ended:
-        return BackgroundReport(told, process)
-    _, status = os.waitpid(process, 0)
-    failures = [each for each in told if isinstance(each, SnapperError)]
-    if failures:
-        raise failures[0]
+        logger.info("process %d continues in the background", pid)
+        return BackgroundReport(events, pid)
+    _, status = os.waitpid(pid, 0)
+    for message in messages:
+        if isinstance(message, RemoteError):
+            raise message.restore()
     if status:
         raise WorkerDied(os.waitstatus_to_exitcode(status))
-    return BackgroundReport(told)
+    return BackgroundReport(events)
 
 
-def _listen(pipe: io.FileIO, until: float) -> tuple[list[object], bool]:
-    """All that is told until then, and whether it was the end."""
+def _receive(pipe: io.FileIO, until: float) -> tuple[list[object], bool]:
+    """Return the messages received until then, and whether the sender has ended."""
     received = bytearray()
     ended = False
-    while not ended and (left := until - time.monotonic()) > 0:
-        ready, _, _ = select.select([pipe], [], [], left)
+    while not ended and (remaining := until - time.monotonic()) > 0:
+        ready, _, _ = select.select([pipe], [], [], remaining)
         if ready:
-            part = pipe.read(1024 * 1024)
-            ended = not part
-            received += part or b""
-    return list(_unpickled(received)), ended
+            data = pipe.read(1024 * 1024)
+            ended = not data
+            received += data or b""
+    return list(_unpickle(received)), ended
 
 
-def _unpickled(received: bytearray) -> Iterator[object]:
+def _unpickle(received: bytearray) -> Iterator[object]:
     stream = io.BytesIO(received)
     while stream.tell() < len(received):
         try:
             yield pickle.load(stream)
-        except (EOFError, pickle.UnpicklingError):  # cut off by the deadline
+        except (EOFError, pickle.UnpicklingError):  # the deadline came in the middle of a message
             return
 
 
-def _be_detached(work: Callable[[Emit], None], pipe: int, log: Path) -> None:
-    """What the process does that was forked; never returns."""
+def _run_detached(work: Callable[[Emit], None], pipe: int, log: Path) -> None:
+    """Do the work in the forked process; never return."""
     status = 1
     try:
         os.setsid()
         with _output_to(log):
-
-            def tell(what: object) -> None:
-                with suppress(BrokenPipeError):  # nobody waits any more
-                    data = pickle.dumps(what)
-                    while data:
-                        data = data[os.write(pipe, data) :]
-
-            try:
-                work(tell)
-                status = 0
-            except SnapperError as error:
-                tell(error)
-                status = 0
+            status = _run(work, pipe)
     except KeyboardInterrupt:
         status = 130
-    except BaseException:
-        with suppress(OSError):
-            traceback.print_exc()
     finally:
         for number in TERMINATION_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         os._exit(status)
 
 
+def _run(work: Callable[[Emit], None], pipe: int) -> int:
+    """Do the work and send its events; return the exit status."""
+
+    def send(message: object) -> None:
+        with suppress(BrokenPipeError):  # the command no longer waits
+            data = pickle.dumps(message)
+            while data:
+                data = data[os.write(pipe, data) :]
+
+    try:
+        work(send)
+    except Exception as error:
+        level = logging.DEBUG if isinstance(error, SnapperError) else logging.ERROR
+        logger.log(level, "the background work failed", exc_info=True)
+        send(RemoteError.capture(error))
+        return 1
+    except KeyboardInterrupt:
+        logger.warning("interrupted")
+        raise
+    except BaseException:
+        traceback.print_exc()
+        raise
+    return 0
+
+
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Has the standard streams lead to the log; to nowhere where there can be none."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    target = nowhere
-    with suppress(OSError):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        if log.exists():
-            log.rename(log.with_name(f"{log.name}.1"))
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    os.dup2(nowhere, 0)
+    """Redirect the standard streams to the log file, or to nowhere if it cannot be written."""
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        file: LogFile | None = LogFile(log)
+    except OSError:
+        file = None
+    target = file.fileno() if file else null
+    os.dup2(null, 0)
     os.dup2(target, 1)
     os.dup2(target, 2)
-    yield
-    with suppress(OSError):
-        sys.stdout.flush()
-    with suppress(OSError):
-        sys.stderr.flush()
+    if file:
+        sys.stdout = sys.stderr = cast(TextIO, file)
+    configure_logging(min(logging.getLogger("snapper").getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.close()

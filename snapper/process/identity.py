@@ -1,4 +1,4 @@
-"""Who does something, where and when, as histories and locks have it; and whether they are still at it."""
+"""Who does something, where and when, as histories and locks record it, and whether that process is still alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 def current_user() -> str:
-    """The user's name; the number where there is none."""
+    """Return the user's name, or the numeric user id if it has no name."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -20,54 +20,57 @@ def current_user() -> str:
 
 
 def hostname() -> str:
+    """Return the name of this host."""
     return socket.gethostname()
 
 
 def user_at_host() -> str:
-    """`USER@HOST`."""
+    """Return `USER@HOST`."""
     return f"{current_user()}@{hostname()}"
 
 
-def process_start_time(process: int) -> str:
-    """When the process was started, in ticks since the machine was, which tells it from others that have its number
-    later; empty where there is no telling.
+def process_start_time(pid: int) -> str:
+    """Return when the process was started, in clock ticks since boot, or an empty string if that is unknown.
+
+    It distinguishes the process from later ones with the same PID.
     """
-    found = _process(process)
-    return found.started if found else ""
+    process = _read_process(pid)
+    return process.start_time if process else ""
 
 
-def is_process_alive(process: int, since: str) -> bool:
-    """Whether the process that was `started` then is still there, which also counts as so where there is no telling:
-    of other users' processes, some systems show nothing.
+def is_process_alive(pid: int, start_time: str) -> bool:
+    """Return whether the process that was started at `start_time` is alive, also if there is no way to know.
+
+    Some systems show nothing of other users' processes.
     """
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # it is there, and another user's
-    found = _process(process)
-    return found is None or (found.state not in "ZX" and since in ("", found.started))
+        pass  # it exists, and belongs to another user
+    process = _read_process(pid)
+    return process is None or (process.state not in "ZX" and start_time in ("", process.start_time))
 
 
 class _Process(NamedTuple):
     state: str
-    started: str
+    start_time: str
 
 
-def _process(number: int) -> _Process | None:
+def _read_process(pid: int) -> _Process | None:
     try:
-        fields = Path(f"/proc/{number}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
     return _Process(fields[0], fields[19])
 
 
 def utc_now() -> str:
-    """The time in UTC, such as `2026-01-31T09:00:00Z`."""
+    """Return the current time in UTC, such as `2026-01-31T09:00:00Z`."""
     return format_utc(time.time())
 
 
 def format_utc(seconds: float) -> str:
-    """The same for a time in seconds since 1970."""
+    """Return a time, in seconds since 1970, in the format of `utc_now`."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,13 +1,14 @@
-"""A pool of worker processes for the work that a single Python cannot do fast enough.
+"""A pool of worker processes.
 
-Jobs are functions of a context, which every worker holds from its start, and one argument. Workers ignore
-Ctrl-C and hang-ups, which are the parent's to handle, and end when their parent does, however it ends.
+Jobs are functions of a context, which every worker has from its start, and of one argument. Workers ignore Ctrl-C and
+hang-ups, which the parent handles, and end when their parent does, however it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import multiprocessing
 import os
 import signal
@@ -21,19 +22,20 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from snapper.errors import SnapperError, WorkerDied
 from snapper.process.signals import TERMINATION_SIGNALS
-from snapper.process.worker import Prefetch, SharedArg, Task, TaskReport, run_worker
+from snapper.process.worker import Prefetch, SharedArg, Task, TaskReport, WorkerSetup, run_worker
 
 C = TypeVar("C")
 
-_MOST_WORKERS = 16
+logger = logging.getLogger(__name__)
 
+_MAX_WORKERS = 16
 
-#: How many jobs, and how many bytes of what is done ahead for them, a worker may have before it.
-_MOST_AHEAD = 8
-_MOST_AHEAD_BYTES = 24 * 1024 * 1024
+#: The most jobs with a Prefetch that are sent to a worker in advance, and the most bytes that they prefetch.
+_MAX_QUEUED = 8
+_MAX_PREFETCHED = 24 * 1024 * 1024
 
-#: The same where nothing is done ahead: the next job is at hand when one is over, while there are enough for all.
-_MOST_AT_HAND = 2
+#: The same for jobs without a Prefetch: the next one is there when one ends, as long as there are enough for all.
+_MAX_QUEUED_PLAIN = 2
 
 
 class _Job(NamedTuple):
@@ -41,11 +43,12 @@ class _Job(NamedTuple):
     number: int
     function: Callable[..., object]
     argument: object
-    ahead: Prefetch | None
+    prefetch: Prefetch | None
+    label: str
 
     @property
     def cost(self) -> int:
-        return self.ahead.cost if self.ahead else 0
+        return self.prefetch.cost if self.prefetch else 0
 
 
 class _Answer(NamedTuple):
@@ -56,53 +59,60 @@ class _Answer(NamedTuple):
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker as its parent sees it: the jobs that it has before it, of which the first is at work, and those whose
-    end is still to come.
+    """A worker as its parent sees it.
+
+    `queued` are the jobs sent to it, of which the first is running; `finishing` are those that it finishes in threads.
     """
 
     process: BaseProcess
     connection: Connection
-    before: dict[int, _Job] = field(default_factory=dict)
-    ending: set[int] = field(default_factory=set)
+    queued: dict[int, _Job] = field(default_factory=dict)
+    finishing: dict[int, _Job] = field(default_factory=dict)
 
     @property
     def busy(self) -> bool:
-        return bool(self.before or self.ending)
+        return bool(self.queued or self.finishing)
 
     @property
     def load(self) -> tuple[int, int]:
-        """How many jobs it has before it, and the bytes of what is done ahead for them."""
-        return len(self.before), sum(job.cost for job in self.before.values())
+        """The number of queued jobs, and of the bytes that they prefetch."""
+        return len(self.queued), sum(job.cost for job in self.queued.values())
 
-    def takes(self, job: _Job, *, plenty: bool) -> bool:
-        """Whether the job may be sent to it; `plenty` if others that become idle would find jobs, too."""
-        if not self.before:
+    @property
+    def started(self) -> list[_Job]:
+        """The jobs that it has started and not ended."""
+        return [*list(self.queued.values())[:1], *self.finishing.values()]
+
+    def accepts(self, job: _Job, *, plenty: bool) -> bool:
+        """Return whether to send it the job; `plenty` tells that enough jobs wait for other workers."""
+        if not self.queued:
             return True
         count, cost = self.load
-        if job.ahead is None:
-            return plenty and count < _MOST_AT_HAND
-        return count < _MOST_AHEAD and cost + job.cost <= _MOST_AHEAD_BYTES
+        if job.prefetch is None:
+            return plenty and count < _MAX_QUEUED_PLAIN
+        return count < _MAX_QUEUED and cost + job.cost <= _MAX_PREFETCHED
 
 
 def default_worker_count() -> int:
-    """One worker for each processor that this process may use."""
+    """Return one worker per CPU that this process may use, up to a limit."""
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(usable, _MOST_WORKERS)
+    return min(usable, _MAX_WORKERS)
 
 
 class WorkerPool(Generic[C]):
-    """Use as a context manager. Make it before the process has threads: workers are forked where that is safe.
+    """A pool of `count` workers, by default one per CPU. Use it as a context manager.
 
-    Arguments of jobs that are `known` by then go with the fork, and need not be sent.
+    Enter it before the process has threads: workers are forked where that is safe. Arguments of jobs that are
+    `shared` are then inherited by the fork, and need not be sent.
     """
 
-    def __init__(self, context: C, count: int | None = None, known: Sequence[object] = ()) -> None:
+    def __init__(self, context: C, count: int | None = None, shared: Sequence[object] = ()) -> None:
         self._context = context
         self._count = count or default_worker_count()
         self._forks = sys.platform == "linux"
-        self._known = known if self._forks else ()
-        self._numbers = {id(argument): number for number, argument in enumerate(self._known)}
+        self._shared = shared if self._forks else ()
+        self._indices = {id(argument): index for index, argument in enumerate(self._shared)}
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
@@ -110,31 +120,32 @@ class WorkerPool(Generic[C]):
 
     def __enter__(self) -> WorkerPool[C]:
         method: Any = multiprocessing.get_context("fork" if self._forks else "spawn")
+        level = logging.getLogger("snapper").getEffectiveLevel()
+        setup = WorkerSetup(self._context, self._shared, level)
         inherited: list[Connection] = []
         for _ in range(self._count):
             ours, theirs = method.Pipe()
             inherited.append(ours)
-            foreign = inherited if self._forks else []
-            process = method.Process(
-                target=run_worker, args=(theirs, self._context, self._known, foreign), daemon=True
-            )
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
+            arguments = (theirs, setup, inherited if self._forks else [])
+            process = method.Process(target=run_worker, args=arguments, daemon=True)
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
             try:
                 process.start()
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
             self._workers.append(_Worker(process, ours))
+        logger.debug("started %d workers", self._count)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop(at_once=kind is not None)
+        self._stop(terminate=kind is not None)
 
-    def _stop(self, *, at_once: bool) -> None:
+    def _stop(self, *, terminate: bool) -> None:
         for worker in self._workers:
-            if at_once:
+            if terminate:
                 worker.process.terminate()
             worker.connection.close()
         for worker in self._workers:
@@ -142,25 +153,36 @@ class WorkerPool(Generic[C]):
         self._workers.clear()
 
     def submit(
-        self, function: Callable[..., object], argument: object, weight: int, ahead: Prefetch | None = None
+        self,
+        function: Callable[..., object],
+        argument: object,
+        weight: int,
+        prefetch: Prefetch | None = None,
+        *,
+        label: str = "",
     ) -> int:
-        """Queues a job, the heaviest to be begun first, and what can be done ahead for it; returns its number."""
+        """Queue a job and return its number. Jobs of greater weight are started first.
+
+        `label` says what the job does, for the error if its worker dies, such as "extracting numpy".
+        """
         self._submitted += 1
-        heapq.heappush(self._waiting, _Job(-weight, self._submitted, function, argument, ahead))
+        job = _Job(-weight, self._submitted, function, argument, prefetch, label)
+        heapq.heappush(self._waiting, job)
         return self._submitted
 
     def withdraw(self, numbers: Container[int]) -> frozenset[int]:
-        """Takes back those of the jobs that have not been begun, and gives their numbers: they have no result."""
+        """Remove those of the jobs that have not been sent to a worker; return their numbers. They have no result."""
         withdrawn = frozenset(job.number for job in self._waiting if job.number in numbers)
         self._waiting = [job for job in self._waiting if job.number not in withdrawn]
         heapq.heapify(self._waiting)
         return withdrawn
 
     def results(self) -> Generator[tuple[int, Any], None, None]:
-        """The number and result of each job as it is done, until none is left; jobs may be added meanwhile.
+        """Yield the number and result of each job as it ends, until none is left; jobs may be submitted meanwhile.
 
-        Raises what a job raised, and WorkerDied. When it has raised, no worker is at work any more: after a
-        SnapperError those that live take new jobs, after anything else (Ctrl-C, an early close) all are stopped.
+        Raise what a job raises, with the worker's traceback, and WorkerDied. No job is running then: after a
+        SnapperError the workers that are alive accept new jobs, after anything else (Ctrl-C, closing the generator)
+        all are stopped.
         """
         try:
             if self._waiting and not self._workers:
@@ -173,12 +195,14 @@ class WorkerPool(Generic[C]):
             self._abandon()
             raise
         except BaseException:
-            self._stop(at_once=True)
+            self._stop(terminate=True)
             raise
 
     def outcomes(self) -> Generator[tuple[int, Any], None, None]:
-        """The number of each job as it is done with its result, or the SnapperError that it has failed with, while
-        the others go on; jobs may be added and withdrawn meanwhile. Raises nothing else that users can cause.
+        """Yield the number of each job as it ends, with its result or the SnapperError that it raised.
+
+        Other jobs continue after an error; jobs may be submitted and withdrawn meanwhile. Raise any other exception
+        of a job, with the worker's traceback.
         """
         try:
             for number, result, error in self._answers():
@@ -186,87 +210,82 @@ class WorkerPool(Generic[C]):
                     raise error
                 yield number, result if error is None else error
         except BaseException:
-            self._stop(at_once=True)
+            self._stop(terminate=True)
             raise
 
     def _answers(self) -> Iterator[_Answer]:
-        """What becomes of each job. One that fails is told of before its worker is given another."""
+        """Yield the result or error of each job. An error is yielded before its worker is sent another job."""
         while True:
-            yield from self._hand_out()
+            yield from self._send_jobs()
             busy = [worker for worker in self._workers if worker.busy]
             if not busy:
                 break
-            for worker in self._ready(busy):
+            for worker in self._wait_for_reports(busy):
                 answers = self._receive(worker)
                 if all(answer.error is None for answer in answers):
-                    yield from self._hand_out()
+                    yield from self._send_jobs()
                 yield from answers
         while self._waiting:
             yield _Answer(heapq.heappop(self._waiting).number, None, self._ended)
 
-    def _ready(self, busy: list[_Worker]) -> list[_Worker]:
-        """The workers that have reported; waits for one."""
-        reported = wait([worker.connection for worker in busy])
-        return [worker for worker in busy if worker.connection in reported]
+    def _wait_for_reports(self, busy: list[_Worker]) -> list[_Worker]:
+        reporting = wait([worker.connection for worker in busy])
+        return [worker for worker in busy if worker.connection in reporting]
 
     def _abandon(self) -> None:
-        """Forgets what waits, and lets what is under way come to its end."""
+        """Drop the jobs that wait, and let those that are running end."""
         self._waiting.clear()
         for worker in list(self._workers):
             while worker.busy:
                 self._receive(worker)
 
-    def _hand_out(self) -> Iterator[_Answer]:
-        """Gives a job to each idle worker, and then to those that can have more before them.
-
-        Tells of the jobs whose worker turned out to be gone.
-        """
+    def _send_jobs(self) -> Iterator[_Answer]:
+        """Send a job to each idle worker, then more to those that accept them; yield the jobs of dead workers."""
         while self._waiting and self._workers:
-            worker = min(self._workers, key=lambda each: each.load)
+            worker = min(self._workers, key=lambda candidate: candidate.load)
             plenty = len(self._waiting) > len(self._workers)
-            if not worker.takes(self._waiting[0], plenty=plenty):
+            if not worker.accepts(self._waiting[0], plenty=plenty):
                 break
             job = heapq.heappop(self._waiting)
-            worker.before[job.number] = job
-            number = self._numbers.get(id(job.argument))
-            argument = job.argument if number is None else SharedArg(number)
-            order = Task(job.number, job.function, argument, job.ahead and job.ahead.function)
+            worker.queued[job.number] = job
+            index = self._indices.get(id(job.argument))
+            argument = job.argument if index is None else SharedArg(index)
+            task = Task(job.number, job.function, argument, job.prefetch and job.prefetch.function)
             sent = False
             with contextlib.suppress(OSError):
-                worker.connection.send(order)
+                worker.connection.send(task)
                 sent = True
             if not sent:
-                yield from self._lost(worker)
+                yield from self._bury(worker)
 
     def _receive(self, worker: _Worker) -> list[_Answer]:
-        """What a worker's next report makes known: one job's end, or none, or that of all it had if it is gone."""
+        """Receive a worker's next report; return the jobs that have ended by it, all that it had started if it died."""
         report: TaskReport | None = None
         with contextlib.suppress(EOFError, OSError):
             report = worker.connection.recv()
         if report is None:
-            return self._lost(worker)
-        worker.before.pop(report.number, None)
-        worker.ending.discard(report.number)
+            return self._bury(worker)
+        job = worker.queued.pop(report.number, None)
+        worker.finishing.pop(report.number, None)
         if not report.ended:
-            worker.ending.add(report.number)
+            if job:
+                worker.finishing[report.number] = job
             return []
-        return [_Answer(report.number, report.result, report.error)]
+        return [_Answer(report.number, report.result, report.error and report.error.restore())]
 
-    def _lost(self, worker: _Worker) -> list[_Answer]:
-        """What becomes of the jobs of a worker that is no more; those that it had not begun go to others."""
-        begun, death = [*list(worker.before)[:1], *worker.ending], self._death(worker)
-        for number in begun:
-            worker.before.pop(number, None)
-        for job in worker.before.values():
-            heapq.heappush(self._waiting, job)
-        worker.before.clear()
-        worker.ending.clear()
-        return [_Answer(number, None, death) for number in begun]
-
-    def _death(self, worker: _Worker) -> WorkerDied:
-        """Lets go of a worker that is no more."""
+    def _bury(self, worker: _Worker) -> list[_Answer]:
+        """Remove a dead worker; return its started jobs as failed, and queue those that it had not started again."""
         worker.process.join()
         worker.connection.close()
         self._workers.remove(worker)
-        self._ended = WorkerDied(worker.process.exitcode or 0)
-        return self._ended
+        started = worker.started
+        label = ", ".join(job.label for job in started if job.label)
+        error = self._ended = WorkerDied(worker.process.exitcode or 0, label)
+        logger.debug("worker %s: %s", worker.process.pid, error)
+        for job in started:
+            worker.queued.pop(job.number, None)
+        for job in worker.queued.values():
+            heapq.heappush(self._waiting, job)
+        worker.queued.clear()
+        worker.finishing.clear()
+        return [_Answer(job.number, None, error) for job in started]

@@ -1,4 +1,4 @@
-"""What long work reports to. Silent by default; the command line gives bars or lines."""
+"""The interface through which long operations report their progress. The command line shows bars or lines."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives how far a piece of work is; bytes are those of the files, uncompressed."""
+    """Receives the progress of an operation; sizes are uncompressed bytes."""
 
     def start(self, task: str, total: int) -> None:
-        """A task of `total` bytes begins; it replaces the one before."""
+        """Start a task of `total` bytes, in place of the previous one."""
 
     def advance(self, size: int) -> None:
-        """`size` more bytes are done."""
+        """Count `size` more bytes as done."""
 
     def note(self, text: str) -> None:
-        """Something happened that the user should read."""
+        """Show a message to the user."""
 
     def done(self) -> None:
-        """The task has ended."""
+        """End the task."""
 
 
 class NullProgress:

@@ -1,4 +1,4 @@
-"""Work that a signal must not cut off in the middle, because what it does cannot be seen half done."""
+"""Defer termination signals while something is done that must not be interrupted halfway."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-#: What asks a process to end: Ctrl-C, `kill` and the system's shutdown, a terminal that goes away.
+#: The signals that ask a process to end: Ctrl-C, `kill` and shutdown, and a terminal that is closed.
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @dataclass
 class _Blocks:
-    """How many threads are in a block that must come to its end, and whether no other may be entered any more."""
+    """Counts the threads in an uninterruptible block; once `closed`, no thread can enter one."""
 
     count: int = 0
     closed: bool = False
@@ -35,7 +35,7 @@ class _Blocks:
                 self.changed.notify_all()
 
     def close(self) -> None:
-        """Waits until no thread is in a block, and keeps all from entering one."""
+        """Keep threads from entering a block, and wait until none is in one."""
         with self.changed:
             self.closed = True
             self.changed.wait_for(lambda: not self.count)
@@ -46,9 +46,9 @@ os.register_at_fork(after_in_child=_blocks.__init__)  # type: ignore[misc]
 
 
 def terminate_between_blocks(number: int) -> None:
-    """Has the signal end this process as it does by default, but while no thread is in an `uninterrupted` block.
+    """Have the signal end this process as by default, but only while no thread is in a `defer_signals` block.
 
-    To be called before there are other threads.
+    Call it before other threads are started.
     """
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_BLOCK, (number,))
@@ -64,7 +64,7 @@ def terminate_between_blocks(number: int) -> None:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Puts such signals off until the block is done. Threads other than the main one get none of them."""
+    """Defer termination signals until the block ends. Only the main thread receives any."""
     with _blocks.entered():
         if threading.current_thread() is threading.main_thread():
             with _defer_in_main_thread():
@@ -75,19 +75,19 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def _defer_in_main_thread() -> Iterator[None]:
-    caught: list[int] = []
+    received: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
-        caught.append(number)
+        received.append(number)
 
-    before = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in TERMINATION_SIGNALS}
     try:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             if handler is not signal.SIG_IGN:
                 signal.signal(number, remember)
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        for first in caught[:1]:
+        for first in received[:1]:
             os.kill(os.getpid(), first)

@@ -1,13 +1,14 @@
-"""What a worker process does: it takes jobs from its connection, and sends back what becomes of each.
+"""The worker process: it receives jobs over a connection and sends back their results.
 
-One job is at work at a time. What can be done ahead for those that wait, and what is left to do of those whose work
-is over, is done by threads meanwhile: they are for what waits on a disk or a network.
+It runs one job at a time. Meanwhile, threads prefetch what the next jobs need and finish jobs that returned a Deferred:
+they are for work that waits for a disk or a network.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -21,24 +22,27 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from snapper.process.logs import configure_logging
 from snapper.process.signals import TERMINATION_SIGNALS, terminate_between_blocks
+from snapper.process.tracebacks import RemoteError
 
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _THREADS = 8
 
-#: What glibc is told (mallopt(3)): M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, these two in bytes. To map each
-#: block anew would take less memory still, and more time to clear it.
+#: Parameters for mallopt(3): M_ARENA_MAX, and M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in bytes. Mapping every block
+#: separately would use even less memory, but take more time to clear it.
 _ALLOCATION = {-8: 1, -3: 32 * 1024 * 1024, -1: 8 * 1024 * 1024}
 
-#: How many more objects there must be before cycles among them are looked for: hardly any are made here.
-_SELDOM = 50_000
+#: The threshold of new objects at which the garbage collector runs. Workers create hardly any reference cycles.
+_GC_THRESHOLD = 50_000
 
 
 class Prefetch(NamedTuple):
-    """What is done for a job before its turn, given what the job is given: its result is the job's third argument,
-    and takes `cost` bytes until then.
+    """A function that is called in a thread, with a job's context and argument, before the job's turn.
+
+    Its result is passed to the job as third argument, and takes `cost` bytes of memory until then.
     """
 
     function: Callable[[Any, Any], object]
@@ -47,15 +51,15 @@ class Prefetch(NamedTuple):
 
 @dataclass(frozen=True)
 class Deferred(Generic[T]):
-    """What a job returns whose work is over but not its end: `finish` waits for it and gives the result."""
+    """Returned by a job to let the next one start; `finish` is called in a thread and returns the job's result."""
 
     finish: Callable[[], T]
 
 
 class SharedArg(NamedTuple):
-    """An argument that the worker had from its start, by its number."""
+    """A reference, by index, to an argument that the worker has had from its start."""
 
-    number: int
+    index: int
 
 
 class Task(NamedTuple):
@@ -64,94 +68,106 @@ class Task(NamedTuple):
     number: int
     function: Callable[..., object]
     argument: object
-    ahead: Callable[[Any, Any], object] | None
+    prefetch: Callable[[Any, Any], object] | None
 
 
 class TaskReport(NamedTuple):
-    """What a worker sends back: the end of a job, or if not `ended`, that another can be begun meanwhile."""
+    """The worker's report on a job: its result or error, or, if not `ended`, that the next job can start."""
 
     number: int
     result: object = None
-    error: Exception | None = None
+    error: RemoteError | None = None
     ended: bool = True
 
 
+class WorkerSetup(NamedTuple):
+    """What a worker is started with: the context of all jobs, shared arguments, and the level of log records."""
+
+    context: object
+    shared: Sequence[object]
+    log_level: int
+
+
 class _Turn(NamedTuple):
-    order: Task
-    prepared: Future[object] | None
+    task: Task
+    prefetched: Future[object] | None
 
 
-def run_worker(
-    connection: Connection, context: object, known: Sequence[object], inherited: list[Connection]
-) -> None:
-    """Works until the connection is closed; `known` are arguments to come, and `inherited` connections of others."""
+def run_worker(connection: Connection, setup: WorkerSetup, inherited: list[Connection]) -> None:
+    """Run jobs until the connection is closed.
+
+    `inherited` are the connections of other workers that a fork has copied; they are closed.
+    """
     for other in inherited:
         other.close()
-    ignored = set(TERMINATION_SIGNALS) - {
-        signal.SIGTERM
-    }  # which may have come already: to ignore it would be to lose it
+    # SIGTERM may be pending already: ignoring it would lose it.
+    ignored = set(TERMINATION_SIGNALS) - {signal.SIGTERM}
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     terminate_between_blocks(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
     _exit_with_parent()
     _limit_allocator()
-    gc.freeze()  # what the parent had need not be looked through, nor be copied for that
-    gc.set_threshold(_SELDOM)
-    _Worker(connection, context, known).run()
+    gc.freeze()  # the parent's objects need not be examined, nor be copied for that
+    gc.set_threshold(_GC_THRESHOLD)
+    if not logging.getLogger("snapper").hasHandlers():  # spawned, not forked
+        configure_logging(setup.log_level)
+    _Worker(connection, setup).run()
 
 
 class _Worker:
-    def __init__(self, connection: Connection, context: object, known: Sequence[object]) -> None:
-        self._connection, self._context, self._known = connection, context, known
+    def __init__(self, connection: Connection, setup: WorkerSetup) -> None:
+        self._connection, self._setup = connection, setup
         self._turns: SimpleQueue[_Turn | None] = SimpleQueue()
-        self._pool = ThreadPoolExecutor(_THREADS)
+        self._threads = ThreadPoolExecutor(_THREADS)
         self._sending = threading.Lock()
 
     def run(self) -> None:
         threading.Thread(target=self._receive, daemon=True).start()
-        while self._next():
+        while self._run_next():
             pass
 
     def _receive(self) -> None:
-        """Takes jobs as they come, also while one is at work, and begins what can be done ahead for them."""
+        """Receive jobs, also while one is running, and start prefetching for them."""
         try:
             while True:
-                order: Task = self._connection.recv()
-                if isinstance(order.argument, SharedArg):
-                    order = order._replace(argument=self._known[order.argument.number])
-                ahead = order.ahead
-                prepared = self._pool.submit(ahead, self._context, order.argument) if ahead else None
-                self._turns.put(_Turn(order, prepared))
+                task: Task = self._connection.recv()
+                if isinstance(task.argument, SharedArg):
+                    task = task._replace(argument=self._setup.shared[task.argument.index])
+                prefetch = task.prefetch
+                future = (
+                    self._threads.submit(prefetch, self._setup.context, task.argument) if prefetch else None
+                )
+                self._turns.put(_Turn(task, future))
         except (EOFError, OSError):
             return
         finally:
             self._turns.put(None)
 
-    def _next(self) -> bool:
-        """Does the next job; False where there is none any more. Nothing of it is held when it returns."""
+    def _run_next(self) -> bool:
+        """Run the next job; return False if there is none any more. No reference to the job is kept."""
         turn = self._turns.get()
         if turn is None:
             return False
-        number, function, argument, _ = turn.order
+        number, function, argument, _ = turn.task
         try:
-            prepared = (turn.prepared.result(),) if turn.prepared else ()
-            result = function(self._context, argument, *prepared)
+            prefetched = (turn.prefetched.result(),) if turn.prefetched else ()
+            result = function(self._setup.context, argument, *prefetched)
         except Exception as error:
-            self._send(TaskReport(number, error=error))
+            self._send(TaskReport(number, error=RemoteError.capture(error)))
             return True
         if isinstance(result, Deferred):
             self._send(TaskReport(number, ended=False))
-            self._pool.submit(self._finish, number, result)
+            self._threads.submit(self._finish, number, result)
         else:
             self._send(TaskReport(number, result))
         return True
 
-    def _finish(self, number: int, later: Deferred[object]) -> None:
+    def _finish(self, number: int, deferred: Deferred[object]) -> None:
         try:
-            report = TaskReport(number, later.finish())
+            report = TaskReport(number, deferred.finish())
         except Exception as error:
-            report = TaskReport(number, error=error)
+            report = TaskReport(number, error=RemoteError.capture(error))
         self._send(report)
 
     def _send(self, report: TaskReport) -> None:
@@ -160,10 +176,12 @@ class _Worker:
                 self._connection.send(report)
         except OSError:
             self._turns.put(None)
+        except Exception as error:  # the result cannot be pickled; nothing has been sent
+            self._send(TaskReport(report.number, error=RemoteError.capture(error)))
 
 
 def _exit_with_parent() -> None:
-    """Has the kernel end this process when its parent is killed, so that it does not finish its job in vain."""
+    """Have the kernel terminate this process if its parent is killed, so that it does not finish its job in vain."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         parent = multiprocessing.parent_process()
@@ -172,10 +190,11 @@ def _exit_with_parent() -> None:
 
 
 def _limit_allocator() -> None:
-    """Has all threads take memory from one place, where a block that one has let go of is the next one's, and little
-    that nobody uses is kept. By itself, glibc has one for each thread, and layers go through many.
+    """Have all threads share one memory arena, and return unused memory to the system early.
+
+    By default, glibc has one arena per thread, and layers are passed between many.
     """
     if sys.platform == "linux":
-        with suppress(AttributeError):  # where the C library is another one
+        with suppress(AttributeError):  # another C library
             for parameter, value in _ALLOCATION.items():
                 ctypes.CDLL(None).mallopt(parameter, value)

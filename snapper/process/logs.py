@@ -1,0 +1,116 @@
+"""Log records on standard error, and the log file of background work and unexpected errors."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+logger = logging.getLogger("snapper")
+
+_SHORT = "%(levelname)s %(name)s: %(message)s"
+_LONG = "%(asctime)s.%(msecs)03dZ %(process)d %(levelname)s %(name)s: %(message)s"
+_TIME = "%Y-%m-%dT%H:%M:%S"
+
+#: The size in bytes above which a log file is renamed when it is opened.
+_MAX_SIZE = 1024 * 1024
+
+
+class LogFile(io.TextIOBase):
+    """A text stream that appends to a log file, and puts the time (UTC) and the PID before every line.
+
+    Every write to the file is one or more whole lines, so lines of several processes and threads do not mix. The log
+    is written as far as possible: errors, such as a full disk, are ignored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = _open_for_appending(path)
+        self._incomplete = threading.local()
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        return self._descriptor
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write the complete lines; keep the rest until its line is complete."""
+        *lines, rest = (getattr(self._incomplete, "text", "") + text).split("\n")
+        self._incomplete.text = rest
+        self._write_lines(lines)
+        return len(text)
+
+    def close(self) -> None:
+        """Write an incomplete line and close the file."""
+        if not self.closed:
+            rest = getattr(self._incomplete, "text", "")
+            self._write_lines([rest] if rest else [])
+            with suppress(OSError):
+                os.close(self._descriptor)
+        super().close()
+
+    def _write_lines(self, lines: list[str]) -> None:
+        start = f"{time.strftime(_TIME, time.gmtime())}Z {os.getpid()} "
+        data = "".join(f"{start}{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        with suppress(OSError):
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+
+
+def configure_logging(level: int) -> None:
+    """Have snapper's loggers write records of this level and above to what `sys.stderr` is then.
+
+    Replaces what an earlier call has set up.
+    """
+    logger.setLevel(level)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _StderrHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_StderrHandler())
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to the current `sys.stderr`: with time and PID, unless this is a log file, which adds them itself."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+        self._short = logging.Formatter(_SHORT)
+        self._long = logging.Formatter(_LONG, _TIME)
+        self._long.converter = time.gmtime
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        formatter = self._short if isinstance(sys.stderr, LogFile) else self._long
+        return formatter.format(record)
+
+
+def _open_for_appending(path: Path) -> int:
+    """Open the file, after renaming it to `NAME.1` if it has become too large; raise OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _open(path)
+    if os.fstat(descriptor).st_size <= _MAX_SIZE:
+        return descriptor
+    try:
+        with suppress(OSError):  # a file system without locks, or without the file any more
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # no other process has renamed it
+                path.rename(path.with_name(f"{path.name}.1"))
+        return _open(path)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
