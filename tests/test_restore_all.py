@@ -217,7 +217,7 @@ def test_a_store_that_is_not_there(three: Machine) -> None:
     with started(three, "one-text") as kernel:
         assert kernel.manager.provisioner.process.wait(30) == 1  # type: ignore[union-attr]
         assert f"one could not be restored: {error['message']}" in kernel.log
-        assert "restore.log" in kernel.log
+        assert "snapper.log" in kernel.log
     assert three.snapper("status", "--json").json["last_restore"]["error"] == error["message"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -300,8 +301,9 @@ def test_offline_restore_all_includes_environments_restored_by_name(
 def test_restore_log_says_why_nothing_was_restored(new_instance: Callable[[str], Instance]) -> None:
     one = new_instance("one").with_variables(**OFFLINE)
     error = one.expect_error(13, "restore", "--all", "--budget", "60")
-    log = (one.home / ".local" / "state" / "snapper" / "restore.log").read_text()
-    assert f"snapper: {error['message']}\n  {error['hint']}\n" in log
+    log = (one.home / ".local" / "state" / "snapper" / "snapper.log").read_text()
+    lines = re.sub(r"(?m)^\S+Z \d+ ", "", log)
+    assert f"snapper: {error['message']}\n  {error['hint']}\n" in lines
 
 
 def test_offline_commands_say_that_they_show_the_cache(

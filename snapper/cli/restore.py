@@ -28,8 +28,8 @@ from snapper.errors import NotInStore, SnapperError, UsageError
 from snapper.settings.settings import (
     absolute_directory,
     load_settings,
+    log_file,
     resolve_envs_dir,
-    state_directory,
     store_url,
 )
 
@@ -135,12 +135,9 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
     """Restores in a process of its own, and leaves it to itself when the budget is used up, which counts from the
     command's start.
     """
-    from snapper.kernels import runs
     from snapper.process.background import run_in_background
 
-    last = runs.last_run()
-    name = "restore-other.log" if last and last.at_work else "restore.log"
-    log = state_directory() / name
+    log = log_file()
     if not quiet:
         output.notice(
             f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}"
@@ -155,7 +152,7 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
             raise
 
     report = run_in_background(work, Command.began + budget, log)
-    return _ended(report.told, report.process, str(log))
+    return _ended(report.events, report.pid, str(log))
 
 
 def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:

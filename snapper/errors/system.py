@@ -114,9 +114,13 @@ class TargetLocked(SnapperError):
 
 @dataclass(eq=False)
 class WorkerDied(SnapperError):
-    """A worker process ended without an answer; `status` is its exit status, negative for a signal."""
+    """A worker process ended without an answer.
+
+    `status` is its exit status, negative for a signal; `job` says what it was doing, if that is known.
+    """
 
     status: int
+    job: str = ""
     hint_template = (
         "Signal 9 usually means that memory ran out: free some, or use fewer workers with --jobs 1."
     )
@@ -126,7 +130,7 @@ class WorkerDied(SnapperError):
         how = (
             f"was killed by signal {-self.status}" if self.status < 0 else f"exited with status {self.status}"
         )
-        return f"a worker process {how}"
+        return f"a worker process {how}" + (f" while {self.job}" if self.job else "")
 
 
 @dataclass(eq=False)

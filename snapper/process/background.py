@@ -39,7 +39,7 @@ def run_in_background(work: Callable[[Emit], None], until: float, log: Path) -> 
     """Do the work in a process that may outlive this one, and wait for it until then, by the monotonic clock.
 
     The work emits events, which can be pickled, through its argument; its output goes to the log file. Raise what it
-    raises, with its traceback, and WorkerDied if its process was killed. If this process is interrupted, so is the work.
+    raises, with its traceback, and WorkerDied if its process was killed. Interrupting this process interrupts the work.
     """
     read, write = os.pipe()
     sys.stdout.flush()
@@ -115,8 +115,10 @@ def _run(work: Callable[[Emit], None], pipe: int) -> int:
             while data:
                 data = data[os.write(pipe, data) :]
 
+    logger.info("started in the background")
     try:
         work(send)
+        logger.info("finished")
     except Exception as error:
         level = logging.DEBUG if isinstance(error, SnapperError) else logging.ERROR
         logger.log(level, "the background work failed", exc_info=True)

@@ -112,7 +112,7 @@ class WorkerPool(Generic[C]):
         self._count = count or default_worker_count()
         self._forks = sys.platform == "linux"
         self._shared = shared if self._forks else ()
-        self._indices = {id(argument): index for index, argument in enumerate(self._shared)}
+        self._positions = {id(argument): position for position, argument in enumerate(self._shared)}
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
@@ -248,8 +248,8 @@ class WorkerPool(Generic[C]):
                 break
             job = heapq.heappop(self._waiting)
             worker.queued[job.number] = job
-            index = self._indices.get(id(job.argument))
-            argument = job.argument if index is None else SharedArg(index)
+            position = self._positions.get(id(job.argument))
+            argument = job.argument if position is None else SharedArg(position)
             task = Task(job.number, job.function, argument, job.prefetch and job.prefetch.function)
             sent = False
             with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from snapper.errors import SnapperError
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - not raised: it is the cause of an exception, for tracebacks
+class RemoteTraceback(Exception):
     """The text of a traceback from another process, and the `__cause__` of the exception that was raised there.
 
     Python prints the text before the traceback of this process.

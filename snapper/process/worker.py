@@ -57,9 +57,9 @@ class Deferred(Generic[T]):
 
 
 class SharedArg(NamedTuple):
-    """A reference, by index, to an argument that the worker has had from its start."""
+    """A reference, by its position, to an argument that the worker has had from its start."""
 
-    index: int
+    position: int
 
 
 class Task(NamedTuple):
@@ -133,7 +133,7 @@ class _Worker:
             while True:
                 task: Task = self._connection.recv()
                 if isinstance(task.argument, SharedArg):
-                    task = task._replace(argument=self._setup.shared[task.argument.index])
+                    task = task._replace(argument=self._setup.shared[task.argument.position])
                 prefetch = task.prefetch
                 future = (
                     self._threads.submit(prefetch, self._setup.context, task.argument) if prefetch else None

@@ -159,6 +159,11 @@ def state_directory() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "snapper"
 
 
+def log_file() -> Path:
+    """Return the log file of background work and unexpected errors."""
+    return state_directory() / "snapper.log"
+
+
 def absolute_directory(path: str | Path) -> Path:
     """The absolute path of what the user wrote, `~` and `..` resolved; raises UsageError where that makes no sense."""
     expanded = os.path.expanduser(path)
