@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snapper.environment.tree import walk
-from snapper.format import layer
+from snapper.format import layer_builder
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext
 from snapper.packing.items import FileGroup, PackItem
@@ -25,7 +25,7 @@ def test_what_has_no_data_fills_layers_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Each takes a header of 512 bytes, and what a layer unpacks to is limited."""
-    monkeypatch.setattr(layer, "LAYER_SIZE", SMALL)
+    monkeypatch.setattr(layer_builder, "LAYER_SIZE", SMALL)
     top = tmp_path / "env"
     top.mkdir()
     (top / "first").touch()

@@ -19,8 +19,8 @@ from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import Corrupted
 from snapper.format import canonical
 from snapper.format.layout import Layout
+from snapper.format.member import Member, padding
 from snapper.format.model import Continuation, Relocation
-from snapper.format.segment import Member, padding
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.target import RestoreRequest

@@ -24,12 +24,13 @@ from hypothesis import strategies as st
 from snapper.archives.importer import unpacked_archive
 from snapper.checks.audit import AuditJob, audit_layer
 from snapper.checks.compare import compare_environment
-from snapper.checks.contents import contents
+from snapper.checks.contents import list_contents
 from snapper.commands import diff, verify
 from snapper.commands.export import ExportRequest as Exporting
 from snapper.commands.export import export_snapshot
 from snapper.commands.repair import repair_objects
 from snapper.commands.restore import RestoreFailure
+from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import (
     Corrupted,
     InvalidArchive,
@@ -39,11 +40,11 @@ from snapper.errors import (
     UnsupportedFormat,
 )
 from snapper.format import canonical, manifest
-from snapper.format.layer import LayerUnpacker
+from snapper.format.layer_reader import LayerReader
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
+from snapper.format.member import Member
 from snapper.format.model import LARGEST_OBJECT, Continuation, Layer, Mode, Relocation, sha256_hex
-from snapper.format.segment import Member
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS
 from snapper.repository.objects import write_pages
@@ -97,9 +98,11 @@ def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(sandbox: 
             for name in ("contents", "compare"):
                 try:
                     if name == "contents":
-                        contents(store, layers, workers, NO_PROGRESS)
+                        list_contents(store, layers, workers, NO_PROGRESS)
                     else:
-                        compare_environment(store, snapshot, prefix, str(prefix), (), workers, NO_PROGRESS)
+                        compare_environment(
+                            store, snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS
+                        )
                 except Corrupted:
                     refused[name] += 1
             refused["verify"] += bool(verify.verify_store(store, verify.LayerSample(), jobs=1).problems)
@@ -160,16 +163,16 @@ def test_a_layer_is_unpacked_once_however_it_is_described(
     store.put(Layout.layer(stored.digest), data)
     ways = tuple(replace(stored, begins=Continuation("a", 0, 512 * number, 0)) for number in range(100_000))
     unpacked = []
-    whole_of = LayerUnpacker.whole
+    decompress = LayerReader.decompress
 
-    def counted(unpacker: LayerUnpacker, data: bytes) -> memoryview:
+    def counted(reader: LayerReader, data: bytes) -> memoryview:
         unpacked.append(len(data))
-        return whole_of(unpacker, data)
+        return decompress(reader, data)
 
-    monkeypatch.setattr(LayerUnpacker, "whole", counted)
+    monkeypatch.setattr(LayerReader, "decompress", counted)
     found = audit_layer(None, AuditJob(store, stored.digest, ways))
     assert len(unpacked) == 1
-    assert sum("disagree" in reason for _, reason in found.untrue) > 90_000
+    assert sum("disagree" in reason for _, reason in found.false) > 90_000
 
 
 @pytest.mark.parametrize("mode", ["text", "binary", "record", "sized-record", "link"])
@@ -416,7 +419,7 @@ def test_layers_changed_by_chance(
                 assert error.code == 12, error
                 assert "\n" not in error.message
             else:
-                reasons = {reason for _, reason in found.untrue}
+                reasons = {reason for _, reason in found.false}
                 assert reasons <= {"its uncompressed content does not match its checksum"}
         assert tree_of(tmp_path) == outside
 
@@ -429,13 +432,14 @@ def test_layers_changed_by_chance(
 
 def test_frames_changed_by_chance(request: pytest.FixtureRequest) -> None:
     good, data = pack_segment(SEGMENT, 7)
-    unpacker = LayerUnpacker()
+    reader = LayerReader()
 
     @by_chance(request, 300)
     @given(CHANGES)
     def run(changes: list[tuple[int, bytes, bool]]) -> None:
         with suppress(Corrupted):
-            assert len(unpacker.segment(good, changed(data, changes))) == good.diff_size
+            members = reader.open(good, changed(data, changes), "store").members()
+            assert len(list(members)) == good.members
 
     run()
 

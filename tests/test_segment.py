@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapper.format.segment import BLOCK, InvalidSegment, Member, encode_header, iter_members, padding
+from snapper.format.member import BLOCK, InvalidSegment, Member, encode_header, padding
+from snapper.format.segment import iter_members
 
 END = b"\0" * 2 * BLOCK
 GIB = 1024**3

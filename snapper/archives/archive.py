@@ -26,8 +26,8 @@ from typing import IO, Any, BinaryIO, Literal, cast
 
 from snapper.environment.tree import walk
 from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, PermissionDenied, ProgramNotFound
-from snapper.format.layer import ZstdError, zstd_reader
-from snapper.format.segment import Type
+from snapper.format.compression import ZstdError, zstd_reader
+from snapper.format.member import MemberType
 from snapper.process.progress import Progress
 
 #: What conda-pack puts into an archive behind the environment's own files: scripts that activate it, and what
@@ -54,14 +54,18 @@ _LONGEST_TARGET = 4096
 _LONGEST_HEADER = 1024 * 1024
 _SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
-_TAR_TYPES: dict[bytes, Type] = {
+_TAR_TYPES: dict[bytes, MemberType] = {
     tarfile.REGTYPE: "file",
     tarfile.AREGTYPE: "file",
     tarfile.LNKTYPE: "hardlink",
     tarfile.SYMTYPE: "symlink",
     tarfile.DIRTYPE: "directory",
 }
-_FILE_TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
+_FILE_TYPES: dict[int, MemberType] = {
+    stat.S_IFREG: "file",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFDIR: "directory",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Entry:
     """A member: `path` is normal and stays below the archive's top, as does the `target` of a hard link."""
 
     path: str
-    type: Type
+    type: MemberType
     mode: int
     mtime_ns: int
     target: str = ""
@@ -285,7 +289,7 @@ def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry
     first: dict[tuple[int, int], str] = {}
     for each in sorted(found.files):
         original = first.setdefault((each.device, each.inode), each.path)
-        kind: Type = "hardlink" if each.type == "file" and original != each.path else each.type
+        kind: MemberType = "hardlink" if each.type == "file" and original != each.path else each.type
         target = original if kind == "hardlink" else each.target
         entry = Entry(each.path, kind, each.mode & 0o777, each.mtime_ns, target)
         if kind != "file":

@@ -24,7 +24,7 @@ from snapper.archives.archive import ACTIVATION, ADDED
 from snapper.archives.origin import Fix
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
-from snapper.format.layer import zstd_writer
+from snapper.format.compression import zstd_writer
 from snapper.packing.items import LINK_TIME
 from snapper.process.progress import Progress
 

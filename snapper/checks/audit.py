@@ -1,4 +1,4 @@
-"""Layers as they are stored, read whole: what a worker does that verifies a store."""
+"""Check stored layers against what snapshots say about them: what a worker does that verifies a store."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from snapper.errors import Corrupted, NotInStore
-from snapper.format.layer import LayerUnpacker
+from snapper.format.layer_reader import LayerReader, checked_members, members_offset
 from snapper.format.layout import Layout
-from snapper.format.model import Layer, check_path, sha256_hex
-from snapper.format.segment import iter_members, split_continuation
+from snapper.format.model import Layer, sha256_hex
 from snapper.store import Store
 
 MISSING = "it is missing"
 
-#: In how many ways snapshots may say that one segment begins inside a file: each is another way to read all of it.
-_MOST_BEGINNINGS = 16
+#: How many offsets of their first member snapshots may claim for one layer: for each, all of it is parsed again.
+_MAX_OFFSETS = 16
 
-_unpacker = LayerUnpacker()
+_reader = LayerReader()
 
 
 class AuditJob(NamedTuple):
-    """A layer to read, and what snapshots say of it."""
+    """A layer to read, and how snapshots describe it."""
 
     store: Store
     digest: str
-    described: tuple[Layer, ...]
+    descriptions: tuple[Layer, ...]
+
+
+class FalseDescription(NamedTuple):
+    """A description that does not match the layer, and why."""
+
+    layer: Layer
+    reason: str
 
 
 class AuditResult(NamedTuple):
-    """What is wrong with the layer's bytes, empty if nothing is; and of those descriptions that are not so, why."""
+    """What is wrong with the layer's bytes (empty if nothing is), and which descriptions do not match them."""
 
     reason: str
-    untrue: tuple[tuple[Layer, str], ...] = ()
+    false: tuple[FalseDescription, ...] = ()
 
 
 def audit_layer(_: object, job: AuditJob) -> AuditResult:
-    """Reads the layer; raises what the store raises."""
+    """Read the layer and check it; raise what the store raises."""
     try:
         data = job.store.read(Layout.layer(job.digest))
     except NotInStore:
@@ -46,45 +52,38 @@ def audit_layer(_: object, job: AuditJob) -> AuditResult:
         return AuditResult(error.reason)
     if sha256_hex(data) != job.digest:
         return AuditResult("its content does not match its checksum")
-    return AuditResult("", tuple(_untrue(job.described, data)))
+    return AuditResult("", tuple(_false_descriptions(job.descriptions, data)))
 
 
-def _untrue(described: Iterable[Layer], data: bytes) -> Iterator[tuple[Layer, str]]:
-    """The descriptions that do not fit the layer of these bytes, and why. It is unpacked once."""
+def _false_descriptions(descriptions: Iterable[Layer], data: bytes) -> Iterator[FalseDescription]:
+    """Decompress the layer once, and compare it with its descriptions."""
     try:
-        segment = _unpacker.whole(data)
+        segment = _reader.decompress(data)
     except Corrupted as error:
-        yield from ((layer, error.reason) for layer in described)
+        yield from (FalseDescription(layer, error.reason) for layer in descriptions)
         return
-    is_so = hashlib.sha256(segment).hexdigest(), len(segment)
-    counted: dict[int, int | str] = {}
-    for layer in described:
-        if (layer.diff_id, layer.diff_size) != is_so:
-            yield layer, "its uncompressed content does not match its checksum"
+    diff_id, diff_size = hashlib.sha256(segment).hexdigest(), len(segment)
+    counts: dict[int, int | str] = {}
+    for layer in descriptions:
+        if (layer.diff_id, layer.diff_size) != (diff_id, diff_size):
+            yield FalseDescription(layer, "its uncompressed content does not match its checksum")
             continue
-        start = split_continuation(layer.begins, len(segment))[1] if layer.begins else 0
-        if start not in counted:
-            counted[start] = (
-                _count(segment[start:])
-                if len(counted) < _MOST_BEGINNINGS
-                else "its snapshots disagree about it"
+        offset = members_offset(layer.begins, len(segment))
+        if offset not in counts:
+            is_allowed = len(counts) < _MAX_OFFSETS
+            counts[offset] = (
+                _count_members(segment, offset) if is_allowed else "its snapshots disagree about it"
             )
-        count = counted[start]
+        count = counts[offset]
         if isinstance(count, str):
-            yield layer, count
+            yield FalseDescription(layer, count)
         elif count != layer.members:
-            yield layer, f"it has {count} members instead of {layer.members}"
+            yield FalseDescription(layer, f"it has {count} members instead of {layer.members}")
 
 
-def _count(segment: memoryview) -> int | str:
-    """How many members there are, or what is wrong with them."""
-    count = 0
+def _count_members(segment: memoryview, offset: int) -> int | str:
+    """Return how many members begin from the offset on, or what is wrong with them."""
     try:
-        for member, _ in iter_members(segment):
-            check_path(member.path)
-            if member.type == "hardlink":
-                check_path(member.target)
-            count += 1
+        return sum(1 for _ in checked_members(segment, offset))
     except ValueError as error:
         return str(error)
-    return count

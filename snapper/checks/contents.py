@@ -1,82 +1,97 @@
-"""What layers hold, member by member, without writing it anywhere.
+"""List the contents of layers, without writing them anywhere.
 
-Manifests do not name every file, so what differs between two snapshots is found in the layers that only one of
+Manifests do not name every file, so the differences between two snapshots are found in the layers that only one of
 them has.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from typing import NamedTuple
 
 from snapper.environment.conda import META, without_prefix_facts
-from snapper.errors import Corrupted
-from snapper.format.layer import LayerUnpacker
-from snapper.format.model import RECORD_MODES, Layer, check_path
-from snapper.format.segment import Member, Type, iter_members, split_continuation
+from snapper.format.layer_reader import LayerReader
+from snapper.format.member import Member, MemberType
+from snapper.format.model import RECORD_MODES, Layer, Relocation
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.snapshots import read_layer
-from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
 
 
 class Content(NamedTuple):
-    """A member but for its time: `data` is the sha256 of its bytes as stored, or a link's target; `relocation` mode
-    and placeholder. conda's records count without what they say of relocated files, and not as relocated. What a
-    layer holds of a file that is cut has the piece's `offset`.
+    """A member without its time; two members with equal contents are restored the same.
+
+    `data` is the sha256 of its bytes as stored, or a link's target. Package records count without what they say of
+    relocated files, and as not relocated. A piece of a file has its `offset`.
     """
 
-    type: Type
+    type: MemberType
     mode: int
     data: str
-    relocation: tuple[str, str] | None
+    relocation: tuple[str, str] | None  # mode, placeholder
     offset: int = 0
 
 
-_unpacker = LayerUnpacker()
+class ListJob(NamedTuple):
+    """A layer to list."""
+
+    store: Store
+    layer: Layer
 
 
-def contents(
+class ListedMember(NamedTuple):
+    """A path, and what a layer holds of it."""
+
+    path: str
+    content: Content
+
+
+_reader = LayerReader()
+
+
+def list_contents(
     store: Store, layers: Iterable[Layer], workers: WorkerPool[None], progress: Progress
 ) -> dict[str, frozenset[Content]]:
-    """What the layers hold of each path: one content, but for files that are cut; raises Corrupted."""
-    found: dict[str, set[Content]] = {}
-    sizes = {workers.submit(_list, (store, layer), layer.diff_size): layer.diff_size for layer in layers}
-    with closing(workers.results()) as results:
-        for number, part in results:
-            for path, content in part:
-                found.setdefault(path, set()).add(content)
-            progress.advance(sizes[number])
-    return {path: frozenset(each) for path, each in found.items()}
-
-
-def _list(_: object, job: tuple[Store, Layer]) -> list[tuple[str, Content]]:
-    store, layer = job
-    what = f"layer {layer.digest[:12]} in {store.url}"
-    segment = _unpacker.segment(layer, read_layer(store, layer))
-    how = {
-        path: (each.mode, each.placeholder)
-        for each in layer.relocations
-        for path in each.paths
-        if each.mode not in RECORD_MODES
+    """Return what the layers hold, by path: one content each, or several pieces. Raise Corrupted."""
+    contents: dict[str, set[Content]] = defaultdict(set)
+    sizes = {
+        workers.submit(list_layer, ListJob(store, layer), layer.diff_size): layer.diff_size
+        for layer in layers
     }
-    found: list[tuple[str, Content]] = []
-    start = 0
-    with unpack_errors(what, store.url):
-        if layer.begins:
-            begins = layer.begins
-            size, start = split_continuation(begins, len(segment))
-            piece = hashlib.sha256(segment[:size]).hexdigest()
-            found.append((begins.path, Content("file", 0, piece, how.get(begins.path), begins.offset)))
-        for member, data in iter_members(segment, start):
-            content = Content(member.type, member.mode & 0o777, _data(member, data), how.get(member.path))
-            found.append((check_path(member.path), content))
-        if len(found) - bool(layer.begins) != layer.members:
-            raise Corrupted(what, "its number of members differs from its snapshot")
-    return found
+    with closing(workers.results()) as results:
+        for number, members in results:
+            for path, content in members:
+                contents[path].add(content)
+            progress.advance(sizes[number])
+    return {path: frozenset(alternatives) for path, alternatives in contents.items()}
+
+
+def list_layer(_: object, job: ListJob) -> list[ListedMember]:
+    """Return the members of the layer, and the piece that it begins with."""
+    opened = _reader.open(job.layer, read_layer(job.store, job.layer), job.store.url)
+    listed: list[ListedMember] = []
+    piece = opened.continuation
+    if piece is not None:
+        relocation = _relocation_key(opened.relocation(piece.start.path))
+        digest = hashlib.sha256(piece.data).hexdigest()
+        listed.append(
+            ListedMember(piece.start.path, Content("file", 0, digest, relocation, piece.start.offset))
+        )
+    for member, data in opened.members():
+        relocation = _relocation_key(opened.relocation(member.path))
+        content = Content(member.type, member.mode & 0o777, _data(member, data), relocation)
+        listed.append(ListedMember(member.path, content))
+    return listed
+
+
+def _relocation_key(relocation: Relocation | None) -> tuple[str, str] | None:
+    if relocation is None or relocation.mode in RECORD_MODES:
+        return None
+    return relocation.mode, relocation.placeholder
 
 
 def _data(member: Member, data: memoryview) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.checks.compare import compare_environment
-from snapper.checks.contents import Content, contents
+from snapper.checks.contents import Content, list_contents
 from snapper.environment import changes
 from snapper.environment.changes import PackageChanges, PackageSet
 from snapper.environment.installed import InstalledEnvironment
@@ -110,7 +110,7 @@ def _files_between(
     alone = [[layer for key, layer in known[side].items() if key not in known[1 - side]] for side in (0, 1)]
     with WorkerPool(None, jobs) as workers:
         progress.start("Reading layers", sum(layer.diff_size for side in alone for layer in side))
-        before, after = (contents(store, side, workers, progress) for side in alone)
+        before, after = (list_contents(store, side, workers, progress) for side in alone)
     progress.done()
     cut = _cut(one) & _cut(other)
     return _sorted_out(before, after, cut)
@@ -148,12 +148,9 @@ def _files_on_disk(
     drift = installed.drift() if state and state.snapshot == snapshot_id else None
     if drift is not None:
         return FileChanges(drift.added, drift.removed, drift.changed)
-    there = [file.path for file in installed.tree.files if file.type != "directory"]
     with WorkerPool(None, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
-        different = compare_environment(
-            store, snapshot, installed.prefix, installed.prefix_in_files, there, workers, progress
-        )
+        different = compare_environment(store, snapshot, installed, workers, progress)
     progress.done()
     return FileChanges(
         tuple(each.path for each in different if each.what == "extra"),

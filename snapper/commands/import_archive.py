@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snapper.archives.importer import unpacked_archive
 from snapper.commands.pack import PackResult, pack
-from snapper.format.layer import DEFAULT_LEVEL
+from snapper.format.compression import DEFAULT_LEVEL
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.store import Store
 

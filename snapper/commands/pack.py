@@ -19,7 +19,7 @@ from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import SkippedPath, Tree
 from snapper.errors import EditableInstallsFound, FileOperationFailed, NotAnEnvironment
 from snapper.format import manifest
-from snapper.format.layer import DEFAULT_LEVEL
+from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Ref, Snapshot, StoredLayer
 from snapper.packing.build import LayerBuild

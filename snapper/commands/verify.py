@@ -141,7 +141,8 @@ def verify_environment(
     or the one that is named. Raises UsageError where neither is known, NotAnEnvironment, NotInStore, Corrupted.
     """
     installed = InstalledEnvironment(prefix)
-    tree, found = installed.tree, installed.state
+    _ = installed.tree  # raises NotAnEnvironment before anything is read from the store
+    found = installed.state
     if reference is not None and reference.snapshot:
         snapshot_id = resolve_spec(store, reference)[1]
     elif found is not None:
@@ -152,11 +153,9 @@ def verify_environment(
             "Give it: snapper verify ENV@SNAPSHOT --prefix DIR.",
         )
     snapshot = read_snapshot(store, snapshot_id)
-    embedded = installed.prefix_in_files
-    there = [file.path for file in tree.files if file.type != "directory"]
     with WorkerPool(None, jobs) as workers:
         progress.start(f"Verifying {prefix.name}", snapshot.size)
-        different = compare_environment(store, snapshot, prefix, embedded, there, workers, progress)
+        different = compare_environment(store, snapshot, installed, workers, progress)
     progress.done()
     return EnvironmentCheck(found.environment if found else prefix.name, str(prefix), snapshot_id, different)
 
@@ -228,7 +227,7 @@ class _Run:
     def _audited(self, digest: str, found: AuditResult) -> None:
         if found.reason:
             self.problems.setdefault(Layout.layer(digest), found.reason)
-        for layer, reason in found.untrue:
+        for layer, reason in found.false:
             self._blame(
                 self.described[digest][layer], f"its entry for layer {digest[:12]} is wrong: {reason}"
             )

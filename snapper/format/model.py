@@ -138,7 +138,7 @@ class Layer:
     begins: Continuation | None = None
 
     @property
-    def whose(self) -> tuple[Kind, str]:
+    def owner_group(self) -> tuple[Kind, str]:
         """What layers have in common that go together: a package's with those of what its installation made."""
         return "package" if self.kind == "link" else self.kind, self.owner
 

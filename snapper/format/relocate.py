@@ -17,7 +17,7 @@ from conda_pack.prefixes import binary_replace, text_replace
 
 from snapper.format import shebang
 from snapper.format.bytecode import replace_paths
-from snapper.format.model import Mode
+from snapper.format.model import Mode, Relocation
 
 #: Stands for the prefix in text files that had no placeholder from conda.
 TEXT_PLACEHOLDER = "/opt/snapper_prefix_placehold_placehold_placehold"
@@ -76,6 +76,13 @@ def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
             wide = placeholder.encode(encoding)
             return data.replace(wide, prefix.encode(encoding, "surrogatepass"))
     return bytes(text_replace(data, placeholder, prefix)) if prefix.isascii() else data.replace(old, new)
+
+
+def relocate_link(target: str, relocation: Relocation | None, prefix: str) -> str:
+    """Return a link's target with the prefix for a placeholder at its beginning."""
+    if relocation and relocation.mode == "link" and target.startswith(relocation.placeholder):
+        return prefix + target[len(relocation.placeholder) :]
+    return target
 
 
 def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes]:

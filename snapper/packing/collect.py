@@ -13,8 +13,9 @@ from functools import cache
 
 from snapper.environment.conda import FileFacts, with_facts
 from snapper.format import bytecode
-from snapper.format.layer import LayerBuilder, SealedLayer
+from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
+from snapper.format.member import Member
 from snapper.format.model import LAYER_SIZE, Layer, Mode
 from snapper.format.relocate import (
     BINARY_PLACEHOLDER,
@@ -24,7 +25,6 @@ from snapper.format.relocate import (
     contains_path,
     search_patterns,
 )
-from snapper.format.segment import Member
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
 from snapper.packing.items import LINK_TIME, CollectedGroup, FileGroup, PackItem, RelocatedFacts

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
+from snapper.format.member import padding
 from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode
 from snapper.format.relocate import (
     CanonicalFile,
@@ -20,7 +21,6 @@ from snapper.format.relocate import (
     replace_directory,
     replace_placeholder,
 )
-from snapper.format.segment import padding
 from snapper.packing.collect import builder_for, member_of, prefix_bytes, store_layer
 from snapper.packing.context import PackContext
 from snapper.packing.files import open_checked, read_range, read_range_into

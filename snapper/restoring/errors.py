@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from snapper.errors import Corrupted
-from snapper.format.segment import InvalidSegment
+from snapper.format.member import InvalidSegment
 from snapper.fs.errors import map_os_error
 
 #: What the operating system reports if members of a snapshot contradict each other, such as a file at the path of a

@@ -15,11 +15,10 @@ from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
 from snapper.environment.index import IndexEntry, directory_entry, encode_block
-from snapper.errors import Corrupted
-from snapper.format.layer import LayerUnpacker
-from snapper.format.model import RECORD_MODES, Continuation, Layer, Mode, Relocation, check_path
-from snapper.format.relocate import PlaceholderTooShort, relocate_file, replace_placeholder
-from snapper.format.segment import InvalidSegment, Member, iter_members, split_continuation
+from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
+from snapper.format.member import InvalidSegment, Member
+from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation
+from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.fs.directories import DirectoryTree, write_all
 from snapper.repository.snapshots import read_layer
 from snapper.restoring.errors import unpack_errors
@@ -27,7 +26,6 @@ from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_NAMES = ("", ".", "..")
 NANOSECONDS = 1_000_000_000
 
 
@@ -84,7 +82,7 @@ class ExtractedLayer:
     inherited: bool = False
 
 
-_unpacker = LayerUnpacker()
+_reader = LayerReader()
 _directories: dict[str, DirectoryTree] = {}
 
 
@@ -100,16 +98,13 @@ def extract_layer(_: object, job: ExtractJob, stored: bytes) -> ExtractedLayer:
     """
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {job.store.url}"
-    segment = _unpacker.segment(job.layer, stored)
+    layer = _reader.open(job.layer, stored, job.store.url)
     with unpack_errors(what, job.prefix):
-        writer = _Writer(job, _directories_of(job.directory))
-        start = writer.continued(segment) if job.layer.begins else 0
-        count = 0
-        for member, data in iter_members(segment, start):
+        writer = _Writer(job, layer, _directories_of(job.directory))
+        if layer.continuation is not None:
+            writer.continued(layer.continuation)
+        for member, data in layer.members():
             writer.write(member, data)
-            count += 1
-        if count != job.layer.members:
-            raise Corrupted(what, f"it has {count} members instead of {job.layer.members}")
     return writer.done()
 
 
@@ -123,24 +118,20 @@ def _directories_of(top: str) -> DirectoryTree:
 
 
 class _Writer:
-    def __init__(self, job: ExtractJob, directories: DirectoryTree) -> None:
+    def __init__(self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
         self._job = job
+        self._layer = layer
         self._directories = directories
-        self._relocations = {path: each for each in job.layer.relocations for path in each.paths}
         self._result = ExtractedLayer()
         self._stats: list[IndexEntry] = []
-        self._known: set[str] = set()
 
     def done(self) -> ExtractedLayer:
         self._result.index = encode_block(self._job.number, self._stats)
         return self._result
 
     def write(self, member: Member, data: memoryview) -> None:
-        above, name = self._checked(member.path)
-        if self._result.cut:
-            raise InvalidSegment("members follow one with incomplete data")
         if member.type == "file":
-            self._file(member, data, above, name)
+            self._file(member, data)
         elif member.type == "directory":
             self._result.directories.append(member)
             self._directories[member.path]
@@ -148,50 +139,32 @@ class _Writer:
         else:
             self._link(member)
 
-    def _checked(self, path: str) -> tuple[str, str]:
-        """The path's directory, and its name there. Raises what `check_path` does, which need only look at one path of
-        a directory in full, as the others differ from that one in their names.
-        """
-        above, _, name = path.rpartition("/")
-        if not above or above not in self._known or name in _NO_NAMES or "\0" in name:
-            check_path(path)
-            self._known.add(above)
-        return above, name
-
-    def continued(self, segment: memoryview) -> int:
-        """Writes the data that the segment begins with; returns where its members begin."""
-        begins = self._job.layer.begins
-        assert begins is not None
-        size, start = split_continuation(begins, len(segment))
-        if size < 0:
-            raise InvalidSegment("it starts after the end of its file")
-        replaced = self._piece(begins, segment[:size])
-        if begins.offset + size < begins.size:
-            member = Member(begins.path, "file", 0, 0, begins.size)
-            self._result.cut = SplitFile(member, begins.offset + size, replaced)
-        return start
+    def continued(self, piece: Piece) -> None:
+        """Writes the data that the layer begins with."""
+        replaced = self._piece(piece)
+        if not piece.is_last:
+            member = Member(piece.start.path, "file", 0, 0, piece.start.size)
+            self._result.cut = SplitFile(member, piece.end, replaced)
 
     def _link(self, member: Member) -> None:
-        target = member.target
-        if member.type == "hardlink":
-            check_path(target)
-        relocation = self._relocations.get(member.path)
-        if relocation and relocation.mode == "link" and target.startswith(relocation.placeholder):
-            target = self._job.prefix + target[len(relocation.placeholder) :]
+        relocation = self._layer.relocation(member.path)
+        target = relocate_link(member.target, relocation, self._job.prefix)
         self._result.links.append(Link(member.path, target, member.type == "hardlink"))
 
-    def _file(self, member: Member, data: memoryview, above: str, name: str) -> None:
+    def _file(self, member: Member, data: memoryview) -> None:
         path, _, mode, mtime, size, _ = member
         if len(data) < size:
-            replaced = self._piece(Continuation(path, 0, size, 0), data)
+            replaced = self._piece(Piece.first(member, data))
             self._result.cut = SplitFile(member, len(data), replaced)
             return
         if path in self._job.cut:
             raise InvalidSegment(f"{path!r} is present both whole and in parts")
-        content = self._content(path, data) if path in self._relocations else data
+        relocation = self._layer.relocation(path)
+        content = data if relocation is None else self._content(path, data, relocation)
+        directory, _, name = path.rpartition("/")
         mode &= 0o777
         time = mtime * NANOSECONDS
-        descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[above])
+        descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[directory])
         try:
             write_all(descriptor, content)
             os.utime(descriptor, ns=(time, time))
@@ -204,9 +177,8 @@ class _Writer:
             IndexEntry(path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode)
         )
 
-    def _content(self, path: str, data: memoryview) -> memoryview | bytes:
+    def _content(self, path: str, data: memoryview, relocation: Relocation) -> memoryview | bytes:
         """What to write of a file that is relocated; what has to be known of that later on is noted."""
-        relocation = self._relocations[path]
         if relocation.mode in RECORD_MODES:
             self._result.records.append((path, relocation.mode))
             return data
@@ -214,34 +186,32 @@ class _Writer:
         self._result.facts[path] = FileFacts(hashlib.sha256(content).hexdigest(), len(content))
         return content
 
-    def _piece(self, begins: Continuation, data: memoryview) -> int | None:
+    def _piece(self, piece: Piece) -> int | None:
         """Writes part of a file that several layers hold, at its place in the relocated file.
 
         Gives the number of text placeholders in the file up to the piece's end, where that is relocated.
         """
-        relocation = self._relocations.get(begins.path)
-        offset, replaced = begins.offset, None
-        content = data
+        path = piece.start.path
+        relocation = self._layer.relocation(path)
+        offset = piece.offset_on_disk(relocation, self._job.prefix)
+        replaced = None
+        content = piece.data
         if relocation and relocation.mode not in RECORD_MODES:
-            content = memoryview(self._relocated(begins.path, data, relocation, replace_placeholder))
-            replaced = begins.replaced
+            content = memoryview(self._relocated(path, piece.data, relocation, replace_placeholder))
+            replaced = piece.start.replaced
             if relocation.mode == "text":
-                placeholder = relocation.placeholder.encode()
-                offset += begins.replaced * (len(os.fsencode(self._job.prefix)) - len(placeholder))
-                replaced += bytes(data).count(placeholder)
-            if offset < 0:
-                raise InvalidSegment("it starts before its file")
-        directory, _, name = begins.path.rpartition("/")
+                replaced += bytes(piece.data).count(relocation.placeholder.encode())
+        directory, _, name = path.rpartition("/")
         descriptor = os.open(name, _SHARED_FILE, 0o600, dir_fd=self._directories[directory])
         try:
             if os.fstat(descriptor).st_nlink != 1:  # taken over, and so another environment's too
-                raise InvalidSegment(f"{begins.path!r} is present both whole and in parts")
+                raise InvalidSegment(f"{path!r} is present both whole and in parts")
             while content:
                 written = os.pwrite(descriptor, content, offset)
                 content, offset = content[written:], offset + written
         finally:
             os.close(descriptor)
-        self._result.size += len(data)
+        self._result.size += len(piece.data)
         return replaced
 
     def _relocated(

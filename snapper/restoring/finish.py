@@ -12,8 +12,8 @@ from typing import BinaryIO
 from snapper.environment.conda import FileFacts, with_facts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
+from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Layer, path_bytes
-from snapper.format.segment import InvalidSegment, Member
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.extract import NANOSECONDS, ExtractedLayer, Link, SplitFile
@@ -70,9 +70,11 @@ def _restate(
     facts: dict[object, dict[str, FileFacts]] = defaultdict(dict)
     cut = set()
     for layer, part in zip(layers, parts, strict=True):
-        facts[layer.whose].update({path: fact for path, fact in part.facts.items() if path not in altered})
+        facts[layer.owner_group].update(
+            {path: fact for path, fact in part.facts.items() if path not in altered}
+        )
         if layer.begins and layer.begins.path not in altered and layer.relocations and not part.inherited:
-            cut.add((layer.whose, layer.begins.path))
+            cut.add((layer.owner_group, layer.begins.path))
     for whose, path in cut:
         with _opened(directories, path) as file:
             facts[whose][path] = FileFacts(_digest(file), os.fstat(file.fileno()).st_size)
@@ -80,7 +82,7 @@ def _restate(
     for order, path, mode in records:
         with _opened(directories, path) as file:
             status = os.fstat(file.fileno())
-            text = with_facts(file.read(), facts[layers[order].whose], sizes=mode == "sized-record")
+            text = with_facts(file.read(), facts[layers[order].owner_group], sizes=mode == "sized-record")
         above, _, name = path.rpartition("/")
         os.chmod(name, 0o600, dir_fd=directories[above])
         descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])

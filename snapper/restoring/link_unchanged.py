@@ -30,8 +30,8 @@ from snapper.environment.index import (
     encode_block,
 )
 from snapper.format import bytecode
+from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot
-from snapper.format.segment import Member
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
@@ -129,10 +129,10 @@ class _Old:
         """Those of no package that have a file in common with another one of their owner."""
         holders: dict[tuple[object, int], set[int]] = defaultdict(set)
         for number, layer in enumerate(self.layers):
-            if layer.whose[0] != "package":
+            if layer.owner_group[0] != "package":
                 for path, *_, inode in self.entries[number]:
                     if not path.endswith("/"):
-                        holders[layer.whose, inode].add(number)
+                        holders[layer.owner_group, inode].add(number)
         return {number for numbers in holders.values() if len(numbers) > 1 for number in numbers}
 
     def _is_as_restored(self, layer: Layer, entry: IndexEntry) -> bool:
@@ -153,7 +153,7 @@ def _units(old: _Old, layers: Sequence[Layer]) -> Iterator[_Unit]:
     first = 0
     for order, layer in enumerate(layers):
         first = first if layer.begins else order
-        groups[layer.whose if layer.whose[0] == "package" else first].append(order)
+        groups[layer.owner_group if layer.owner_group[0] == "package" else first].append(order)
     for orders in groups.values():
         if all(old.has(layers[order]) for order in orders):
             yield {order: encode_block(order, old.entries[old.numbers[layers[order]]]) for order in orders}

@@ -9,8 +9,8 @@ from typing import Any
 
 import zstandard
 
+from snapper.format.member import Member, encode_header, padding
 from snapper.format.model import Relocation
-from snapper.format.segment import Member, encode_header, padding
 from tests.support.layers import (
     META,
     PLACEHOLDER,

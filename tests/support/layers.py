@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import zstandard
 
+from snapper.format.member import Member, encode_header, padding
 from snapper.format.model import Continuation, Layer, Relocation
-from snapper.format.segment import Member, encode_header, padding
 
 PLACEHOLDER = "/opt/placeholder"
 PLACEHOLDER_BYTES = PLACEHOLDER.encode()

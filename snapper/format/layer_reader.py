@@ -1,0 +1,135 @@
+"""Read layers that anyone may have written: the only place that decompresses, checks, and iterates them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from snapper.errors import Corrupted
+from snapper.format.compression import FrameDecompressor, ZstdError
+from snapper.format.member import InvalidSegment, Member
+from snapper.format.model import LARGEST_LAYER, Continuation, Layer, Relocation, check_path
+from snapper.format.segment import iter_members, segment_start
+
+_SPECIAL_NAMES = ("", ".", "..")
+
+
+class Piece(NamedTuple):
+    """Data that is only part of a file's: `start` says which file, and where in it."""
+
+    start: Continuation
+    data: memoryview
+
+    @classmethod
+    def first(cls, member: Member, data: memoryview) -> Piece:
+        """Return the data of a member that continues in the next layer."""
+        return cls(Continuation(member.path, 0, member.size, 0), data)
+
+    @property
+    def end(self) -> int:
+        """The offset of the next byte, in the file as stored."""
+        return self.start.offset + len(self.data)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the file ends with this piece."""
+        return self.end >= self.start.size
+
+    def offset_on_disk(self, relocation: Relocation | None, prefix: str) -> int:
+        """Return where the piece begins in the file when relocated to `prefix`.
+
+        Raise InvalidSegment if that is before the file's beginning.
+        """
+        offset = self.start.offset
+        if relocation and relocation.mode == "text":
+            growth = len(prefix.encode("utf-8", "surrogateescape")) - len(relocation.placeholder.encode())
+            offset += self.start.replaced * growth
+        if offset < 0:
+            raise InvalidSegment("it starts before its file")
+        return offset
+
+
+class OpenLayer:
+    """A decompressed layer, valid until its reader opens the next one.
+
+    `continuation` is the data that it begins with, of a file that began in an earlier layer.
+    """
+
+    def __init__(self, name: str, layer: Layer, segment: memoryview) -> None:
+        self._name = name
+        self._segment = segment
+        self._layer = layer
+        self._start = segment_start(layer.begins, len(segment))
+        self._relocations = {path: group for group in layer.relocations for path in group.paths}
+        self.continuation = Piece(layer.begins, segment[: self._start.size]) if layer.begins else None
+
+    def relocation(self, path: str) -> Relocation | None:
+        """Return how the member of that path depends on the prefix; None if it does not."""
+        return self._relocations.get(path)
+
+    def members(self) -> Iterator[tuple[Member, memoryview]]:
+        """Yield the members that begin in the layer, with their data; that of the last one may be its first piece only.
+
+        Paths and the targets of hard links are relative, normal, and inside the environment. Raise Corrupted if
+        anything differs from docs/format.md or from the layer's description.
+        """
+        count = 0
+        try:
+            for member, data in checked_members(self._segment, self._start.members):
+                yield member, data
+                count += 1
+        except ValueError as error:
+            raise Corrupted(self._name, str(error)) from None
+        if count != self._layer.members:
+            raise Corrupted(self._name, f"it has {count} members instead of {self._layer.members}")
+
+
+class LayerReader:
+    """Open layers one by one. They are decompressed into one buffer, which is reused."""
+
+    def __init__(self) -> None:
+        self._decompressor = FrameDecompressor(LARGEST_LAYER)
+
+    def open(self, layer: Layer, data: bytes, store_url: str) -> OpenLayer:
+        """Open the layer whose bytes in the store are `data`.
+
+        No more than its declared size is decompressed. Raise Corrupted if that is not exactly its size.
+        """
+        name = f"layer {layer.digest[:12]} in {store_url}"
+        segment = self._decompress(name, data, layer.diff_size)
+        if segment is None or len(segment) != layer.diff_size:
+            raise Corrupted(name, "its uncompressed size differs from its snapshot")
+        return OpenLayer(name, layer, segment)
+
+    def decompress(self, data: bytes) -> memoryview:
+        """Return the segment of a layer of unknown size, valid until the next call. Raise Corrupted."""
+        segment = self._decompress("the layer", data, LARGEST_LAYER)
+        if segment is None:
+            raise Corrupted("the layer", "its uncompressed size exceeds the limit")
+        return segment
+
+    def _decompress(self, name: str, data: bytes, limit: int) -> memoryview | None:
+        try:
+            return self._decompressor.decompress(data, limit)
+        except ZstdError as error:
+            raise Corrupted(name, str(error)) from None
+
+
+def checked_members(segment: memoryview, start: int) -> Iterator[tuple[Member, memoryview]]:
+    """Yield the members from offset `start` on, with their data; raise ValueError unless all paths are allowed."""
+    checked: set[str] = set()
+    for member, data in iter_members(segment, start):
+        path = member.path
+        directory, _, name = path.rpartition("/")
+        # The paths of one directory differ only in their last component: it is enough to check one of them in full.
+        if not directory or directory not in checked or name in _SPECIAL_NAMES or "\0" in name:
+            check_path(path)
+            checked.add(directory)
+        if member.type == "hardlink":
+            check_path(member.target)
+        yield member, data
+
+
+def members_offset(begins: Continuation | None, length: int) -> int:
+    """Return where the members begin in a segment of `length` bytes."""
+    return segment_start(begins, length).members

@@ -1,0 +1,114 @@
+"""Members of tar segments, and their headers: POSIX ustar, with pax records only for what does not fit.
+
+A segment is a run of tar blocks without the two zero blocks that end an archive, so concatenated segments are one tar
+stream. Layout: IEEE Std 1003.1, "pax", section "ustar Interchange Format". Every member is owned by 0:0 with empty
+names; times are whole seconds.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, Literal, NamedTuple
+
+from snapper.format.model import path_bytes
+
+BLOCK: Final = 512
+
+MemberType = Literal["file", "hardlink", "symlink", "directory"]
+
+TYPE_FLAGS: Final[dict[MemberType, bytes]] = {
+    "file": b"0",
+    "hardlink": b"1",
+    "symlink": b"2",
+    "directory": b"5",
+}
+EXTENDED_HEADER: Final = b"x"
+MAGIC: Final = b"ustar\x0000"
+_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12x")
+_ZERO = b"0000000"
+_LARGEST_OCTAL = 8**11 - 1
+
+#: What the constant fields add to a header's checksum; the checksum's own field counts as spaces.
+_CONSTANT_SUM = sum(MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
+
+
+class InvalidSegment(ValueError):
+    """A segment differs from docs/format.md."""
+
+
+class Member(NamedTuple):
+    """The contents of a tar header. `size` is that of the whole file, even if its data is split between layers."""
+
+    path: str
+    type: MemberType
+    mode: int
+    mtime: int
+    size: int = 0
+    target: str = ""
+
+
+def encode_header(member: Member) -> bytes:
+    """Return the blocks that precede a member's data."""
+    name = path_bytes(member.path)
+    target = path_bytes(member.target)
+    records = b""
+    split = _split_name(name + b"/" if member.type == "directory" else name)
+    if split is None:
+        records += _record(b"path", name)
+        split = b"", name[:100]
+    if len(target) > 100:
+        records += _record(b"linkpath", target)
+    if member.size > _LARGEST_OCTAL:
+        records += _record(b"size", b"%d" % member.size)
+    blocks = _block(split, member, target[:100])
+    if not records:
+        return blocks
+    if not _is_utf8(records):
+        records = _record(b"hdrcharset", b"BINARY") + records
+    extended = Member("PaxHeader", "file", 0o644, 0, len(records))
+    header = _block((b"", b"PaxHeader"), extended, b"", EXTENDED_HEADER)
+    return header + records + padding(len(records)) + blocks
+
+
+def padding(size: int) -> bytes:
+    """Return the zero bytes that fill the last block of `size` bytes."""
+    return b"\0" * (-size % BLOCK)
+
+
+def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
+    """Return the name as ustar's (prefix, name), or None if it does not fit."""
+    if len(name) <= 100:
+        return b"", name
+    slash = name.find(b"/", len(name) - 101)
+    if 0 < slash <= 155 and slash + 1 < len(name):
+        return name[:slash], name[slash + 1 :]
+    return None
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return a pax record, `LENGTH KEY=VALUE\\n`, where LENGTH counts its own digits too."""
+    body = b" " + key + b"=" + value + b"\n"
+    length = len(body)
+    while len(b"%d" % length) + len(body) != length:
+        length = len(b"%d" % length) + len(body)
+    return b"%d" % length + body
+
+
+def _block(split: tuple[bytes, bytes], member: Member, target: bytes, flag: bytes = b"") -> bytes:
+    prefix, name = split
+    mode = b"%07o" % member.mode
+    size = b"%011o" % (0 if member.size > _LARGEST_OCTAL else member.size)
+    mtime = b"%011o" % min(max(member.mtime, 0), _LARGEST_OCTAL)
+    flag = flag or TYPE_FLAGS[member.type]
+    checksum = b"%06o\0 " % (_CONSTANT_SUM + sum(b"".join((name, mode, size, mtime, flag, target, prefix))))
+    return _HEADER.pack(
+        name, mode, _ZERO, _ZERO, size, mtime, checksum, flag, target, MAGIC, b"", b"", _ZERO, _ZERO, prefix
+    )
