@@ -21,7 +21,7 @@ from snapper.commands.pack import PackResult, pack
 from snapper.commands.restore import RestoreResult, restore
 from snapper.format.model import Deviation
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
 from tests.conftest import tree_of
 

@@ -16,7 +16,7 @@ from snapper.environment import clock, state
 from snapper.environment.scan import scan
 from snapper.format.layout import Layout
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
 from tests.conftest import tree_of
 from tests.support.packs import previous_pack

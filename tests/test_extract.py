@@ -23,7 +23,7 @@ from snapper.format.member import Member, padding
 from snapper.format.model import Continuation, Relocation
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
 from tests.conftest import tree_of, without_run_records
 from tests.support.hostile_layers import GOOD, HOSTILE_LAYERS

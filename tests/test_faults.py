@@ -55,9 +55,7 @@ ACTS: dict[str, Callable[[Any, Path], object]] = {
     "pack": lambda store, prefix: pack(store, prefix, "data", jobs=1),
     "prune": lambda store, _: prune.prune(store, prune.RetentionPolicy(last=1), dry=False, grace=-1),
     "tag": lambda store, _: tag.set_tag(store, SnapshotSpec("data"), "v1"),
-    "rollback": lambda store, _: rollback.rollback(
-        store, rollback.plan_rollback(store, SnapshotSpec("data"))
-    ),
+    "rollback": lambda store, _: rollback.rollback(store, SnapshotSpec("data")),
 }
 
 

@@ -22,7 +22,7 @@ from snapper.format.layout import Layout
 from snapper.packing.reuse import PreviousPack
 from snapper.repository.snapshots import read_snapshot, stored_layers
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
 from tests.conftest import Machine
 from tests.support.packs import previous_pack

@@ -17,8 +17,8 @@ import pytest
 from snapper.errors import InsufficientSpace
 from snapper.format.model import LAYER_SIZE, Layer, Snapshot
 from snapper.process.identity import is_process_alive
-from snapper.restoring.schedule import rank_names, select_names
-from snapper.restoring.space import Space
+from snapper.restoring.selection import NamePatterns, rank_names
+from snapper.restoring.space import SpaceReservations
 from tests.conftest import Machine, Outcome, tree_of
 from tests.support.commands import start_command, wait_until
 from tests.support.environments import make_data
@@ -31,10 +31,10 @@ from tests.support.throttle import Throttle, throttled
 
 def test_patterns_and_order() -> None:
     names = ["a1", "a2", "b1", "b2", "c"]
-    assert select_names(names, (), ()) == names
-    assert select_names(names, ("a*", "c"), ()) == ["a1", "a2", "c"]
-    assert select_names(names, ("[ab]?",), ("*1",)) == ["a2", "b2"]
-    assert select_names(names, (), ("?",)) == names[:4]
+    assert NamePatterns().select(names) == names
+    assert NamePatterns(("a*", "c")).select(names) == ["a1", "a2", "c"]
+    assert NamePatterns(("[ab]?",), ("*1",)).select(names) == ["a2", "b2"]
+    assert NamePatterns((), ("?",)).select(names) == names[:4]
     found = rank_names(names, ("c", "b*"), ("a2", "b1", "gone"))
     assert sorted(names, key=lambda name: found[name]) == ["c", "b1", "b2", "a2", "a1"]
     assert len(set(rank_names(names, (), ()).values())) == 1
@@ -46,12 +46,12 @@ def test_room_for_all_together(tmp_path: Path) -> None:
     layer = Layer("0" * 64, 1, "0" * 64, LAYER_SIZE, "files", "", 1, (), None)
     layers = (layer,) * (free * 6 // 10 // LAYER_SIZE)
     snapshot = Snapshot(1, "linux-64", 0o755, (), (), (), (), (), layers)
-    space = Space()
+    space = SpaceReservations()
     space.reserve(tmp_path, snapshot.layers)
     with pytest.raises(InsufficientSpace) as caught:
         space.reserve(tmp_path, snapshot.layers)
     assert caught.value.available < free * 5 // 10
-    Space().reserve(tmp_path, snapshot.layers)
+    SpaceReservations().reserve(tmp_path, snapshot.layers)
 
 
 @pytest.fixture

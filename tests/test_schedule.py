@@ -43,9 +43,9 @@ def test_the_smallest_do_not_starve() -> None:
     found = schedule_layers(loads)
     done = 0
     for turn in found[: max(count for count, turn in enumerate(found) if turn.load) + 1]:
-        done += loads[turn.load].layers[turn.order].diff_size
+        done += loads[turn.load].layers[turn.layer].diff_size
     assert done <= 80 * 4 + 2 * 64
 
 
 def test_one_alone_is_done_largest_first() -> None:
-    assert [turn.order for turn in schedule_layers([load(1, 3, 2)])] == [1, 2, 0]
+    assert [turn.layer for turn in schedule_layers([load(1, 3, 2)])] == [1, 2, 0]

@@ -38,7 +38,7 @@ from snapper.errors import (
 )
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
 from tests.support.environments import make_data
 from tests.support.reader import Reader
@@ -259,19 +259,23 @@ class TwoInstances(RuleBasedStateMachine):
     @rule(number=numbers, replace=st.booleans())
     def roll_back(self, number: int, replace: bool) -> None:
         expected = self.model.back(1)
+        instance = self.instances[number]
+        local = rollback.LocalRestore(prefix=instance.prefix, replace=replace, jobs=1)
+        error: SnapperError | None = None
         try:
-            back = rollback.plan_rollback(self.store, SnapshotSpec(NAME))
+            with instance.at_home():
+                stored = rollback.rollback(self.store, SnapshotSpec(NAME), local=local).stored
         except NoEarlierSnapshot:
             assert expected is None
             return
-        assert back.snapshot_id == expected
-        instance = self.instances[number]
-        error = self._restore(instance, SnapshotSpec(NAME, back.snapshot_id), replace)
-        self._restored(instance, back.snapshot_id, replace, error)
+        except SnapperError as refusal:
+            error = refusal
+        assert expected is not None
+        self._restored(instance, expected, replace, error)
         if error is None:
-            done = rollback.rollback(self.store, back)
-            if not done.unchanged:
-                self.model.move(back.snapshot_id, rolled=True)
+            assert stored.snapshot_id == expected
+            if not stored.unchanged:
+                self.model.move(expected, rolled=True)
 
     @precondition(lambda self: self.model.history)
     @rule(name=st.sampled_from(TAGS), back=st.integers(0, 2), move=st.booleans())

@@ -1,9 +1,9 @@
-"""`snapper restore`: parse, restore, in the background where time is up."""
+"""`snapper restore`: restore environments, in the background once the time budget is used up."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,51 +23,18 @@ from snapper.cli.options import (
 )
 from snapper.cli.render import output
 from snapper.cli.render import restore as restored
-from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
-from snapper.errors import NotInStore, SnapperError, UsageError
-from snapper.settings.settings import (
-    absolute_directory,
-    load_settings,
-    log_file,
-    resolve_envs_dir,
-    store_url,
-)
+from snapper.cli.render.staleness import Staleness
+from snapper.errors import SnapperError, UsageError
+from snapper.settings.settings import absolute_directory, load_settings, log_file, resolve_envs_dir, store_url
 
 if TYPE_CHECKING:
-    from snapper.commands.restore import RestoreFailure, RestoreResult
-    from snapper.kernels import KernelEntry
+    from snapper.commands.restore_session import RestoreOptions, SessionEvent, SessionReport
+    from snapper.process.progress import Progress
     from snapper.repository.specs import SnapshotSpec
-    from snapper.restoring.target import RestoreRequest
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What the command line and the settings ask for; `everything` is of the names that the patterns leave."""
-
-    names: list[str]
-    everything: bool
-    only: tuple[str, ...]
-    except_: tuple[str, ...]
-    first: tuple[str, ...]
-    prefix: Path | None
-    envs_dir: Path | None
-    replace: bool
-    store: str | None
-    jobs: int | None
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """The store was reached, or what is kept of it; these are to be restored."""
-
-    store: str
-    names: tuple[str, ...]
-    removed_kernels: tuple[KernelEntry, ...] = ()
-
+    from snapper.restoring.selection import NamePatterns
+    from snapper.store import Store
 
 _SEE = "See: snapper restore --help."
-
-Tell = Callable[["_Begun | Staleness | RestoreResult | RestoreFailure"], None]
 
 
 def restore(
@@ -101,6 +68,10 @@ def restore(
     as_json: JsonOption = False,
 ) -> int:
     """Restore environments from the store and register their kernels."""
+    from snapper.commands.restore_session import RestoreOptions, collect_report
+    from snapper.repository.specs import SnapshotSpec
+    from snapper.restoring.selection import NamePatterns
+
     if bool(names) == everything:
         raise UsageError("name the environments to restore or say --all, and not both", _SEE)
     if (only or except_) and not everything:
@@ -108,34 +79,56 @@ def restore(
     if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
         raise UsageError("--prefix goes with one environment, and without --envs-dir", _SEE)
     settings = load_settings()
-    asked = _Asked(
-        names=list(names or []),
-        everything=everything,
-        only=tuple(only or settings.only),
-        except_=tuple(except_ or settings.except_),
-        first=settings.first,
+    options = RestoreOptions(
         prefix=absolute_directory(prefix) if prefix else None,
         envs_dir=None if prefix else resolve_envs_dir(envs_dir),
         replace=replace,
-        store=store,
+        first=settings.first,
         jobs=jobs or settings.jobs,
     )
-    budget = budget or settings.budget
-    ended = _in_time(asked, budget, quiet=as_json) if budget else _at_once(asked, quiet=as_json)
-    return restored.report(ended, as_json)
+    specs = tuple(SnapshotSpec.parse(name) for name in dict.fromkeys(names or ()))
+    patterns = NamePatterns(tuple(only or settings.only), tuple(except_ or settings.except_))
+    run = _Run(specs, patterns, options, store)
+    if budget := budget or settings.budget:
+        return restored.report(_run_within(run, budget, quiet=as_json), as_json)
+    return restored.report(_outcome(collect_report(run.events(quiet=as_json))), as_json)
 
 
-def _at_once(asked: _Asked, *, quiet: bool) -> restored.Ended:
-    told: list[object] = []
-    _work(asked, told.append, quiet=quiet)
-    return _ended(told)
+@dataclass(frozen=True)
+class _Run:
+    """A session: the named snapshots, or all environments that the patterns select if none are named."""
+
+    specs: tuple[SnapshotSpec, ...]
+    patterns: NamePatterns
+    options: RestoreOptions
+    store: str | None
+
+    def events(self, *, quiet: bool, log: str = "") -> Iterator[SessionEvent]:
+        """Run the session, with progress on stderr; write a line for each result if that is a log."""
+        from snapper.cli.render.progress import reporter
+        from snapper.commands.restore import RestoreFailure, RestoreResult
+
+        with reporter(quiet=quiet) as progress:
+            for event in self._session(progress, log):
+                if log and isinstance(event, (RestoreResult, RestoreFailure)):
+                    restored.note(event)
+                yield event
+
+    def _session(self, progress: Progress, log: str) -> Iterator[SessionEvent]:
+        from snapper.commands.restore_session import restore_all, restore_named
+
+        def opened() -> Store:
+            return open_store(self.store)
+
+        if self.specs:
+            return restore_named(opened(), self.specs, self.options, progress=progress, log=log)
+        url = store_url(self.store)
+        return restore_all(opened, url, self.patterns, self.options, progress=progress, log=log)
 
 
-def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
-    """Restores in a process of its own, and leaves it to itself when the budget is used up, which counts from the
-    command's start.
-    """
-    from snapper.process.background import run_in_background
+def _run_within(run: _Run, budget: float, *, quiet: bool) -> restored.Ended:
+    """Run the session until the budget, which counts from the command's start, is used up; then leave it to itself."""
+    from snapper.commands.restore_session import run_within
 
     log = log_file()
     if not quiet:
@@ -143,103 +136,24 @@ def _in_time(asked: _Asked, budget: float, *, quiet: bool) -> restored.Ended:
             f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}"
         )
 
-    def work(tell: Tell) -> None:
+    def events() -> Iterator[SessionEvent]:
         try:
-            _work(asked, tell, quiet=False, log=str(log))
+            yield from run.events(quiet=False, log=str(log))
         except SnapperError as error:
             with suppress(OSError):  # the log may be on a full disk
                 output.print_error(error, as_json=False)
             raise
 
-    report = run_in_background(work, Command.began + budget, log)
-    return _ended(report.events, report.pid, str(log))
+    return _outcome(run_within(events, Command.began + budget, log), str(log))
 
 
-def _ended(told: list[object], process: int | None = None, log: str = "") -> restored.Ended:
-    begun = next((each for each in told if isinstance(each, _Begun)), _Begun("", ()))
-    looks = [each for each in told if isinstance(each, Staleness)]
-    results: list[RestoreResult | RestoreFailure] = [
-        each  # type: ignore[misc]
-        for each in told
-        if not isinstance(each, (_Begun, Staleness))
-    ]
-    ended = {each.environment for each in results}
-    left = tuple(name for name in begun.names if name.partition("@")[0] not in ended and name not in ended)
-    background = restored.Background(process, log, left) if process else None
+def _outcome(report: SessionReport, log: str = "") -> restored.Ended:
+    background = restored.Background(report.process, log, report.remaining) if report.process else None
     return restored.Ended(
-        results,
-        begun.store,
+        report.results,
+        report.store,
         time.monotonic() - Command.began,
         background,
-        begun.removed_kernels,
-        looks[-1] if looks else FRESH,
+        report.removed_kernels,
+        Staleness(report.store, report.stale_since),
     )
-
-
-def _work(asked: _Asked, tell: Tell, *, quiet: bool, log: str = "") -> None:
-    """Restores what is asked for, and tells of it as it goes."""
-    from snapper import kernels
-    from snapper.cli.render.progress import reporter
-    from snapper.commands import restore as verb
-    from snapper.repository.refs import environment_names
-    from snapper.repository.specs import SnapshotSpec
-
-    references = [SnapshotSpec.parse(name) for name in dict.fromkeys(asked.names)]
-    stale: tuple[KernelEntry, ...] = ()
-    try:
-        opened = open_store(asked.store)
-        if asked.everything:
-            there = list(environment_names(opened))
-            stale = kernels.remove_orphaned(there) if opened.stale_since() is None else ()
-            references = [SnapshotSpec(name) for name in _chosen(asked, there, opened.url)]
-    except SnapperError as error:
-        if asked.everything:
-            verb.record_failure(store_url(asked.store), error, log)
-        raise
-    names = [each.environment for each in references]
-    tell(_Begun(opened.url, tuple(map(str, references)), stale))
-    tell(read_staleness(opened, names))
-    with reporter(quiet=quiet) as progress:
-        for result in verb.restore(
-            opened,
-            _wanted(asked, references),
-            jobs=asked.jobs,
-            progress=progress,
-            log=log,
-            listed=asked.everything,
-        ):
-            tell(result)
-            if log:
-                restored.note(result)
-    tell(read_staleness(opened, names))  # it may have gone away meanwhile
-
-
-def _chosen(asked: _Asked, there: list[str], store: str) -> list[str]:
-    from snapper.restoring.schedule import select_names
-
-    chosen = select_names(there, asked.only, asked.except_)
-    if there and not chosen:
-        patterns = (("matches", asked.only), ("is not among", asked.except_))
-        wanted = [f"{verb} {', '.join(map(repr, names))}" for verb, names in patterns if names]
-        raise NotInStore(f"an environment that {' and '.join(wanted)}", store, tuple(there))
-    return chosen
-
-
-def _wanted(asked: _Asked, references: list[SnapshotSpec]) -> list[RestoreRequest]:
-    from snapper.kernels import runs
-    from snapper.restoring.schedule import rank_names
-    from snapper.restoring.target import RestoreRequest
-
-    names = [each.environment for each in references]
-    ranks = rank_names(names, asked.first, runs.recently_used(names))
-    return [
-        RestoreRequest(
-            each,
-            prefix=asked.prefix,
-            envs_dir=asked.envs_dir,
-            replace=asked.replace,
-            keep_changed=asked.everything and not asked.replace,
-            rank=ranks[each.environment],
-        )
-        for each in references
-    ]

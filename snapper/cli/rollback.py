@@ -19,12 +19,12 @@ from snapper.cli.options import (
 )
 from snapper.cli.render import output
 from snapper.cli.render import restore as restored
-from snapper.errors import ExitCode, SnapperError, UsageError
+from snapper.errors import ExitCode, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.settings import absolute_directory, load_settings, resolve_envs_dir
 
 if TYPE_CHECKING:
-    from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.commands.restore import RestoreResult
     from snapper.commands.rollback import RollbackResult
 
 
@@ -53,47 +53,38 @@ def rollback(
 ) -> int:
     """Make an earlier snapshot current again, here and for everyone."""
     from snapper.cli.render.progress import reporter
-    from snapper.commands import restore as restoring
     from snapper.commands import rollback as verb
     from snapper.repository.specs import SnapshotSpec
-    from snapper.restoring.target import RestoreRequest
 
     if snapshot is not None and "@" in name:
         raise UsageError("the snapshot is named twice", "See: snapper rollback --help.")
+    spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name)
     opened = open_store(store)
-    opened.require_online()  # before anything here is changed
-    back = verb.plan_rollback(opened, SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name))
-    results: list[RestoreResult | RestoreFailure] = []
-    if not store_only:
-        # First here: what stands in the way is found before anything is moved for everyone.
-        wanted = RestoreRequest(
-            SnapshotSpec(back.environment, back.snapshot_id),
-            prefix=absolute_directory(prefix) if prefix else None,
-            envs_dir=None if prefix else resolve_envs_dir(envs_dir),
-            replace=replace,
+    local = verb.LocalRestore(
+        prefix=absolute_directory(prefix) if prefix else None,
+        envs_dir=None if prefix else resolve_envs_dir(envs_dir),
+        replace=replace,
+        jobs=jobs or load_settings().jobs,
+    )
+    with reporter(quiet=as_json) as progress:
+        done = verb.rollback(
+            opened,
+            spec,
+            message=message,
+            local=None if store_only else local,
+            progress=progress,
+            on_not_moved=_warn_not_moved,
         )
-        with reporter(quiet=as_json) as progress:
-            results = list(
-                restoring.restore(opened, [wanted], jobs=jobs or load_settings().jobs, progress=progress)
-            )
-        for each in results:
-            if isinstance(each, restoring.RestoreFailure):
-                raise each.error
-    try:
-        done = verb.rollback(opened, back, message=message)
-    except SnapperError:
-        for here in results:
-            if isinstance(here, restoring.RestoreResult):
-                output.notice(
-                    f"{here.prefix} is at {back.snapshot_id[:12]} now, but in the store nothing has moved:"
-                )
-        raise
-    return _rolled_back(done, results, opened.url, as_json)
+    return _rolled_back(done.stored, [done.restored] if done.restored else [], opened.url, as_json)
 
 
-def _rolled_back(
-    done: RollbackResult, results: list[RestoreResult | RestoreFailure], store: str, as_json: bool
-) -> int:
+def _warn_not_moved(restored: RestoreResult) -> None:
+    output.notice(
+        f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but in the store nothing has moved:"
+    )
+
+
+def _rolled_back(done: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
     ended = restored.Ended(results, store, time.monotonic() - Command.began)
     if as_json:
         document, code = restored.described(ended)

@@ -21,7 +21,7 @@ from snapper.kernels import runs
 from snapper.repository.refs import RefOrError, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring import staging
-from snapper.restoring.target import RestoreRequest, choose_prefix
+from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.settings.settings import (
     detect_platform,
     explain_settings,

@@ -17,7 +17,8 @@ from snapper.packing.plan import installed_packages
 from snapper.repository.refs import RefOrError, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest, choose_prefix, is_present, pack_command
+from snapper.restoring.requests import RestoreRequest, choose_prefix
+from snapper.restoring.target import is_present, pack_command
 from snapper.settings.settings import resolve_envs_dir
 from snapper.store import Store
 

@@ -1,8 +1,8 @@
-"""Writes layers into a directory: what a restoring worker does.
+"""Write layers into a directory: the jobs of a restore's workers.
 
-Every path is walked from the directory's own descriptor, component by component, without following links, and
-no link exists while files are written: symlinks and hard links are made last, by `finish`. So nothing that a
-layer says can reach outside the directory.
+Every path is walked from the directory's descriptor, component by component, without following links, and no link
+exists while files are written: `finish` makes symlinks and hard links last. So nothing in a layer can write outside
+the directory.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ NANOSECONDS = 1_000_000_000
 
 @dataclass(frozen=True)
 class ExtractJob:
-    """A layer to write below `directory`, relocated to `prefix`; `cut` are the files that several layers hold.
+    """A layer to write below `directory`, relocated to `prefix`.
 
-    `number` is the layer's in its snapshot.
+    `split` are the paths of files that several layers share, `number` is the layer's position in its snapshot.
     """
 
     store: Store
     directory: str
     prefix: str
     layer: Layer
-    cut: frozenset[str]
+    split: frozenset[str]
     number: int
 
 
 class Link(NamedTuple):
-    """A link to make at the end; the target of a hard link is a path of the tree."""
+    """A link for `finish` to make; the target of a hard link is a path in the tree."""
 
     path: str
     target: str
@@ -53,9 +53,9 @@ class Link(NamedTuple):
 
 
 class SplitFile(NamedTuple):
-    """A file whose data goes on in the next layer, at `offset` of its canonical bytes.
+    """A file that continues in the next layer, at `offset` of its canonical bytes.
 
-    `replaced` counts the placeholders before that, if they were looked for.
+    `replaced` is the number of text placeholders before that, None if the file has no relocation.
     """
 
     member: Member
@@ -65,21 +65,22 @@ class SplitFile(NamedTuple):
 
 @dataclass
 class ExtractedLayer:
-    """What a layer left to do, and what it wrote.
+    """What a layer wrote, and what it leaves for `finish`.
 
-    `facts` are those of relocated files, with which `records` are to be restated, and `index` is a block of the
-    environment's index. What was `inherited` was not written, but linked.
+    `records` are conda package records that have to be updated with the `facts` of relocated files. `split` is the
+    last file if it continues in the next layer. `index` is a block of the environment's index. A layer that was
+    `linked` has not been written: its files are hard links to those of the environment that is replaced.
     """
 
     size: int = 0
     links: list[Link] = field(default_factory=list)
     directories: list[Member] = field(default_factory=list)
-    cut: SplitFile | None = None
+    split: SplitFile | None = None
     records: list[tuple[str, Mode]] = field(default_factory=list)
     facts: dict[str, FileFacts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
     index: bytes = b""
-    inherited: bool = False
+    linked: bool = False
 
 
 _reader = LayerReader()
@@ -87,14 +88,14 @@ _directories: dict[str, DirectoryTree] = {}
 
 
 def fetch_layer(_: object, job: ExtractJob) -> bytes:
-    """Reads and checks one layer; raises Corrupted, and what the store raises."""
+    """Read one layer and check its digest; raise Corrupted, and what the store raises."""
     return read_layer(job.store, job.layer)
 
 
 def extract_layer(_: object, job: ExtractJob, stored: bytes) -> ExtractedLayer:
-    """Unpacks and writes one layer, of which `stored` are the bytes as the store has them.
+    """Decompress and write one layer, given its bytes as stored.
 
-    Raises Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
+    Raise Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {job.store.url}"
@@ -102,65 +103,67 @@ def extract_layer(_: object, job: ExtractJob, stored: bytes) -> ExtractedLayer:
     with unpack_errors(what, job.prefix):
         writer = _Writer(job, layer, _directories_of(job.directory))
         if layer.continuation is not None:
-            writer.continued(layer.continuation)
+            writer.write_continuation(layer.continuation)
         for member, data in layer.members():
             writer.write(member, data)
-    return writer.done()
+    return writer.result()
 
 
 def _directories_of(top: str) -> DirectoryTree:
-    """Those of the tree; layers of two trees may come by turns, so the ones of the last two are kept."""
-    found = _directories.pop(top, None) or DirectoryTree(top)
+    """Return the open directories of a tree; those of the last two trees stay open, as their layers may alternate."""
+    tree = _directories.pop(top, None) or DirectoryTree(top)
     for stale in list(_directories)[:-1]:
         _directories.pop(stale).close()
-    _directories[top] = found
-    return found
+    _directories[top] = tree
+    return tree
 
 
 class _Writer:
+    """Writes the members of one layer."""
+
     def __init__(self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
         self._job = job
         self._layer = layer
         self._directories = directories
         self._result = ExtractedLayer()
-        self._stats: list[IndexEntry] = []
+        self._index: list[IndexEntry] = []
 
-    def done(self) -> ExtractedLayer:
-        self._result.index = encode_block(self._job.number, self._stats)
+    def result(self) -> ExtractedLayer:
+        self._result.index = encode_block(self._job.number, self._index)
         return self._result
 
     def write(self, member: Member, data: memoryview) -> None:
         if member.type == "file":
-            self._file(member, data)
+            self._write_file(member, data)
         elif member.type == "directory":
             self._result.directories.append(member)
             self._directories[member.path]
-            self._stats.append(directory_entry(member.path, member.mode & 0o777))
+            self._index.append(directory_entry(member.path, member.mode & 0o777))
         else:
-            self._link(member)
+            self._note_link(member)
 
-    def continued(self, piece: Piece) -> None:
-        """Writes the data that the layer begins with."""
-        replaced = self._piece(piece)
+    def write_continuation(self, piece: Piece) -> None:
+        """Write the piece of a split file that the layer begins with."""
+        replaced = self._write_piece(piece)
         if not piece.is_last:
             member = Member(piece.start.path, "file", 0, 0, piece.start.size)
-            self._result.cut = SplitFile(member, piece.end, replaced)
+            self._result.split = SplitFile(member, piece.end, replaced)
 
-    def _link(self, member: Member) -> None:
+    def _note_link(self, member: Member) -> None:
         relocation = self._layer.relocation(member.path)
         target = relocate_link(member.target, relocation, self._job.prefix)
         self._result.links.append(Link(member.path, target, member.type == "hardlink"))
 
-    def _file(self, member: Member, data: memoryview) -> None:
+    def _write_file(self, member: Member, data: memoryview) -> None:
         path, _, mode, mtime, size, _ = member
         if len(data) < size:
-            replaced = self._piece(Piece.first(member, data))
-            self._result.cut = SplitFile(member, len(data), replaced)
+            replaced = self._write_piece(Piece.first(member, data))
+            self._result.split = SplitFile(member, len(data), replaced)
             return
-        if path in self._job.cut:
+        if path in self._job.split:
             raise InvalidSegment(f"{path!r} is present both whole and in parts")
         relocation = self._layer.relocation(path)
-        content = data if relocation is None else self._content(path, data, relocation)
+        content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
         mode &= 0o777
         time = mtime * NANOSECONDS
@@ -173,23 +176,23 @@ class _Writer:
             os.close(descriptor)
         self._result.size += size
         inode = 0 if path in self._result.unrelocated else status.st_ino
-        self._stats.append(
+        self._index.append(
             IndexEntry(path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode)
         )
 
-    def _content(self, path: str, data: memoryview, relocation: Relocation) -> memoryview | bytes:
-        """What to write of a file that is relocated; what has to be known of that later on is noted."""
+    def _relocated_content(self, path: str, data: memoryview, relocation: Relocation) -> memoryview | bytes:
+        """Return what to write of a file that has relocations, and note what `finish` has to know of it."""
         if relocation.mode in RECORD_MODES:
             self._result.records.append((path, relocation.mode))
             return data
-        content = self._relocated(path, data, relocation, relocate_file)
+        content = self._relocate(path, data, relocation, relocate_file)
         self._result.facts[path] = FileFacts(hashlib.sha256(content).hexdigest(), len(content))
         return content
 
-    def _piece(self, piece: Piece) -> int | None:
-        """Writes part of a file that several layers hold, at its place in the relocated file.
+    def _write_piece(self, piece: Piece) -> int | None:
+        """Write a piece of a split file at its offset in the relocated file.
 
-        Gives the number of text placeholders in the file up to the piece's end, where that is relocated.
+        Return the number of text placeholders up to the end of the piece, None if the file has no relocation.
         """
         path = piece.start.path
         relocation = self._layer.relocation(path)
@@ -197,14 +200,16 @@ class _Writer:
         replaced = None
         content = piece.data
         if relocation and relocation.mode not in RECORD_MODES:
-            content = memoryview(self._relocated(path, piece.data, relocation, replace_placeholder))
+            content = memoryview(self._relocate(path, piece.data, relocation, replace_placeholder))
             replaced = piece.start.replaced
             if relocation.mode == "text":
                 replaced += bytes(piece.data).count(relocation.placeholder.encode())
         directory, _, name = path.rpartition("/")
         descriptor = os.open(name, _SHARED_FILE, 0o600, dir_fd=self._directories[directory])
         try:
-            if os.fstat(descriptor).st_nlink != 1:  # taken over, and so another environment's too
+            if (
+                os.fstat(descriptor).st_nlink != 1
+            ):  # hard-linked, so the environment that is replaced has it too
                 raise InvalidSegment(f"{path!r} is present both whole and in parts")
             while content:
                 written = os.pwrite(descriptor, content, offset)
@@ -214,17 +219,18 @@ class _Writer:
         self._result.size += len(piece.data)
         return replaced
 
-    def _relocated(
+    def _relocate(
         self,
         path: str,
         data: memoryview,
         relocation: Relocation,
-        how: Callable[[bytes, Mode, str, str], bytes],
+        relocate: Callable[[bytes, Mode, str, str], bytes],
     ) -> bytes:
+        """Return the relocated bytes; the unchanged ones, noted as unrelocated, if the prefix is too long."""
         if relocation.mode == "link":
             return bytes(data)
         try:
-            return how(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
+            return relocate(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
         except PlaceholderTooShort:
             self._result.unrelocated.append(path)
             return bytes(data)

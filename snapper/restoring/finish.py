@@ -1,4 +1,4 @@
-"""What is left to do when all layers of a snapshot are written: links, records, and modes of directories."""
+"""Complete a tree when all its layers are written: split files, package records, links, modes of directories."""
 
 from __future__ import annotations
 
@@ -23,102 +23,39 @@ def finish(
     directory: str,
     prefix: str,
     layers: tuple[Layer, ...],
-    parts: list[ExtractedLayer],
+    extracted: list[ExtractedLayer],
     altered: frozenset[str] = frozenset(),
 ) -> list[bytes]:
-    """Makes links and sets what could not be set before; returns further blocks of the index.
+    """Make links and set what can only be set last; return further blocks of the index.
 
-    `parts` are the results of `layers`, in their order; records are told nothing of `altered` files. Raises Corrupted
-    where a file's pieces do not join.
+    `extracted` are the results of `layers`, in their order. Records are not updated for `altered` paths. Raise
+    Corrupted if split files do not join.
     """
     directories = DirectoryTree(directory)
-    stats: dict[int, list[IndexEntry]] = defaultdict(list)
+    index: dict[int, list[IndexEntry]] = defaultdict(list)
     what = f"the snapshot for {prefix}"
     try:
         with unpack_errors(what, prefix), without_umask():
-            for order, member in _joined(what, layers, parts):
-                above, _, name = member.path.rpartition("/")
-                os.chmod(name, member.mode & 0o777, dir_fd=directories[above])
-                times = (member.mtime * NANOSECONDS, member.mtime * NANOSECONDS)
-                os.utime(name, ns=times, dir_fd=directories[above], follow_symlinks=False)
-                stats[order].append(_index_entry_at(directories[above], member.path))
-            for order, entry in _restate(directories, layers, parts, altered):
-                stats[order].append(entry)
-            links = [(order, link) for order, part in enumerate(parts) for link in part.links]
-            for order, link in sorted(links, key=lambda each: not each[1].hard):
-                _make_link(directories, link)
-                stats[order].append(_index_entry_at(directories[link.path.rpartition("/")[0]], link.path))
-            for order, path in _linked({link.target for _, link in links if link.hard}, parts):
-                stats[order].append(_index_entry_at(directories[path.rpartition("/")[0]], path))
-            modes = [member for part in parts for member in part.directories]
-            for member in sorted(modes, key=lambda member: path_bytes(member.path), reverse=True):
-                os.fchmod(directories[member.path], member.mode & 0o777)
+            for number, member in _join_split_files(what, layers, extracted):
+                index[number].append(_set_attributes(directories, member))
+            for number, entry in _update_records(directories, layers, extracted, altered):
+                index[number].append(entry)
+            for number, entry in _make_links(directories, extracted):
+                index[number].append(entry)
+            _set_directory_modes(directories, extracted)
     finally:
         directories.close()
-    return [encode_block(order, entries) for order, entries in sorted(stats.items())]
+    return [encode_block(number, entries) for number, entries in sorted(index.items())]
 
 
-def _restate(
-    directories: DirectoryTree,
-    layers: tuple[Layer, ...],
-    parts: list[ExtractedLayer],
-    altered: frozenset[str],
-) -> Iterator[tuple[int, IndexEntry]]:
-    """Makes conda's records true of their packages' files as they are now; gives the index's entries for them, by
-    layer.
-    """
-    facts: dict[object, dict[str, FileFacts]] = defaultdict(dict)
-    cut = set()
-    for layer, part in zip(layers, parts, strict=True):
-        facts[layer.owner_group].update(
-            {path: fact for path, fact in part.facts.items() if path not in altered}
-        )
-        if layer.begins and layer.begins.path not in altered and layer.relocations and not part.inherited:
-            cut.add((layer.owner_group, layer.begins.path))
-    for whose, path in cut:
-        with _opened(directories, path) as file:
-            facts[whose][path] = FileFacts(_digest(file), os.fstat(file.fileno()).st_size)
-    records = [(order, *record) for order, part in enumerate(parts) for record in part.records]
-    for order, path, mode in records:
-        with _opened(directories, path) as file:
-            status = os.fstat(file.fileno())
-            text = with_facts(file.read(), facts[layers[order].owner_group], sizes=mode == "sized-record")
-        above, _, name = path.rpartition("/")
-        os.chmod(name, 0o600, dir_fd=directories[above])
-        descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[above])
-        try:
-            write_all(descriptor, text)
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        finally:
-            os.close(descriptor)
-        yield order, _index_entry_at(directories[above], path)
-
-
-def _opened(directories: DirectoryTree, path: str) -> BinaryIO:
-    above, _, name = path.rpartition("/")
-    return os.fdopen(
-        os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directories[above]), "rb"
-    )
-
-
-def _digest(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1024 * 1024):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _joined(
-    what: str, layers: tuple[Layer, ...], parts: list[ExtractedLayer]
+def _join_split_files(
+    what: str, layers: tuple[Layer, ...], extracted: list[ExtractedLayer]
 ) -> Iterator[tuple[int, Member]]:
-    """The members that several layers hold, each with the first, after a look that each goes on where the one before
-    ended.
-    """
+    """Yield split files, each with the number of its first layer; raise Corrupted unless the pieces join exactly."""
     pending: SplitFile | None = None
     first: tuple[int, Member] | None = None
-    for order, (layer, part) in enumerate(zip(layers, parts, strict=True)):
-        if part.inherited and not pending:
+    for number, (layer, result) in enumerate(zip(layers, extracted, strict=True)):
+        if result.linked and not pending:
             continue
         begins = layer.begins
         expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
@@ -126,24 +63,106 @@ def _joined(
             raise Corrupted(what, "the parts of a large file do not join")
         if begins and pending and pending.replaced not in (None, begins.replaced):
             raise Corrupted(what, "the parts of a large file do not join at a prefix")
-        if pending and not part.cut and first:
+        if pending and not result.split and first:
             yield first
-        if part.cut and not pending:
-            first = order, part.cut.member
-        pending = part.cut
+        if result.split and not pending:
+            first = number, result.split.member
+        pending = result.split
     if pending:
         raise Corrupted(what, f"the end of {pending.member.path!r} is missing")
 
 
-def _linked(paths: set[str], parts: list[ExtractedLayer]) -> Iterator[tuple[int, str]]:
-    """The files that were written before they got further links, which shows in their ctime, by layer."""
-    for order, part in enumerate(parts if paths else ()):
-        yield from ((order, path) for path in block_paths(part.index) if path in paths)
+def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:
+    parent, _, name = member.path.rpartition("/")
+    os.chmod(name, member.mode & 0o777, dir_fd=directories[parent])
+    times = (member.mtime * NANOSECONDS, member.mtime * NANOSECONDS)
+    os.utime(name, ns=times, dir_fd=directories[parent], follow_symlinks=False)
+    return _index_entry(directories, member.path)
 
 
-def _index_entry_at(directory: int, path: str) -> IndexEntry:
-    """Return the index's entry for a path of the tree, whose directory is open."""
-    status = os.stat(path.rpartition("/")[2], dir_fd=directory, follow_symlinks=False)
+def _update_records(
+    directories: DirectoryTree,
+    layers: tuple[Layer, ...],
+    extracted: list[ExtractedLayer],
+    altered: frozenset[str],
+) -> Iterator[tuple[int, IndexEntry]]:
+    """Write digests and sizes of relocated files into conda's records; yield the records' index entries, by layer."""
+    facts: dict[object, dict[str, FileFacts]] = defaultdict(dict)
+    split = set()
+    for layer, result in zip(layers, extracted, strict=True):
+        facts[layer.owner_group].update(
+            {path: fact for path, fact in result.facts.items() if path not in altered}
+        )
+        if layer.begins and layer.begins.path not in altered and layer.relocations and not result.linked:
+            split.add((layer.owner_group, layer.begins.path))
+    for owner, path in split:
+        with _open(directories, path) as file:
+            facts[owner][path] = FileFacts(_digest(file), os.fstat(file.fileno()).st_size)
+    for number, result in enumerate(extracted):
+        for path, mode in result.records:
+            _update_record(directories, path, facts[layers[number].owner_group], sizes=mode == "sized-record")
+            yield number, _index_entry(directories, path)
+
+
+def _update_record(
+    directories: DirectoryTree, path: str, facts: dict[str, FileFacts], *, sizes: bool
+) -> None:
+    """Rewrite one record in place, with the mode and mtime that it had."""
+    with _open(directories, path) as file:
+        status = os.fstat(file.fileno())
+        text = with_facts(file.read(), facts, sizes=sizes)
+    parent, _, name = path.rpartition("/")
+    os.chmod(name, 0o600, dir_fd=directories[parent])
+    descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[parent])
+    try:
+        write_all(descriptor, text)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+        os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    finally:
+        os.close(descriptor)
+
+
+def _make_links(
+    directories: DirectoryTree, extracted: list[ExtractedLayer]
+) -> Iterator[tuple[int, IndexEntry]]:
+    """Make hard links, then symlinks; yield the index entries of the links and of the files they link, by layer."""
+    links = [(number, link) for number, result in enumerate(extracted) for link in result.links]
+    for number, link in sorted(links, key=lambda numbered: not numbered[1].hard):
+        _make_link(directories, link)
+        yield number, _index_entry(directories, link.path)
+    targets = {link.target for _, link in links if link.hard}
+    for number, result in enumerate(extracted if targets else ()):
+        for path in block_paths(result.index):
+            if path in targets:  # its ctime changed when it was linked
+                yield number, _index_entry(directories, path)
+
+
+def _make_link(directories: DirectoryTree, link: Link) -> None:
+    parent, _, name = link.path.rpartition("/")
+    if not link.hard:
+        os.symlink(link.target, name, dir_fd=directories[parent])
+        return
+    target_parent, _, target = link.target.rpartition("/")
+    source = os.dup(directories[target_parent])  # opening the other directory may close this one
+    try:
+        if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
+            raise InvalidSegment(f"{link.path!r} is a hard link to something that is not a file")
+        os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[parent], follow_symlinks=False)
+    finally:
+        os.close(source)
+
+
+def _set_directory_modes(directories: DirectoryTree, extracted: list[ExtractedLayer]) -> None:
+    """Set modes from the innermost directories outwards, as a mode may forbid entering a directory."""
+    members = [member for result in extracted for member in result.directories]
+    for member in sorted(members, key=lambda member: path_bytes(member.path), reverse=True):
+        os.fchmod(directories[member.path], member.mode & 0o777)
+
+
+def _index_entry(directories: DirectoryTree, path: str) -> IndexEntry:
+    """Return the index's entry for a path of the tree."""
+    parent, _, name = path.rpartition("/")
+    status = os.stat(name, dir_fd=directories[parent], follow_symlinks=False)
     return IndexEntry(
         path,
         status.st_size,
@@ -154,16 +173,14 @@ def _index_entry_at(directory: int, path: str) -> IndexEntry:
     )
 
 
-def _make_link(directories: DirectoryTree, link: Link) -> None:
-    above, _, name = link.path.rpartition("/")
-    if link.hard:
-        beside, _, target = link.target.rpartition("/")
-        source = os.dup(directories[beside])
-        try:
-            if not stat.S_ISREG(os.stat(target, dir_fd=source, follow_symlinks=False).st_mode):
-                raise InvalidSegment(f"{link.path!r} is a hard link to something that is not a file")
-            os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[above], follow_symlinks=False)
-        finally:
-            os.close(source)
-    else:
-        os.symlink(link.target, name, dir_fd=directories[above])
+def _open(directories: DirectoryTree, path: str) -> BinaryIO:
+    parent, _, name = path.rpartition("/")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(name, flags, dir_fd=directories[parent]), "rb")
+
+
+def _digest(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1024 * 1024):
+        digest.update(chunk)
+    return digest.hexdigest()

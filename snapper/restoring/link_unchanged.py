@@ -1,13 +1,13 @@
-"""What a tree takes over from the one that it is to replace: hard links to files that are as it shall have them.
+"""Link the files of an environment that its replacement shares, instead of writing them again (rsync's --link-dest).
 
-Of the layers that both snapshots have, those are taken over whose files the index all vouches for, and of which it
-can be told that they are as restoring writes them: an environment that was never restored has other times in what
-was made when its packages were installed. A package and what came about when it was installed go together, because
-its record tells of its files; so do the layers that hold one large file. Of other layers, those with
-hard links from one to another are left out, because what a link shows is in the other one.
+A layer that both snapshots have is linked if the index vouches for all of its files and they are as restoring would
+write them; an environment that was never restored has other times in files that were made when its packages were
+installed. A package is linked completely or not at all, with what was made when it was installed, because its record
+describes its files; so are the layers that share one large file. Layers of no package are not linked if files of one
+are hard links to files of another, because what belongs to such a file is in the other layer.
 
-Making and removing links changes a file's ctime. So what is known of it then is that it was vouched for, and that it
-is to be so as long as its ctime is older than the moment in which all that was done.
+Adding and removing links changes a file's ctime. The index therefore notes that the file was vouched for
+(`ANY_CTIME`), and vouches for it as long as its ctime is older than the end of the restore.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.environment import state
 from snapper.environment.index import (
@@ -37,16 +38,23 @@ from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
 from snapper.restoring.extract import NANOSECONDS, ExtractedLayer
 
-#: How large the blocks are that a worker is given at a time, at least: so small that all end at about the same time.
-_AT_ONCE = 256 * 1024
+#: The least size of a batch, in bytes of index blocks: so small that all workers end at about the same time.
+_BATCH_SIZE = 256 * 1024
 
-#: Layers that are taken over together: the entries of each, as a block of an index, by its order in the new snapshot.
+#: Layers that are linked together: an index block with the entries of each, by its number in the new snapshot.
 _Unit = dict[int, bytes]
 
 
+class _Batch(NamedTuple):
+    """Units for one job, and the size of their blocks in bytes."""
+
+    units: tuple[_Unit, ...]
+    size: int
+
+
 @dataclass(frozen=True)
-class _Job:
-    """Units to link from the environment at `old` to `directory`, as far as its index, taken then, vouches for them."""
+class _LinkJob:
+    """Units to link from the environment at `old` to `directory`; `taken` is the time of its index."""
 
     old: str
     directory: str
@@ -57,10 +65,10 @@ class _Job:
 def link_unchanged(
     old: Path, layers: Sequence[Layer], directory: str, workers: WorkerPool[None]
 ) -> dict[int, ExtractedLayer]:
-    """Has links made below `directory` to what the environment at `old` has of the layers; gives their results by
-    order.
+    """Make links below `directory` to the files of layers that the environment at `old` has.
 
-    What cannot be taken over is left out, whatever the reason. The workers must have nothing else to do.
+    Return the results of the linked layers by number; layers that cannot be linked, for whatever reason, are left
+    out. The workers must be idle.
     """
     previous, index = state.read_previous(old), state.read_index(old)
     if previous is None or index is None:
@@ -70,15 +78,16 @@ def link_unchanged(
         return {}
     if os.stat(directory).st_dev != os.stat(old).st_dev:
         return {}
-    for units, size in _batches(_units(_Old(previous.snapshot, index), layers)):
-        workers.submit(_link, _Job(str(old), directory, header.taken, units), size)
+    for batch in _batches(_units(_InstalledLayers(previous.snapshot, index), layers)):
+        job = _LinkJob(str(old), directory, header.taken, batch.units)
+        workers.submit(_link_batch, job, batch.size)
     with closing(workers.results()) as results:
-        return {order: part for _, done in results for order, part in done.items()}
+        return {number: result for _, linked in results for number, result in linked.items()}
 
 
-def _link(_: object, job: _Job) -> dict[int, ExtractedLayer]:
-    """Takes over those units that are as noted."""
-    done: dict[int, ExtractedLayer] = {}
+def _link_batch(_: object, job: _LinkJob) -> dict[int, ExtractedLayer]:
+    """Link the units whose files are all as the index has them."""
+    linked: dict[int, ExtractedLayer] = {}
     with (
         suppress(OSError),
         closing(DirectoryTree(job.old, make=False)) as source,
@@ -87,28 +96,33 @@ def _link(_: object, job: _Job) -> dict[int, ExtractedLayer]:
     ):
         device = os.stat(job.old).st_dev
         for unit in job.units:
-            entries = {order: block_entries(data) for order, data in unit.items()}
+            layers = {number: block_entries(block) for number, block in unit.items()}
             if all(
-                _is_as_noted(source, job.taken, device, entry) for each in entries.values() for entry in each
+                _is_linkable(source, job.taken, device, entry)
+                for entries in layers.values()
+                for entry in entries
             ):
                 try:
-                    done.update(
-                        {order: _linked(source, target, order, each) for order, each in entries.items()}
+                    linked.update(
+                        {
+                            number: _link_layer(source, target, number, entries)
+                            for number, entries in layers.items()
+                        }
                     )
-                except OSError:  # such as of file systems without links, and of others' files
-                    _undo(target, entries)
+                except OSError:  # a file system without links, or files of other users
+                    _remove_links(target, layers)
                     break
-    return done
+    return linked
 
 
-class _Old:
-    """The snapshot that there is, and the entries of its layers."""
+class _InstalledLayers:
+    """The layers of the environment that is replaced, and their entries in its index."""
 
     def __init__(self, snapshot: Snapshot, index: Index) -> None:
         self.layers = snapshot.layers
         self.numbers = {layer: number for number, layer in reversed(list(enumerate(snapshot.layers)))}
         self.entries = index.entries_by_layer()
-        self._torn = self._layers_with_links_between()
+        self._interlinked = self._find_interlinked()
         self._index = index
         self._relocated = {
             path
@@ -119,14 +133,14 @@ class _Old:
         }
 
     def has(self, layer: Layer) -> bool:
-        """Whether all files of the layer are there as restoring it would write them."""
+        """Return whether the index has all files of the layer, as restoring would write them."""
         number = self.numbers.get(layer)
-        if number is None or number in self._torn or len(self.entries[number]) != layer.members:
+        if number is None or number in self._interlinked or len(self.entries[number]) != layer.members:
             return False
         return all(self._is_as_restored(layer, entry) for entry in self.entries[number])
 
-    def _layers_with_links_between(self) -> set[int]:
-        """Those of no package that have a file in common with another one of their owner."""
+    def _find_interlinked(self) -> set[int]:
+        """Return the numbers of layers of no package that share a file with another layer by hard links."""
         holders: dict[tuple[object, int], set[int]] = defaultdict(set)
         for number, layer in enumerate(self.layers):
             if layer.owner_group[0] != "package":
@@ -147,77 +161,79 @@ class _Old:
         return source_mtime in (None, LINK_TIME * NANOSECONDS)
 
 
-def _units(old: _Old, layers: Sequence[Layer]) -> Iterator[_Unit]:
-    """The layers of the new snapshot that the old one has too, in units of which all are there."""
+def _units(installed: _InstalledLayers, layers: Sequence[Layer]) -> Iterator[_Unit]:
+    """Group the layers of the new snapshot into units; yield those that are installed completely."""
     groups: dict[object, list[int]] = defaultdict(list)
     first = 0
-    for order, layer in enumerate(layers):
-        first = first if layer.begins else order
-        groups[layer.owner_group if layer.owner_group[0] == "package" else first].append(order)
-    for orders in groups.values():
-        if all(old.has(layers[order]) for order in orders):
-            yield {order: encode_block(order, old.entries[old.numbers[layers[order]]]) for order in orders}
+    for number, layer in enumerate(layers):
+        first = first if layer.begins else number
+        groups[layer.owner_group if layer.owner_group[0] == "package" else first].append(number)
+    for numbers in groups.values():
+        if all(installed.has(layers[number]) for number in numbers):
+            yield {
+                number: encode_block(number, installed.entries[installed.numbers[layers[number]]])
+                for number in numbers
+            }
 
 
-def _batches(units: Iterator[_Unit]) -> Iterator[tuple[tuple[_Unit, ...], int]]:
-    """The units, some at a time, and how large their blocks are."""
+def _batches(units: Iterator[_Unit]) -> Iterator[_Batch]:
+    """Collect units into batches of about the same size."""
     batch: list[_Unit] = []
     size = 0
     for unit in units:
         batch.append(unit)
         size += sum(map(len, unit.values()))
-        if size >= _AT_ONCE:
-            yield tuple(batch), size
+        if size >= _BATCH_SIZE:
+            yield _Batch(tuple(batch), size)
             batch, size = [], 0
     if batch:
-        yield tuple(batch), size
+        yield _Batch(tuple(batch), size)
 
 
-def _undo(target: DirectoryTree, unit: Mapping[int, Sequence[IndexEntry]]) -> None:
-    for entries in unit.values():
+def _remove_links(target: DirectoryTree, layers: Mapping[int, Sequence[IndexEntry]]) -> None:
+    for entries in layers.values():
         for path, *_ in entries:
-            above, _, name = path.rpartition("/")
+            parent, _, name = path.rpartition("/")
             if name:
                 with suppress(OSError):
-                    os.unlink(name, dir_fd=target[above])
+                    os.unlink(name, dir_fd=target[parent])
 
 
-def _is_as_noted(source: DirectoryTree, taken: int, device: int, entry: IndexEntry) -> bool:
-    """Whether the file is vouched for, and has such a mode, time and owner as restored files have."""
+def _is_linkable(source: DirectoryTree, taken: int, device: int, entry: IndexEntry) -> bool:
+    """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them."""
     path, size, mode, mtime, ctime, inode = entry
-    above, _, name = path.rstrip("/").rpartition("/")
+    parent, _, name = path.rstrip("/").rpartition("/")
     try:
-        found = os.stat(name, dir_fd=source[above], follow_symlinks=False)
+        status = os.stat(name, dir_fd=source[parent], follow_symlinks=False)
     except OSError:
         return False
     if path.endswith("/"):
-        return stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == mode
+        return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == mode
     return (
-        (found.st_size, stat.S_IMODE(found.st_mode), found.st_mtime_ns, found.st_ino)
+        (status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_ino)
         == (size, mode, mtime, inode)
-        and ctime in (found.st_ctime_ns, ANY_CTIME)
-        and found.st_ctime_ns < taken
-        and found.st_dev == device
-        and found.st_uid == os.geteuid()
-        and (stat.S_ISLNK(found.st_mode) or (mtime % NANOSECONDS == 0 and mode <= 0o777))
+        and ctime in (status.st_ctime_ns, ANY_CTIME)
+        and status.st_ctime_ns < taken
+        and status.st_dev == device
+        and status.st_uid == os.geteuid()
+        and (stat.S_ISLNK(status.st_mode) or (mtime % NANOSECONDS == 0 and mode <= 0o777))
     )
 
 
-def _linked(
-    source: DirectoryTree, target: DirectoryTree, order: int, entries: Sequence[IndexEntry]
+def _link_layer(
+    source: DirectoryTree, target: DirectoryTree, number: int, entries: Sequence[IndexEntry]
 ) -> ExtractedLayer:
-    """Makes the links of one layer, and the directories that are members of it."""
-    result = ExtractedLayer(inherited=True)
-    noted: list[IndexEntry] = []
+    """Link the files of one layer and make its directories; may raise OSError."""
+    result = ExtractedLayer(linked=True)
+    index: list[IndexEntry] = []
     for path, size, mode, mtime, _, inode in entries:
         if path.endswith("/"):
             target[path[:-1]]
             result.directories.append(Member(path[:-1], "directory", mode, 0))
-            noted.append(directory_entry(path[:-1], mode))
+            index.append(directory_entry(path[:-1], mode))
         else:
-            above, _, name = path.rpartition("/")
-            beside = target[above]
-            os.link(name, name, src_dir_fd=source[above], dst_dir_fd=beside, follow_symlinks=False)
-            noted.append(IndexEntry(path, size, mode, mtime, ANY_CTIME, inode))
-    result.index = encode_block(order, noted)
+            parent, _, name = path.rpartition("/")
+            os.link(name, name, src_dir_fd=source[parent], dst_dir_fd=target[parent], follow_symlinks=False)
+            index.append(IndexEntry(path, size, mode, mtime, ANY_CTIME, inode))
+    result.index = encode_block(number, index)
     return result

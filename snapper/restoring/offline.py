@@ -1,4 +1,4 @@
-"""Which snapshot of an environment can be had of a store that cannot be reached."""
+"""Choose the snapshot to restore when the store is offline and its cache is incomplete."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from snapper.repository.specs import SnapshotSpec
 from snapper.store import Store
 
 
-def offline_snapshot(store: Store, found: Ref, wanted: SnapshotSpec, prefix: Path) -> SnapshotSpec:
-    """What is wanted, unless that is the current snapshot of a store that cannot be reached, and not all of it is kept
-    on this machine: then what is at the prefix, if it is of the environment's history, or else the latest before the
-    current one that is all kept, if any is.
+def available_snapshot(store: Store, ref: Ref, spec: SnapshotSpec, prefix: Path) -> SnapshotSpec:
+    """Return the spec of the snapshot to restore, which is the requested one whenever it can be had.
+
+    If the current snapshot of an offline store is requested and is not completely cached, take the snapshot at the
+    prefix if the environment's history has it, else the latest earlier one that is completely cached, if any.
     """
-    if wanted.snapshot or store.stale_since() is None:
-        return wanted
-    there = state.read(prefix)
-    mine = there.snapshot if there and there.snapshot in referenced_snapshots(found) else ""
-    if mine == found.current or _is_kept(store, found.current):
-        return wanted
-    earlier = mine or next((each for each in lineage(found)[-2::-1] if _is_kept(store, each)), "")
-    return SnapshotSpec(found.name, earlier)
+    if spec.snapshot or store.stale_since() is None:
+        return spec
+    state_at_prefix = state.read(prefix)
+    installed = state_at_prefix.snapshot if state_at_prefix else ""
+    if installed not in referenced_snapshots(ref):
+        installed = ""
+    if installed == ref.current or _is_cached(store, ref.current):
+        return spec
+    earlier = (snapshot_id for snapshot_id in lineage(ref)[-2::-1] if _is_cached(store, snapshot_id))
+    return SnapshotSpec(ref.name, installed or next(earlier, ""))
 
 
-def _is_kept(store: Store, snapshot_id: str) -> bool:
+def _is_cached(store: Store, snapshot_id: str) -> bool:
     try:
         require_layers(store, read_snapshot(store, snapshot_id).layers)
     except SnapperError:

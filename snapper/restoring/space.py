@@ -1,4 +1,4 @@
-"""Room on file systems for several snapshots that are restored at once."""
+"""Space on file systems for several snapshots that are restored together."""
 
 from __future__ import annotations
 
@@ -11,38 +11,36 @@ from snapper.errors import InsufficientSpace
 from snapper.format.model import Layer
 from snapper.fs.space import free_space
 
-#: What a file system takes for each file beside its data, in bytes: half a block, and the directory's entry.
-_OVERHEAD = 2304
+#: What a file takes besides its data, in bytes: half a block, and its directory entry.
+_FILE_OVERHEAD = 2304
 
 
 @dataclass
-class _Promised:
+class _Reserved:
     size: int = 0
     files: int = 0
 
 
 @dataclass
-class Space:
-    """What has been promised on each file system so far."""
+class SpaceReservations:
+    """What has been reserved so far on each file system, by device number."""
 
-    _promised: dict[int, _Promised] = field(default_factory=dict)
+    _reserved: dict[int, _Reserved] = field(default_factory=dict)
 
     def reserve(self, directory: Path, layers: Iterable[Layer]) -> None:
-        """Promises room for these layers below the directory, which is there; raises InsufficientSpace where it is
-        short.
-        """
+        """Reserve space for unpacking the layers below an existing directory; raise InsufficientSpace."""
         size = files = 0
         for layer in layers:
             size, files = size + layer.diff_size, files + layer.members
-        available = free_space(directory)
-        promised = self._promised.setdefault(os.stat(directory).st_dev, _Promised())
-        needed = size + files * _OVERHEAD
-        free = max(available.size - promised.size, 0)
-        if needed > free:
-            raise InsufficientSpace(str(directory), needed, free)
-        if available.inodes is not None:
-            inodes = max(available.inodes - promised.files, 0)
+        free = free_space(directory)
+        reserved = self._reserved.setdefault(os.stat(directory).st_dev, _Reserved())
+        needed = size + files * _FILE_OVERHEAD
+        available = max(free.size - reserved.size, 0)
+        if needed > available:
+            raise InsufficientSpace(str(directory), needed, available)
+        if free.inodes is not None:
+            inodes = max(free.inodes - reserved.files, 0)
             if files > inodes:
                 raise InsufficientSpace(str(directory), files, inodes, "inodes")
-        promised.size += needed
-        promised.files += files
+        reserved.size += needed
+        reserved.files += files

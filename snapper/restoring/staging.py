@@ -1,10 +1,12 @@
-"""A directory built aside and swapped into place whole.
+"""Build a directory next to its target, and swap it in whole.
 
-What is built for `PARENT/NAME` stands in `PARENT/.NAME.snapper`, where a file is locked while somebody works on
-NAME. A lock that can be had means that whoever left things there is dead, and they are cleared away.
+What replaces `PARENT/NAME` is built in the staging directory `PARENT/.NAME.snapper`, which holds a file that is
+locked while a process works on NAME. If the lock is free, whatever else is in the staging directory is a leftover of a
+killed process, and is removed.
 
-What stands in an environment's directory without being part of it, such as other environments below `envs/` of a
-base environment, stands there for the moment of the swap, in `kept`. That is never cleared away, but put back.
+What is inside of an environment without being part of it, such as other environments below `envs/` of a base
+environment, is moved to `kept` in the staging directory for the moment of the swap. That is never removed, but moved
+back, by the next process if need be; so is the replaced directory, `old`, where a swap takes two steps.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from snapper.environment.scan import foreign_paths
 from snapper.errors import SnapperError, TargetLocked, TargetOccupied
@@ -35,146 +37,151 @@ if TYPE_CHECKING:
 _LOCK = "lock"
 _OLD = "old"
 _KEPT = "kept"
-_LONGEST_SIGNATURE = 1024
+_MAX_SIGNATURE = 1024
 
-#: Where most directories of an environment are, `lib/python3.12/site-packages/NAME`, and how many a worker is given.
-_DEEP = 4
-_AT_ONCE = 16
+#: The depth at which most directories of an environment are (`lib/python3.12/site-packages/NAME`).
+_REMOVAL_DEPTH = 4
+
+#: How many of those directories a worker removes at a time.
+_REMOVAL_BATCH = 16
+
+_MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
 
 
 @dataclass(frozen=True)
 class Staging:
-    """`tree` is where to build what shall become `target`."""
+    """`tree` is the directory to build, `target` the path that it is swapped to."""
 
     target: Path
     tree: Path
 
     def swap(self) -> None:
-        """Puts the tree in the target's place, in one step where the system can; what stood there goes, but for what
-        is not part of the environment there: that is in the new one then.
+        """Put the tree at the target, in one step if the system can exchange directories.
 
-        Raises TargetOccupied where something has come to stand there that is no directory to be replaced, or where
-        something cannot be taken over, and TargetLocked where somebody is at work on it.
+        What was at the target is in the staging directory then, except for what is not part of the environment: that
+        moves into the new one. Raise TargetOccupied if something that is no directory has appeared at the target or
+        something cannot be moved, and TargetLocked if another process restores an environment inside the target.
         """
-        mode = _unlocked(self.tree)
+        mode = _make_writable(self.tree)
         if self.target.is_symlink() or not self.target.is_dir():
             self._move_in()
         else:
-            before = _unlocked(self.target)
+            previous_mode = _make_writable(self.target)
             try:
-                self._keep()
+                self._set_foreign_paths_aside()
                 if not exchange(self.tree, self.target):
                     self.target.rename(self.tree.parent / _OLD)
                     self._move_in()
             except BaseException:
                 with suppress(OSError, TargetOccupied):
                     _recover(self.tree.parent, self.target)
-                    self.target.chmod(before)
+                    self.target.chmod(previous_mode)
                 raise
         self.target.chmod(mode)
         _recover(self.tree.parent, self.target)
 
     def clear(self, workers: WorkerPool[None]) -> None:
-        """Has the workers, which must have nothing else to do, remove most of what a swap has left."""
+        """Remove most of what a swap has left with the workers, which must be idle."""
         tree = str(self.tree)
-        paths = _directories_at(tree, _DEEP)
-        for first in range(0, len(paths), _AT_ONCE):
-            workers.submit(_remove_below, (tree, paths[first : first + _AT_ONCE]), 1)
+        paths = _directories_at_depth(tree, _REMOVAL_DEPTH)
+        for first in range(0, len(paths), _REMOVAL_BATCH):
+            workers.submit(_remove_directories, _RemovalJob(tree, paths[first : first + _REMOVAL_BATCH]), 1)
         with suppress(SnapperError), closing(workers.results()) as results:
             for _ in results:
                 pass
 
-    def _keep(self) -> None:
-        """Moves aside what is not part of the environment, after a look that all of it can go into the new one."""
-        found = foreign_paths(self.target)
-        for path in found:
+    def _set_foreign_paths_aside(self) -> None:
+        """Move what is not part of the environment to `kept`, unless the tree has something at those paths."""
+        paths = foreign_paths(self.target)
+        for path in paths:
             if not _is_free(self.tree / path):
                 reason = "it is not part of the environment, but the snapshot has a file at this path"
-                raise TargetOccupied(
-                    str(self.target / path), reason, "Move it elsewhere, then restore again."
-                )
-            if path.endswith(".snapper") and _is_held(self.target / path):
+                raise TargetOccupied(str(self.target / path), reason, _MOVE_ELSEWHERE)
+            if path.endswith(".snapper") and _is_in_use(self.target / path):
                 raise TargetLocked(str(self.target / path))
         kept = self.tree.parent / _KEPT
-        for path in found:
+        for path in paths:
             kept.mkdir(exist_ok=True)
             _move(self.target / path, kept / path)
 
     def _move_in(self) -> None:
+        """Rename the tree to the target, which replaces an empty directory and fails for anything else."""
         try:
-            self.tree.rename(self.target)  # which replaces an empty directory, and fails on all else
+            self.tree.rename(self.target)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise TargetOccupied(
-                    str(self.target),
-                    "it was created while restoring",
-                    "Move it elsewhere, then restore again.",
+                    str(self.target), "it was created while restoring", _MOVE_ELSEWHERE
                 ) from None
             raise
 
 
 @contextmanager
 def staging_directory(target: Path) -> Iterator[Staging]:
-    """Gives an empty, private directory beside the target, which is gone at the end unless it was swapped in.
+    """Lock the target and give an empty, private directory next to it, which is removed unless it is swapped in.
 
-    Raises TargetLocked where another process stages the same target, PermissionDenied, InsufficientSpace,
+    Raise TargetLocked if another process stages the same target, TargetOccupied, PermissionDenied, InsufficientSpace,
     FileOperationFailed.
     """
-    holder = _holder(target)
+    directory = _staging_path(target)
     with os_errors(target.parent, "write in"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(holder, str(target))
+        lock = _lock(directory, str(target))
         try:
-            _recover(holder, target)
-            _clear(holder)
-            yield Staging(target, Path(tempfile.mkdtemp(prefix="tree", dir=holder)))
+            _recover(directory, target)
+            _remove_contents(directory)
+            yield Staging(target, Path(tempfile.mkdtemp(prefix="tree", dir=directory)))
         finally:
             with defer_signals():
                 try:
-                    _recover(holder, target)
-                    _clear(holder)
+                    _recover(directory, target)
+                    _remove_contents(directory)
                 finally:
-                    _unlock(holder, lock)
+                    _unlock(directory, lock)
 
 
 def remove_leftover_staging(target: Path) -> None:
-    """Clears away what a killed process left beside the target, but not what somebody is at work on."""
-    if os.path.lexists(_holder(target)):
+    """Remove what a killed process left next to the target, unless another process works on it."""
+    if os.path.lexists(_staging_path(target)):
         with suppress(SnapperError), staging_directory(target):
             pass
 
 
 def find_leftovers(parent: Path) -> list[Path]:
-    """What killed processes left in a directory, and nobody works on."""
-    return [holder for holder in sorted(parent.glob(".*.snapper")) if not _is_held(holder)]
+    """Return the staging directories in a directory that no process uses."""
+    return [directory for directory in sorted(parent.glob(".*.snapper")) if not _is_in_use(directory)]
 
 
-def _is_held(holder: Path) -> bool:
-    """Whether somebody is at work there, which also counts as so where there is no telling."""
+def _staging_path(target: Path) -> Path:
+    return target.parent / f".{target.name}.snapper"
+
+
+# --- the lock ---------------------------------------------------------------------------------------------
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Return whether a process uses the staging directory, or may use it if that cannot be told."""
     try:
-        with _opened(holder) as directory:
-            return is_locked(_LOCK, directory)
+        with _open_owned(directory) as descriptor:
+            return is_locked(_LOCK, descriptor)
     except FileNotFoundError:
         return False
     except (OSError, TargetOccupied):
         return True
 
 
-def _holder(target: Path) -> Path:
-    return target.parent / f".{target.name}.snapper"
-
-
 @contextmanager
-def _opened(holder: Path) -> Iterator[int]:
-    """The holder's descriptor. Raises TargetOccupied where it leads elsewhere, or is of a user who can do nothing to
-    the
-    directory above: who made it so could have things removed there, and put others in the place of what is built.
+def _open_owned(directory: Path) -> Iterator[int]:
+    """Open the staging directory.
+
+    Raise TargetOccupied if it is a link or belongs to somebody other than this user and the owner of the directory
+    above, who could have snapper remove things elsewhere, and replace what is built.
     """
     planted = TargetOccupied(
-        str(holder), "it is not a directory owned by this user", "Remove it, then run this again."
+        str(directory), "it is not a directory owned by this user", "Remove it, then run this again."
     )
     try:
-        descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             raise planted from None
@@ -187,77 +194,72 @@ def _opened(holder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _locked(holder: Path, what: str) -> int:
-    """The lock, which is on a file because NFS shares none of directories between machines; raises TargetLocked,
-    TargetOccupied.
+def _lock(directory: Path, target: str) -> int:
+    """Create the staging directory and return its locked lock file; raise TargetLocked, TargetOccupied.
+
+    The lock is on a file because NFS does not share locks on directories between machines.
     """
-    file = holder / _LOCK
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
         with suppress(FileExistsError):
-            holder.mkdir(mode=0o700)
+            directory.mkdir(mode=0o700)
         try:
-            with _opened(holder) as directory:
-                descriptor = os.open(_LOCK, flags, 0o600, dir_fd=directory)
-        except FileNotFoundError:
+            with _open_owned(directory) as opened:
+                descriptor = os.open(_LOCK, flags, 0o600, dir_fd=opened)
+        except FileNotFoundError:  # the process that had the lock has removed the directory
             continue
         if not try_lock(descriptor):
-            who = os.pread(descriptor, _LONGEST_SIGNATURE, 0).decode(errors="replace").strip()
+            holder = os.pread(descriptor, _MAX_SIGNATURE, 0).decode(errors="replace").strip()
             os.close(descriptor)
-            raise TargetLocked(what, who)
-        if is_open_file(descriptor, file):
+            raise TargetLocked(target, holder)
+        if is_open_file(descriptor, directory / _LOCK):
             _sign(descriptor)
             return descriptor
         os.close(descriptor)
 
 
 def _sign(lock: int) -> None:
-    """Says in the lock who holds it; a full disk must not stand in the way of that."""
+    """Write into the lock file who holds it, unless the disk is full."""
     with suppress(OSError):
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{user_at_host()} (process {os.getpid()}, since {utc_now()})\n".encode(), 0)
 
 
-def _unlocked(directory: Path) -> int:
-    """Lets a directory be moved into another one, for which it must be writable itself; the mode that it had."""
-    mode = stat.S_IMODE(directory.stat().st_mode)
-    if not mode & stat.S_IWUSR:
-        directory.chmod(mode | stat.S_IWUSR)
-    return mode
-
-
-def _unlock(holder: Path, lock: int) -> None:
-    """Lets go of the holder; NFS keeps a file that is open, so the lock is closed before its directory goes."""
-    (holder / _LOCK).unlink(missing_ok=True)
+def _unlock(directory: Path, lock: int) -> None:
+    """Remove the staging directory; the lock is closed first, as NFS keeps files that are open."""
+    (directory / _LOCK).unlink(missing_ok=True)
     os.close(lock)
     with suppress(OSError):
-        holder.rmdir()
+        directory.rmdir()
 
 
-def _recover(holder: Path, target: Path) -> None:
-    """Undoes a swap in two steps that was cut off between them, and puts back what is kept; raises TargetOccupied."""
-    if (holder / _OLD).is_dir() and not os.path.lexists(target):
-        (holder / _OLD).rename(target)
-    kept = holder / _KEPT
+# --- moving -----------------------------------------------------------------------------------------------
+
+
+def _recover(directory: Path, target: Path) -> None:
+    """Undo a swap that was interrupted between two steps, and move back what was kept; raise TargetOccupied."""
+    if (directory / _OLD).is_dir() and not os.path.lexists(target):
+        (directory / _OLD).rename(target)
+    kept = directory / _KEPT
     if not kept.is_dir() or target.is_symlink() or not target.is_dir():
         return
     envs = kept / "envs"
     for path in (kept / "pkgs", *(envs.iterdir() if envs.is_dir() else ())):
         if os.path.lexists(path):
             _move(path, target / path.relative_to(kept))
-    for directory in (envs, kept):
+    for emptied in (envs, kept):
         with suppress(OSError):
-            directory.rmdir()
+            emptied.rmdir()
 
 
 def _is_free(path: Path) -> bool:
-    """Whether something can be moved there, which the directory above may be made for."""
-    above = path.parent
-    return not os.path.lexists(path) and not above.is_symlink() and (above.is_dir() or not above.exists())
+    """Return whether something can be moved to the path, whose parent directory may not exist yet."""
+    parent = path.parent
+    return not os.path.lexists(path) and not parent.is_symlink() and (parent.is_dir() or not parent.exists())
 
 
 def _move(old: Path, new: Path) -> None:
-    """Moves what is not part of an environment, from and to read-only directories too; raises TargetOccupied."""
+    """Move what is not part of an environment, from and to read-only directories too; raise TargetOccupied."""
     try:
         if not _is_free(new):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -265,18 +267,26 @@ def _move(old: Path, new: Path) -> None:
             new.parent.mkdir()
             new.parent.chmod(stat.S_IMODE(old.parent.stat().st_mode))
         with _writable(old.parent), _writable(new.parent):
-            mode = None if old.is_symlink() else _unlocked(old)
+            mode = None if old.is_symlink() else _make_writable(old)
             old.rename(new)
             if mode is not None and not mode & stat.S_IWUSR:
                 new.chmod(mode)
     except OSError as error:
         reason = f"it is not part of the environment and cannot be moved to {new}: {error.strerror}"
-        raise TargetOccupied(str(old), reason, "Move it elsewhere, then restore again.") from None
+        raise TargetOccupied(str(old), reason, _MOVE_ELSEWHERE) from None
+
+
+def _make_writable(directory: Path) -> int:
+    """Make a directory writable, which it must be to be moved; return the mode that it had."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not mode & stat.S_IWUSR:
+        directory.chmod(mode | stat.S_IWUSR)
+    return mode
 
 
 @contextmanager
 def _writable(directory: Path) -> Iterator[None]:
-    mode = _unlocked(directory)
+    mode = _make_writable(directory)
     try:
         yield
     finally:
@@ -284,33 +294,44 @@ def _writable(directory: Path) -> Iterator[None]:
             directory.chmod(mode)
 
 
-def _clear(holder: Path) -> None:
-    """Removes what can be removed: what is another user's, or open on NFS, must not fail what has been done."""
-    with _opened(holder) as directory:
-        for name in os.listdir(directory):
+# --- removing ---------------------------------------------------------------------------------------------
+
+
+def _remove_contents(directory: Path) -> None:
+    """Remove all but the lock and `kept`; what cannot be removed (another user's, open on NFS) is left."""
+    with _open_owned(directory) as descriptor:
+        for name in os.listdir(descriptor):
             if name not in (_LOCK, _KEPT):
                 with suppress(OSError):
-                    remove_tree(name, directory)
+                    remove_tree(name, descriptor)
 
 
-def _directories_at(top: str, depth: int) -> list[str]:
-    """The paths of directories so deep below `top`."""
-    found = [""]
-    for _ in range(depth):
-        above, found = found, []
-        for path in above:
-            with suppress(OSError), os.scandir(os.path.join(top, path)) as entries:
-                found += [
-                    os.path.join(path, each.name) for each in entries if each.is_dir(follow_symlinks=False)
-                ]
-    return found
+class _RemovalJob(NamedTuple):
+    """Directories to remove, by their paths below `top`."""
+
+    top: str
+    paths: list[str]
 
 
-def _remove_below(_: object, job: tuple[str, list[str]]) -> None:
-    """Removes directories below another one as far as that can be done."""
-    top, paths = job
-    with suppress(OSError), closing(DirectoryTree(top, make=False)) as directories:
-        for path in paths:
-            above, _, name = path.rpartition("/")
+def _remove_directories(_: object, job: _RemovalJob) -> None:
+    """Remove the directories as far as that is possible."""
+    with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
+        for path in job.paths:
+            parent, _, name = path.rpartition("/")
             with suppress(OSError):
-                remove_tree(name, directories[above])
+                remove_tree(name, directories[parent])
+
+
+def _directories_at_depth(top: str, depth: int) -> list[str]:
+    """Return the paths of the directories that many levels below `top`."""
+    paths = [""]
+    for _ in range(depth):
+        parents, paths = paths, []
+        for parent in parents:
+            with suppress(OSError), os.scandir(os.path.join(top, parent)) as entries:
+                paths += [
+                    os.path.join(parent, entry.name)
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False)
+                ]
+    return paths

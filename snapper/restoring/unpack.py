@@ -1,4 +1,4 @@
-"""Unpacks whole snapshots with worker processes."""
+"""Unpack whole snapshots with worker processes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from snapper.store import Store
 
 @dataclass(frozen=True)
 class UnpackResult:
-    """`unrelocated` are paths that hold a placeholder because the prefix does not fit, `index` blocks for the state.
+    """A tree that is complete except for its state.
 
-    `inherited` says whether any file was taken over from the tree that was there.
+    `unrelocated` are the paths that still hold a placeholder because the prefix is too long for it, `index` the
+    blocks of the index. `linked` tells whether any file is shared with the tree that was there before.
     """
 
     unrelocated: tuple[str, ...]
     index: tuple[bytes, ...]
-    inherited: bool
+    linked: bool
 
 
 class SnapshotUnpacker:
-    """One snapshot on its way into a directory: its layers go to workers one by one, in any order.
+    """Unpacks one snapshot into a directory; its layers go to workers one by one, in any order.
 
-    `altered` are the paths that the snapshot says are not as their packages have them.
+    `altered` are the paths that the snapshot records as differing from their packages.
     """
 
     def __init__(
@@ -49,59 +50,61 @@ class SnapshotUnpacker:
         self._altered = altered
         self._layers = tuple(layers)
         self._directory, self._prefix = directory, prefix
-        self._cut = frozenset(layer.begins.path for layer in layers if layer.begins)
-        self._numbers: dict[int, int] = {}
-        self._parts: dict[int, ExtractedLayer] = {}
+        self._split = frozenset(layer.begins.path for layer in layers if layer.begins)
+        self._jobs: dict[int, int] = {}
+        self._extracted: dict[int, ExtractedLayer] = {}
 
     @property
-    def missing(self) -> tuple[int, ...]:
-        """The orders of the layers that are still to be written."""
-        return tuple(order for order in range(len(self._layers)) if order not in self._parts)
-
-    def inherit(self, old: Path, workers: WorkerPool[None]) -> int:
-        """Takes over from the environment at `old` what it has already; returns how much that is, in bytes.
-
-        The workers must have nothing else to do.
-        """
-        self._parts.update(link_unchanged(old, self._layers, self._directory, workers))
-        return sum(self._layers[order].diff_size for order in self._parts)
+    def missing(self) -> frozenset[int]:
+        """The numbers of the layers that are still to be written."""
+        return frozenset(range(len(self._layers))) - self._extracted.keys()
 
     @property
     def complete(self) -> bool:
         """Whether all layers are written."""
-        return len(self._parts) == len(self._layers)
+        return len(self._extracted) == len(self._layers)
 
     @property
-    def at_work(self) -> bool:
-        """Whether jobs are waiting or under way."""
-        return bool(self._numbers)
+    def busy(self) -> bool:
+        """Whether jobs are queued or running."""
+        return bool(self._jobs)
 
-    def submit(self, workers: WorkerPool[None], order: int, weight: int) -> int:
-        """Queues the layer of that order; returns the number of its job."""
-        job = ExtractJob(self._store, self._directory, self._prefix, self._layers[order], self._cut, order)
-        number = workers.submit(extract_layer, job, weight, Prefetch(fetch_layer, job.layer.size))
-        self._numbers[number] = order
-        return number
+    def link_unchanged(self, old: Path, workers: WorkerPool[None]) -> int:
+        """Link the files that the environment at `old` has already; return their size in bytes.
 
-    def give_up(self, workers: WorkerPool[None], number: int) -> None:
-        """Drops a job that has failed and those that have not been begun; what is under way comes to its end."""
-        for each in (number, *workers.withdraw(self._numbers)):
-            self._numbers.pop(each, None)
+        The workers must be idle.
+        """
+        self._extracted.update(link_unchanged(old, self._layers, self._directory, workers))
+        return sum(self._layers[number].diff_size for number in self._extracted)
 
-    def take(self, number: int, part: ExtractedLayer) -> int:
-        """Keeps the result of a job; returns its layer's unpacked size in bytes."""
-        order = self._numbers.pop(number)
-        self._parts[order] = part
-        return self._layers[order].diff_size
+    def submit(self, workers: WorkerPool[None], number: int, weight: int) -> int:
+        """Queue the layer of that number; return the number of its job."""
+        task = ExtractJob(
+            self._store, self._directory, self._prefix, self._layers[number], self._split, number
+        )
+        job = workers.submit(extract_layer, task, weight, Prefetch(fetch_layer, task.layer.size))
+        self._jobs[job] = number
+        return job
+
+    def give_up(self, workers: WorkerPool[None], job: int) -> None:
+        """Drop a job that has ended, and the queued ones; those that run end later."""
+        for number in (job, *workers.withdraw(self._jobs)):
+            self._jobs.pop(number, None)
+
+    def take(self, job: int, extracted: ExtractedLayer) -> int:
+        """Keep the result of a job; return the unpacked size of its layer in bytes."""
+        number = self._jobs.pop(job)
+        self._extracted[number] = extracted
+        return self._layers[number].diff_size
 
     def finish(self) -> UnpackResult:
-        """Makes links and what else comes last; raises Corrupted where the layers do not join."""
-        ordered = [self._parts[order] for order in range(len(self._layers))]
-        last = finish(self._directory, self._prefix, self._layers, ordered, self._altered)
+        """Make links, and set what has to be set last; raise Corrupted if split files do not join."""
+        extracted = [self._extracted[number] for number in range(len(self._layers))]
+        last_blocks = finish(self._directory, self._prefix, self._layers, extracted, self._altered)
         return UnpackResult(
-            tuple(sorted(path for part in ordered for path in part.unrelocated)),
-            (*(part.index for part in ordered), *last),
-            any(part.inherited for part in ordered),
+            tuple(sorted(path for layer in extracted for path in layer.unrelocated)),
+            (*(layer.index for layer in extracted), *last_blocks),
+            any(layer.linked for layer in extracted),
         )
 
 
@@ -114,21 +117,24 @@ def unpack_layers(
     progress: Progress,
     altered: frozenset[str] = frozenset(),
 ) -> UnpackResult:
-    """Writes the layers below `directory`, relocated to `prefix`; `altered` as `Unpacking` has it.
+    """Write the layers below `directory`, relocated to `prefix`; `altered` as for SnapshotUnpacker.
 
-    Raises what `extract` raises, and Corrupted where the layers do not join.
+    Raise what `extract_layer` raises, and Corrupted if split files do not join.
     """
-    unpacking = SnapshotUnpacker(store, layers, directory, prefix, altered)
-    for order, layer in enumerate(layers):
-        unpacking.submit(workers, order, layer.diff_size)
+    unpacker = SnapshotUnpacker(store, layers, directory, prefix, altered)
+    for number, layer in enumerate(layers):
+        unpacker.submit(workers, number, layer.diff_size)
     with closing(workers.results()) as results:
-        for number, part in results:
-            progress.advance(unpacking.take(number, part))
-    return unpacking.finish()
+        for job, extracted in results:
+            progress.advance(unpacker.take(job, extracted))
+    return unpacker.finish()
 
 
 def check_prefix_length(prefix: str, layers: Sequence[Layer], advice: str = "") -> None:
-    """Raises PrefixTooLong unless conda's own binaries take the prefix; for others it is reported afterwards."""
+    """Raise PrefixTooLong if the prefix does not fit into binaries of conda packages.
+
+    Other binaries that it does not fit into are left unrelocated and reported.
+    """
     length = len(os.fsencode(prefix))
     limits = [
         (len(relocation.placeholder.encode()), relocation.paths[0])
@@ -141,5 +147,5 @@ def check_prefix_length(prefix: str, layers: Sequence[Layer], advice: str = "") 
 
 
 def without_relocations(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """The layers as if nothing in them depended on a prefix: unpacked, they keep their placeholders."""
+    """Return the layers without relocations: unpacked, they keep their placeholders."""
     return tuple(replace(layer, relocations=()) for layer in layers)

@@ -15,7 +15,7 @@ from snapper.format.model import FORMAT, HistoryEntry, Layer, Ref, Snapshot
 from snapper.repository.objects import write_pages
 from snapper.repository.snapshots import write_snapshot
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.target import RestoreRequest
+from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
 
 

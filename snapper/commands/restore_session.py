@@ -1,0 +1,184 @@
+"""Restore named environments or all of a store, in the background once a time budget is used up.
+
+A session is an iterator of events, which can be pickled: they also come from the background process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from snapper import kernels
+from snapper.commands.restore import RestoreFailure, RestoreResult, restore
+from snapper.errors import SnapperError
+from snapper.format.layout import Layout
+from snapper.kernels import KernelEntry, runs
+from snapper.process.background import run_in_background
+from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.refs import environment_names
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.requests import RestoreRequest
+from snapper.restoring.selection import NamePatterns, rank_names
+from snapper.store import Store
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How to restore: see RestoreRequest. `first` are patterns of the names to restore first."""
+
+    prefix: Path | None = None
+    envs_dir: Path | None = None
+    replace: bool = False
+    first: tuple[str, ...] = ()
+    jobs: int | None = None
+
+
+class SessionStarted(NamedTuple):
+    """The store, or its cache, has been read, and these snapshots are going to be restored.
+
+    `stale_since` is when the store was last reached, as a Unix time, None if it is online. `removed_kernels` belonged
+    to environments that are neither in the store nor on disk any more.
+    """
+
+    store: str
+    specs: tuple[SnapshotSpec, ...]
+    stale_since: float | None
+    removed_kernels: tuple[KernelEntry, ...] = ()
+
+
+class SessionEnded(NamedTuple):
+    """All is done; the store may have gone offline meanwhile."""
+
+    stale_since: float | None
+
+
+SessionEvent = SessionStarted | RestoreResult | RestoreFailure | SessionEnded
+
+
+@dataclass(frozen=True)
+class SessionReport:
+    """What a session has done so far. `process` does the rest, the `remaining` specs, if that is not None."""
+
+    store: str
+    results: tuple[RestoreResult | RestoreFailure, ...]
+    removed_kernels: tuple[KernelEntry, ...]
+    stale_since: float | None
+    remaining: tuple[str, ...]
+    process: int | None = None
+
+
+def restore_named(
+    store: Store,
+    specs: Sequence[SnapshotSpec],
+    options: RestoreOptions,
+    *,
+    progress: Progress = NO_PROGRESS,
+    log: str = "",
+) -> Iterator[SessionEvent]:
+    """Restore the named snapshots; `log` as for `restore`."""
+    yield SessionStarted(store.url, tuple(specs), _stale_since(store, specs))
+    requests = _requests(specs, options, keep_changed=False)
+    yield from restore(store, requests, jobs=options.jobs, progress=progress, log=log)
+    yield SessionEnded(_stale_since(store, specs))
+
+
+def restore_all(
+    open_store: Callable[[], Store],
+    url: str,
+    patterns: NamePatterns,
+    options: RestoreOptions,
+    *,
+    progress: Progress = NO_PROGRESS,
+    log: str = "",
+) -> Iterator[SessionEvent]:
+    """Restore all environments of a store that the patterns select, most recently used ones first.
+
+    Kernels of environments that exist nowhere any more are removed. Environments with local changes are left as they
+    are unless `options.replace` is set. If the store at `url` cannot be opened or read, or nothing is selected, kernels
+    that wait for their environments learn why; then raise the error.
+    """
+    try:
+        store = open_store()
+        names = list(environment_names(store))
+        removed = kernels.remove_orphaned(names) if store.stale_since() is None else ()
+        specs = [SnapshotSpec(name) for name in patterns.select_from_store(names, store.url)]
+    except SnapperError as error:
+        _record_failure(url, error, log)
+        raise
+    yield SessionStarted(store.url, tuple(specs), _stale_since(store, specs), removed)
+    requests = _requests(specs, options, keep_changed=not options.replace)
+    yield from restore(store, requests, jobs=options.jobs, progress=progress, log=log, restores_all=True)
+    yield SessionEnded(_stale_since(store, specs))
+
+
+def run_within(session: Callable[[], Iterator[SessionEvent]], deadline: float, log: Path) -> SessionReport:
+    """Run a session in a process of its own, which goes on in the background after the deadline.
+
+    The deadline is by the monotonic clock; the output of the process goes to the log. Raise what the session raises
+    before the deadline.
+    """
+
+    def work(emit: Callable[[object], None]) -> None:
+        for event in session():
+            emit(event)
+
+    report = run_in_background(work, deadline, log)
+    return collect_report(report.events, report.pid)
+
+
+def collect_report(events: Iterable[object], process: int | None = None) -> SessionReport:
+    """Collect the events of a session; `process` goes on with it, if given."""
+    started: SessionStarted | None = None
+    stale_since: float | None = None
+    results: list[RestoreResult | RestoreFailure] = []
+    for event in events:
+        if isinstance(event, (RestoreResult, RestoreFailure)):
+            results.append(event)
+        elif isinstance(event, (SessionStarted, SessionEnded)):
+            stale_since = event.stale_since
+            started = event if isinstance(event, SessionStarted) else started
+    if started is None:
+        return SessionReport("", (), (), None, (), process)
+    ended = {result.environment for result in results}
+    remaining = (spec for spec in started.specs if not {spec.environment, str(spec)} & ended)
+    return SessionReport(
+        started.store,
+        tuple(results),
+        started.removed_kernels,
+        stale_since,
+        tuple(map(str, remaining)),
+        process,
+    )
+
+
+def _requests(
+    specs: Sequence[SnapshotSpec], options: RestoreOptions, *, keep_changed: bool
+) -> list[RestoreRequest]:
+    names = [spec.environment for spec in specs]
+    ranks = rank_names(names, options.first, runs.recently_used(names))
+    return [
+        RestoreRequest(
+            spec,
+            prefix=options.prefix,
+            envs_dir=options.envs_dir,
+            replace=options.replace,
+            keep_changed=keep_changed,
+            rank=ranks[spec.environment],
+        )
+        for spec in specs
+    ]
+
+
+def _record_failure(url: str, error: SnapperError, log: str) -> None:
+    """Record that nothing can be restored, for `snapper status` and for kernels whose environments are missing."""
+    recorder = runs.RunRecorder(url, log=log, listed=True)
+    for entry in kernels.registered_kernels():
+        if not entry.ready:
+            recorder.fail(entry.environment, error.message, error.hint)
+    recorder.close(error.message)
+
+
+def _stale_since(store: Store, specs: Sequence[SnapshotSpec]) -> float | None:
+    return store.stale_since([Layout.ref(spec.environment) for spec in specs])

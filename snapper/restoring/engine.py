@@ -1,0 +1,199 @@
+"""Carry out planned restores: stage each, write all their layers with one pool of workers, swap each in when whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from snapper.environment import clock, state
+from snapper.environment.index import IndexHeader
+from snapper.errors import SnapperError
+from snapper.format.model import FORMAT
+from snapper.process.pool import WorkerPool
+from snapper.repository.refs import read_ref
+from snapper.restoring.errors import unpack_errors
+from snapper.restoring.extract import ExtractedLayer
+from snapper.restoring.plan import RestorePlan, split_into_waves
+from snapper.restoring.schedule import SnapshotLoad, schedule_layers
+from snapper.restoring.staging import Staging, staging_directory
+from snapper.restoring.target import RestoreTarget, inspect_target, is_present
+from snapper.restoring.unpack import SnapshotUnpacker, UnpackResult
+from snapper.store import Store
+
+
+class Outcome(NamedTuple):
+    """What became of a plan.
+
+    Without an `error`, the environment is at the target, which is `present` if another process restored it after it
+    had been planned; with one, the target is as it was. `unrelocated` are paths that still hold a placeholder.
+    """
+
+    plan: RestorePlan
+    target: RestoreTarget
+    unrelocated: tuple[str, ...] = ()
+    error: SnapperError | None = None
+
+
+#: Called with the bytes of a plan that have been written or linked.
+Advance = Callable[[RestorePlan, int], None]
+
+
+def run_plans(
+    store: Store, plans: Sequence[RestorePlan], workers: WorkerPool[None], advance: Advance
+) -> Generator[Outcome, None, None]:
+    """Carry out the plans and yield the outcome of each as soon as it is known; a failure does not stop the others."""
+    with ExitStack() as resources:
+        for wave in split_into_waves(plans):
+            yield from _Wave(store, workers, advance, resources).run(wave)
+
+
+@dataclass
+class _StagedRestore:
+    """A plan whose target is locked for it; `resources` are released when it has ended, whichever way."""
+
+    plan: RestorePlan
+    staging: Staging
+    unpacker: SnapshotUnpacker
+    resources: ExitStack
+    error: SnapperError | None = None
+
+
+class _Wave:
+    """Restores that do not depend on each other."""
+
+    def __init__(
+        self, store: Store, workers: WorkerPool[None], advance: Advance, resources: ExitStack
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._advance = advance
+        self._resources = resources
+        self._staged: list[_StagedRestore] = []
+
+    def run(self, plans: Sequence[RestorePlan]) -> Iterator[Outcome]:
+        for plan in plans:
+            staged = self._stage(plan)
+            if isinstance(staged, _StagedRestore):
+                self._staged.append(staged)
+            else:
+                yield staged
+        owners = self._submit_layers()
+        for staged in self._staged:
+            if staged.unpacker.complete:  # nothing was left to write
+                yield self._finish(staged)
+        with closing(self._workers.outcomes()) as outcomes:
+            for job, outcome in outcomes:
+                yield from self._take(owners[job], job, outcome)
+
+    def _stage(self, plan: RestorePlan) -> _StagedRestore | Outcome:
+        """Lock the target, look at it again, and link what its environment has already."""
+        resources = self._resources.enter_context(ExitStack())
+        try:
+            staging = resources.enter_context(staging_directory(plan.target.prefix))
+            target = self._inspect_again(plan)
+            if target.present:
+                resources.close()
+                return Outcome(plan, target)
+            return self._link_unchanged(plan, staging, resources)
+        except SnapperError as error:
+            return _fail(plan, resources, error)
+
+    def _inspect_again(self, plan: RestorePlan) -> RestoreTarget:
+        """Inspect the target now that no other process can change it."""
+        ref = plan.target.ref
+        if self._store.stale_since() is None:
+            ref = read_ref(self._store, ref.name).ref
+        return inspect_target(self._store, plan.request, ref, plan.target.prefix, again=True)
+
+    def _link_unchanged(self, plan: RestorePlan, staging: Staging, resources: ExitStack) -> _StagedRestore:
+        prefix, snapshot = plan.target.prefix, plan.snapshot
+        unpacker = SnapshotUnpacker(
+            self._store, snapshot.layers, str(staging.tree), str(prefix), snapshot.altered_paths
+        )
+        with _plan_errors(plan):
+            self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
+        return _StagedRestore(plan, staging, unpacker, resources)
+
+    def _submit_layers(self) -> dict[int, _StagedRestore]:
+        """Queue all layers that are still to be written; return whose each job is."""
+        loads = [
+            SnapshotLoad(staged.plan.request.rank, staged.plan.snapshot.layers) for staged in self._staged
+        ]
+        missing = [staged.unpacker.missing for staged in self._staged]
+        scheduled = [item for item in schedule_layers(loads) if item.layer in missing[item.load]]
+        owners: dict[int, _StagedRestore] = {}
+        for count, item in enumerate(scheduled):
+            staged = self._staged[item.load]
+            job = staged.unpacker.submit(self._workers, item.layer, len(scheduled) - count)
+            owners[job] = staged
+        return owners
+
+    def _take(
+        self, staged: _StagedRestore, job: int, outcome: ExtractedLayer | SnapperError
+    ) -> Iterator[Outcome]:
+        """Note what became of one layer; yield the outcome of its restore if that was the last one."""
+        plan, unpacker = staged.plan, staged.unpacker
+        if staged.error is None and isinstance(outcome, SnapperError):
+            staged.error = outcome
+        if staged.error is not None:
+            unpacker.give_up(self._workers, job)
+            if not unpacker.busy:
+                yield _fail(plan, staged.resources, staged.error)
+        elif not isinstance(outcome, SnapperError):
+            self._advance(plan, unpacker.take(job, outcome))
+            if unpacker.complete:
+                yield self._finish(staged)
+
+    def _finish(self, staged: _StagedRestore) -> Outcome:
+        """Complete the staged tree and swap it in."""
+        plan, staging = staged.plan, staged.staging
+        try:
+            with staged.resources:
+                unpacked = staged.unpacker.finish()
+                header = _write_state(plan, staging, unpacked)
+                _check_target_again(self._store, plan)
+                staging.swap()
+                if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
+                    staging.clear(self._workers)
+        except SnapperError as error:
+            return _fail(plan, staged.resources, error)
+        if unpacked.linked:
+            _renew_index(plan, header, unpacked)
+        return Outcome(plan, plan.target, unpacked.unrelocated)
+
+
+def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:
+    return unpack_errors(f"snapshot {plan.target.snapshot_id[:12]}", str(plan.target.prefix))
+
+
+def _write_state(plan: RestorePlan, staging: Staging, unpacked: UnpackResult) -> IndexHeader:
+    """Write the state of the environment into the staged tree; return the header of its index."""
+    target = plan.target
+    environment_state = state.EnvironmentState(FORMAT, target.name, target.snapshot_id, str(target.prefix))
+    with _plan_errors(plan):
+        taken = 0 if unpacked.linked else clock.next_tick(staging.tree)
+        header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
+        state.write(staging.tree, environment_state, plan.encoded, header, unpacked.index)
+        staging.tree.chmod(plan.snapshot.mode & 0o777)
+    return header
+
+
+def _check_target_again(store: Store, plan: RestorePlan) -> None:
+    """Raise TargetOccupied if the target has changed since it was inspected such that replacing it loses something."""
+    target = plan.target
+    is_present(store, target.prefix, target.ref, target.snapshot_id, plan.request)
+
+
+def _renew_index(plan: RestorePlan, header: IndexHeader, unpacked: UnpackResult) -> None:
+    """Write the index after the swap: removing the replaced tree changed the ctime of files that both trees link."""
+    prefix = plan.target.prefix
+    with suppress(OSError):
+        state.write_index(prefix, replace(header, taken=clock.next_tick(prefix)), unpacked.index)
+
+
+def _fail(plan: RestorePlan, resources: ExitStack, error: SnapperError) -> Outcome:
+    with suppress(SnapperError):
+        resources.close()
+    return Outcome(plan, plan.target, error=error)

@@ -1,0 +1,95 @@
+"""Plan the restore of one environment: which snapshot, from which layers, and whether it can work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from snapper.environment import state
+from snapper.errors import InsufficientSpace, NoTargetDirectory
+from snapper.format.manifest import EncodedSnapshot
+from snapper.format.model import Snapshot
+from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
+from snapper.restoring.offline import available_snapshot
+from snapper.restoring.requests import LocatedRequest, RestoreRequest
+from snapper.restoring.space import SpaceReservations
+from snapper.restoring.target import RestoreTarget, check_target, existing_parent, inspect_target
+from snapper.store import Store
+
+
+@dataclass(frozen=True)
+class InspectedRequest:
+    """A request whose target has been inspected; its spec is that of the snapshot that can be had."""
+
+    request: RestoreRequest
+    target: RestoreTarget
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """A snapshot to write to a target; `started` is when the work on it began, by the monotonic clock."""
+
+    request: RestoreRequest
+    target: RestoreTarget
+    encoded: EncodedSnapshot
+    snapshot: Snapshot
+    started: float
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+
+def inspect_request(store: Store, located: LocatedRequest) -> InspectedRequest:
+    """Choose the snapshot and inspect the target; raise NoTargetDirectory, and what `inspect_target` raises."""
+    if isinstance(located.prefix, NoTargetDirectory):
+        raise located.prefix
+    request, ref = located.request, located.ref
+    spec = available_snapshot(store, ref, request.spec, located.prefix)
+    instead_of = "" if spec == request.spec else ref.current
+    request = replace(request, spec=spec)
+    target = inspect_target(store, request, ref, located.prefix)
+    return InspectedRequest(request, replace(target, instead_of=instead_of))
+
+
+def make_plan(store: Store, inspected: InspectedRequest, started: float) -> RestorePlan:
+    """Read the snapshot and check the target; raise Corrupted, and what `check_target` raises."""
+    target = inspected.target
+    encoded = read_encoded_snapshot(store, target.snapshot_id)
+    snapshot = decode_snapshot(store, encoded)
+    check_target(target, snapshot)
+    return RestorePlan(inspected.request, target, encoded, snapshot, started)
+
+
+def reserve_space(reservations: SpaceReservations, plan: RestorePlan) -> None:
+    """Reserve space for what the plan writes; raise InsufficientSpace.
+
+    Layers that the environment at the target has already will probably be linked; if not, writing them raises
+    InsufficientSpace.
+    """
+    parent = existing_parent(plan.target.prefix)
+    try:
+        reservations.reserve(parent, plan.snapshot.layers)
+    except InsufficientSpace:
+        previous = state.read_previous(plan.target.prefix)
+        if previous is None:
+            raise
+        linkable = {layer.digest for layer in previous.snapshot.layers}
+        reservations.reserve(
+            parent, [layer for layer in plan.snapshot.layers if layer.digest not in linkable]
+        )
+
+
+def split_into_waves(plans: Sequence[RestorePlan]) -> Iterator[list[RestorePlan]]:
+    """Yield plans that can be carried out together.
+
+    An environment inside of another one comes after it, and of those with the same prefix each comes after the one
+    that was requested before it.
+    """
+    prefixes = [plan.target.prefix for plan in plans]
+    waves = [
+        sum(other in prefix.parents for other in prefixes) + prefixes[:number].count(prefix)
+        for number, prefix in enumerate(prefixes)
+    ]
+    for number in sorted(set(waves)):
+        yield [plan for plan, wave in zip(plans, waves, strict=True) if wave == number]
