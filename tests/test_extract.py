@@ -231,7 +231,7 @@ def test_hostile_layers_are_refused_and_nothing_happens(sandbox: Path, what: str
 
 def test_a_middle_by_itself_never_makes_a_large_file(sandbox: Path) -> None:
     """What a manifest may say of places in files is bounded by what its layers hold."""
-    with pytest.raises(ValueError, match="begins"):
+    with pytest.raises(ValueError, match="starts"):
         publish_layers(open_store(str(sandbox / "store")), [next_piece(2**40, b"x", 2**41)])
     with pytest.raises(ValueError, match="outside"):
         next_piece(2001, b"")

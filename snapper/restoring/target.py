@@ -148,8 +148,8 @@ def _check_same_environment(
         str(prefix),
         f"it is the environment {installed.environment!r} in the store",
         "Restore elsewhere with --prefix or --envs-dir. Or pack the existing environment "
-        f"({pack_command(prefix, installed.environment)}) and move it elsewhere; or pack it as {ref.name!r} from now on: "
-        f"{pack_command(prefix, ref.name)}.",
+        f"({pack_command(prefix, installed.environment)}) and move it elsewhere; "
+        f"or pack it as {ref.name!r} from now on: {pack_command(prefix, ref.name)}.",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 #: The unit in which a memory file system grows, in bytes.
-PAGE_SIZE = os.sysconf("SC_PAGE_SIZE_SIZE")
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
