@@ -1,4 +1,4 @@
-"""Settings: which one holds, what is said of wrong ones, and how they are changed."""
+"""Settings: precedence, errors for invalid ones, and changes to the settings file."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import pytest
 
 from snapper.cli.app import run
 from snapper.errors import InvalidSettings, SnapperError
-from snapper.settings import file
-from snapper.settings.file import VARIABLE
-from snapper.settings.settings import (
-    KEYS,
+from snapper.settings import directories, file
+from snapper.settings.directories import (
+    Platform,
     detect_platform,
-    explain_setting,
-    explain_settings,
-    load_settings,
+    existing_directory,
+    log_file,
     state_directory,
-    variable_name,
 )
+from snapper.settings.file import VARIABLE, writable_settings_file
+from snapper.settings.keys import KEYS
+from snapper.settings.resolution import explain_setting, explain_settings, load_settings, variable_name
 from tests.conftest import Machine
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own, and none of the developer's settings."""
+    """A home directory without any settings."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (VARIABLE, "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SAGEMAKER_SPACE_NAME"):
+    for name in (VARIABLE, "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "SAGEMAKER_SPACE_NAME"):
         monkeypatch.delenv(name, raising=False)
     for key in KEYS:
         monkeypatch.delenv(variable_name(key), raising=False)
@@ -42,7 +42,9 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
-def test_variable_before_file_before_default(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_overrides_file_and_file_overrides_default(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert load_settings().jobs is None
     file = write(home / ".config/snapper/config.toml", 'jobs = 5\nlevel = 7\nfirst = ["a*", "b"]\n')
     monkeypatch.setenv("SNAPPER_LEVEL", "9")
@@ -56,7 +58,7 @@ def test_variable_before_file_before_default(home: Path, monkeypatch: pytest.Mon
     assert origins["budget"] == "default"
 
 
-def test_the_first_file_that_is_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_existing_settings_file_is_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [
         write(home / "etc/config.toml", "jobs = 1\n"),
         write(home / ".config/snapper/config.toml", "jobs = 2\n"),
@@ -74,18 +76,44 @@ def test_the_first_file_that_is_there(home: Path, monkeypatch: pytest.MonkeyPatc
         load_settings()
 
 
-def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_depend_on_the_platform(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().store == str(home / ".local/share/snapper")
     assert load_settings().cache is None
     monkeypatch.setenv("SAGEMAKER_SPACE_NAME", "mine")
-    assert detect_platform() == "Studio"
+    assert detect_platform() is Platform.STUDIO
     assert load_settings().cache == str(home / ".local/state/snapper/cache")
     (home / "SageMaker").mkdir()
-    assert detect_platform() == "notebook instance"
+    assert detect_platform() is Platform.NOTEBOOK_INSTANCE
     found = explain_setting("store")
     assert (found.value, found.origin) == (str(home / "SageMaker/.snapper"), "default (notebook instance)")
     assert load_settings().cache == str(home / "SageMaker/.snapper/cache")
     assert state_directory().is_relative_to(home / "SageMaker")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have directories of their own")
+def test_directories_follow_the_xdg_variables(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state_directory() == home / ".local/state/snapper"
+    assert log_file() == home / ".local/state/snapper/snapper.log"
+    assert writable_settings_file() == home / ".config/snapper/config.toml"
+    for name in ("CONFIG", "STATE", "DATA"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(home / name))
+    assert state_directory() == home / "STATE/snapper"
+    assert writable_settings_file() == home / "CONFIG/snapper/config.toml"
+    assert load_settings().store == str(home / "DATA/snapper")
+    for name in ("CONFIG", "STATE", "DATA"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", "")
+    assert state_directory() == home / ".local/state/snapper"
+    assert writable_settings_file() == home / ".config/snapper/config.toml"
+
+
+def test_macos_keeps_directories_of_earlier_versions(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directories, "IS_MACOS", True)
+    native, previous = home / "Library/snapper", home / ".local/state/snapper"
+    assert existing_directory(native, "user_state_path") == native
+    previous.mkdir(parents=True)
+    assert existing_directory(native, "user_state_path") == previous
+    native.mkdir(parents=True)
+    assert existing_directory(native, "user_state_path") == native
 
 
 @pytest.mark.parametrize(
@@ -109,7 +137,9 @@ def test_defaults_made_for_the_place(home: Path, monkeypatch: pytest.MonkeyPatch
         ("jobs = \n\n", 1, "it is not TOML"),
     ],
 )
-def test_a_wrong_file(home: Path, text: str, line: int, words: str) -> None:
+def test_invalid_settings_file_is_reported_with_its_line(
+    home: Path, text: str, line: int, words: str
+) -> None:
     file = write(home / ".config/snapper/config.toml", text)
     with pytest.raises(InvalidSettings) as caught:
         load_settings()
@@ -120,21 +150,21 @@ def test_a_wrong_file(home: Path, text: str, line: int, words: str) -> None:
         assert caught.value.where == f"{file}:{line}"
 
 
-def test_a_file_that_is_no_text(home: Path) -> None:
+def test_settings_file_that_is_not_utf8_is_reported(home: Path) -> None:
     file = home / ".config/snapper/config.toml"
     write(file, "").write_bytes(b"jobs = 1\nstore = '\xff'\n")
     with pytest.raises(InvalidSettings, match=":2: it is not UTF-8"):
         load_settings()
 
 
-def test_a_wrong_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_variable_is_reported(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNAPPER_JOBS", "many")
     with pytest.raises(InvalidSettings) as caught:
         load_settings()
     assert caught.value.where == "SNAPPER_JOBS"
 
 
-def test_values_as_people_write_them(home: Path) -> None:
+def test_values_are_accepted_as_people_write_them(home: Path) -> None:
     file = home / ".config/snapper/config.toml"
     for text, expected in (("'1.5 GB'", 1_500_000_000), ("'700kb'", 700_000), ("12", 12)):
         write(file, f"cache_size = {text}\n")
@@ -147,7 +177,7 @@ def test_values_as_people_write_them(home: Path) -> None:
     assert (load_settings().store, load_settings().budget) == ("s3://bucket/prefix", None)
 
 
-def test_changes_keep_comments(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_setting_a_value_keeps_comments_and_mode(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "SageMaker").mkdir()
     file = home / "SageMaker/.snapper/config.toml"
     before = "# our team's\njobs = 2  # two cores\n\n# patterns\nonly = [\n  'a*', # all of them\n]\n"
@@ -170,7 +200,7 @@ def test_changes_keep_comments(home: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == f"{file}\n"
 
 
-def test_first_change_begins_with_the_sites_settings(home: Path) -> None:
+def test_first_change_copies_the_site_settings(home: Path) -> None:
     site = write(home / "etc/config.toml", "# the site's\nlevel = 9\n")
     before = site.read_text()
     assert run(["config", "set", "jobs", "2"]) == 0
@@ -178,7 +208,7 @@ def test_first_change_begins_with_the_sites_settings(home: Path) -> None:
     assert (home / ".config/snapper/config.toml").read_text() == before + "jobs = 2\n"
 
 
-def test_wrong_changes_change_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_changes_leave_the_file_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
         *(("set", "josb", "1"), ("set", "jobs", "none"), ("get", "josb"), ("unset", "josb")),
         *(("set", "store", "s3://"), ("set", "store", "ftp://host"), ("set", "cache", "off", "extra")),
@@ -193,10 +223,10 @@ def test_wrong_changes_change_nothing(home: Path, capsys: pytest.CaptureFixture[
     assert not (home / ".config").exists()
 
 
-def test_what_is_wrong_is_shown_beside_what_holds(
+def test_config_shows_valid_settings_and_all_errors(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also what is wrong in several ways, and it can be mended one by one."""
+    """Several errors are shown together, and can be fixed one by one."""
     file = write(home / ".config/snapper/config.toml", "josb = 3\nlevel = 40\nbudget = 9\n")
     monkeypatch.setenv("SNAPPER_CACHE_SIZE", "much")
     assert run(["config", "--json"]) == run(["config", "show"]) == 2
@@ -217,8 +247,8 @@ def test_what_is_wrong_is_shown_beside_what_holds(
     assert "it is not TOML" in printed.err and "cache_size" in printed.out
 
 
-def test_reading_with_either_parser(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.10 has no tomllib, and reads with what others write with."""
+def test_both_toml_parsers_read_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.10 has no tomllib and reads with tomlkit, which all versions write with."""
     write(home / ".config/snapper/config.toml", "jobs = 2\nonly = ['a', 'b']\nbudget = 1.5\n")
     found = load_settings()
     monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
@@ -228,8 +258,8 @@ def test_reading_with_either_parser(home: Path, monkeypatch: pytest.MonkeyPatch)
         load_settings()
 
 
-def test_settings_at_work(machine: Machine) -> None:
-    """As a process: shown with origins, used by commands, and wrong ones in one sentence."""
+def test_commands_use_settings_and_report_invalid_ones(machine: Machine) -> None:
+    """Run commands as processes, with a settings file."""
     file = write(machine.home / ".config/snapper/config.toml", f"store = '{machine.home}/elsewhere'\n")
     variables = {"SNAPPER_STORE": ""}
     shown = machine.run_json("config", **variables)

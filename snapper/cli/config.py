@@ -11,17 +11,8 @@ from snapper.cli.render import output
 from snapper.errors import ExitCode, NotAStore, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.file import find_settings_file, writable_settings_file, write_setting
-from snapper.settings.settings import (
-    KEYS,
-    OFF,
-    Setting,
-    Value,
-    check_key,
-    explain_setting,
-    explain_settings,
-    parse_value,
-    variable_name,
-)
+from snapper.settings.keys import KEYS, OFF, Value, check_key, parse_value
+from snapper.settings.resolution import Setting, explain_setting, explain_settings, variable_name
 
 app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
 

@@ -11,7 +11,8 @@ from snapper.cli.render import output
 from snapper.cli.render.staleness import Staleness, read_staleness
 from snapper.errors import UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory, load_settings
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
     from snapper.commands.diff import SnapshotDiff

@@ -12,7 +12,7 @@ from snapper.cli.render import output
 from snapper.cli.render.text import plural
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory
+from snapper.settings.directories import absolute_directory
 
 if TYPE_CHECKING:
     from snapper.checks.findings import Level

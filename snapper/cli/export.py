@@ -19,7 +19,8 @@ from snapper.cli.render.staleness import Staleness, read_staleness
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory, load_settings
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
     from snapper.commands.export import ExportResult

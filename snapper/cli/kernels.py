@@ -11,7 +11,7 @@ from snapper.cli.options import JsonOption
 from snapper.cli.render import output
 from snapper.errors import ExitCode, KernelNotRegistered, NotAnEnvironment
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory
+from snapper.settings.directories import absolute_directory
 
 if TYPE_CHECKING:
     from snapper.kernels import KernelEntry

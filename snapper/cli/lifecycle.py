@@ -10,7 +10,7 @@ import typer
 
 from snapper.cli.options import ExceptOption, JsonOption, OnlyOption
 from snapper.cli.render import output
-from snapper.settings.settings import detect_platform
+from snapper.settings.directories import Platform, detect_platform
 
 
 class EventArgument(str, Enum):
@@ -73,7 +73,13 @@ def lifecycle(
     """Print a script for a machine's making or start."""
     from snapper.commands import lifecycle as verb
 
-    place = platform.value if platform else "studio" if detect_platform() == "Studio" else "notebook-instance"
+    place = (
+        platform.value
+        if platform
+        else "studio"
+        if detect_platform() is Platform.STUDIO
+        else "notebook-instance"
+    )
     settings = {
         "store": store or "",
         "envs_dir": envs_dir or "",

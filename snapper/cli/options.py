@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.settings.settings import store_url
+from snapper.settings.resolution import store_url
 
 if TYPE_CHECKING:
     from snapper.store import Store

@@ -19,7 +19,8 @@ from snapper.cli.options import (
 )
 from snapper.cli.render import pack as render
 from snapper.errors import NotAnEnvironment, UsageError
-from snapper.settings.settings import absolute_directory, load_settings
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
     pass

@@ -25,7 +25,8 @@ from snapper.cli.render import output
 from snapper.cli.render import restore as restored
 from snapper.cli.render.staleness import Staleness
 from snapper.errors import SnapperError, UsageError
-from snapper.settings.settings import absolute_directory, load_settings, log_file, resolve_envs_dir, store_url
+from snapper.settings.directories import absolute_directory, log_file
+from snapper.settings.resolution import load_settings, resolve_envs_dir, store_url
 
 if TYPE_CHECKING:
     from snapper.commands.restore_session import RestoreOptions, SessionEvent, SessionReport

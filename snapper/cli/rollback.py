@@ -21,7 +21,8 @@ from snapper.cli.render import output
 from snapper.cli.render import restore as restored
 from snapper.errors import ExitCode, UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory, load_settings, resolve_envs_dir
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings, resolve_envs_dir
 
 if TYPE_CHECKING:
     from snapper.commands.restore import RestoreResult

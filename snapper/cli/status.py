@@ -16,7 +16,7 @@ from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, NotAStore, SnapperError, UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory
+from snapper.settings.directories import absolute_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,8 @@ from snapper.cli.render import output
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, SnapperError, UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.settings import absolute_directory, load_settings
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

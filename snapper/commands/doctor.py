@@ -22,13 +22,8 @@ from snapper.repository.refs import RefOrError, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring import staging
 from snapper.restoring.requests import RestoreRequest, choose_prefix
-from snapper.settings.settings import (
-    detect_platform,
-    explain_settings,
-    load_settings,
-    resolve_envs_dir,
-    store_url,
-)
+from snapper.settings.directories import Platform, detect_platform, notebook_volume
+from snapper.settings.resolution import explain_settings, load_settings, resolve_envs_dir, store_url
 
 _LITTLE_INODES = 50_000
 _LARGEST_SCRIPT = 1024 * 1024
@@ -88,7 +83,10 @@ def _settings() -> Iterator[Finding]:
             if found.file
             else "no settings file: using defaults and environment variables"
         )
-        kinds = {"notebook instance": "SageMaker notebook instance", "Studio": "SageMaker Studio space"}
+        kinds = {
+            Platform.NOTEBOOK_INSTANCE: "SageMaker notebook instance",
+            Platform.STUDIO: "SageMaker Studio space",
+        }
         kind = kinds.get(detect_platform(), "generic")
         yield Finding("good", "Settings", f"{where}; platform: {kind}")
 
@@ -194,10 +192,10 @@ def _there(directory: Path) -> Path:
 
 def _own_place() -> Iterator[Finding]:
     """Whether snapper itself survives a stop."""
-    volume = Path.home() / "SageMaker"
-    if detect_platform() == "notebook instance" and not Path(sys.prefix).is_relative_to(volume):
+    platform, volume = detect_platform(), notebook_volume()
+    if volume and not Path(sys.prefix).is_relative_to(volume):
         detail = f"installed in {sys.prefix}, which is deleted when the instance stops"
-    elif detect_platform() == "Studio" and not Path(sys.prefix).is_relative_to(Path.home()):
+    elif platform is Platform.STUDIO and not Path(sys.prefix).is_relative_to(Path.home()):
         detail = f"installed in {sys.prefix}, which is deleted when the space stops"
     else:
         yield Finding("good", "snapper", f"installed in {sys.prefix}")

@@ -10,7 +10,7 @@ from typing import Literal
 
 from snapper import __version__
 from snapper.errors import UsageError
-from snapper.settings.settings import variable_name
+from snapper.settings.resolution import variable_name
 
 Event = Literal["on-create", "on-start"]
 

@@ -19,7 +19,7 @@ from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.restoring.target import is_present, pack_command
-from snapper.settings.settings import resolve_envs_dir
+from snapper.settings.resolution import resolve_envs_dir
 from snapper.store import Store
 
 #: `unchanged` and `changed` since it was packed or restored; `unknown` where snapper has no record of that;

@@ -21,7 +21,7 @@ from snapper.environment.locations import condabin
 from snapper.format.model import Kernel
 from snapper.fs.atomic import atomic_write
 from snapper.kernels import launcher, runs
-from snapper.settings.settings import load_settings
+from snapper.settings.resolution import load_settings
 
 _CARRIED = "share/jupyter/kernels"
 _SPEC = "kernel.json"

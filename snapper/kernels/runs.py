@@ -19,7 +19,7 @@ from typing import Literal
 from snapper.format import canonical
 from snapper.fs.atomic import atomic_write
 from snapper.process.identity import is_process_alive, process_start_time, utc_now
-from snapper.settings.settings import state_directory
+from snapper.settings.directories import state_directory
 
 FORMAT = 1
 

@@ -1,1 +1,1 @@
-"""Settings: where they come from, their values, and their file."""
+"""Settings: where they come from, which values they accept, and the directories that snapper uses by default."""

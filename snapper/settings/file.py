@@ -1,4 +1,4 @@
-"""The file of settings: where it is looked for, how it is read, and how one setting in it is changed."""
+"""The settings file: find it, read it, and change one setting in it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from snapper.errors import FileOperationFailed, InvalidSettings
+from snapper.fs.atomic import atomic_write
+from snapper.settings.directories import notebook_volume, user_config_directories
 
 VARIABLE = "SNAPPER_CONFIG"
 _NAME = "config.toml"
@@ -18,7 +20,7 @@ _SITE = Path("/etc/snapper") / _NAME
 
 @dataclass(frozen=True)
 class SettingsFile:
-    """A file of settings as it was read; `fields` are its keys and values, none where it is `missing`."""
+    """A settings file as it was read; `fields` are its keys and values, none if the file is `missing`."""
 
     path: Path
     text: str
@@ -26,52 +28,51 @@ class SettingsFile:
     missing: bool = False
 
     def line_of(self, key: str) -> int:
-        """The line on which the key is set, counted from 1."""
+        """Return the line, counted from 1, on which the key is set."""
         lines = self.text.splitlines(keepends=True)
         before = 0
         for count in range(len(lines)):
             try:
-                if key not in _parsed("".join(lines[:count])):
+                if key not in _parse("".join(lines[:count])):
                     before = count
-            except ValueError:  # in the middle of a value of several lines
+            except ValueError:  # in the middle of a multi-line value
                 continue
         return before + 1
 
 
 def find_settings_file() -> SettingsFile | None:
-    """The file that holds: the one that SNAPPER_CONFIG names, else the first that is there.
+    """Read the settings file: the one that SNAPPER_CONFIG names, or else the first that exists.
 
-    Raises InvalidSettings where it is no TOML, FileOperationFailed where it cannot be read.
+    Raise InvalidSettings if it is not TOML, FileOperationFailed if it cannot be read.
     """
     named = os.environ.get(VARIABLE)
     if named:
         return _read(Path(os.path.abspath(os.path.expanduser(named)))) or SettingsFile(
             Path(os.path.abspath(os.path.expanduser(named))), "", {}, missing=True
         )
-    for path in (*_own(), _SITE):
-        found = _read(path)
-        if found:
-            return found
-    return None
+    for directory in user_config_directories():
+        if file := _read(directory / _NAME):
+            return file
+    return _read(_SITE)
 
 
 def writable_settings_file() -> Path:
-    """The file that the user's settings are written to, which need not be there."""
+    """Return the file that the user's settings are written to, which need not exist."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(os.path.abspath(os.path.expanduser(named)))
-    candidates = _own()
+    candidates = [directory / _NAME for directory in user_config_directories()]
     for path in candidates:
         if path.is_file():
             return path
-    volume = candidates[0].parent.parent
-    return candidates[0] if volume.is_dir() else candidates[1]
+    return candidates[0] if notebook_volume() else candidates[-1]
 
 
 def write_setting(key: str, value: object | None) -> Path:
-    """Sets the key, or takes it out where the value is None; comments and order stay. Returns the file.
+    """Set the key, or remove it if the value is None; keep comments and order. Return the file.
 
-    A user who had the site's settings so far begins with a copy of them. Raises InvalidSettings, FileOperationFailed.
+    The first change of a user who had the site's settings so far copies these. Raise InvalidSettings or
+    FileOperationFailed.
     """
     import tomlkit  # noqa: PLC0415 - slow, and needed only here
 
@@ -88,11 +89,6 @@ def write_setting(key: str, value: object | None) -> Path:
     return target
 
 
-def _own() -> tuple[Path, Path]:
-    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return Path.home() / "SageMaker" / ".snapper" / _NAME, configuration / "snapper" / _NAME
-
-
 def _read(path: Path) -> SettingsFile | None:
     try:
         data = path.read_bytes()
@@ -106,13 +102,13 @@ def _read(path: Path) -> SettingsFile | None:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidSettings(f"{path}:{line}", "it is not UTF-8") from None
     try:
-        return SettingsFile(path, text, _parsed(text))
+        return SettingsFile(path, text, _parse(text))
     except ValueError:
-        raise _not_toml(path, text) from None
+        raise _parse_error(path, text) from None
 
 
-def _parsed(text: str) -> Mapping[str, Any]:
-    """Parsed by what comes with Python, where it does; raises ValueError."""
+def _parse(text: str) -> Mapping[str, Any]:
+    """Parse TOML, with the standard library from Python 3.11; raise ValueError if the text is invalid."""
     if sys.version_info >= (3, 11):
         import tomllib  # noqa: PLC0415 - needed only where there is a file
 
@@ -122,8 +118,8 @@ def _parsed(text: str) -> Mapping[str, Any]:
     return tomlkit.parse(text).unwrap()
 
 
-def _not_toml(path: Path, text: str) -> InvalidSettings:
-    """What is wrong with a file that does not parse, and on which line."""
+def _parse_error(path: Path, text: str) -> InvalidSettings:
+    """Return an error that says what is wrong with a file that is not TOML, and on which line."""
     import tomlkit  # noqa: PLC0415
     from tomlkit.exceptions import ParseError  # noqa: PLC0415
 
@@ -138,14 +134,14 @@ def _not_toml(path: Path, text: str) -> InvalidSettings:
 
 
 def _replace(file: Path, text: str) -> None:
-    target = Path(os.path.realpath(file))
-    aside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
+    """Replace the file, or what it links to, and keep its mode."""
+
+    def rename(temporary: Path, target: Path) -> None:
         if target.exists():
-            aside.chmod(target.stat().st_mode & 0o777)
-        aside.rename(target)
+            temporary.chmod(target.stat().st_mode & 0o777)
+        temporary.rename(target)
+
+    try:
+        atomic_write(Path(os.path.realpath(file)), text.encode(), rename)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise FileOperationFailed(str(file), f"the settings cannot be written: {error.strerror}") from None

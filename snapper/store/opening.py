@@ -12,7 +12,8 @@ from snapper.errors import NotAStore, NotInStore, StoreRefused, UnsupportedForma
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.model import FORMAT, StoreMarker
-from snapper.settings.settings import absolute_directory, load_settings
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings
 from snapper.store.base import Store
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
