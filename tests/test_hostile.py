@@ -88,24 +88,22 @@ def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(sandbox: 
     before = tree_of(outside)
     prefix = sandbox / "home" / "envs" / "work"
     refused = {"contents": 0, "compare": 0, "verify": 0}
-    with WorkerPool(None, 1) as workers:
-        for number, attack in enumerate(HOSTILE_LAYERS.values()):
-            store = open_store(str(sandbox / f"store{number}"), create=True)
-            stored = [pack_members(encode_member(META)), *attack(outside)]
-            publish_layers(store, stored)
-            layers = tuple(each for each, _ in stored)
-            snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
+    for number, attack in enumerate(HOSTILE_LAYERS.values()):
+        store = open_store(str(sandbox / f"store{number}"), create=True)
+        stored = [pack_members(encode_member(META)), *attack(outside)]
+        publish_layers(store, stored)
+        layers = tuple(each for each, _ in stored)
+        snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
+        with WorkerPool(store, 1) as workers:
             for name in ("contents", "compare"):
                 try:
                     if name == "contents":
-                        list_contents(store, layers, workers, NO_PROGRESS)
+                        list_contents(layers, workers, NO_PROGRESS)
                     else:
-                        compare_environment(
-                            store, snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS
-                        )
+                        compare_environment(snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS)
                 except Corrupted:
                     refused[name] += 1
-            refused["verify"] += bool(verify.verify_store(store, verify.LayerSample(), jobs=1).problems)
+        refused["verify"] += bool(verify.verify_store(store, verify.LayerSample(), jobs=1).problems)
     assert tree_of(outside) == before
     assert min(refused.values()) > 30, refused
 
@@ -170,7 +168,7 @@ def test_a_layer_is_unpacked_once_however_it_is_described(
         return decompress(reader, data)
 
     monkeypatch.setattr(LayerReader, "decompress", counted)
-    found = audit_layer(None, AuditJob(store, stored.digest, ways))
+    found = audit_layer(store, AuditJob(stored.digest, ways))
     assert len(unpacked) == 1
     assert sum("disagree" in reason for _, reason in found.false) > 90_000
 
@@ -410,11 +408,11 @@ def test_layers_changed_by_chance(
         data = zstandard.compress(segment)
         stored, data = pack_segment(segment, 7, stored=changed(data, changes) if in_frame else data)
         store.put(Layout.layer(stored.digest), data)
-        found = audit_layer(None, AuditJob(store, stored.digest, (stored,)))
+        found = audit_layer(store, AuditJob(stored.digest, (stored,)))
         assert not found.reason  # it has its name's bytes, whatever they are
         with tempfile.TemporaryDirectory(dir=tmp_path) as target:
             try:
-                extract_layer(None, ExtractJob(store, target, "/final/prefix", stored, frozenset(), 0), data)
+                extract_layer(store, ExtractJob(target, "/final/prefix", stored, frozenset(), 0), data)
             except SnapperError as error:
                 assert error.code == 12, error
                 assert "\n" not in error.message

@@ -23,7 +23,6 @@ _reader = LayerReader()
 class AuditJob(NamedTuple):
     """A layer to read, and how snapshots describe it."""
 
-    store: Store
     digest: str
     descriptions: tuple[Layer, ...]
 
@@ -42,10 +41,10 @@ class AuditResult(NamedTuple):
     false: tuple[FalseDescription, ...] = ()
 
 
-def audit_layer(_: object, job: AuditJob) -> AuditResult:
+def audit_layer(store: Store, job: AuditJob) -> AuditResult:
     """Read the layer and check it; raise what the store raises."""
     try:
-        data = job.store.read(Layout.layer(job.digest))
+        data = store.read(Layout.layer(job.digest))
     except NotInStore:
         return AuditResult(MISSING)
     except Corrupted as error:

@@ -47,7 +47,6 @@ class FileDifference(NamedTuple):
 class CompareJob:
     """A layer to compare with the files in `directory`, which contain `prefix`."""
 
-    store: Store
     directory: str
     prefix: str
     layer: Layer
@@ -85,18 +84,17 @@ _reader = LayerReader()
 
 
 def compare_environment(
-    store: Store,
     snapshot: Snapshot,
     installed: InstalledEnvironment,
-    workers: WorkerPool[None],
+    workers: WorkerPool[Store],
     progress: Progress,
 ) -> tuple[FileDifference, ...]:
-    """Return how the environment differs from the snapshot, by path.
+    """Return how the environment differs from the snapshot, by path; the workers read from the snapshot's store.
 
     Compiled modules may be valid for another modification time of their source, and there may be additional ones.
     Raise NotAnEnvironment, Corrupted, PermissionDenied, FileOperationFailed.
     """
-    compared = _compare_layers(store, snapshot, installed, workers, progress)
+    compared = _compare_layers(snapshot, installed, workers, progress)
     differences = {difference.path: difference for _, part in compared for difference in part.differences}
     for difference in _compare_records(installed.prefix, compared, snapshot.altered_paths):
         differences.setdefault(difference.path, difference)
@@ -110,15 +108,14 @@ def compare_environment(
 
 
 def _compare_layers(
-    store: Store,
     snapshot: Snapshot,
     installed: InstalledEnvironment,
-    workers: WorkerPool[None],
+    workers: WorkerPool[Store],
     progress: Progress,
 ) -> list[tuple[Layer, ComparedLayer]]:
     directory, prefix = str(installed.prefix), installed.prefix_in_files
     layers = {
-        workers.submit(compare_layer, CompareJob(store, directory, prefix, layer), layer.diff_size): layer
+        workers.submit(compare_layer, CompareJob(directory, prefix, layer), layer.diff_size): layer
         for layer in snapshot.layers
     }
     compared: list[tuple[Layer, ComparedLayer]] = []
@@ -166,10 +163,10 @@ def _compare_record(
     return FileDifference(record.path, "checksums" if same else "contents")
 
 
-def compare_layer(_: object, job: CompareJob) -> ComparedLayer:
+def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
     """Compare one layer; raise Corrupted, PermissionDenied, FileOperationFailed."""
-    layer = _reader.open(job.layer, read_layer(job.store, job.layer), job.store.url)
-    what = f"layer {job.layer.digest[:12]} in {job.store.url}"
+    layer = _reader.open(job.layer, read_layer(store, job.layer), store.url)
+    what = f"layer {job.layer.digest[:12]} in {store.url}"
     with unpack_errors(what, job.prefix), DiskFiles(job.directory) as files:
         comparison = _LayerComparison(layer, files, job.prefix)
         if layer.continuation is not None:

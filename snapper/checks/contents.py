@@ -36,13 +36,6 @@ class Content(NamedTuple):
     offset: int = 0
 
 
-class ListJob(NamedTuple):
-    """A layer to list."""
-
-    store: Store
-    layer: Layer
-
-
 class ListedMember(NamedTuple):
     """A path, and what a layer holds of it."""
 
@@ -54,14 +47,11 @@ _reader = LayerReader()
 
 
 def list_contents(
-    store: Store, layers: Iterable[Layer], workers: WorkerPool[None], progress: Progress
+    layers: Iterable[Layer], workers: WorkerPool[Store], progress: Progress
 ) -> dict[str, frozenset[Content]]:
-    """Return what the layers hold, by path: one content each, or several pieces. Raise Corrupted."""
+    """Return what layers of the workers' store hold, by path: one content each, or several pieces. Raise Corrupted."""
     contents: dict[str, set[Content]] = defaultdict(set)
-    sizes = {
-        workers.submit(list_layer, ListJob(store, layer), layer.diff_size): layer.diff_size
-        for layer in layers
-    }
+    sizes = {workers.submit(list_layer, layer, layer.diff_size): layer.diff_size for layer in layers}
     with closing(workers.results()) as results:
         for number, members in results:
             for path, content in members:
@@ -70,9 +60,9 @@ def list_contents(
     return {path: frozenset(alternatives) for path, alternatives in contents.items()}
 
 
-def list_layer(_: object, job: ListJob) -> list[ListedMember]:
+def list_layer(store: Store, layer: Layer) -> list[ListedMember]:
     """Return the members of the layer, and the piece that it begins with."""
-    opened = _reader.open(job.layer, read_layer(job.store, job.layer), job.store.url)
+    opened = _reader.open(layer, read_layer(store, layer), store.url)
     listed: list[ListedMember] = []
     piece = opened.continuation
     if piece is not None:

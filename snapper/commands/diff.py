@@ -108,9 +108,9 @@ def _files_between(
 ) -> FileChanges:
     known = [{_identity(layer): layer for layer in each.layers} for each in (one, other)]
     alone = [[layer for key, layer in known[side].items() if key not in known[1 - side]] for side in (0, 1)]
-    with WorkerPool(None, jobs) as workers:
+    with WorkerPool(store, jobs) as workers:
         progress.start("Reading layers", sum(layer.diff_size for side in alone for layer in side))
-        before, after = (list_contents(store, side, workers, progress) for side in alone)
+        before, after = (list_contents(side, workers, progress) for side in alone)
     progress.done()
     cut = _cut(one) & _cut(other)
     return _sorted_out(before, after, cut)
@@ -148,9 +148,9 @@ def _files_on_disk(
     drift = installed.drift() if state and state.snapshot == snapshot_id else None
     if drift is not None:
         return FileChanges(drift.added, drift.removed, drift.changed)
-    with WorkerPool(None, jobs) as workers:
+    with WorkerPool(store, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
-        different = compare_environment(store, snapshot, installed, workers, progress)
+        different = compare_environment(snapshot, installed, workers, progress)
     progress.done()
     return FileChanges(
         tuple(each.path for each in different if each.what == "extra"),

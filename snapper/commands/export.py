@@ -192,10 +192,10 @@ def _unpack(
     """Unpacks the snapshot for its prefix, or with its placeholders; the paths that could not be relocated."""
     layers = snapshot.layers if wanted.dest_prefix else without_relocations(snapshot.layers)
     try:
-        with WorkerPool(None, jobs) as workers:
+        with WorkerPool(store, jobs) as workers:
             prefix = wanted.dest_prefix or str(wanted.output)
             altered = snapshot.altered_paths
-            return unpack_layers(store, layers, str(tree), prefix, workers, progress, altered).unrelocated
+            return unpack_layers(layers, str(tree), prefix, workers, progress, altered).unrelocated
     except InsufficientSpace:
         raise InsufficientSpace(str(wanted.output.parent)) from None
 

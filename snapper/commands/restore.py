@@ -134,7 +134,7 @@ class _Restore:
         what = plans[0].name if len(plans) == 1 else f"{len(plans)} environments"
         self._progress.start(f"Restoring {what}", sum(plan.snapshot.size for plan in plans))
         with (
-            WorkerPool(None, jobs) as workers,
+            WorkerPool(self._store, jobs) as workers,
             closing(run_plans(self._store, plans, workers, self._advance)) as outcomes,
         ):
             yield from map(self._settle, outcomes)

@@ -153,9 +153,9 @@ def verify_environment(
             "Give it: snapper verify ENV@SNAPSHOT --prefix DIR.",
         )
     snapshot = read_snapshot(store, snapshot_id)
-    with WorkerPool(None, jobs) as workers:
+    with WorkerPool(store, jobs) as workers:
         progress.start(f"Verifying {prefix.name}", snapshot.size)
-        different = compare_environment(store, snapshot, installed, workers, progress)
+        different = compare_environment(snapshot, installed, workers, progress)
     progress.done()
     return EnvironmentCheck(found.environment if found else prefix.name, str(prefix), snapshot_id, different)
 
@@ -207,11 +207,11 @@ class _Run:
     def read(self, digests: Iterable[str], jobs: int | None, progress: Progress) -> None:
         """Reads these layers."""
         before = set(self.problems)
-        with WorkerPool(None, jobs) as workers:
+        with WorkerPool(self.store, jobs) as workers:
             numbers = {
                 workers.submit(
                     audit_layer,
-                    AuditJob(self.store, digest, tuple(self.described.get(digest, ()))),
+                    AuditJob(digest, tuple(self.described.get(digest, ()))),
                     self.layers[digest].size,
                 ): digest
                 for digest in digests

@@ -41,7 +41,7 @@ Advance = Callable[[RestorePlan, int], None]
 
 
 def run_plans(
-    store: Store, plans: Sequence[RestorePlan], workers: WorkerPool[None], advance: Advance
+    store: Store, plans: Sequence[RestorePlan], workers: WorkerPool[Store], advance: Advance
 ) -> Generator[Outcome, None, None]:
     """Carry out the plans and yield the outcome of each as soon as it is known; a failure does not stop the others."""
     with ExitStack() as resources:
@@ -64,7 +64,7 @@ class _Wave:
     """Restores that do not depend on each other."""
 
     def __init__(
-        self, store: Store, workers: WorkerPool[None], advance: Advance, resources: ExitStack
+        self, store: Store, workers: WorkerPool[Store], advance: Advance, resources: ExitStack
     ) -> None:
         self._store = store
         self._workers = workers
@@ -109,9 +109,7 @@ class _Wave:
 
     def _link_unchanged(self, plan: RestorePlan, staging: Staging, resources: ExitStack) -> _StagedRestore:
         prefix, snapshot = plan.target.prefix, plan.snapshot
-        unpacker = SnapshotUnpacker(
-            self._store, snapshot.layers, str(staging.tree), str(prefix), snapshot.altered_paths
-        )
+        unpacker = SnapshotUnpacker(snapshot.layers, str(staging.tree), str(prefix), snapshot.altered_paths)
         with _plan_errors(plan):
             self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
         return _StagedRestore(plan, staging, unpacker, resources)

@@ -36,7 +36,6 @@ class ExtractJob:
     `split` are the paths of files that several layers share, `number` is the layer's position in its snapshot.
     """
 
-    store: Store
     directory: str
     prefix: str
     layer: Layer
@@ -87,19 +86,19 @@ _reader = LayerReader()
 _directories: dict[str, DirectoryTree] = {}
 
 
-def fetch_layer(_: object, job: ExtractJob) -> bytes:
+def fetch_layer(store: Store, job: ExtractJob) -> bytes:
     """Read one layer and check its digest; raise Corrupted, and what the store raises."""
-    return read_layer(job.store, job.layer)
+    return read_layer(store, job.layer)
 
 
-def extract_layer(_: object, job: ExtractJob, stored: bytes) -> ExtractedLayer:
+def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLayer:
     """Decompress and write one layer, given its bytes as stored.
 
     Raise Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
     os.umask(0)
-    what = f"layer {job.layer.digest[:12]} in {job.store.url}"
-    layer = _reader.open(job.layer, stored, job.store.url)
+    what = f"layer {job.layer.digest[:12]} in {store.url}"
+    layer = _reader.open(job.layer, stored, store.url)
     with unpack_errors(what, job.prefix):
         writer = _Writer(job, layer, _directories_of(job.directory))
         if layer.continuation is not None:

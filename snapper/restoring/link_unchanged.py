@@ -37,6 +37,7 @@ from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
 from snapper.restoring.extract import NANOSECONDS, ExtractedLayer
+from snapper.store import Store
 
 #: The least size of a batch, in bytes of index blocks: so small that all workers end at about the same time.
 _BATCH_SIZE = 256 * 1024
@@ -63,7 +64,7 @@ class _LinkJob:
 
 
 def link_unchanged(
-    old: Path, layers: Sequence[Layer], directory: str, workers: WorkerPool[None]
+    old: Path, layers: Sequence[Layer], directory: str, workers: WorkerPool[Store]
 ) -> dict[int, ExtractedLayer]:
     """Make links below `directory` to the files of layers that the environment at `old` has.
 

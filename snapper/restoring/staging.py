@@ -33,6 +33,7 @@ from snapper.process.signals import defer_signals
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
+    from snapper.store import Store
 
 _LOCK = "lock"
 _OLD = "old"
@@ -80,7 +81,7 @@ class Staging:
         self.target.chmod(mode)
         _recover(self.tree.parent, self.target)
 
-    def clear(self, workers: WorkerPool[None]) -> None:
+    def clear(self, workers: WorkerPool[Store]) -> None:
         """Remove most of what a swap has left with the workers, which must be idle."""
         tree = str(self.tree)
         paths = _directories_at_depth(tree, _REMOVAL_DEPTH)

@@ -40,13 +40,11 @@ class SnapshotUnpacker:
 
     def __init__(
         self,
-        store: Store,
         layers: Sequence[Layer],
         directory: str,
         prefix: str,
         altered: frozenset[str] = frozenset(),
     ) -> None:
-        self._store = store
         self._altered = altered
         self._layers = tuple(layers)
         self._directory, self._prefix = directory, prefix
@@ -69,7 +67,7 @@ class SnapshotUnpacker:
         """Whether jobs are queued or running."""
         return bool(self._jobs)
 
-    def link_unchanged(self, old: Path, workers: WorkerPool[None]) -> int:
+    def link_unchanged(self, old: Path, workers: WorkerPool[Store]) -> int:
         """Link the files that the environment at `old` has already; return their size in bytes.
 
         The workers must be idle.
@@ -77,16 +75,14 @@ class SnapshotUnpacker:
         self._extracted.update(link_unchanged(old, self._layers, self._directory, workers))
         return sum(self._layers[number].diff_size for number in self._extracted)
 
-    def submit(self, workers: WorkerPool[None], number: int, weight: int) -> int:
+    def submit(self, workers: WorkerPool[Store], number: int, weight: int) -> int:
         """Queue the layer of that number; return the number of its job."""
-        task = ExtractJob(
-            self._store, self._directory, self._prefix, self._layers[number], self._split, number
-        )
+        task = ExtractJob(self._directory, self._prefix, self._layers[number], self._split, number)
         job = workers.submit(extract_layer, task, weight, Prefetch(fetch_layer, task.layer.size))
         self._jobs[job] = number
         return job
 
-    def give_up(self, workers: WorkerPool[None], job: int) -> None:
+    def give_up(self, workers: WorkerPool[Store], job: int) -> None:
         """Drop a job that has ended, and the queued ones; those that run end later."""
         for number in (job, *workers.withdraw(self._jobs)):
             self._jobs.pop(number, None)
@@ -109,11 +105,10 @@ class SnapshotUnpacker:
 
 
 def unpack_layers(
-    store: Store,
     layers: Sequence[Layer],
     directory: str,
     prefix: str,
-    workers: WorkerPool[None],
+    workers: WorkerPool[Store],
     progress: Progress,
     altered: frozenset[str] = frozenset(),
 ) -> UnpackResult:
@@ -121,7 +116,7 @@ def unpack_layers(
 
     Raise what `extract_layer` raises, and Corrupted if split files do not join.
     """
-    unpacker = SnapshotUnpacker(store, layers, directory, prefix, altered)
+    unpacker = SnapshotUnpacker(layers, directory, prefix, altered)
     for number, layer in enumerate(layers):
         unpacker.submit(workers, number, layer.diff_size)
     with closing(workers.results()) as results:
