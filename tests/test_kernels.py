@@ -253,20 +253,20 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     condabin = tmp_path / "conda/condabin"
     condabin.mkdir(parents=True)
     waiting, used = tmp_path / "waiting", tmp_path / "used"
-    place = launcher.Place("it's", prefix, str(condabin), waiting, used)
-    (kernel / launcher.LAUNCH).write_text(launcher.launch(place))
+    target = launcher.LaunchTarget("it's", prefix, str(condabin), waiting, used)
+    (kernel / launcher.LAUNCH_SCRIPT).write_text(launcher.render_launch_script(target))
     argv = [
         sys.executable, "-I", "-S", "-c",
         "import os, sys, json; print(json.dumps([sys.argv[1:], dict(os.environ)]))",
         "--f={connection_file}", "a 'b' $c", "", "{unknown}",
     ]  # fmt: skip
     own = {"OWN": "it's", "ORDER": "first,", "REFERS": "${HOME}", "no name": "x", "NUMBER": 5}
-    (kernel / launcher.COMMAND).write_text(launcher.command(prefix, argv, own))
+    (kernel / launcher.COMMAND_SCRIPT).write_text(launcher.render_command_script(prefix, argv, own))
 
     def run(shell: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         program = [shutil.which(shell) or "", *(["sh"] if shell == "busybox" else [])]
         return subprocess.run(
-            [*program, "-u", kernel / launcher.LAUNCH, *arguments],
+            [*program, "-u", kernel / launcher.LAUNCH_SCRIPT, *arguments],
             env={"PATH": str(programs), **variables},
             capture_output=True,
             text=True,
@@ -316,7 +316,7 @@ def test_waiting_in_vain(
     waiting = tmp_path / "waiting"
     done = launched(shell, "/c.json")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"it's is not at {tmp_path}/envs/it's" in done.stderr
+    assert f"it's does not exist at {tmp_path}/envs/it's" in done.stderr
     waiting.write_text("failed\n1 1\nnot enough room at /envs\n/the/log\n")
     done = launched(shell, "/c.json")
     assert done.returncode == 1
@@ -330,14 +330,14 @@ def test_waiting_in_vain(
         waiting.write_text(f"restoring\n{process}\n41% of 3 MB\n\n")
         done = launched(shell, "/c.json")
         assert done.returncode == 1
-        assert "that was cut off" in done.stderr
+        assert "the restore of it's was interrupted" in done.stderr
         assert "log" not in done.stderr
 
 
 def test_the_scripts_are_in_order(tmp_path: Path) -> None:
     """By the judgement of shellcheck."""
-    place = launcher.Place("a", tmp_path, "", tmp_path / "w", tmp_path / "u")
-    (tmp_path / "launch.sh").write_text(launcher.launch(place))
+    target = launcher.LaunchTarget("a", tmp_path, "", tmp_path / "w", tmp_path / "u")
+    (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))
     done = subprocess.run(
         [shutil.which("shellcheck") or "shellcheck", tmp_path / "launch.sh"],
         capture_output=True,

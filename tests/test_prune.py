@@ -528,7 +528,7 @@ for shell in shells:
     print(os.spawnvp(os.P_WAIT, shell, command) == 0)
 """
     shells = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
-    own = launcher._LAUNCH.partition("snapper_is_alive() {")[2].partition("\n}\n")[0]
+    own = launcher._LAUNCH_TEMPLATE.partition("snapper_is_alive() {")[2].partition("\n}\n")[0]
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
     able = subprocess.run([*hidden, "true"], capture_output=True, text=True, check=False)
     if able.returncode:

@@ -280,7 +280,7 @@ def test_a_slow_store(slow: Slow) -> None:
     assert status["at_work"]
     assert status["log"] == background["log"]
     with started(slow.machine, "tiny-python3") as kernel:
-        wait_until(lambda: "waiting for tiny, which is being restored:" in kernel.log)
+        wait_until(lambda: "waiting for tiny to be restored:" in kernel.log)
         assert kernel.manager.is_alive()
         kernel.manager.interrupt_kernel()
         slow.way.rate = None
@@ -305,7 +305,7 @@ def test_killed_in_the_background(slow: Slow) -> None:
         wait_until(lambda: "waiting for tiny" in kernel.log)
         os.killpg(run["process"], signal.SIGKILL)
         assert kernel.manager.provisioner.process.wait(30) == 1  # type: ignore[union-attr]
-        assert "tiny was being restored, and that was cut off" in kernel.log
+        assert "the restore of tiny was interrupted" in kernel.log
         assert run["log"] in kernel.log
     assert not (slow.machine.envs / "tiny").exists()
     assert "cut off" in slow.machine.snapper("status", **slow.variables).out

@@ -14,7 +14,7 @@ from snapper.format.canonical import to_jsonable
 from snapper.settings.directories import absolute_directory
 
 if TYPE_CHECKING:
-    from snapper.kernels import KernelEntry
+    from snapper.kernels import RegisteredKernel
 
 app = typer.Typer(
     help="List, register and remove Jupyter kernels of environments.",
@@ -117,9 +117,9 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
         output.echo(f"{each.name} ({each.display_name}) is removed")
 
 
-def _state(entry: KernelEntry) -> str:
-    from snapper.kernels import runs
+def _state(entry: RegisteredKernel) -> str:
+    from snapper.kernels.waiting import is_being_restored
 
     if entry.ready:
         return "ready"
-    return "waiting" if runs.is_awaited(entry.environment) else "not there"
+    return "waiting" if is_being_restored(entry.environment) else "not there"

@@ -173,23 +173,25 @@ def _fields(found: EnvironmentStatus) -> dict[str, Any]:
 
 def _last_restore_fields() -> dict[str, Any] | None:
     """The last restore of all environments as JSON; None where none is on record."""
-    from snapper.kernels import runs
+    from snapper.kernels.restore_record import last_restore
 
-    found = runs.last_run()
-    return {**to_jsonable(found), "at_work": found.at_work} if found else None
+    found = last_restore()
+    return {**to_jsonable(found), "at_work": found.is_running} if found else None
 
 
 def _say_last_restore() -> None:
     """Says what became of the last restore of all environments, and how far it is where it goes on."""
-    from snapper.kernels import runs
+    from snapper.kernels.restore_record import last_restore
 
-    found = runs.last_run()
+    found = last_restore()
     if found is None:
         return
     counts: Counter[str] = Counter(each.condition for each in found.environments)
     words = {"restored": "restored", "present": "already there", "failed": "failed"}
     told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
-    how = "" if found.ended else ", at work" if found.at_work else ", cut off: snapper restore --all goes on"
+    how = (
+        "" if found.ended else ", at work" if found.is_running else ", cut off: snapper restore --all goes on"
+    )
     output.echo(f"Last restore of all: {found.began}{how}: {found.error or told}")
     for each in found.environments:
         if each.condition in ("waiting", "restoring"):

@@ -17,7 +17,8 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import envs_dirs, installed_environments
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
-from snapper.kernels import runs
+from snapper.kernels.restore_record import last_restore
+from snapper.kernels.waiting import is_being_restored
 from snapper.repository.refs import RefOrError, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring import staging
@@ -224,7 +225,7 @@ def _jupyter() -> Iterator[Finding]:
     else:
         yield Finding("note", "Jupyter", f"not on PATH (optional); {seen}")
     for entry in kernels.registered_kernels():
-        if entry.ready or runs.is_awaited(entry.environment):
+        if entry.ready or is_being_restored(entry.environment):
             continue
         if conda.is_environment(Path(entry.prefix)):
             why, mend = "no longer has this kernel", f"snapper kernels register -p {entry.prefix}"
@@ -264,10 +265,10 @@ def _leftovers() -> Iterator[Finding]:
 
 
 def _last_restore() -> Iterator[Finding]:
-    last = runs.last_run()
+    last = last_restore()
     if last is None:
         return
-    if last.at_work:
+    if last.is_running:
         yield Finding("note", "Restore", f"one has been running since {last.began} (PID {last.process})")
     elif not last.ended:
         detail = f"the last `restore --all` ({last.began}) was interrupted"

@@ -14,7 +14,7 @@ from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import register_with_conda
 from snapper.errors import SnapperError
-from snapper.kernels import runs
+from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, reserve_space
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_prefixes, resolve_requests
@@ -42,7 +42,7 @@ class RestoreResult:
     present: bool
     changed: int
     size: int
-    kernels: tuple[kernels.RegisteredKernel, ...]
+    kernels: tuple[kernels.KernelRegistration, ...]
     unrelocated: tuple[str, ...]
     seconds: float
     suggestion: str = ""
@@ -72,7 +72,7 @@ def restore(
     is complete. `log` is the file that progress and errors are written to, for kernels that wait. `restores_all`
     records this as the last restore of all environments.
     """
-    recorder = runs.RunRecorder(store.url, log=log, listed=restores_all)
+    recorder = RestoreRecorder(store.url, log=log, restores_all=restores_all)
     try:
         yield from _Restore(store, progress, recorder).run(requests, jobs)
     finally:
@@ -80,7 +80,7 @@ def restore(
 
 
 class _Restore:
-    def __init__(self, store: Store, progress: Progress, recorder: runs.RunRecorder) -> None:
+    def __init__(self, store: Store, progress: Progress, recorder: RestoreRecorder) -> None:
         self._store = store
         self._progress = progress
         self._recorder = recorder
@@ -167,7 +167,7 @@ class _Restore:
             self._progress.note(
                 f"{target.prefix} could not be added to ~/.conda/environments.txt: {error.strerror}"
             )
-        self._recorder.settle(
+        self._recorder.complete(
             target.name,
             str(target.prefix),
             "present" if target.present else "restored",

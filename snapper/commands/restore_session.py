@@ -14,7 +14,9 @@ from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import SnapperError
 from snapper.format.layout import Layout
-from snapper.kernels import KernelEntry, runs
+from snapper.kernels import RegisteredKernel
+from snapper.kernels.restore_record import RestoreRecorder
+from snapper.kernels.usage import recently_used
 from snapper.process.background import run_in_background
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.refs import environment_names
@@ -45,7 +47,7 @@ class SessionStarted(NamedTuple):
     store: str
     specs: tuple[SnapshotSpec, ...]
     stale_since: float | None
-    removed_kernels: tuple[KernelEntry, ...] = ()
+    removed_kernels: tuple[RegisteredKernel, ...] = ()
 
 
 class SessionEnded(NamedTuple):
@@ -63,7 +65,7 @@ class SessionReport:
 
     store: str
     results: tuple[RestoreResult | RestoreFailure, ...]
-    removed_kernels: tuple[KernelEntry, ...]
+    removed_kernels: tuple[RegisteredKernel, ...]
     stale_since: float | None
     remaining: tuple[str, ...]
     process: int | None = None
@@ -157,7 +159,7 @@ def _requests(
     specs: Sequence[SnapshotSpec], options: RestoreOptions, *, keep_changed: bool
 ) -> list[RestoreRequest]:
     names = [spec.environment for spec in specs]
-    ranks = rank_names(names, options.first, runs.recently_used(names))
+    ranks = rank_names(names, options.first, recently_used(names))
     return [
         RestoreRequest(
             spec,
@@ -173,7 +175,7 @@ def _requests(
 
 def _record_failure(url: str, error: SnapperError, log: str) -> None:
     """Record that nothing can be restored, for `snapper status` and for kernels whose environments are missing."""
-    recorder = runs.RunRecorder(url, log=log, listed=True)
+    recorder = RestoreRecorder(url, log=log, restores_all=True)
     for entry in kernels.registered_kernels():
         if not entry.ready:
             recorder.fail(entry.environment, error.message, error.hint)

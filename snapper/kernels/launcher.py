@@ -1,7 +1,7 @@
-"""What a registered kernel runs: shell scripts that need neither snapper nor conda.
+"""The shell scripts that a registered kernel runs. They need neither snapper nor conda.
 
-`launch.sh` waits for its environment where that is on its way, activates it as `conda activate` does, and becomes
-the kernel's own command, which stands in `command.sh` beside it. That file is there only while the environment is.
+`launch.sh` waits for its environment while that is being restored, activates it as `conda activate` does, and executes
+the kernel's own command from `command.sh` next to it. That file exists only while the environment does.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-LAUNCH = "launch.sh"
-COMMAND = "command.sh"
+LAUNCH_SCRIPT = "launch.sh"
+COMMAND_SCRIPT = "command.sh"
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+#: A field that Jupyter fills in a kernel's argv, such as `{connection_file}`.
 _FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
 
-#: What Jupyter would replace in the value of a kernel's variable.
+#: A reference that Jupyter would replace in the value of a kernel's variable.
 _REFERENCE = re.compile(r"\$\{?[A-Za-z_]")
 
-#: What stands in `conda-meta/state` for a variable that is not to be set.
+#: The value in `conda-meta/state` of a variable that is not to be set.
 _UNSET = "***unset***"
 
-_LAUNCH = r"""#!/bin/sh
-# Written by snapper. Waits for an environment, activates it as `conda activate` does, and becomes its kernel.
+_LAUNCH_TEMPLATE = r"""#!/bin/sh
+# Written by snapper. Waits for an environment, activates it as `conda activate` does, and starts its kernel.
 
-# Scripts of activate.d are written for bash more often than they say.
+# Scripts in activate.d often need bash without saying so.
 if [ -z "${BASH_VERSION:-}" ] && command -v bash >/dev/null 2>&1; then
     exec bash "$0" "$@"
 fi
@@ -45,37 +47,37 @@ snapper_command=${0%/*}/@COMMAND@
 
 # --- wait ---
 
-snapper_is_there() {
+snapper_is_ready() {
     [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ]
 }
 
-# Whether process $1 is at work and was started at $2, in the count of Linux; no other that has its number now.
-# Of other users' processes there may be no telling, but that they are there.
+# Succeeds if process $1 is alive and was started at $2 (clock ticks since boot, as in /proc), so that a later
+# process with the same PID does not count. The state of another user's process may be unknown: it counts as alive.
 snapper_is_alive() {
     if [ -n "$2" ] && read -r snapper_stat 2>/dev/null <"/proc/$1/stat"; then
         snapper_started=$2
-        # shellcheck disable=SC2086 # the fields of the line
+        # shellcheck disable=SC2086 # split into fields
         set -- ${snapper_stat##*) }
         [ "$1" != Z ] && [ "${20}" = "$snapper_started" ]
     else
         case $(LC_ALL=C kill -0 "$1" 2>&1) in
-        '' | *ermi*) ;; # there it is, or there but not permitted
+        '' | *ermi*) ;; # alive, or "not permitted": another user's
         *) return 1 ;;
         esac
     fi
 }
 
-snapper_end() {
+snapper_fail() {
     echo "snapper: $1" >&2
-    if [ -n "$snapper_log" ]; then echo "snapper: its log is $snapper_log" >&2; fi
-    echo "snapper: bring it back with: snapper restore $snapper_environment" >&2
+    if [ -n "$snapper_log" ]; then echo "snapper: see the log: $snapper_log" >&2; fi
+    echo "snapper: to restore it: snapper restore $snapper_environment" >&2
     exit 1
 }
 
-snapper_said=
+snapper_last_text=
 snapper_count=0
-trap : INT # there is nothing to interrupt yet
-while ! snapper_is_there; do
+trap : INT # Jupyter may interrupt the kernel before it runs
+while ! snapper_is_ready; do
     snapper_condition='' snapper_process='' snapper_start='' snapper_text='' snapper_log=''
     if [ -r "$snapper_waiting" ]; then
         {
@@ -88,24 +90,24 @@ while ! snapper_is_there; do
     case $snapper_condition in
     waiting | restoring)
         if ! snapper_is_alive "$snapper_process" "$snapper_start"; then
-            # It may have ended well since.
-            if snapper_is_there; then break; fi
-            snapper_end "$snapper_environment was being restored, and that was cut off"
+            # It may have completed since the file was read.
+            if snapper_is_ready; then break; fi
+            snapper_fail "the restore of $snapper_environment was interrupted"
         fi
-        if [ $((snapper_count % 10)) = 0 ] && [ "$snapper_text" != "$snapper_said" ]; then
-            echo "snapper: waiting for $snapper_environment, which is being restored: $snapper_text" >&2
-            snapper_said=$snapper_text
+        if [ $((snapper_count % 10)) = 0 ] && [ "$snapper_text" != "$snapper_last_text" ]; then
+            echo "snapper: waiting for $snapper_environment to be restored: $snapper_text" >&2
+            snapper_last_text=$snapper_text
         fi
         ;;
     failed)
-        snapper_end "$snapper_environment could not be restored: $snapper_text"
+        snapper_fail "$snapper_environment could not be restored: $snapper_text"
         ;;
     *)
-        if snapper_is_there; then break; fi
+        if snapper_is_ready; then break; fi
         if [ -d "$snapper_prefix/conda-meta" ]; then
-            snapper_end "$snapper_environment does not have this kernel any more"
+            snapper_fail "$snapper_environment no longer has this kernel"
         fi
-        snapper_end "$snapper_environment is not at $snapper_prefix"
+        snapper_fail "$snapper_environment does not exist at $snapper_prefix"
         ;;
     esac
     snapper_count=$((snapper_count + 1))
@@ -116,7 +118,7 @@ touch "$snapper_used" 2>/dev/null
 
 # --- activate ---
 
-# Sources the scripts of directory $1, in order or, if $2 says so, in reverse.
+# Sources the scripts in directory $1, in order ($2 is "forward") or in reverse order ("reverse").
 snapper_source() {
     snapper_order=$2
     snapper_locale=${LC_ALL-unset}
@@ -131,26 +133,26 @@ snapper_source() {
         done
     fi
     for snapper_script; do
-        # shellcheck disable=SC1090 # the environment's own
+        # shellcheck disable=SC1090 # a script of the environment
         if [ -r "$snapper_script" ]; then . "$snapper_script" >&2; fi
     done
 }
 
-# Puts the environment's programs into PATH in the place of those of $1, or first.
+# Replaces $1/bin in PATH with the environment's bin directory, or puts that first.
 snapper_replace_in_path() {
-    snapper_left=${PATH:-/usr/bin:/bin}:
-    snapper_new=
-    snapper_place=$snapper_prefix/bin:
-    while [ -n "$snapper_left" ]; do
-        snapper_entry=${snapper_left%%:*}
-        snapper_left=${snapper_left#*:}
-        if [ -n "$snapper_place" ] && [ "$snapper_entry" = "$1/bin" ]; then
-            snapper_entry=${snapper_place%:}
-            snapper_place=
+    snapper_rest=${PATH:-/usr/bin:/bin}:
+    snapper_path=
+    snapper_added=$snapper_prefix/bin:
+    while [ -n "$snapper_rest" ]; do
+        snapper_entry=${snapper_rest%%:*}
+        snapper_rest=${snapper_rest#*:}
+        if [ -n "$snapper_added" ] && [ "$snapper_entry" = "$1/bin" ]; then
+            snapper_entry=${snapper_added%:}
+            snapper_added=
         fi
-        snapper_new=$snapper_new:$snapper_entry
+        snapper_path=$snapper_path:$snapper_entry
     done
-    PATH=$snapper_place${snapper_new#:}
+    PATH=$snapper_added${snapper_path#:}
 }
 
 snapper_outer=${CONDA_PREFIX:-}
@@ -171,7 +173,7 @@ else
     esac
     PATH=$snapper_prefix/bin:${PATH:-/usr/bin:/bin}
 fi
-# For %conda, where no conda has been activated before.
+# %conda needs CONDA_EXE, which is not set where conda was never activated.
 if [ -z "${CONDA_EXE:-}" ] && [ -x "${snapper_condabin%/*}/bin/conda" ]; then
     export CONDA_EXE="${snapper_condabin%/*}/bin/conda"
 fi
@@ -181,7 +183,7 @@ CONDA_DEFAULT_ENV=$snapper_default
 CONDA_PROMPT_MODIFIER="($snapper_default) "
 export PATH CONDA_PREFIX CONDA_SHLVL CONDA_DEFAULT_ENV CONDA_PROMPT_MODIFIER
 
-# shellcheck source=/dev/null # its variables, and snapper_kernel
+# shellcheck source=/dev/null # sets variables and defines snapper_kernel
 . "$snapper_command"
 snapper_source "$CONDA_PREFIX/etc/conda/activate.d" forward
 snapper_kernel "$@"
@@ -189,9 +191,11 @@ snapper_kernel "$@"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the launcher finds what it needs: the environment, how conda calls it, conda's own `condabin` if there
-    is one, and the files by which it waits and by which it tells that it was used.
+class LaunchTarget:
+    """The environment that a launch script starts a kernel in.
+
+    `condabin` is the directory of conda's own program, or empty. The script reads the file `waiting` while it waits,
+    and touches the file `used` when it starts the kernel.
     """
 
     environment: str
@@ -201,74 +205,74 @@ class Place:
     used: Path
 
 
-def launch(place: Place) -> str:
-    """The text of `launch.sh`."""
+def render_launch_script(target: LaunchTarget) -> str:
+    """Return the text of `launch.sh`."""
     values = {
-        "ENVIRONMENT": place.environment,
-        "PREFIX": str(place.prefix),
-        "DEFAULT": default_env(place.prefix, place.condabin),
-        "CONDABIN": place.condabin,
-        "WAITING": str(place.waiting),
-        "USED": str(place.used),
+        "ENVIRONMENT": target.environment,
+        "PREFIX": str(target.prefix),
+        "DEFAULT": conda_default_env(target.prefix, target.condabin),
+        "CONDABIN": target.condabin,
+        "WAITING": str(target.waiting),
+        "USED": str(target.used),
+        "COMMAND": COMMAND_SCRIPT,
     }
-    text = _LAUNCH.replace("@COMMAND@", COMMAND)
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", shlex.quote(value), 1)
-    return text
+    return re.sub("@([A-Z]+)@", lambda match: shlex.quote(values[match[1]]), _LAUNCH_TEMPLATE)
 
 
-def fields(argv: Sequence[str]) -> list[str]:
-    """What Jupyter puts into a kernel's command, by name; the connection file first."""
-    found = [name for word in argv for name in _FIELD.findall(word)]
-    return list(dict.fromkeys(("connection_file", *found)))
+def render_command_script(
+    prefix: Path, argv: Sequence[str], variables: Mapping[str, object] = MappingProxyType({})
+) -> str:
+    """Return the text of `command.sh` for a kernel's own command and the variables of its kernelspec.
 
-
-def command(prefix: Path, argv: Sequence[str], own: Mapping[str, object] = MappingProxyType({})) -> str:
-    """The text of `command.sh`, for a kernel's own command and variables.
-
-    Jupyter sets those variables too, but not for a kernel that was started before its environment was there.
+    Jupyter sets those variables too, but not for a kernel that was started before its environment was restored.
     """
-    lines = ["# Written by snapper: what the environment sets, and its kernel's command."]
+    lines = ["# Written by snapper: the environment's variables, and the kernel's command."]
     lines += [
         f'[ -n "${{{name}+set}}" ] || export {name}={shlex.quote(value)}'
-        for name, value in own.items()
-        if _VARIABLE.match(name) and isinstance(value, str) and not _REFERENCE.search(value)
+        for name, value in variables.items()
+        if _VARIABLE_NAME.match(name) and isinstance(value, str) and not _REFERENCE.search(value)
     ]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in _variables(prefix)]
-    numbers = {name: number for number, name in enumerate(fields(argv), 1)}
-    words = " ".join(_word(word, numbers) for word in argv)
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in _environment_variables(prefix)]
+    positions = {field: position for position, field in enumerate(argv_fields(argv), 1)}
+    words = " ".join(_shell_word(word, positions) for word in argv)
     return "\n".join([*lines, "snapper_kernel() {", f"    exec {words}", "}", ""])
 
 
-def default_env(prefix: Path, condabin: str = "") -> str:
-    """What CONDA_DEFAULT_ENV is in the environment: its name if it is in an envs directory, else its prefix."""
+def argv_fields(argv: Sequence[str]) -> list[str]:
+    """Return the names of the fields that Jupyter fills in a kernel's argv, the connection file first."""
+    fields = [name for word in argv for name in _FIELD.findall(word)]
+    return list(dict.fromkeys(("connection_file", *fields)))
+
+
+def conda_default_env(prefix: Path, condabin: str = "") -> str:
+    """Return CONDA_DEFAULT_ENV as conda sets it: the environment's name in an envs directory, else its prefix."""
     if condabin and Path(condabin).parent == prefix:
         return "base"
     return prefix.name if prefix.parent.name == "envs" else str(prefix)
 
 
-def _word(word: str, numbers: dict[str, int]) -> str:
-    """The word for a shell, with what Jupyter puts in as the launcher's arguments."""
-    parts = _FIELD.split(word)
+def _shell_word(word: str, positions: Mapping[str, int]) -> str:
+    """Return the word quoted for a shell, with the launcher's positional parameters in place of fields."""
+    parts = _FIELD.split(word)  # text and fields alternate
     quoted = [
-        f'"${{{numbers[part]}}}"' if count % 2 else shlex.quote(part)
-        for count, part in enumerate(parts)
-        if count % 2 or part
+        f'"${{{positions[part]}}}"' if index % 2 else shlex.quote(part)
+        for index, part in enumerate(parts)
+        if index % 2 or part
     ]
     return "".join(quoted) or "''"
 
 
-def _variables(prefix: Path) -> Iterator[tuple[str, str]]:
-    """What `conda env config vars` and packages set: etc/conda/env_vars.d and conda-meta/state."""
-    found: dict[object, object] = {}
+def _environment_variables(prefix: Path) -> Iterator[tuple[str, str]]:
+    """Yield the variables that packages (etc/conda/env_vars.d) and `conda env config vars` (conda-meta/state) set."""
+    variables: dict[object, object] = {}
     for file in (*sorted((prefix / "etc/conda/env_vars.d").glob("*.json")), prefix / "conda-meta" / "state"):
         try:
             values = json.loads(file.read_bytes())
-            found.update(values["env_vars"] if file.name == "state" else values)
+            variables.update(values["env_vars"] if file.name == "state" else values)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
-    for name, value in found.items():
+    for name, value in variables.items():
         if not isinstance(name, str) or not isinstance(value, str):
             continue
-        if _VARIABLE.match(name) and value != _UNSET:
+        if _VARIABLE_NAME.match(name) and value != _UNSET:
             yield name, value

@@ -16,7 +16,7 @@ from snapper.process.identity import utc_now
 
 if TYPE_CHECKING:
     from snapper.commands.restore import RestoreFailure, RestoreResult
-    from snapper.kernels import KernelEntry
+    from snapper.kernels import RegisteredKernel
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ended:
     store: str
     seconds: float = 0.0
     background: Background | None = None
-    removed_kernels: Sequence[KernelEntry] = ()
+    removed_kernels: Sequence[RegisteredKernel] = ()
     staleness: Staleness = FRESH
 
 
