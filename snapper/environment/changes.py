@@ -1,11 +1,11 @@
-"""What differs between the packages of two environments, or of one at two times."""
+"""Compare the packages of two environments, or of one environment at two times."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from snapper.format.model import Package, PipPackage
 
@@ -14,8 +14,9 @@ Manager = Literal["conda", "pip"]
 
 @dataclass(frozen=True)
 class PackageChange:
-    """A package with its version before and after; empty where it is not there. Builds stand behind versions
-    that are equal, as `1.0=py311_0`.
+    """A package with its version before and after, "" if it is not installed.
+
+    If only the build differs, it is part of the versions, as in `1.0=py311_0`.
     """
 
     name: str
@@ -26,7 +27,7 @@ class PackageChange:
 
 @dataclass(frozen=True)
 class PackageChanges:
-    """Packages by what happened to them, each in the order of names."""
+    """Packages by what happened to them, each sorted by name."""
 
     added: tuple[PackageChange, ...]
     removed: tuple[PackageChange, ...]
@@ -38,47 +39,62 @@ class PackageChanges:
 
 @dataclass(frozen=True)
 class PackageSet:
-    """What is installed in an environment, by conda and by pip alone."""
+    """The packages of an environment: those that conda installed, and those that only pip knows."""
 
     conda: tuple[Package, ...]
     pip: tuple[PipPackage, ...]
 
 
 def diff_packages(before: PackageSet, after: PackageSet) -> PackageChanges:
-    """What became of each package."""
-    found = [
-        *_between("conda", _builds(before.conda), _builds(after.conda)),
-        *_between("pip", _versions(before.pip), _versions(after.pip)),
+    """Return which packages were added, removed, or changed."""
+    all_changes = [
+        *_diff("conda", _conda_versions(before.conda), _conda_versions(after.conda)),
+        *_diff("pip", _pip_versions(before.pip), _pip_versions(after.pip)),
     ]
-    found.sort(key=lambda change: (change.name.lower(), change.manager))
+    all_changes.sort(key=lambda change: (change.name.lower(), change.manager))
     return PackageChanges(
-        added=tuple(change for change in found if not change.before),
-        removed=tuple(change for change in found if not change.after),
-        changed=tuple(change for change in found if change.before and change.after),
+        added=tuple(change for change in all_changes if not change.before),
+        removed=tuple(change for change in all_changes if not change.after),
+        changed=tuple(change for change in all_changes if change.before and change.after),
     )
 
 
-def _between(
-    manager: Manager, before: dict[str, tuple[str, str, str]], after: dict[str, tuple[str, str, str]]
+class _Version(NamedTuple):
+    """A package's name as it is spelled, its version, and its build."""
+
+    name: str
+    version: str
+    build: str
+
+
+_ABSENT = _Version("", "", "")
+
+
+def _diff(
+    manager: Manager, before: dict[str, _Version], after: dict[str, _Version]
 ) -> Iterable[PackageChange]:
     for key in before.keys() | after.keys():
-        name, old, old_build = before.get(key, ("", "", ""))
-        new_name, new, new_build = after.get(key, ("", "", ""))
-        if (old, old_build) != (new, new_build):
-            if old == new:
-                old, new = f"{old}={old_build}", f"{new}={new_build}"
-            yield PackageChange(new_name or name, manager, old, new)
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        name = new.name or old.name
+        if old.version != new.version:
+            yield PackageChange(name, manager, old.version, new.version)
+        elif old.build != new.build:
+            yield PackageChange(name, manager, f"{old.version}={old.build}", f"{new.version}={new.build}")
 
 
-def _builds(packages: Iterable[Package]) -> dict[str, tuple[str, str, str]]:
-    """Name, version and build, by name."""
-    return {each.name: (each.name, each.version or "?", each.build) for each in packages}
+def _conda_versions(packages: Iterable[Package]) -> dict[str, _Version]:
+    return {
+        package.name: _Version(package.name, package.version or "?", package.build) for package in packages
+    }
 
 
-def _versions(packages: Iterable[PipPackage]) -> dict[str, tuple[str, str, str]]:
-    return {normalize_name(each.name): (each.name, each.version or "?", "") for each in packages}
+def _pip_versions(packages: Iterable[PipPackage]) -> dict[str, _Version]:
+    return {
+        normalize_name(package.name): _Version(package.name, package.version or "?", "")
+        for package in packages
+    }
 
 
 def normalize_name(name: str) -> str:
-    """The name of a Python distribution as the packaging specification normalizes it."""
+    """Return the name of a Python distribution as the packaging specification normalizes it."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,7 +1,7 @@
-"""What conda wrote about an environment: the package records in conda-meta.
+"""Read and edit the package records that conda keeps in conda-meta.
 
-A record is conda's PrefixRecord; `paths_data.paths` has an entry for each file (conda/models/records.py). Only
-what is needed is read, and nothing is taken for granted: records come from conda, mamba, pixi and rattler.
+A record is conda's PrefixRecord; `paths_data.paths` has an entry for each file (conda/models/records.py). Only what is
+needed is read, and no field is relied on, since records are written by conda, mamba, pixi and rattler.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ META = "conda-meta"
 _ADVICE = "Reinstall that package (conda install --force-reinstall), or remove the file if it does not belong to conda."
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
-_FLAT_OBJECT_WITH_BRACES = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # in its strings; slower
+_FLAT_OBJECT_WITH_BRACES = re.compile(
+    rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}'
+)  # allows braces in strings; slower
 _PATH = b'"_path"'
 _BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
@@ -35,14 +37,14 @@ _NO_SIZE = re.compile(rb'("size_in_bytes"\s*:\s*)null')
 
 
 class FileFacts(NamedTuple):
-    """What a record says of a file that depends on the prefix."""
+    """Checksum and size of a file that contains the prefix, as its package's record has them."""
 
     sha256: str
     size: int
 
 
 class PathEntry(NamedTuple):
-    """A file that a package installed; `sha256` and `size` are those in the package, before relocation."""
+    """A file that a package installed; `sha256` and `size` are those before relocation."""
 
     path: str
     type: str
@@ -55,7 +57,7 @@ class PathEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """One installed package, and the files it brought."""
+    """An installed package and its files; `file` is the path of the record in the environment."""
 
     file: str
     package: Package
@@ -63,21 +65,21 @@ class Record:
 
 
 def is_environment(prefix: Path) -> bool:
-    """Whether the directory is a conda environment: conda's own test is this directory's presence."""
+    """Return whether the directory is a conda environment; like conda, look for conda-meta."""
     return os.path.isdir(prefix / META)
 
 
 def is_record_path(path: str) -> bool:
-    """Whether the path is where a package's record is."""
+    """Return whether the path is that of a package's record."""
     return path.startswith(f"{META}/") and path.endswith(".json") and path.count("/") == 1
 
 
 def read_records(prefix: Path) -> list[Record]:
-    """The records of all installed packages, by file name.
+    """Return the records of all installed packages, sorted by file name.
 
-    Raises NotAnEnvironment, PermissionDenied, and FileOperationFailed for a record that is no JSON object.
+    Raise NotAnEnvironment, PermissionDenied, and FileOperationFailed if a record is malformed.
     """
-    with _reporting():
+    with _os_errors():
         files = sorted((prefix / META).glob("*.json"))
         if not files and not is_environment(prefix):
             raise NotAnEnvironment(str(prefix))
@@ -85,13 +87,13 @@ def read_records(prefix: Path) -> list[Record]:
 
 
 def read_record(file: Path) -> Record:
-    """One of them; raises PermissionDenied, FileOperationFailed."""
-    with _reporting():
+    """Return the record in a file; raise PermissionDenied, FileOperationFailed."""
+    with _os_errors():
         return _read(file)
 
 
 @contextmanager
-def _reporting() -> Iterator[None]:
+def _os_errors() -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
@@ -101,43 +103,43 @@ def _reporting() -> Iterator[None]:
 
 
 def with_facts(record: bytes, facts: Mapping[str, FileFacts], *, sizes: bool) -> bytes:
-    """The record's text with these files' checksums, and sizes if wanted, and everything else as it is.
+    """Return the record's text with these checksums, and sizes if wanted, and everything else unchanged.
 
-    `sha256_in_prefix` is of the file as it was linked; records have it since conda 4.4, and `conda doctor`
-    goes by it. An entry point, which is made when it is linked, has `sha256` instead.
+    `sha256_in_prefix` is the checksum of the file as it was linked; records have it since conda 4.4, and
+    `conda doctor` checks it. An entry point, which is generated when it is linked, has `sha256` instead.
     """
 
-    def restate(text: bytes, entry: dict[str, Any]) -> bytes:
+    def replace(text: bytes, entry: dict[str, Any]) -> bytes:
         fact = facts.get(entry["_path"])
         if fact is None:
             return text
         text = _checksum(entry).sub(rb"\g<1>" + fact.sha256.encode() + b'"', text)
         return _SIZE.sub(rb"\g<1>%d" % fact.size, text) if sizes else text
 
-    return _edited(record, restate, facts)
+    return _edit_entries(record, replace, facts)
 
 
 def without_facts_of(record: bytes, paths: Collection[str], *, sizes: bool) -> bytes:
-    """The record's text with null for these files' checksums, and sizes if wanted: it says then that it has none."""
+    """Return the record's text with null for these files' checksums, and sizes if wanted."""
 
-    def forget(text: bytes, entry: dict[str, Any]) -> bytes:
+    def clear(text: bytes, entry: dict[str, Any]) -> bytes:
         if entry["_path"] not in paths:
             return text
         text = _checksum(entry).sub(lambda match: match[1].rstrip(b'"') + b"null", text)
         return _SIZE.sub(rb"\g<1>null", text) if sizes else text
 
-    return _edited(record, forget, paths)
+    return _edit_entries(record, clear, paths)
 
 
 def without_prefix_facts(record: bytes) -> bytes:
-    """The record's text without the checksums and sizes of files as they were linked, which depend on the prefix."""
+    """Return the record's text without the checksums and sizes that depend on the prefix."""
     return _SIZE.sub(rb"\g<1>null", _IN_PREFIX.sub(lambda match: match[1].rstrip(b'"') + b"null", record))
 
 
 def with_missing_facts(record: bytes, fact_of: Callable[[str], FileFacts | None]) -> bytes:
-    """The record's text with every checksum and size that is null filled in, where the file is known."""
+    """Return the record's text with checksums and sizes that are null filled in, for files that `fact_of` knows."""
 
-    def recall(text: bytes, entry: dict[str, Any]) -> bytes:
+    def fill(text: bytes, entry: dict[str, Any]) -> bytes:
         if not (_NO_CHECKSUM.search(text) or _NO_SIZE.search(text)):
             return text
         fact = fact_of(entry["_path"])
@@ -146,62 +148,69 @@ def with_missing_facts(record: bytes, fact_of: Callable[[str], FileFacts | None]
         text = _NO_CHECKSUM.sub(rb'\g<1>"' + fact.sha256.encode() + b'"', text)
         return _NO_SIZE.sub(rb"\g<1>%d" % fact.size, text)
 
-    return _edited(record, recall)
+    return _edit_entries(record, fill)
 
 
-def _edited(
+def _edit_entries(
     record: bytes, edit: Callable[[bytes, dict[str, Any]], bytes], paths: Collection[str] | None = None
 ) -> bytes:
-    """The record with each entry's text as `edit` makes it of the text and what that says.
+    """Return the record with each entry's text replaced with `edit(text, entry)`.
 
-    Where `paths` are given, it leaves all other entries as they are.
+    If `paths` are given, `edit` changes no other entries.
     """
-
-    found = None if paths is None else _entries(record, paths)
-    if found is not None:
-        parts: list[bytes] = []
-        at = 0
-        for begin, end, entry in found:
-            parts += record[at:begin], edit(record[begin:end], entry)
-            at = end
-        return b"".join((*parts, record[at:]))
+    located = None if paths is None else _locate_entries(record, paths)
+    if located is not None:
+        texts: list[bytes] = []
+        position = 0
+        for start, end, entry in located:
+            texts += record[position:start], edit(record[start:end], entry)
+            position = end
+        return b"".join((*texts, record[position:]))
 
     def apply(match: re.Match[bytes]) -> bytes:
         text = match.group()
-        entry = _parsed(text) if _PATH in text else None
+        entry = _parse_entry(text) if _PATH in text else None
         return edit(text, entry) if entry else text
 
     objects = _FLAT_OBJECT_WITH_BRACES if _BRACE_IN_PATH.search(record) else _FLAT_OBJECT
     return objects.sub(apply, record)
 
 
-def _entries(record: bytes, paths: Collection[str]) -> list[tuple[int, int, dict[str, Any]]] | None:
-    """Where the entries of these paths begin and end, and what they say, in their order: few of many, as a rule, and
-    found without a look at the others. None where escapes or braces in strings leave doubt.
+class _LocatedEntry(NamedTuple):
+    """Where an entry's text is in a record, and its fields."""
+
+    start: int
+    end: int
+    fields: dict[str, Any]
+
+
+def _locate_entries(record: bytes, paths: Collection[str]) -> list[_LocatedEntry] | None:
+    """Find the entries of these paths, usually few of many, without parsing the others.
+
+    Return None if escapes, or braces in strings, make that ambiguous.
     """
     if b"\\" in record:
         return None
     wanted = {path_bytes(path) for path in paths}
-    found: list[tuple[int, int, dict[str, Any]]] = []
-    seen = 0
-    at = record.find(_PATH) if wanted else -1
-    while at >= 0:
-        begin = record.find(b'"', at + len(_PATH)) + 1
-        end = record.find(b'"', begin)
-        if at >= seen and record[begin:end] in wanted:
-            first, last = record.rfind(b"{", seen, at), record.find(b"}", at) + 1
-            text = record[first:last]
-            entry = _parsed(text) if (text.count(b"{"), text.count(b"}")) == (1, 1) else None
-            if entry is None:
+    located: list[_LocatedEntry] = []
+    last_end = 0
+    key = record.find(_PATH) if wanted else -1
+    while key >= 0:
+        value = record.find(b'"', key + len(_PATH)) + 1
+        if key >= last_end and record[value : record.find(b'"', value)] in wanted:
+            start, end = record.rfind(b"{", last_end, key), record.find(b"}", key) + 1
+            text = record[start:end]
+            fields = _parse_entry(text) if (text.count(b"{"), text.count(b"}")) == (1, 1) else None
+            if fields is None:
                 return None
-            found.append((first, last, entry))
-            seen = last
-        at = record.find(_PATH, at + len(_PATH))
-    return found
+            located.append(_LocatedEntry(start, end, fields))
+            last_end = end
+        key = record.find(_PATH, key + len(_PATH))
+    return located
 
 
-def _parsed(text: bytes) -> dict[str, Any] | None:
-    """What an entry's text says; None where it is no entry."""
+def _parse_entry(text: bytes) -> dict[str, Any] | None:
+    """Return the fields of an entry; None if the text is not one."""
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError):
@@ -210,7 +219,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:
-    """What finds the checksum of the file as it was linked."""
+    """Return the pattern for the checksum of the file as it was linked."""
     return _IN_PREFIX if "sha256_in_prefix" in entry else _OWN
 
 
@@ -223,7 +232,7 @@ def _read(file: Path) -> Record:
         listed = (fields.get("paths_data") or {}).get("paths") or []
         entries = tuple(_entry(item) for item in listed)
         if not listed:
-            entries = tuple(_bare(path) for path in fields.get("files") or [])
+            entries = tuple(_entry_without_facts(path) for path in fields.get("files") or [])
     except KeyError as error:
         raise FileOperationFailed(
             str(file), f"not a conda package record ({error} is missing)", _ADVICE
@@ -255,7 +264,7 @@ def _package(fields: dict[str, Any]) -> Package:
 
 
 def _without_secrets(url: str) -> str:
-    """The URL without user, password, and the `/t/TOKEN` of anaconda.org and its kin."""
+    """Return the URL without user, password, and the `/t/TOKEN` of anaconda.org and similar servers."""
     return re.sub(r"/t/[^/]+", "", re.sub(r"//[^/@]*@", "//", url))
 
 
@@ -267,7 +276,9 @@ def _entry(item: dict[str, Any]) -> PathEntry:
         path=_path(item["_path"]),
         type=str(item.get("path_type") or ""),
         sha256=sha256,
-        sha256_in_prefix=sha256 if in_prefix == sha256 else in_prefix,  # one object: there are many
+        sha256_in_prefix=sha256
+        if in_prefix == sha256
+        else in_prefix,  # share one string: there are many entries
         placeholder=_placeholder(str(item.get("prefix_placeholder") or "")),
         mode="binary" if item.get("file_mode") == "binary" else "text",
         size=size if isinstance(size, int) else None,
@@ -275,7 +286,7 @@ def _entry(item: dict[str, Any]) -> PathEntry:
 
 
 def _path(value: object) -> str:
-    """The path; raises ValueError where no file can have it."""
+    """Return the path; raise ValueError if no file can have it."""
     path = str(value)
     path_bytes(path)
     return path
@@ -283,11 +294,12 @@ def _path(value: object) -> str:
 
 @lru_cache(maxsize=256)
 def _placeholder(text: str) -> str:
-    """The placeholder, if it can stand for a prefix: that of a package built on Windows, such as `C:/bld/env`, cannot,
-    and its files are then as if they had none.
+    """Return the placeholder, or "" if it is not an absolute POSIX path.
+
+    Packages built on Windows have some such as `C:/bld/env`; their files are treated as if they had none.
     """
     return text if is_placeholder(text) else ""
 
 
-def _bare(path: str) -> PathEntry:
+def _entry_without_facts(path: str) -> PathEntry:
     return PathEntry(_path(path), "", "", "", "", "text", None)

@@ -1,4 +1,4 @@
-"""Python distributions that pip installed: what their RECORD says is theirs.
+"""Python distributions that pip installed, and the files that their RECORD lists.
 
 Format: the Python packaging specification "Recording installed projects" (PEP 376, PEP 627).
 """
@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.environment.tree import File
 from snapper.errors import PermissionDenied
@@ -21,7 +22,7 @@ from snapper.format.model import PipPackage
 
 @dataclass(frozen=True)
 class Distribution:
-    """An installed distribution and the environment's files that it lists."""
+    """An installed distribution, and the files of the environment that it lists."""
 
     package: PipPackage
     files: tuple[str, ...]
@@ -31,64 +32,79 @@ class Distribution:
         return f"{self.package.name}-{self.package.version}"
 
 
-def distributions(prefix: Path, free: Mapping[str, File]) -> list[Distribution]:
-    """The distributions whose metadata is among the free files, that is, which no conda package owns. What a
-    distribution has inside of it, such as setuptools its vendored packages, is none of its own.
+def distributions(prefix: Path, unowned: Mapping[str, File]) -> list[Distribution]:
+    """Return the distributions whose metadata is among the files that no conda package owns.
 
-    Raises PermissionDenied.
+    Distributions inside of others, such as those that setuptools vendors, are left out. Raise PermissionDenied.
     """
-    found: dict[str, Distribution] = {}
-    for path in sorted(free):
+    by_metadata: dict[str, Distribution] = {}
+    for path in sorted(unowned):
         directory, name = posixpath.split(path)
         if name == "METADATA" and directory.endswith(".dist-info"):
             try:
                 record = prefix / directory / "RECORD"
-                files = _listed(record.read_bytes(), posixpath.dirname(directory)) if record.is_file() else []
-                package = _package((prefix / path).read_bytes(), directory)
+                rows = _read_rows(record) if record.is_file() else []
+                package = _parse_metadata((prefix / path).read_bytes(), directory)
             except PermissionError as error:
                 raise PermissionDenied(str(error.filename), "read") from None
-            found[path] = Distribution(package, tuple(file for file in files if file in free))
-    inside = {file for path, each in found.items() for file in each.files if file != path}
-    return [each for path, each in found.items() if path not in inside]
+            listed = _listed_files(rows, posixpath.dirname(directory))
+            files = tuple(sorted(file for file in listed if file in unowned))
+            by_metadata[path] = Distribution(package, files)
+    nested = {
+        file for path, distribution in by_metadata.items() for file in distribution.files if file != path
+    }
+    return [distribution for path, distribution in by_metadata.items() if path not in nested]
 
 
 def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
-    """The sha256, in hexadecimal, that distributions list of files as they were installed."""
-    found: dict[str, str] = {}
+    """Return the sha256, in hexadecimal, that distributions among the paths list for their files."""
+    checksums: dict[str, str] = {}
     for path in paths:
         directory, name = posixpath.split(path)
         if name == "RECORD" and directory.endswith(".dist-info"):
-            for listed, checksum in _rows((prefix / path).read_bytes(), posixpath.dirname(directory)):
-                kind, _, value = checksum.partition("=")
-                if kind == "sha256":
-                    found[listed] = _hexadecimal(value)
-    return found
+            listed = _listed_files(_read_rows(prefix / path), posixpath.dirname(directory))
+            for file, checksum in listed.items():
+                algorithm, _, value = checksum.partition("=")
+                if algorithm == "sha256":
+                    checksums[file] = _base64_to_hex(value)
+    return checksums
 
 
-def _hexadecimal(value: str) -> str:
-    """What RECORD has as base64 without its padding; empty if it is none."""
+class _Row(NamedTuple):
+    """A row of a RECORD: a path relative to site-packages, and its checksum as ALGORITHM=BASE64."""
+
+    path: str
+    checksum: str
+
+
+def _read_rows(record: Path) -> list[_Row]:
+    """Return the rows of a RECORD; none if it is malformed."""
+    text = record.read_bytes().decode("utf-8", "surrogateescape")
+    try:
+        return [
+            _Row(row[0], row[1] if len(row) > 1 else "")
+            for row in csv.reader(io.StringIO(text, newline=""))
+            if row
+        ]
+    except csv.Error:
+        return []
+
+
+def _listed_files(rows: list[_Row], site: str) -> dict[str, str]:
+    """Return the checksums of the listed files by path in the environment, whose site-packages is `site`."""
+    return {posixpath.normpath(posixpath.join(site, row.path)): row.checksum for row in rows}
+
+
+def _base64_to_hex(value: str) -> str:
+    """Decode base64 without padding, as in a RECORD; return "" if it is invalid."""
     try:
         return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
     except ValueError:
         return ""
 
 
-def _listed(record: bytes, site: str) -> list[str]:
-    """The paths of a RECORD, from the environment's root on."""
-    return sorted({path for path, _ in _rows(record, site)})
-
-
-def _rows(record: bytes, site: str) -> list[tuple[str, str]]:
-    """The paths of a RECORD, from the environment's root on, with their checksums."""
-    rows = csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline=""))
-    try:
-        named = [(row[0], row[1] if len(row) > 1 else "") for row in rows if row]
-    except csv.Error:
-        return []
-    return [(posixpath.normpath(posixpath.join(site, path)), checksum) for path, checksum in named]
-
-
-def _package(metadata: bytes, directory: str) -> PipPackage:
+def _parse_metadata(metadata: bytes, directory: str) -> PipPackage:
+    """Return the package in a METADATA file; what it lacks is taken from the directory's name."""
     headers = BytesHeaderParser().parsebytes(metadata)
     name, _, version = posixpath.basename(directory).removesuffix(".dist-info").partition("-")
     return PipPackage(str(headers.get("Name", name)), str(headers.get("Version", version)))
