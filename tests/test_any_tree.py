@@ -1,4 +1,4 @@
-"""Whatever an environment is made of, it comes back: random trees, packed, moved, packed again, moved again."""
+"""Pack random trees, and restore them to other prefixes: whatever an environment contains is restored exactly."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ Parts = tuple[bytes | None, ...]
 
 @dataclass(frozen=True)
 class Node:
-    """One thing to make. `kind` is file, program (whose prefixes are padded with NULs), sparse, symlink, hardlink,
-    directory, through (a file that its package lists through a symlinked directory), or what is to be passed over:
-    pipe, socket, environment, cache. What becomes of a package's file is its `fate`: kept, altered or
-    missing; it is empty for files that no package has.
+    """A file to create, or something that is not part of an environment.
+
+    `kind` is file, program (whose prefixes are padded with NULs), sparse, symlink, hardlink, directory, or through (a
+    file that its package lists through a symlinked directory); pipe, socket, environment and cache are to be skipped.
+    `fate` says what happens to a package's file: kept, altered or missing; it is empty for files without a package.
     """
 
     path: str
@@ -48,7 +49,7 @@ class Node:
     fate: str = ""
 
     def package_data(self, prefix: bytes = PLACEHOLDER.encode()) -> bytes:
-        """The bytes of the file where the prefix is this, nothing padded."""
+        """Return the file's data with this prefix, without padding."""
         if self.kind == "program":
             return b"\x7fELF\0" + b"".join(
                 prefix + b"/lib\0" if part is None else part for part in self.parts
@@ -56,17 +57,17 @@ class Node:
         return b"".join(prefix if part is None else part for part in self.parts)
 
     def data(self, prefix: Path) -> bytes:
-        """The bytes of the file on disk."""
+        """Return the file's data on disk."""
         if self.kind == "program":
-            found = bytes(binary_replace(self.package_data(), PLACEHOLDER.encode(), os.fsencode(prefix)))
+            data = bytes(binary_replace(self.package_data(), PLACEHOLDER.encode(), os.fsencode(prefix)))
         else:
-            found = self.package_data(os.fsencode(prefix))
-        return found + b"\nmine" if self.fate == "altered" else found
+            data = self.package_data(os.fsencode(prefix))
+        return data + b"\nmine" if self.fate == "altered" else data
 
 
 @dataclass
-class Made:
-    """What of the nodes could be made: files and symlinks by path, the package's entries, what is to be passed over."""
+class CreatedTree:
+    """What could be created: files and symlinks by path, the package's entries, and paths to be skipped."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     entries: list[dict[str, object]] = field(default_factory=list)
@@ -117,7 +118,7 @@ program_parts = st.lists(st.sampled_from([None, b"\0", b"\1\2\3", b"\0" * 40, b"
 
 
 def separated(parts: list[bytes | None]) -> Parts:
-    """The parts with something between a prefix and what would make it part of a longer name."""
+    """Return the parts with delimiters around prefixes, which would otherwise be part of a longer name."""
     whole: list[bytes | None] = []
     for part in parts:
         whole += [b" ", None, b"/"] if part is None else [part]
@@ -159,7 +160,7 @@ trees = st.lists(st.one_of(files, files, programs, through, symlinks, directorie
 
 @contextmanager
 def within(directory: Path) -> Iterator[None]:
-    """Inside a directory, for names that are too long for the path of a socket."""
+    """Change to a directory: the path of a socket must not be too long."""
     before = Path.cwd()
     os.chdir(directory)
     try:
@@ -168,93 +169,93 @@ def within(directory: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def build(top: Path, nodes: list[Node]) -> Made:
-    """Makes what of the nodes can be made."""
-    made = Made()
+def create_tree(top: Path, nodes: list[Node]) -> CreatedTree:
+    """Create those of the nodes that can be created together."""
+    created = CreatedTree()
     (top / "conda-meta").mkdir(parents=True)
     (top / "conda-meta" / "history").touch()
     for number, node in enumerate(nodes):
-        place = top / node.path
+        target = top / node.path
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not os.path.lexists(place) and os.path.realpath(place.parent) == str(place.parent):
-                make_node(top, node, number, made)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not os.path.lexists(target) and os.path.realpath(target.parent) == str(target.parent):
+                create_node(top, node, number, created)
         except OSError:
             continue
-    if made.entries:
+    if created.entries:
         record = {"name": "any", "version": "1.0", "build": "0", "build_number": 0, "subdir": "noarch"}
-        document = {**record, "paths_data": {"paths_version": 1, "paths": made.entries}}
+        document = {**record, "paths_data": {"paths_version": 1, "paths": created.entries}}
         (top / "conda-meta" / f"{PACKAGE}.json").write_text(json.dumps(document, indent=2))
-    for place, mode in made.modes.items():
-        place.chmod(mode)
-    return made
+    for target, mode in created.modes.items():
+        target.chmod(mode)
+    return created
 
 
-def make_node(top: Path, node: Node, number: int, made: Made) -> None:
-    place = top / node.path
+def create_node(top: Path, node: Node, number: int, created: CreatedTree) -> None:
+    target = top / node.path
     if node.kind in ("file", "program"):
         if node.fate == "missing":
             node = Node(f"gone-{number}", node.kind, parts=node.parts, fate=node.fate)
-            made.missing.add(node.path)
+            created.missing.add(node.path)
         else:
-            write(top, node, made)
+            write(top, node, created)
         if node.fate:
-            own(top, node, node.path, made)
+            add_entry(top, node, node.path, created)
         if node.fate == "altered":
-            made.altered.add(node.path)
+            created.altered.add(node.path)
     elif node.kind == "through":
-        (place / "real").mkdir(parents=True)
-        (place / "listed").symlink_to("real")
-        made.nodes[f"{node.path}/listed"] = Node("", "symlink", target="real")
-        write(top, Node(f"{node.path}/real/file", "file", parts=node.parts, fate="kept"), made)
-        own(top, node, f"{node.path}/listed/file", made)
+        (target / "real").mkdir(parents=True)
+        (target / "listed").symlink_to("real")
+        created.nodes[f"{node.path}/listed"] = Node("", "symlink", target="real")
+        write(top, Node(f"{node.path}/real/file", "file", parts=node.parts, fate="kept"), created)
+        add_entry(top, node, f"{node.path}/listed/file", created)
     elif node.kind == "sparse":
-        place.touch()
-        os.truncate(place, 300_000)
+        target.touch()
+        os.truncate(target, 300_000)
     elif node.kind == "symlink":
-        place.symlink_to(node.target.format(prefix=top))
-        made.nodes[node.path] = node
+        target.symlink_to(node.target.format(prefix=top))
+        created.nodes[node.path] = node
     elif node.kind == "hardlink":
-        loose = [path for path, each in made.nodes.items() if each.kind == "file" and not each.fate]
+        loose = [path for path, other in created.nodes.items() if other.kind == "file" and not other.fate]
         if loose:
-            os.link(top / loose[0], place)
-            made.nodes[node.path] = made.nodes[loose[0]]
+            os.link(top / loose[0], target)
+            created.nodes[node.path] = created.nodes[loose[0]]
     elif node.kind == "directory":
-        place.mkdir()
-        made.modes[place] = node.mode
+        target.mkdir()
+        created.modes[target] = node.mode
     else:
-        make_foreign(top, node, number, made)
+        create_foreign(top, node, number, created)
 
 
-def make_foreign(top: Path, node: Node, number: int, made: Made) -> None:
-    """What does not belong to the environment."""
-    place = top / node.path
+def create_foreign(top: Path, node: Node, number: int, created: CreatedTree) -> None:
+    """Create something that does not belong to the environment."""
+    target = top / node.path
     if node.kind == "pipe":
-        os.mkfifo(place)
-        made.skipped.add(node.path)
+        os.mkfifo(target)
+        created.skipped.add(node.path)
     elif node.kind == "socket":
-        with socket.socket(socket.AF_UNIX) as listener, within(place.parent):
-            listener.bind(place.name)
-        made.skipped.add(node.path)
+        with socket.socket(socket.AF_UNIX) as listener, within(target.parent):
+            listener.bind(target.name)
+        created.skipped.add(node.path)
     elif node.kind == "environment":
         (top / "envs" / str(number) / "conda-meta").mkdir(parents=True)
         (top / "envs" / f"{number}.txt").write_text("mine")
-        made.skipped.add(f"envs/{number}")
+        created.skipped.add(f"envs/{number}")
     else:
         (top / "pkgs" / str(number)).mkdir(parents=True)
         (top / "pkgs" / "urls.txt").touch()
-        made.skipped.add("pkgs")
+        created.skipped.add("pkgs")
 
 
-def write(top: Path, node: Node, made: Made) -> None:
-    place = top / node.path
-    place.write_bytes(node.data(top))
-    place.chmod(node.mode)
-    made.nodes[node.path] = node
+def write(top: Path, node: Node, created: CreatedTree) -> None:
+    target = top / node.path
+    target.write_bytes(node.data(top))
+    target.chmod(node.mode)
+    created.nodes[node.path] = node
 
 
-def own(top: Path, node: Node, listed: str, made: Made) -> None:
-    """Notes the file in the package's record."""
+def add_entry(top: Path, node: Node, listed: str, created: CreatedTree) -> None:
+    """Add the file to the package's record."""
     data = node.package_data()
     entry: dict[str, object] = {"_path": listed, "path_type": "hardlink", "size_in_bytes": len(data)}
     entry["sha256"] = hashlib.sha256(data).hexdigest()
@@ -262,24 +263,26 @@ def own(top: Path, node: Node, listed: str, made: Made) -> None:
         entry["prefix_placeholder"] = PLACEHOLDER
         entry["file_mode"] = "binary" if node.kind == "program" else "text"
         entry["sha256_in_prefix"] = hashlib.sha256(replace(node, fate="kept").data(top)).hexdigest()
-    made.entries.append(entry)
+    created.entries.append(entry)
 
 
-def remove(top: Path) -> None:
+def remove_tree(top: Path) -> None:
     for directory, _, _ in os.walk(top):
         Path(directory).chmod(0o700)
     shutil.rmtree(top)
 
 
-def check(made: Made, original: Path, moved: Path) -> None:
+def check_moved(created: CreatedTree, original: Path, moved: Path) -> None:
     record = f"conda-meta/{PACKAGE}.json"
     before, after = tree_of(original), tree_of(moved)
-    kept = {path for path in before if not any(f"{path}/".startswith(f"{each}/") for each in made.skipped)}
-    assert after.keys() == kept
-    for path in kept - {record}:
+    expected_paths = {
+        path for path in before if not any(f"{path}/".startswith(f"{other}/") for other in created.skipped)
+    }
+    assert after.keys() == expected_paths
+    for path in expected_paths - {record}:
         kind, mode, data = before[path]
         assert after[path][:2] == (kind, mode if kind == "directory" else mode & 0o777), path
-        node = made.nodes.get(path)
+        node = created.nodes.get(path)
         if node is None:
             expected = data
         elif node.kind == "symlink":
@@ -290,45 +293,45 @@ def check(made: Made, original: Path, moved: Path) -> None:
         else:
             expected = data
         assert after[path][2] == expected, path
-    if record in kept:
-        entries = (json.loads(each[record][2])["paths_data"]["paths"] for each in (before, after))
+    if record in expected_paths:
+        entries = (json.loads(tree[record][2])["paths_data"]["paths"] for tree in (before, after))
         for was, now in zip(*entries, strict=True):
-            node = made.nodes.get(was["_path"])
+            node = created.nodes.get(was["_path"])
             if "sha256_in_prefix" in was and node and node.fate == "kept":
                 was["sha256_in_prefix"] = hashlib.sha256(after[was["_path"]][2]).hexdigest()
             assert now == was
 
 
-def named(deviations: tuple[Deviation, ...]) -> set[str]:
-    return {path for each in deviations for path in each.paths}
+def deviating_paths(deviations: tuple[Deviation, ...]) -> set[str]:
+    return {path for deviation in deviations for path in deviation.paths}
 
 
-def check_report(made: Made, packed: PackResult) -> None:
-    assert {path for path, _ in packed.skipped} == made.skipped
-    assert named(packed.snapshot.altered) == made.altered
-    assert named(packed.snapshot.missing) == made.missing
+def check_report(created: CreatedTree, packed: PackResult) -> None:
+    assert {path for path, _ in packed.skipped} == created.skipped
+    assert deviating_paths(packed.snapshot.altered) == created.altered
+    assert deviating_paths(packed.snapshot.missing) == created.missing
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(nodes=trees)
-def test_any_tree(nodes: list[Node]) -> None:
-    place = Path(tempfile.mkdtemp(prefix="s"))
+def test_random_tree_is_restored_exactly(nodes: list[Node]) -> None:
+    temporary = Path(tempfile.mkdtemp(prefix="s"))
     home = os.environ["HOME"]
     try:
-        os.environ["HOME"] = str(place / "home")
-        original = place / "first" / "env"
-        made = build(original, nodes)
-        store = open_store(str(place / "store"), create=True)
+        os.environ["HOME"] = str(temporary / "home")
+        original = temporary / "first" / "env"
+        created = create_tree(original, nodes)
+        store = open_store(str(temporary / "store"), create=True)
         packed = pack(store, original, "env", jobs=1)
-        check_report(made, packed)
+        check_report(created, packed)
         assert pack(store, original, "env", jobs=1).unchanged
         for name in ("s", "a-longer-directory-than-the-first"):
-            moved = place / name / "env"
+            moved = temporary / name / "env"
             (done,) = restore(store, [RestoreRequest(SnapshotSpec("env"), prefix=moved)], jobs=1)
             assert isinstance(done, RestoreResult), done
-            check(made, original, moved)
-            again = pack(store, moved, "env", jobs=1)
-            assert again.snapshot_id == packed.snapshot_id
+            check_moved(created, original, moved)
+            repacked = pack(store, moved, "env", jobs=1)
+            assert repacked.snapshot_id == packed.snapshot_id
     finally:
         os.environ["HOME"] = home
-        remove(place)
+        remove_tree(temporary)

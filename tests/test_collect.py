@@ -1,4 +1,4 @@
-"""Collecting: what the limits of a layer are, whatever an environment is made of."""
+"""Collecting files into layers: size limits, and uploads from forked processes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SMALL = 64 * 1024
 
 
 @pytest.mark.parametrize("kind", ["symlinks", "hard links", "directories", "empty files"])
-def test_what_has_no_data_fills_layers_too(
+def test_members_without_data_count_towards_the_layer_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Each takes a header of 512 bytes, and what a layer unpacks to is limited."""
+    """Each has a header of 512 bytes, and the unpacked size of a layer is limited."""
     monkeypatch.setattr(layer_builder, "LAYER_SIZE", SMALL)
     top = tmp_path / "env"
     top.mkdir()
@@ -39,26 +39,26 @@ def test_what_has_no_data_fills_layers_too(
             path.mkdir()
         else:
             path.touch()
-    files = sorted(walk(top).files, key=lambda each: each.path)
+    files = sorted(walk(top).files, key=lambda file: file.path)
     linked = "first" if kind == "hard links" else ""
-    items = tuple(PackItem(each, linked="" if each.path == "first" else linked) for each in files)
+    items = tuple(PackItem(file, linked="" if file.path == "first" else linked) for file in files)
     store = open_store(str(tmp_path / "store"), create=True)
     with pack_intent(store) as intent:
         context = PackContext(str(top), str(top), store, intent, 1, {}, {})
-        done = collect_group(context, FileGroup("files", "", 0, items)).finish()
-    assert sum(each.members for each in done.layers) == 601
-    assert max(each.diff_size for each in done.layers) <= SMALL + 1024
+        collected = collect_group(context, FileGroup("files", "", 0, items)).finish()
+    assert sum(layer.members for layer in collected.layers) == 601
+    assert max(layer.diff_size for layer in collected.layers) <= SMALL + 1024
 
 
-def test_a_forked_process_has_an_outbox_of_its_own(tmp_path: Path) -> None:
-    """Threads do not go through a fork, and an outbox without its threads would never send."""
+def test_forked_process_gets_its_own_upload_queue(tmp_path: Path) -> None:
+    """Threads do not survive a fork, and a queue without its threads would never upload anything."""
     store = open_store(str(tmp_path / "store"), create=True)
 
-    def send(key: str) -> None:
+    def upload(key: str) -> None:
         assert upload_queue().put(store, key, b"x").result(30)
 
-    send("layers/aa/first")
-    process = multiprocessing.get_context("fork").Process(target=send, args=("layers/aa/second",))
+    upload("layers/aa/first")
+    process = multiprocessing.get_context("fork").Process(target=upload, args=("layers/aa/second",))
     process.start()
     process.join(60)
     assert process.exitcode == 0

@@ -1,5 +1,6 @@
-"""What pip installs from a directory: editable installs in all their forms, refused with a list, taken along, or
-left as links; and a plain one, which is a copy.
+"""Packages that pip installs from a directory: editable installs in all their forms, and plain ones.
+
+Editable installs are refused with a list, included, or kept as links; plain installs are copies.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ setup(name='by_copy', version='1.0', packages=['by_copy'], package_dir={'': 'src
 
 
 def project(top: Path, name: str, setup: str = SETUP) -> Path:
-    """A source directory with one package that says where it is."""
+    """Create a source directory with a package that reports where it is."""
     package = top / "src" / name
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
@@ -45,7 +46,7 @@ def site_of(prefix: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """A genuine environment with an editable install of each form, whose code is in `tmp_path/code`, and a copy."""
+    """An environment with an editable install of each form, whose code is in `tmp_path/code`, and a plain install."""
     prefix = tmp_path / "origin" / "work"
     make("compiled", prefix)
     code, tools = tmp_path / "code", {"PYTHONPATH": str(build_tools(tmp_path / "tools"))}
@@ -73,15 +74,15 @@ def environment(tmp_path: Path) -> Path:
     return prefix
 
 
-def where(prefix: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Where the environment has each package from."""
+def locate_packages(prefix: Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Return the file that the environment's Python imports each package from."""
     code = f"import {', '.join(names)}; print({', '.join(f'{name}.HERE' for name in names)}, sep=chr(10))"
     lines = run([python_of(prefix), "-B"], ["-c", code], prefix).splitlines()
     return dict(zip(names, map(Path, lines), strict=True))
 
 
-def test_a_source_that_is_gone_is_told_of(tmp_path: Path, machine: Machine) -> None:
-    """A volume that is not mounted, say: the code that the environment needs would silently stay behind."""
+def test_missing_source_is_reported(tmp_path: Path, machine: Machine) -> None:
+    """For instance on a volume that is not mounted: code that the environment needs would silently be left out."""
     prefix = make_data(machine.envs / "data")
     site = prefix / "lib" / "python3.11" / "site-packages"
     info = site / "api-1.0.dist-info"
@@ -97,28 +98,29 @@ def test_a_source_that_is_gone_is_told_of(tmp_path: Path, machine: Machine) -> N
     machine.run_json("pack", "data")
 
 
-def test_sources_of_one_name_have_places_of_their_own(tmp_path: Path) -> None:
-    """A distribution's name may be that of another one's directory."""
+def test_sources_with_the_same_name_get_different_paths(tmp_path: Path) -> None:
+    """The name of one distribution can be that of another one's directory."""
     prefix, code = tmp_path / "env", tmp_path / "code"
     site = prefix / "lib" / "python3.11" / "site-packages"
     info = site / "api-1.0.dist-info"
     info.mkdir(parents=True)
-    for place in ("backend", "api", "other/api"):
-        (code / place).mkdir(parents=True)
+    sources = [code / path for path in ("backend", "api", "other/api")]
+    for source in sources:
+        source.mkdir(parents=True)
     url = {"url": f"file://{code}/backend", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(url))
     (site / "paths.pth").write_text(f"{code}/api\n{code}/other/api\n")
-    found = editable.find(prefix, walk(prefix))
-    assert sorted(each.source for each in found) == sorted(
-        str(code / place) for place in ("backend", "api", "other/api")
-    )
-    assert len({each.included_path for each in found}) == 3
+    editables = editable.find(prefix, walk(prefix))
+    assert sorted(each.source for each in editables) == sorted(map(str, sources))
+    assert len({each.included_path for each in editables}) == 3
 
 
 NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")
 
 
-def test_editable_installs(environment: Path, new_machine: Callable[[str], Machine], tmp_path: Path) -> None:
+def test_editable_installs_are_refused_linked_or_included(
+    environment: Path, new_machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
     one, two = new_machine("one"), new_machine("two")
     code = tmp_path / "code"
     forms = {path.name for path in site_of(environment).iterdir()}
@@ -137,19 +139,19 @@ def test_editable_installs(environment: Path, new_machine: Callable[[str], Machi
 
     one.run_json("pack", "-p", environment, "--editable=ignore", "--name", "linked")
     two.run_json("restore", "linked", "--envs-dir", two.envs)
-    assert all(place.is_relative_to(code) for place in where(two.envs / "linked", NAMES).values())
-    assert_copy_moved(two.envs / "linked")
+    assert all(file.is_relative_to(code) for file in locate_packages(two.envs / "linked", NAMES).values())
+    assert_plain_install_relocated(two.envs / "linked")
 
     one.run_json("pack", "-p", environment, "--editable=include", "--name", "whole")
     shutil.rmtree(code)
     two.run_json("restore", "whole", "--envs-dir", two.envs)
     whole = two.envs / "whole"
-    assert all(place.is_relative_to(whole) for place in where(whole, NAMES).values())
+    assert all(file.is_relative_to(whole) for file in locate_packages(whole, NAMES).values())
     two.run_json("pack", "whole")
 
 
-def assert_copy_moved(prefix: Path) -> None:
-    """Script, data and metadata of what pip installed from a directory are there, and know where."""
+def assert_plain_install_relocated(prefix: Path) -> None:
+    """Check script, data and metadata of the plain install: they exist, and contain the prefix."""
     script = prefix / "bin" / "by-copy"
     done = subprocess.run([script, "-E", "a b"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, f"{site_of(prefix)}/by_copy/__init__.py -E a b\n")

@@ -1,11 +1,11 @@
-"""Packing again reads only what has changed, and what comes of it is what reading everything would give."""
+"""Repacking reads only what has changed, and creates the same snapshot as reading everything."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ NOTE = "share/notes/note.txt"
 
 
 @dataclass(frozen=True)
-class Place:
+class RestoredEnvironment:
     """An environment that was restored from a store."""
 
     store: Store
@@ -42,25 +42,25 @@ class Place:
         return pack(self.store, self.prefix, "env", full=full, jobs=1)
 
     def pack_full_elsewhere(self) -> PackResult:
-        """What reading everything gives, of which nothing is remembered."""
+        """Pack into another store, reading everything, and leave the environment's state as it was."""
         with tempfile.TemporaryDirectory(dir=self.prefix.parent) as other:
-            shutil.copytree(self.prefix / ".snapper", f"{other}/kept")
-            found = pack(open_store(f"{other}/store", create=True), self.prefix, "env", full=True, jobs=1)
+            shutil.copytree(self.prefix / ".snapper", f"{other}/state")
+            result = pack(open_store(f"{other}/store", create=True), self.prefix, "env", full=True, jobs=1)
             shutil.rmtree(self.prefix / ".snapper")
-            shutil.move(f"{other}/kept", self.prefix / ".snapper")
-            return found
+            shutil.move(f"{other}/state", self.prefix / ".snapper")
+            return result
 
-    def kept(self) -> PreviousPack:
-        previous = previous_pack(self.prefix)
-        assert previous is not None
-        return previous
+    def previous(self) -> PreviousPack:
+        found = previous_pack(self.prefix)
+        assert found is not None
+        return found
 
 
 @pytest.fixture(scope="module")
 def packed(pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an environment of two packages, one of them compiled, and files that are nobody's."""
+    """Return a store with an environment of two packages, one of them compiled, a distribution, and other files."""
     top = tmp_path_factory.mktemp("packed")
-    prefix = restored(pristine("no-python"), top, "first")
+    prefix = copy_environment(pristine("no-python"), top, "first")
     (prefix / NOTE).parent.mkdir(parents=True)
     (prefix / NOTE).write_text("one\n")
     site = prefix / "lib" / "python3.11" / "site-packages"
@@ -74,133 +74,136 @@ def packed(pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
     return top / "store"
 
 
-def restored(source: Path, top: Path, name: str) -> Path:
-    """A copy of an environment, made by packing and restoring it."""
+def copy_environment(source: Path, top: Path, name: str) -> Path:
+    """Copy an environment by packing and restoring it."""
     store = open_store(str(top / f"store-{name}"), create=True)
     pack(store, source, "env", jobs=1)
-    return _restored(store, top / name)
+    return restore_env(store, top / name)
 
 
-def _restored(store: Store, prefix: Path) -> Path:
+def restore_env(store: Store, prefix: Path) -> Path:
     (done,) = restore(store, [RestoreRequest(SnapshotSpec("env"), prefix=prefix)], jobs=1)
     assert isinstance(done, RestoreResult), done
     return prefix
 
 
 @pytest.fixture
-def place(packed: Path, scratch: Path) -> Iterator[Place]:
+def env(packed: Path, scratch: Path) -> RestoredEnvironment:
     shutil.copytree(packed, scratch / "store")
     store = open_store(str(scratch / "store"))
-    yield Place(store, _restored(store, scratch / "env"))
+    return RestoredEnvironment(store, restore_env(store, scratch / "env"))
 
 
-def objects(store: Path) -> dict[str, int]:
+def mtimes(store: Path) -> dict[str, int]:
+    """Return the mtime of every file in a store."""
     return {str(file): file.stat().st_mtime_ns for file in store.rglob("*") if file.is_file()}
 
 
-def test_what_was_restored_is_known_without_reading(place: Place, scratch: Path) -> None:
-    """Also after it was packed, and under another name; nothing is written to the store but that name."""
-    assert place.kept().is_unchanged()
-    before = objects(scratch / "store")
-    assert place.pack().unchanged
-    assert place.pack(full=True).unchanged
-    assert place.kept().is_unchanged()
-    assert place.pack().unchanged
-    assert objects(scratch / "store") == before
-    other = pack(place.store, place.prefix, "other", jobs=1)
+def test_repacking_unchanged_environment_writes_nothing(env: RestoredEnvironment, scratch: Path) -> None:
+    """After a restore, a pack, and a full pack. Packing under another name only adds that name to the store."""
+    assert env.previous().is_unchanged()
+    before = mtimes(scratch / "store")
+    assert env.pack().unchanged
+    assert env.pack(full=True).unchanged
+    assert env.previous().is_unchanged()
+    assert env.pack().unchanged
+    assert mtimes(scratch / "store") == before
+    other = pack(env.store, env.prefix, "other", jobs=1)
     assert (other.unchanged, other.added_layers, other.added_size) == (False, 0, 0)
-    found = state.read(place.prefix)
-    assert found and found.environment == "other"
+    current = state.read(env.prefix)
+    assert current and current.environment == "other"
 
 
-def test_files_that_are_vouched_for_are_not_read(place: Place) -> None:
-    """An index that lies is believed, but for a full pack."""
-    place.pack()
-    file = place.prefix / NOTE
+def test_files_the_index_vouches_for_are_not_read(env: RestoredEnvironment) -> None:
+    """A false index is trusted, except by a full pack."""
+    env.pack()
+    file = env.prefix / NOTE
     file.write_text("two\n")
-    honest = (place.prefix / ".snapper" / "index").read_bytes()
-    found = index.decode(honest)
-    entries = found.entries_by_layer()
-    now = next(file for file in scan(place.prefix).files if file.path == NOTE)
-    layer = found.layer_of(now)
+    data = (env.prefix / ".snapper" / "index").read_bytes()
+    true_index = index.decode(data)
+    entries = true_index.entries_by_layer()
+    now = next(file for file in scan(env.prefix).files if file.path == NOTE)
+    layer = true_index.layer_of(now)
     entries[layer] = [each if each.path != NOTE else index.index_entry(now) for each in entries[layer]]
-    header = index.IndexHeader(found.header.snapshot, found.header.prefix, clock.next_tick(place.prefix))
+    header = index.IndexHeader(
+        true_index.header.snapshot, true_index.header.prefix, clock.next_tick(env.prefix)
+    )
     blocks = [index.encode_block(number, each) for number, each in sorted(entries.items())]
-    (place.prefix / ".snapper" / "index").write_bytes(index.encode(header, blocks))
-    assert place.pack().unchanged
-    assert not place.pack(full=True).unchanged
+    (env.prefix / ".snapper" / "index").write_bytes(index.encode(header, blocks))
+    assert env.pack().unchanged
+    assert not env.pack(full=True).unchanged
 
 
-def test_a_change_in_the_same_instant_is_seen(place: Place) -> None:
-    """Of the same size, and with the old mtime put back."""
-    file = place.prefix / NOTE
+def test_change_in_the_same_instant_is_detected(env: RestoredEnvironment) -> None:
+    """Even if the size is the same and the old mtime is restored."""
+    file = env.prefix / NOTE
     ids = set()
     for number in range(20):
         file.write_text(f"{number:03}\n")
         os.utime(file, (1, 1))
-        ids.add(place.pack().snapshot_id)
+        ids.add(env.pack().snapshot_id)
     assert len(ids) == 20
 
 
-def test_a_file_as_old_as_the_index_is_not_vouched_for() -> None:
+def test_index_vouches_only_for_unchanged_files_older_than_itself() -> None:
     file = File("a", "file", 1, 0o644, 5, 7, 9, 11, 1)
     for taken, vouched in ((6, False), (7, False), (8, True)):
-        found = index.Index(index.IndexHeader("0" * 64, "/p", taken), {"a": (1, 0o644, 5, 7, 9, 0)})
-        assert found.vouches(file, 11) is vouched
-    assert not found.vouches(file, 12)
+        known = index.Index(index.IndexHeader("0" * 64, "/p", taken), {"a": (1, 0o644, 5, 7, 9, 0)})
+        assert known.vouches(file, 11) is vouched
+    assert not known.vouches(file, 12)
     changed = (
         *(file._replace(size=1000), file._replace(mode=0o755), file._replace(mtime_ns=1000)),
         *(file._replace(ctime_ns=1000), file._replace(ctime_ns=1), file._replace(inode=1000)),
     )
-    assert not any(found.vouches(each, 11) for each in changed)
-    unknown = index.Index(found.header, {"a": (1, 0o644, 5, 7, 9, index.NO_LAYER)})
+    assert not any(known.vouches(each, 11) for each in changed)
+    unknown = index.Index(known.header, {"a": (1, 0o644, 5, 7, 9, index.NO_LAYER)})
     assert not unknown.vouches(file, 11)
 
 
-def test_a_slow_clock_makes_files_be_read_once_more(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system whose clock has not gone on since the files were written, as with times in whole seconds."""
-    newest = max(file.ctime_ns for file in scan(place.prefix).files)
+def test_coarse_clock_causes_one_more_read(env: RestoredEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system whose clock has not advanced since the files were written, such as one with whole seconds."""
+    newest = max(file.ctime_ns for file in scan(env.prefix).files)
     monkeypatch.setattr(clock, "now", lambda _: newest)
-    place.pack(full=True)
-    assert not place.kept().is_unchanged()
+    env.pack(full=True)
+    assert not env.previous().is_unchanged()
     monkeypatch.undo()
-    assert place.pack().unchanged
-    assert place.kept().is_unchanged()
+    assert env.pack().unchanged
+    assert env.previous().is_unchanged()
 
 
-def test_layers_that_the_store_has_lost_are_made_again(place: Place, scratch: Path) -> None:
-    """Also those that it has in part only."""
-    whole = place.pack().snapshot.layers
+def test_objects_missing_from_the_store_are_written_again(env: RestoredEnvironment, scratch: Path) -> None:
+    """Layers that are missing or truncated, the snapshot, and each of its pages."""
+    whole = env.pack().snapshot.layers
     for lost in whole[::2]:
         file = scratch / "store" / Layout.layer(lost.digest)
         os.truncate(file, 5) if lost.kind == "link" else file.unlink()
-    again = place.pack()
+    again = env.pack()
     assert again.unchanged
-    assert len(stored_layers(place.store, whole)) == len(whole)
+    assert len(stored_layers(env.store, whole)) == len(whole)
     shutil.rmtree(scratch / "store" / "snapshots")
-    assert place.pack().unchanged
-    assert read_snapshot(place.store, again.snapshot_id) == again.snapshot
+    assert env.pack().unchanged
+    assert read_snapshot(env.store, again.snapshot_id) == again.snapshot
     for page in page_files(scratch / "store"):
         page.unlink()
-        assert place.pack().unchanged
+        assert env.pack().unchanged
         assert page.exists()
 
 
-def test_state_of_different_moments_is_not_put_together(place: Place) -> None:
-    kept = place.prefix / ".snapper"
-    place.pack()
-    old = {file.name: file.read_bytes() for file in kept.iterdir()}
-    (place.prefix / "conda-meta" / "new").write_text("new\n")
-    changed = place.pack()
-    new = {file.name: file.read_bytes() for file in kept.iterdir()}
+def test_state_files_of_different_packs_are_not_combined(env: RestoredEnvironment) -> None:
+    directory = env.prefix / ".snapper"
+    env.pack()
+    old = {file.name: file.read_bytes() for file in directory.iterdir()}
+    (env.prefix / "conda-meta" / "new").write_text("new\n")
+    changed = env.pack()
+    new = {file.name: file.read_bytes() for file in directory.iterdir()}
     for name, data in old.items():
-        (kept / name).write_bytes(data)
-        assert place.pack().snapshot_id == changed.snapshot_id, name
+        (directory / name).write_bytes(data)
+        assert env.pack().snapshot_id == changed.snapshot_id, name
         for other, original in new.items():
-            (kept / other).write_bytes(original)
+            (directory / other).write_bytes(original)
 
 
-def test_the_command(machine: Machine, pristine: Callable[[str], Path]) -> None:
+def test_pack_command_stores_only_new_files(machine: Machine, pristine: Callable[[str], Path]) -> None:
     machine.run_json("pack", "-p", pristine("no-python"), "-n", "env")
     machine.run_json("restore", "env", "--envs-dir", machine.envs)
     (machine.envs / "env" / "share" / "new").write_text("new\n")
@@ -213,7 +216,7 @@ Change = Callable[[Path, str], None]
 
 
 def rewrite(prefix: Path, path: str) -> None:
-    """In place, of the same size and with the same time."""
+    """Change the file in env, keeping size and mtime."""
     file = prefix / path
     times = os.stat(file)
     data = file.read_bytes()
@@ -238,12 +241,12 @@ def protect(prefix: Path, path: str) -> None:
     (prefix / path).chmod(0o640)
 
 
-def name_again(prefix: Path, path: str) -> None:
+def add_hard_link(prefix: Path, path: str) -> None:
     (prefix / f"{path}.twin").unlink(missing_ok=True)
     (prefix / f"{path}.twin").hardlink_to(prefix / path)
 
 
-def link(prefix: Path, path: str) -> None:
+def make_symlink(prefix: Path, path: str) -> None:
     (prefix / path).unlink()
     (prefix / path).symlink_to("elsewhere")
 
@@ -257,17 +260,17 @@ def empty_directory(prefix: Path, path: str) -> None:
     (prefix / path).parent.mkdir()
 
 
-def close_directory(prefix: Path, path: str) -> None:
+def restrict_directory(prefix: Path, path: str) -> None:
     (prefix / path).parent.chmod(0o700)
 
 
-def take_away_record(prefix: Path, path: str) -> None:
+def remove_record(prefix: Path, path: str) -> None:
     for record in sorted(prefix.glob("conda-meta/*.json"))[:1]:
         record.unlink()
 
 
 def compile_beside(prefix: Path, path: str) -> None:
-    """A compiled module, which is valid for a source that others own."""
+    """Add a module compiled from a source that another owner has."""
     file = prefix / path
     module = file.parent / "__pycache__" / f"{file.name.partition('.')[0]}.cpython-311.pyc"
     module.parent.mkdir(exist_ok=True)
@@ -276,8 +279,8 @@ def compile_beside(prefix: Path, path: str) -> None:
 
 
 CHANGES: list[Change] = [
-    *(rewrite, replace, touch, remove, protect, name_again, link, add_beside, empty_directory),
-    *(close_directory, take_away_record, compile_beside),
+    *(rewrite, replace, touch, remove, protect, add_hard_link, make_symlink, add_beside, empty_directory),
+    *(restrict_directory, remove_record, compile_beside),
 ]
 
 PATHS = [
@@ -307,14 +310,14 @@ PATHS = [
     max_examples=12,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_what_is_not_read_makes_no_difference(packed: Path, rounds: list[list[tuple[Change, str]]]) -> None:
-    """After each round of changes to a restored environment, the snapshot is that of one who reads everything."""
+def test_incremental_pack_equals_full_pack(packed: Path, rounds: list[list[tuple[Change, str]]]) -> None:
+    """After each round of changes to a restored environment, the snapshot is the same as that of a full pack."""
     with tempfile.TemporaryDirectory(dir=packed.parent) as top:
         shutil.copytree(packed, f"{top}/store")
         store = open_store(f"{top}/store")
-        place = Place(store, _restored(store, Path(top, "env")))
+        env = RestoredEnvironment(store, restore_env(store, Path(top, "env")))
         for changes in rounds:
             for change, path in changes:
-                if (place.prefix / path).is_file() and not (place.prefix / path).is_symlink():
-                    change(place.prefix, path)
-            assert place.pack().snapshot == place.pack_full_elsewhere().snapshot
+                if (env.prefix / path).is_file() and not (env.prefix / path).is_symlink():
+                    change(env.prefix, path)
+            assert env.pack().snapshot == env.pack_full_elsewhere().snapshot

@@ -1,4 +1,4 @@
-"""The main job: an environment is packed, is gone, and comes back elsewhere as what it was."""
+"""Pack an environment, and restore it elsewhere as it was."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ NewMachine = Callable[[str], Machine]
 
 
 def output(*command: object) -> str:
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -28,8 +29,9 @@ def output(*command: object) -> str:
 
 @dataclass(frozen=True)
 class Journey:
-    """The science environment, packed on machine one and restored as `prefix` on machine two, which no test may
-    change, with what the two commands said.
+    """The science environment, packed on machine one and restored as `prefix` on machine two.
+
+    `packed` and `restored` are what the two commands printed. Tests must not change it.
     """
 
     source: Path
@@ -39,8 +41,8 @@ class Journey:
     packed: dict[str, Any]
     restored: dict[str, Any]
 
-    def visitor(self, home: Path) -> Machine:
-        """A machine of its own, with a copy of the store."""
+    def new_machine(self, home: Path) -> Machine:
+        """Return another machine with a copy of the store."""
         machine = Machine(home, home / "envs", home / "store")
         machine.envs.mkdir(parents=True)
         shutil.copytree(self.one.store, machine.store, copy_function=os.link)
@@ -58,7 +60,7 @@ def journey(pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFa
     return Journey(source, one, two, two.envs / "science", packed, restored)
 
 
-def test_science_environment_moves_to_another_home(journey: Journey) -> None:
+def test_restored_environment_works_in_another_directory(journey: Journey) -> None:
     packed, prefix = journey.packed, journey.prefix
     assert packed["altered"] == packed["missing"] == packed["unrelocated"] == []
     assert journey.restored["failed"] == []
@@ -80,7 +82,7 @@ def test_science_environment_moves_to_another_home(journey: Journey) -> None:
     ]
 
 
-def test_its_kernel_runs_in_it(journey: Journey) -> None:
+def test_registered_kernel_runs_in_the_restored_environment(journey: Journey) -> None:
     (kernel,) = journey.restored["restored"][0]["kernels"]
     assert kernel["display_name"] == "Python (science)"
     command = (Path(kernel["path"]) / "command.sh").read_text()
@@ -92,7 +94,7 @@ def test_its_kernel_runs_in_it(journey: Journey) -> None:
     )
 
 
-def test_nothing_is_compiled_again(journey: Journey) -> None:
+def test_restored_modules_are_not_recompiled(journey: Journey) -> None:
     def compiled(prefix: Path) -> set[str]:
         code = "import numpy, pandas, sysconfig; sysconfig.get_config_vars()"
         done = subprocess.run(
@@ -111,39 +113,41 @@ def test_nothing_is_compiled_again(journey: Journey) -> None:
     assert compiled(journey.prefix) <= compiled(journey.source)
 
 
-def test_conda_goes_on_in_it(journey: Journey, tmp_path: Path) -> None:
-    machine = journey.visitor(tmp_path)
+def test_conda_installs_into_a_restored_environment(journey: Journey, tmp_path: Path) -> None:
+    machine = journey.new_machine(tmp_path)
     machine.run_json("restore", "science", "--envs-dir", machine.envs)
     prefix = machine.envs / "science"
     assert {each.name for each in records(prefix)} == {each.name for each in records(journey.source)}
     change(prefix, install=["tabulate"])
     code = "import tabulate; print(tabulate.__file__)"
     assert output(prefix / "bin" / "python", "-c", code).startswith(str(prefix))
-    again = machine.run_json("pack", "science")
-    assert again["packages"] == journey.packed["packages"] + 1
-    assert again["added_size"] < 0.05 * again["stored_size"]
+    repacked = machine.run_json("pack", "science")
+    assert repacked["packages"] == journey.packed["packages"] + 1
+    assert repacked["added_size"] < 0.05 * repacked["stored_size"]
 
 
-def test_same_packages_elsewhere(journey: Journey, tmp_path: Path) -> None:
-    """They share layers, and are what restoring gives there, but for modules that are compiled when installing."""
-    machine, other = journey.visitor(tmp_path), tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
+def test_same_packages_installed_elsewhere_share_layers(journey: Journey, tmp_path: Path) -> None:
+    """Restoring there gives what installing there gives, except for modules that are compiled when installing."""
+    machine, other = journey.new_machine(tmp_path), tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
     make("science", other)
     second = machine.run_json("pack", "-p", other, "--name", "second")
-    # Before 3.11, modules were compiled in no fixed order.
+    # Before 3.11, the order in which modules are compiled is not fixed.
     share = 0.05 if sys.version_info >= (3, 11) else 0.10
     assert second["added_size"] <= share * second["stored_size"]
     assert journey.packed["stored_size"] == pytest.approx(second["stored_size"], rel=0.01)
 
-    installed = {path: found for path, found in tree_of(other).items() if not path.endswith(".pyc")}
+    installed = {path: file for path, file in tree_of(other).items() if not path.endswith(".pyc")}
     shutil.rmtree(other)
     machine.run_json("restore", "science", "--prefix", other)
-    restored = {path: found for path, found in tree_of(other).items() if not path.endswith(".pyc")}
+    restored = {path: file for path, file in tree_of(other).items() if not path.endswith(".pyc")}
     assert restored.keys() == installed.keys()
-    for path, found in installed.items():
-        assert restored[path] == found, path
+    for path, file in installed.items():
+        assert restored[path] == file, path
 
 
-def test_compiled_in_prefix_and_activation(pristine: Callable[[str], Path], new_machine: NewMachine) -> None:
+def test_prefix_in_programs_and_activation_scripts_is_relocated(
+    pristine: Callable[[str], Path], new_machine: NewMachine
+) -> None:
     source, two = pristine("no-python"), new_machine("two")
     new_machine("one").run_json("pack", "-p", source, "--name", "tools")
     two.run_json("restore", "tools", "--envs-dir", two.envs)
@@ -166,19 +170,21 @@ def test_restoring_gives_what_installing_there_gives(
     machine: Machine,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    there = tmp_path_factory.getbasetemp() / "elsewhere" / f"with-{recipe}"
-    make(recipe, there)
-    installed = tree_of(there)
-    shutil.rmtree(there)
-    machine.run_json("pack", "-p", pristine(recipe), "--name", "there")
-    machine.run_json("restore", "there", "--prefix", there)
-    restored = tree_of(there)
+    target = tmp_path_factory.getbasetemp() / "elsewhere" / f"with-{recipe}"
+    make(recipe, target)
+    installed = tree_of(target)
+    shutil.rmtree(target)
+    machine.run_json("pack", "-p", pristine(recipe), "--name", "work")
+    machine.run_json("restore", "work", "--prefix", target)
+    restored = tree_of(target)
     assert restored.keys() == installed.keys()
     for path in installed:
         assert restored[path] == installed[path], path
 
 
-def test_layers_joined_are_one_tar(pristine: Callable[[str], Path], machine: Machine, tmp_path: Path) -> None:
+def test_concatenated_layers_are_one_tar_archive(
+    pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
+) -> None:
     source = pristine("compiled")
     machine.run_json("pack", "-p", source, "--name", "compiled")
     layers = machine.run_json("show", "compiled")["layers"]
@@ -196,18 +202,20 @@ def test_layers_joined_are_one_tar(pristine: Callable[[str], Path], machine: Mac
     output("tar", "--use-compress-program", program, "-xpf", joined, "-C", unpacked)
 
     relocated = {path: group for layer in layers for group in layer["relocations"] for path in group["paths"]}
-    found, original = tree_of(unpacked), tree_of(source)
-    assert found.keys() == original.keys()
+    extracted, original = tree_of(unpacked), tree_of(source)
+    assert extracted.keys() == original.keys()
     for path, (kind, mode, data) in original.items():
-        assert found[path][:2] == (kind, mode), path
+        assert extracted[path][:2] == (kind, mode), path
         if path in relocated:
-            assert relocated[path]["placeholder"].encode() in found[path][2], path
-            assert str(source).encode() not in found[path][2], path
+            assert relocated[path]["placeholder"].encode() in extracted[path][2], path
+            assert str(source).encode() not in extracted[path][2], path
         else:
-            assert found[path][2] == data, path
+            assert extracted[path][2] == data, path
 
 
-def test_packing_again_writes_nothing(pristine: Callable[[str], Path], machine: Machine) -> None:
+def test_repacking_unchanged_environment_writes_nothing(
+    pristine: Callable[[str], Path], machine: Machine
+) -> None:
     source = pristine("compiled")
     first = machine.run_json("pack", "-p", source, "--name", "same")
     objects = {path: path.stat().st_mtime_ns for path in machine.store.rglob("*") if path.is_file()}
@@ -222,15 +230,17 @@ def test_restored_environment_packs_to_the_same_snapshot(
     pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
 ) -> None:
     first = machine.run_json("pack", "-p", pristine("compiled"), "--name", "moving")
-    for place in ("x", "a-much-longer-place-than-before"):
-        prefix = tmp_path / place / "moving"
+    for directory in ("x", "a-much-longer-directory-than-before"):
+        prefix = tmp_path / directory / "moving"
         machine.run_json("restore", "moving", "--prefix", prefix)
         again = machine.run_json("pack", "-p", prefix, "--name", "moving")
         assert again["snapshot"] == first["snapshot"]
         assert again["unchanged"]
 
 
-def test_restoring_what_is_there_does_nothing(pristine: Callable[[str], Path], machine: Machine) -> None:
+def test_restoring_an_environment_already_in_place_does_nothing(
+    pristine: Callable[[str], Path], machine: Machine
+) -> None:
     machine.run_json("pack", "-p", pristine("no-python"), "--name", "tools")
     machine.run_json("restore", "tools", "--envs-dir", machine.envs)
     before = {path: path.lstat().st_mtime_ns for path in machine.envs.rglob("*")}
@@ -240,7 +250,7 @@ def test_restoring_what_is_there_does_nothing(pristine: Callable[[str], Path], m
     assert {path: path.lstat().st_mtime_ns for path in machine.envs.rglob("*")} == before
 
 
-def test_list_show_and_lock_files(journey: Journey) -> None:
+def test_list_show_and_lock_files_describe_the_snapshot(journey: Journey) -> None:
     machine, packed = journey.two, journey.packed
     (entry,) = machine.run_json("list")["environments"]
     assert entry["environment"] == "science"

@@ -1,4 +1,4 @@
-"""Files larger than a layer: exact, relocated across cuts, and in bounded memory."""
+"""Files larger than a layer: restored exactly, relocated across layer boundaries, and with bounded memory."""
 
 from __future__ import annotations
 
@@ -34,47 +34,48 @@ def digest(file: Path) -> str:
         return (
             hashlib.file_digest(stream, "sha256").hexdigest()
             if hasattr(hashlib, "file_digest")
-            else _slow(stream.read)
+            else _digest_in_chunks(stream.read)
         )
 
 
-def _slow(read: Callable[[int], bytes]) -> str:
-    found = hashlib.sha256()
+def _digest_in_chunks(read: Callable[[int], bytes]) -> str:
+    sha256 = hashlib.sha256()
     while chunk := read(1 << 20):
-        found.update(chunk)
-    return found.hexdigest()
+        sha256.update(chunk)
+    return sha256.hexdigest()
 
 
 def write_text(file: Path, prefix: Path, size: int) -> None:
-    """Text in which the prefix, and things that only look like it, stand on every cut and elsewhere."""
-    chance = random.Random(1)
+    """Write text with the prefix, and paths that merely start with it, across every layer boundary and elsewhere."""
+    rng = random.Random(1)
     with file.open("wb") as out:
         while out.tell() < size:
-            to_cut = LAYER_SIZE - out.tell() % LAYER_SIZE
-            if to_cut < 200:
-                out.write(b"x" * (to_cut - chance.randrange(1, 40)) + b" ")
-            out.write(os.fsencode(prefix) + chance.choice([b"/bin:", b"\n", b"-other ", b" "]))
-            out.write(b"." * min(chance.randrange(100_000), max(0, to_cut - 150)) + b" ")
+            to_boundary = LAYER_SIZE - out.tell() % LAYER_SIZE
+            if to_boundary < 200:
+                out.write(b"x" * (to_boundary - rng.randrange(1, 40)) + b" ")
+            out.write(os.fsencode(prefix) + rng.choice([b"/bin:", b"\n", b"-other ", b" "]))
+            out.write(b"." * min(rng.randrange(100_000), max(0, to_boundary - 150)) + b" ")
 
 
 def write_binary(file: Path, prefix: Path, size: int) -> None:
-    """Object code, as far as its first bytes go, with NUL-terminated paths on every cut and elsewhere."""
-    chance = random.Random(2)
+    """Write data that starts like object code, with NUL-terminated paths across every layer boundary and elsewhere."""
+    rng = random.Random(2)
     with file.open("wb") as out:
         out.write(b"\x7fELF\0")
         while out.tell() < size:
-            to_cut = LAYER_SIZE - out.tell() % LAYER_SIZE
-            if to_cut < 200:
-                out.write(b"\1" * (to_cut - chance.randrange(1, 60)) + b"\0")
+            to_boundary = LAYER_SIZE - out.tell() % LAYER_SIZE
+            if to_boundary < 200:
+                out.write(b"\1" * (to_boundary - rng.randrange(1, 60)) + b"\0")
             out.write(
-                b":".join([os.fsencode(prefix) + b"/lib"] * chance.randrange(1, 4))
-                + b"\0" * chance.randrange(1, 9)
+                b":".join([os.fsencode(prefix) + b"/lib"] * rng.randrange(1, 4)) + b"\0" * rng.randrange(1, 9)
             )
-            out.write(b"\2" * min(chance.randrange(100_000), max(0, to_cut - 150)) + b"\0")
+            out.write(b"\2" * min(rng.randrange(100_000), max(0, to_boundary - 150)) + b"\0")
 
 
 @pytest.mark.parametrize("write", [write_text, write_binary])
-def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Path, machine: Machine) -> None:
+def test_prefix_across_layer_boundary_is_relocated(
+    write: Callable[[Path, Path, int], None], data: Path, machine: Machine
+) -> None:
     write(data / "big", data, 2 * LAYER_SIZE + LAYER_SIZE // 3)
     packed = machine.run_json("pack", "-p", data, "--name", "big")
     assert packed["unrelocated"] == []
@@ -83,23 +84,23 @@ def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Pat
     length = len(str(data))
     short = machine.home / "s"
     same = Path("/tmp/" + f"{os.getpid()}{'y' * length}"[: length - 5]) if length > 15 else short
-    for place in (short, same):
+    for target in (short, same):
         try:
-            machine.run_json("restore", "big", "--prefix", place)
+            machine.run_json("restore", "big", "--prefix", target)
             expected = (data / "big").read_bytes()
             if write is write_text:
                 for end in (b"/", b"\n", b" "):
-                    expected = expected.replace(os.fsencode(data) + end, os.fsencode(place) + end)
-                assert (place / "big").read_bytes() == expected
+                    expected = expected.replace(os.fsencode(data) + end, os.fsencode(target) + end)
+                assert (target / "big").read_bytes() == expected
             else:
-                found = (place / "big").read_bytes()
-                assert len(found) == len(expected)
-                assert os.fsencode(data) not in found
-                assert found.count(os.fsencode(place)) == expected.count(os.fsencode(data))
-            again = machine.run_json("pack", "-p", place, "--name", "big")
+                restored = (target / "big").read_bytes()
+                assert len(restored) == len(expected)
+                assert os.fsencode(data) not in restored
+                assert restored.count(os.fsencode(target)) == expected.count(os.fsencode(data))
+            again = machine.run_json("pack", "-p", target, "--name", "big")
             assert write is write_text or again["snapshot"] == packed["snapshot"]
         finally:
-            subprocess.run(["rm", "-rf", place], check=True)
+            subprocess.run(["rm", "-rf", target], check=True)
 
 
 @given(
@@ -109,16 +110,18 @@ def test_the_prefix_on_a_cut(write: Callable[[Path, Path, int], None], data: Pat
     st.integers(1, 200),
 )
 @example(b"x" * 20 + b"/env:/env" + b"x" * 20, 29)
-def test_no_cut_is_near_the_prefix(text: bytes, length: int) -> None:
-    """Adjacent paths, as lists of them have, are all kept whole, with the neighbours that make them paths."""
+def test_safe_cut_keeps_distance_from_the_prefix(text: bytes, length: int) -> None:
+    """Adjacent paths, as in lists of paths, are not split, nor separated from the bytes that delimit them."""
     length = min(length, len(text))
     cut = _safe_cut(text, length, b"/env", "text")
     assert 0 < cut <= length
-    near = [at for at in range(len(text)) if text.startswith(b"/env", at) and at - 4 < cut < at + 8]
+    near = [
+        start for start in range(len(text)) if text.startswith(b"/env", start) and start - 4 < cut < start + 8
+    ]
     assert not near or cut == length
 
 
-def test_exact_sizes_around_a_layer(data: Path, machine: Machine) -> None:
+def test_files_of_about_a_layer_size_are_restored_exactly(data: Path, machine: Machine) -> None:
     for size in (LAYER_SIZE - 1, LAYER_SIZE, LAYER_SIZE + 1, 2 * LAYER_SIZE, 2 * LAYER_SIZE + 511):
         with (data / f"of-{size}").open("wb") as out:
             out.truncate(size)
@@ -135,27 +138,29 @@ def test_exact_sizes_around_a_layer(data: Path, machine: Machine) -> None:
 
 
 def peak_memory(command: list[str], variables: dict[str, str]) -> int:
-    """Runs a command to its end; the most memory that it and its descendants had at once, in bytes, shared once."""
+    """Run a command, and return the peak memory of it and its descendants in bytes, counting shared memory once."""
     process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(map(_proportional_size, _tree(process.pid))))
+        peak = max(peak, sum(map(_proportional_size, _descendants(process.pid))))
         time.sleep(0.02)
     assert process.returncode == 0
     return peak
 
 
-def _tree(pid: int) -> list[int]:
-    found = [pid]
-    for each in found:
+def _descendants(pid: int) -> list[int]:
+    """Return the process and its descendants."""
+    pids = [pid]
+    for each in pids:
         try:
-            found += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+            pids += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
         except OSError:
             continue
-    return found
+    return pids
 
 
 def _proportional_size(pid: int) -> int:
+    """Return the process's memory in bytes, counting a share of memory that others map, too."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -163,8 +168,8 @@ def _proportional_size(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def test_memory_is_bounded(data: Path, machine: Machine, pytestconfig: pytest.Config) -> None:
-    """One file of 3 GB (1 GB unless --long), of which nothing can be compressed."""
+def test_memory_use_is_bounded(data: Path, machine: Machine, pytestconfig: pytest.Config) -> None:
+    """An incompressible file of 3 GB (1 GB unless --long)."""
     block = random.Random(3).randbytes(37_000_001)
     with (data / "huge").open("wb") as out:
         for _ in range(81 if pytestconfig.getoption("--long") else 27):

@@ -1,4 +1,4 @@
-"""A restored environment lives on: conda's engine and pip change it, and it packs and restores exactly again."""
+"""Restored environments can be changed by conda's engine and pip, and then packed and restored exactly."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from scripts.maker import change, records
 from tests.conftest import Machine, tree_of
 from tests.support.pip import BUILD, pip, python_of, run, wheels
 
-#: The last of them has other distributions in it.
+#: The last one vendors other distributions.
 PIP = ("tabulate", "toolz", "cowsay", "click==8.1.8", BUILD)
 
 
 def python(prefix: Path, code: str) -> str:
+    """Run code in the environment's Python, and return its output."""
     return run([python_of(prefix)], ["-c", code], prefix.parent)
 
 
 def versions(prefix: Path) -> dict[str, str]:
+    """Return the versions of the environment's conda packages by name."""
     return {each.name: each.version for each in records(prefix)}
 
 
-def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Machine, tmp_path: Path) -> None:
+def test_restored_environment_changed_by_conda_and_pip_is_packed_exactly(
+    pristine: Callable[[str], Path], machine: Machine, tmp_path: Path
+) -> None:
     machine.run_json("pack", "-p", pristine("compiled"), "--name", "work")
     machine.run_json("restore", "work", "--envs-dir", machine.envs)
     work = machine.envs / "work"
@@ -42,9 +46,9 @@ def test_conda_and_pip_go_on_in_it(pristine: Callable[[str], Path], machine: Mac
     packed = machine.run_json("pack", "work")
     shown = machine.run_json("show", "work")
     assert {each["name"] for each in shown["pip"]} == {"tabulate", "cowsay", "click", "setuptools"}
-    # What pip has put over conda's click is what counts, and the snapshot says so.
-    for fate, path in (("altered", "click/core.py"), ("missing", ".dist-info/METADATA")):
-        (deviation,) = packed[fate]
+    # pip has overwritten files of conda's click; the snapshot has pip's version and reports the others.
+    for condition, path in (("altered", "click/core.py"), ("missing", ".dist-info/METADATA")):
+        (deviation,) = packed[condition]
         assert deviation["package"].startswith("click-")
         assert any(each.endswith(path) for each in deviation["paths"])
     copy = tmp_path / "copy"
