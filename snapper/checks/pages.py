@@ -1,4 +1,4 @@
-"""What the pages of a store hold, and whose fault it is where a snapshot and its pages do not go together."""
+"""Check the pages of a store, and whether manifests agree with their pages."""
 
 from __future__ import annotations
 
@@ -13,54 +13,60 @@ from snapper.format.model import Layer, Package, Page
 from snapper.repository.objects import iter_pages, read_verified
 from snapper.store import Store
 
+ItemType = type[Package] | type[Layer]
+
 
 @dataclass(frozen=True)
-class Content:
-    """What a good page of so many bytes holds: `layers` as `bare` makes them, or packages, and then None."""
+class PageContent:
+    """A valid page: its size in bytes, and its layers (see `bare_layer`); `layers` is None if it lists packages."""
 
     size: int
     layers: tuple[Layer, ...] | None
 
 
-def bare(layer: Layer) -> Layer:
-    """The layer as all snapshots should describe it: how one relocates it, and what it calls it, is its own affair."""
+@dataclass(frozen=True)
+class CheckedPage:
+    """A page, and its content or what is wrong with it."""
+
+    digest: str
+    content: PageContent | None
+    problem: str = ""
+
+
+def bare_layer(layer: Layer) -> Layer:
+    """Return the part of a layer's description that all snapshots must agree on: not how it is used."""
     return replace(layer, kind="files", owner="", relocations=())
 
 
-def look(store: Store, documents: Iterable[Manifest]) -> Iterator[tuple[str, Content | str]]:
-    """The digest of each page of these documents, and what the page holds, or what is wrong with it.
-
-    Raises what the store raises, but not what one page does.
-    """
+def check_pages(store: Store, manifests: Iterable[Manifest]) -> Iterator[CheckedPage]:
+    """Read and check each page of these manifests once. Raise what the store raises, except about a single page."""
     sizes: dict[str, int] = {}
-    first: dict[str, type[Package] | type[Layer]] = {}
-    for document in documents:
-        for kind, pages in ((Package, document.packages), (Layer, document.layers)):
-            for page in pages:
-                first.setdefault(page.digest, kind)
-                sizes[page.digest] = max(sizes.get(page.digest, 0), page.size)
-    same: dict[Layer, Layer] = {}
-    for page, found in iter_pages(store, (Page(digest, size) for digest, size in sizes.items())):
-        data = _whatever_its_size(store, page, found) if isinstance(found, Corrupted) else found
+    types: dict[str, ItemType] = {}
+    for document in manifests:
+        for item_type, page in _typed_pages(document):
+            types.setdefault(page.digest, item_type)
+            sizes[page.digest] = max(sizes.get(page.digest, 0), page.size)
+    shared: dict[Layer, Layer] = {}
+    for page, result in iter_pages(store, (Page(digest, size) for digest, size in sizes.items())):
+        data = _read_any_size(store, page, result) if isinstance(result, Corrupted) else result
         if isinstance(data, Corrupted):
-            yield page.digest, data.reason
+            yield CheckedPage(page.digest, None, data.reason)
         elif isinstance(data, SnapperError):
             raise data
         else:
-            yield page.digest, _content(page, data, first[page.digest], same)
+            yield _check_page(page, data, types[page.digest], shared)
 
 
-def disagreement(document: Manifest, contents: Mapping[str, Content]) -> str:
-    """What the document says that its pages are not, where all of these are good; else nothing."""
-    for kind, pages in ((Package, document.packages), (Layer, document.layers)):
-        for page in pages:
-            found = contents.get(page.digest)
-            if found is None:
-                continue
-            if found.size != page.size:
-                return f"it lists page {page.digest[:12]} with a wrong size"
-            if (found.layers is None) != (kind is Package):
-                return f"it lists page {page.digest[:12]} under the wrong kind"
+def find_mismatch(document: Manifest, contents: Mapping[str, PageContent]) -> str:
+    """Return how the manifest disagrees with its pages, as far as these are valid; empty if it does not."""
+    for item_type, page in _typed_pages(document):
+        content = contents.get(page.digest)
+        if content is None:
+            continue
+        if content.size != page.size:
+            return f"it lists page {page.digest[:12]} with a wrong size"
+        if (content.layers is None) != (item_type is Package):
+            return f"it lists page {page.digest[:12]} under the wrong kind"
     if any(page.digest not in contents for page in document.pages):
         return ""
     layers = {page: contents[page.digest].layers or () for page in document.layers}
@@ -71,8 +77,15 @@ def disagreement(document: Manifest, contents: Mapping[str, Content]) -> str:
     return ""
 
 
-def _whatever_its_size(store: Store, page: Page, error: Corrupted) -> bytes | Corrupted:
-    """The page, if its bytes are those that its name stands for: a snapshot may give it too small a size."""
+def _typed_pages(document: Manifest) -> Iterator[tuple[ItemType, Page]]:
+    for page in document.packages:
+        yield Package, page
+    for page in document.layers:
+        yield Layer, page
+
+
+def _read_any_size(store: Store, page: Page, error: Corrupted) -> bytes | Corrupted:
+    """Return the page if its checksum is right: the manifest may understate its size. Else return the error."""
     try:
         data = read_verified(store, Layout.page(page.digest), page.digest, canonical.LARGEST_DOCUMENT)
     except SnapperError:
@@ -80,21 +93,20 @@ def _whatever_its_size(store: Store, page: Page, error: Corrupted) -> bytes | Co
     return error if data is None else data
 
 
-def _content(
-    page: Page, data: bytes, first: type[Package] | type[Layer], same: dict[Layer, Layer]
-) -> Content | str:
-    """What the bytes are, taken for the first kind and then for the other; `same` are the layers met so far."""
-    errors = []
-    for kind in (first, Layer if first is Package else Package):
+def _check_page(page: Page, data: bytes, expected: ItemType, shared: dict[Layer, Layer]) -> CheckedPage:
+    """Decode the page as the expected type, or else as the other one. Equal layers are replaced by one in `shared`."""
+    problems = []
+    for item_type in (expected, Layer if expected is Package else Package):
         try:
-            items = manifest.decode_page(kind, page, data)
+            items = manifest.decode_page(item_type, page, data)
         except canonical.MalformedDocument as error:
-            errors.append(str(error))
+            problems.append(str(error))
             continue
         if canonical.encode(items) != data:
-            return "it is not canonical JSON"
-        if kind is Package:
-            return Content(len(data), None)
-        layers = (bare(item) for item in items if isinstance(item, Layer))
-        return Content(len(data), tuple(same.setdefault(layer, layer) for layer in layers))
-    return errors[0]
+            return CheckedPage(page.digest, None, "it is not canonical JSON")
+        if item_type is Package:
+            return CheckedPage(page.digest, PageContent(len(data), None))
+        layers = (bare_layer(item) for item in items if isinstance(item, Layer))
+        unique = tuple(shared.setdefault(layer, layer) for layer in layers)
+        return CheckedPage(page.digest, PageContent(len(data), unique))
+    return CheckedPage(page.digest, None, problems[0])

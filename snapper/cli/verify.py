@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,7 @@ import typer
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.text import plural, size
-from snapper.errors import ExitCode, SnapperError, UsageError
+from snapper.errors import ExitCode, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from snapper.commands.repair import RepairedObject
-    from snapper.commands.verify import EnvironmentCheck, VerifyResult
+    from snapper.commands.verify import EnvironmentCheck, RepairResult, VerifyResult
     from snapper.process.progress import Progress
     from snapper.store import Store
 
@@ -53,7 +52,7 @@ def verify(
             help="Read layers too: all, or a part such as --data=5% or --data=1/7.",
         ),
     ] = None,
-    heal: Annotated[
+    repair: Annotated[
         bool, typer.Option("--repair", help="Replace what is damaged from --from, or from environments here.")
     ] = False,
     source: Annotated[
@@ -69,9 +68,9 @@ def verify(
 
     if name and data == "all" and _is_part(name):
         raise UsageError(f"--data {name}: a part stands behind =", f"Write --data={name}.")
-    if (name or prefix) and (data is not None or heal or source):
+    if (name or prefix) and (data is not None or repair or source):
         raise UsageError("--data, --repair and --from are for the store, not for an environment on disk")
-    if source and not heal:
+    if source and not repair:
         raise UsageError("--from says where --repair is to take good copies from", "Add --repair.")
     jobs = jobs or load_settings().jobs
     opened = open_store(store).authoritative()
@@ -79,8 +78,9 @@ def verify(
         if name or prefix:
             checked = _environment(opened, name, prefix, jobs, progress)
             return _checked(checked, as_json)
-        found, healed = _store(opened, data, heal, source, jobs, progress)
-    code = _verified(found, healed, opened.url, as_json)
+        result = _store(opened, data, repair, source, jobs, progress)
+    found = result.verified
+    code = _verified(found, result.repaired, opened.url, as_json)
     if not (as_json or source) and any(Layout.digest_of(each.key) for each in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
@@ -114,78 +114,17 @@ def _environment(
 
 
 def _store(
-    opened: Store, data: str | None, heal: bool, source: str | None, jobs: int | None, progress: Progress
-) -> tuple[VerifyResult, list[RepairedObject]]:
-    """Checks the store itself, and heals what can be healed if that is wanted."""
+    opened: Store, data: str | None, repair: bool, source: str | None, jobs: int | None, progress: Progress
+) -> RepairResult:
+    """Check the store itself, and repair it if asked to."""
     from snapper.commands import verify as verb
-    from snapper.commands.repair import repair_objects
 
-    part = None if data is None else verb.LayerSample.parse(data)
-    found = verb.verify_store(opened, part, jobs=jobs, progress=progress)
-    healed: list[RepairedObject] = []
-    while heal and found.problems:
-        with _sources(found, source, jobs, progress) as sources:
-            new = repair_objects(opened, [each.key for each in found.problems], sources)
-        keys = {each.key for each in new} - {each.key for each in healed}
-        healed += [each for each in new if each.key in keys]
-        if any(not key.startswith("layers/") for key in keys):  # only now it is known what they need
-            found = verb.verify_store(opened, part, jobs=jobs, progress=progress)
-        else:
-            found = found.without(keys)
-            break
-    return found, healed
-
-
-@contextmanager
-def _sources(
-    found: VerifyResult, url: str | None, jobs: int | None, progress: Progress
-) -> Iterator[Mapping[str, Store]]:
-    """Where good copies may be: the store that is named, or else what environments on this machine are packed to."""
-    if url is not None:
-        yield {url: open_store(url)}
-        return
-    from snapper import store
-    from snapper.commands import pack
-    from snapper.environment.embedded import ForeignPrefix
-    from snapper.environment.installed import InstalledEnvironment
-    from snapper.environment.locations import installed_environments
-    from snapper.fs.temporary import temporary_directory
-    from snapper.repository.objects import write_pages
-    from snapper.repository.snapshots import write_snapshot
-
-    wanted = {name for problem in found.problems for name in problem.environments}
-    with temporary_directory() as directory:
-        found_here: dict[str, Store] = {}
-        for prefix in installed_environments():
-            installed = InstalledEnvironment(prefix)
-            known = installed.state
-            if known is None or known.environment not in wanted or installed.previous is None:
-                continue
-            encoded, snapshot = installed.previous
-            placeholders = {
-                path: each.placeholder
-                for layer in snapshot.layers
-                for each in layer.relocations
-                for path in each.paths
-            }
-            again = store.open_store(str(directory / str(len(found_here))), create=True)
-            found_here[str(prefix)] = again
-            write_pages(again, encoded.pages)
-            write_snapshot(again, encoded)
-            try:
-                pack.pack(
-                    again,
-                    prefix,
-                    known.environment,
-                    level=load_settings().level,
-                    editables="ignore",
-                    foreign_prefix=ForeignPrefix(known.prefix, placeholders),
-                    jobs=jobs,
-                    progress=progress,
-                )
-            except SnapperError as error:
-                progress.note(f"{prefix} cannot be read for good copies: {error.message}")
-        yield found_here
+    sample = None if data is None else verb.LayerSample.parse(data)
+    if not repair:
+        return verb.RepairResult(verb.verify_store(opened, sample, jobs=jobs, progress=progress), ())
+    sources = {source: open_store(source)} if source else None
+    level = load_settings().level
+    return verb.verify_and_repair(opened, sample, sources, level=level, jobs=jobs, progress=progress)
 
 
 def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
@@ -210,13 +149,13 @@ def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
     return code
 
 
-def _verified(found: VerifyResult, healed: Sequence[RepairedObject], store: str, as_json: bool) -> int:
+def _verified(found: VerifyResult, repaired: Sequence[RepairedObject], store: str, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
     if as_json:
-        output.print_json({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(healed))})
+        output.print_json({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(repaired))})
         return code
-    for each in healed:
-        output.echo(f"healed {each.key}, from {each.source}")
+    for each in repaired:
+        output.echo(f"repaired {each.key}, from {each.source}")
     for problem in found.problems:
         needed = f" (needed by {', '.join(problem.environments)})" if problem.environments else ""
         output.notice(f"{problem.key}: {problem.reason}{needed}")

@@ -1,53 +1,109 @@
-"""Repair: good objects in the place of damaged ones, from wherever they can be had."""
+"""Repair: replace corrupted objects of a store by good copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from snapper.commands.pack import pack
+from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.locations import installed_environments
+from snapper.environment.state import PreviousSnapshot
 from snapper.errors import SnapperError
+from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.layout import Layout
 from snapper.format.model import sha256_hex
-from snapper.repository.objects import is_intact
-from snapper.store import Store
+from snapper.fs.temporary import temporary_directory
+from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.objects import is_intact, write_pages
+from snapper.repository.snapshots import write_snapshot
+from snapper.store import Store, open_store
 
 
 @dataclass(frozen=True)
 class RepairedObject:
-    """An object that is good again, and where it came from."""
+    """An object that was replaced, and the name of the source of its good copy."""
 
     key: str
     source: str
 
 
 def repair_objects(
-    store: Store,
-    keys: Iterable[str],
-    sources: Mapping[str, Store],
+    store: Store, keys: Iterable[str], sources: Mapping[str, Store]
 ) -> tuple[RepairedObject, ...]:
-    """Puts snapshots, pages and layers from the first source that has them good; what none has is left as it is.
-    Sources are named by what they are to be called.
+    """Replace those of the snapshots, pages and layers that are corrupted, each from the first source with a good copy.
 
-    Raises what the store raises, but not what the sources do.
+    Objects without a good copy stay as they are, and so do objects of other kinds: nothing proves what they should be.
+    Errors of the store are raised, those of sources are not.
     """
-    healed = []
+    repaired = []
     for key in keys:
         digest = Layout.digest_of(key)
-        if not digest:
-            continue  # nothing says what it is to be
-        if is_intact(store, key, digest):
-            continue  # what is wrong is not its bytes, and whoever needs them must not find them gone meanwhile
+        # An intact object must not disappear even for a moment: others may be reading it.
+        if not digest or is_intact(store, key, digest):
+            continue
         for name, source in sources.items():
-            data = _good(source, key, digest)
+            data = _read_good_copy(source, key, digest)
             if data is not None:
                 store.delete(key)
                 store.put(key, data)
-                healed.append(RepairedObject(key, name))
+                repaired.append(RepairedObject(key, name))
                 break
-    return tuple(healed)
+    return tuple(repaired)
 
 
-def _good(source: Store, key: str, digest: str) -> bytes | None:
+@contextmanager
+def local_sources(
+    environments: Collection[str],
+    *,
+    level: int = DEFAULT_LEVEL,
+    jobs: int | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> Iterator[Mapping[str, Store]]:
+    """Pack the environments with these names that are on this machine; yield a temporary store for each, by its prefix.
+
+    The prefixes of their earlier snapshots are replaced by the same placeholders as before, so unchanged files give
+    the same layers.
+    """
+    with temporary_directory() as directory:
+        sources: dict[str, Store] = {}
+        for prefix in installed_environments():
+            installed = InstalledEnvironment(prefix)
+            state, previous = installed.state, installed.previous
+            if state is None or previous is None or state.environment not in environments:
+                continue
+            copy = open_store(str(directory / str(len(sources))), create=True)
+            sources[str(prefix)] = copy
+            write_pages(copy, previous.encoded.pages)
+            write_snapshot(copy, previous.encoded)
+            try:
+                pack(
+                    copy,
+                    prefix,
+                    state.environment,
+                    level=level,
+                    editables="ignore",
+                    foreign_prefix=ForeignPrefix(state.prefix, _placeholders(previous)),
+                    jobs=jobs,
+                    progress=progress,
+                )
+            except SnapperError as error:
+                progress.note(f"{prefix} cannot be read for good copies: {error.message}")
+        yield sources
+
+
+def _placeholders(previous: PreviousSnapshot) -> dict[str, str]:
+    return {
+        path: relocation.placeholder
+        for layer in previous.snapshot.layers
+        for relocation in layer.relocations
+        for path in relocation.paths
+    }
+
+
+def _read_good_copy(source: Store, key: str, digest: str) -> bytes | None:
     try:
         data = source.read(key)
     except SnapperError:
