@@ -1,3 +1,152 @@
-"""snapper packs built conda environments into a store and brings them back, kernels included."""
+"""Save built conda environments in a directory or on S3, and restore them with their Jupyter kernels.
 
-__version__ = "0.1.0"
+The public API is what `__all__` lists, documented in docs/api.md; everything else may change. Names are imported when
+they are first used, so that `import snapper` is fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from snapper.version import __version__
+
+if TYPE_CHECKING:
+    from snapper.api import (
+        copy,
+        diff,
+        environments,
+        export,
+        import_archive,
+        open_store,
+        pack,
+        prune,
+        read_snapshot,
+        remove,
+        repair,
+        restore,
+        restore_all,
+        rollback,
+        snapshots,
+        status,
+        tag,
+        untag,
+        verify,
+        verify_environment,
+    )
+    from snapper.commands.copy import CopyFailure, CopyResult
+    from snapper.commands.diff import FileChanges, SnapshotDiff
+    from snapper.commands.export import ExportResult
+    from snapper.commands.log import LogEntry
+    from snapper.commands.pack import PackResult
+    from snapper.commands.prune import PruneResult, RetentionPolicy
+    from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.commands.rollback import Rollback, RollbackResult
+    from snapper.commands.status import EnvironmentStatus
+    from snapper.commands.tag import TagResult
+    from snapper.commands.verify import EnvironmentCheck, LayerSample, RepairResult, VerifyResult
+    from snapper.errors import SnapperError
+    from snapper.format.model import Snapshot
+    from snapper.process.progress import Progress
+    from snapper.store import Store
+
+#: The modules that define the public names.
+_MODULES = {
+    "snapper.api": (
+        "copy",
+        "diff",
+        "environments",
+        "export",
+        "import_archive",
+        "open_store",
+        "pack",
+        "prune",
+        "read_snapshot",
+        "remove",
+        "repair",
+        "restore",
+        "restore_all",
+        "rollback",
+        "snapshots",
+        "status",
+        "tag",
+        "untag",
+        "verify",
+        "verify_environment",
+    ),
+    "snapper.commands.copy": ("CopyFailure", "CopyResult"),
+    "snapper.commands.diff": ("FileChanges", "SnapshotDiff"),
+    "snapper.commands.export": ("ExportResult",),
+    "snapper.commands.log": ("LogEntry",),
+    "snapper.commands.pack": ("PackResult",),
+    "snapper.commands.prune": ("PruneResult", "RetentionPolicy"),
+    "snapper.commands.restore": ("RestoreFailure", "RestoreResult"),
+    "snapper.commands.rollback": ("Rollback", "RollbackResult"),
+    "snapper.commands.status": ("EnvironmentStatus",),
+    "snapper.commands.tag": ("TagResult",),
+    "snapper.commands.verify": ("EnvironmentCheck", "LayerSample", "RepairResult", "VerifyResult"),
+    "snapper.errors": ("SnapperError",),
+    "snapper.format.model": ("Snapshot",),
+    "snapper.process.progress": ("Progress",),
+    "snapper.store": ("Store",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "CopyFailure",
+    "CopyResult",
+    "EnvironmentCheck",
+    "EnvironmentStatus",
+    "ExportResult",
+    "FileChanges",
+    "LayerSample",
+    "LogEntry",
+    "PackResult",
+    "Progress",
+    "PruneResult",
+    "RepairResult",
+    "RestoreFailure",
+    "RestoreResult",
+    "RetentionPolicy",
+    "Rollback",
+    "RollbackResult",
+    "SnapperError",
+    "Snapshot",
+    "SnapshotDiff",
+    "Store",
+    "TagResult",
+    "VerifyResult",
+    "__version__",
+    "copy",
+    "diff",
+    "environments",
+    "export",
+    "import_archive",
+    "open_store",
+    "pack",
+    "prune",
+    "read_snapshot",
+    "remove",
+    "repair",
+    "restore",
+    "restore_all",
+    "rollback",
+    "snapshots",
+    "status",
+    "tag",
+    "untag",
+    "verify",
+    "verify_environment",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from snapper import __version__
 from snapper.cli.render import output
 from snapper.errors import (
     ExitCode,
@@ -24,6 +23,7 @@ from snapper.errors import (
     UnsupportedPlatform,
     UsageError,
 )
+from snapper.version import __version__
 
 #: The commands, and where each is: a module beside this one, and a function or a typer of commands in it.
 _COMMANDS = {

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from snapper import __version__
 from snapper.errors import UsageError
 from snapper.settings.resolution import variable_name
+from snapper.version import __version__
 
 Event = Literal["on-create", "on-start"]
 

@@ -21,9 +21,9 @@ from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
 
-from snapper import __version__
 from snapper.environment.tree import File
 from snapper.format.model import path_bytes
+from snapper.version import __version__
 
 
 class IndexEntry(NamedTuple):
