@@ -417,7 +417,7 @@ def verify_environment(
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> EnvironmentCheck:
-    """Compare every byte of an environment with a snapshot, by default the one it was last packed as or restored from."""
+    """Compare every byte of an environment with a snapshot, by default the one last packed or restored."""
     from snapper.commands import verify as commands
     from snapper.environment.locations import find_environment
     from snapper.repository.specs import SnapshotSpec
