@@ -15,15 +15,14 @@ from conda_pack.prefixes import binary_replace, text_replace
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from snapper.format.relocate import (
+from snapper.format.canonicalize import (
     TEXT_PLACEHOLDER,
     CanonicalFile,
-    PlaceholderTooShort,
     candidate_originals,
     canonicalize,
     contains_path,
-    relocate_file,
 )
+from snapper.format.relocate import PlaceholderTooShort, relocate_file
 
 CONDA_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
 P = CONDA_PLACEHOLDER.encode()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from snapper.format.relocate import TEXT_PLACEHOLDER, canonicalize, relocate_file
+from snapper.format.canonicalize import TEXT_PLACEHOLDER, canonicalize
+from snapper.format.relocate import relocate_file
 
 PLACEHOLDER = "/home/build/_h_env_placehold_placehold"
 BODY = b"import sys\nprint(sys.flags.isolated, sys.flags.no_user_site, sys.argv[1:])\nsys.exit(7)\n"

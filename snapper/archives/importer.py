@@ -24,13 +24,9 @@ from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.scan import scan
 from snapper.errors import FileOperationFailed, InvalidArchive, NotAnArchive, NotAnEnvironment
 from snapper.format import shebang
+from snapper.format.canonicalize import candidate_originals, default_placeholders
 from snapper.format.model import STATE_DIRECTORY, Mode
-from snapper.format.relocate import (
-    PlaceholderTooShort,
-    candidate_originals,
-    default_placeholders,
-    replace_placeholder,
-)
+from snapper.format.relocate import PlaceholderTooShort, replace_placeholder
 from snapper.fs.removal import remove_tree
 from snapper.fs.temporary import temporary_directory
 from snapper.process.progress import Progress

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment.conda import PathEntry
+from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
 from snapper.format.model import Mode
-from snapper.format.relocate import TEXT_PLACEHOLDER, candidate_originals
 
 #: The prefix of environments that have none, or only placeholders; as short as the shortest of those.
 NOWHERE = "/snapper-env"

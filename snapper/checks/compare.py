@@ -16,16 +16,11 @@ from snapper.checks.disk_files import DiskFiles
 from snapper.environment.conda import FileFacts, with_facts, without_prefix_facts
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format import bytecode
+from snapper.format.canonicalize import candidate_originals
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot
-from snapper.format.relocate import (
-    PlaceholderTooShort,
-    candidate_originals,
-    relocate_file,
-    relocate_link,
-    replace_placeholder,
-)
+from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.snapshots import read_layer

@@ -1,9 +1,9 @@
-"""The file names inside compiled Python modules, and the source time that makes them valid.
+"""Replace paths in compiled Python modules, and the source's modification time that makes them valid.
 
-A `.pyc` is a 16-byte header (PEP 552) and a marshalled code object. Every code object names its source file in
-a marshalled string: a type byte, a length, and the characters (CPython Python/marshal.c, w_complex_object).
-Such strings are found by how they begin and rewritten with their length; nothing else depends on it. For others,
-which hold a path somewhere in the middle, all objects of the module are gone through.
+A `.pyc` is a 16-byte header (PEP 552) and a marshalled code object. Every code object contains the path of its source
+as a marshalled string: a type byte, a length, and the characters (CPython Python/marshal.c, w_complex_object). Strings
+that begin with the path are found by searching for it, and rewritten with their new length; nothing else depends on
+that. If other strings contain the path, all objects of the module are parsed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _LONG = b"aAut"
 _INTERNED = b"ZAt"
 _BYTES = ord("s")
 
-#: How many bytes follow the type byte of objects that hold no others: constants, numbers, references.
+#: How many bytes follow the type byte of objects that contain no others: constants, numbers, references.
 _FIXED = {**dict.fromkeys(b"0NFTS.", 0), **dict.fromkeys(b"ir", 4), **dict.fromkeys(b"Ig", 8), ord("y"): 16}
 
-#: What a code object is made of: so many objects, or where negative so many bytes. By the first magic number of
-#: the Pythons that have it (3.8, 3.11), and none known for others.
+#: The layout of a code object: positive numbers count objects, negative ones bytes. The keys are the first magic number
+#: with that layout (Python 3.8 and 3.11); other layouts are unknown.
 _CODE = {3400: (-24, 8, -4, 1), 3450: (-20, 8, -4, 2)}
 _LAST_MAGIC = 3700
 
@@ -34,14 +34,14 @@ _CACHED = re.compile(
 
 
 def source_of(path: str) -> str | None:
-    """The path of the source that a path such as `a/__pycache__/b.cpython-311.pyc` was compiled from."""
+    """Return the path of the source of a compiled module: `a/b.py` for `a/__pycache__/b.cpython-311.pyc`."""
     match = _CACHED.match(path) if path.endswith(".pyc") else None
     return f"{match['directory'] or ''}{match['module']}.py" if match else None
 
 
 def cached_for(path: str) -> str | None:
-    """The path of the source beside whose directory `__pycache__` Python, or another program, has put this compiled
-    module, however it names it: `a/b.py` for `a/__pycache__/b.cpython-311-pytest-8.3.2.pyc`.
+    """Return the same as `source_of`, but for any name of the compiled module: `a/b.py` for
+    `a/__pycache__/b.cpython-311-pytest-8.3.2.pyc`.
     """
     directory, cache, name = path.rpartition("__pycache__/")
     if not (cache and path.endswith(".pyc") and "/" not in name and (not directory or directory[-1] == "/")):
@@ -50,7 +50,7 @@ def cached_for(path: str) -> str | None:
 
 
 def with_source_mtime(data: bytes, old: int, new: int) -> bytes:
-    """The module made valid for a source of time `new` if it was for one of time `old` (whole seconds)."""
+    """Return the module, valid for the source's mtime `new` if it was valid for `old` (in seconds since 1970)."""
     if len(data) < _HEADER.size:
         return data
     magic, flags, mtime, size = _HEADER.unpack_from(data)
@@ -60,7 +60,7 @@ def with_source_mtime(data: bytes, old: int, new: int) -> bytes:
 
 
 def without_source_mtime(data: bytes) -> bytes:
-    """The module without the time of its source, where it is valid by that."""
+    """Return the module with a source mtime of 0, if it has one."""
     if len(data) < _HEADER.size or _HEADER.unpack_from(data)[1] != 0:
         return data
     return data[:8] + bytes(4) + data[12:]
@@ -69,9 +69,10 @@ def without_source_mtime(data: bytes) -> bytes:
 def replace_paths(
     data: bytes, old: bytes, new: bytes, inside: Callable[[bytes], bytes] | None = None
 ) -> bytes:
-    """The module with every string that is `old` or begins with `old/` beginning with `new` instead.
+    """Return the module with `new` for `old` in every string that is `old` or begins with `old/`.
 
-    If there are others that hold `old`, what `inside` makes of a string that does is taken for all of them.
+    If other strings contain `old` and `inside` is given, every string that contains `old` is replaced by what `inside`
+    returns for it.
     """
     parts: list[bytes] = []
     done, others = 0, False
@@ -84,19 +85,20 @@ def replace_paths(
             and found.head >= done
             and (tail == found.end or (data[tail] == ord("/") and tail < found.end))
         ):
-            parts += [data[done : found.head], _marshalled(new + data[tail : found.end], found)]
+            parts += [data[done : found.head], _marshal(new + data[tail : found.end], found)]
             done = found.end
         else:
             others = True
         at = data.find(old, tail)
-    if others and inside and (whole := _rewritten(data, old, inside)):
+    if others and inside and (whole := _rewrite_strings(data, old, inside)):
         return whole
     return b"".join([*parts, data[done:]]) if parts else data
 
 
-def _rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> bytes | None:
-    """The module with every string, of text or of bytes, that holds the needle changed; None if it is of a Python
-    that is not known.
+def _rewrite_strings(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> bytes | None:
+    """Return the module with `change` applied to every string, of text or bytes, that contains the needle.
+
+    Return None if it is not a module of a known Python version.
     """
     parts: list[bytes] = []
     done = 0
@@ -104,7 +106,7 @@ def _rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> 
         for found in _strings(data):
             text = data[found.end - found.length : found.end]
             if needle in text:
-                parts += [data[done : found.head], _marshalled(change(text), found)]
+                parts += [data[done : found.head], _marshal(change(text), found)]
                 done = found.end
     except (ValueError, IndexError):
         return None
@@ -112,7 +114,7 @@ def _rewritten(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> 
 
 
 class _String(NamedTuple):
-    """A marshalled string: where its type byte and its end are, its length, and what the type byte says."""
+    """A marshalled string: the offsets of its type byte and its end, its length, and the flag and type in that byte."""
 
     head: int
     end: int
@@ -122,7 +124,7 @@ class _String(NamedTuple):
 
 
 def _strings(data: bytes) -> Iterator[_String]:
-    """All strings of the module; raises ValueError and IndexError where it is not as is known."""
+    """Yield all strings of the module; raise ValueError or IndexError if it is not a module of a known Python."""
     magic = int.from_bytes(data[:2], "little")
     code = [parts for first, parts in _CODE.items() if first <= magic < _LAST_MAGIC][-1]
     at, pending = _HEADER.size, [1]
@@ -160,7 +162,7 @@ def _strings(data: bytes) -> Iterator[_String]:
 
 
 def _string_at(data: bytes, at: int) -> _String | None:
-    """The marshalled string whose characters begin at `at`, if one does."""
+    """Return the marshalled string whose characters begin at `at`; None if there is none."""
     for width, kinds in ((1, _SHORT), (4, _LONG)):
         head = at - width - 1
         if head < _HEADER.size:
@@ -172,8 +174,8 @@ def _string_at(data: bytes, at: int) -> _String | None:
     return None
 
 
-def _marshalled(text: bytes, was: _String) -> bytes:
-    """The string as marshal writes it: short where ASCII and under 256 characters."""
+def _marshal(text: bytes, was: _String) -> bytes:
+    """Return the new text of a string as marshal writes it: in the short form if ASCII and under 256 characters."""
     interned = was.kind in _INTERNED
     if was.kind == _BYTES:
         kind, length = _BYTES, len(text).to_bytes(4, "little")

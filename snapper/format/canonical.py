@@ -1,8 +1,8 @@
-"""Frozen dataclasses to canonical JSON and, distrustfully, back.
+"""Encode frozen dataclasses as canonical JSON, and decode JSON that anyone may have written.
 
-Canonical JSON: keys sorted, no white space, ASCII with escapes, no floats, fields that are None
-left out. Bytes of file names that are not UTF-8 are lone surrogates (PEP 383), as Python's own file functions
-have them. Equal values give equal bytes, so the bytes' sha256 can serve as a name.
+Canonical JSON has sorted keys, no white space, escapes for everything outside ASCII, no floats, and no fields that are
+None. Bytes of file names that are not UTF-8 are lone surrogates (PEP 383), as in Python's file functions. Equal values
+have equal bytes, so the sha256 of the bytes can be their name.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 
-#: What is parsed at most, in bytes: some times what describes an environment of a million files.
+#: The maximum size of a document, in bytes: a multiple of what an environment of a million files needs.
 LARGEST_DOCUMENT = 32 * 1024 * 1024
 
 
 class MalformedDocument(ValueError):
-    """A document is not of the form its type demands; says where and why."""
+    """A document does not have the form of its type; the message says where and why."""
 
 
 def encode(value: object) -> bytes:
-    """Canonical JSON bytes of a dataclass instance, or a list of such."""
+    """Return a dataclass instance, or a list of instances, as canonical JSON."""
     return json.dumps(to_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode(
         "ascii"
     )
 
 
 def to_jsonable(value: object) -> Any:
-    """The value as dicts, lists, strings, integers and booleans."""
+    """Return the value as dicts, lists, strings, numbers and booleans; fields that are None are left out."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {name: to_jsonable(item) for name, item in pairs if item is not None}
@@ -44,17 +44,17 @@ def to_jsonable(value: object) -> Any:
 
 
 def decode(kind: type[T], document: object, name: str = "") -> T:
-    """An instance of the dataclass `kind`, or a tuple of such, from a parsed JSON document, which errors call `name`.
+    """Return an instance of the dataclass `kind`, or a tuple of instances, from parsed JSON that errors call `name`.
 
-    Raises Malformed for anything but exactly the declared fields with values of their types; constraints that
-    types cannot say are the dataclass's own (`__post_init__`, raising ValueError).
+    Raise MalformedDocument unless it has exactly the declared fields with values of their types. Dataclasses check
+    further constraints in `__post_init__`, by raising ValueError.
     """
     value: T = _build(kind, document, name or kind.__name__.lower())
     return value
 
 
 def parse(data: bytes) -> object:
-    """The JSON value in `data`; raises Malformed where it is too large, too deep, or names a key twice."""
+    """Return the JSON value in `data`; raise MalformedDocument if it is too large or deep, or repeats a key."""
     if len(data) > LARGEST_DOCUMENT:
         raise MalformedDocument(f"document of {len(data):,} bytes is larger than {LARGEST_DOCUMENT:,}")
     try:
@@ -68,12 +68,12 @@ def parse(data: bytes) -> object:
 
 
 def _unique(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
+    unique: dict[str, object] = {}
     for key, value in pairs:
-        if key in found:
+        if key in unique:
             raise MalformedDocument(f"key {key!r} appears twice")
-        found[key] = value
-    return found
+        unique[key] = value
+    return unique
 
 
 def _no_float(text: str) -> object:
@@ -82,7 +82,7 @@ def _no_float(text: str) -> object:
 
 @cache
 def _shape(kind: type) -> dict[str, tuple[Any, bool]]:
-    """Field name to its type and whether it must be present."""
+    """Return, by field name, the type and whether the field is required."""
     hints = get_type_hints(kind)
     return {
         field.name: (hints[field.name], field.default is dataclasses.MISSING)

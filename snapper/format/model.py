@@ -1,4 +1,4 @@
-"""The types of the on-disk format (docs/format.md) and their rules."""
+"""The types of the store format (docs/format.md) and their constraints."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Literal, NamedTuple
 
 FORMAT = 1
 
-#: Longest run of uncompressed bytes that one layer takes from members, in bytes.
+#: How much data a writer puts into one layer, in bytes before compression.
 LAYER_SIZE = 32 * 1024 * 1024
 
-#: What a layer may unpack to at most: member data, and a header of at most 3 blocks and padding per member.
+#: The maximum size of a segment, in bytes: data, and at most 3 blocks of headers and padding for each member.
 LARGEST_LAYER = 4 * LAYER_SIZE
 
-#: No object of a store is larger, in bytes: zstd makes what cannot be compressed hardly longer.
+#: The maximum size of an object in a store, in bytes: zstd adds little to data that cannot be compressed.
 LARGEST_OBJECT = LARGEST_LAYER + LARGEST_LAYER // 128
 
-#: snapper's own directory inside an environment; never packed and never restored.
+#: snapper's own directory inside an environment, which is never packed or restored.
 STATE_DIRECTORY = ".snapper"
 
-#: How a member holds what depends on the prefix: the prefix itself in `text`, in the NUL-terminated strings of
-#: a `binary`, in the file names of a `pyc` module, in the target of a symbolic `link`; or checksums of such
-#: members, in a conda `record`, or checksums and sizes, in a `sized-record`.
+#: How a member depends on the prefix. It contains the prefix: as `text`, in NUL-terminated strings of a `binary`, in
+#: strings of a compiled module (`pyc`), or in the target of a symbolic `link`. Or it contains checksums of such
+#: members: as a conda `record`, or with their sizes as a `sized-record`.
 Mode = Literal["text", "binary", "pyc", "link", "record", "sized-record"]
 RECORD_MODES = ("record", "sized-record")
 
@@ -42,15 +42,15 @@ def is_digest(text: str) -> bool:
 
 
 def is_valid_name(text: str) -> bool:
-    """Whether the text can name an environment or a tag: letters, digits, `_`, and then `.`, `+`, `-`.
+    """Whether the text can name an environment or a tag: letters, digits, `_`, and after the first `.`, `+`, `-`.
 
-    In UTF-8 it has 128 bytes at most, so that files named after it can have endings.
+    Names have at most 128 bytes in UTF-8, so that files can be named after them.
     """
     return _NAME.match(text) is not None and len(path_bytes(text)) <= _LONGEST_NAME
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether the text can stand for a prefix in files: an absolute path in UTF-8."""
+    """Whether the text can be a placeholder for a prefix: an absolute path in UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -59,12 +59,12 @@ def is_placeholder(text: str) -> bool:
 
 
 def path_bytes(path: str) -> bytes:
-    """A member's path as the bytes it has in a layer, and in whose order members stand."""
+    """Return a path as bytes, as it is in a layer. Members are sorted by these."""
     return path.encode("utf-8", "surrogateescape")
 
 
 def check_path(path: str) -> str:
-    """The path itself; raises ValueError unless it is relative, normal, and inside the environment."""
+    """Return the path; raise ValueError unless it is relative, normal, and inside the environment."""
     if not path or "\0" in path or path.startswith("/"):
         raise ValueError(f"{path!r} is not a relative path")
     for part in path.split("/"):
@@ -90,7 +90,7 @@ def _check_counts(*counts: int) -> None:
 
 @dataclass(frozen=True)
 class Relocation:
-    """Members of a layer in which the prefix stands as a placeholder; records have none of their own."""
+    """Members of a layer that depend on the prefix. `placeholder` replaces it in them; it is empty for records."""
 
     mode: Mode
     placeholder: str
@@ -105,10 +105,11 @@ class Relocation:
 
 @dataclass(frozen=True)
 class Continuation:
-    """Where a layer begins that starts inside a member's data.
+    """Where a layer begins that continues the data of an earlier layer's last member.
 
-    `offset` is in canonical bytes from the member's start; `replaced` is how many text placeholders stand
-    before it, so that the place in the relocated file is offset + replaced * (len(prefix) - len(placeholder)).
+    `offset` is in bytes of the member as stored, `size` the size of the whole member. `replaced` is the number of text
+    placeholders before the offset: in the relocated file, the data begins at
+    offset + replaced * (len(prefix) - len(placeholder)).
     """
 
     path: str
@@ -125,7 +126,10 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Layer:
-    """One zstd-compressed tar segment: `digest` and `size` as stored, `diff_id` and `diff_size` before."""
+    """A zstd-compressed tar segment.
+
+    `digest` and `size` are the sha256 and size in bytes as stored, `diff_id` and `diff_size` those before compression.
+    """
 
     digest: str
     size: int
@@ -139,7 +143,7 @@ class Layer:
 
     @property
     def owner_group(self) -> tuple[Kind, str]:
-        """What layers have in common that go together: a package's with those of what its installation made."""
+        """Return what groups layers by their owner; a package's layers include what its installation created."""
         return "package" if self.kind == "link" else self.kind, self.owner
 
     def __post_init__(self) -> None:
@@ -161,7 +165,7 @@ class StoredLayer(NamedTuple):
 
 @dataclass(frozen=True)
 class Package:
-    """A conda package of the environment, as its record in conda-meta says."""
+    """A conda package of the environment, according to its record in conda-meta."""
 
     name: str
     version: str
@@ -174,6 +178,7 @@ class Package:
 
     @property
     def dist(self) -> str:
+        """The name of the package's archive and record, without suffix."""
         return f"{self.name}-{self.version}-{self.build}"
 
 
@@ -187,7 +192,7 @@ class PipPackage:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Jupyter kernel that the environment carries under share/jupyter/kernels."""
+    """A Jupyter kernel that the environment contains, in share/jupyter/kernels."""
 
     name: str
     display_name: str
@@ -196,7 +201,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Deviation:
-    """Files of a conda package that are not as it installed them, or are gone."""
+    """Files of a conda package that have been changed, or deleted, since it was installed."""
 
     package: str
     paths: tuple[str, ...]
@@ -204,7 +209,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a snapshot's packages or layers, in order: `digest` and `size` are those of their canonical JSON."""
+    """Part of a snapshot's list of packages or layers; `digest` and `size` are those of its canonical JSON."""
 
     digest: str
     size: int
@@ -216,9 +221,9 @@ class Page:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One complete environment; its id is the sha256 of its document (see `manifest`).
+    """The complete description of an environment. Its id is the sha256 of its manifest (see `manifest`).
 
-    `mode` is that of the environment's own directory.
+    `mode` is the permissions of the prefix directory.
     """
 
     format: int
@@ -240,22 +245,22 @@ class Snapshot:
 
     @property
     def size(self) -> int:
-        """What the layers unpack to, in bytes."""
+        """The size of all layers before compression, in bytes."""
         return sum(layer.diff_size for layer in self.layers)
 
     @property
     def stored_size(self) -> int:
-        """What the layers take in a store, in bytes."""
+        """The size of all distinct layers in a store, in bytes."""
         return sum({layer.digest: layer.size for layer in self.layers}.values())
 
     @property
     def altered_paths(self) -> frozenset[str]:
-        """The files that are not as their packages installed them, whose records say so by their checksums."""
-        return frozenset(path for each in self.altered for path in each.paths)
+        """The paths of files that have been changed since their packages were installed."""
+        return frozenset(path for deviation in self.altered for path in deviation.paths)
 
     @property
     def files(self) -> int:
-        """How many files, links and directories the layers hold."""
+        """The number of files, links and directories."""
         return sum(layer.members for layer in self.layers)
 
 
@@ -284,7 +289,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class Ref:
-    """The only mutable object of a store: which snapshot an environment is at, and how it came there."""
+    """The one mutable object of an environment in a store: its current snapshot, its history, and its tags."""
 
     format: int
     name: str
@@ -305,16 +310,17 @@ class Ref:
 
     @property
     def latest(self) -> HistoryEntry:
+        """The history entry of the current snapshot."""
         return self.history[-1]
 
 
 @dataclass(frozen=True)
 class StoreMarker:
-    """What makes a directory or prefix a store: `snapper.json`."""
+    """The contents of `snapper.json`, which marks a directory or prefix as a store."""
 
     format: int
 
 
 def sha256_hex(data: bytes) -> str:
-    """The name of an immutable object: the sha256 of its bytes in lower-case hexadecimal."""
+    """Return the sha256 in lower-case hexadecimal, which is the name of an immutable object."""
     return hashlib.sha256(data).hexdigest()

@@ -1,8 +1,8 @@
-"""First lines that name an interpreter which the kernel would not start: too long, or with a space in its path.
+"""Make scripts executable whose interpreter line is too long, or has white space in the interpreter's path.
 
-Linux took 127 bytes of such a line before 5.1, and never splits it but at white space. Python scripts get the
-form that pip and conda use, a shell command which Python reads as a string; others find their interpreter on
-PATH, as conda has it.
+Before version 5.1, Linux reads only 127 bytes of that line, and all versions split it at white space. Python scripts
+get the form that pip and conda use, a shell command that Python reads as a string. Other scripts look up their
+interpreter on PATH, as with conda.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ _BY_ENV = re.compile(rb"#!/usr/bin/env (?P<name>[^\s]+)(?P<options>[^\n]*)\n")
 
 
 def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
-    """The script's beginning up to its second line, made to start with an interpreter below `prefix`.
+    """Return what replaces the script's first line, to start its interpreter below `prefix`.
 
-    `script` has the placeholder in its first line. None where the line fits as it is, or is none.
+    `script` has the placeholder in that line. Return None if replacing the placeholder is enough, or if there is no
+    interpreter line.
     """
     match = re.match(rb"#![ \t]*" + re.escape(placeholder) + rb"(/[^\s]*)([^\n]*)\n", script)
     if match is None:
@@ -35,14 +36,14 @@ def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | Non
     if not _PYTHON.match(program):
         return b"#!/usr/bin/env " + program.rpartition(b"/")[2] + options + b"\n"
     cookie = _COOKIE.match(script)
-    # Not by backslashes: Python, which reads the line as a string, would warn of those that it does not know.
+    # Quotes rather than backslashes: Python reads the line as a string, and warns about unknown escapes.
     quoted = re.sub(rb'["$`]+', rb'''"'\g<0>'"''', program.replace(b"\\", b"\\\\"))
     command = b"'''exec' \"" + quoted + b'"' + options + b' "$0" "$@"\n' + b"' '''\n"
     return b"#!/bin/sh\n" + (cookie[1] if cookie else b"") + command
 
 
 def original_shebangs(script: bytes, placeholder: bytes, prefix: bytes) -> Iterator[bytes]:
-    """What a script may have been before its first line was made to fit."""
+    """Yield the scripts that `fit_shebang` can have changed into this one."""
     match = _BY_SHELL.match(script)
     if match and match["program"].startswith(prefix + b"/"):
         program, options = match["program"][len(prefix) :], match["options"]

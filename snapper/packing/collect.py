@@ -13,11 +13,7 @@ from functools import cache
 
 from snapper.environment.conda import FileFacts, with_facts
 from snapper.format import bytecode
-from snapper.format.layer_builder import LayerBuilder, SealedLayer
-from snapper.format.layout import Layout
-from snapper.format.member import Member
-from snapper.format.model import LAYER_SIZE, Layer, Mode
-from snapper.format.relocate import (
+from snapper.format.canonicalize import (
     BINARY_PLACEHOLDER,
     CanonicalFile,
     candidate_originals,
@@ -25,6 +21,10 @@ from snapper.format.relocate import (
     contains_path,
     search_patterns,
 )
+from snapper.format.layer_builder import LayerBuilder, SealedLayer
+from snapper.format.layout import Layout
+from snapper.format.member import Member
+from snapper.format.model import LAYER_SIZE, Layer, Mode
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
 from snapper.packing.items import LINK_TIME, CollectedGroup, FileGroup, PackItem, RelocatedFacts

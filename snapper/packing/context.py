@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snapper.environment.tree import File
+from snapper.format.canonicalize import replace_directory
 from snapper.format.layout import Layout
 from snapper.format.model import StoredLayer
-from snapper.format.relocate import replace_directory
 from snapper.repository.locks import Intent
 from snapper.store import Store
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
-from snapper.format.member import padding
-from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode
-from snapper.format.relocate import (
+from snapper.format.canonicalize import (
     CanonicalFile,
     candidate_originals,
     default_placeholders,
     is_object_code,
     replace_directory,
-    replace_placeholder,
 )
+from snapper.format.member import padding
+from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode
+from snapper.format.relocate import replace_placeholder
 from snapper.packing.collect import builder_for, member_of, prefix_bytes, store_layer
 from snapper.packing.context import PackContext
 from snapper.packing.files import open_checked, read_range, read_range_into
