@@ -97,7 +97,7 @@ def compare_environment(
     paths = [file.path for file in installed.tree.files if file.type != "directory"]
     sources = expected.union(paths)
     for path in paths:
-        if path not in expected and bytecode.cached_for(path) not in sources:
+        if path not in expected and bytecode.probable_source_of(path) not in sources:
             differences[path] = FileDifference(path, "extra")
     return tuple(differences[path] for path in sorted(differences))
 

@@ -44,7 +44,7 @@ def find_drift(tree: Tree, index: Index) -> Drift:
     removed = (path for path in rows if path not in present and not path.endswith("/"))
 
     def without_compiled(paths: Iterable[str]) -> tuple[str, ...]:
-        sources = ((path, bytecode.cached_for(path)) for path in paths)
+        sources = ((path, bytecode.probable_source_of(path)) for path in paths)
         return tuple(sorted(path for path, source in sources if not (source in present or source in rows)))
 
     return Drift(without_compiled(added), without_compiled(removed), without_compiled(changed))

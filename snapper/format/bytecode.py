@@ -39,7 +39,7 @@ def source_of(path: str) -> str | None:
     return f"{match['directory'] or ''}{match['module']}.py" if match else None
 
 
-def cached_for(path: str) -> str | None:
+def probable_source_of(path: str) -> str | None:
     """Return the same as `source_of`, but for any name of the compiled module: `a/b.py` for
     `a/__pycache__/b.cpython-311-pytest-8.3.2.pyc`.
     """
