@@ -197,10 +197,10 @@ def status(store: Store | None, environment: str | Path | None = None) -> tuple[
         return (commands.environment_status(store, absolute_directory(environment)),)
     if environment is not None:
         return commands.statuses_by_name(store, environment)
-    statuses, error = commands.all_statuses(store)
-    if error is not None:
-        raise error
-    return statuses
+    report = commands.all_statuses(store)
+    if report.store_error is not None:
+        raise report.store_error
+    return report.environments
 
 
 def diff(

@@ -45,8 +45,8 @@ def status(
     elif name is not None:
         found = verb.statuses_by_name(opened, name)
     else:
-        found, unlisted = verb.all_statuses(opened)
-        failure = failure or unlisted
+        report = verb.all_statuses(opened)
+        found, failure = report.environments, failure or report.store_error
     if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
         failure = None  # nobody has made it yet
     staleness = read_staleness(opened, [each.environment for each in found]) if opened else FRESH

@@ -1,19 +1,20 @@
-"""Status: does what is on disk still match its snapshot, and is that still the store's current one."""
+"""Status: compare environments on this machine with their snapshots, and these with the store."""
 
 from __future__ import annotations
 
-import posixpath
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from snapper.environment import changes, conda, pip, state
-from snapper.environment.changes import PackageChanges, PackageSet, normalize_name
+from snapper.checks.package_drift import find_package_changes
+from snapper.environment import conda, state
+from snapper.environment.changes import PackageChanges
 from snapper.environment.drift import Drift
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import find_environment, installed_environments
-from snapper.errors import EnvironmentNotFound, SnapperError
-from snapper.packing.plan import installed_packages
+from snapper.errors import EnvironmentNotFound, NotAnEnvironment, SnapperError
+from snapper.format.model import Ref
 from snapper.repository.refs import RefOrError, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
@@ -22,27 +23,27 @@ from snapper.restoring.target import is_present, pack_command
 from snapper.settings.resolution import resolve_envs_dir
 from snapper.store import Store
 
-#: `unchanged` and `changed` since it was packed or restored; `unknown` where snapper has no record of that;
-#: `absent` where it is in the store and not on this machine.
+#: `unchanged` or `changed` since the environment was packed or restored; `unknown` if snapper has no record of that;
+#: `absent` if it is in the store but not on this machine.
 Condition = Literal["unchanged", "changed", "unknown", "absent"]
 
 
 @dataclass(frozen=True)
 class EnvironmentStatus:
-    """An environment, where it is, and the snapshot that it was packed as or restored from.
+    """An environment, and the snapshot that it was last packed as or restored from.
 
-    `drift` and `packages` say what has changed since. `current` is the store's snapshot of that name, and `behind`
-    how many steps of the history lie between; None where the store's history has none of this snapshot. `stored` says
-    whether the store has it at all; None where that is not known. For what is absent, `error` is what would keep it
-    from being restored.
+    `drift` and `packages` are what has changed since then. `current` is the current snapshot of that name in the store,
+    and `behind` the number of history entries after this one, None if the history does not contain it. `stored` is
+    whether the store has the snapshot at all, None if that is unknown. For an absent environment, `error` is what would
+    prevent restoring it.
     """
 
     environment: str
     prefix: str
     snapshot_id: str
     condition: Condition
-    drift: Drift | None
-    packages: PackageChanges | None
+    drift: Drift | None = None
+    packages: PackageChanges | None = None
     current: str = ""
     behind: int | None = None
     stored: bool | None = None
@@ -50,131 +51,125 @@ class EnvironmentStatus:
 
     @property
     def pack_command(self) -> str:
-        """What packs it as it is, by its name."""
+        """The command that packs the environment under its name."""
         return pack_command(Path(self.prefix), self.environment)
 
 
-def environment_status(store: Store | None, prefix: Path, name: str = "") -> EnvironmentStatus:
-    """The environment at the prefix, by that name in the store or else by its own.
+@dataclass(frozen=True)
+class StatusReport:
+    """Environments sorted by name, and the error if the store could not be listed."""
 
-    Raises NotAnEnvironment, PermissionDenied, FileOperationFailed.
+    environments: tuple[EnvironmentStatus, ...]
+    store_error: SnapperError | None = None
+
+
+def environment_status(store: Store | None, prefix: Path, name: str = "") -> EnvironmentStatus:
+    """Return the status of the environment at the prefix.
+
+    `name` is its name in the store; by default, the one it was packed or restored under. Raise NotAnEnvironment,
+    PermissionDenied, FileOperationFailed.
     """
+    if not conda.is_environment(prefix):
+        raise NotAnEnvironment(str(prefix))
     installed = InstalledEnvironment(prefix)
-    found = installed.state
-    name = name or (found.environment if found else prefix.name)
+    current_state = installed.state
     drift = installed.drift()
-    condition: Condition = "unknown" if drift is None else "changed" if drift.paths else "unchanged"
-    packages = _packages(installed, drift) if drift else None
-    mine = EnvironmentStatus(name, str(prefix), found.snapshot if found else "", condition, drift, packages)
-    return _beside_store(mine, store) if store and found else mine
+    status = EnvironmentStatus(
+        environment=name or (current_state.environment if current_state else prefix.name),
+        prefix=str(prefix),
+        snapshot_id=current_state.snapshot if current_state else "",
+        condition="unknown" if drift is None else "changed" if drift.paths else "unchanged",
+        drift=drift,
+        packages=find_package_changes(installed, drift) if drift else None,
+    )
+    return _compare_with_store(status, store) if store and current_state else status
 
 
 def statuses_by_name(store: Store | None, name: str) -> tuple[EnvironmentStatus, ...]:
-    """The environment that conda knows by that name, or else those that snapper does, here or in the store.
+    """Return the status of the environment that conda knows by that name.
 
-    Raises what `status_of` does, EnvironmentNotFound and AmbiguousName.
+    If there is none, return those of all environments that snapper knows by that name, on this machine or in the store.
+    Raise what `environment_status` raises, EnvironmentNotFound, AmbiguousName, and what prevented listing the store.
     """
     try:
         return (environment_status(store, find_environment(name)),)
     except EnvironmentNotFound as error:
-        every, failure = all_statuses(store)
-        found = tuple(each for each in every if each.environment == name)
-        if not found:
-            raise failure or error from None
-        return found
+        report = all_statuses(store)
+        statuses = tuple(status for status in report.environments if status.environment == name)
+        if not statuses:
+            raise report.store_error or error from None
+        return statuses
 
 
-def all_statuses(store: Store | None) -> tuple[tuple[EnvironmentStatus, ...], SnapperError | None]:
-    """Every environment of this machine that snapper has packed or restored, and those of the store that are not
-    here, by name; and why the store does not say which it has, if it does not.
-    """
-    here: list[EnvironmentStatus] = []
+def all_statuses(store: Store | None) -> StatusReport:
+    """Return the status of all environments that snapper has packed or restored here, or that are in the store."""
+    statuses = list(_installed_statuses(store))
+    error: SnapperError | None = None
+    if store:
+        try:
+            installed = {status.environment for status in statuses}
+            statuses += _other_statuses(store, installed)
+        except SnapperError as store_error:
+            error = store_error
+    statuses.sort(key=lambda status: (status.environment, status.prefix))
+    return StatusReport(tuple(statuses), error)
+
+
+def _installed_statuses(store: Store | None) -> Iterator[EnvironmentStatus]:
+    """Yield the status of each environment that conda knows and that snapper has packed or restored."""
     for prefix in installed_environments():
-        found = state.read(prefix)
-        if found is not None:
-            try:
-                here.append(environment_status(store, prefix))
-            except SnapperError as error:
-                here.append(
-                    EnvironmentStatus(
-                        found.environment, str(prefix), found.snapshot, "unknown", None, None, error=error
-                    )
-                )
-    known = {each.environment for each in here}
-    failure: SnapperError | None = None
-    try:
-        if store:
-            here += [_elsewhere(store, each) for each in read_all_refs(store) if each.name not in known]
-    except SnapperError as error:
-        failure = error
-    return tuple(sorted(here, key=lambda each: (each.environment, each.prefix))), failure
+        current_state = state.read(prefix)
+        if current_state is None:
+            continue
+        try:
+            yield environment_status(store, prefix)
+        except SnapperError as error:
+            name, snapshot_id = current_state.environment, current_state.snapshot
+            yield EnvironmentStatus(name, str(prefix), snapshot_id, "unknown", error=error)
 
 
-def _elsewhere(store: Store, entry: RefOrError) -> EnvironmentStatus:
-    """An environment of the store that conda does not know of here, or not by that name."""
-    if entry.environment is None:
-        return EnvironmentStatus(entry.name, "", "", "absent", None, None, error=entry.error)
-    current = entry.environment.current
-    absent = EnvironmentStatus(entry.name, "", "", "absent", None, None, current)
-    wanted = RestoreRequest(SnapshotSpec(entry.name), envs_dir=resolve_envs_dir(None), keep_changed=True)
+def _other_statuses(store: Store, installed: Collection[str]) -> list[EnvironmentStatus]:
+    """Return the status of each environment in the store that is not among those `installed`."""
+    return [_stored_status(store, entry) for entry in read_all_refs(store) if entry.name not in installed]
+
+
+def _stored_status(store: Store, entry: RefOrError) -> EnvironmentStatus:
+    """Return the status of an environment in the store that conda does not know by that name."""
+    absent = EnvironmentStatus(entry.name, "", "", "absent", error=entry.error)
+    ref = entry.environment
+    if ref is None:
+        return absent
+    absent = replace(absent, current=ref.current)
+    request = RestoreRequest(SnapshotSpec(entry.name), envs_dir=resolve_envs_dir(None), keep_changed=True)
     try:
-        prefix = choose_prefix(entry.environment, wanted)
-        found = state.read(prefix)
-        if found and (found.environment == entry.name or found.snapshot == current):
+        prefix = choose_prefix(ref, request)
+        if _is_restored_at(prefix, ref):
             return environment_status(store, prefix, entry.name)
-        is_present(store, prefix, entry.environment, current, wanted, again=True)
+        is_present(store, prefix, ref, ref.current, request, again=True)
     except SnapperError as error:
         return replace(absent, error=error)
     return absent
 
 
-def _beside_store(mine: EnvironmentStatus, store: Store) -> EnvironmentStatus:
-    """The status with what the store says of the environment."""
-    try:
-        seen = find_ref(store, mine.environment)
-        named = referenced_snapshots(seen.ref) if seen else ()
-        stored = mine.snapshot_id in named or has_snapshot(store, mine.snapshot_id)
-    except SnapperError as error:
-        return replace(mine, error=error)
-    if seen is None:
-        return replace(mine, stored=stored)
-    found = seen.ref
-    steps = [step.snapshot for step in found.history][::-1]
-    behind = steps.index(mine.snapshot_id) if mine.snapshot_id in steps else None
-    return replace(mine, current=found.current, behind=behind, stored=stored)
-
-
-def _packages(installed: InstalledEnvironment, drift: Drift) -> PackageChanges:
-    """What became of packages. Where no record of one has changed, none has; only those that have are read."""
-    snapshot = installed.previous.snapshot if installed.previous else None
-    records = [
-        path for path in drift.paths if posixpath.dirname(path) == conda.META and path.endswith(".json")
-    ]
-    metadata = [path for path in drift.paths if path.endswith(".dist-info/METADATA")]
-    if snapshot is None or not (records or metadata):
-        return PackageChanges((), (), ())
-    before = PackageSet(snapshot.packages, snapshot.pip)
-    known = {f"{conda.META}/{package.dist}.json" for package in snapshot.packages}
-    if set(records) - set(drift.added) - known or set(metadata) & set(drift.changed):
-        return changes.diff_packages(
-            before, installed_packages(installed)
-        )  # records of other names, or whose owner is not plain
-    read = [conda.read_record(installed.prefix / path) for path in records if path not in drift.removed]
-    owned = {entry.path for record in read for entry in record.entries}
-    fresh = {
-        file.path: file for file in installed.tree.files if file.path in metadata and file.path not in owned
-    }
-    touched = {
-        normalize_name(posixpath.basename(path[: -len("/METADATA")]).partition("-")[0]) for path in metadata
-    }
-    after = PackageSet(
-        (
-            *(each for each in snapshot.packages if f"{conda.META}/{each.dist}.json" not in records),
-            *(record.package for record in read),
-        ),
-        (
-            *(each for each in snapshot.pip if normalize_name(each.name) not in touched),
-            *(each.package for each in pip.distributions(installed.prefix, fresh)),
-        ),
+def _is_restored_at(prefix: Path, ref: Ref) -> bool:
+    """Return whether the environment is at the prefix: by its name in the store, or by its current snapshot."""
+    current_state = state.read(prefix)
+    return current_state is not None and (
+        current_state.environment == ref.name or current_state.snapshot == ref.current
     )
-    return changes.diff_packages(before, after)
+
+
+def _compare_with_store(status: EnvironmentStatus, store: Store) -> EnvironmentStatus:
+    """Return the status with `current`, `behind` and `stored`, or with the error that reading the store gave."""
+    snapshot_id = status.snapshot_id
+    try:
+        found = find_ref(store, status.environment)
+        referenced = referenced_snapshots(found.ref) if found else ()
+        stored = snapshot_id in referenced or has_snapshot(store, snapshot_id)
+    except SnapperError as error:
+        return replace(status, error=error)
+    if found is None:
+        return replace(status, stored=stored)
+    newest_first = [entry.snapshot for entry in reversed(found.ref.history)]
+    behind = newest_first.index(snapshot_id) if snapshot_id in newest_first else None
+    return replace(status, current=found.ref.current, behind=behind, stored=stored)
