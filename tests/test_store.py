@@ -1,166 +1,162 @@
-"""Stores: one contract for all kinds of them, and how they are found by URL."""
+"""The contract of all stores: in a directory, on S3, and with a cache in front of them."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
-import multiprocessing
+import hashlib
 import os
 import pickle
 import secrets
 import shutil
-import signal
-import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 
-from snapper.errors import (
-    NotAStore,
-    NotInStore,
-    ObjectTooLarge,
-    SnapperError,
-    StoreRefused,
-    UnsupportedFormat,
-)
-from snapper.store import Store, VersionMismatch, open_store
+from snapper.errors import NotInStore, ObjectTooLarge
+from snapper.format.layout import Layout
+from snapper.store import CacheConfig, Store, VersionMismatch, open_store
+from snapper.store.cached import CachedStore
+from tests.support.processes import run_simultaneously
 from tests.support.s3server import REAL_BUCKET, S3Server
+from tests.support.store_races import check_creations, check_increments
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
+#: A key that names no digest, so that any bytes can be put there.
 KEY = "layers/ab/object.tar.zst"
 MUTABLE = "environments/work.json"
-NOBODY = 65534
-
-forking = multiprocessing.get_context("fork")
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """A new store, and a way to put bytes there that is not the store's own."""
+class NewStore:
+    """A new store, and a way to write objects to it that bypasses snapper."""
 
     store: Store
-    slip_in: Callable[[str, bytes], None]
+    write_directly: Callable[[str, bytes], None]
 
 
-def shelf_in(top: Path) -> Shelf:
-    def slip_in(key: str, data: bytes) -> None:
-        (top / key).parent.mkdir(parents=True, exist_ok=True)
-        (top / key).write_bytes(data)
-
-    return Shelf(open_store(str(top), create=True), slip_in)
+def directory(request: pytest.FixtureRequest) -> Iterator[NewStore]:
+    yield new_directory_store(request.getfixturevalue("tmp_path") / "store")
 
 
-def directory(request: pytest.FixtureRequest) -> Iterator[Shelf]:
-    yield shelf_in(request.getfixturevalue("tmp_path") / "store")
-
-
-def other_device(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+def other_device(request: pytest.FixtureRequest) -> Iterator[NewStore]:
     shared, tmp_path = Path("/dev/shm"), request.getfixturevalue("tmp_path")
     if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is not another file system that can be written to")
+        pytest.skip("/dev/shm is not a different file system, or not writable")
     top = Path(tempfile.mkdtemp(dir=shared))
     try:
-        yield shelf_in(top / "store")
+        yield new_directory_store(top / "store")
     finally:
         shutil.rmtree(top)
 
 
-def seaweedfs(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+def seaweedfs(request: pytest.FixtureRequest) -> Iterator[NewStore]:
+    yield from new_seaweedfs_store(request, None)
+
+
+def cached_directory(request: pytest.FixtureRequest) -> Iterator[NewStore]:
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    new = new_directory_store(tmp_path / "store")
+    cached = CachedStore(new.store, str(tmp_path / "cache"), "name", 10**9)
+    cached.make_directory()
+    yield replace(new, store=cached)
+
+
+def cached_seaweedfs(request: pytest.FixtureRequest) -> Iterator[NewStore]:
+    cache = CacheConfig(str(request.getfixturevalue("tmp_path") / "cache"), 10**9)
+    yield from new_seaweedfs_store(request, cache)
+
+
+def real_bucket(_request: pytest.FixtureRequest) -> Iterator[NewStore]:
+    bucket, _, prefix = REAL_BUCKET.removeprefix("s3://").partition("/")
+    prefix = f"{prefix.strip('/')}/{secrets.token_hex(8)}".lstrip("/")
+    client = boto3.client("s3")
+    yield new_bucket_store(f"s3://{bucket}/{prefix}", client, bucket, prefix, None)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for entry in page.get("Contents", ()):
+            client.delete_object(Bucket=bucket, Key=entry["Key"])
+
+
+def new_directory_store(top: Path) -> NewStore:
+    def write_directly(key: str, data: bytes) -> None:
+        (top / key).parent.mkdir(parents=True, exist_ok=True)
+        (top / key).write_bytes(data)
+
+    return NewStore(open_store(str(top), create=True), write_directly)
+
+
+def new_seaweedfs_store(request: pytest.FixtureRequest, cache: CacheConfig | None) -> Iterator[NewStore]:
     server: S3Server = request.getfixturevalue("s3_server")
     prefix = f"shelf {secrets.token_hex(8)}/ü+%20#=&"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(server.credentials))
-        yield bucket_shelf(server.url(prefix), server.client(), server.bucket, prefix)
+        yield new_bucket_store(server.url(prefix), server.client(), server.bucket, prefix, cache)
 
 
-def real_bucket(_request: pytest.FixtureRequest) -> Iterator[Shelf]:
-    bucket, _, prefix = REAL_BUCKET.removeprefix("s3://").partition("/")
-    prefix = f"{prefix.strip('/')}/{secrets.token_hex(8)}".lstrip("/")
-    client = boto3.client("s3")
-    yield bucket_shelf(f"s3://{bucket}/{prefix}", client, bucket, prefix)
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for found in page.get("Contents", ()):
-            client.delete_object(Bucket=bucket, Key=found["Key"])
-
-
-def bucket_shelf(url: str, client: Any, bucket: str, prefix: str) -> Shelf:
-    def slip_in(key: str, data: bytes) -> None:
+def new_bucket_store(url: str, client: Any, bucket: str, prefix: str, cache: CacheConfig | None) -> NewStore:
+    def write_directly(key: str, data: bytes) -> None:
         client.put_object(Bucket=bucket, Key=f"{prefix}/{key}", Body=data)
 
-    return Shelf(open_store(url, create=True), slip_in)
+    return NewStore(open_store(url, create=True, cache=cache), write_directly)
 
 
-SHELVES = [directory, other_device, seaweedfs, *([real_bucket] if REAL_BUCKET else [])]
+KINDS = [
+    directory,
+    other_device,
+    seaweedfs,
+    cached_directory,
+    cached_seaweedfs,
+    *([real_bucket] if REAL_BUCKET else []),
+]
 
 
-@pytest.fixture(params=SHELVES, ids=lambda make: make.__name__)
-def shelf(request: pytest.FixtureRequest) -> Iterator[Shelf]:
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def new_store(request: pytest.FixtureRequest) -> Iterator[NewStore]:
     yield from request.param(request)
 
 
 @pytest.fixture
-def store(shelf: Shelf) -> Store:
-    return shelf.store
+def store(new_store: NewStore) -> Store:
+    return new_store.store
 
 
-def at_once(count: int, action: Callable[..., Any], *arguments: object) -> list[Any]:
-    """What the action returns in each of several processes that begin it at the same moment."""
-    barrier = forking.Barrier(count)
-    answers = forking.SimpleQueue()
-
-    def begin(number: int) -> None:
-        barrier.wait(30)
-        answers.put(action(number, *arguments))
-
-    processes = [forking.Process(target=begin, args=(number,)) for number in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * count
-    return [answers.get() for _ in processes]
-
-
-# --- immutable objects ------------------------------------------------------------------------------------
+# --- immutable objects -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"\0\xff\r\n", bytes(range(256)) * 20_000], ids=len)
-def test_what_is_put_is_read(store: Store, data: bytes) -> None:
+def test_put_and_read_an_object(store: Store, data: bytes) -> None:
     assert store.size(KEY) is None
     assert store.put(KEY, data)
     assert store.read(KEY) == data
     assert store.size(KEY) == len(data)
 
 
-def test_views_of_buffers_are_put(store: Store) -> None:
+def test_put_accepts_views_of_buffers(store: Store) -> None:
     buffer = bytearray(b"0123456789")
     assert store.put(KEY, memoryview(buffer)[2:5])
     buffer[:] = b"abcdefghij"
     assert store.read(KEY) == b"234"
 
 
-def test_an_object_is_put_once(store: Store) -> None:
+def test_put_does_not_overwrite(store: Store) -> None:
     assert store.put(KEY, b"first")
     assert not store.put(KEY, b"other")
     assert store.read(KEY) == b"first"
 
 
-@pytest.mark.parametrize("held", [b"", b"whole obj", b"whole object and more"])
-def test_an_object_of_another_size_is_healed(shelf: Shelf, held: bytes) -> None:
-    shelf.slip_in(KEY, held)
-    assert shelf.store.put(KEY, b"whole object")
-    assert shelf.store.read(KEY) == b"whole object"
+@pytest.mark.parametrize("existing", [b"", b"whole obj", b"whole object and more"])
+def test_put_replaces_an_object_of_another_size(new_store: NewStore, existing: bytes) -> None:
+    new_store.write_directly(KEY, existing)
+    assert new_store.store.put(KEY, b"whole object")
+    assert new_store.store.read(KEY) == b"whole object"
 
 
-def test_what_is_not_there(store: Store) -> None:
+def test_missing_objects_raise_not_in_store(store: Store) -> None:
     store.put(KEY, b"x")
     for key in ("layers/ab/missing", "layers/ab", "layers", "nothing/at/all"):
         assert store.size(key) is None
@@ -172,14 +168,14 @@ def test_what_is_not_there(store: Store) -> None:
             assert caught.value.code == 10
 
 
-def test_no_more_is_read_than_is_wanted(store: Store) -> None:
+def test_read_refuses_objects_larger_than_the_limit(store: Store) -> None:
     store.put(KEY, b"four")
     assert store.read(KEY, 4) == b"four"
     with pytest.raises(ObjectTooLarge):
         store.read(KEY, 3)
 
 
-def test_what_is_deleted_is_gone(store: Store) -> None:
+def test_deleted_objects_are_missing_and_can_be_put_again(store: Store) -> None:
     store.put(KEY, b"x")
     assert store.delete(KEY)
     assert store.size(KEY) is None
@@ -189,21 +185,41 @@ def test_what_is_deleted_is_gone(store: Store) -> None:
     assert store.read(KEY) == b"again"
 
 
+@pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 20_000], ids=len)
+@pytest.mark.parametrize("key_of", [Layout.snapshot, Layout.page, Layout.layer])
+def test_objects_named_by_their_digest(store: Store, key_of: Callable[[str], str], data: bytes) -> None:
+    key = key_of(hashlib.sha256(data).hexdigest())
+    assert store.put(key, data)
+    assert not store.put(key, data)
+    for _ in range(2):
+        assert store.read(key) == data
+        assert store.read(key, len(data)) == data
+        assert store.size(key) == len(data)
+    assert list(store.list_keys(f"{key.partition('/')[0]}/")) == [key]
+    if data:
+        with pytest.raises(ObjectTooLarge):
+            store.read(key, len(data) - 1)
+    assert store.delete(key)
+    with pytest.raises(NotInStore):
+        store.read(key)
+    assert not store.delete(key)
+
+
 def put(_number: int, store: Store, data: bytes) -> bool:
     return store.put(KEY, data)
 
 
-def test_many_put_the_same_object_at_once(store: Store) -> None:
+def test_simultaneous_puts_of_one_object(store: Store) -> None:
     data = os.urandom(3_000_000)
-    assert True in at_once(6, put, store, data)
+    assert True in run_simultaneously(6, put, store, data)
     assert store.read(KEY) == data
     assert list(store.list_keys("layers/")) == [KEY]
 
 
-# --- mutable objects --------------------------------------------------------------------------------------
+# --- mutable objects -------------------------------------------------------------------------------------
 
 
-def test_replace_makes_what_was_not_there(store: Store) -> None:
+def test_replace_without_version_only_creates(store: Store) -> None:
     store.replace(MUTABLE, b"one", None)
     assert store.read_versioned(MUTABLE)[0] == b"one"
     with pytest.raises(VersionMismatch):
@@ -211,7 +227,7 @@ def test_replace_makes_what_was_not_there(store: Store) -> None:
     assert store.read(MUTABLE) == b"one"
 
 
-def test_replace_goes_by_the_version_that_was_read(store: Store) -> None:
+def test_replace_requires_the_current_version(store: Store) -> None:
     store.replace(MUTABLE, b"one", None)
     _, first = store.read_versioned(MUTABLE)
     store.replace(MUTABLE, b"two, which is longer", first)
@@ -225,7 +241,7 @@ def test_replace_goes_by_the_version_that_was_read(store: Store) -> None:
     assert store.read(MUTABLE) == b"4"
 
 
-def test_delete_goes_by_the_version_that_was_read(store: Store) -> None:
+def test_delete_requires_the_current_version(store: Store) -> None:
     store.replace(MUTABLE, b"one", None)
     _, first = store.read_versioned(MUTABLE)
     store.replace(MUTABLE, b"two", first)
@@ -238,54 +254,20 @@ def test_delete_goes_by_the_version_that_was_read(store: Store) -> None:
     assert store.size(MUTABLE) is None
 
 
-def test_replace_of_what_is_gone(shelf: Shelf) -> None:
-    shelf.store.replace("environments/other.json", b"one", None)
-    _, version = shelf.store.read_versioned("environments/other.json")
+def test_replace_does_not_create_a_deleted_object(new_store: NewStore) -> None:
+    new_store.store.replace("environments/other.json", b"one", None)
+    _, version = new_store.store.read_versioned("environments/other.json")
     with pytest.raises(VersionMismatch):
-        shelf.store.replace(MUTABLE, b"two", version)
-    assert shelf.store.size(MUTABLE) is None
+        new_store.store.replace(MUTABLE, b"two", version)
+    assert new_store.store.size(MUTABLE) is None
 
 
-def increment(_number: int, store: Store, times: int) -> int:
-    """Adds one so many times; how often it had to try again."""
-    retries = 0
-    for _ in range(times):
-        while True:
-            data, version = store.read_versioned(MUTABLE)
-            try:
-                store.replace(MUTABLE, b"%d" % (int(data) + 1), version)
-                break
-            except VersionMismatch:
-                retries += 1
-    return retries
+def test_no_simultaneous_change_is_lost(store: Store) -> None:
+    check_increments(store)
 
 
-def test_no_change_of_many_at_once_is_lost(store: Store) -> None:
-    store.replace(MUTABLE, b"0", None)
-    at_once(6, increment, store, 15)
-    assert store.read(MUTABLE) == b"90"
-    assert list(store.list_keys("environments/")) == [MUTABLE]
-
-
-def create(number: int, store: Store, keys: list[str]) -> list[bool]:
-    """Which of the objects this process was the first to make."""
-    made = []
-    for key in keys:
-        try:
-            store.replace(key, b"%d" % number, None)
-            made.append(True)
-        except VersionMismatch:
-            made.append(False)
-    return made
-
-
-def test_only_one_of_many_makes_an_object(store: Store) -> None:
-    keys = [f"environments/{number}.json" for number in range(10)]
-    made = at_once(5, create, store, keys)
-    for each in zip(*made, strict=True):
-        assert sum(each) == 1
-    assert list(store.list_keys("environments/")) == keys
-    assert {int(store.read(key)) for key in keys} <= set(range(5))
+def test_only_one_of_several_processes_creates_an_object(store: Store) -> None:
+    check_creations(store)
 
 
 def read_or_replace(number: int, store: Store) -> None:
@@ -297,15 +279,15 @@ def read_or_replace(number: int, store: Store) -> None:
             store.replace(MUTABLE, bytes([turn]) * 500_000, version)
 
 
-def test_readers_see_whole_objects(store: Store) -> None:
+def test_readers_never_see_incomplete_objects(store: Store) -> None:
     store.replace(MUTABLE, b"x" * 500_000, None)
-    at_once(3, read_or_replace, store)
+    run_simultaneously(3, read_or_replace, store)
 
 
-# --- listing ----------------------------------------------------------------------------------------------
+# --- listing ---------------------------------------------------------------------------------------------
 
 
-def test_keys_are_listed_in_order_below_a_prefix(store: Store) -> None:
+def test_list_keys_below_a_prefix_in_order(store: Store) -> None:
     keys = [
         "layers/00/b",
         "layers/00/a",
@@ -323,7 +305,7 @@ def test_keys_are_listed_in_order_below_a_prefix(store: Store) -> None:
     assert list(store.list_keys("environments/")) == []
 
 
-def test_entries_have_size_and_age(store: Store) -> None:
+def test_list_objects_with_size_and_time(store: Store) -> None:
     before = time.time()
     for number, key in enumerate(("layers/00/b", "layers/00/a", "snapshots/c")):
         store.put(key, b"x" * number)
@@ -333,343 +315,41 @@ def test_entries_have_size_and_age(store: Store) -> None:
     assert list(store.list_objects("environments/")) == []
 
 
-def test_more_keys_than_a_page_of_any_listing_has(shelf: Shelf) -> None:
+def test_list_more_keys_than_one_s3_response_holds(new_store: NewStore) -> None:
     keys = [f"layers/{number % 7}/{number:04}" for number in range(1_100)]
     for key in keys:
-        shelf.slip_in(key, b"x")
-    assert list(shelf.store.list_keys("layers/")) == sorted(keys)
+        new_store.write_directly(key, b"x")
+    assert list(new_store.store.list_keys("layers/")) == sorted(keys)
 
 
-# --- what else every store is -----------------------------------------------------------------------------
+# --- other properties of all stores ----------------------------------------------------------------------
 
 
-def test_stores_pickle(store: Store) -> None:
+def test_stores_can_be_pickled(store: Store) -> None:
     store.put(KEY, b"x")
     other: Store = pickle.loads(pickle.dumps(store))
     assert other.read(KEY) == b"x"
     assert other.url == store.url
 
 
-def test_a_store_is_found_again_by_its_url(store: Store) -> None:
+def test_the_url_of_a_store_opens_it_again(store: Store) -> None:
     store.put(KEY, b"x")
     assert open_store(store.url).read(KEY) == b"x"
 
 
-# --- in a directory ---------------------------------------------------------------------------------------
-
-
-def killed_while_writing(_number: int, store: Store) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
-        store.put(KEY, b"never there")
-
-
-def test_what_a_killed_process_was_writing_is_no_object(tmp_path: Path) -> None:
-    """And whoever writes there next clears it away, but not what is still being written."""
-    store = open_store(str(tmp_path), create=True)
-    (tmp_path / "layers/ab").mkdir(parents=True)
-    process = forking.Process(target=killed_while_writing, args=(0, store))
-    process.start()
-    process.join(30)
-    assert process.exitcode == -signal.SIGKILL
-    assert len(list((tmp_path / "layers/ab").iterdir())) == 1
-    assert list(store.list_keys("layers/")) == []
-    assert store.size(KEY) is None
-    held = tmp_path / "layers/ab" / f".held.{'0' * 16}"
-    with held.open("wb") as writing:
-        fcntl.flock(writing, fcntl.LOCK_EX)
-        assert store.put(KEY, b"there")
-        assert {path.name for path in (tmp_path / "layers/ab").iterdir()} == {Path(KEY).name, held.name}
-        assert list(store.list_keys("layers/")) == [KEY]
-        assert store.remove_leftovers() == 0
-    assert store.remove_leftovers() == 1
-    assert [path.name for path in (tmp_path / "layers/ab").iterdir()] == [Path(KEY).name]
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_descriptor: int) -> None:
-        raise OSError(5, "Input/output error")
-
-    store = open_store(str(tmp_path), create=True)
-    monkeypatch.setattr(os, "fsync", fail)
-    for write in (lambda: store.put(KEY, b"x"), lambda: store.replace(KEY, b"x", None)):
-        with pytest.raises(StoreRefused) as caught:
-            write()
-        assert "Input/output error" in caught.value.message
-    assert list((tmp_path / "layers/ab").iterdir()) == []
-
-
-def test_what_is_no_file_is_no_object(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path), create=True)
-    (tmp_path / "layers/ab").mkdir(parents=True)
-    os.mkfifo(tmp_path / KEY)
-    assert store.size(KEY) is None
-    with pytest.raises(NotInStore):
-        store.read(KEY)
-
-
-def lock_as_nfs(descriptor: int, operation: int, lock: Callable[[int, int], None] = fcntl.flock) -> None:
-    """NFS shares locks of files between its clients if they are open for writing, and never locks of directories."""
-    number = descriptor if isinstance(descriptor, int) else descriptor.fileno()
-    if stat.S_ISDIR(os.fstat(number).st_mode):
-        return
-    if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    lock(number, operation)
-
-
-def test_no_change_is_lost_between_machines_that_share_a_file_system(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fcntl, "flock", lock_as_nfs)
-    store = open_store(str(tmp_path), create=True)
-    test_no_change_of_many_at_once_is_lost(store)
-    shutil.rmtree(tmp_path / "environments")
-    test_only_one_of_many_makes_an_object(store)
-
-
-def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "link", refuse)
-    store = open_store(str(tmp_path), create=True)
-    test_replace_makes_what_was_not_there(store)
-    shutil.rmtree(tmp_path / "environments")
-    test_only_one_of_many_makes_an_object(store)
-
-
-# --- opening ----------------------------------------------------------------------------------------------
-
-
-def test_a_store_is_made_in_a_new_directory(tmp_path: Path) -> None:
-    top = tmp_path / "a" / "b c"
-    with pytest.raises(NotAStore) as caught:
-        open_store(str(top))
-    assert "does not exist" in caught.value.message
-    assert caught.value.code == 13
-    assert not (tmp_path / "a").exists()
-    store = open_store(str(top), create=True)
-    assert json.loads((top / "snapper.json").read_bytes()) == {"format": 1}
-    store.put(KEY, b"x")
-    for again in (open_store(str(top)), open_store(str(top), create=True)):
-        assert again.read(KEY) == b"x"
-
-
-@pytest.mark.parametrize("neighbours", [[], ["config.toml"]])
-def test_a_store_is_made_in_an_empty_directory(tmp_path: Path, neighbours: list[str]) -> None:
-    for name in neighbours:
-        (tmp_path / name).touch()
-    open_store(str(tmp_path), create=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*neighbours, "snapper.json"]
-
-
-def open_new(_number: int, url: str) -> bool:
-    open_store(url, create=True).put(KEY, b"x")
-    return True
-
-
-def test_many_make_one_store_at_once(tmp_path: Path) -> None:
-    for turn in range(5):
-        assert all(at_once(6, open_new, str(tmp_path / str(turn))))
-
-
-def test_a_store_whose_making_was_cut_off_is_made(tmp_path: Path) -> None:
-    process = forking.Process(target=killed_while_making, args=(str(tmp_path),))
-    process.start()
-    process.join(30)
-    assert process.exitcode == -signal.SIGKILL
-    with pytest.raises(NotAStore):
-        open_store(str(tmp_path))
-    open_store(str(tmp_path), create=True)
-    open_store(str(tmp_path))
-
-
-def killed_while_making(url: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
-        open_store(url, create=True)
-
-
-def refused(url: str, create: bool) -> NotAStore:
-    with pytest.raises(NotAStore) as caught:
-        open_store(url, create=create)
-    assert url in caught.value.message
-    assert "\n" not in caught.value.message
-    return caught.value
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_a_directory_with_other_things_in_it_is_left_alone(tmp_path: Path, create: bool) -> None:
-    (tmp_path / "thesis.doc").write_text("mine")
-    assert "snapper.json" in refused(str(tmp_path), create).message
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_a_file_is_no_store(tmp_path: Path, create: bool) -> None:
-    (tmp_path / "file").write_text("mine")
-    assert "file" in refused(str(tmp_path / "file"), create).reason
-    with pytest.raises(SnapperError) as caught:
-        open_store(str(tmp_path / "file" / "below"), create=create)
-    assert caught.value.code == 13
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-MARKERS = [
-    b"",
-    b"{",
-    b"[]",
-    b"1",
-    b'{"format":"1"}',
-    b'{"format":0}',
-    b'{"format":true}',
-    b'{"format":null}',
-    b"{}",
-]
-
-
-@pytest.mark.parametrize("create", [False, True])
-@pytest.mark.parametrize("marker", MARKERS)
-def test_a_marker_that_says_nothing_is_refused(tmp_path: Path, marker: bytes, create: bool) -> None:
-    (tmp_path / "snapper.json").write_bytes(marker)
-    assert "snapper.json" in refused(str(tmp_path), create).message
-    assert (tmp_path / "snapper.json").read_bytes() == marker
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_a_store_of_a_later_snapper_is_left_to_it(tmp_path: Path, create: bool) -> None:
-    (tmp_path / "snapper.json").write_bytes(b'{"format":2,"more":[]}')
-    with pytest.raises(UnsupportedFormat) as caught:
-        open_store(str(tmp_path), create=create)
-    assert (caught.value.found, caught.value.known, caught.value.code) == (2, 1, 13)
-    assert "pip install" in caught.value.hint
-
-
-@pytest.mark.parametrize("url", ["ftp://host/x", "gs://bucket", "S4://x", "://x", "http://x"])
-def test_unknown_kinds_of_store(url: str) -> None:
-    refused(url, create=True)
-
-
-@pytest.mark.parametrize("url", ["file://host/x", "file://", "file://relative", "file:///a%00b"])
-def test_file_urls_that_name_no_directory(url: str) -> None:
-    refused(url, create=True)
-
-
-@pytest.mark.parametrize("form", ["file://{}", "file://localhost{}"])
-def test_file_urls(tmp_path: Path, form: str) -> None:
-    top = tmp_path / "with space, ü and %"
-    url = form.format(str(top).replace("%", "%25").replace(" ", "%20").replace("ü", "%C3%BC"))
-    open_store(url, create=True)
-    assert (top / "snapper.json").is_file()
-    assert open_store(url).url == str(top)
-
-
-def test_paths_are_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    store = open_store("~/one", create=True)
-    assert store.url == str(tmp_path / "one")
-    assert open_store("one").url == store.url
-    with pytest.raises(SnapperError):
-        open_store("~no-such-user/store", create=True)
-
-
-# --- as another user --------------------------------------------------------------------------------------
-
-
-def as_nobody(action: Callable[[], Any]) -> Any:
-    """What the action returns or raises in a process that may not do everything."""
-    answers = forking.SimpleQueue()
-
-    def begin() -> None:
-        if os.getuid() == 0:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-        try:
-            answers.put(action())
-        except BaseException as error:
-            answers.put(error)
-
-    process = forking.Process(target=begin)
-    process.start()
-    process.join(30)
-    assert process.exitcode == 0
-    return answers.get()
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    """A directory that everybody may enter."""
-    top = Path(tempfile.mkdtemp())
-    top.chmod(0o755)
-    yield top
-    for path in top.rglob("*"):
-        path.chmod(0o700)
-    shutil.rmtree(top)
-
-
-@pytest.mark.parametrize("create", [False, True])
-def test_a_store_that_may_not_be_entered(public: Path, create: bool) -> None:
-    open_store(str(public / "closed" / "store"), create=True)
-    for closed in (public / "closed", public / "closed" / "store"):
-        closed.chmod(0)
-        found = as_nobody(lambda: open_store(str(public / "closed" / "store"), create=create))
-        assert isinstance(found, StoreRefused)
-        assert "ermission denied" in found.message
-        closed.chmod(0o755)
-
-
-def test_a_store_that_may_not_be_made(public: Path) -> None:
-    public.chmod(0o555)
-    found = as_nobody(lambda: open_store(str(public / "store"), create=True))
-    assert isinstance(found, StoreRefused)
-    public.chmod(0o755)
-
-
-def test_a_store_that_may_only_be_read(public: Path) -> None:
-    store = open_store(str(public), create=True)
-    store.put(KEY, b"x")
+def test_reachable_stores_are_online(store: Store) -> None:
     store.replace(MUTABLE, b"one", None)
-    for directory_ in (public, *(path for path in public.rglob("*") if path.is_dir())):
-        directory_.chmod(0o555)
-
-    def use() -> list[Any]:
-        opened = open_store(str(public))
-        answers: list[Any] = [opened.read(KEY), list(opened.list_keys("layers/")), opened.put(KEY, b"y")]
-        version = opened.read_versioned(MUTABLE)[1]
-        for write in (
-            lambda: opened.put("layers/ab/new", b"x"),
-            lambda: opened.replace(MUTABLE, b"two", version),
-        ):
-            try:
-                write()
-            except SnapperError as error:
-                answers.append(error)
-        return answers
-
-    data, keys, again, *errors = as_nobody(use)
-    assert (data, keys, again) == (b"x", [KEY], False)
-    assert [type(error) for error in errors] == [StoreRefused, StoreRefused]
-    assert store.read(MUTABLE) == b"one"
+    assert store.stale_since() is None
+    assert store.stale_since([MUTABLE]) is None
+    store.require_online()
 
 
-def test_a_part_of_a_store_that_may_not_be_listed_is_not_empty(public: Path) -> None:
-    store = open_store(str(public), create=True)
-    store.put(KEY, b"x")
-    (public / "layers").chmod(0)
-    found = as_nobody(lambda: list(store.list_keys("layers/")))
-    assert isinstance(found, StoreRefused)
-
-
-def test_two_users_share_a_store(public: Path) -> None:
-    store = open_store(str(public), create=True)
+def test_the_authoritative_store_has_the_same_objects(store: Store) -> None:
     store.replace(MUTABLE, b"one", None)
-    for directory_ in (public, *(path for path in public.rglob("*") if path.is_dir())):
-        directory_.chmod(0o777)
-    _, version = store.read_versioned(MUTABLE)
-    assert as_nobody(lambda: store.replace(MUTABLE, b"two", version)) is None
-    data, version = store.read_versioned(MUTABLE)
-    assert data == b"two"
-    store.replace(MUTABLE, b"three", version)
+    origin = store.authoritative()
+    assert origin.url == store.url
+    data, version = origin.read_versioned(MUTABLE)
+    assert data == b"one"
+    origin.replace(MUTABLE, b"two", version)
+    assert store.read(MUTABLE) == b"two"
+    assert origin.authoritative() is origin

@@ -85,8 +85,8 @@ class CachedStore:
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         digest = Layout.digest_of(key)
         if not digest:
-            return self.read_versioned(key)[0]
-        data = self._cached(key, digest)
+            return self._read_mutable(key, lambda: (self.origin.read(key, limit), ""))[0]
+        data = self._cached(key, digest, limit)
         if data is None:
             try:
                 data = self._ask(lambda: self.origin.read(key, limit))
@@ -97,16 +97,7 @@ class CachedStore:
         return data
 
     def read_versioned(self, key: str) -> tuple[bytes, str]:
-        try:
-            data, version = self._ask(lambda: self.origin.read_versioned(key))
-        except NotInStore:
-            self._forget(key)
-            raise
-        except StoreUnreachable as error:
-            return self._cached_copy(key, error), ""
-        if key == Layout.MARKER or key.startswith(Layout.REFS):
-            self._write(key, data)
-        return data, version
+        return self._read_mutable(key, lambda: self.origin.read_versioned(key))
 
     def size(self, key: str) -> int | None:
         try:
@@ -172,17 +163,28 @@ class CachedStore:
             self._unreachable = error
             raise
 
-    def _cached_copy(self, key: str, error: StoreUnreachable) -> bytes:
-        """Return a mutable object as it was last read; raise the error if the cache does not have it."""
+    def _read_mutable(self, key: str, request: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+        """Read a mutable object and its version from the origin; if that is offline, return the object as it was last
+        read, and no version.
+        """
         try:
-            return self._local.read(key)
-        except SnapperError:
-            raise _not_cached(error) from None
+            data, version = self._ask(request)
+        except NotInStore:
+            self._forget(key)
+            raise
+        except StoreUnreachable as error:
+            try:
+                return self._local.read(key), ""
+            except SnapperError:
+                raise _not_cached(error) from None
+        if key == Layout.MARKER or key.startswith(Layout.REFS):
+            self._write(key, data)
+        return data, version
 
-    def _cached(self, key: str, digest: str) -> bytes | None:
+    def _cached(self, key: str, digest: str, limit: int) -> bytes | None:
         """Return the immutable object if the cache has it intact, and mark it as used."""
         try:
-            data = self._local.read(key)
+            data = self._local.read(key, limit)
         except SnapperError:
             return None
         if sha256(data).hexdigest() != digest:

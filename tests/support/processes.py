@@ -1,0 +1,54 @@
+"""Run functions in forked processes: several at the same moment, or as a user without privileges."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from typing import Any
+
+forking = multiprocessing.get_context("fork")
+
+_NOBODY = 65534
+
+
+def run_simultaneously(count: int, action: Callable[..., Any], *arguments: object) -> list[Any]:
+    """Run the action in several processes that start it at the same moment; return their results in any order.
+
+    The action gets the number of its process first, then the arguments.
+    """
+    barrier = forking.Barrier(count)
+    answers = forking.SimpleQueue()
+
+    def run(number: int) -> None:
+        barrier.wait(30)
+        answers.put(action(number, *arguments))
+
+    processes = [forking.Process(target=run, args=(number,)) for number in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * count
+    return [answers.get() for _ in processes]
+
+
+def run_as_nobody(action: Callable[[], Any]) -> Any:
+    """Return what the action returns or raises in a process without privileges."""
+    answers = forking.SimpleQueue()
+
+    def run() -> None:
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(_NOBODY)
+            os.setuid(_NOBODY)
+        try:
+            answers.put(action())
+        except BaseException as error:
+            answers.put(error)
+
+    process = forking.Process(target=run)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    return answers.get()
