@@ -1,4 +1,4 @@
-"""What `snapper doctor` finds, and what it says to do about it."""
+"""Findings of `snapper doctor`, and its hints."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from tests.support.kernelspecs import add_kernel
 def findings(
     machine: Machine, *arguments: object, code: int, **variables: str
 ) -> dict[str, list[dict[str, str]]]:
-    """What is found, by title; the command must end with that code."""
+    """Return the findings by title, after checking the exit code."""
     outcome = machine.snapper("doctor", *arguments, "--json", **variables)
     assert outcome.code == code, outcome
-    found: dict[str, list[dict[str, str]]] = {}
-    for each in outcome.json["findings"]:
-        found.setdefault(each["title"], []).append(each)
-    return found
+    by_title: dict[str, list[dict[str, str]]] = {}
+    for finding in outcome.json["findings"]:
+        by_title.setdefault(finding["title"], []).append(finding)
+    return by_title
 
 
-def healthy(machine: Machine) -> Path:
+def pack_with_kernel(machine: Machine) -> Path:
+    """Pack an environment that has a kernel, and return its prefix."""
     prefix = make_data(machine.envs / "data")
     add_kernel(prefix, "text", argv=["true"], display_name="Text", language="text")
     machine.run_json("pack", "data")
     return prefix
 
 
-def test_nothing_is_wrong(machine: Machine) -> None:
-    healthy(machine)
+def test_healthy_machine_has_no_problems(machine: Machine) -> None:
+    pack_with_kernel(machine)
     found = findings(machine, code=0)
     assert "1 environment" in found["Store"][0]["detail"]
-    assert {each["level"] for title in found for each in found[title]} <= {"good", "note"}
+    assert {finding["level"] for titled in found.values() for finding in titled} <= {"good", "note"}
     assert machine.snapper("doctor").out.endswith("Nothing is wrong.\n")
 
 
-def test_what_is_wrong_with_environments_and_kernels(machine: Machine) -> None:
-    prefix = healthy(machine)
+def test_problems_of_environments_kernels_and_scripts(machine: Machine) -> None:
+    prefix = pack_with_kernel(machine)
     bare = make_data(machine.envs / "bare")
     source = machine.home / "source"
     source.mkdir()
@@ -48,8 +49,8 @@ def test_what_is_wrong_with_environments_and_kernels(machine: Machine) -> None:
     shutil.rmtree(prefix)
     machine.run_json("restore", "data")
     shutil.rmtree(prefix)
-    left = machine.envs / ".other.snapper"
-    left.mkdir()
+    leftover = machine.envs / ".other.snapper"
+    leftover.mkdir()
     script = machine.home / "on-start.sh"
     script.write_bytes(b"#!/bin/bash\r\nsnapper restore --all\r\n")
     found = findings(machine, code=3)
@@ -57,12 +58,12 @@ def test_what_is_wrong_with_environments_and_kernels(machine: Machine) -> None:
     assert "--editable" in found["Environment"][0]["hint"]
     assert found["Environment"][1]["hint"] == "Add one: conda install -n bare ipykernel"
     assert "snapper restore data" in found["Kernel"][0]["hint"]
-    assert str(left) in found["Leftover"][0]["detail"]
+    assert str(leftover) in found["Leftover"][0]["detail"]
     assert found["Script"][0]["level"] == "problem"
     assert str(script) in found["Script"][0]["hint"]
 
 
-def test_what_is_wrong_with_store_and_settings(machine: Machine) -> None:
+def test_problems_of_store_and_settings(machine: Machine) -> None:
     (store,) = findings(machine, "--store", machine.home / "none", code=3)["Store"]
     assert store["level"] == "problem"
     assert "does not exist" in store["detail"]
@@ -81,20 +82,21 @@ def test_what_is_wrong_with_store_and_settings(machine: Machine) -> None:
     assert "Jupyter" in found
 
 
-def test_a_snapper_that_the_next_stop_wipes(machine: Machine) -> None:
-    healthy(machine)
+def test_installation_that_is_lost_at_the_next_stop(machine: Machine) -> None:
+    pack_with_kernel(machine)
     (machine.home / "SageMaker").mkdir()
     (found,) = findings(machine, code=3)["snapper"]
     assert "which is deleted when the instance stops" in found["detail"]
     assert "snapper lifecycle on-start" in found["hint"]
 
 
-def test_too_little_room(machine: Machine) -> None:
-    """For what the store would restore, by what its entries say of sizes."""
-    prefix = healthy(machine)
+def test_too_little_space_for_what_would_be_restored(machine: Machine) -> None:
+    """Sizes are taken from the entries in the store."""
+    prefix = pack_with_kernel(machine)
     shutil.rmtree(prefix)
     entry = machine.store / "environments/data.json"
     size = machine.run_json("list")["environments"][0]["size"]
     entry.write_text(entry.read_text().replace(f'"size":{size}', f'"size":{10**15}'))
-    (found,) = (each for each in findings(machine, code=3)["Disk space"] if each["level"] == "problem")
-    assert "1000000.0 GB to be restored there" in found["detail"]
+    disks = findings(machine, code=3)["Disk space"]
+    (problem,) = (finding for finding in disks if finding["level"] == "problem")
+    assert "1000000.0 GB to be restored there" in problem["detail"]

@@ -1,11 +1,12 @@
-"""Doctor: looks at the store, the disks, Jupyter, conda and the environments, and says what is wrong."""
+"""Doctor: check the settings, the store, the disks, Jupyter, conda and environments, and say how to fix problems."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import envs_dirs, installed_environments
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
+from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
 from snapper.repository.refs import RefOrError, read_all_refs
@@ -26,43 +28,53 @@ from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.settings.directories import Platform, detect_platform, notebook_volume
 from snapper.settings.resolution import explain_settings, load_settings, resolve_envs_dir, store_url
 
-_LITTLE_INODES = 50_000
-_LARGEST_SCRIPT = 1024 * 1024
+#: Fewer free inodes than this are reported: an environment can have tens of thousands of files.
+_FEW_INODES = 50_000
+
+#: Files larger than this, in bytes, are not taken for scripts.
+_MAX_SCRIPT_SIZE = 1024 * 1024
+
+_PLATFORM_NAMES = {
+    Platform.NOTEBOOK_INSTANCE: "SageMaker notebook instance",
+    Platform.STUDIO: "SageMaker Studio space",
+    Platform.GENERIC: "generic",
+}
 
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """What to look at: the store of that URL, else that of the settings, and scripts beside those that lie where
-    scripts usually do.
+    """What to check: a store other than that of the settings, and scripts besides those in the usual locations.
+
+    What the user may do in the store is checked only if `store` is given.
     """
 
     store: str | None = None
     scripts: tuple[Path, ...] = ()
 
 
-def run_checks(asked: DoctorOptions) -> Iterator[Finding]:
-    """Everything that there is to say, whatever fails on the way."""
-    entries: list[RefOrError] = []
-    looks: dict[str, Callable[[], Iterator[Finding]]] = {
-        "Settings": _settings,
-        "Store": lambda: _store(asked.store, entries),
-        "Cache": lambda: _cache(asked.store),
-        "Disk space": lambda: _disks(entries),
-        "snapper": _own_place,
-        "conda": _conda,
-        "Jupyter": _jupyter,
-        "Environment": _environments,
-        "Leftover": _leftovers,
-        "Restore": _last_restore,
-        "Script": lambda: _scripts(asked.scripts),
+def run_checks(options: DoctorOptions) -> Iterator[Finding]:
+    """Run all checks and yield their findings; a check that fails does not stop the others."""
+    refs: list[RefOrError] = []  # filled by the check of the store, for the check of disk space
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Settings": _check_settings,
+        "Store": lambda: _check_store(options.store, refs),
+        "Cache": lambda: _check_cache(options.store),
+        "Disk space": lambda: _check_targets(refs),
+        "snapper": _check_installation,
+        "conda": _check_conda,
+        "Jupyter": _check_jupyter,
+        "Environment": _check_environments,
+        "Leftover": _check_leftovers,
+        "Restore": _check_last_restore,
+        "Script": lambda: _check_scripts(options.scripts),
     }
-    for title, look in looks.items():
-        yield from _guarded(title, look)
+    for title, check in checks.items():
+        yield from _run_check(title, check)
 
 
-def _guarded(title: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _run_check(title: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from look()
+        yield from check()
     except InvalidSettings:
         yield Finding("note", title, "not checked, because the settings are invalid")
     except SnapperError as error:
@@ -71,32 +83,29 @@ def _guarded(title: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield Finding("problem", title, f"could not be checked: {error.filename}: {error.strerror}")
 
 
-# --- settings, store, disks -------------------------------------------------------------------------------
+# --- settings and store -----------------------------------------------------------------------------------
 
 
-def _settings() -> Iterator[Finding]:
-    found = explain_settings()
-    for error in found.wrong:
+def _check_settings() -> Iterator[Finding]:
+    overview = explain_settings()
+    for error in overview.wrong:
         yield Finding("problem", "Settings", error.message, error.hint)
-    if not found.wrong:
-        where = (
-            f"from {found.file}"
-            if found.file
-            else "no settings file: using defaults and environment variables"
-        )
-        kinds = {
-            Platform.NOTEBOOK_INSTANCE: "SageMaker notebook instance",
-            Platform.STUDIO: "SageMaker Studio space",
-        }
-        kind = kinds.get(detect_platform(), "generic")
-        yield Finding("good", "Settings", f"{where}; platform: {kind}")
+    if not overview.wrong:
+        source = "no settings file: using defaults and environment variables"
+        if overview.file:
+            source = f"from {overview.file}"
+        yield Finding("good", "Settings", f"{source}; platform: {_PLATFORM_NAMES[detect_platform()]}")
 
 
-def _store(url: str | None, entries: list[RefOrError]) -> Iterator[Finding]:
+def _check_store(url: str | None, refs: list[RefOrError]) -> Iterator[Finding]:
+    """Check that the store can be read, and, if its URL is given, what this user may do there.
+
+    Add the refs in the store to `refs`; if it is offline, those in the cache.
+    """
     try:
         location = store_url(url)
         opened = store.open_store(location, cache=store.configured_cache(location))
-        entries += read_all_refs(opened)
+        refs += read_all_refs(opened)
         opened.require_online()
     except NotAStore as error:
         yield Finding("problem", "Store", error.message, error.hint)
@@ -104,20 +113,19 @@ def _store(url: str | None, entries: list[RefOrError]) -> Iterator[Finding]:
             yield from check_permissions(store.locate_store(url))
         return
     except StoreUnreachable as error:
-        kept = f"; the cache holds {_count(len(entries), 'environment')} of it" if entries else ""
-        yield Finding("problem", "Store", f"{error.message}{kept}", error.hint)
+        cached = f"; the cache has {_count(len(refs), 'environment')}" if refs else ""
+        yield Finding("problem", "Store", f"{error.message}{cached}", error.hint)
         return
-    broken = [entry for entry in entries if entry.error]
-    yield Finding("good", "Store", f"{opened.url} can be read: {_count(len(entries), 'environment')}")
+    yield Finding("good", "Store", f"{opened.url} can be read: {_count(len(refs), 'environment')}")
     if url:
         yield from check_permissions(opened.authoritative())
-    for entry in broken:
+    for entry in refs:
         if entry.error:
             yield Finding("problem", "Store", entry.error.message, entry.error.hint)
 
 
-def _cache(url: str | None) -> Iterator[Finding]:
-    """Whether what is read from S3 is kept for the next start."""
+def _check_cache(url: str | None) -> Iterator[Finding]:
+    """Check that what is read from S3 is cached for the next start."""
     if not store_url(url).startswith("s3://"):
         return
     settings = load_settings()
@@ -125,64 +133,62 @@ def _cache(url: str | None) -> Iterator[Finding]:
     if directory is None:
         hint = "Keep a cache on a persistent disk: snapper config set cache DIRECTORY."
         yield Finding("note", "Cache", "off: every restore reads everything from S3", hint)
-    elif os.access(_there(Path(directory)), os.W_OK | os.X_OK):
+    elif os.access(_existing_directory(Path(directory)), os.W_OK | os.X_OK):
         yield Finding("good", "Cache", f"{directory}, at most {settings.cache_size / 1e9:g} GB")
     else:
         hint = "Choose a writable directory: snapper config set cache DIRECTORY."
         yield Finding("warning", "Cache", f"{directory} is not writable, so nothing is cached", hint)
 
 
-def _disks(entries: Sequence[RefOrError]) -> Iterator[Finding]:
-    """Room for what would be restored, on each file system, and inodes."""
-    needed: dict[Path, int] = {}
-    for entry in entries:
-        if entry.environment is None:
+# --- target directories and disks -------------------------------------------------------------------------
+
+
+def _check_targets(refs: Sequence[RefOrError]) -> Iterator[Finding]:
+    """Check that there are directories to restore all environments into, and that these have enough space."""
+    missing: dict[Path, int] = {}
+    for ref in (entry.environment for entry in refs):
+        if ref is None:
             continue
-        latest = entry.environment.latest
-        prefix = _place(entry.environment)
+        prefix = _target_prefix(ref)
         if prefix is None:
-            yield Finding(
-                "problem",
-                "Target directory",
-                f"there is no writable directory to restore {entry.name!r} into",
-                "Choose one: snapper config set envs_dir DIRECTORY.",
-            )
+            detail = f"there is no writable directory to restore {ref.name!r} into"
+            hint = "Choose one: snapper config set envs_dir DIRECTORY."
+            yield Finding("problem", "Target directory", detail, hint)
         elif not prefix.exists():
-            needed[prefix.parent] = needed.get(prefix.parent, 0) + latest.size
-    for directory in dict.fromkeys([*needed, *(path for path in envs_dirs() if path.is_dir())]):
-        yield _room(directory, needed.get(directory, 0))
+            missing[prefix.parent] = missing.get(prefix.parent, 0) + ref.latest.size
+    for directory in dict.fromkeys([*missing, *(path for path in envs_dirs() if path.is_dir())]):
+        yield _check_space(directory, missing.get(directory, 0))
 
 
-def _place(found: Ref) -> Path | None:
+def _target_prefix(ref: Ref) -> Path | None:
     try:
-        return choose_prefix(found, RestoreRequest(SnapshotSpec(found.name), envs_dir=resolve_envs_dir(None)))
+        return choose_prefix(ref, RestoreRequest(SnapshotSpec(ref.name), envs_dir=resolve_envs_dir(None)))
     except NoTargetDirectory:
         return None
 
 
-def _room(directory: Path, needed: int) -> Finding:
-    status = os.statvfs(_there(directory))
+def _check_space(directory: Path, needed: int) -> Finding:
+    """Check that the file system has `needed` bytes free, and inodes."""
+    status = os.statvfs(_existing_directory(directory))
     free = status.f_bavail * status.f_frsize
-    wants = f", and {needed / 1e9:.1f} GB to be restored there" if needed else ""
-    detail = f"{directory}: {free / 1e9:.1f} GB free{wants}"
+    detail = f"{directory}: {free / 1e9:.1f} GB free"
+    if needed:
+        detail += f", and {needed / 1e9:.1f} GB to be restored there"
     if needed > free:
         hint = (
             "Free some space, restore fewer environments (snapper config set only NAME...) or elsewhere "
             "(snapper config set envs_dir DIRECTORY)."
         )
         return Finding("problem", "Disk space", detail, hint)
-    if status.f_files and status.f_favail < _LITTLE_INODES:
+    if status.f_files and status.f_favail < _FEW_INODES:
         detail = f"{directory}: {status.f_favail:,} inodes free; every file needs one"
-        return Finding(
-            "warning",
-            "Disk space",
-            detail,
-            "Remove directories with many small files, such as conda's package cache.",
-        )
+        hint = "Remove directories with many small files, such as conda's package cache."
+        return Finding("warning", "Disk space", detail, hint)
     return Finding("good", "Disk space", detail)
 
 
-def _there(directory: Path) -> Path:
+def _existing_directory(directory: Path) -> Path:
+    """Return the directory, or the nearest one above it that exists."""
     while not directory.exists():
         directory = directory.parent
     return directory
@@ -191,8 +197,8 @@ def _there(directory: Path) -> Path:
 # --- snapper itself, conda, Jupyter -----------------------------------------------------------------------
 
 
-def _own_place() -> Iterator[Finding]:
-    """Whether snapper itself survives a stop."""
+def _check_installation() -> Iterator[Finding]:
+    """Check that snapper itself is still installed after a stop of the machine."""
     platform, volume = detect_platform(), notebook_volume()
     if volume and not Path(sys.prefix).is_relative_to(volume):
         detail = f"installed in {sys.prefix}, which is deleted when the instance stops"
@@ -205,106 +211,119 @@ def _own_place() -> Iterator[Finding]:
     yield Finding("warning", "snapper", detail, hint)
 
 
-def _conda() -> Iterator[Finding]:
+def _check_conda() -> Iterator[Finding]:
     program = os.environ.get("CONDA_EXE") or shutil.which("conda") or shutil.which("mamba")
-    listed = ", ".join(str(path) for path in envs_dirs() if path.is_dir())
-    where = f"searches for environments in {listed}" if listed else "no envs directory is known"
+    directories = ", ".join(str(path) for path in envs_dirs() if path.is_dir())
+    searched = f"searches for environments in {directories}" if directories else "no envs directory is known"
     if program:
-        yield Finding("good", "conda", f"{program}; {where}")
+        yield Finding("good", "conda", f"{program}; {searched}")
     else:
-        yield Finding("note", "conda", f"not on PATH (optional); {where}")
+        yield Finding("note", "conda", f"not on PATH (optional); {searched}")
 
 
-def _jupyter() -> Iterator[Finding]:
+def _check_jupyter() -> Iterator[Finding]:
+    """Check that Jupyter is installed, and that the kernels that snapper has registered can start."""
     directories = kernels.kernel_directories()
     count = sum(len([*Path(directory).glob("*/kernel.json")]) for directory in directories)
+    known = f"{_count(count, 'kernel')} in {', '.join(directories)}" if count else "no kernels registered yet"
     program = shutil.which("jupyter")
-    seen = f"{_count(count, 'kernel')} in {', '.join(directories)}" if count else "no kernels registered yet"
     if program:
-        yield Finding("good", "Jupyter", f"{program}; {seen}")
+        yield Finding("good", "Jupyter", f"{program}; {known}")
     else:
-        yield Finding("note", "Jupyter", f"not on PATH (optional); {seen}")
-    for entry in kernels.registered_kernels():
-        if entry.ready or is_being_restored(entry.environment):
-            continue
-        if conda.is_environment(Path(entry.prefix)):
-            why, mend = "no longer has this kernel", f"snapper kernels register -p {entry.prefix}"
-        else:
-            why, mend = "does not exist", f"snapper restore {entry.environment}"
-        detail = f"{entry.display_name!r} is registered but cannot start: {entry.prefix} {why}"
-        hint = f"Fix it: {mend}. Or remove it: snapper kernels remove {entry.environment}."
-        yield Finding("warning", "Kernel", detail, hint)
+        yield Finding("note", "Jupyter", f"not on PATH (optional); {known}")
+    for kernel in kernels.registered_kernels():
+        if not (kernel.ready or is_being_restored(kernel.environment)):
+            yield _broken_kernel(kernel)
 
 
-# --- environments, scripts, leftovers ---------------------------------------------------------------------
+def _broken_kernel(kernel: RegisteredKernel) -> Finding:
+    """Return the finding about a registered kernel that cannot start."""
+    if conda.is_environment(Path(kernel.prefix)):
+        reason, fix = "no longer has this kernel", f"snapper kernels register -p {shlex.quote(kernel.prefix)}"
+    else:
+        reason, fix = "does not exist", f"snapper restore {kernel.environment}"
+    detail = f"{kernel.display_name!r} is registered but cannot start: {kernel.prefix} {reason}"
+    hint = f"Fix it: {fix}. Or remove it: snapper kernels remove {kernel.environment}."
+    return Finding("warning", "Kernel", detail, hint)
 
 
-def _environments() -> Iterator[Finding]:
+# --- environments, leftovers, restores, scripts -----------------------------------------------------------
+
+
+def _check_environments() -> Iterator[Finding]:
+    """Check that environments can be packed, and that they have kernels."""
     for prefix in installed_environments():
         if not conda.is_environment(prefix):
             continue
         try:
-            sources = editable.find(prefix, InstalledEnvironment(prefix).tree)
+            editables = editable.find(prefix, InstalledEnvironment(prefix).tree)
         except SnapperError as error:
             yield Finding("warning", "Environment", error.message, error.hint)
             continue
-        if sources:
-            names = ", ".join(f"{each.name} ({each.source})" for each in sources)
+        if editables:
+            names = ", ".join(f"{install.name} ({install.source})" for install in editables)
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         if not kernels.shipped_kernels(prefix):
-            detail = f"{prefix} has no Jupyter kernel, so it will not appear in Jupyter when it is restored"
+            detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
 
 
-def _leftovers() -> Iterator[Finding]:
+def _check_leftovers() -> Iterator[Finding]:
+    """Find staging directories of restores that were killed."""
     for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
-        for left in staging.find_leftovers(directory):
-            hint = "The next restore of that environment removes it."
-            yield Finding("note", "Leftover", f"{left} was left over from an interrupted restore", hint)
+        for leftover in staging.find_leftovers(directory):
+            detail = f"{leftover} was left over from an interrupted restore"
+            yield Finding("note", "Leftover", detail, "The next restore of that environment removes it.")
 
 
-def _last_restore() -> Iterator[Finding]:
+def _check_last_restore() -> Iterator[Finding]:
+    """Report what went wrong in the last restore of all environments."""
     last = last_restore()
     if last is None:
         return
     if last.is_running:
-        yield Finding("note", "Restore", f"one has been running since {last.began} (PID {last.process})")
+        detail = f"`restore --all` has been running since {last.began} (PID {last.process})"
+        yield Finding("note", "Restore", detail)
     elif not last.ended:
         detail = f"the last `restore --all` ({last.began}) was interrupted"
         yield Finding("warning", "Restore", detail, "Finish it: snapper restore --all.")
     elif last.error:
         detail = f"the last `restore --all` ({last.began}) could not start: {last.error}"
-        yield Finding("problem", "Restore", detail, "After fixing that: snapper restore --all.")
-    for part in last.environments:
-        if part.condition == "failed":
-            detail = f"{part.environment} could not be restored at {last.began}: {part.error}"
-            yield Finding("problem", "Restore", detail, part.hint)
+        yield Finding("problem", "Restore", detail, "After fixing that, run: snapper restore --all.")
+    for progress in last.environments:
+        if progress.condition == "failed":
+            detail = f"{progress.environment} could not be restored ({last.began}): {progress.error}"
+            yield Finding("problem", "Restore", detail, progress.hint)
 
 
-def _scripts(named: Sequence[Path]) -> Iterator[Finding]:
-    """Lifecycle scripts that no shell can run, because they were edited on Windows."""
-    usual = [
-        *Path.home().glob("*.sh"),
-        *(Path.home() / "SageMaker").glob("*.sh"),
-        *Path("/var/lib/cloud/scripts/per-boot").glob("*"),
-    ]
-    for file in dict.fromkeys([*named, *usual]):
-        if file not in named and not (file.is_file() and file.stat().st_size < _LARGEST_SCRIPT):
+def _check_scripts(named: Sequence[Path]) -> Iterator[Finding]:
+    """Check the line endings of lifecycle scripts: those edited on Windows may not run."""
+    for file in dict.fromkeys(named):
+        yield from _check_line_endings(file, file.read_bytes(), report_good=True)
+    for file in dict.fromkeys(_usual_scripts()):
+        if file in named or not file.is_file() or file.stat().st_size >= _MAX_SCRIPT_SIZE:
             continue
         try:
-            text = file.read_bytes()
+            data = file.read_bytes()
         except PermissionError:
-            if file in named:
-                raise
             continue
-        if b"\r\n" in text:
-            hint = f"Fix it: sed -i 's/\\r$//' {file}"
-            yield Finding(
-                "problem", "Script", f"{file} has Windows line endings (CRLF); the shell cannot run it", hint
-            )
-        elif file in named:
-            yield Finding("good", "Script", f"{file} has {len(text):,} characters and Unix line endings")
+        yield from _check_line_endings(file, data)
+
+
+def _usual_scripts() -> Iterable[Path]:
+    """Return the files that may be lifecycle scripts."""
+    home = Path.home()
+    per_boot = Path("/var/lib/cloud/scripts/per-boot")  # cloud-init, as for EC2 user data
+    return [*home.glob("*.sh"), *(home / "SageMaker").glob("*.sh"), *per_boot.glob("*")]
+
+
+def _check_line_endings(file: Path, data: bytes, *, report_good: bool = False) -> Iterator[Finding]:
+    if b"\r\n" in data:
+        detail = f"{file} has Windows line endings (CRLF); the shell cannot run it"
+        yield Finding("problem", "Script", detail, f"Fix it: sed -i 's/\\r$//' {shlex.quote(str(file))}")
+    elif report_good:
+        yield Finding("good", "Script", f"{file} has {len(data):,} bytes and Unix line endings")
 
 
 def _count(number: int, noun: str) -> str:
