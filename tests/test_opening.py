@@ -107,16 +107,14 @@ MARKERS = [
 
 @pytest.mark.parametrize("create", [False, True])
 @pytest.mark.parametrize("marker", MARKERS)
-def test_stores_with_an_invalid_marker_are_assert_not_a_store(
-    tmp_path: Path, marker: bytes, create: bool
-) -> None:
+def test_stores_with_an_invalid_marker_are_refused(tmp_path: Path, marker: bytes, create: bool) -> None:
     (tmp_path / "snapper.json").write_bytes(marker)
     assert "snapper.json" in assert_not_a_store(str(tmp_path), create).message
     assert (tmp_path / "snapper.json").read_bytes() == marker
 
 
 @pytest.mark.parametrize("create", [False, True])
-def test_stores_of_a_later_format_are_assert_not_a_store(tmp_path: Path, create: bool) -> None:
+def test_stores_of_a_later_format_are_refused(tmp_path: Path, create: bool) -> None:
     (tmp_path / "snapper.json").write_bytes(b'{"format":2,"more":[]}')
     with pytest.raises(UnsupportedFormat) as caught:
         open_store(str(tmp_path), create=create)
@@ -125,12 +123,12 @@ def test_stores_of_a_later_format_are_assert_not_a_store(tmp_path: Path, create:
 
 
 @pytest.mark.parametrize("url", ["ftp://host/x", "gs://bucket", "S4://x", "://x", "http://x"])
-def test_unknown_url_schemes_are_assert_not_a_store(url: str) -> None:
+def test_unknown_url_schemes_are_refused(url: str) -> None:
     assert_not_a_store(url, create=True)
 
 
 @pytest.mark.parametrize("url", ["file://host/x", "file://", "file://relative", "file:///a%00b"])
-def test_file_urls_without_an_absolute_path_are_assert_not_a_store(url: str) -> None:
+def test_file_urls_without_an_absolute_path_are_refused(url: str) -> None:
     assert_not_a_store(url, create=True)
 
 

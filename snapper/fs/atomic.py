@@ -1,12 +1,11 @@
-"""Files that are written aside: what has its name is whole, and on the disk if that is wanted.
+"""Write files atomically: under its name, a file is always complete.
 
-A file that is being written is locked, and the lock dies with its writer. So what stands aside and can be locked
-was left by one that was killed, and is removed by whoever comes by. NFS shares such locks between machines.
+Data is written to a locked temporary file beside the target, which is then renamed. The lock disappears with its
+holder, so a temporary file that can be locked was left by a killed writer and may be removed by anybody.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -14,25 +13,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from snapper.fs.locks import is_open_file, lock, try_lock
 from snapper.process.signals import defer_signals
 
-_ASIDE = re.compile(r"\..{1,16}\.[0-9a-f]{16}\Z", re.S)
+_TEMPORARY = re.compile(r"\..{1,16}\.[0-9a-f]{16}\Z", re.S)
 
 
 def atomic_write(
     target: Path,
     data: bytes | memoryview,
-    place: Callable[[Path, Path], object] = Path.rename,
+    move: Callable[[Path, Path], object] = Path.rename,
     *,
     durable: bool = True,
 ) -> None:
-    """Writes aside and renames by `place`; leaves nothing aside. Where it is to be `durable`, the bytes are before
-    they have their name, and the name is at the end.
+    """Write the file, and create its directory if necessary; leave no temporary file behind.
+
+    `move` gives the temporary file its name. If `durable`, the data is on the disk before the file gets its name, and
+    the name is on return.
     """
     _make_directory(target.parent)
     remove_leftovers(target.parent)
     with defer_signals():
-        aside, descriptor = _new(target)
+        temporary, descriptor = _create_temporary(target)
         try:
             with open(descriptor, "wb", buffering=0) as file:
                 view = memoryview(data)
@@ -40,27 +42,27 @@ def atomic_write(
                     view = view[file.write(view) :]
                 if durable:
                     os.fsync(descriptor)
-                place(aside, target)
+                move(temporary, target)
         except BaseException:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     if durable:
         sync_directory(target.parent)
 
 
 def remove_leftovers(directory: Path) -> int:
-    """Removes what killed writers left in the directory; how many files that were."""
-    count = 0
+    """Remove the temporary files of killed writers from the directory; return how many there were."""
     with os.scandir(directory) as entries:
-        found = [each.name for each in entries if _ASIDE.match(each.name)]
-    for name in found:
+        names = [entry.name for entry in entries if _TEMPORARY.match(entry.name)]
+    count = 0
+    for name in names:
         with suppress(OSError):
-            count += _swept(directory / name)
+            count += _remove_unlocked(directory / name)
     return count
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
+    """Make the names in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -68,24 +70,24 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _new(target: Path) -> tuple[Path, int]:
-    """A new file beside the target, and its descriptor, which holds its lock."""
+def _create_temporary(target: Path) -> tuple[Path, int]:
+    """Return a new file beside the target, and a descriptor of it that holds a lock."""
     while True:
-        aside = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):  # a file system without locks: then nothing can be swept either
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):  # swept between the two
-            if os.path.samestat(os.fstat(descriptor), aside.lstat()):
-                return aside, descriptor
-        os.close(descriptor)
+        temporary = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # without locks on this file system, leftovers are not removed either
+            lock(descriptor)
+        if is_open_file(descriptor, temporary):
+            return temporary, descriptor
+        os.close(descriptor)  # another process removed the file before it was locked
 
 
-def _swept(path: Path) -> bool:
-    """Removes the file; raises OSError where it cannot be locked, because somebody writes it."""
+def _remove_unlocked(path: Path) -> bool:
+    """Remove the file unless its writer is alive; return whether it was removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(descriptor):
+            return False
         path.unlink()
         return True
     finally:
@@ -93,7 +95,7 @@ def _swept(path: Path) -> bool:
 
 
 def _make_directory(directory: Path) -> None:
-    """Makes the directory and those above it, each durable before anything is in it."""
+    """Create the directory and its parents; each is durable before anything is created in it."""
     if not directory.is_dir():
         _make_directory(directory.parent)
         directory.mkdir(exist_ok=True)

@@ -1,14 +1,13 @@
-"""A store in a directory: an EBS volume, EFS, any POSIX file system.
+"""A store in a directory: on an EBS volume, EFS, or any other POSIX file system.
 
-Objects appear by rename after their bytes are on the disk; the mutable ones are made by link, which fails where
-there is one, and swapped under a lock on themselves, which dies with its holder. NFS shares locks of files
-between machines, but not those of directories.
+Objects appear by renaming files whose data is on the disk. Mutable objects are created by hard link, which fails if
+the name exists, and replaced under a lock on the file itself, which disappears with its holder. NFS shares locks of
+files between machines, but not locks of directories.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -28,15 +27,16 @@ from snapper.errors import (
 )
 from snapper.format.model import LARGEST_OBJECT
 from snapper.fs.atomic import atomic_write, remove_leftovers, sync_directory
+from snapper.fs.errors import is_disk_full
+from snapper.fs.locks import locked_directory, locked_file
 from snapper.store.base import DirectStore, ObjectInfo, VersionMismatch
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
 class LocalStore(DirectStore):
-    """Objects are files below `root`, at their key."""
+    """A store whose objects are files below `root`, at their keys."""
 
     root: Path
 
@@ -45,7 +45,7 @@ class LocalStore(DirectStore):
         return str(self.root)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        with self._reporting(key, "read"), open(self._open(key), "rb", buffering=0) as file:
+        with self._mapped_errors(key, "read"), open(self._open(key), "rb", buffering=0) as file:
             if os.fstat(file.fileno()).st_size > limit:
                 raise ObjectTooLarge(f"{key} in {self.url}")
             return file.readall()
@@ -55,7 +55,7 @@ class LocalStore(DirectStore):
         return data, _version(data)
 
     def size(self, key: str) -> int | None:
-        with self._reporting(key, "inspect"):
+        with self._mapped_errors(key, "inspect"):
             try:
                 status = (self.root / key).stat()
             except FileNotFoundError:
@@ -65,34 +65,35 @@ class LocalStore(DirectStore):
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if self.size(key) == len(data):
             return False
-        with self._reporting(key, "write"):
+        with self._mapped_errors(key, "write"):
             atomic_write(self.root / key, data)
         return True
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
-        with self._reporting(key, "write"):
+        path = self.root / key
+        with self._mapped_errors(key, "write"):
             if version is None:
-                atomic_write(self.root / key, data, _link)
+                atomic_write(path, data, _rename_exclusively)
                 return
-            with _locked(self.root / key) as found:
-                if found is None or _version(found) != version:
+            with locked_file(path) as file:
+                if file is None or _version(file.readall()) != version:
                     raise VersionMismatch
-                atomic_write(self.root / key, data)
+                atomic_write(path, data)
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         top = self.root / prefix
-        with self._reporting(prefix, "list"):
-            found = [
+        with self._mapped_errors(prefix, "list"):
+            keys = [
                 str((Path(directory) / name).relative_to(self.root))
-                for directory, _, names in os.walk(top, onerror=_unless_missing)
+                for directory, _, names in os.walk(top, onerror=_raise_unless_missing)
                 for name in names
                 if not name.startswith(".")
             ]
-        return iter(sorted(found))
+        return iter(sorted(keys))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         for key in self.list_keys(prefix):
-            with self._reporting(key, "inspect"):
+            with self._mapped_errors(key, "inspect"):
                 try:
                     status = (self.root / key).stat()
                 except FileNotFoundError:
@@ -102,11 +103,11 @@ class LocalStore(DirectStore):
 
     def delete(self, key: str, version: str | None = None) -> bool:
         path = self.root / key
-        with self._reporting(key, "delete"):
+        with self._mapped_errors(key, "delete"):
             if version is None:
                 return _unlink(path)
-            with _locked(path) as found:
-                if found is not None and _version(found) != version:
+            with locked_file(path) as file:
+                if file is not None and _version(file.readall()) != version:
                     raise VersionMismatch
                 return _unlink(path)
 
@@ -118,11 +119,12 @@ class LocalStore(DirectStore):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _refusal(self.url, "list the directory", error) from None
+            raise _map_error(self.url, "list the directory", error) from None
 
     def remove_leftovers(self) -> int:
-        with self._reporting("", "remove leftovers"):
-            directories = [Path(directory) for directory, _, _ in os.walk(self.root, onerror=_unless_missing)]
+        with self._mapped_errors("", "remove leftovers"):
+            walk = os.walk(self.root, onerror=_raise_unless_missing)
+            directories = [Path(directory) for directory, _, _ in walk]
             return sum(remove_leftovers(directory) for directory in directories)
 
     def _open(self, key: str) -> int:
@@ -133,7 +135,7 @@ class LocalStore(DirectStore):
         return descriptor
 
     @contextmanager
-    def _reporting(self, key: str, action: str) -> Iterator[None]:
+    def _mapped_errors(self, key: str, action: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
@@ -141,16 +143,16 @@ class LocalStore(DirectStore):
         except OSError as error:
             if error.errno == errno.EIO and action == "read":
                 raise Corrupted(f"{key} in {self.url}", "the disk can no longer read it") from error
-            raise _refusal(self.url, f"{action} {key}", error) from error
+            raise _map_error(self.url, f"{action} {key}", error) from error
 
 
-def _refusal(store: str, action: str, error: OSError) -> SnapperError:
-    if error.errno in _NO_SPACE:
-        return InsufficientSpace(store)
-    return StoreRefused(store, action, error.strerror or str(error))
+def _map_error(url: str, action: str, error: OSError) -> SnapperError:
+    if is_disk_full(error):
+        return InsufficientSpace(url)
+    return StoreRefused(url, action, error.strerror or str(error))
 
 
-def _unless_missing(error: OSError) -> None:
+def _raise_unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -160,7 +162,7 @@ def _version(data: bytes) -> str:
 
 
 def _unlink(path: Path) -> bool:
-    """Removes a file for good; False where there is none."""
+    """Remove a file durably; return False if it does not exist."""
     try:
         path.unlink()
     except FileNotFoundError:
@@ -169,58 +171,23 @@ def _unlink(path: Path) -> bool:
     return True
 
 
-def _link(beside: Path, target: Path) -> None:
-    """Renames the file to what no file may be named yet; raises VersionMismatch where one is."""
+def _rename_exclusively(temporary: Path, target: Path) -> None:
+    """Rename the file; raise VersionMismatch if the target exists."""
     try:
-        os.link(beside, target)
+        os.link(temporary, target)
     except FileExistsError:
         raise VersionMismatch from None
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NO_HARD_LINKS:
             raise
-        _rename_alone(beside, target)
+        _rename_under_lock(temporary, target)
     else:
-        beside.unlink()
+        temporary.unlink()
 
 
-def _rename_alone(beside: Path, target: Path) -> None:
-    """What `_link` does, on file systems without hard links: safe among the processes of one machine."""
-    directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+def _rename_under_lock(temporary: Path, target: Path) -> None:
+    """Rename exclusively on file systems without hard links: safe for processes of one machine only."""
+    with locked_directory(target.parent):
         if os.path.lexists(target):
             raise VersionMismatch
-        beside.rename(target)
-    finally:
-        os.close(directory)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bytes | None]:
-    """The bytes of a file that nobody else replaces meanwhile; None where there is no such file."""
-    while True:
-        try:
-            descriptor = _open_to_lock(path)
-        except FileNotFoundError:
-            yield None
-            return
-        with open(descriptor, "rb", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(file.fileno(), path):
-                yield file.readall()
-                return
-
-
-def _open_to_lock(path: Path) -> int:
-    """For writing, without which NFS gives no lock; where the user may not, local file systems give one still."""
-    try:
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        temporary.rename(target)
