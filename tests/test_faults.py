@@ -1,4 +1,4 @@
-"""Each write to a store fails in turn, for want of room or permission: the store is as it was, or as it is to be."""
+"""Every write to a store fails in turn, for lack of space or permission: the store is in its old or new state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WRITES = ("put", "replace", "delete")
 
 @dataclass(frozen=True)
 class Failing:
-    """A store whose write of that number fails, and all that follow as long as the fault lasts."""
+    """A store whose write number `at`, counted from 1, and all later ones fail."""
 
     store: Any
     counter: Path
@@ -47,11 +47,11 @@ class Failing:
         return getattr(self.store, name)
 
 
-def refused(url: str) -> SnapperError:
+def read_only(url: str) -> SnapperError:
     return StoreRefused(url, "write", "Read-only file system")
 
 
-ACTS: dict[str, Callable[[Any, Path], object]] = {
+OPERATIONS: dict[str, Callable[[Any, Path], object]] = {
     "pack": lambda store, prefix: pack(store, prefix, "data", jobs=1),
     "prune": lambda store, _: prune.prune(store, prune.RetentionPolicy(last=1), dry=False, grace=-1),
     "tag": lambda store, _: tag.set_tag(store, SnapshotSpec("data"), "v1"),
@@ -61,7 +61,7 @@ ACTS: dict[str, Callable[[Any, Path], object]] = {
 
 @pytest.fixture(scope="module")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with an environment at two snapshots, and the environment, changed since."""
+    """A store with two snapshots of an environment, and the environment, changed since."""
     top = tmp_path_factory.mktemp("faults")
     prefix = make_data(top / "data")
     store = open_store(str(top / "store"), create=True)
@@ -72,12 +72,12 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top
 
 
-@pytest.mark.parametrize("fault", [InsufficientSpace, refused], ids=["full", "read-only"])
-@pytest.mark.parametrize("act", ACTS)
-def test_every_write_fails_in_turn(
-    act: str, fault: Callable[[str], SnapperError], stocked: Path, tmp_path: Path
+@pytest.mark.parametrize("fault", [InsufficientSpace, read_only], ids=["full", "read-only"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_store_stays_valid_whichever_write_fails(
+    operation: str, fault: Callable[[str], SnapperError], stocked: Path, tmp_path: Path
 ) -> None:
-    """What is left is a valid store, with the old entry or the new, and doing it again then does it."""
+    """The store stays valid with the old ref or the new one, and repeating the operation succeeds."""
     failures, at = 0, 0
     while True:
         at += 1
@@ -87,7 +87,7 @@ def test_every_write_fails_in_turn(
         before = read_ref(plain, "data").ref
         failing = Failing(plain, tmp_path / "counter", at, fault)
         try:
-            ACTS[act](failing, tmp_path / "data")
+            OPERATIONS[operation](failing, tmp_path / "data")
         except SnapperError as error:
             assert type(error) is type(fault(""))
             failures += 1
@@ -95,37 +95,39 @@ def test_every_write_fails_in_turn(
             break
         reader = Reader.of_directory(tmp_path / "store")
         assert reader.check().keys() == {"data"}
-        if act != "prune":
+        if operation != "prune":
             assert read_ref(plain, "data").ref == before
         else:
             assert read_ref(plain, "data").ref.current == before.current
         for lock in (tmp_path / "store").glob("locks/*"):
-            lock.unlink()  # as the next command does once this process is no more
-        ACTS[act](plain, tmp_path / "data")
+            lock.unlink()  # as the next command does after this process has ended
+        OPERATIONS[operation](plain, tmp_path / "data")
         assert Reader.of_directory(tmp_path / "store").check(locks=False).keys() == {"data"}
         assert not verify_store(plain, LayerSample(), jobs=1).problems
-    assert failures >= {"tag": 1, "rollback": 1}.get(act, 4)
+    assert failures >= {"tag": 1, "rollback": 1}.get(operation, 4)
 
 
-@pytest.mark.parametrize("fault", [InsufficientSpace, refused], ids=["full", "read-only"])
-def test_repairing_fails_in_turn(fault: Callable[[str], SnapperError], stocked: Path, tmp_path: Path) -> None:
-    """A damaged layer is replaced by a good one, or by none, and is never taken for good."""
-    good = open_store(str(stocked / "store"))
+@pytest.mark.parametrize("fault", [InsufficientSpace, read_only], ids=["full", "read-only"])
+def test_failed_repair_can_be_repeated(
+    fault: Callable[[str], SnapperError], stocked: Path, tmp_path: Path
+) -> None:
+    """A corrupted layer is replaced by an intact one or stays; it is never taken for intact."""
+    intact = open_store(str(stocked / "store"))
     for at in range(1, 4):
         shutil.rmtree(tmp_path, ignore_errors=True)
         shutil.copytree(stocked, tmp_path, symlinks=True)
         store = open_store(str(tmp_path / "store"))
         layer = next((tmp_path / "store" / "layers").rglob("*.zst"))
         layer.write_bytes(layer.read_bytes()[:-1] + b"\0")
-        found = verify_store(store, LayerSample(), jobs=1)
-        keys = [each.key for each in found.problems]
+        result = verify_store(store, LayerSample(), jobs=1)
+        keys = [problem.key for problem in result.problems]
         assert keys == [str(layer.relative_to(tmp_path / "store"))]
         failing = Failing(store, tmp_path / "counter", at, fault)
         try:
-            repair_objects(failing, keys, {"good": good})
+            repair_objects(failing, keys, {"intact": intact})
         except SnapperError:
-            assert [each.key for each in verify_store(store, LayerSample(), jobs=1).problems] == keys
-            repair_objects(store, keys, {"good": good})
+            assert [problem.key for problem in verify_store(store, LayerSample(), jobs=1).problems] == keys
+            repair_objects(store, keys, {"intact": intact})
         else:
             assert at == 3
         assert not verify_store(store, LayerSample(), jobs=1).problems

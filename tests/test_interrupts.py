@@ -1,7 +1,7 @@
-"""Ctrl-C, signals and death at every stage: nothing is half done, and the same command then does it.
+"""Ctrl-C, signals and SIGKILL at every stage: nothing is left half-done, and running the command again completes it.
 
-A command that is to be met at work is halted (SIGSTOP) where it is, so that what is asserted does not depend on
-how fast it is; one that was too fast is begun again.
+To interrupt a command at a certain stage, tests halt it (SIGSTOP) there, so that results do not depend on its speed; a
+command that was too fast is started again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.support.commands import (
 from tests.support.environments import make_data, make_many
 from tests.support.stores import check_store, layer_files
 
-ASKED = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-HARD = signal.SIGKILL
+TERMINATION = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+KILL = signal.SIGKILL
 
 
 def name(number: object) -> str:
@@ -45,7 +45,7 @@ Tree = dict[str, tuple[str, int, bytes]]
 
 
 class Packed(NamedTuple):
-    """A machine with an environment large enough to be met at work, and a store that has it."""
+    """A machine with an environment that takes long enough to interrupt a command, and a store that contains it."""
 
     machine: Machine
     source: Path
@@ -64,18 +64,18 @@ def packed() -> Iterator[Packed]:
 
 @pytest.fixture(scope="module")
 def complete(packed: Packed) -> Tree:
-    """The environment as it is when it has been restored undisturbed to where these tests restore it."""
+    """The files of the environment after an uninterrupted restore to the path that these tests use."""
     packed.machine.run_json("restore", "many", "--envs-dir", packed.machine.envs)
     tree = tree_of(packed.machine.envs / "many")
     shutil.rmtree(packed.machine.envs / "many")
     return tree
 
 
-def strike(running: RunningCommand, number: signal.Signals) -> None:
-    """Sends the signal as a terminal or a shutdown does, or kills the command alone; it must end as it should."""
-    if number == HARD:
+def interrupt(running: RunningCommand, number: signal.Signals) -> None:
+    """Interrupt the command like a terminal or a shutdown, or kill only its main process; check how it ends."""
+    if number == KILL:
         running.process.kill()
-        assert running.finish().code == -HARD
+        assert running.finish().code == -KILL
     else:
         running.send(number)
         running.send(signal.SIGCONT)
@@ -90,13 +90,13 @@ def strike(running: RunningCommand, number: signal.Signals) -> None:
 # --- pack -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [*ASKED, HARD], ids=name)
-def test_pack_before_it_reads(number: signal.Signals, machine: Machine) -> None:
+@pytest.mark.parametrize("number", [*TERMINATION, KILL], ids=name)
+def test_pack_interrupted_before_reading_stores_nothing(number: signal.Signals, machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     with pack_blocked_before_reading(prefix) as pipe:
         running = start_command(machine, "pack", "data")
         held = wait_for_reader(pipe, running)
-        strike(running, number)
+        interrupt(running, number)
         os.close(held)
     assert check_store(machine.store) == {}
     machine.run_json("pack", "data")
@@ -105,10 +105,12 @@ def test_pack_before_it_reads(number: signal.Signals, machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("layers", "number"),
-    [(1, signal.SIGINT), (4, signal.SIGTERM), (2, signal.SIGHUP), (3, HARD)],
+    [(1, signal.SIGINT), (4, signal.SIGTERM), (2, signal.SIGHUP), (3, KILL)],
     ids=name,
 )
-def test_pack_while_it_reads(layers: int, number: signal.Signals, packed: Packed, machine: Machine) -> None:
+def test_pack_interrupted_while_reading_publishes_nothing(
+    layers: int, number: signal.Signals, packed: Packed, machine: Machine
+) -> None:
     def start() -> RunningCommand:
         shutil.rmtree(machine.store, ignore_errors=True)
         return start_command(machine, "pack", "-p", packed.source, "--level", 12)
@@ -116,16 +118,18 @@ def test_pack_while_it_reads(layers: int, number: signal.Signals, packed: Packed
     state = tree_of(packed.source / ".snapper")
     entries = machine.store / "environments"
     running = halt_between(start, lambda: len(layer_files(machine.store)) >= layers, entries.exists)
-    strike(running, number)
-    assert check_store(machine.store, killed=number == HARD) == {}
+    interrupt(running, number)
+    assert check_store(machine.store, killed=number == KILL) == {}
     assert tree_of(packed.source / ".snapper") == state
     if number == signal.SIGINT:
         assert machine.run_json("pack", "-p", packed.source)["environment"] == "many"
         check_store(machine.store)
 
 
-def test_pack_while_it_writes_a_layer(packed: Packed, machine: Machine) -> None:
-    """Workers are ended while the layer that they write has no name yet."""
+def test_pack_interrupted_while_writing_a_layer_leaves_no_temporary_file(
+    packed: Packed, machine: Machine
+) -> None:
+    """Workers are terminated while they write temporary files of layers."""
 
     def writing() -> list[Path]:
         return [*machine.store.glob("layers/*/.*")]
@@ -140,16 +144,18 @@ def test_pack_while_it_writes_a_layer(packed: Packed, machine: Machine) -> None:
             running.send(signal.SIGSTOP)
             if writing():
                 break
-        running.send(HARD)
+        running.send(KILL)
         running.process.wait()
         running = start()
-    strike(running, signal.SIGTERM)
+    interrupt(running, signal.SIGTERM)
     assert check_store(machine.store) == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, HARD], ids=name)
-def test_pack_when_all_but_the_entry_is_written(number: signal.Signals, machine: Machine) -> None:
-    """Another pack of the same environment holds the entry's lock, so this one waits for it."""
+@pytest.mark.parametrize("number", [signal.SIGINT, KILL], ids=name)
+def test_pack_interrupted_before_updating_the_ref_publishes_nothing(
+    number: signal.Signals, machine: Machine
+) -> None:
+    """Another process holds the lock of the environment's ref, so the pack waits for it."""
     import fcntl
 
     prefix = make_data(machine.envs / "data")
@@ -159,15 +165,15 @@ def test_pack_when_all_but_the_entry_is_written(number: signal.Signals, machine:
         fcntl.flock(entry, fcntl.LOCK_EX)
         running = start_command(machine, "pack", "data")
         assert running.reaches(lambda: len([*(machine.store / "snapshots").glob("[!.]*")]) == 2)
-        strike(running, number)
-    assert check_store(machine.store, killed=number == HARD) == {"data": first}
+        interrupt(running, number)
+    assert check_store(machine.store, killed=number == KILL) == {"data": first}
     assert machine.run_json("pack", "data")["snapshot"] != first
 
 
-def test_signals_reach_no_worker_before_it_is_ready(machine: Machine) -> None:
-    """Workers are forked with the command's own handlers, which would have them say that they are interrupted."""
+def test_signals_during_worker_start_are_reported_once(machine: Machine) -> None:
+    """Forked workers inherit the command's signal handlers, which would report an interruption."""
     make_data(machine.envs / "data")
-    for number in ASKED * 2:
+    for number in TERMINATION * 2:
         running = start_command(machine, "pack", "data", "--jobs", 16, "--json")
         if running.reaches(running.has_workers):
             running.send(number)
@@ -184,7 +190,7 @@ def test_signals_reach_no_worker_before_it_is_ready(machine: Machine) -> None:
 
 @pytest.fixture
 def target(packed: Packed, complete: object) -> Iterator[Path]:
-    """Where the environment is restored to; afterwards nothing is left of it."""
+    """The path that the environment is restored to; it is removed after the test."""
     yield packed.machine.envs / "many"
     shutil.rmtree(packed.machine.envs)
     packed.machine.envs.mkdir()
@@ -195,7 +201,7 @@ def staging(target: Path) -> Path:
 
 
 STAGES = {
-    "begun": "",
+    "started": "",
     "files": "lib/many*/*.py",
     "links": "share/textdata/link.txt",
 }
@@ -204,12 +210,12 @@ STAGES = {
 @pytest.mark.parametrize(
     ("stage", "number"),
     [
-        *(("begun", signal.SIGINT), ("files", signal.SIGTERM), ("files", signal.SIGHUP), ("files", HARD)),
-        *(("links", signal.SIGINT), ("links", HARD)),
+        *(("started", signal.SIGINT), ("files", signal.SIGTERM), ("files", signal.SIGHUP), ("files", KILL)),
+        *(("links", signal.SIGINT), ("links", KILL)),
     ],
     ids=name,
 )
-def test_restore_to_a_new_place(
+def test_interrupted_restore_to_a_new_prefix_leaves_nothing(
     stage: str, number: signal.Signals, packed: Packed, complete: Tree, target: Path
 ) -> None:
     def start() -> RunningCommand:
@@ -217,17 +223,17 @@ def test_restore_to_a_new_place(
         return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
 
     running = halt_between(start, staging_has(target, STAGES[stage]), lambda: os.path.lexists(target))
-    strike(running, number)
+    interrupt(running, number)
     assert not os.path.lexists(target)
-    if number != HARD:
+    if number != KILL:
         assert [*target.parent.iterdir()] == []
-    if number == HARD:
+    if number == KILL:
         packed.machine.run_json("restore", "many", "--envs-dir", target.parent)
         assert tree_of(target) == complete
         assert [*target.parent.iterdir()] == [target]
 
 
-def test_many_interrupts_are_one(packed: Packed, target: Path) -> None:
+def test_repeated_interrupts_do_not_break_the_cleanup(packed: Packed, target: Path) -> None:
     def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
         return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
@@ -245,7 +251,7 @@ def test_many_interrupts_are_one(packed: Packed, target: Path) -> None:
 
 @pytest.fixture
 def old(packed: Packed, target: Path) -> Tree:
-    """An older snapshot of the environment at the target, with changes that are to be given up."""
+    """Another environment at the target, with local changes, that the restore is to replace."""
     make_data(target)
     for number in range(2000):
         (target / f"mine{number}").write_text("mine")
@@ -253,9 +259,9 @@ def old(packed: Packed, target: Path) -> Tree:
 
 
 @pytest.mark.parametrize(
-    ("stage", "number"), [("begun", signal.SIGTERM), ("files", HARD), ("links", signal.SIGINT)], ids=name
+    ("stage", "number"), [("started", signal.SIGTERM), ("files", KILL), ("links", signal.SIGINT)], ids=name
 )
-def test_restore_in_place_of_another(
+def test_interrupted_replacement_keeps_the_old_environment(
     stage: str, number: signal.Signals, packed: Packed, complete: Tree, target: Path, old: Tree
 ) -> None:
     command = ("restore", "many", "--envs-dir", target.parent, "--replace")
@@ -267,9 +273,9 @@ def test_restore_in_place_of_another(
         return start_command(packed.machine, *command)
 
     running = halt_between(start, staging_has(target, STAGES[stage]), (target / ".snapper").exists)
-    strike(running, number)
+    interrupt(running, number)
     assert tree_of(target) == old
-    if number != HARD:
+    if number != KILL:
         assert [*target.parent.iterdir()] == [target]
     else:
         packed.machine.run_json(*command)
@@ -277,11 +283,11 @@ def test_restore_in_place_of_another(
         assert [*target.parent.iterdir()] == [target]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, HARD], ids=name)
-def test_restore_while_the_old_one_goes(
+@pytest.mark.parametrize("number", [signal.SIGINT, KILL], ids=name)
+def test_interrupt_while_removing_the_old_environment_keeps_the_new_one(
     number: signal.Signals, packed: Packed, complete: Tree, target: Path, old: Tree
 ) -> None:
-    """The new one stands, and what was there is being removed: that comes to its end, now or next time."""
+    """The new environment is in place and the old one is being removed: now, or by the next command."""
 
     def start() -> RunningCommand:
         if (target / ".snapper").exists():
@@ -292,14 +298,14 @@ def test_restore_while_the_old_one_goes(
         return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--replace")
 
     running = halt_between(start, (target / ".snapper").exists, lambda: not staging(target).exists())
-    strike(running, number)
+    interrupt(running, number)
     assert tree_of(target) == complete
     (document,) = packed.machine.run_json("restore", "many", "--envs-dir", target.parent)["restored"]
     assert document["present"]
     assert [*target.parent.iterdir()] == [target]
 
 
-def test_what_comes_to_stand_there_meanwhile_stays(packed: Packed, target: Path) -> None:
+def test_restore_does_not_replace_a_directory_created_meanwhile(packed: Packed, target: Path) -> None:
     def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
         return start_command(
@@ -317,7 +323,9 @@ def test_what_comes_to_stand_there_meanwhile_stays(packed: Packed, target: Path)
     assert [*target.iterdir()] == [target / "thesis.tex"]
 
 
-def test_changes_made_meanwhile_stay(packed: Packed, tmp_path: Path, target: Path) -> None:
+def test_restore_does_not_discard_changes_made_meanwhile(
+    packed: Packed, tmp_path: Path, target: Path
+) -> None:
     store = tmp_path / "store"
     shutil.copytree(packed.machine.store, store)
     there = ("--envs-dir", target.parent, "--store", store)
@@ -349,11 +357,14 @@ def test_changes_made_meanwhile_stay(packed: Packed, tmp_path: Path, target: Pat
 def run_on_a_terminal(
     machine: Machine, act: Callable[[int, Callable[[], bytes]], None], *arguments: object
 ) -> str:
-    """Runs `snapper` on a terminal of its own and acts on its other end; what it showed."""
+    """Run `snapper` on a pseudo-terminal and call `act` with its other end; return what was displayed."""
     ours, theirs = pty.openpty()
-    take_it = "import fcntl, os, sys, termios as t; fcntl.ioctl(2, t.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    take_terminal = (
+        "import fcntl, os, sys, termios;"
+        "fcntl.ioctl(2, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", take_it, *machine.command(*arguments)],
+        [sys.executable, "-c", take_terminal, *machine.command(*arguments)],
         env={**machine.variables, "TERM": "xterm", "PYTHONWARNINGS": ""},
         stdin=theirs,
         stdout=theirs,
@@ -381,7 +392,7 @@ def run_on_a_terminal(
     return shown.decode()
 
 
-def test_ctrl_c_on_a_terminal(packed: Packed, target: Path) -> None:
+def test_ctrl_c_on_a_terminal_is_reported_once(packed: Packed, target: Path) -> None:
     def press(terminal: int, more: Callable[[], bytes]) -> None:
         while b"Restoring many" not in more():
             pass
@@ -395,8 +406,10 @@ def test_ctrl_c_on_a_terminal(packed: Packed, target: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["pack", "restore"])
-def test_a_worker_that_is_killed(command: str, packed: Packed, machine: Machine, target: Path) -> None:
-    """As the system does when memory runs out: nothing is half done, and other environments do not suffer."""
+def test_killed_worker_is_reported_and_leaves_nothing_half_done(
+    command: str, packed: Packed, machine: Machine, target: Path
+) -> None:
+    """The system does that when memory runs out: nothing is left half-done, and other environments are restored."""
     if command == "pack":
         running = start_command(machine, "pack", "-p", packed.source, "--level", 19)
     else:
@@ -407,12 +420,12 @@ def test_a_worker_that_is_killed(command: str, packed: Packed, machine: Machine,
         running = start_command(machine, "restore", "many", "data", "--envs-dir", target.parent, "--json")
     assert running.reaches(running.has_workers)
     assert running.halt()
-    os.kill(max(running.members()), HARD)
+    os.kill(max(running.members()), KILL)
     running.process.send_signal(signal.SIGCONT)
     outcome = running.finish()
     assert outcome.code == 1, outcome
     if command == "pack":
-        assert "ended by signal 9" in outcome.err
+        assert "killed by signal 9 while packing many" in outcome.err
         assert "--jobs" in outcome.err
         assert check_store(machine.store, killed=True) == {}
     else:

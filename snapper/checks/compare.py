@@ -110,7 +110,12 @@ def _compare_layers(
 ) -> list[tuple[Layer, ComparedLayer]]:
     directory, prefix = str(installed.prefix), installed.prefix_in_files
     layers = {
-        workers.submit(compare_layer, CompareJob(directory, prefix, layer), layer.diff_size): layer
+        workers.submit(
+            compare_layer,
+            CompareJob(directory, prefix, layer),
+            layer.diff_size,
+            label=f"comparing {layer.owner}",
+        ): layer
         for layer in snapshot.layers
     }
     compared: list[tuple[Layer, ComparedLayer]] = []

@@ -51,7 +51,10 @@ def list_contents(
 ) -> dict[str, frozenset[Content]]:
     """Return what layers of the workers' store hold, by path: one content each, or several pieces. Raise Corrupted."""
     contents: dict[str, set[Content]] = defaultdict(set)
-    sizes = {workers.submit(list_layer, layer, layer.diff_size): layer.diff_size for layer in layers}
+    sizes = {
+        workers.submit(list_layer, layer, layer.diff_size, label=f"reading {layer.owner}"): layer.diff_size
+        for layer in layers
+    }
     with closing(workers.results()) as results:
         for number, members in results:
             for path, content in members:

@@ -64,7 +64,8 @@ class StoreCheck:
             submitted: dict[int, str] = {}
             for digest in digests:
                 job = AuditJob(digest, self._references.descriptions(digest))
-                submitted[workers.submit(audit_layer, job, self.layers[digest].size)] = digest
+                label = f"reading layer {digest[:12]}"
+                submitted[workers.submit(audit_layer, job, self.layers[digest].size, label=label)] = digest
             progress.start("Reading layers", sum(self.layers[digest].size for digest in submitted.values()))
             with closing(workers.results()) as results:
                 for number, result in results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ from snapper.repository.snapshots import (
 )
 from snapper.repository.specs import check_environment_name
 from snapper.store import Store
+
+logger = logging.getLogger(__name__)
 
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
@@ -99,6 +102,7 @@ def pack(
     published = find_ref(store, check_environment_name(name))
     is_first = published is None and not any(environment_names(store))
     source = _read_environment(Path(os.path.abspath(prefix)), editables, foreign_prefix)
+    logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
         if previous and _is_unchanged(store, source, previous):
@@ -116,6 +120,7 @@ def pack(
             advance_ref(store, name, entry, published, force=force)
     if foreign_prefix is None:
         _remember(source, name, packed)
+    logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))
     is_related = published is None or unchanged or _comes_from(source.state, published.ref)
     return PackResult(
         environment=name,

@@ -6,6 +6,7 @@ that no snapshot has; the protocol, and why packs lose nothing by it, is in docs
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -23,6 +24,8 @@ from snapper.repository.refs import environment_names, read_ref, referenced_snap
 from snapper.repository.snapshots import iter_layer_pages, read_manifest
 from snapper.repository.specs import check_environment_name
 from snapper.store import ObjectInfo, Store
+
+logger = logging.getLogger(__name__)
 
 _SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")
 _SHARED = {
@@ -218,6 +221,13 @@ def _swept(
     for each in (*old.values(), *gone):
         del waiting[each.key]
     size = sum(each.size for each in (*old.values(), *gone))
+    logger.info(
+        "%d snapshots are referenced; %d snapshots and %d other objects (%d bytes) are to be removed",
+        len(named),
+        len(old),
+        len(gone),
+        size,
+    )
     left_over = 0
     if sweep.check is not None:
         if old or gone:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -24,6 +25,8 @@ from snapper.store import Store
 
 if TYPE_CHECKING:
     from snapper.restoring.engine import Outcome
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,14 @@ class _Restore:
                 state.remove_leftovers(inspected.target.prefix)
                 return self._register(inspected.target, started)
             plan = make_plan(self._store, inspected, started)
+            logger.info(
+                "restoring %s at %s to %s: %d layers, %d bytes",
+                plan.name,
+                plan.target.snapshot_id[:12],
+                plan.target.prefix,
+                len(plan.snapshot.layers),
+                plan.snapshot.size,
+            )
             self._announce(plan)
             reserve_space(self._reservations, plan)
             return plan
@@ -161,6 +172,13 @@ class _Restore:
     ) -> RestoreResult:
         """Register the environment at the target with Jupyter and conda; `size` is what was written, in bytes."""
         registered = kernels.register(target.prefix, target.name)
+        logger.info(
+            "%s %s: %s; %d kernels registered",
+            target.name,
+            "is present" if target.present else "restored",
+            target.prefix,
+            len(registered),
+        )
         try:
             register_with_conda(target.prefix)
         except OSError as error:
@@ -189,6 +207,8 @@ class _Restore:
 
     def _fail(self, request: RestoreRequest, error: SnapperError) -> RestoreFailure:
         self._failures += 1
+        logger.info("could not restore %s: %s", request.spec, error.message)
+        logger.debug("traceback", exc_info=error)
         self._recorder.fail(request.spec.environment, error.message, error.hint)
         return RestoreFailure(str(request.spec), error)
 

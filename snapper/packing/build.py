@@ -207,7 +207,8 @@ class LayerBuild:
 
     def _submit(self, workers: WorkerPool[PackContext]) -> None:
         for job in self._ready:
-            self._running[workers.submit(job.function, job.argument, job.size)] = job
+            label = f"packing {job.owner_files.owner}"
+            self._running[workers.submit(job.function, job.argument, job.size, label=label)] = job
         self._ready.clear()
 
     def _add_scan(self, job: _Job, scan: LargeFileScan) -> None:

@@ -78,7 +78,8 @@ class SnapshotUnpacker:
     def submit(self, workers: WorkerPool[Store], number: int, weight: int) -> int:
         """Queue the layer of that number; return the number of its job."""
         task = ExtractJob(self._directory, self._prefix, self._layers[number], self._split, number)
-        job = workers.submit(extract_layer, task, weight, Prefetch(fetch_layer, task.layer.size))
+        prefetch = Prefetch(fetch_layer, task.layer.size)
+        job = workers.submit(extract_layer, task, weight, prefetch, label=f"extracting {task.layer.owner}")
         self._jobs[job] = number
         return job
 

@@ -9,6 +9,7 @@ read from the remote store again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import time
@@ -24,6 +25,8 @@ from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import ObjectInfo, Store
 from snapper.store.local import LocalStore
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -87,6 +90,7 @@ class CachedStore:
         if not digest:
             return self._read_mutable(key, lambda: (self.origin.read(key, limit), ""))[0]
         data = self._cached(key, digest, limit)
+        logger.debug("cache %s: %s", "miss" if data is None else "hit", key)
         if data is None:
             try:
                 data = self._ask(lambda: self.origin.read(key, limit))
@@ -160,6 +164,7 @@ class CachedStore:
         try:
             return action()
         except StoreUnreachable as error:
+            logger.info("offline, using the cache from now on: %s", error.message)
             self._unreachable = error
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from snapper.settings.resolution import load_settings
 from snapper.store.base import Store
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
+
+logger = logging.getLogger(__name__)
 
 _S3_SCHEME = "s3://"
 
@@ -62,6 +65,7 @@ def open_store(
             store.list_root()  # says what is wrong where the directory itself cannot be read
         raise
     _check_format(url, marker)
+    logger.debug("opened store %s%s", url, "" if cache is None else f" with cache {cache.directory}")
     if create:
         store.require_online()
     return store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from botocore.exceptions import ClientError
 
 from snapper.errors import ObjectTooLarge
 from snapper.store.s3.errors import CONNECTION_ERRORS, NotS3, etag_of, status_of
+
+logger = logging.getLogger(__name__)
 
 #: Objects larger than this are read in ranges of this size, in bytes.
 RANGE_SIZE = 8 * 1024 * 1024
@@ -159,7 +162,8 @@ def _fill(source: _Source, view: memoryview, offset: int, body: Any = None) -> N
             if not view:
                 return
             raise ConnectionError("the response ended early")
-        except CONNECTION_ERRORS:
+        except CONNECTION_ERRORS as error:
+            logger.debug("requesting the rest from byte %d after: %s", offset, error)
             failures = 1 if offset > start else failures + 1
             if failures == _MAX_FAILURES:
                 raise

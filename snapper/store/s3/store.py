@@ -8,6 +8,7 @@ checksums.
 from __future__ import annotations
 
 import io
+import logging
 import random
 import re
 import time
@@ -28,6 +29,8 @@ from snapper.store.s3 import download
 from snapper.store.s3.client import client_for
 from snapper.store.s3.errors import code_of, etag_of, mapped_errors, status_of, was_retried
 from snapper.store.s3.location import S3Location
+
+logger = logging.getLogger(__name__)
 
 #: Before sending an object of at least this size, in bytes, ask whether it exists. Smaller ones are sent at once: most
 #: are new, and asking takes as long as sending.
@@ -195,6 +198,7 @@ class S3Store(DirectStore):
                         return retried and self._has(key, data)
                     if status_of(error) != 409 or attempt == _MAX_CONFLICTS - 1:
                         raise
+                logger.debug("retrying after a conflict: %s", key)
                 time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise AssertionError
 
