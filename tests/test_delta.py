@@ -1,4 +1,4 @@
-"""Restoring another snapshot in an environment's place takes over what is there already, and writes what is not."""
+"""Replacing an environment by another snapshot links the files that both have, and writes only the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.packs import previous_pack
 NEW = "share/notes/new.txt"
 
 
-def put(
+def restore_snapshot(
     store: Store, prefix: Path, snapshot: str, *, replace: bool = False
 ) -> RestoreResult | RestoreFailure:
     (done,) = restore(
@@ -34,23 +34,23 @@ def put(
 
 
 def inodes(prefix: Path) -> dict[str, tuple[int, int]]:
-    """Inode and mtime of every file but snapper's own; links keep no times."""
-    found = scan(prefix).files
-    return {file.path: (file.inode, file.mtime_ns) for file in found if file.type == "file"}
+    """Return inode and mtime of every regular file of the environment."""
+    files = scan(prefix).files
+    return {file.path: (file.inode, file.mtime_ns) for file in files if file.type == "file"}
 
 
-def vouched(prefix: Path) -> bool:
+def is_vouched_for(prefix: Path) -> bool:
     previous = previous_pack(prefix)
     return previous is not None and previous.is_unchanged()
 
 
 @pytest.fixture
 def store(pristine: Callable[[str], Path], scratch: Path) -> Store:
-    """With an environment in two snapshots, of which the second has a package less and a file more."""
+    """A store with two snapshots of an environment; the second lacks a package and has another file."""
     store = open_store(str(scratch / "store"), create=True)
     pack(store, pristine("no-python"), "env", jobs=1)
     prefix = scratch / "work"
-    assert isinstance(put(store, prefix, ""), RestoreResult)
+    assert isinstance(restore_snapshot(store, prefix, ""), RestoreResult)
     (prefix / NEW).parent.mkdir(parents=True)
     (prefix / NEW).write_text(f"{prefix}\n")
     for file in (prefix / "share" / "textdata", *prefix.glob("conda-meta/textdata*")):
@@ -60,71 +60,70 @@ def store(pristine: Callable[[str], Path], scratch: Path) -> Store:
     return store
 
 
-def whole(store: Store, prefix: Path, snapshot: str) -> dict[str, tuple[str, int, bytes]]:
-    """What the snapshot is at that place when nothing was there before."""
+def restore_to_empty_prefix(store: Store, prefix: Path, snapshot: str) -> dict[str, tuple[str, int, bytes]]:
+    """Restore the snapshot to an empty prefix; return the tree."""
     shutil.rmtree(prefix, ignore_errors=True)
-    assert isinstance(put(store, prefix, snapshot), RestoreResult)
+    assert isinstance(restore_snapshot(store, prefix, snapshot), RestoreResult)
     return tree_of(prefix)
 
 
-def test_back_and_forth(store: Store, scratch: Path) -> None:
+def test_unchanged_files_are_linked_when_switching_snapshots(store: Store, scratch: Path) -> None:
     prefix = scratch / "env"
-    second, first = whole(store, prefix, ""), whole(store, prefix, "~1")
+    second, first = restore_to_empty_prefix(store, prefix, ""), restore_to_empty_prefix(store, prefix, "~1")
     before = inodes(prefix)
     for snapshot, tree in (("", second), ("~1", first), ("", second)):
-        assert isinstance(put(store, prefix, snapshot), RestoreResult)
+        assert isinstance(restore_snapshot(store, prefix, snapshot), RestoreResult)
         assert tree_of(prefix) == tree
         now = inodes(prefix)
         assert all(now[path] == before[path] for path in now if path.startswith(("bin/whereami", "lib/")))
-        assert vouched(prefix)
+        assert is_vouched_for(prefix)
     assert [path.name for path in scratch.iterdir() if path.name.startswith(".")] == []
 
 
-def test_nothing_is_fetched_that_is_there(store: Store, scratch: Path) -> None:
-    """A store that has lost the layers which both snapshots have is missed by nobody."""
+def test_layers_of_linked_files_are_not_read_from_the_store(store: Store, scratch: Path) -> None:
+    """The restore succeeds although the store has lost the layers that both snapshots share."""
     prefix = scratch / "env"
-    whole(store, prefix, "~1")
+    restore_to_empty_prefix(store, prefix, "~1")
     previous = state.read_previous(prefix)
     assert previous
     for layer in previous.snapshot.layers:
         if "whereami" in layer.owner:
             (scratch / "store" / Layout.layer(layer.digest)).unlink()
-    assert isinstance(put(store, prefix, ""), RestoreResult)
+    assert isinstance(restore_snapshot(store, prefix, ""), RestoreResult)
     shutil.rmtree(prefix)
-    assert isinstance(put(store, prefix, ""), RestoreFailure)
+    assert isinstance(restore_snapshot(store, prefix, ""), RestoreFailure)
 
 
-def test_what_was_changed_is_not_taken_over(store: Store, scratch: Path) -> None:
-    """Not even where size and mtime are as they were."""
+def test_changed_file_is_written_even_if_size_and_mtime_are_the_same(store: Store, scratch: Path) -> None:
     prefix = scratch / "env"
-    second = whole(store, prefix, "")
-    whole(store, prefix, "~1")
+    second = restore_to_empty_prefix(store, prefix, "")
+    restore_to_empty_prefix(store, prefix, "~1")
     file = prefix / "bin" / "whereami"
     times = file.stat()
     data = file.read_bytes()
     with file.open("r+b") as out:
         out.write(bytes(reversed(data)))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert isinstance(put(store, prefix, "", replace=True), RestoreResult)
+    assert isinstance(restore_snapshot(store, prefix, "", replace=True), RestoreResult)
     assert tree_of(prefix) == second
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_is_another_users_is_not_taken_over(store: Store, scratch: Path) -> None:
+def test_files_of_another_user_are_not_linked(store: Store, scratch: Path) -> None:
     prefix = scratch / "env"
-    whole(store, prefix, "")
+    restore_to_empty_prefix(store, prefix, "")
     os.chown(prefix / "bin" / "whereami", 65534, -1)
     clock.next_tick(prefix)
     pack(store, prefix, "env", jobs=1)
-    assert vouched(prefix)
-    assert isinstance(put(store, prefix, "~1"), RestoreResult)
+    assert is_vouched_for(prefix)
+    assert isinstance(restore_snapshot(store, prefix, "~1"), RestoreResult)
     assert {path.lstat().st_uid for path in prefix.rglob("*")} == {0}
 
 
-def test_an_environment_that_was_never_restored_is_not_mixed(
+def test_files_of_an_environment_that_was_never_restored_are_not_linked(
     pristine: Callable[[str], Path], scratch: Path
 ) -> None:
-    """What was made when it was installed has other times there than in a snapshot."""
+    """Files that installing creates have other times than in a snapshot, so linking them would mix the two."""
     store = open_store(str(scratch / "store"), create=True)
     prefix = scratch / "origin"
     shutil.copytree(pristine("no-python"), prefix, symlinks=True)
@@ -133,20 +132,20 @@ def test_an_environment_that_was_never_restored_is_not_mixed(
     (prefix / NEW).parent.mkdir(parents=True)
     (prefix / NEW).write_text("new\n")
     pack(store, prefix, "env", jobs=1)
-    assert isinstance(put(store, prefix, "~1"), RestoreResult)
+    assert isinstance(restore_snapshot(store, prefix, "~1"), RestoreResult)
     elsewhere = scratch / "moved"
     shutil.copytree(prefix, elsewhere, symlinks=True)
-    assert whole(store, prefix, "~1") == tree_of(elsewhere)
-    times, fresh = ({path: time for path, (_, time) in inodes(each).items()} for each in (elsewhere, prefix))
+    assert restore_to_empty_prefix(store, prefix, "~1") == tree_of(elsewhere)
+    times, fresh = ({path: time for path, (_, time) in inodes(top).items()} for top in (elsewhere, prefix))
     assert times == fresh
 
 
-def test_without_links_everything_is_written(
+def test_everything_is_written_if_links_fail(
     store: Store, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On file systems that have none, or when they end in the middle."""
+    """Links fail from the start or halfway, as on file systems without hard links."""
     prefix = scratch / "env"
-    second = whole(store, prefix, "")
+    second = restore_to_empty_prefix(store, prefix, "")
     made = multiprocessing.Value("i")  # in a worker, which is forked
     link = os.link
 
@@ -156,8 +155,8 @@ def test_without_links_everything_is_written(
             raise PermissionError("no more links")
         link(*arguments, **options)  # type: ignore[arg-type]
 
-    whole(store, prefix, "~1")
+    restore_to_empty_prefix(store, prefix, "~1")
     monkeypatch.setattr(os, "link", few)
-    assert isinstance(put(store, prefix, ""), RestoreResult)
+    assert isinstance(restore_snapshot(store, prefix, ""), RestoreResult)
     assert made.value == 4
     assert tree_of(prefix) == second

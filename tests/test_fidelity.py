@@ -1,4 +1,4 @@
-"""What was on disk is what comes back: the cases of docs/fidelity.md, each on a genuine environment."""
+"""A restored environment equals the packed one: the cases of docs/fidelity.md, on real environments."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.users import unprivileged
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Path:
-    """An environment of its own for the test: a compiled program, data, text and binary placeholders."""
+    """An environment that the test may change: a compiled program, data, text and binary placeholders."""
     prefix = tmp_path / "origin" / "tools"
     make("no-python", prefix, copy=True)
     return prefix
 
 
-def moved(machine: Machine, prefix: Path, *options: object) -> Path:
-    """The environment, packed and restored under another prefix."""
+def pack_and_move(machine: Machine, prefix: Path, *options: object) -> Path:
+    """Pack the environment and restore it to another prefix; return that."""
     machine.run_json("pack", "-p", prefix, "--name", "moved", *options)
     machine.run_json("restore", "moved", "--envs-dir", machine.envs, "--replace")
     return machine.envs / "moved"
@@ -39,7 +39,7 @@ def relocated_paths(machine: Machine) -> set[str]:
 
 
 def assert_same(original: Path, restored: Path, machine: Machine) -> None:
-    """Every path is there with its type, mode and bytes, but for what the prefix is in."""
+    """Assert that paths, types, modes and contents are the same, except for contents with the prefix."""
     before, after = tree_of(original), tree_of(restored)
     assert after.keys() == before.keys()
     changed = relocated_paths(machine)
@@ -49,15 +49,15 @@ def assert_same(original: Path, restored: Path, machine: Machine) -> None:
             assert after[path][2] == data, path
 
 
-def test_overwritten_files_win_and_are_named(tools: Path, machine: Machine) -> None:
+def test_overwritten_package_files_are_restored_and_reported(tools: Path, machine: Machine) -> None:
     (tools / "share/textdata/config.ini").write_text(f"[mine]\nhome = {tools}/share\n")
     (tools / "bin/whereami").write_bytes(b"#!/bin/sh\necho mine\n")
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
-    assert {path for each in packed["altered"] for path in each["paths"]} == {
+    assert {path for entry in packed["altered"] for path in entry["paths"]} == {
         "share/textdata/config.ini",
         "bin/whereami",
     }
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     again = machine.run_json("pack", "-p", restored, "--name", "moved", "--full")
     assert again["unchanged"]
     assert again["altered"] == packed["altered"]
@@ -68,17 +68,17 @@ def test_overwritten_files_win_and_are_named(tools: Path, machine: Machine) -> N
         assert json.loads(record.read_text())["paths_data"]["paths"]
 
 
-def test_deleted_files_are_gone_and_named(tools: Path, machine: Machine) -> None:
+def test_deleted_package_files_stay_deleted_and_are_reported(tools: Path, machine: Machine) -> None:
     (tools / "share/textdata/config.ini").unlink()
     shutil.rmtree(tools / "lib/pkgconfig")
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
-    gone = {path for each in packed["missing"] for path in each["paths"]}
+    gone = {path for entry in packed["missing"] for path in entry["paths"]}
     assert gone == {"share/textdata/config.ini", "lib/pkgconfig/whereami.pc"}
-    assert_same(tools, moved(machine, tools), machine)
+    assert_same(tools, pack_and_move(machine, tools), machine)
 
 
-def test_records_of_other_installers(tools: Path, machine: Machine) -> None:
-    """No link, no package directory, no paths_data: what conda, mamba or pixi of other days wrote."""
+def test_records_with_missing_fields_are_accepted(tools: Path, machine: Machine) -> None:
+    """Older versions of conda, mamba and pixi wrote no link, extracted_package_dir, or paths_data."""
     first, second = sorted((tools / "conda-meta").glob("*.json"))
     fields = json.loads(first.read_text())
     fields["link"] = None
@@ -87,19 +87,19 @@ def test_records_of_other_installers(tools: Path, machine: Machine) -> None:
     fields = json.loads(second.read_text())
     fields.pop("paths_data")
     second.write_text(json.dumps(fields))
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert_same(tools, restored, machine)
     shown = subprocess.check_output([restored / "bin/whereami"], text=True)
     assert str(restored) in shown
     assert str(tools) not in shown
 
 
-def test_two_owners_of_one_name(tools: Path, machine: Machine) -> None:
-    """A distribution that a virtual environment has too, and a package's record beside another one of its name."""
+def test_two_distributions_and_two_records_of_one_name(tools: Path, machine: Machine) -> None:
+    """A distribution is installed in a virtual environment too, and a package has two records."""
     for site in ("lib/python3.11/site-packages", "venv/lib/python3.11/site-packages"):
         info = tools / site / "thing-1.0.dist-info"
         info.mkdir(parents=True)
-        (tools / site / "thing.py").write_text(f"place = {site!r}\n")
+        (tools / site / "thing.py").write_text(f"directory = {site!r}\n")
         (info / "METADATA").write_text("Name: thing\nVersion: 1.0\n")
         (info / "RECORD").write_text(
             "thing.py,,\nthing-1.0.dist-info/METADATA,,\nthing-1.0.dist-info/RECORD,,\n"
@@ -109,7 +109,7 @@ def test_two_owners_of_one_name(tools: Path, machine: Machine) -> None:
     entry = {"_path": "share/mine", "path_type": "hardlink", "sha256": hashlib.sha256(b"mine\n").hexdigest()}
     fields = {**json.loads(record.read_text()), "paths_data": {"paths": [entry]}, "files": ["share/mine"]}
     record.with_suffix(".copy.json").write_text(json.dumps(fields))
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert_same(tools, restored, machine)
     assert machine.run_json("pack", "-p", restored, "--name", "moved")["unchanged"]
     (restored / "venv/lib/python3.11/site-packages/thing.py").write_text("changed\n")
@@ -118,27 +118,27 @@ def test_two_owners_of_one_name(tools: Path, machine: Machine) -> None:
     assert machine.run_json("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
 
 
-def test_a_record_of_what_another_package_has(tools: Path, machine: Machine) -> None:
-    """Two packages list one path: the second one's record tells of a file that is not there, and still does."""
+def test_record_that_lists_a_file_of_another_package_keeps_its_digest(tools: Path, machine: Machine) -> None:
+    """Two packages list one path with different digests; the second record is left as it is."""
     first, second = (next(tools.glob(f"conda-meta/{name}-*.json")) for name in ("textdata", "whereami"))
     entries = json.loads(first.read_text())["paths_data"]["paths"]
-    entry = next(each for each in entries if each["_path"] == "share/textdata/config.ini")
+    entry = next(entry for entry in entries if entry["_path"] == "share/textdata/config.ini")
     fields = json.loads(second.read_text())
     fields["paths_data"]["paths"].append({**entry, "sha256_in_prefix": "0" * 64})
     second.write_text(json.dumps(fields))
-    restored = moved(machine, tools)
-    found = json.loads((restored / "conda-meta" / second.name).read_text())["paths_data"]["paths"]
-    assert found[-1]["sha256_in_prefix"] == "0" * 64
+    restored = pack_and_move(machine, tools)
+    paths = json.loads((restored / "conda-meta" / second.name).read_text())["paths_data"]["paths"]
+    assert paths[-1]["sha256_in_prefix"] == "0" * 64
     assert machine.run_json("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
     machine.run_json("verify", "-p", restored)
 
 
-def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
-    place = tools / "mine"
-    place.mkdir()
-    (place / "one").write_text("linked")
-    os.link(place / "one", place / "two")
-    os.link(place / "one", tools / "bin" / "three")
+def test_symlinks_and_hard_links_are_restored(tools: Path, machine: Machine, tmp_path: Path) -> None:
+    directory = tools / "mine"
+    directory.mkdir()
+    (directory / "one").write_text("linked")
+    os.link(directory / "one", directory / "two")
+    os.link(directory / "one", tools / "bin" / "three")
     outside = tmp_path / "outside"
     outside.write_text("elsewhere")
     for name, target in {
@@ -151,10 +151,10 @@ def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
         "outside": str(outside),
         "loop": "loop",
     }.items():
-        (place / name).symlink_to(target)
+        (directory / name).symlink_to(target)
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["outside"] == ["mine/outside", "mine/sibling"]
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert_same(tools, restored, machine)
     inodes = {(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "bin/three")}
     assert len(inodes) == 1
@@ -164,32 +164,34 @@ def test_links(tools: Path, machine: Machine, tmp_path: Path) -> None:
     assert os.readlink(restored / "mine/outside") == str(outside)
 
 
-def test_hard_links_of_large_files(tools: Path, machine: Machine, tmp_path: Path) -> None:
-    place = tools / "mine"
-    place.mkdir()
-    (place / "one").write_bytes(os.urandom(1024) * 40 * 1024)
-    os.link(place / "one", place / "two")
-    os.link(place / "one", tools / "zz")
+def test_hard_links_of_split_files_are_restored(tools: Path, machine: Machine, tmp_path: Path) -> None:
+    directory = tools / "mine"
+    directory.mkdir()
+    (directory / "one").write_bytes(os.urandom(1024) * 40 * 1024)
+    os.link(directory / "one", directory / "two")
+    os.link(directory / "one", tools / "zz")
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["size"] < 60 * 1024 * 1024
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert_same(tools, restored, machine)
     assert len({(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "zz")}) == 1
     assert machine.run_json("pack", "-p", restored, "--name", "moved", "--full")["unchanged"]
 
 
-def test_a_packages_file_that_became_a_link_of_another_is_altered(tools: Path, machine: Machine) -> None:
+def test_package_file_replaced_by_a_hard_link_is_reported_altered(tools: Path, machine: Machine) -> None:
     (tools / "share/textdata/config.ini").unlink()
     os.link(tools / "lib/pkgconfig/whereami.pc", tools / "share/textdata/config.ini")
     (tools / "conda-meta/history").touch()
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
-    assert "share/textdata/config.ini" in {path for each in packed["altered"] for path in each["paths"]}
-    assert_same(tools, moved(machine, tools), machine)
+    assert "share/textdata/config.ini" in {path for entry in packed["altered"] for path in entry["paths"]}
+    assert_same(tools, pack_and_move(machine, tools), machine)
 
 
 @pytest.mark.parametrize("placeholder", ["C:/bld/h_env", "$PREFIX", "/", "/\ud800x"])
-def test_placeholders_that_are_none(placeholder: str, tools: Path, machine: Machine) -> None:
-    """As packages have that were built on Windows: their files are relocated all the same."""
+def test_files_are_relocated_despite_invalid_placeholders(
+    placeholder: str, tools: Path, machine: Machine
+) -> None:
+    """Such as those of packages that were built on Windows."""
     changed = 0
     for record in (tools / "conda-meta").glob("*.json"):
         fields = json.loads(record.read_text())
@@ -201,12 +203,12 @@ def test_placeholders_that_are_none(placeholder: str, tools: Path, machine: Mach
     assert changed
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["altered"] == []
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert str(tools) not in (restored / "share/textdata/config.ini").read_text()
     machine.run_json("verify", "-p", restored)
 
 
-def test_a_record_of_a_file_that_cannot_be(tools: Path, machine: Machine) -> None:
+def test_record_with_an_impossible_path_is_refused(tools: Path, machine: Machine) -> None:
     record = min((tools / "conda-meta").glob("*.json"))
     fields = json.loads(record.read_text())
     fields["paths_data"]["paths"][0]["_path"] = "\ud800x"
@@ -214,7 +216,7 @@ def test_a_record_of_a_file_that_cannot_be(tools: Path, machine: Machine) -> Non
     assert record.name in machine.expect_error(1, "pack", "-p", tools, "--name", "moved")["message"]
 
 
-def test_what_no_restore_would_take_is_not_packed_and_named(tools: Path, machine: Machine) -> None:
+def test_paths_that_cannot_be_restored_are_skipped_and_reported(tools: Path, machine: Machine) -> None:
     (tools / ".Snapper").mkdir()
     (tools / ".Snapper" / "file").write_text("mine")
     deep = tools / "deep"
@@ -229,25 +231,25 @@ def test_what_no_restore_would_take_is_not_packed_and_named(tools: Path, machine
     outcome = machine.snapper("pack", "-p", tools, "--name", "moved")
     assert outcome.code == 0
     assert ".Snapper" in outcome.err + outcome.out and "256" in outcome.err + outcome.out
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert not (restored / ".Snapper").exists()
     assert (restored / "deep/d/d/d").is_dir()
     machine.run_json("verify", "--data")
 
 
-def test_packages_that_list_files_through_a_symlinked_directory(tools: Path, machine: Machine) -> None:
+def test_package_files_behind_a_symlinked_directory_are_found(tools: Path, machine: Machine) -> None:
     (tools / "share" / "real").mkdir()
     shutil.move(tools / "share/textdata", tools / "share/real/textdata")
     (tools / "share/textdata").symlink_to("real/textdata")
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert packed["missing"] == packed["altered"] == []
-    assert_same(tools, moved(machine, tools), machine)
+    assert_same(tools, pack_and_move(machine, tools), machine)
 
 
-def test_names_modes_and_sizes(tools: Path, machine: Machine) -> None:
-    place = tools / "odd"
-    place.mkdir()
-    deep = place / "/".join(["a-directory-with-a-long-name"] * 12)
+def test_unusual_names_modes_and_sizes_are_restored(tools: Path, machine: Machine) -> None:
+    directory = tools / "odd"
+    directory.mkdir()
+    deep = directory / "/".join(["a-directory-with-a-long-name"] * 12)
     deep.mkdir(parents=True)
     (deep / "file").write_text("deep")
     for name in (
@@ -259,39 +261,39 @@ def test_names_modes_and_sizes(tools: Path, machine: Machine) -> None:
         b"case",
         b"-dash",
     ):
-        Path(os.fsdecode(os.path.join(os.fsencode(place), name))).write_bytes(name)
-    (place / "empty").touch()
-    (place / "sparse").touch()
-    os.truncate(place / "sparse", 3_000_000)
-    (place / "empty-directory").mkdir()
-    (place / "private").mkdir(mode=0o700)
-    (place / "private" / "secret").write_text("s")
-    (place / "private" / "secret").chmod(0o600)
-    (place / "read-only").mkdir()
-    (place / "read-only" / "file").write_text("r")
-    (place / "read-only" / "file").chmod(0o444)
-    (place / "read-only").chmod(0o555)
-    assert_same(tools, moved(machine, tools), machine)
-    assert_same(tools, moved(machine, tools), machine)
+        Path(os.fsdecode(os.path.join(os.fsencode(directory), name))).write_bytes(name)
+    (directory / "empty").touch()
+    (directory / "sparse").touch()
+    os.truncate(directory / "sparse", 3_000_000)
+    (directory / "empty-directory").mkdir()
+    (directory / "private").mkdir(mode=0o700)
+    (directory / "private" / "secret").write_text("s")
+    (directory / "private" / "secret").chmod(0o600)
+    (directory / "read-only").mkdir()
+    (directory / "read-only" / "file").write_text("r")
+    (directory / "read-only" / "file").chmod(0o444)
+    (directory / "read-only").chmod(0o555)
+    assert_same(tools, pack_and_move(machine, tools), machine)
+    assert_same(tools, pack_and_move(machine, tools), machine)
 
 
-def test_a_user_without_privileges(tools: Path, machine: Machine) -> None:
-    """What may not be written is packed, restored and replaced by its owner, root or not."""
+def test_unprivileged_user_packs_and_restores_read_only_files(tools: Path, machine: Machine) -> None:
+    """Their owner can also replace them."""
     user = unprivileged(machine)
-    place = tools / "read-only"
-    (place / "inner").mkdir(parents=True)
-    (place / "inner" / "file").write_text(f"at {tools}\n")
-    (place / "inner" / "file").chmod(0o444)
-    (place / "inner").chmod(0o555)
-    place.chmod(0o555)
-    restored = moved(user, tools)
+    directory = tools / "read-only"
+    (directory / "inner").mkdir(parents=True)
+    (directory / "inner" / "file").write_text(f"at {tools}\n")
+    (directory / "inner" / "file").chmod(0o444)
+    (directory / "inner").chmod(0o555)
+    directory.chmod(0o555)
+    restored = pack_and_move(user, tools)
     assert_same(tools, restored, user)
     (restored / "bin" / "whereami").unlink()
-    assert_same(tools, moved(user, tools), user)
+    assert_same(tools, pack_and_move(user, tools), user)
 
 
 def test_another_user_can_use_what_root_restored(tools: Path, machine: Machine, scratch: Path) -> None:
-    """Modes are those that were packed, whatever root's umask: no more is allowed, and no less."""
+    """Modes are exactly those that were packed, whatever root's umask."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     (tools / "mine").write_text("secret")
@@ -314,7 +316,7 @@ def test_another_user_can_use_what_root_restored(tools: Path, machine: Machine, 
     assert as_nobody("cat", scratch / "env/mine").returncode != 0
 
 
-def test_special_bits_sockets_and_pipes(tools: Path, machine: Machine) -> None:
+def test_special_bits_sockets_and_pipes_are_dropped(tools: Path, machine: Machine) -> None:
     (tools / "bin/whereami").chmod(0o6755)
     os.mkfifo(tools / "pipe")
     with socket.socket(socket.AF_UNIX) as listener:
@@ -323,14 +325,14 @@ def test_special_bits_sockets_and_pipes(tools: Path, machine: Machine) -> None:
         listener.bind("socket")
         os.chdir(before)
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
-    assert {each["path"] for each in packed["skipped"]} == {"pipe", "socket"}
-    restored = moved(machine, tools)
+    assert {entry["path"] for entry in packed["skipped"]} == {"pipe", "socket"}
+    restored = pack_and_move(machine, tools)
     assert (restored / "bin/whereami").stat().st_mode & 0o7777 == 0o755
     assert not os.path.lexists(restored / "pipe")
     assert not os.path.lexists(restored / "socket")
 
 
-def test_nested_environments_caches_and_trash_stay(tools: Path, machine: Machine) -> None:
+def test_nested_environments_and_caches_are_not_packed(tools: Path, machine: Machine) -> None:
     (tools / "envs/other/conda-meta").mkdir(parents=True)
     (tools / "envs/other/file").touch()
     (tools / "envs/notes.txt").write_text("mine")
@@ -339,24 +341,24 @@ def test_nested_environments_caches_and_trash_stay(tools: Path, machine: Machine
     (tools / "bin/old.c~").write_text("an editor's copy of old.c")
     (tools / ".snapper").mkdir()
     (tools / ".snapper/whatever").touch()
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     assert (restored / "envs/notes.txt").read_text() == "mine"
     assert (restored / "bin/old.c~").read_text() == "an editor's copy of old.c"
     for path in ("envs/other", "pkgs", ".snapper/whatever"):
         assert not (restored / path).exists(), path
 
 
-def test_a_directory_called_pkgs_is_taken(tools: Path, machine: Machine) -> None:
+def test_directory_called_pkgs_is_packed_unless_it_is_a_package_cache(tools: Path, machine: Machine) -> None:
     (tools / "pkgs/mine").mkdir(parents=True)
     (tools / "pkgs/mine/file").write_text("mine")
-    assert (moved(machine, tools) / "pkgs/mine/file").read_text() == "mine"
+    assert (pack_and_move(machine, tools) / "pkgs/mine/file").read_text() == "mine"
 
 
-def test_text_in_other_encodings(tools: Path, machine: Machine) -> None:
+def test_text_in_other_encodings_is_relocated(tools: Path, machine: Machine) -> None:
     text = f"path = {tools}/share\nother = {tools}-other/share\n"
     for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
         (tools / encoding).write_bytes(("é " + text).encode(encoding))
-    restored = moved(machine, tools)
+    restored = pack_and_move(machine, tools)
     expected = f"é path = {restored}/share\nother = {tools}-other/share\n"
     for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
         assert (restored / encoding).read_bytes() == expected.encode(encoding), encoding
@@ -364,29 +366,31 @@ def test_text_in_other_encodings(tools: Path, machine: Machine) -> None:
 
 def test_three_moves_leave_no_earlier_prefix(tools: Path, machine: Machine, tmp_path: Path) -> None:
     (tools / "notes.txt").write_text(f"see {tools}/share, {tools}.\n")
-    places = [tmp_path / "b", tmp_path / "a-much-longer-place-than-the-first-one-was", tmp_path / "c"]
+    prefixes = [tmp_path / "b", tmp_path / "a-much-longer-directory-than-the-first-one-was", tmp_path / "c"]
     earlier, ids = [tools], set()
     ids.add(machine.run_json("pack", "-p", tools, "--name", "moved")["snapshot"])
-    for place in places:
-        machine.run_json("restore", "moved", "--prefix", place)
-        for path, (_, _, data) in tree_of(place).items():
+    for directory in prefixes:
+        machine.run_json("restore", "moved", "--prefix", directory)
+        for path, (_, _, data) in tree_of(directory).items():
             for old in earlier:
                 assert os.fsencode(old) not in data, path
-        shown = subprocess.check_output([place / "bin/whereami"], text=True).splitlines()
-        assert f"{place}/a:{place}/b" in shown
-        ids.add(machine.run_json("pack", "-p", place, "--name", "moved")["snapshot"])
-        earlier.append(place)
+        shown = subprocess.check_output([directory / "bin/whereami"], text=True).splitlines()
+        assert f"{directory}/a:{directory}/b" in shown
+        ids.add(machine.run_json("pack", "-p", directory, "--name", "moved")["snapshot"])
+        earlier.append(directory)
     assert len(ids) == 1
 
 
-def test_a_program_that_was_compiled_in_it(tools: Path, machine: Machine, tmp_path: Path) -> None:
-    """It is relocated where the prefix fits, also after it has been where that did not."""
+def test_compiled_program_is_relocated_where_the_prefix_fits(
+    tools: Path, machine: Machine, tmp_path: Path
+) -> None:
+    """Even after it has been restored to a prefix that did not fit."""
     source, program = tmp_path / "here.c", "bin/here"
     source.write_text(f'#include <stdio.h>\nint main(void) {{ puts("{tools}/share"); return 0; }}\n')
     subprocess.run(["cc", "-o", tools / program, source, f"-Wl,-rpath,{tools}/lib"], check=True)
     first = machine.run_json("pack", "-p", tools, "--name", "moved")
     assert first["unrelocated"] == []
-    longer, shorter = tmp_path / "a-longer-place" / "than-before", tmp_path / "short"
+    longer, shorter = tmp_path / "a-longer-directory" / "than-before", tmp_path / "short"
     outcome = machine.snapper("restore", "moved", "--prefix", longer)
     assert outcome.code == 3
     assert f"    {program}\n" in outcome.err
@@ -398,10 +402,10 @@ def test_a_program_that_was_compiled_in_it(tools: Path, machine: Machine, tmp_pa
     assert os.fsencode(f"{shorter}/lib\0") in (shorter / program).read_bytes()
 
 
-def test_same_snapshot_whoever_packs(
+def test_snapshot_id_does_not_depend_on_user_store_or_prefix(
     tools: Path, new_machine: Callable[[str], Machine], tmp_path: Path
 ) -> None:
-    """Two users with two umasks, two stores, and the environment at two places: one snapshot."""
+    """Two users with different umasks and stores pack the environment at different prefixes."""
 
     def pack(machine: Machine, prefix: Path, umask: str, store: Path) -> str:
         command = machine.command("pack", "-p", prefix, "--name", "same", "--store", store, "--json")
@@ -416,7 +420,7 @@ def test_same_snapshot_whoever_packs(
 
     one, two = new_machine("one"), new_machine("two")
     first = pack(one, tools, "022", tmp_path / "store-of-one")
-    other = tmp_path / "another-place" / "of-two"
+    other = tmp_path / "another-directory" / "of-two"
     command = two.command("restore", "same", "--store", tmp_path / "store-of-one", "--prefix", other)
     subprocess.run(["sh", "-c", 'umask 077; exec "$@"', "sh", *command], env=two.variables, check=True)
     assert pack(two, other, "077", tmp_path / "store-of-two") == first

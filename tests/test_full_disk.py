@@ -1,7 +1,6 @@
-"""Disks that are full, become full, or cannot be written: nothing is half done, and with room the same command
-then does it.
+"""Full and read-only disks: nothing is left half done, and the same command succeeds once there is space.
 
-The disks are small memory file systems, which only root may mount; others run these tests in a namespace where
+The disks are small memory file systems, which only root may mount; other users run these tests in a namespace where
 they are root.
 """
 
@@ -34,7 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "-l", str(made.path)], capture_output=True, check=False)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the tests below run by themselves")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can run the tests directly")
 def test_in_a_namespace() -> None:
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*namespace, "true"], check=False).returncode:
@@ -45,8 +44,8 @@ def test_in_a_namespace() -> None:
 
 
 @root_only
-def test_what_is_linked_needs_no_room(machine: Machine, disk: Disk) -> None:
-    """A snapshot with little that is new, in the place of one that takes more than half of the disk."""
+def test_linked_files_need_no_space(machine: Machine, disk: Disk) -> None:
+    """A snapshot with little new data replaces one that fills more than half of the disk."""
     disk.mount(2048 * PAGE_SIZE)
     prefix = make_data(machine.envs / "data")
     (prefix / "large").write_bytes(os.urandom(1024 * PAGE_SIZE))
@@ -56,13 +55,13 @@ def test_what_is_linked_needs_no_room(machine: Machine, disk: Disk) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: small\nVersion: 1.0\n\n")
     (info / "RECORD").write_text("small-1.0.dist-info/METADATA,,\nsmall-1.0.dist-info/RECORD,,\n")
     machine.run_json("pack", "data")
-    place = disk.path / "data"
-    machine.run_json("restore", f"data@{first[:8]}", "-p", place)
-    inode = (place / "large").stat().st_ino
-    machine.run_json("restore", "data", "-p", place)
-    assert (place / "large").stat().st_ino == inode
-    assert (place / "lib" / "small-1.0.dist-info" / "METADATA").exists()
-    machine.run_json("restore", f"data@{first[:8]}", "-p", place)
+    prefix_path = disk.path / "data"
+    machine.run_json("restore", f"data@{first[:8]}", "-p", prefix_path)
+    inode = (prefix_path / "large").stat().st_ino
+    machine.run_json("restore", "data", "-p", prefix_path)
+    assert (prefix_path / "large").stat().st_ino == inode
+    assert (prefix_path / "lib" / "small-1.0.dist-info" / "METADATA").exists()
+    machine.run_json("restore", f"data@{first[:8]}", "-p", prefix_path)
 
 
 # --- the store --------------------------------------------------------------------------------------------
@@ -70,8 +69,10 @@ def test_what_is_linked_needs_no_room(machine: Machine, disk: Disk) -> None:
 
 @root_only
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
-def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk) -> None:
-    """The store grows from try to try, so that each fails at another point."""
+def test_pack_to_a_store_with_too_little_space_can_be_repeated(
+    known: bool, machine: Machine, disk: Disk
+) -> None:
+    """The disk grows from attempt to attempt, so that each fails at another point."""
     prefix = make_data(machine.envs / "data")
     before: dict[str, str] = {}
     disk.mount(256 * PAGE_SIZE)
@@ -106,7 +107,7 @@ def test_a_store_with_too_little_room(known: bool, machine: Machine, disk: Disk)
 
 
 @root_only
-def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: Disk) -> None:
+def test_store_full_when_the_ref_is_written_keeps_the_previous_snapshot(machine: Machine, disk: Disk) -> None:
     prefix = make_data(machine.envs / "data")
     disk.mount(128 * PAGE_SIZE)
     store = disk.path / "store"
@@ -127,7 +128,7 @@ def test_a_store_that_is_full_when_the_entry_is_written(machine: Machine, disk: 
 
 
 @root_only
-def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
+def test_pack_to_a_store_with_too_few_inodes_can_be_repeated(machine: Machine, disk: Disk) -> None:
     make_data(machine.envs / "data")
     disk.mount(1024 * PAGE_SIZE, inodes=8)
     store = disk.path / "store"
@@ -140,7 +141,7 @@ def test_a_store_with_too_few_inodes(machine: Machine, disk: Disk) -> None:
 
 
 @root_only
-def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
+def test_read_only_store_can_be_read_but_not_written(machine: Machine, disk: Disk) -> None:
     prefix = make_data(machine.envs / "data")
     disk.mount(1024 * PAGE_SIZE)
     store = disk.path / "store"
@@ -168,7 +169,7 @@ def test_a_store_that_is_read_only(machine: Machine, disk: Disk) -> None:
 
 
 @root_only
-def test_an_environment_that_cannot_be_written(machine: Machine, disk: Disk) -> None:
+def test_read_only_environment_can_be_packed(machine: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE_SIZE)
     prefix = make_data(disk.path / "data")
     disk.set("ro")
@@ -180,7 +181,7 @@ def test_an_environment_that_cannot_be_written(machine: Machine, disk: Disk) -> 
 
 @pytest.fixture
 def stocked(machine: Machine) -> Machine:
-    """A machine with the environment `data` in its store, and not on its disk."""
+    """A machine with the environment `data` in its store but not on disk."""
     prefix = make_data(machine.envs / "data")
     machine.run_json("pack", "data")
     shutil.rmtree(prefix)
@@ -188,8 +189,8 @@ def stocked(machine: Machine) -> Machine:
 
 
 @root_only
-def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
-    """The disk grows by a page from try to try, from what the look before says to be too little."""
+def test_restore_with_too_little_space_leaves_nothing_behind(stocked: Machine, disk: Disk) -> None:
+    """The disk grows from attempt to attempt, from a size that the check beforehand rejects."""
     disk.mount(PAGE_SIZE)
     target = disk.path / "envs" / "data"
     error = stocked.expect_error(1, "restore", "data", "--prefix", target)
@@ -217,7 +218,7 @@ def test_restore_where_is_too_little_room(stocked: Machine, disk: Disk) -> None:
 
 
 @root_only
-def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
+def test_restore_with_too_few_inodes_leaves_nothing_behind(stocked: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE_SIZE, inodes=10)
     target = disk.path / "data"
     error = stocked.expect_error(1, "restore", "data", "--prefix", target)
@@ -234,8 +235,10 @@ def test_restore_where_are_too_few_inodes(stocked: Machine, disk: Disk) -> None:
 
 @root_only
 @pytest.mark.parametrize("old", [False, True], ids=["new", "old"])
-def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: Disk) -> None:
-    """While the command is halted, somebody else takes the room that it has found to be there."""
+def test_disk_that_fills_up_while_restoring_keeps_the_old_tree(
+    old: bool, machine: Machine, disk: Disk
+) -> None:
+    """While the command is stopped, somebody else takes the space that it has reserved."""
     source = make_many(machine.envs / "many")
     machine.run_json("pack", "many")
     size = sum(path.stat().st_size + PAGE_SIZE for path in source.rglob("*"))
@@ -270,7 +273,7 @@ def test_restore_to_a_disk_that_becomes_full(old: bool, machine: Machine, disk: 
 
 
 @root_only
-def test_restore_to_a_read_only_disk(stocked: Machine, disk: Disk) -> None:
+def test_restore_to_a_read_only_disk_is_refused(stocked: Machine, disk: Disk) -> None:
     disk.mount(1024 * PAGE_SIZE)
     disk.set("ro")
     for target in (disk.path / "data", disk.path / "new" / "data"):
@@ -283,11 +286,13 @@ def test_restore_to_a_read_only_disk(stocked: Machine, disk: Disk) -> None:
 
 
 @root_only
-def test_a_home_without_room_for_the_kernel(machine: Machine, disk: Disk) -> None:
+def test_full_home_directory_fails_the_kernel_but_not_the_restore(machine: Machine, disk: Disk) -> None:
     prefix = make_data(machine.envs / "data")
-    place = prefix / "share/jupyter/kernels/textual"
-    place.mkdir(parents=True)
-    (place / "kernel.json").write_text('{"argv": ["/bin/true"], "display_name": "Text", "language": "text"}')
+    prefix_path = prefix / "share/jupyter/kernels/textual"
+    prefix_path.mkdir(parents=True)
+    (prefix_path / "kernel.json").write_text(
+        '{"argv": ["/bin/true"], "display_name": "Text", "language": "text"}'
+    )
     machine.run_json("pack", "data")
     shutil.rmtree(prefix)
     disk.mount(8 * PAGE_SIZE)

@@ -1,4 +1,4 @@
-"""All environments of a store: which, in which order, within which time, and what is told of them."""
+"""Restoring all environments of a store: selection, order, time budget, and reports."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from tests.support.stores import layer_files
 from tests.support.throttle import Throttle, throttled
 
 
-def test_patterns_and_order() -> None:
+def test_names_are_selected_by_patterns_and_ranked() -> None:
     names = ["a1", "a2", "b1", "b2", "c"]
     assert NamePatterns().select(names) == names
     assert NamePatterns(("a*", "c")).select(names) == ["a1", "a2", "c"]
     assert NamePatterns(("[ab]?",), ("*1",)).select(names) == ["a2", "b2"]
     assert NamePatterns((), ("?",)).select(names) == names[:4]
-    found = rank_names(names, ("c", "b*"), ("a2", "b1", "gone"))
-    assert sorted(names, key=lambda name: found[name]) == ["c", "b1", "b2", "a2", "a1"]
+    ranks = rank_names(names, ("c", "b*"), ("a2", "b1", "gone"))
+    assert sorted(names, key=lambda name: ranks[name]) == ["c", "b1", "b2", "a2", "a1"]
     assert len(set(rank_names(names, (), ()).values())) == 1
 
 
-def test_room_for_all_together(tmp_path: Path) -> None:
-    """Two snapshots that would each fit alone do not fit together."""
+def test_space_is_reserved_for_all_snapshots_together(tmp_path: Path) -> None:
+    """Two snapshots of which either would fit do not fit together."""
     free = shutil.disk_usage(tmp_path).free
     layer = Layer("0" * 64, 1, "0" * 64, LAYER_SIZE, "files", "", 1, (), None)
     layers = (layer,) * (free * 6 // 10 // LAYER_SIZE)
@@ -56,7 +56,7 @@ def test_room_for_all_together(tmp_path: Path) -> None:
 
 @pytest.fixture
 def three(machine: Machine) -> Machine:
-    """A store of three environments, each with a kernel, and none of them on the machine."""
+    """A machine whose store has three environments with one kernel each, none of them on disk."""
     for name in ("one", "two", "three"):
         prefix = make_data(machine.envs / name)
         (prefix / "own.txt").write_text(f"of {name}\n" * 1000)
@@ -67,10 +67,10 @@ def three(machine: Machine) -> Machine:
 
 
 def restored(document: dict[str, list[dict[str, str]]]) -> list[str]:
-    return [each["environment"] for each in document["restored"]]
+    return [entry["environment"] for entry in document["restored"]]
 
 
-def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
+def test_failure_of_one_environment_does_not_stop_the_others(three: Machine) -> None:
     shared = set(layer_files(three.store))
     for environment in ("one", "three"):
         digests = {layer["digest"] for layer in three.run_json("show", environment)["layers"]}
@@ -91,10 +91,10 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
 
     status = three.run_json("status")["last_restore"]
     assert not status["at_work"]
-    told = {each["environment"]: each["condition"] for each in status["environments"]}
-    assert told == {"one": "present", "two": "failed", "three": "present"}
+    conditions = {entry["environment"]: entry["condition"] for entry in status["environments"]}
+    assert conditions == {"one": "present", "two": "failed", "three": "present"}
     assert "two: layer" in three.snapper("status").out
-    states = {each["name"]: each["ready"] for each in three.run_json("kernels")["kernels"]}
+    states = {entry["name"]: entry["ready"] for entry in three.run_json("kernels")["kernels"]}
     assert states == {"one-text": True, "two-text": False, "three-text": True}
     assert "waiting" not in three.snapper("kernels", "list").out
     with started(three, "two-text") as kernel:
@@ -104,21 +104,23 @@ def test_one_that_fails_does_not_stop_the_others(three: Machine) -> None:
     of_two.write_bytes(good)
     assert three.snapper("doctor").code == 3
     three.run_json("restore", "two")
-    told = {each["environment"]: each for each in three.run_json("status")["last_restore"]["environments"]}
-    assert (told["two"]["condition"], told["two"]["error"]) == ("restored", "")
-    assert told["one"]["condition"] == "present"
+    conditions = {
+        entry["environment"]: entry for entry in three.run_json("status")["last_restore"]["environments"]
+    }
+    assert (conditions["two"]["condition"], conditions["two"]["error"]) == ("restored", "")
+    assert conditions["one"]["condition"] == "present"
     assert three.snapper("doctor").code == 0
 
 
 def problems(outcome: Outcome) -> dict[str, str]:
-    """Of each kernel that is told of, why it could not be registered, if so."""
+    """Return the problem of each kernel that was reported, empty if it was registered."""
     return {
-        kernel["name"]: kernel["problem"] for each in outcome.json["restored"] for kernel in each["kernels"]
+        kernel["name"]: kernel["problem"] for entry in outcome.json["restored"] for kernel in entry["kernels"]
     }
 
 
-def test_odd_kernels_do_not_stop_the_others(machine: Machine) -> None:
-    """Whatever an environment has for kernels and variables, and whatever stands in the user's menu."""
+def test_invalid_kernels_do_not_stop_other_kernels(machine: Machine) -> None:
+    """Kernelspecs, environment variables, and entries in the user's kernels directory may all be invalid."""
     good = {"argv": ["true"], "display_name": "Good", "language": "text"}
     make_data(machine.envs / "last")
     add_kernel(machine.envs / "last", "good", **good)
@@ -145,22 +147,22 @@ def test_odd_kernels_do_not_stop_the_others(machine: Machine) -> None:
     outcome = machine.snapper("restore", "--all", "--json")
     assert outcome.code == 3
     assert sorted(restored(outcome.json)) == ["first", "last"]
-    found = problems(outcome)
-    assert not found.pop("last-good")
-    assert found.keys() == {"first-good", "first-words"}
-    assert "surrogates not allowed" in found["first-words"]
-    assert not found["first-good"]
-    there = {file.name for file in kernels_dir(machine).iterdir()}
-    assert there == {"first-good", "first-words", "last-good"}
+    reported = problems(outcome)
+    assert not reported.pop("last-good")
+    assert reported.keys() == {"first-good", "first-words"}
+    assert "surrogates not allowed" in reported["first-words"]
+    assert not reported["first-good"]
+    registered = {file.name for file in kernels_dir(machine).iterdir()}
+    assert registered == {"first-good", "first-words", "last-good"}
     (odd / "etc/conda/env_vars.d/c.json").write_text('{"A": "\\ud800"}')
-    found = problems(machine.snapper("restore", "--all", "--json"))
-    assert not found.pop("last-good")
-    assert found.keys() == {"first-good", "first-words"}
-    assert all(found.values())
+    reported = problems(machine.snapper("restore", "--all", "--json"))
+    assert not reported.pop("last-good")
+    assert reported.keys() == {"first-good", "first-words"}
+    assert all(reported.values())
 
 
-def test_a_restore_elsewhere_that_fails_leaves_the_kernels(machine: Machine) -> None:
-    """They go to the environment that there is until the other one is there."""
+def test_failed_restore_to_another_prefix_keeps_the_kernels(machine: Machine) -> None:
+    """Kernels start the existing environment until the other one is complete; without it, they wait for that."""
     add_kernel(
         make_data(machine.envs / "data"),
         "text",
@@ -181,7 +183,7 @@ def test_a_restore_elsewhere_that_fails_leaves_the_kernels(machine: Machine) -> 
     assert f"snapper_prefix={machine.home}/copy\n" in launch
 
 
-def test_patterns_and_settings(three: Machine) -> None:
+def test_patterns_and_settings_select_and_order_environments(three: Machine) -> None:
     assert restored(three.run_json("restore", "--all", "--only", "t*", "--except", "*ee")) == ["two"]
     assert (
         three.expect_error(10, "restore", "--all", "--only", "four")["hint"]
@@ -207,8 +209,8 @@ def test_patterns_and_settings(three: Machine) -> None:
     assert restored(three.run_json("restore", "--all", "--jobs", "1")) == ["two", "three"]
 
 
-def test_a_store_that_is_not_there(three: Machine) -> None:
-    """Kernels of earlier restores say why their environments are not there."""
+def test_missing_store_is_reported_by_kernels_of_earlier_restores(three: Machine) -> None:
+    """They say why their environments are missing."""
     three.run_json("restore", "--all")
     shutil.rmtree(three.envs)
     three.envs.mkdir()
@@ -221,34 +223,34 @@ def test_a_store_that_is_not_there(three: Machine) -> None:
     assert three.snapper("status", "--json").json["last_restore"]["error"] == error["message"]
 
 
-# --- within a time ----------------------------------------------------------------------------------------
+# --- time budget ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Slow:
-    """A machine whose store is on a server that it has a slow way to."""
+    """A machine with a slow connection to its store."""
 
     machine: Machine
     variables: dict[str, str]
-    way: Throttle
+    connection: Throttle
 
     @property
     def command(self) -> tuple[str, ...]:
         return "restore", "--all", "--envs-dir", str(self.machine.envs)
 
     def restore(self, *arguments: str) -> tuple[Outcome, float]:
-        """Restores all; the outcome, and how long that took in seconds."""
+        """Restore all; return the outcome and the duration in seconds."""
         began = time.monotonic()
         outcome = self.machine.snapper(*self.command, *arguments, **self.variables)
         return outcome, time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
-def far(
+def s3_variables(
     s3_server: S3Server, pristine: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """The variables that name a store on a server, of an environment that has a kernel, and a small one."""
-    home = tmp_path_factory.mktemp("far")
+    """The variables of a store on S3 that has an environment with a kernel and a small one."""
+    home = tmp_path_factory.mktemp("s3_variables")
     variables = {
         **s3_server.variables(),
         "SNAPPER_STORE": f"s3://{s3_server.bucket}/slow-{secrets.token_hex(4)}",
@@ -261,13 +263,13 @@ def far(
 
 
 @pytest.fixture
-def slow(machine: Machine, far: dict[str, str]) -> Iterator[Slow]:
-    with throttled(far["AWS_ENDPOINT_URL_S3"], 2_000_000) as way:
-        yield Slow(machine, {**far, "AWS_ENDPOINT_URL_S3": way.endpoint}, way)
+def slow(machine: Machine, s3_variables: dict[str, str]) -> Iterator[Slow]:
+    with throttled(s3_variables["AWS_ENDPOINT_URL_S3"], 2_000_000) as connection:
+        yield Slow(machine, {**s3_variables, "AWS_ENDPOINT_URL_S3": connection.endpoint}, connection)
 
 
-def test_a_slow_store(slow: Slow) -> None:
-    """The command returns in time, and a kernel started then answers when its environment is there."""
+def test_budget_leaves_a_slow_restore_to_the_background(slow: Slow) -> None:
+    """The command returns in time; a kernel started then runs as soon as its environment is restored."""
     outcome, seconds = slow.restore("--budget", "3", "--json")
     assert seconds < 4
     assert outcome.code == 3, outcome
@@ -283,7 +285,7 @@ def test_a_slow_store(slow: Slow) -> None:
         wait_until(lambda: "waiting for tiny to be restored:" in kernel.log)
         assert kernel.manager.is_alive()
         kernel.manager.interrupt_kernel()
-        slow.way.rate = None
+        slow.connection.rate = None
         kernel.wait()
         assert kernel.run("import sys; print(sys.prefix)") == f"{slow.machine.envs}/tiny\n"
     wait_until(lambda: not is_process_alive(background["process"], ""))
@@ -291,12 +293,12 @@ def test_a_slow_store(slow: Slow) -> None:
     assert "2 restored, 0 already there, 0 failed" in slow.machine.snapper("status", **slow.variables).out
     outcome, _ = slow.restore("--budget", "60", "--json")
     assert outcome.code == 0
-    assert all(each["present"] for each in outcome.json["restored"])
+    assert all(entry["present"] for entry in outcome.json["restored"])
     assert "background" not in outcome.json
 
 
-def test_killed_in_the_background(slow: Slow) -> None:
-    """The next restore goes on; nothing was ever half there, and nobody waits for what is dead."""
+def test_restore_after_a_killed_background_restore_completes(slow: Slow) -> None:
+    """No environment is ever incomplete, and kernels do not wait for a dead process."""
     outcome, _ = slow.restore("--budget", "2")
     assert outcome.code == 3, outcome
     assert re.search("goes on in the background: .*tiny", outcome.out)
@@ -309,16 +311,16 @@ def test_killed_in_the_background(slow: Slow) -> None:
         assert run["log"] in kernel.log
     assert not (slow.machine.envs / "tiny").exists()
     assert "cut off" in slow.machine.snapper("status", **slow.variables).out
-    slow.way.rate = None
+    slow.connection.rate = None
     outcome, _ = slow.restore("--json")
     assert outcome.code == 0, outcome
     assert sorted(restored(outcome.json)) == ["small", "tiny"]
     assert {path.name for path in slow.machine.envs.iterdir()} == {"small", "tiny"}
 
 
-def test_a_store_that_does_not_answer(slow: Slow) -> None:
-    """Not even what it has is known when the time is up."""
-    slow.way.rate = 20
+def test_budget_bounds_the_wait_for_a_store_that_does_not_answer(slow: Slow) -> None:
+    """The time is up before the names of the environments are known."""
+    slow.connection.rate = 20
     outcome, seconds = slow.restore("--budget", "1", "--json")
     assert seconds < 2
     assert outcome.code == 3, outcome
@@ -326,8 +328,8 @@ def test_a_store_that_does_not_answer(slow: Slow) -> None:
     os.killpg(outcome.json["background"]["process"], signal.SIGKILL)
 
 
-def test_interrupted_while_it_waits(slow: Slow) -> None:
-    """Ctrl-C ends the work too."""
+def test_interrupt_within_the_budget_ends_the_restore(slow: Slow) -> None:
+    """Ctrl-C also ends the process that does the work."""
     running = start_command(slow.machine, *slow.command, "--budget", "60", **slow.variables)
     kernel = kernels_dir(slow.machine) / "tiny-python3" / "kernel.json"
     assert running.reaches(kernel.exists)

@@ -1,4 +1,4 @@
-"""The order in which layers of several environments are unpacked."""
+"""The order in which the layers of several snapshots are unpacked."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ sizes = st.lists(st.integers(1, 1000), max_size=20)
 
 
 @given(st.lists(st.tuples(sizes, st.integers(0, 3)), max_size=8))
-def test_every_layer_once_and_ranks_in_order(drawn: list[tuple[list[int], int]]) -> None:
-    loads = [load(*each, rank=rank) for each, rank in drawn]
-    found = schedule_layers(loads)
-    assert sorted(found) == [
-        ScheduledLayer(number, order)
-        for number, each in enumerate(loads)
-        for order in range(len(each.layers))
+def test_every_layer_is_scheduled_once_by_rank(drawn: list[tuple[list[int], int]]) -> None:
+    loads = [load(*layer_sizes, rank=rank) for layer_sizes, rank in drawn]
+    scheduled = schedule_layers(loads)
+    assert sorted(scheduled) == [
+        ScheduledLayer(number, layer)
+        for number, snapshot in enumerate(loads)
+        for layer in range(len(snapshot.layers))
     ]
-    ranks = [loads[turn.load].rank for turn in found]
+    ranks = [loads[item.load].rank for item in scheduled]
     assert ranks == sorted(ranks)
 
 
-def test_largest_first() -> None:
-    """The largest environment begins, and its largest layer."""
+def test_largest_snapshot_and_layer_come_first() -> None:
     loads = [load(5, 50, 5), load(100, 300, 100)]
     assert schedule_layers(loads)[0] == ScheduledLayer(1, 1)
     assert schedule_layers(loads)[-1].load == 1
 
 
-def test_the_smallest_do_not_starve() -> None:
-    """Ten small environments beside a huge one are all done when a quarter more than their own bytes are."""
+def test_small_snapshots_do_not_wait_for_a_large_one() -> None:
+    """Ten small snapshots next to a huge one are complete once four times their own bytes are scheduled."""
     loads = [load(*[64] * 100), *(load(4, 4) for _ in range(10))]
-    found = schedule_layers(loads)
+    scheduled = schedule_layers(loads)
     done = 0
-    for turn in found[: max(count for count, turn in enumerate(found) if turn.load) + 1]:
-        done += loads[turn.load].layers[turn.layer].diff_size
+    for item in scheduled[: max(count for count, item in enumerate(scheduled) if item.load) + 1]:
+        done += loads[item.load].layers[item.layer].diff_size
     assert done <= 80 * 4 + 2 * 64
 
 
-def test_one_alone_is_done_largest_first() -> None:
-    assert [turn.layer for turn in schedule_layers([load(1, 3, 2)])] == [1, 2, 0]
+def test_layers_of_one_snapshot_come_largest_first() -> None:
+    assert [item.layer for item in schedule_layers([load(1, 3, 2)])] == [1, 2, 0]

@@ -1,4 +1,4 @@
-"""Staging: a directory appears whole in another's place, or nothing has happened."""
+"""Staging: a directory replaces another one completely, or nothing changes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ real_move_in = Staging._move_in
 forking = multiprocessing.get_context("fork")
 
 
-def fill(top: Path, text: str) -> None:
-    """An environment of sorts, with read-only directories as packages bring them."""
+def build_tree(top: Path, text: str) -> None:
+    """Create a tree that looks like an environment, with read-only directories like those of some packages."""
     (top / "lib" / "deep").mkdir(parents=True)
     (top / "lib" / "file").write_text(text)
     (top / "lib" / "deep" / "file").write_text(text)
@@ -58,10 +58,10 @@ def text_in(top: Path) -> str:
     return (top / "bin" / "deep" / "file").read_text()
 
 
-def put(target: Path, text: str) -> None:
-    with staging_directory(target) as aside:
-        fill(aside.tree, text)
-        aside.swap()
+def swap_in(target: Path, text: str) -> None:
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, text)
+        staged.swap()
 
 
 def no_exchange(one: Path, other: Path) -> bool:
@@ -69,8 +69,8 @@ def no_exchange(one: Path, other: Path) -> bool:
 
 
 @pytest.fixture(params=["exchange", "two steps"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where renameat2 works, and where it does not: NFS, macOS, old kernels."""
+def swap_method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with renameat2, and as on systems without it: NFS, macOS, old kernels."""
     if request.param == "two steps":
         monkeypatch.setattr(staging, "exchange", no_exchange)
     return str(request.param)
@@ -86,51 +86,53 @@ def names(directory: Path) -> list[str]:
 
 
 def in_process(action: Callable[[], object]) -> int | None:
-    """Runs the action in a process of its own; how that ended."""
+    """Run the action in a child process; return its exit code."""
     process = forking.Process(target=action)
     process.start()
     process.join(30)
     return process.exitcode
 
 
-def be_killed() -> None:
+def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 # --- swapping ---------------------------------------------------------------------------------------------
 
 
-def test_onto_nothing(target: Path, way: str) -> None:
-    put(target, "new")
+def test_swap_creates_a_missing_target(target: Path, swap_method: str) -> None:
+    swap_in(target, "new")
     assert text_in(target) == "new"
     assert names(target.parent) == ["work"]
 
 
-def test_onto_an_empty_directory(target: Path, way: str) -> None:
+def test_swap_replaces_an_empty_directory(target: Path, swap_method: str) -> None:
     target.mkdir(parents=True)
-    put(target, "new")
+    swap_in(target, "new")
     assert text_in(target) == "new"
     assert names(target.parent) == ["work"]
 
 
-def test_onto_a_tree(target: Path, way: str) -> None:
-    put(target, "old")
+def test_swap_replaces_a_tree_completely(target: Path, swap_method: str) -> None:
+    swap_in(target, "old")
     (target / "extra").write_text("of old")
-    put(target, "new")
+    swap_in(target, "new")
     assert text_in(target) == "new"
     assert names(target) == ["bin", "lib"]
     assert names(target.parent) == ["work"]
 
 
-def test_again_and_again(target: Path, way: str) -> None:
+def test_target_is_swapped_repeatedly(target: Path, swap_method: str) -> None:
     for turn in range(5):
-        put(target, str(turn))
+        swap_in(target, str(turn))
         assert text_in(target) == str(turn)
     assert names(target.parent) == ["work"]
 
 
-def test_a_swap_is_one_step_here(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The target is never missing where the system can exchange directories."""
+def test_swap_takes_one_step_where_directories_can_be_exchanged(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target never disappears if the system can exchange directories."""
     seen: list[bool] = []
     real = exchange
 
@@ -138,52 +140,54 @@ def test_a_swap_is_one_step_here(target: Path, monkeypatch: pytest.MonkeyPatch) 
         seen.append(real(one, other))
         return seen[-1]
 
-    put(target, "old")
+    swap_in(target, "old")
     monkeypatch.setattr(staging, "exchange", watched)
-    put(target, "new")
+    swap_in(target, "new")
     if seen == [False]:
         pytest.skip("this file system cannot exchange directories")
     assert seen == [True]
 
 
-def test_long_names(target: Path) -> None:
+def test_target_with_a_long_name(target: Path) -> None:
     long = target.with_name("n" * 240)
-    put(long, "new")
+    swap_in(long, "new")
     assert text_in(long) == "new"
 
 
 @pytest.mark.parametrize("points_to", [None, "nowhere", "/"])
-def test_what_is_no_directory_stays(target: Path, way: str, points_to: str | None) -> None:
-    with pytest.raises(TargetOccupied) as caught, staging_directory(target) as aside:
-        fill(aside.tree, "new")
+def test_swap_does_not_replace_a_file_or_link(target: Path, swap_method: str, points_to: str | None) -> None:
+    with pytest.raises(TargetOccupied) as caught, staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
         if points_to:
             target.symlink_to(points_to)
         else:
             target.write_text("mine")
-        aside.swap()
+        staged.swap()
     assert caught.value.code == 11
     assert os.readlink(target) == points_to if points_to else target.read_text() == "mine"
     assert names(target.parent) == ["work"]
 
 
-def test_a_target_that_comes_to_be_is_not_lost(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swap_does_not_replace_a_tree_created_meanwhile(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def meanwhile(self: Staging) -> None:
-        fill(target, "somebody else's")
+        build_tree(target, "somebody else's")
         real_move_in(self)
 
     monkeypatch.setattr(Staging, "_move_in", meanwhile)
     with pytest.raises(TargetOccupied):
-        put(target, "new")
+        swap_in(target, "new")
     assert text_in(target) == "somebody else's"
     assert names(target.parent) == ["work"]
 
 
-# --- what stands inside of an environment and is not part of it -------------------------------------------
+# --- nested environments and package caches ---------------------------------------------------------------
 
 
-def base(target: Path) -> dict[str, tuple[str, int, bytes]]:
-    """A base environment with others in it and a package cache; those alone, as they are to be afterwards."""
-    put(target, "old")
+def make_base(target: Path) -> dict[str, tuple[str, int, bytes]]:
+    """Create a base environment with nested environments and a package cache; return the entries of those."""
+    swap_in(target, "old")
     for directory in ("envs/other", "envs/unpacked"):
         (target / directory / "conda-meta").mkdir(parents=True)
         (target / directory / "precious").write_text(directory)
@@ -194,21 +198,21 @@ def base(target: Path) -> dict[str, tuple[str, int, bytes]]:
     (target / "pkgs" / "urls.txt").touch()
     for directory in ("envs/other", "envs", "pkgs", ""):
         (target / directory).chmod(0o555)
-    return lodgers(target)
+    return foreign_entries(target)
 
 
-def lodgers(target: Path) -> dict[str, tuple[str, int, bytes]]:
+def foreign_entries(target: Path) -> dict[str, tuple[str, int, bytes]]:
     return {path: entry for path, entry in tree_of(target).items() if re.match("pkgs|envs/(?!mine)", path)}
 
 
-def test_other_environments_and_the_package_cache_outlive_a_base_environment(public: Path, way: str) -> None:
+def test_nested_environments_and_package_cache_survive_a_swap(public: Path, swap_method: str) -> None:
     def work() -> None:
         target = public / "envs" / "base"
-        before = base(target)
+        before = make_base(target)
         assert len(before) == 9
-        put(target, "new")
+        swap_in(target, "new")
         assert text_in(target) == "new"
-        assert lodgers(target) == before
+        assert foreign_entries(target) == before
         assert not (target / "envs" / "mine").exists()
         assert names(target.parent) == ["base"]
         remove_tree(target)
@@ -217,15 +221,15 @@ def test_other_environments_and_the_package_cache_outlive_a_base_environment(pub
 
 
 @pytest.mark.parametrize("how", ["killed", "failed"])
-def test_other_environments_outlive_a_swap_that_is_cut_off(tmp_path: Path, way: str, how: str) -> None:
-    def put_new(target: Path, at: int) -> None:
+def test_nested_environments_survive_an_interrupted_swap(tmp_path: Path, swap_method: str, how: str) -> None:
+    def swap_in_cut_short(target: Path, at: int) -> None:
         steps = itertools.count()
 
         def cutting(real: Callable[..., object]) -> Callable[..., object]:
             def cut(*arguments: object) -> object:
                 if next(steps) == at:
                     if how == "killed":
-                        be_killed()
+                        kill_self()
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 return real(*arguments)
 
@@ -233,75 +237,79 @@ def test_other_environments_outlive_a_swap_that_is_cut_off(tmp_path: Path, way: 
 
         for owner, name in ((staging, "_move"), (staging, "exchange"), (Staging, "_move_in")):
             setattr(owner, name, cutting(getattr(owner, name)))
-        put(target, "new")
+        swap_in(target, "new")
 
     steps = 0
     texts = []
-    for at in range(4 + (1 if way == "exchange" else 2) + 4):
+    for at in range(4 + (1 if swap_method == "exchange" else 2) + 4):
         target = tmp_path / str(at) / "envs" / "work"
-        before = base(target)
-        steps += in_process(lambda: put_new(target, at)) != 0  # noqa: B023 - it is called here
+        before = make_base(target)
+        steps += in_process(lambda: swap_in_cut_short(target, at)) != 0  # noqa: B023 - it is called here
         remove_leftover_staging(target)
         texts.append(text_in(target))
-        assert lodgers(target) == before
+        assert foreign_entries(target) == before
         assert names(target.parent) == ["work"]
     assert steps == at + 1
     assert texts == ["old"] * (at - 3) + ["new"] * 4
 
 
-def test_an_environment_whose_place_the_snapshot_has_a_file_at_is_in_the_way(target: Path, way: str) -> None:
-    base(target)
+def test_swap_is_refused_if_the_snapshot_has_a_file_at_a_nested_environment(
+    target: Path, swap_method: str
+) -> None:
+    make_base(target)
     before = tree_of(target)
-    for place in ("envs/other", "envs", "pkgs"):
-        with pytest.raises(TargetOccupied) as caught, staging_directory(target) as aside:
-            fill(aside.tree, "new")
-            (aside.tree / place).parent.mkdir(exist_ok=True)
-            (aside.tree / place).write_text("of the snapshot")
-            aside.swap()
-        assert str(target / place) in caught.value.message
+    for path in ("envs/other", "envs", "pkgs"):
+        with pytest.raises(TargetOccupied) as caught, staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            (staged.tree / path).parent.mkdir(exist_ok=True)
+            (staged.tree / path).write_text("of the snapshot")
+            staged.swap()
+        assert str(target / path) in caught.value.message
         assert tree_of(target) == before
         assert names(target.parent) == ["work"]
 
 
-def test_an_environment_that_is_being_restored_is_not_moved(target: Path) -> None:
-    base(target)
+def test_swap_is_refused_while_a_nested_environment_is_restored(target: Path) -> None:
+    make_base(target)
     before = tree_of(target)
     (target / "envs").chmod(0o755)
     with staging_directory(target / "envs" / "third"), pytest.raises(TargetLocked):
-        put(target, "new")
+        swap_in(target, "new")
     (target / "envs").chmod(0o555)
     assert tree_of(target) == before
 
 
-# --- failing ----------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [KeyError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("existing", [False, True])
-def test_an_error_leaves_what_was(target: Path, existing: bool, kind: type[BaseException]) -> None:
+def test_error_before_the_swap_changes_nothing(
+    target: Path, existing: bool, kind: type[BaseException]
+) -> None:
     if existing:
-        put(target, "old")
+        swap_in(target, "old")
     before = tree_of(target.parent)
-    with pytest.raises(kind), staging_directory(target) as aside:
-        fill(aside.tree, "new")
+    with pytest.raises(kind), staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
         raise kind
     assert tree_of(target.parent) == before
 
 
 @pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
-def test_a_swap_that_fails_between_its_steps_leaves_what_was(
+def test_swap_that_fails_between_two_steps_changes_nothing(
     target: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
     def fail(self: Staging) -> None:
         assert not self.target.exists()
         raise kind
 
-    put(target, "old")
+    swap_in(target, "old")
     before = tree_of(target.parent)
     monkeypatch.setattr(staging, "exchange", no_exchange)
     monkeypatch.setattr(Staging, "_move_in", fail)
     with pytest.raises((SnapperError, KeyboardInterrupt)):
-        put(target, "new")
+        swap_in(target, "new")
     assert tree_of(target.parent) == before
 
 
@@ -315,45 +323,45 @@ def test_a_swap_that_fails_between_its_steps_leaves_what_was(
         (errno.EIO, FileOperationFailed),
     ],
 )
-def test_errors_of_the_system_are_told(target: Path, number: int, kind: type[SnapperError]) -> None:
+def test_os_errors_are_reported_with_a_path(target: Path, number: int, kind: type[SnapperError]) -> None:
     with pytest.raises(kind) as caught, staging_directory(target):
         raise OSError(number, os.strerror(number), "some/file")
     assert str(target.parent) in caught.value.message or "some/file" in caught.value.message
     assert names(target.parent) == []
 
 
-def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+def test_staging_below_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SnapperError), staging_directory(tmp_path / "file" / "work"):
         pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
-# --- killed -----------------------------------------------------------------------------------------------
+# --- killed processes -------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_process_left_is_cleared_by_the_next(target: Path) -> None:
+def test_staging_removes_leftovers_of_a_killed_process(target: Path) -> None:
     def killed() -> None:
-        with staging_directory(target) as aside:
-            fill(aside.tree, "half")
-            be_killed()
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "half")
+            kill_self()
 
     for _ in range(2):
         assert in_process(killed) == -signal.SIGKILL
         assert not target.exists()
         assert names(target.parent) == [".work.snapper"]
-    put(target, "new")
+    swap_in(target, "new")
     assert text_in(target) == "new"
     assert names(target.parent) == ["work"]
 
 
-def test_sweep_clears_what_a_killed_process_left(target: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_on_request(target: Path) -> None:
     def killed() -> None:
-        with staging_directory(target) as aside:
-            fill(aside.tree, "half")
-            be_killed()
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "half")
+            kill_self()
 
-    put(target, "old")
+    swap_in(target, "old")
     assert in_process(killed) == -signal.SIGKILL
     remove_leftover_staging(target)
     assert text_in(target) == "old"
@@ -362,29 +370,29 @@ def test_sweep_clears_what_a_killed_process_left(target: Path) -> None:
     assert names(target.parent) == ["work"]
 
 
-def test_a_swap_cut_off_between_its_steps_is_undone_by_the_next(
+def test_staging_undoes_a_swap_killed_between_two_steps(
     target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(target, "old")
+    swap_in(target, "old")
     before = tree_of(target.parent)
     with monkeypatch.context() as patch:
         patch.setattr(staging, "exchange", no_exchange)
-        patch.setattr(Staging, "_move_in", lambda _: be_killed())
-        assert in_process(lambda: put(target, "new")) == -signal.SIGKILL
+        patch.setattr(Staging, "_move_in", lambda _: kill_self())
+        assert in_process(lambda: swap_in(target, "new")) == -signal.SIGKILL
     assert not target.exists()
     with staging_directory(target):
         assert text_in(target) == "old"
     assert tree_of(target.parent) == before
 
 
-def test_a_swap_cut_off_after_its_steps_is_done(target: Path, way: str) -> None:
+def test_swap_killed_after_its_last_step_is_complete(target: Path, swap_method: str) -> None:
     def killed() -> None:
-        with staging_directory(target) as aside:
-            fill(aside.tree, "new")
-            aside.swap()
-            be_killed()
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap()
+            kill_self()
 
-    put(target, "old")
+    swap_in(target, "old")
     assert in_process(killed) == -signal.SIGKILL
     assert text_in(target) == "new"
     remove_leftover_staging(target)
@@ -392,14 +400,14 @@ def test_a_swap_cut_off_after_its_steps_is_done(target: Path, way: str) -> None:
     assert names(target.parent) == ["work"]
 
 
-# --- planted ----------------------------------------------------------------------------------------------
+# --- planted staging directories --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["symlink", "of another user"])
-def test_nothing_is_removed_where_somebody_else_says(target: Path, tmp_path: Path, kind: str) -> None:
-    """Neither where a staging directory leads elsewhere, nor where it is another user's."""
+def test_planted_staging_directory_is_refused_and_left_alone(target: Path, tmp_path: Path, kind: str) -> None:
+    """A staging directory that is a link or belongs to another user is neither used nor cleaned."""
     holder, theirs = target.parent / ".work.snapper", tmp_path / "project"
-    put(target, "old")
+    swap_in(target, "old")
     if kind == "symlink":
         holder.symlink_to(theirs)
     elif os.getuid() != 0:
@@ -413,26 +421,26 @@ def test_nothing_is_removed_where_somebody_else_says(target: Path, tmp_path: Pat
     remove_leftover_staging(target)
     assert find_leftovers(target.parent) == []
     with pytest.raises(TargetOccupied) as caught:
-        put(target, "new")
+        swap_in(target, "new")
     assert str(holder) in caught.value.message
     assert tree_of(tmp_path) == before
 
 
-# --- at the same time -------------------------------------------------------------------------------------
+# --- concurrency ------------------------------------------------------------------------------------------
 
 
 def hold(target: Path, held: str, release: str) -> None:
-    """Stages the target from one line on a pipe to another."""
-    with staging_directory(target) as aside:
-        fill(aside.tree, "held")
+    """Stage the target, report on one pipe, and swap after a line from the other."""
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "held")
         with open(held, "w") as out:
             out.write("held")
         with open(release) as waiting:
             waiting.read()
-        aside.swap()
+        staged.swap()
 
 
-def test_busy_while_another_process_is_at_work(target: Path, tmp_path: Path) -> None:
+def test_target_is_locked_while_another_process_stages_it(target: Path, tmp_path: Path) -> None:
     held, release = str(tmp_path / "held"), str(tmp_path / "release")
     os.mkfifo(held)
     os.mkfifo(release)
@@ -446,24 +454,24 @@ def test_busy_while_another_process_is_at_work(target: Path, tmp_path: Path) -> 
         assert str(target) in caught.value.message
         assert caught.value.code == 11
     remove_leftover_staging(target)
-    put(target.with_name("other"), "new")
+    swap_in(target.with_name("other"), "new")
     with open(release, "w") as out:
         out.write("now")
     process.join(30)
     assert process.exitcode == 0
     assert text_in(target) == "held"
-    put(target, "new")
+    swap_in(target, "new")
     assert names(target.parent) == ["other", "work"]
 
 
-def test_of_many_at_once_each_is_done_or_busy(target: Path) -> None:
+def test_concurrent_swaps_succeed_or_find_the_target_locked(target: Path) -> None:
     barrier = forking.Barrier(6)
 
     def work(number: int) -> None:
         for _ in range(15):
             barrier.wait(30)
             try:
-                put(target, str(number))
+                swap_in(target, str(number))
             except TargetLocked:
                 continue
             assert text_in(target) in "012345"
@@ -478,7 +486,7 @@ def test_of_many_at_once_each_is_done_or_busy(target: Path) -> None:
     assert names(target.parent) == ["work"]
 
 
-def test_the_lock_is_one_that_machines_share_on_nfs(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_is_on_a_writable_file_as_nfs_requires(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked: list[bool] = []
     lock = fcntl.flock
 
@@ -488,7 +496,7 @@ def test_the_lock_is_one_that_machines_share_on_nfs(target: Path, monkeypatch: p
         lock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", watched)
-    put(target, "new")
+    swap_in(target, "new")
     assert locked == [True]
 
 
@@ -497,7 +505,7 @@ def test_the_lock_is_one_that_machines_share_on_nfs(target: Path, monkeypatch: p
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory of a user whom permissions bind."""
+    """Give a directory for a user who is not exempt from permissions."""
     top = Path(tempfile.mkdtemp())
     top.chmod(0o755)
     yield top
@@ -505,7 +513,7 @@ def public() -> Iterator[Path]:
 
 
 def as_nobody(top: Path, action: Callable[[], None]) -> None:
-    """Runs the action in a process that may not do everything, but owns `top`."""
+    """Run the action in a child process as an unprivileged user who owns `top`."""
 
     def begin() -> None:
         if os.getuid() == 0:
@@ -518,7 +526,7 @@ def as_nobody(top: Path, action: Callable[[], None]) -> None:
     assert in_process(begin) == 0
 
 
-def test_directories_that_may_not_be_written_or_entered_are_removed(public: Path) -> None:
+def test_remove_tree_removes_directories_without_permissions(public: Path) -> None:
     def work() -> None:
         top = public / "top"
         for mode in (0o500, 0o300, 0o100, 0):
@@ -537,27 +545,27 @@ def test_directories_that_may_not_be_written_or_entered_are_removed(public: Path
     as_nobody(public, work)
 
 
-def test_a_user_replaces_an_environment_with_read_only_directories(public: Path) -> None:
+def test_unprivileged_user_replaces_read_only_directories(public: Path) -> None:
     def work() -> None:
-        put(public / "work", "old")
+        swap_in(public / "work", "old")
         (public / "work").chmod(0o555)
-        put(public / "work", "new")
+        swap_in(public / "work", "new")
         assert text_in(public / "work") == "new"
         assert names(public) == ["work"]
 
     as_nobody(public, work)
 
 
-def test_what_is_another_users_does_not_fail_what_is_done(public: Path) -> None:
+def test_swap_succeeds_if_files_of_another_user_cannot_be_removed(public: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can make directories of two users")
 
     def work() -> None:
         for text in ("new", "newer"):
-            put(public / "work", text)
+            swap_in(public / "work", text)
             assert text_in(public / "work") == text
 
-    put(public / "work", "old")
+    swap_in(public / "work", "old")
     (public / "work" / "roots").mkdir()
     (public / "work" / "roots" / "file").touch()
     for path in ("work", "work/lib", "work/lib/deep"):
@@ -567,8 +575,8 @@ def test_what_is_another_users_does_not_fail_what_is_done(public: Path) -> None:
     assert names(public) == ["work"]
 
 
-def test_the_staging_directory_is_private(target: Path) -> None:
-    with staging_directory(target) as aside:
-        assert aside.tree.stat().st_mode & 0o777 == 0o700
-        assert aside.tree.parent.stat().st_mode & 0o777 == 0o700
-        assert list(aside.tree.iterdir()) == []
+def test_staging_directory_is_private(target: Path) -> None:
+    with staging_directory(target) as staged:
+        assert staged.tree.stat().st_mode & 0o777 == 0o700
+        assert staged.tree.parent.stat().st_mode & 0o777 == 0o700
+        assert list(staged.tree.iterdir()) == []
