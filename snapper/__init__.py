@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from snapper.errors import SnapperError
     from snapper.format.model import Snapshot
     from snapper.process.progress import Progress
+    from snapper.repository.refs import StoredEnvironment
     from snapper.store import Store
 
 #: The modules that define the public names.
@@ -88,6 +89,7 @@ _MODULES = {
     "snapper.errors": ("SnapperError",),
     "snapper.format.model": ("Snapshot",),
     "snapper.process.progress": ("Progress",),
+    "snapper.repository.refs": ("StoredEnvironment",),
     "snapper.store": ("Store",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -114,6 +116,7 @@ __all__ = [
     "Snapshot",
     "SnapshotDiff",
     "Store",
+    "StoredEnvironment",
     "TagResult",
     "VerifyResult",
     "__version__",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from snapper.commands.tag import TagResult
     from snapper.commands.verify import EnvironmentCheck, LayerSample, RepairResult, VerifyResult
     from snapper.format.model import Snapshot
-    from snapper.repository.refs import RefOrError
+    from snapper.repository.refs import StoredEnvironment
     from snapper.store import Store
 
 
@@ -47,8 +47,8 @@ def open_store(url: str | None = None, *, create: bool = False, apart_from: Path
     return store.open_store(location, create=create, apart_from=apart_from, cache=cache)
 
 
-def environments(store: Store) -> tuple[RefOrError, ...]:
-    """Return the environments in the store by name; those that cannot be read have an `error`."""
+def environments(store: Store) -> tuple[StoredEnvironment, ...]:
+    """Return the environments in the store by name; those that cannot be read have an `error` instead of a `ref`."""
     from snapper.repository.refs import read_all_refs
 
     return tuple(read_all_refs(store))

@@ -12,7 +12,7 @@ from snapper.cli.render.text import moment, size
 from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
-    from snapper.repository.refs import RefOrError
+    from snapper.repository.refs import StoredEnvironment
 
 
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
@@ -24,11 +24,11 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
     return _listed(found, read_staleness(opened, [each.name for each in found]), as_json)
 
 
-def _listed(found: Sequence[RefOrError], staleness: Staleness, as_json: bool) -> int:
+def _listed(found: Sequence[StoredEnvironment], staleness: Staleness, as_json: bool) -> int:
     """Prints the store's environments; returns the exit code."""
     from snapper.repository.refs import origin_entry
 
-    damaged = [each for each in found if each.environment is None]
+    damaged = [each for each in found if each.ref is None]
     if as_json:
         output.print_json(
             {"store": staleness.store, "environments": [_entry(each) for each in found], **staleness.fields}
@@ -38,10 +38,8 @@ def _listed(found: Sequence[RefOrError], staleness: Staleness, as_json: bool) ->
     else:
         rows = []
         for entry in found:
-            if entry.environment is not None:
-                latest = (
-                    origin_entry(entry.environment, entry.environment.current) or entry.environment.latest
-                )
+            if entry.ref is not None:
+                latest = origin_entry(entry.ref, entry.ref.current) or entry.ref.latest
                 rows.append(
                     (
                         entry.name,
@@ -66,8 +64,8 @@ def _listed(found: Sequence[RefOrError], staleness: Staleness, as_json: bool) ->
     return damaged[0].error.code if damaged and damaged[0].error is not None else staleness.code
 
 
-def _entry(entry: RefOrError) -> dict[str, Any]:
-    if entry.environment is None:
+def _entry(entry: StoredEnvironment) -> dict[str, Any]:
+    if entry.ref is None:
         return {"environment": entry.name, "error": output.error_fields(entry.error) if entry.error else None}
-    latest: dict[str, Any] = to_jsonable(entry.environment.latest)
-    return {"environment": entry.name, **latest, "tags": entry.environment.tags}
+    latest: dict[str, Any] = to_jsonable(entry.ref.latest)
+    return {"environment": entry.name, **latest, "tags": entry.ref.tags}

@@ -44,7 +44,7 @@ def _logged(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_jso
         output.print_json({"environment": name, "steps": [_step(each) for each in steps], **staleness.fields})
         return
     for number, step in enumerate(steps):
-        move = step.move
+        move = step.entry
         marks = [*(["current"] if step.current and not number else []), *step.tags]
         output.echo(f"{move.snapshot[:12]}  {move.action}" + (f"  ({', '.join(marks)})" if marks else ""))
         output.echo(f"    {moment(move.time)} UTC by {move.user}@{move.host}")
@@ -61,7 +61,7 @@ def _logged(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_jso
 
 def _step(step: LogEntry) -> dict[str, Any]:
     return {
-        **to_jsonable(step.move),
+        **to_jsonable(step.entry),
         "current": step.current,
         "tags": list(step.tags),
         "changes": to_jsonable(step.changes),

@@ -21,7 +21,7 @@ from snapper.format.model import Ref
 from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
-from snapper.repository.refs import RefOrError, read_all_refs
+from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring import staging
 from snapper.restoring.requests import RestoreRequest, choose_prefix
@@ -54,7 +54,7 @@ class DoctorOptions:
 
 def run_checks(options: DoctorOptions) -> Iterator[Finding]:
     """Run all checks and yield their findings; a check that fails does not stop the others."""
-    refs: list[RefOrError] = []  # filled by the check of the store, for the check of disk space
+    refs: list[StoredEnvironment] = []  # filled by the check of the store, for the check of disk space
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "Settings": _check_settings,
         "Store": lambda: _check_store(options.store, refs),
@@ -97,7 +97,7 @@ def _check_settings() -> Iterator[Finding]:
         yield Finding("good", "Settings", f"{source}; platform: {_PLATFORM_NAMES[detect_platform()]}")
 
 
-def _check_store(url: str | None, refs: list[RefOrError]) -> Iterator[Finding]:
+def _check_store(url: str | None, refs: list[StoredEnvironment]) -> Iterator[Finding]:
     """Check that the store can be read, and, if its URL is given, what this user may do there.
 
     Add the refs in the store to `refs`; if it is offline, those in the cache.
@@ -143,10 +143,10 @@ def _check_cache(url: str | None) -> Iterator[Finding]:
 # --- target directories and disks -------------------------------------------------------------------------
 
 
-def _check_targets(refs: Sequence[RefOrError]) -> Iterator[Finding]:
+def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
     """Check that there are directories to restore all environments into, and that these have enough space."""
     missing: dict[Path, int] = {}
-    for ref in (entry.environment for entry in refs):
+    for ref in (entry.ref for entry in refs):
         if ref is None:
             continue
         prefix = _target_prefix(ref)

@@ -22,7 +22,7 @@ class LogEntry:
     cannot be read, which `error` says.
     """
 
-    move: HistoryEntry
+    entry: HistoryEntry
     tags: tuple[str, ...]
     current: bool
     changes: PackageChanges | None
@@ -43,16 +43,16 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
         return PackageSet(snapshot.packages, snapshot.pip)
 
     def step(number: int) -> LogEntry:
-        move = found.history[number]
-        tags = tuple(sorted(tag for tag, snapshot_id in found.tags.items() if snapshot_id == move.snapshot))
+        entry = found.history[number]
+        tags = tuple(sorted(tag for tag, snapshot_id in found.tags.items() if snapshot_id == entry.snapshot))
         changed, failure = None, None
         if number:
             try:
-                before, after = packages(found.history[number - 1].snapshot), packages(move.snapshot)
+                before, after = packages(found.history[number - 1].snapshot), packages(entry.snapshot)
                 changed = changes.diff_packages(before, after)
             except SnapperError as error:
                 failure = error
-        return LogEntry(move, tags, move.snapshot == found.current, changed, failure)
+        return LogEntry(entry, tags, entry.snapshot == found.current, changed, failure)
 
     numbers = range(len(found.history))[::-1]
     return tuple(step(number) for number in numbers[:limit])

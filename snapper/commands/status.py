@@ -15,7 +15,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import find_environment, installed_environments
 from snapper.errors import EnvironmentNotFound, NotAnEnvironment, SnapperError
 from snapper.format.model import Ref
-from snapper.repository.refs import RefOrError, find_ref, read_all_refs, referenced_snapshots
+from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
@@ -133,10 +133,10 @@ def _other_statuses(store: Store, installed: Collection[str]) -> list[Environmen
     return [_stored_status(store, entry) for entry in read_all_refs(store) if entry.name not in installed]
 
 
-def _stored_status(store: Store, entry: RefOrError) -> EnvironmentStatus:
+def _stored_status(store: Store, entry: StoredEnvironment) -> EnvironmentStatus:
     """Return the status of an environment in the store that conda does not know by that name."""
     absent = EnvironmentStatus(entry.name, "", "", "absent", error=entry.error)
-    ref = entry.environment
+    ref = entry.ref
     if ref is None:
         return absent
     absent = replace(absent, current=ref.current)

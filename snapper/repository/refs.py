@@ -166,18 +166,18 @@ def _moved(store: Store, name: str) -> SnapperError:
 
 
 @dataclass(frozen=True)
-class RefOrError:
-    """An environment of the store, or the error that reading it gave."""
+class StoredEnvironment:
+    """An environment in the store: its ref, or the error that reading it raised."""
 
     name: str
-    environment: Ref | None
+    ref: Ref | None
     error: SnapperError | None = None
 
 
-def read_all_refs(store: Store) -> Iterator[RefOrError]:
+def read_all_refs(store: Store) -> Iterator[StoredEnvironment]:
     """Yield all refs in the store, in order; one that cannot be read does not hide the others."""
     for name in environment_names(store):
         try:
-            yield RefOrError(name, read_ref(store, name).ref)
+            yield StoredEnvironment(name, read_ref(store, name).ref)
         except SnapperError as error:
-            yield RefOrError(name, None, error)
+            yield StoredEnvironment(name, None, error)
