@@ -78,15 +78,15 @@ def replace_paths(
     done, others = 0, False
     at = data.find(old, _HEADER.size)
     while at >= 0:
-        found = _string_at(data, at)
+        string = _string_at(data, at)
         tail = at + len(old)
         if (
-            found
-            and found.head >= done
-            and (tail == found.end or (data[tail] == ord("/") and tail < found.end))
+            string
+            and string.head >= done
+            and (tail == string.end or (data[tail] == ord("/") and tail < string.end))
         ):
-            parts += [data[done : found.head], _marshal(new + data[tail : found.end], found)]
-            done = found.end
+            parts += [data[done : string.head], _marshal(new + data[tail : string.end], string)]
+            done = string.end
         else:
             others = True
         at = data.find(old, tail)
@@ -103,11 +103,11 @@ def _rewrite_strings(data: bytes, needle: bytes, change: Callable[[bytes], bytes
     parts: list[bytes] = []
     done = 0
     try:
-        for found in _strings(data):
-            text = data[found.end - found.length : found.end]
+        for string in _strings(data):
+            text = data[string.end - string.length : string.end]
             if needle in text:
-                parts += [data[done : found.head], _marshal(change(text), found)]
-                done = found.end
+                parts += [data[done : string.head], _marshal(change(text), string)]
+                done = string.end
     except (ValueError, IndexError):
         return None
     return b"".join([*parts, data[done:]])

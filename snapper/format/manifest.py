@@ -1,4 +1,4 @@
-"""Snapshots as stores have them: a document, and pages of its two long lists, which snapshots have in common."""
+"""Snapshots in a store: a manifest, and pages of its two long lists, which snapshots share."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from snapper.errors import ManifestTooLarge
 from snapper.format import canonical
 from snapper.format.model import Deviation, Kernel, Layer, Package, Page, PipPackage, Snapshot, sha256_hex
 
-#: A page ends behind a name whose sha256 is less than those of so many names before and behind it.
-_REACH = 4
+#: A page ends after a name whose sha256 is less than those of this many names before and after it.
+_NEIGHBORS = 4
 
-_OF_PACKAGES = ("package", "link")
+_PACKAGE_KINDS = ("package", "link")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is stored under a snapshot's id: the snapshot, with pages in the place of its packages and layers."""
+    """The object that a snapshot's id names: the snapshot, with pages instead of its packages and layers."""
 
     format: int
     platform: str
@@ -40,12 +40,13 @@ class Manifest:
 
     @property
     def pages(self) -> tuple[Page, ...]:
+        """All pages, those of packages first."""
         return self.packages + self.layers
 
 
 @dataclass(frozen=True)
 class EncodedSnapshot:
-    """A snapshot in bytes: its id, its document, and its pages by their digests."""
+    """An encoded snapshot: its id, its manifest (`document`), and its pages by their digests."""
 
     digest: str
     document: bytes
@@ -53,19 +54,19 @@ class EncodedSnapshot:
 
     @classmethod
     def parse(cls, data: bytes) -> EncodedSnapshot:
-        """From the bytes that `joined` gives."""
+        """Return the snapshot from the bytes that `joined` returned."""
         document, *pages = data.split(b"\n")
         return cls(sha256_hex(document), document, {sha256_hex(page): page for page in pages})
 
     def joined(self) -> bytes:
-        """All of it in one, to be kept outside of stores: the document, and a line for each page."""
+        """Return the snapshot in one piece, to be kept outside of stores: the manifest, and one line for each page."""
         return b"\n".join((self.document, *self.pages.values()))
 
 
 def encode(snapshot: Snapshot) -> EncodedSnapshot:
-    """The snapshot in canonical bytes: equal snapshots have one id. Raises ManifestTooLarge."""
+    """Encode the snapshot; equal snapshots have the same id. Raise ManifestTooLarge."""
     packages = list(_pages((package.name, package) for package in snapshot.packages))
-    layers = list(_pages((_name(layer), layer) for layer in snapshot.layers))
+    layers = list(_pages((_owner_name(layer), layer) for layer in snapshot.layers))
     _check_size(sum(page.size for page, _ in packages + layers))
     lists = {"packages": tuple(page for page, _ in packages), "layers": tuple(page for page, _ in layers)}
     document = canonical.encode(Manifest(**{**_fields(snapshot), **lists}))
@@ -75,29 +76,29 @@ def encode(snapshot: Snapshot) -> EncodedSnapshot:
     )
 
 
-def decode(manifest: EncodedSnapshot) -> Snapshot:
-    """The snapshot of these bytes; raises Malformed, also where a page is missing."""
-    document = canonical.decode(Manifest, canonical.parse(manifest.document))
-    missing = [page for page in document.pages if page.digest not in manifest.pages]
+def decode(encoded: EncodedSnapshot) -> Snapshot:
+    """Decode the snapshot; raise MalformedDocument, also if a page is missing."""
+    document = canonical.decode(Manifest, canonical.parse(encoded.document))
+    missing = [page for page in document.pages if page.digest not in encoded.pages]
     if missing:
         raise canonical.MalformedDocument(f"page {missing[0].digest[:12]} is missing")
-    return SnapshotDecoder().decode(document, manifest.pages)
+    return SnapshotDecoder().decode(document, encoded.pages)
 
 
 def decode_page(kind: type[canonical.T], page: Page, data: bytes) -> tuple[canonical.T, ...]:
-    """What the page of these bytes holds; raises Malformed."""
+    """Return the items on the page; raise MalformedDocument."""
     shape: Any = tuple[kind, ...]  # type: ignore[valid-type]
     what = f"page {page.digest[:12]}"
-    found: tuple[canonical.T, ...] = canonical.decode(shape, canonical.parse(data), what)
-    if not found:
+    items: tuple[canonical.T, ...] = canonical.decode(shape, canonical.parse(data), what)
+    if not items:
         raise canonical.MalformedDocument(f"{what} is empty")
-    return found
+    return items
 
 
 def assemble_snapshot(
     document: Manifest, packages: Mapping[Page, tuple[Package, ...]], layers: Mapping[Page, tuple[Layer, ...]]
 ) -> Snapshot:
-    """The snapshot whose pages hold these items; raises Malformed where they do not go together."""
+    """Return the snapshot whose pages have these items; raise MalformedDocument if they contradict each other."""
     fields = _fields(document)
     fields["packages"] = tuple(item for page in document.packages for item in packages[page])
     fields["layers"] = tuple(item for page in document.layers for item in layers[page])
@@ -108,19 +109,19 @@ def assemble_snapshot(
 
 
 class SnapshotDecoder:
-    """Makes snapshots of documents and pages, and keeps what pages hold: those of one history have most in common."""
+    """Decode snapshots, and cache their pages: snapshots of one history share most of them."""
 
     def __init__(self) -> None:
         self._packages: dict[Page, tuple[Package, ...]] = {}
         self._layers: dict[Page, tuple[Layer, ...]] = {}
 
     def unknown(self, document: Manifest) -> list[Page]:
-        """The pages whose bytes are needed."""
+        """Return the pages that `decode` needs and has not decoded before."""
         packages = [page for page in document.packages if page not in self._packages]
         return packages + [page for page in document.layers if page not in self._layers]
 
     def decode(self, document: Manifest, pages: Mapping[str, bytes]) -> Snapshot:
-        """The snapshot; the pages' bytes are by their digests, and have been checked. Raises Malformed."""
+        """Return the snapshot; `pages` are verified bytes by their digests. Raise MalformedDocument."""
         for page in document.packages:
             if page not in self._packages:
                 self._packages[page] = decode_page(Package, page, pages[page.digest])
@@ -140,27 +141,27 @@ def _fields(value: Manifest | Snapshot) -> dict[str, Any]:
 
 
 def _pages(items: Iterable[tuple[str, object]]) -> Iterator[tuple[Page, bytes]]:
-    """The items, each with its name, on pages."""
-    runs = [(name, [item for _, item in each]) for name, each in groupby(items, key=lambda pair: pair[0])]
-    for run in _cut(runs):
-        data = canonical.encode(run)
+    """Yield pages with the items, which are preceded by their names; items of the same name stay together."""
+    runs = [(name, [item for _, item in group]) for name, group in groupby(items, key=lambda pair: pair[0])]
+    for page_items in _split(runs):
+        data = canonical.encode(page_items)
         yield Page(sha256_hex(data), len(data)), data
 
 
-def _cut(named: list[tuple[str, list[object]]]) -> Iterator[list[object]]:
-    """Where a list is cut depends on few names around, so that a change of it leaves the other pages as they are."""
-    weights = [sha256(name.encode("utf-8", "surrogatepass")).digest() for name, _ in named]
-    run: list[object] = []
-    for number, (_, items) in enumerate(named):
-        run += items
-        others = weights[max(0, number - _REACH) : number] + weights[number + 1 : number + 1 + _REACH]
+def _split(runs: list[tuple[str, list[object]]]) -> Iterator[list[object]]:
+    """Yield the items of each page. A page's end depends only on the names around it, so other pages stay the same."""
+    weights = [sha256(name.encode("utf-8", "surrogatepass")).digest() for name, _ in runs]
+    page: list[object] = []
+    for number, (_, items) in enumerate(runs):
+        page += items
+        others = weights[max(0, number - _NEIGHBORS) : number] + weights[number + 1 : number + 1 + _NEIGHBORS]
         if all(weights[number] < other for other in others):
-            yield run
-            run = []
-    if run:
-        yield run
+            yield page
+            page = []
+    if page:
+        yield page
 
 
-def _name(layer: Layer) -> str:
-    """The name of the layer's owner, without version and build."""
-    return layer.owner.rsplit("-", 2 if layer.kind in _OF_PACKAGES else 1)[0]
+def _owner_name(layer: Layer) -> str:
+    """Return the name of the layer's owner, without version and build."""
+    return layer.owner.rsplit("-", 2 if layer.kind in _PACKAGE_KINDS else 1)[0]
