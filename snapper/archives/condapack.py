@@ -1,7 +1,7 @@
-"""Writes archives with conda-pack's own machinery.
+"""Write archives with conda-pack's own code.
 
-What it makes of files is avoided, for it takes them from conda's package cache and rewrites records and first lines;
-its archives, and what it adds to them, are used.
+Only its archive writers and the scripts that it adds are used. Its handling of files is not: it takes them from conda's
+package cache, and rewrites records and first lines of scripts.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from conda_pack.core import CondaPackException, Packer
 from conda_pack.formats import TarArchive
 from conda_pack.formats import archive as conda_pack_archive
 
-from snapper.archives.archive import ACTIVATION, ADDED
-from snapper.archives.origin import Fix
+from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, PrefixRecord
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format.compression import zstd_writer
@@ -30,67 +29,69 @@ from snapper.process.progress import Progress
 
 
 @dataclass(frozen=True)
-class Format:
-    """A kind of archive, by conda-pack's name; `levels` are empty where it is not compressed."""
+class OutputFormat:
+    """An archive format, by conda-pack's name. `level` is the default; `levels` are empty without compression."""
 
     name: str
-    endings: tuple[str, ...]
+    suffixes: tuple[str, ...]
     levels: range
     level: int
     threaded: bool
 
 
 FORMATS = (
-    Format("tar.gz", (".tar.gz", ".tgz"), range(10), 4, True),
-    Format("tar.zst", (".tar.zst", ".tzst"), range(1, 20), 3, True),
-    Format("tar.bz2", (".tar.bz2", ".tbz2"), range(1, 10), 9, True),
-    Format("tar", (".tar",), range(0), 0, False),
-    Format("zip", (".zip",), range(10), 4, False),
-    Format("squashfs", (".squashfs",), range(10), 4, True),
+    OutputFormat("tar.gz", (".tar.gz", ".tgz"), range(10), 4, True),
+    OutputFormat("tar.zst", (".tar.zst", ".tzst"), range(1, 20), 3, True),
+    OutputFormat("tar.bz2", (".tar.bz2", ".tbz2"), range(1, 10), 9, True),
+    OutputFormat("tar", (".tar",), range(0), 0, False),
+    OutputFormat("zip", (".zip",), range(10), 4, False),
+    OutputFormat("squashfs", (".squashfs",), range(10), 4, True),
 )
 
 
 @dataclass(frozen=True)
-class Packing:
-    """How conda-pack is to write an archive to `path`; its own files go into `holder`."""
+class ArchiveJob:
+    """An archive to write to `path`; `scratch` is a directory for conda-pack's temporary files.
 
-    format: Format
+    If there is a `dest_prefix`, the archive contains no conda-unpack.
+    """
+
+    format: OutputFormat
     level: int
     threads: int
     dest_prefix: str
     path: Path
-    holder: Path
+    scratch: Path
 
 
-def write(
-    packing: Packing,
-    tree: Path,
-    own: Mapping[str, File],
-    fixes: tuple[Fix, ...],
-    packages: Sequence[str],
-    progress: Progress,
-) -> None:
-    """Writes the files `own` of `tree`, and what conda-pack adds to them: scripts that activate, and one that makes the
-    `fixes` if there is no prefix that the archive is made for.
+@dataclass(frozen=True)
+class ArchiveSource:
+    """What to archive: the `files` of `tree` by path, what conda-unpack has to relocate, and the packages' names."""
 
-    Raises FileOperationFailed, and OSError as the system does.
-    """
+    tree: Path
+    files: Mapping[str, File]
+    prefix_records: tuple[PrefixRecord, ...]
+    packages: Sequence[str]
+
+
+def write_archive(job: ArchiveJob, source: ArchiveSource, progress: Progress) -> None:
+    """Write the files, and the scripts that conda-pack adds. Raise FileOperationFailed or OSError."""
     try:
-        with _temporary_files_in(packing.holder), packing.path.open("xb") as file:
+        with _temporary_files_in(job.scratch), job.path.open("xb") as file:
             out = _Output(file)
-            with _archive(packing, out) as archive:
-                _add(packing, archive, out, tree, own, progress)
-                _finish(packing, archive, tree, own, fixes, packages)
+            with _open_archive(job, out) as archive:
+                _add_files(job, archive, out, source, progress)
+                _add_scripts(job, archive, source)
             out.check()
             file.flush()
             os.fsync(file.fileno())
     except (CondaPackException, subprocess.CalledProcessError, ValueError) as error:
-        raise FileOperationFailed(str(packing.path.name), f"conda-pack could not write it: {error}") from None
+        raise FileOperationFailed(job.path.name, f"conda-pack could not write it: {error}") from None
 
 
 @contextmanager
 def _temporary_files_in(directory: Path) -> Iterator[None]:
-    """Has conda-pack's temporary files where they are cleared away whatever happens, on the right file system."""
+    """Have conda-pack create its temporary files in the directory, whose owner removes them."""
     before, tempfile.tempdir = tempfile.tempdir, str(directory)
     try:
         yield
@@ -99,22 +100,22 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _archive(packing: Packing, out: _Output) -> Iterator[Any]:
-    """conda-pack's archive of that format. zstd's stream is ours: conda-pack's knows no level and no threads."""
-    name = packing.format.name
+def _open_archive(job: ArchiveJob, out: _Output) -> Iterator[Any]:
+    """Open conda-pack's writer. For zstd, it gets snapper's stream: conda-pack's has no level and no threads."""
+    name = job.format.name
     sink: object = out.file if name == "zip" else out
     stream = None
     if name == "tar.zst":
-        sink = stream = zstd_writer(cast(BinaryIO, out), packing.level, packing.threads)
+        sink = stream = zstd_writer(cast(BinaryIO, out), job.level, job.threads)
         name = "tar"
     opened = conda_pack_archive(
         sink,
-        str(packing.path),
+        str(job.path),
         "",
         name,
-        compress_level=packing.level,
+        compress_level=job.level,
         zip_symlinks=True,
-        n_threads=packing.threads,
+        n_threads=job.threads,
         mtime=LINK_TIME,
     )
     with opened as archive:
@@ -125,33 +126,26 @@ def _archive(packing: Packing, out: _Output) -> Iterator[Any]:
         stream.close()  # type: ignore[no-untyped-call]
 
 
-def _add(
-    packing: Packing, archive: Any, out: _Output, tree: Path, own: Mapping[str, File], progress: Progress
+def _add_files(
+    job: ArchiveJob, archive: Any, out: _Output, source: ArchiveSource, progress: Progress
 ) -> None:
-    """Adds the environment's files; of directories that mksquashfs is given, it takes everything."""
-    whole: set[str] = set()
-    for path in sorted(own):
-        if packing.format.name != "squashfs" or not _is_below(path, whole):
-            archive.add(str(tree / path), path)
-        if own[path].type == "directory":
-            whole.add(path)
+    """Add the environment's files. mksquashfs adds directories with all of their contents."""
+    directories: set[str] = set()
+    for path in sorted(source.files):
+        if job.format.name != "squashfs" or not _is_below(path, directories):
+            archive.add(str(source.tree / path), path)
+        if source.files[path].type == "directory":
+            directories.add(path)
         out.check()
-        progress.advance(own[path].size)
+        progress.advance(source.files[path].size)
 
 
-def _finish(
-    packing: Packing,
-    archive: Any,
-    tree: Path,
-    own: Mapping[str, File],
-    fixes: tuple[Fix, ...],
-    packages: Sequence[str],
-) -> None:
-    packer = Packer(str(tree), _Keeping(archive, own), packing.dest_prefix or None)
-    packer.packages += [{"name": name} for name in packages]
-    packer.prefixes += [tuple(_Ascii(field) for field in fix) for fix in fixes]
+def _add_scripts(job: ArchiveJob, archive: Any, source: ArchiveSource) -> None:
+    packer = Packer(str(source.tree), _ScriptArchive(archive, source.files), job.dest_prefix or None)
+    packer.packages += [{"name": name} for name in source.packages]
+    packer.prefixes += [tuple(_AsciiLiteral(field) for field in record) for record in source.prefix_records]
     packer.finish()
-    if packing.format.name == "squashfs":
+    if job.format.name == "squashfs":
         archive.mksquashfs_from_staging()
 
 
@@ -162,8 +156,8 @@ def _is_below(path: str, directories: set[str]) -> bool:
 
 
 class _Output:
-    """The file that an archive goes to. It keeps its first failure to itself until asked: a thread of conda-pack's
-    that met it would end, and leave the others waiting for ever.
+    """The archive's file. An error is only raised by `check`: raised by `write`, it would end one of conda-pack's
+    threads, and the others would wait for it forever.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -184,36 +178,37 @@ class _Output:
         return self._size
 
     def flush(self) -> None:
-        """What is written is flushed when the file is closed."""
+        """Do nothing: the file is flushed when it is closed."""
 
     def check(self) -> None:
-        """Raises what writing has met."""
+        """Raise the first error of `write`, if any."""
         if self._failure is not None:
             raise self._failure
 
 
 class _Ownerless(tarfile.TarInfo):
-    """A member that belongs to who unpacks it, be that root."""
+    """A member without owner: it belongs to whoever unpacks it, even root."""
 
     def get_info(self) -> Any:
         return {**super().get_info(), "uid": 0, "gid": 0, "uname": "", "gname": ""}
 
 
-class _Keeping:
-    """Takes what conda-pack adds to an archive, but keeps what the environment has of that name."""
+class _ScriptArchive:
+    """Adds conda-pack's scripts to an archive, except where the environment has files of that name."""
 
-    def __init__(self, archive: Any, own: Mapping[str, File]) -> None:
-        self._archive, self._own = archive, own
+    def __init__(self, archive: Any, files: Mapping[str, File]) -> None:
+        self._archive, self._files = archive, files
 
     def add(self, source: str, target: str) -> None:
-        if target not in self._own:
-            if target in ADDED and not os.access(source, os.X_OK) and target not in ACTIVATION:
+        if target not in self._files:
+            is_script = target in ADDED_FILES and target not in ACTIVATION_SCRIPTS
+            if is_script and not os.access(source, os.X_OK):
                 os.chmod(source, 0o644)
             self._archive.add(source, target)
 
 
-class _Ascii(str):
-    """Text whose literal is ASCII: conda-unpack is written in whatever encoding the user has, and read in UTF-8."""
+class _AsciiLiteral(str):
+    """Text with an ASCII literal: conda-pack writes conda-unpack in the locale's encoding, but it is read as UTF-8."""
 
     __slots__ = ()
 

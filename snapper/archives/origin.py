@@ -1,11 +1,10 @@
-"""What an environment that was unpacked from an archive tells of the prefix that it had.
+"""Find the prefix that an archived environment had.
 
-Nothing here trusts the archive, and nothing in it is executed: a prefix that is found serves to replace text by text.
+The archive is not trusted, and nothing in it is executed. A prefix that is found only serves to replace text.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import os
 import re
@@ -14,125 +13,79 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from snapper.archives.conda_unpack import PrefixRecord
 from snapper.environment.conda import PathEntry
 from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
-from snapper.format.model import Mode
 
-#: The prefix of environments that have none, or only placeholders; as short as the shortest of those.
-NOWHERE = "/snapper-env"
+#: The prefix for environments that have none, or only placeholders; as short as the shortest of these.
+NO_PREFIX = "/snapper-env"
 
-_LARGEST_SCRIPT = 256 * 1024 * 1024
-_LONGEST_RECORD = 64 * 1024
-_RECORDS = re.compile(rb"^_prefix_records = \[\n(.*?)^\]$", re.M | re.S)
 _PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]+")
 _INTERPRETER = re.compile(rb"#! ?(/[^\n]*?)/(bin/[^/\s]+)[ \n]")
-_MOST_FILES = 50
-_MOST_CANDIDATES = 500
-_LARGEST_FILE = 64 * 1024 * 1024
+_MAX_FILES = 50
+_MAX_CANDIDATES = 500
+_MAX_FILE_SIZE = 64 * 1024 * 1024
 
 
-class Fix(NamedTuple):
-    """What conda-unpack would do to a file: put the prefix in the placeholder's place."""
-
-    path: str
-    placeholder: str
-    mode: Mode
-
-
-class Proved(NamedTuple):
-    """A prefix that a file holds, and the file as its package has it."""
+class ProvenOrigin(NamedTuple):
+    """A prefix in a file, proven by a checksum, and the file as its package has it."""
 
     prefix: str
     original: bytes
 
 
-def fixes_of(script: Path) -> tuple[Fix, ...] | None:
-    """The `_prefix_records` of a `bin/conda-unpack`, read as data; None where there is no such script.
+def archived_prefix(records: Iterable[PrefixRecord], entries: Mapping[str, PathEntry]) -> str:
+    """Return the prefix at which an archive with `conda-unpack` was made.
 
-    Raises ValueError where they are not as conda-pack writes them.
-    """
-    if not script.is_file():
-        return None
-    if script.stat().st_size > _LARGEST_SCRIPT:
-        raise ValueError("bin/conda-unpack is too large")
-    match = _RECORDS.search(script.read_bytes())
-    if match is None:
-        raise ValueError("bin/conda-unpack has no list of prefixes")
-    lines = match[1].decode("utf-8", "surrogateescape").splitlines()
-    return tuple(_fix(line) for line in lines if line.strip())
-
-
-def prefix_of(fixes: Iterable[Fix], entries: Mapping[str, PathEntry]) -> str:
-    """The prefix that was there when the archive was made: what stands for it in files without a placeholder of
-    their package's.
+    That is the most frequent placeholder of text files other than their package's own.
     """
     counts = Counter(
-        fix.placeholder
-        for fix in fixes
-        if fix.mode == "text"
-        and (fix.path not in entries or entries[fix.path].placeholder != fix.placeholder)
+        record.placeholder
+        for record in records
+        if record.mode == "text"
+        and (record.path not in entries or entries[record.path].placeholder != record.placeholder)
     )
-    for name, _ in counts.most_common():
-        if _is_prefix(name):
-            return NOWHERE if name.startswith(TEXT_PLACEHOLDER) else name
-    return NOWHERE
+    for path, _ in counts.most_common():
+        if _is_prefix(path):
+            return NO_PREFIX if path.startswith(TEXT_PLACEHOLDER) else path
+    return NO_PREFIX
 
 
-def dest_prefix_of(top: Path, entries: Mapping[str, PathEntry], scripts: Iterable[str]) -> str:
-    """The prefix that an archive was made for (`--dest-prefix`): the one with which a file of a package turns out to be
-    what the package's record says, or else that of most scripts.
+def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Iterable[str]) -> str:
+    """Return the prefix that an archive without `conda-unpack` was made for (`--dest-prefix`).
+
+    That is a prefix with which a package's file has the checksum in its record, or else that of most scripts.
     """
-    with_placeholder = [entry for entry in entries.values() if entry.placeholder and entry.sha256]
-    with_placeholder.sort(key=lambda entry: (entry.mode != "text", entry.size or 0))
-    for entry in with_placeholder[:_MOST_FILES]:
-        found = proved(top, entry)
-        if found:
-            return found.prefix
+    relocated = [entry for entry in entries.values() if entry.placeholder and entry.sha256]
+    relocated.sort(key=lambda entry: (entry.mode != "text", entry.size or 0))
+    for entry in relocated[:_MAX_FILES]:
+        proven = prove_origin(top, entry)
+        if proven:
+            return proven.prefix
     counts = Counter(
         match[1].decode("utf-8", "surrogateescape")
         for path in scripts
-        if (match := _INTERPRETER.match(_head(top / path))) and os.path.lexists(top / os.fsdecode(match[2]))
+        if (match := _INTERPRETER.match(_read_head(top / path)))
+        and os.path.lexists(top / os.fsdecode(match[2]))
     )
-    return next((name for name, _ in counts.most_common() if _is_prefix(name)), NOWHERE)
+    return next((path for path, _ in counts.most_common() if _is_prefix(path)), NO_PREFIX)
 
 
-def _fix(line: str) -> Fix:
-    if len(line) > _LONGEST_RECORD:
-        raise ValueError("bin/conda-unpack has a line that is too long")
-    try:
-        fields = ast.literal_eval(line.strip().rstrip(","))
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        fields = None
-    if (
-        not isinstance(fields, tuple)
-        or len(fields) != 3
-        or not all(isinstance(field, str) for field in fields)
-        or fields[2] not in ("text", "binary")
-        or not fields[1].startswith("/")
-        or "\0" in fields[1]
-    ):
-        raise ValueError("bin/conda-unpack has a line that conda-pack does not write")
-    path = os.path.normpath(fields[0])
-    if path.startswith("/") or path.split("/", 1)[0] == ".." or "\0" in path:
-        raise ValueError(f"bin/conda-unpack would change {path!r}, which is not in the environment")
-    return Fix(path, fields[1], fields[2])
-
-
-def proved(top: Path, entry: PathEntry) -> Proved | None:
-    """The prefix with which the file is the package's own, if any of the paths in it is."""
+def prove_origin(top: Path, entry: PathEntry) -> ProvenOrigin | None:
+    """Return the prefix that conda put into a package's file, if the checksum proves that a path in it is one."""
     file = top / entry.path
-    if file.stat().st_size > _LARGEST_FILE:
+    if file.stat().st_size > _MAX_FILE_SIZE:
         return None
     data = file.read_bytes()
-    for candidate in _candidates(data):
-        for original in candidate_originals(data, entry.mode, entry.placeholder, candidate):
+    for prefix in _candidate_prefixes(data):
+        for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
             if hashlib.sha256(original).hexdigest() == entry.sha256:
-                return Proved(candidate, original)
+                return ProvenOrigin(prefix, original)
     return None
 
 
-def _candidates(data: bytes) -> Iterator[str]:
-    """The absolute paths in the data, and what is above them."""
+def _candidate_prefixes(data: bytes) -> Iterator[str]:
+    """Yield the absolute paths in the data, and their parents."""
     seen: set[bytes] = set()
     for match in _PATH.finditer(data):
         parts = match.group().split(b"/")
@@ -142,14 +95,14 @@ def _candidates(data: bytes) -> Iterator[str]:
             if path not in seen and _is_prefix(name):
                 seen.add(path)
                 yield name
-        if len(seen) > _MOST_CANDIDATES:
+        if len(seen) > _MAX_CANDIDATES:
             return
 
 
-def _is_prefix(name: str) -> bool:
-    return name.startswith("/") and len(name) > 1 and "\0" not in name and os.path.normpath(name) == name
+def _is_prefix(path: str) -> bool:
+    return path.startswith("/") and len(path) > 1 and "\0" not in path and os.path.normpath(path) == path
 
 
-def _head(file: Path) -> bytes:
+def _read_head(file: Path) -> bytes:
     with file.open("rb") as opened:
         return opened.read(4096)

@@ -1,7 +1,7 @@
-"""Makes an unpacked snapshot one that conda-unpack can relocate.
+"""Prepare an unpacked snapshot for an archive with conda-unpack.
 
-conda-unpack puts a prefix in a placeholder's place, in text and in binaries, and knows nothing else: no links, no
-records, no names in compiled modules. It opens every file to write, and stops at the first that it may not.
+conda-unpack replaces placeholders by the prefix, in text and binaries. It does not know about links, records, or
+compiled modules. It opens every file for writing, and stops at the first error.
 """
 
 from __future__ import annotations
@@ -11,83 +11,82 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from snapper.archives.origin import Fix
+from snapper.archives.conda_unpack import PrefixRecord
 from snapper.environment.conda import without_facts_of
 from snapper.environment.tree import File, walk
-from snapper.format.model import RECORD_MODES, Layer, Mode
+from snapper.format.model import RECORD_MODES, Layer, Relocation
 
-#: What conda-pack leaves out of conda-unpack's list, because a running program cannot be written to.
+#: What conda-pack omits from conda-unpack's list, because the running program cannot be written to.
 _PYTHON = re.compile("bin/python")
 
 
-def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[Fix, ...]:
-    """Changes the snapshot's files at `tree`, which hold placeholders, so that a list of fixes suffices; the list.
+def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, ...]:
+    """Change the files at `tree`, which contain placeholders, so that conda-unpack can relocate them.
 
-    What is the likeliest not to fit comes last, so that everything else is fixed when conda-unpack stops there.
-    Links into the environment become relative, files to be fixed writable, and records say of these files that
-    checksums (and sizes, where those were of the relocated file) are not known.
+    Links into the environment become relative. Files to be changed become writable, and package records no longer
+    contain their checksums (nor their sizes, if they had those of relocated files). Return the files to be changed;
+    those most likely not to fit come last, so that everything else is relocated if conda-unpack stops there.
     """
-    found = {file.path: file for file in walk(tree).files}
-    relocated = {
-        path: way for layer in layers for path, way in _relocations(layer) if _can(found.get(path), way)
+    files = {file.path: file for file in walk(tree).files}
+    relocations = {
+        path: relocation
+        for layer in layers
+        for relocation in layer.relocations
+        for path in relocation.paths
+        if _is_applicable(relocation, files.get(path))
     }
-    fixes = sorted(_fixes(found, relocated), key=lambda fix: (fix.mode == "binary", -room_of(fix)))
-    for fix in fixes:
-        file = tree / fix.path
+    records = sorted(
+        _prefix_records(files, relocations),
+        key=lambda record: (record.mode == "binary", -record.max_prefix_length),
+    )
+    for record in records:
+        file = tree / record.path
         file.chmod(file.stat().st_mode & 0o777 | 0o200)
-    paths = {os.path.normpath(fix.path) for fix in fixes}
-    for path, (mode, placeholder) in relocated.items():
-        if mode == "link":
-            _make_relative(tree, path, placeholder)
-        elif mode in RECORD_MODES:
-            _forget(tree / path, paths, sizes=mode == "sized-record")
-    return tuple(fixes)
+    changed = {os.path.normpath(record.path) for record in records}
+    for path, relocation in relocations.items():
+        if relocation.mode == "link":
+            _make_link_relative(tree, path, relocation.placeholder)
+        elif relocation.mode in RECORD_MODES:
+            _remove_checksums(tree / path, changed, sizes=relocation.mode == "sized-record")
+    return tuple(records)
 
 
-def room_of(fix: Fix) -> int:
-    """How long a prefix, in bytes, fits in the placeholder's place in a binary."""
-    return len(fix.placeholder.encode())
+def _is_applicable(relocation: Relocation, file: File | None) -> bool:
+    """Whether the path has the type that the relocation is for; otherwise, it could be a link that leads outside."""
+    return file is not None and file.type == ("symlink" if relocation.mode == "link" else "file")
 
 
-def _relocations(layer: Layer) -> Iterator[tuple[str, tuple[Mode, str]]]:
-    for relocation in layer.relocations:
-        for path in relocation.paths:
-            yield path, (relocation.mode, relocation.placeholder)
-
-
-def _can(file: File | None, way: tuple[Mode, str]) -> bool:
-    """Whether what is there can be changed so: a snapshot may say that of a link, which may lead outside."""
-    return file is not None and file.type == ("symlink" if way[0] == "link" else "file")
-
-
-def _fixes(found: Mapping[str, File], relocated: Mapping[str, tuple[Mode, str]]) -> Iterator[Fix]:
-    """What conda-unpack can do, for every name of a file: unpacked from a zip, hard links are files of their own."""
+def _prefix_records(
+    files: Mapping[str, File], relocations: Mapping[str, Relocation]
+) -> Iterator[PrefixRecord]:
+    """Yield what conda-unpack must change: every name of a file, as hard links in a zip become separate files."""
     names: dict[int, list[str]] = {}
-    for file in found.values():
+    for file in files.values():
         if file.type == "file" and file.links > 1:
             names.setdefault(file.inode, []).append(file.path)
-    for path, (mode, placeholder) in sorted(relocated.items()):
+    for path, relocation in sorted(relocations.items()):
+        mode, placeholder = relocation.mode, relocation.placeholder
         if mode not in ("text", "binary"):
             continue
-        for name in names.get(found[path].inode, [path]):
+        for name in names.get(files[path].inode, [path]):
             if not _PYTHON.match(name):
-                yield Fix(name, placeholder, mode)
+                yield PrefixRecord(name, placeholder, mode)
             elif mode == "text":
-                yield Fix(f"./{name}", placeholder, mode)
+                yield PrefixRecord(f"./{name}", placeholder, mode)
 
 
-def _make_relative(tree: Path, path: str, placeholder: str) -> None:
+def _make_link_relative(tree: Path, path: str, placeholder: str) -> None:
     link = tree / path
     inside = os.readlink(link)[len(placeholder) :].lstrip("/")
-    up = [".."] * path.count("/")
+    parents = [".."] * path.count("/")
     link.unlink()
-    link.symlink_to("/".join([*up, inside] if inside else up) or ".")
+    link.symlink_to("/".join([*parents, inside] if inside else parents) or ".")
 
 
-def _forget(file: Path, paths: set[str], *, sizes: bool) -> None:
-    status = file.stat()
-    text = without_facts_of(file.read_bytes(), paths, sizes=sizes)
-    file.chmod(0o600)
-    file.write_bytes(text)
-    file.chmod(status.st_mode & 0o777)
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+def _remove_checksums(record: Path, paths: set[str], *, sizes: bool) -> None:
+    status = record.stat()
+    text = without_facts_of(record.read_bytes(), paths, sizes=sizes)
+    record.chmod(0o600)
+    record.write_bytes(text)
+    record.chmod(status.st_mode & 0o777)
+    os.utime(record, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,7 +1,6 @@
-"""Archives that conda-pack makes, read without trust: tar in any compression, zip, and squashfs.
+"""Read archives that conda-pack, or anyone, has made: tar with any compression, zip, and squashfs.
 
-Members come in the archive's order, with names that are checked; nothing is written by a name from an archive but
-by `snapper.archives.unarchive`.
+Paths are checked. Only `snapper.archives.extract` writes files at paths from an archive.
 """
 
 from __future__ import annotations
@@ -30,15 +29,9 @@ from snapper.format.compression import ZstdError, zstd_reader
 from snapper.format.member import MemberType
 from snapper.process.progress import Progress
 
-#: What conda-pack puts into an archive behind the environment's own files: scripts that activate it, and what
-#: relocates it.
-ACTIVATION = ("bin/activate", "bin/activate.fish", "bin/deactivate")
-UNPACK = "bin/conda-unpack"
-ADDED = (*ACTIVATION, UNPACK, "bin/conda_unpack_progress.py")
+ArchiveFormat = Literal["tar", "gzip", "bzip2", "xz", "zstd", "zip", "squashfs"]
 
-Kind = Literal["tar", "gzip", "bzip2", "xz", "zstd", "zip", "squashfs"]
-
-_MAGICS: tuple[tuple[bytes, Kind], ...] = (
+_MAGICS: tuple[tuple[bytes, ArchiveFormat], ...] = (
     (b"\x1f\x8b", "gzip"),
     (b"BZh", "bzip2"),
     (b"\xfd7zXZ\0", "xz"),
@@ -47,11 +40,11 @@ _MAGICS: tuple[tuple[bytes, Kind], ...] = (
     (b"PK\x05\x06", "zip"),
     (b"hsqs", "squashfs"),
 )
-_TAR_MAGIC_AT = 257
+_TAR_MAGIC_OFFSET = 257
 _TAR_BLOCK = 512
 _END_OF_TAR = 2 * _TAR_BLOCK
-_LONGEST_TARGET = 4096
-_LONGEST_HEADER = 1024 * 1024
+_MAX_TARGET_LENGTH = 4096
+_MAX_HEADER_SIZE = 1024 * 1024
 _SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
 _TAR_TYPES: dict[bytes, MemberType] = {
@@ -69,8 +62,8 @@ _FILE_TYPES: dict[int, MemberType] = {
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A member: `path` is normal and stays below the archive's top, as does the `target` of a hard link."""
+class ArchiveEntry:
+    """A member of an archive. `path` is normal and inside the archive, and so is the `target` of a hard link."""
 
     path: str
     type: MemberType
@@ -79,17 +72,17 @@ class Entry:
     target: str = ""
 
 
-#: Reads up to that many bytes of a member's data; none when it has ended.
-Read = Callable[[int], bytes]
+#: Return up to that many bytes of a member's data, and no bytes at its end.
+ReadData = Callable[[int], bytes]
 
 
-def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
-    """Each member and what reads its data, which must be used before the next one is asked for.
+def iter_entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
+    """Yield each member in the archive's order, and a function that reads its data until the next one is yielded.
 
-    `scratch` is a directory of the caller's for what has to be unpacked on the way; progress is in bytes of the
-    archive. Raises NotAnArchive, InvalidArchive, PermissionDenied, InsufficientSpace, ProgramNotFound.
+    `scratch` is an empty directory for temporary files; progress is in bytes of the archive. Raise NotAnArchive,
+    InvalidArchive, PermissionDenied, InsufficientSpace, ProgramNotFound.
     """
-    kind = kind_of(file)
+    kind = detect_format(file)
     if kind == "squashfs":
         yield from _squashfs(file, scratch / "squashfs", progress)
     elif kind == "zip":
@@ -99,18 +92,18 @@ def entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tuple[Ent
 
 
 def squashfs_program(name: str) -> str:
-    """The path of a program of squashfs-tools; raises ProgramNotFound."""
+    """Return the path of a program of squashfs-tools; raise ProgramNotFound."""
     found = shutil.which(name)
     if found is None:
         raise ProgramNotFound(name, "the squashfs format", _SQUASHFS_ADVICE)
     return found
 
 
-def kind_of(file: Path) -> Kind:
-    """The archive's format by its first bytes; raises NotAnArchive, PermissionDenied."""
+def detect_format(file: Path) -> ArchiveFormat:
+    """Return the archive's format, by its first bytes; raise NotAnArchive, PermissionDenied."""
     try:
         with file.open("rb") as opened:
-            head = opened.read(_TAR_MAGIC_AT + 5)
+            head = opened.read(_TAR_MAGIC_OFFSET + 5)
     except FileNotFoundError:
         raise NotAnArchive(str(file), "it does not exist") from None
     except IsADirectoryError:
@@ -122,14 +115,14 @@ def kind_of(file: Path) -> Kind:
     for magic, kind in _MAGICS:
         if head.startswith(magic):
             return kind
-    if head[_TAR_MAGIC_AT:] == b"ustar":
+    if head[_TAR_MAGIC_OFFSET:] == b"ustar":
         return "tar"
     raise NotAnArchive(str(file), "it is not a tar, zip or squashfs file")
 
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Turns what reading a damaged archive can raise into InvalidArchive."""
+    """Raise InvalidArchive in place of what reading a corrupted archive can raise."""
     try:
         yield
     except (
@@ -148,7 +141,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header that does not have tarfile read further headers of any length into memory."""
+    """A header that limits the size of extended headers, which tarfile reads into memory."""
 
     _FURTHER = (
         *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -156,14 +149,14 @@ class _Header(tarfile.TarInfo):
     )
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in self._FURTHER and self.size > _LONGEST_HEADER:
+        if self.type in self._FURTHER and self.size > _MAX_HEADER_SIZE:
             raise tarfile.HeaderError("an extended header is too long")
         proceed: Callable[[tarfile.TarFile], tarfile.TarInfo] = super()._proc_member  # type: ignore[misc]
         return proceed(archive)
 
 
 class _Counting:
-    """A file that reports how far it is read, and knows where the last byte is that is not zero."""
+    """A file that reports how much is read, and remembers its `size` and the `end` of its last byte other than zero."""
 
     def __init__(self, file: IO[bytes], report: Callable[[int], None] = lambda _: None) -> None:
         self._file, self._report = file, report
@@ -179,7 +172,7 @@ class _Counting:
         return data
 
 
-def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+def _tar(file: Path, kind: ArchiveFormat, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
     with file.open("rb") as raw:
         counting = cast(BinaryIO, _Counting(raw, progress.advance))
         plain = _Counting(_decompressed(counting, kind))
@@ -203,14 +196,14 @@ def _tar(file: Path, kind: Kind, progress: Progress) -> Iterator[tuple[Entry, Re
 
 
 def _check_end(file: Path, end: int, plain: _Counting) -> None:
-    """Raises InvalidArchive unless there is nothing behind the last member but the zeros that end a tar."""
+    """Raise InvalidArchive unless the last member is followed by the zeros that end a tar, and by nothing else."""
     if plain.end > end:
         raise InvalidArchive(str(file), f"it is corrupted (no valid member at byte {end:,})")
     if plain.size < end + _END_OF_TAR:
         raise InvalidArchive(str(file), "it is corrupted (its end is missing)")
 
 
-def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
+def _decompressed(file: BinaryIO, kind: ArchiveFormat) -> IO[bytes]:
     if kind == "gzip":
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
     if kind == "bzip2":
@@ -220,7 +213,7 @@ def _decompressed(file: BinaryIO, kind: Kind) -> IO[bytes]:
     return cast(IO[bytes], zstd_reader(file)) if kind == "zstd" else file
 
 
-def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
+def _tar_entry(file: Path, member: tarfile.TarInfo) -> ArchiveEntry:
     kind = None if member.issparse() else _TAR_TYPES.get(member.type)
     if kind is None:
         raise InvalidArchive(
@@ -228,11 +221,11 @@ def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
         )
     target = member.linkname
     if kind == "hardlink":
-        target = _checked(file, target)
+        target = _check_path(file, target)
     elif kind != "symlink":
         target = ""
-    return Entry(
-        _checked(file, member.name, top=kind == "directory"),
+    return ArchiveEntry(
+        _check_path(file, member.name, top=kind == "directory"),
         kind,
         stat.S_IMODE(member.mode) & 0o777,
         int(member.mtime * 1_000_000_000),
@@ -240,7 +233,7 @@ def _tar_entry(file: Path, member: tarfile.TarInfo) -> Entry:
     )
 
 
-def _zip(file: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+def _zip(file: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
     with _reading(file):
         archive = zipfile.ZipFile(file)
     with archive:
@@ -254,7 +247,7 @@ def _zip(file: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
             progress.advance(info.compress_size)
 
 
-def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
+def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArchiveEntry:
     unix = info.external_attr >> 16
     usual = stat.S_IFDIR | 0o755 if info.is_dir() else stat.S_IFREG | 0o644
     if not stat.S_IFMT(unix):
@@ -266,15 +259,15 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> E
         )
     target = ""
     if kind == "symlink":
-        if info.file_size > _LONGEST_TARGET:
+        if info.file_size > _MAX_TARGET_LENGTH:
             raise InvalidArchive(str(file), f"the target of the link {info.filename!r} is too long")
         target = os.fsdecode(archive.read(info))
     mtime = time.mktime((*info.date_time, 0, 0, -1))
-    path = _checked(file, info.filename, top=kind == "directory")
-    return Entry(path, kind, unix & 0o777, int(mtime) * 1_000_000_000, target)
+    path = _check_path(file, info.filename, top=kind == "directory")
+    return ArchiveEntry(path, kind, unix & 0o777, int(mtime) * 1_000_000_000, target)
 
 
-def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry, Read]]:
+def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
     command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d", str(top), str(file)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode and os.strerror(errno.ENOSPC) in done.stderr:
@@ -283,23 +276,23 @@ def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Entry
         reason = (done.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
         raise InvalidArchive(str(file), f"it is corrupted ({reason})")
     progress.advance(file.stat().st_size)
-    found = walk(top)
-    for path, reason in found.skipped:
+    tree = walk(top)
+    for path, reason in tree.skipped:
         raise InvalidArchive(str(file), f"{path!r} is not allowed: {reason}")
-    first: dict[tuple[int, int], str] = {}
-    for each in sorted(found.files):
-        original = first.setdefault((each.device, each.inode), each.path)
-        kind: MemberType = "hardlink" if each.type == "file" and original != each.path else each.type
-        target = original if kind == "hardlink" else each.target
-        entry = Entry(each.path, kind, each.mode & 0o777, each.mtime_ns, target)
+    first_paths: dict[tuple[int, int], str] = {}
+    for item in sorted(tree.files):
+        original = first_paths.setdefault((item.device, item.inode), item.path)
+        kind: MemberType = "hardlink" if item.type == "file" and original != item.path else item.type
+        target = original if kind == "hardlink" else item.target
+        entry = ArchiveEntry(item.path, kind, item.mode & 0o777, item.mtime_ns, target)
         if kind != "file":
             yield entry, _reader(file, None)
             continue
-        with (top / each.path).open("rb") as data:
+        with (top / item.path).open("rb") as data:
             yield entry, _reader(file, data)
 
 
-def _reader(file: Path, data: Any) -> Read:
+def _reader(file: Path, data: Any) -> ReadData:
     def read(size: int) -> bytes:
         if data is None:
             return b""
@@ -309,8 +302,8 @@ def _reader(file: Path, data: Any) -> Read:
     return read
 
 
-def _checked(file: Path, name: str, *, top: bool = False) -> str:
-    """The name as a normal relative path; raises InvalidArchive where it is none. The top itself is the empty path."""
+def _check_path(file: Path, name: str, *, top: bool = False) -> str:
+    """Return the name as a normal path inside the archive; raise InvalidArchive. If `top` is allowed, it is empty."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or not (parts or top):
         raise InvalidArchive(str(file), f"{name!r} is outside the environment")

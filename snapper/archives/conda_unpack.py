@@ -1,0 +1,70 @@
+"""What conda-pack adds to an archive: scripts that activate the environment, and `conda-unpack`, which relocates it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from snapper.format.model import Mode
+
+ACTIVATION_SCRIPTS = ("bin/activate", "bin/activate.fish", "bin/deactivate")
+CONDA_UNPACK = "bin/conda-unpack"
+ADDED_FILES = (*ACTIVATION_SCRIPTS, CONDA_UNPACK, "bin/conda_unpack_progress.py")
+
+_MAX_SCRIPT_SIZE = 256 * 1024 * 1024
+_MAX_LINE_LENGTH = 64 * 1024
+_LIST = re.compile(rb"^_prefix_records = \[\n(.*?)^\]$", re.M | re.S)
+
+
+class PrefixRecord(NamedTuple):
+    """A file in which conda-unpack replaces the placeholder by the prefix."""
+
+    path: str
+    placeholder: str
+    mode: Mode
+
+    @property
+    def max_prefix_length(self) -> int:
+        """The longest prefix that fits in a binary, in bytes."""
+        return len(self.placeholder.encode())
+
+
+def read_prefix_records(script: Path) -> tuple[PrefixRecord, ...] | None:
+    """Return the `_prefix_records` of a `bin/conda-unpack`, which is not executed; None if there is no such script.
+
+    Raise ValueError if conda-pack would not write them so.
+    """
+    if not script.is_file():
+        return None
+    if script.stat().st_size > _MAX_SCRIPT_SIZE:
+        raise ValueError(f"{CONDA_UNPACK} is too large")
+    match = _LIST.search(script.read_bytes())
+    if match is None:
+        raise ValueError(f"{CONDA_UNPACK} has no list of prefixes")
+    lines = match[1].decode("utf-8", "surrogateescape").splitlines()
+    return tuple(_parse_line(line) for line in lines if line.strip())
+
+
+def _parse_line(line: str) -> PrefixRecord:
+    if len(line) > _MAX_LINE_LENGTH:
+        raise ValueError(f"{CONDA_UNPACK} has a line that is too long")
+    try:
+        fields = ast.literal_eval(line.strip().rstrip(","))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        fields = None
+    if (
+        not isinstance(fields, tuple)
+        or len(fields) != 3
+        or not all(isinstance(field, str) for field in fields)
+        or fields[2] not in ("text", "binary")
+        or not fields[1].startswith("/")
+        or "\0" in fields[1]
+    ):
+        raise ValueError(f"{CONDA_UNPACK} has a line that conda-pack does not write")
+    path = os.path.normpath(fields[0])
+    if path.startswith("/") or path.split("/", 1)[0] == ".." or "\0" in path:
+        raise ValueError(f"{CONDA_UNPACK} would change {path!r}, which is not in the environment")
+    return PrefixRecord(path, fields[1], fields[2])

@@ -1,0 +1,150 @@
+"""Extract archives that anyone may have made into a directory, and nowhere else.
+
+As in `snapper.restoring.extract`, directories are opened component by component without following links, and symbolic
+links are created last, so that no path leads outside while files are written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS
+from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
+from snapper.errors import InsufficientSpace, InvalidArchive
+from snapper.format.model import path_bytes
+from snapper.fs.directories import DirectoryTree, without_umask
+from snapper.fs.errors import is_disk_full
+from snapper.process.progress import Progress
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 1024 * 1024
+
+#: How many links are followed: more than Linux does, which reports an error after 40.
+_MAX_LINKS = 64
+
+
+def extract_archive(file: Path, directory: Path, scratch: Path, progress: Progress) -> dict[str, str]:
+    """Write files, hard links and directories into `directory`, which is empty.
+
+    Return the targets of symbolic links by path; `create_symlinks` creates these. Of several members with one path the
+    last one counts, as with tar, but scripts that conda-pack adds do not replace those of the environment. `scratch` is
+    an empty directory for temporary files. Raise NotAnArchive, InvalidArchive, PermissionDenied, InsufficientSpace.
+    """
+    symlinks: dict[str, str] = {}
+    modes: dict[str, int] = {}
+    directories = DirectoryTree(str(directory))
+    try:
+        with _writing(file, directory), without_umask():
+            for entry, read in iter_entries(file, scratch, progress):
+                if entry.type == "directory":
+                    directories[entry.path]
+                    modes[entry.path] = entry.mode | 0o500
+                elif entry.path not in ACTIVATION_SCRIPTS or not _exists(directories, entry.path):
+                    _write_member(directories, entry, read, symlinks)
+            for path in sorted(modes, key=path_bytes, reverse=True):
+                if path:
+                    os.fchmod(directories[path], modes[path])
+    finally:
+        directories.close()
+    return symlinks
+
+
+def create_symlinks(file: Path, directory: Path, prefix: str, symlinks: dict[str, str]) -> None:
+    """Create the symbolic links below `directory`; raise InvalidArchive if one leads outside.
+
+    `prefix` is that of the archived environment: absolute targets below it are inside.
+    """
+    for path, target in symlinks.items():
+        if not _stays_inside(path, symlinks, prefix):
+            raise InvalidArchive(
+                str(file), f"the link {path!r} points outside the environment, to {target!r}"
+            )
+    directories = DirectoryTree(str(directory))
+    try:
+        with _writing(file, directory):
+            for path, target in symlinks.items():
+                parent, _, name = path.rpartition("/")
+                os.symlink(target, name, dir_fd=directories[parent])
+    finally:
+        directories.close()
+
+
+def _stays_inside(path: str, symlinks: dict[str, str], prefix: str) -> bool:
+    """Whether following the path, with only these links, never leaves the environment."""
+    done: list[str] = []
+    ahead = path.split("/")
+    followed = 0
+    while ahead and followed <= _MAX_LINKS:
+        part = ahead.pop(0)
+        if part == ".." and not done:
+            return False
+        if part == "..":
+            done.pop()
+        elif part not in ("", "."):
+            done.append(part)
+            target = symlinks.get("/".join(done))
+            if target is not None and target.startswith("/"):
+                if not (target + "/").startswith(prefix + "/"):
+                    return False
+                done, ahead = [], target[len(prefix) :].split("/") + ahead
+                followed += 1
+            elif target is not None:
+                done.pop()
+                ahead = target.split("/") + ahead
+                followed += 1
+    return True
+
+
+def _exists(directories: DirectoryTree, path: str) -> bool:
+    parent, _, name = path.rpartition("/")
+    try:
+        os.stat(name, dir_fd=directories[parent], follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_member(
+    directories: DirectoryTree, entry: ArchiveEntry, read: ReadData, symlinks: dict[str, str]
+) -> None:
+    """Write a file or hard link, replacing an earlier member of that path, or remember a symbolic link."""
+    parent, _, name = entry.path.rpartition("/")
+    directory = directories[parent]
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+    symlinks.pop(entry.path, None)
+    if entry.type == "symlink":
+        symlinks[entry.path] = entry.target
+    elif entry.type == "file":
+        descriptor = os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+        with open(descriptor, "wb") as file:
+            while data := read(_CHUNK):
+                file.write(data)
+            file.flush()
+            os.fchmod(descriptor, entry.mode | 0o400)
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+    elif entry.target in symlinks:
+        symlinks[entry.path] = symlinks[entry.target]
+    else:
+        source_parent, _, target = entry.target.rpartition("/")
+        source = os.dup(directories[source_parent])
+        try:
+            os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[parent], follow_symlinks=False)
+        finally:
+            os.close(source)
+
+
+@contextmanager
+def _writing(file: Path, directory: Path) -> Iterator[None]:
+    """Raise errors for the user in place of OSError."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise InsufficientSpace(str(directory.parent)) from None
+        raise InvalidArchive(
+            str(file), f"its members contradict each other ({error.strerror}: {error.filename!r})"
+        ) from None

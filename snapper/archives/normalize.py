@@ -1,0 +1,148 @@
+"""Make an unpacked environment consistent: one prefix in all files, and package records that match them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper.archives.conda_unpack import PrefixRecord
+from snapper.archives.origin import NO_PREFIX, prove_origin
+from snapper.environment import conda, pip
+from snapper.environment.conda import FileFacts, PathEntry, Record
+from snapper.format import shebang
+from snapper.format.canonicalize import candidate_originals, default_placeholders
+from snapper.format.model import Mode
+from snapper.format.relocate import PlaceholderTooShort, replace_placeholder
+
+
+@dataclass(frozen=True)
+class UnpackedFiles:
+    """What was unpacked at `top`: the paths of regular files, the packages, and their entries for these files."""
+
+    top: Path
+    paths: frozenset[str]
+    records: tuple[Record, ...]
+    entries: Mapping[str, PathEntry]
+
+
+def normalize(files: UnpackedFiles, prefix_records: Collection[PrefixRecord] | None, prefix: str) -> None:
+    """Put the prefix into all files that depend on it, restore first lines of scripts, and update package records.
+
+    `prefix_records` are those of the archive's conda-unpack, None if it has none.
+    """
+    _relocate_files(files, prefix_records or (), prefix)
+    if prefix_records is None:
+        _relocate_binaries(files, prefix)
+    _restore_shebangs(files, prefix)
+    _update_records(files, prefix)
+
+
+def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecord], prefix: str) -> None:
+    """Do what conda-unpack would do, and what it omits: Python's own programs, and compiled modules."""
+    placeholders: dict[str, tuple[str, Mode]] = {
+        entry.path: (entry.placeholder, entry.mode) for entry in files.entries.values() if entry.placeholder
+    }
+    for record in prefix_records:
+        if record.path in files.paths:
+            placeholders[record.path] = record.placeholder, record.mode
+    for path, (placeholder, mode) in placeholders.items():
+        if placeholder != prefix:
+            _relocate_file(files.top / path, mode, placeholder, prefix)
+    if prefix == NO_PREFIX:
+        for path in files.paths:
+            if path.endswith(".pyc"):
+                for placeholder in default_placeholders("pyc", 0):
+                    _relocate_file(files.top / path, "pyc", placeholder, prefix)
+
+
+def _relocate_binaries(files: UnpackedFiles, prefix: str) -> None:
+    """Relocate binaries that contain another prefix.
+
+    An archive for a certain prefix that was made without a package cache contains them unchanged.
+    """
+    for entry in files.entries.values():
+        if entry.mode != "binary" or not entry.placeholder or _proven_facts(files.top, entry, prefix):
+            continue
+        proven = prove_origin(files.top, entry)
+        if proven is not None:
+            with suppress(PlaceholderTooShort):
+                data = replace_placeholder(proven.original, entry.mode, entry.placeholder, prefix)
+                _rewrite(files.top / entry.path, data)
+
+
+def _relocate_file(file: Path, mode: Mode, placeholder: str, prefix: str) -> None:
+    data = file.read_bytes()
+    with suppress(PlaceholderTooShort):
+        relocated = replace_placeholder(data, mode, placeholder, prefix)
+        if relocated != data:
+            _rewrite(file, relocated)
+
+
+def _restore_shebangs(files: UnpackedFiles, prefix: str) -> None:
+    """Restore the interpreter of scripts that conda-pack changed to look it up on PATH, where a checksum proves it."""
+    pip_checksums = pip.checksums(files.top, files.paths)
+    encoded = prefix.encode("utf-8", "surrogateescape")
+    for path in files.paths:
+        entry = files.entries.get(path)
+        if not path.startswith("bin/") or (entry and entry.placeholder):
+            continue
+        script = files.top / path
+        data = script.read_bytes()
+        if not data.startswith(b"#!/usr/bin/env "):
+            continue
+        checksums = {entry.sha256, entry.sha256_in_prefix} if entry else {pip_checksums.get(path, "")}
+        is_entry_point = entry is not None and entry.type == "unix_python_entry_point"
+        for original in shebang.original_shebangs(data, encoded, encoded):
+            if is_entry_point or hashlib.sha256(original).hexdigest() in checksums:
+                _rewrite(script, original)
+                break
+
+
+def _update_records(files: UnpackedFiles, prefix: str) -> None:
+    """Make package records match the files, and fill in the checksums that `snapper export` removed."""
+    facts = {
+        entry.path: proven
+        for entry in files.entries.values()
+        if entry.placeholder
+        and entry.sha256_in_prefix
+        and (proven := _proven_facts(files.top, entry, prefix))
+    }
+
+    def facts_of(path: str) -> FileFacts | None:
+        return _facts((files.top / path).read_bytes()) if path in files.paths else None
+
+    for record in files.records:
+        file = files.top / record.file
+        text = file.read_bytes()
+        updated = conda.with_missing_facts(conda.with_facts(text, facts, sizes=False), facts_of)
+        if updated != text:
+            _rewrite(file, updated)
+
+
+def _proven_facts(top: Path, entry: PathEntry, prefix: str) -> FileFacts | None:
+    """Return the facts of a file if it is proven to be its package's, with the prefix for the placeholder."""
+    data = (top / entry.path).read_bytes()
+    originals = candidate_originals(data, entry.mode, entry.placeholder, prefix)
+    is_proven = any(hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals)
+    return _facts(data) if is_proven else None
+
+
+def _facts(data: bytes) -> FileFacts:
+    return FileFacts(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def _rewrite(file: Path, data: bytes) -> None:
+    """Replace the contents of a file, but not its mode, its time, and its hard links."""
+    status = file.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    file.chmod(mode | 0o200)
+    with file.open("r+b") as opened:
+        opened.write(data)
+        opened.truncate()
+    file.chmod(mode)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
