@@ -1,4 +1,4 @@
-"""The scripts that machines run when they are made and when they start, run as they are run there."""
+"""Lifecycle scripts, run the way that machines run them when they are created and when they start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from scripts.maker import make
 from snapper.cli.app import run
-from snapper.commands.lifecycle import LONGEST, PLATFORMS, LifecycleOptions, render_script
+from snapper.commands.lifecycle import MAX_BASE64_LENGTH, PLATFORMS, LifecycleOptions, render_script
 from tests.conftest import Machine, tree_of
 from tests.support.disk import Disk
 from tests.support.environments import make_data
@@ -72,30 +72,32 @@ def test_example_in_the_repository_is_current(capsys: pytest.CaptureFixture[str]
     assert render(command, capsys) == text, f"run: {command} > {EXAMPLE.relative_to(REPOSITORY)}"
 
 
-def test_all_platforms_are_rendered() -> None:
+def test_every_platform_is_tested() -> None:
     arguments = [shlex.split(command) for command in COMMANDS]
     assert {words[words.index("--platform") + 1] for words in arguments} == {*PLATFORMS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_script_passes_shellcheck(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every message of shellcheck counts, also those about style."""
+    """No message of shellcheck is accepted, not even about style."""
     file = tmp_path / "script.sh"
     file.write_text(render(command, capsys))
     done = subprocess.run(["shellcheck", str(file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
-    """Whatever is put into them: quoted, without carriage returns, short enough, and clean to shellcheck."""
+def test_any_options_give_a_valid_script(tmp_path: Path) -> None:
+    """Values are quoted, and the script has Unix line endings, is short enough, and passes shellcheck."""
     files = []
     for platform in PLATFORMS:
         for event in ("on-create", "on-start"):
             settings = {"store": "s3://b/it's $(touch /x)", "only": "a*,b?"}
-            wanted = LifecycleOptions(event, platform, settings, 100, "me", "snapper @ git+x", "/a b", "made")
-            text = render_script(wanted)
+            options = LifecycleOptions(
+                event, platform, settings, 100, "me", "snapper @ git+x", "/a b", "made"
+            )
+            text = render_script(options)
             assert "\r" not in text
-            assert len(text) < LONGEST * 3 // 4
+            assert len(text) < MAX_BASE64_LENGTH * 3 // 4
             files.append(tmp_path / f"{platform}-{event}.sh")
             files[-1].write_text(text)
     command = ["shellcheck", "--severity=warning", *map(str, files)]
@@ -103,7 +105,7 @@ def test_scripts_that_shells_and_sagemaker_take(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_an_event_that_there_is_not(machine: Machine) -> None:
+def test_missing_and_unknown_events_are_refused(machine: Machine) -> None:
     missing, misspelt = machine.expect_error(2, "lifecycle"), machine.expect_error(2, "lifecycle", "on-strat")
     assert missing["message"] == "Missing argument 'EVENT'. Choose from: on-create, on-start"
     assert (
@@ -111,18 +113,18 @@ def test_an_event_that_there_is_not(machine: Machine) -> None:
     )
 
 
-def test_a_script_that_would_be_too_long(machine: Machine) -> None:
+def test_script_that_is_too_long_is_refused(machine: Machine) -> None:
     patterns = [word for number in range(3000) for word in ("--only", f"name{number}")]
     error = machine.expect_error(2, "lifecycle", "on-start", *patterns)
     assert "16,384" in error["message"]
 
 
-# --- at work ----------------------------------------------------------------------------------------------
+# --- run ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A notebook instance: a user's home, which another user than root owns where that can be."""
+    """A notebook instance: the home of a user, who is not root where the tests may create users."""
 
     home: Path
     user: str
@@ -136,7 +138,7 @@ class Instance:
         return (self.home / "SageMaker/.snapper/log/on-start.log").read_text()
 
     def start(self, *options: str) -> tuple[str, float]:
-        """Runs the on-start script as SageMaker does, which must succeed; its output, and the seconds it took."""
+        """Run the on-start script as SageMaker does, and return its output and how many seconds it took."""
         file = self.home / "on-start.sh"
         command = [sys.executable, "-m", "snapper", "lifecycle", "on-start", "--user", self.user, *options]
         file.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -176,14 +178,14 @@ class Instance:
 
 @pytest.fixture(scope="module")
 def another_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """A user with a home: one made for the tests where root runs them, else whoever does."""
+    """A user with a home directory: created for the tests if root runs them, else the current user."""
     home = Path(tempfile.mkdtemp(prefix="snapper-home-"))
     if os.geteuid() != 0:
         yield pwd.getpwuid(os.geteuid()).pw_name, home
         shutil.rmtree(home, ignore_errors=True)
         return
     if not shutil.which("useradd") or not shutil.which("runuser"):
-        pytest.skip("root needs useradd and runuser to be another user")
+        pytest.skip("root needs useradd and runuser to run commands as another user")
     user = f"snapper-{secrets.token_hex(4)}"
     made = subprocess.run(
         ["useradd", "-M", "-d", str(home), "-s", "/bin/bash", user],
@@ -192,7 +194,7 @@ def another_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
         check=False,
     )
     if made.returncode:
-        pytest.skip(f"no user can be made here: {made.stderr.strip()}")
+        pytest.skip(f"cannot create a user: {made.stderr.strip()}")
     try:
         home.chmod(0o755)
         yield user, home
@@ -203,7 +205,7 @@ def another_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
 
 @pytest.fixture(scope="module")
 def volume(another_user: tuple[str, Path]) -> Path:
-    """The home with a volume that has snapper, installed on it, and a store of two environments."""
+    """The user's home, with a volume on which snapper is installed, and a store with two environments."""
     user, home = another_user
     own = home / "SageMaker" / ".snapper"
     machine = Machine(home, home / "anaconda3" / "envs", own)
@@ -227,26 +229,32 @@ def volume(another_user: tuple[str, Path]) -> Path:
     shutil.rmtree(data)
     if os.geteuid() == 0:
         subprocess.run(["chown", "-R", user, str(home)], check=True)
-        look = ["runuser", "-u", user, "--", str(venv / "bin/python"), "-c", "import snapper.cli.app"]
-        seen = subprocess.run(look, capture_output=True, text=True, check=False, cwd="/")
-        if seen.returncode:
-            pytest.skip(f"another user cannot read where snapper is: {seen.stderr.splitlines()[-1]}")
+        command = ["runuser", "-u", user, "--", str(venv / "bin/python"), "-c", "import snapper.cli.app"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+        if done.returncode:
+            pytest.skip(f"another user cannot read snapper's installation: {done.stderr.splitlines()[-1]}")
     return home
 
 
 @pytest.fixture
 def instance(volume: Path, another_user: tuple[str, Path]) -> Iterator[Instance]:
-    """An instance that has just been stopped: what is not on the volume is gone, or as it was made."""
-    found = Instance(volume, another_user[0])
+    """An instance that has just been stopped: what is not on the volume is lost or reset."""
+    instance = Instance(volume, another_user[0])
 
     def stop() -> None:
-        state = found.envs / "python3" / ".snapper"
-        for path in (state, found.envs / "work", found.envs / "data", volume / ".local", volume / ".conda"):
+        state = instance.envs / "python3" / ".snapper"
+        for path in (
+            state,
+            instance.envs / "work",
+            instance.envs / "data",
+            volume / ".local",
+            volume / ".conda",
+        ):
             shutil.rmtree(path, ignore_errors=True)
         (volume / "SageMaker/.snapper/config.toml").unlink(missing_ok=True)
 
     stop()
-    yield found
+    yield instance
     stop()
 
 
@@ -256,10 +264,10 @@ def launch(instance: Instance, name: str, *arguments: str) -> str:
     )
 
 
-def test_on_start(instance: Instance) -> None:
-    """Two environments are back with kernels that run; again, nothing changes, and it takes no time."""
-    said, _ = instance.start()
-    assert "2 restored, 0 already there, 0 failed; 2 kernels" in said
+def test_on_start_restores_environments_with_kernels(instance: Instance) -> None:
+    """A second start changes nothing, and takes less than two seconds."""
+    output, _ = instance.start()
+    assert "2 restored, 0 already there, 0 failed; 2 kernels" in output
     assert "2 restored, 0 already there, 0 failed; 2 kernels" in instance.log
     owners = {
         path.owner() for top in (instance.envs / "work", instance.envs / "data") for path in top.rglob("*")
@@ -275,16 +283,16 @@ def test_on_start(instance: Instance) -> None:
 
     before = [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")]
     times: list[float] = []
-    while min(times, default=9.0) >= 2 and len(times) < 5:  # others may be at work on the machine
-        said, seconds = instance.start()
+    while min(times, default=9.0) >= 2 and len(times) < 5:  # the machine may be busy
+        output, seconds = instance.start()
         times.append(seconds)
-        assert "0 restored, 2 already there, 0 failed" in said
+        assert "0 restored, 2 already there, 0 failed" in output
         assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
     assert min(times) < 2, times
 
 
-def test_nothing_of_the_users_runs_as_root(instance: Instance) -> None:
-    """Neither while a Python is looked for, nor when root calls snapper later."""
+def test_root_runs_nothing_that_the_user_can_write(instance: Instance) -> None:
+    """Neither while the script looks for a Python, nor when root calls snapper later."""
     instance.start()
     link = instance.home / ".local/bin/snapper"
     assert link.readlink() == instance.home / "SageMaker/.snapper/venv/bin/snapper"
@@ -300,7 +308,7 @@ def test_nothing_of_the_users_runs_as_root(instance: Instance) -> None:
     venv.rename(venv.with_name("away"))
     other.rename(other.with_name("away"))
     try:
-        instance.start("--wheelhouse", str(instance.envs))  # where there is none to be installed
+        instance.start("--wheelhouse", str(instance.envs))  # has no wheels
         assert who.read_text().split() == [instance.user]
     finally:
         shutil.rmtree(venv, ignore_errors=True)
@@ -309,16 +317,16 @@ def test_nothing_of_the_users_runs_as_root(instance: Instance) -> None:
         shutil.rmtree(python.parent)
 
 
-def test_on_start_without_its_store(instance: Instance) -> None:
-    said, seconds = instance.start("--store", f"{instance.home}/nowhere", "--budget", "20")
+def test_on_start_reports_a_missing_store(instance: Instance) -> None:
+    output, seconds = instance.start("--store", f"{instance.home}/nowhere", "--budget", "20")
     assert seconds < 20
-    for text in (said, instance.log):
+    for text in (output, instance.log):
         assert f"{instance.home}/nowhere is not a snapper store: it does not exist" in text
-        assert "on-start has ended with 13" in text
+        assert "on-start finished with exit code 13" in text
 
 
-def test_on_start_with_a_full_disk(instance: Instance, tmp_path: Path) -> None:
-    """Where the environments go, and where the log is: whoever runs the script is told all the same."""
+def test_on_start_reports_full_disks(instance: Instance, tmp_path: Path) -> None:
+    """The disks of the environments and of the log are full; the errors are still printed."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     small, logs = Disk(instance.home / "small"), Disk(instance.home / "SageMaker/.snapper/log")
@@ -329,35 +337,35 @@ def test_on_start_with_a_full_disk(instance: Instance, tmp_path: Path) -> None:
         small.path.chmod(0o777)
         logs.path.chmod(0o777)
         logs.fill()
-        said, seconds = instance.start("--envs-dir", str(small.path), "--budget", "20", "--first", "work")
+        output, seconds = instance.start("--envs-dir", str(small.path), "--budget", "20", "--first", "work")
         assert seconds < 20
-        assert f"not enough space at {small.path}" in said
-        assert "on-start has ended with 1" in said
+        assert f"not enough space at {small.path}" in output
+        assert "on-start finished with exit code 1" in output
     finally:
         for disk in (small, logs):
             subprocess.run(["umount", "-l", str(disk.path)], capture_output=True, check=False)
             shutil.rmtree(disk.path, ignore_errors=True)
 
 
-def test_on_start_without_the_user(tmp_path: Path) -> None:
+def test_on_start_without_the_user_does_nothing(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root becomes another user")
-    said, _ = Instance(tmp_path, "snapper-nobody").start()
-    assert "there is no user snapper-nobody with a home: nothing is done" in said
+        pytest.skip("only root can run the script as another user")
+    output, _ = Instance(tmp_path, "snapper-nobody").start()
+    assert "user snapper-nobody does not exist or has no home directory: nothing to do" in output
 
 
-def test_a_changed_script_changes_what_terminals_see(instance: Instance, tmp_path: Path) -> None:
-    """Also where snapper is on the volume already; else packs would go where the next start does not look."""
+def test_settings_of_the_script_apply_in_terminals(instance: Instance, tmp_path: Path) -> None:
+    """Also if snapper is already installed; else packs would go to a store that the next start does not read."""
     store = instance.home / "team store"
-    said, _ = instance.start("--store", str(store), "--only", "team-*")
-    assert "Traceback" not in said
+    output, _ = instance.start("--store", str(store), "--only", "team-*")
+    assert "Traceback" not in output
     program = instance.home / "SageMaker/.snapper/venv/bin/snapper"
     assert instance.as_user(program, "config", "get", "store").strip() == str(store)
     assert "team-*" in instance.as_user(program, "config", "get", "only")
 
 
-def test_who_sources_the_script_goes_on(tmp_path: Path) -> None:
-    """As the hooks of docker-stacks are, from the script that then starts Jupyter."""
+def test_shell_that_sources_the_script_continues(tmp_path: Path) -> None:
+    """Docker-stacks sources its hooks from the script that then starts Jupyter."""
     text = render_script(
         LifecycleOptions("on-start", "jupyterhub", {"store": "/nowhere"}, 10, requirement="nothing")
     )
@@ -365,8 +373,8 @@ def test_who_sources_the_script_goes_on(tmp_path: Path) -> None:
     fake = tmp_path / "bin"
     fake.mkdir()
     own = f"{fake}:/usr/bin:/bin"
-    command = f'PATH={own}; source {tmp_path}/hook.sh; test "$PATH" = {own} && echo goes on'
+    command = f'PATH={own}; source {tmp_path}/hook.sh; test "$PATH" = {own} && echo continued'
     done = subprocess.run(
         ["env", "-i", f"HOME={tmp_path}", "bash", "-c", command], capture_output=True, text=True, check=False
     )
-    assert done.stdout.endswith("goes on\n"), done
+    assert done.stdout.endswith("continued\n"), done

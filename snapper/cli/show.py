@@ -39,9 +39,9 @@ def show(
     snapshot = read_snapshot(opened, snapshot_id)
     staleness = read_staleness(opened, [environment.name])
     if explicit:
-        output.print_text(lockfile.explicit(snapshot))
+        output.print_text(lockfile.render_explicit(snapshot))
     elif as_yaml:
-        output.print_text(lockfile.environment_yml(environment.name, snapshot))
+        output.print_text(lockfile.render_environment_yml(environment.name, snapshot))
     else:
         _shown(environment, snapshot_id, snapshot, as_json, staleness)
     if not as_json:

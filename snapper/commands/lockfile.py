@@ -1,4 +1,4 @@
-"""What others can rebuild an environment from: conda's explicit list and environment.yml, from a snapshot."""
+"""Lock files: describe the packages of a snapshot so that conda can install them elsewhere."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ import yaml
 
 from snapper.format.model import Snapshot
 
-#: What stands in a line as it is; a snapshot may come from somebody who would add lines, or steer a terminal.
+#: Characters that are not escaped in an explicit file. A malicious snapshot must not add lines or control a terminal.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
 
 
-def explicit(snapshot: Snapshot) -> str:
-    """A file for `conda create --file`: the URL of each package with its md5 (docs.conda.io, "@EXPLICIT")."""
+def render_explicit(snapshot: Snapshot) -> str:
+    """Return a file for `conda create --file`, with the URL and MD5 of each package ("@EXPLICIT" in conda's manual)."""
     lines = [f"# platform: {snapshot.platform}", "@EXPLICIT"]
-    lines += [f"{each.url}#{each.md5}" if each.md5 else each.url for each in snapshot.packages if each.url]
+    lines += [
+        f"{package.url}#{package.md5}" if package.md5 else package.url
+        for package in snapshot.packages
+        if package.url
+    ]
     return "\n".join(quote(line, safe=_PRINTABLE, errors="surrogatepass") for line in lines) + "\n"
 
 
-def environment_yml(name: str, snapshot: Snapshot) -> str:
-    """An `environment.yml` with every package at its version and build, and pip's at their versions."""
-    dependencies: list[object] = [f"{each.name}={each.version}={each.build}" for each in snapshot.packages]
+def render_environment_yml(name: str, snapshot: Snapshot) -> str:
+    """Return an `environment.yml` with versions and builds of conda packages, and versions of pip packages."""
+    dependencies: list[object] = [
+        f"{package.name}={package.version}={package.build}" for package in snapshot.packages
+    ]
     if snapshot.pip:
         if not any(package.name == "pip" for package in snapshot.packages):
             dependencies.append("pip")
-        dependencies.append({"pip": [f"{each.name}=={each.version}" for each in snapshot.pip]})
-    channels = list(dict.fromkeys(each.channel.rstrip("/") for each in snapshot.packages if each.channel))
+        dependencies.append({"pip": [f"{package.name}=={package.version}" for package in snapshot.pip]})
+    channels = list(
+        dict.fromkeys(package.channel.rstrip("/") for package in snapshot.packages if package.channel)
+    )
     document = {"name": name, "channels": channels, "dependencies": dependencies}
-    written = yaml.safe_dump(document, sort_keys=False, default_flow_style=False, allow_unicode=True)
-    if not written.replace("\n", "").isprintable():
-        written = yaml.safe_dump(document, sort_keys=False, default_flow_style=False)
-    return written
+    text = yaml.safe_dump(document, sort_keys=False, default_flow_style=False, allow_unicode=True)
+    if not text.replace("\n", "").isprintable():  # escape what a terminal would interpret
+        text = yaml.safe_dump(document, sort_keys=False, default_flow_style=False)
+    return text
