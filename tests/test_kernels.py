@@ -1,4 +1,4 @@
-"""Kernels in Jupyter's menu: started as Jupyter does, in an environment activated as conda does."""
+"""Registered kernels: Jupyter starts them, in an environment that is activated as conda activates it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.support.kernelspecs import add_kernel
 
 
 @pytest.fixture(scope="module")
-def several(tmp_path_factory: pytest.TempPathFactory) -> Machine:
-    """A machine with one restored environment that has kernels in Python, bash, and a compiled program."""
-    home = tmp_path_factory.mktemp("several")
+def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine with a restored environment that has kernels for Python, bash, and a compiled program."""
+    home = tmp_path_factory.mktemp("multilingual")
     machine = Machine(home, home / "envs", home / "store")
     prefix = machine.envs / "work"
     machine.envs.mkdir()
@@ -47,31 +47,31 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     return machine
 
 
-def test_names_in_the_menu(several: Machine) -> None:
-    found = {each["name"]: each["display_name"] for each in several.run_json("kernels")["kernels"]}
-    assert found == {
+def test_names_and_files_of_registered_kernels(multilingual: Machine) -> None:
+    names = {kernel["name"]: kernel["display_name"] for kernel in multilingual.run_json("kernels")["kernels"]}
+    assert names == {
         "work-python3": "Python (work)",
         "work-bash": "Bash (work)",
         "work-compiled": "C (work)",
     }
-    for name in found:
-        spec = json.loads((kernels_dir(several) / name / "kernel.json").read_text())
+    for name in names:
+        spec = json.loads((kernels_dir(multilingual) / name / "kernel.json").read_text())
         assert spec["argv"][0] == "/bin/sh"
         assert "{connection_file}" in spec["argv"]
-    assert (kernels_dir(several) / "work-python3" / "logo-svg.svg").stat().st_size > 100
-    assert (kernels_dir(several) / "work-bash" / "logo-svg.svg").stat().st_size > 100
-    compiled = json.loads((kernels_dir(several) / "work-compiled" / "kernel.json").read_text())
+    assert (kernels_dir(multilingual) / "work-python3" / "logo-svg.svg").stat().st_size > 100
+    assert (kernels_dir(multilingual) / "work-bash" / "logo-svg.svg").stat().st_size > 100
+    compiled = json.loads((kernels_dir(multilingual) / "work-compiled" / "kernel.json").read_text())
     assert compiled["interrupt_mode"] == "message"
 
 
-def test_python_activated_and_interrupted(several: Machine) -> None:
-    prefix = several.envs / "work"
-    look = (
+def test_python_kernel_is_activated_and_can_be_interrupted(multilingual: Machine) -> None:
+    prefix = multilingual.envs / "work"
+    code = (
         "import json, os, sys; print(json.dumps([sys.prefix, os.getpid(), dict(os.environ)]))"
         "; import ipykernel, IPython"
     )
-    outer = several.home / "outer"
-    variables = {
+    outer = multilingual.home / "outer"
+    outer_variables = {
         "CONDA_PREFIX": str(outer),
         "CONDA_SHLVL": "1",
         "CONDA_DEFAULT_ENV": "outer",
@@ -81,20 +81,20 @@ def test_python_activated_and_interrupted(several: Machine) -> None:
     leave = outer / "etc/conda/deactivate.d"
     leave.mkdir(parents=True)
     (leave / "outer.sh").write_text("unset OUTER\n")
-    with started(several, "work-python3", variables) as kernel:
-        python, process, found = json.loads(kernel.wait().run(look))
+    with started(multilingual, "work-python3", outer_variables) as kernel:
+        python, pid, variables = json.loads(kernel.wait().run(code))
         assert python == str(prefix)
-        assert process == kernel.manager.provisioner.process.pid  # type: ignore[union-attr]
-        assert found["CONDA_PREFIX"] == str(prefix)
-        assert found["CONDA_DEFAULT_ENV"] == "work"
-        assert found["CONDA_PROMPT_MODIFIER"] == "(work) "
-        assert (found["CONDA_SHLVL"], found["CONDA_PREFIX_1"]) == ("2", str(outer))
-        assert found["PATH"] == f"/first:{prefix}/bin:{os.environ['PATH']}"
-        assert found["WHEREAMI_HOME"] == f"{prefix}/share/whereami"
-        assert found["ORDER"] == "Aab"
-        assert found["QUOTED"] == "it's $HOME"
-        assert "OUTER" not in found
-        assert "GONE" not in found
+        assert pid == kernel.manager.provisioner.process.pid  # type: ignore[union-attr]
+        assert variables["CONDA_PREFIX"] == str(prefix)
+        assert variables["CONDA_DEFAULT_ENV"] == "work"
+        assert variables["CONDA_PROMPT_MODIFIER"] == "(work) "
+        assert (variables["CONDA_SHLVL"], variables["CONDA_PREFIX_1"]) == ("2", str(outer))
+        assert variables["PATH"] == f"/first:{prefix}/bin:{os.environ['PATH']}"
+        assert variables["WHEREAMI_HOME"] == f"{prefix}/share/whereami"
+        assert variables["ORDER"] == "Aab"
+        assert variables["QUOTED"] == "it's $HOME"
+        assert "OUTER" not in variables
+        assert "GONE" not in variables
         for command in ("%pip --version", "!pip --version"):
             assert f" from {prefix}/" in kernel.run(command)
 
@@ -110,43 +110,43 @@ def test_python_activated_and_interrupted(several: Machine) -> None:
         assert kernel.run("print(6 * 7)") == "42\n"
 
 
-def test_bash(several: Machine) -> None:
-    with started(several, "work-bash") as kernel:
+def test_bash_kernel_runs_in_its_environment(multilingual: Machine) -> None:
+    with started(multilingual, "work-bash") as kernel:
         shown = kernel.wait().run('echo "$CONDA_PREFIX $WHEREAMI_HOME $(command -v whereami)"')
-    prefix = several.envs / "work"
+    prefix = multilingual.envs / "work"
     assert shown.split() == [str(prefix), f"{prefix}/share/whereami", f"{prefix}/bin/whereami"]
 
 
-def test_a_compiled_program(several: Machine) -> None:
-    prefix = several.envs / "work"
-    with started(several, "work-compiled") as kernel:
+def test_compiled_kernel_runs_in_its_environment(multilingual: Machine) -> None:
+    prefix = multilingual.envs / "work"
+    with started(multilingual, "work-compiled") as kernel:
         assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
         assert str(prefix) in kernel.log.splitlines()
 
 
-def test_a_notebook_of_two_cells(several: Machine) -> None:
+def test_notebook_runs_in_its_environment(multilingual: Machine) -> None:
     cells = ["import os, sys\nhere = sys.prefix", "print(here, os.environ['WHEREAMI_HOME'])"]
-    prefix = several.envs / "work"
-    assert nbconvert(several, "work-python3", cells) == ["", f"{prefix} {prefix}/share/whereami\n"]
+    prefix = multilingual.envs / "work"
+    assert nbconvert(multilingual, "work-python3", cells) == ["", f"{prefix} {prefix}/share/whereami\n"]
 
 
 @pytest.fixture(scope="module")
-def lab(several: Machine) -> Iterator[str]:
-    with jupyterlab(several) as address:
+def lab(multilingual: Machine) -> Iterator[str]:
+    with jupyterlab(multilingual) as address:
         yield address
 
 
-def test_jupyterlab_lists_them(lab: str) -> None:
-    found = get(f"{lab}/api/kernelspecs")["kernelspecs"]
-    assert found["work-python3"]["spec"]["display_name"] == "Python (work)"
-    assert found["work-bash"]["spec"]["language"] == "bash"
-    assert "logo-svg" in found["work-python3"]["resources"]
-    assert {"work-python3", "work-bash", "work-compiled"} <= set(found)
+def test_jupyterlab_lists_registered_kernels(lab: str) -> None:
+    specs = get(f"{lab}/api/kernelspecs")["kernelspecs"]
+    assert specs["work-python3"]["spec"]["display_name"] == "Python (work)"
+    assert specs["work-bash"]["spec"]["language"] == "bash"
+    assert "logo-svg" in specs["work-python3"]["resources"]
+    assert {"work-python3", "work-bash", "work-compiled"} <= set(specs)
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
-def test_they_are_in_the_launcher(lab: str, several: Machine) -> None:
-    page = launcher_page(lab, several.home / "chromium")
+def test_jupyterlab_launcher_shows_registered_kernels(lab: str, multilingual: Machine) -> None:
+    page = launcher_page(lab, multilingual.home / "chromium")
     for name in ("Python (work)", "Bash (work)", "C (work)"):
         assert f'title="{name}"' in page
 
@@ -162,29 +162,33 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def names(prefix: Path, environment: str, found: list[Kernel]) -> list[tuple[str, str]]:
-    return [(each.name, each.display_name) for each in kernels.register_pending(prefix, environment, found)]
+def register_names(prefix: Path, environment: str, shipped: list[Kernel]) -> list[tuple[str, str]]:
+    """Register kernels of an environment that does not exist; return their names and display names."""
+    registered = kernels.register_pending(prefix, environment, shipped)
+    return [(kernel.name, kernel.display_name) for kernel in registered]
 
 
-def test_templates(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_follow_the_templates_in_settings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNAPPER_KERNEL_NAME", "snapper.{language}.{env}")
     monkeypatch.setenv("SNAPPER_KERNEL_DISPLAY_NAME", "{env} | {kernel}")
-    found = names(home / "envs/Über", "Über", [Kernel("ir", "R 4.4", "R"), Kernel("x", "R too", "R")])
-    assert found == [("snapper.r.-ber", "Über | R 4.4"), ("snapper.r.-ber-2", "Über | R too")]
+    names = register_names(
+        home / "envs/Über", "Über", [Kernel("ir", "R 4.4", "R"), Kernel("x", "R too", "R")]
+    )
+    assert names == [("snapper.r.-ber", "Über | R 4.4"), ("snapper.r.-ber-2", "Über | R too")]
 
 
-def test_names_that_are_taken(home: Path) -> None:
-    """Of kernels that only differ in case, of an environment that does, and of the user's own."""
+def test_names_are_unique(home: Path) -> None:
+    """Also of kernels and environments that differ only in case, and of kernels with one display name."""
     two = [Kernel("Py", "First", "python"), Kernel("py", "Second", "python")]
-    assert names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
-    assert names(home / "envs/A", "A", two[:1]) == [("a-py-3", "Python (A)")]
-    assert names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
+    assert register_names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
+    assert register_names(home / "envs/A", "A", two[:1]) == [("a-py-3", "Python (A)")]
+    assert register_names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
     same = [Kernel("x", "Same", "c"), Kernel("y", "Same", "c")]
-    assert [shown for _, shown in names(home / "envs/s", "s", same)] == ["Same (s) x", "Same (s) y"]
+    assert [shown for _, shown in register_names(home / "envs/s", "s", same)] == ["Same (s) x", "Same (s) y"]
 
 
-def test_kernels_of_what_is_gone(machine: Machine) -> None:
-    """They go with their environment, and with the kernel in it; other people's stay."""
+def test_kernels_are_removed_with_their_environments(machine: Machine) -> None:
+    """Also if the environment no longer ships them. The user's own kernels stay."""
     for name in ("one", "two"):
         prefix = make_data(machine.envs / name)
         for kernel in ("text", "more"):
@@ -195,26 +199,26 @@ def test_kernels_of_what_is_gone(machine: Machine) -> None:
     own.mkdir()
     (own / "kernel.json").write_text('{"argv": ["true"], "display_name": "own", "language": "text"}')
 
-    def there() -> set[str]:
+    def registered() -> set[str]:
         return {file.name for file in kernels_dir(machine).iterdir()}
 
-    assert there() == {"one-text", "one-more", "two-text", "two-more", "own"}
+    assert registered() == {"one-text", "one-more", "two-text", "two-more", "own"}
     shutil.rmtree(machine.envs / "one/share/jupyter/kernels/more")
     machine.run_json("kernels", "register", "one")
-    assert there() == {"one-text", "two-text", "two-more", "own"}
+    assert registered() == {"one-text", "two-text", "two-more", "own"}
     shutil.rmtree(machine.envs / "two")
     (machine.store / "environments/two.json").unlink()
     document = machine.run_json("restore", "--all")
     assert sorted(document["removed_kernels"]) == ["two-more", "two-text"]
-    assert there() == {"one-text", "own"}
+    assert registered() == {"one-text", "own"}
     hint = machine.expect_error(10, "kernels", "remove", "own")["hint"]
     assert hint == "Did you mean 'one'? Kernels are registered for: one."
     machine.run_json("kernels", "remove", "one")
-    assert there() == {"own"}
+    assert registered() == {"own"}
     assert (machine.envs / "one" / "conda-meta").is_dir()
 
 
-def test_an_environment_without_a_kernel(machine: Machine) -> None:
+def test_environment_without_a_kernel_gets_a_hint(machine: Machine) -> None:
     make_data(machine.envs / "data")
     machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
@@ -233,7 +237,7 @@ SHELLS = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil
 
 @pytest.fixture
 def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Runs the launcher of an environment under a shell, where there is no bash to be found."""
+    """Return a function that runs an environment's launcher in a shell, without bash on PATH."""
     prefix = tmp_path / "envs" / "it's"
     (prefix / "conda-meta").mkdir(parents=True)
     scripts = prefix / "etc/conda/activate.d"
@@ -278,49 +282,53 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_every_shell(
+def test_launcher_activates_in_every_shell(
     launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, shell: str
 ) -> None:
-    """Under `set -u`, from an empty environment and out of another one, in any locale."""
+    """With `set -u`, without and with another activated environment, and in any locale."""
     prefix = tmp_path / "envs" / "it's"
     done = launched(shell, "/c.json", "{unknown}", LC_ALL="C.UTF-8")
     assert done.returncode == 0, done.stderr
-    arguments, found = json.loads(done.stdout)
+    arguments, variables = json.loads(done.stdout)
     assert arguments == ["--f=/c.json", "a 'b' $c", "", "{unknown}"]
-    assert (found["ORDER"], found["OWN"]) == ("first,B,a b,z,", "it's")
-    assert "REFERS" not in found
-    assert found["PATH"] == f"{prefix}/bin:{tmp_path}/conda/condabin:{tmp_path}/bin"
-    assert (found["CONDA_SHLVL"], found["CONDA_PREFIX"], found["LC_ALL"]) == ("1", str(prefix), "C.UTF-8")
-    assert "CONDA_PREFIX_0" not in found
+    assert (variables["ORDER"], variables["OWN"]) == ("first,B,a b,z,", "it's")
+    assert "REFERS" not in variables
+    assert variables["PATH"] == f"{prefix}/bin:{tmp_path}/conda/condabin:{tmp_path}/bin"
+    assert (variables["CONDA_SHLVL"], variables["CONDA_PREFIX"], variables["LC_ALL"]) == (
+        "1",
+        str(prefix),
+        "C.UTF-8",
+    )
+    assert "CONDA_PREFIX_0" not in variables
     assert (tmp_path / "used").exists()
 
-    again = launched(shell, "/c.json", "x", **{**found, "ORDER": "set,"})
+    again = launched(shell, "/c.json", "x", **{**variables, "ORDER": "set,"})
     _, twice = json.loads(again.stdout)
     assert twice["ORDER"] == "set,B,a b,z,"
-    assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", found["PATH"])
+    assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", variables["PATH"])
     assert twice["LEFT"] == "321"
-    assert "LEFT" not in found
+    assert "LEFT" not in variables
     assert "CONDA_PREFIX_1" not in twice
 
     strange = launched(shell, "/c.json", "x", CONDA_SHLVL="none", CONDA_PREFIX="/gone")
-    _, found = json.loads(strange.stdout)
-    assert found["CONDA_SHLVL"] == "1"
+    _, variables = json.loads(strange.stdout)
+    assert variables["CONDA_SHLVL"] == "1"
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_waiting_in_vain(
+def test_launcher_says_why_the_environment_is_missing(
     launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, shell: str
 ) -> None:
-    """It ends with the reason: restoring has failed, was cut off, or was never begun."""
+    """The restore failed, was interrupted, or was never started."""
     shutil.rmtree(tmp_path / "envs")
     waiting = tmp_path / "waiting"
     done = launched(shell, "/c.json")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"it's does not exist at {tmp_path}/envs/it's" in done.stderr
-    waiting.write_text("failed\n1 1\nnot enough room at /envs\n/the/log\n")
+    waiting.write_text("failed\n1 1\nnot enough space at /envs\n/the/log\n")
     done = launched(shell, "/c.json")
     assert done.returncode == 1
-    assert "it's could not be restored: not enough room at /envs" in done.stderr
+    assert "it's could not be restored: not enough space at /envs" in done.stderr
     assert "/the/log" in done.stderr
     assert "snapper restore it's" in done.stderr
     with subprocess.Popen(["true"]) as ended:
@@ -334,8 +342,7 @@ def test_waiting_in_vain(
         assert "log" not in done.stderr
 
 
-def test_the_scripts_are_in_order(tmp_path: Path) -> None:
-    """By the judgement of shellcheck."""
+def test_launcher_passes_shellcheck(tmp_path: Path) -> None:
     target = launcher.LaunchTarget("a", tmp_path, "", tmp_path / "w", tmp_path / "u")
     (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))
     done = subprocess.run(

@@ -91,11 +91,13 @@ def test_any_options_give_a_valid_script(tmp_path: Path) -> None:
     files = []
     for platform in PLATFORMS:
         for event in ("on-create", "on-start"):
-            settings = {"store": "s3://b/it's $(touch /x)", "only": "a*,b?"}
+            settings = {"store": "s3://b/it's $(touch /x)", "only": "a*,@MAIN@"}
             options = LifecycleOptions(
                 event, platform, settings, 100, "me", "snapper @ git+x", "/a b", "made"
             )
             text = render_script(options)
+            for value in settings.values():
+                assert f"={shlex.quote(value)}\n" in text or f"={shlex.quote(value)})" in text
             assert "\r" not in text
             assert len(text) < MAX_BASE64_LENGTH * 3 // 4
             files.append(tmp_path / f"{platform}-{event}.sh")
