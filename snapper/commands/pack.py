@@ -111,6 +111,7 @@ def pack(
             report_running_prune(store, progress)
             context = _make_context(store, intent, source, level)
             packed = _build_snapshot(source, previous, context, name, jobs, progress)
+
         unchanged = published is not None and published.ref.current == packed.encoded.digest
         added_size = sum(packed.added.values())
         if not unchanged or not (packed.layers is None or has_encoded_snapshot(store, packed.encoded)):
@@ -121,7 +122,9 @@ def pack(
     if foreign_prefix is None:
         _remember(source, name, packed)
     logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))
-    is_related = published is None or unchanged or _comes_from(source.state, published.ref)
+    replaced = None
+    if published and not (unchanged or _comes_from(source.state, published.ref)):
+        replaced = published.ref.latest
     return PackResult(
         environment=name,
         snapshot_id=packed.encoded.digest,
@@ -135,7 +138,7 @@ def pack(
         unrelocated=packed.unrelocated,
         outside=_links_outside(source.tree, packed.prefix),
         first=is_first,
-        replaced=None if is_related or published is None else published.ref.latest,
+        replaced=replaced,
         seconds=time.monotonic() - started,
     )
 
@@ -203,7 +206,7 @@ class _Packed:
 
 def _read_environment(prefix: Path, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None) -> _Source:
     if not conda.is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))
+        raise NotAnEnvironment(str(prefix))  # before the clock is read, which creates files
     installed = InstalledEnvironment(prefix)
     read_at = 0 if foreign_prefix else _file_system_time(prefix)
     status = installed.status

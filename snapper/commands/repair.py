@@ -71,8 +71,11 @@ def local_sources(
         sources: dict[str, Store] = {}
         for prefix in installed_environments():
             installed = InstalledEnvironment(prefix)
-            state, previous = installed.state, installed.previous
-            if state is None or previous is None or state.environment not in environments:
+            state = installed.state
+            if state is None or state.environment not in environments:
+                continue
+            previous = installed.previous
+            if previous is None:
                 continue
             copy = open_store(str(directory / str(len(sources))), create=True)
             sources[str(prefix)] = copy

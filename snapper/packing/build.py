@@ -22,9 +22,13 @@ from snapper.process.progress import Progress
 #: The order of a snapshot's layers by kind: links come after what they link to.
 _KIND_ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
 
-
 #: How many files' descriptions workers inherit through the fork; the others are sent.
 _MAX_INHERITED_FILES = 50_000
+
+
+class _OwnerKey(NamedTuple):
+    kind: Kind
+    owner: str
 
 
 class _Job(NamedTuple):
@@ -39,11 +43,6 @@ class _Job(NamedTuple):
     @property
     def key(self) -> _OwnerKey:
         return _OwnerKey(self.owner_files.kind, self.owner_files.owner)
-
-
-class _OwnerKey(NamedTuple):
-    kind: Kind
-    owner: str
 
 
 class _LayerKey(NamedTuple):
