@@ -1,1 +1,1 @@
-"""Archives as conda-pack makes them: read without trust, and written."""
+"""Archives like those of conda-pack: reading those that anyone may have made, and writing."""

@@ -1,1 +1,1 @@
-"""What verifying, comparing and diagnosing verbs look with."""
+"""Checks of stores, environments and the machine, for verify, diff and doctor."""

@@ -1,4 +1,4 @@
-"""What a look at the machine or a store has found, for people who ask what is wrong."""
+"""What checks of the machine or a store have found."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Level = Literal["good", "note", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: how it is, in a sentence, and what to do about it where there is something.
+    """The result of one check: a sentence, and a hint what to do about it, if anything.
 
-    A `note` is worth knowing, a `warning` will matter some day, and with a `problem` something does not work.
+    A `note` is worth knowing, a `warning` will be a problem some day, and with a `problem` something does not work.
     """
 
     level: Level

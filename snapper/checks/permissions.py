@@ -1,4 +1,4 @@
-"""What a store lets this user do, found out by doing it with keys that mean nothing and are gone afterwards."""
+"""Find out what a store allows this user to do, by trying it with temporary keys, which are deleted again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLE = "Permissions"
 
 @dataclass(frozen=True)
 class _Trial:
-    """Something to try: what it is for, and what does it, raising a SnapperError where the store does not let it."""
+    """Something to try: `attempt` raises SnapperError if the store denies it; `without` says what that prevents."""
 
     what: str
     without: str
@@ -31,15 +31,15 @@ class _Trial:
 
 
 def check_permissions(store: Store) -> Iterator[Finding]:
-    """Tries what readers, publishers and administrators do, one by one, and says who this user can be."""
-    throwaway = Layout.new_trial()
+    """Try what readers, publishers and administrators do; yield the results, and the role that this user can have."""
+    key = Layout.new_trial()
     trials = {
         "reader": (
             _Trial("read", "nothing can be restored", lambda: _read(store)),
             _Trial("list", "restore --all finds nothing", lambda: _list(store)),
         ),
         "publisher": (
-            _Trial("add and change", "nothing can be packed", lambda: _write(store, throwaway)),
+            _Trial("add and change", "nothing can be packed", lambda: _write(store, key)),
             _Trial("add layers", "nothing new can be packed", lambda: _add_layer(store)),
             _Trial("add pages", "nothing new can be packed", lambda: _add_page(store)),
             _Trial("move environments", "nothing can be packed", lambda: _move(store)),
@@ -47,17 +47,17 @@ def check_permissions(store: Store) -> Iterator[Finding]:
         "administrator": (_Trial("delete layers", "nothing can be pruned", lambda: _delete(store)),),
     }
     role = ""
-    for name, wanted in trials.items():
-        found = [_tried(each, name) for each in wanted]
-        yield from found
-        if any(each.level != "good" for each in found):
+    for name, attempts in trials.items():
+        findings = [_try(trial, name) for trial in attempts]
+        yield from findings
+        if any(finding.level != "good" for finding in findings):
             break
         role = name
     if role:
         yield Finding("good", _TITLE, f"this user has the rights of {_article(role)} {role} on {store.url}")
 
 
-def _tried(trial: _Trial, role: str) -> Finding:
+def _try(trial: _Trial, role: str) -> Finding:
     try:
         trial.attempt()
     except _Untried:
@@ -72,19 +72,18 @@ def _tried(trial: _Trial, role: str) -> Finding:
 
 
 class _Unsafe(Exception):
-    """The store does not do what all safety rests on."""
+    """The store lacks something that all guarantees depend on."""
 
 
 class _Untried(Exception):
-    """The store has nothing yet that it could be tried with."""
+    """The store is too empty to try this."""
 
 
 def _read(store: Store) -> None:
     for name in environment_names(store):
-        found = read_ref(store, name).ref
-        read_snapshot(store, found.current)
+        read_snapshot(store, read_ref(store, name).ref.current)
         return
-    with suppress(NotInStore):  # nobody has made it yet
+    with suppress(NotInStore):  # a new store
         store.read(Layout.MARKER)
 
 
@@ -93,7 +92,7 @@ def _list(store: Store) -> None:
 
 
 def _write(store: Store, key: str) -> None:
-    """Makes, keeps, changes and removes an object, each on the condition that packs and prunes rely on."""
+    """Write, keep, replace and delete an object, each under the conditions that packs and prunes rely on."""
     store.put(key, b"1")
     try:
         if store.put(key, b"2") or store.read(key) != b"1":
@@ -109,8 +108,8 @@ def _write(store: Store, key: str) -> None:
 
 
 def _add_layer(store: Store) -> None:
-    """Puts a small layer once more, which changes nothing; there is none in a new store."""
-    _look(store, Layout.LAYERS)
+    """Write a small layer again, which changes nothing; raise _Untried if there is none."""
+    _check_writable(store, Layout.LAYERS)
     layer = _smallest_layer(store)
     if layer is None:
         raise _Untried
@@ -118,11 +117,10 @@ def _add_layer(store: Store) -> None:
 
 
 def _add_page(store: Store) -> None:
-    """The same with a page of a snapshot."""
-    _look(store, Layout.PAGES)
+    """Write a page again, which changes nothing; raise _Untried if there is none."""
+    _check_writable(store, Layout.PAGES)
     for name in environment_names(store):
-        found = read_ref(store, name).ref
-        pages = read_encoded_snapshot(store, found.current).pages
+        pages = read_encoded_snapshot(store, read_ref(store, name).ref.current).pages
         write_pages(store, dict(list(pages.items())[:1]))
         return
     raise _Untried
@@ -130,32 +128,31 @@ def _add_page(store: Store) -> None:
 
 def _smallest_layer(store: Store) -> Layer | None:
     for name in environment_names(store):
-        found = read_ref(store, name).ref
-        layers = read_snapshot(store, found.current).layers
+        layers = read_snapshot(store, read_ref(store, name).ref.current).layers
         return min(layers, key=lambda layer: layer.size, default=None)
     return None
 
 
 def _move(store: Store) -> None:
-    """Moves an environment that is not there from a version that it cannot be at."""
-    _look(store, Layout.REFS)
+    """Replace the ref of an environment that does not exist, at a version that cannot exist."""
+    _check_writable(store, Layout.REFS)
     with suppress(VersionMismatch):
         store.replace(Layout.ref(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
 
 
 def _delete(store: Store) -> None:
-    """Deletes a layer that is not there."""
-    _look(store, Layout.LAYERS)
+    """Delete a layer that does not exist."""
+    _check_writable(store, Layout.LAYERS)
     digest = secrets.token_hex(32)
     store.delete(Layout.layer(digest))
 
 
-def _look(store: Store, prefix: str) -> None:
-    """Raises StoreRefused where a directory cannot be written: what changes nothing there would not show it."""
+def _check_writable(store: Store, prefix: str) -> None:
+    """Raise StoreRefused if a directory is not writable, which attempts that change nothing do not notice."""
     if not isinstance(store, LocalStore):
         return
-    place = store.root / prefix
-    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+    directory = store.root / prefix
+    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
         action = f"write in {prefix.rstrip('/')}"
         raise StoreRefused(store.url, action, "permission denied, or the file system is read-only")
 

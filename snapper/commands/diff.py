@@ -1,4 +1,4 @@
-"""Diff: what differs between two snapshots, or a snapshot and an environment on disk."""
+"""Diff: compare two snapshots, or a snapshot with an environment on disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 from snapper.checks.compare import compare_environment
 from snapper.checks.contents import Content, list_contents
-from snapper.environment import changes
-from snapper.environment.changes import PackageChanges, PackageSet
+from snapper.environment.changes import PackageChanges, PackageSet, diff_packages
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format.manifest import SnapshotDecoder
-from snapper.format.model import Deviation, Layer, Snapshot
+from snapper.format.model import Layer, Snapshot
 from snapper.packing.plan import installed_packages
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -23,19 +22,19 @@ from snapper.store import Store
 
 @dataclass(frozen=True)
 class FileChanges:
-    """Paths by what happened to them, in order."""
+    """Sorted paths by what happened to them."""
 
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SnapshotDiff:
-    """From `before` to `after`: ids of snapshots, or the directory of an environment.
+    """The differences from `before` to `after`: ids of snapshots, or the directory of an environment.
 
-    `altered` are files of packages that are no longer, or not again, as these installed them, as far as the
-    snapshots name them; `files` are all that differ, None if they were not asked for.
+    `altered` are package files whose changes or deletion only one of the snapshots records; `files` are all files that
+    differ, None if these were not asked for.
     """
 
     before: str
@@ -54,22 +53,21 @@ def diff_snapshots(
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> SnapshotDiff:
-    """What differs between two snapshots. Manifests do not name every file: for `files`, the layers that only one
-    has are read. Raises NotInStore, Corrupted, UsageError.
+    """Compare two snapshots; with `files`, also compare all files, by reading the layers that only one of them has.
+
+    Raise NotInStore, Corrupted, UsageError.
     """
-    ids = [resolve_spec(store, reference)[1] for reference in (before, after)]
+    old_id, new_id = (resolve_spec(store, spec)[1] for spec in (before, after))
     decoder = SnapshotDecoder()
-    one, other = (read_snapshot(store, snapshot_id, decoder) for snapshot_id in ids)
-    found = None
-    if files:
-        found = _files_between(store, one, other, jobs, progress)
-    altered = _altered(one), _altered(other)
+    old, new = (read_snapshot(store, snapshot_id, decoder) for snapshot_id in (old_id, new_id))
+    file_changes = _diff_files(store, old, new, jobs, progress) if files else None
+    old_altered, new_altered = _altered_paths(old), _altered_paths(new)
     return SnapshotDiff(
-        ids[0],
-        ids[1],
-        changes.diff_packages(PackageSet(one.packages, one.pip), PackageSet(other.packages, other.pip)),
-        FileChanges(tuple(sorted(altered[1] - altered[0])), tuple(sorted(altered[0] - altered[1])), ()),
-        found,
+        old_id,
+        new_id,
+        diff_packages(PackageSet(old.packages, old.pip), PackageSet(new.packages, new.pip)),
+        FileChanges(tuple(sorted(new_altered - old_altered)), tuple(sorted(old_altered - new_altered))),
+        file_changes,
     )
 
 
@@ -82,61 +80,69 @@ def diff_installed(
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> SnapshotDiff:
-    """What differs on disk from a snapshot. For `files`, the index is asked where it vouches for that snapshot;
-    else every byte is compared. Raises NotInStore, NotAnEnvironment, Corrupted, PermissionDenied, UsageError.
+    """Compare a snapshot with the environment at the prefix; with `files`, also compare all files.
+
+    Files are compared by the environment's index if that is of the snapshot, else byte by byte. Raise NotInStore,
+    NotAnEnvironment, Corrupted, PermissionDenied, FileOperationFailed, UsageError.
     """
     snapshot_id = resolve_spec(store, before)[1]
     snapshot = read_snapshot(store, snapshot_id)
     installed = InstalledEnvironment(prefix)
-    found = _files_on_disk(store, snapshot_id, snapshot, installed, jobs, progress) if files else None
+    file_changes = (
+        _diff_installed_files(store, snapshot_id, snapshot, installed, jobs, progress) if files else None
+    )
     return SnapshotDiff(
         snapshot_id,
         str(prefix),
-        changes.diff_packages(PackageSet(snapshot.packages, snapshot.pip), installed_packages(installed)),
-        FileChanges((), (), ()),
-        found,
+        diff_packages(PackageSet(snapshot.packages, snapshot.pip), installed_packages(installed)),
+        FileChanges(),
+        file_changes,
     )
 
 
-def _altered(snapshot: Snapshot) -> set[str]:
-    deviations: tuple[Deviation, ...] = (*snapshot.altered, *snapshot.missing)
-    return {path for each in deviations for path in each.paths}
+def _altered_paths(snapshot: Snapshot) -> set[str]:
+    """Return the package files that have been changed or deleted."""
+    return {path for deviation in (*snapshot.altered, *snapshot.missing) for path in deviation.paths}
 
 
-def _files_between(
-    store: Store, one: Snapshot, other: Snapshot, jobs: int | None, progress: Progress
+def _diff_files(
+    store: Store, old: Snapshot, new: Snapshot, jobs: int | None, progress: Progress
 ) -> FileChanges:
-    known = [{_identity(layer): layer for layer in each.layers} for each in (one, other)]
-    alone = [[layer for key, layer in known[side].items() if key not in known[1 - side]] for side in (0, 1)]
+    old_layers, new_layers = _layers_by_use(old), _layers_by_use(new)
+    only_old = [layer for use, layer in old_layers.items() if use not in new_layers]
+    only_new = [layer for use, layer in new_layers.items() if use not in old_layers]
     with WorkerPool(store, jobs) as workers:
-        progress.start("Reading layers", sum(layer.diff_size for side in alone for layer in side))
-        before, after = (list_contents(side, workers, progress) for side in alone)
+        progress.start("Reading layers", sum(layer.diff_size for layer in (*only_old, *only_new)))
+        before = list_contents(only_old, workers, progress)
+        after = list_contents(only_new, workers, progress)
     progress.done()
-    cut = _cut(one) & _cut(other)
-    return _sorted_out(before, after, cut)
+    return _compare_contents(before, after, _split_paths(old) & _split_paths(new))
 
 
-def _identity(layer: Layer) -> object:
-    return layer.digest, layer.relocations, layer.begins
+def _layers_by_use(snapshot: Snapshot) -> dict[object, Layer]:
+    """Return the layers by all that determines the files that are restored from them."""
+    return {(layer.digest, layer.relocations, layer.begins): layer for layer in snapshot.layers}
 
 
-def _cut(snapshot: Snapshot) -> set[str]:
-    """The files that are in several layers, of which not all need differ."""
+def _split_paths(snapshot: Snapshot) -> set[str]:
+    """Return the files that are split between layers."""
     return {layer.begins.path for layer in snapshot.layers if layer.begins}
 
 
-def _sorted_out(
-    before: Mapping[str, frozenset[Content]], after: Mapping[str, frozenset[Content]], cut: set[str]
+def _compare_contents(
+    before: Mapping[str, frozenset[Content]], after: Mapping[str, frozenset[Content]], split: set[str]
 ) -> FileChanges:
+    """Compare what the layers that differ hold; files in `split` are in both snapshots, with other pieces in layers
+    that do not differ.
+    """
     different = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    added = {path for path in different if path not in before and path not in cut}
-    removed = {path for path in different if path not in after and path not in cut}
-    return FileChanges(
-        tuple(sorted(added)), tuple(sorted(removed)), tuple(sorted(different - added - removed))
-    )
+    added = {path for path in different if path not in before and path not in split}
+    removed = {path for path in different if path not in after and path not in split}
+    changed = different - added - removed
+    return FileChanges(tuple(sorted(added)), tuple(sorted(removed)), tuple(sorted(changed)))
 
 
-def _files_on_disk(
+def _diff_installed_files(
     store: Store,
     snapshot_id: str,
     snapshot: Snapshot,
@@ -150,10 +156,11 @@ def _files_on_disk(
         return FileChanges(drift.added, drift.removed, drift.changed)
     with WorkerPool(store, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
-        different = compare_environment(snapshot, installed, workers, progress)
+        differences = compare_environment(snapshot, installed, workers, progress)
     progress.done()
+    paths = {difference.path: difference.what for difference in differences}
     return FileChanges(
-        tuple(each.path for each in different if each.what == "extra"),
-        tuple(each.path for each in different if each.what == "missing"),
-        tuple(each.path for each in different if each.what not in ("extra", "missing", "checksums")),
+        tuple(path for path, what in paths.items() if what == "extra"),
+        tuple(path for path, what in paths.items() if what == "missing"),
+        tuple(path for path, what in paths.items() if what not in ("extra", "missing", "checksums")),
     )

@@ -115,30 +115,38 @@ def export_snapshot(
 
 def _choose_format(request: ExportRequest) -> OutputFormat:
     """Return the format to write; raise UsageError if it is unknown or does not support the options."""
-    endings = [ending for form in FORMATS for ending in form.suffixes]
-    known = f"There are {', '.join(form.name for form in FORMATS)}."
-    if request.format:
-        form = next((form for form in FORMATS if form.name == request.format), None)
-        if form is None:
-            raise UsageError(f"unknown format {request.format!r}", known)
-    else:
-        form = next((form for form in FORMATS if request.output.name.endswith(form.suffixes)), None)
-        if form is None:
-            raise UsageError(
-                f"the name {request.output.name!r} does not end in a known archive suffix",
-                f"Use one of {', '.join(endings)}, or give --format. {known}",
-            )
-    if request.level is not None and request.level not in form.levels:
-        levels = f"{form.levels.start} to {form.levels.stop - 1}" if form.levels else "none"
-        raise UsageError(f"--level {request.level} is not valid for {form.name}", f"Valid levels: {levels}.")
-    if request.threads is not None and not form.threaded:
+    chosen = _find_format(request)
+    if request.level is not None and request.level not in chosen.levels:
+        levels = f"{chosen.levels.start} to {chosen.levels.stop - 1}" if chosen.levels else "none"
         raise UsageError(
-            f"--threads is not valid for {form.name}", "This format is compressed by a single thread."
+            f"--level {request.level} is not valid for {chosen.name}", f"Valid levels: {levels}."
         )
-    if form.name == "squashfs":
+    if request.threads is not None and not chosen.threaded:
+        raise UsageError(
+            f"--threads is not valid for {chosen.name}", "This format is compressed by a single thread."
+        )
+    if chosen.name == "squashfs":
         squashfs_program("mksquashfs")
         squashfs_program("unsquashfs")
-    return form
+    return chosen
+
+
+def _find_format(request: ExportRequest) -> OutputFormat:
+    """Return the format by its name, or else by the output's suffix."""
+    known = f"There are {', '.join(candidate.name for candidate in FORMATS)}."
+    for candidate in FORMATS:
+        if request.format:
+            if candidate.name == request.format:
+                return candidate
+        elif request.output.name.endswith(candidate.suffixes):
+            return candidate
+    if request.format:
+        raise UsageError(f"unknown format {request.format!r}", known)
+    suffixes = ", ".join(suffix for candidate in FORMATS for suffix in candidate.suffixes)
+    raise UsageError(
+        f"the name {request.output.name!r} does not end in a known archive suffix",
+        f"Use one of {suffixes}, or give --format. {known}",
+    )
 
 
 def _check_output(request: ExportRequest) -> None:
