@@ -1,6 +1,6 @@
-"""Commands in processes of their own that are killed, with their workers: after so many steps, or after a while.
+"""Run commands as processes and kill them, with their workers, after a number of steps or after a time.
 
-A step is what Python tells its audit hooks of: a file opened, made, renamed, linked, removed, a connection made.
+A step is an event for Python's audit hooks: a file is opened, created, renamed, linked or removed, a connection made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS = frozenset(
 
 @dataclass(frozen=True)
 class Kill:
-    """When: before the step of that number, or after so many seconds; not at all if neither is said."""
+    """When to kill a command: before the step of that number, or after `seconds`; never if both are 0."""
 
     step: int = 0
     seconds: float = 0.0
@@ -33,25 +33,25 @@ class Kill:
 
 @dataclass
 class Child:
-    """A running command; `steps` is a file whose size is how many steps it and its workers have taken."""
+    """A running command; the size of the file `steps` is the number of steps taken by it and its workers."""
 
     pid: int
     kill: Kill
     steps: Path
     output: Path
-    began: float
+    started: float
 
     def wait(self) -> int:
-        """Its exit code, or minus the signal that ended it. Kills it when its time has come."""
+        """Kill the command when it is time; return its exit code, negative for a signal."""
         if self.kill.seconds:
-            self._await(self.began + self.kill.seconds)
+            self._await(self.started + self.kill.seconds)
             self._kill()
-        self._await(self.began + 120)
+        self._await(self.started + 120)
         status = self._status
         if status is None:
             self._kill()
             raise AssertionError(f"a command did not end: {self.output.read_text()}")
-        self._kill()  # workers that are still there
+        self._kill()  # kill its workers, too
         return os.waitstatus_to_exitcode(status)
 
     _status: int | None = None
@@ -71,21 +71,23 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-def begin(arguments: Sequence[str], variables: Mapping[str, str], kill: Kill, top: Path, name: str) -> Child:
-    """Begins `snapper` with these arguments in a process group of its own."""
+def start_command(
+    arguments: Sequence[str], variables: Mapping[str, str], kill: Kill, top: Path, name: str
+) -> Child:
+    """Start `snapper` with these arguments in its own process group."""
     steps, output = top / f"steps-{name}", top / f"output-{name}"
     steps.write_bytes(b"")
     output.write_bytes(b"")
-    began = time.monotonic()
+    started = time.monotonic()
     pid = os.fork()
     if not pid:
-        _become(arguments, variables, kill, steps, output)
+        _run_command(arguments, variables, kill, steps, output)
     with suppress(OSError):
         os.setpgid(pid, pid)
-    return Child(pid, kill, steps, output, began)
+    return Child(pid, kill, steps, output, started)
 
 
-def _become(
+def _run_command(
     arguments: Sequence[str], variables: Mapping[str, str], kill: Kill, steps: Path, output: Path
 ) -> None:
     code = 99
@@ -99,7 +101,7 @@ def _become(
         counter = os.open(steps, os.O_WRONLY | os.O_APPEND)
         for source, number in ((null, 0), (out, 1), (out, 2)):
             os.dup2(source, number)
-        _count(counter, kill.step)
+        _count_steps(counter, kill.step)
         from snapper.cli.app import run
 
         code = run(list(arguments))
@@ -114,8 +116,8 @@ def _become(
         os._exit(code)
 
 
-def _count(counter: int, last: int) -> None:
-    """Counts steps, of workers too, and ends all of them before the last one."""
+def _count_steps(counter: int, last: int) -> None:
+    """Count the steps of this process and its workers, and kill all of them before step `last`."""
 
     def hook(event: str, _arguments: tuple[Any, ...]) -> None:
         if event in STEPS:

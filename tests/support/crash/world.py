@@ -1,4 +1,4 @@
-"""The small world that commands are killed in: a store, an environment, and what both may be afterwards."""
+"""The world in which commands are killed: a store, an environment, and the states that both may have afterwards."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.support.crash.children import Child, Kill, begin
+from tests.support.crash.children import Child, Kill, start_command
 from tests.support.environments import make_data
 from tests.support.reader import Reader, Tree, tree_at
 
 NAME = "data"
 
 
-class Shelf(Protocol):
-    """Where the store is: made from a directory each time anew, and read without snapper."""
+class StoreLocation(Protocol):
+    """Where the store is. It is filled from a directory before each run, and read without snapper."""
 
     def fill(self, source: Path) -> None: ...
 
@@ -44,13 +44,13 @@ class Directory:
     def reader(self) -> Reader:
         return Reader.of_directory(self.top)
 
-    def left_over(self) -> list[str]:
+    def leftovers(self) -> list[str]:
         return [path.name for path in self.top.rglob(".*")]
 
 
 @dataclass
 class Bucket:
-    """A store at a prefix of a bucket, each time another one; `client` is boto3's, not snapper's."""
+    """A store in a bucket, with another prefix for each run; `client` is boto3's, not snapper's."""
 
     client: Any
     bucket: str
@@ -85,12 +85,14 @@ class Bucket:
 
 @dataclass
 class World:
-    """A home, an envs directory and a store. `ids` and `trees` are of the snapshots 1 to 3, of which the last is
-    current, and 4, which is what packing gives.
+    """A home directory, an envs directory and a store.
+
+    `ids` and `trees` have the ids and files of snapshots 0 to 3. The store has the first three, of which the last is
+    current; packing creates snapshot 3.
     """
 
     top: Path
-    shelf: Shelf
+    location: StoreLocation
     ids: list[str] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     imported: str = ""
@@ -107,51 +109,51 @@ class World:
     def temporary(self) -> Path:
         return self.top / "work" / "tmp"
 
-    def begin(self, arguments: tuple[str, ...], kill: Kill, name: str) -> Child:
+    def start(self, arguments: tuple[str, ...], kill: Kill, name: str) -> Child:
         variables = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "HOME": str(self.top / "work" / "home"),
             "TMPDIR": str(self.temporary),
             "CONDA_ENVS_PATH": str(self.top / "work" / "envs"),
-            **self.shelf.variables,
+            **self.location.variables,
         }
-        return begin(arguments, variables, kill, self.top, name)
+        return start_command(arguments, variables, kill, self.top, name)
 
-    def done(self, *arguments: str) -> None:
-        """Runs a command that must succeed."""
-        child = self.begin(arguments, Kill(), "done")
+    def run(self, *arguments: str) -> None:
+        """Run a command, which must succeed."""
+        child = self.start(arguments, Kill(), "run")
         code = child.wait()
         assert code == 0, (arguments, code, child.output.read_text())
 
     def make(self) -> None:
-        """Makes what `reset` goes back to."""
+        """Create the state that `reset` returns to."""
         for name in ("envs", "home", "tmp"):
             (self.top / "work" / name).mkdir(parents=True)
         store = Directory(self.top / "store")
-        shelf, self.shelf = self.shelf, store
+        location, self.location = self.location, store
         make_data(self.prefix)
         for number in range(4):
             self.become(number)
             if number == 3:
                 shutil.copytree(store.top, self.top / "three")
-            self.done("pack", NAME)
+            self.run("pack", NAME)
             self.ids.append(store.reader().check(locks=False)[NAME])
             self.trees.append(tree_at(self.prefix))
             if number == 2:
-                self.done("export", NAME, "-o", str(self.archive))
-        self.done("import", str(self.archive), "--name", "imported")
+                self.run("export", NAME, "-o", str(self.archive))
+        self.run("import", str(self.archive), "--name", "imported")
         self.imported = store.reader().check(locks=False)["imported"]
         for snapshot_id, tree in zip(self.ids, self.trees, strict=True):
-            _same(store.reader().unpack(snapshot_id, str(self.prefix)), tree)
+            _assert_same(store.reader().unpack(snapshot_id, str(self.prefix)), tree)
         store.fill(self.top / "three")
-        self.done("restore", f"{NAME}@{self.ids[2]}", "--replace")
+        self.run("restore", f"{NAME}@{self.ids[2]}", "--replace")
         assert tree_at(self.prefix) == self.trees[2]
         shutil.copytree(self.top / "work", self.top / "base", symlinks=True)
-        self.shelf = shelf
+        self.location = location
 
     def become(self, number: int) -> None:
-        """Makes the environment that of a snapshot, to the last file's time, from the one before."""
+        """Turn the environment from the previous snapshot into this one, with the same file times every time."""
         (self.prefix / f"only{number - 1}").unlink(missing_ok=True)
         (self.prefix / "which").write_text(f"{number} of {self.prefix}\n")
         (self.prefix / f"only{number}").write_bytes(bytes([number]) * 3000)
@@ -159,27 +161,27 @@ class World:
             os.utime(self.prefix / name, (1_700_000_000 + number,) * 2)
 
     def reset(self) -> None:
-        """The store has snapshots 1 to 3, and the environment is the third."""
+        """Reset the store to snapshots 0 to 2, and the environment to the last of them."""
         shutil.rmtree(self.top / "work")
         shutil.copytree(self.top / "base", self.top / "work", symlinks=True)
-        self.shelf.fill(self.top / "three")
+        self.location.fill(self.top / "three")
 
     def tree(self) -> Tree | None:
-        """What the environment is; None where there is none."""
+        """Return the files of the environment, None if there is none."""
         return tree_at(self.prefix) if self.prefix.exists() else None
 
-    def left_over(self) -> list[str]:
-        """What only interrupted work leaves."""
+    def leftovers(self) -> list[str]:
+        """Return the names of files that only interrupted commands leave."""
         found = [path.name for path in self.prefix.parent.glob(".*")]
         found += [path.name for path in self.temporary.iterdir()]
         found += [path.name for path in (self.prefix / ".snapper").glob(".*")]
-        found += [key for key in self.shelf.reader().keys if key.startswith("locks/")]
-        return found + (self.shelf.left_over() if isinstance(self.shelf, Directory) else [])
+        found += [key for key in self.location.reader().keys if key.startswith("locks/")]
+        return found + (self.location.leftovers() if isinstance(self.location, Directory) else [])
 
 
-def _same(unpacked: Tree, there: Tree) -> None:
-    """What the independent reader makes of a snapshot is what is on disk, but for checksums in conda's records."""
-    assert unpacked.keys() == there.keys(), unpacked.keys() ^ there.keys()
-    for path, found in there.items():
+def _assert_same(unpacked: Tree, on_disk: Tree) -> None:
+    """Assert that what the reader unpacked equals the files on disk, except for conda's records."""
+    assert unpacked.keys() == on_disk.keys(), unpacked.keys() ^ on_disk.keys()
+    for path, found in on_disk.items():
         if not path.startswith("conda-meta/"):
             assert unpacked[path] == found, path
