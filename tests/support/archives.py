@@ -1,4 +1,4 @@
-"""What tests of `snapper export` and `snapper import` share: other programs, and an environment with odd files."""
+"""Helpers for tests of `snapper export` and `snapper import`: other programs, and environments with unusual files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ Tree = dict[str, tuple[str, int, bytes]]
 
 
 def need_tools(form: str) -> None:
-    """Skips the test where the machine has no program for the format."""
+    """Skip the test if the machine has no program for the format."""
     programs = {"zip": ("unzip",), "squashfs": ("mksquashfs", "unsquashfs"), "tar.zst": ("zstd",)}
     for program in programs.get(form, ()):
         if shutil.which(program) is None:
-            pytest.skip(f"there is no {program} here, which the format {form} is tested with")
+            pytest.skip(f"{program} is not installed, which the test of the format {form} needs")
 
 
 def run(*command: object, cwd: Path | None = None) -> str:
@@ -44,7 +44,7 @@ def run(*command: object, cwd: Path | None = None) -> str:
 
 
 def unpack(archive: Path, directory: Path) -> Path:
-    """Unpacks as a user would, with the system's own programs."""
+    """Unpack an archive as a user would, with the system's programs; return the directory."""
     directory.mkdir(parents=True)
     if archive.name.endswith(".zip"):
         run("unzip", "-q", archive, "-d", directory)
@@ -56,7 +56,7 @@ def unpack(archive: Path, directory: Path) -> Path:
 
 
 def conda_unpack(prefix: Path) -> None:
-    """Runs the archive's own `conda-unpack`, which must not need anything but Python."""
+    """Run the archive's own `conda-unpack`, which must need nothing except Python."""
     run(sys.executable, "-I", "-B", "-c", _RUN, prefix / "bin" / "conda-unpack")
 
 
@@ -69,7 +69,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def conda_pack(prefix: Path, output: Path, **options: Any) -> Path:
-    """Has conda-pack pack the environment, as its command does."""
+    """Pack the environment with conda-pack as its command does; return the archive."""
     from conda_pack import CondaEnv
 
     with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def conda_pack(prefix: Path, output: Path, **options: Any) -> Path:
 
 
 def archives_of(prefix: Path) -> dict[str, Path]:
-    """What conda-pack makes of the environment, beside it, in each format that this machine has programs for."""
+    """Pack the environment with conda-pack in every format that this machine has programs for; return the archives."""
     forms = [*FORMATS, "tar.xz"]
     if shutil.which("mksquashfs") is None:
         forms.remove("squashfs")
@@ -88,7 +88,7 @@ def archives_of(prefix: Path) -> dict[str, Path]:
 
 
 def make_odd(prefix: Path) -> Path:
-    """An environment with a file of every kind that one can hold, of conda's and of its user's."""
+    """Create an environment with files of every kind, from conda packages and of its user; return its prefix."""
     make("no-python", prefix, copy=True)
     (prefix / "bin" / "own-script").write_text(f"#!{prefix}/bin/python\nprint('{prefix}/share')\n")
     (prefix / "bin" / "own-script").chmod(0o755)
@@ -109,29 +109,29 @@ def make_odd(prefix: Path) -> Path:
     (share / "absolute").symlink_to(prefix / "share" / "textdata")
     (share / "top").symlink_to(prefix)
     (share / "dangling").symlink_to("nowhere")
-    (share / "old.txt").write_text("from the time before zip")
+    (share / "old.txt").write_text("older than zip archives can express")
     os.utime(share / "old.txt", (0, 0))
     return prefix
 
 
 def without(tree: Tree, paths: set[str]) -> Tree:
-    return {path: each for path, each in tree.items() if path not in paths}
+    return {path: entry for path, entry in tree.items() if path not in paths}
 
 
 def records_of(tree: Tree) -> dict[str, Any]:
-    """conda's records, taken out of the tree."""
+    """Remove conda's records from the tree and return them, parsed, by path."""
     paths = [path for path in tree if path.startswith("conda-meta/") and path.endswith(".json")]
     return {path: json.loads(tree.pop(path)[2]) for path in paths}
 
 
-def assert_same(found: Tree, expected: Tree) -> None:
-    assert found.keys() == expected.keys()
-    for path, each in expected.items():
-        assert found[path] == each, path
+def assert_same(actual: Tree, expected: Tree) -> None:
+    assert actual.keys() == expected.keys()
+    for path, entry in expected.items():
+        assert actual[path] == entry, path
 
 
 def write_tar(file: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    """An archive with these members behind those of a tiny environment."""
+    """Write an archive of a minimal environment and these members; return it."""
     with tarfile.open(file, "w:gz" if file.name.endswith("gz") else "w") as archive:
         for info, data in (member("conda-meta/history"), *members):
             archive.addfile(info, BytesIO(data) if info.isreg() else None)
@@ -147,7 +147,7 @@ def member(name: str, data: bytes = b"", **fields: object) -> tuple[tarfile.TarI
 
 
 def installed(recipe: str, prefix: Path) -> Tree:
-    """What installing there gives; nothing is left there."""
+    """Return the files of an environment installed at the prefix, and remove it again."""
     make(recipe, prefix)
     tree = tree_of(prefix)
     shutil.rmtree(prefix)

@@ -1,8 +1,8 @@
-"""Starts `snapper` for the tests without paying for the start of a Python each time.
+"""Run `snapper` for tests without starting a Python interpreter each time.
 
-A server that has imported all of snapper is forked for each command. The fork takes on the command's arguments,
-variables, directory, file mode mask and streams, runs what `python -m snapper` runs, and ends as Python does.
-What it could not stand for is started in earnest: any other command, and variables that Python reads as it starts.
+A server that has imported all of snapper forks for each command. The fork adopts the command's arguments, environment
+variables, directory, umask and streams, runs what `python -m snapper` runs, and exits like Python. Other commands, and
+those with environment variables that Python reads at startup, are started as usual.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
-#: The variables that are read before a program can say anything, as the tests have them.
+#: The environment variables that Python reads at startup, with the values that the server is started with.
 STARTUP_VARIABLES = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
 
 _SNAPPER = [sys.executable, "-m", "snapper"]
@@ -37,7 +37,7 @@ _SECONDS = 300
 def run(
     command: Sequence[str], variables: Mapping[str, str], directory: Path
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end with nothing to read; what it wrote is in the result."""
+    """Run a command to completion with an empty standard input, and capture its output."""
     if (
         list(command[:3]) == _SNAPPER
         and _at_start(variables) == STARTUP_VARIABLES
@@ -92,7 +92,7 @@ def _run_forked(
 
 
 def _read(pipes: list[int]) -> list[bytes]:
-    """What comes out of each pipe until all are closed. The last of them names the process first."""
+    """Return what is read from each pipe until all are closed. What the last one sends begins with a PID."""
     read = {pipe: bytearray() for pipe in pipes}
     end = time.monotonic() + _SECONDS
     with selectors.DefaultSelector() as selector:
@@ -107,13 +107,15 @@ def _read(pipes: list[int]) -> list[bytes]:
             if time.monotonic() > end:
                 with suppress(ProcessLookupError):
                     os.kill(int(read[pipes[-1]].split()[0]), signal.SIGKILL)
-                raise TimeoutError(f"not done in {_SECONDS} s; stderr: {read[pipes[1]].decode()}")
+                raise TimeoutError(
+                    f"the command did not end within {_SECONDS} s; stderr: {read[pipes[1]].decode()}"
+                )
     return [bytes(data) for data in read.values()]
 
 
 @functools.cache
 def _server() -> socket.socket:
-    """The way to the server of this process, which ends with it."""
+    """Return the connection to the server of this process, which ends with it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
@@ -121,7 +123,7 @@ def _server() -> socket.socket:
             env={"PATH": os.environ["PATH"], **STARTUP_VARIABLES},
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
-            stdout=theirs.fileno(),  # as good as a pipe: nothing is written before the fork
+            stdout=theirs.fileno(),  # like a pipe: nothing is written before the fork
             pass_fds=[theirs.fileno()],
         )
 
@@ -137,7 +139,7 @@ def _server() -> socket.socket:
 
 
 def import_all() -> None:
-    """Imports snapper, and what typer imports when it is used first."""
+    """Import all of snapper, and what typer imports when it is first used."""
     package = importlib.import_module("snapper")
     for module in pkgutil.walk_packages(package.__path__, "snapper."):
         if not module.name.endswith("__main__"):
@@ -147,7 +149,7 @@ def import_all() -> None:
 
 
 def _serve(channel: socket.socket) -> dict[str, Any]:
-    """Forks for each request; returns in each fork, with what it is to do."""
+    """Fork for each request; return in each fork, with the request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with channel:
@@ -162,12 +164,12 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _fork_and_report(descriptors)
-    found: dict[str, Any] = json.loads(request)
-    return found
+    parsed: dict[str, Any] = json.loads(request)
+    return parsed
 
 
 def _fork_and_report(descriptors: list[int]) -> None:
-    """Returns in a fork of its own, which has the streams; this process waits for that one, and reports its end."""
+    """Return in another fork, which has the streams; this process waits for it and reports its exit code."""
     out, err, report = descriptors
     pid = os.fork()
     if pid == 0:
@@ -184,7 +186,7 @@ def _fork_and_report(descriptors: list[int]) -> None:
     os._exit(0)
 
 
-def _become(request: dict[str, Any]) -> None:
+def _run_snapper(request: dict[str, Any]) -> None:
     os.chdir(request["directory"])
     os.umask(request["umask"])
     os.environ.clear()
@@ -198,4 +200,4 @@ def _become(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     import_all()
     gc.freeze()
-    _become(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    _run_snapper(_serve(socket.socket(fileno=int(sys.argv[1]))))

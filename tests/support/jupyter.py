@@ -1,4 +1,4 @@
-"""Kernels and servers as Jupyter has them, on a machine of the tests."""
+"""Start kernels and servers with Jupyter on a machine of the tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def kernels_dir(machine: Machine) -> Path:
 
 
 class Kernel:
-    """A kernel that has been started; what it wrote is in `log`."""
+    """A kernel that has been started; its output is in `log`."""
 
     def __init__(self, manager: KernelManager, log: Path) -> None:
         self.manager, self._log = manager, log
@@ -39,7 +39,7 @@ class Kernel:
         return self._log.read_text()
 
     def wait(self) -> Kernel:
-        """Connects to the kernel when it is there."""
+        """Wait until the kernel is ready, and connect to it."""
         self._connected = True
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
@@ -54,8 +54,9 @@ class Kernel:
         self.manager.context.destroy()
 
     def run(self, code: str) -> str:
-        """Runs a cell; what it printed, and its errors. Again where the kernel has taken it for one of those that had
-        been waiting when a cell was interrupted, and dropped it.
+        """Run a cell; return its output and the names of its errors.
+
+        Run it again if the kernel dropped it, as it does with cells that were queued when another was interrupted.
         """
         shown: list[str] = []
 
@@ -75,12 +76,12 @@ class Kernel:
 
 @contextmanager
 def started(machine: Machine, name: str, variables: Mapping[str, str] | None = None) -> Iterator[Kernel]:
-    """Starts the kernel of that name as Jupyter does, from the user's kernelspecs."""
+    """Start the kernel of that name as Jupyter does, from the user's kernelspecs."""
     specs = KernelSpecManager(kernel_dirs=[str(kernels_dir(machine))], ensure_native_kernel=False)
     manager = KernelManager(kernel_name=name, kernel_spec_manager=specs)
     log = machine.home / f"{name}.log"
     with log.open("wb") as out, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jupyter_client's own, of kernelspecs with fields of older versions
+        warnings.simplefilter("ignore")  # of jupyter_client, about kernelspecs with fields of older versions
         environment = {**machine.variables, "PYTHONWARNINGS": "", **(variables or {})}
         manager.start_kernel(env=environment, stdout=out, stderr=out, cwd=str(machine.home))
     kernel = Kernel(manager, log)
@@ -92,7 +93,7 @@ def started(machine: Machine, name: str, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def jupyterlab(machine: Machine) -> Iterator[str]:
-    """A JupyterLab server on this machine; its address."""
+    """Run a JupyterLab server on this machine; yield its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -128,7 +129,7 @@ def jupyterlab(machine: Machine) -> Iterator[str]:
 
 
 def launcher_page(address: str, profile: Path, *options: str) -> str:
-    """JupyterLab's launcher as a browser shows it: its HTML, unless other options say what is wanted."""
+    """Open JupyterLab's launcher in a browser; return its HTML, or the output that other options ask for."""
     command = [
         *("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
         *("--window-size=1100,420", "--virtual-time-budget=15000", f"--user-data-dir={profile}"),
@@ -153,7 +154,7 @@ def _answers(address: str) -> bool:
 
 
 def nbconvert(machine: Machine, kernel: str, cells: list[str]) -> list[str]:
-    """Runs a notebook of these cells with `nbconvert --execute`; what each cell printed."""
+    """Run a notebook of these cells with `nbconvert --execute`; return the output of each cell."""
     notebook = {
         "nbformat": 4,
         "nbformat_minor": 5,
@@ -202,6 +203,6 @@ def nbconvert(machine: Machine, kernel: str, cells: list[str]) -> list[str]:
 
 
 def environment_of(process: int) -> dict[str, str]:
-    """The variables that a process was started with, or has become another program with."""
+    """Return the environment variables that a process was started with, or replaced itself with (exec)."""
     entries = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
     return dict(os.fsdecode(entry).split("=", 1) for entry in entries if b"=" in entry)

@@ -1,4 +1,4 @@
-"""A kernel as Jupyter starts it: through `jupyter_client`, from the kernelspec that is registered by name."""
+"""Run cells in a kernel that `jupyter_client` starts from a registered kernelspec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run_cell(name: str, code: str, variables: Mapping[str, str]) -> str:
-    """Starts the kernel of that name, runs one cell in it, and returns what the cell printed."""
+    """Start the kernel of that name, run one cell in it, and return the cell's output."""
     # Warnings of ipykernel and its dependencies are no failures of ours.
     environ = {variable: value for variable, value in variables.items() if variable != "PYTHONWARNINGS"}
     done = subprocess.run(

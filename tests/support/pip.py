@@ -1,4 +1,4 @@
-"""pip at work in a genuine environment, with wheels that the maker keeps: no index is asked twice."""
+"""Run pip in real environments, with wheels from the maker's cache, which downloads each only once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from scripts.maker.cache import open_cache
 from scripts.maker.wheels import fetch_wheels
 
-#: What builds the projects of the tests. Later versions of setuptools have no `setup.py develop`.
+#: Builds the projects of the tests. Later versions of setuptools have no `setup.py develop`.
 BUILD = "setuptools>=70.1,<80"
 
 
 def wheels(*requirements: str) -> list[Path]:
-    """The wheels of these requirements, without what they need."""
+    """Return the wheels of these requirements, without their dependencies."""
     return [wheel.path for wheel in fetch_wheels(requirements, open_cache(None), dependencies=False)]
 
 
 def build_tools(place: Path) -> Path:
-    """Makes a directory for PYTHONPATH to build with, so that nothing need be installed for that."""
+    """Unpack the build tools into a directory for PYTHONPATH, so that they need not be installed; return it."""
     for wheel in wheels(BUILD):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(place)
@@ -30,7 +30,7 @@ def build_tools(place: Path) -> Path:
 
 
 def pip(prefix: Path, *arguments: object, **variables: str) -> None:
-    """Runs pip on the environment, which need not have it."""
+    """Run pip on the environment, which need not contain pip."""
     run(
         [sys.executable, "-W", "ignore", "-m", "pip", "--python", python_of(prefix)],
         ["-q", "--disable-pip-version-check", *arguments],
@@ -44,7 +44,7 @@ def python_of(prefix: Path) -> Path:
 
 
 def run(program: Sequence[object], arguments: Sequence[object], directory: Path, **variables: str) -> str:
-    """Runs a program with nothing of the developer's own; what it prints."""
+    """Run a program without the developer's settings; return its output."""
     return subprocess.run(
         [str(word) for word in (*program, *arguments)],
         env={"HOME": str(directory), "PATH": os.environ["PATH"], "PIP_CONFIG_FILE": os.devnull, **variables},

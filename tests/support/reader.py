@@ -1,7 +1,6 @@
-"""A reader of stores made from docs/format.md alone: it shares no code with snapper.
+"""An independent reader of stores, written from docs/format.md: it shares no code with snapper.
 
-It judges what a store is, whoever wrote it and however they ended: `check` every rule of the format, `unpack` a
-snapshot in memory.
+It checks every rule of the format, and unpacks snapshots in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _SNAPSHOT_FIELDS = {
 }
 _PACKAGE_FIELDS = {"name", "version", "build", "subdir", "channel", "url", "md5", "sha256"}
 _LAYER_FIELDS = {"digest", "size", "diff_id", "diff_size", "kind", "owner", "members", "relocations"}
-_MOVE_FIELDS = {
+_HISTORY_FIELDS = {
     *("snapshot", "action", "time", "user", "host", "prefix", "message", "packages", "size"),
     *("stored_size", "added_size"),
 }
@@ -41,34 +40,34 @@ Tree = dict[str, tuple[str, int, bytes]]
 
 
 class Broken(AssertionError):
-    """The store is not as docs/format.md says."""
+    """The store violates docs/format.md."""
 
 
-def demand(condition: object, what: str) -> None:
+def require(condition: object, what: str) -> None:
     if not condition:
         raise Broken(what)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A store as a listing of keys and what reads an object; where it comes from is the caller's affair."""
+    """A store as its keys and a function that reads an object, wherever it is."""
 
     keys: frozenset[str]
     read: Callable[[str], bytes]
 
     @classmethod
     def of_directory(cls, top: Path) -> Reader:
-        """Names that begin with a dot are no objects."""
+        """Return a reader of a store in a directory. Files whose names begin with a dot are not objects."""
         files = [path for path in top.rglob("*") if not path.is_dir() and not path.name.startswith(".")]
         keys = frozenset(str(path.relative_to(top)) for path in files)
         return cls(keys, lambda key: (top / key).read_bytes())
 
     def check(self, *, locks: bool = True) -> dict[str, str]:
-        """Raises Broken where anything is not right; each environment's current snapshot.
+        """Check everything and return the current snapshot of each environment; raise Broken.
 
-        `locks` may be there while somebody is at work, or after somebody was killed.
+        With `locks`, locks are allowed: processes may be running, or have been killed.
         """
-        demand(json.loads(self.read("snapper.json")) == {"format": 1}, "the marker")
+        require(json.loads(self.read("snapper.json")) == {"format": 1}, "the marker")
         named: dict[str, str] = {}
         for key in sorted(self.keys):
             environment = _ENVIRONMENT.fullmatch(key)
@@ -78,30 +77,30 @@ class Reader:
                 self._check_snapshot(key)
             elif _PAGE.fullmatch(key):
                 _parsed(self.read(key), key)
-                demand(_digest(self.read(key)) == key[-len(".json") - 64 : -len(".json")], key)
+                require(_digest(self.read(key)) == key[-len(".json") - 64 : -len(".json")], key)
             elif _LAYER.fullmatch(key):
-                demand(_digest(self.read(key)) == key[-len(".tar.zst") - 64 : -len(".tar.zst")], key)
+                require(_digest(self.read(key)) == key[-len(".tar.zst") - 64 : -len(".tar.zst")], key)
             elif locks and _LOCK.fullmatch(key):
                 _canonical(self.read(key), key)
             else:
-                demand(key == "snapper.json", f"{key} does not belong in a store")
+                require(key == "snapper.json", f"{key} does not belong in a store")
         return named
 
     def document(self, key: str) -> dict[str, Any]:
         return _canonical(self.read(key), key)
 
     def items(self, pages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What these pages hold, one behind the other."""
+        """Return the items of all these pages."""
         return [item for page in pages for item in self._page(page)]
 
     def unpack(self, snapshot_id: str, prefix: str) -> Tree:
-        """The snapshot's files as they are at `prefix`: text, links and records of conda are relocated."""
+        """Return the snapshot's files as they are at `prefix`, with relocated text and links."""
         layers = self.items(self.document(f"snapshots/{snapshot_id}.json")["layers"])
         stream = b"".join(self._segment(layer) for layer in layers) + bytes(1024)
         found: Tree = {}
         with tarfile.open(fileobj=io.BytesIO(stream), mode="r:") as archive:
             for member in archive:
-                demand(member.name not in found, f"{member.name} occurs twice")
+                require(member.name not in found, f"{member.name} occurs twice")
                 found[member.name] = _file(archive, member, found)
         for layer in layers:
             for relocation in layer["relocations"]:
@@ -112,58 +111,61 @@ class Reader:
 
     def _check_environment(self, key: str, name: str) -> str:
         document = self.document(key)
-        demand(document.keys() == {"format", "name", "current", "history", "tags"}, key)
-        demand(document["format"] == 1 and document["name"] == name, key)
-        demand(document["history"][-1]["snapshot"] == document["current"], f"{key}: its last step")
+        require(document.keys() == {"format", "name", "current", "history", "tags"}, key)
+        require(document["format"] == 1 and document["name"] == name, key)
+        require(document["history"][-1]["snapshot"] == document["current"], f"{key}: its last history entry")
         for step in document["history"]:
-            demand(step.keys() == _MOVE_FIELDS, f"{key}: the fields of a step")
-            demand(step["action"] in ("pack", "import", "rollback"), f"{key}: {step['action']}")
+            require(step.keys() == _HISTORY_FIELDS, f"{key}: the fields of a history entry")
+            require(step["action"] in ("pack", "import", "rollback"), f"{key}: {step['action']}")
         for snapshot in [step["snapshot"] for step in document["history"]] + [*document["tags"].values()]:
-            demand(f"snapshots/{snapshot}.json" in self.keys, f"{key} names {snapshot}, which is not there")
+            require(f"snapshots/{snapshot}.json" in self.keys, f"{key} names {snapshot}, which is missing")
         return str(document["current"])
 
     def _check_snapshot(self, key: str) -> None:
-        demand(key == f"snapshots/{_digest(self.read(key))}.json", f"{key}: its name")
+        require(key == f"snapshots/{_digest(self.read(key))}.json", f"{key}: its name")
         document = self.document(key)
-        demand(document.keys() == _SNAPSHOT_FIELDS and document["format"] == 1, f"{key}: its fields")
+        require(document.keys() == _SNAPSHOT_FIELDS and document["format"] == 1, f"{key}: its fields")
         lists = {name: [self._page(page) for page in document[name]] for name in ("packages", "layers")}
         for package in chain(*lists["packages"]):
-            demand(package.keys() == _PACKAGE_FIELDS, f"{key}: the fields of a package")
-        demand(lists["packages"] == _cut(lists["packages"], _name_of_package), f"{key}: pages of packages")
-        demand(lists["layers"] == _cut(lists["layers"], _name_of_owner), f"{key}: pages of layers")
+            require(package.keys() == _PACKAGE_FIELDS, f"{key}: the fields of a package")
+        require(
+            lists["packages"] == _split_into_pages(lists["packages"], _name_of_package),
+            f"{key}: pages of packages",
+        )
+        require(
+            lists["layers"] == _split_into_pages(lists["layers"], _name_of_owner), f"{key}: pages of layers"
+        )
         for layer in chain(*lists["layers"]):
-            demand(layer.keys() - {"begins"} == _LAYER_FIELDS, f"{key}: the fields of a layer")
+            require(layer.keys() - {"begins"} == _LAYER_FIELDS, f"{key}: the fields of a layer")
             self._segment(layer)
 
     def _page(self, page: dict[str, Any]) -> list[dict[str, Any]]:
         digest = page["digest"]
         key = f"pages/{digest[:2]}/{digest}.json"
-        demand(key in self.keys, f"{key} is missing")
+        require(key in self.keys, f"{key} is missing")
         data = self.read(key)
-        demand((len(data), _digest(data)) == (page["size"], digest), f"{key} is damaged")
+        require((len(data), _digest(data)) == (page["size"], digest), f"{key} is corrupted")
         found = _parsed(data, key)
-        demand(isinstance(found, list) and found, f"{key} holds nothing")
+        require(isinstance(found, list) and found, f"{key} is empty")
         items: list[dict[str, Any]] = found
         return items
 
     def _segment(self, layer: dict[str, Any]) -> bytes:
         digest = layer["digest"]
         key = f"layers/{digest[:2]}/{digest}.tar.zst"
-        demand(key in self.keys, f"{key} is missing")
+        require(key in self.keys, f"{key} is missing")
         data = self.read(key)
-        demand((len(data), _digest(data)) == (layer["size"], digest), f"{key} is damaged")
-        demand(layer["diff_size"] <= LARGEST_SEGMENT, f"{key} is too large")
+        require((len(data), _digest(data)) == (layer["size"], digest), f"{key} is corrupted")
+        require(layer["diff_size"] <= LARGEST_SEGMENT, f"{key} is too large")
         segment = zstandard.ZstdDecompressor().decompress(data, max_output_size=layer["diff_size"])
-        demand(
+        require(
             (len(segment), _digest(segment)) == (layer["diff_size"], layer["diff_id"]), f"{key}: its segment"
         )
         return segment
 
 
 def tree_at(top: Path) -> Tree:
-    """What is on disk below `top`, but for snapper's own state, directories that are not empty, and compiled
-    modules that came later.
-    """
+    """Return what is on disk below `top`, except snapper's own state and directories that are not empty."""
     found: Tree = {}
     for path in sorted(top.rglob("*")):
         name = str(path.relative_to(top))
@@ -180,14 +182,14 @@ def tree_at(top: Path) -> Tree:
 
 
 def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, before: Tree) -> tuple[str, int, bytes]:
-    demand(not Path(member.name).is_absolute() and ".." not in Path(member.name).parts, member.name)
+    require(not Path(member.name).is_absolute() and ".." not in Path(member.name).parts, member.name)
     if member.issym():
         return "symlink", 0o777, member.linkname.encode("utf-8", "surrogateescape")
     if member.islnk():
         return before[member.linkname]
     if member.isdir():
         return "directory", member.mode & 0o777, b""
-    demand(member.isreg(), f"{member.name}: its type")
+    require(member.isreg(), f"{member.name}: its type")
     data = archive.extractfile(member)
     assert data is not None
     return "file", member.mode & 0o777, data.read()
@@ -199,16 +201,17 @@ def _relocated(data: bytes, relocation: dict[str, Any], prefix: str) -> bytes:
         return data.replace(placeholder, prefix.encode())
     if relocation["mode"] == "link":
         return prefix.encode() + data[len(placeholder) :]
-    demand(
-        relocation["mode"] in ("record", "sized-record"), f"mode {relocation['mode']} is for others to read"
+    require(
+        relocation["mode"] in ("record", "sized-record"),
+        f"mode {relocation['mode']} is not supported by this reader",
     )
     return data
 
 
-def _cut(
+def _split_into_pages(
     pages: list[list[dict[str, Any]]], name_of: Callable[[dict[str, Any]], str]
 ) -> list[list[dict[str, Any]]]:
-    """The items of the pages where a writer cuts them."""
+    """Split the items of the pages into pages as a writer must."""
     items = list(chain(*pages))
     runs: list[tuple[bytes, list[dict[str, Any]]]] = []
     for before, item in zip([None, *items], items, strict=False):
@@ -236,21 +239,21 @@ def _name_of_owner(layer: dict[str, Any]) -> str:
 
 def _canonical(data: bytes, key: str) -> dict[str, Any]:
     document = _parsed(data, key)
-    demand(isinstance(document, dict), f"{key} is no object")
+    require(isinstance(document, dict), f"{key} is not an object")
     found: dict[str, Any] = document
     return found
 
 
 def _parsed(data: bytes, key: str) -> Any:
-    document = json.loads(data, object_pairs_hook=_once)
+    document = json.loads(data, object_pairs_hook=_reject_duplicates)
     written = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-    demand(written == data, f"{key} is not canonical")
+    require(written == data, f"{key} is not canonical")
     return document
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     listed = list(pairs)
-    demand(len({key for key, _ in listed}) == len(listed), "a key is given twice")
+    require(len({key for key, _ in listed}) == len(listed), "duplicate key")
     return dict(listed)
 
 

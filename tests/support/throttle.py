@@ -1,4 +1,4 @@
-"""A slow way to a server: every connection through it gets so many bytes a second, all together."""
+"""A relay that limits the total rate of what a server sends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from urllib.parse import urlsplit
 
-_PART = 64 * 1024
+_BUFFER_SIZE = 64 * 1024
 
 
 class Throttle:
-    """Forwards connections to a server; `rate` bytes a second come back, as many as there are if it is None."""
+    """Forward connections to a server, and return at most `rate` bytes per second, without a limit if it is None."""
 
     def __init__(self, endpoint: str, rate: float | None) -> None:
         parts = urlsplit(endpoint)
@@ -44,7 +44,7 @@ class Throttle:
 
     def _pass(self, source: socket.socket, sink: socket.socket, slow: bool) -> None:
         with suppress(OSError):
-            while part := source.recv(_PART):
+            while part := source.recv(_BUFFER_SIZE):
                 with self._lock if slow else nullcontext():
                     rate = self.rate
                     time.sleep(len(part) / rate if slow and rate else 0)
@@ -57,9 +57,9 @@ class Throttle:
 
 @contextmanager
 def throttled(endpoint: str, rate: float | None) -> Iterator[Throttle]:
-    """A slow way to the server at `endpoint`."""
-    way = Throttle(endpoint, rate)
+    """Run a relay to the server at `endpoint`."""
+    throttle = Throttle(endpoint, rate)
     try:
-        yield way
+        yield throttle
     finally:
-        way.close()
+        throttle.close()
