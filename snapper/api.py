@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from snapper.commands.diff import SnapshotDiff
     from snapper.commands.export import ExportResult
     from snapper.commands.log import LogEntry
-    from snapper.commands.pack import EditablePolicy, PackResult
+    from snapper.commands.pack import PackResult
     from snapper.commands.prune import PruneResult, RetentionPolicy
     from snapper.commands.restore import RestoreFailure, RestoreResult
     from snapper.commands.rollback import Rollback
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from snapper.commands.tag import TagResult
     from snapper.commands.verify import EnvironmentCheck, LayerSample, RepairResult, VerifyResult
     from snapper.format.model import Snapshot
+    from snapper.packing.source import EditablePolicy
     from snapper.repository.refs import StoredEnvironment
     from snapper.store import Store
 

@@ -8,17 +8,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from snapper import kernels
-from snapper.environment import clock, conda, editable, index, state
-from snapper.environment.editable import Editable
+from snapper.environment import index, state
 from snapper.environment.embedded import ForeignPrefix
-from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.platforms import platform_of_records
-from snapper.environment.state import EnvironmentState, PreviousSnapshot
+from snapper.environment.state import EnvironmentState
 from snapper.environment.tree import SkippedPath, Tree
-from snapper.errors import EditableInstallsFound, FileOperationFailed, NotAnEnvironment
 from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
@@ -27,6 +23,7 @@ from snapper.packing.build import LayerBuild
 from snapper.packing.context import IncludedSource, PackContext
 from snapper.packing.plan import make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
+from snapper.packing.source import EditablePolicy, PackSource, read_source
 from snapper.process.identity import current_user, hostname, utc_now
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -44,9 +41,6 @@ from snapper.repository.specs import check_environment_name
 from snapper.store import Store
 
 logger = logging.getLogger(__name__)
-
-#: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
-EditablePolicy = Literal["refuse", "include", "ignore"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def pack(
     started = time.monotonic()
     published = find_ref(store, check_environment_name(name))
     is_first = published is None and not any(environment_names(store))
-    source = _read_environment(Path(os.path.abspath(prefix)), editables, foreign_prefix)
+    source = read_source(Path(os.path.abspath(prefix)), editables, foreign_prefix)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
@@ -136,48 +130,11 @@ def pack(
         added_size=added_size,
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated,
-        outside=_links_outside(source.tree, packed.prefix),
+        outside=source.links_outside(packed.prefix),
         first=is_first,
         replaced=replaced,
         seconds=time.monotonic() - started,
     )
-
-
-@dataclass(frozen=True)
-class _Source:
-    """An environment as it is on disk when it is packed.
-
-    `status` is that of its directory, `read_at` the time of its file system, in nanoseconds, before it was read; 0 if
-    unknown. `tree` has the files of the environment, and of the sources of `editables`.
-    """
-
-    installed: InstalledEnvironment
-    foreign_prefix: ForeignPrefix | None
-    status: os.stat_result
-    read_at: int
-    editables: tuple[Editable, ...]
-    tree: Tree
-
-    @property
-    def prefix(self) -> Path:
-        return self.installed.prefix
-
-    @property
-    def origin(self) -> str:
-        """The prefix that the history names: empty for imported environments."""
-        return "" if self.foreign_prefix else str(self.prefix)
-
-    @property
-    def prefix_in_files(self) -> str:
-        return self.foreign_prefix.prefix if self.foreign_prefix else self.installed.prefix_in_files
-
-    @property
-    def state(self) -> EnvironmentState | None:
-        return None if self.foreign_prefix else self.installed.state
-
-    @property
-    def previous(self) -> PreviousSnapshot | None:
-        return None if self.foreign_prefix else self.installed.previous
 
 
 @dataclass(frozen=True)
@@ -201,62 +158,17 @@ class _Packed:
         return cls(previous.encoded, previous.snapshot, previous.prefix, unrelocated)
 
 
-# --- reading the environment ------------------------------------------------------------------------------
-
-
-def _read_environment(prefix: Path, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None) -> _Source:
-    if not conda.is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))  # before the clock is read, which creates files
-    installed = InstalledEnvironment(prefix)
-    read_at = 0 if foreign_prefix else _file_system_time(prefix)
-    status = installed.status
-    editables = _find_editables(installed, policy)
-    tree = editable.include(installed.tree, editables)
-    return _Source(installed, foreign_prefix, status, read_at, editables, tree)
-
-
-def _file_system_time(prefix: Path) -> int:
-    """Return the time of the environment's file system; 0 if nothing can be written into the environment."""
-    try:
-        return clock.now(prefix)
-    except OSError:
-        return 0
-
-
-def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[Editable, ...]:
-    """Return the editable installs whose sources are to be included; raise EditableInstallsFound to refuse them."""
-    if policy == "ignore":
-        return ()
-    editables = editable.find(installed.prefix, installed.tree)
-    if editables and policy == "refuse":
-        raise EditableInstallsFound(tuple(f"{each.name} ({each.source})" for each in editables))
-    for install in editables:
-        if not os.path.isdir(install.source):
-            raise FileOperationFailed(
-                install.source,
-                f"the directory does not exist, and {install.name} is installed from it",
-                "Restore or mount the directory, or reinstall the package (without -e if the directory is gone).",
-            )
-    return editables
-
-
-def _links_outside(tree: Tree, prefix: str) -> tuple[str, ...]:
-    """Return the symlinks whose absolute targets are outside of the environment."""
-    links = [file for file in tree.files if file.type == "symlink" and file.target.startswith("/")]
-    return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
-
-
 # --- deciding what is unchanged ---------------------------------------------------------------------------
 
 
-def _load_previous_pack(store: Store, source: _Source) -> PreviousPack | None:
+def _load_previous_pack(store: Store, source: PackSource) -> PreviousPack | None:
     """Return the previous pack, whose layers can be reused; None if there is none or editables are included."""
     if source.previous is None or source.editables:
         return None
     return load_previous_pack(source.installed, stored_layers(store, source.previous.snapshot.layers))
 
 
-def _is_unchanged(store: Store, source: _Source, previous: PreviousPack) -> bool:
+def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> bool:
     """Return whether the environment is still its previous snapshot, and the store has all of that."""
     return (
         previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
@@ -274,7 +186,7 @@ def _comes_from(known: EnvironmentState | None, ref: Ref) -> bool:
 # --- writing layers and the snapshot ----------------------------------------------------------------------
 
 
-def _make_context(store: Store, intent: Intent, source: _Source, level: int) -> PackContext:
+def _make_context(store: Store, intent: Intent, source: PackSource, level: int) -> PackContext:
     """Return what every worker has to know."""
     placeholders = source.foreign_prefix.placeholders if source.foreign_prefix else {}
     candidates = {path: (placeholder,) for path, placeholder in placeholders.items()}
@@ -300,7 +212,7 @@ def _make_context(store: Store, intent: Intent, source: _Source, level: int) -> 
 
 
 def _build_snapshot(
-    source: _Source,
+    source: PackSource,
     previous: PreviousPack | None,
     context: PackContext,
     name: str,
@@ -346,7 +258,7 @@ def _write_snapshot(store: Store, intent: Intent, packed: _Packed) -> int:
 # --- publishing and remembering ---------------------------------------------------------------------------
 
 
-def _history_entry(source: _Source, packed: _Packed, message: str, added_size: int) -> HistoryEntry:
+def _history_entry(source: PackSource, packed: _Packed, message: str, added_size: int) -> HistoryEntry:
     snapshot = packed.snapshot
     return HistoryEntry(
         snapshot=packed.encoded.digest,
@@ -363,7 +275,7 @@ def _history_entry(source: _Source, packed: _Packed, message: str, added_size: i
     )
 
 
-def _remember(source: _Source, name: str, packed: _Packed) -> None:
+def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     """Write state and index into the environment, if it can be written to and has not been replaced meanwhile."""
     prefix, current = source.prefix, EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
     try:

@@ -1,0 +1,101 @@
+"""The environment to pack, read once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from snapper.environment import clock, conda, editable
+from snapper.environment.editable import Editable
+from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.state import EnvironmentState, PreviousSnapshot
+from snapper.environment.tree import Tree
+from snapper.errors import EditableInstallsFound, FileOperationFailed, NotAnEnvironment
+
+#: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
+EditablePolicy = Literal["refuse", "include", "ignore"]
+
+
+@dataclass(frozen=True)
+class PackSource:
+    """An environment as it is on disk when it is packed. With a `foreign_prefix`, what snapper recorded is ignored.
+
+    `status` is that of its directory, `read_at` the time of its file system, in nanoseconds, before it was read; 0 if
+    unknown. `tree` has the files of the environment, and of the sources of `editables`.
+    """
+
+    installed: InstalledEnvironment
+    foreign_prefix: ForeignPrefix | None
+    status: os.stat_result
+    read_at: int
+    editables: tuple[Editable, ...]
+    tree: Tree
+
+    @property
+    def prefix(self) -> Path:
+        return self.installed.prefix
+
+    @property
+    def origin(self) -> str:
+        """The prefix that the history names: empty for imported environments."""
+        return "" if self.foreign_prefix else str(self.prefix)
+
+    @property
+    def prefix_in_files(self) -> str:
+        return self.foreign_prefix.prefix if self.foreign_prefix else self.installed.prefix_in_files
+
+    @property
+    def state(self) -> EnvironmentState | None:
+        return None if self.foreign_prefix else self.installed.state
+
+    @property
+    def previous(self) -> PreviousSnapshot | None:
+        return None if self.foreign_prefix else self.installed.previous
+
+    def links_outside(self, prefix: str) -> tuple[str, ...]:
+        """Return the symlinks whose absolute targets are not below `prefix`."""
+        links = [file for file in self.tree.files if file.type == "symlink" and file.target.startswith("/")]
+        return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
+
+
+def read_source(prefix: Path, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None) -> PackSource:
+    """Read what packing needs of the environment at `prefix`.
+
+    Raise NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied.
+    """
+    if not conda.is_environment(prefix):
+        raise NotAnEnvironment(str(prefix))  # before the clock is read, which creates files
+    installed = InstalledEnvironment(prefix)
+    read_at = 0 if foreign_prefix else _file_system_time(prefix)
+    status = installed.status
+    editables = _find_editables(installed, policy)
+    tree = editable.include(installed.tree, editables)
+    return PackSource(installed, foreign_prefix, status, read_at, editables, tree)
+
+
+def _file_system_time(prefix: Path) -> int:
+    """Return the time of the environment's file system; 0 if nothing can be written into the environment."""
+    try:
+        return clock.now(prefix)
+    except OSError:
+        return 0
+
+
+def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[Editable, ...]:
+    """Return the editable installs whose sources are to be included; raise EditableInstallsFound to refuse them."""
+    if policy == "ignore":
+        return ()
+    editables = editable.find(installed.prefix, installed.tree)
+    if editables and policy == "refuse":
+        raise EditableInstallsFound(tuple(f"{each.name} ({each.source})" for each in editables))
+    for install in editables:
+        if not os.path.isdir(install.source):
+            raise FileOperationFailed(
+                install.source,
+                f"the directory does not exist, and {install.name} is installed from it",
+                "Restore or mount the directory, or reinstall the package (without -e if the directory is gone).",
+            )
+    return editables
