@@ -26,7 +26,7 @@ from snapper.kernels import launcher
 from snapper.process.identity import process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
-from snapper.repository.locks import _machine, boottime, pack_intent, prune_lock
+from snapper.repository.locks import boot_id, boottime, pack_intent, prune_lock
 from snapper.store import Store, open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
@@ -403,7 +403,7 @@ def write_lock(store: Path, name: str, **changed: object) -> Path:
         "action": "prune" if name == "prune" else "pack",
         "user": "someone",
         "host": socket.gethostname(),
-        "machine": _machine(),
+        "machine": boot_id(),
         "pid": ended.pid,
         "started": "1",
         "time": "2026-01-01T00:00:00Z",

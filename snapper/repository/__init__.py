@@ -1,1 +1,1 @@
-"""The contents of a store: refs, snapshots, layers, and locks."""
+"""What a store contains: refs, snapshots and their objects, and locks."""

@@ -1,4 +1,4 @@
-"""Decode documents of a store that anybody may have written."""
+"""Decode documents from a store, which may have been written by a later version or by anybody else."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from snapper.format.model import FORMAT
 
 
 def decode_checked(kind: type[canonical.T], data: bytes, what: str) -> canonical.T:
-    """The document, after a look at its format number; raises UnsupportedFormat, Malformed."""
+    """Check the document's format version and decode it. Raise UnsupportedFormat, MalformedDocument."""
     fields = canonical.parse(data)
-    found = fields.get("format") if isinstance(fields, dict) else None
-    if type(found) is int and found > FORMAT:
-        raise UnsupportedFormat(what, found, FORMAT)
-    if found != FORMAT:
+    version = fields.get("format") if isinstance(fields, dict) else None
+    if type(version) is int and version > FORMAT:
+        raise UnsupportedFormat(what, version, FORMAT)
+    if version != FORMAT:
         raise canonical.MalformedDocument("it has no format version")
     return canonical.decode(kind, fields)
 
 
 @contextmanager
 def decoding(what: str, advice: str = "") -> Iterator[None]:
-    """Raises Corrupted for what is not as its type demands."""
+    """Raise Corrupted in place of MalformedDocument."""
     try:
         yield
     except canonical.MalformedDocument as error:

@@ -1,8 +1,8 @@
-"""Who is at work on a store: packs that count on what is there, and a prune that removes what nobody counts on.
+"""Locks that keep packs and prunes of one store apart.
 
-A pack puts an intent before it writes anything else, and then looks for a prune; a prune puts its lock, and then
-looks for intents. So at least one of them sees the other, and they never work at once. How and why is in
-docs/format.md.
+A pack declares an intent before it writes anything else, and then waits for a running prune. A prune takes its lock,
+and then looks for intents. At least one of them sees the other, so they never run at the same time: a pack may rely on
+the objects that it finds in the store. docs/format.md describes the protocol and why it is safe.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.errors import LeaseExpired, NotInStore, SnapperError, StoreLocked
 from snapper.format import canonical
@@ -24,27 +25,30 @@ from snapper.process.identity import current_user, hostname, is_process_alive, p
 from snapper.process.progress import Progress
 from snapper.store import Store, VersionMismatch
 
-#: How long an intent counts whose process may still be there, in seconds; older packs do not finish.
+#: How long an intent is valid unless its process is known to be dead, in seconds. Packs that take longer fail.
 GRACE = 24 * 3600
 
-#: How long the lock of a prune counts that has not been renewed, in seconds; one that could not renew it for half
-#: that time deletes nothing more.
+#: How long the lock of a prune is valid after it was last renewed, in seconds. A prune that could not renew it for half
+#: of that time deletes nothing more.
 LEASE = 3600
 
-_PATIENCE = 600
-_POLL = 0.2
-_RENEW = 60
+#: How long a pack waits for a prune, how often it looks, and how often a prune renews its lock, in seconds.
+_MAX_WAIT = 600
+_POLL_INTERVAL = 0.2
+_RENEW_INTERVAL = 60
 
 
 def boottime() -> float:
-    """Seconds that pass while the machine sleeps, too."""
+    """Return a monotonic time in seconds that also advances while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
 
 
 @dataclass(frozen=True)
 class Lock:
-    """Who holds it. `machine` tells machines, their starts and process namespaces apart, and `started` processes
-    that had one number; both are empty where the system does not tell.
+    """The document of an intent or a prune lock: the process that holds it.
+
+    `machine` identifies the boot and process namespace of the holder, and `started` tells processes with the same pid
+    apart. Both are empty if the system does not know them.
     """
 
     format: int
@@ -62,84 +66,82 @@ class Lock:
 
     @property
     def is_dead(self) -> bool:
-        """Whether the process is known to be no more; of another machine, that cannot be known."""
+        """Whether the holder is known to be dead. That cannot be known of processes on other machines."""
         return (
-            bool(self.machine) and self.machine == _machine() and not is_process_alive(self.pid, self.started)
+            bool(self.machine) and self.machine == boot_id() and not is_process_alive(self.pid, self.started)
         )
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Intent:
-    """That a pack is about to write to a store. Nothing is written before `declare`.
+    """The announcement that a pack is going to write to the store. Nothing may be written before `declare`.
 
-    Goes to worker processes, each of which declares it before it writes; it is one object for all.
+    Worker processes get a copy, and each declares it before it first writes; all write the same object.
     """
 
     store: Store
     key: str
     data: bytes
-    began: float
+    created: float = field(default_factory=boottime)
+    _declared: bool = field(default=False, init=False, repr=False)
 
     def declare(self) -> None:
-        """Puts the intent, and waits for a prune to end; raises StoreLocked, and what the store raises."""
-        if self.key in _declared:
+        """Write the intent and wait for a running prune to finish. Raise StoreLocked, and what the store raises."""
+        if self._declared:
             return
         self.store.put(self.key, self.data)
         _wait_for_prune(self.store, _modified(self.store, self.key) or time.time())
-        _declared.add(self.key)
+        self._declared = True
 
     def check(self) -> None:
-        """Raises LeaseExpired where the intent may no longer count, or is gone."""
-        if boottime() - self.began > GRACE - LEASE or self.store.size(self.key) is None:
+        """Raise LeaseExpired if the intent is missing, or so old that a prune may disregard it soon."""
+        if boottime() - self.created > GRACE - LEASE or self.store.size(self.key) is None:
             raise LeaseExpired(self.store.url)
-
-
-_declared: set[str] = set()
 
 
 @contextmanager
 def pack_intent(store: Store) -> Iterator[Intent]:
-    """An intent for one pack, which is withdrawn at the end if it was declared."""
-    intent = Intent(store, Layout.new_intent(), canonical.encode(_own("pack")), boottime())
+    """Give an intent for one pack, and delete it at the end if it was declared."""
+    intent = Intent(store, Layout.new_intent(), canonical.encode(_new_lock("pack")))
     try:
         yield intent
     finally:
         with suppress(SnapperError):
             if store.size(intent.key) is not None:
                 store.delete(intent.key)
-        _declared.discard(intent.key)
 
 
 def report_running_prune(store: Store, progress: Progress) -> None:
-    """Says who prunes the store, if somebody does: an intent that is declared now waits for that to end."""
-    held = _held(store)
+    """Tell the user if a prune is running, for which an intent has to wait that is declared now."""
+    held = _read_prune_lock(store)
     if held is not None and not held.lock.is_dead:
         progress.note(f"waiting for a prune of {store.url} to finish: {held.lock.holder}")
 
 
 @dataclass
 class PruneLock:
-    """The exclusive lock of a prune. `now` is the store's own clock, in seconds since 1970."""
+    """The exclusive lock of a running prune."""
 
     store: Store
     _version: str
-    _taken: float
+    _acquired: float  # by the store's clock
     _renewed: float = field(default_factory=boottime)
-    _began: float = field(default_factory=boottime)
+    _started: float = field(default_factory=boottime)
 
     @property
     def now(self) -> float:
-        return self._taken + boottime() - self._began
+        """The time by the store's clock, in seconds since 1970."""
+        return self._acquired + boottime() - self._started
 
     def check(self) -> None:
-        """To be called before each deletion: renews the lock in time. Raises LeaseExpired where it is lost."""
-        since = boottime() - self._renewed
-        if since < _RENEW:
+        """Renew the lock if necessary; call this before each deletion. Raise LeaseExpired if the lock is lost."""
+        age = boottime() - self._renewed
+        if age < _RENEW_INTERVAL:
             return
-        if since > LEASE / 2:
+        if age > LEASE / 2:
             raise LeaseExpired(self.store.url)
         try:
-            self._version = _put(self.store, self._version)
+            self._version = _write_prune_lock(self.store, self._version)
         except VersionMismatch:
             raise LeaseExpired(self.store.url) from None
         self._renewed = boottime()
@@ -151,35 +153,51 @@ class PruneLock:
 
 @contextmanager
 def prune_lock(store: Store) -> Iterator[PruneLock]:
-    """The store for a prune alone. Locks of the dead are removed; raises StoreLocked where somebody is at work."""
+    """Lock the store for a prune, and remove the locks of dead processes.
+
+    Raise StoreLocked if a pack or another prune is running.
+    """
+    version = _acquire_prune_lock(store)
+    acquired = _modified(store, Layout.PRUNE_LOCK) or time.time()
+    lock = PruneLock(store, version, acquired)
     try:
-        version = _put(store, None)
-    except VersionMismatch:
-        held = _held(store)
-        if held is not None and not _break(store, held, _now(store)):
-            raise StoreLocked(store.url, held.lock.action, held.lock.holder) from None
-        try:
-            version = _put(store, None)
-        except VersionMismatch:
-            raise StoreLocked(store.url, "prune", "another process, which was faster") from None
-    taken = _modified(store, Layout.PRUNE_LOCK) or time.time()
-    held_lock = PruneLock(store, version, taken)
-    try:
-        for key, lock, modified in _intents(store):
-            if not lock.is_dead and taken - modified <= GRACE:
-                raise StoreLocked(store.url, lock.action, lock.holder)
-            store.delete(key)
-        for each in list(store.list_objects(Layout.LOCKS)):
-            if _is_kind(each.key, ObjectKind.TRIAL) and taken - each.modified > LEASE:
-                store.delete(each.key)
-        yield held_lock
+        _remove_dead_intents(store, acquired)
+        for info in list(store.list_objects(Layout.LOCKS)):
+            if _is_kind(info.key, ObjectKind.TRIAL) and acquired - info.modified > LEASE:
+                store.delete(info.key)
+        yield lock
     finally:
-        held_lock.release()
+        lock.release()
 
 
-@dataclass(frozen=True)
-class _Held:
-    """The lock of a prune as it stands in the store."""
+def _acquire_prune_lock(store: Store) -> str:
+    """Write the prune lock and return its version; raise StoreLocked if another prune holds it."""
+    try:
+        return _write_prune_lock(store, None)
+    except VersionMismatch:
+        held = _read_prune_lock(store)
+    if held is not None and not _break(store, held, _store_time(store)):
+        raise StoreLocked(store.url, held.lock.action, held.lock.holder)
+    try:
+        return _write_prune_lock(store, None)
+    except VersionMismatch:
+        raise StoreLocked(store.url, "prune", "another process, which was faster") from None
+
+
+def _remove_dead_intents(store: Store, now: float) -> None:
+    """Delete intents of dead processes and expired ones; raise StoreLocked if a pack is running."""
+    for info in list(store.list_objects(Layout.LOCKS)):
+        if not _is_kind(info.key, ObjectKind.INTENT):
+            continue
+        with suppress(NotInStore):
+            lock = _decode(store.read(info.key))
+            if not lock.is_dead and now - info.modified <= GRACE:
+                raise StoreLocked(store.url, lock.action, lock.holder)
+            store.delete(info.key)
+
+
+class _HeldLock(NamedTuple):
+    """The prune lock in the store; `modified` is by the store's clock."""
 
     lock: Lock
     version: str
@@ -187,19 +205,19 @@ class _Held:
 
 
 def _wait_for_prune(store: Store, now: float) -> None:
-    """Waits until no prune is at work; removes the lock of a dead one. `now` is the store's clock."""
-    began = boottime()
-    while (held := _held(store)) is not None:
-        waited = boottime() - began
+    """Wait until no prune is running, and remove the lock of a dead one. `now` is the time by the store's clock."""
+    started = boottime()
+    while (held := _read_prune_lock(store)) is not None:
+        waited = boottime() - started
         if _break(store, held, now + waited):
             continue
-        if waited > _PATIENCE:
+        if waited > _MAX_WAIT:
             raise StoreLocked(store.url, held.lock.action, held.lock.holder)
-        time.sleep(_POLL)
+        time.sleep(_POLL_INTERVAL)
 
 
-def _break(store: Store, held: _Held, now: float) -> bool:
-    """Removes the lock of a prune that is dead, or has not renewed it in time; whether it was so."""
+def _break(store: Store, held: _HeldLock, now: float) -> bool:
+    """Remove the lock if its holder is dead or has not renewed it in time; return whether that was so."""
     if not held.lock.is_dead and now - held.modified <= LEASE:
         return False
     with suppress(VersionMismatch):
@@ -207,10 +225,10 @@ def _break(store: Store, held: _Held, now: float) -> bool:
     return True
 
 
-def _now(store: Store) -> float:
-    """The store's clock, by an object that is written to see it."""
+def _store_time(store: Store) -> float:
+    """Return the time by the store's clock, by writing an object."""
     key = Layout.new_trial()
-    store.put(key, canonical.encode(_own("look")))
+    store.put(key, canonical.encode(_new_lock("look")))
     try:
         return _modified(store, key) or time.time()
     finally:
@@ -223,47 +241,40 @@ def _is_kind(key: str, kind: ObjectKind) -> bool:
 
 
 def _modified(store: Store, key: str) -> float:
-    """When the lock was written; 0 where it is not there."""
-    return next((each.modified for each in store.list_objects(Layout.LOCKS) if each.key == key), 0.0)
+    """Return when the lock was last written, by the store's clock; 0 if it does not exist."""
+    return next((info.modified for info in store.list_objects(Layout.LOCKS) if info.key == key), 0.0)
 
 
-def _held(store: Store) -> _Held | None:
+def _read_prune_lock(store: Store) -> _HeldLock | None:
     try:
         data, version = store.read_versioned(Layout.PRUNE_LOCK)
     except NotInStore:
         return None
-    return _Held(_read(data), version, _modified(store, Layout.PRUNE_LOCK))
+    return _HeldLock(_decode(data), version, _modified(store, Layout.PRUNE_LOCK))
 
 
-def _intents(store: Store) -> Iterator[tuple[str, Lock, float]]:
-    """The intents of packs: key, who, and when, by the store's clock."""
-    for each in list(store.list_objects(Layout.LOCKS)):
-        if _is_kind(each.key, ObjectKind.INTENT):
-            with suppress(NotInStore):
-                yield each.key, _read(store.read(each.key)), each.modified
+def _write_prune_lock(store: Store, version: str | None) -> str:
+    """Write the prune lock over this version, None to create it; return its new version. Raise VersionMismatch."""
+    store.replace(Layout.PRUNE_LOCK, canonical.encode(_new_lock("prune")), version)
+    return store.read_versioned(Layout.PRUNE_LOCK).version
 
 
-def _put(store: Store, version: str | None) -> str:
-    """Writes the lock of a prune over the version, or where there is none; its new version."""
-    store.replace(Layout.PRUNE_LOCK, canonical.encode(_own("prune")), version)
-    return store.read_versioned(Layout.PRUNE_LOCK)[1]
-
-
-def _own(action: str) -> Lock:
+def _new_lock(action: str) -> Lock:
+    """Return a lock that this process holds."""
     return Lock(
         format=FORMAT,
         action=action,
         user=current_user(),
         host=hostname(),
-        machine=_machine(),
+        machine=boot_id(),
         pid=os.getpid(),
         started=process_start_time(os.getpid()),
         time=utc_now(),
     )
 
 
-def _read(data: bytes) -> Lock:
-    """The lock; one that cannot be read is of somebody unknown, and counts until it is old."""
+def _decode(data: bytes) -> Lock:
+    """Decode a lock. One that is invalid belongs to somebody unknown, and is respected until it expires."""
     try:
         return canonical.decode(Lock, canonical.parse(data))
     except canonical.MalformedDocument:
@@ -271,8 +282,8 @@ def _read(data: bytes) -> Lock:
 
 
 @cache
-def _machine() -> str:
-    """This machine since it was started, and its namespace of process numbers; empty where that is not known."""
+def boot_id() -> str:
+    """Identify the boot and the process namespace that this process runs in; empty if the system has no such ids."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}:{os.readlink('/proc/self/ns/pid')}"

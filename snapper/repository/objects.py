@@ -1,10 +1,10 @@
-"""Objects of a store that are named by the sha256 of their bytes, and requests for many of them."""
+"""Read objects that are named by the sha256 of their bytes, and many objects concurrently."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from snapper.errors import Corrupted, NotInStore, ObjectTooLarge, SnapperError
 from snapper.format.layout import Layout
@@ -17,37 +17,46 @@ B = TypeVar("B")
 _ATTEMPTS = 3
 _CONCURRENCY = 16
 
-#: How many bytes of pages are read before they are looked at.
+#: How many bytes of pages are in memory at a time.
 _BATCH_SIZE = 8 * 1024 * 1024
 
-#: A request that takes longer is worth making beside others, in seconds.
+#: Requests that take longer, in seconds, are worth a thread.
 _FAST_REQUEST = 0.001
 
 
+class PageContent(NamedTuple):
+    """A page with its bytes, or the error with which reading it failed."""
+
+    page: Page
+    data: bytes | SnapperError
+
+
 def map_concurrently(action: Callable[[A], B], items: Collection[A]) -> list[B]:
-    """What the action, which makes a request, gives for each item, in their order. Some are made at once, but where
-    they take no time: threads would take more.
+    """Return the results of an action that makes one request per item, in the order of the items.
+
+    The items are processed by threads once a request has turned out to be slow.
     """
-    waiting = iter(items)
-    found = []
-    for item in waiting:
-        began = time.monotonic()
-        found.append(action(item))
-        if time.monotonic() - began > _FAST_REQUEST and len(items) - len(found) > 1:
+    remaining = iter(items)
+    results = []
+    for item in remaining:
+        started = time.monotonic()
+        results.append(action(item))
+        if time.monotonic() - started > _FAST_REQUEST and len(items) - len(results) > 1:
             break
-    rest = list(waiting)
+    rest = list(remaining)
     if rest:
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - slow to import, and not always needed
 
         with ThreadPoolExecutor(_CONCURRENCY) as pool:
-            found += pool.map(action, rest)
-    return found
+            results += pool.map(action, rest)
+    return results
 
 
 def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT) -> bytes | None:
-    """The object, of `limit` bytes at most, read anew if its content does not match its checksum: they may
-    have been altered on the way. None where they are not, however often they are read. Raises NotInStore,
-    ObjectTooLarge.
+    """Return the object, of at most `limit` bytes, if its content has the digest.
+
+    It is read again if not, since it may have been altered in transit; return None if that does not help. Raise
+    NotInStore, ObjectTooLarge.
     """
     for _ in range(_ATTEMPTS):
         data = store.read(key, limit)
@@ -57,7 +66,7 @@ def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJE
 
 
 def is_intact(store: Store, key: str, digest: str) -> bool:
-    """Whether the object is there, and its bytes are those that its name stands for."""
+    """Return whether the object exists and its content has the digest."""
     try:
         return read_verified(store, key, digest) is not None
     except (NotInStore, Corrupted):
@@ -65,15 +74,16 @@ def is_intact(store: Store, key: str, digest: str) -> bool:
 
 
 def have_sizes(store: Store, sizes: Mapping[str, int]) -> bool:
-    """Whether the objects of these keys are there, each in its full size."""
+    """Return whether the objects with these keys exist with these sizes, in bytes."""
     return map_concurrently(store.size, sizes) == list(sizes.values())
 
 
 def read_object(
     store: Store, what: str, key: str, digest: str, size: int, limit: int = LARGEST_OBJECT
 ) -> bytes:
-    """The object of that size, its bytes checked against its name; raises Corrupted, also where it is not there, and
-    ObjectTooLarge for more than `limit` bytes.
+    """Return the object, checked against its digest and size.
+
+    Raise Corrupted, also if it is missing, and ObjectTooLarge if it has more than `limit` bytes.
     """
     try:
         data = read_verified(store, key, digest, limit)
@@ -85,7 +95,7 @@ def read_object(
 
 
 def read_page(store: Store, page: Page) -> bytes:
-    """The page's bytes, checked against its name; raises Corrupted, also where it is not there."""
+    """Return the page's bytes, checked against its digest; raise Corrupted, also if it is missing."""
     what = f"page {page.digest[:12]} in {store.url}"
     try:
         return read_object(store, what, Layout.page(page.digest), page.digest, page.size, page.size)
@@ -94,41 +104,41 @@ def read_page(store: Store, page: Page) -> bytes:
 
 
 def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:
-    """The bytes of all these pages by their digests; raises Corrupted."""
-    wanted = list(dict.fromkeys(pages))
-    read = map_concurrently(lambda page: read_page(store, page), wanted)
-    return {page.digest: data for page, data in zip(wanted, read, strict=True)}
+    """Return the bytes of all these pages by digest; raise Corrupted."""
+    unique = list(dict.fromkeys(pages))
+    contents = map_concurrently(lambda page: read_page(store, page), unique)
+    return {page.digest: data for page, data in zip(unique, contents, strict=True)}
 
 
-def iter_pages(store: Store, pages: Iterable[Page]) -> Iterator[tuple[Page, bytes | SnapperError]]:
-    """These pages, each once, with its bytes or with the error that reading it gave; few are in memory at a time."""
+def iter_pages(store: Store, pages: Iterable[Page]) -> Iterator[PageContent]:
+    """Yield these pages, each once; only a batch of them is in memory at a time."""
 
-    def look(page: Page) -> bytes | SnapperError:
+    def read(page: Page) -> bytes | SnapperError:
         try:
             return read_page(store, page)
         except SnapperError as error:
             return error
 
-    for some in _batches(dict.fromkeys(pages)):
-        yield from zip(some, map_concurrently(look, some), strict=True)
+    for batch in _batches(dict.fromkeys(pages)):
+        yield from map(PageContent, batch, map_concurrently(read, batch))
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
-    """The pages in lots of so many bytes, or of one page that has more."""
-    lot: list[Page] = []
+    """Divide the pages into batches of at most `_BATCH_SIZE` bytes, or of one larger page."""
+    batch: list[Page] = []
     size = 0
     for page in pages:
-        if lot and size + page.size > _BATCH_SIZE:
-            yield lot
-            lot, size = [], 0
-        lot.append(page)
+        if batch and size + page.size > _BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+        batch.append(page)
         size += page.size
-    if lot:
-        yield lot
+    if batch:
+        yield batch
 
 
 def write_pages(store: Store, pages: Mapping[str, bytes]) -> int:
-    """Writes the pages, by their digests, that are not there yet; how many bytes that added to the store."""
+    """Write the pages, given by digest, that the store does not have; return how many bytes that added to it."""
 
     def write(digest: str) -> int:
         return len(pages[digest]) if store.put(Layout.page(digest), pages[digest]) else 0

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from snapper.errors import (
-    ConcurrentUpdate,
-    NotInStore,
-    SnapperError,
-)
+from snapper.errors import ConcurrentUpdate, NotInStore, SnapperError
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT, HistoryEntry, Ref
@@ -37,7 +33,7 @@ def environment_names(store: Store) -> Iterator[str]:
 
 
 def ref_version(store: Store, name: str) -> str:
-    """The version of the environment's entry, whatever is in it; raises NotInStore."""
+    """Return the version of an environment's ref, which may be corrupted; raise NotInStore."""
     try:
         return store.read_versioned(Layout.ref(name))[1]
     except NotInStore:
@@ -58,41 +54,43 @@ def _no_environment(store: Store, name: str) -> NotInStore:
 
 
 def decode_ref(store: Store, name: str, data: bytes) -> Ref:
-    """The environment that an entry's bytes describe; raises Corrupted, UnsupportedFormat."""
+    """Decode the bytes of an environment's ref; raise Corrupted, UnsupportedFormat."""
     what = f"environment {name!r} in {store.url}"
     advice = (
         f"Restore an earlier copy of {Layout.ref(name)} if there is one (a backup, or the bucket's versions). "
         f"Otherwise remove it (snapper remove {name} --yes) and pack the environment again."
     )
     with decoding(what, advice):
-        found = decode_checked(Ref, data, what)
-        if found.name != name:
-            raise canonical.MalformedDocument(f"it is the entry of {found.name!r}")
-    return found
+        ref = decode_checked(Ref, data, what)
+        if ref.name != name:
+            raise canonical.MalformedDocument(f"it is the entry of {ref.name!r}")
+    return ref
 
 
-def referenced_snapshots(environment: Ref) -> set[str]:
-    """The ids of all snapshots that the environment's entry names."""
-    steps = {step.snapshot for step in environment.history}
-    return {environment.current, *steps, *environment.tags.values()}
+def referenced_snapshots(ref: Ref) -> set[str]:
+    """Return the ids of all snapshots in the environment's history and tags."""
+    return {ref.current, *(entry.snapshot for entry in ref.history), *ref.tags.values()}
 
 
-def lineage(environment: Ref) -> list[str]:
-    """The ids of the snapshots that lead to the current one, which is the last; what was rolled back is left out."""
-    found: list[str] = []
-    for step in environment.history:
-        if step.action == ROLLBACK and step.snapshot in found:
-            while found[-1] != step.snapshot:
-                found.pop()
-        elif found[-1:] != [step.snapshot]:
-            found.append(step.snapshot)
-    return found
+def lineage(ref: Ref) -> list[str]:
+    """Return the ids of the snapshots that led to the current one, which is the last, without those rolled back."""
+    line: list[str] = []
+    for entry in ref.history:
+        if entry.action == ROLLBACK and entry.snapshot in line:
+            while line[-1] != entry.snapshot:
+                line.pop()
+        elif line[-1:] != [entry.snapshot]:
+            line.append(entry.snapshot)
+    return line
 
 
-def origin_entry(environment: Ref, snapshot_id: str) -> HistoryEntry | None:
-    """The step by which the snapshot came, or came back where no other is left; None where the history has none."""
-    steps = [each for each in reversed(environment.history) if each.snapshot == snapshot_id]
-    return next((each for each in steps if each.action != ROLLBACK), steps[0] if steps else None)
+def origin_entry(ref: Ref, snapshot_id: str) -> HistoryEntry | None:
+    """Return the latest history entry that packed or copied the snapshot.
+
+    If only rollbacks to it are left in the history, return the latest of those; None if there are none either.
+    """
+    entries = [entry for entry in reversed(ref.history) if entry.snapshot == snapshot_id]
+    return next((entry for entry in entries if entry.action != ROLLBACK), entries[0] if entries else None)
 
 
 def advance_ref(
@@ -142,22 +140,22 @@ def delete_ref(store: Store, name: str, version: str) -> None:
     longer at that version.
     """
     try:
-        gone = store.delete(Layout.ref(name), version)
+        deleted = store.delete(Layout.ref(name), version)
     except VersionMismatch:
-        raise _moved(store, name) from None
-    if not gone:
+        raise _concurrent_update(store, name) from None
+    if not deleted:
         raise NotInStore(f"environment {name!r}", store.url)
 
 
-def _replace(store: Store, changed: Ref, version: str | None) -> None:
+def _replace(store: Store, ref: Ref, version: str | None) -> None:
     try:
-        store.replace(Layout.ref(changed.name), canonical.encode(changed), version)
+        store.replace(Layout.ref(ref.name), canonical.encode(ref), version)
     except VersionMismatch:
-        raise _moved(store, changed.name) from None
+        raise _concurrent_update(store, ref.name) from None
 
 
-def _moved(store: Store, name: str) -> SnapperError:
-    """Who was quicker, as far as can be known."""
+def _concurrent_update(store: Store, name: str) -> SnapperError:
+    """Return the error that says who changed the ref, or the one with which reading it failed."""
     try:
         latest = read_ref(store, name).ref.latest
     except SnapperError as error:

@@ -1,16 +1,12 @@
-"""Snapshots, their pages, and layers as objects of a store."""
+"""Read and write snapshots and layers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
-from snapper.errors import (
-    Corrupted,
-    LayersPruned,
-    NotInStore,
-    SnapperError,
-)
+from snapper.errors import Corrupted, LayersPruned, NotInStore, SnapperError
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot, Manifest, SnapshotDecoder
@@ -28,114 +24,126 @@ from snapper.repository.refs import environment_names, read_ref
 from snapper.store import Store
 
 
-def read_snapshot(store: Store, digest: str, decoder: SnapshotDecoder | None = None) -> Snapshot:
-    """The snapshot of that id, its bytes and those of its pages checked against their names; pages that the decoder
-    knows are not read again. Raises NotInStore, Corrupted, UnsupportedFormat.
+class LayerPage(NamedTuple):
+    """A page with the layers on it, or the error with which reading it failed."""
+
+    page: Page
+    layers: tuple[Layer, ...] | SnapperError
+
+
+def read_snapshot(store: Store, snapshot_id: str, decoder: SnapshotDecoder | None = None) -> Snapshot:
+    """Read a snapshot and check it and its pages against their digests. Pages that the decoder knows are not read.
+
+    Raise NotInStore, Corrupted, UnsupportedFormat.
     """
     decoder = decoder or SnapshotDecoder()
-    document = read_manifest(store, digest)
+    document = read_manifest(store, snapshot_id)
     pages = read_pages(store, decoder.unknown(document))
-    with decoding(f"snapshot {digest[:12]} in {store.url}"):
+    with decoding(_describe(store, snapshot_id)):
         return decoder.decode(document, pages)
 
 
-def read_manifest(store: Store, digest: str) -> Manifest:
-    """What is stored under the snapshot's id, checked against it; raises NotInStore, Corrupted, UnsupportedFormat."""
-    return decode_manifest(store, digest, _read_manifest_bytes(store, digest))
+def read_manifest(store: Store, snapshot_id: str) -> Manifest:
+    """Read a snapshot's manifest and check it against the id. Raise NotInStore, Corrupted, UnsupportedFormat."""
+    return decode_manifest(store, snapshot_id, _read_manifest_bytes(store, snapshot_id))
 
 
-def iter_layer_pages(
-    store: Store, pages: Iterable[Page]
-) -> Iterator[tuple[Page, tuple[Layer, ...] | SnapperError]]:
-    """These pages, each once, with the layers on it or with what is wrong with it."""
-    for page, data in iter_pages(store, pages):
-        if isinstance(data, SnapperError):
-            yield page, data
-            continue
-        try:
-            yield page, manifest.decode_page(Layer, page, data)
-        except canonical.MalformedDocument as error:
-            yield page, Corrupted(f"page {page.digest[:12]} in {store.url}", str(error))
+def read_encoded_snapshot(store: Store, snapshot_id: str) -> EncodedSnapshot:
+    """Read the bytes of a snapshot and its pages, and check them against their digests.
 
-
-def read_encoded_snapshot(store: Store, digest: str) -> EncodedSnapshot:
-    """The snapshot's bytes, checked in the same way; raises NotInStore, Corrupted, UnsupportedFormat."""
-    data = _read_manifest_bytes(store, digest)
-    return EncodedSnapshot(digest, data, read_pages(store, decode_manifest(store, digest, data).pages))
+    Raise NotInStore, Corrupted, UnsupportedFormat.
+    """
+    data = _read_manifest_bytes(store, snapshot_id)
+    return EncodedSnapshot(
+        snapshot_id, data, read_pages(store, decode_manifest(store, snapshot_id, data).pages)
+    )
 
 
 def decode_snapshot(store: Store, snapshot: EncodedSnapshot) -> Snapshot:
-    """The snapshot whose bytes were read from the store; raises Corrupted."""
-    with decoding(f"snapshot {snapshot.digest[:12]} in {store.url}"):
+    """Decode a snapshot that was read from the store; raise Corrupted."""
+    with decoding(_describe(store, snapshot.digest)):
         return manifest.decode(snapshot)
 
 
-def _read_manifest_bytes(store: Store, digest: str) -> bytes:
-    try:
-        return read_verified(store, Layout.snapshot(digest), digest) or b""
-    except NotInStore:
-        raise NotInStore(f"snapshot {digest[:12]}", store.url) from None
-
-
-def decode_manifest(store: Store, digest: str, data: bytes) -> Manifest:
-    """The document of these bytes, which are checked against the snapshot's id; raises Corrupted, UnsupportedFormat."""
-    what = f"snapshot {digest[:12]} in {store.url}"
-    if sha256_hex(data) != digest:
+def decode_manifest(store: Store, snapshot_id: str, data: bytes) -> Manifest:
+    """Decode a manifest and check it against the snapshot's id; raise Corrupted, UnsupportedFormat."""
+    what = _describe(store, snapshot_id)
+    if sha256_hex(data) != snapshot_id:
         raise Corrupted(what, "its content does not match its checksum")
     with decoding(what):
         return decode_checked(Manifest, data, what)
 
 
+def _read_manifest_bytes(store: Store, snapshot_id: str) -> bytes:
+    try:
+        return read_verified(store, Layout.snapshot(snapshot_id), snapshot_id) or b""
+    except NotInStore:
+        raise NotInStore(f"snapshot {snapshot_id[:12]}", store.url) from None
+
+
+def _describe(store: Store, snapshot_id: str) -> str:
+    return f"snapshot {snapshot_id[:12]} in {store.url}"
+
+
+def iter_layer_pages(store: Store, pages: Iterable[Page]) -> Iterator[LayerPage]:
+    """Yield these pages of layers, each once."""
+    for page, data in iter_pages(store, pages):
+        if isinstance(data, SnapperError):
+            yield LayerPage(page, data)
+            continue
+        try:
+            yield LayerPage(page, manifest.decode_page(Layer, page, data))
+        except canonical.MalformedDocument as error:
+            yield LayerPage(page, Corrupted(f"page {page.digest[:12]} in {store.url}", str(error)))
+
+
 def read_layer(store: Store, layer: Layer) -> bytes:
-    """The layer's stored bytes, checked against its digest; raises Corrupted, also where it is not there."""
+    """Return the layer's stored bytes, checked against its digest; raise Corrupted, also if it is missing."""
     what = f"layer {layer.digest[:12]} in {store.url}"
     return read_object(store, what, Layout.layer(layer.digest), layer.digest, layer.size)
 
 
-def has_snapshot(store: Store, digest: str) -> bool:
-    return store.size(Layout.snapshot(digest)) is not None
+def has_snapshot(store: Store, snapshot_id: str) -> bool:
+    """Return whether the store has the snapshot's manifest."""
+    return store.size(Layout.snapshot(snapshot_id)) is not None
 
 
 def has_encoded_snapshot(store: Store, snapshot: EncodedSnapshot) -> bool:
-    """Whether the snapshot and its pages are there, in full size."""
+    """Return whether the store has the snapshot's manifest and pages, in full size."""
     sizes = {Layout.page(digest): len(data) for digest, data in snapshot.pages.items()}
     sizes[Layout.snapshot(snapshot.digest)] = len(snapshot.document)
     return have_sizes(store, sizes)
 
 
 def stored_layers(store: Store, layers: Collection[Layer]) -> frozenset[str]:
-    """The digests of those layers that are there, in full size."""
-    sizes = {Layout.layer(layer.digest): layer.size for layer in layers}
-    found = dict(zip(sizes, map_concurrently(store.size, sizes), strict=True))
-    return frozenset(each.digest for each in layers if found[Layout.layer(each.digest)] == each.size)
+    """Return the digests of those layers that the store has, in full size."""
+    keys = {Layout.layer(layer.digest) for layer in layers}
+    sizes = dict(zip(keys, map_concurrently(store.size, keys), strict=True))
+    return frozenset(layer.digest for layer in layers if sizes[Layout.layer(layer.digest)] == layer.size)
 
 
 def require_layers(store: Store, layers: Collection[Layer]) -> None:
-    """Raises LayersPruned unless all of the layers are there, in full size."""
-    there = stored_layers(store, layers)
-    gone = len({layer.digest for layer in layers if layer.digest not in there})
-    if gone:
-        raise LayersPruned(store.url, gone)
+    """Raise LayersPruned unless the store has all of the layers, in full size."""
+    missing = {layer.digest for layer in layers} - stored_layers(store, layers)
+    if missing:
+        raise LayersPruned(store.url, len(missing))
 
 
 def known_layers(store: Store) -> dict[str, StoredLayer]:
-    """The layers, by diff_id, that the current snapshots of the store name.
-
-    Snapshots are read for just that, and what cannot be read is passed over.
-    """
+    """Return the layers of all current snapshots in the store, by diff_id. What cannot be read is skipped."""
     pages: list[Page] = []
     for name in environment_names(store):
         with suppress(SnapperError):
             pages += read_manifest(store, read_ref(store, name).ref.current).layers
     return {
         layer.diff_id: StoredLayer(layer.digest, layer.size)
-        for _, found in iter_layer_pages(store, pages)
-        if not isinstance(found, SnapperError)
-        for layer in found
+        for _, layers in iter_layer_pages(store, pages)
+        if not isinstance(layers, SnapperError)
+        for layer in layers
     }
 
 
 def write_snapshot(store: Store, snapshot: EncodedSnapshot) -> int:
-    """Writes the snapshot, whose layers and pages are there; how many bytes that added to the store."""
+    """Write the snapshot's manifest; return how many bytes that added to the store. Its layers and pages must exist."""
     written = store.put(Layout.snapshot(snapshot.digest), snapshot.document)
     return len(snapshot.document) if written else 0

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from snapper.errors import (
-    NotInStore,
-    UsageError,
-)
+from snapper.errors import NotInStore, UsageError
 from snapper.format.model import Ref, is_valid_name
 from snapper.repository.refs import lineage, read_ref
 from snapper.store import Store
 
-_SHORTEST_ID = 4
+_MIN_PREFIX = 4
+_PREFIX = re.compile(rf"[0-9a-f]{{{_MIN_PREFIX},}}")
 
-
+#: How many of the latest snapshots an error lists.
 _LISTED = 5
 
 
 @dataclass(frozen=True)
 class SnapshotSpec:
-    """What the user wrote: `ENV` or `ENV@SNAPSHOT`, where SNAPSHOT is a tag, the beginning of an id, or `~N`."""
+    """`ENV` or `ENV@SNAPSHOT` as the user wrote it, where SNAPSHOT is a tag, the beginning of an id, or `~N`."""
 
     environment: str
     snapshot: str = ""
 
     @classmethod
     def parse(cls, text: str) -> SnapshotSpec:
-        """Raises UsageError for a name that no environment can have."""
+        """Raise UsageError if the environment's name is invalid."""
         name, _, snapshot = text.partition("@")
         check_environment_name(name)
         return cls(name, snapshot)
@@ -37,8 +36,15 @@ class SnapshotSpec:
         return f"{self.environment}@{self.snapshot}" if self.snapshot else self.environment
 
 
+class ResolvedSpec(NamedTuple):
+    """An environment's ref, and the id of the snapshot that a spec names."""
+
+    ref: Ref
+    snapshot_id: str
+
+
 def check_environment_name(name: str, advice: str = "") -> str:
-    """The name itself; raises UsageError where no environment can have it."""
+    """Return the name; raise UsageError if it is not a valid name of an environment."""
     if not is_valid_name(name):
         advice = advice or ("Give a directory with --prefix." if "/" in name else "")
         rule = "Use letters, digits, '_', '.', '+' and '-', at most 128 characters, starting with a letter or digit."
@@ -46,33 +52,34 @@ def check_environment_name(name: str, advice: str = "") -> str:
     return name
 
 
-def resolve_spec(store: Store, reference: SnapshotSpec) -> tuple[Ref, str]:
-    """The environment and the id of the snapshot that a reference means; raises NotInStore, UsageError."""
-    found = read_ref(store, reference.environment).ref
-    return found, resolve_in_ref(found, reference, store)
+def resolve_spec(store: Store, spec: SnapshotSpec) -> ResolvedSpec:
+    """Read the environment's ref and find the snapshot in it. Raise NotInStore, UsageError, Corrupted."""
+    ref = read_ref(store, spec.environment).ref
+    return ResolvedSpec(ref, resolve_in_ref(ref, spec, store))
 
 
-def resolve_in_ref(found: Ref, reference: SnapshotSpec, store: Store) -> str:
-    """The id of the snapshot that a reference means in its environment; raises NotInStore, UsageError."""
-    wanted = reference.snapshot
-    if not wanted:
-        return found.current
-    if wanted in found.tags:
-        return found.tags[wanted]
-    ids = [entry.snapshot for entry in found.history]
-    latest = tuple(dict.fromkeys(digest[:12] for digest in reversed(ids)))[:_LISTED]
-    known = (*found.tags, *latest)
-    back = re.fullmatch(r"~(\d{1,9})", wanted)
-    if back:
-        before = lineage(found)
-        if int(back[1]) < len(before):
-            return before[-1 - int(back[1])]
-        count = len(before) - 1
-        raise NotInStore(f"{reference} (snapshots before the current one: {count})", store.url, known)
-    if len(wanted) >= _SHORTEST_ID and re.fullmatch(r"[0-9a-f]+", wanted):
-        matches = {digest for digest in (*ids, *found.tags.values()) if digest.startswith(wanted)}
+def resolve_in_ref(ref: Ref, spec: SnapshotSpec, store: Store) -> str:
+    """Return the id of the snapshot that the spec names in its environment; raise NotInStore, UsageError."""
+    snapshot = spec.snapshot
+    if not snapshot:
+        return ref.current
+    if snapshot in ref.tags:
+        return ref.tags[snapshot]
+    ids = [entry.snapshot for entry in ref.history]
+    latest = tuple(dict.fromkeys(snapshot_id[:12] for snapshot_id in reversed(ids)))[:_LISTED]
+    known = (*ref.tags, *latest)
+    steps_back = re.fullmatch(r"~(\d{1,9})", snapshot)
+    if steps_back:
+        line = lineage(ref)
+        if int(steps_back[1]) < len(line):
+            return line[-1 - int(steps_back[1])]
+        raise NotInStore(f"{spec} (snapshots before the current one: {len(line) - 1})", store.url, known)
+    if _PREFIX.fullmatch(snapshot):
+        matches = {
+            snapshot_id for snapshot_id in (*ids, *ref.tags.values()) if snapshot_id.startswith(snapshot)
+        }
         if len(matches) == 1:
             return matches.pop()
         if matches:
-            raise UsageError(f"{reference} matches {len(matches)} snapshots", "Give more digits of the id.")
-    raise NotInStore(f"snapshot {str(reference)!r}", store.url, known, wanted)
+            raise UsageError(f"{spec} matches {len(matches)} snapshots", "Give more digits of the id.")
+    raise NotInStore(f"snapshot {str(spec)!r}", store.url, known, snapshot)

@@ -14,6 +14,13 @@ class VersionMismatch(Exception):
     """The object is not at the version that the caller expected; nothing was written."""
 
 
+class VersionedObject(NamedTuple):
+    """A mutable object as it was read, and the version that it is replaced by."""
+
+    data: bytes
+    version: str
+
+
 class ObjectInfo(NamedTuple):
     """An object in a listing: its size in bytes, and when it was last written, in seconds since 1970 by the store's
     clock.
@@ -37,7 +44,7 @@ class Store(Protocol):
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         """Return the whole object. Raise NotInStore, or ObjectTooLarge if it has more than `limit` bytes."""
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
+    def read_versioned(self, key: str) -> VersionedObject:
         """Return the whole object and its version. Raise NotInStore, ObjectTooLarge."""
 
     def size(self, key: str) -> int | None:

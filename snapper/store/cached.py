@@ -23,7 +23,7 @@ from typing import NamedTuple, TypeVar
 from snapper.errors import NotInStore, SnapperError, StoreUnreachable
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import ObjectInfo, Store
+from snapper.store.base import ObjectInfo, Store, VersionedObject
 from snapper.store.local import LocalStore
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class CachedStore:
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         digest = Layout.digest_of(key)
         if not digest:
-            return self._read_mutable(key, lambda: (self.origin.read(key, limit), ""))[0]
+            return self._read_mutable(key, lambda: VersionedObject(self.origin.read(key, limit), "")).data
         data = self._cached(key, digest, limit)
         logger.debug("cache %s: %s", "miss" if data is None else "hit", key)
         if data is None:
@@ -100,7 +100,7 @@ class CachedStore:
                 self._cache(key, data)
         return data
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
+    def read_versioned(self, key: str) -> VersionedObject:
         return self._read_mutable(key, lambda: self.origin.read_versioned(key))
 
     def size(self, key: str) -> int | None:
@@ -168,23 +168,23 @@ class CachedStore:
             self._unreachable = error
             raise
 
-    def _read_mutable(self, key: str, request: Callable[[], tuple[bytes, str]]) -> tuple[bytes, str]:
+    def _read_mutable(self, key: str, request: Callable[[], VersionedObject]) -> VersionedObject:
         """Read a mutable object and its version from the origin; if that is offline, return the object as it was last
         read, and no version.
         """
         try:
-            data, version = self._ask(request)
+            current = self._ask(request)
         except NotInStore:
             self._forget(key)
             raise
         except StoreUnreachable as error:
             try:
-                return self._local.read(key), ""
+                return VersionedObject(self._local.read(key), "")
             except SnapperError:
                 raise _not_cached(error) from None
         if key == Layout.MARKER or key.startswith(Layout.REFS):
-            self._write(key, data)
-        return data, version
+            self._write(key, current.data)
+        return current
 
     def _cached(self, key: str, digest: str, limit: int) -> bytes | None:
         """Return the immutable object if the cache has it intact, and mark it as used."""

@@ -29,7 +29,7 @@ from snapper.format.model import LARGEST_OBJECT
 from snapper.fs.atomic import atomic_write, remove_leftovers, sync_directory
 from snapper.fs.errors import is_disk_full
 from snapper.fs.locks import locked_directory, locked_file
-from snapper.store.base import DirectStore, ObjectInfo, VersionMismatch
+from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -50,9 +50,9 @@ class LocalStore(DirectStore):
                 raise ObjectTooLarge(f"{key} in {self.url}")
             return file.readall()
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
+    def read_versioned(self, key: str) -> VersionedObject:
         data = self.read(key)
-        return data, _version(data)
+        return VersionedObject(data, _version(data))
 
     def size(self, key: str) -> int | None:
         with self._mapped_errors(key, "inspect"):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from botocore.exceptions import ClientError
 
 from snapper.errors import ObjectTooLarge
+from snapper.store.base import VersionedObject
 from snapper.store.s3.errors import CONNECTION_ERRORS, NotS3, etag_of, status_of
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def read(client: Any, request: dict[str, Any], limit: int) -> bytes:
     return buffer.getvalue()  # shares the buffer's memory
 
 
-def read_verified(client: Any, request: dict[str, Any], limit: int) -> tuple[bytes, str]:
+def read_verified(client: Any, request: dict[str, Any], limit: int) -> VersionedObject:
     """Return a small mutable object, verified against the checksum that S3 has of it, and its ETag."""
     failures = 0
     while True:
@@ -65,7 +66,7 @@ def read_verified(client: Any, request: dict[str, Any], limit: int) -> tuple[byt
             raise _too_large(request)
         try:
             with closing(response.body) as body:
-                return body.read(), response.etag
+                return VersionedObject(body.read(), response.etag)
         except CONNECTION_ERRORS:
             failures += 1
             if failures == _MAX_FAILURES:

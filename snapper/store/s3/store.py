@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from snapper.errors import NotInStore
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import DirectStore, ObjectInfo, VersionMismatch
+from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
 from snapper.store.s3 import download
 from snapper.store.s3.client import client_for
 from snapper.store.s3.errors import code_of, etag_of, mapped_errors, status_of, was_retried
@@ -64,9 +64,9 @@ class S3Store(DirectStore):
         with mapped_errors(self.location, key, "read"):
             if Layout.digest_of(key):
                 return download.read(self._client, self._object(key), limit)
-            return download.read_verified(self._client, self._object(key), limit)[0]
+            return download.read_verified(self._client, self._object(key), limit).data
 
-    def read_versioned(self, key: str) -> tuple[bytes, str]:
+    def read_versioned(self, key: str) -> VersionedObject:
         with mapped_errors(self.location, key, "read"):
             return download.read_verified(self._client, self._object(key), LARGEST_OBJECT)
 
