@@ -276,7 +276,7 @@ class Interrupted:
 @pytest.fixture
 def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Interrupted]]:
     """Makes a store with a removed environment, `old`, whose layers another, `new`, is about to count on."""
-    monkeypatch.setattr(locks, "_PATIENCE", 0)
+    monkeypatch.setattr(locks, "_MAX_WAIT", 0)
     prefix = make_data(tmp_path / "data")
     pristine = tmp_path / "pristine"
     store = open_store(str(pristine), create=True)
@@ -500,7 +500,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     machine.run_json("prune", "--grace", "0s", "--yes")
     assert not intent.exists()
 
-    monkeypatch.setattr(locks, "_PATIENCE", 0)
+    monkeypatch.setattr(locks, "_MAX_WAIT", 0)
     lock = write_lock(machine.store, "prune", **changes)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("new")
@@ -574,7 +574,7 @@ def test_a_prune_that_lost_its_lock_removes_nothing_more(
         with pytest.raises(StoreLocked), prune_lock(store):
             pass
         lock.check()
-        monkeypatch.setattr(locks, "_RENEW", -1)
+        monkeypatch.setattr(locks, "_RENEW_INTERVAL", -1)
         before = (machine.store / "locks" / "prune.json").stat().st_mtime_ns
         lock.check()
         assert (machine.store / "locks" / "prune.json").stat().st_mtime_ns > before

@@ -82,7 +82,7 @@ class Intent:
     store: Store
     key: str
     data: bytes
-    created: float = field(default_factory=boottime)
+    created: float
     _declared: bool = field(default=False, init=False, repr=False)
 
     def declare(self) -> None:
@@ -102,7 +102,7 @@ class Intent:
 @contextmanager
 def pack_intent(store: Store) -> Iterator[Intent]:
     """Give an intent for one pack, and delete it at the end if it was declared."""
-    intent = Intent(store, Layout.new_intent(), canonical.encode(_new_lock("pack")))
+    intent = Intent(store, Layout.new_intent(), canonical.encode(_new_lock("pack")), boottime())
     try:
         yield intent
     finally:
