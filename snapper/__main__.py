@@ -1,4 +1,4 @@
-"""`python -m snapper` is `snapper`."""
+"""Run the command line: `python -m snapper` is the same as `snapper`."""
 
 from snapper.cli import main
 

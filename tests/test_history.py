@@ -471,7 +471,7 @@ def test_a_rollback_that_the_store_refuses_says_what_was_done(machine: Machine) 
         (machine.store / top).chmod(0o555)
     said = user.snapper("doctor", "--store", machine.store).out
     assert "yes" not in [
-        line.rpartition(" ")[2] for line in said.splitlines() if "add" in line or "move" in line
+        line.rpartition(" ")[2] for line in said.splitlines() if "add" in line or "update" in line
     ]
     for top in ("layers", "pages", "environments", "locks"):
         (machine.store / top).chmod(0o755)

@@ -500,13 +500,15 @@ def test_doctor_reports_each_permission(
         assert outcome.code in (0, 3), outcome
         return [finding["detail"] for finding in outcome.json["findings"]]
 
-    assert f"this user can be an administrator of {url}" in details_for("admin", url)
-    assert f"this user can be an administrator of {directory}" in details_for("admin", str(directory))
+    assert f"this user has the rights of an administrator on {url}" in details_for("admin", url)
+    assert f"this user has the rights of an administrator on {directory}" in details_for(
+        "admin", str(directory)
+    )
     details = details_for("reader", url)
-    assert f"this user can be a reader of {url}" in details
+    assert f"this user has the rights of a reader on {url}" in details
     assert any("s3:PutObject" in detail for detail in details)
     assert any("s3:ListBucket" in detail for detail in details_for("blind", url))
-    assert f"this user can be an administrator of {url}/new" in details_for("admin", f"{url}/new")
+    assert f"this user has the rights of an administrator on {url}/new" in details_for("admin", f"{url}/new")
     assert any("s3:PutObject" in detail for detail in details_for("reader", f"{url}/newer"))
     assert any("every restore reads everything from S3" in detail for detail in details)
     prefix = url.removeprefix(f"s3://{s3_server.bucket}/")

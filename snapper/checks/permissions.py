@@ -42,7 +42,7 @@ def check_permissions(store: Store) -> Iterator[Finding]:
             _Trial("add and change", "nothing can be packed", lambda: _write(store, key)),
             _Trial("add layers", "nothing new can be packed", lambda: _add_layer(store)),
             _Trial("add pages", "nothing new can be packed", lambda: _add_page(store)),
-            _Trial("move environments", "nothing can be packed", lambda: _move(store)),
+            _Trial("update environments", "nothing can be packed", lambda: _move(store)),
         ),
         "administrator": (_Trial("delete layers", "nothing can be pruned", lambda: _delete(store)),),
     }
