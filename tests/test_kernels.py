@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from scripts.maker import make
 from snapper import kernels
 from snapper.format.model import Kernel
 from snapper.kernels import launcher
+from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice
+from snapper.process.identity import process_start_time
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
@@ -228,6 +231,22 @@ def test_environment_without_a_kernel_gets_a_hint(machine: Machine) -> None:
     (machine.envs / "data/conda-meta/r-base-4.4.2-h123_0.json").write_text("{}")
     assert kernels.install_hint(machine.envs / "data") == "conda install -n data r-irkernel"
     assert machine.snapper("kernels", "register", "data").code == 3
+
+
+def test_waiting_file_keeps_its_format(home: Path) -> None:
+    """Launchers that earlier versions registered read it line by line."""
+    notice = WaitingNotice(
+        "restoring", os.getpid(), process_start_time(os.getpid()), "41%\nof 3 MB", "/the/log"
+    )
+    write_notice("work", notice)
+    process = f"{os.getpid()} {process_start_time(os.getpid())}"
+    assert waiting_file("work").read_text() == f"restoring\n{process}\n41% of 3 MB\n/the/log\n"
+    assert is_being_restored("work")
+    write_notice("work", replace(notice, condition="failed"))
+    assert not is_being_restored("work")
+    waiting_file("work").write_text("restoring\n")
+    assert read_notice("work") is None
+    assert not is_being_restored("work")
 
 
 # --- the launcher -----------------------------------------------------------------------------------------
