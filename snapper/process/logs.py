@@ -61,7 +61,9 @@ class LogFile(io.TextIOBase):
 
     def _write_lines(self, lines: list[str]) -> None:
         start = f"{time.strftime(_TIME, time.gmtime())}Z {os.getpid()} "
-        data = "".join(f"{start}{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        data = "".join(f"{start}{escape_controls(line)}\n" for line in lines).encode(
+            "utf-8", "backslashreplace"
+        )
         with suppress(OSError):
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -73,13 +75,27 @@ def configure_logging(level: int) -> None:
     Replaces what an earlier call has set up.
     """
     logger.setLevel(level)
+    logger.propagate = False
     for handler in [handler for handler in logger.handlers if isinstance(handler, _StderrHandler)]:
         logger.removeHandler(handler)
     logger.addHandler(_StderrHandler())
 
 
+def escape_controls(text: str) -> str:
+    """Return the text with everything escaped that is not a printable character, such as terminal sequences."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to the current `sys.stderr`: with time and PID, unless this is a log file, which adds them itself."""
+    """Writes to the current `sys.stderr`: with time and PID, unless this is a log file, which adds them itself.
+
+    Errors, such as a full disk, are ignored.
+    """
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -93,7 +109,10 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         formatter = self._short if isinstance(sys.stderr, LogFile) else self._long
-        return formatter.format(record)
+        return "\n".join(map(escape_controls, formatter.format(record).split("\n")))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
+        """Drop the record."""
 
 
 def _open_for_appending(path: Path) -> int:
