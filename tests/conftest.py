@@ -29,6 +29,7 @@ _PIP_SETTINGS = [Path.home() / name for name in (".config/pip/pip.conf", ".pip/p
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="Run the longer form of the tests that have one.")
+    parser.addoption("--update-golden", action="store_true", help="Record current output in tests/golden.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,6 +84,7 @@ class Machine:
         """Run `snapper` to completion; fail if it prints a traceback."""
         done = run(self.command(*arguments), {**self.variables, **variables}, self.home)
         assert "Traceback" not in done.stderr, done.stderr
+        assert "unexpected error: " not in done.stderr + done.stdout, done
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def run_json(self, *arguments: object, **variables: str) -> Any:
@@ -210,6 +212,20 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return top / recipe
 
     return prefix
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with the one recorded in tests/golden; `pytest --update-golden` records it."""
+    directory = Path(__file__).parent / "golden"
+
+    def check(name: str, text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            directory.mkdir(exist_ok=True)
+            (directory / name).write_text(text, encoding="utf-8")
+        assert text == (directory / name).read_text(encoding="utf-8"), "pytest --update-golden records it"
+
+    return check
 
 
 @pytest.fixture

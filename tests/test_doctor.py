@@ -35,7 +35,7 @@ def test_healthy_machine_has_no_problems(machine: Machine) -> None:
     found = findings(machine, code=0)
     assert "1 environment" in found["Store"][0]["detail"]
     assert {finding["level"] for titled in found.values() for finding in titled} <= {"good", "note"}
-    assert machine.snapper("doctor").out.endswith("Nothing is wrong.\n")
+    assert machine.snapper("doctor").out.endswith("No problems found.\n")
 
 
 def test_problems_of_environments_kernels_and_scripts(machine: Machine) -> None:

@@ -374,7 +374,7 @@ def test_interrupted_it_leaves_nothing(number: int, stocked: Machine, tmp_path: 
 def test_what_people_and_programs_are_told(stocked: Machine, stock: Stock) -> None:
     outcome = stocked.snapper("export", f"odd@{stock.snapshot[:8]}", "-o", "relative.tgz")
     assert outcome.code == 0, outcome
-    assert f"odd@{stock.snapshot[:12]} is exported: {stocked.home}/relative.tgz" in outcome.out
+    assert f"Exported odd@{stock.snapshot[:12]} to {stocked.home}/relative.tgz" in outcome.out
     assert "conda-unpack" in outcome.out
     document = stocked.run_json("export", "odd", "-o", "other.tar")
     assert document["snapshot"] == stock.snapshot

@@ -246,7 +246,7 @@ def test_restoring_an_environment_already_in_place_does_nothing(
     before = {path: path.lstat().st_mtime_ns for path in machine.envs.rglob("*")}
     outcome = machine.snapper("restore", "tools", "--envs-dir", machine.envs)
     assert outcome.code == 0
-    assert "is there already" in outcome.out
+    assert "is already in place" in outcome.out
     assert {path: path.lstat().st_mtime_ns for path in machine.envs.rglob("*")} == before
 
 

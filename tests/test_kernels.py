@@ -227,7 +227,7 @@ def test_environment_without_a_kernel_gets_a_hint(machine: Machine) -> None:
     shutil.rmtree(machine.envs / "data")
     outcome = machine.snapper("restore", "--all")
     assert outcome.code == 0
-    assert "no kernel: it has none. Add one with: conda install -n data ipykernel" in outcome.out
+    assert "no kernel found. Install one with: conda install -n data ipykernel" in outcome.out
     (machine.envs / "data/conda-meta/r-base-4.4.2-h123_0.json").write_text("{}")
     assert kernels.install_hint(machine.envs / "data") == "conda install -n data r-irkernel"
     assert machine.snapper("kernels", "register", "data").code == 3

@@ -269,8 +269,8 @@ def launch(instance: Instance, name: str, *arguments: str) -> str:
 def test_on_start_restores_environments_with_kernels(instance: Instance) -> None:
     """A second start changes nothing, and takes less than two seconds."""
     output, _ = instance.start()
-    assert "2 restored, 0 already there, 0 failed; 2 kernels" in output
-    assert "2 restored, 0 already there, 0 failed; 2 kernels" in instance.log
+    assert "2 restored, 0 already in place, 0 failed; 2 kernels" in output
+    assert "2 restored, 0 already in place, 0 failed; 2 kernels" in instance.log
     owners = {
         path.owner() for top in (instance.envs / "work", instance.envs / "data") for path in top.rglob("*")
     }
@@ -288,7 +288,7 @@ def test_on_start_restores_environments_with_kernels(instance: Instance) -> None
     while min(times, default=9.0) >= 2 and len(times) < 5:  # the machine may be busy
         output, seconds = instance.start()
         times.append(seconds)
-        assert "0 restored, 2 already there, 0 failed" in output
+        assert "0 restored, 2 already in place, 0 failed" in output
         assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
     assert min(times) < 2, times
 

@@ -139,7 +139,7 @@ def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, li
     assert [each["snapshot"] for each in found["dropped"]] == ids[:2]
     assert {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")} == before
     shown = machine.snapper("prune", "--keep-last", 2).out
-    assert "With --yes, this goes out of histories at once, and 2 snapshots and 2 layers" in shown
+    assert "drop 2 history entries, remove 0 tags, and delete 2 snapshots and 2 layers" in shown
     done = machine.run_json("prune", "--keep-last", 2, "--yes")
     assert {**done, "dry": True} == found
     assert sorted(done["snapshots"]) == sorted(ids[:2])
@@ -195,8 +195,8 @@ def test_what_a_history_loses_is_named(packed: tuple[Machine, list[str]]) -> Non
     for yes in ((), ("--yes",)):
         outcome = machine.snapper("prune", "--keep-last", 1, "--keep-tag", "st*", *yes)
         assert outcome.code == 0
-        assert f"out of the history: data@{ids[1][:12]}" in outcome.out
-        assert f"tag not kept: data@first, which is {ids[1][:12]}" in outcome.out
+        assert f"history entry data@{ids[1][:12]}" in outcome.out
+        assert f"tag data@first ({ids[1][:12]})" in outcome.out
         assert "stable" not in outcome.out
     assert machine.run_json("list")["environments"][0]["tags"] == {"stable": ids[0]}
 

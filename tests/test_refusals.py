@@ -686,7 +686,7 @@ def test_one_damaged_environment_does_not_keep_the_others_away(stocked: Machine)
     assert prefix.is_dir()
     plain = stocked.snapper("restore", "--all", "--envs-dir", stocked.envs)
     assert plain.code == 12
-    assert "1 already there, 1 failed" in plain.out
+    assert "1 already in place, 1 failed" in plain.out
 
 
 # --- restore: this machine --------------------------------------------------------------------------------

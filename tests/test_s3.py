@@ -234,7 +234,7 @@ def test_offline_restore_uses_the_latest_snapshot_that_is_fully_cached(
     assert restore_offline() == {"present": False, **older}
     assert not (target / "notes.txt").exists()
     shown = two.with_variables(**OFFLINE).snapper("restore", "--all", "--envs-dir", two.envs).err
-    assert f"of the current snapshot, {second['snapshot'][:12]}, the cache has not all" in shown
+    assert f"the current one, {second['snapshot'][:12]}, is not completely cached" in shown
     refused = two.with_variables(**OFFLINE).expect_error(
         13, "restore", "work@~0", "--prefix", tmp_path / "named"
     )
@@ -328,7 +328,7 @@ def test_offline_commands_say_that_they_show_the_cache(
         assert outcome.json["store_last_seen"], command
         shown = offline.snapper(*command)
         assert shown.code == 3, shown
-        assert "cannot be reached: this is as it was at" in shown.err, shown
+        assert "cannot be reached; showing the cache of" in shown.err, shown
         assert "store_last_seen" not in one.run_json(*command)
     findings = offline.snapper("doctor", "--json").json["findings"]
     (finding,) = (finding for finding in findings if finding["title"] == "Store")

@@ -315,7 +315,7 @@ def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> N
         "share/textdata/read only.txt": "mode",
         "two": "target",
     }
-    assert "other contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", there).out
+    assert "different contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", there).out
     shutil.rmtree(there / ".snapper")
     assert machine.expect_error(2, "verify", "--prefix", there)["type"] == "UsageError"
     assert len(machine.snapper("verify", "data@~0", "--prefix", there, "--json").json["different"]) == 9

@@ -15,24 +15,24 @@ from typing import ClassVar
 from snapper.process.signals import TERMINATION_SIGNALS
 
 
-class Command:
-    """The command that runs: when it `began`, by the monotonic clock."""
+class Invocation:
+    """The running command: its start time, by the monotonic clock."""
 
-    began: ClassVar[float] = time.monotonic()
+    started: ClassVar[float] = time.monotonic()
 
 
 def main() -> None:
-    """Runs the command line and exits with the documented code."""
-    Command.began = time.monotonic()
-    gc.set_threshold(1_000_000)  # an environment is some hundred thousand tuples, and no cycles
+    """Run the command line and exit with the documented code."""
+    Invocation.started = time.monotonic()
+    gc.set_threshold(1_000_000)  # an environment is hundreds of thousands of tuples without reference cycles
     for stream, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, stream) is None:  # closed by whoever started us: nothing else may take its descriptor
-            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+        if getattr(sys, stream) is None:  # closed by the caller: no other file may take its descriptor
+            setattr(sys, stream, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until exit
     for number in TERMINATION_SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _Interrupt())
     if os.path.expanduser("~") == "~":
-        os.environ["HOME"] = "/"  # as login(1) has it for users without a home
+        os.environ["HOME"] = "/"  # like login(1) for users without a home
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -45,15 +45,19 @@ def main() -> None:
 
         output.print_error(Interrupted(), as_json="--json" in sys.argv)
         code = Interrupted.code
+    except Exception as error:
+        from snapper.cli import crash
+
+        code = crash.report(error, as_json="--json" in sys.argv)
     for number in TERMINATION_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # nothing is left to interrupt but Python's own end
-    gc.freeze()  # nothing that is left need be looked through before it is let go of
+        signal.signal(number, signal.SIG_IGN)  # only Python's own shutdown is left
+    gc.freeze()  # skip the last collection
     sys.exit(code)
 
 
 class _Interrupt:
-    """What a signal does. Those that follow in the same second are taken for the same: timeout(1) and programs
-    that pass Ctrl-C on send two, and the second must not cut off what the first has set going.
+    """Raise KeyboardInterrupt for a signal, and ignore those of the following second: timeout(1) and programs that
+    forward Ctrl-C send two, and the second must not interrupt the cleanup that the first has started.
     """
 
     last: ClassVar[float] = -math.inf

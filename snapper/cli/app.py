@@ -1,19 +1,23 @@
-"""The command line as a whole: its commands, and what becomes of errors.
+"""The command line as a whole: its commands, and how errors are reported.
 
-Each command is a module beside this one. What it needs beyond parsing, it imports when it runs.
+Each command is a module of this package. Modules import what they need beyond parsing only when a command runs.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
+from snapper.cli import help, logs
+from snapper.cli.options import with_general_options
 from snapper.cli.render import output
 from snapper.errors import (
     ExitCode,
@@ -22,52 +26,48 @@ from snapper.errors import (
     SnapperError,
     UnsupportedPlatform,
     UsageError,
+    suggest_name,
 )
 from snapper.version import __version__
 
-#: The commands, and where each is: a module beside this one, and a function or a typer of commands in it.
-_COMMANDS = {
-    "pack": ("pack", "pack"),
-    "restore": ("restore", "restore"),
+#: The commands in the sections of `snapper --help`.
+SECTIONS = {
+    "Everyday commands": ("pack", "restore", "list", "status"),
+    "History": ("log", "show", "diff", "rollback", "tag", "remove"),
+    "Sharing": ("push", "pull", "export", "import"),
+    "Store maintenance": ("verify", "prune"),
+    "This machine": ("kernels", "lifecycle", "doctor", "config"),
+}
+
+#: Where commands are defined if not in the module and function of their name: a function, or a typer of subcommands.
+_DEFINED = {
     "list": ("list", "list_"),
-    "show": ("show", "show"),
-    "log": ("log", "log"),
-    "diff": ("diff", "diff"),
-    "status": ("status", "status"),
-    "rollback": ("rollback", "rollback"),
-    "tag": ("tag", "tag"),
-    "remove": ("remove", "remove"),
-    "verify": ("verify", "verify"),
-    "prune": ("prune", "prune"),
-    "push": ("push", "push"),
-    "pull": ("pull", "pull"),
-    "export": ("export", "export"),
     "import": ("import_", "import_"),
-    "lifecycle": ("lifecycle", "lifecycle"),
-    "doctor": ("doctor", "doctor"),
     "kernels": ("kernels", "app"),
     "config": ("config", "app"),
 }
 
-#: The options that name a place.
-_PLACES = ("--store", "--from", "--to", "--prefix", "-p", "--envs-dir", "--output", "-o", "--data")
+#: Options whose value is a location, which must not be empty.
+_LOCATIONS = ("--store", "--from", "--to", "--prefix", "-p", "--envs-dir", "--output", "-o", "--data")
 
-#: click's UsageError, wherever the installed typer has its click from.
+#: click's UsageError, of the click that the installed typer uses.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command line; returns the exit code. No error but a bug of ours leaves a traceback."""
+    """Run one command line and return the exit code. Unexpected exceptions are raised."""
     as_json = "--json" in arguments
     try:
+        logs.set_up()
         if sys.platform == "win32":
             raise UnsupportedPlatform("Windows")
+        _check_arguments(arguments)
         arguments = [
-            "--data=all" if each == "--data" else each for each in arguments
+            "--data=all" if word == "--data" else word for word in arguments
         ]  # its value is optional
-        _check_places(arguments)
-        code = int(_app(arguments)(arguments, standalone_mode=False) or 0)
-        if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and says nothing
+        app = make_app(arguments)
+        code = int(app(arguments, prog_name="snapper", standalone_mode=False) or 0)
+        if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and reports nothing
             raise Interrupted
         sys.stdout.flush()
         return code
@@ -76,50 +76,55 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _report(Interrupted(), as_json)
     except _ParsingError as error:
-        return _report(_misuse(error), as_json)
+        return _report(_usage_error(error), as_json)
     except BrokenPipeError:
-        _silence()
+        _discard_output()
         return ExitCode.FAILED
     except OSError as error:
-        _silence()
+        _discard_output()
         on_output = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         where = str(error.filename or ("standard output" if on_output else "the operating system"))
-        return _report(
-            FileOperationFailed(where, error.strerror or str(error)), as_json and bool(error.filename)
-        )
+        failure = FileOperationFailed(where, error.strerror or str(error))
+        return _report(failure, as_json and bool(error.filename))
 
 
-def _check_places(arguments: list[str]) -> None:
-    """Raises UsageError for an option whose place or part is empty: it would be as if it had not been given."""
-    for option, value in zip_longest(arguments, arguments[1:]):
-        name = option[:-1] if option.endswith("=") else option
-        if name in _PLACES and (value == "" or name != option):
-            raise UsageError(
-                f"{name} is empty", "Is a variable not set? Say what is meant, or leave the option out."
-            )
+def make_app(arguments: list[str]) -> typer.Typer:
+    """Return the command line with the command that the arguments begin with, or else with all commands.
+
+    Importing and building all of them takes longer than running many a command.
+    """
+    app = typer.Typer(
+        name="snapper",
+        cls=_Snapper,
+        help=_DESCRIPTION,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(with_general_options(_without_command))
+    names = [name for section in SECTIONS.values() for name in section]
+    first = arguments[0] if arguments else ""
+    for name in [first] if first in names else names:
+        module, attribute = _DEFINED.get(name, (name, name))
+        command = getattr(import_module(f"snapper.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name=name, cls=help.Command)(with_general_options(command))
+    return app
 
 
-def _silence() -> None:
-    """Lets what is still to be written to standard output go nowhere, so that Python does not try at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+_DESCRIPTION = """Save conda environments to a store and restore them with their Jupyter kernels.
+
+Examples:
+    snapper pack myenv          save an environment
+    snapper restore --all       restore all environments, for example at every start
+    snapper status              compare environments on this machine with the store
+"""
 
 
-def _misuse(error: Exception) -> UsageError:
-    """What click says of a command line that it cannot parse."""
-    text: str = getattr(error, "format_message", error.__str__)()
-    message = " ".join(text.split()).replace(": Value error, ", ": ")  # which pydantic puts before it
-    context = getattr(error, "ctx", None)
-    names: list[str] = []
-    while context is not None and context.parent is not None:
-        names.insert(0, context.info_name)
-        context = context.parent
-    command = " ".join(["snapper", *names])
-    return UsageError(message.rstrip("."), f"See: {command} --help.")
-
-
-def _report(error: SnapperError, as_json: bool) -> int:
-    output.print_error(error, as_json)
-    return error.code
+class _Snapper(help.Group):
+    sections: ClassVar[Mapping[str, Sequence[str]]] = SECTIONS
 
 
 def _print_version(wanted: bool) -> None:
@@ -128,33 +133,64 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _options(
+def _without_command(
     context: typer.Context,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
-def _app(arguments: list[str]) -> typer.Typer:
-    """All commands, or that one alone which the arguments begin with: making all takes longer than many a command."""
-    app = typer.Typer(
-        name="snapper",
-        help="Packs built conda environments into a store and brings them back, Jupyter kernels included.",
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    )
-    app.callback(invoke_without_command=True)(_options)
-    first = arguments[0] if arguments else ""
-    for name in [first] if first in _COMMANDS else _COMMANDS:
-        module, attribute = _COMMANDS[name]
-        command = getattr(import_module(f"snapper.cli.{module}"), attribute)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name=name)(command)
-    return app
+def _check_arguments(arguments: list[str]) -> None:
+    """Raise UsageError for a misspelled command, and for a location without a value: it would count as not given."""
+    known = [name for names in SECTIONS.values() for name in names]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
+        suggestion = suggest_name(arguments[0], known)
+        raise UsageError(f"no such command: {arguments[0]!r}", f"{suggestion}See: snapper --help.")
+    for option, value in zip_longest(arguments, arguments[1:]):
+        name = option[:-1] if option.endswith("=") else option
+        if name in _LOCATIONS and (value == "" or name != option):
+            raise UsageError(
+                f"{name} is empty", "Is a variable not set? Give a value, or leave the option out."
+            )
+
+
+def _usage_error(error: Exception) -> UsageError:
+    """Return click's error about a command line that it cannot parse, in words that do not depend on its version."""
+    context = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", "")
+    known = [name for param in context.command.params for name in param.opts] if context else []
+    names: list[str] = []
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    see = f"See: {' '.join(['snapper', *names])} --help."
+    if type(error).__name__ == "NoSuchOption":
+        return UsageError(f"no such option: {option}", suggest_name(option, known) + see)
+    text: str = getattr(error, "format_message", error.__str__)()
+    message = " ".join(text.split()).replace(": Value error, ", ": ")  # which pydantic adds
+    for pattern, replacement in _REWORDED:
+        message = pattern.sub(replacement, message)
+    message = message.rstrip(".")
+    return UsageError(message[:1].lower() + message[1:], see)
+
+
+#: How versions of typer differ in what they say about values.
+_REWORDED = (
+    (re.compile(r"Input should be a valid (integer|number).*"), r"not a valid \1"),
+    (re.compile(r"'[^']*' is not a valid (?:int|float)\w* range"), "not a valid number"),
+    (re.compile(r"Input should be (less|greater) than or equal to"), r"must be \1 than or equal to"),
+)
+
+
+def _report(error: SnapperError, as_json: bool) -> int:
+    output.print_error(error, as_json)
+    return error.code
+
+
+def _discard_output() -> None:
+    """Redirect stdout to /dev/null, so that Python does not fail when it flushes it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

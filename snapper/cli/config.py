@@ -1,4 +1,4 @@
-"""`snapper config`: what holds and where it comes from; changes to the file of settings."""
+"""`snapper config`: show settings and where they come from, and change the settings file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from snapper.cli.options import JsonOption
+from snapper.cli import help
+from snapper.cli.completion import complete_setting
+from snapper.cli.options import JsonOption, with_general_options
 from snapper.cli.render import output
 from snapper.errors import ExitCode, NotAStore, UsageError
 from snapper.format.canonical import to_jsonable
@@ -14,19 +16,40 @@ from snapper.settings.file import find_settings_file, writable_settings_file, wr
 from snapper.settings.keys import KEYS, OFF, Value, check_key, parse_value
 from snapper.settings.resolution import Setting, explain_setting, explain_settings, variable_name
 
-app = typer.Typer(help="Show and change settings.", rich_markup_mode=None, add_completion=False)
+app = typer.Typer(
+    help="""Show and change settings.
 
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="The setting's name.")]
+Precedence: option of a command, environment variable, settings file, default.
+
+Examples:
+    snapper config
+    snapper config set store s3://bucket/envs
+    snapper config get store
+""",
+    cls=help.Group,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+KeyArgument = Annotated[
+    str, typer.Argument(metavar="KEY", help="Name of the setting.", autocompletion=complete_setting)
+]
 
 
 @app.callback(invoke_without_command=True)
+@with_general_options
 def _default(context: typer.Context, as_json: JsonOption = False) -> int:
     return show(as_json) if context.invoked_subcommand is None else 0
 
 
-@app.command()
+@app.command(cls=help.Command)
+@with_general_options
 def show(as_json: JsonOption = False) -> int:
-    """Show all settings, their origins, and what is wrong."""
+    """Show all settings, where they come from, and invalid ones.
+
+    Examples:
+        snapper config show
+    """
     found = explain_settings()
     code = found.wrong[0].code if found.wrong else ExitCode.DONE
     if as_json:
@@ -48,19 +71,30 @@ def show(as_json: JsonOption = False) -> int:
     return code
 
 
-@app.command()
+@app.command(cls=help.Command)
+@with_general_options
 def get(key: KeyArgument, as_json: JsonOption = False) -> None:
-    """Print the value of one setting; several on lines of their own."""
+    """Print the value of one setting, one line per value.
+
+    Examples:
+        snapper config get store
+    """
     _say(explain_setting(key), as_json)
 
 
-@app.command(name="set")
+@app.command(name="set", cls=help.Command)
+@with_general_options
 def set_(
     key: KeyArgument,
-    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Its value, or its values.")],
+    values: Annotated[list[str], typer.Argument(metavar="VALUE...", help="Value, or several for a list.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Set one setting in the file; the rest of it stays."""
+    """Set one setting in the settings file; the rest of the file is kept.
+
+    Examples:
+        snapper config set store s3://bucket/envs
+        snapper config set only myenv "team-*"
+    """
     value = parse_value(key, values)
     if key == "store" and str(value).startswith("s3://"):
         _check_url(str(value))
@@ -68,9 +102,14 @@ def set_(
     _changed(key, file, as_json)
 
 
-@app.command()
+@app.command(cls=help.Command)
+@with_general_options
 def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
-    """Take one setting out of the file."""
+    """Remove one setting from the settings file.
+
+    Examples:
+        snapper config unset store
+    """
     there = find_settings_file()
     stray = there is not None and key in there.fields and key not in KEYS
     file = write_setting(key if stray else check_key(key), None)
@@ -79,12 +118,19 @@ def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     elif as_json:
         output.print_json({"key": key, "value": None, "origin": None})
     else:
-        output.echo(f"{key}, which is no setting, is out of {file}")
+        output.echo(f"Removed {key}, which is not a known setting, from {file}")
 
 
-@app.command()
+@app.command(cls=help.Command)
+@with_general_options
 def path(as_json: JsonOption = False) -> None:
-    """Print the file of settings that holds, or that `set` would make."""
+    """Print the path of the settings file.
+
+    If there is none, this is the file that `snapper config set` would create.
+
+    Examples:
+        snapper config path
+    """
     found = find_settings_file()
     file = str(found.path if found else writable_settings_file())
     if as_json:
@@ -94,7 +140,7 @@ def path(as_json: JsonOption = False) -> None:
 
 
 def _check_url(url: str) -> None:
-    """Raises UsageError for one that no store on S3 can have."""
+    """Raise UsageError for an invalid S3 URL."""
     from snapper.store import s3
 
     try:
@@ -110,7 +156,7 @@ def _changed(key: str, file: object, as_json: bool) -> None:
         return
     output.echo(f"{key} = {_shown(found.value)}, from {found.origin}")
     if found.origin == variable_name(key):
-        output.notice(f"  The variable {found.origin} is set, and goes before what is in {file}.")
+        output.notice(f"  note: the environment variable {found.origin} overrides {file}")
 
 
 def _say(found: Setting, as_json: bool) -> None:

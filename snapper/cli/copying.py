@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import open_store
 from snapper.cli.render import output
 from snapper.cli.render.staleness import read_staleness
@@ -22,17 +23,21 @@ _SEE = "See: snapper push --help, snapper pull --help."
 
 NamesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ENV[@SNAPSHOT]]...", help="Environments, each at a snapshot if one is named."),
+    typer.Argument(
+        metavar="[ENV[@SNAPSHOT]]...",
+        help="Environments in the source store; SNAPSHOT is a tag, an id, or ~N (default: the current snapshot).",
+        autocompletion=complete_snapshot,
+    ),
 ]
 
 
-AllOption = Annotated[bool, typer.Option("--all", help="Every environment.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Copy all environments.")]
 
 
 ForceOption = Annotated[
     bool,
     typer.Option(
-        "--force", help="Move names there too that have gone another way; both stay in the history."
+        "--force", help="Also update environments whose history has diverged; the history keeps both."
     ),
 ]
 
@@ -52,18 +57,18 @@ def copy(
     from snapper.repository.specs import SnapshotSpec, resolve_spec
 
     if bool(names) == everything:
-        raise UsageError("name the environments to copy or say --all, and not both", _SEE)
+        raise UsageError("give names of environments, or --all", _SEE)
     references = [SnapshotSpec.parse(name) for name in dict.fromkeys(names or ())]
     opened = open_store(source)
     if everything:
         references = [SnapshotSpec(name) for name in environment_names(opened)]
     else:
         for reference in references:
-            resolve_spec(opened, reference)  # before anything is made or copied
+            resolve_spec(opened, reference)  # before the target is created or anything is copied
     with reporter(quiet=as_json) as progress:
         other = open_store(target, create=True)
         if other.url == opened.url:
-            raise UsageError(f"both stores are {other.url}", "Name two different ones.")
+            raise UsageError(f"both stores are {other.url}", "Give two different stores.")
         done: list[copy.CopyResult] = []
         failed: list[copy.CopyFailure] = []
         for each in copy.copy_environments(opened, other, references, force=force, progress=progress):
@@ -94,10 +99,10 @@ def copy(
 def _say(done: CopyResult) -> None:
     what = f"{done.environment}@{done.snapshot_id[:12]}"
     if done.present:
-        output.echo(f"{what} is there already: {done.target}")
+        output.echo(f"{what} already exists in {done.target}")
         return
     layers = plural(done.added_layers, "new layer")
-    output.echo(f"{what} is copied: {layers}, {size(done.added_size)}, {done.seconds:.1f} s")
+    output.echo(f"Copied {what}: {layers}, {size(done.added_size)}, {done.seconds:.1f} s")
     output.echo(f"  to {done.target}")
 
 

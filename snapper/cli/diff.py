@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.staleness import Staleness, read_staleness
@@ -20,32 +21,41 @@ if TYPE_CHECKING:
 
 def diff(
     before: Annotated[
-        str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="What to begin from, in the store.")
+        str,
+        typer.Argument(
+            metavar="ENV[@SNAPSHOT]", help="Snapshot to compare from.", autocompletion=complete_snapshot
+        ),
     ],
     after: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ENV[@SNAPSHOT]]", help="What to go to, in the store. Default: ENV as it is on disk."
+            metavar="[ENV[@SNAPSHOT]]",
+            help="Snapshot to compare with (default: ENV on this machine).",
+            autocompletion=complete_snapshot,
         ),
     ] = None,
     prefix: PrefixOption = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Name every file that differs, not packages alone.")
+        bool, typer.Option("--files", help="List every file that differs, not only packages.")
     ] = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Compare two snapshots, or one and the environment on disk."""
+    """Compare two snapshots, or a snapshot and the environment on disk.
+
+    Examples:
+        snapper diff myenv
+        snapper diff myenv@~1 myenv
+        snapper diff myenv@v1 myenv@v2 --files
+    """
     from snapper.cli.render.progress import reporter
     from snapper.commands import diff as verb
     from snapper.environment.locations import find_environment
     from snapper.repository.specs import SnapshotSpec
 
     if after is not None and prefix is not None:
-        raise UsageError(
-            "a second snapshot and --prefix are two different comparisons", "Choose one of them."
-        )
+        raise UsageError("a second snapshot and --prefix cannot be combined", "Choose one of them.")
     one = SnapshotSpec.parse(before)
     other = SnapshotSpec.parse(after) if after is not None else None
     opened = open_store(store)
@@ -72,19 +82,19 @@ def _differing(found: SnapshotDiff, staleness: Staleness, as_json: bool) -> None
     output.echo(f"{_label(found.before)} -> {_label(found.after)}")
     output.print_changes(found.packages, "  ")
     for path in found.altered.added:
-        output.echo(f"  altered: {path}")
+        output.echo(f"  modified: {path}")
     for path in found.altered.removed:
-        output.echo(f"  no longer altered: {path}")
+        output.echo(f"  no longer modified: {path}")
     if found.files is not None:
         for mark, paths in (("+", found.files.added), ("-", found.files.removed), ("~", found.files.changed)):
             for path in paths:
-                output.echo(f"  {mark} {path}")
+                output.echo_change("  ", mark, path)
     files = found.files
     same = not (found.packages or found.altered.added or found.altered.removed)
     if same and files is None:
-        output.echo("  the packages are the same; for files, ask with --files")
+        output.echo("  same packages; compare files with --files")
     elif same and files is not None and not (files.added or files.removed or files.changed):
-        output.echo("  no difference")
+        output.echo("  no differencess")
     staleness.warn()
 
 

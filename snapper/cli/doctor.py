@@ -1,4 +1,4 @@
-"""`snapper doctor`: one screen that says what is wrong and what to do."""
+"""`snapper doctor`: check the machine and the store, and say how to fix problems."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from snapper.cli.options import JsonOption, StoreOption
 from snapper.cli.render import output
+from snapper.cli.render.style import Style
 from snapper.cli.render.text import plural
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
     from snapper.checks.findings import Level
 
 _MARKS: dict[Level, str] = {"good": "ok", "note": "note", "warning": "WARNING", "problem": "PROBLEM"}
+_STYLES: dict[Level, Style] = {"good": "green", "note": "cyan", "warning": "yellow", "problem": "red"}
 
 
 def doctor(
     scripts: Annotated[
-        list[Path] | None, typer.Argument(metavar="[SCRIPT]...", help="Lifecycle scripts to look at, too.")
+        list[Path] | None, typer.Argument(metavar="[SCRIPT]...", help="Lifecycle scripts to check as well.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Say what is wrong here, and what to do about it."""
+    """Check this machine and the store, and say how to fix problems.
+
+    Examples:
+        snapper doctor
+        snapper doctor on-start.sh
+    """
     from snapper.commands import doctor as verb
 
     asked = verb.DoctorOptions(store, tuple(absolute_directory(each) for each in scripts or []))
@@ -37,8 +44,10 @@ def doctor(
         output.print_json({"findings": [to_jsonable(each) for each in found], "wrong": wrong})
     else:
         for each in found:
-            output.echo(f"{_MARKS[each.level]:8}{each.title}: {each.detail}")
+            output.echo(
+                f"{each.title}: {each.detail}", label=f"{_MARKS[each.level]:8}", style=_STYLES[each.level]
+            )
             if each.hint:
                 output.echo(f"{'':8}  {each.hint}")
-        output.echo("Nothing is wrong." if not wrong else f"{plural(wrong, 'thing')} to look at.")
+        output.echo("No problems found." if not wrong else f"{plural(wrong, 'problem')} found.")
     return ExitCode.PARTIAL if wrong else ExitCode.DONE

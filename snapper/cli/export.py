@@ -28,37 +28,51 @@ if TYPE_CHECKING:
 
 def export(
     name: ReferenceArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The archive to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Archive to write.")],
     format_: Annotated[
         str,
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs. Default: by the file's ending.",
+            help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs (default: by the file name).",
         ),
     ] = "",
     dest_prefix: Annotated[
         str,
         typer.Option(
+            "--dest-prefix",
             metavar="DIR",
-            help="Where it will be unpacked: then it is for that place alone, and needs no conda-unpack.",
+            help="Directory that it will be unpacked to; the archive then needs no conda-unpack, but works only there.",
         ),
     ] = "",
     level: Annotated[
-        int | None, typer.Option("--level", help="Compression level, as far as the format has any.")
+        int | None,
+        typer.Option(
+            "--level",
+            metavar="N",
+            help="Compression level, if the format has one (default: that of the format).",
+        ),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            "--threads", min=1, max=256, metavar="N", help="Compressing threads. Default: one a processor."
+            "--threads", min=1, max=256, metavar="N", help="Compression threads (default: one per CPU)."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Write a conda-pack archive, which is restored without snapper."""
+    """Write a snapshot as a conda-pack archive.
+
+    It can be unpacked without snapper.
+
+    Examples:
+        snapper export myenv -o myenv.tar.gz
+        snapper export myenv@v1 -o myenv.zip
+        snapper export myenv -o myenv.tar.zst --dest-prefix /opt/myenv
+    """
     from snapper.cli.render.progress import reporter
     from snapper.commands import export as verb
     from snapper.repository.specs import SnapshotSpec
@@ -79,7 +93,7 @@ def export(
 
 
 def _exported(done: ExportResult, staleness: Staleness, as_json: bool) -> int:
-    """Reports an export; returns the exit code."""
+    """Report an export and return the exit code."""
     code = ExitCode.PARTIAL if done.unrelocated else staleness.code
     if as_json:
         fields = to_jsonable(done)
@@ -92,12 +106,12 @@ def _exported(done: ExportResult, staleness: Staleness, as_json: bool) -> int:
         output.print_json(fields)
         return code
     output.print_unrelocated(done.unrelocated)
-    output.echo(f"{done.environment}@{done.snapshot_id[:12]} is exported: {done.output}")
+    output.echo(f"Exported {done.environment}@{done.snapshot_id[:12]} to {done.output}")
     output.echo(f"  {plural(done.files, 'file')}, {size(done.size)} as {done.format}, {done.seconds:.1f} s")
     if done.dest_prefix:
         output.echo(f"  unpack it at {done.dest_prefix}")
     else:
-        room = f" (its path can have {done.longest_prefix} bytes)" if done.longest_prefix else ""
-        output.echo(f"  unpack it in a directory of its own{room}, then run bin/conda-unpack there")
+        room = f" (with a path of at most {done.longest_prefix} bytes)" if done.longest_prefix else ""
+        output.echo(f"  unpack it into an empty directory{room}, then run bin/conda-unpack there")
     staleness.warn()
     return code

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 def import_(
     archive: Annotated[
-        Path, typer.Argument(metavar="FILE", help="An archive made by conda-pack or snapper export.")
+        Path, typer.Argument(metavar="FILE", help="Archive made by conda-pack or snapper export.")
     ],
     store_name: Annotated[
         str | None,
-        typer.Option("--name", "-n", metavar="NAME", help="Name in the store. Default: the file's."),
+        typer.Option("--name", "-n", metavar="NAME", help="Name in the store (default: from the file name)."),
     ] = None,
     message: MessageOption = "",
     level: LevelOption = None,
@@ -37,7 +37,12 @@ def import_(
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Put the environment of a conda-pack archive into the store."""
+    """Pack the environment of a conda-pack archive into the store.
+
+    Examples:
+        snapper import myenv.tar.gz
+        snapper import download.zip --name myenv
+    """
     from snapper.archives.importer import archive_stem
     from snapper.cli.render.progress import reporter
     from snapper.commands import import_archive as verb
@@ -45,7 +50,7 @@ def import_(
 
     file = absolute_directory(archive)
     known_as = check_environment_name(
-        store_name or archive_stem(file), "Say what it is to be called in the store with --name."
+        store_name or archive_stem(file), "Give its name in the store with --name."
     )
     with reporter(quiet=as_json) as progress:
         done = verb.import_archive(

@@ -1,4 +1,4 @@
-"""`snapper kernels`: the kernels that snapper has put into Jupyter's menu."""
+"""`snapper kernels`: list, register and remove Jupyter kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli.options import JsonOption
+from snapper.cli import help
+from snapper.cli.completion import complete_any_environment, complete_installed
+from snapper.cli.options import JsonOption, with_general_options
 from snapper.cli.render import output
 from snapper.errors import ExitCode, KernelNotRegistered, NotAnEnvironment
 from snapper.format.canonical import to_jsonable
@@ -17,23 +19,38 @@ if TYPE_CHECKING:
     from snapper.kernels import RegisteredKernel
 
 app = typer.Typer(
-    help="List, register and remove Jupyter kernels of environments.",
+    help="""List, register and remove the Jupyter kernels of environments.
+
+Examples:
+    snapper kernels
+    snapper kernels register myenv
+    snapper kernels remove myenv
+""",
+    cls=help.Group,
     rich_markup_mode=None,
     add_completion=False,
 )
 
-NamesArgument = Annotated[list[str], typer.Argument(metavar="ENV...", help="Names of environments.")]
+NamesArgument = Annotated[
+    list[str], typer.Argument(metavar="ENV...", help="Environments.", autocompletion=complete_any_environment)
+]
 
 
 @app.callback(invoke_without_command=True)
+@with_general_options
 def _default(context: typer.Context, as_json: JsonOption = False) -> None:
     if context.invoked_subcommand is None:
         list_(as_json)
 
 
-@app.command(name="list")
+@app.command(name="list", cls=help.Command)
+@with_general_options
 def list_(as_json: JsonOption = False) -> None:
-    """List the kernels that snapper has registered."""
+    """List the kernels that snapper has registered.
+
+    Examples:
+        snapper kernels list
+    """
     from snapper import kernels
 
     found = kernels.registered_kernels()
@@ -41,7 +58,7 @@ def list_(as_json: JsonOption = False) -> None:
         output.print_json({"kernels": [to_jsonable(each) for each in found]})
     elif not found:
         output.echo(
-            "No kernel is registered. They are when environments are restored, or: snapper kernels register ENV"
+            "No kernels are registered. Register the kernels of an environment with: snapper kernels register ENV"
         )
     else:
         output.print_table(
@@ -51,18 +68,27 @@ def list_(as_json: JsonOption = False) -> None:
         )
 
 
-@app.command()
+@app.command(cls=help.Command)
+@with_general_options
 def register(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[ENV]...", help="Names of environments.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[ENV]...", help="Environments on this machine.", autocompletion=complete_installed
+        ),
     ] = None,
     prefix: Annotated[
         Path | None,
-        typer.Option("--prefix", "-p", metavar="DIR", help="An environment's directory, instead of names."),
+        typer.Option("--prefix", "-p", metavar="DIR", help="Directory of an environment, instead of names."),
     ] = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Register the kernels of environments that are on this machine."""
+    """Register the kernels of environments on this machine.
+
+    Examples:
+        snapper kernels register myenv
+        snapper kernels register -p ~/work/env
+    """
     from snapper import kernels
     from snapper.environment import conda, state
     from snapper.environment.locations import find_environment
@@ -70,7 +96,7 @@ def register(
 
     if bool(names) == (prefix is not None):
         raise UsageError(
-            "name environments or give the directory of one with --prefix, and not both",
+            "give names of environments, or a directory with --prefix",
             "See: snapper kernels register --help.",
         )
     prefixes = [absolute_directory(prefix)] if prefix else [find_environment(name) for name in names or []]
@@ -88,21 +114,24 @@ def register(
         if not as_json:
             for each in done:
                 if each.problem:
-                    output.notice(
-                        f"kernel {each.name} could not be registered at {each.path}: {each.problem}"
-                    )
+                    output.warn(f"kernel {each.name} could not be registered at {each.path}: {each.problem}")
                 else:
                     output.echo(f"{environment}: {each.display_name}, as {each.name}")
             if not done:
-                output.notice(f"{environment} has no kernel. Add one with: {suggestion}")
+                output.warn(f"{environment} has no kernel. Install one with: {suggestion}")
     if as_json:
         output.print_json({"environments": documents})
     return code
 
 
-@app.command()
+@app.command(cls=help.Command)
+@with_general_options
 def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
-    """Remove kernels from Jupyter's menu; their environments stay."""
+    """Unregister the kernels of environments; the environments are kept.
+
+    Examples:
+        snapper kernels remove myenv
+    """
     from snapper import kernels
 
     there = {each.environment for each in kernels.registered_kernels()}
@@ -114,7 +143,7 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
         output.print_json({"removed": [to_jsonable(each) for each in removed]})
         return
     for each in removed:
-        output.echo(f"{each.name} ({each.display_name}) is removed")
+        output.echo(f"Removed {each.name} ({each.display_name})")
 
 
 def _state(entry: RegisteredKernel) -> str:
@@ -122,4 +151,4 @@ def _state(entry: RegisteredKernel) -> str:
 
     if entry.ready:
         return "ready"
-    return "waiting" if is_being_restored(entry.environment) else "not there"
+    return "waiting" if is_being_restored(entry.environment) else "missing"

@@ -14,14 +14,14 @@ from snapper.settings.directories import Platform, detect_platform
 
 
 class EventArgument(str, Enum):
-    """What a script is for."""
+    """When a script runs."""
 
     on_create = "on-create"
     on_start = "on-start"
 
 
 class PlatformOption(str, Enum):
-    """The kinds of machines."""
+    """The platforms that scripts are made for."""
 
     notebook_instance = "notebook-instance"
     studio = "studio"
@@ -31,46 +31,74 @@ class PlatformOption(str, Enum):
 
 def lifecycle(
     event: Annotated[
-        EventArgument, typer.Argument(metavar="EVENT", help="When the script is run: on-create or on-start.")
+        EventArgument, typer.Argument(metavar="EVENT", help="When the script runs: on-create or on-start.")
     ],
     platform: Annotated[
         PlatformOption | None,
         typer.Option(
-            "--platform", help="Where. Default: Studio in a Studio space, else a notebook instance."
+            "--platform",
+            metavar="PLATFORM",
+            help="notebook-instance, studio, ec2-user-data or jupyterhub (default: studio in a Studio space, "
+            "else notebook-instance).",
         ),
     ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", metavar="URL", help="The store. Default: the machine's own.")
+        str | None,
+        typer.Option("--store", metavar="URL", help="Store to use (default: the machine's setting)."),
     ] = None,
     budget: Annotated[
-        int, typer.Option("--budget", min=20, max=3600, metavar="SECONDS", help="How long it may take.")
+        int,
+        typer.Option(
+            "--budget",
+            min=20,
+            max=3600,
+            metavar="SECONDS",
+            help="Time limit of the script, 20 to 3600 (default: 240).",
+        ),
     ] = 240,
     only: OnlyOption = None,
     except_: ExceptOption = None,
     first: Annotated[
-        list[str] | None, typer.Option("--first", metavar="PATTERN", help="Restore those first.")
+        list[str] | None,
+        typer.Option(
+            "--first", metavar="PATTERN", help="Restore environments matching PATTERN first (repeatable)."
+        ),
     ] = None,
     envs_dir: Annotated[
-        str | None, typer.Option("--envs-dir", metavar="DIR", help="Where the environments go.")
+        str | None, typer.Option("--envs-dir", metavar="DIR", help="Directory to restore environments into.")
     ] = None,
     user: Annotated[
-        str, typer.Option("--user", metavar="NAME", help="Whose they are. Default: the platform's.")
+        str,
+        typer.Option(
+            "--user", metavar="NAME", help="User who owns the environments (default: the platform's)."
+        ),
     ] = "",
     requirement: Annotated[
         str,
         typer.Option(
-            metavar="REQUIREMENT", help="What pip installs. Default: this version of conda-snapper."
+            "--requirement",
+            metavar="REQUIREMENT",
+            help="Requirement that pip installs (default: this version of conda-snapper).",
         ),
     ] = "",
     wheelhouse: Annotated[
         str,
         typer.Option(
-            metavar="DIR|S3-URL", help="A directory or S3 prefix with wheels, where PyPI cannot be reached."
+            "--wheelhouse",
+            metavar="DIR|S3-URL",
+            help="Directory or S3 prefix with wheels, for machines without access to PyPI.",
         ),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Print a script for a machine's making or start."""
+    """Print a script that installs snapper and restores environments.
+
+    Such lifecycle scripts run when a machine is created or starts.
+
+    Examples:
+        snapper lifecycle on-start > on-start.sh
+        snapper lifecycle on-start --platform studio --store s3://bucket/envs
+    """
     from snapper.commands import lifecycle as verb
 
     place = (
@@ -115,7 +143,7 @@ def lifecycle(
 
 
 def _command(event: str, given: dict[str, str]) -> str:
-    """The command line that gives the same script, with the options that are given."""
+    """Return the command line that prints the same script."""
     options = [
         word
         for name, value in given.items()

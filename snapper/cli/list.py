@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
-    """List the environments of the store."""
+    """List the environments in the store.
+
+    Examples:
+        snapper list
+        snapper list --json
+    """
     from snapper.repository.refs import read_all_refs
 
     opened = open_store(store)

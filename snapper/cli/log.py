@@ -24,12 +24,19 @@ if TYPE_CHECKING:
 def log(
     name: NameArgument,
     number: Annotated[
-        int | None, typer.Option("--number", "-n", min=1, metavar="N", help="The latest N steps only.")
+        int | None, typer.Option("--number", "-n", min=1, metavar="N", help="Only show the latest N entries.")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show an environment's history: who, when, and what changed."""
+    """Show the history of an environment.
+
+    Each entry names who packed what, when and where, and which packages changed.
+
+    Examples:
+        snapper log myenv
+        snapper log myenv -n 5
+    """
     from snapper.commands.log import read_log as verb
 
     opened = open_store(store)
@@ -55,7 +62,7 @@ def _logged(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_jso
         if step.changes is not None:
             output.print_changes(step.changes, "    ")
         if step.error is not None:
-            output.echo(f"    what changed cannot be known: {step.error.message}")
+            output.echo(f"    changes unknown: {step.error.message}")
     staleness.warn()
 
 

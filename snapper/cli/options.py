@@ -1,12 +1,17 @@
-"""Options that several commands have, and how the store that they name is opened."""
+"""Arguments and options that several commands have."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from snapper.cli import logs
+from snapper.cli.completion import complete_environment, complete_snapshot
 from snapper.settings.resolution import store_url
 
 if TYPE_CHECKING:
@@ -17,36 +22,62 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         metavar="URL",
-        help="The store: a directory, file:// or s3://BUCKET/PREFIX. Default: the setting (snapper config get store).",
+        help="Store to use: a directory, file:///DIRECTORY or s3://BUCKET/PREFIX (default: the setting 'store').",
     ),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="ENV", help="The environment.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(metavar="ENV", help="Environment in the store.", autocompletion=complete_environment),
+]
 ReferenceArgument = Annotated[
-    str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment, at a snapshot if named.")
+    str,
+    typer.Argument(
+        metavar="ENV[@SNAPSHOT]",
+        help="Environment in the store; SNAPSHOT is a tag, an id, or ~N (default: the current snapshot).",
+        autocompletion=complete_snapshot,
+    ),
+]
+ReferencesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ENV[@SNAPSHOT]]...",
+        help="Environments in the store; SNAPSHOT is a tag, an id, or ~N (default: the current snapshot).",
+        autocompletion=complete_snapshot,
+    ),
 ]
 PrefixOption = Annotated[
     Path | None,
-    typer.Option("--prefix", "-p", metavar="DIR", help="The environment's directory, instead of its name."),
+    typer.Option("--prefix", "-p", metavar="DIR", help="Directory of the environment, instead of its name."),
 ]
 EnvsDirOption = Annotated[
     Path | None,
     typer.Option(
         "--envs-dir",
         metavar="DIR",
-        help="Directory that the environments are in. Default: the setting, else where each was packed from "
-        "if that can be written, else the first writable conda envs directory.",
+        help="Directory to restore environments into (default: the setting 'envs_dir', else where each was packed "
+        "from if that is writable, else conda's first writable envs directory).",
     ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option("--only", metavar="PATTERN", help="Of all, those of such names alone; may be repeated."),
+    typer.Option(
+        "--only",
+        metavar="PATTERN",
+        help="With --all: only restore environments matching PATTERN (repeatable).",
+    ),
 ]
 ExceptOption = Annotated[
     list[str] | None,
-    typer.Option("--except", metavar="PATTERN", help="Of all, none of such names; may be repeated."),
+    typer.Option(
+        "--except",
+        metavar="PATTERN",
+        help="With --all: do not restore environments matching PATTERN (repeatable).",
+    ),
 ]
-MessageOption = Annotated[str, typer.Option("--message", "-m", help="A line for the history.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+MessageOption = Annotated[
+    str, typer.Option("--message", "-m", metavar="TEXT", help="Message to record in the history.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 JobsOption = Annotated[
     int | None,
     typer.Option(
@@ -55,19 +86,47 @@ JobsOption = Annotated[
         min=1,
         max=64,
         metavar="N",
-        help="Worker processes. Default: the setting, else one a processor.",
+        help="Worker processes, 1 to 64 (default: the setting 'jobs', else one per CPU).",
     ),
 ]
 LevelOption = Annotated[
     int | None,
     typer.Option(
-        "--level", min=1, max=19, help="zstd compression level of new layers. Default: the setting, 1."
+        "--level",
+        min=1,
+        max=19,
+        metavar="N",
+        help="zstd compression level of new layers, 1 to 19 (default: the setting 'level', else 1).",
     ),
 ]
+VerboseOption = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, help="Log details to stderr (-vv: also debug messages)."),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results and errors.")]
+
+
+def with_general_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the command with the options --verbose and --quiet, which configure logging."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, verbose: int = 0, quiet: bool = False, **options: Any) -> Any:
+        logs.set_up(verbose, quiet)
+        return command(*arguments, **options)
+
+    signature = inspect.signature(command, eval_str=True)
+    parameters = [
+        *signature.parameters.values(),
+        inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=VerboseOption),
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption),
+    ]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapped
 
 
 def open_store(option: str | None, *, create: bool = False, apart_from: Path | None = None) -> Store:
-    """The store that the option names, or else the settings."""
+    """Open the store that the option names, or else the settings."""
     from snapper import store
 
     url = store_url(option)

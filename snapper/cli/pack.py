@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from snapper.cli.completion import complete_installed
 from snapper.cli.options import (
     JobsOption,
     JsonOption,
@@ -22,9 +23,6 @@ from snapper.errors import NotAnEnvironment, UsageError
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 
-if TYPE_CHECKING:
-    pass
-
 
 class EditableOption(str, Enum):
     """The values of --editable."""
@@ -35,12 +33,19 @@ class EditableOption(str, Enum):
 
 
 def pack(
-    name: Annotated[str | None, typer.Argument(metavar="[ENV]", help="Name of a conda environment.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ENV]",
+            help="Name of a conda environment on this machine.",
+            autocompletion=complete_installed,
+        ),
+    ] = None,
     prefix: PrefixOption = None,
     store_name: Annotated[
         str | None,
         typer.Option(
-            "--name", "-n", metavar="NAME", help="Name in the store. Default: the environment's own."
+            "--name", "-n", metavar="NAME", help="Name in the store (default: the name of the environment)."
         ),
     ] = None,
     message: MessageOption = "",
@@ -48,24 +53,36 @@ def pack(
     editable: Annotated[
         EditableOption,
         typer.Option(
-            help="What to do about editable installs: take their sources along, or leave the links."
+            "--editable",
+            metavar="MODE",
+            help="Editable installs: refuse (default), include their source directories, or ignore (pack "
+            "only the links to them).",
         ),
     ] = EditableOption.refuse,
     full: Annotated[
         bool,
-        typer.Option("--full", help="Read all files, also those that look as they were at the last pack."),
+        typer.Option(
+            "--full",
+            help="Read all files again, not only those that appear to have changed since the last pack.",
+        ),
     ] = False,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Move the name to this snapshot though somebody else has moved it meanwhile."
-        ),
+        typer.Option("--force", help="Publish even if someone else has published in the meantime."),
     ] = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Pack an environment into the store."""
+    """Pack an environment into the store.
+
+    Only data that the store does not have yet is added.
+
+    Examples:
+        snapper pack myenv
+        snapper pack myenv -m "Add pandas"
+        snapper pack -p ~/work/env --name myenv
+    """
     from snapper.cli.render.progress import reporter
     from snapper.commands import pack as verb
 
@@ -88,20 +105,20 @@ def pack(
 
 
 def _place_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
-    """Where the environment is, and what it is to be called in the store."""
+    """Return the prefix of the environment and its name in the store."""
     from snapper.environment import conda
     from snapper.environment.locations import find_environment
     from snapper.repository.specs import check_environment_name
 
     if (name is None) == (prefix is None):
         raise UsageError(
-            "name one environment or give its directory with --prefix, and not both",
+            "give the name of an environment, or its directory with --prefix",
             "See: snapper pack --help.",
         )
     place = absolute_directory(prefix) if prefix is not None else None
     known_as = check_environment_name(
         store_name or (place.name if place else str(name)),
-        "Name a directory with --prefix, and what it is to be called in the store with --name.",
+        "Give a directory with --prefix, and its name in the store with --name.",
     )
     place = place or find_environment(str(name))
     if not conda.is_environment(place):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snapper.cli.completion import complete_environment
 from snapper.cli.options import JsonOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.text import moment, plural, size
@@ -29,27 +30,50 @@ def prune(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ENV]...", help="Environments that the --keep options are for. Default: all."
+            metavar="[ENV]...",
+            help="Environments whose history is pruned by the --keep options (default: all).",
+            autocompletion=complete_environment,
         ),
     ] = None,
-    keep_last: Annotated[int | None, _keep("last", "Keep the last N snapshots.")] = None,
-    keep_daily: Annotated[int | None, _keep("daily", "Keep the last one of each of N days.")] = None,
-    keep_weekly: Annotated[int | None, _keep("weekly", "Keep the last one of each of N weeks.")] = None,
-    keep_monthly: Annotated[int | None, _keep("monthly", "Keep the last one of each of N months.")] = None,
+    keep_last: Annotated[int | None, _keep("last", "Keep the last N snapshots of each environment.")] = None,
+    keep_daily: Annotated[
+        int | None, _keep("daily", "Keep the last snapshot of each of the last N days with snapshots.")
+    ] = None,
+    keep_weekly: Annotated[
+        int | None, _keep("weekly", "Keep the last snapshot of each of the last N weeks with snapshots.")
+    ] = None,
+    keep_monthly: Annotated[
+        int | None, _keep("monthly", "Keep the last snapshot of each of the last N months with snapshots.")
+    ] = None,
     keep_tag: Annotated[
         list[str] | None,
-        typer.Option("--keep-tag", metavar="PATTERN", help="Keep these tags alone. Default: all tags."),
+        typer.Option(
+            "--keep-tag",
+            metavar="PATTERN",
+            help="Keep only tags matching PATTERN (repeatable; default: keep all).",
+        ),
     ] = None,
     grace: Annotated[
-        str, typer.Option("--grace", metavar="TIME", help="Leave what is younger, such as 90m, 24h, 7d.")
+        str,
+        typer.Option(
+            "--grace",
+            metavar="TIME",
+            help="Keep unreferenced objects younger than this, such as 90m or 7d (default: 24h).",
+        ),
     ] = "24h",
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do it, and do not only say what would go.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Apply the changes (default: dry run).")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove what no environment needs any more from the store."""
+    """Delete objects that no environment needs from the store.
+
+    The --keep options also drop older history entries. Without --yes, only show what would be done.
+
+    Examples:
+        snapper prune
+        snapper prune --yes
+        snapper prune --keep-last 3 --keep-monthly 6 --yes
+    """
     from snapper.cli.render.progress import reporter
     from snapper.commands import prune as verb
 
@@ -68,7 +92,7 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhdw])", text)
     if match is None:
         raise UsageError(
-            f"--grace {text}: that is no time", "Write a number and s, m, h, d or w, such as 24h."
+            f"--grace {text}: not a valid duration", "Use a number followed by s, m, h, d or w, such as 24h."
         )
     return float(match[1]) * _UNITS[match[2]]
 
@@ -85,21 +109,26 @@ def _pruned(done: PruneResult, store: str, as_json: bool) -> None:
         ]
         output.print_json({"store": store, **to_jsonable(done), "dropped": dropped, "untagged": untagged})
         return
-    for each in done.dropped:
-        output.echo(f"out of the history: {each.environment}@{each.snapshot_id[:12]}  {moment(each.time)}")
+    drop, remove = ("would drop", "would remove") if done.dry else ("dropped", "removed")
+    for entry in done.dropped:
+        snapshot = f"{entry.environment}@{entry.snapshot_id[:12]}"
+        output.echo(f"{drop} history entry {snapshot} of {moment(entry.time)}")
     for tag in done.untagged:
-        output.echo(f"tag not kept: {tag.environment}@{tag.tag}, which is {tag.snapshot_id[:12]}")
-    what = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')}, {size(done.size)}"
-    if done.dry and (done.dropped or done.untagged):
-        output.echo(f"With --yes, this goes out of histories at once, and {what} from {store}.")
-    elif done.dry:
-        output.echo(f"{what} would be removed from {store}. Do it with --yes.")
+        output.echo(f"{remove} tag {tag.environment}@{tag.tag} ({tag.snapshot_id[:12]})")
+    objects = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')} ({size(done.size)})"
+    if done.dry:
+        history = ""
+        if done.dropped or done.untagged:
+            history = f"drop {_entries(len(done.dropped))}, remove {plural(len(done.untagged), 'tag')}, and "
+        output.echo(f"Dry run: would {history}delete {objects} from {store}. Apply with --yes.")
     else:
-        output.echo(f"{what} removed from {store}")
+        output.echo(f"Deleted {objects} from {store}")
     if done.left_over:
-        output.echo(f"  and {plural(done.left_over, 'leftover')} of interrupted work")
+        output.echo(f"  and {plural(done.left_over, 'leftover')} of interrupted operations")
     if done.waiting:
-        output.echo(
-            f"  not needed, but too young to go: {plural(done.waiting, 'object')}, {size(done.waiting_size)}; "
-            "--grace says how old they must be"
-        )
+        waiting = f"{plural(done.waiting, 'unreferenced object')} ({size(done.waiting_size)})"
+        output.echo(f"  kept for now: {waiting}, younger than --grace")
+
+
+def _entries(count: int) -> str:
+    return f"{count:,} history {'entry' if count == 1 else 'entries'}"

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 
 def pull(
-    from_: Annotated[str, typer.Option("--from", metavar="URL", help="The store to copy from.")],
+    from_: Annotated[str, typer.Option("--from", metavar="URL", help="Store to copy from.")],
     names: NamesArgument = None,
     everything: AllOption = False,
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Copy environments from another store to the store."""
+    """Copy environments from another store to the store.
+
+    Examples:
+        snapper pull myenv --from s3://bucket/team
+        snapper pull --all --from /mnt/backup
+    """
     return copy(from_, store, names, everything=everything, force=force, as_json=as_json)

@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 
 
 def push(
-    to: Annotated[str, typer.Option("--to", metavar="URL", help="The store to copy to.")],
+    to: Annotated[str, typer.Option("--to", metavar="URL", help="Store to copy to.")],
     names: NamesArgument = None,
     everything: AllOption = False,
     force: ForceOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Copy environments from the store to another one."""
+    """Copy environments from the store to another one.
+
+    Examples:
+        snapper push myenv --to s3://bucket/team
+        snapper push --all --to /mnt/backup
+    """
     return copy(store, to, names, everything=everything, force=force, as_json=as_json)

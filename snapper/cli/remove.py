@@ -23,17 +23,22 @@ if TYPE_CHECKING:
 
 def remove(
     name: NameArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Remove an environment from the store; on disk it stays."""
+    """Remove an environment from the store; those on disk are kept.
+
+    Examples:
+        snapper remove myenv
+        snapper remove myenv --yes
+    """
     from snapper.commands import remove as verb
 
     opened = open_store(store)
     found = verb.plan_removal(opened, name)
     if not yes and not _agreed(found, opened.url, as_json):
-        output.notice("Nothing is removed.")
+        output.warn("Nothing was removed.")
         return ExitCode.FAILED
     verb.remove_environment(opened, found)
     if as_json:
@@ -46,14 +51,14 @@ def remove(
             }
         )
     else:
-        output.echo(f"{name} is removed from {opened.url}. Its snapshots go with the next: snapper prune")
+        output.echo(f"{name} was removed from {opened.url}. Delete its snapshots with: snapper prune --yes")
     return ExitCode.DONE
 
 
 def _agreed(found: RemovalPlan, store: str, as_json: bool) -> bool:
-    """What the user says to it; raises UsageError where nobody can be asked."""
+    """Ask the user for confirmation. Raise UsageError if nobody can be asked."""
     what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():
-        raise UsageError(f"removing {what} from {store} has to be confirmed", "Say it with --yes.")
+        raise UsageError(f"removing {what} from {store} needs confirmation", "Confirm with --yes.")
     question = clean(f"Remove {what} from {store}, for everyone who uses it?")
     return typer.confirm(question, err=True)

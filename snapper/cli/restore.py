@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import Command
+from snapper.cli import Invocation
 from snapper.cli.options import (
     EnvsDirOption,
     ExceptOption,
     JobsOption,
     JsonOption,
     OnlyOption,
+    ReferencesArgument,
     StoreOption,
     open_store,
 )
@@ -39,21 +40,17 @@ _SEE = "See: snapper restore --help."
 
 
 def restore(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ENV[@SNAPSHOT]]...", help="Environments, each at a snapshot if one is named."
-        ),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every environment of the store.")] = False,
+    names: ReferencesArgument = None,
+    everything: Annotated[bool, typer.Option("--all", help="Restore all environments in the store.")] = False,
     only: OnlyOption = None,
     except_: ExceptOption = None,
     prefix: Annotated[
-        Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where to restore one environment.")
+        Path | None,
+        typer.Option("--prefix", "-p", metavar="DIR", help="Directory to restore one environment to."),
     ] = None,
     envs_dir: EnvsDirOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Give up changes made since in environments that stand there.")
+        bool, typer.Option("--replace", help="Overwrite local changes in existing environments.")
     ] = False,
     budget: Annotated[
         float | None,
@@ -61,24 +58,35 @@ def restore(
             "--budget",
             min=1,
             metavar="SECONDS",
-            help="Return after that time; what is left is done in the background.",
+            help="Return after this time and continue in the background (default: the setting 'budget', else "
+            "no limit).",
         ),
     ] = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Restore environments from the store and register their kernels."""
+    """Restore environments from the store and register their kernels.
+
+    Environments that are already in place are left alone.
+
+    Examples:
+        snapper restore myenv
+        snapper restore --all --budget 240
+        snapper restore myenv@~1 --prefix /tmp/previous
+    """
     from snapper.commands.restore_session import RestoreOptions, collect_report
     from snapper.repository.specs import SnapshotSpec
     from snapper.restoring.selection import NamePatterns
 
     if bool(names) == everything:
-        raise UsageError("name the environments to restore or say --all, and not both", _SEE)
+        raise UsageError("give names of environments, or --all", _SEE)
     if (only or except_) and not everything:
-        raise UsageError("--only and --except go with --all", _SEE)
+        raise UsageError("--only and --except need --all", _SEE)
     if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
-        raise UsageError("--prefix goes with one environment, and without --envs-dir", _SEE)
+        raise UsageError(
+            "--prefix needs exactly one environment, and cannot be combined with --envs-dir", _SEE
+        )
     settings = load_settings()
     options = RestoreOptions(
         prefix=absolute_directory(prefix) if prefix else None,
@@ -133,9 +141,7 @@ def _run_within(run: _Run, budget: float, *, quiet: bool) -> restored.Ended:
 
     log = log_file()
     if not quiet:
-        output.notice(
-            f"Restoring for at most {budget:g} s; then it goes on in the background. Progress: {log}"
-        )
+        output.notice(f"Restoring for at most {budget:g} s, then continuing in the background; log: {log}")
 
     def events() -> Iterator[SessionEvent]:
         try:
@@ -145,7 +151,7 @@ def _run_within(run: _Run, budget: float, *, quiet: bool) -> restored.Ended:
                 output.print_error(error, as_json=False)
             raise
 
-    return _outcome(run_within(events, Command.began + budget, log), str(log))
+    return _outcome(run_within(events, Invocation.started + budget, log), str(log))
 
 
 def _outcome(report: SessionReport, log: str = "") -> restored.Ended:
@@ -153,7 +159,7 @@ def _outcome(report: SessionReport, log: str = "") -> restored.Ended:
     return restored.Ended(
         report.results,
         report.store,
-        time.monotonic() - Command.began,
+        time.monotonic() - Invocation.started,
         background,
         report.removed_kernels,
         Staleness(report.store, report.stale_since),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import Command
+from snapper.cli import Invocation
+from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import (
     EnvsDirOption,
     JobsOption,
@@ -30,35 +31,52 @@ if TYPE_CHECKING:
 
 
 def rollback(
-    name: Annotated[str, typer.Argument(metavar="ENV[@SNAPSHOT]", help="The environment.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENV[@SNAPSHOT]", help="Environment in the store.", autocompletion=complete_snapshot
+        ),
+    ],
     snapshot: Annotated[
         str | None,
         typer.Argument(
-            metavar="[SNAPSHOT]", help="Tag, id, or ~N. Default: the one before the current snapshot."
+            metavar="[SNAPSHOT]", help="Tag, id, or ~N (default: the snapshot before the current one)."
         ),
     ] = None,
     message: MessageOption = "",
     store_only: Annotated[
-        bool, typer.Option("--store-only", help="Restore nothing here: only the store's snapshot moves.")
+        bool,
+        typer.Option(
+            "--store-only", help="Only change the store; do not restore the environment on this machine."
+        ),
     ] = False,
     prefix: Annotated[
-        Path | None, typer.Option("--prefix", "-p", metavar="DIR", help="Where the environment is here.")
+        Path | None,
+        typer.Option("--prefix", "-p", metavar="DIR", help="Directory of the environment on this machine."),
     ] = None,
     envs_dir: EnvsDirOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Give up changes made here since it was packed or restored.")
+        bool, typer.Option("--replace", help="Overwrite local changes in the environment.")
     ] = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Make an earlier snapshot current again, here and for everyone."""
+    """Go back to an earlier snapshot, in the store and on this machine.
+
+    In the store, the snapshot becomes current for everyone.
+
+    Examples:
+        snapper rollback myenv
+        snapper rollback myenv v1
+        snapper rollback myenv ~2 --store-only
+    """
     from snapper.cli.render.progress import reporter
     from snapper.commands import rollback as verb
     from snapper.repository.specs import SnapshotSpec
 
     if snapshot is not None and "@" in name:
-        raise UsageError("the snapshot is named twice", "See: snapper rollback --help.")
+        raise UsageError("the snapshot is given twice", "See: snapper rollback --help.")
     spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name)
     opened = open_store(store)
     local = verb.LocalRestore(
@@ -80,13 +98,11 @@ def rollback(
 
 
 def _warn_not_moved(restored: RestoreResult) -> None:
-    output.notice(
-        f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but in the store nothing has moved:"
-    )
+    output.warn(f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but the store was not changed:")
 
 
 def _rolled_back(done: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
-    ended = restored.Ended(results, store, time.monotonic() - Command.began)
+    ended = restored.Ended(results, store, time.monotonic() - Invocation.started)
     if as_json:
         document, code = restored.described(ended)
         fields = to_jsonable(done)

@@ -22,17 +22,25 @@ def show(
     explicit: Annotated[
         bool, typer.Option("--explicit", help="Print a lock file for conda create --file.")
     ] = False,
-    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print an environment.yml.")] = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print an environment.yml for conda env create.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show a snapshot: its packages, layers and kernels."""
+    """Show a snapshot: its packages, size and kernels.
+
+    Examples:
+        snapper show myenv
+        snapper show myenv@~1
+        snapper show myenv --explicit > lock.txt
+    """
     from snapper.commands import lockfile
     from snapper.repository.snapshots import read_snapshot
     from snapper.repository.specs import SnapshotSpec, resolve_spec
 
     if explicit + as_yaml + as_json > 1:
-        raise UsageError("--explicit, --yaml and --json are three different outputs", "Choose one of them.")
+        raise UsageError("--explicit, --yaml and --json cannot be combined", "Choose one of them.")
     reference = SnapshotSpec.parse(name)
     opened = open_store(store)
     environment, snapshot_id = resolve_spec(opened, reference)
@@ -88,8 +96,8 @@ def _shown(
     )
     for kernel in snapshot.kernels:
         output.echo(f"  kernel    {kernel.name} ({kernel.display_name})")
-    output.print_deviations("altered since conda installed the package", snapshot.altered, output.echo)
-    output.print_deviations("gone since conda installed the package", snapshot.missing, output.echo)
+    output.print_deviations("modified since conda installed the package", snapshot.altered, output.echo)
+    output.print_deviations("missing since conda installed the package", snapshot.missing, output.echo)
     stored: dict[str, int] = {}
     for layer in snapshot.layers:
         stored[layer.owner] = stored.get(layer.owner, 0) + layer.size

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from snapper.cli.completion import complete_any_environment
 from snapper.cli.options import JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
+from snapper.cli.render.style import Style
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, NotAStore, SnapperError, UsageError
 from snapper.format.canonical import to_jsonable
@@ -28,17 +30,28 @@ if TYPE_CHECKING:
 def status(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[ENV]", help="An environment, here or in the store. Default: all."),
+        typer.Argument(
+            metavar="[ENV]",
+            help="Environment on this machine or in the store (default: all).",
+            autocompletion=complete_any_environment,
+        ),
     ] = None,
     prefix: PrefixOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Say whether what is on disk still matches its snapshot."""
+    """Compare environments on this machine with their snapshots.
+
+    Examples:
+        snapper status
+        snapper status myenv
+    """
     from snapper.commands import status as verb
 
     if name is not None and prefix is not None:
-        raise UsageError("name an environment or give its directory with --prefix, and not both")
+        raise UsageError(
+            "give the name of an environment, or its directory with --prefix", "See: snapper status --help."
+        )
     opened, failure = _opened(store)
     if prefix is not None:
         found: tuple[EnvironmentStatus, ...] = (verb.environment_status(opened, absolute_directory(prefix)),)
@@ -48,7 +61,7 @@ def status(
         report = verb.all_statuses(opened)
         found, failure = report.environments, failure or report.store_error
     if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
-        failure = None  # nobody has made it yet
+        failure = None  # the default store has not been created yet
     staleness = read_staleness(opened, [each.environment for each in found]) if opened else FRESH
     shown = _Shown(
         found, opened.url if opened else "", store, failure, staleness, name is None and prefix is None
@@ -58,7 +71,7 @@ def status(
 
 
 def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
-    """The store, without which status can do, or why there is none."""
+    """Return the store, or the reason why it cannot be opened."""
     try:
         return open_store(option), None
     except SnapperError as error:
@@ -67,8 +80,9 @@ def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
 
 @dataclass(frozen=True)
 class _Shown:
-    """What status shows: the environments beside the store of that URL, which the option named if there is one, and
-    why the store says nothing of them, or not all. `everything` is if no environment was named.
+    """What status shows: the environments, and why the store could not be read, or not completely.
+
+    `option` is the value of --store. `everything` if no environment was named.
     """
 
     found: Sequence[EnvironmentStatus]
@@ -96,7 +110,7 @@ def _state(shown: _Shown, as_json: bool) -> None:
     for each in shown.found:
         _say(each, shown.store, to_store)
     if not shown.found:
-        output.echo("There are no environments here that snapper has packed or restored.")
+        output.echo("No environments on this machine have been packed or restored with snapper.")
     if failure is not None:
         output.print_error(failure, as_json=False)
     shown.staleness.warn()
@@ -105,13 +119,15 @@ def _state(shown: _Shown, as_json: bool) -> None:
 
 
 def _say(found: EnvironmentStatus, store: str, option: str) -> None:
-    """Prints the status; commands that it names have the option, so that they are for the same store."""
+    """Print the status of an environment; suggested commands include the option, which selects the same store."""
     if found.condition == "absent":
         restore = "" if found.error else f". Restore it: snapper restore {found.environment}{option}"
-        output.echo(f"{found.environment}: not on this machine{restore}")
+        output.echo(f": not on this machine{restore}", label=found.environment, style="bold")
     else:
-        output.echo(f"{found.environment}: {found.prefix}")
-        output.echo(f"  {_sentence(found, found.pack_command + option)}")
+        output.echo(f": {found.prefix}", label=found.environment, style="bold")
+        condition, separator, advice = _sentence(found, found.pack_command + option).partition("; ")
+        style: Style = "green" if found.condition == "unchanged" else "yellow"
+        output.echo(separator + advice, label=f"  {condition}", style=style)
         if found.packages is not None:
             output.print_changes(found.packages, "  ")
         if found.drift is not None:
@@ -125,35 +141,35 @@ def _say(found: EnvironmentStatus, store: str, option: str) -> None:
 
 
 def _in_store(found: EnvironmentStatus, store: str, option: str) -> Iterator[str]:
-    """How it stands to what the store has, and what the command would be that restores that."""
+    """Return how it differs from the store, and commands that would change that."""
     from snapper.restoring.target import pack_command
 
-    put = f"put it there with: {found.pack_command}{option}"
+    put = f"pack it: {found.pack_command}{option}"
     if found.stored is False and found.current:
         another = pack_command(Path(found.prefix), "ANOTHER")
-        yield f"the store {store} does not have this snapshot (any more); keep it there with: {another}{option}"
+        yield f"the store {store} no longer has this snapshot; pack it under another name: {another}{option}"
     elif found.stored is False:
         yield f"the store {store} does not have this snapshot; {put}"
     elif found.stored and not found.current:
-        yield f"the store {store} has no environment of this name; {put}"
+        yield f"the store {store} has no environment with this name; {put}"
     if found.current and found.current != found.snapshot_id:
-        behind = f", {plural(found.behind, 'step')} later" if found.behind else ""
+        behind = f", {plural(found.behind, 'snapshot')} newer" if found.behind else ""
         lost = found.condition != "unchanged" or found.stored is False
         restore = f"snapper restore {found.environment} -p {shlex.quote(found.prefix)}{option}"
         if lost:
-            yield f"the store has {found.current[:12]}{behind}: {restore} --replace puts it in the place of this"
+            yield f"the store has {found.current[:12]}{behind}; overwrite this one: {restore} --replace"
         else:
-            yield f"the store has {found.current[:12]}{behind}: {restore} brings it here"
+            yield f"the store has {found.current[:12]}{behind}; update: {restore}"
 
 
 def _sentence(found: EnvironmentStatus, pack: str) -> str:
     if not found.snapshot_id:
-        return f"not packed yet: {pack}"
+        return f"not packed yet; pack it: {pack}"
     if found.condition == "unchanged":
-        return f"as in snapshot {found.snapshot_id[:12]}"
+        return f"unchanged since snapshot {found.snapshot_id[:12]}"
     if found.condition == "changed":
-        return f"changed since snapshot {found.snapshot_id[:12]}; keep it with: {pack}"
-    return f"was snapshot {found.snapshot_id[:12]}; what has changed since is not known"
+        return f"changed since snapshot {found.snapshot_id[:12]}; pack it: {pack}"
+    return f"was snapshot {found.snapshot_id[:12]}; changes since then are unknown"
 
 
 def _fields(found: EnvironmentStatus) -> dict[str, Any]:
@@ -172,7 +188,7 @@ def _fields(found: EnvironmentStatus) -> dict[str, Any]:
 
 
 def _last_restore_fields() -> dict[str, Any] | None:
-    """The last restore of all environments as JSON; None where none is on record."""
+    """Return the last restore of all environments as JSON; None if none is on record."""
     from snapper.kernels.restore_record import last_restore
 
     found = last_restore()
@@ -180,19 +196,23 @@ def _last_restore_fields() -> dict[str, Any] | None:
 
 
 def _say_last_restore() -> None:
-    """Says what became of the last restore of all environments, and how far it is where it goes on."""
+    """Print the outcome of the last restore of all environments, or its progress."""
     from snapper.kernels.restore_record import last_restore
 
     found = last_restore()
     if found is None:
         return
     counts: Counter[str] = Counter(each.condition for each in found.environments)
-    words = {"restored": "restored", "present": "already there", "failed": "failed"}
+    words = {"restored": "restored", "present": "already in place", "failed": "failed"}
     told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
     how = (
-        "" if found.ended else ", at work" if found.is_running else ", cut off: snapper restore --all goes on"
+        ""
+        if found.ended
+        else " (running)"
+        if found.is_running
+        else " (interrupted; continue with: snapper restore --all)"
     )
-    output.echo(f"Last restore of all: {found.began}{how}: {found.error or told}")
+    output.echo(f"Last restore --all: {found.began}{how}: {found.error or told}")
     for each in found.environments:
         if each.condition in ("waiting", "restoring"):
             share = 100 * each.done // each.size if each.size else 0
@@ -200,4 +220,4 @@ def _say_last_restore() -> None:
         elif each.condition == "failed":
             output.echo(f"  {each.environment}: {each.error}")
     if found.log:
-        output.echo(f"  its log: {found.log}")
+        output.echo(f"  log: {found.log}")

@@ -22,23 +22,27 @@ if TYPE_CHECKING:
 
 def tag(
     name: ReferenceArgument,
-    tag_: Annotated[str, typer.Argument(metavar="NAME", help="The tag.")],
-    move: Annotated[
-        bool, typer.Option("--move", help="Move a tag that stands for another snapshot.")
-    ] = False,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove the tag from the environment.")] = False,
+    tag_: Annotated[str, typer.Argument(metavar="NAME", help="Tag: letters, digits, '_', '.', '+' and '-'.")],
+    move: Annotated[bool, typer.Option("--move", help="Move the tag if it is on another snapshot.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the tag.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a snapshot a name that stays with it."""
+    """Tag a snapshot.
+
+    A tagged snapshot can be referred to as ENV@TAG, and is kept when history is pruned.
+
+    Examples:
+        snapper tag myenv v1
+        snapper tag myenv@~1 v1 --move
+        snapper tag myenv v1 --delete
+    """
     from snapper.commands import tag as verb
     from snapper.repository.specs import SnapshotSpec
 
     reference = SnapshotSpec.parse(name)
     if delete and (move or reference.snapshot):
-        raise UsageError(
-            "--delete takes an environment and a tag, and nothing else", "See: snapper tag --help."
-        )
+        raise UsageError("--delete takes only an environment and a tag", "See: snapper tag --help.")
     opened = open_store(store)
     if delete:
         _tagged(verb.delete_tag(opened, reference.environment, tag_), opened.url, as_json)
@@ -54,10 +58,10 @@ def _tagged(done: TagResult, store: str, as_json: bool) -> None:
             {"store": store, **fields, "snapshot": snapshot_id or None, "before": done.before or None}
         )
     elif not done.snapshot_id:
-        output.echo(f"{done.environment} has no tag {done.tag} any more; it was {done.before[:12]}")
+        output.echo(f"{done.environment} no longer has the tag {done.tag}, which was {done.before[:12]}")
     elif done.before not in ("", done.snapshot_id):
         output.echo(
-            f"{done.environment}@{done.tag} is {done.snapshot_id[:12]} from now on; it was {done.before[:12]}"
+            f"{done.environment}@{done.tag} is now {done.snapshot_id[:12]}; it was {done.before[:12]}"
         )
     else:
         output.echo(f"{done.environment}@{done.tag} is {done.snapshot_id[:12]}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.text import plural, size
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
 
 _WHAT = {
-    "missing": "gone",
-    "type": "of another kind",
-    "contents": "other contents",
-    "checksums": "other checksums in it",
-    "target": "leads elsewhere",
-    "mode": "other permissions",
-    "extra": "not of the snapshot",
+    "missing": "missing",
+    "type": "different type",
+    "contents": "different contents",
+    "checksums": "different checksums inside",
+    "target": "different target",
+    "mode": "different permissions",
+    "extra": "not in the snapshot",
 }
 
 
@@ -40,7 +41,9 @@ def verify(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ENV[@SNAPSHOT]]", help="An environment on this machine. Default: the store itself."
+            metavar="[ENV[@SNAPSHOT]]",
+            help="Environment on this machine to compare with its snapshot (default: check the store).",
+            autocompletion=complete_snapshot,
         ),
     ] = None,
     prefix: PrefixOption = None,
@@ -49,29 +52,42 @@ def verify(
         typer.Option(
             "--data",
             metavar="[=PART]",
-            help="Read layers too: all, or a part such as --data=5% or --data=1/7.",
+            help="Also read and check layers: all, a random sample such as --data=5%, or one of N parts such as "
+            "--data=1/7.",
         ),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Replace what is damaged from --from, or from environments here.")
+        bool,
+        typer.Option(
+            "--repair",
+            help="Replace corrupted objects with good copies from --from or from environments on this machine.",
+        ),
     ] = False,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="URL", help="Another store that has good copies.")
+        str | None,
+        typer.Option("--from", metavar="URL", help="With --repair: another store to take good copies from."),
     ] = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Check that the store is good, or an environment on disk."""
+    """Check the integrity of the store, or of an environment on disk.
+
+    Examples:
+        snapper verify
+        snapper verify --data
+        snapper verify --data --repair --from s3://bucket/backup
+        snapper verify myenv
+    """
     from snapper.cli.render.progress import reporter
     from snapper.format.layout import Layout
 
     if name and data == "all" and _is_part(name):
-        raise UsageError(f"--data {name}: a part stands behind =", f"Write --data={name}.")
+        raise UsageError(f"--data {name}: the part must follow an equals sign", f"Use --data={name}.")
     if (name or prefix) and (data is not None or repair or source):
-        raise UsageError("--data, --repair and --from are for the store, not for an environment on disk")
+        raise UsageError("--data, --repair and --from apply to the store, not to an environment on disk")
     if source and not repair:
-        raise UsageError("--from says where --repair is to take good copies from", "Add --repair.")
+        raise UsageError("--from needs --repair", "Add --repair.")
     jobs = jobs or load_settings().jobs
     opened = open_store(store).authoritative()
     with reporter(quiet=as_json) as progress:
@@ -84,7 +100,7 @@ def verify(
     if not (as_json or source) and any(Layout.digest_of(each.key) for each in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
-        output.notice(f"  Get good copies with: {command}, and --from URL from another store.")
+        output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
     return code
 
 
@@ -101,7 +117,7 @@ def _is_part(text: str) -> bool:
 def _environment(
     opened: Store, name: str | None, prefix: Path | None, jobs: int | None, progress: Progress
 ) -> EnvironmentCheck:
-    """Checks an environment on disk."""
+    """Compare an environment on disk with its snapshot."""
     from snapper.commands import verify as verb
     from snapper.environment.locations import find_environment
     from snapper.repository.specs import SnapshotSpec
@@ -143,7 +159,7 @@ def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
         output.echo(f"  {_WHAT[each.what]}: {each.path}")
     where = f"{checked.prefix} is snapshot {checked.snapshot_id[:12]}"
     if checked.different:
-        output.echo(f"{where} but for {plural(len(checked.different), 'file')}")
+        output.echo(f"{where} except for {plural(len(checked.different), 'file')}")
     else:
         output.echo(f"{where}, byte for byte")
     return code
@@ -158,11 +174,12 @@ def _verified(found: VerifyResult, repaired: Sequence[RepairedObject], store: st
         output.echo(f"repaired {each.key}, from {each.source}")
     for problem in found.problems:
         needed = f" (needed by {', '.join(problem.environments)})" if problem.environments else ""
-        output.notice(f"{problem.key}: {problem.reason}{needed}")
+        output.warn(f"{problem.key}: {problem.reason}{needed}")
     read = f", {size(found.size)} of layers read" if found.read else ""
-    output.echo(
+    counts = (
         f"{plural(found.environments, 'environment')}, {plural(found.snapshots, 'snapshot')}, "
-        f"{plural(found.layers, 'layer')}{read}: "
-        + (plural(len(found.problems), "problem") if found.problems else "all good")
+        f"{plural(found.layers, 'layer')}{read}"
     )
+    result = plural(len(found.problems), "problem") if found.problems else "no problems"
+    output.echo(f" ({counts})", label=result, style="red" if found.problems else "green")
     return code

@@ -113,7 +113,7 @@ def _check_store(url: str | None, refs: list[StoredEnvironment]) -> Iterator[Fin
             yield from check_permissions(store.locate_store(url))
         return
     except StoreUnreachable as error:
-        cached = f"; the cache has {_count(len(refs), 'environment')}" if refs else ""
+        cached = f"; the cache holds {_count(len(refs), 'environment')}" if refs else ""
         yield Finding("problem", "Store", f"{error.message}{cached}", error.hint)
         return
     yield Finding("good", "Store", f"{opened.url} can be read: {_count(len(refs), 'environment')}")

@@ -1,12 +1,14 @@
-"""How commands print: text and tables for people, one JSON document for programs, on stdout; the rest on stderr."""
+"""Print results on stdout, as text and tables or as one JSON document, and everything else on stderr."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from snapper.cli.logs import Verbosity
+from snapper.cli.render.style import Style, styled
 from snapper.cli.render.text import clean, plural
 from snapper.errors import SnapperError
 from snapper.format.model import Deviation
@@ -16,34 +18,65 @@ if TYPE_CHECKING:
 
 _MOST_LISTED = 10
 
+_ADDED, _REMOVED, _CHANGED = "+", "-", "~"
+_CHANGE_STYLES: dict[str, Style] = {_ADDED: "green", _REMOVED: "red", _CHANGED: "yellow"}
 
-def print_text(document: str) -> None:
-    """Prints a document as it is."""
-    sys.stdout.write(document)
+
+def echo(line: str, *, label: str = "", style: Style | None = None) -> None:
+    """Print a line of the result on stdout, after a label in that style."""
+    print(_styled(label, style, sys.stdout) + clean(line))
+
+
+def notice(line: str) -> None:
+    """Print a line that is no result on stderr, unless --quiet is given."""
+    if not Verbosity.quiet:
+        warn(line)
+
+
+def warn(line: str, *, label: str = "", style: Style | None = None) -> None:
+    """Print a line about an error or a partial failure on stderr, after a label in that style."""
+    print(_styled(label, style, sys.stderr) + clean(line), file=sys.stderr)
+
+
+def _styled(label: str, style: Style | None, stream: TextIO) -> str:
+    return styled(clean(label), style, stream) if label and style else clean(label)
+
+
+def print_text(text: str) -> None:
+    """Print a text as it is."""
+    sys.stdout.write(text)
+
+
+def print_json(fields: dict[str, Any]) -> None:
+    """Print the one JSON document of a command."""
+    sys.stdout.write(json.dumps(fields, indent=2) + "\n")
 
 
 def print_error(failure: SnapperError, as_json: bool) -> None:
-    """Reports an error: one sentence and what to do, on stderr, or as JSON on stdout."""
+    """Report an error and what to do about it: on stderr, or as JSON on stdout."""
     if as_json:
         print_json({"error": error_fields(failure)})
         return
-    notice(f"snapper: {failure.message}")
+    warn(f" {failure.message}", label="snapper:", style="red")
     if failure.hint:
-        notice(f"  {failure.hint}")
+        warn(f"  {failure.hint}")
 
 
 def print_failures(failures: Sequence[tuple[str, SnapperError]], *, alone: bool) -> None:
-    """Reports what environments failed with, on stderr; each is named unless the one that there is was `alone`. What
-    to do is said once where it is the same for those that follow.
+    """Report on stderr which environments failed and why, without their names if there is only one (`alone`).
+
+    A hint that successive failures share is printed once.
     """
     for number, (environment, failure) in enumerate(failures):
-        notice(f"snapper: {failure.message}" if alone else f"snapper: {environment}: {failure.message}")
-        last = number + 1 == len(failures) or failures[number + 1][1].hint != failure.hint
-        if failure.hint and last:
-            notice(f"  {failure.hint}")
+        name = "" if alone else f" {environment}:"
+        warn(f"{name} {failure.message}", label="snapper:", style="red")
+        is_last = number + 1 == len(failures) or failures[number + 1][1].hint != failure.hint
+        if failure.hint and is_last:
+            warn(f"  {failure.hint}")
 
 
 def error_fields(failure: SnapperError) -> dict[str, Any]:
+    """Return an error as JSON."""
     return {
         "code": int(failure.code),
         "type": type(failure).__name__,
@@ -53,9 +86,7 @@ def error_fields(failure: SnapperError) -> dict[str, Any]:
 
 
 def failure_fields(failed: Sequence[tuple[str, SnapperError]], *, alone: bool) -> dict[str, Any]:
-    """Environments with what each failed with, as JSON; the first is the whole command's error where nothing else was
-    done (`alone`).
-    """
+    """Return failed environments as JSON; the first is also the command's error if nothing succeeded (`alone`)."""
     fields: dict[str, Any] = {
         "failed": [{"environment": environment, **error_fields(error)} for environment, error in failed]
     }
@@ -65,45 +96,55 @@ def failure_fields(failed: Sequence[tuple[str, SnapperError]], *, alone: bool) -
 
 
 def print_deviations(
-    what: str, deviations: Iterable[Deviation], echo_by: Callable[[str], None] | None = None
+    what: str, deviations: Iterable[Deviation], write: Callable[[str], None] = notice
 ) -> None:
-    for each in deviations:
-        print_paths(f"{each.package}: {plural(len(each.paths), 'file')} {what}", each.paths, echo_by)
+    """Print packages whose files differ from what conda installed."""
+    for deviation in deviations:
+        count = plural(len(deviation.paths), "file")
+        print_paths(f"{deviation.package}: {count} {what}", deviation.paths, write)
 
 
 def print_unrelocated(paths: Sequence[str]) -> None:
-    print_paths("these files hold another prefix, because this one does not fit in them", paths)
+    """Warn about files that could not be relocated."""
+    print_paths("these files keep another prefix, because this one is too long for them", paths, warn)
 
 
 def print_empty_store(store: str) -> None:
-    echo(f"The store {store} has no environments. Pack one with: snapper pack NAME")
+    """Say that the store has no environments."""
+    echo(f"The store {store} has no environments. Pack one with: snapper pack ENV")
 
 
 def print_changes(changes: PackageChanges, indent: str) -> None:
-    """Prints what became of packages, a line each."""
-    for each in changes.added:
-        echo(f"{indent}+ {each.name} {each.after}{_by(each)}")
-    for each in changes.removed:
-        echo(f"{indent}- {each.name} {each.before}{_by(each)}")
-    for each in changes.changed:
-        echo(f"{indent}~ {each.name} {each.before} -> {each.after}{_by(each)}")
+    """Print added, removed and changed packages, one per line."""
+    for change in changes.added:
+        echo_change(indent, _ADDED, f"{change.name} {change.after}{_manager(change)}")
+    for change in changes.removed:
+        echo_change(indent, _REMOVED, f"{change.name} {change.before}{_manager(change)}")
+    for change in changes.changed:
+        echo_change(indent, _CHANGED, f"{change.name} {change.before} -> {change.after}{_manager(change)}")
 
 
-def _by(change: PackageChange) -> str:
+def echo_change(indent: str, mark: str, text: str) -> None:
+    """Print something added (+), removed (-) or changed (~)."""
+    echo(f" {text}", label=f"{indent}{mark}", style=_CHANGE_STYLES[mark])
+
+
+def _manager(change: PackageChange) -> str:
     return " (pip)" if change.manager == "pip" else ""
 
 
-def print_paths(what: str, paths: Sequence[str], echo_by: Callable[[str], None] | None = None) -> None:
-    write = echo_by or notice
+def print_paths(what: str, paths: Sequence[str], write: Callable[[str], None] = notice) -> None:
+    """Print the first of the paths below what they have in common, if there are any."""
     if paths:
         write(f"{what}:")
         for path in paths[:_MOST_LISTED]:
             write(f"    {path}")
         if len(paths) > _MOST_LISTED:
-            write(f"    and {len(paths) - _MOST_LISTED:,} more (all of them with --json)")
+            write(f"    and {len(paths) - _MOST_LISTED:,} more (--json lists all)")
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
+    """Print a table; the columns numbered in `right` are aligned to the right."""
     if sys.stdout.isatty():
         _rich_table(head, rows, right)
         return
@@ -125,22 +166,10 @@ def _rich_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: t
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column, title in enumerate(head):
-        last = column == len(head) - 1
+        is_last = column == len(head) - 1
         table.add_column(
-            title, justify="right" if column in right else "left", no_wrap=not last, overflow="fold"
+            title, justify="right" if column in right else "left", no_wrap=not is_last, overflow="fold"
         )
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     Console().print(table)
-
-
-def print_json(fields: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(fields, indent=2) + "\n")
-
-
-def echo(line: str) -> None:
-    print(clean(line))
-
-
-def notice(line: str) -> None:
-    print(clean(line), file=sys.stderr)

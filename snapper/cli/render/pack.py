@@ -13,39 +13,41 @@ if TYPE_CHECKING:
 
 
 def report(done: PackResult, as_json: bool) -> None:
-    """Reports a pack."""
+    """Report what was packed."""
     if as_json:
         output.print_json(_fields(done))
         return
     for path, reason in done.skipped:
         output.notice(f"not packed: {path}: {reason}")
     output.print_paths(
-        "these files hold the environment's directory and cannot be relocated", done.unrelocated
+        "these files contain the path of the environment and cannot be relocated", done.unrelocated
     )
     output.print_paths(
-        "these links lead to places outside of the environment, and are kept as they are", done.outside
+        "these symlinks point outside the environment and are packed as they are", done.outside
     )
-    output.print_deviations("altered since conda installed the package", done.snapshot.altered)
-    output.print_deviations("gone since conda installed the package", done.snapshot.missing)
+    output.print_deviations("modified since conda installed the package", done.snapshot.altered)
+    output.print_deviations("missing since conda installed the package", done.snapshot.missing)
     if done.unchanged:
         output.echo(
-            f"{done.environment} is in the store as it is: {done.snapshot_id[:12]} ({done.seconds:.1f} s)"
+            f"{done.environment} is unchanged ({done.snapshot_id[:12]}): nothing to pack ({done.seconds:.1f} s)"
         )
         return
     packages = len(done.snapshot.packages) + len(done.snapshot.pip)
     output.echo(
-        f"{done.environment} is packed: {done.snapshot_id[:12]}, {plural(packages, 'package')}, "
-        f"{plural(done.snapshot.files, 'file')}, {size(done.snapshot.size)}"
+        f" {done.environment} as {done.snapshot_id[:12]}: {plural(packages, 'package')}, "
+        f"{plural(done.snapshot.files, 'file')}, {size(done.snapshot.size)}",
+        label="Packed",
+        style="green",
     )
     output.echo(
         f"  {plural(done.added_layers, 'new layer')}, {size(done.added_size)} added, {done.seconds:.1f} s"
     )
-    output.echo(f"  store: {done.store}{', which had no environment before' if done.first else ''}")
+    output.echo(f"  store: {done.store}{' (this is its first environment)' if done.first else ''}")
     if done.replaced:
         step = done.replaced
         output.notice(
-            f"  {done.environment} was at {step.snapshot[:12]} there, by {step.user}@{step.host} at {step.time}, which "
-            f"is not what this one comes from. It is in the history: snapper log {done.environment}"
+            f"  warning: this replaces {step.snapshot[:12]} (by {step.user}@{step.host} at {step.time}), which this "
+            f"environment is not based on. Undo with: snapper rollback {done.environment}"
         )
 
 

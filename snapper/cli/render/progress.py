@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
+"""Progress on stderr: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from snapper.cli.logs import Verbosity
 from snapper.cli.render.text import clean, size
 from snapper.process.progress import NO_PROGRESS, Progress
 
@@ -15,8 +16,8 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def reporter(*, quiet: bool) -> Iterator[Progress]:
-    """What a verb reports to: a bar where stderr is a terminal, else lines; nothing if `quiet`."""
-    if quiet:
+    """Show progress while the context is active, unless `quiet` or --quiet is given."""
+    if quiet or Verbosity.quiet:
         yield NO_PROGRESS
     elif sys.stderr.isatty():
         bar = _Bar()
@@ -29,38 +30,42 @@ def reporter(*, quiet: bool) -> Iterator[Progress]:
 
 
 class _Lines:
+    """Progress as lines."""
+
     def __init__(self) -> None:
         self._task, self._total, self._size = "", 0, 0
-        self._began = self._said = time.monotonic()
+        self._started = self._written = time.monotonic()
 
     def start(self, task: str, total: int) -> None:
         self._task, self._total, self._size = task, total, 0
-        self._began = self._said = time.monotonic()
-        self._say(f"{clean(task)}: {size(total)}")
+        self._started = self._written = time.monotonic()
+        self._write(f"{clean(task)}: {size(total)}")
 
     def advance(self, size: int) -> None:
         self._size += size
-        if time.monotonic() - self._said >= _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
-            self._say(f"{clean(self._task)}: {self._state()}")
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN_LINES:
+            self._written = time.monotonic()
+            self._write(f"{clean(self._task)}: {self._share()}")
 
     def note(self, text: str) -> None:
-        self._say(clean(text))
+        self._write(clean(text))
 
     def done(self) -> None:
-        seconds = time.monotonic() - self._began
-        self._say(f"{clean(self._task)}: done in {seconds:.1f} s")
+        seconds = time.monotonic() - self._started
+        self._write(f"{clean(self._task)}: done in {seconds:.1f} s")
 
-    def _state(self) -> str:
+    def _share(self) -> str:
         share = 100 * self._size // self._total if self._total else 100
         return f"{share}% ({size(self._size)} of {size(self._total)})"
 
-    def _say(self, line: str) -> None:
-        with suppress(OSError):  # a log on a full disk must not end the work
+    def _write(self, line: str) -> None:
+        with suppress(OSError):  # a full disk must not end the work
             print(line, file=sys.stderr, flush=True)
 
 
 class _Bar:
+    """Progress as a bar."""
+
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import (

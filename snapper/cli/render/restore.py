@@ -1,4 +1,4 @@
-"""What `snapper restore` and `snapper rollback` report."""
+"""Output of `snapper restore` and `snapper rollback`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Background:
-    """A process that goes on with what is left."""
+    """A process that continues with the environments that are left."""
 
     process: int
     log: str
@@ -30,8 +30,8 @@ class Background:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a restore ended: with what goes on in the background, if so, the kernels that went because their
-    environments had gone, and when the store was last seen.
+    """The outcome of a restore: results so far, the process that continues if time was up, and kernels that were
+    unregistered because the store no longer has their environments.
     """
 
     results: Sequence[RestoreResult | RestoreFailure]
@@ -43,7 +43,7 @@ class Ended:
 
 
 def described(ended: Ended) -> tuple[dict[str, Any], int]:
-    """What was restored and what was not, as JSON, and the exit code."""
+    """Return what was restored and what was not, as JSON, and the exit code."""
     done, failed = _parted(ended.results)
     problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
     partial = problems or ended.background or ended.staleness.code
@@ -61,7 +61,7 @@ def described(ended: Ended) -> tuple[dict[str, Any], int]:
 
 
 def report(ended: Ended, as_json: bool) -> int:
-    """Reports what was restored and what was not; returns the exit code."""
+    """Report what was restored and what was not, and return the exit code."""
     fields, code = described(ended)
     if as_json:
         output.print_json(fields)
@@ -71,7 +71,7 @@ def report(ended: Ended, as_json: bool) -> int:
         _say(each)
     output.print_failures([(each.environment, each.error) for each in failed], alone=len(ended.results) == 1)
     for kernel in ended.removed_kernels:
-        output.echo(f"kernel {kernel.display_name} is removed: {kernel.environment} is gone")
+        output.echo(f"Removed kernel {kernel.display_name}: {kernel.environment} is no longer in the store")
     if len(ended.results) > 1:
         output.echo(_summary(done, failed, ended.seconds))
     ended.staleness.warn()
@@ -83,15 +83,15 @@ def report(ended: Ended, as_json: bool) -> int:
 
 
 def note(result: RestoreResult | RestoreFailure) -> None:
-    """A line for the log, with the time."""
+    """Print a line with the time, for the log."""
     from snapper.commands.restore import RestoreFailure
 
     with suppress(OSError):
         if isinstance(result, RestoreFailure):
             what = f"could not be restored: {result.error.message}"
         else:
-            what = "is there already" if result.present else f"is restored in {result.seconds:.1f} s"
-        output.notice(f"{utc_now()} {result.environment} {what}")
+            what = "is already in place" if result.present else f"was restored in {result.seconds:.1f} s"
+        output.warn(f"{utc_now()} {result.environment} {what}")
 
 
 def _parted(
@@ -106,42 +106,40 @@ def _parted(
 def _summary(done: list[RestoreResult], failed: list[RestoreFailure], seconds: float) -> str:
     present = sum(each.present for each in done)
     kernels = sum(not kernel.problem for each in done for kernel in each.kernels)
-    counts = f"{len(done) - present} restored, {present} already there, {len(failed)} failed"
+    counts = f"{len(done) - present} restored, {present} already in place, {len(failed)} failed"
     return f"{counts}; {plural(kernels, 'kernel')}; {seconds:.1f} s"
 
 
 def _say_background(background: Background) -> None:
-    what = ", ".join(background.left) if background.left else "looking at the store"
-    output.echo(f"Time is up; process {background.process} goes on in the background: {what}")
-    output.echo(f"  its log: {background.log}")
-    output.echo("  kernels wait for their environments; snapper status says how far it is")
+    what = ", ".join(background.left) if background.left else "reading the store"
+    output.echo(f"Time budget reached; continuing in the background (PID {background.process}): {what}")
+    output.echo(f"  log: {background.log}")
+    output.echo("  kernels wait for their environments; see the progress with: snapper status")
 
 
 def _say(done: RestoreResult) -> None:
     if done.present:
-        output.echo(f"{done.environment} is there already: {done.prefix}")
+        output.echo(f"{done.environment} is already in place: {done.prefix}")
         if done.changed:
             output.notice(
-                f"  {plural(done.changed, 'file')} changed since and not packed: snapper pack {done.environment}"
+                f"  {plural(done.changed, 'file')} changed since the last pack: snapper pack {done.environment}"
             )
     else:
-        output.echo(
-            f"{done.environment} is restored: {done.prefix} ({size(done.size)} in {done.seconds:.1f} s)"
-        )
+        took = f"{size(done.size)} in {done.seconds:.1f} s"
+        output.echo(f" {done.environment} to {done.prefix} ({took})", label="Restored", style="green")
     if done.instead_of:
         output.notice(
-            f"  it is {done.snapshot_id[:12]}: of the current snapshot, {done.instead_of[:12]}, the cache has not all"
+            f"  this is snapshot {done.snapshot_id[:12]}: the current one, {done.instead_of[:12]}, is not "
+            "completely cached"
         )
     output.print_unrelocated(done.unrelocated)
     for kernel in done.kernels:
         if kernel.problem:
-            output.notice(
-                f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}"
-            )
+            output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
             output.echo(f"  kernel: {kernel.display_name}")
     if not done.kernels:
-        output.echo(f"  no kernel: it has none. Add one with: {done.suggestion}")
+        output.echo(f"  no kernel found. Install one with: {done.suggestion}")
 
 
 def _fields(done: RestoreResult) -> dict[str, Any]:

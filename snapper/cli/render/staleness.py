@@ -34,9 +34,9 @@ class Staleness:
 
     def warn(self) -> None:
         if self.since is not None:
-            output.notice(
-                f"the store {self.store} cannot be reached: this is as it was at {format_utc(self.since)} "
-                f"({age(time.time() - self.since)} ago), from the cache"
+            output.warn(
+                f"the store {self.store} cannot be reached; showing the cache of {format_utc(self.since)} "
+                f"({age(time.time() - self.since)} ago)"
             )
 
 
