@@ -16,8 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from snapper.errors import FileOperationFailed, NotAnEnvironment, PermissionDenied
+from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.model import Mode, Package, is_placeholder, path_bytes
+from snapper.fs.errors import map_os_error
 
 META = "conda-meta"
 
@@ -96,10 +97,8 @@ def read_record(file: Path) -> Record:
 def _os_errors() -> Iterator[None]:
     try:
         yield
-    except PermissionError as error:
-        raise PermissionDenied(str(error.filename), "read") from None
     except OSError as error:
-        raise FileOperationFailed(str(error.filename), error.strerror or str(error), _ADVICE) from None
+        raise map_os_error(error, error.filename, "read", _ADVICE) from None
 
 
 def with_facts(record: bytes, facts: Mapping[str, FileFacts], *, sizes: bool) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from snapper.errors import FileOperationFailed, PermissionDenied
+from snapper.fs.errors import map_os_error
 
 Type = Literal["file", "symlink", "directory"]
 
@@ -77,10 +77,8 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
                                 pending.append(path)
                     if reason:
                         skipped.append(SkippedPath(path, reason))
-    except PermissionError as error:
-        raise PermissionDenied(str(error.filename), "read") from None
     except OSError as error:
-        raise FileOperationFailed(str(error.filename), error.strerror or str(error)) from None
+        raise map_os_error(error, error.filename, "read") from None
     return Tree(tuple(files), tuple(sorted(skipped)))
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from snapper.environment.tree import File
-from snapper.errors import ChangedWhilePacking, FileOperationFailed, PermissionDenied
+from snapper.errors import ChangedWhilePacking
+from snapper.fs.errors import is_access_denied, map_os_error
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -52,7 +53,7 @@ def read_range_into(descriptor: int, offset: int, view: memoryview, path: str) -
         try:
             count = os.preadv(descriptor, [view[done:] if done else view], offset + done)
         except OSError as error:
-            raise FileOperationFailed(path, error.strerror or str(error)) from None
+            raise map_os_error(error, path, "read") from None
         if not count:
             raise ChangedWhilePacking(path)
         done += count
@@ -63,7 +64,7 @@ def read_range(descriptor: int, offset: int, size: int, path: str) -> bytes:
     try:
         data = os.pread(descriptor, size, offset)
     except OSError as error:
-        raise FileOperationFailed(path, error.strerror or str(error)) from None
+        raise map_os_error(error, path, "read") from None
     if len(data) < size:
         raise ChangedWhilePacking(path)
     return data
@@ -72,12 +73,10 @@ def read_range(descriptor: int, offset: int, size: int, path: str) -> bytes:
 def _open(path: str) -> int:
     try:
         return os.open(path, _FLAGS)
-    except PermissionError:
-        raise PermissionDenied(path, "read") from None
     except OSError as error:
-        if not os.path.lexists(path) or os.path.islink(path):
-            raise ChangedWhilePacking(path) from None
-        raise FileOperationFailed(path, error.strerror or str(error)) from None
+        if is_access_denied(error) or (os.path.lexists(path) and not os.path.islink(path)):
+            raise map_os_error(error, path, "read") from None
+        raise ChangedWhilePacking(path) from None
 
 
 def _check_unchanged(path: str, file: File, descriptor: int) -> None:
