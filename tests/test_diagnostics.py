@@ -1,0 +1,291 @@
+"""Diagnostics: the log file, and tracebacks of unexpected exceptions wherever they are raised."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from snapper.errors import Corrupted, WorkerDied
+from snapper.process import logs
+from snapper.process.background import run_in_background
+from snapper.process.logs import LogFile
+from tests.conftest import Machine, Outcome, tree_of
+from tests.support.environments import make_data
+from tests.support.stores import check_store, layer_files
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (\d+) (.*)")
+TRACEBACK = "Traceback (most recent call last)"
+
+
+def parse_lines(log: Path) -> list[tuple[int, str]]:
+    """Return the PID and text of every line, all of which must have a time and a PID."""
+    matches = [LINE.fullmatch(line) for line in log.read_text().splitlines()]
+    assert all(matches), log.read_text()
+    return [(int(match[1]), match[2]) for match in matches if match]
+
+
+def text_of(log: Path) -> str:
+    return "\n".join(text for _, text in parse_lines(log))
+
+
+# --- the log file -----------------------------------------------------------------------------------------
+
+
+def test_every_line_of_the_log_has_time_and_pid(tmp_path: Path) -> None:
+    log = tmp_path / "state" / "snapper.log"
+    with LogFile(log) as file:
+        print("one\ntwo", file=file)
+        file.write("thr")
+        file.write("ee\nfour")
+    assert parse_lines(log) == [(os.getpid(), text) for text in ("one", "two", "three", "four")]
+
+
+def _write_lines(log: Path, letter: str) -> None:
+    with LogFile(log) as file:
+        for number in range(500):
+            print(letter * 300, number, file=file)
+
+
+def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
+    log = tmp_path / "snapper.log"
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_lines, args=(log, letter)) for letter in "abc"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    texts = [text for _, text in parse_lines(log)]
+    assert sorted(texts) == sorted(f"{letter * 300} {number}" for letter in "abc" for number in range(500))
+
+
+def test_large_log_is_renamed_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_MAX_SIZE", 100)
+    log = tmp_path / "snapper.log"
+    with LogFile(log) as first:
+        print("x" * 200, file=first)
+        with LogFile(log) as second:
+            print("new", file=second)
+            print("old", file=first)
+    assert [text for _, text in parse_lines(log)] == ["new"]
+    assert [text for _, text in parse_lines(tmp_path / "snapper.log.1")] == ["x" * 200, "old"]
+
+
+# --- background work --------------------------------------------------------------------------------------
+
+
+def _raise_unexpected(emit: Callable[[object], None]) -> None:
+    emit("an event")
+    sys.stdout.write("some output\n")
+    raise ZeroDivisionError("a bug")
+
+
+def _raise_corrupted(emit: Callable[[object], None]) -> None:
+    raise Corrupted("the layer", "truncated")
+
+
+def _die(emit: Callable[[object], None]) -> None:
+    os._exit(7)
+
+
+def test_unexpected_exception_of_background_work_reaches_the_parent_and_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "snapper.log"
+    with pytest.raises(ZeroDivisionError, match="a bug") as caught:
+        run_in_background(_raise_unexpected, time.monotonic() + 60, log)
+    assert "in _raise_unexpected\n" in str(caught.value.__cause__)
+    assert "some output" in text_of(log)
+    assert "in _raise_unexpected\n" in text_of(log)
+    assert {pid for pid, _ in parse_lines(log)} != {os.getpid()}
+
+
+def test_error_of_background_work_reaches_the_parent_with_its_traceback(tmp_path: Path) -> None:
+    with pytest.raises(Corrupted, match="truncated") as caught:
+        run_in_background(_raise_corrupted, time.monotonic() + 60, tmp_path / "snapper.log")
+    assert "in _raise_corrupted\n" in str(caught.value.__cause__)
+
+
+def test_death_of_background_work_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(WorkerDied) as caught:
+        run_in_background(_die, time.monotonic() + 60, tmp_path / "snapper.log")
+    assert caught.value.status == 7
+
+
+def test_background_work_without_a_log_succeeds(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    log = tmp_path / "file" / "snapper.log"
+    report = run_in_background(lambda emit: emit("an event"), time.monotonic() + 60, log)
+    assert (report.events, report.pid) == (["an event"], None)
+
+
+# --- unexpected exceptions in commands --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BrokenMachine(Machine):
+    """A machine on which snapper has a bug: `patch` are statements that run before the command."""
+
+    patch: str = ""
+
+    def command(self, *arguments: object) -> list[str]:
+        script = f"{_FAIL}\n{self.patch}\nfrom snapper.cli import main\nmain()"
+        return [sys.executable, "-c", script, *map(str, arguments)]
+
+
+_FAIL = """
+def fail(*arguments, **options):
+    raise ZeroDivisionError("injected")
+"""
+
+IN_PACK_WORKER = "from snapper.packing import collect; collect.LayerBuilder = fail"
+IN_RESTORE_WORKER = "from snapper.restoring import extract; extract.read_layer = fail"
+IN_STORE = "from snapper.store.local import LocalStore; LocalStore.put = LocalStore.replace = fail"
+
+
+def broken(machine: Machine, patch: str) -> BrokenMachine:
+    return BrokenMachine(machine.home, machine.envs, machine.store, patch)
+
+
+def log_of(machine: Machine) -> Path:
+    return machine.home / ".local/state/snapper/snapper.log"
+
+
+def assert_unexpected(outcome: Outcome, machine: Machine) -> str:
+    """Assert that the outcome is the injected exception, reported in one line; return the text of the log file."""
+    assert outcome.code == 1, outcome
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("snapper: ")]
+    assert line == "snapper: unexpected error: ZeroDivisionError: injected"
+    assert str(log_of(machine)) in outcome.err
+    text = text_of(log_of(machine))
+    assert "in fail\n" in text
+    assert "ZeroDivisionError: injected" in text
+    return text
+
+
+@pytest.fixture
+def data(machine: Machine) -> Path:
+    """The prefix of an environment of which the store has a snapshot, and which has changed since."""
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
+    (prefix / "new").write_text("new")
+    return prefix
+
+
+@pytest.mark.parametrize("patch", [IN_PACK_WORKER, IN_STORE], ids=["worker", "store"])
+def test_unexpected_exception_in_pack_changes_nothing(patch: str, machine: Machine, data: Path) -> None:
+    before = check_store(machine.store), tree_of(data)
+    text = assert_unexpected(broken(machine, patch).snapper("pack", "data"), machine)
+    assert "in _run_next\n" in text or patch == IN_STORE
+    assert (check_store(machine.store), tree_of(data)) == before
+    machine.run_json("pack", "data")
+
+
+def test_unexpected_exception_in_a_restore_worker_changes_nothing(machine: Machine, data: Path) -> None:
+    before = tree_of(data)
+    outcome = broken(machine, IN_RESTORE_WORKER).snapper("restore", "data", "--replace")
+    text = assert_unexpected(outcome, machine)
+    assert "in _run_next\n" in text
+    assert tree_of(data) == before
+    assert [*data.parent.iterdir()] == [data]
+    machine.run_json("restore", "data", "--replace")
+
+
+def test_unexpected_exception_while_restoring_within_a_budget_is_reported(
+    machine: Machine, data: Path
+) -> None:
+    shutil.rmtree(data)
+    command = ("restore", "--all", "--budget", "60", "--envs-dir", machine.envs)
+    text = assert_unexpected(broken(machine, IN_RESTORE_WORKER).snapper(*command), machine)
+    assert "in _run_next\n" in text
+    assert not data.exists()
+    machine.run_json(*command)
+
+
+def test_unexpected_exception_while_rendering_loses_no_result(machine: Machine, data: Path) -> None:
+    patch = "from snapper.cli.render import output; output.echo = fail"
+    before = check_store(machine.store)
+    assert_unexpected(broken(machine, patch).snapper("pack", "data"), machine)
+    assert check_store(machine.store) != before
+    assert machine.run_json("pack", "data")["unchanged"]
+
+
+def test_unexpected_exception_is_json_with_json(machine: Machine, data: Path) -> None:
+    outcome = broken(machine, IN_STORE).snapper("pack", "data", "--json")
+    assert outcome.code == 1
+    assert outcome.json["error"]["type"] == "UnexpectedError"
+    assert outcome.json["error"]["message"] == "unexpected error: ZeroDivisionError: injected"
+    assert "in fail\n" in text_of(log_of(machine))
+
+
+def test_traceback_is_printed_if_there_can_be_no_log(machine: Machine, data: Path) -> None:
+    (machine.home / ".local").write_text("not a directory")
+    sabotaged = broken(machine, IN_STORE)
+    done = subprocess.run(
+        sabotaged.command("pack", "data"),
+        env=sabotaged.variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "in fail\n" in done.stderr
+    assert "snapper: unexpected error: ZeroDivisionError: injected" in done.stderr
+
+
+# --- log levels -------------------------------------------------------------------------------------------
+
+
+def restore_corrupted(machine: Machine, data: Path, level: str) -> str:
+    """Restore a snapshot whose layers are corrupted, which must fail; return what is written to stderr."""
+    for layer in layer_files(machine.store):
+        layer.write_bytes(layer.read_bytes()[:-1] + b"\0")
+    done = subprocess.run(
+        machine.command("restore", "data", "--replace"),
+        env={**machine.variables, "SNAPPER_LOG": level},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 12, done
+    return done.stderr
+
+
+def test_errors_have_the_traceback_of_the_worker_at_level_debug(machine: Machine, data: Path) -> None:
+    stderr = restore_corrupted(machine, data, "debug")
+    assert TRACEBACK in stderr
+    assert "in _run_next\n" in stderr
+    assert "DEBUG snapper.process.pool: started" in stderr
+
+
+@pytest.mark.parametrize(("level", "shows_phases"), [("info", True), ("warning", False)])
+def test_phases_are_logged_at_level_info(
+    level: str, shows_phases: bool, machine: Machine, data: Path
+) -> None:
+    stderr = restore_corrupted(machine, data, level)
+    assert TRACEBACK not in stderr
+    assert ("INFO snapper.commands.restore: restoring data" in stderr) == shows_phases
+
+
+def test_background_work_logs_its_phases(machine: Machine, data: Path) -> None:
+    shutil.rmtree(data)
+    machine.run_json("restore", "--all", "--budget", "60", "--envs-dir", machine.envs)
+    text = text_of(log_of(machine))
+    assert "INFO snapper.commands.restore: restoring data" in text
+    assert "DEBUG" not in text
+
+
+def test_importing_snapper_configures_no_logging() -> None:
+    script = "import logging, snapper.api; print(logging.root.handlers, logging.getLogger('snapper').level)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"[] {logging.NOTSET}\n"
