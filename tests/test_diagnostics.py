@@ -142,6 +142,19 @@ class BrokenMachine(Machine):
         script = f"{_FAIL}\n{self.patch}\nfrom snapper.cli import main\nmain()"
         return [sys.executable, "-c", script, *map(str, arguments)]
 
+    def snapper(self, *arguments: object, **variables: str) -> Outcome:
+        """Run `snapper` to completion, whatever it prints."""
+        done = subprocess.run(
+            self.command(*arguments),
+            env={**self.variables, **variables},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
 
 _FAIL = """
 def fail(*arguments, **options):
@@ -164,6 +177,7 @@ def log_of(machine: Machine) -> Path:
 def assert_unexpected(outcome: Outcome, machine: Machine) -> str:
     """Assert that the outcome is the injected exception, reported in one line; return the text of the log file."""
     assert outcome.code == 1, outcome
+    assert TRACEBACK not in outcome.err
     (line,) = [line for line in outcome.err.splitlines() if line.startswith("snapper: ")]
     assert line == "snapper: unexpected error: ZeroDivisionError: injected"
     assert str(log_of(machine)) in outcome.err
@@ -230,17 +244,10 @@ def test_unexpected_exception_is_json_with_json(machine: Machine, data: Path) ->
 
 def test_traceback_is_printed_if_there_can_be_no_log(machine: Machine, data: Path) -> None:
     (machine.home / ".local").write_text("not a directory")
-    sabotaged = broken(machine, IN_STORE)
-    done = subprocess.run(
-        sabotaged.command("pack", "data"),
-        env=sabotaged.variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "in fail\n" in done.stderr
-    assert "snapper: unexpected error: ZeroDivisionError: injected" in done.stderr
+    outcome = broken(machine, IN_STORE).snapper("pack", "data")
+    assert outcome.code == 1
+    assert "in fail\n" in outcome.err
+    assert "snapper: unexpected error: ZeroDivisionError: injected" in outcome.err
 
 
 # --- log levels -------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Each command is a module of this package. Modules import what they need beyond p
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -29,6 +30,8 @@ from snapper.errors import (
     suggest_name,
 )
 from snapper.version import __version__
+
+logger = logging.getLogger(__name__)
 
 #: The commands in the sections of `snapper --help`.
 SECTIONS = {
@@ -187,6 +190,7 @@ _REWORDED = (
 
 
 def _report(error: SnapperError, as_json: bool) -> int:
+    logger.debug("the command failed", exc_info=error)
     output.print_error(error, as_json)
     return error.code
 

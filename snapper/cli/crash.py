@@ -1,19 +1,15 @@
-"""Report exceptions that are bugs: one line for the user, the traceback in a file."""
+"""Report exceptions that are bugs: one line for the user, the traceback in the log file."""
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
 
-_KEPT_LOGS = 10
-
 
 def report(error: Exception, *, as_json: bool) -> int:
-    """Report an unexpected exception and return the exit code. Print the traceback if no file can be written."""
+    """Report an unexpected exception and return the exit code. Print the traceback if it cannot be logged."""
     text = "".join(traceback.format_exception(error))
     log = ""
     try:
@@ -36,21 +32,17 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 
 def _write_log(text: str) -> Path:
-    """Write the traceback to a new file in the state directory and remove all but the latest of its kind."""
+    """Append the traceback to the log file and return its path; raise OSError."""
     import platform
 
-    from snapper.settings.directories import state_directory
+    from snapper.process.logs import LogFile
+    from snapper.settings.directories import log_file
     from snapper.version import __version__
 
-    directory = state_directory()
-    directory.mkdir(parents=True, exist_ok=True)
-    log = directory / f"crash-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}.log"
-    versions = f"snapper {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    command = " ".join(sys.argv)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as out:
-        out.write(f"{versions}\n{command}\n\n{text}")
-    for old in sorted(directory.glob("crash-*.log"))[:-_KEPT_LOGS]:
-        with suppress(OSError):
-            old.unlink()
-    return log
+    with LogFile(log_file()) as log:
+        log.write(f"unexpected error in: {' '.join(sys.argv)}\n")
+        log.write(f"snapper {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        log.write(text)
+        if log.failed:
+            raise log.failed
+    return log.path

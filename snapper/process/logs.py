@@ -26,12 +26,13 @@ _MAX_SIZE = 1024 * 1024
 class LogFile(io.TextIOBase):
     """A text stream that appends to a log file, and puts the time (UTC) and the PID before every line.
 
-    Every write to the file is one or more whole lines, so lines of several processes and threads do not mix. The log
-    is written as far as possible: errors, such as a full disk, are ignored.
+    Every write to the file is one or more whole lines, so lines of several processes and threads do not mix. An error
+    of writing, such as a full disk, does not stop the work: it is kept in `failed`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.failed: OSError | None = None
         self._descriptor = _open_for_appending(path)
         self._incomplete = threading.local()
 
@@ -64,9 +65,11 @@ class LogFile(io.TextIOBase):
         data = "".join(f"{start}{escape_controls(line)}\n" for line in lines).encode(
             "utf-8", "backslashreplace"
         )
-        with suppress(OSError):
+        try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            self.failed = error
 
 
 def configure_logging(level: int) -> None:
@@ -132,4 +135,4 @@ def _open_for_appending(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
