@@ -1,4 +1,4 @@
-"""Archives that are none, are damaged, or were made by an attacker: each is refused, and nothing is left."""
+"""Archives that are invalid, corrupted, or made by an attacker are refused, and nothing is left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize(
     "what", ["missing", "directory", "text", "empty", "no environment", "no environment.zip"]
 )
-def test_what_is_no_conda_pack_archive(what: str, tmp_path: Path) -> None:
+def test_files_that_are_not_conda_pack_archives_are_refused(what: str, tmp_path: Path) -> None:
     file = tmp_path / what
     if what == "directory":
         file.mkdir()
@@ -39,43 +39,45 @@ def test_what_is_no_conda_pack_archive(what: str, tmp_path: Path) -> None:
     elif what.endswith("zip"):
         with zipfile.ZipFile(file, "w") as zipped:
             zipped.writestr("readme.txt", "")
-    with pytest.raises(NotAnArchive) as refused, unpacked_archive(file, NO_PROGRESS):
+    with pytest.raises(NotAnArchive) as caught, unpacked_archive(file, NO_PROGRESS):
         pass
-    assert str(file) in refused.value.message
+    assert str(file) in caught.value.message
 
 
 HOSTILE: dict[str, tuple[tuple[tarfile.TarInfo, bytes], ...]] = {
-    "a name that climbs": (member("share/../../escaped", b"bad"),),
-    "an absolute name": (member("/tmp/snapper-escaped", b"bad"),),
-    "no name": (member(".", b"bad"),),
-    "a device": (member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),),
-    "a pipe": (member("pipe", type=tarfile.FIFOTYPE),),
-    "a link to elsewhere": (member("passwd", type=tarfile.SYMTYPE, linkname="/etc/passwd"),),
-    "a link that climbs": (member("up", type=tarfile.SYMTYPE, linkname="../escaped"),),
-    "links that climb together": (
+    "path with dot-dot components": (member("share/../../escaped", b"bad"),),
+    "absolute path": (member("/tmp/snapper-escaped", b"bad"),),
+    "empty path": (member(".", b"bad"),),
+    "device": (member("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3),),
+    "pipe": (member("pipe", type=tarfile.FIFOTYPE),),
+    "link to an absolute path outside": (member("passwd", type=tarfile.SYMTYPE, linkname="/etc/passwd"),),
+    "link to a parent of the environment": (member("up", type=tarfile.SYMTYPE, linkname="../escaped"),),
+    "links that lead outside together": (
         member("a/b/down", type=tarfile.SYMTYPE, linkname="../.."),
         member("out", type=tarfile.SYMTYPE, linkname="a/b/down/../escaped"),
     ),
-    "a hard link to elsewhere": (member("passwd", type=tarfile.LNKTYPE, linkname="/etc/passwd"),),
-    "a hard link that climbs": (member("up", type=tarfile.LNKTYPE, linkname="../escaped"),),
-    "a hard link to nothing": (member("up", type=tarfile.LNKTYPE, linkname="missing"),),
-    "a file behind a link": (
+    "hard link to an absolute path": (member("passwd", type=tarfile.LNKTYPE, linkname="/etc/passwd"),),
+    "hard link to a parent of the environment": (member("up", type=tarfile.LNKTYPE, linkname="../escaped"),),
+    "hard link to a missing file": (member("up", type=tarfile.LNKTYPE, linkname="missing"),),
+    "file through a link": (
         member("link", type=tarfile.SYMTYPE, linkname="/tmp"),
         member("link/snapper-escaped", b"bad"),
     ),
-    "a file below a file": (member("file", b"x"), member("file/below", b"x")),
-    "a list that is code": (
+    "file below a file": (member("file", b"x"), member("file/below", b"x")),
+    "list of code": (
         member(
             "bin/conda-unpack", b"_prefix_records = [\n(open('/tmp/snapper-escaped', 'w'), '/x', 'text')\n]\n"
         ),
     ),
-    "a list that climbs": (member("bin/conda-unpack", b"_prefix_records = [\n('../x', '/x', 'text')\n]\n"),),
-    "a list of other modes": (member("bin/conda-unpack", b"_prefix_records = [\n('x', '/x', 'exec')\n]\n"),),
-    "a list that is too deep": (
-        member("bin/conda-unpack", b"_prefix_records = [\n" + b"(" * 9999 + b"\n]\n"),
+    "list with a path outside": (
+        member("bin/conda-unpack", b"_prefix_records = [\n('../x', '/x', 'text')\n]\n"),
     ),
-    "no list": (member("bin/conda-unpack", b"print('hello')\n"),),
-    "a record that is none": (member("conda-meta/bad-1.0-0.json", b"[]"),),
+    "list with an unknown mode": (
+        member("bin/conda-unpack", b"_prefix_records = [\n('x', '/x', 'exec')\n]\n"),
+    ),
+    "deeply nested list": (member("bin/conda-unpack", b"_prefix_records = [\n" + b"(" * 9999 + b"\n]\n"),),
+    "script without a list": (member("bin/conda-unpack", b"print('hello')\n"),),
+    "malformed package record": (member("conda-meta/bad-1.0-0.json", b"[]"),),
 }
 
 
@@ -103,7 +105,7 @@ def test_hostile_zips_are_refused(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK])
-def test_zips_with_other_things_than_files_are_refused(mode: int, tmp_path: Path) -> None:
+def test_zips_with_special_files_are_refused(mode: int, tmp_path: Path) -> None:
     file = tmp_path / "hostile.zip"
     info = zipfile.ZipInfo("thing")
     info.external_attr = (mode | 0o644) << 16
@@ -114,7 +116,7 @@ def test_zips_with_other_things_than_files_are_refused(mode: int, tmp_path: Path
         pass
 
 
-def test_a_path_that_comes_twice_is_the_last(tmp_path: Path) -> None:
+def test_last_member_of_a_repeated_path_counts(tmp_path: Path) -> None:
     file = write_tar(
         tmp_path / "twice.tar",
         member("twice", b"first"),
@@ -124,17 +126,17 @@ def test_a_path_that_comes_twice_is_the_last(tmp_path: Path) -> None:
         member("link", b"a file now"),
     )
     with unpacked_archive(file, NO_PROGRESS) as unpacked:
-        place = unpacked.prefix
-        assert (place / "twice").read_bytes() == b"second"
-        assert (place / "hard").read_bytes() == b"first"
-        assert not (place / "link").is_symlink()
-        assert stat.S_IMODE((place / "twice").stat().st_mode) == 0o600
-    assert not place.exists()
+        prefix = unpacked.prefix
+        assert (prefix / "twice").read_bytes() == b"second"
+        assert (prefix / "hard").read_bytes() == b"first"
+        assert not (prefix / "link").is_symlink()
+        assert stat.S_IMODE((prefix / "twice").stat().st_mode) == 0o600
+    assert not prefix.exists()
 
 
 @pytest.mark.parametrize("form", [*FORMATS, "tar.xz"])
 @pytest.mark.parametrize("damage", ["cut", "changed"])
-def test_damaged_archives_are_refused(
+def test_corrupted_archives_are_refused(
     form: str, damage: str, archives: dict[str, Path], tmp_path: Path
 ) -> None:
     need_tools(form)
@@ -151,9 +153,7 @@ def test_damaged_archives_are_refused(
         pass
 
 
-def test_a_tar_with_something_else_between_two_members_is_refused(
-    archives: dict[str, Path], tmp_path: Path
-) -> None:
+def test_tar_with_other_data_between_members_is_refused(archives: dict[str, Path], tmp_path: Path) -> None:
     with tarfile.open(archives["tar"]) as archive:
         third = archive.getmembers()[3].offset
     data = archives["tar"].read_bytes()
@@ -163,7 +163,7 @@ def test_a_tar_with_something_else_between_two_members_is_refused(
         pass
 
 
-def test_a_tar_that_ends_between_two_members_is_refused(archives: dict[str, Path], tmp_path: Path) -> None:
+def test_tar_without_its_end_is_refused(archives: dict[str, Path], tmp_path: Path) -> None:
     with tarfile.open(archives["tar"]) as archive:
         third = archive.getmembers()[3].offset
     file = tmp_path / "cut.tar"

@@ -1,4 +1,4 @@
-"""Compiled modules: rewritten for another prefix, they are what Python would have compiled there."""
+"""Compiled modules: rewritten for another prefix, they equal what Python would have compiled there."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def written(file: Path, text: str) -> Path:
 
 
 def compiled(source: Path, dfile: str, optimize: int = -1, checked: bool = False) -> bytes:
-    """The bytes of the module that Python makes of the source where it is called `dfile`."""
+    """Return the module that Python compiles from the source at the path `dfile`."""
     mode = (
         py_compile.PycInvalidationMode.CHECKED_HASH if checked else py_compile.PycInvalidationMode.TIMESTAMP
     )
@@ -87,7 +87,7 @@ def file_names(code: CodeType) -> set[str]:
     return {code.co_filename}.union(*inner)
 
 
-#: `{prefix}/lib/m.py` has 254, 255, 256 and 257 characters: the short strings of marshal end at 255.
+#: `{prefix}/lib/m.py` has 254, 255, 256 and 257 characters: marshal's short strings have at most 255.
 AROUND_THE_LIMIT = ["/" + "p" * (length - 10) for length in (254, 255, 256, 257)]
 PREFIXES = [
     "/a",
@@ -103,14 +103,14 @@ PREFIXES = [
 
 @pytest.mark.parametrize("new", PREFIXES, ids=range(len(PREFIXES)))
 @pytest.mark.parametrize("old", PREFIXES, ids=range(len(PREFIXES)))
-def test_replaced_is_what_python_compiles_there(source: Path, old: str, new: str) -> None:
+def test_replaced_module_equals_one_compiled_at_the_new_prefix(source: Path, old: str, new: str) -> None:
     here, there = compiled(source, f"{old}/lib/m.py"), compiled(source, f"{new}/lib/m.py")
     assert replaced(here, old, new) == there
 
 
 @pytest.mark.parametrize("optimize", [0, 1, 2])
 @pytest.mark.parametrize("checked", [False, True])
-def test_every_way_of_compiling(source: Path, optimize: int, checked: bool) -> None:
+def test_modules_of_every_invalidation_mode_are_replaced(source: Path, optimize: int, checked: bool) -> None:
     here = compiled(source, "/old/m.py", optimize, checked)
     assert replaced(here, "/old", "/new") == compiled(source, "/new/m.py", optimize, checked)
 
@@ -119,14 +119,14 @@ NAMES = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=30
 
 
 @given(NAMES, NAMES, NAMES)
-def test_any_names(source: Path, old: str, new: str, below: str) -> None:
+def test_any_file_names_are_replaced(source: Path, old: str, new: str, below: str) -> None:
     here, there = compiled(source, f"/{old}/{below}.py"), compiled(source, f"/{new}/{below}.py")
     assert replaced(here, f"/{old}", f"/{new}") == there
     assert replaced(there, f"/{new}", f"/{old}") == here
 
 
 @pytest.mark.parametrize("new", ["/n", "/home/" + "é" * 200])
-def test_replaced_modules_run_and_say_where_they_are(source: Path, new: str) -> None:
+def test_replaced_modules_run_and_report_their_new_path(source: Path, new: str) -> None:
     data = replaced(compiled(source, "/old/lib/m.py"), "/old", new)
     code = code_in(data)
     assert file_names(code) == {f"{new}/lib/m.py"}
@@ -149,14 +149,14 @@ def f(x="{prefix}/default"): return x, f"{prefix}/{{x}}"
 """
 
 
-def test_constants_that_are_paths_follow(tmp_path: Path) -> None:
+def test_constants_that_are_paths_are_replaced(tmp_path: Path) -> None:
     file = tmp_path / "m.py"
     here = compiled(written(file, CONSTANTS.format(prefix="/a/b")), "/a/b/m.py")
     there = compiled(written(file, CONSTANTS.format(prefix="/x/y")), "/x/y/m.py")
     assert replaced(here, "/a/b", "/x/y") == there
 
 
-def test_what_only_looks_like_the_prefix_stays(tmp_path: Path) -> None:
+def test_strings_that_only_resemble_the_prefix_stay(tmp_path: Path) -> None:
     text = 'A = ("/a/b-c", "/a/bc/d", "x /a/b/c", "/x/a/b", "PATH=/a/b", b"/a/b/c", "//a/b", "/a/b.c")\n'
     data = compiled(written(tmp_path / "m.py", text), "m.py")
     assert replaced(data, "/a/b", "/somewhere/else") == data
@@ -167,7 +167,7 @@ def test_what_only_looks_like_the_prefix_stays(tmp_path: Path) -> None:
         st.sampled_from([b"/env", b"/", b"z", b"\xfa", b"\4", b"\5\0\0\0", b"a", b"t", b"\xff"]), max_size=40
     )
 )
-def test_any_bytes_are_replaced_or_left(parts: list[bytes]) -> None:
+def test_replacing_accepts_any_bytes(parts: list[bytes]) -> None:
     data = b"".join(parts)
     there = replace_paths(data, b"/env", b"/elsewhere")
     assert there[:16] == data[:16]
@@ -196,17 +196,17 @@ def test_any_bytes_are_replaced_or_left(parts: list[bytes]) -> None:
         "a/__pycache__/b/m.cpython-311.pyc": None,
     }.items(),
 )
-def test_source_of(path: str, expected: str | None) -> None:
+def test_source_of_a_compiled_module(path: str, expected: str | None) -> None:
     assert source_of(path) == expected
 
 
 @pytest.mark.parametrize("optimization", ["", 1, 2])
-def test_source_of_what_python_calls_it(optimization: str | int) -> None:
+def test_source_of_the_paths_that_python_uses(optimization: str | int) -> None:
     cached = importlib.util.cache_from_source("a/b/m.py", optimization=optimization)
     assert source_of(cached) == "a/b/m.py" == importlib.util.source_from_cache(cached)
 
 
-def test_retimed_is_valid_for_a_source_of_the_new_time(source: Path) -> None:
+def test_module_becomes_valid_for_the_new_source_mtime(source: Path) -> None:
     data = compiled(source, "/a/m.py")
     later = with_source_mtime(data, 1_600_000_000, 315532800)
     assert struct.unpack("<I", later[8:12]) == (315532800,)
@@ -216,7 +216,7 @@ def test_retimed_is_valid_for_a_source_of_the_new_time(source: Path) -> None:
     os.utime(source, (1_600_000_000, 1_600_000_000))
 
 
-def test_retimed_only_if_it_was_valid_and_goes_by_time(source: Path) -> None:
+def test_module_that_was_not_valid_by_mtime_is_unchanged(source: Path) -> None:
     data = compiled(source, "/a/m.py")
     assert with_source_mtime(data, 1_600_000_001, 7) == data
     hashed = compiled(source, "/a/m.py", checked=True)
@@ -225,7 +225,7 @@ def test_retimed_only_if_it_was_valid_and_goes_by_time(source: Path) -> None:
     assert with_source_mtime(b"\0" * 15, 0, 7) == b"\0" * 15
 
 
-def test_times_are_held_in_32_bits() -> None:
+def test_mtimes_are_stored_modulo_32_bits() -> None:
     data = struct.pack("<4sIII", b"\xa7\r\r\n", 0, 5, 10) + b"code"
     assert (
         with_source_mtime(data, 2**32 + 5, 2**33 + 6)

@@ -1,4 +1,4 @@
-"""Documents of the format: equal values are equal bytes, and what a hostile store holds is refused in one line."""
+"""Canonical JSON: equal values give equal bytes, and malformed documents are rejected with a one-line error."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def document(value: object) -> Any:
 
 
 @pytest.mark.parametrize("value", [sample_snapshot(), sample_ref()])
-def test_values_come_back_as_they_were(value: Snapshot | Ref) -> None:
+def test_decoding_inverts_encoding(value: Snapshot | Ref) -> None:
     data = encode(value)
     assert decode(type(value), parse(data)) == value
     assert encode(decode(type(value), parse(data))) == data
 
 
-def test_canonical_json_is_ascii_sorted_and_without_white_space() -> None:
+def test_encoded_json_is_sorted_ascii_without_white_space() -> None:
     data = encode(sample_ref(history=(sample_ref().latest,)))
     assert data == (
         b'{"current":"%(b)b","format":1,"history":[{"action":"pack","added_size":4,"host":"host",'
@@ -43,7 +43,7 @@ def test_canonical_json_is_ascii_sorted_and_without_white_space() -> None:
     )
 
 
-def test_fields_that_are_none_are_left_out() -> None:
+def test_fields_that_are_none_are_omitted() -> None:
     first, second = document(sample_snapshot())["layers"]
     assert "begins" not in first
     assert second["begins"] == {"path": "big", "offset": 700, "size": 9000, "replaced": 3}
@@ -57,60 +57,61 @@ def test_equal_values_give_equal_bytes(order: list[str]) -> None:
     assert encode(sample_ref(tags=tags)) == encode(sample_ref(tags=shuffled))
 
 
-#: Characters, and the bytes that are none in a file's name.
+#: Characters, and surrogates for bytes of file names that are not UTF-8.
 TEXT = st.text(st.characters() | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]))
 
 
 @given(st.lists(TEXT, max_size=4).map(tuple), TEXT)
-def test_any_text_comes_back(paths: tuple[str, ...], text: str) -> None:
+def test_decoding_inverts_encoding_for_any_text(paths: tuple[str, ...], text: str) -> None:
     value = sample_snapshot(altered=(Deviation(text, paths),))
     assert decode(Snapshot, parse(encode(value))) == value
 
 
-def test_plain_is_what_json_holds() -> None:
+def test_jsonable_value_equals_parsed_json() -> None:
     assert to_jsonable(sample_snapshot()) == document(sample_snapshot())
 
 
-# --- what is refused --------------------------------------------------------------------------------------
+# --- malformed documents -----------------------------------------------------------------------------------
 
 NOT_JSON = {
-    "nothing": b"",
-    "no JSON": b"{",
-    "more than one": b"{}{}",
-    "no UTF-8": b'{"a":"\xff\xfe"}',
-    "a float": b'{"format":1.0}',
-    "an exponent": b'{"format":1e3}',
+    "empty": b"",
+    "incomplete JSON": b"{",
+    "two values": b"{}{}",
+    "not UTF-8": b'{"a":"\xff\xfe"}',
+    "float": b'{"format":1.0}',
+    "exponent": b'{"format":1e3}',
     "NaN": b'{"format":NaN}',
     "infinity": b'{"format":-Infinity}',
-    "a key twice": b'{"format":1,"format":1}',
-    "a key twice inside": b'{"tags":{"a":1,"\\u0061":2}}',
-    "a number of very many digits": b'{"format":' + b"9" * 5000 + b"}",
-    "lists nested deeply": b"[" * 100_000,
-    "objects nested deeply": b'{"a":' * 100_000,
-    "a line feed in a string": b'{"a":"\n"}',
+    "repeated key": b'{"format":1,"format":1}',
+    "repeated key in a nested object": b'{"tags":{"a":1,"\\u0061":2}}',
+    "number with thousands of digits": b'{"format":' + b"9" * 5000 + b"}",
+    "deeply nested lists": b"[" * 100_000,
+    "deeply nested objects": b'{"a":' * 100_000,
+    "unescaped line feed in a string": b'{"a":"\n"}',
 }
 
 
 @pytest.mark.parametrize("what", NOT_JSON)
-def test_what_is_no_document_is_refused(what: str) -> None:
-    refused(lambda: parse(NOT_JSON[what]))
+def test_bytes_that_are_not_a_document_are_rejected(what: str) -> None:
+    rejection(lambda: parse(NOT_JSON[what]))
 
 
-def test_documents_that_are_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_above_the_size_limit_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canonical, "LARGEST_DOCUMENT", 10)
     assert parse(b'{"a": 123}') == {"a": 123}
-    refused(lambda: parse(b'{"a": 1234}'))
+    rejection(lambda: parse(b'{"a": 1234}'))
 
 
 @given(st.binary(max_size=60) | st.text('{}[]":,\\u01eE+-.antrufls \n', max_size=60).map(str.encode))
-def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(data: bytes) -> None:
     try:
         parse(data)
     except MalformedDocument as error:
         assert "\n" not in str(error)
 
 
-def refused(action: Any) -> str:
+def rejection(action: Any) -> str:
+    """Return the message of the MalformedDocument that the action raises; it must be one line."""
     with pytest.raises(MalformedDocument) as caught:
         action()
     message = str(caught.value)
@@ -120,9 +121,9 @@ def refused(action: Any) -> str:
 
 
 def at(top: Any, path: str) -> tuple[Any, str | int]:
-    """The container and key that a dotted path ends at."""
-    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
-    for part in way:
+    """Return the container and the key at the end of a dotted path."""
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in parents:
         top = top[part]
     return top, last
 
@@ -139,25 +140,25 @@ FIELDS += [
 
 
 @pytest.mark.parametrize("path", FIELDS)
-def test_a_missing_field_is_named(path: str) -> None:
+def test_missing_field_is_named_in_the_error(path: str) -> None:
     whole = document(sample_snapshot())
     container, key = at(whole, path)
     del container[key]
-    assert repr(key) in refused(lambda: decode(Snapshot, whole))
+    assert repr(key) in rejection(lambda: decode(Snapshot, whole))
 
 
 @pytest.mark.parametrize(
     "path", ["more", "layers.0.more", "layers.0.relocations.1.more", "layers.1.begins.a\nb"]
 )
-def test_an_unknown_field_is_named(path: str) -> None:
+def test_unknown_field_is_named_in_the_error(path: str) -> None:
     whole = document(sample_snapshot())
     container, key = at(whole, path)
     container[key] = 1
-    assert repr(key) in refused(lambda: decode(Snapshot, whole))
+    assert repr(key) in rejection(lambda: decode(Snapshot, whole))
 
 
 def mistyped() -> list[tuple[str, Any]]:
-    """Each field with values of other types than its own, or of its type but with items of another."""
+    """Return fields with values of a wrong type, or with items of a wrong type."""
     pairs: list[tuple[str, Any]] = []
     for path in [*FIELDS, "format", "layers.0", "layers.1.begins", "altered.0.paths.1"]:
         container, key = at(document(sample_snapshot()), path)
@@ -170,14 +171,14 @@ def mistyped() -> list[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("path", "value"), mistyped(), ids=repr)
-def test_values_of_another_type_are_refused(path: str, value: Any) -> None:
-    assert path.partition(".")[0] in snapshot_with(path, value)
+def test_values_of_wrong_type_are_rejected(path: str, value: Any) -> None:
+    assert path.partition(".")[0] in reject_snapshot_with(path, value)
 
 
 @pytest.mark.parametrize("value", [None, True, 0, "text", [], [{}]], ids=repr)
 @pytest.mark.parametrize("kind", [Snapshot, Ref])
-def test_what_is_no_object_is_refused(kind: type[Snapshot | Ref], value: object) -> None:
-    refused(lambda: decode(kind, value))
+def test_documents_that_are_not_objects_are_rejected(kind: type[Snapshot | Ref], value: object) -> None:
+    rejection(lambda: decode(kind, value))
 
 
 DIGESTS = [
@@ -212,35 +213,36 @@ PLACEHOLDERS = ["", "/", "relative", "/nul\0", "/\udcff", "/\ud800"]
 NAMES = ["", ".", "..", "-a", ".a", "a/b", "a b", "a\n", "a\0", "a@b", "~", "x" * 129, "a:b", "é/", "*"]
 
 
-def test_limits_of_what_names_things() -> None:
+def test_valid_digests_and_names() -> None:
     assert is_digest(A)
     assert not any(map(is_digest, DIGESTS))
     assert all(map(is_valid_name, ["a", "A-1.2+x", "_", "3", "日本", "x" * 128, "a..b"]))
     assert not any(map(is_valid_name, NAMES))
 
 
-def snapshot_with(path: str, value: Any) -> str:
+def reject_snapshot_with(path: str, value: Any) -> str:
+    """Return the message with which a snapshot with this value is rejected."""
     whole = document(sample_snapshot())
     container, key = at(whole, path)
     container[key] = value
-    return refused(lambda: decode(Snapshot, whole))
+    return rejection(lambda: decode(Snapshot, whole))
 
 
 @pytest.mark.parametrize("digest", DIGESTS)
 @pytest.mark.parametrize("field", ["digest", "diff_id"])
-def test_a_layers_digests(digest: str, field: str) -> None:
-    assert "sha256" in snapshot_with(f"layers.1.{field}", digest)
+def test_malformed_layer_digests_are_rejected(digest: str, field: str) -> None:
+    assert "sha256" in reject_snapshot_with(f"layers.1.{field}", digest)
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("field", ["relocations.0.paths.1", "begins.path"])
-def test_paths_inside_the_environment_only(path: str, field: str) -> None:
-    snapshot_with(f"layers.1.{field}", path)
+def test_paths_outside_the_environment_are_rejected(path: str, field: str) -> None:
+    reject_snapshot_with(f"layers.1.{field}", path)
 
 
 @pytest.mark.parametrize("placeholder", PLACEHOLDERS)
-def test_placeholders(placeholder: str) -> None:
-    snapshot_with("layers.0.relocations.0.placeholder", placeholder)
+def test_malformed_placeholders_are_rejected(placeholder: str) -> None:
+    reject_snapshot_with("layers.0.relocations.0.placeholder", placeholder)
 
 
 @pytest.mark.parametrize(
@@ -260,38 +262,39 @@ def test_placeholders(placeholder: str) -> None:
         ("layers.0.begins", {"path": "big", "offset": 1, "size": 9000, "replaced": 0}),
     ],
 )
-def test_numbers_and_words_that_make_no_sense(path: str, value: Any) -> None:
-    snapshot_with(path, value)
+def test_values_out_of_range_are_rejected(path: str, value: Any) -> None:
+    reject_snapshot_with(path, value)
 
 
-def environment_with(path: str, value: Any) -> str:
+def reject_ref_with(path: str, value: Any) -> str:
+    """Return the message with which a ref with this value is rejected."""
     whole = document(sample_ref())
     container, key = at(whole, path)
     container[key] = value
-    return refused(lambda: decode(Ref, whole))
+    return rejection(lambda: decode(Ref, whole))
 
 
 @pytest.mark.parametrize("digest", DIGESTS)
 @pytest.mark.parametrize("path", ["current", "tags.v1", "history.0.snapshot"])
-def test_an_environments_digests(digest: str, path: str) -> None:
-    assert "sha256" in environment_with(path, digest)
+def test_malformed_snapshot_ids_in_refs_are_rejected(digest: str, path: str) -> None:
+    assert "sha256" in reject_ref_with(path, digest)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_environments_and_tags(name: str) -> None:
-    assert "name" in environment_with("name", name)
-    assert "tag" in environment_with("tags", {name: A})
+def test_malformed_names_of_environments_and_tags_are_rejected(name: str) -> None:
+    assert "name" in reject_ref_with("name", name)
+    assert "tag" in reject_ref_with("tags", {name: A})
 
 
-def test_a_tag_of_another_type_is_refused_in_one_line() -> None:
-    environment_with("tags", {"a\nb": 1})
+def test_error_about_a_tag_with_a_line_feed_is_one_line() -> None:
+    reject_ref_with("tags", {"a\nb": 1})
 
 
-def test_the_history_ends_at_the_current_snapshot() -> None:
-    assert "history" in environment_with("current", A)
-    assert "history" in environment_with("history", [])
+def test_history_must_end_at_the_current_snapshot() -> None:
+    assert "history" in reject_ref_with("current", A)
+    assert "history" in reject_ref_with("history", [])
 
 
 @pytest.mark.parametrize("prefix", ["/a\0b", "/\ud800"])
-def test_a_move_was_from_a_directory(prefix: str) -> None:
-    environment_with("history.0.prefix", prefix)
+def test_history_entries_with_impossible_prefixes_are_rejected(prefix: str) -> None:
+    reject_ref_with("history.0.prefix", prefix)

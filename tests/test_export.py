@@ -1,4 +1,4 @@
-"""Exported archives: restored with other programs, they are what `snapper restore` gives."""
+"""Exported archives: unpacked with other programs, they equal what `snapper restore` creates."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Stock:
 
 @pytest.fixture
 def stocked(stock: Stock, machine: Machine) -> Machine:
-    """A machine with that store, which tests only read."""
+    """Return a machine with that store, which tests only read."""
     return Machine(machine.home, machine.envs, stock.store)
 
 
@@ -63,11 +63,11 @@ def leftovers(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.name.endswith(".snapper")]
 
 
-def both(machine: Machine, form: str, place: Path) -> tuple[Tree, Tree]:
-    """The environment `odd` at one prefix, by way of an archive and restored."""
+def export_and_restore(machine: Machine, form: str, directory: Path) -> tuple[Tree, Tree]:
+    """Return the environment `odd` at one prefix: unpacked from an archive, and restored."""
     archive = machine.home / f"odd.{form}"
     machine.run_json("export", "odd", "-o", archive)
-    prefix = place / "odd"
+    prefix = directory / "odd"
     conda_unpack(unpack(archive, prefix))
     unpacked = tree_of(prefix)
     shutil.rmtree(prefix)
@@ -75,13 +75,13 @@ def both(machine: Machine, form: str, place: Path) -> tuple[Tree, Tree]:
     return unpacked, tree_of(prefix)
 
 
-# --- the same as restoring --------------------------------------------------------------------------------
+# --- equal to a restored environment --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_unpacked_and_fixed_it_is_what_restoring_gives(form: str, stocked: Machine, scratch: Path) -> None:
+def test_unpacked_archive_equals_restored_environment(form: str, stocked: Machine, scratch: Path) -> None:
     need_tools(form)
-    unpacked, restored = both(stocked, form, scratch)
+    unpacked, restored = export_and_restore(stocked, form, scratch)
     assert unpacked.keys() >= ADDED
     unpacked = without(unpacked, ADDED)
 
@@ -115,7 +115,7 @@ def test_hard_links_stay_hard_links(stocked: Machine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["tar.zst", "zip"])
-def test_made_for_a_prefix_it_needs_no_conda_unpack(form: str, stocked: Machine, scratch: Path) -> None:
+def test_archive_with_dest_prefix_needs_no_conda_unpack(form: str, stocked: Machine, scratch: Path) -> None:
     need_tools(form)
     prefix = scratch / "odd"
     archive = stocked.home / f"odd.{form}"
@@ -158,7 +158,9 @@ def test_scripts_of_an_earlier_archive_are_replaced(
     assert not any(str(first).encode() in data for _, _, data in found.values())
 
 
-def test_what_conda_unpack_cannot_do(machine: Machine, scratch: Path) -> None:
+def test_files_that_conda_unpack_cannot_relocate_keep_their_placeholder(
+    machine: Machine, scratch: Path
+) -> None:
     prefix = scratch / "own"
     (prefix / "conda-meta").mkdir(parents=True)
     (prefix / "bin").mkdir()
@@ -185,7 +187,7 @@ def test_what_conda_unpack_cannot_do(machine: Machine, scratch: Path) -> None:
     assert f"{scratch}/back/module.py".encode() in (scratch / "back" / "module.pyc").read_bytes()
 
 
-def test_scripts_that_a_package_owns_are_kept(machine: Machine, tmp_path: Path) -> None:
+def test_scripts_owned_by_a_package_are_kept(machine: Machine, tmp_path: Path) -> None:
     prefix = machine.envs / "base"
     make("data", prefix, copy=True)
     (prefix / "bin" / "activate").write_text(f"echo {prefix}\n")
@@ -201,7 +203,7 @@ def test_scripts_that_a_package_owns_are_kept(machine: Machine, tmp_path: Path) 
     assert "conda_pack" in (there / "bin" / "deactivate").read_text()
 
 
-def test_programs_of_the_user_come_last_for_they_may_not_fit(machine: Machine, scratch: Path) -> None:
+def test_binaries_that_may_not_fit_are_relocated_last(machine: Machine, scratch: Path) -> None:
     prefix = scratch / "own"
     (prefix / "conda-meta").mkdir(parents=True)
     (prefix / "bin").mkdir()
@@ -223,7 +225,7 @@ def test_programs_of_the_user_come_last_for_they_may_not_fit(machine: Machine, s
 
 
 @pytest.mark.parametrize(("form", "low", "high"), [("tar.gz", 1, 9), ("tar.zst", 1, 19), ("zip", 0, 9)])
-def test_levels_take_effect(form: str, low: int, high: int, stocked: Machine) -> None:
+def test_higher_levels_give_smaller_archives(form: str, low: int, high: int, stocked: Machine) -> None:
     sizes = [
         stocked.run_json("export", "odd", "-o", stocked.home / f"{level}.{form}", "--level", level)["size"]
         for level in (low, high)
@@ -232,8 +234,8 @@ def test_levels_take_effect(form: str, low: int, high: int, stocked: Machine) ->
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "tar.zst", "tar.bz2"])
-def test_threads_take_effect(form: str, stocked: Machine) -> None:
-    """Compressed by several threads, the data is cut into blocks, and so are other bytes."""
+def test_several_threads_give_other_bytes(form: str, stocked: Machine) -> None:
+    """Several threads compress separate blocks of the data."""
     archives = [stocked.home / f"{threads}.{form}" for threads in (1, 2)]
     for threads, archive in enumerate(archives, 1):
         stocked.run_json("export", "odd", "-o", archive, "--threads", threads, "--format", form)
@@ -243,7 +245,7 @@ def test_threads_take_effect(form: str, stocked: Machine) -> None:
 # --- refusals ---------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_there_is_not_overwritten(stocked: Machine, tmp_path: Path) -> None:
+def test_existing_output_is_only_replaced_with_force(stocked: Machine, tmp_path: Path) -> None:
     archive = tmp_path / "odd.tar"
     archive.write_text("precious")
     assert "--force" in stocked.expect_error(11, "export", "odd", "-o", archive)["hint"]
@@ -269,21 +271,23 @@ def test_a_file_that_is_there_is_not_overwritten(stocked: Machine, tmp_path: Pat
         ({"output": "a.tar", "dest_prefix": "/"}, "/opt"),
     ],
 )
-def test_options_that_make_no_sense(options: dict[str, Any], hint: str, stock: Stock, tmp_path: Path) -> None:
-    wanted = ExportRequest(SnapshotSpec("odd"), **{**options, "output": tmp_path / options["output"]})
-    with pytest.raises(UsageError) as refused:
-        export_snapshot(open_store(str(stock.store)), wanted)
-    assert hint in refused.value.hint
+def test_invalid_options_are_refused(
+    options: dict[str, Any], hint: str, stock: Stock, tmp_path: Path
+) -> None:
+    request = ExportRequest(SnapshotSpec("odd"), **{**options, "output": tmp_path / options["output"]})
+    with pytest.raises(UsageError) as caught:
+        export_snapshot(open_store(str(stock.store)), request)
+    assert hint in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_there(stocked: Machine, tmp_path: Path) -> None:
+def test_missing_environment_directory_and_output_are_refused(stocked: Machine, tmp_path: Path) -> None:
     stocked.expect_error(10, "export", "nothing", "-o", tmp_path / "a.tar")
     stocked.expect_error(1, "export", "odd", "-o", tmp_path / "missing" / "a.tar")
     assert "--output" in stocked.expect_error(2, "export", "odd")["message"]
 
 
-def test_a_prefix_that_does_not_fit_in_programs(stocked: Machine, tmp_path: Path) -> None:
+def test_dest_prefix_too_long_for_binaries_is_refused(stocked: Machine, tmp_path: Path) -> None:
     error = stocked.expect_error(
         1, "export", "odd", "-o", tmp_path / "a.tar", "--dest-prefix", "/" + "p" * 300
     )
@@ -291,7 +295,7 @@ def test_a_prefix_that_does_not_fit_in_programs(stocked: Machine, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"two\nlines"])
-def test_names_that_a_zip_cannot_hold(name: bytes, machine: Machine, tmp_path: Path) -> None:
+def test_names_that_a_zip_cannot_contain_are_refused(name: bytes, machine: Machine, tmp_path: Path) -> None:
     prefix = machine.envs / "bytes"
     (prefix / "conda-meta").mkdir(parents=True)
     Path(os.fsdecode(bytes(prefix) + b"/" + name)).write_text(f"{prefix}\n")
@@ -303,7 +307,7 @@ def test_names_that_a_zip_cannot_hold(name: bytes, machine: Machine, tmp_path: P
     assert Path(os.fsdecode(bytes(there) + b"/" + name)).read_text() == f"{there}\n"
 
 
-def test_squashfs_without_its_programs(stocked: Machine, tmp_path: Path) -> None:
+def test_squashfs_without_squashfs_tools_is_refused(stocked: Machine, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     error = stocked.expect_error(1, "export", "odd", "-o", tmp_path / "a.squashfs", PATH=str(programs))
@@ -320,8 +324,8 @@ mkdir "$2" && tail -c +5 "$3" | tar -xpC "$2"
 """
 
 
-def test_an_archive_that_lacks_a_file_is_not_left_behind(stocked: Machine, tmp_path: Path) -> None:
-    """A failing disk is played by programs that lose a file."""
+def test_incomplete_archive_is_detected_and_removed(stocked: Machine, tmp_path: Path) -> None:
+    """Programs that omit a file stand in for a failing disk."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (("mksquashfs", _MKSQUASHFS), ("unsquashfs", _UNSQUASHFS)):
@@ -334,7 +338,7 @@ def test_an_archive_that_lacks_a_file_is_not_left_behind(stocked: Machine, tmp_p
 
 
 class Limited(Machine):
-    """A machine whose files can have 1 MiB at most."""
+    """A machine whose files are limited to 1 MiB."""
 
     def command(self, *arguments: object) -> list[str]:
         limit = "import resource as r, os, sys; r.setrlimit(r.RLIMIT_FSIZE, (2**20, 2**20)); "
@@ -347,7 +351,7 @@ class Limited(Machine):
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "zip"])
-def test_a_write_that_fails_ends_the_export(form: str, machine: Machine, tmp_path: Path) -> None:
+def test_failing_write_ends_the_export(form: str, machine: Machine, tmp_path: Path) -> None:
     prefix = machine.envs / "random"
     (prefix / "conda-meta").mkdir(parents=True)
     for number in range(6):
@@ -361,7 +365,7 @@ def test_a_write_that_fails_ends_the_export(form: str, machine: Machine, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing(number: int, stocked: Machine, tmp_path: Path) -> None:
+def test_interrupted_export_leaves_nothing(number: int, stocked: Machine, tmp_path: Path) -> None:
     running = start_command(stocked, "export", "odd", "-o", tmp_path / "a.tar.bz2", "--threads", "1")
     if running.reaches((tmp_path / ".a.tar.bz2.snapper" / "tree" / "archive").exists):
         running.send(number)
@@ -371,7 +375,7 @@ def test_interrupted_it_leaves_nothing(number: int, stocked: Machine, tmp_path: 
     assert running.members() == []
 
 
-def test_what_people_and_programs_are_told(stocked: Machine, stock: Stock) -> None:
+def test_output_for_people_and_programs(stocked: Machine, stock: Stock) -> None:
     outcome = stocked.snapper("export", f"odd@{stock.snapshot[:8]}", "-o", "relative.tgz")
     assert outcome.code == 0, outcome
     assert f"Exported odd@{stock.snapshot[:12]} to {stocked.home}/relative.tgz" in outcome.out

@@ -1,7 +1,7 @@
-"""Stores, archives and manifests from somebody else: bounded, refused, and nothing outside is read or written.
+"""Stores, archives and manifests of an attacker: costs are bounded, and nothing outside is read or written.
 
-What layers and archives may say is in the corpora of test_extract.py and test_bad_archives.py, an attack each; here
-all that reads layers is held to the first of them, and all readers are fed what has been changed by chance.
+Attacks on extraction are in tests/support/hostile_layers.py, those on archives in test_bad_archives.py. Here, all
+other readers of layers are tested with the former, and all readers with random changes.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31mred\x9b1m\r\u202e"
 
-# --- all that reads layers --------------------------------------------------------------------------------
+# --- all readers of layers --------------------------------------------------------------------------------
 
 
-def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(sandbox: Path) -> None:
-    """verify and diff on each attack on extraction: they find it, or it is none to them."""
+def test_every_reader_of_layers_survives_every_attack_on_extraction(sandbox: Path) -> None:
+    """verify and diff reject an attack as corruption, or are not affected by it."""
     outside = sandbox / "outside"
     before = tree_of(outside)
     prefix = sandbox / "home" / "envs" / "work"
@@ -108,8 +108,8 @@ def test_no_reader_of_layers_leaves_the_environment_or_fails_otherwise(sandbox: 
     assert min(refused.values()) > 30, refused
 
 
-def test_what_differs_is_found_without_following_links_out(sandbox: Path) -> None:
-    """An environment whose directory has become a link to elsewhere, beside a snapshot that has a file there."""
+def test_comparing_does_not_follow_links_outside(sandbox: Path) -> None:
+    """A directory of the environment, with a file in the snapshot, has been replaced by a link."""
     prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("a/secret", b"secret"))])
     store = open_store(str(sandbox / "store"))
     (prefix / "a" / "secret").unlink()
@@ -122,24 +122,28 @@ def test_what_differs_is_found_without_following_links_out(sandbox: Path) -> Non
     assert "a/secret" in found_files.removed
 
 
-def described_as(store: LocalStore, *layers: Layer) -> str:
-    """Points `work` at a snapshot that says so of its layers, which are there; its key."""
+def publish_descriptions(store: LocalStore, *layers: Layer) -> str:
+    """Make a snapshot with these descriptions of existing layers the current one of `work`; return its key."""
     found = read_snapshot(store, read_ref(store, "work").ref.current)
     snapshot_id = put_snapshot(store, replace(found, layers=(*found.layers, *layers)))
     point_ref(store, snapshot_id)
     return Layout.snapshot(snapshot_id)
 
 
-@pytest.mark.parametrize("untrue", [{"members": 3}, {"diff_size": 1024}, {"diff_id": "0" * 64}, {"size": 7}])
-def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], sandbox: Path) -> None:
-    """And neither the layer, nor others who have it; and what heals the layer is its bytes."""
+@pytest.mark.parametrize(
+    "false_fields", [{"members": 3}, {"diff_size": 1024}, {"diff_id": "0" * 64}, {"size": 7}]
+)
+def test_false_descriptions_of_layers_are_problems_of_their_snapshot(
+    false_fields: dict[str, Any], sandbox: Path
+) -> None:
+    """They are no problem of the layer or of other snapshots, and do not prevent its repair."""
     store = open_store(str(sandbox / "store"))
     assert isinstance(store, LocalStore)
     good = pack_members(encode_member(META), file("a"))
     publish_layers(store, [good])
     rightly = read_ref(store, "work").ref
     store.replace(Layout.ref("mine"), canonical.encode(replace(rightly, name="mine")), None)
-    key = described_as(store, replace(good[0], **untrue))
+    key = publish_descriptions(store, replace(good[0], **false_fields))
     (problem,) = verify.verify_store(store, verify.LayerSample(), jobs=1).problems
     assert (problem.key, problem.environments) == (key, ("work",))
     path = Path(store.url) / Layout.layer(good[0].digest)
@@ -151,7 +155,7 @@ def test_who_describes_a_layer_wrongly_is_to_blame(untrue: dict[str, Any], sandb
     assert path.read_bytes() == good[1]
 
 
-def test_a_layer_is_unpacked_once_however_it_is_described(
+def test_layer_is_decompressed_once_for_all_its_descriptions(
     sandbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segment = bytes(128 * 1024 * 1024)
@@ -175,8 +179,8 @@ def test_a_layer_is_unpacked_once_however_it_is_described(
 
 @pytest.mark.parametrize("mode", ["text", "binary", "record", "sized-record", "link"])
 @pytest.mark.parametrize("path", ["way/secret", "way", "kept", "nowhere"])
-def test_an_export_changes_nothing_that_a_link_leads_to(mode: Mode, path: str, sandbox: Path) -> None:
-    """Whatever the snapshot says is to be relocated."""
+def test_export_changes_nothing_through_links(mode: Mode, path: str, sandbox: Path) -> None:
+    """Whatever paths the snapshot claims to be relocated."""
     way = encode_member(Member("way", "symlink", 0o777, 0, 0, str(sandbox / "outside")))
     placeholder = "" if "record" in mode else "/opt/placeholder"
     said = pack_segment(way + file("kept", b"kept"), 2, (Relocation(mode, placeholder, (path,)),))
@@ -190,7 +194,7 @@ def test_an_export_changes_nothing_that_a_link_leads_to(mode: Mode, path: str, s
         assert archive.extractfile("kept").read() == b"kept"  # type: ignore[union-attr]
 
 
-def test_a_path_that_is_no_path_is_refused(sandbox: Path) -> None:
+def test_paths_that_cannot_be_encoded_are_refused(sandbox: Path) -> None:
     publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META))])
     before = tree_of(sandbox)
     found = pack_segment(encode_member(META), 1)[0]
@@ -199,7 +203,7 @@ def test_a_path_that_is_no_path_is_refused(sandbox: Path) -> None:
     assert tree_of(sandbox) == before
 
 
-def test_no_bits_but_permissions_are_restored(sandbox: Path) -> None:
+def test_only_permission_bits_are_restored(sandbox: Path) -> None:
     prefix = restore_layers(
         sandbox,
         [
@@ -214,8 +218,8 @@ def test_no_bits_but_permissions_are_restored(sandbox: Path) -> None:
     assert (prefix / "d").stat().st_mode & 0o7777 == 0o700
 
 
-def test_pieces_are_not_written_into_what_was_taken_over(sandbox: Path) -> None:
-    """A file that the environment has already, so that it is linked, comes in pieces too."""
+def test_pieces_are_not_written_into_reused_files(sandbox: Path) -> None:
+    """A file that the environment already has, and that is therefore linked, also comes in pieces."""
     good = pack_members(encode_member(META), file("a", b"good" * 10))
     prefix = restore_layers(sandbox, [good])
     with (prefix / "a").open("rb") as taken_over:
@@ -233,8 +237,8 @@ def test_pieces_are_not_written_into_what_was_taken_over(sandbox: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["environments/work.json", "snapshots", "pages", "layers"])
-def test_objects_without_end_are_not_read(kind: str, sandbox: Path) -> None:
-    """They have a terabyte, of which none may come into memory."""
+def test_oversized_objects_are_not_read(kind: str, sandbox: Path) -> None:
+    """They have a terabyte, none of which may be read into memory."""
     publish_layers(
         open_store(str(sandbox / "store")), [pack_members(encode_member(META)), pack_members(file("good"))]
     )
@@ -251,13 +255,13 @@ def test_objects_without_end_are_not_read(kind: str, sandbox: Path) -> None:
         store.read_versioned(str(target.relative_to(store.root)))
 
 
-def test_a_document_without_end_is_not_parsed() -> None:
+def test_oversized_documents_are_not_parsed() -> None:
     data = b"[" + b"0," * (canonical.LARGEST_DOCUMENT // 2) + b"0]"
     with pytest.raises(canonical.MalformedDocument, match="larger"):
         canonical.parse(data)
 
 
-def test_manifests_cannot_say_that_layers_are_larger_than_any() -> None:
+def test_manifests_with_oversized_layers_are_rejected() -> None:
     good = pack_members(file("good"))[0]
     for name, value in (("size", LARGEST_OBJECT + 1), ("diff_size", 2**40), ("members", -1)):
         with pytest.raises(canonical.MalformedDocument, match=r"larger|negative"):
@@ -265,7 +269,7 @@ def test_manifests_cannot_say_that_layers_are_larger_than_any() -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_headers_of_archives_without_end_are_not_read(kind: bytes, tmp_path: Path) -> None:
+def test_oversized_headers_of_archives_are_not_read(kind: bytes, tmp_path: Path) -> None:
     info = tarfile.TarInfo("header")
     info.type, info.size = kind, 2**32
     target = tmp_path / "hostile.tar"
@@ -275,7 +279,7 @@ def test_headers_of_archives_without_end_are_not_read(kind: bytes, tmp_path: Pat
 
 
 def test_sparse_members_of_archives_are_refused(tmp_path: Path) -> None:
-    """Of a few bytes they would make as many as they like."""
+    """A few bytes would become files of any size."""
     info = tarfile.TarInfo("sparse")
     info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**60), "GNU.sparse.major": "0"}
     info.size = 1
@@ -290,7 +294,7 @@ def test_sparse_members_of_archives_are_refused(tmp_path: Path) -> None:
 # --- names ------------------------------------------------------------------------------------------------
 
 
-def test_names_in_a_store_that_no_object_has(sandbox: Path) -> None:
+def test_names_that_no_object_can_have_are_ignored_and_reported(sandbox: Path) -> None:
     store = open_store(str(sandbox / "store"))
     publish_layers(store, [pack_members(encode_member(META))])
     names = [
@@ -315,8 +319,8 @@ def test_names_in_a_store_that_no_object_has(sandbox: Path) -> None:
     assert found == {name for name in names if ".." not in name.split("/")}
 
 
-def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
-    """Escapes wherever there is free text: in packages, kernels, paths, and the history."""
+def test_escape_sequences_in_a_store_never_reach_the_terminal(machine: Machine) -> None:
+    """There are escapes in all free text: packages, kernels, paths, and the history."""
     machine.run_json("pack", "-p", make_data(machine.envs / "data"))
     original = next((machine.store / "snapshots").iterdir())
     document = snapshot_document(machine.store, original.stem)
@@ -350,16 +354,16 @@ def test_nothing_that_a_store_says_steers_a_terminal(machine: Machine) -> None:
     ):
         outcome = machine.snapper(*command)
         shown += outcome.out + outcome.err
-        for steering in "\x1b\x07\x9b\r\u202e":
-            assert steering not in outcome.out + outcome.err, (command, outcome)
+        for control in "\x1b\x07\x9b\r\u202e":
+            assert control not in outcome.out + outcome.err, (command, outcome)
     assert "\\x1b]0;owned" in shown
 
 
-# --- by chance --------------------------------------------------------------------------------------------
+# --- random changes --------------------------------------------------------------------------------------------
 
 
-def by_chance(request: pytest.FixtureRequest, few: int) -> settings:
-    """So many examples, and many more in the long form."""
+def examples(request: pytest.FixtureRequest, few: int) -> settings:
+    """Run few examples, or 50 times as many in the long form."""
     return settings(
         max_examples=few * (50 if request.config.getoption("--long") else 1),
         deadline=None,
@@ -368,16 +372,16 @@ def by_chance(request: pytest.FixtureRequest, few: int) -> settings:
     )
 
 
-#: Places and what is put there, over what is there or in between.
+#: Changes of bytes: an offset, the new bytes, and whether they are inserted instead of overwriting others.
 CHANGES = st.lists(
     st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.booleans()), max_size=4
 )
 
 
-def changed(data: bytes, changes: list[tuple[int, bytes, bool]]) -> bytes:
-    for at, new, between in changes:
-        place = at % (len(data) + 1)
-        data = data[:place] + new + data[place + (0 if between else len(new)) :]
+def apply_changes(data: bytes, changes: list[tuple[int, bytes, bool]]) -> bytes:
+    for position, new, insert in changes:
+        offset = position % (len(data) + 1)
+        data = data[:offset] + new + data[offset + (0 if insert else len(new)) :]
     return data
 
 
@@ -394,22 +398,22 @@ SEGMENT = b"".join(
 )
 
 
-def test_layers_changed_by_chance(
+def test_randomly_changed_layers(
     request: pytest.FixtureRequest, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whatever a layer holds, extraction ends well or with the one error, and below its directory."""
+    """Extraction succeeds or reports corruption, and never leaves its directory."""
     store = open_store(str(tmp_path_factory.mktemp("shelf") / "store"), create=True)
     outside = tree_of(tmp_path)
 
-    @by_chance(request, 150)
+    @examples(request, 150)
     @given(changes=CHANGES, in_frame=st.booleans())
     def run(changes: list[tuple[int, bytes, bool]], in_frame: bool) -> None:
-        segment = SEGMENT if in_frame else changed(SEGMENT, changes)
+        segment = SEGMENT if in_frame else apply_changes(SEGMENT, changes)
         data = zstandard.compress(segment)
-        stored, data = pack_segment(segment, 7, stored=changed(data, changes) if in_frame else data)
+        stored, data = pack_segment(segment, 7, stored=apply_changes(data, changes) if in_frame else data)
         store.put(Layout.layer(stored.digest), data)
         found = audit_layer(store, AuditJob(stored.digest, (stored,)))
-        assert not found.reason  # it has its name's bytes, whatever they are
+        assert not found.reason  # its name is the checksum of its bytes
         with tempfile.TemporaryDirectory(dir=tmp_path) as target:
             try:
                 extract_layer(store, ExtractJob(target, "/final/prefix", stored, frozenset(), 0), data)
@@ -428,15 +432,15 @@ def test_layers_changed_by_chance(
         os.umask(mask)
 
 
-def test_frames_changed_by_chance(request: pytest.FixtureRequest) -> None:
+def test_randomly_changed_frames(request: pytest.FixtureRequest) -> None:
     good, data = pack_segment(SEGMENT, 7)
     reader = LayerReader()
 
-    @by_chance(request, 300)
+    @examples(request, 300)
     @given(CHANGES)
     def run(changes: list[tuple[int, bytes, bool]]) -> None:
         with suppress(Corrupted):
-            members = reader.open(good, changed(data, changes), "store").members()
+            members = reader.open(good, apply_changes(data, changes), "store").members()
             assert len(list(members)) == good.members
 
     run()
@@ -453,19 +457,19 @@ JUNK = st.recursive(
 )
 
 
-def replaced(value: Any, path: list[int], junk: Any) -> Any:
-    """The document with something else at a place."""
+def replace_at(value: Any, path: list[int], junk: Any) -> Any:
+    """Return the document with something else at the path."""
     if not path or not isinstance(value, dict | list) or not value:
         return junk
     keys = sorted(value) if isinstance(value, dict) else range(len(value))
     key: Any = list(keys)[path[0] % len(value)]
     copy = value.copy()
-    copy[key] = replaced(value[key], path[1:], junk)
+    copy[key] = replace_at(value[key], path[1:], junk)
     return copy
 
 
-def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """What is accepted is what is written again: there is one form of each snapshot."""
+def test_randomly_changed_manifests(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Only the canonical encoding of a snapshot is accepted."""
     store = open_store(str(tmp_path / "store"), create=True)
     encoded = manifest.encode(sample_snapshot())
     good = {
@@ -474,19 +478,19 @@ def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: P
     }
     pages = [*encoded.pages]
 
-    @by_chance(request, 400)
+    @examples(request, 400)
     @given(st.integers(0, 8), st.lists(st.integers(0, 100), max_size=6), JUNK, CHANGES, st.booleans())
     def run(
         part: int, path: list[int], junk: Any, changes: list[tuple[int, bytes, bool]], in_bytes: bool
     ) -> None:
         which = ("document", *pages)[part % (1 + len(pages))]
-        changed_part = good[which] if in_bytes else replaced(good[which], path, junk)
+        changed_part = good[which] if in_bytes else replace_at(good[which], path, junk)
         data = json.dumps(changed_part, sort_keys=True, separators=(",", ":")).encode()
-        data = changed(data, changes) if in_bytes else data
+        data = apply_changes(data, changes) if in_bytes else data
         document = encoded.document
         if which == "document":
             document = data
-        else:  # with a name and a size that are true of it
+        else:  # with its actual digest and size
             size = f'"size":{len(encoded.pages[which])}}}'.encode()
             document = document.replace(which.encode(), sha256_hex(data).encode())
             document = document.replace(size, f'"size":{len(data)}}}'.encode())
@@ -504,7 +508,7 @@ def test_manifests_changed_by_chance(request: pytest.FixtureRequest, tmp_path: P
     run()
 
 
-def test_archives_changed_by_chance(
+def test_randomly_changed_archives(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "tmp"
@@ -521,10 +525,10 @@ def test_archives_changed_by_chance(
     good = target.read_bytes()
     before = {path.name for path in tmp_path.iterdir()}
 
-    @by_chance(request, 120)
+    @examples(request, 120)
     @given(CHANGES)
     def run(changes: list[tuple[int, bytes, bool]]) -> None:
-        target.write_bytes(changed(good, changes))
+        target.write_bytes(apply_changes(good, changes))
         try:
             with unpacked_archive(target, NO_PROGRESS) as unpacked:
                 assert unpacked.prefix.is_relative_to(temporary)

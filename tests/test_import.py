@@ -1,4 +1,4 @@
-"""Imported archives: an environment that conda-pack archived is what installing it at the new prefix gives."""
+"""Imported archives: restored, they equal the same environment installed at the new prefix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.commands import start_command
 
 
 class Archived(NamedTuple):
-    """The environment `no-python` packed by conda-pack in each format, and what installing it at `there` gives."""
+    """The environment `no-python` packed by conda-pack in each format, and installed at `there`."""
 
     archives: dict[str, Path]
     there: Path
@@ -54,19 +54,19 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Archived:
 
 @pytest.fixture
 def temporary(machine: Machine) -> Path:
-    """The directory that the machine's programs have for temporary files."""
+    """Return the directory for the machine's temporary files."""
     directory = machine.home / "tmp"
     directory.mkdir()
     return directory
 
 
-def restored(machine: Machine, name: str, prefix: Path) -> Tree:
+def restore_tree(machine: Machine, name: str, prefix: Path) -> Tree:
     machine.run_json("restore", name, "--prefix", prefix)
     return tree_of(prefix)
 
 
 def assert_as_installed(found: Tree, expected: Tree) -> None:
-    """conda-pack rewrites conda's records, and takes out of them where the package cache was; nothing else differs."""
+    """Assert that the trees differ only in the paths of the package cache, which conda-pack removes from records."""
     expected = dict(expected)
     said, true = records_of(found), records_of(expected)
     assert said.keys() == true.keys()
@@ -82,7 +82,7 @@ def assert_as_installed(found: Tree, expected: Tree) -> None:
 
 
 @pytest.mark.parametrize("form", [*FORMATS, "tar.xz"])
-def test_it_is_what_installing_there_gives(
+def test_restored_archive_equals_installed_environment(
     form: str, archived: Archived, machine: Machine, temporary: Path
 ) -> None:
     need_tools(form)
@@ -90,19 +90,19 @@ def test_it_is_what_installing_there_gives(
     assert list(temporary.iterdir()) == []
     assert document["altered"] == document["missing"] == document["unrelocated"] == []
     place = machine.home / "with-another-name"
-    found = restored(machine, "tools", archived.there)
+    found = restore_tree(machine, "tools", archived.there)
     os.rename(archived.there, place)
     assert_as_installed(found, archived.installed)
 
 
-def test_python_and_its_modules(
+def test_python_and_its_modules_work(
     pristine: Callable[[str], Path], machine: Machine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     archive = conda_pack(pristine("compiled"), machine.home / "compiled.tar.zst")
     machine.run_json("import", archive)
     there = tmp_path_factory.getbasetemp() / "elsewhere" / "compiled"
     expected = installed("compiled", there)
-    found = restored(machine, "compiled", there)
+    found = restore_tree(machine, "compiled", there)
     for path, (kind, mode, data) in expected.items():
         if path.endswith(".pyc") and data != found[path][2]:
             assert found[path][2][16:] == data[16:], "only the time of the source may differ"
@@ -111,12 +111,12 @@ def test_python_and_its_modules(
     assert run(there / "bin" / "python", "-c", "import sys; print(sys.prefix)") == f"{there}\n"
 
 
-def test_made_for_a_certain_prefix(archived: Archived, machine: Machine, tmp_path: Path) -> None:
+def test_archive_with_dest_prefix(archived: Archived, machine: Machine, tmp_path: Path) -> None:
     make("no-python", tmp_path / "tools")
     archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
     document = machine.run_json("import", archive, "--name", "tools")
     assert document["altered"] == document["unrelocated"] == []
-    found = restored(machine, "tools", tmp_path / "there")
+    found = restore_tree(machine, "tools", tmp_path / "there")
     assert not any(b"/opt/some/where" in data for _, _, data in found.values())
     assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
     assert f"home = {tmp_path}/there\n" in (tmp_path / "there/share/textdata/config.ini").read_text()
@@ -124,7 +124,7 @@ def test_made_for_a_certain_prefix(archived: Archived, machine: Machine, tmp_pat
 
 @pytest.fixture
 def uncached(tmp_path: Path) -> Path:
-    """The environment `no-python` when the package cache is gone."""
+    """Return the environment `no-python` without its package cache."""
     prefix = tmp_path / "tools"
     make("no-python", prefix, copy=True)
     for file in (prefix / "conda-meta").glob("*.json"):
@@ -134,33 +134,35 @@ def uncached(tmp_path: Path) -> Path:
     return prefix
 
 
-def test_without_a_package_cache(uncached: Path, machine: Machine, tmp_path: Path) -> None:
-    """conda-pack loses then where programs have the prefix compiled in; conda's checksums bring it back."""
+def test_archive_made_without_a_package_cache(uncached: Path, machine: Machine, tmp_path: Path) -> None:
+    """conda-pack then cannot list the binaries that contain the prefix; checksums in conda's records prove them."""
     document = machine.run_json("import", conda_pack(uncached, tmp_path / "tools.tar.gz"))
     assert document["altered"] == []
-    restored(machine, "tools", tmp_path / "there")
+    restore_tree(machine, "tools", tmp_path / "there")
     assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
 
 
-def test_made_for_a_certain_prefix_without_a_package_cache(
+def test_archive_with_dest_prefix_made_without_a_package_cache(
     uncached: Path, machine: Machine, tmp_path: Path
 ) -> None:
     archive = conda_pack(uncached, tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
     assert machine.run_json("import", archive)["altered"] == []
-    found = restored(machine, "tools", tmp_path / "there")
+    found = restore_tree(machine, "tools", tmp_path / "there")
     assert found["share/textdata/config.ini"][2].startswith(f"[paths]\nhome = {tmp_path}/there\n".encode())
     assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
 
 
-def test_below_a_directory_of_its_own(archived: Archived, machine: Machine, tmp_path: Path) -> None:
+def test_environment_in_a_subdirectory_of_the_archive(
+    archived: Archived, machine: Machine, tmp_path: Path
+) -> None:
     make("no-python", tmp_path / "tools")
     archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", arcroot="my/environment")
     machine.run_json("import", archive)
-    assert_as_installed(restored(machine, "tools", archived.there), archived.installed)
+    assert_as_installed(restore_tree(machine, "tools", archived.there), archived.installed)
 
 
-def test_scripts_get_their_interpreter_back(machine: Machine, tmp_path: Path) -> None:
-    """conda-pack has them look for Python on PATH; what pip lists of a script proves what it was."""
+def test_interpreters_of_scripts_are_restored(machine: Machine, tmp_path: Path) -> None:
+    """conda-pack makes scripts look up Python on PATH; the checksums that pip recorded prove what they were."""
     prefix = tmp_path / "tools"
     make("data", prefix, copy=True)
     (prefix / "bin" / "python3").write_text("#!/bin/sh\n")
@@ -176,12 +178,12 @@ def test_scripts_get_their_interpreter_back(machine: Machine, tmp_path: Path) ->
     assert run("tar", "-xOf", archive, "bin/own").startswith("#!/usr/bin/env python3\n")
     document = machine.run_json("import", archive)
     assert document["pip_packages"] == 1
-    found = restored(machine, "tools", tmp_path / "there")
+    found = restore_tree(machine, "tools", tmp_path / "there")
     assert found["bin/own"][2] == f"#!{tmp_path}/there/bin/python3\nprint('own')\n".encode()
     assert found["bin/foreign"][2] == b"#!/usr/bin/env python3\nprint('foreign')\n"
 
 
-def test_scripts_of_packages_that_are_named_like_conda_packs_stay(machine: Machine, tmp_path: Path) -> None:
+def test_package_scripts_named_like_those_of_conda_pack_are_kept(machine: Machine, tmp_path: Path) -> None:
     prefix = tmp_path / "base"
     make("data", prefix, copy=True)
     (prefix / "bin" / "activate").write_text("conda's own\n")
@@ -192,29 +194,29 @@ def test_scripts_of_packages_that_are_named_like_conda_packs_stay(machine: Machi
     fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
     record.write_text(json.dumps(fields))
     machine.run_json("import", conda_pack(prefix, tmp_path / "base.tar.gz"))
-    found = restored(machine, "base", tmp_path / "there")
+    found = restore_tree(machine, "base", tmp_path / "there")
     assert found["bin/activate"][2] == b"conda's own\n"
     assert not {"bin/deactivate", "bin/conda-unpack"} & found.keys()
 
 
-def test_hard_links_as_conda_pack_writes_them(machine: Machine, tmp_path: Path) -> None:
-    """Of two names of one file that no package owns, it writes the second as a link with data: tar stumbles there."""
+def test_hard_links_with_data_are_read(machine: Machine, tmp_path: Path) -> None:
+    """conda-pack writes the second name of a file without a package as a link with data, which tar cannot read."""
     prefix = tmp_path / "linked"
     make("data", prefix, copy=True)
     (prefix / "a.txt").write_text("twice\n")
     os.link(prefix / "a.txt", prefix / "b.txt")
     (prefix / "c.txt").write_text("behind\n")
     machine.run_json("import", conda_pack(prefix, tmp_path / "linked.tar"))
-    found = restored(machine, "linked", tmp_path / "there")
+    found = restore_tree(machine, "linked", tmp_path / "there")
     assert [found[f"{name}.txt"][2] for name in "abc"] == [b"twice\n", b"twice\n", b"behind\n"]
     assert (tmp_path / "there" / "a.txt").samefile(tmp_path / "there" / "b.txt")
 
 
-def test_what_snapper_keeps_in_an_environment_stays_behind(
+def test_snapper_directory_in_an_archive_is_ignored(
     archived: Archived, machine: Machine, tmp_path: Path
 ) -> None:
     machine.run_json("import", archived.archives["tar.gz"])
-    restored(machine, "tools", tmp_path / "tools")
+    restore_tree(machine, "tools", tmp_path / "tools")
     machine.run_json("import", conda_pack(tmp_path / "tools", tmp_path / "again.tar"), "--name", "again")
     assert not (tmp_path / "tools" / "bin" / "conda-unpack").exists()
     again = machine.run_json("show", "again")
@@ -225,7 +227,7 @@ def test_what_snapper_keeps_in_an_environment_stays_behind(
 
 
 @pytest.mark.parametrize("form", ["tar.gz", "tar.zst", "tar.bz2", "tar", "squashfs"])
-def test_exported_and_imported_it_is_the_same_snapshot(
+def test_importing_an_export_gives_the_same_snapshot(
     form: str, pristine: Callable[[str], Path], machine: Machine
 ) -> None:
     need_tools(form)
@@ -238,13 +240,15 @@ def test_exported_and_imported_it_is_the_same_snapshot(
 
 
 @pytest.mark.parametrize("options", [(), ("--dest-prefix", "/opt/odd")])
-def test_odd_files_come_back(options: tuple[str, ...], machine: Machine, tmp_path: Path) -> None:
+def test_odd_files_survive_export_and_import(
+    options: tuple[str, ...], machine: Machine, tmp_path: Path
+) -> None:
     machine.run_json("pack", "-p", make_odd(machine.envs / "odd"))
     machine.run_json("export", "odd", "-o", "odd.tar.gz", "--level", "1", *options)
     machine.run_json("import", "odd.tar.gz", "--name", "again")
-    expected = restored(machine, "odd", tmp_path / "there" / "odd")
+    expected = restore_tree(machine, "odd", tmp_path / "there" / "odd")
     os.rename(tmp_path / "there" / "odd", tmp_path / "odd")
-    found = restored(machine, "again", tmp_path / "there" / "odd")
+    found = restore_tree(machine, "again", tmp_path / "there" / "odd")
     if not options:
         expected["share/own/absolute"] = "symlink", 0o777, b"../../share/textdata"
         expected["share/own/top"] = "symlink", 0o777, b"../.."
@@ -255,7 +259,7 @@ def test_odd_files_come_back(options: tuple[str, ...], machine: Machine, tmp_pat
 # --- what is recorded -------------------------------------------------------------------------------------
 
 
-def test_history_says_that_it_was_imported(archived: Archived, machine: Machine) -> None:
+def test_history_records_the_import(archived: Archived, machine: Machine) -> None:
     outcome = machine.snapper("import", archived.archives["tar"])
     assert outcome.code == 0, outcome
     (entry,) = machine.run_json("list")["environments"]
@@ -272,7 +276,7 @@ def test_history_says_that_it_was_imported(archived: Archived, machine: Machine)
 # --- refusals and interruptions ---------------------------------------------------------------------------
 
 
-def test_refusals_are_told_and_nothing_is_left(machine: Machine, temporary: Path, tmp_path: Path) -> None:
+def test_refused_archives_leave_nothing(machine: Machine, temporary: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.tar.gz"
     text.write_text("Not an archive.")
     error = machine.expect_error(10, "import", text, TMPDIR=str(temporary))
@@ -287,7 +291,7 @@ def test_refusals_are_told_and_nothing_is_left(machine: Machine, temporary: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_nothing(
+def test_interrupted_import_leaves_nothing(
     number: int, archived: Archived, machine: Machine, temporary: Path
 ) -> None:
     running = start_command(machine, "import", archived.archives["tar.bz2"], TMPDIR=str(temporary))
@@ -298,10 +302,10 @@ def test_interrupted_it_leaves_nothing(
     assert running.members() == []
 
 
-def test_unpacked_by_hand_it_packs_to_the_same_files(
+def test_archive_unpacked_by_hand_packs_to_the_same_files(
     archived: Archived, machine: Machine, tmp_path: Path
 ) -> None:
-    """What the hint of a refused archive advises gives the same environment, but for what conda-pack added."""
+    """The hint for refused archives leads to the same environment, except for what conda-pack adds."""
     prefix = unpack(archived.archives["tar.gz"], tmp_path / "by-hand")
     conda_unpack(prefix)
     machine.run_json("pack", "-p", prefix)

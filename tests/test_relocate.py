@@ -1,4 +1,4 @@
-"""Relocation: what holds the prefix as a path follows the environment; what only looks like it stays."""
+"""Relocation: files that contain the prefix as a path follow the environment; similar text stays."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ ELF = b"\x7fELF\2\1\1\0"
 
 
 def canonical(data: bytes, prefix: str, before: CanonicalFile | None = None) -> CanonicalFile:
-    found = canonicalize(data, prefix, (before.placeholder,) if before else ())
-    assert found is not None
-    return found
+    file = canonicalize(data, prefix, (before.placeholder,) if before else ())
+    assert file is not None
+    return file
 
 
-def at(found: CanonicalFile, prefix: str) -> bytes:
-    return relocate_file(found.data, found.mode, found.placeholder, prefix)
+def relocate_to(file: CanonicalFile, prefix: str) -> bytes:
+    return relocate_file(file.data, file.mode, file.placeholder, prefix)
 
 
 def moved(data: bytes, old: str, new: str) -> bytes:
-    """A file of an environment at `old`, when the environment is at `new`."""
-    found = canonicalize(data, old)
-    return data if found is None else at(found, new)
+    """Return a file of an environment at `old` after the environment was restored at `new`."""
+    file = canonicalize(data, old)
+    return data if file is None else relocate_to(file, new)
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -120,18 +120,18 @@ STAYS = [
 
 
 @pytest.mark.parametrize("text", MOVES)
-def test_a_path_in_text_follows_the_environment(text: str) -> None:
+def test_paths_in_text_are_relocated(text: str) -> None:
     assert moved(text.encode(), "/env", "/new") == MOVES[text].encode()
 
 
 @pytest.mark.parametrize("text", STAYS)
-def test_what_only_looks_like_the_prefix_stays(text: str) -> None:
+def test_text_that_only_resembles_the_prefix_stays(text: str) -> None:
     data = text.encode()
     assert canonicalize(data, "/env") is None
     assert not contains_path(data, "/env")
 
 
-def test_paths_move_and_what_looks_like_them_stays_in_one_file() -> None:
+def test_paths_and_similar_text_in_one_file_are_told_apart() -> None:
     assert moved(b"/env /env-other /usr/env -L/env\n" * 3, "/env", "/elsewhere") == (
         b"/elsewhere /env-other /usr/env -L/elsewhere\n" * 3
     )
@@ -141,54 +141,54 @@ def test_paths_move_and_what_looks_like_them_stays_in_one_file() -> None:
     "prefix", ["/e", "/a.b+c", "/opt/(x)", "/a b", "/home/é", "/home/\udcff", "/\\1\\g<0>"]
 )
 @pytest.mark.parametrize(
-    "place", ["/n", "/opt/a much longer one", "/home/日本", "/home/\udcfe", "/\\1\\g<0>"]
+    "target", ["/n", "/opt/a much longer one", "/home/日本", "/home/\udcfe", "/\\1\\g<0>"]
 )
-def test_any_prefix_to_any_other(prefix: str, place: str) -> None:
+def test_text_is_relocated_from_any_prefix_to_any_other(prefix: str, target: str) -> None:
     data = b"exec " + os.fsencode(prefix) + b"/bin/python\nx=" + os.fsencode(prefix) + b"\n"
-    assert moved(data, prefix, place) == data.replace(os.fsencode(prefix), os.fsencode(place))
+    assert moved(data, prefix, target) == data.replace(os.fsencode(prefix), os.fsencode(target))
     data = ELF + P + b"/lib:" + P + b"\0end"
-    there = relocate_file(data, "binary", CONDA_PLACEHOLDER, prefix)
-    assert os.fsencode(prefix) + b"/lib:" in there
-    assert candidate_originals(there, "binary", CONDA_PLACEHOLDER, prefix) == [data]
+    relocated = relocate_file(data, "binary", CONDA_PLACEHOLDER, prefix)
+    assert os.fsencode(prefix) + b"/lib:" in relocated
+    assert candidate_originals(relocated, "binary", CONDA_PLACEHOLDER, prefix) == [data]
 
 
-def test_text_moves_three_times_and_comes_home() -> None:
-    homes = ["/home/ada/envs/work", "/w", "/home/a/much/longer/place/for/an/environment", "/home/é"]
+def test_text_relocated_three_times_and_back_is_unchanged() -> None:
+    homes = ["/home/ada/envs/work", "/w", "/home/a/much/longer/target/for/an/environment", "/home/é"]
     data = (
         b"PATH=/home/ada/envs/work/bin:/usr/bin\n# not /home/ada/envs/work-2, nor /usr/home/ada/envs/work\n"
     )
     here = data
-    found: CanonicalFile | None = None
+    file: CanonicalFile | None = None
     for home, following in zip(homes, [*homes[1:], homes[0]], strict=True):
-        last = found
-        found = canonical(here, home, last)
-        assert last is None or found == last
-        here = at(found, following)
+        last = file
+        file = canonical(here, home, last)
+        assert last is None or file == last
+        here = relocate_to(file, following)
         assert here.count(following.encode() + b"/bin:") == 1
     assert here == data
 
 
-def test_a_file_that_holds_the_placeholder_already_is_told_apart() -> None:
+def test_file_that_contains_the_placeholder_gets_another_one() -> None:
     data = f"/env/x {TEXT_PLACEHOLDER} /env\n".encode()
-    found = canonical(data, "/env")
-    assert at(found, "/env") == data
-    assert at(found, "/new") == f"/new/x {TEXT_PLACEHOLDER} /new\n".encode()
+    file = canonical(data, "/env")
+    assert relocate_to(file, "/env") == data
+    assert relocate_to(file, "/new") == f"/new/x {TEXT_PLACEHOLDER} /new\n".encode()
 
 
-def test_a_file_that_holds_every_placeholder_is_left_as_it_is() -> None:
+def test_file_that_contains_every_placeholder_is_not_relocated() -> None:
     data = f"/env/x {TEXT_PLACEHOLDER} {TEXT_PLACEHOLDER}_\n".encode()
     assert canonicalize(data, "/env") is None
     assert contains_path(data, "/env")
 
 
-def test_conda_text_is_inverted_as_conda_wrote_it() -> None:
+def test_text_from_conda_packages_is_inverted() -> None:
     packaged = b"p=%b/bin:%b;x=%b-suffix%b" % ((CONDA_PLACEHOLDER.encode(),) * 4)
     installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
     assert candidate_originals(installed, "text", CONDA_PLACEHOLDER, "/env")[0] == packaged
     assert relocate_file(packaged, "text", CONDA_PLACEHOLDER, "/env") == installed
 
 
-def test_conda_text_that_held_something_like_the_prefix_is_among_the_candidates() -> None:
+def test_package_text_that_resembles_the_prefix_is_among_the_candidates() -> None:
     packaged = b"#!%b/bin/python\n#!/usr/bin/env python\n" % CONDA_PLACEHOLDER.encode()
     installed = bytes(text_replace(packaged, CONDA_PLACEHOLDER, "/env"))
     assert packaged in candidate_originals(
@@ -220,13 +220,13 @@ PIECES += [part.encode() for part in (TEXT_PLACEHOLDER, TEXT_PLACEHOLDER[:20], T
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join))
-def test_canonical_text_gives_back_every_byte(data: bytes) -> None:
-    found = canonicalize(data, "/env")
-    if found is None:
+def test_relocating_canonical_text_gives_back_every_byte(data: bytes) -> None:
+    file = canonicalize(data, "/env")
+    if file is None:
         return
-    assert at(found, "/env") == data
-    elsewhere = at(found, "/q/w")
-    assert canonical(elsewhere, "/q/w", found) == found
+    assert relocate_to(file, "/env") == data
+    elsewhere = relocate_to(file, "/q/w")
+    assert canonical(elsewhere, "/q/w", file) == file
 
 
 # --- binaries ---------------------------------------------------------------------------------------------
@@ -237,8 +237,8 @@ def conda_installs(data: bytes, prefix: str, placeholder: str = CONDA_PLACEHOLDE
 
 
 def inverted(data: bytes, prefix: str, placeholder: str = CONDA_PLACEHOLDER) -> bytes:
-    (found,) = candidate_originals(data, "binary", placeholder, prefix)
-    return found
+    (file,) = candidate_originals(data, "binary", placeholder, prefix)
+    return file
 
 
 BINARIES = {
@@ -257,7 +257,7 @@ BINARIES = {
 
 @pytest.mark.parametrize("what", BINARIES)
 @pytest.mark.parametrize("prefix", ["/e", "/home/ada/envs/work", "/" + "x" * (len(P) - 1)])
-def test_binaries_are_inverted_as_conda_wrote_them(what: str, prefix: str) -> None:
+def test_binaries_from_conda_packages_are_inverted(what: str, prefix: str) -> None:
     packaged = ELF + BINARIES[what]
     installed = conda_installs(packaged, prefix)
     assert len(installed) == len(packaged)
@@ -272,7 +272,7 @@ def test_binaries_are_inverted_as_conda_wrote_them(what: str, prefix: str) -> No
     st.sampled_from(["/e", "/env", "/home/ada/work", P[:40].decode(), P[:20].decode()]),
 )
 @example([P[:40], b"\0" * 60], "/env")
-def test_inverse_of_condas_replacement(pieces: list[bytes], prefix: str) -> None:
+def test_inverting_undoes_the_replacement_of_conda(pieces: list[bytes], prefix: str) -> None:
     placeholder, packaged = P[:40].decode(), b"".join(pieces)
     assume(prefix == placeholder or prefix.encode() not in packaged)
     installed = conda_installs(packaged, prefix, placeholder)
@@ -281,24 +281,26 @@ def test_inverse_of_condas_replacement(pieces: list[bytes], prefix: str) -> None
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200), st.integers(0, 50))
-def test_inverse_of_condas_replacement_amid_any_bytes(before: bytes, after: bytes, room: int) -> None:
+def test_inverting_undoes_the_replacement_of_conda_amid_any_bytes(
+    before: bytes, after: bytes, room: int
+) -> None:
     packaged = before + P + after + b"\0" * room
     assume(b"/home/ada" not in packaged)
     assert inverted(conda_installs(packaged, "/home/ada"), "/home/ada") == packaged
 
 
 @given(st.binary(max_size=300), st.sampled_from(["/env", "/e", "/x/y"]))
-def test_inverting_never_changes_the_length(data: bytes, prefix: str) -> None:
+def test_inverting_a_binary_keeps_its_length(data: bytes, prefix: str) -> None:
     for part in (data, data + prefix.encode() + data + prefix.encode() + b"\0" * 300 + data):
         assert len(inverted(part, prefix)) == len(part)
 
 
-def test_strings_without_room_for_the_placeholder_stay() -> None:
+def test_strings_without_space_for_the_placeholder_stay() -> None:
     data = ELF + b"/env/lib\0next\0"
     assert inverted(data, "/env") == data
 
 
-def test_a_prefix_longer_than_the_placeholder_does_not_fit() -> None:
+def test_prefix_longer_than_the_placeholder_is_rejected() -> None:
     with pytest.raises(PlaceholderTooShort):
         relocate_file(ELF + b"/placeholder/lib\0", "binary", "/placeholder", "/placeholder/")
     assert (
@@ -310,21 +312,21 @@ def test_a_prefix_longer_than_the_placeholder_does_not_fit() -> None:
     )
 
 
-def test_a_binary_that_no_package_vouches_for_moves_three_times_and_comes_home() -> None:
+def test_binary_without_a_package_relocated_three_times_and_back_is_unchanged() -> None:
     data = ELF + b"\1/home/ada/envs/work/lib:/home/ada/envs/work\0\2/home/ada/envs/work/share\0\3"
-    found = canonical(data, "/home/ada/envs/work")
-    assert found.mode == "binary"
-    short = at(found, "/w")
+    file = canonical(data, "/home/ada/envs/work")
+    assert file.mode == "binary"
+    short = relocate_to(file, "/w")
     assert short == ELF + b"\1/w/lib:/w".ljust(45, b"\0") + b"\2/w/share".ljust(27, b"\0") + b"\3"
-    assert canonical(short, "/w", found) == found
-    middle = at(found, "/opt/conda/envs/w")
-    assert canonical(middle, "/opt/conda/envs/w", found) == found
-    assert at(found, "/home/ada/envs/work") == data
+    assert canonical(short, "/w", file) == file
+    middle = relocate_to(file, "/opt/conda/envs/w")
+    assert canonical(middle, "/opt/conda/envs/w", file) == file
+    assert relocate_to(file, "/home/ada/envs/work") == data
     with pytest.raises(PlaceholderTooShort):
-        at(found, "/home/ada/envs/work2")
+        relocate_to(file, "/home/ada/envs/work2")
 
 
-def test_binaries_that_are_no_object_code_are_left_alone() -> None:
+def test_binaries_other_than_object_code_are_not_relocated() -> None:
     for data in (
         b"PK\3\4\0\0/home/ada/envs/work\0",
         b"\0/home/ada/envs/work",
@@ -334,7 +336,7 @@ def test_binaries_that_are_no_object_code_are_left_alone() -> None:
         assert contains_path(data, "/home/ada/envs/work")
 
 
-def test_a_short_prefix_has_no_placeholder_in_a_binary() -> None:
+def test_short_prefix_has_no_placeholder_in_binaries() -> None:
     data = ELF + b"/env/lib\0"
     assert canonicalize(data, "/env") is None
     assert contains_path(data, "/env")
@@ -349,18 +351,18 @@ def compiled(source: Path, dfile: str) -> bytes:
     return target.read_bytes()
 
 
-@pytest.mark.parametrize("place", ["/n", "/home/" + "x" * 300, "/home/é", "/home/\udcff"])
-def test_a_compiled_module_moves(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("target", ["/n", "/home/" + "x" * 300, "/home/é", "/home/\udcff"])
+def test_compiled_modules_are_relocated(tmp_path: Path, target: str) -> None:
     source = tmp_path / "module.py"
     source.write_text("def f():\n    return __file__, '/env-other'\n")
     data = compiled(source, "/env/lib/module.py")
-    found = canonical(data, "/env")
-    assert found.mode == "pyc"
-    there = at(found, place)
-    assert there == compiled(source, f"{place}/lib/module.py")
-    assert canonical(there, place, found) == found
-    assert at(found, "/env") == data
-    assert candidate_originals(there, "pyc", "/env", place) == [data]
+    file = canonical(data, "/env")
+    assert file.mode == "pyc"
+    relocated = relocate_to(file, target)
+    assert relocated == compiled(source, f"{target}/lib/module.py")
+    assert canonical(relocated, target, file) == file
+    assert relocate_to(file, "/env") == data
+    assert candidate_originals(relocated, "pyc", "/env", target) == [data]
 
 
 MODULE = """
@@ -376,37 +378,37 @@ class Inner:
 
 
 def constants(module: bytes) -> list[object]:
-    """Those of all code of the module, with the names of its files."""
-    found: list[object] = []
+    """Return the constants of all code in the module, and the names of its files."""
+    file: list[object] = []
     codes = [marshal.loads(module[16:])]
     for code in codes:
         codes += [each for each in code.co_consts if isinstance(each, CodeType)]
-        found += [code.co_filename, *(each for each in code.co_consts if not isinstance(each, CodeType))]
-    return found
+        file += [code.co_filename, *(each for each in code.co_consts if not isinstance(each, CodeType))]
+    return file
 
 
-@pytest.mark.parametrize("place", ["/opt", "/nev", "/home/" + "x" * 300, "/home/é"])
-def test_constants_of_a_compiled_module_move(tmp_path: Path, place: str) -> None:
-    """They are what Python would have compiled there, wherever in them the prefix is."""
+@pytest.mark.parametrize("target", ["/opt", "/nev", "/home/" + "x" * 300, "/home/é"])
+def test_constants_of_compiled_modules_are_relocated(tmp_path: Path, target: str) -> None:
+    """They equal what Python would have compiled there, wherever they contain the prefix."""
     text = MODULE.format(prefix="/env")
     source = tmp_path / "module.py"
     source.write_text(text + f"DATA = {b'in /env/x'!r}\n")
     data = compiled(source, "/env/lib/module.py")
-    found = canonical(data, "/env")
-    assert at(found, "/env") == data
-    there = at(found, place)
-    moved = re.sub("(?<![x])/env(?!-other)", lambda _: place, text)
-    source.write_text(moved + f"DATA = {os.fsencode(f'in {place}/x')!r}\n")
-    expected = compiled(source, f"{place}/lib/module.py")
-    assert there[:16] == data[:16]
-    assert constants(there) == constants(expected)
-    assert canonical(there, place, found) == found
+    file = canonical(data, "/env")
+    assert relocate_to(file, "/env") == data
+    relocated = relocate_to(file, target)
+    moved = re.sub("(?<![x])/env(?!-other)", lambda _: target, text)
+    source.write_text(moved + f"DATA = {os.fsencode(f'in {target}/x')!r}\n")
+    expected = compiled(source, f"{target}/lib/module.py")
+    assert relocated[:16] == data[:16]
+    assert constants(relocated) == constants(expected)
+    assert canonical(relocated, target, file) == file
 
 
-def test_modules_of_pythons_to_come_move_as_far_as_is_known(tmp_path: Path) -> None:
+def test_file_names_in_modules_of_future_pythons_are_relocated(tmp_path: Path) -> None:
     source = tmp_path / "module.py"
     source.write_text("A = 'in /env/x'\n")
     data = b"\xff\x7f" + compiled(source, "/env/lib/module.py")[2:]
-    there = at(canonical(data, "/env"), "/opt")
-    assert b"/opt/lib/module.py" in there
-    assert b"in /env/x" in there
+    relocated = relocate_to(canonical(data, "/env"), "/opt")
+    assert b"/opt/lib/module.py" in relocated
+    assert b"in /env/x" in relocated

@@ -1,4 +1,4 @@
-"""Tar segments: other programs read what `header` writes, and `members` takes nothing else than that."""
+"""Tar segments: other programs can read them, and only what `encode_header` writes is accepted."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def file(path: str, data: bytes = b"", mode: int = 0o644, mtime: int = 1_600_000
 
 
 def of_length(length: int, longest_part: int = 90) -> str:
-    """A path of exactly that many bytes."""
+    """Return a path of exactly that many bytes."""
     parts = ["x" * longest_part] * (length // (longest_part + 1))
     rest = length - len("/".join([*parts, ""]))
     return "/".join([*parts, "y" * rest]) if rest else "/".join(parts)[:-1] + "/z"
 
 
 def tree() -> list[tuple[Member, bytes]]:
-    """Members of every type whose names are at and around every limit of the format."""
-    found: list[tuple[Member, bytes]] = [
+    """Return members of every type, with names at and around every limit of the format."""
+    members: list[tuple[Member, bytes]] = [
         file("plain", b"hello\n", 0o755),
         file("empty"),
         file("block", b"b" * BLOCK, 0o600, 0),
@@ -64,18 +64,18 @@ def tree() -> list[tuple[Member, bytes]]:
         (Member(raw(b"to-\xff"), "symlink", 0o777, 0, 0, raw(b"/any\xffwhere")), b""),
     ]
     for length in (99, 100, 101, 154, 155, 156, 254, 255, 256, 257, 300, 1000):
-        found.append(file(f"deep/{length}/" + of_length(length - len(f"deep/{length}/")), b"%d" % length))
-        found.append((Member(f"link{length}", "symlink", 0o777, 0, 0, of_length(length)), b""))
+        members.append(file(f"deep/{length}/" + of_length(length - len(f"deep/{length}/")), b"%d" % length))
+        members.append((Member(f"link{length}", "symlink", 0o777, 0, 0, of_length(length)), b""))
     for length in (99, 100, 101, 154, 155, 255):
-        found.append(file("n" * length, b"flat %d" % length))
-        found.append((Member(f"hard{length}", "hardlink", 0o644, 1_600_000_000, 0, "n" * length), b""))
+        members.append(file("n" * length, b"flat %d" % length))
+        members.append((Member(f"hard{length}", "hardlink", 0o644, 1_600_000_000, 0, "n" * length), b""))
     for length in (98, 99, 100, 101, 155, 255):
-        found.append((Member("d" * length, "directory", 0o755, 1_600_000_000), b""))
-    return found
+        members.append((Member("d" * length, "directory", 0o755, 1_600_000_000), b""))
+    return members
 
 
 def check_extracted(top: Path) -> None:
-    """Asserts that a program has made of `tree()` what it says."""
+    """Assert that a program has extracted all members of `tree()`."""
     for member, data in tree():
         path = os.fsencode(top) + b"/" + os.fsencode(member.path)
         status = os.lstat(path)
@@ -92,7 +92,7 @@ def check_extracted(top: Path) -> None:
             assert int(status.st_mtime) == member.mtime
 
 
-def test_python_reads_every_member() -> None:
+def test_tarfile_reads_every_member() -> None:
     stream = io.BytesIO(segment(*tree()) + END)
     with tarfile.open(fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
         for (member, data), info in zip(tree(), archive.getmembers(), strict=True):
@@ -126,14 +126,14 @@ def test_programs_extract_every_member(program: str, tmp_path: Path) -> None:
         check=False,
         timeout=60,
     )
-    # POSIX's word for names that are no UTF-8: bsdtar fails without it, and GNU tar does not need it.
+    # POSIX requires hdrcharset for names that are not UTF-8. bsdtar fails without it; GNU tar does not need it.
     complaints = done.stderr.replace(b"tar: Ignoring unknown extended header keyword 'hdrcharset'\n", b"")
     assert (done.returncode, complaints) == (0, b"")
     check_extracted(top)
 
 
 @pytest.mark.parametrize("size", [8 * GIB - 1, 8 * GIB, 123 * GIB + 7])
-def test_sizes_that_ustar_has_no_room_for(size: int, tmp_path: Path) -> None:
+def test_sizes_too_large_for_ustar_are_read_by_other_programs(size: int, tmp_path: Path) -> None:
     head = encode_header(Member("huge", "file", 0o644, 0, size))
     last = encode_header(Member("last", "file", 0o644, 0, 0))
     archive = tmp_path / "huge.tar"
@@ -154,7 +154,7 @@ def test_sizes_that_ustar_has_no_room_for(size: int, tmp_path: Path) -> None:
     assert parsed(head + b"the beginning") == [(Member("huge", "file", 0o644, 0, size), b"the beginning")]
 
 
-def test_pax_records_only_where_ustar_has_no_room() -> None:
+def test_pax_records_are_written_only_if_ustar_is_too_small() -> None:
     fitting = [
         file("n" * 100),
         file("p" * 155 + "/" + "n" * 100),
@@ -173,7 +173,7 @@ def test_pax_records_only_where_ustar_has_no_room() -> None:
     assert [len(encode_header(member)) for member, _ in larger] == [3 * BLOCK] * len(larger)
 
 
-def test_length_of_a_pax_record_counts_its_own_digits() -> None:
+def test_pax_record_length_includes_its_own_digits() -> None:
     for length in range(101, 1100):
         member = Member("n" * length, "file", 0o644, 0)
         assert parsed(encode_header(member)) == [(member, b"")]
@@ -195,27 +195,25 @@ def member_and_data(draw: st.DrawFn) -> tuple[Member, bytes]:
 
 
 @given(st.lists(member_and_data(), max_size=6))
-def test_members_inverts_header(each: list[tuple[Member, bytes]]) -> None:
-    assert parsed(segment(*each)) == each
+def test_parsing_inverts_encoding(members: list[tuple[Member, bytes]]) -> None:
+    assert parsed(segment(*members)) == members
 
 
 @given(
     st.lists(member_and_data(), min_size=1, max_size=3), st.integers(1, 10**18 - 1), st.binary(max_size=600)
 )
-def test_the_last_members_data_may_go_on_elsewhere(
-    each: list[tuple[Member, bytes]], size: int, data: bytes
-) -> None:
-    cut = Member("cut", "file", 0o644, 0, size)
+def test_last_member_may_be_incomplete(members: list[tuple[Member, bytes]], size: int, data: bytes) -> None:
+    split = Member("split", "file", 0o644, 0, size)
     held = data[:size]
-    assert parsed(segment(*each) + encode_header(cut) + held) == [*each, (cut, held)]
+    assert parsed(segment(*members) + encode_header(split) + held) == [*members, (split, held)]
 
 
 @given(st.binary(max_size=700), st.lists(member_and_data(), max_size=3))
-def test_members_begin_where_asked(before: bytes, each: list[tuple[Member, bytes]]) -> None:
-    assert parsed(before + segment(*each), len(before)) == each
+def test_parsing_starts_at_an_offset(before: bytes, members: list[tuple[Member, bytes]]) -> None:
+    assert parsed(before + segment(*members), len(before)) == members
 
 
-def test_times_before_1970_and_beyond_ustar_are_held_to_its_range() -> None:
+def test_times_outside_the_range_of_ustar_are_clamped() -> None:
     assert parsed(encode_header(Member("old", "file", 0o644, -5)))[0][0].mtime == 0
     assert parsed(encode_header(Member("late", "file", 0o644, 8**11)))[0][0].mtime == 8**11 - 1
 
@@ -225,13 +223,13 @@ MODE, SIZE, TYPE, MAGIC = 100, 124, 156, 257
 
 
 def with_field(start: int, value: bytes, member: Member = PLAIN) -> bytes:
-    """A member's header with some bytes of it replaced."""
+    """Return a member's header with some of its bytes replaced."""
     block = encode_header(member)
     return block[:start] + value + block[start + len(value) :]
 
 
 def pax(records: bytes) -> bytes:
-    """An extended header of these records."""
+    """Return an extended header with these records."""
     head = with_field(TYPE, b"x", Member("PaxHeader", "file", 0o644, 0, len(records)))
     return head + records + padding(len(records))
 
@@ -241,61 +239,61 @@ def extended(records: bytes) -> bytes:
 
 
 MALFORMED = {
-    "cut inside a header": encode_header(PLAIN)[:-1],
+    "truncated header": encode_header(PLAIN)[:-1],
     "one byte": b"x",
-    "the end of an archive": END,
-    "after a member, the end of an archive": segment(file("name", b"data")) + END,
-    "a character device": with_field(TYPE, b"3"),
-    "a block device": with_field(TYPE, b"4"),
-    "a fifo": with_field(TYPE, b"6"),
-    "a contiguous file": with_field(TYPE, b"7"),
-    "a file of old": with_field(TYPE, b"\0"),
-    "a global header": with_field(TYPE, b"g"),
-    "GNU's long name": with_field(TYPE, b"L"),
-    "GNU's sparse file": with_field(TYPE, b"S"),
-    "GNU's magic": with_field(MAGIC, b"ustar  \0"),
+    "end of an archive": END,
+    "end of an archive after a member": segment(file("name", b"data")) + END,
+    "character device": with_field(TYPE, b"3"),
+    "block device": with_field(TYPE, b"4"),
+    "fifo": with_field(TYPE, b"6"),
+    "contiguous file": with_field(TYPE, b"7"),
+    "pre-POSIX file": with_field(TYPE, b"\0"),
+    "global header": with_field(TYPE, b"g"),
+    "GNU long name": with_field(TYPE, b"L"),
+    "GNU sparse file": with_field(TYPE, b"S"),
+    "GNU magic": with_field(MAGIC, b"ustar  \0"),
     "no magic": with_field(MAGIC, b"\0" * 8),
-    "a mode of letters": with_field(MODE, b"rwxr-xr"),
-    "a mode of no digits": with_field(MODE, b"\0" * 8),
-    "a size that is not octal": with_field(SIZE, b"00000000009"),
-    "a negative size": with_field(SIZE, b"-0000000001"),
-    "a size in base 256": with_field(SIZE, b"\x80" + b"\0" * 10 + b"\1"),
-    "a size with a NUL inside": with_field(SIZE, b"0000\x00000001"),
-    "a size with an underscore": with_field(SIZE, b"0000000_001"),
-    "a directory with data": with_field(SIZE, b"00000000001", Member("name", "directory", 0o755, 0)),
-    "a symlink with data": with_field(SIZE, b"00000000001", Member("name", "symlink", 0o777, 0, 0, "x")),
-    "a hard link with data": with_field(SIZE, b"00000000001", Member("name", "hardlink", 0o777, 0, 0, "x")),
-    "a directory with data of a pax size": pax(b"9 size=1\n")
-    + encode_header(Member("name", "directory", 0o755, 0)),
-    "a pax header and no member": pax(b"9 path=x\n"),
-    "a pax header cut short": pax(b"9 path=x\n")[: BLOCK + 5],
-    "a pax header that is too long": pax(b"%d path=%s\n" % (2**21 + 14, b"x" * 2**21)) + encode_header(PLAIN),
-    "a record without a length": extended(b"path=x\n"),
-    "a record that is longer than the header": extended(b"99 path=x\n"),
-    "a record that is shorter than it says": extended(b"8 path=x\n"),
-    "a record of length 0": extended(b"0 path=x\n"),
-    "a record of a negative length": extended(b"-9 path=x\n"),
-    "a record of a huge length": extended(b"9" * 300 + b" path=x\n"),
-    "a record of nothing but a length": extended(b"9"),
-    "a record without a value": extended(b"7 path\n"),
-    "a record that no line feed ends": extended(b"9 path=xy"),
-    "a path with a NUL": extended(b"11 path=a\0b\n"),
-    "a pax size of letters": extended(b"12 size=ten\n"),
-    "a pax size with a sign": extended(b"11 size=-1\n"),
-    "a pax size of many digits": extended(b"29 size=" + b"9" * 20 + b"\n"),
-    "a pax size of none": extended(b"8 size=\n"),
+    "mode with letters": with_field(MODE, b"rwxr-xr"),
+    "mode without digits": with_field(MODE, b"\0" * 8),
+    "size that is not octal": with_field(SIZE, b"00000000009"),
+    "negative size": with_field(SIZE, b"-0000000001"),
+    "size in base 256": with_field(SIZE, b"\x80" + b"\0" * 10 + b"\1"),
+    "size with a NUL inside": with_field(SIZE, b"0000\x00000001"),
+    "size with an underscore": with_field(SIZE, b"0000000_001"),
+    "directory with data": with_field(SIZE, b"00000000001", Member("name", "directory", 0o755, 0)),
+    "symlink with data": with_field(SIZE, b"00000000001", Member("name", "symlink", 0o777, 0, 0, "x")),
+    "hard link with data": with_field(SIZE, b"00000000001", Member("name", "hardlink", 0o777, 0, 0, "x")),
+    "directory with a pax size": pax(b"9 size=1\n") + encode_header(Member("name", "directory", 0o755, 0)),
+    "pax header without a member": pax(b"9 path=x\n"),
+    "truncated pax header": pax(b"9 path=x\n")[: BLOCK + 5],
+    "pax header above the size limit": pax(b"%d path=%s\n" % (2**21 + 14, b"x" * 2**21))
+    + encode_header(PLAIN),
+    "record without a length": extended(b"path=x\n"),
+    "record longer than the header": extended(b"99 path=x\n"),
+    "record shorter than its length": extended(b"8 path=x\n"),
+    "record of length 0": extended(b"0 path=x\n"),
+    "record with a negative length": extended(b"-9 path=x\n"),
+    "record with a huge length": extended(b"9" * 300 + b" path=x\n"),
+    "record with only a length": extended(b"9"),
+    "record without a value": extended(b"7 path\n"),
+    "record without a line feed": extended(b"9 path=xy"),
+    "path with a NUL": extended(b"11 path=a\0b\n"),
+    "pax size with letters": extended(b"12 size=ten\n"),
+    "pax size with a sign": extended(b"11 size=-1\n"),
+    "pax size with too many digits": extended(b"29 size=" + b"9" * 20 + b"\n"),
+    "empty pax size": extended(b"8 size=\n"),
 }
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_what_header_cannot_have_written_is_refused(what: str) -> None:
+def test_malformed_segments_are_rejected(what: str) -> None:
     with pytest.raises(InvalidSegment):
         parsed(MALFORMED[what])
 
 
 @given(st.binary(max_size=4 * BLOCK))
-def test_any_bytes_are_members_or_refused(data: bytes) -> None:
-    check_refused_or_read(data)
+def test_any_bytes_are_parsed_or_rejected(data: bytes) -> None:
+    check_parsed_or_rejected(data)
 
 
 @given(
@@ -303,17 +301,17 @@ def test_any_bytes_are_members_or_refused(data: bytes) -> None:
     st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=12)), min_size=1, max_size=4),
     st.integers(0, 4000),
 )
-def test_altered_segments_are_members_or_refused(
-    each: list[tuple[Member, bytes]], edits: list[tuple[int, bytes]], end: int
+def test_altered_segments_are_parsed_or_rejected(
+    members: list[tuple[Member, bytes]], edits: list[tuple[int, bytes]], end: int
 ) -> None:
-    data = bytearray(segment(*each))
+    data = bytearray(segment(*members))
     for at, value in edits:
         data[at % len(data) : at % len(data) + len(value)] = value
-    check_refused_or_read(bytes(data))
-    check_refused_or_read(bytes(data[:end]))
+    check_parsed_or_rejected(bytes(data))
+    check_parsed_or_rejected(bytes(data[:end]))
 
 
-def check_refused_or_read(data: bytes) -> None:
+def check_parsed_or_rejected(data: bytes) -> None:
     try:
         found = parsed(data)
     except InvalidSegment as error:
@@ -324,8 +322,8 @@ def check_refused_or_read(data: bytes) -> None:
         assert len(held) <= member.size
 
 
-def test_many_small_records_take_no_longer_than_one_long_one() -> None:
-    """A hostile header must not cost time that grows with the square of its length: that would be seconds."""
+def test_many_small_pax_records_are_parsed_in_linear_time() -> None:
+    """A hostile header must not cost time that grows with the square of its length, which would be seconds."""
     records = b"6 a=b\n" * (1024 * 1024 // 6)
     began = time.process_time()
     assert len(parsed(extended(records))) == 1

@@ -1,4 +1,4 @@
-"""Scripts start, with their arguments and exit codes, from prefixes that the kernel would not take in a first line."""
+"""Scripts run, with arguments and exit codes, below prefixes that the system does not accept in a first line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = (
 
 @pytest.fixture(params=["short", LONG, "with a space", "with 'quotes' and $dollars \"too\""])
 def prefix(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A prefix whose `bin/python3` is this Python."""
+    """Return a prefix whose `bin/python3` is this Python."""
     place = tmp_path / str(request.param)
     (place / "bin").mkdir(parents=True)
     program = place / "bin" / "python3"
@@ -36,7 +36,7 @@ def run(script: Path, data: bytes, *arguments: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(("options", "flags"), [("", "0 0"), (" -s", "0 1"), (" -I", "1 1")])
-def test_python_scripts_run(prefix: Path, options: str, flags: str) -> None:
+def test_python_scripts_run_below_any_prefix(prefix: Path, options: str, flags: str) -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3{options}\n".encode() + BODY
     done = run(
         prefix / "bin" / "script", relocate_file(stored, "text", PLACEHOLDER, str(prefix)), "a b", "-E", ""
@@ -46,29 +46,29 @@ def test_python_scripts_run(prefix: Path, options: str, flags: str) -> None:
     assert done.returncode == 7
 
 
-def test_a_coding_cookie_is_still_seen(prefix: Path) -> None:
+def test_coding_cookie_still_works(prefix: Path) -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3\n# -*- coding: latin-1 -*-\nprint(ascii('".encode() + b"\xe9'))\n"
     done = run(prefix / "bin" / "script", relocate_file(stored, "text", PLACEHOLDER, str(prefix)))
     assert (done.stdout, done.stderr) == ("'\\xe9'\n", "")
 
 
-def test_short_prefixes_leave_the_line_as_conda_has_it() -> None:
+def test_short_prefixes_keep_the_first_line_of_conda() -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3 -E\n".encode() + BODY
     assert relocate_file(stored, "text", PLACEHOLDER, "/opt/env") == b"#!/opt/env/bin/python3 -E\n" + BODY
 
 
-def test_other_interpreters_are_found_on_path() -> None:
+def test_other_interpreters_are_looked_up_on_path() -> None:
     stored = f"#!{PLACEHOLDER}/bin/perl -w\nprint 1;\n".encode()
     assert relocate_file(stored, "text", PLACEHOLDER, "/a b") == b"#!/usr/bin/env perl -w\nprint 1;\n"
 
 
-def test_only_the_first_line_is_one() -> None:
+def test_only_the_first_line_is_changed() -> None:
     stored = f"x = 1\n#!{PLACEHOLDER}/bin/python3\n".encode()
     assert relocate_file(stored, "text", PLACEHOLDER, "/a b") == b"x = 1\n#!/a b/bin/python3\n"
 
 
 @pytest.mark.parametrize("prefix", ["/" + LONG, "/a b"])
-def test_what_was_made_to_fit_is_undone_when_it_is_packed(prefix: str) -> None:
+def test_changed_first_lines_are_reverted_when_packed(prefix: str) -> None:
     stored = f"#!{TEXT_PLACEHOLDER}/bin/python3 -s\n".encode() + BODY
     found = canonicalize(relocate_file(stored, "text", TEXT_PLACEHOLDER, prefix), prefix)
     assert found is not None

@@ -1,4 +1,4 @@
-"""What is damaged is found, never restored, and healed: in stores, and in environments on disk."""
+"""Verification: corruption in stores and in environments on disk is detected, never restored, and repaired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 @pytest.fixture
 def packed(machine: Machine) -> tuple[Machine, Path]:
-    """A machine with `data` in its store and on its disk, with a file cut over several layers."""
+    """Return a machine with `data` in its store and on its disk, with a file that is split between layers."""
     prefix = make_data(machine.envs / "data")
     with (prefix / "large.bin").open("wb") as file:
         file.write(random.Random(0).randbytes(100_000))
@@ -39,7 +39,7 @@ def packed(machine: Machine) -> tuple[Machine, Path]:
 
 
 def flip(file: Path, at: int) -> None:
-    """Changes one bit."""
+    """Change one bit of the file."""
     data = bytearray(file.read_bytes())
     data[at // 8 % len(data)] ^= 1 << at % 8
     file.write_bytes(data)
@@ -56,17 +56,17 @@ def objects(store: Path) -> list[Path]:
     return sorted(path for path in store.rglob("*.*") if path.is_file())
 
 
-def test_a_bit_flipped_anywhere_is_found_never_restored_and_healed(packed: tuple[Machine, Path]) -> None:
-    """Every object has one bit of it flipped in turn, at a place drawn by lot."""
+def test_any_flipped_bit_is_detected_never_restored_and_repaired(packed: tuple[Machine, Path]) -> None:
+    """One random bit of each object is flipped in turn."""
     machine, _ = packed
     good = machine.home / "good"
     shutil.copytree(machine.store, good)
     assert problems(machine, "--data") == []
     whole = tree_of(machine.store)
-    lot = random.Random(7)
+    generator = random.Random(7)
     for file in objects(machine.store):
         key = str(file.relative_to(machine.store))
-        flip(file, lot.randrange(file.stat().st_size * 8))
+        flip(file, generator.randrange(file.stat().st_size * 8))
         target = machine.home / "target"
         outcome = machine.snapper("restore", "data", "--prefix", target, "--json")
         assert outcome.code in (10, 12, 13), (key, outcome)
@@ -89,7 +89,7 @@ def test_a_bit_flipped_anywhere_is_found_never_restored_and_healed(packed: tuple
     assert problems(machine, "--data") == []
 
 
-def test_what_is_missing_or_does_not_belong(packed: tuple[Machine, Path]) -> None:
+def test_missing_truncated_and_stray_objects_are_detected(packed: tuple[Machine, Path]) -> None:
     machine, _ = packed
     good = machine.home / "good"
     shutil.copytree(machine.store, good)
@@ -114,7 +114,7 @@ def test_what_is_missing_or_does_not_belong(packed: tuple[Machine, Path]) -> Non
     assert check_store(machine.store).keys() == {"data"}
 
 
-def test_documents_that_are_not_canonical_or_say_what_is_not_so(packed: tuple[Machine, Path]) -> None:
+def test_ref_that_is_not_canonical_json_is_detected(packed: tuple[Machine, Path]) -> None:
     machine, _ = packed
     entry = machine.store / "environments" / "data.json"
     entry.write_text(json.dumps(json.loads(entry.read_bytes()), indent=1))
@@ -124,27 +124,25 @@ def test_documents_that_are_not_canonical_or_say_what_is_not_so(packed: tuple[Ma
     assert problems(machine) == []
 
 
-def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_machine: Any) -> None:
-    """What was packed here, and what was restored elsewhere, makes the same layers again."""
+def test_repair_uses_environments_on_disk(packed: tuple[Machine, Path], new_machine: Any) -> None:
+    """Both an environment that was packed here and one that was restored elsewhere give the same layers again."""
     machine, prefix = packed
     whole = tree_of(machine.store)
     other = new_machine("two")
     other.run_json("restore", "data", "--envs-dir", other.envs)
-    for healer, place in ((machine, prefix), (other, other.envs / "data")):
-        before = tree_of(place), tree_of(place / ".snapper")
+    for repairer, prefix_there in ((machine, prefix), (other, other.envs / "data")):
+        before = tree_of(prefix_there), tree_of(prefix_there / ".snapper")
         for file in layer_files(machine.store):
             flip(file, 4242)
-        found = problems(healer, "--data")
+        found = problems(repairer, "--data")
         assert len(found) == len(layer_files(machine.store))
-        outcome = healer.snapper("verify", "--data", "--repair", "--json")
+        outcome = repairer.snapper("verify", "--data", "--repair", "--json")
         assert outcome.code == 0, outcome
         assert len(outcome.json["healed"]) == len(found)
-        assert {each["source"] for each in outcome.json["healed"]} == {str(place)}
+        assert {each["source"] for each in outcome.json["healed"]} == {str(prefix_there)}
         assert tree_of(machine.store) == whole
-        assert (tree_of(place), tree_of(place / ".snapper")) == before
-    (prefix / "one").write_text(
-        "An environment keeps what its snapshot says, also when it has changed since.\n"
-    )
+        assert (tree_of(prefix_there), tree_of(prefix_there / ".snapper")) == before
+    (prefix / "one").write_text("An environment keeps its snapshot even if its files have changed since.\n")
     for file in (*page_files(machine.store), *(machine.store / "snapshots").iterdir()):
         file.unlink()
     outcome = machine.snapper("verify", "--repair", "--json")
@@ -158,7 +156,7 @@ def test_healing_from_an_environment_on_disk(packed: tuple[Machine, Path], new_m
     assert "--from URL" in outcome.err
 
 
-def test_reading_a_part() -> None:
+def test_samples_are_disjoint_and_complete() -> None:
     digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
     parts = [LayerSample.parse(f"{number}/7").choose(digests) for number in range(1, 8)]
     assert sorted(each for part in parts for each in part) == sorted(digests)
@@ -175,7 +173,7 @@ def test_reading_a_part() -> None:
             LayerSample.parse(text)
 
 
-def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
+def test_sample_detects_problems_of_its_layers(packed: tuple[Machine, Path]) -> None:
     machine, _ = packed
     file = layer_files(machine.store)[0]
     flip(file, 99)
@@ -188,8 +186,8 @@ def test_parts_find_what_is_in_them(packed: tuple[Machine, Path]) -> None:
     assert machine.expect_error(2, "verify", "--data=9/3")["type"] == "UsageError"
 
 
-def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Machine, Path]) -> None:
-    """The second look, for what healed snapshots and pages need, is at the same layers."""
+def test_repair_checks_the_same_sample_again(packed: tuple[Machine, Path]) -> None:
+    """The second check, for what repaired snapshots and pages need, reads the same layers."""
     machine, _ = packed
     damaged = layer_files(machine.store)
     assert len(damaged) > 2
@@ -211,8 +209,8 @@ def test_what_is_found_in_a_part_is_still_known_after_healing(packed: tuple[Mach
 
 
 @dataclass(frozen=True)
-class Busy(LocalStore):
-    """Somebody does something to it as soon as what it has was listed, or the other way round: before that, once."""
+class ConcurrentlyChanged(LocalStore):
+    """A store that somebody else changes, once, right after the prefix `at` was listed."""
 
     act: Callable[[], object] = lambda: None
     at: str = "locks/"
@@ -231,7 +229,9 @@ class Busy(LocalStore):
 
 @pytest.mark.parametrize("at", ["environments/", "snapshots/", "pages/", "layers/", "locks/"])
 @pytest.mark.parametrize("what", ["pack", "prune", "remove"])
-def test_what_others_do_meanwhile_is_no_damage(what: str, at: str, packed: tuple[Machine, Path]) -> None:
+def test_concurrent_operations_are_not_reported_as_problems(
+    what: str, at: str, packed: tuple[Machine, Path]
+) -> None:
     machine, prefix = packed
     (prefix / "one").write_text("Another one.\n")
     machine.run_json("pack", "data")
@@ -243,13 +243,13 @@ def test_what_others_do_meanwhile_is_no_damage(what: str, at: str, packed: tuple
         "prune": ("prune", "--keep-last", 1, "--grace", "0s", "--yes"),
         "remove": ("remove", "other", "--yes"),
     }
-    store = Busy(machine.store, lambda: machine.run_json(*acts[what]), at)
+    store = ConcurrentlyChanged(machine.store, lambda: machine.run_json(*acts[what]), at)
     assert verify_store(store, LayerSample(), jobs=1).problems == ()
     assert store.done
 
 
-def test_one_that_cannot_be_read_does_not_hide_the_others(packed: tuple[Machine, Path]) -> None:
-    """A layer larger than any may be, and one with a bit flipped: both are found, and both healed."""
+def test_unreadable_layer_does_not_hide_other_problems(packed: tuple[Machine, Path]) -> None:
+    """An oversized layer and one with a flipped bit are both detected and repaired."""
     machine, _ = packed
     good = machine.home / "good"
     shutil.copytree(machine.store, good)
@@ -263,7 +263,7 @@ def test_one_that_cannot_be_read_does_not_hide_the_others(packed: tuple[Machine,
     assert tree_of(machine.store) == whole
 
 
-def test_what_is_no_part_is_refused(machine: Machine) -> None:
+def test_empty_option_values_are_refused(machine: Machine) -> None:
     machine.expect_error(2, "verify", "--data=")
     machine.expect_error(2, "verify", "--data", "--store", "")
     machine.expect_error(2, "list", "--store=")
@@ -273,7 +273,7 @@ def test_what_is_no_part_is_refused(machine: Machine) -> None:
 # --- environments on disk ---------------------------------------------------------------------------------
 
 
-def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> None:
+def test_every_kind_of_difference_on_disk_is_detected(packed: tuple[Machine, Path]) -> None:
     machine, _ = packed
     assert machine.run_json("verify", "data")["different"] == []
     there = machine.home / "elsewhere"
@@ -322,7 +322,7 @@ def test_every_byte_of_an_environment_on_disk(packed: tuple[Machine, Path]) -> N
     assert machine.expect_error(2, "verify", "data", "--repair")["type"] == "UsageError"
 
 
-def test_directories_that_have_become_links_are_not_followed(packed: tuple[Machine, Path]) -> None:
+def test_directories_replaced_by_links_are_not_followed(packed: tuple[Machine, Path]) -> None:
     machine, prefix = packed
     outside = machine.home / "outside"
     shutil.move(prefix / "share", outside)
@@ -331,10 +331,10 @@ def test_directories_that_have_become_links_are_not_followed(packed: tuple[Machi
     assert {each["path"] for each in found if each["what"] == "missing"} >= {"share/textdata/config.ini"}
 
 
-def test_compiled_modules_valid_for_another_time_are_the_same(
+def test_compiled_modules_may_be_valid_for_another_source_mtime(
     machine: Machine, pristine: Any, tmp_path: Path
 ) -> None:
-    """Modules were compiled from files whose time is another when they have been restored."""
+    """Restoring changes the modification times of files that modules were compiled from."""
     source = tmp_path / "tiny"
     shutil.copytree(pristine("tiny"), source, symlinks=True)
     machine.run_json("pack", "-p", source)

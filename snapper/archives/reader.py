@@ -93,10 +93,10 @@ def iter_entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tupl
 
 def squashfs_program(name: str) -> str:
     """Return the path of a program of squashfs-tools; raise ProgramNotFound."""
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise ProgramNotFound(name, "the squashfs format", _SQUASHFS_ADVICE)
-    return found
+    return path
 
 
 def detect_format(file: Path) -> ArchiveFormat:
