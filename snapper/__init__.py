@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from snapper.commands.export import ExportResult
     from snapper.commands.log import LogEntry
     from snapper.commands.pack import PackResult
-    from snapper.commands.prune import PruneResult, RetentionPolicy
+    from snapper.commands.prune import PruneResult
     from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.commands.retention import RetentionPolicy
     from snapper.commands.rollback import Rollback, RollbackResult
     from snapper.commands.status import EnvironmentStatus
     from snapper.commands.tag import TagResult
@@ -80,7 +81,8 @@ _MODULES = {
     "snapper.commands.export": ("ExportResult",),
     "snapper.commands.log": ("LogEntry",),
     "snapper.commands.pack": ("PackResult",),
-    "snapper.commands.prune": ("PruneResult", "RetentionPolicy"),
+    "snapper.commands.prune": ("PruneResult",),
+    "snapper.commands.retention": ("RetentionPolicy",),
     "snapper.commands.restore": ("RestoreFailure", "RestoreResult"),
     "snapper.commands.rollback": ("Rollback", "RollbackResult"),
     "snapper.commands.status": ("EnvironmentStatus",),

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from snapper.commands.export import ExportResult
     from snapper.commands.log import LogEntry
     from snapper.commands.pack import PackResult
-    from snapper.commands.prune import PruneResult, RetentionPolicy
+    from snapper.commands.prune import PruneResult
     from snapper.commands.restore import RestoreFailure, RestoreResult
+    from snapper.commands.retention import RetentionPolicy
     from snapper.commands.rollback import Rollback
     from snapper.commands.status import EnvironmentStatus
     from snapper.commands.tag import TagResult
@@ -301,14 +302,11 @@ def copy(
 
     An environment whose history has diverged in the target is only replaced with `force`.
     """
-    from snapper.commands.copy import copy_environments
-    from snapper.repository.refs import environment_names
+    from snapper.commands.copy import copy_environments, select_snapshots
     from snapper.repository.specs import SnapshotSpec
 
-    chosen = specs or tuple(environment_names(source))
-    return copy_environments(
-        source, target, list(map(SnapshotSpec.parse, chosen)), force=force, progress=progress
-    )
+    selected = select_snapshots(source, map(SnapshotSpec.parse, specs))
+    return copy_environments(source, target, selected, force=force, progress=progress)
 
 
 def export(
@@ -447,10 +445,11 @@ def prune(
     they are. Objects younger than `grace`, in seconds, are kept. Raise StoreLocked, Corrupted, LeaseExpired.
     """
     from snapper.commands import prune as commands
+    from snapper.commands.retention import RetentionPolicy
 
     return commands.prune(
         store,
-        retention or commands.RetentionPolicy(),
+        retention or RetentionPolicy(),
         environments,
         dry=not apply,
         grace=grace,

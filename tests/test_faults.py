@@ -13,6 +13,7 @@ import pytest
 from snapper.commands import prune, rollback, tag
 from snapper.commands.pack import pack
 from snapper.commands.repair import repair_objects
+from snapper.commands.retention import RetentionPolicy
 from snapper.commands.verify import LayerSample, verify_store
 from snapper.errors import InsufficientSpace, SnapperError, StoreRefused
 from snapper.repository.refs import read_ref
@@ -53,7 +54,7 @@ def read_only(url: str) -> SnapperError:
 
 OPERATIONS: dict[str, Callable[[Any, Path], object]] = {
     "pack": lambda store, prefix: pack(store, prefix, "data", jobs=1),
-    "prune": lambda store, _: prune.prune(store, prune.RetentionPolicy(last=1), dry=False, grace=-1),
+    "prune": lambda store, _: prune.prune(store, RetentionPolicy(last=1), dry=False, grace=-1),
     "tag": lambda store, _: tag.set_tag(store, SnapshotSpec("data"), "v1"),
     "rollback": lambda store, _: rollback.rollback(store, SnapshotSpec("data")),
 }

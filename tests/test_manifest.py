@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapper.commands.log import read_log
-from snapper.commands.prune import RetentionPolicy, prune
+from snapper.commands.prune import prune
 from snapper.commands.repair import repair_objects
 from snapper.commands.restore import RestoreResult
+from snapper.commands.retention import RetentionPolicy
 from snapper.commands.verify import verify_store
 from snapper.environment import state
 from snapper.errors import Corrupted, ManifestTooLarge, NotInStore

@@ -17,8 +17,9 @@ import pytest
 
 from snapper.commands import pack as packing
 from snapper.commands import prune as pruning
-from snapper.commands.prune import RetentionPolicy, prune
+from snapper.commands.prune import prune
 from snapper.commands.remove import plan_removal, remove_environment
+from snapper.commands.retention import RetentionPolicy
 from snapper.errors import LayersPruned, LeaseExpired, SnapperError, StoreLocked
 from snapper.format.layout import Layout
 from snapper.format.model import HistoryEntry, Ref
@@ -54,7 +55,7 @@ def history(*moments: str, tags: dict[str, int] | None = None) -> Ref:
 
 
 def stays(environment: Ref, **retention: Any) -> list[int]:
-    applied = RetentionPolicy(**retention).applied(environment)
+    applied = RetentionPolicy(**retention).apply(environment)
     kept = sorted({int(step.snapshot, 16) for step in applied.history})
     assert applied.current == environment.current
     return kept
@@ -62,7 +63,7 @@ def stays(environment: Ref, **retention: Any) -> list[int]:
 
 def test_without_a_rule_all_stays() -> None:
     environment = history("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", tags={"v1": 0})
-    assert RetentionPolicy().applied(environment) == environment
+    assert RetentionPolicy().apply(environment) == environment
 
 
 def test_the_last_ones_stay() -> None:
@@ -99,7 +100,7 @@ def test_tags_stay_unless_it_is_said_which() -> None:
     environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 5)], tags={"v1": 0, "try": 1})
     assert stays(environment, last=1) == [0, 1, 3]
     assert stays(environment, last=1, tags=("v*",)) == [0, 3]
-    assert RetentionPolicy(last=1, tags=("v*",)).applied(environment).tags == {"v1": digest(0)}
+    assert RetentionPolicy(last=1, tags=("v*",)).apply(environment).tags == {"v1": digest(0)}
 
 
 # --- what goes --------------------------------------------------------------------------------------------

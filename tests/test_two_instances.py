@@ -25,9 +25,10 @@ from hypothesis.stateful import (
 
 from snapper.commands import rollback, tag
 from snapper.commands.pack import pack
-from snapper.commands.prune import RetentionPolicy, prune
+from snapper.commands.prune import prune
 from snapper.commands.remove import plan_removal, remove_environment
 from snapper.commands.restore import RestoreFailure, restore
+from snapper.commands.retention import RetentionPolicy
 from snapper.errors import (
     ConcurrentUpdate,
     NoEarlierSnapshot,

@@ -53,22 +53,15 @@ def copy(
 ) -> int:
     from snapper.cli.render.progress import reporter
     from snapper.commands import copy
-    from snapper.repository.refs import environment_names
-    from snapper.repository.specs import SnapshotSpec, resolve_spec
+    from snapper.repository.specs import SnapshotSpec
 
     if bool(names) == everything:
         raise UsageError("give names of environments, or --all", _SEE)
-    references = [SnapshotSpec.parse(name) for name in dict.fromkeys(names or ())]
+    specs = [SnapshotSpec.parse(name) for name in names or ()]
     opened = open_store(source)
-    if everything:
-        references = [SnapshotSpec(name) for name in environment_names(opened)]
-    else:
-        for reference in references:
-            resolve_spec(opened, reference)  # before the target is created or anything is copied
+    references = copy.select_snapshots(opened, specs)  # before the target is created
     with reporter(quiet=as_json) as progress:
         other = open_store(target, create=True)
-        if other.url == opened.url:
-            raise UsageError(f"both stores are {other.url}", "Give two different stores.")
         done: list[copy.CopyResult] = []
         failed: list[copy.CopyFailure] = []
         for each in copy.copy_environments(opened, other, references, force=force, progress=progress):

@@ -76,8 +76,9 @@ def prune(
     """
     from snapper.cli.render.progress import reporter
     from snapper.commands import prune as verb
+    from snapper.commands.retention import RetentionPolicy
 
-    retention = verb.RetentionPolicy(
+    retention = RetentionPolicy(
         keep_last, keep_daily, keep_weekly, keep_monthly, tuple(keep_tag) if keep_tag else ("*",)
     )
     opened = open_store(store).authoritative()

@@ -1,4 +1,4 @@
-"""Push and pull: snapshots from one store to another, with what they need and no more."""
+"""Push and pull: copy snapshots from one store to another, with the objects that it does not have yet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from snapper.errors import (
     ConcurrentUpdate,
@@ -15,6 +16,7 @@ from snapper.errors import (
     NotInStore,
     SnapperError,
     UnsupportedFormat,
+    UsageError,
 )
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
@@ -22,7 +24,7 @@ from snapper.format.model import HistoryEntry, Layer, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
-from snapper.repository.refs import VersionedRef, advance_ref, find_ref
+from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
 from snapper.repository.snapshots import (
     decode_snapshot,
     read_encoded_snapshot,
@@ -34,15 +36,20 @@ from snapper.repository.snapshots import (
 from snapper.repository.specs import SnapshotSpec, resolve_spec
 from snapper.store import Store
 
-#: How many layers are under way at once, and how many bytes of them.
-_AT_ONCE = 8
-_MOST_BYTES = 128 * 1024 * 1024
+#: How many layers are copied concurrently, and how many bytes of them are in memory.
+_MAX_CONCURRENT = 8
+_MAX_BYTES = 128 * 1024 * 1024
+
+#: Errors that concern one environment only.
+_ENVIRONMENT_ERRORS = (Diverged, ConcurrentUpdate, Corrupted, UnsupportedFormat, NotInStore, LayersPruned)
 
 
 @dataclass(frozen=True)
 class CopyResult:
-    """What became of one environment; `present` if the other store has it at the snapshot already, or has had it there
-    by the same step and gone on. Sizes in bytes.
+    """An environment that was copied, with sizes in bytes.
+
+    `present` means that nothing had to be done: the snapshot is current in the target, or was made current there by
+    the same history entry and has been followed by others.
     """
 
     environment: str
@@ -63,141 +70,172 @@ class CopyFailure:
     error: SnapperError
 
 
-#: What concerns one environment and not the others.
-_OF_ONE = (Diverged, ConcurrentUpdate, Corrupted, UnsupportedFormat, NotInStore, LayersPruned)
+def select_snapshots(source: Store, specs: Iterable[SnapshotSpec] = ()) -> list[SnapshotSpec]:
+    """Return the snapshots to copy: the given ones, all of which must exist, or all current ones if none are given.
+
+    Raise NotInStore, UsageError.
+    """
+    selected = list(dict.fromkeys(specs))
+    for spec in selected:
+        resolve_spec(source, spec)
+    return selected or [SnapshotSpec(name) for name in environment_names(source)]
 
 
 def copy_environments(
     source: Store,
     target: Store,
-    references: Sequence[SnapshotSpec],
+    specs: Sequence[SnapshotSpec],
     *,
     force: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> Iterator[CopyResult | CopyFailure]:
-    """Copies each snapshot, and makes it the current one there: layers, then pages, then the snapshot, then the entry.
+    """Copy each snapshot and make it current in the target; yield the outcome of each.
 
-    An entry that went another way there is not moved without `force`. One that cannot be copied does not stop the
-    others; raises what stores raise.
+    Layers are copied first, then pages, the snapshot, and the ref. An environment whose history has diverged in the
+    target is only updated with `force`. A failure does not stop the others. Raise UsageError if both stores are the
+    same, and what stores raise.
     """
-    for reference in references:
+    if source.url == target.url:
+        raise UsageError(f"both stores are {target.url}", "Give two different stores.")
+    return _copy_each(source, target, specs, force=force, progress=progress)
+
+
+def _copy_each(
+    source: Store, target: Store, specs: Sequence[SnapshotSpec], *, force: bool, progress: Progress
+) -> Iterator[CopyResult | CopyFailure]:
+    for spec in specs:
+        outcome: CopyResult | CopyFailure
         try:
             with pack_intent(target) as intent:
-                done: CopyResult | CopyFailure = _Copying(source, target, intent, progress).copy(
-                    reference, force=force
-                )
-        except _OF_ONE as error:
-            done = CopyFailure(str(reference), error)
-        yield done
+                outcome = _Copy(source, target, intent, progress).run(spec, force=force)
+        except _ENVIRONMENT_ERRORS as error:
+            outcome = CopyFailure(str(spec), error)
+        yield outcome
+
+
+class _Origin(NamedTuple):
+    """The source's history entry that made a snapshot current, and the snapshots before it."""
+
+    entry: HistoryEntry
+    earlier: frozenset[str]
+
+
+class _Added(NamedTuple):
+    """How many layers and bytes were added to the target."""
+
+    layers: int
+    size: int
 
 
 @dataclass(frozen=True)
-class _Copying:
+class _Copy:
     source: Store
     target: Store
     intent: Intent
     progress: Progress
 
-    def copy(self, reference: SnapshotSpec, *, force: bool) -> CopyResult:
-        began = time.monotonic()
-        found, snapshot_id = resolve_spec(self.source, reference)
-        step, before = _step(found, snapshot_id)
-        seen = find_ref(self.target, found.name)
-        there = seen is not None and (
-            seen.ref.current == snapshot_id or (not force and _has_taken(seen.ref, step))
-        )
-        if seen and not there and not force:
-            self._check_course(seen.ref, before)
-        added_layers = added_size = 0
-        if not there:
-            snapshot = read_encoded_snapshot(self.source, snapshot_id)
-            layers = decode_snapshot(self.source, snapshot).layers
-            report_running_prune(self.target, self.progress)
-            self.intent.declare()
-            added = self._copy_layers(found.name, layers)
-            added_layers, added_size = len(added), sum(added.values())
-            require_layers(self.target, [layer for layer in layers if layer.digest not in added])
-            added_size += self._finish(found.name, step, snapshot, seen, added_size, force=force)
+    def run(self, spec: SnapshotSpec, *, force: bool) -> CopyResult:
+        started = time.monotonic()
+        ref, snapshot_id = resolve_spec(self.source, spec)
+        origin = _find_origin(ref, snapshot_id)
+        current = find_ref(self.target, ref.name)
+        present = current is not None and _is_present(current.ref, origin.entry, force=force)
+        added = _Added(0, 0)
+        if not present:
+            if current is not None and not force:
+                self._check_not_diverged(current.ref, origin)
+            added = self._transfer(ref.name, origin.entry, current, force=force)
         return CopyResult(
-            environment=found.name,
+            environment=ref.name,
             snapshot_id=snapshot_id,
             source=self.source.url,
             target=self.target.url,
-            present=there,
-            added_layers=added_layers,
-            added_size=added_size,
-            seconds=time.monotonic() - began,
+            present=present,
+            added_layers=added.layers,
+            added_size=added.size,
+            seconds=time.monotonic() - started,
         )
 
-    def _check_course(self, there: Ref, before: set[str]) -> None:
-        """Raises Diverged unless what is current there came before here."""
-        if there.current not in before:
-            latest = there.latest
+    def _check_not_diverged(self, target_ref: Ref, origin: _Origin) -> None:
+        """Raise Diverged unless the target's current snapshot is an earlier one of the source."""
+        if target_ref.current not in origin.earlier:
+            latest = target_ref.latest
             who = f"{latest.user}@{latest.host}"
-            raise Diverged(there.name, self.target.url, there.current, who, latest.time)
+            raise Diverged(target_ref.name, self.target.url, target_ref.current, who, latest.time)
+
+    def _transfer(
+        self, name: str, entry: HistoryEntry, current: VersionedRef | None, *, force: bool
+    ) -> _Added:
+        """Copy the entry's snapshot and append the entry to the history in the target."""
+        snapshot = read_encoded_snapshot(self.source, entry.snapshot)
+        layers = decode_snapshot(self.source, snapshot).layers
+        report_running_prune(self.target, self.progress)
+        self.intent.declare()
+        added_layers = self._copy_layers(name, layers)
+        require_layers(self.target, [layer for layer in layers if layer.digest not in added_layers])
+        size = sum(added_layers.values()) + self._write_snapshot(snapshot)
+        advance_ref(self.target, name, replace(entry, added_size=size), current, force=force)
+        return _Added(len(added_layers), size)
+
+    def _write_snapshot(self, snapshot: EncodedSnapshot) -> int:
+        """Write pages and manifest; return how many bytes that added."""
+        size = write_pages(self.target, snapshot.pages)
+        self.intent.check()
+        return size + write_snapshot(self.target, snapshot)
 
     def _copy_layers(self, name: str, layers: Iterable[Layer]) -> dict[str, int]:
-        """Copies the layers that the other store does not have; gives their sizes by their digests."""
-        wanted = {layer.digest: layer for layer in layers}
-        there = stored_layers(self.target, list(wanted.values()))
-        missing = [layer for digest, layer in wanted.items() if digest not in there]
+        """Copy the layers that the target does not have; return the sizes of those that were added, by digest."""
+        unique = {layer.digest: layer for layer in layers}
+        present = stored_layers(self.target, list(unique.values()))
+        missing = [layer for digest, layer in unique.items() if digest not in present]
         self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
-        added = {layer.digest: layer.size for layer in self._copied(missing)}
+        added = {layer.digest: layer.size for layer in self._copy_concurrently(missing)}
         self.progress.done()
         return added
 
-    def _copied(self, layers: Sequence[Layer]) -> Iterator[Layer]:
-        """Copies layers, some at once; gives each that was not there, when it is."""
-        waiting, under_way = list(reversed(layers)), dict[Future[bool], Layer]()
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            while waiting or under_way:
-                while waiting and self._has_room(under_way.values(), waiting[-1]):
+    def _copy_concurrently(self, layers: Sequence[Layer]) -> Iterator[Layer]:
+        """Copy the layers; yield each that was added, when it is complete."""
+        waiting, in_flight = list(reversed(layers)), dict[Future[bool], Layer]()
+        with ThreadPoolExecutor(_MAX_CONCURRENT) as pool:
+            while waiting or in_flight:
+                while waiting and _may_start(waiting[-1], in_flight.values()):
                     layer = waiting.pop()
-                    under_way[pool.submit(self._copy_layer, layer)] = layer
-                for done in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    layer = under_way.pop(done)
-                    written = done.result()
+                    in_flight[pool.submit(self._copy_layer, layer)] = layer
+                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                    layer = in_flight.pop(future)
+                    written = future.result()
                     self.progress.advance(layer.size)
                     if written:
                         yield layer
-
-    def _has_room(self, under_way: Iterable[Layer], layer: Layer) -> bool:
-        sizes = [each.size for each in under_way]
-        return not sizes or (len(sizes) < _AT_ONCE and sum(sizes) + layer.size <= _MOST_BYTES)
 
     def _copy_layer(self, layer: Layer) -> bool:
         data = read_layer(self.source, layer)
         return self.target.put(Layout.layer(layer.digest), data)
 
-    def _finish(
-        self,
-        name: str,
-        step: HistoryEntry,
-        snapshot: EncodedSnapshot,
-        seen: VersionedRef | None,
-        added_size: int,
-        *,
-        force: bool,
-    ) -> int:
-        """Writes pages, snapshot and entry; returns how many bytes of pages and snapshot were added."""
-        size = write_pages(self.target, snapshot.pages)
-        self.intent.check()
-        size += write_snapshot(self.target, snapshot)
-        step = replace(step, added_size=added_size + size)
-        advance_ref(self.target, name, step, seen, force=force)
-        return size
+
+def _may_start(layer: Layer, in_flight: Iterable[Layer]) -> bool:
+    sizes = [other.size for other in in_flight]
+    return not sizes or (len(sizes) < _MAX_CONCURRENT and sum(sizes) + layer.size <= _MAX_BYTES)
 
 
-def _step(found: Ref, snapshot_id: str) -> tuple[HistoryEntry, set[str]]:
-    """How the snapshot came to be current: who packed it or went back to it, when and where, goes along to the other
-    store's history. And the snapshots that came before it.
+def _find_origin(ref: Ref, snapshot_id: str) -> _Origin:
+    """Return the entry to append to the target's history: the latest that made the snapshot current, unchanged.
+
+    A snapshot that only a tag names has none; the latest entry stands in for it.
     """
-    for number in reversed(range(len(found.history))):
-        if found.history[number].snapshot == snapshot_id:
-            return found.history[number], {move.snapshot for move in found.history[:number]}
-    return replace(found.latest, snapshot=snapshot_id), {move.snapshot for move in found.history}
+    for number in reversed(range(len(ref.history))):
+        if ref.history[number].snapshot == snapshot_id:
+            return _Origin(ref.history[number], frozenset(entry.snapshot for entry in ref.history[:number]))
+    earlier = frozenset(entry.snapshot for entry in ref.history)
+    return _Origin(replace(ref.latest, snapshot=snapshot_id), earlier)
 
 
-def _has_taken(there: Ref, step: HistoryEntry) -> bool:
-    """Whether the step is in the history there, where it may have added other bytes."""
-    return any(replace(each, added_size=step.added_size) == step for each in there.history)
+def _is_present(target_ref: Ref, entry: HistoryEntry, *, force: bool) -> bool:
+    """Return whether the target needs no update: the snapshot is current there or, unless forced, has been.
+
+    The same entry may have added a different number of bytes to another store.
+    """
+    if target_ref.current == entry.snapshot:
+        return True
+    known = (replace(other, added_size=entry.added_size) for other in target_ref.history)
+    return not force and entry in known

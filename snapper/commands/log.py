@@ -1,4 +1,4 @@
-"""Log: an environment's history, and what each step of it changed."""
+"""Log: an environment's history, and the packages that each entry changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from snapper.environment import changes
 from snapper.environment.changes import PackageChanges, PackageSet
 from snapper.errors import SnapperError
 from snapper.format.manifest import SnapshotDecoder
-from snapper.format.model import HistoryEntry
+from snapper.format.model import HistoryEntry, Ref
 from snapper.repository.refs import read_ref
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.specs import check_environment_name
@@ -18,8 +18,9 @@ from snapper.store import Store
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One step of the history. `changes` are against the step before; None for the first, and where a snapshot
-    cannot be read, which `error` says.
+    """A history entry, the tags of its snapshot, and the changes since the entry before it.
+
+    There are no changes for the first entry, nor if a snapshot cannot be read; then `error` says why.
     """
 
     entry: HistoryEntry
@@ -30,29 +31,32 @@ class LogEntry:
 
 
 def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntry, ...]:
-    """The latest steps, newest first, all of them without a `limit`; raises NotInStore, Corrupted,
-    UnsupportedFormat.
-    """
-    found = read_ref(store, check_environment_name(name)).ref
+    """Return the latest entries of the history, newest first, or all without a `limit`.
 
+    Raise NotInStore, Corrupted, UnsupportedFormat.
+    """
+    ref = read_ref(store, check_environment_name(name)).ref
     decoder = SnapshotDecoder()
 
     @cache
-    def packages(snapshot_id: str) -> PackageSet:
+    def read_packages(snapshot_id: str) -> PackageSet:
         snapshot = read_snapshot(store, snapshot_id, decoder)
         return PackageSet(snapshot.packages, snapshot.pip)
 
-    def step(number: int) -> LogEntry:
-        entry = found.history[number]
-        tags = tuple(sorted(tag for tag, snapshot_id in found.tags.items() if snapshot_id == entry.snapshot))
-        changed, failure = None, None
-        if number:
-            try:
-                before, after = packages(found.history[number - 1].snapshot), packages(entry.snapshot)
-                changed = changes.diff_packages(before, after)
-            except SnapperError as error:
-                failure = error
-        return LogEntry(entry, tags, entry.snapshot == found.current, changed, failure)
+    def describe(number: int) -> LogEntry:
+        entry = ref.history[number]
+        tags, current = _tags_of(ref, entry.snapshot), entry.snapshot == ref.current
+        if number == 0:
+            return LogEntry(entry, tags, current, None)
+        try:
+            before, after = read_packages(ref.history[number - 1].snapshot), read_packages(entry.snapshot)
+        except SnapperError as error:
+            return LogEntry(entry, tags, current, None, error)
+        return LogEntry(entry, tags, current, changes.diff_packages(before, after))
 
-    numbers = range(len(found.history))[::-1]
-    return tuple(step(number) for number in numbers[:limit])
+    newest_first = range(len(ref.history))[::-1]
+    return tuple(describe(number) for number in newest_first[:limit])
+
+
+def _tags_of(ref: Ref, snapshot_id: str) -> tuple[str, ...]:
+    return tuple(sorted(tag for tag, tagged in ref.tags.items() if tagged == snapshot_id))

@@ -1,23 +1,22 @@
-"""Prune: what no environment needs any more goes out of a store, in an order in which nothing is ever missing.
+"""Prune: delete what no environment needs any more, in an order that never leaves a reference to a missing object.
 
-First entries let go of snapshots that are not to be kept, then snapshots go that nobody names, then pages and layers
-that no snapshot has; the protocol, and why packs lose nothing by it, is in docs/format.md.
+Refs drop the history entries that are not kept; then snapshots are deleted that no ref names, and then pages and
+layers that no snapshot names. docs/format.md describes the protocol and why simultaneous packs lose nothing.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
-from datetime import datetime
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from snapper.commands.retention import RetentionPolicy
 from snapper.errors import ConcurrentUpdate, Corrupted, NotInStore, SnapperError
-from snapper.format.layout import Layout
+from snapper.format.layout import Layout, ObjectKind
 from snapper.format.manifest import Manifest
-from snapper.format.model import HistoryEntry, Page, Ref
+from snapper.format.model import Page, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.locks import GRACE, prune_lock
 from snapper.repository.refs import environment_names, read_ref, referenced_snapshots, replace_history
@@ -27,65 +26,13 @@ from snapper.store import ObjectInfo, Store
 
 logger = logging.getLogger(__name__)
 
-_SNAPSHOT = re.compile(r"snapshots/([0-9a-f]{64})\.json\Z")
-_SHARED = {
-    "pages/": re.compile(r"pages/([0-9a-f]{2})/\1[0-9a-f]{62}\.json\Z"),
-    "layers/": re.compile(r"layers/([0-9a-f]{2})/\1[0-9a-f]{62}\.tar\.zst\Z"),
-}
-_TRIES = 8
-
-#: An environment as it was and as it is to be.
-_Change = tuple[Ref, Ref]
-
-
-@dataclass(frozen=True)
-class RetentionPolicy:
-    """Which snapshots an environment keeps beside its current one: the `last` ones, and the last one of so many
-    days, weeks and months in which there was one. Without any of these, all. Tags that match a pattern of `tags`
-    keep theirs.
-    """
-
-    last: int | None = None
-    daily: int | None = None
-    weekly: int | None = None
-    monthly: int | None = None
-    tags: tuple[str, ...] = ("*",)
-
-    @property
-    def keeps_all(self) -> bool:
-        return (self.last, self.daily, self.weekly, self.monthly) == (None,) * 4
-
-    def kept(self, environment: Ref) -> set[str]:
-        """The ids of the snapshots that stay."""
-        steps = environment.history[::-1]
-        kept = {environment.current, *self._tagged(environment).values()}
-        if self.keeps_all:
-            return kept | {step.snapshot for step in steps}
-        kept.update(list(dict.fromkeys(step.snapshot for step in steps))[: self.last or 0])
-        for count, period in ((self.daily, _day), (self.weekly, _week), (self.monthly, _month)):
-            kept.update(_newest_of_each(steps, period)[: count or 0])
-        return kept
-
-    def applied(self, environment: Ref) -> Ref:
-        """The environment without the steps and tags of snapshots that do not stay."""
-        kept = self.kept(environment)
-        return replace(
-            environment,
-            history=tuple(step for step in environment.history if step.snapshot in kept),
-            tags=self._tagged(environment),
-        )
-
-    def _tagged(self, environment: Ref) -> dict[str, str]:
-        return {
-            tag: snapshot_id
-            for tag, snapshot_id in environment.tags.items()
-            if any(fnmatchcase(tag, pattern) for pattern in self.tags)
-        }
+#: How often a ref is trimmed again that others change at the same time.
+_MAX_TRIES = 8
 
 
 @dataclass(frozen=True)
 class DroppedEntry:
-    """A snapshot that an environment no longer keeps, and when it was packed."""
+    """A snapshot that was dropped from an environment's history, and when it was packed."""
 
     environment: str
     snapshot_id: str
@@ -94,7 +41,7 @@ class DroppedEntry:
 
 @dataclass(frozen=True)
 class DroppedTag:
-    """A tag that an environment no longer has, and the snapshot that it named."""
+    """A tag that was dropped from an environment, and the snapshot that it named."""
 
     environment: str
     tag: str
@@ -103,8 +50,11 @@ class DroppedTag:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What went, or would go in a `dry` run; sizes in bytes. `left_over` is how many things of interrupted work
-    were found in the way, and `waiting` objects are not needed but by snapshots that nobody names, or too young."""
+    """What was deleted, or would be in a `dry` run: ids and digests, sizes in bytes.
+
+    `left_over` counts leftovers of killed processes that were removed. `waiting` counts objects that no environment
+    needs, but that are too young, or that a snapshot needs which is too young.
+    """
 
     dry: bool
     dropped: tuple[DroppedEntry, ...]
@@ -127,213 +77,241 @@ def prune(
     grace: float = GRACE,
     progress: Progress = NO_PROGRESS,
 ) -> PruneResult:
-    """Applies the retention to the environments named, or to all, and removes what no environment needs and is older
-    than the grace period, in seconds by the store's own clock. Nothing is let go of before it is known what stays.
+    """Apply the retention policy to the named environments, by default all, and delete what no environment needs.
 
-    Raises StoreLocked, NotInStore, Corrupted where it cannot be known what is needed, StoreRefused, LeaseExpired.
+    Objects younger than `grace`, in seconds by the store's clock, are kept. Nothing is changed unless everything that
+    has to stay can be read. Raise StoreLocked, NotInStore, LeaseExpired, StoreRefused, and Corrupted if it cannot be
+    known what is needed.
     """
-    needs = _Needs(store)
+    references = _References(store)
     if dry:
-        retained = tuple(_retained(store, retention, names))
-        kept = {each.name: each for _, each in retained}
-        return _swept(needs, kept, retained, _Sweep(None, time.time() - grace), progress)
+        trims = list(_plan_trims(store, retention, names))
+        garbage = _find_garbage(references, [trim.after for trim in trims], time.time() - grace)
+        return _make_result(trims, garbage, dry=True)
     with prune_lock(store) as lock:
-        needs.of(_named(kept for _, kept in _retained(store, retention, names)))
-        trimmed: list[_Change] = []
+        # Before any history is trimmed: fails if something is corrupted that has to stay.
+        references.find_needed(_referenced(trim.after for trim in _plan_trims(store, retention, names)))
+        trims = []
         try:
-            trimmed.extend(_trim(store, retention, names))
-            kept = {name: read_ref(store, name).ref for name in environment_names(store)}
-            sweep = _Sweep(lock.check, lock.now - grace)
-            return _swept(needs, kept, tuple(trimmed), sweep, progress)
+            for trim in _trim_histories(store, retention, names):
+                trims.append(trim)
+            refs = [read_ref(store, name).ref for name in environment_names(store)]
+            garbage = _find_garbage(references, refs, lock.now - grace)
+            _delete(store, garbage, lock.check, progress)
+            return _make_result(trims, garbage, dry=False, left_over=store.remove_leftovers())
         except SnapperError:
-            for each in (dropped for change in trimmed for dropped in _dropped(*change)):
-                progress.note(f"already removed from the history: {each.environment}@{each.snapshot_id[:12]}")
+            for entry in (entry for trim in trims for entry in _dropped_entries(trim)):
+                progress.note(
+                    f"already removed from the history: {entry.environment}@{entry.snapshot_id[:12]}"
+                )
             raise
 
 
-def _retained(store: Store, retention: RetentionPolicy, names: Sequence[str]) -> Iterator[_Change]:
-    """Every environment as it is and as it is to be."""
+# --- retention --------------------------------------------------------------------------------------------
+
+
+class _Trim(NamedTuple):
+    """A ref before and after the retention policy was applied."""
+
+    before: Ref
+    after: Ref
+
+
+def _plan_trims(store: Store, retention: RetentionPolicy, names: Sequence[str]) -> Iterator[_Trim]:
+    """Yield all refs in the store; those of other than the named environments stay as they are."""
     for name in names:
-        read_ref(store, check_environment_name(name))
+        read_ref(store, check_environment_name(name))  # before anything else: raises NotInStore
     for name in environment_names(store):
-        found = read_ref(store, name).ref
-        yield found, retention.applied(found) if not names or name in names else found
+        ref = read_ref(store, name).ref
+        yield _Trim(ref, retention.apply(ref) if not names or name in names else ref)
 
 
-def _trim(store: Store, retention: RetentionPolicy, names: Sequence[str]) -> Iterator[_Change]:
-    """Has entries let go of what they do not keep; one that somebody moves meanwhile is looked at again."""
-    for name in list(names) or list(environment_names(store)):
-        for left in range(_TRIES)[::-1]:
-            seen = read_ref(store, check_environment_name(name))
-            kept = retention.applied(seen.ref)
-            try:
-                if kept != seen.ref:
-                    replace_history(store, seen, kept)
-            except ConcurrentUpdate:
-                if not left:
-                    raise
+def _trim_histories(store: Store, retention: RetentionPolicy, names: Sequence[str]) -> Iterator[_Trim]:
+    """Apply the retention policy to the named environments, by default all; yield each when it is done."""
+    for name in names or list(environment_names(store)):
+        yield _trim_history(store, retention, name)
+
+
+def _trim_history(store: Store, retention: RetentionPolicy, name: str) -> _Trim:
+    """Apply the retention policy to one environment, again if others change it at the same time."""
+    for tries_left in reversed(range(_MAX_TRIES)):
+        current = read_ref(store, check_environment_name(name))
+        trim = _Trim(current.ref, retention.apply(current.ref))
+        try:
+            if trim.after != trim.before:
+                replace_history(store, current, trim.after)
+            return trim
+        except ConcurrentUpdate:
+            if not tries_left:
+                raise
+    raise AssertionError
+
+
+def _dropped_entries(trim: _Trim) -> Iterator[DroppedEntry]:
+    """Yield the snapshots that are no longer in the history, each with its latest entry."""
+    kept = {entry.snapshot for entry in trim.after.history}
+    dropped = {entry.snapshot: entry for entry in trim.before.history if entry.snapshot not in kept}
+    for snapshot_id, entry in dropped.items():
+        yield DroppedEntry(trim.before.name, snapshot_id, entry.time)
+
+
+def _dropped_tags(trim: _Trim) -> Iterator[DroppedTag]:
+    for tag in sorted(trim.before.tags.keys() - trim.after.tags.keys()):
+        yield DroppedTag(trim.before.name, tag, trim.before.tags[tag])
+
+
+# --- garbage ----------------------------------------------------------------------------------------------
+
+
+class _Garbage(NamedTuple):
+    """The objects to delete, snapshots first, and those that no environment needs either but that have to wait."""
+
+    deleted: list[ObjectInfo]
+    waiting: list[ObjectInfo]
+
+    def digests(self, kind: ObjectKind) -> tuple[str, ...]:
+        """Return the digests of the objects of this kind that are deleted, in order."""
+        parsed = [key for info in self.deleted if (key := Layout.parse(info.key)) is not None]
+        return tuple(sorted(key.name for key in parsed if key.kind is kind))
+
+    @property
+    def size(self) -> int:
+        return sum(info.size for info in self.deleted)
+
+
+def _find_garbage(references: _References, refs: Iterable[Ref], limit: float) -> _Garbage:
+    """Find the objects that these refs do not need. Only what was written before `limit` is deleted.
+
+    Unreferenced snapshots that are too young may belong to a pack that has not published yet, so their pages and
+    layers wait too.
+    """
+    store, referenced = references.store, _referenced(refs)
+    garbage = _Garbage([], [])
+    young: set[str] = set()
+    for snapshot_id, info in _list_digests(store, ObjectKind.SNAPSHOT, Layout.SNAPSHOTS):
+        if snapshot_id in referenced:
+            continue
+        if info.modified < limit:
+            garbage.deleted.append(info)
+        else:
+            garbage.waiting.append(info)
+            young.add(snapshot_id)
+    snapshots = len(garbage.deleted)
+    needed = references.find_needed(referenced, young)
+    for kind, prefix in ((ObjectKind.PAGE, Layout.PAGES), (ObjectKind.LAYER, Layout.LAYERS)):
+        for _, info in _list_digests(store, kind, prefix):
+            if info.key in needed.by_referenced:
                 continue
-            yield seen.ref, kept
-            break
-
-
-def _dropped(found: Ref, kept: Ref) -> Iterator[DroppedEntry]:
-    left = {step.snapshot for step in kept.history}
-    gone: dict[str, HistoryEntry] = {
-        step.snapshot: step for step in found.history if step.snapshot not in left
-    }
-    for snapshot_id, step in gone.items():
-        yield DroppedEntry(found.name, snapshot_id, step.time)
-
-
-def _untagged(found: Ref, kept: Ref) -> Iterator[DroppedTag]:
-    for tag in sorted(found.tags.keys() - kept.tags.keys()):
-        yield DroppedTag(found.name, tag, found.tags[tag])
-
-
-@dataclass(frozen=True)
-class _Sweep:
-    """How to remove: `check` is called before each deletion, None for a dry run; only what is older than `before`."""
-
-    check: Callable[[], None] | None
-    before: float
-
-
-def _swept(
-    needs: _Needs,
-    environments: dict[str, Ref],
-    changes: tuple[_Change, ...],
-    sweep: _Sweep,
-    progress: Progress,
-) -> PruneResult:
-    """Removes what these environments do not need. What is needed is known before anything goes."""
-    store, named = needs.store, _named(environments.values())
-    snapshots = {
-        match[1]: each for each in store.list_objects("snapshots/") if (match := _SNAPSHOT.match(each.key))
-    }
-    useless = {key: each for key, each in snapshots.items() if key not in named}
-    old = {key: each for key, each in useless.items() if each.modified < sweep.before}
-    needed, awaited = needs.of(named, useless.keys() - old.keys())
-    shared = [each for top in _SHARED for each in store.list_objects(top) if _SHARED[top].match(each.key)]
-    unneeded = [each for each in shared if each.key not in needed]
-    gone = [each for each in unneeded if each.modified < sweep.before and each.key not in awaited]
-    waiting = {each.key: each for each in (*useless.values(), *unneeded)}
-    for each in (*old.values(), *gone):
-        del waiting[each.key]
-    size = sum(each.size for each in (*old.values(), *gone))
+            delete = info.modified < limit and info.key not in needed.by_others
+            (garbage.deleted if delete else garbage.waiting).append(info)
     logger.info(
         "%d snapshots are referenced; %d snapshots and %d other objects (%d bytes) are to be removed",
-        len(named),
-        len(old),
-        len(gone),
-        size,
+        len(referenced),
+        snapshots,
+        len(garbage.deleted) - snapshots,
+        garbage.size,
     )
-    left_over = 0
-    if sweep.check is not None:
-        if old or gone:
-            progress.start("Removing", size)
-            _remove(store, [*old.values(), *gone], sweep.check, progress)
-            progress.done()
-        left_over = store.remove_leftovers()
-    return PruneResult(
-        dry=sweep.check is None,
-        dropped=tuple(each for change in changes for each in _dropped(*change)),
-        untagged=tuple(each for change in changes for each in _untagged(*change)),
-        snapshots=tuple(sorted(old)),
-        pages=_digests(gone, "pages/"),
-        layers=_digests(gone, "layers/"),
-        size=size,
-        left_over=left_over,
-        waiting=len(waiting),
-        waiting_size=sum(each.size for each in waiting.values()),
-    )
+    return garbage
 
 
-def _named(environments: Iterable[Ref]) -> set[str]:
-    return {each for found in environments for each in referenced_snapshots(found)}
+def _list_digests(store: Store, kind: ObjectKind, prefix: str) -> Iterator[tuple[str, ObjectInfo]]:
+    """Yield the objects of this kind with their digests; what does not belong in a store is skipped."""
+    for info in store.list_objects(prefix):
+        parsed = Layout.parse(info.key)
+        if parsed is not None and parsed.kind is kind:
+            yield parsed.name, info
 
 
-class _Needs:
-    """What snapshots of a store need. Each of them, and each page, is read once, however often that is asked."""
+def _referenced(refs: Iterable[Ref]) -> set[str]:
+    return {snapshot_id for ref in refs for snapshot_id in referenced_snapshots(ref)}
+
+
+class _Needed(NamedTuple):
+    """Keys of the pages and layers that referenced snapshots need, and those that other snapshots need."""
+
+    by_referenced: set[str]
+    by_others: set[str]
+
+
+class _References:
+    """The pages and layers that snapshots refer to. Each manifest and page is read once, however often it is asked."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._documents: dict[str, Manifest] = {}
+        self._manifests: dict[str, Manifest] = {}
         self._layers: dict[Page, tuple[str, ...]] = {}
 
-    def of(self, named: Set[str], others: Set[str] = frozenset()) -> tuple[set[str], set[str]]:
-        """The keys of the pages and layers that the named snapshots need, and of those that others do, as far as they
-        can be read. Raises Corrupted where it cannot be known what the named ones need.
-        """
-        needed: set[str] = set()
-        awaited: set[str] = set()
-        counts: dict[Page, bool] = {}  # the pages of layers, and whether one that is named has it
-        for snapshot_id in sorted(named | others):
-            document = self._document(snapshot_id, is_named=snapshot_id in named)
-            if document:
-                wanted = needed if snapshot_id in named else awaited
-                wanted.update(Layout.page(page.digest) for page in document.pages)
-                for page in document.layers:
-                    counts[page] = counts.get(page, False) or snapshot_id in named
-        unread = [page for page in counts if page not in self._layers]
-        for page, found in iter_layer_pages(self.store, unread):
-            if not isinstance(found, SnapperError):
-                self._layers[page] = tuple(Layout.layer(layer.digest) for layer in found)
-            elif counts[page]:
-                raise found
-        for page, is_needed in counts.items():
-            (needed if is_needed else awaited).update(self._layers.get(page, ()))
-        return needed, awaited
+    def find_needed(self, referenced: Set[str], others: Set[str] = frozenset()) -> _Needed:
+        """Return what these snapshots need. Others that cannot be read are skipped.
 
-    def _document(self, snapshot_id: str, *, is_named: bool) -> Manifest | None:
-        """The snapshot's document; None for one that nobody names and that cannot be read."""
+        Raise Corrupted if it cannot be known what the referenced snapshots need.
+        """
+        needed = _Needed(set(), set())
+        layer_pages: dict[Page, bool] = {}  # whether a referenced snapshot has the page
+        for snapshot_id in sorted(referenced | others):
+            is_referenced = snapshot_id in referenced
+            manifest = self._read_manifest(snapshot_id, is_referenced=is_referenced)
+            if manifest is None:
+                continue
+            keys = needed.by_referenced if is_referenced else needed.by_others
+            keys.update(Layout.page(page.digest) for page in manifest.pages)
+            for page in manifest.layers:
+                layer_pages[page] = layer_pages.get(page, False) or is_referenced
+        self._read_layer_pages(layer_pages)
+        for page, is_referenced in layer_pages.items():
+            keys = needed.by_referenced if is_referenced else needed.by_others
+            keys.update(self._layers.get(page, ()))
+        return needed
+
+    def _read_layer_pages(self, pages: dict[Page, bool]) -> None:
+        """Read those pages that have not been read yet; raise Corrupted if that fails for a referenced one."""
+        unread = [page for page in pages if page not in self._layers]
+        for page, layers in iter_layer_pages(self.store, unread):
+            if not isinstance(layers, SnapperError):
+                self._layers[page] = tuple(Layout.layer(layer.digest) for layer in layers)
+            elif pages[page]:
+                raise layers
+
+    def _read_manifest(self, snapshot_id: str, *, is_referenced: bool) -> Manifest | None:
+        """Return the manifest; None if it cannot be read and no ref names the snapshot."""
         try:
-            if snapshot_id not in self._documents:
-                self._documents[snapshot_id] = read_manifest(self.store, snapshot_id)
+            if snapshot_id not in self._manifests:
+                self._manifests[snapshot_id] = read_manifest(self.store, snapshot_id)
         except SnapperError as error:
-            if not is_named:
+            if not is_referenced:
                 return None
             if isinstance(error, NotInStore):
                 what = f"the store {self.store.url}"
                 raise Corrupted(what, f"snapshot {snapshot_id[:12]} is missing") from None
             raise
-        return self._documents[snapshot_id]
+        return self._manifests[snapshot_id]
 
 
-def _digests(objects: Iterable[ObjectInfo], top: str) -> tuple[str, ...]:
-    """Those below `top`, in order."""
-    keys = [each.key for each in objects if each.key.startswith(top)]
-    return tuple(sorted(key.rpartition("/")[2].partition(".")[0] for key in keys))
+# --- deletion ---------------------------------------------------------------------------------------------
 
 
-def _remove(
-    store: Store, objects: Iterable[ObjectInfo], check: Callable[[], None], progress: Progress
-) -> None:
-    for each in objects:
+def _delete(store: Store, garbage: _Garbage, check: Callable[[], None], progress: Progress) -> None:
+    """Delete the garbage, snapshots first; `check` raises if the lock of the store has been lost."""
+    if not garbage.deleted:
+        return
+    progress.start("Removing", garbage.size)
+    for info in garbage.deleted:
         check()
-        store.delete(each.key)
-        progress.advance(each.size)
+        store.delete(info.key)
+        progress.advance(info.size)
+    progress.done()
 
 
-def _newest_of_each(steps: Iterable[HistoryEntry], period: Callable[[str], str]) -> list[str]:
-    """The newest snapshot of each period, newest first; `steps` are newest first too."""
-    newest: dict[str, str] = {}
-    for step in steps:
-        newest.setdefault(period(step.time), step.snapshot)
-    return list(newest.values())
-
-
-def _day(moment: str) -> str:
-    return moment[:10]
-
-
-def _month(moment: str) -> str:
-    return moment[:7]
-
-
-def _week(moment: str) -> str:
-    try:
-        year, week, _ = datetime.strptime(moment[:10], "%Y-%m-%d").isocalendar()
-    except ValueError:
-        return moment
-    return f"{year}-{week}"
+def _make_result(trims: Sequence[_Trim], garbage: _Garbage, *, dry: bool, left_over: int = 0) -> PruneResult:
+    return PruneResult(
+        dry=dry,
+        dropped=tuple(entry for trim in trims for entry in _dropped_entries(trim)),
+        untagged=tuple(tag for trim in trims for tag in _dropped_tags(trim)),
+        snapshots=garbage.digests(ObjectKind.SNAPSHOT),
+        pages=garbage.digests(ObjectKind.PAGE),
+        layers=garbage.digests(ObjectKind.LAYER),
+        size=garbage.size,
+        left_over=left_over,
+        waiting=len(garbage.waiting),
+        waiting_size=sum(info.size for info in garbage.waiting),
+    )

@@ -1,4 +1,4 @@
-"""Remove: an environment's entry out of a store. What it named goes when the store is pruned."""
+"""Remove: delete an environment's ref from a store. The next prune deletes its snapshots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from snapper.store import Store
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """An environment as it was seen: with so many snapshots, the latest of this id; unknown if it is damaged."""
+    """The environment to remove, at this version of its ref, with its number of snapshots and the id of the latest.
+
+    These are 0 and empty if the ref is corrupted.
+    """
 
     name: str
     version: str
@@ -21,7 +24,7 @@ class RemovalPlan:
 
 
 def plan_removal(store: Store, name: str) -> RemovalPlan:
-    """The environment that is to be removed, which may be damaged; raises NotInStore."""
+    """Look at the environment to remove, whose ref may be corrupted. Raise NotInStore, UsageError."""
     version = ref_version(store, check_environment_name(name))
     try:
         current = read_ref(store, name)
@@ -31,6 +34,6 @@ def plan_removal(store: Store, name: str) -> RemovalPlan:
     return RemovalPlan(name, current.version, snapshots, current.ref.current)
 
 
-def remove_environment(store: Store, seen: RemovalPlan) -> None:
-    """Removes the entry; raises ConcurrentUpdate if it is not as it was seen, NotInStore, StoreRefused."""
-    delete_ref(store, seen.name, seen.version)
+def remove_environment(store: Store, plan: RemovalPlan) -> None:
+    """Delete the ref. Raise ConcurrentUpdate if it has changed since it was planned; NotInStore, StoreRefused."""
+    delete_ref(store, plan.name, plan.version)

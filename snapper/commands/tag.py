@@ -1,4 +1,4 @@
-"""Tag: names for snapshots that stay, whatever is packed later."""
+"""Tag: set and delete tags, which keep snapshots from being pruned."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ _LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}\Z")
 
 @dataclass(frozen=True)
 class TagResult:
-    """What was done. `before` is the snapshot that the tag stood for, empty if there was no such tag; without a
-    `snapshot_id`, the tag was removed.
-    """
+    """A tag and the snapshot that it names now, and the one that it named `before`; each is empty if there is none."""
 
     environment: str
     tag: str
@@ -26,11 +24,33 @@ class TagResult:
     before: str
 
 
-def set_tag(store: Store, reference: SnapshotSpec, name: str, *, move: bool = False) -> TagResult:
-    """Names the snapshot; a tag that stands for another one is moved only if that is said.
+def set_tag(store: Store, spec: SnapshotSpec, name: str, *, move: bool = False) -> TagResult:
+    """Tag the snapshot. A tag that names another snapshot is only moved with `move`.
 
-    Raises TagExists, NotInStore, ConcurrentUpdate, and UsageError for what is not a valid tag.
+    Raise TagExists, NotInStore, ConcurrentUpdate, and UsageError if the name is not a valid tag.
     """
+    _check_tag(name)
+    current = read_ref(store, spec.environment)
+    snapshot_id = resolve_in_ref(current.ref, spec, store)
+    before = current.ref.tags.get(name, "")
+    if before not in ("", snapshot_id) and not move:
+        raise TagExists(spec.environment, name, before)
+    if before != snapshot_id:
+        replace_tags(store, current, {**current.ref.tags, name: snapshot_id})
+    return TagResult(spec.environment, name, snapshot_id, before)
+
+
+def delete_tag(store: Store, environment: str, name: str) -> TagResult:
+    """Delete the tag, but not the snapshot that it names. Raise NotInStore, ConcurrentUpdate."""
+    current = read_ref(store, environment)
+    tags = current.ref.tags
+    if name not in tags:
+        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(tags)), name)
+    replace_tags(store, current, {tag: snapshot_id for tag, snapshot_id in tags.items() if tag != name})
+    return TagResult(environment, name, "", tags[name])
+
+
+def _check_tag(name: str) -> None:
     if not is_valid_name(name):
         raise UsageError(
             f"{name!r} is not a valid tag",
@@ -38,21 +58,3 @@ def set_tag(store: Store, reference: SnapshotSpec, name: str, *, move: bool = Fa
         )
     if _LIKE_AN_ID.match(name):
         raise UsageError(f"{name!r} is not a valid tag: it looks like the beginning of a snapshot id")
-    seen = read_ref(store, reference.environment)
-    snapshot_id = resolve_in_ref(seen.ref, reference, store)
-    before = seen.ref.tags.get(name, "")
-    if before not in ("", snapshot_id) and not move:
-        raise TagExists(reference.environment, name, before)
-    if before != snapshot_id:
-        replace_tags(store, seen, {**seen.ref.tags, name: snapshot_id})
-    return TagResult(reference.environment, name, snapshot_id, before)
-
-
-def delete_tag(store: Store, environment: str, name: str) -> TagResult:
-    """Removes the tag, not what it stands for; raises NotInStore, ConcurrentUpdate."""
-    seen = read_ref(store, environment)
-    before = seen.ref.tags.get(name)
-    if before is None:
-        raise NotInStore(f"tag {name!r} of {environment!r}", store.url, tuple(sorted(seen.ref.tags)), name)
-    replace_tags(store, seen, {tag: to for tag, to in seen.ref.tags.items() if tag != name})
-    return TagResult(environment, name, "", before)
