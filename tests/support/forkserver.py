@@ -27,6 +27,8 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.support import line_coverage
+
 #: The environment variables that Python reads at startup, with the values that the server is started with.
 STARTUP_VARIABLES = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
 
@@ -119,7 +121,10 @@ def _server() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forkserver", str(theirs.fileno())],
+            [
+                *(sys.executable, "-m", "tests.support.forkserver"),
+                *(str(theirs.fileno()), os.environ.get(line_coverage.VARIABLE, "")),
+            ],
             env={"PATH": os.environ["PATH"], **STARTUP_VARIABLES},
             cwd=Path(__file__).parents[2],
             stdin=subprocess.DEVNULL,
@@ -197,7 +202,27 @@ def _run_snapper(request: dict[str, Any]) -> None:
     runpy.run_module("snapper", run_name="__main__", alter_sys=True)
 
 
-if __name__ == "__main__":
+def _import_and_measure(report: str) -> line_coverage.Measurement:
+    """Import snapper, report the lines that this runs, and return a new measurement for the forks."""
+    imports = line_coverage.Measurement(report)
     import_all()
+    imports.stop()
+    imports.report()
+    return line_coverage.Measurement(report)
+
+
+def main(descriptor: str, coverage_report: str) -> None:
+    measurement = None
+    if coverage_report:
+        measurement = _import_and_measure(coverage_report)
+    else:
+        import_all()
     gc.freeze()
-    _run_snapper(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    request = _serve(socket.socket(fileno=int(descriptor)))
+    if measurement:
+        measurement.report_at_exit()
+    _run_snapper(request)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
