@@ -94,7 +94,7 @@ def _differing(found: SnapshotDiff, staleness: Staleness, as_json: bool) -> None
     if same and files is None:
         output.echo("  same packages; compare files with --files")
     elif same and files is not None and not (files.added or files.removed or files.changed):
-        output.echo("  no differencess")
+        output.echo("  no differences")
     staleness.warn()
 
 
