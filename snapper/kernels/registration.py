@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,8 @@ from snapper.kernels.naming import NamedKernel, name_kernels
 from snapper.kernels.registered import RegisteredKernel, registered_kernels, with_mark
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,10 @@ def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
         if registered.environment == environment and registered.name not in current:
             with suppress(OSError):
                 _remove(registered)
-    return tuple(_register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True))
+    outcomes = tuple(_register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True))
+    for outcome in outcomes:
+        logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
+    return outcomes
 
 
 def register_pending(
