@@ -28,11 +28,13 @@ class NamePatterns:
         """Return the names that are selected; raise NotInStore if the store has environments but none of them is."""
         selected = self.select(names)
         if names and not selected:
-            conditions = (("matches", self.only), ("is not among", self.except_))
+            conditions = (("matching", self.only), ("not matching", self.except_))
             described = [
-                f"{verb} {', '.join(map(repr, patterns))}" for verb, patterns in conditions if patterns
+                f"{condition} {', '.join(map(repr, patterns))}"
+                for condition, patterns in conditions
+                if patterns
             ]
-            raise NotInStore(f"an environment that {' and '.join(described)}", store, tuple(names))
+            raise NotInStore(f"an environment {' and '.join(described)}", store, tuple(names))
         return selected
 
 
