@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from snapper.errors import Corrupted, NotInStore
-from snapper.format.layer_reader import LayerReader, checked_members, members_offset
+from snapper.format.layer_reader import LayerReader, members_offset, read_members
 from snapper.format.layout import Layout
 from snapper.format.model import Layer, sha256_hex
 from snapper.store import Store
@@ -83,6 +83,6 @@ def _false_descriptions(descriptions: Iterable[Layer], data: bytes) -> Iterator[
 def _count_members(segment: memoryview, offset: int) -> int | str:
     """Return how many members begin from the offset on, or what is wrong with them."""
     try:
-        return sum(1 for _ in checked_members(segment, offset))
-    except ValueError as error:
-        return str(error)
+        return sum(1 for _ in read_members(segment, offset, "the layer"))
+    except Corrupted as error:
+        return error.reason

@@ -73,15 +73,7 @@ class OpenLayer:
         Paths and the targets of hard links are relative, normal, and inside the environment. Raise Corrupted if
         anything differs from docs/format.md or from the layer's description.
         """
-        count = 0
-        try:
-            for member, data in checked_members(self._segment, self._start.members):
-                yield member, data
-                count += 1
-        except ValueError as error:
-            raise Corrupted(self._name, str(error)) from None
-        if count != self._layer.members:
-            raise Corrupted(self._name, f"it has {count} members instead of {self._layer.members}")
+        return read_members(self._segment, self._start.members, self._name, self._layer.members)
 
 
 class LayerReader:
@@ -115,19 +107,31 @@ class LayerReader:
             raise Corrupted(name, str(error)) from None
 
 
-def checked_members(segment: memoryview, start: int) -> Iterator[tuple[Member, memoryview]]:
-    """Yield the members from offset `start` on, with their data; raise ValueError unless all paths are allowed."""
+def read_members(
+    segment: memoryview, start: int, name: str, expected: int | None = None
+) -> Iterator[tuple[Member, memoryview]]:
+    """Yield the members from offset `start` on, with their data.
+
+    Raise Corrupted about the layer `name` if anything is not allowed, or if there are not as many as `expected`.
+    """
     checked: set[str] = set()
-    for member, data in iter_members(segment, start):
-        path = member.path
-        directory, _, name = path.rpartition("/")
-        # The paths of one directory differ only in their last component: it is enough to check one of them in full.
-        if not directory or directory not in checked or name in _SPECIAL_NAMES or "\0" in name:
-            check_path(path)
-            checked.add(directory)
-        if member.type == "hardlink":
-            check_path(member.target)
-        yield member, data
+    count = 0
+    try:
+        for member, data in iter_members(segment, start):
+            path = member.path
+            directory, _, last = path.rpartition("/")
+            # Paths in one directory differ only in their last component: it is enough to check one of them in full.
+            if not directory or directory not in checked or last in _SPECIAL_NAMES or "\0" in last:
+                check_path(path)
+                checked.add(directory)
+            if member.type == "hardlink":
+                check_path(member.target)
+            yield member, data
+            count += 1
+    except ValueError as error:
+        raise Corrupted(name, str(error)) from None
+    if expected is not None and count != expected:
+        raise Corrupted(name, f"it has {count} members instead of {expected}")
 
 
 def members_offset(begins: Continuation | None, length: int) -> int:

@@ -57,20 +57,22 @@ PLAIN = file("plain", b"plain" * 1000)
 #: By what is wrong, functions of a directory outside that the attack aims at.
 HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     # paths
-    "a file above": lambda _: [pack_members(file("../victim"))],
-    "a file beside": lambda _: [pack_members(file("a/../../../outside/victim"))],
+    "a file in the parent directory": lambda _: [pack_members(file("../victim"))],
+    "a file in a sibling directory": lambda _: [pack_members(file("a/../../../outside/victim"))],
     "a file at an absolute path": lambda out: [pack_members(file(f"{out}/victim"))],
     "a file at a long absolute path": lambda out: [pack_members(file(f"{out}/{'v' * 200}"))],
-    "a directory above": lambda _: [pack_members(directory(".."))],
+    "a directory in the parent directory": lambda _: [pack_members(directory(".."))],
     "a directory at an absolute path": lambda out: [pack_members(directory(str(out), 0))],
-    "a symlink above": lambda _: [pack_members(symlink("../link", "victim"))],
-    "a hard link above": lambda _: [pack_members(file("a"), hardlink("../../outside/new", "a"))],
-    "a path that stays": lambda _: [pack_members(file("./a"))],
-    "a path with a gap": lambda _: [pack_members(file("a//b"))],
+    "a symlink in the parent directory": lambda _: [pack_members(symlink("../link", "victim"))],
+    "a hard link in the parent directory": lambda _: [
+        pack_members(file("a"), hardlink("../../outside/new", "a"))
+    ],
+    "a path with a dot component": lambda _: [pack_members(file("./a"))],
+    "a path with an empty component": lambda _: [pack_members(file("a//b"))],
     "a path that ends in a slash": lambda _: [pack_members(file("a/"))],
     "a directory that is the sandbox": lambda _: [pack_members(directory(".", 0o777))],
     "no path": lambda _: [pack_members(file(""))],
-    "a path without end": lambda _: [pack_members(file("a/" * 3000 + "a"))],
+    "a path that is too deep": lambda _: [pack_members(file("a/" * 3000 + "a"))],
     "a NUL in a long path": lambda _: [pack_members(file("x" * 101 + "\0/../../victim"))],
     "snapper's own directory": lambda _: [pack_members(directory(".snapper"))],
     "a symlink for snapper's own directory": lambda out: [pack_members(symlink(".snapper", out))],
@@ -95,7 +97,7 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a hard link through a symlink": lambda out: [
         pack_members(symlink("a", out), file("f"), hardlink("a/new", "f"))
     ],
-    "a hard link to what a symlink leads to": lambda out: [
+    "a hard link to a file through a symlink": lambda out: [
         pack_members(symlink("a", out), hardlink("b", "a/secret"))
     ],
     "a hard link to a symlink": lambda out: [pack_members(symlink("a", out / "secret"), hardlink("b", "a"))],
@@ -103,29 +105,29 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
         pack_members(symlink("a", out / "secret")),
         pack_members(hardlink("b", "a")),
     ],
-    "a hard link out": lambda _: [pack_members(hardlink("a", "../../../outside/secret"))],
+    "a hard link to a file outside": lambda _: [pack_members(hardlink("a", "../../../outside/secret"))],
     "a hard link to an absolute path": lambda out: [pack_members(hardlink("a", f"{out}/secret"))],
     "a hard link to nothing": lambda _: [pack_members(hardlink("a", "b"))],
     "a hard link to a directory": lambda _: [pack_members(directory("a", 0o700), hardlink("b", "a"))],
     "a hard link to itself": lambda _: [pack_members(hardlink("a", "a"))],
     "a hard link to the state": lambda _: [pack_members(hardlink("a", ".snapper/state.json"))],
     "a symlink to the empty path": lambda _: [pack_members(symlink("a", ""))],
-    # names twice
+    # repeated paths
     "a file twice": lambda _: [pack_members(file("a", b"1"), file("a", b"2"))],
     "a file in two layers": lambda _: [pack_members(file("a", b"1")), pack_members(file("a", b"2"))],
     "a file and a directory": lambda _: [pack_members(file("a"), directory("a", 0o700))],
     "a directory and a file": lambda _: [pack_members(directory("a", 0o700), file("a"))],
-    "a file and what is below it": lambda _: [pack_members(file("a"), file("a/b"))],
-    "what is below a file, and it": lambda _: [pack_members(file("a/b"), file("a"))],
+    "a file and a file below it": lambda _: [pack_members(file("a"), file("a/b"))],
+    "a file and later its parent": lambda _: [pack_members(file("a/b"), file("a"))],
     "a symlink twice": lambda _: [pack_members(symlink("a", "b"), symlink("a", "c"))],
     "a symlink and a file": lambda _: [pack_members(symlink("a", "b")), pack_members(file("a"))],
     "a hard link and a symlink": lambda _: [pack_members(file("f"), hardlink("a", "f"), symlink("a", "f"))],
-    "a cut file and then a whole one": lambda _: [
+    "a split file and then a whole one": lambda _: [
         first_piece(2000, b"x" * 500),
         next_piece(500, b"x" * 1548),
         pack_members(file("big")),
     ],
-    "a whole file and then a cut one": lambda _: [
+    "a whole file and then a split one": lambda _: [
         pack_members(file("big", b"y" * 9000)),
         first_piece(2000, b"x" * 500),
         next_piece(500, b"x" * 1548),
@@ -146,36 +148,42 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
         PLAIN, zstandard.compress(PLAIN) + zstandard.compress(file("more"))
     ),
     "a layer with a tail": lambda _: stored_as(PLAIN, zstandard.compress(PLAIN) + b"tail"),
-    "a layer that is cut off": lambda _: stored_as(PLAIN, zstandard.compress(PLAIN)[:-20]),
+    "a truncated layer": lambda _: stored_as(PLAIN, zstandard.compress(PLAIN)[:-20]),
     "a layer that is not compressed": lambda _: stored_as(PLAIN, PLAIN),
     "an empty object": lambda _: stored_as(PLAIN, b""),
-    "a layer that unpacks without end": lambda _: stored_as(PLAIN, zstandard.compress(b"\0" * 100_000_000)),
+    "a layer that unpacks to 100 MB": lambda _: stored_as(PLAIN, zstandard.compress(b"\0" * 100_000_000)),
     "no members at all": lambda _: [pack_segment(b"\xff" * 1024, 1)],
-    "the end of an archive inside": lambda _: [pack_members(file("a"), b"\0" * 1024)],
+    "an end of an archive inside": lambda _: [pack_members(file("a"), b"\0" * 1024)],
     "a layer that ends inside a header": lambda _: [pack_segment(file("a")[:100], 1)],
-    # cut files
-    "a cut file without its end": lambda _: [first_piece(2000, b"x" * 500)],
-    "a cut file without its middle": lambda _: [first_piece(2000, b"x" * 500), next_piece(700, b"x" * 1300)],
-    "a cut file that overlaps": lambda _: [first_piece(2000, b"x" * 500), next_piece(400, b"x" * 1600)],
-    "a cut file that goes on with another": lambda _: [
+    # split files
+    "a split file without its end": lambda _: [first_piece(2000, b"x" * 500)],
+    "a split file without its middle": lambda _: [
+        first_piece(2000, b"x" * 500),
+        next_piece(700, b"x" * 1300),
+    ],
+    "a split file with overlapping pieces": lambda _: [
+        first_piece(2000, b"x" * 500),
+        next_piece(400, b"x" * 1600),
+    ],
+    "a split file that continues with another": lambda _: [
         first_piece(2000, b"x" * 500),
         next_piece(500, b"x" * 1548, path="b"),
     ],
-    "a cut file that goes on in another size": lambda _: [
+    "a split file that continues with another size": lambda _: [
         first_piece(2000, b"x" * 500),
         next_piece(500, b"x" * 2048, size=2500),
     ],
-    "a cut file that something parts": lambda _: [
+    "a split file with a layer in between": lambda _: [
         first_piece(2000, b"x" * 500),
         GOOD,
         next_piece(500, b"x" * 1548),
     ],
-    "a cut file whose end comes twice": lambda _: [
+    "a split file with two ends": lambda _: [
         first_piece(2000, b"x" * 500),
         next_piece(500, b"x" * 1548),
         next_piece(500, b"y" * 1548),
     ],
-    "members behind a cut file": lambda _: [
+    "members after a split file": lambda _: [
         pack_members(encode_header(Member("big", "file", 0o644, 0, 100_000)), file("a"))
     ],
     "a middle without a beginning": lambda _: [
@@ -184,23 +192,23 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
         next_piece(500, b"x" * 1548),
     ],
     "an end that begins at the end": lambda _: [pack_members(file("f", b"x" * 4000)), next_piece(2000, b"")],
-    "a cut file at a path outside": lambda _: [first_piece(2000, b"x" * 500, "../big")],
-    "a cut file at a symlink": lambda out: [
+    "a split file at a path outside": lambda _: [first_piece(2000, b"x" * 500, "../big")],
+    "a split file at a symlink": lambda out: [
         pack_members(symlink("big", out / "victim")),
         first_piece(2000, b"x" * 500),
         next_piece(500, b"x" * 1548),
     ],
-    "a cut file through a symlink": lambda out: [
+    "a split file through a symlink": lambda out: [
         pack_members(symlink("a", out)),
         first_piece(2000, b"x" * 500, "a/victim"),
         next_piece(500, b"x" * 1548, path="a/victim"),
     ],
-    "a cut file at a directory": lambda _: [
+    "a split file at a directory": lambda _: [
         first_piece(2000, b"x" * 500, "d"),
         next_piece(500, b"x" * 1548, path="d"),
         pack_members(file("d/f")),
     ],
-    "a cut text that counts too few placeholders": lambda _: split_text(PLACEHOLDER, 0),
-    "a cut text that counts too many placeholders": lambda _: split_text(PLACEHOLDER, 2),
-    "a cut text that counts more placeholders than fit": lambda _: split_text("/long" * 100, 700),
+    "a split text that counts too few placeholders": lambda _: split_text(PLACEHOLDER, 0),
+    "a split text that counts too many placeholders": lambda _: split_text(PLACEHOLDER, 2),
+    "a split text that counts more placeholders than fit": lambda _: split_text("/long" * 100, 700),
 }
