@@ -1,4 +1,4 @@
-"""Several commands at once on one store, one environment, one place."""
+"""Simultaneous commands on one store, one environment, or one target directory."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def staging(target: Path) -> Path:
     return target.parent / f".{target.name}.snapper"
 
 
-def midway(machine: Machine, target: Path) -> RunningCommand:
-    """A restore of `many` that is halted after its first files and before its last."""
+def start_halted_restore(machine: Machine, target: Path) -> RunningCommand:
+    """Start a restore of `many` and stop its processes after they have written some of the files."""
 
     def start() -> RunningCommand:
         shutil.rmtree(target, ignore_errors=True)
@@ -40,7 +40,7 @@ def midway(machine: Machine, target: Path) -> RunningCommand:
     return halt_between(start, staging_has(target, "lib/*"), target.exists)
 
 
-def go_on(running: RunningCommand) -> None:
+def resume(running: RunningCommand) -> None:
     running.process.send_signal(signal.SIGCONT)
 
 
@@ -48,8 +48,8 @@ def go_on(running: RunningCommand) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
-def test_two_packs_of_one_name_at_once(known: bool, machine: Machine) -> None:
-    """Both have seen the entry as it was before either moves it."""
+def test_simultaneous_packs_of_one_name(known: bool, machine: Machine) -> None:
+    """Both have read the entry before either replaces it."""
     prefixes = [make_data(machine.envs / name) for name in ("one", "two")]
     for prefix in prefixes:
         (prefix / "which").write_text(prefix.name)
@@ -78,7 +78,7 @@ def test_two_packs_of_one_name_at_once(known: bool, machine: Machine) -> None:
         assert (place / "which").read_text() == prefix.name
 
 
-def test_two_packs_of_one_environment_under_two_names(machine: Machine) -> None:
+def test_simultaneous_packs_of_one_environment_under_two_names(machine: Machine) -> None:
     make_many(machine.envs / "many")
     runs = [start_command(machine, "pack", "many", "--name", name, "--json") for name in ("one", "two")]
     outcomes = [run.finish() for run in runs]
@@ -88,7 +88,7 @@ def test_two_packs_of_one_environment_under_two_names(machine: Machine) -> None:
     assert [*machine.store.rglob(".*")] == []
 
 
-def test_a_pack_begun_in_a_store_that_another_pack_makes(machine: Machine) -> None:
+def test_simultaneous_packs_create_one_store(machine: Machine) -> None:
     prefixes = [make_data(machine.envs / f"env{number}") for number in range(4)]
     outcomes = [
         run.finish()
@@ -101,12 +101,12 @@ def test_a_pack_begun_in_a_store_that_another_pack_makes(machine: Machine) -> No
 # --- restores ---------------------------------------------------------------------------------------------
 
 
-def test_two_restores_to_one_place(machine: Machine) -> None:
+def test_second_restore_to_one_prefix_is_refused(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
     machine.run_json("pack", "many")
     whole = tree_of(prefix)
     shutil.rmtree(prefix)
-    first = midway(machine, prefix)
+    first = start_halted_restore(machine, prefix)
     before = {path.name: path.lstat().st_ino for path in staging(prefix).iterdir()}
     error = machine.expect_error(11, "restore", "many", "--prefix", prefix)
     assert error["type"] == "TargetLocked"
@@ -114,7 +114,7 @@ def test_two_restores_to_one_place(machine: Machine) -> None:
     assert f"@{socket.gethostname()} (process {first.process.pid}, since " in error["message"]
     assert error["hint"]
     assert {path.name: path.lstat().st_ino for path in staging(prefix).iterdir()} == before
-    go_on(first)
+    resume(first)
     outcome = first.finish()
     assert outcome.code == 0, outcome
     assert tree_of(prefix) == whole
@@ -122,7 +122,7 @@ def test_two_restores_to_one_place(machine: Machine) -> None:
     assert [*machine.envs.iterdir()] == [prefix]
 
 
-def test_many_restores_to_one_place_without_order(machine: Machine) -> None:
+def test_many_simultaneous_restores_to_one_prefix(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
     machine.run_json("pack", "many")
     whole = tree_of(prefix)
@@ -139,7 +139,7 @@ def test_many_restores_to_one_place_without_order(machine: Machine) -> None:
     assert [*machine.envs.iterdir()] == [prefix]
 
 
-def test_restores_to_several_places_are_all_known_to_conda(machine: Machine) -> None:
+def test_simultaneous_restores_are_all_registered_with_conda(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     machine.run_json("pack", "data")
     shutil.rmtree(prefix)
@@ -150,18 +150,18 @@ def test_restores_to_several_places_are_all_known_to_conda(machine: Machine) -> 
     assert sorted(listed) == [str(place) for place in places]
 
 
-# --- both -------------------------------------------------------------------------------------------------
+# --- packs and restores -----------------------------------------------------------------------------------
 
 
-def test_a_pack_while_a_restore_reads(machine: Machine) -> None:
+def test_pack_during_a_restore(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
     first = machine.run_json("pack", "many")["snapshot"]
     whole = tree_of(prefix)
     target = machine.home / "elsewhere" / "many"
-    reading = midway(machine, target)
+    reading = start_halted_restore(machine, target)
     (prefix / "new").write_text("new")
     second = machine.run_json("pack", "many")["snapshot"]
-    go_on(reading)
+    resume(reading)
     outcome = reading.finish()
     assert outcome.code == 0, outcome
     assert outcome.json["restored"][0]["snapshot"] == first
@@ -169,7 +169,7 @@ def test_a_pack_while_a_restore_reads(machine: Machine) -> None:
     assert check_store(machine.store) == {"many": second}
 
 
-def test_a_restore_while_a_pack_writes(machine: Machine) -> None:
+def test_restore_during_a_pack(machine: Machine) -> None:
     prefix = make_many(machine.envs / "many")
     first = machine.run_json("pack", "many")["snapshot"]
     stored = len(layer_files(machine.store))

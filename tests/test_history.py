@@ -1,4 +1,4 @@
-"""What was packed when, by whom, what it changed, and going back: log, diff, status, tag, rollback, remove."""
+"""Commands about an environment's history: log, diff, status, tag, rollback, remove."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 
 
 def add_distribution(prefix: Path, name: str, version: str) -> None:
-    """What `pip install` leaves of a package without code."""
+    """Write what `pip install` leaves of a package without code."""
     metadata = prefix / "lib" / f"{name}-{version}.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\n")
@@ -33,15 +33,15 @@ def add_distribution(prefix: Path, name: str, version: str) -> None:
 
 
 def names(changes: dict[str, list[dict[str, str]]]) -> dict[str, list[str]]:
-    """The changes, written shortly."""
+    """Return the changes in a short form."""
     return {
         kind: [f"{each['manager']} {each['name']} {each['before']}>{each['after']}" for each in listed]
         for kind, listed in changes.items()
     }
 
 
-def test_packages_that_come_go_and_change(machine: Machine) -> None:
-    """conda's and pip's, in log, diff and status alike; a second copy of the environment is never touched."""
+def test_package_changes_in_log_diff_and_status(machine: Machine) -> None:
+    """Packages of conda and pip are added, removed and changed; another copy of the environment is not affected."""
     prefix = machine.envs / "work"
     make("tiny", prefix)
     change(prefix, install=["six", "click ==8.1.7"])
@@ -89,7 +89,7 @@ def six_version(packed: dict[str, Any]) -> str:
 
 @pytest.fixture
 def two(machine: Machine) -> tuple[Machine, Path, str, str]:
-    """A machine with `data`, packed twice: with a file changed, one gone, one new, and a large one."""
+    """Return a machine with `data`, packed twice: with a file changed, one removed, one added, and a large one."""
     prefix = make_data(machine.envs / "data")
     large = prefix / "large.bin"
     with large.open("wb") as file:
@@ -106,8 +106,8 @@ def two(machine: Machine) -> tuple[Machine, Path, str, str]:
     return machine, prefix, first, second
 
 
-def test_files_that_differ(two: tuple[Machine, Path, str, str]) -> None:
-    """Between snapshots, whose manifests do not name them; on disk by the index, and without one byte by byte."""
+def test_changed_files_in_diff(two: tuple[Machine, Path, str, str]) -> None:
+    """Between two snapshots, and to the environment on disk, with its index and without."""
     machine, prefix, first, _ = two
     files = {"added": ["comes"], "removed": ["goes"], "changed": ["large.bin", "share/textdata/config.ini"]}
 
@@ -134,7 +134,7 @@ def test_files_that_differ(two: tuple[Machine, Path, str, str]) -> None:
     assert "+ mine" in plain.out and "- comes" in plain.out
 
 
-def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
+def test_rollback_step_by_step(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
     machine, prefix, first, second = two
     (prefix / "third").write_text("third")
     third = machine.run_json("pack", "data")["snapshot"]
@@ -175,8 +175,8 @@ def test_going_back_and_further_back(two: tuple[Machine, Path, str, str], new_ma
     ]
 
 
-def test_going_back_in_a_base_environment(machine: Machine) -> None:
-    """What is in its directory and not part of it stays: other environments, and the package cache."""
+def test_rollback_of_a_base_environment(machine: Machine) -> None:
+    """What is in its directory but not part of it stays: other environments, and the package cache."""
     prefix = make_data(machine.home / "miniconda")
     for file in ("pkgs/urls.txt", "pkgs/cached", "envs/other/conda-meta/history", "envs/other/precious"):
         (prefix / file).parent.mkdir(parents=True, exist_ok=True)
@@ -189,8 +189,8 @@ def test_going_back_in_a_base_environment(machine: Machine) -> None:
     assert tree_of(prefix) == {path: entry for path, entry in before.items() if path != "new"}
 
 
-def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
-    """A step back is a step: another store takes it, and one that has gone on from it is left where it is."""
+def test_rollback_is_copied_to_other_stores(machine: Machine, tmp_path: Path) -> None:
+    """A rollback is a history entry like others: it is copied, and does not change a store that has newer entries."""
     prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
 
     def pack(text: str, store: Path) -> str:
@@ -236,8 +236,8 @@ def test_going_back_is_copied(machine: Machine, tmp_path: Path) -> None:
     assert machine.snapper("push", "--all", "--to", other).code == 12
 
 
-def test_compiled_modules_that_are_all_that_there_is(machine: Machine) -> None:
-    """Unlike those that Python keeps of sources, they are the user's own."""
+def test_compiled_modules_without_sources_are_files_of_the_user(machine: Machine) -> None:
+    """Unlike those in __pycache__, they are packed and compared."""
     prefix = make_data(machine.envs / "data")
     site = prefix / "lib" / "python3.11" / "site-packages"
     (site / "__pycache__").mkdir(parents=True)
@@ -266,7 +266,7 @@ def test_compiled_modules_that_are_all_that_there_is(machine: Machine) -> None:
     assert (found.code, len(found.json["different"])) == (12, 1)
 
 
-def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
+def test_tags_name_the_same_snapshot_until_they_are_moved(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, second = two
     assert machine.run_json("tag", "data@~1", "v1")["snapshot"] == first
     assert machine.run_json("tag", "data@~1", "v1")["before"] == first
@@ -286,7 +286,7 @@ def test_tags_stay_where_they_are(two: tuple[Machine, Path, str, str]) -> None:
     check_store(machine.store)
 
 
-def test_removing_asks(two: tuple[Machine, Path, str, str]) -> None:
+def test_remove_asks_for_confirmation(two: tuple[Machine, Path, str, str]) -> None:
     machine, prefix, _, _ = two
     before, here = tree_of(machine.store), tree_of(prefix)
     error = machine.expect_error(2, "remove", "data")
@@ -307,7 +307,7 @@ def test_removing_asks(two: tuple[Machine, Path, str, str]) -> None:
 
 
 def answer(machine: Machine, text: str) -> tuple[int, str]:
-    """Runs `snapper remove data` on a terminal on which somebody answers; its exit code and what was shown."""
+    """Run `snapper remove data` on a terminal and answer its question; return the exit code and the output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         machine.command("remove", "data"),
@@ -330,7 +330,7 @@ def answer(machine: Machine, text: str) -> tuple[int, str]:
     return process.wait(60), shown.decode()
 
 
-def test_a_damaged_entry_can_be_removed(two: tuple[Machine, Path, str, str]) -> None:
+def test_corrupted_entries_can_be_removed(two: tuple[Machine, Path, str, str]) -> None:
     machine = two[0]
     (machine.store / "environments" / "data.json").write_text("{")
     machine.expect_error(12, "log", "data")
@@ -338,7 +338,7 @@ def test_a_damaged_entry_can_be_removed(two: tuple[Machine, Path, str, str]) -> 
     assert check_store(machine.store) == {}
 
 
-def test_a_history_whose_snapshot_is_gone(two: tuple[Machine, Path, str, str]) -> None:
+def test_log_of_a_history_with_a_missing_snapshot(two: tuple[Machine, Path, str, str]) -> None:
     machine, _, first, _ = two
     (machine.store / "snapshots" / f"{first}.json").unlink()
     newest, _ = machine.run_json("log", "data")["steps"]
@@ -349,7 +349,7 @@ def test_a_history_whose_snapshot_is_gone(two: tuple[Machine, Path, str, str]) -
 
 
 def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
-    """On what is packed under another name, to another store, or known to conda no more."""
+    """On environments packed under another name, to another store, or no longer known to conda."""
     prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
     first = machine.run_json("pack", "data")["snapshot"]
     machine.run_json("pack", "data", "--name", "twin")
@@ -390,7 +390,7 @@ def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
     assert (found["environment"], found["prefix"], found["condition"]) == ("data", str(outside), "unchanged")
 
 
-def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
+def test_status_of_all_environments(two: tuple[Machine, Path, str, str], new_machine: Any) -> None:
     machine, prefix, _, second = two
     make_data(machine.envs / "never")
     machine.run_json("restore", "data", "--prefix", machine.envs / "copy")
@@ -423,10 +423,10 @@ def test_status_of_all(two: tuple[Machine, Path, str, str], new_machine: Any) ->
     assert outcome.json["environments"][0]["condition"] == "changed"
 
 
-def test_a_pack_says_whose_snapshot_it_replaces(
+def test_pack_says_whose_snapshot_it_replaces(
     machine: Machine, new_machine: Callable[[str], Machine]
 ) -> None:
-    """Two who restored one snapshot, and pack one after the other: the second does not come from the first's."""
+    """Two users restore one snapshot and pack one after the other; the second pack does not build on the first."""
     prefix = make_data(machine.envs / "data")
     assert machine.run_json("pack", "data")["first"]
     other = replace(new_machine("other"), store=machine.store)
@@ -444,8 +444,8 @@ def test_a_pack_says_whose_snapshot_it_replaces(
     assert machine.run_json("pack", "data")["replaced"] is None
 
 
-def test_a_store_that_is_gone_is_told_of(machine: Machine) -> None:
-    assert machine.snapper("status").code == 0  # nobody has made it yet
+def test_status_warns_of_a_missing_store(machine: Machine) -> None:
+    assert machine.snapper("status").code == 0  # it has not been created yet
     make_data(machine.envs / "data")
     machine.run_json("pack", "data")
     machine.store.rename(machine.home / "elsewhere")
@@ -455,7 +455,7 @@ def test_a_store_that_is_gone_is_told_of(machine: Machine) -> None:
     assert "this is its first environment" in machine.snapper("pack", "data").out
 
 
-def test_a_rollback_that_the_store_refuses_says_what_was_done(machine: Machine) -> None:
+def test_rollback_refused_by_the_store_says_what_was_done(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     first = machine.run_json("pack", "data")["snapshot"]
     (prefix / "more").write_text("more")

@@ -1,4 +1,4 @@
-"""Snapshots on pages: equal ones are equal bytes, near ones share most, and what pages may not be is refused."""
+"""Manifests and their pages: equal snapshots have equal bytes, similar ones share pages, invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def layer_of(name: str, number: int = 0, version: str = "1") -> Layer:
 
 
 def large(names: list[str], version: str = "1") -> Snapshot:
-    """A snapshot with these packages, the first of which has the version."""
+    """Return a snapshot with these packages; the first has this version."""
     versions = [version, *itertools.repeat("1", len(names))]
     return sample_snapshot(
         packages=tuple(package(name, each) for name, each in zip(names, versions, strict=False)),
@@ -69,7 +69,7 @@ MANY = [f"package{number:03}" for number in range(300)]
 
 
 @given(NAMES)
-def test_there_and_back(names: list[str]) -> None:
+def test_encode_and_decode(names: list[str]) -> None:
     found = large(names)
     encoded = manifest.encode(found)
     assert manifest.decode(encoded) == manifest.decode(EncodedSnapshot.parse(encoded.joined())) == found
@@ -78,15 +78,15 @@ def test_there_and_back(names: list[str]) -> None:
     assert all(sha256_hex(data) == digest for digest, data in encoded.pages.items())
 
 
-def test_the_id_of_a_snapshot_is_that_of_every_writer() -> None:
-    """Where pages are cut is part of the format: an independent reader of it looks at that, and this is the id."""
+def test_the_id_of_a_snapshot_does_not_depend_on_the_writer() -> None:
+    """The division into pages is part of the format, which an independent reader verifies; so is this id."""
     assert manifest.encode(large(MANY)).digest == (
         "e3f5a1a69ad9949b86f23139e5adbb0ab7a9a91ae06bd6b907d33f5cfcbac5cf"
     )
 
 
-def test_pages_that_are_the_same() -> None:
-    """A list may hold the same items again, far away, on a page that is then the same."""
+def test_a_list_may_contain_the_same_page_twice() -> None:
+    """The same items far apart in a list are on equal pages."""
     found = large([*MANY, *MANY])
     assert manifest.decode(manifest.encode(found)) == found
     pages = [page.digest for page in document_of(found).packages]
@@ -94,8 +94,8 @@ def test_pages_that_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("changed", [0, 150, 299])
-def test_little_changes_where_little_has_changed(changed: int) -> None:
-    """One package more, one less, or one in another version: few pages are new, of the many that there are."""
+def test_small_changes_affect_few_pages(changed: int) -> None:
+    """A package is added, removed, or changes its version: few of the pages are new."""
     before = manifest.encode(large(MANY)).pages
     assert len(before) > 60
     assert max(map(len, before.values())) < 12_000
@@ -109,7 +109,7 @@ def test_little_changes_where_little_has_changed(changed: int) -> None:
         assert 1 <= len(after.keys() - before.keys()) <= 6
 
 
-def test_layers_of_one_owner_are_together() -> None:
+def test_layers_of_one_package_are_adjacent() -> None:
     layers = tuple(layer_of("large", number) for number in range(500))
     assert len(manifest.encode(sample_snapshot(layers=layers)).pages) == 2
 
@@ -119,7 +119,7 @@ def test_layers_of_one_owner_are_together() -> None:
 
 @dataclass(frozen=True)
 class Counting(LocalStore):
-    """Notes what is read."""
+    """A store that records which keys are read."""
 
     seen: list[str] = field(default_factory=list, compare=False)
 
@@ -133,7 +133,7 @@ class Counting(LocalStore):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Counting:
-    """With an environment `work` at one snapshot."""
+    """Return a store with an environment `work` that has one snapshot."""
     open_store(str(tmp_path / "store"), create=True)
     store = Counting(tmp_path / "store")
     publish_layers(store, [pack_members(encode_member(META))])
@@ -144,8 +144,8 @@ def current(store: Store) -> Snapshot:
     return read_snapshot(store, read_ref(store, "work").ref.current)
 
 
-def cut_elsewhere(found: Snapshot) -> EncodedSnapshot:
-    """The snapshot with each item on a page of its own."""
+def encode_with_small_pages(found: Snapshot) -> EncodedSnapshot:
+    """Encode the snapshot with each item on its own page."""
     document = document_of(found)
     packages, layers = (
         [canonical.encode([item]) for item in items] for items in (found.packages, found.layers)
@@ -160,9 +160,9 @@ def cut_elsewhere(found: Snapshot) -> EncodedSnapshot:
     return EncodedSnapshot(sha256_hex(data), data, {sha256_hex(page): page for page in packages + layers})
 
 
-def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
+def test_any_division_into_pages_can_be_read(store: Counting) -> None:
     found = large(MANY[:20])
-    other = cut_elsewhere(found)
+    other = encode_with_small_pages(found)
     write_pages(store, other.pages)
     write_snapshot(store, other)
     assert other.digest != manifest.encode(found).digest
@@ -170,13 +170,13 @@ def test_pages_are_taken_wherever_they_were_cut(store: Counting) -> None:
     assert read_encoded_snapshot(store, other.digest) == other
 
 
-def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
+def test_restored_environments_keep_the_id_of_the_writer(
     store: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else moving to the next snapshot would find nothing to link."""
+    """Otherwise the next restore could not link unchanged files."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "home" / "jupyter"))
-    other = cut_elsewhere(replace(current(store), packages=(package("a"), package("b"))))
+    other = encode_with_small_pages(replace(current(store), packages=(package("a"), package("b"))))
     assert other.digest != manifest.encode(manifest.decode(other)).digest
     write_pages(store, other.pages)
     write_snapshot(store, other)
@@ -186,8 +186,8 @@ def test_what_is_restored_is_known_by_the_id_of_who_wrote_it(
     assert previous is not None and previous.encoded == other
 
 
-def test_pages_are_read_once(store: Counting) -> None:
-    """Of a history whose snapshots differ in a package each."""
+def test_each_page_is_read_once(store: Counting) -> None:
+    """Of a history whose snapshots differ in one package each."""
     snapshots = [large(MANY, str(version)) for version in range(5)]
     digests = [put_snapshot(store, each) for each in snapshots]
     for digest in {found.digest for each in snapshots for found in each.layers}:
@@ -229,7 +229,7 @@ def other(key: str, store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", [without, longer, endless, other])
-def test_a_page_that_is_not_good(damage: Callable[[str, Store], None], store: Counting) -> None:
+def test_corrupted_pages_are_refused(damage: Callable[[str, Store], None], store: Counting) -> None:
     (page,) = manifest.encode(current(store)).pages
     damage(Layout.page(page), store)
     with pytest.raises(Corrupted, match=page[:12]):
@@ -246,7 +246,7 @@ def test_a_page_that_is_not_good(damage: Callable[[str, Store], None], store: Co
     [b"[]", b"{}", b"[1]", b"[{}]", b"", b"[" * 100_000, b'[{"digest":1,"digest":2}]', b"[1.0]", b"\xff"],
     ids=range(9),
 )
-def test_a_page_of_its_name_that_is_no_page(data: bytes, store: Counting) -> None:
+def test_pages_with_a_valid_digest_but_invalid_content_are_refused(data: bytes, store: Counting) -> None:
     found = current(store)
     document = store.read(Layout.snapshot(manifest.encode(found).digest))
     (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
@@ -262,10 +262,10 @@ def test_a_page_of_its_name_that_is_no_page(data: bytes, store: Counting) -> Non
 
 
 @pytest.mark.parametrize("more", [-1, 1])
-def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
+def test_intact_pages_are_not_reported_for_a_wrong_snapshot(
     more: int, store: Counting, tmp_path: Path
 ) -> None:
-    """Nor is it put anew: whoever needs it would find it gone meanwhile."""
+    """Nor are they replaced by a repair: others would miss them meanwhile."""
     document = store.read(Layout.snapshot(manifest.encode(current(store)).digest))
     (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
     forged = document.replace(canonical.encode(page), canonical.encode(replace(page, size=page.size + more)))
@@ -280,53 +280,53 @@ def test_a_good_page_is_not_blamed_for_what_a_snapshot_says(
     assert (Path(store.url) / Layout.page(page.digest)).stat().st_ino == before
 
 
-def pointed_at(store: Counting, document: bytes) -> str:
-    """The key of the snapshot of these bytes, at which `work` is then."""
+def publish_document(store: Counting, document: bytes) -> str:
+    """Make these bytes the current snapshot of `work`; return its key."""
     write_snapshot(store, EncodedSnapshot(sha256_hex(document), document, {}))
     point_ref(store, sha256_hex(document))
     return Layout.snapshot(sha256_hex(document))
 
 
-def test_a_good_page_is_not_blamed_for_the_list_it_is_in(store: Counting) -> None:
-    """Nor is another environment that has it, rightly, in its own."""
+def test_intact_pages_are_not_reported_for_being_in_the_wrong_list(store: Counting) -> None:
+    """Nor are environments that have the page in the right list."""
     found = large(MANY[:2])
     for each in found.layers:
         store.put(Layout.layer(each.digest), b"0123456789")
     put_snapshot(store, found)
     document = document_of(found)
     swapped = replace(document, packages=document.layers, layers=document.packages)
-    key = pointed_at(store, canonical.encode(swapped))
+    key = publish_document(store, canonical.encode(swapped))
     (problem,) = verify_store(store, jobs=1).problems
     assert (problem.key, problem.environments) == (key, ("work",))
     assert "wrong kind" in problem.reason
 
 
-def test_a_large_page_is_read_once_whatever_snapshots_say_of_its_size(store: Counting) -> None:
+def test_large_pages_are_read_once_whatever_size_snapshots_state(store: Counting) -> None:
     (page,) = document_of(current(store)).layers
     document = canonical.encode(document_of(current(store)))
     keys = {
-        pointed_at(
+        publish_document(
             store, document.replace(canonical.encode(page), canonical.encode(replace(page, size=size)))
         )
         for size in range(page.size - 9, page.size)
     }
     store.seen.clear()
     assert {each.key for each in verify_store(store, jobs=1).problems} == keys
-    assert len(store.pages()) <= 4  # as what is not right is looked at again
+    assert len(store.pages()) <= 4  # problems are checked a second time
 
 
-def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read and not yet looked at is bounded, however many pages there are."""
+def test_pages_are_processed_in_batches(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory for pages is limited, however many there are."""
     found = large(MANY)
     put_snapshot(store, found)
     pages = document_of(found).pages
-    lot = 3 * max(page.size for page in pages)
-    monkeypatch.setattr(objects, "_BATCH_SIZE", lot)
+    batch_size = 3 * max(page.size for page in pages)
+    monkeypatch.setattr(objects, "_BATCH_SIZE", batch_size)
     store.seen.clear()
     before = 0
     for count, (page, data) in enumerate(iter_pages(store, pages)):
         assert isinstance(data, bytes) and sha256_hex(data) == page.digest
-        assert sum(each.size for each in pages[count : len(store.pages())]) <= lot
+        assert sum(each.size for each in pages[count : len(store.pages())]) <= batch_size
         before = count
     assert before == len(pages) - 1
 
@@ -339,13 +339,13 @@ def test_pages_are_looked_at_in_lots(store: Counting, monkeypatch: pytest.Monkey
     ],
     ids=["pages", "document"],
 )
-def test_what_nobody_could_read_is_not_written(lists: dict[str, Any]) -> None:
+def test_snapshots_beyond_the_limits_of_the_format_are_not_written(lists: dict[str, Any]) -> None:
     with pytest.raises(ManifestTooLarge) as error:
         manifest.encode(sample_snapshot(**lists))
     assert error.value.size > error.value.limit == canonical.LARGEST_DOCUMENT
 
 
-def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
+def test_prune_fails_if_a_referenced_snapshot_disappears(
     store: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = sorted(store.list_keys(""))
@@ -359,8 +359,8 @@ def test_a_prune_ends_where_a_named_snapshot_goes_before_it_is_read(
     assert sorted(store.list_keys("")) == before
 
 
-def test_what_is_known_of_layers_is_as_their_type_demands(store: Counting) -> None:
-    """What a page says goes into the snapshots of whoever has such a layer, too."""
+def test_invalid_layers_are_not_reused(store: Counting) -> None:
+    """What a page says of a layer gets into the snapshots that reuse it."""
     before = known_layers(store)
     assert before
     found = current(store)
@@ -378,7 +378,7 @@ def test_what_is_known_of_layers_is_as_their_type_demands(store: Counting) -> No
     assert known_layers(store) == {}
 
 
-def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
+def test_snapshots_with_too_many_pages_are_refused(store: Counting) -> None:
     document = store.read(Layout.snapshot(manifest.encode(current(store)).digest))
     (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
     many = b",".join([canonical.encode(replace(page, size=canonical.LARGEST_DOCUMENT // 8))] * 9)
@@ -391,8 +391,8 @@ def test_more_pages_than_fit_are_not_read(store: Counting) -> None:
     assert store.pages() == []
 
 
-def test_an_independent_reader_cuts_in_the_same_way(store: Counting) -> None:
-    """It reads what snapper wrote, and finds where each page ends for itself."""
+def test_an_independent_reader_finds_the_same_pages(store: Counting) -> None:
+    """It reads what snapper wrote, and computes by itself where each page ends."""
     empty = replace(current(store), packages=tuple(map(package, MANY)))
     point_ref(store, put_snapshot(store, empty))
     assert Reader.of_directory(store.root).check().keys() == {"work"}

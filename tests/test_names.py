@@ -1,4 +1,4 @@
-"""Which environment a name means, and where one is restored to."""
+"""Which environment a name refers to, and where environments are restored."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PROGRAMS = "/usr/bin:/bin"
 
 
 def environment(prefix: Path) -> Path:
-    """The least that is an environment."""
+    """Create a minimal environment."""
     (prefix / "conda-meta").mkdir(parents=True)
     (prefix / "conda-meta" / "history").write_text("")
     return prefix
 
 
 def found(machine: Machine, name: str, **variables: str) -> str:
-    """Which directory `snapper pack NAME` packs."""
+    """Return the directory that `snapper pack NAME` packs."""
     prefix: str = machine.run_json("pack", name, PATH=PROGRAMS, **variables)["prefix"]
     return prefix
 
@@ -46,7 +46,7 @@ def register(machine: Machine, text: str) -> Path:
 # --- pack NAME --------------------------------------------------------------------------------------------
 
 
-def test_in_condas_list_of_environments(machine: Machine) -> None:
+def test_environments_in_condas_list_are_found_by_name(machine: Machine) -> None:
     prefix = environment(machine.home / "project" / "env")
     register(machine, f"/somewhere/gone/env\n\n  {prefix}  \n{prefix}er\nrelative\n")
     assert found(machine, "env") == str(prefix)
@@ -55,7 +55,7 @@ def test_in_condas_list_of_environments(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("variable", ["CONDA_ENVS_PATH", "CONDA_ENVS_DIRS"])
-def test_in_the_directories_of_a_variable(variable: str, machine: Machine) -> None:
+def test_environments_in_directories_from_the_environment_are_found(variable: str, machine: Machine) -> None:
     prefix = environment(machine.home / "second" / "env")
     listed = os.pathsep.join(["", "/does/not/exist", "~/first", "$HOME/second"])
     assert found(machine, "env", **{variable: listed}) == str(prefix)
@@ -63,7 +63,7 @@ def test_in_the_directories_of_a_variable(variable: str, machine: Machine) -> No
 
 
 @pytest.mark.parametrize("file", [".condarc", ".conda/.condarc", ".mambarc", "elsewhere/condarc"])
-def test_in_the_directories_of_a_condarc(file: str, machine: Machine) -> None:
+def test_environments_in_directories_from_a_condarc_are_found(file: str, machine: Machine) -> None:
     there = machine.home / file
     there.parent.mkdir(exist_ok=True)
     there.write_text("channels: [conda-forge]\nenvs_dirs:\n  - ~/tilde\n  - $PLACE/variable\n  - 5\n")
@@ -73,7 +73,7 @@ def test_in_the_directories_of_a_condarc(file: str, machine: Machine) -> None:
         assert found(machine, f"in-{directory}", **variables) == str(prefix)
 
 
-def test_a_condarc_that_makes_no_sense_is_passed_over(machine: Machine) -> None:
+def test_invalid_condarc_files_are_ignored(machine: Machine) -> None:
     strange = {
         ".condarc": "[",
         ".conda/.condarc": "envs_dirs: 5",
@@ -92,7 +92,7 @@ def test_a_condarc_that_makes_no_sense_is_passed_over(machine: Machine) -> None:
 
 
 def root(machine: Machine) -> Path:
-    """An installed conda: its own environment, a program, and an environment in it."""
+    """Return the root of a conda installation: its own environment, a program, and an environment in it."""
     prefix = environment(machine.home / "miniforge")
     for directory in ("bin", "condabin"):
         (prefix / directory).mkdir()
@@ -117,7 +117,7 @@ WAYS: dict[str, Ways] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_beside_an_installed_conda(way: str, machine: Machine) -> None:
+def test_environments_of_a_conda_installation_are_found(way: str, machine: Machine) -> None:
     prefix = root(machine)
     variables = WAYS[way](prefix)
     assert found(machine, "inner", **variables) == f"{prefix}/envs/inner"
@@ -142,19 +142,19 @@ def test_base_is_the_environment_of_conda_itself(way: str, machine: Machine) -> 
     assert {each["path"] for each in packed["skipped"]} == {"envs/inner", "pkgs"}
 
 
-def test_an_active_environment_is_not_base_wherever_it_is(machine: Machine) -> None:
+def test_active_environments_are_not_base(machine: Machine) -> None:
     no_system_conda()
     prefix = environment(machine.home / "project" / "env")
     not_found(machine, "base", CONDA_PREFIX=str(prefix), CONDA_DEFAULT_ENV=str(prefix))
 
 
-def test_conda_on_the_path(machine: Machine) -> None:
+def test_conda_is_found_on_the_path(machine: Machine) -> None:
     prefix = root(machine)
     packed = machine.run_json("pack", "inner", PATH=f"{prefix}/condabin:{PROGRAMS}")
     assert packed["prefix"] == f"{prefix}/envs/inner"
 
 
-def test_one_environment_by_several_ways_is_one(machine: Machine) -> None:
+def test_one_environment_found_in_several_ways_is_not_ambiguous(machine: Machine) -> None:
     prefix = environment(machine.home / "real" / "env")
     for link in ("one", "two"):
         (machine.home / link).symlink_to("real")
@@ -164,7 +164,7 @@ def test_one_environment_by_several_ways_is_one(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("text", ["loop", "x" * 300, "closed/envs"])
-def test_directories_that_cannot_be_looked_into_are_passed_over(text: str, machine: Machine) -> None:
+def test_unreadable_directories_are_ignored(text: str, machine: Machine) -> None:
     user = unprivileged(machine)
     (machine.home / "loop").symlink_to("loop")
     (machine.home / "closed" / "envs").mkdir(parents=True)
@@ -182,12 +182,12 @@ def test_directories_that_cannot_be_looked_into_are_passed_over(text: str, machi
     (machine.home / "closed").chmod(0o755)
 
 
-# --- restore: where to ------------------------------------------------------------------------------------
+# --- restore targets --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def origin(machine: Machine) -> Path:
-    """Where the environment `data` was packed from and is no more; its directory is there."""
+    """Return the prefix that `data` was packed from, which is removed; its parent directory exists."""
     prefix = make_data(machine.home / "origin" / "data")
     machine.run_json("pack", "-p", prefix)
     shutil.rmtree(prefix)
@@ -195,19 +195,19 @@ def origin(machine: Machine) -> Path:
 
 
 def restored(machine: Machine, *options: object, **variables: str) -> Path:
-    """Where `snapper restore data` puts it."""
+    """Return the prefix to which `snapper restore data` restores."""
     (document,) = machine.run_json("restore", "data", *options, PATH=PROGRAMS, **variables)["restored"]
     prefix = Path(document["prefix"])
     assert (prefix / "conda-meta").is_dir()
     return prefix
 
 
-def test_to_where_it_was_packed(origin: Path, machine: Machine) -> None:
+def test_restore_to_the_prefix_it_was_packed_from(origin: Path, machine: Machine) -> None:
     assert restored(machine) == origin
 
 
-def test_to_the_very_directory_of_a_project(machine: Machine) -> None:
-    """Which has another name than the environment; in an envs directory, the name is what conda goes by."""
+def test_restore_to_a_project_directory_with_another_name(machine: Machine) -> None:
+    """The project may differ in name; in an envs directory, conda finds environments by directory name."""
     project = make_data(machine.home / "project" / "env")
     machine.run_json("pack", "-p", project, "--name", "data")
     shutil.rmtree(project)
@@ -227,7 +227,7 @@ def test_to_the_very_directory_of_a_project(machine: Machine) -> None:
     assert document["prefix"] == str(machine.envs / "other")
 
 
-def test_two_that_were_packed_from_one_place(machine: Machine) -> None:
+def test_environments_packed_from_one_prefix_do_not_share_a_target(machine: Machine) -> None:
     project = make_data(machine.home / "project" / "env")
     for name in ("first", "env", "second"):
         (project / "which").write_text(name)
@@ -245,8 +245,8 @@ def test_two_that_were_packed_from_one_place(machine: Machine) -> None:
         assert all((Path(place) / "which").read_text() == name for name, place in places.items())
 
 
-def test_base_and_what_is_inside_of_it(machine: Machine) -> None:
-    """On a machine where nothing of it is there yet; and base is nowhere but where it was."""
+def test_restore_base_and_environments_inside_it(machine: Machine) -> None:
+    """On a machine without any of them; base is only restored to the prefix that it had."""
     base = make_data(machine.home / "forge")
     (base / "condabin").mkdir()
     inner = make_data(base / "envs" / "a")
@@ -265,7 +265,7 @@ def test_base_and_what_is_inside_of_it(machine: Machine) -> None:
     assert not (machine.home / "base").exists()
 
 
-def test_to_the_directory_that_is_asked_for(origin: Path, machine: Machine) -> None:
+def test_restore_to_the_requested_directory(origin: Path, machine: Machine) -> None:
     variable = {"SNAPPER_ENVS_DIR": "~/by-variable"}
     assert restored(machine, **variable) == machine.home / "by-variable" / "data"
     assert restored(machine, "--envs-dir", "~/by-option", **variable) == machine.home / "by-option" / "data"
@@ -274,7 +274,7 @@ def test_to_the_directory_that_is_asked_for(origin: Path, machine: Machine) -> N
     assert not origin.exists()
 
 
-def test_to_the_first_directory_of_conda_that_can_be_written(origin: Path, machine: Machine) -> None:
+def test_restore_to_condas_first_writable_directory(origin: Path, machine: Machine) -> None:
     user = unprivileged(machine)
     origin.parent.chmod(0o555)
     closed = machine.home / "closed"
@@ -283,13 +283,13 @@ def test_to_the_first_directory_of_conda_that_can_be_written(origin: Path, machi
     assert restored(user, CONDA_ENVS_PATH=listed) == machine.envs / "data"
 
 
-def test_to_condas_own_directory_where_there_is_no_other(origin: Path, machine: Machine) -> None:
+def test_restore_to_condas_default_directory(origin: Path, machine: Machine) -> None:
     no_system_conda()
     origin.parent.rmdir()
     assert restored(machine, CONDA_ENVS_PATH="") == machine.home / ".conda" / "envs" / "data"
 
 
-def test_nowhere(origin: Path, machine: Machine) -> None:
+def test_restore_without_any_writable_directory_is_refused(origin: Path, machine: Machine) -> None:
     no_system_conda()
     user = unprivileged(machine)
     origin.parent.chmod(0o555)
@@ -305,7 +305,7 @@ def test_nowhere(origin: Path, machine: Machine) -> None:
 # --- conda's list of environments -------------------------------------------------------------------------
 
 
-def test_conda_is_told_of_what_is_restored(origin: Path, machine: Machine) -> None:
+def test_restored_environments_are_registered_with_conda(origin: Path, machine: Machine) -> None:
     file = register(machine, "")
     for before, after in (
         ("", "{new}\n"),
@@ -321,14 +321,14 @@ def test_conda_is_told_of_what_is_restored(origin: Path, machine: Machine) -> No
         assert file.read_text() == after.format(new=origin)
 
 
-def test_bytes_that_are_no_text_stay_in_condas_list(origin: Path, machine: Machine) -> None:
+def test_undecodable_bytes_in_condas_list_are_preserved(origin: Path, machine: Machine) -> None:
     file = register(machine, "")
     file.write_bytes(b"/\xff\xfe/x\r\n/y")
     restored(machine)
     assert file.read_bytes() == b"/\xff\xfe/x\r\n/y\n" + os.fsencode(f"{origin}\n")
 
 
-def test_condas_list_that_cannot_be_written(origin: Path, machine: Machine) -> None:
+def test_restore_succeeds_if_condas_list_is_not_writable(origin: Path, machine: Machine) -> None:
     file = register(machine, "/a/b\n")
     file.unlink()
     file.mkdir()

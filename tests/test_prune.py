@@ -1,4 +1,4 @@
-"""Pruning: what stays, what goes, and that packs lose nothing by it, wherever the two meet."""
+"""Prune: what is kept, what is deleted, and that simultaneous packs lose nothing."""
 
 from __future__ import annotations
 
@@ -37,43 +37,43 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 DAY = 24 * 3600
 
-# --- what stays -------------------------------------------------------------------------------------------
+# --- retention --------------------------------------------------------------------------------------------
 
 
 def digest(number: int) -> str:
     return f"{number:064x}"
 
 
-def history(*moments: str, tags: dict[str, int] | None = None) -> Ref:
-    """An environment whose snapshots 0, 1, … were packed at these moments."""
+def history(*times: str, tags: dict[str, int] | None = None) -> Ref:
+    """Return a ref whose snapshots 0, 1, … were packed at these times."""
     steps = tuple(
-        HistoryEntry(digest(number), "pack", moment, "u", "h", "/p", "", 1, 1, 1, 1)
-        for number, moment in enumerate(moments)
+        HistoryEntry(digest(number), "pack", time, "u", "h", "/p", "", 1, 1, 1, 1)
+        for number, time in enumerate(times)
     )
     named = {tag: digest(number) for tag, number in (tags or {}).items()}
     return Ref(1, "e", steps[-1].snapshot, steps, named)
 
 
-def stays(environment: Ref, **retention: Any) -> list[int]:
+def kept(environment: Ref, **retention: Any) -> list[int]:
     applied = RetentionPolicy(**retention).apply(environment)
     kept = sorted({int(step.snapshot, 16) for step in applied.history})
     assert applied.current == environment.current
     return kept
 
 
-def test_without_a_rule_all_stays() -> None:
+def test_an_empty_policy_keeps_everything() -> None:
     environment = history("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", tags={"v1": 0})
     assert RetentionPolicy().apply(environment) == environment
 
 
-def test_the_last_ones_stay() -> None:
+def test_keep_the_last_snapshots() -> None:
     environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 6)])
-    assert stays(environment, last=2) == [3, 4]
-    assert stays(environment, last=99) == [0, 1, 2, 3, 4]
-    assert stays(environment, last=0) == [4]
+    assert kept(environment, last=2) == [3, 4]
+    assert kept(environment, last=99) == [0, 1, 2, 3, 4]
+    assert kept(environment, last=0) == [4]
 
 
-def test_the_last_one_of_each_period_stays() -> None:
+def test_keep_the_last_snapshot_of_each_period() -> None:
     environment = history(
         "2025-12-31T23:00:00Z",
         "2026-01-01T01:00:00Z",
@@ -82,33 +82,33 @@ def test_the_last_one_of_each_period_stays() -> None:
         "2026-02-01T00:00:00Z",
         "2026-02-01T10:00:00Z",
     )
-    assert stays(environment, daily=3) == [2, 3, 5]
-    assert stays(environment, weekly=3) == [2, 3, 5]  # 2025-12-31 and 2026-01-01 are in one week
-    assert stays(environment, monthly=2) == [3, 5]
-    assert stays(environment, monthly=3, last=2) == [0, 3, 4, 5]
-    assert stays(history("not a time", "neither"), weekly=2) == [0, 1]
+    assert kept(environment, daily=3) == [2, 3, 5]
+    assert kept(environment, weekly=3) == [2, 3, 5]  # 2025-12-31 and 2026-01-01 are in one week
+    assert kept(environment, monthly=2) == [3, 5]
+    assert kept(environment, monthly=3, last=2) == [0, 3, 4, 5]
+    assert kept(history("not a time", "neither"), weekly=2) == [0, 1]
 
 
-def test_a_snapshot_that_came_back_counts_once() -> None:
+def test_a_snapshot_that_became_current_again_counts_once() -> None:
     environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 4)])
     back = replace(environment.history[0], time="2026-01-04T00:00:00Z", action="rollback")
     again = replace(environment, history=(*environment.history, back), current=back.snapshot)
-    assert stays(again, last=2) == [0, 2]
+    assert kept(again, last=2) == [0, 2]
 
 
-def test_tags_stay_unless_it_is_said_which() -> None:
+def test_keep_all_tags_or_those_that_match() -> None:
     environment = history(*[f"2026-01-0{day}T00:00:00Z" for day in range(1, 5)], tags={"v1": 0, "try": 1})
-    assert stays(environment, last=1) == [0, 1, 3]
-    assert stays(environment, last=1, tags=("v*",)) == [0, 3]
+    assert kept(environment, last=1) == [0, 1, 3]
+    assert kept(environment, last=1, tags=("v*",)) == [0, 3]
     assert RetentionPolicy(last=1, tags=("v*",)).apply(environment).tags == {"v1": digest(0)}
 
 
-# --- what goes --------------------------------------------------------------------------------------------
+# --- deletion ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def packed(machine: Machine) -> tuple[Machine, list[str]]:
-    """A machine with `data` packed four times, each time with a file of its own."""
+    """Return a machine with `data` packed four times, each time with another file, and the snapshot ids."""
     prefix = make_data(machine.envs / "data")
     ids = []
     for number in range(4):
@@ -118,22 +118,22 @@ def packed(machine: Machine) -> tuple[Machine, list[str]]:
 
 
 def pages_of(store: Path, snapshot_id: str) -> list[dict[str, Any]]:
-    """The pages that a snapshot has, by digest and size."""
+    """Return the pages of a snapshot, each with its digest and size."""
     document = json.loads((store / "snapshots" / f"{snapshot_id}.json").read_bytes())
     pages: list[dict[str, Any]] = document["packages"] + document["layers"]
     return pages
 
 
-def age(store: Path, seconds: float) -> None:
-    """Makes all that is in a store older."""
+def backdate(store: Path, seconds: float) -> None:
+    """Make all objects in the store older."""
     for path in store.rglob("*.*"):
         status = path.stat()
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - int(seconds * 1e9)))
 
 
-def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, list[str]]) -> None:
+def test_dry_run_lists_what_would_be_deleted_and_changes_nothing(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
-    age(machine.store, 2 * DAY)
+    backdate(machine.store, 2 * DAY)
     before = {path: path.stat().st_mtime_ns for path in machine.store.rglob("*")}
     found = machine.run_json("prune", "--keep-last", 2)
     assert found["dry"]
@@ -154,30 +154,30 @@ def test_a_dry_run_says_what_would_go_and_nothing_goes(packed: tuple[Machine, li
     assert machine.run_json("prune", "--keep-last", 2, "--yes")["size"] == 0
 
 
-def test_what_is_young_waits(packed: tuple[Machine, list[str]]) -> None:
+def test_young_objects_are_kept(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     done = machine.run_json("prune", "--keep-last", 1, "--yes")
     assert (done["snapshots"], done["layers"]) == ([], [])
-    assert done["waiting"] == 3 * 3  # with a page and a layer each
+    assert done["waiting"] == 3 * 3  # a snapshot, a page and a layer each
     assert done["waiting_size"] > 3 * 5000
     assert len(done["dropped"]) == 3
     assert len(layer_files(machine.store)) > 4
-    age(machine.store, 23 * 3600)
+    backdate(machine.store, 23 * 3600)
     assert machine.run_json("prune", "--yes")["snapshots"] == []
-    age(machine.store, 2 * 3600)
+    backdate(machine.store, 2 * 3600)
     assert len(machine.run_json("prune", "--yes")["snapshots"]) == 3
     assert check_store(machine.store) == {"data": ids[-1]}
 
 
 @pytest.mark.parametrize("damaged", ["its own", "another's"])
-def test_nothing_is_let_go_of_before_it_is_known_what_stays(
+def test_nothing_is_dropped_if_a_kept_snapshot_is_unreadable(
     damaged: str, packed: tuple[Machine, list[str]]
 ) -> None:
-    """The current snapshot cannot be read: then the one before it may be all that there is."""
+    """The current snapshot is corrupted: the one before it may be the only one that is left."""
     machine, ids = packed
     machine.run_json("tag", "data", "release")
     machine.run_json("pack", "-p", machine.envs / "data", "--name", "other")
-    age(machine.store, 2 * DAY)
+    backdate(machine.store, 2 * DAY)
     file = machine.store / (
         "environments/other.json" if damaged == "another's" else f"snapshots/{ids[-1]}.json"
     )
@@ -189,7 +189,7 @@ def test_nothing_is_let_go_of_before_it_is_known_what_stays(
         assert after == before
 
 
-def test_what_a_history_loses_is_named(packed: tuple[Machine, list[str]]) -> None:
+def test_dropped_entries_and_tags_are_listed(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     for tag, snapshot_id in (("stable", ids[0]), ("first", ids[1])):
         machine.run_json("tag", f"data@{snapshot_id}", tag)
@@ -202,7 +202,7 @@ def test_what_a_history_loses_is_named(packed: tuple[Machine, list[str]]) -> Non
     assert machine.run_json("list")["environments"][0]["tags"] == {"stable": ids[0]}
 
 
-def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> None:
+def test_retention_applies_to_the_named_environments_only(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     other = make_data(machine.envs / "other")
     for _ in range(2):
@@ -219,7 +219,7 @@ def test_environments_are_pruned_apart(packed: tuple[Machine, list[str]]) -> Non
     machine.run_json("restore", "other", "--prefix", machine.home / "again")
 
 
-def test_what_is_refused(packed: tuple[Machine, list[str]]) -> None:
+def test_invalid_arguments_and_corrupted_stores_are_refused(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     assert machine.expect_error(2, "prune", "--grace", "soon")["type"] == "UsageError"
     assert machine.expect_error(10, "prune", "nothing", "--keep-last", 1, "--yes")["type"] == "NotInStore"
@@ -232,7 +232,7 @@ def test_what_is_refused(packed: tuple[Machine, list[str]]) -> None:
     assert sorted(machine.store.rglob("*")) == before
 
 
-def test_leftovers_go(packed: tuple[Machine, list[str]]) -> None:
+def test_leftovers_of_killed_writers_are_removed(packed: tuple[Machine, list[str]]) -> None:
     machine, ids = packed
     layer = layer_files(machine.store)[0]
     (layer.parent / f".{layer.name[:16]}.0123456789abcdef").write_bytes(b"cut o")
@@ -243,14 +243,14 @@ def test_leftovers_go(packed: tuple[Machine, list[str]]) -> None:
     assert [path.name for path in machine.store.rglob(".*")] == [".keep"]
 
 
-# --- with packs at the same time --------------------------------------------------------------------------
+# --- simultaneous packs -----------------------------------------------------------------------------------
 
 OPERATIONS = ("read", "read_versioned", "size", "put", "replace", "keys", "entries", "delete")
 
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A store in which `between` happens before the operation of that number, whichever process comes to it."""
+    """A store in which something happens before the operation with a number, whichever process performs it."""
 
     store: Any
     counter: Path
@@ -276,7 +276,7 @@ class Interrupted:
 
 @pytest.fixture
 def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Interrupted]]:
-    """Makes a store with a removed environment, `old`, whose layers another, `new`, is about to count on."""
+    """Return a function that makes a store with a removed environment, `old`, whose layers `new` is about to reuse."""
     monkeypatch.setattr(locks, "_MAX_WAIT", 0)
     prefix = make_data(tmp_path / "data")
     pristine = tmp_path / "pristine"
@@ -308,18 +308,18 @@ def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield make
 
 
-def everything_goes(store: Store) -> object:
+def prune_everything(store: Store) -> object:
     prune(store, RetentionPolicy(last=0), dry=False, grace=-1)
     return "pruned"
 
 
-def test_a_prune_at_any_moment_of_a_pack(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
-    """Whatever the pack found in the store, its snapshot is whole, or it says that it must begin again."""
+def test_prune_during_any_operation_of_a_pack(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
+    """Whatever objects the pack found in the store, its snapshot is complete, or the pack has to be repeated."""
     outcomes = set()
     prefix = tmp_path / "data"
     at = 1
     while True:
-        store = meeting(at, everything_goes)
+        store = meeting(at, prune_everything)
         shutil.rmtree(prefix / ".snapper", ignore_errors=True)
         try:
             done = packing.pack(store, prefix, "new", jobs=1)
@@ -331,14 +331,14 @@ def test_a_prune_at_any_moment_of_a_pack(meeting: Callable[..., Interrupted], tm
         if not (tmp_path / f"outcome{at}").exists():
             break
         outcomes.add(((tmp_path / f"outcome{at}").read_text(), ended))
-        everything_goes(store.store)
+        prune_everything(store.store)
         assert check_store(tmp_path / f"store{at}")["new"] == done.snapshot_id
         at += 1
     assert at > 10
     assert outcomes == {("pruned", "packed"), ("StoreLocked", "packed")}
 
 
-def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
+def test_pack_during_any_operation_of_a_prune(meeting: Callable[..., Interrupted], tmp_path: Path) -> None:
     prefix = tmp_path / "data"
     outcomes = set()
     at = 1
@@ -363,21 +363,21 @@ def test_a_pack_at_any_moment_of_a_prune(meeting: Callable[..., Interrupted], tm
     assert outcomes == {("packed", "pruned"), ("StoreLocked", "pruned")}
 
 
-def test_a_pack_that_counts_on_what_another_environment_has(
+def test_pack_reusing_layers_of_an_environment_that_is_pruned_meanwhile(
     meeting: Callable[..., Interrupted], tmp_path: Path
 ) -> None:
-    """Its layers are known from `current`, which is removed and pruned away in the middle."""
+    """Its layers are known from `current`, which is removed and pruned during the pack."""
 
-    def gone(store: Store) -> object:
+    def remove_and_prune(store: Store) -> object:
         remove_environment(store, plan_removal(store, "current"))
-        return everything_goes(store)
+        return prune_everything(store)
 
     prefix = tmp_path / "data"
     (prefix / "more").write_text("more")
     ends = set()
     at = 1
     while True:
-        store = meeting(at, gone)
+        store = meeting(at, remove_and_prune)
         shutil.rmtree(prefix / ".snapper", ignore_errors=True)
         try:
             done = packing.pack(store, prefix, "new", jobs=1)
@@ -392,11 +392,11 @@ def test_a_pack_that_counts_on_what_another_environment_has(
     assert ends == {"packed", "gone"}
 
 
-# --- locks of the dead ------------------------------------------------------------------------------------
+# --- locks of dead processes ------------------------------------------------------------------------------
 
 
 def write_lock(store: Path, name: str, **changed: object) -> Path:
-    """A lock as a process that is no more has left it, but for what is changed."""
+    """Write a lock as a dead process left it, with these fields changed."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     fields = {
@@ -419,7 +419,7 @@ def write_lock(store: Path, name: str, **changed: object) -> Path:
 INTENT = f"pack-{'0' * 32}"
 
 
-def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
+def test_locks_of_dead_processes_are_removed(packed: tuple[Machine, list[str]]) -> None:
     machine, _ = packed
     intent = write_lock(machine.store, INTENT)
     lock = write_lock(machine.store, "prune")
@@ -433,7 +433,7 @@ def test_locks_of_dead_processes_go(packed: tuple[Machine, list[str]]) -> None:
     assert not list((machine.store / "locks").iterdir())
 
 
-def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, list[str]]) -> None:
+def test_leftover_trials_are_valid_and_removed(packed: tuple[Machine, list[str]]) -> None:
     machine, _ = packed
     left = machine.store / Layout.new_trial()
     left.parent.mkdir(exist_ok=True)
@@ -441,15 +441,15 @@ def test_trials_that_were_cut_off_are_no_damage_and_go(packed: tuple[Machine, li
     machine.run_json("verify")
     machine.run_json("prune", "--yes")
     assert left.exists()
-    age(machine.store, 2 * 3600)
+    backdate(machine.store, 2 * 3600)
     machine.run_json("prune", "--yes")
     assert not left.exists()
 
 
-def test_a_pack_whose_intent_was_lost_publishes_nothing(
+def test_pack_without_its_intent_publishes_nothing(
     packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its workers have written may be gone by then, as nothing said that somebody counts on it."""
+    """A prune may have deleted what its workers wrote, since no intent protected it."""
     machine, ids = packed
     make = packing._build_snapshot
 
@@ -472,8 +472,8 @@ def test_a_pack_whose_intent_was_lost_publishes_nothing(
     assert machine.run_json("verify", "--data")["problems"] == []
 
 
-class Told(NullProgress):
-    """Keeps what the user is told."""
+class RecordedNotes(NullProgress):
+    """Record the notes to the user."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -483,7 +483,7 @@ class Told(NullProgress):
 
 
 @pytest.mark.parametrize("kind", ["elsewhere", "here", "unreadable"])
-def test_locks_that_may_be_held_count_until_they_are_old(
+def test_locks_that_may_be_held_are_respected_until_they_expire(
     kind: str, packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine, _ = packed
@@ -497,7 +497,7 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     assert error["type"] == "StoreLocked"
     assert ("someone@" in error["message"]) == (kind != "unreadable")
     assert intent.exists()
-    age(machine.store / "locks", 25 * 3600)
+    backdate(machine.store / "locks", 25 * 3600)
     machine.run_json("prune", "--grace", "0s", "--yes")
     assert not intent.exists()
 
@@ -505,19 +505,19 @@ def test_locks_that_may_be_held_count_until_they_are_old(
     lock = write_lock(machine.store, "prune", **changes)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("new")
-    told = Told()
+    told = RecordedNotes()
     with pytest.raises(StoreLocked, match="locked by a prune"):
         packing.pack(open_store(str(machine.store)), prefix, "data", jobs=1, progress=told)
     assert any("waiting for a prune" in note for note in told.notes)
     assert machine.expect_error(11, "prune", "--yes")["type"] == "StoreLocked"
     assert [path.name for path in (machine.store / "locks").iterdir()] == ["prune.json"]
-    age(machine.store / "locks", 3700)
+    backdate(machine.store / "locks", 3700)
     machine.run_json("pack", "data")
     assert not lock.exists()
 
 
-def test_another_users_process_that_cannot_be_seen_is_not_dead() -> None:
-    """Neither for locks nor for kernels that wait, where /proc shows users their own processes alone."""
+def test_processes_hidden_from_the_user_are_not_dead() -> None:
+    """Neither for locks nor for waiting kernels, if /proc shows users only their own processes."""
     look = """
 import os, sys
 from snapper.process import identity
@@ -544,7 +544,7 @@ for shell in shells:
         assert done.stdout.split() == ["False", *[str(alive)] * (1 + len(shells))]
 
 
-def test_a_pack_that_took_too_long_does_not_finish(
+def test_pack_fails_if_it_takes_longer_than_its_lease(
     packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine, ids = packed
@@ -566,7 +566,7 @@ def test_a_pack_that_took_too_long_does_not_finish(
             intent.check()
 
 
-def test_a_prune_that_lost_its_lock_removes_nothing_more(
+def test_prune_stops_when_it_has_lost_its_lock(
     packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine, ids = packed

@@ -1,4 +1,4 @@
-"""Two instances and one store, against a model: packs, installs, restores, rollbacks, tags, prunes, and conflicts."""
+"""Two instances and one store against a model: packs, changes, restores, rollbacks, tags, prunes, and conflicts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Files = dict[str, str]
 
 @dataclass
 class Instance:
-    """An instance: what its environment is, and what it was when it was last packed or restored."""
+    """An instance: the files of its environment, now and when it was last packed or restored."""
 
     top: Path
     files: Files | None = None
@@ -79,7 +79,7 @@ class Instance:
         return self.files != self.clean
 
     def write(self, path: str, text: str | None) -> None:
-        """Changes a file; its time is of its contents, so that equal environments are one snapshot."""
+        """Change a file. Its time depends on its content, so that equal environments are one snapshot."""
         file = self.prefix / path
         if text is None:
             file.unlink(missing_ok=True)
@@ -91,7 +91,7 @@ class Instance:
 
 @dataclass
 class Model:
-    """What the store must be: the history of the environment, oldest first, with what each snapshot holds."""
+    """The expected content of the store: the environment's history, oldest first, and the files of each snapshot."""
 
     history: list[str] = field(default_factory=list)
     rolled: list[bool] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Model:
         self.rolled.append(rolled)
 
     def line(self) -> list[str]:
-        """The snapshots that lead to the current one, the last: the history as a stack, from which rollbacks take."""
+        """Return the snapshots that led to the current one, as a stack from which rollbacks take the latest."""
         line: list[str] = []
         for snapshot_id, rolled in zip(self.history, self.rolled, strict=True):
             if rolled and snapshot_id in line:
@@ -114,7 +114,7 @@ class Model:
         return line
 
     def back(self, count: int) -> str | None:
-        """What `~count` means."""
+        """Return the snapshot that `~count` names."""
         line = self.line()
         return line[-1 - count] if count < len(line) else None
 
@@ -127,14 +127,14 @@ class Model:
 
 @dataclass(frozen=True)
 class Between:
-    """A store in which something happens right before an entry is replaced."""
+    """A store in which something happens right before a ref is replaced."""
 
     store: Any
-    happen: Callable[[], None]
+    before_replace: Callable[[], None]
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         if key.startswith("environments/"):
-            self.happen()
+            self.before_replace()
         self.store.replace(key, data, version)
 
     def __getattr__(self, name: str) -> Any:
@@ -161,7 +161,7 @@ class TwoInstances(RuleBasedStateMachine):
 
     @initialize()
     def build(self) -> None:
-        """conda makes the environment on the first instance, where it is packed a few times."""
+        """Create the environment on the first instance and pack it several times."""
         make_data(self.instances[0].prefix)
         self.instances[0].files = {}
         for number in range(3):
@@ -202,12 +202,12 @@ class TwoInstances(RuleBasedStateMachine):
 
     @rule(number=numbers, path=paths, text=texts)
     def pack_while_the_other_does(self, number: int, path: str, text: str | None) -> None:
-        """Both have seen the same entry: the second to write it is told, and nothing of the first is lost."""
+        """Both instances have read the same ref: the second to replace it fails, and nothing of the first is lost."""
         instance, other = self.instances[number], self.instances[1 - number]
         self.change(number, path, text)
         happened: list[bool] = []
 
-        def happen() -> None:
+        def before_replace() -> None:
             if not happened:
                 happened.append(True)
                 self._pack(other, self.store)
@@ -216,7 +216,7 @@ class TwoInstances(RuleBasedStateMachine):
         try:
             with instance.at_home():
                 if instance.files is not None:
-                    self._pack(instance, Between(self.store, happen))
+                    self._pack(instance, Between(self.store, before_replace))
             assert not happened or self.model.history[: len(before)] == before
         except ConcurrentUpdate:
             assert happened and self.model.history != before
@@ -252,7 +252,7 @@ class TwoInstances(RuleBasedStateMachine):
         instance.files = instance.clean = self.model.contents[snapshot_id]
 
     def _is_stored(self, files: Files) -> bool:
-        """Whether the store still has a snapshot of these files."""
+        """Return whether the store has a snapshot of these files."""
         named = {*self.model.history, *self.model.tags.values()}
         return any(self.model.contents[each] == files for each in named)
 
@@ -308,7 +308,7 @@ class TwoInstances(RuleBasedStateMachine):
         prune(self.store, RetentionPolicy(), dry=False, grace=-1)
 
     @invariant()
-    def store_is_as_the_model_says(self) -> None:
+    def store_matches_the_model(self) -> None:
         found = Reader.of_directory(self.top / "store").check(locks=False)
         if not self.model.history:
             assert found == {}
@@ -319,7 +319,7 @@ class TwoInstances(RuleBasedStateMachine):
         assert environment.tags == self.model.tags
 
     @invariant()
-    def environments_are_as_the_model_says(self) -> None:
+    def environments_match_the_model(self) -> None:
         for instance in self.instances:
             if instance.files is None:
                 assert not instance.prefix.exists()
@@ -339,7 +339,7 @@ class TwoInstances(RuleBasedStateMachine):
             assert not list(instance.prefix.parent.glob(".*"))
 
 
-def test_two_instances_and_one_store(request: pytest.FixtureRequest) -> None:
+def test_two_instances_share_a_store(request: pytest.FixtureRequest) -> None:
     long = request.config.getoption("--long")
     run_state_machine_as_test(
         TwoInstances,
