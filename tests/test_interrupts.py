@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -398,7 +399,8 @@ def test_ctrl_c_on_a_terminal_is_reported_once(packed: Packed, target: Path) -> 
             pass
         os.write(terminal, b"\x03")
 
-    shown = run_on_a_terminal(packed.machine, press, "restore", "many", "--envs-dir", target.parent)
+    output = run_on_a_terminal(packed.machine, press, "restore", "many", "--envs-dir", target.parent)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)  # without colors
     assert "Traceback" not in shown
     assert shown.count("snapper: interrupted") == 1
     assert shown.endswith("finish.\r\n")

@@ -109,9 +109,9 @@ def test_any_options_give_a_valid_script(tmp_path: Path) -> None:
 
 def test_missing_and_unknown_events_are_refused(machine: Machine) -> None:
     missing, misspelt = machine.expect_error(2, "lifecycle"), machine.expect_error(2, "lifecycle", "on-strat")
-    assert missing["message"] == "Missing argument 'EVENT'. Choose from: on-create, on-start"
+    assert missing["message"] == "missing argument 'EVENT'. Choose from: on-create, on-start"
     assert (
-        misspelt["message"] == "Invalid value for 'EVENT': 'on-strat' is not one of 'on-create', 'on-start'"
+        misspelt["message"] == "invalid value for 'EVENT': 'on-strat' is not one of 'on-create', 'on-start'"
     )
 
 
