@@ -1,4 +1,4 @@
-"""Runs one cell in a registered Jupyter kernel and prints what it prints: `python -m scripts.cell KERNEL CODE`."""
+"""Run one cell in a registered Jupyter kernel and show its output: `python -m scripts.cell KERNEL CODE`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jupyter_client.manager import start_new_kernel
 
 
 def run_cell(kernel: str, code: str) -> bool:
-    """Starts the kernel, runs the code with its output shown, and ends the kernel; whether the code succeeded."""
+    """Start the kernel, run the code, show its output, and stop the kernel. Return whether the code succeeded."""
     manager, client = start_new_kernel(kernel_name=kernel, startup_timeout=60)
     try:
         reply = client.execute_interactive(code, timeout=60, output_hook=_show)

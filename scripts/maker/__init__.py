@@ -1,7 +1,7 @@
-"""Make genuine conda environments from the running Python and PyPI, without a conda channel.
+"""Build real conda environments from the running Python and PyPI, without access to a conda channel.
 
-The running interpreter and wheels become conda packages in a channel on disk; py-rattler solves and installs
-environments from that.
+The running interpreter and wheels are turned into conda packages in a channel on disk, from which py-rattler solves and
+installs environments.
 """
 
 from scripts.maker.errors import MakerError

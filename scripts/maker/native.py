@@ -1,4 +1,4 @@
-"""Make conda packages that need no Python: `whereami` (compiled from C) and `textdata`."""
+"""Build conda packages that do not need Python: `whereami` (compiled from C) and `textdata`."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ int main(void) {
 
 
 def stage_whereami(root: Path, subdir: str, build: str) -> Package:
-    """Compile a program and a library that have the prefix compiled in, and lay them out under `root`."""
+    """Compile a program and a library that contain the prefix, and lay them out under `root`."""
     prefix = placeholder("whereami")
     _compile(
         LIBRARY_SOURCE,
@@ -49,12 +49,12 @@ def stage_whereami(root: Path, subdir: str, build: str) -> Package:
     _write(root / "share/whereami/data.txt", f"The prefix is {prefix}, or {prefix}/.\n")
     _write_activation(root, "whereami")
     return Package(
-        "whereami", "1.0", build, subdir, summary="Says which prefix it was installed in", license="MIT"
+        "whereami", "1.0", build, subdir, summary="Prints the prefix it was installed in", license="MIT"
     )
 
 
 def stage_textdata(root: Path, subdir: str, build: str) -> Package:
-    """Lay out data with each kind of file and name that a package may hold, and no code, under `root`."""
+    """Lay out data files under `root`: every kind of file and name that a package may contain, but no code."""
     prefix = placeholder("textdata")
     share = root / "share" / "textdata"
     _write(share / "config.ini", f"[paths]\nhome = {prefix}\nsearch = {prefix}/a:{prefix}/b\n")
@@ -70,13 +70,13 @@ def stage_textdata(root: Path, subdir: str, build: str) -> Package:
     _write(root / "bin" / "textdata-home", f'#!/bin/sh\necho "{prefix}"\n')
     (root / "bin" / "textdata-home").chmod(0o755)
     _write_activation(root, "textdata")
-    return Package("textdata", "1.0", build, subdir, summary="Files of each kind, and no code", license="MIT")
+    return Package("textdata", "1.0", build, subdir, summary="Every kind of file, and no code", license="MIT")
 
 
 def _compile(source: str, target: Path, prefix: str, *options: str) -> None:
     compiler = shutil.which("cc")
     if compiler is None:
-        raise MakerError("the package whereami needs a C compiler, and there is no cc")
+        raise MakerError("the package whereami needs a C compiler, but cc is not installed")
     target.parent.mkdir(parents=True, exist_ok=True)
     command = [
         compiler,
@@ -93,7 +93,7 @@ def _compile(source: str, target: Path, prefix: str, *options: str) -> None:
     ]
     done = subprocess.run(command, input=source, check=False, capture_output=True, text=True)
     if done.returncode:
-        raise MakerError(f"cc could not make {target.name}:\n{done.stderr}")
+        raise MakerError(f"cc could not compile {target.name}:\n{done.stderr}")
 
 
 def _write_activation(root: Path, name: str) -> None:

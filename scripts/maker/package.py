@@ -13,8 +13,8 @@ from pathlib import Path
 
 import zstandard
 
-# One modification time for every file of every package (2024-01-01): a package's bytes depend on its contents
-# alone, and the .pyc files compiled against it are valid wherever the package is extracted.
+# The modification time of every file in every package (2024-01-01), so that a package's bytes depend only on its
+# contents, and .pyc files remain valid wherever the package is extracted.
 TIMESTAMP = 1_704_067_200
 
 PLACEHOLDER_LENGTH = 255
@@ -22,7 +22,7 @@ PLACEHOLDER_LENGTH = 255
 
 @dataclass(frozen=True)
 class Package:
-    """What a package says of itself."""
+    """The metadata of a package."""
 
     name: str
     version: str
@@ -40,13 +40,13 @@ class Package:
 
 
 def placeholder(name: str) -> str:
-    """The prefix that package `name` was built in, of the length and look that conda-build gives it."""
+    """Return the prefix that package `name` was built in, with the length and format that conda-build uses."""
     start = f"/home/conda/feedstock_root/build_artifacts/{name}_{TIMESTAMP}000/_h_env"
     return (start + "_placehold" * PLACEHOLDER_LENGTH)[:PLACEHOLDER_LENGTH]
 
 
 def write_package(root: Path, package: Package, directory: Path) -> None:
-    """Write all that is under `root` as `package` into `directory`/SUBDIR/."""
+    """Write everything under `root` as `package` into `directory`/SUBDIR/."""
     stem = f"{package.name}-{package.version}-{package.build}"
     target = directory / package.subdir / f"{stem}.conda"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def _tar_member(archive: zipfile.ZipFile, name: str) -> Iterator[tarfile.TarFile
 
 
 def _files(root: Path) -> list[Path]:
-    """Every file and symbolic link under `root`, in the order of their names."""
+    """Return every file and symbolic link under `root`, sorted by name."""
     return sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
 
 
@@ -106,7 +106,7 @@ def _header(name: str, mode: int) -> tarfile.TarInfo:
 
 
 def _mode(mode: int) -> int:
-    """The mode without what the maker's umask left in it."""
+    """Return the mode without the effects of the umask."""
     if stat.S_ISLNK(mode):
         return 0o777
     executable = 0o111 if mode & 0o100 else 0
@@ -115,7 +115,7 @@ def _mode(mode: int) -> int:
 
 
 def _info(root: Path, package: Package) -> dict[str, bytes]:
-    """The files of the package's `info/`."""
+    """Return the files of the package's `info/` directory, by name."""
     prefix = placeholder(package.name)
     entries = [_path_entry(root, path, prefix) for path in _files(root)]
     relocated = [entry for entry in entries if "prefix_placeholder" in entry]

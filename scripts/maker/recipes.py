@@ -1,4 +1,4 @@
-"""The environments that can be made."""
+"""The environments that can be created."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,10 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an environment is made of: wheels by their PyPI requirements, and the maker's own packages."""
+    """The packages of an environment: `wheels` from PyPI, by requirement, and `own` packages, built here.
+
+    `spares` are wheels in the channel that are not installed.
+    """
 
     summary: str
     wheels: tuple[str, ...] = ()
@@ -16,12 +19,12 @@ class Recipe:
 
     @property
     def specs(self) -> tuple[str, ...]:
-        """What the environment is asked to hold."""
+        """The specs that the environment is created with."""
         return (*self.own, *self.wheels)
 
 
-# Small packages that need nothing else, to change an environment with: in the channel of each recipe with
-# Python, and not installed. click is there twice, so that it can be updated.
+# Small packages without dependencies, for tests that add, update, and remove packages. There are two versions of click,
+# so that it can be updated.
 SPARES = ("six", "tabulate", "click", "click==8.1.7")
 
 LARGE = (
@@ -43,9 +46,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ("python",),
             SPARES,
         ),
-        "large": Recipe(
-            "What a data scientist has after a year: over 150 packages", LARGE, ("python",), SPARES
-        ),
+        "large": Recipe("A large data science environment: over 150 packages", LARGE, ("python",), SPARES),
         "compiled": Recipe(
             "Python and a compiled program, which needs cc", (), ("python", "whereami", "textdata"), SPARES
         ),
@@ -55,6 +56,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             ("python", "whereami"),
         ),
         "no-python": Recipe("A compiled program, which needs cc, and data", (), ("whereami", "textdata")),
-        "data": Recipe("Data alone", (), ("textdata",)),
+        "data": Recipe("Only data", (), ("textdata",)),
     }
 )

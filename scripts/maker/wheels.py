@@ -1,4 +1,4 @@
-"""Get wheels with pip, and lay one out as a conda package."""
+"""Download wheels with pip, and lay them out as conda packages."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on disk, and what it says of itself."""
+    """A wheel on disk, and its metadata."""
 
     path: Path
     digest: str
@@ -48,7 +48,7 @@ class Wheel:
 
 
 def fetch_wheels(requirements: tuple[str, ...], cache: Cache, *, dependencies: bool = True) -> list[Wheel]:
-    """The wheels of `requirements` and of all that they need. Only the first time is the network asked."""
+    """Return the wheels of `requirements` and, by default, of their dependencies. They are downloaded only once."""
 
     def build(directory: Path) -> None:
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(directory)]
@@ -57,7 +57,7 @@ def fetch_wheels(requirements: tuple[str, ...], cache: Cache, *, dependencies: b
             [*command, *options, *requirements], check=False, capture_output=True, text=True
         )
         if done.returncode:
-            raise MakerError(f"pip found no wheels for {' '.join(requirements)}:\n{done.stderr}")
+            raise MakerError(f"pip could not get wheels for {' '.join(requirements)}:\n{done.stderr}")
 
     key = digest(identity(), str(dependencies), *requirements)
     return [_read_wheel(path) for path in sorted(cache.entry("wheels", key, build).glob("*.whl"))]
@@ -73,7 +73,7 @@ def _read_wheel(path: Path) -> Wheel:
 
 
 def match_specs(wheel: Wheel, others: dict[str, Wheel]) -> tuple[str, ...]:
-    """What `wheel` needs on this platform, as conda match specs."""
+    """Return the dependencies of `wheel` on this platform, as conda match specs."""
     if wheel.pure:
         python = SpecifierSet(wheel.metadata["Requires-Python"] or "")
         needed = {_match_spec("python", python)}
@@ -84,7 +84,7 @@ def match_specs(wheel: Wheel, others: dict[str, Wheel]) -> tuple[str, ...]:
 
 
 def _required(wheel: Wheel, extra: str, others: dict[str, Wheel]) -> set[str]:
-    """The requirements of `wheel`; conda knows no extras, so those of an extra are taken in the extra's place."""
+    """Return the requirements of `wheel`. conda has no extras, so an extra is replaced by its requirements."""
     specs: set[str] = set()
     for line in wheel.metadata.get_all("Requires-Dist", []):
         requirement = Requirement(line)
@@ -116,7 +116,7 @@ def _clause(specifier: Specifier) -> str:
 
 
 class _Destination(SchemeDictionaryDestination):
-    """Writes entry points with the plain shebang that conda-build gives them, however long it is."""
+    """Write entry points with a plain shebang, as conda-build does, however long it is."""
 
     def write_script(self, name: str, module: str, attr: str, section: "ScriptSection") -> RecordEntry:
         _, data = Script(name, module, attr, section).generate("python", "posix")
@@ -124,14 +124,14 @@ class _Destination(SchemeDictionaryDestination):
 
 
 class _Source(WheelFile):
-    """Leaves out what a wheel has in __pycache__, of which `installer` warns: it is compiled anew."""
+    """Leave out `__pycache__`, about which `installer` warns. Sources are compiled later."""
 
     def get_contents(self) -> "Iterator[WheelContentElement]":
         return (element for element in super().get_contents() if "__pycache__/" not in element[0][0])
 
 
 def stage_wheel(wheel: Wheel, others: dict[str, Wheel], root: Path, subdir: str, build: str) -> Package:
-    """Lay `wheel` out under `root`, as conda-forge's recipes do with pip."""
+    """Lay out `wheel` under `root`, as conda-forge's recipes do with pip."""
     prefix = placeholder(wheel.name)
     scheme = {
         "purelib": root / SITE_PACKAGES,
@@ -146,7 +146,7 @@ def stage_wheel(wheel: Wheel, others: dict[str, Wheel], root: Path, subdir: str,
     with _Source.open(wheel.path) as source:
         installer.install(source, destination, {"INSTALLER": b"conda", "REQUESTED": b""})
         entry_points = _entry_points(source)
-    _own_kernels(root, prefix)
+    _relocate_kernels(root, prefix)
     if wheel.pure:
         _make_noarch(root, [line.partition(" = ")[0] for line in entry_points])
     else:
@@ -167,12 +167,12 @@ def stage_wheel(wheel: Wheel, others: dict[str, Wheel], root: Path, subdir: str,
 def _entry_points(source: WheelFile) -> tuple[str, ...]:
     if "entry_points.txt" not in source.dist_info_filenames:
         return ()
-    found = parse_entrypoints(source.read_dist_info("entry_points.txt"))
-    return tuple(f"{name} = {module}:{attribute}" for name, module, attribute, _ in found)
+    entry_points = parse_entrypoints(source.read_dist_info("entry_points.txt"))
+    return tuple(f"{name} = {module}:{attribute}" for name, module, attribute, _ in entry_points)
 
 
 def _make_noarch(root: Path, entry_points: list[str]) -> None:
-    """Move to where a noarch package has them what the installer of the package puts in the prefix."""
+    """Move site-packages and programs to where a noarch package keeps them. Remove entry points: they are generated."""
     (root / SITE_PACKAGES).rename(root / "site-packages")
     for name in entry_points:
         (root / "bin" / name).unlink()
@@ -183,8 +183,8 @@ def _make_noarch(root: Path, entry_points: list[str]) -> None:
         (root / "bin").rename(root / "python-scripts")
 
 
-def _own_kernels(root: Path, prefix: str) -> None:
-    """Let kernels start with the environment's own Python, as conda-forge does."""
+def _relocate_kernels(root: Path, prefix: str) -> None:
+    """Make kernels start with the environment's own Python, as conda-forge does."""
     for path in root.glob("share/jupyter/kernels/*/kernel.json"):
         kernel = json.loads(path.read_text(encoding="utf-8"))
         if re.fullmatch(r"python[0-9.]*", kernel["argv"][0]):
