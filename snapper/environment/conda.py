@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +17,15 @@ from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.model import Mode, Package, is_placeholder, path_bytes
-from snapper.fs.errors import map_os_error
+from snapper.fs.errors import read_errors
 
 META = "conda-meta"
 
 _ADVICE = "Reinstall that package (conda install --force-reinstall), or remove the file if it does not belong to conda."
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
-_FLAT_OBJECT_WITH_BRACES = re.compile(
-    rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}'
-)  # allows braces in strings; slower
+#: As above, with braces allowed in strings; slower.
+_FLAT_OBJECT_WITH_BRACES = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')
 _PATH = b'"_path"'
 _BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
@@ -48,12 +46,12 @@ class PathEntry(NamedTuple):
     """A file that a package installed; `sha256` and `size` are those before relocation."""
 
     path: str
-    type: str
-    sha256: str
-    sha256_in_prefix: str
-    placeholder: str
-    mode: Mode
-    size: int | None
+    type: str = ""
+    sha256: str = ""
+    sha256_in_prefix: str = ""
+    placeholder: str = ""
+    mode: Mode = "text"
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def read_records(prefix: Path) -> list[Record]:
 
     Raise NotAnEnvironment, PermissionDenied, and FileOperationFailed if a record is malformed.
     """
-    with _os_errors():
+    with read_errors(_ADVICE):
         files = sorted((prefix / META).glob("*.json"))
         if not files and not is_environment(prefix):
             raise NotAnEnvironment(str(prefix))
@@ -89,16 +87,8 @@ def read_records(prefix: Path) -> list[Record]:
 
 def read_record(file: Path) -> Record:
     """Return the record in a file; raise PermissionDenied, FileOperationFailed."""
-    with _os_errors():
+    with read_errors(_ADVICE):
         return _read(file)
-
-
-@contextmanager
-def _os_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise map_os_error(error, error.filename, "read", _ADVICE) from None
 
 
 def with_facts(record: bytes, facts: Mapping[str, FileFacts], *, sizes: bool) -> bytes:
@@ -227,22 +217,18 @@ def _read(file: Path) -> Record:
         fields = json.loads(file.read_bytes())
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
-        package = _package(fields)
         listed = (fields.get("paths_data") or {}).get("paths") or []
-        entries = tuple(_entry(item) for item in listed)
+        entries = [_entry(item) for item in listed]
         if not listed:
-            entries = tuple(_entry_without_facts(path) for path in fields.get("files") or [])
+            entries = [PathEntry(_path(path)) for path in fields.get("files") or []]
+        return Record(f"{META}/{file.name}", _package(fields), tuple(entries))
     except KeyError as error:
-        raise FileOperationFailed(
-            str(file), f"not a conda package record ({error} is missing)", _ADVICE
-        ) from None
+        reason = f"{error} is missing"
     except (TypeError, AttributeError, RecursionError):
-        raise FileOperationFailed(
-            str(file), "not a conda package record (it is malformed)", _ADVICE
-        ) from None
+        reason = "it is malformed"
     except ValueError as error:
-        raise FileOperationFailed(str(file), f"not a conda package record ({error})", _ADVICE) from None
-    return Record(f"{META}/{file.name}", package, entries)
+        reason = str(error)
+    raise FileOperationFailed(str(file), f"not a conda package record ({reason})", _ADVICE)
 
 
 def _package(fields: dict[str, Any]) -> Package:
@@ -275,9 +261,8 @@ def _entry(item: dict[str, Any]) -> PathEntry:
         path=_path(item["_path"]),
         type=str(item.get("path_type") or ""),
         sha256=sha256,
-        sha256_in_prefix=sha256
-        if in_prefix == sha256
-        else in_prefix,  # share one string: there are many entries
+        # Equal strings are shared: there are many entries.
+        sha256_in_prefix=sha256 if in_prefix == sha256 else in_prefix,
         placeholder=_placeholder(str(item.get("prefix_placeholder") or "")),
         mode="binary" if item.get("file_mode") == "binary" else "text",
         size=size if isinstance(size, int) else None,
@@ -298,7 +283,3 @@ def _placeholder(text: str) -> str:
     Packages built on Windows have some such as `C:/bld/env`; their files are treated as if they had none.
     """
     return text if is_placeholder(text) else ""
-
-
-def _entry_without_facts(path: str) -> PathEntry:
-    return PathEntry(_path(path), "", "", "", "", "text", None)

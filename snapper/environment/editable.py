@@ -10,15 +10,17 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, count
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from snapper.environment import conda
 from snapper.environment.tree import File, SkippedPath, Tree, walk
-from snapper.errors import PermissionDenied
+from snapper.fs.errors import read_errors
 
 #: The directory in the environment for the sources of included editable installs.
 INCLUDED = "share/snapper/editable"
@@ -55,27 +57,25 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
     """Return the editable installs of an environment whose sources are outside of it, by source.
 
     A source that does not exist counts if it is known which package it belongs to: a mere line in a `.pth` file may
-    be a leftover. Raise PermissionDenied.
+    be a leftover. Raise PermissionDenied, FileOperationFailed.
     """
-    try:
+    with read_errors():
         links = [
             link for file in tree.files if file.type == "file" for link in _read_links(prefix, file.path)
         ]
-    except PermissionError as error:
-        raise PermissionDenied(str(error.filename), "read") from None
-    named = {link.source for link in links if link.name}
     top = os.path.abspath(prefix)
-    outside = {
-        link.source
+    named = {link.source for link in links if link.name}
+    links = [
+        link
         for link in links
         if (link.source in named or os.path.isdir(link.source)) and not _is_within(link.source, top)
-    }
+    ]
+    sources = sorted({link.source for link in links})
     outermost = [
         source
-        for source in sorted(outside)
-        if not any(_is_within(source, other) for other in outside if other != source)
+        for source in sources
+        if not any(_is_within(source, other) for other in sources if other != source)
     ]
-    links = [link for link in links if link.source in outside]
     return tuple(_with_unique_names([_make_editable(source, links) for source in outermost]))
 
 
@@ -91,9 +91,7 @@ def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
     for editable in editables:
         source = Path(editable.source)
         included = walk(source, lambda path, source=source: _exclude(source / path))  # type: ignore[misc]
-        names = editable.included_path.split("/")
-        for count in range(1, len(names) + 1):
-            path = "/".join(names[:count])
+        for path in accumulate(editable.included_path.split("/"), posixpath.join):
             if path not in paths:
                 paths.add(path)
                 files.append(File(path, "directory", 0, 0o755, 0, 0, 0, 0, 1))
@@ -104,12 +102,11 @@ def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
 
 def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
     """Yield the editables, with a number added to names that occur more than once."""
-    names = [editable.name for editable in editables]
-    for number, editable in enumerate(editables):
-        twins = [other for other, name in enumerate(names) if name == editable.name]
-        yield (
-            editable if len(twins) == 1 else replace(editable, name=f"{editable.name}-{twins.index(number)}")
-        )
+    counts = Counter(editable.name for editable in editables)
+    numbers: dict[str, Iterator[int]] = defaultdict(count)
+    for editable in editables:
+        name = editable.name
+        yield editable if counts[name] == 1 else replace(editable, name=f"{name}-{next(numbers[name])}")
 
 
 def _make_editable(source: str, links: Sequence[_Link]) -> Editable:
@@ -124,26 +121,34 @@ def _make_editable(source: str, links: Sequence[_Link]) -> Editable:
 def _read_links(prefix: Path, path: str) -> Iterator[_Link]:
     """Yield the directories that a file of the environment refers to."""
     if not (path.endswith(_LINK_ENDINGS) or "__editable__" in path):
-        return
+        return  # most files are none of the below
     directory, name = posixpath.split(path)
     if name == "direct_url.json" and directory.endswith(".dist-info"):
-        source = _editable_source((prefix / path).read_bytes())
+        source = _direct_url_source((prefix / path).read_bytes())
         if source:
             yield _Link(source, path, posixpath.basename(directory).partition("-")[0])
-    elif _SITE.match(path) and name.endswith((".pth", ".egg-link")):
-        is_egg_link = name.endswith(".egg-link")
+    elif _SITE.match(path) and (name.endswith((".pth", ".egg-link")) or _FINDER.match(name)):
         text = (prefix / path).read_text("utf-8", "surrogateescape")
-        for line in text.splitlines()[: 1 if is_egg_link else None]:
-            if line.startswith("/"):
-                package = name.removesuffix(".egg-link") if is_egg_link else ""
-                yield _Link(posixpath.normpath(line.strip()), path, package)
-    if _SITE.match(path) and _FINDER.match(name):
-        for quoted in _QUOTED_PATH.findall((prefix / path).read_text("utf-8", "surrogateescape")):
-            source = posixpath.normpath(quoted)
-            yield _Link(source if os.path.isdir(source) else posixpath.dirname(source), path, "")
+        if name.endswith(".egg-link"):
+            package = name.removesuffix(".egg-link")
+            yield from (_Link(source, path, package) for source in _absolute_paths(text.splitlines()[:1]))
+        if name.endswith(".pth"):
+            yield from (_Link(source, path, "") for source in _absolute_paths(text.splitlines()))
+        if _FINDER.match(name):
+            yield from (_Link(source, path, "") for source in _quoted_directories(text))
 
 
-def _editable_source(data: bytes) -> str:
+def _absolute_paths(lines: Iterable[str]) -> Iterator[str]:
+    return (posixpath.normpath(line.strip()) for line in lines if line.startswith("/"))
+
+
+def _quoted_directories(code: str) -> Iterator[str]:
+    """Yield the absolute paths in string literals; if one is not a directory, the directory that contains it."""
+    for path in map(posixpath.normpath, _QUOTED_PATH.findall(code)):
+        yield path if os.path.isdir(path) else posixpath.dirname(path)
+
+
+def _direct_url_source(data: bytes) -> str:
     """Return the directory in the PEP 610 direct URL of an editable install; empty for other installs."""
     try:
         fields = json.loads(data)

@@ -27,20 +27,22 @@ def embedded_prefix(prefix: Path, records: Iterable[Record]) -> str:
     It is how the directory was spelled when packages were installed. If there is a symlink in the path, that can be
     either `prefix` or its real path.
     """
-    given = os.path.abspath(prefix)
-    candidates = list(dict.fromkeys((given, os.path.realpath(prefix))))
-    if len(candidates) > 1:
-        for record in records:
-            for entry in record.entries:
-                if entry.placeholder and entry.mode == "text":
-                    for candidate in candidates:
-                        if _contains(prefix / entry.path, candidate):
-                            return candidate
+    given, real = os.path.abspath(prefix), os.path.realpath(prefix)
+    if given == real:
+        return given
+    entries = (entry for record in records for entry in record.entries)
+    for entry in entries:
+        if entry.placeholder and entry.mode == "text":
+            embedded = _first_contained(prefix / entry.path, (given, real))
+            if embedded:
+                return embedded
     return given
 
 
-def _contains(file: Path, text: str) -> bool:
+def _first_contained(file: Path, texts: Iterable[str]) -> str:
+    """Return the first of the texts that the file contains; "" if it contains none or cannot be read."""
     try:
-        return os.fsencode(text) in file.read_bytes()
+        data = file.read_bytes()
     except OSError:
-        return False
+        return ""
+    return next((text for text in texts if os.fsencode(text) in data), "")

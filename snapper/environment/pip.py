@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment.tree import File
-from snapper.errors import PermissionDenied
 from snapper.format.model import PipPackage
+from snapper.fs.errors import read_errors
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,15 @@ class Distribution:
 def distributions(prefix: Path, unowned: Mapping[str, File]) -> list[Distribution]:
     """Return the distributions whose metadata is among the files that no conda package owns.
 
-    Distributions inside of others, such as those that setuptools vendors, are left out. Raise PermissionDenied.
+    Distributions inside of others, such as those that setuptools vendors, are left out. Raise PermissionDenied,
+    FileOperationFailed.
     """
-    by_metadata: dict[str, Distribution] = {}
-    for path in sorted(unowned):
-        directory, name = posixpath.split(path)
-        if name == "METADATA" and directory.endswith(".dist-info"):
-            try:
-                record = prefix / directory / "RECORD"
-                rows = _read_rows(record) if record.is_file() else []
-                package = _parse_metadata((prefix / path).read_bytes(), directory)
-            except PermissionError as error:
-                raise PermissionDenied(str(error.filename), "read") from None
-            listed = _listed_files(rows, posixpath.dirname(directory))
-            files = tuple(sorted(file for file in listed if file in unowned))
-            by_metadata[path] = Distribution(package, files)
+    with read_errors():
+        by_metadata = {
+            path: _read_distribution(prefix, path, unowned)
+            for path in sorted(unowned)
+            if path.endswith(".dist-info/METADATA")
+        }
     nested = {
         file for path, distribution in by_metadata.items() for file in distribution.files if file != path
     }
@@ -60,14 +54,22 @@ def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
     """Return the sha256, in hexadecimal, that distributions among the paths list for their files."""
     checksums: dict[str, str] = {}
     for path in paths:
-        directory, name = posixpath.split(path)
-        if name == "RECORD" and directory.endswith(".dist-info"):
-            listed = _listed_files(_read_rows(prefix / path), posixpath.dirname(directory))
+        if path.endswith(".dist-info/RECORD"):
+            listed = _listed_files(_read_rows(prefix / path), posixpath.dirname(posixpath.dirname(path)))
             for file, checksum in listed.items():
                 algorithm, _, value = checksum.partition("=")
                 if algorithm == "sha256":
                     checksums[file] = _base64_to_hex(value)
     return checksums
+
+
+def _read_distribution(prefix: Path, metadata: str, unowned: Mapping[str, File]) -> Distribution:
+    directory = posixpath.dirname(metadata)
+    record = prefix / directory / "RECORD"
+    rows = _read_rows(record) if record.is_file() else []
+    package = _parse_metadata((prefix / metadata).read_bytes(), directory)
+    listed = _listed_files(rows, posixpath.dirname(directory))
+    return Distribution(package, tuple(sorted(file for file in listed if file in unowned)))
 
 
 class _Row(NamedTuple):

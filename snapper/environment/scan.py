@@ -46,18 +46,26 @@ def _exclusion(prefix: Path) -> Callable[[str], str | None]:
     def exclude(path: str) -> str | None:
         if path in (STATE_DIRECTORY, ".condatmp"):
             return ""
-        if "/" not in path or len(path) > _NEVER_TOO_DEEP:
-            try:
-                check_path(path)
-            except ValueError as error:
-                return str(error)
         if path == "pkgs" and has_package_cache:
             return "it is the package cache"
         if path.startswith("envs/") and path.count("/") == 1:
-            if _STAGING.match(path):
-                return ""
-            if (prefix / path / conda.META).is_dir():
-                return "it is another environment"
+            return _exclude_nested(prefix, path)
+        if "/" not in path or len(path) > _NEVER_TOO_DEEP:
+            return _exclude_invalid(path)
         return None
 
     return exclude
+
+
+def _exclude_nested(prefix: Path, path: str) -> str | None:
+    if _STAGING.match(path):
+        return ""
+    return "it is another environment" if (prefix / path / conda.META).is_dir() else None
+
+
+def _exclude_invalid(path: str) -> str | None:
+    try:
+        check_path(path)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from snapper.fs.errors import map_os_error
+from snapper.fs.errors import read_errors
 
 Type = Literal["file", "symlink", "directory"]
 
@@ -59,36 +59,35 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
     files: list[File] = []
     skipped: list[SkippedPath] = []
     pending = [""]
-    try:
+    with read_errors():
         while pending:
-            directory = pending.pop()
-            parent = f"{directory}/" if directory else ""
-            with os.scandir(f"{top}/{directory}" if directory else top) as entries:
-                for entry in entries:
-                    path = parent + entry.name
-                    reason = exclude(path)
-                    if reason is None:
-                        file = _describe(path, entry)
-                        if file is None:
-                            reason = "it is a socket, a pipe or a device"
-                        else:
-                            files.append(file)
-                            if file.type == "directory":
-                                pending.append(path)
-                    if reason:
-                        skipped.append(SkippedPath(path, reason))
-    except OSError as error:
-        raise map_os_error(error, error.filename, "read") from None
+            for item in _read_directory(top, pending.pop(), exclude):
+                if isinstance(item, File):
+                    files.append(item)
+                    if item.type == "directory":
+                        pending.append(item.path)
+                elif item.reason:
+                    skipped.append(item)
     return Tree(tuple(files), tuple(sorted(skipped)))
 
 
-def _describe(path: str, entry: os.DirEntry[str]) -> File | None:
-    """Return the file; None for a socket, a pipe or a device."""
+def _read_directory(
+    top: Path, directory: str, exclude: Callable[[str], str | None]
+) -> list[File | SkippedPath]:
+    parent = f"{directory}/" if directory else ""
+    with os.scandir(f"{top}/{directory}" if directory else top) as entries:
+        return [_describe(parent + entry.name, entry, exclude) for entry in entries]
+
+
+def _describe(path: str, entry: os.DirEntry[str], exclude: Callable[[str], str | None]) -> File | SkippedPath:
+    reason = exclude(path)
+    if reason is not None:
+        return SkippedPath(path, reason)
     status = entry.stat(follow_symlinks=False)
     mode = status.st_mode
     type_ = _TYPES.get(stat.S_IFMT(mode))
     if type_ is None:
-        return None
+        return SkippedPath(path, "it is a socket, a pipe or a device")
     return File(
         path,
         type_,

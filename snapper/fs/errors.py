@@ -45,3 +45,12 @@ def os_errors(path: str | Path, action: str, advice: str = "") -> Iterator[None]
         yield
     except OSError as error:
         raise map_os_error(error, path, action, advice) from None
+
+
+@contextmanager
+def read_errors(advice: str = "") -> Iterator[None]:
+    """Raise what `map_os_error` returns in place of an OSError, for the file that the operating system named."""
+    try:
+        yield
+    except OSError as error:
+        raise map_os_error(error, str(error.filename), "read", advice) from None
