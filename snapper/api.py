@@ -8,30 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from snapper import store as stores
+from snapper.archives.importer import archive_stem
+from snapper.commands.copy import CopyFailure, CopyResult, copy_environments, select_snapshots
+from snapper.commands.diff import SnapshotDiff, diff_installed, diff_snapshots
+from snapper.commands.export import ExportRequest, ExportResult, export_snapshot
+from snapper.commands.import_archive import import_archive as pack_archive
+from snapper.commands.log import LogEntry, read_log
+from snapper.commands.pack import PackOptions, PackResult
+from snapper.commands.pack import pack as pack_environment
+from snapper.commands.prune import PruneResult
+from snapper.commands.prune import prune as prune_store
+from snapper.commands.remove import plan_removal, remove_environment
+from snapper.commands.restore import RestoreFailure, RestoreResult
+from snapper.commands.restore import restore as restore_requests
+from snapper.commands.restore_session import RestoreOptions
+from snapper.commands.restore_session import restore_all as restore_matching
+from snapper.commands.retention import RetentionPolicy
+from snapper.commands.rollback import LocalRestore, Rollback
+from snapper.commands.rollback import rollback as roll_back
+from snapper.commands.status import EnvironmentStatus, all_statuses, environment_status, statuses_by_name
+from snapper.commands.tag import TagResult, delete_tag, set_tag
+from snapper.commands.verify import (
+    EnvironmentCheck,
+    LayerSample,
+    RepairResult,
+    VerifyResult,
+    verify_and_repair,
+    verify_store,
+)
+from snapper.commands.verify import verify_environment as compare_environment
+from snapper.environment.locations import find_environment
+from snapper.format.model import Snapshot
+from snapper.packing.source import EditablePolicy
 from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.refs import StoredEnvironment, read_all_refs
+from snapper.repository.snapshots import read_snapshot as read_stored_snapshot
+from snapper.repository.specs import SnapshotSpec, resolve_spec
+from snapper.restoring.requests import RestoreRequest
+from snapper.restoring.selection import NamePatterns
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings, resolve_envs_dir, store_url
-
-if TYPE_CHECKING:
-    from snapper.commands.copy import CopyFailure, CopyResult
-    from snapper.commands.diff import SnapshotDiff
-    from snapper.commands.export import ExportResult
-    from snapper.commands.log import LogEntry
-    from snapper.commands.pack import PackResult
-    from snapper.commands.prune import PruneResult
-    from snapper.commands.restore import RestoreFailure, RestoreResult
-    from snapper.commands.retention import RetentionPolicy
-    from snapper.commands.rollback import Rollback
-    from snapper.commands.status import EnvironmentStatus
-    from snapper.commands.tag import TagResult
-    from snapper.commands.verify import EnvironmentCheck, LayerSample, RepairResult, VerifyResult
-    from snapper.format.model import Snapshot
-    from snapper.packing.source import EditablePolicy
-    from snapper.repository.refs import StoredEnvironment
-    from snapper.store import Store
-
+from snapper.store import Store
 
 # --- stores and their contents ----------------------------------------------------------------------------
 
@@ -42,17 +61,13 @@ def open_store(url: str | None = None, *, create: bool = False, apart_from: Path
     With `create`, a missing or empty directory or S3 prefix becomes a store. Raise NotAStore, UnsupportedFormat,
     StoreRefused, StoreUnreachable, and UsageError if the store is inside the directory `apart_from`.
     """
-    from snapper import store
-
     location = store_url(url)
-    cache = store.configured_cache(location)
-    return store.open_store(location, create=create, apart_from=apart_from, cache=cache)
+    cache = stores.configured_cache(location)
+    return stores.open_store(location, create=create, apart_from=apart_from, cache=cache)
 
 
 def environments(store: Store) -> tuple[StoredEnvironment, ...]:
     """Return the environments in the store by name; those that cannot be read have an `error` instead of a `ref`."""
-    from snapper.repository.refs import read_all_refs
-
     return tuple(read_all_refs(store))
 
 
@@ -61,17 +76,12 @@ def snapshots(store: Store, environment: str, *, limit: int | None = None) -> tu
 
     Raise NotInStore, Corrupted, UnsupportedFormat.
     """
-    from snapper.commands.log import read_log
-
     return read_log(store, environment, limit)
 
 
 def read_snapshot(store: Store, spec: str) -> Snapshot:
     """Return a snapshot: its packages, kernels, and layers. Raise NotInStore, Corrupted, UnsupportedFormat."""
-    from snapper.repository.snapshots import read_snapshot as read
-    from snapper.repository.specs import SnapshotSpec, resolve_spec
-
-    return read(store, resolve_spec(store, SnapshotSpec.parse(spec))[1])
+    return read_stored_snapshot(store, resolve_spec(store, SnapshotSpec.parse(spec))[1])
 
 
 # --- environments on this machine -------------------------------------------------------------------------
@@ -99,26 +109,13 @@ def pack(
     Raise EnvironmentNotFound, AmbiguousName, NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking,
     PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the store's environments are then unchanged.
     """
-    from snapper.commands import pack as commands
-    from snapper.environment.locations import find_environment
-
     settings = load_settings()
-    prefix = (
-        absolute_directory(environment) if isinstance(environment, Path) else find_environment(environment)
+    prefix = _find_prefix(environment)
+    name = name or (prefix.name if isinstance(environment, Path) else environment)
+    options = PackOptions(
+        message=message, level=level or settings.level, editables=editables, full=full, force=force
     )
-    default_name = prefix.name if isinstance(environment, Path) else environment
-    return commands.pack(
-        store,
-        prefix,
-        name or default_name,
-        message=message,
-        level=level or settings.level,
-        editables=editables,
-        full=full,
-        force=force,
-        jobs=jobs or settings.jobs,
-        progress=progress,
-    )
+    return pack_environment(store, prefix, name, options, jobs=jobs or settings.jobs, progress=progress)
 
 
 def restore(
@@ -137,16 +134,8 @@ def restore(
     changes. Raise NotInStore, TargetOccupied, PlatformMismatch, PrefixTooLong, InsufficientSpace, PermissionDenied,
     Corrupted, and what stores raise; what was at the target is then unchanged.
     """
-    from snapper.commands.restore import RestoreFailure
-    from snapper.commands.restore import restore as restore_requests
-    from snapper.repository.specs import SnapshotSpec
-    from snapper.restoring.requests import RestoreRequest
-
     request = RestoreRequest(
-        SnapshotSpec.parse(spec),
-        prefix=absolute_directory(prefix) if prefix else None,
-        envs_dir=None if prefix else resolve_envs_dir(Path(envs_dir) if envs_dir else None),
-        replace=replace,
+        SnapshotSpec.parse(spec), prefix=_prefix(prefix), envs_dir=_envs_dir(envs_dir), replace=replace
     )
     (outcome,) = restore_requests(store, [request], jobs=jobs or load_settings().jobs, progress=progress)
     if isinstance(outcome, RestoreFailure):
@@ -170,19 +159,15 @@ def restore_all(
     A failure does not stop the others. Environments with local changes are left as they are unless `replace`. Those
     that match `first` are restored first, then the most recently used.
     """
-    from snapper.commands import restore_session
-    from snapper.commands.restore import RestoreFailure, RestoreResult
-    from snapper.restoring.selection import NamePatterns
-
     settings = load_settings()
-    options = restore_session.RestoreOptions(
-        envs_dir=resolve_envs_dir(Path(envs_dir) if envs_dir else None),
+    options = RestoreOptions(
+        envs_dir=_envs_dir(envs_dir),
         replace=replace,
         first=tuple(first) or settings.first,
         jobs=jobs or settings.jobs,
     )
     patterns = NamePatterns(tuple(only) or settings.only, tuple(except_) or settings.except_)
-    for event in restore_session.restore_all(lambda: store, store.url, patterns, options, progress=progress):
+    for event in restore_matching(lambda: store, store.url, patterns, options, progress=progress):
         if isinstance(event, (RestoreResult, RestoreFailure)):
             yield event
 
@@ -193,13 +178,11 @@ def status(store: Store | None, environment: str | Path | None = None) -> tuple[
     Without a store, only what is known on this machine is returned. Raise EnvironmentNotFound, NotAnEnvironment, and
     what stores raise.
     """
-    from snapper.commands import status as commands
-
     if isinstance(environment, Path):
-        return (commands.environment_status(store, absolute_directory(environment)),)
+        return (environment_status(store, absolute_directory(environment)),)
     if environment is not None:
-        return commands.statuses_by_name(store, environment)
-    report = commands.all_statuses(store)
+        return statuses_by_name(store, environment)
+    report = all_statuses(store)
     if report.store_error is not None:
         raise report.store_error
     return report.environments
@@ -219,17 +202,13 @@ def diff(
     The environment is given by its directory (a Path); by default it is the one that `before` names. With `files`, list
     every file that differs, not only packages.
     """
-    from snapper.commands import diff as commands
-    from snapper.environment.locations import find_environment
-    from snapper.repository.specs import SnapshotSpec
-
     jobs = jobs or load_settings().jobs
     first = SnapshotSpec.parse(before)
     if isinstance(after, str):
         second = SnapshotSpec.parse(after)
-        return commands.diff_snapshots(store, first, second, files=files, jobs=jobs, progress=progress)
-    prefix = absolute_directory(after) if after is not None else find_environment(first.environment)
-    return commands.diff_installed(store, first, prefix, files=files, jobs=jobs, progress=progress)
+        return diff_snapshots(store, first, second, files=files, jobs=jobs, progress=progress)
+    prefix = _find_prefix(after or first.environment)
+    return diff_installed(store, first, prefix, files=files, jobs=jobs, progress=progress)
 
 
 # --- history ----------------------------------------------------------------------------------------------
@@ -252,43 +231,24 @@ def rollback(
     It is first restored on this machine, unless `store_only`; the other options are those of `restore`. Raise
     NoEarlierSnapshot, NotInStore, StoreUnreachable, ConcurrentUpdate, and what `restore` raises.
     """
-    from snapper.commands import rollback as commands
-    from snapper.repository.specs import SnapshotSpec
-
-    local = commands.LocalRestore(
-        prefix=absolute_directory(prefix) if prefix else None,
-        envs_dir=None if prefix else resolve_envs_dir(Path(envs_dir) if envs_dir else None),
-        replace=replace,
-        jobs=jobs or load_settings().jobs,
-    )
-    return commands.rollback(
-        store,
-        SnapshotSpec.parse(spec),
-        message=message,
-        local=None if store_only else local,
-        progress=progress,
-    )
+    local = None
+    if not store_only:
+        local = LocalRestore(_prefix(prefix), _envs_dir(envs_dir), replace, jobs or load_settings().jobs)
+    return roll_back(store, SnapshotSpec.parse(spec), message=message, local=local, progress=progress)
 
 
 def tag(store: Store, spec: str, name: str, *, move: bool = False) -> TagResult:
     """Give a snapshot a tag. Raise TagExists if it names another snapshot, unless `move`; NotInStore, UsageError."""
-    from snapper.commands.tag import set_tag
-    from snapper.repository.specs import SnapshotSpec
-
     return set_tag(store, SnapshotSpec.parse(spec), name, move=move)
 
 
 def untag(store: Store, environment: str, name: str) -> TagResult:
     """Delete a tag of an environment. Raise NotInStore."""
-    from snapper.commands.tag import delete_tag
-
     return delete_tag(store, environment, name)
 
 
 def remove(store: Store, environment: str) -> None:
     """Remove an environment and its history from the store, for everyone; what is on disk stays. Raise NotInStore."""
-    from snapper.commands.remove import plan_removal, remove_environment
-
     remove_environment(store, plan_removal(store, environment))
 
 
@@ -302,9 +262,6 @@ def copy(
 
     An environment whose history has diverged in the target is only replaced with `force`.
     """
-    from snapper.commands.copy import copy_environments, select_snapshots
-    from snapper.repository.specs import SnapshotSpec
-
     selected = select_snapshots(source, map(SnapshotSpec.parse, specs))
     return copy_environments(source, target, selected, force=force, progress=progress)
 
@@ -327,9 +284,6 @@ def export(
     The archive is relocatable with conda-unpack, or made for `dest_prefix`. An existing file is only replaced with
     `force`. Raise NotInStore, TargetOccupied, PrefixTooLong, ProgramNotFound, InsufficientSpace, UsageError.
     """
-    from snapper.commands.export import ExportRequest, export_snapshot
-    from snapper.repository.specs import SnapshotSpec
-
     request = ExportRequest(
         SnapshotSpec.parse(spec),
         absolute_directory(output),
@@ -356,20 +310,11 @@ def import_archive(
 
     The name defaults to that of the file. Raise NotAnArchive, InvalidArchive, ProgramNotFound, and what `pack` raises.
     """
-    from snapper.archives.importer import archive_stem
-    from snapper.commands import import_archive as commands
-
     settings = load_settings()
     path = absolute_directory(file)
-    return commands.import_archive(
-        lambda: store,
-        path,
-        name or archive_stem(path),
-        message=message,
-        level=level or settings.level,
-        jobs=jobs or settings.jobs,
-        progress=progress,
-    )
+    name = name or archive_stem(path)
+    level, jobs = level or settings.level, jobs or settings.jobs
+    return pack_archive(lambda: store, path, name, message=message, level=level, jobs=jobs, progress=progress)
 
 
 # --- store maintenance ------------------------------------------------------------------------------------
@@ -383,8 +328,6 @@ def verify(
     progress: Progress = NO_PROGRESS,
 ) -> VerifyResult:
     """Check the objects of a store against their digests and each other; read the layers of the sample, if given."""
-    from snapper.commands.verify import verify_store
-
     return verify_store(store, sample, jobs=jobs or load_settings().jobs, progress=progress)
 
 
@@ -400,8 +343,6 @@ def repair(
 
     Copies come from the `sources`, by name, or by default from the environments on this machine.
     """
-    from snapper.commands.verify import verify_and_repair
-
     settings = load_settings()
     return verify_and_repair(
         store, sample, sources, level=settings.level, jobs=jobs or settings.jobs, progress=progress
@@ -417,17 +358,9 @@ def verify_environment(
     progress: Progress = NO_PROGRESS,
 ) -> EnvironmentCheck:
     """Compare every byte of an environment with a snapshot, by default the one last packed or restored."""
-    from snapper.commands import verify as commands
-    from snapper.environment.locations import find_environment
-    from snapper.repository.specs import SnapshotSpec
-
-    prefix = (
-        absolute_directory(environment) if isinstance(environment, Path) else find_environment(environment)
-    )
+    prefix = _find_prefix(environment)
     parsed = SnapshotSpec.parse(spec) if spec else None
-    return commands.verify_environment(
-        store, prefix, parsed, jobs=jobs or load_settings().jobs, progress=progress
-    )
+    return compare_environment(store, prefix, parsed, jobs=jobs or load_settings().jobs, progress=progress)
 
 
 def prune(
@@ -444,14 +377,21 @@ def prune(
     The retention policy limits the history of the given environments, by default all; without one, histories stay as
     they are. Objects younger than `grace`, in seconds, are kept. Raise StoreLocked, Corrupted, LeaseExpired.
     """
-    from snapper.commands import prune as commands
-    from snapper.commands.retention import RetentionPolicy
+    retention = retention or RetentionPolicy()
+    return prune_store(store, retention, environments, dry=not apply, grace=grace, progress=progress)
 
-    return commands.prune(
-        store,
-        retention or RetentionPolicy(),
-        environments,
-        dry=not apply,
-        grace=grace,
-        progress=progress,
-    )
+
+# --- arguments --------------------------------------------------------------------------------------------
+
+
+def _find_prefix(environment: str | Path) -> Path:
+    """Return the prefix of an environment, given by its conda name or its directory (a Path)."""
+    return absolute_directory(environment) if isinstance(environment, Path) else find_environment(environment)
+
+
+def _prefix(prefix: str | Path | None) -> Path | None:
+    return absolute_directory(prefix) if prefix else None
+
+
+def _envs_dir(directory: str | Path | None) -> Path | None:
+    return resolve_envs_dir(Path(directory) if directory else None)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper.commands.pack import PackResult, pack
+from snapper.commands.pack import PackOptions, PackResult, pack
 from snapper.commands.restore import RestoreResult, restore
 from snapper.environment import clock, index, state
 from snapper.environment.scan import scan
@@ -39,13 +39,14 @@ class RestoredEnvironment:
     prefix: Path
 
     def pack(self, *, full: bool = False) -> PackResult:
-        return pack(self.store, self.prefix, "env", full=full, jobs=1)
+        return pack(self.store, self.prefix, "env", PackOptions(full=full), jobs=1)
 
     def pack_full_elsewhere(self) -> PackResult:
         """Pack into another store, reading everything, and leave the environment's state as it was."""
         with tempfile.TemporaryDirectory(dir=self.prefix.parent) as other:
             shutil.copytree(self.prefix / ".snapper", f"{other}/state")
-            result = pack(open_store(f"{other}/store", create=True), self.prefix, "env", full=True, jobs=1)
+            store = open_store(f"{other}/store", create=True)
+            result = pack(store, self.prefix, "env", PackOptions(full=True), jobs=1)
             shutil.rmtree(self.prefix / ".snapper")
             shutil.move(f"{other}/state", self.prefix / ".snapper")
             return result
@@ -112,6 +113,11 @@ def test_repacking_unchanged_environment_writes_nothing(env: RestoredEnvironment
     assert (other.unchanged, other.added_layers, other.added_size) == (False, 0, 0)
     current = state.read(env.prefix)
     assert current and current.environment == "other"
+
+
+def test_full_pack_of_a_restored_environment_replaces_nobody_elses_snapshot(env: RestoredEnvironment) -> None:
+    (env.prefix / NOTE).write_text("two\n")
+    assert env.pack(full=True).replaced is None
 
 
 def test_files_the_index_vouches_for_are_not_read(env: RestoredEnvironment) -> None:

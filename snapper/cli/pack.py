@@ -93,11 +93,13 @@ def pack(
             opened,
             place,
             known_as,
-            message=message,
-            level=level or load_settings().level,
-            editables=editable.value,
-            full=full,
-            force=force,
+            verb.PackOptions(
+                message=message,
+                level=level or load_settings().level,
+                editables=editable.value,
+                full=full,
+                force=force,
+            ),
             jobs=jobs or load_settings().jobs,
             progress=progress,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from snapper.archives.importer import unpacked_archive
-from snapper.commands.pack import PackResult, pack
+from snapper.commands.pack import PackOptions, PackResult, pack
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.store import Store
@@ -30,14 +30,10 @@ def import_archive(
     Raise NotAnArchive, InvalidArchive, ProgramNotFound, and what `pack` raises.
     """
     with unpacked_archive(file, progress) as unpacked:
-        return pack(
-            open_store(),
-            unpacked.prefix,
-            name,
+        options = PackOptions(
             message=message or f"from {file.name}",
             level=level,
             editables="ignore",
             foreign_prefix=unpacked.foreign_prefix,
-            jobs=jobs,
-            progress=progress,
         )
+        return pack(open_store(), unpacked.prefix, name, options, jobs=jobs, progress=progress)

@@ -1,4 +1,4 @@
-"""Pack an environment on disk as a snapshot in a store."""
+"""Pack an environment on disk as a snapshot in a store. Errors leave the environments in the store unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snapper.environment.tree import SkippedPath, Tree
 from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, HistoryEntry, Ref, Snapshot, StoredLayer
+from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import IncludedSource, PackContext
 from snapper.packing.plan import make_plan
@@ -29,7 +29,7 @@ from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
-from snapper.repository.refs import advance_ref, environment_names, find_ref
+from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
 from snapper.repository.snapshots import (
     has_encoded_snapshot,
     known_layers,
@@ -69,63 +69,67 @@ class PackResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class PackOptions:
+    """How to pack an environment.
+
+    Files that the environment's index vouches for are not read, unless the pack is `full`; the snapshot is the same.
+    An environment with a `foreign_prefix` is recorded as imported, and nothing is written into its directory. With
+    `force`, the snapshot is published even if someone else has published one in the meantime.
+    """
+
+    message: str = ""
+    level: int = DEFAULT_LEVEL
+    editables: EditablePolicy = "refuse"
+    foreign_prefix: ForeignPrefix | None = None
+    full: bool = False
+    force: bool = False
+
+
+_DEFAULT_OPTIONS = PackOptions()
+
+
 def pack(
     store: Store,
     prefix: Path,
     name: str,
+    options: PackOptions = _DEFAULT_OPTIONS,
     *,
-    message: str = "",
-    level: int = DEFAULT_LEVEL,
-    editables: EditablePolicy = "refuse",
-    foreign_prefix: ForeignPrefix | None = None,
-    full: bool = False,
-    force: bool = False,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> PackResult:
     """Pack the environment at `prefix` as `name`: write its layers, pages, snapshot, and ref, in this order.
 
-    Files that the environment's index vouches for are not read, unless the pack is `full`; the snapshot is the same.
-    An environment with a `foreign_prefix` is recorded as imported, and nothing is written into its directory. With
-    `force`, publish the snapshot even if someone else has published one in the meantime.
-
-    Raise NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied, ChangedWhilePacking,
-    InsufficientSpace, StoreRefused, ConcurrentUpdate, and others. Errors leave the environments in the store unchanged.
+    Raise NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking, ConcurrentUpdate, and what files and stores do.
     """
     started = time.monotonic()
     published = find_ref(store, check_environment_name(name))
     is_first = published is None and not any(environment_names(store))
-    source = read_source(Path(os.path.abspath(prefix)), editables, foreign_prefix)
+    source = read_source(Path(os.path.abspath(prefix)), options.editables, options.foreign_prefix)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
-    previous = None if full else _load_previous_pack(store, source)
+    previous = None if options.full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
         if previous and _is_unchanged(store, source, previous):
             packed = _Packed.from_previous(previous)
         else:
             report_running_prune(store, progress)
-            context = _make_context(store, intent, source, level)
+            context = _make_context(store, intent, source, options.level)
             packed = _build_snapshot(source, previous, context, name, jobs, progress)
-
-        unchanged = published is not None and published.ref.current == packed.encoded.digest
-        added_size = sum(packed.added.values())
-        if not unchanged or not (packed.layers is None or has_encoded_snapshot(store, packed.encoded)):
-            added_size += _write_snapshot(store, intent, packed)
-        if not unchanged:
-            entry = _history_entry(source, packed, message, added_size)
-            advance_ref(store, name, entry, published, force=force)
-    if foreign_prefix is None:
-        _remember(source, name, packed)
+        is_current = published is not None and published.ref.current == packed.encoded.digest
+        added_size = sum(packed.added.values()) + _write_snapshot(store, intent, packed, is_current)
+        if not is_current:
+            entry = _history_entry(source, packed, options.message, added_size)
+            advance_ref(store, name, entry, published, force=options.force)
+    replaced = None if is_current else _replaced_entry(source, published)
+    _remember(source, name, packed)
     logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))
-    replaced = None
-    if published and not (unchanged or _comes_from(source.state, published.ref)):
-        replaced = published.ref.latest
     return PackResult(
         environment=name,
         snapshot_id=packed.encoded.digest,
         snapshot=packed.snapshot,
         prefix=source.origin,
         store=store.url,
-        unchanged=unchanged,
+        unchanged=is_current,
         added_layers=len(packed.added),
         added_size=added_size,
         skipped=source.tree.skipped,
@@ -178,11 +182,6 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
     )
 
 
-def _comes_from(known: EnvironmentState | None, ref: Ref) -> bool:
-    """Return whether the environment was last packed as or restored from the ref's current snapshot."""
-    return known is not None and (known.environment, known.snapshot) == (ref.name, ref.current)
-
-
 # --- writing layers and the snapshot ----------------------------------------------------------------------
 
 
@@ -205,8 +204,8 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         known=known,
         placeholders=candidates,
         included=tuple(
-            IncludedSource(each.source, each.included_path, frozenset(each.links))
-            for each in source.editables
+            IncludedSource(install.source, install.included_path, frozenset(install.links))
+            for install in source.editables
         ),
     )
 
@@ -244,8 +243,13 @@ def _build_snapshot(
     return _Packed(encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added)
 
 
-def _write_snapshot(store: Store, intent: Intent, packed: _Packed) -> int:
-    """Write pages and snapshot, whose layers must be in the store; return how many bytes that added."""
+def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: bool) -> int:
+    """Write pages and snapshot, whose layers must be in the store; return how many bytes that added.
+
+    Nothing is written for the current snapshot if it is complete, which has been checked if `layers` is None.
+    """
+    if is_current and (packed.layers is None or has_encoded_snapshot(store, packed.encoded)):
+        return 0
     if packed.added:
         intent.check()  # before it is declared again: if it was gone for a while, a prune may have removed new layers
     intent.declare()
@@ -275,8 +279,22 @@ def _history_entry(source: PackSource, packed: _Packed, message: str, added_size
     )
 
 
+def _replaced_entry(source: PackSource, published: VersionedRef | None) -> HistoryEntry | None:
+    """Return the entry that was current, None if the environment was last packed as or restored from that."""
+    if published is None:
+        return None
+    known, ref = source.state, published.ref
+    is_its_origin = known is not None and (known.environment, known.snapshot) == (ref.name, ref.current)
+    return None if is_its_origin else ref.latest
+
+
 def _remember(source: PackSource, name: str, packed: _Packed) -> None:
-    """Write state and index into the environment, if it can be written to and has not been replaced meanwhile."""
+    """Write state and index into the environment, if it can be written to and has not been replaced meanwhile.
+
+    Nothing is written into one with a foreign prefix.
+    """
+    if source.foreign_prefix:
+        return
     prefix, current = source.prefix, EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
     try:
         if not os.path.samestat(prefix.stat(), source.status):

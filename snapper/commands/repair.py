@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from snapper.commands.pack import pack
+from snapper.commands.pack import PackOptions, pack
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
@@ -81,17 +81,10 @@ def local_sources(
             sources[str(prefix)] = copy
             write_pages(copy, previous.encoded.pages)
             write_snapshot(copy, previous.encoded)
+            foreign_prefix = ForeignPrefix(state.prefix, _placeholders(previous))
+            options = PackOptions(level=level, editables="ignore", foreign_prefix=foreign_prefix)
             try:
-                pack(
-                    copy,
-                    prefix,
-                    state.environment,
-                    level=level,
-                    editables="ignore",
-                    foreign_prefix=ForeignPrefix(state.prefix, _placeholders(previous)),
-                    jobs=jobs,
-                    progress=progress,
-                )
+                pack(copy, prefix, state.environment, options, jobs=jobs, progress=progress)
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be read for good copies: {error.message}")
         yield sources

@@ -184,22 +184,15 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     collection.make_room(file.size)
     view = builder.stage(member_of(item, mtime))
     read_into(context.path_of(file), file, view)
-    data = None
-    if item.source_mtime is not None:
-        data = bytecode.with_source_mtime(bytes(view), item.source_mtime, LINK_TIME)
-    elif context.included:
-        data = context.with_included_paths(file, bytes(view))
+    data = _rewritten(context, item, view)
     placeholders = context.placeholders.get(file.path, ())
-    patterns = (*search_patterns(context.prefix, bytes(view[:256])), *map(prefix_bytes, placeholders))
-    if data is None and not any(map(builder.mentions, patterns)):
-        builder.keep()
-        return
-    data = bytes(view) if data is None else data
-    if item.entry and item.entry.mode == "binary" and item.entry.placeholder:
-        placeholders = (*placeholders, item.entry.placeholder)
-    elif item.entry and not item.entry.sha256:
-        placeholders = (*placeholders, BINARY_PLACEHOLDER)
-    canonical = canonicalize(data, context.prefix, placeholders)
+    if data is None:
+        patterns = (*search_patterns(context.prefix, bytes(view[:256])), *map(prefix_bytes, placeholders))
+        if not any(map(builder.mentions, patterns)):
+            builder.keep()
+            return
+        data = bytes(view)
+    canonical = canonicalize(data, context.prefix, (*placeholders, *_package_placeholders(item)))
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
         canonical = None
     stored = data if canonical is None else canonical.data
@@ -209,6 +202,23 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
         collection.facts[file.path] = facts_of(data, canonical.data)
     collection.make_room(len(stored))
     builder.add(member_of(item, mtime, len(stored)), stored, canonical)
+
+
+def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes | None:
+    """Return the data if it changes when it is packed: a compiled module's, or with paths of included sources."""
+    if item.source_mtime is not None:
+        return bytecode.with_source_mtime(bytes(view), item.source_mtime, LINK_TIME)
+    return context.with_included_paths(item.file, bytes(view)) if context.included else None
+
+
+def _package_placeholders(item: PackItem) -> tuple[str, ...]:
+    """Return placeholders that the file may have been built with, to try before the default ones."""
+    entry = item.entry
+    if entry is None:
+        return ()
+    if entry.mode == "binary" and entry.placeholder:
+        return (entry.placeholder,)
+    return () if entry.sha256 else (BINARY_PLACEHOLDER,)
 
 
 def _add_record(collection: _Collection, item: PackItem) -> None:

@@ -99,7 +99,8 @@ def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
             if _is_provable(file, entry) and bytecode.source_of(file.path) not in relocated:
                 from_package[dist].append(PackItem(file, entry))
             else:
-                from_link[dist].append(_link_item(file, entry, relocated))
+                source_mtime = _source_mtime(file, relocated)
+                from_link[dist].append(PackItem(file, entry, made_at_link=True, source_mtime=source_mtime))
         record_file = unowned.pop(_physical_path(record.file, files), None)
         if record_file is None:
             raise ChangedWhilePacking(f"{prefix}/{record.file}")
@@ -198,11 +199,6 @@ def _is_provable(file: File, entry: PathEntry) -> bool:
     return entry.type == "hardlink" and len(entry.sha256) == 64
 
 
-def _link_item(file: File, entry: PathEntry, relocated: Mapping[str, File | None]) -> PackItem:
-    """Return the item for a file that was created when its package was installed."""
-    return PackItem(file, entry, made_at_link=True, source_mtime=_source_mtime(file, relocated))
-
-
 def _source_mtime(file: File, relocated: Mapping[str, File | None]) -> int | None:
     """Return the mtime of the relocated source of a compiled module, which contains it; packing changes both."""
     source = relocated.get(bytecode.source_of(file.path) or "")
@@ -219,22 +215,40 @@ def _owner_files(kind: Kind, owner: str, items: list[PackItem]) -> OwnerFiles:
 
 
 def _mark_hard_links(kind: Kind, items: list[PackItem]) -> Iterator[PackItem]:
-    """Yield the items in order, with files whose inode occurred before marked as links to its first path.
+    """Yield the items in order, with files whose inode occurred before marked as links to its first path."""
+    counts = Counter(item.file.inode for item in items if item.file.type == "file")
+    first_paths: dict[_LinkIdentity, str] = {}
+    for item in items:
+        path, linked = item.file.path, ""
+        identity = _link_identity(kind, item) if counts[item.file.inode] > 1 else None
+        if identity:
+            first = first_paths.setdefault(identity, path)
+            linked = "" if first == path else first
+        yield item if item.linked == linked else item._replace(linked=linked)
+
+
+class _LinkIdentity(NamedTuple):
+    """What names of one file have in common."""
+
+    device: int
+    inode: int
+    content: tuple[str, str] | None
+
+
+def _link_identity(kind: Kind, item: PackItem) -> _LinkIdentity | None:
+    """Return what the item shares with links to the same file; None if it is to be packed on its own.
 
     Files of a package are links only if the package installed one file under both names, and they are not larger than
     a layer: it is not known yet which of them can be proved.
     """
-    first_paths: dict[object, str] = {}
-    counts = Counter((item.file.device, item.file.inode) for item in items if item.file.type == "file")
-    for item in items:
-        file, entry = item.file, item.entry
-        linked = ""
-        if file.type == "file" and counts[file.device, file.inode] > 1:
-            content = (entry.sha256, entry.placeholder) if kind == "package" and entry else None
-            if not (content and file.size > LAYER_SIZE):
-                first = first_paths.setdefault((file.device, file.inode, content), file.path)
-                linked = "" if first == file.path else first
-        yield item if item.linked == linked else item._replace(linked=linked)
+    file, entry = item.file, item.entry
+    if file.type != "file":
+        return None
+    if kind != "package" or entry is None:
+        return _LinkIdentity(file.device, file.inode, None)
+    if file.size > LAYER_SIZE:
+        return None
+    return _LinkIdentity(file.device, file.inode, (entry.sha256, entry.placeholder))
 
 
 def _expected_size(item: PackItem) -> int:

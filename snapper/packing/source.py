@@ -90,7 +90,7 @@ def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> 
         return ()
     editables = editable.find(installed.prefix, installed.tree)
     if editables and policy == "refuse":
-        raise EditableInstallsFound(tuple(f"{each.name} ({each.source})" for each in editables))
+        raise EditableInstallsFound(tuple(f"{install.name} ({install.source})" for install in editables))
     for install in editables:
         if not os.path.isdir(install.source):
             raise FileOperationFailed(
