@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
 from snapper.checks.findings import Finding, Level
-from snapper.errors import NotInStore, SnapperError, StoreRefused
+from snapper.errors import NotInStore, SnapperError
 from snapper.format.layout import Layout
 from snapper.format.model import Layer
 from snapper.repository.objects import write_pages
 from snapper.repository.refs import environment_names, read_ref
 from snapper.repository.snapshots import read_encoded_snapshot, read_layer, read_snapshot
 from snapper.store import Store, VersionMismatch
-from snapper.store.local import LocalStore
 
 _TITLE = "Permissions"
 
@@ -109,7 +107,7 @@ def _write(store: Store, key: str) -> None:
 
 def _add_layer(store: Store) -> None:
     """Write a small layer again, which changes nothing; raise _Untried if there is none."""
-    _check_writable(store, Layout.LAYERS)
+    store.check_writable(Layout.LAYERS)  # an attempt that changes nothing would succeed
     layer = _smallest_layer(store)
     if layer is None:
         raise _Untried
@@ -118,7 +116,7 @@ def _add_layer(store: Store) -> None:
 
 def _add_page(store: Store) -> None:
     """Write a page again, which changes nothing; raise _Untried if there is none."""
-    _check_writable(store, Layout.PAGES)
+    store.check_writable(Layout.PAGES)  # an attempt that changes nothing would succeed
     for name in environment_names(store):
         pages = read_encoded_snapshot(store, read_ref(store, name).ref.current).pages
         write_pages(store, dict(list(pages.items())[:1]))
@@ -135,26 +133,16 @@ def _smallest_layer(store: Store) -> Layer | None:
 
 def _move(store: Store) -> None:
     """Replace the ref of an environment that does not exist, at a version that cannot exist."""
-    _check_writable(store, Layout.REFS)
+    store.check_writable(Layout.REFS)  # an attempt that changes nothing would succeed
     with suppress(VersionMismatch):
         store.replace(Layout.ref(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
 
 
 def _delete(store: Store) -> None:
     """Delete a layer that does not exist."""
-    _check_writable(store, Layout.LAYERS)
+    store.check_writable(Layout.LAYERS)  # an attempt that changes nothing would succeed
     digest = secrets.token_hex(32)
     store.delete(Layout.layer(digest))
-
-
-def _check_writable(store: Store, prefix: str) -> None:
-    """Raise StoreRefused if a directory is not writable, which attempts that change nothing do not notice."""
-    if not isinstance(store, LocalStore):
-        return
-    directory = store.root / prefix
-    if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
-        action = f"write in {prefix.rstrip('/')}"
-        raise StoreRefused(store.url, action, "permission denied, or the file system is read-only")
 
 
 def _article(role: str) -> str:

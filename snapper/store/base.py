@@ -75,6 +75,9 @@ class Store(Protocol):
     def remove_leftovers(self) -> int:
         """Remove what killed writers left behind, which is never an object; return how many things were removed."""
 
+    def check_writable(self, prefix: str) -> None:
+        """Raise StoreRefused if it is known without trying that nothing can be written below `prefix`."""
+
     def stale_since(self, keys: Iterable[str] = ()) -> float | None:
         """Return when the cache was last in step with the store, in seconds since 1970, if the store cannot be reached
         and the cache answers in its place. None if the store can be reached.
@@ -90,7 +93,10 @@ class Store(Protocol):
 
 
 class DirectStore:
-    """The members of a store that has no cache in front of it: what it returns is always current."""
+    """What stores have in common that have no cache in front of them: what they return is always current."""
+
+    def check_writable(self, prefix: str) -> None:  # noqa: ARG002 - as Store has it
+        return
 
     def stale_since(self, keys: Iterable[str] = ()) -> None:  # noqa: ARG002 - as Store has it
         return None

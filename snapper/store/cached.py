@@ -154,6 +154,9 @@ class CachedStore:
     def list_root(self) -> list[str] | None:
         return self._ask(self.origin.list_root)
 
+    def check_writable(self, prefix: str) -> None:
+        self.origin.check_writable(prefix)
+
     @property
     def _local(self) -> LocalStore:
         return LocalStore(Path(self.root) / self.name)

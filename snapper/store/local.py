@@ -127,6 +127,12 @@ class LocalStore(DirectStore):
             directories = [Path(directory) for directory, _, _ in walk]
             return sum(remove_leftovers(directory) for directory in directories)
 
+    def check_writable(self, prefix: str) -> None:
+        directory = self.root / prefix
+        if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
+            action = f"write in {prefix.rstrip('/')}"
+            raise StoreRefused(self.url, action, "permission denied, or the file system is read-only")
+
     def _open(self, key: str) -> int:
         descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
