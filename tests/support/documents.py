@@ -22,6 +22,7 @@ A, B = "a" * 64, "0123456789abcdef" * 4
 
 
 def sample_layer(**changes: Any) -> Layer:
+    """Return a layer with these changes."""
     relocations = (
         Relocation("text", "/opt/placeholder", ("bin/tool", "lib/\udcff")),
         Relocation("pyc", "/opt/placeholder", ()),
@@ -30,7 +31,8 @@ def sample_layer(**changes: Any) -> Layer:
 
 
 def sample_snapshot(**changes: Any) -> Snapshot:
-    whole = Snapshot(
+    """Return a snapshot with these changes."""
+    snapshot = Snapshot(
         format=1,
         platform="linux-64",
         mode=0o755,
@@ -44,14 +46,15 @@ def sample_snapshot(**changes: Any) -> Snapshot:
             sample_layer(kind="files", owner="", begins=Continuation("big", 700, 9000, 3)),
         ),
     )
-    return replace(whole, **changes)
+    return replace(snapshot, **changes)
 
 
 def sample_ref(**changes: Any) -> Ref:
-    moves = tuple(
+    """Return a ref with two history entries and two tags, with these changes."""
+    history = tuple(
         HistoryEntry(
             digest, "pack", "2026-01-01T00:00:00Z", "ada", "host", "/home/ada/\udcff", "why\n", 1, 2, 3, 4
         )
         for digest in (A, B)
     )
-    return replace(Ref(1, "work", B, moves, {"v1": A, "ω": B}), **changes)
+    return replace(Ref(1, "work", B, history, {"v1": A, "ω": B}), **changes)

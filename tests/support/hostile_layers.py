@@ -70,7 +70,7 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a path with a dot component": lambda _: [pack_members(file("./a"))],
     "a path with an empty component": lambda _: [pack_members(file("a//b"))],
     "a path that ends in a slash": lambda _: [pack_members(file("a/"))],
-    "a directory that is the sandbox": lambda _: [pack_members(directory(".", 0o777))],
+    "a directory at the prefix itself": lambda _: [pack_members(directory(".", 0o777))],
     "no path": lambda _: [pack_members(file(""))],
     "a path that is too deep": lambda _: [pack_members(file("a/" * 3000 + "a"))],
     "a NUL in a long path": lambda _: [pack_members(file("x" * 101 + "\0/../../victim"))],
