@@ -96,12 +96,14 @@ def test_unpacked_archive_equals_restored_environment(form: str, stocked: Machin
     said, known = records_of(unpacked), records_of(restored)
     assert said.keys() == known.keys()
     for path, record in said.items():
-        for each, true in zip(record["paths_data"]["paths"], known[path]["paths_data"]["paths"], strict=True):
-            if each.get("prefix_placeholder"):
-                assert each.pop("sha256_in_prefix") is None
+        for entry, true in zip(
+            record["paths_data"]["paths"], known[path]["paths_data"]["paths"], strict=True
+        ):
+            if entry.get("prefix_placeholder"):
+                assert entry.pop("sha256_in_prefix") is None
                 true.pop("sha256_in_prefix")
-                if each["size_in_bytes"] is None:
-                    each["size_in_bytes"] = true["size_in_bytes"]
+                if entry["size_in_bytes"] is None:
+                    entry["size_in_bytes"] = true["size_in_bytes"]
         assert record == known[path]
     assert_same(unpacked, restored)
 
@@ -173,14 +175,14 @@ def test_files_that_conda_unpack_cannot_relocate_keep_their_placeholder(
     (prefix / "bin" / "python").write_bytes(program)
     machine.run_json("pack", "-p", prefix)
     machine.run_json("export", "own", "-o", scratch / "own.tar")
-    there = unpack(scratch / "own.tar", scratch / ("long" * 40))
-    conda_unpack(there)
+    unpacked = unpack(scratch / "own.tar", scratch / ("long" * 40))
+    conda_unpack(unpacked)
     for name, encoding in (("wide.txt", "utf-16-le"), ("module.pyc", "utf-8")):
-        data = (there / name).read_bytes()
+        data = (unpacked / name).read_bytes()
         assert "/opt/snapper_prefix".encode(encoding) in data
         assert str(prefix).encode(encoding) not in data
-    assert (there / "bin" / "script").read_text() == script.replace(str(prefix), str(there))
-    assert b"/snapper" in (there / "bin" / "python").read_bytes()
+    assert (unpacked / "bin" / "script").read_text() == script.replace(str(prefix), str(unpacked))
+    assert b"/snapper" in (unpacked / "bin" / "python").read_bytes()
     machine.run_json("import", scratch / "own.tar", "--name", "again")
     machine.run_json("restore", "again", "--prefix", scratch / "back")
     assert (scratch / "back" / "wide.txt").read_text("utf-16") == f"home = {scratch}/back\n"
@@ -197,10 +199,10 @@ def test_scripts_owned_by_a_package_are_kept(machine: Machine, tmp_path: Path) -
     record.write_text(json.dumps(fields))
     machine.run_json("pack", "base")
     machine.run_json("export", "base", "-o", tmp_path / "base.tar")
-    there = unpack(tmp_path / "base.tar", tmp_path / "there")
-    conda_unpack(there)
-    assert (there / "bin" / "activate").read_text() == f"echo {there}\n"
-    assert "conda_pack" in (there / "bin" / "deactivate").read_text()
+    unpacked = unpack(tmp_path / "base.tar", tmp_path / "unpacked")
+    conda_unpack(unpacked)
+    assert (unpacked / "bin" / "activate").read_text() == f"echo {unpacked}\n"
+    assert "conda_pack" in (unpacked / "bin" / "deactivate").read_text()
 
 
 def test_binaries_that_may_not_fit_are_relocated_last(machine: Machine, scratch: Path) -> None:
@@ -302,9 +304,9 @@ def test_names_that_a_zip_cannot_contain_are_refused(name: bytes, machine: Machi
     machine.run_json("pack", "bytes")
     assert "tar" in machine.expect_error(2, "export", "bytes", "-o", tmp_path / "a.zip")["hint"]
     machine.run_json("export", "bytes", "-o", tmp_path / "a.tar")
-    there = unpack(tmp_path / "a.tar", tmp_path / "there")
-    conda_unpack(there)
-    assert Path(os.fsdecode(bytes(there) + b"/" + name)).read_text() == f"{there}\n"
+    unpacked = unpack(tmp_path / "a.tar", tmp_path / "unpacked")
+    conda_unpack(unpacked)
+    assert Path(os.fsdecode(bytes(unpacked) + b"/" + name)).read_text() == f"{unpacked}\n"
 
 
 def test_squashfs_without_squashfs_tools_is_refused(stocked: Machine, tmp_path: Path) -> None:

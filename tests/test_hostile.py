@@ -92,7 +92,7 @@ def test_every_reader_of_layers_survives_every_attack_on_extraction(sandbox: Pat
         store = open_store(str(sandbox / f"store{number}"), create=True)
         stored = [pack_members(encode_member(META)), *attack(outside)]
         publish_layers(store, stored)
-        layers = tuple(each for each, _ in stored)
+        layers = tuple(layer for layer, _ in stored)
         snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
         with WorkerPool(store, 1) as workers:
             for name in ("contents", "compare"):
@@ -116,7 +116,7 @@ def test_comparing_does_not_follow_links_outside(sandbox: Path) -> None:
     (prefix / "a").rmdir()
     (prefix / "a").symlink_to(sandbox / "outside")
     found = verify.verify_environment(store, prefix, jobs=1).different
-    assert [(each.path, each.what) for each in found] == [("a", "extra"), ("a/secret", "missing")]
+    assert [(item.path, item.what) for item in found] == [("a", "extra"), ("a/secret", "missing")]
     found_files = diff.diff_installed(store, SnapshotSpec("work"), prefix, files=True, jobs=1).files
     assert found_files is not None
     assert "a/secret" in found_files.removed
@@ -151,7 +151,7 @@ def test_false_descriptions_of_layers_are_problems_of_their_snapshot(
     copy = open_store(str(sandbox / "copy"), create=True)
     copy.put(Layout.layer(good[0].digest), good[1])
     found = verify.verify_store(store, verify.LayerSample(), jobs=1).problems
-    assert repair_objects(store, [each.key for each in found], {"copy": copy})
+    assert repair_objects(store, [problem.key for problem in found], {"copy": copy})
     assert path.read_bytes() == good[1]
 
 
@@ -315,7 +315,7 @@ def test_names_that_no_object_can_have_are_ignored_and_reported(sandbox: Path) -
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("{}")
     assert list(environment_names(store)) == ["work"]
-    found = {each.key for each in verify.verify_store(store, jobs=1).problems}
+    found = {problem.key for problem in verify.verify_store(store, jobs=1).problems}
     assert found == {name for name in names if ".." not in name.split("/")}
 
 
@@ -502,8 +502,8 @@ def test_randomly_changed_manifests(request: pytest.FixtureRequest, tmp_path: Pa
         except (Corrupted, UnsupportedFormat):
             return
         again = manifest.encode(found)
-        said = {key: each for key, each in json.loads(document).items() if each is not None}
-        assert json.loads(again.document) == said
+        given = {key: value for key, value in json.loads(document).items() if value is not None}
+        assert json.loads(again.document) == given
 
     run()
 

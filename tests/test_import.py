@@ -35,10 +35,10 @@ from tests.support.commands import start_command
 
 
 class Archived(NamedTuple):
-    """The environment `no-python` packed by conda-pack in each format, and installed at `there`."""
+    """The environment `no-python` packed by conda-pack in each format, and installed at `destination`."""
 
     archives: dict[str, Path]
-    there: Path
+    destination: Path
     installed: Tree
 
 
@@ -48,8 +48,8 @@ def archived(tmp_path_factory: pytest.TempPathFactory) -> Archived:
     prefix = top / "tools"
     make("no-python", prefix)
     archives = archives_of(prefix)
-    there = top / "elsewhere" / "with-another-name"
-    return Archived(archives, there, installed("no-python", there))
+    destination = top / "elsewhere" / "with-another-name"
+    return Archived(archives, destination, installed("no-python", destination))
 
 
 @pytest.fixture
@@ -65,17 +65,17 @@ def restore_tree(machine: Machine, name: str, prefix: Path) -> Tree:
     return tree_of(prefix)
 
 
-def assert_as_installed(found: Tree, expected: Tree) -> None:
+def assert_as_installed(restored: Tree, expected: Tree) -> None:
     """Assert that the trees differ only in the paths of the package cache, which conda-pack removes from records."""
     expected = dict(expected)
-    said, true = records_of(found), records_of(expected)
+    said, true = records_of(restored), records_of(expected)
     assert said.keys() == true.keys()
     for path, record in said.items():
         assert record["link"].pop("source") == record.pop("extracted_package_dir") == ""
         true[path]["link"].pop("source")
         true[path].pop("extracted_package_dir")
         assert record == true[path]
-    assert_same(found, expected)
+    assert_same(restored, expected)
 
 
 # --- made by conda-pack -----------------------------------------------------------------------------------
@@ -89,10 +89,10 @@ def test_restored_archive_equals_installed_environment(
     document = machine.run_json("import", archived.archives[form], "--name", "tools", TMPDIR=str(temporary))
     assert list(temporary.iterdir()) == []
     assert document["altered"] == document["missing"] == document["unrelocated"] == []
-    place = machine.home / "with-another-name"
-    found = restore_tree(machine, "tools", archived.there)
-    os.rename(archived.there, place)
-    assert_as_installed(found, archived.installed)
+    moved_away = machine.home / "with-another-name"
+    restored = restore_tree(machine, "tools", archived.destination)
+    os.rename(archived.destination, moved_away)
+    assert_as_installed(restored, archived.installed)
 
 
 def test_python_and_its_modules_work(
@@ -100,15 +100,15 @@ def test_python_and_its_modules_work(
 ) -> None:
     archive = conda_pack(pristine("compiled"), machine.home / "compiled.tar.zst")
     machine.run_json("import", archive)
-    there = tmp_path_factory.getbasetemp() / "elsewhere" / "compiled"
-    expected = installed("compiled", there)
-    found = restore_tree(machine, "compiled", there)
+    destination = tmp_path_factory.getbasetemp() / "elsewhere" / "compiled"
+    expected = installed("compiled", destination)
+    restored = restore_tree(machine, "compiled", destination)
     for path, (kind, mode, data) in expected.items():
-        if path.endswith(".pyc") and data != found[path][2]:
-            assert found[path][2][16:] == data[16:], "only the time of the source may differ"
-            expected[path] = kind, mode, found[path][2]
-    assert_as_installed(found, expected)
-    assert run(there / "bin" / "python", "-c", "import sys; print(sys.prefix)") == f"{there}\n"
+        if path.endswith(".pyc") and data != restored[path][2]:
+            assert restored[path][2][16:] == data[16:], "only the time of the source may differ"
+            expected[path] = kind, mode, restored[path][2]
+    assert_as_installed(restored, expected)
+    assert run(destination / "bin" / "python", "-c", "import sys; print(sys.prefix)") == f"{destination}\n"
 
 
 def test_archive_with_dest_prefix(archived: Archived, machine: Machine, tmp_path: Path) -> None:
@@ -116,10 +116,12 @@ def test_archive_with_dest_prefix(archived: Archived, machine: Machine, tmp_path
     archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
     document = machine.run_json("import", archive, "--name", "tools")
     assert document["altered"] == document["unrelocated"] == []
-    found = restore_tree(machine, "tools", tmp_path / "there")
-    assert not any(b"/opt/some/where" in data for _, _, data in found.values())
-    assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
-    assert f"home = {tmp_path}/there\n" in (tmp_path / "there/share/textdata/config.ini").read_text()
+    restored = restore_tree(machine, "tools", tmp_path / "destination")
+    assert not any(b"/opt/some/where" in data for _, _, data in restored.values())
+    assert run(tmp_path / "destination" / "bin" / "whereami").startswith(f"{tmp_path}/destination\n")
+    assert (
+        f"home = {tmp_path}/destination\n" in (tmp_path / "destination/share/textdata/config.ini").read_text()
+    )
 
 
 @pytest.fixture
@@ -138,8 +140,8 @@ def test_archive_made_without_a_package_cache(uncached: Path, machine: Machine, 
     """conda-pack then cannot list the binaries that contain the prefix; checksums in conda's records prove them."""
     document = machine.run_json("import", conda_pack(uncached, tmp_path / "tools.tar.gz"))
     assert document["altered"] == []
-    restore_tree(machine, "tools", tmp_path / "there")
-    assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
+    restore_tree(machine, "tools", tmp_path / "destination")
+    assert run(tmp_path / "destination" / "bin" / "whereami").startswith(f"{tmp_path}/destination\n")
 
 
 def test_archive_with_dest_prefix_made_without_a_package_cache(
@@ -147,9 +149,11 @@ def test_archive_with_dest_prefix_made_without_a_package_cache(
 ) -> None:
     archive = conda_pack(uncached, tmp_path / "tools.tar.gz", dest_prefix="/opt/some/where")
     assert machine.run_json("import", archive)["altered"] == []
-    found = restore_tree(machine, "tools", tmp_path / "there")
-    assert found["share/textdata/config.ini"][2].startswith(f"[paths]\nhome = {tmp_path}/there\n".encode())
-    assert run(tmp_path / "there" / "bin" / "whereami").startswith(f"{tmp_path}/there\n")
+    restored = restore_tree(machine, "tools", tmp_path / "destination")
+    assert restored["share/textdata/config.ini"][2].startswith(
+        f"[paths]\nhome = {tmp_path}/destination\n".encode()
+    )
+    assert run(tmp_path / "destination" / "bin" / "whereami").startswith(f"{tmp_path}/destination\n")
 
 
 def test_environment_in_a_subdirectory_of_the_archive(
@@ -158,7 +162,7 @@ def test_environment_in_a_subdirectory_of_the_archive(
     make("no-python", tmp_path / "tools")
     archive = conda_pack(tmp_path / "tools", tmp_path / "tools.tar.gz", arcroot="my/environment")
     machine.run_json("import", archive)
-    assert_as_installed(restore_tree(machine, "tools", archived.there), archived.installed)
+    assert_as_installed(restore_tree(machine, "tools", archived.destination), archived.installed)
 
 
 def test_interpreters_of_scripts_are_restored(machine: Machine, tmp_path: Path) -> None:
@@ -178,9 +182,9 @@ def test_interpreters_of_scripts_are_restored(machine: Machine, tmp_path: Path) 
     assert run("tar", "-xOf", archive, "bin/own").startswith("#!/usr/bin/env python3\n")
     document = machine.run_json("import", archive)
     assert document["pip_packages"] == 1
-    found = restore_tree(machine, "tools", tmp_path / "there")
-    assert found["bin/own"][2] == f"#!{tmp_path}/there/bin/python3\nprint('own')\n".encode()
-    assert found["bin/foreign"][2] == b"#!/usr/bin/env python3\nprint('foreign')\n"
+    restored = restore_tree(machine, "tools", tmp_path / "destination")
+    assert restored["bin/own"][2] == f"#!{tmp_path}/destination/bin/python3\nprint('own')\n".encode()
+    assert restored["bin/foreign"][2] == b"#!/usr/bin/env python3\nprint('foreign')\n"
 
 
 def test_package_scripts_named_like_those_of_conda_pack_are_kept(machine: Machine, tmp_path: Path) -> None:
@@ -194,9 +198,9 @@ def test_package_scripts_named_like_those_of_conda_pack_are_kept(machine: Machin
     fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
     record.write_text(json.dumps(fields))
     machine.run_json("import", conda_pack(prefix, tmp_path / "base.tar.gz"))
-    found = restore_tree(machine, "base", tmp_path / "there")
-    assert found["bin/activate"][2] == b"conda's own\n"
-    assert not {"bin/deactivate", "bin/conda-unpack"} & found.keys()
+    restored = restore_tree(machine, "base", tmp_path / "destination")
+    assert restored["bin/activate"][2] == b"conda's own\n"
+    assert not {"bin/deactivate", "bin/conda-unpack"} & restored.keys()
 
 
 def test_hard_links_with_data_are_read(machine: Machine, tmp_path: Path) -> None:
@@ -207,9 +211,9 @@ def test_hard_links_with_data_are_read(machine: Machine, tmp_path: Path) -> None
     os.link(prefix / "a.txt", prefix / "b.txt")
     (prefix / "c.txt").write_text("behind\n")
     machine.run_json("import", conda_pack(prefix, tmp_path / "linked.tar"))
-    found = restore_tree(machine, "linked", tmp_path / "there")
-    assert [found[f"{name}.txt"][2] for name in "abc"] == [b"twice\n", b"twice\n", b"behind\n"]
-    assert (tmp_path / "there" / "a.txt").samefile(tmp_path / "there" / "b.txt")
+    restored = restore_tree(machine, "linked", tmp_path / "destination")
+    assert [restored[f"{name}.txt"][2] for name in "abc"] == [b"twice\n", b"twice\n", b"behind\n"]
+    assert (tmp_path / "destination" / "a.txt").samefile(tmp_path / "destination" / "b.txt")
 
 
 def test_snapper_directory_in_an_archive_is_ignored(
@@ -246,14 +250,14 @@ def test_odd_files_survive_export_and_import(
     machine.run_json("pack", "-p", make_odd(machine.envs / "odd"))
     machine.run_json("export", "odd", "-o", "odd.tar.gz", "--level", "1", *options)
     machine.run_json("import", "odd.tar.gz", "--name", "again")
-    expected = restore_tree(machine, "odd", tmp_path / "there" / "odd")
-    os.rename(tmp_path / "there" / "odd", tmp_path / "odd")
-    found = restore_tree(machine, "again", tmp_path / "there" / "odd")
+    expected = restore_tree(machine, "odd", tmp_path / "destination" / "odd")
+    os.rename(tmp_path / "destination" / "odd", tmp_path / "odd")
+    restored = restore_tree(machine, "again", tmp_path / "destination" / "odd")
     if not options:
         expected["share/own/absolute"] = "symlink", 0o777, b"../../share/textdata"
         expected["share/own/top"] = "symlink", 0o777, b"../.."
         expected["share/own/read only.cfg"] = "file", 0o644, expected["share/own/read only.cfg"][2]
-    assert_same(found, expected)
+    assert_same(restored, expected)
 
 
 # --- what is recorded -------------------------------------------------------------------------------------

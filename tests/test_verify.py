@@ -48,8 +48,8 @@ def flip(file: Path, at: int) -> None:
 def problems(machine: Machine, *arguments: object) -> list[dict[str, Any]]:
     outcome = machine.snapper("verify", *arguments, "--json")
     assert outcome.code == (12 if outcome.json["problems"] else 0), outcome
-    found: list[dict[str, Any]] = outcome.json["problems"]
-    return found
+    reported: list[dict[str, Any]] = outcome.json["problems"]
+    return reported
 
 
 def objects(store: Path) -> list[Path]:
@@ -75,13 +75,13 @@ def test_any_flipped_bit_is_detected_never_restored_and_repaired(packed: tuple[M
             assert machine.expect_error(13, "verify")["type"] == "NotAStore"
             shutil.copy(good / key, file)
             continue
-        (found,) = problems(machine, "--data")[:1]
-        assert found["key"] == key
-        assert found["environments"] == ["data"]
+        (detected,) = problems(machine, "--data")[:1]
+        assert detected["key"] == key
+        assert detected["environments"] == ["data"]
         if not key.startswith("environments/"):
             outcome = machine.snapper("verify", "--data", "--repair", "--from", good, "--json")
             assert outcome.code == 0, (key, outcome)
-            assert [each["key"] for each in outcome.json["healed"]] == [key]
+            assert [problem["key"] for problem in outcome.json["healed"]] == [key]
         else:
             assert machine.snapper("verify", "--repair", "--from", good).code == 12
             shutil.copy(good / key, file)
@@ -99,17 +99,17 @@ def test_missing_truncated_and_stray_objects_are_detected(packed: tuple[Machine,
     short.write_bytes(short.read_bytes()[:-1])
     (machine.store / "layers" / "stray").write_text("stray")
     (snapshot,) = (machine.store / "snapshots").iterdir()
-    found = {each["key"]: each["reason"] for each in problems(machine)}
-    assert found[str(lost.relative_to(machine.store))] == "it is missing"
-    assert found[str(short.relative_to(machine.store))] == f"it has {size - 1:,} bytes instead of {size:,}"
-    assert found["layers/stray"] == "it does not belong in a store"
+    detected = {problem["key"]: problem["reason"] for problem in problems(machine)}
+    assert detected[str(lost.relative_to(machine.store))] == "it is missing"
+    assert detected[str(short.relative_to(machine.store))] == f"it has {size - 1:,} bytes instead of {size:,}"
+    assert detected["layers/stray"] == "it does not belong in a store"
     snapshot.unlink()
     shown = machine.snapper("verify").err
     assert f"snapshots/{snapshot.name}: it is missing (needed by data)" in shown
     outcome = machine.snapper("verify", "--repair", "--from", good, "--json")
     assert outcome.code == 12
     assert len(outcome.json["healed"]) == 3
-    assert [each["key"] for each in outcome.json["problems"]] == ["layers/stray"]
+    assert [problem["key"] for problem in outcome.json["problems"]] == ["layers/stray"]
     (machine.store / "layers" / "stray").unlink()
     assert check_store(machine.store).keys() == {"data"}
 
@@ -118,8 +118,8 @@ def test_ref_that_is_not_canonical_json_is_detected(packed: tuple[Machine, Path]
     machine, _ = packed
     entry = machine.store / "environments" / "data.json"
     entry.write_text(json.dumps(json.loads(entry.read_bytes()), indent=1))
-    (found,) = problems(machine)
-    assert (found["key"], found["reason"]) == ("environments/data.json", "it is not canonical JSON")
+    (detected,) = problems(machine)
+    assert (detected["key"], detected["reason"]) == ("environments/data.json", "it is not canonical JSON")
     machine.run_json("tag", "data", "v1")
     assert problems(machine) == []
 
@@ -134,12 +134,12 @@ def test_repair_uses_environments_on_disk(packed: tuple[Machine, Path], new_mach
         before = tree_of(prefix_there), tree_of(prefix_there / ".snapper")
         for file in layer_files(machine.store):
             flip(file, 4242)
-        found = problems(repairer, "--data")
-        assert len(found) == len(layer_files(machine.store))
+        detected = problems(repairer, "--data")
+        assert len(detected) == len(layer_files(machine.store))
         outcome = repairer.snapper("verify", "--data", "--repair", "--json")
         assert outcome.code == 0, outcome
-        assert len(outcome.json["healed"]) == len(found)
-        assert {each["source"] for each in outcome.json["healed"]} == {str(prefix_there)}
+        assert len(outcome.json["healed"]) == len(detected)
+        assert {item["source"] for item in outcome.json["healed"]} == {str(prefix_there)}
         assert tree_of(machine.store) == whole
         assert (tree_of(prefix_there), tree_of(prefix_there / ".snapper")) == before
     (prefix / "one").write_text("An environment keeps its snapshot even if its files have changed since.\n")
@@ -159,7 +159,7 @@ def test_repair_uses_environments_on_disk(packed: tuple[Machine, Path], new_mach
 def test_samples_are_disjoint_and_complete() -> None:
     digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
     parts = [LayerSample.parse(f"{number}/7").choose(digests) for number in range(1, 8)]
-    assert sorted(each for part in parts for each in part) == sorted(digests)
+    assert sorted(digest for part in parts for digest in part) == sorted(digests)
     assert all(parts)
     assert len(LayerSample.parse("5%").choose(digests)) == 5
     assert LayerSample.parse("0.1%").choose(digests) != []
@@ -179,9 +179,9 @@ def test_sample_detects_problems_of_its_layers(packed: tuple[Machine, Path]) -> 
     flip(file, 99)
     assert problems(machine) == []
     store = open_store(str(machine.store))
-    found = [verify_store(store, LayerSample.parse(f"{number}/3"), jobs=1) for number in (1, 2, 3)]
-    assert sum(each.read for each in found) == found[0].layers
-    assert sum(len(each.problems) for each in found) == 1
+    results = [verify_store(store, LayerSample.parse(f"{number}/3"), jobs=1) for number in (1, 2, 3)]
+    assert sum(result.read for result in results) == results[0].layers
+    assert sum(len(result.problems) for result in results) == 1
     assert machine.snapper("verify", "--data=1%", "--json").json["read"] == 1
     assert machine.expect_error(2, "verify", "--data=9/3")["type"] == "UsageError"
 
@@ -199,9 +199,9 @@ def test_repair_checks_the_same_sample_again(packed: tuple[Machine, Path]) -> No
     page_files(machine.store)[0].unlink()
     outcome = machine.snapper("verify", "--data=34%", "--repair", "--from", good, "--json")
     assert outcome.code == 12, outcome
-    assert [each["key"].split("/")[0] for each in outcome.json["healed"]] == ["pages"]
-    found = [each["key"] for each in outcome.json["problems"]]
-    assert len(found) == outcome.json["read"]
+    assert [item["key"].split("/")[0] for item in outcome.json["healed"]] == ["pages"]
+    detected = [problem["key"] for problem in outcome.json["problems"]]
+    assert len(detected) == outcome.json["read"]
     parts = [LayerSample.parse("34%") for _ in range(8)]
     digests = [f"{random.Random(number).getrandbits(256):064x}" for number in range(100)]
     assert all(part.choose(digests) == part.choose(digests) for part in parts)
@@ -220,11 +220,11 @@ class ConcurrentlyChanged(LocalStore):
         return LocalStore, (self.root,)  # to workers
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        found = list(super().list_objects(prefix))
+        objects = list(super().list_objects(prefix))
         if prefix == self.at and not self.done:
             self.done.append(prefix)
             self.act()
-        return iter(found)
+        return iter(objects)
 
 
 @pytest.mark.parametrize("at", ["environments/", "snapshots/", "pages/", "layers/", "locks/"])
@@ -238,12 +238,12 @@ def test_concurrent_operations_are_not_reported_as_problems(
     (prefix / "one").write_text("And another one.\n")
     machine.run_json("pack", "-p", prefix, "--name", "other")
     (prefix / "one").write_text("And the last one.\n")
-    acts = {
+    commands = {
         "pack": ("pack", "-p", prefix, "--name", "third"),
         "prune": ("prune", "--keep-last", 1, "--grace", "0s", "--yes"),
         "remove": ("remove", "other", "--yes"),
     }
-    store = ConcurrentlyChanged(machine.store, lambda: machine.run_json(*acts[what]), at)
+    store = ConcurrentlyChanged(machine.store, lambda: machine.run_json(*commands[what]), at)
     assert verify_store(store, LayerSample(), jobs=1).problems == ()
     assert store.done
 
@@ -258,7 +258,7 @@ def test_unreadable_layer_does_not_hide_other_problems(packed: tuple[Machine, Pa
     os.truncate(first, 140 * 1024 * 1024)
     flip(second, 77)
     keys = sorted(str(path.relative_to(machine.store)) for path in (first, second))
-    assert sorted(each["key"] for each in problems(machine, "--data")) == keys
+    assert sorted(problem["key"] for problem in problems(machine, "--data")) == keys
     machine.run_json("verify", "--data", "--repair", "--from", good)
     assert tree_of(machine.store) == whole
 
@@ -276,35 +276,35 @@ def test_empty_option_values_are_refused(machine: Machine) -> None:
 def test_every_kind_of_difference_on_disk_is_detected(packed: tuple[Machine, Path]) -> None:
     machine, _ = packed
     assert machine.run_json("verify", "data")["different"] == []
-    there = machine.home / "elsewhere"
-    machine.run_json("restore", "data", "--prefix", there)
-    assert machine.run_json("verify", "--prefix", there)["different"] == []
-    assert "byte for byte" in machine.snapper("verify", "--prefix", there).out
+    restored = machine.home / "elsewhere"
+    machine.run_json("restore", "data", "--prefix", restored)
+    assert machine.run_json("verify", "--prefix", restored)["different"] == []
+    assert "byte for byte" in machine.snapper("verify", "--prefix", restored).out
 
-    share = there / "share" / "textdata"
+    share = restored / "share" / "textdata"
     config = share / "config.ini"
     status = config.stat()
     data = config.read_bytes()
     config.write_bytes(data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
     os.utime(config, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert machine.run_json("status", "--prefix", there)["environments"][0]["condition"] == "unchanged"
-    with (there / "large.bin").open("r+b") as large:
+    assert machine.run_json("status", "--prefix", restored)["environments"][0]["condition"] == "unchanged"
+    with (restored / "large.bin").open("r+b") as large:
         large.seek(69 * 1024 * 1024)
         large.write(b"x")
     (share / "empty").unlink()
     (share / "read only.txt").chmod(0o400)
     (share / "link.txt").unlink()
     (share / "link.txt").symlink_to("/etc/passwd")
-    (there / "two").unlink()
-    (there / "two").write_text("Two names, one file.\n")
+    (restored / "two").unlink()
+    (restored / "two").write_text("Two names, one file.\n")
     (share / "déjà vu.txt").unlink()
     (share / "déjà vu.txt").mkdir()
     (share / "new").write_text("new")
-    (record,) = (there / "conda-meta").glob("*.json")
+    (record,) = (restored / "conda-meta").glob("*.json")
     record.write_text(record.read_text() + " ")
-    outcome = machine.snapper("verify", "--prefix", there, "--json")
+    outcome = machine.snapper("verify", "--prefix", restored, "--json")
     assert outcome.code == 12
-    assert {each["path"]: each["what"] for each in outcome.json["different"]} == {
+    assert {item["path"]: item["what"] for item in outcome.json["different"]} == {
         f"conda-meta/{record.name}": "contents",
         "large.bin": "contents",
         "share/textdata/config.ini": "contents",
@@ -315,10 +315,12 @@ def test_every_kind_of_difference_on_disk_is_detected(packed: tuple[Machine, Pat
         "share/textdata/read only.txt": "mode",
         "two": "target",
     }
-    assert "different contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", there).out
-    shutil.rmtree(there / ".snapper")
-    assert machine.expect_error(2, "verify", "--prefix", there)["type"] == "UsageError"
-    assert len(machine.snapper("verify", "data@~0", "--prefix", there, "--json").json["different"]) == 9
+    assert (
+        "different contents: share/textdata/config.ini" in machine.snapper("verify", "--prefix", restored).out
+    )
+    shutil.rmtree(restored / ".snapper")
+    assert machine.expect_error(2, "verify", "--prefix", restored)["type"] == "UsageError"
+    assert len(machine.snapper("verify", "data@~0", "--prefix", restored, "--json").json["different"]) == 9
     assert machine.expect_error(2, "verify", "data", "--repair")["type"] == "UsageError"
 
 
@@ -327,8 +329,8 @@ def test_directories_replaced_by_links_are_not_followed(packed: tuple[Machine, P
     outside = machine.home / "outside"
     shutil.move(prefix / "share", outside)
     (prefix / "share").symlink_to(outside)
-    found = machine.snapper("verify", "data", "--json").json["different"]
-    assert {each["path"] for each in found if each["what"] == "missing"} >= {"share/textdata/config.ini"}
+    detected = machine.snapper("verify", "data", "--json").json["different"]
+    assert {item["path"] for item in detected if item["what"] == "missing"} >= {"share/textdata/config.ini"}
 
 
 def test_compiled_modules_may_be_valid_for_another_source_mtime(
@@ -338,8 +340,8 @@ def test_compiled_modules_may_be_valid_for_another_source_mtime(
     source = tmp_path / "tiny"
     shutil.copytree(pristine("tiny"), source, symlinks=True)
     machine.run_json("pack", "-p", source)
-    there = machine.home / "there"
-    machine.run_json("restore", "tiny", "--prefix", there)
-    for prefix in (source, there):
+    restored = machine.home / "restored"
+    machine.run_json("restore", "tiny", "--prefix", restored)
+    for prefix in (source, restored):
         checked = verifying.verify_environment(open_store(str(machine.store)), prefix)
         assert checked.different == ()
