@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from snapper.cli import help, logs
+from snapper.cli import completion, help, logs
 from snapper.cli.options import with_general_options
 from snapper.cli.render import output
 from snapper.errors import (
@@ -50,6 +50,9 @@ _DEFINED = {
     "config": ("config", "app"),
 }
 
+#: The variable by which the shell asks for completions.
+_COMPLETE = "_SNAPPER_COMPLETE"
+
 #: Options whose value is a location, which must not be empty.
 _LOCATIONS = ("--store", "--from", "--to", "--prefix", "-p", "--envs-dir", "--output", "-o", "--data")
 
@@ -61,9 +64,11 @@ def run(arguments: list[str]) -> int:
     """Run one command line and return the exit code. Unexpected exceptions are raised."""
     as_json = "--json" in arguments
     try:
-        logs.set_up()
+        logs.reset()
         if sys.platform == "win32":
             raise UnsupportedPlatform("Windows")
+        if _COMPLETE in os.environ:
+            completion.rejoin_split_words()
         _check_arguments(arguments)
         arguments = [
             "--data=all" if word == "--data" else word for word in arguments

@@ -1,18 +1,17 @@
-"""Logging of the command line.
+"""Which log messages the command line shows.
 
-Modules log to loggers named `snapper.*` (`logging.getLogger(__name__)`). Messages go to stderr: warnings by default,
-errors only with --quiet, information with -v, everything with -vv. SNAPPER_LOG names a level and overrides the options.
+Messages of the loggers `snapper.*` go to stderr: warnings by default, errors only with --quiet, information with -v,
+everything with -vv. SNAPPER_LOG names a level and overrides the options.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import ClassVar
 
-from snapper.cli.render.text import clean
 from snapper.errors import InvalidSettings, UsageError
+from snapper.process.logs import configure_logging
 
 VARIABLE = "SNAPPER_LOG"
 LEVELS = {
@@ -22,9 +21,6 @@ LEVELS = {
     "error": logging.ERROR,
 }
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_TIME_FORMAT = "%H:%M:%S"
-
 
 class Verbosity:
     """What the command line asks for: the number of -v options, and whether --quiet is given."""
@@ -33,8 +29,14 @@ class Verbosity:
     quiet: ClassVar[bool] = False
 
 
-def set_up(verbose: int = 0, quiet: bool = False) -> None:
-    """Configure the loggers `snapper.*`. Add to what earlier calls of the same process asked for.
+def reset() -> None:
+    """Forget the options of an earlier command line, and configure logging without any."""
+    Verbosity.verbose, Verbosity.quiet = 0, False
+    configure_logging(level())
+
+
+def set_up(verbose: int, quiet: bool) -> None:
+    """Configure logging for these options of a command, or of a group of commands and then one of the group.
 
     Raise UsageError if both are given, and InvalidSettings if SNAPPER_LOG names no level.
     """
@@ -42,13 +44,7 @@ def set_up(verbose: int = 0, quiet: bool = False) -> None:
     Verbosity.quiet |= quiet
     if Verbosity.verbose and Verbosity.quiet:
         raise UsageError("--verbose and --quiet cannot be combined", "Choose one of them.")
-    logger = logging.getLogger("snapper")
-    logger.setLevel(level())
-    logger.propagate = False
-    if not logger.handlers:
-        handler = _StderrHandler()
-        handler.setFormatter(_Formatter(_FORMAT, _TIME_FORMAT))
-        logger.addHandler(handler)
+    configure_logging(level())
 
 
 def level() -> int:
@@ -61,21 +57,3 @@ def level() -> int:
     if Verbosity.quiet:
         return logging.ERROR
     return (logging.WARNING, logging.INFO, logging.DEBUG)[min(Verbosity.verbose, 2)]
-
-
-class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Write to whatever sys.stderr is at the moment, so that redirections apply; ignore a full disk."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        super().emit(record)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
-        """Drop the record: logging must not end the work, nor clutter the output."""
-
-
-class _Formatter(logging.Formatter):
-    """Make control characters visible, except the line breaks of tracebacks."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(clean(line) for line in super().format(record).split("\n"))

@@ -14,8 +14,9 @@ from snapper.cli.options import (
     open_store,
 )
 from snapper.cli.render import output
-from snapper.cli.render.text import clean, plural
+from snapper.cli.render.text import plural
 from snapper.errors import ExitCode, UsageError
+from snapper.process.logs import escape_controls
 
 if TYPE_CHECKING:
     from snapper.commands.remove import RemovalPlan
@@ -60,5 +61,5 @@ def _agreed(found: RemovalPlan, store: str, as_json: bool) -> bool:
     what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():
         raise UsageError(f"removing {what} from {store} needs confirmation", "Confirm with --yes.")
-    question = clean(f"Remove {what} from {store}, for everyone who uses it?")
+    question = escape_controls(f"Remove {what} from {store}, for everyone who uses it?")
     return typer.confirm(question, err=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from snapper.cli.logs import Verbosity
 from snapper.cli.render.style import Style, styled
-from snapper.cli.render.text import clean, plural
+from snapper.cli.render.text import plural
 from snapper.errors import SnapperError
 from snapper.format.model import Deviation
+from snapper.process.logs import escape_controls
 
 if TYPE_CHECKING:
     from snapper.environment.changes import PackageChange, PackageChanges
@@ -24,7 +25,7 @@ _CHANGE_STYLES: dict[str, Style] = {_ADDED: "green", _REMOVED: "red", _CHANGED: 
 
 def echo(line: str, *, label: str = "", style: Style | None = None) -> None:
     """Print a line of the result on stdout, after a label in that style."""
-    print(_styled(label, style, sys.stdout) + clean(line))
+    print(_styled(label, style, sys.stdout) + escape_controls(line))
 
 
 def notice(line: str) -> None:
@@ -35,11 +36,11 @@ def notice(line: str) -> None:
 
 def warn(line: str, *, label: str = "", style: Style | None = None) -> None:
     """Print a line about an error or a partial failure on stderr, after a label in that style."""
-    print(_styled(label, style, sys.stderr) + clean(line), file=sys.stderr)
+    print(_styled(label, style, sys.stderr) + escape_controls(line), file=sys.stderr)
 
 
 def _styled(label: str, style: Style | None, stream: TextIO) -> str:
-    return styled(clean(label), style, stream) if label and style else clean(label)
+    return styled(escape_controls(label), style, stream) if label and style else escape_controls(label)
 
 
 def print_text(text: str) -> None:
@@ -148,7 +149,7 @@ def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: t
     if sys.stdout.isatty():
         _rich_table(head, rows, right)
         return
-    cells = [head, *(tuple(clean(cell) for cell in row) for row in rows)]
+    cells = [head, *(tuple(escape_controls(cell) for cell in row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
         line = [
@@ -171,5 +172,5 @@ def _rich_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: t
             title, justify="right" if column in right else "left", no_wrap=not is_last, overflow="fold"
         )
     for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
+        table.add_row(*(Text(escape_controls(cell)) for cell in row))
     Console().print(table)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from snapper.cli.logs import Verbosity
-from snapper.cli.render.text import clean, size
+from snapper.cli.render.text import size
+from snapper.process.logs import escape_controls
 from snapper.process.progress import NO_PROGRESS, Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -39,20 +40,20 @@ class _Lines:
     def start(self, task: str, total: int) -> None:
         self._task, self._total, self._size = task, total, 0
         self._started = self._written = time.monotonic()
-        self._write(f"{clean(task)}: {size(total)}")
+        self._write(f"{escape_controls(task)}: {size(total)}")
 
     def advance(self, size: int) -> None:
         self._size += size
         if time.monotonic() - self._written >= _SECONDS_BETWEEN_LINES:
             self._written = time.monotonic()
-            self._write(f"{clean(self._task)}: {self._share()}")
+            self._write(f"{escape_controls(self._task)}: {self._share()}")
 
     def note(self, text: str) -> None:
-        self._write(clean(text))
+        self._write(escape_controls(text))
 
     def done(self) -> None:
         seconds = time.monotonic() - self._started
-        self._write(f"{clean(self._task)}: done in {seconds:.1f} s")
+        self._write(f"{escape_controls(self._task)}: done in {seconds:.1f} s")
 
     def _share(self) -> str:
         share = 100 * self._size // self._total if self._total else 100
@@ -89,14 +90,14 @@ class _Bar:
         self._task = self._bar.add_task("", total=None)
 
     def start(self, task: str, total: int) -> None:
-        self._bar.reset(self._task, total=total, description=clean(task))
+        self._bar.reset(self._task, total=total, description=escape_controls(task))
         self._bar.start()
 
     def advance(self, size: int) -> None:
         self._bar.advance(self._task, size)
 
     def note(self, text: str) -> None:
-        self._bar.console.print(clean(text), markup=False, highlight=False)
+        self._bar.console.print(escape_controls(text), markup=False, highlight=False)
 
     def done(self) -> None:
         self._bar.stop()

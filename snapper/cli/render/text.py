@@ -15,14 +15,6 @@ def size(count: int) -> str:
     raise AssertionError
 
 
-def clean(text: str) -> str:
-    """The text with everything that could steer a terminal, or is no character, made visible."""
-    return "".join(
-        char if char.isprintable() or char == " " else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
-
-
 def plural(count: int, noun: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,222 @@
+"""What the command line prints where: results, notes, log messages, unexpected errors, colors, and completions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Machine
+
+#: Runs a command line that meets a bug.
+_BUGGY = """
+from snapper.cli import app, main
+def run(arguments):
+    {}["a key that is missing"]
+app.run = run
+main()
+"""
+
+
+@pytest.fixture
+def packed(machine: Machine, pristine: Callable[[str], Path]) -> Machine:
+    machine.run_json("pack", "-p", pristine("data"), "-n", "data")
+    machine.run_json("tag", "data", "v1")
+    return machine
+
+
+def test_quiet_leaves_results_and_errors(packed: Machine, pristine: Callable[[str], Path]) -> None:
+    outcome = packed.snapper("pack", "-p", pristine("data"), "-n", "other", "--quiet")
+    assert outcome.err == ""
+    assert outcome.out.startswith("Packed other")
+    assert packed.snapper("pack", "-p", pristine("data"), "-n", "more").err
+    assert "'absent' is not in the store" in packed.snapper("show", "absent", "-q").err
+
+
+def test_verbose_logs_to_stderr(packed: Machine, pristine: Callable[[str], Path]) -> None:
+    plain = packed.snapper("list")
+    assert plain.err == ""
+    for arguments, variables, levels in (
+        (("-v",), {}, {"INFO"}),
+        (("-vv",), {}, {"INFO", "DEBUG"}),
+        ((), {"SNAPPER_LOG": "debug"}, {"INFO", "DEBUG"}),
+        (("-v",), {"SNAPPER_LOG": "error"}, set[str]()),
+    ):
+        outcome = packed.snapper(
+            "pack", "-p", pristine("data"), "-n", "logged", "--json", *arguments, **variables
+        )
+        assert outcome.json["environment"] == "logged"
+        assert {level for level in ("INFO", "DEBUG") if f" {level} snapper." in outcome.err} == levels
+
+
+def test_verbosity_options_are_checked(packed: Machine) -> None:
+    packed.expect_error(2, "list", "-v", "-q")
+    error = packed.expect_error(2, "list", SNAPPER_LOG="loud")
+    assert "SNAPPER_LOG" in error["message"] and "debug" in error["hint"]
+
+
+def test_options_of_a_group_apply_to_its_commands(packed: Machine) -> None:
+    assert packed.snapper("kernels", "-q", "list").code == 0
+    assert packed.snapper("kernels", "-q", "list", "-v").code == 2
+
+
+# --- unexpected errors ------------------------------------------------------------------------------------
+
+
+def run_buggy(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _BUGGY, *arguments],
+        env=machine.variables,
+        cwd=machine.home,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_unexpected_errors_are_one_line_and_a_log_with_the_traceback(machine: Machine) -> None:
+    outcome = run_buggy(machine, "list")
+    assert (outcome.returncode, outcome.stdout) == (1, "")
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stderr.startswith("snapper: unexpected error: KeyError: 'a key that is missing'\n")
+    (log,) = (machine.home / ".local/state/snapper").glob("crash-*.log")
+    assert str(log) in outcome.stderr
+    text = log.read_text()
+    assert "Traceback" in text and "KeyError: 'a key that is missing'" in text and "Python" in text
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_unexpected_errors_are_json_on_request(machine: Machine) -> None:
+    outcome = run_buggy(machine, "list", "--json")
+    assert outcome.returncode == 1
+    error = json.loads(outcome.stdout)["error"]
+    assert (error["code"], error["type"]) == (1, "UnexpectedError")
+    assert "KeyError" in error["message"] and "crash-" in error["hint"]
+
+
+def test_the_traceback_is_printed_if_it_cannot_be_written(machine: Machine) -> None:
+    (machine.home / ".local").write_text("not a directory")
+    outcome = run_buggy(machine, "list")
+    assert outcome.returncode == 1
+    assert "Traceback" in outcome.stderr and "KeyError: 'a key that is missing'" in outcome.stderr
+    assert "NotADirectoryError" not in outcome.stderr
+
+
+def test_only_the_latest_crash_logs_are_kept(machine: Machine) -> None:
+    state = machine.home / ".local/state/snapper"
+    state.mkdir(parents=True)
+    for number in range(20):
+        (state / f"crash-20200101T0000{number:02}Z-1.log").write_text("old")
+    run_buggy(machine, "list")
+    logs = sorted(path.name for path in state.glob("crash-*.log"))
+    assert len(logs) == 10
+    assert "Traceback" in (state / logs[-1]).read_text()
+
+
+# --- colors -----------------------------------------------------------------------------------------------
+
+
+def on_terminal(machine: Machine, *arguments: str, **variables: str) -> str:
+    """What a command prints if stdout and stderr are a terminal."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        machine.command(*arguments),
+        env={**machine.variables, "TERM": "xterm", **variables},
+        cwd=machine.home,
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    output = bytearray()
+    try:
+        while data := os.read(ours, 1 << 16):
+            output += data
+    except OSError:  # on Linux, what a terminal gives whose other end is closed
+        pass
+    finally:
+        os.close(ours)
+    process.wait()
+    return output.decode()
+
+
+def test_terminals_get_colors_unless_no_color_is_set(packed: Machine) -> None:
+    for arguments in (("list",), ("--help",), ("show", "absent")):
+        assert "\x1b[" in on_terminal(packed, *arguments)
+        plain = on_terminal(packed, *arguments, NO_COLOR="1")
+        assert "\x1b[3" not in plain
+        outcome = packed.snapper(*arguments)
+        assert "\x1b" not in outcome.out + outcome.err
+
+
+# --- completion -------------------------------------------------------------------------------------------
+
+
+def completed(machine: Machine, line: str, **variables: str) -> list[str]:
+    words = line.split(" ")
+    outcome = machine.snapper(
+        **{
+            "_SNAPPER_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+            **variables,
+        }
+    )
+    assert outcome.err == ""
+    return outcome.out.split()
+
+
+def test_completion_of_commands_environments_tags_and_settings(packed: Machine) -> None:
+    (packed.envs / "local" / "conda-meta").mkdir(parents=True)
+    assert completed(packed, "snapper re") == ["restore", "remove"]
+    assert completed(packed, "snapper restore d") == ["data"]
+    assert completed(packed, "snapper show data@") == ["data@v1"]
+    assert completed(packed, "snapper pack l") == ["local"]
+    assert completed(packed, "snapper status ") == ["data", "local"]
+    assert completed(packed, "snapper config get cache") == ["cache", "cache_size"]
+    # As bash passes what it has split at the @, and replaces from there on:
+    for words, tags in (
+        ("data @", ["@v1"]),
+        ("data @ v", ["@v1"]),
+        ("data @ x", []),
+        ("data @ v1 data @", ["@v1"]),
+    ):
+        split = f"snapper diff {words}".replace(" ", "\n")
+        assert completed(packed, split, COMP_CWORD=str(split.count("\n"))) == tags
+    other = packed.home / "other"
+    packed.run_json("push", "data", "--to", other)
+    assert completed(packed, f"snapper show --store {other} ") == ["data"]
+
+
+def test_completion_of_a_store_on_s3_reads_the_cache_only(machine: Machine) -> None:
+    cached = machine.home / "cache" / "bucket-0123456789ab"
+    (cached / "environments").mkdir(parents=True)
+    (cached / "environments.json").write_text('["environments/team.json"]')
+    (cached / "environments" / "mine.json").write_text('{"tags": {"v2": "x"}}')
+    (machine.home / "cache" / "other-0123456789ab" / "environments").mkdir(parents=True)
+    variables = {
+        "SNAPPER_STORE": "s3://bucket/envs",
+        "SNAPPER_CACHE": str(machine.home / "cache"),
+        "AWS_ENDPOINT_URL": "http://192.0.2.1",
+    }
+    assert completed(machine, "snapper restore ", **variables) == ["mine", "team"]
+    assert completed(machine, "snapper restore mine@", **variables) == ["mine@v2"]
+
+
+def test_completion_never_fails(machine: Machine) -> None:
+    for store in (machine.home / "missing", "gopher://x", "s3://", machine.home / "\udcff"):
+        assert completed(machine, "snapper restore ", SNAPPER_STORE=str(store)) == []
+    file = machine.home / ".config/snapper/config.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("not TOML")
+    assert completed(machine, "snapper restore ") == []
+    machine.store.mkdir()
+    (machine.store / "environments").write_text("not a directory")
+    file.unlink()
+    assert completed(machine, "snapper restore ") == []
+    assert completed(machine, "snapper restore x@") == []
