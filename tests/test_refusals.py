@@ -1,4 +1,4 @@
-"""Bad input: each is refused with one sentence, what to do, and the exit code of its kind, and nothing is lost."""
+"""Invalid input is refused with a one-sentence message, a hint, and an exit code, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ESCAPES = "\x1b]0;owned\x07\x1b[31mred"
 
 
 class Packed(NamedTuple):
-    """A store with the environment `data` at two snapshots, made once; tests work on copies."""
+    """A store with two snapshots of the environment `data`, created once; tests work on copies."""
 
     store: Path
     snapshots: tuple[str, str]
@@ -44,7 +44,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 @pytest.fixture
 def stocked(packed: Packed, machine: Machine) -> Machine:
-    """A machine with its own copy of that store, and no environment."""
+    """A machine with its own copy of that store and no environment."""
     shutil.copytree(packed.store, machine.store)
     return machine
 
@@ -70,9 +70,9 @@ Refused = Callable[..., dict[str, str]]
 
 @pytest.fixture
 def refused(machine: Machine) -> Refused:
-    """`machine.refused`, after which home and store are as they were, and no environment has come to be.
+    """Run `machine.expect_error` and check that it has changed nothing in the home directory and the store.
 
-    `brief` runs the command once only, for programs: where other tests look at what people are told.
+    With `brief`, run the command only once, with --json; other tests check the text output.
     """
 
     def run(code: int, *arguments: object, brief: bool = False, **variables: str) -> dict[str, str]:
@@ -96,7 +96,7 @@ def refused(machine: Machine) -> Refused:
 # --- pack: the environment --------------------------------------------------------------------------------
 
 
-def test_pack_a_directory_that_is_no_environment(machine: Machine, refused: Refused) -> None:
+def test_pack_refuses_a_directory_that_is_not_an_environment(machine: Machine, refused: Refused) -> None:
     plain = machine.home / "plain"
     plain.mkdir()
     (plain / "file").write_text("mine")
@@ -106,14 +106,14 @@ def test_pack_a_directory_that_is_no_environment(machine: Machine, refused: Refu
     assert not machine.store.exists()
 
 
-def test_pack_an_unknown_name(machine: Machine, refused: Refused) -> None:
+def test_pack_refuses_an_unknown_name(machine: Machine, refused: Refused) -> None:
     error = refused(10, "pack", "nowhere")
     assert "'nowhere'" in error["message"]
     assert str(machine.envs) in error["hint"]
     assert not machine.store.exists()
 
 
-def test_pack_a_name_that_two_environments_have(machine: Machine, refused: Refused) -> None:
+def test_pack_refuses_an_ambiguous_name(machine: Machine, refused: Refused) -> None:
     for directory in ("one", "two"):
         (machine.home / directory / "twin" / "conda-meta").mkdir(parents=True)
     listed = os.pathsep.join(str(machine.home / directory) for directory in ("one", "two"))
@@ -140,12 +140,12 @@ def test_pack_a_name_that_two_environments_have(machine: Machine, refused: Refus
     ],
     ids=" ".join,
 )
-def test_a_command_line_that_makes_no_sense(arguments: tuple[str, ...], refused: Refused) -> None:
+def test_invalid_command_lines_are_usage_errors(arguments: tuple[str, ...], refused: Refused) -> None:
     refused(2, *arguments, brief=arguments[0] != "nonsense")
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a b", ESCAPES, "a" * 300, "\udcff"], ids=ascii)
-def test_a_name_that_no_environment_can_have(name: str, machine: Machine, refused: Refused) -> None:
+def test_pack_refuses_an_invalid_name(name: str, machine: Machine, refused: Refused) -> None:
     error = refused(2, "pack", name, brief=True)
     assert "is not a valid environment name" in error["message"]
     assert "--prefix" in error["hint"]
@@ -153,30 +153,32 @@ def test_a_name_that_no_environment_can_have(name: str, machine: Machine, refuse
     assert not machine.store.exists()
 
 
-def test_names_are_looked_at_by_every_command(machine: Machine, refused: Refused) -> None:
+def test_every_command_checks_names(machine: Machine, refused: Refused) -> None:
     prefix = make_data(machine.envs / "data")
     for arguments in (("restore", "a/b"), ("show", "../b"), ("pack", "-p", prefix, "--name", ".hidden")):
         assert "is not a valid environment name" in refused(2, *arguments)["message"]
     assert not machine.store.exists()
 
 
-def test_no_arguments_at_all(machine: Machine) -> None:
+def test_no_arguments_print_the_help(machine: Machine) -> None:
     outcome = machine.snapper()
     assert outcome.out.startswith("Usage: ") and "restore" in outcome.out
 
 
-def test_packing_a_directory_whose_name_no_environment_can_have(machine: Machine, refused: Refused) -> None:
+def test_a_directory_with_an_invalid_name_is_packed_under_another_name(
+    machine: Machine, refused: Refused
+) -> None:
     prefix = make_data(machine.home / "my env")
     assert "--name" in refused(2, "pack", "-p", prefix)["hint"]
     assert machine.run_json("pack", "-p", prefix, "--name", "mine")["environment"] == "mine"
 
 
-def test_a_relative_directory_is_named_as_what_it_is(machine: Machine) -> None:
+def test_a_relative_directory_is_packed_under_its_real_name(machine: Machine) -> None:
     make_data(machine.envs / "data")
     assert machine.run_json("pack", "-p", "envs/data/bin/..")["environment"] == "data"
 
 
-def test_a_path_on_a_terminal_cannot_steer_it(machine: Machine) -> None:
+def test_control_characters_of_paths_are_escaped(machine: Machine) -> None:
     plain = machine.home / ESCAPES
     plain.mkdir()
     outcome = machine.snapper("pack", "-p", plain, "--name", "plain")
@@ -188,7 +190,7 @@ def test_a_path_on_a_terminal_cannot_steer_it(machine: Machine) -> None:
 @pytest.mark.parametrize(
     "hidden", ["share/textdata/config.ini", "share/textdata", "conda-meta", "mine/notes.txt"]
 )
-def test_pack_what_cannot_be_read(hidden: str, other_user: Unprivileged) -> None:
+def test_pack_refuses_files_it_cannot_read(hidden: str, other_user: Unprivileged) -> None:
     prefix = make_data(other_user.envs / "data")
     (prefix / "mine").mkdir()
     (prefix / "mine" / "notes.txt").write_text("mine")
@@ -203,7 +205,7 @@ def test_pack_what_cannot_be_read(hidden: str, other_user: Unprivileged) -> None
     check_store(other_user.store)
 
 
-def test_pack_a_record_that_cannot_be_read(other_user: Unprivileged) -> None:
+def test_pack_refuses_a_record_it_cannot_read(other_user: Unprivileged) -> None:
     prefix = make_data(other_user.envs / "data")
     (record,) = (prefix / "conda-meta").glob("textdata-*.json")
     record.chmod(0)
@@ -219,7 +221,7 @@ def test_pack_a_record_that_cannot_be_read(other_user: Unprivileged) -> None:
     ],
     ids=lambda content: ascii(content)[:20],
 )
-def test_pack_with_a_corrupt_record(content: bytes | None, machine: Machine, refused: Refused) -> None:
+def test_pack_refuses_a_corrupted_record(content: bytes | None, machine: Machine, refused: Refused) -> None:
     record = machine.envs / "data" / "conda-meta" / "broken-1.0-0.json"
     record.parent.mkdir(parents=True)
     if content is None:
@@ -231,7 +233,7 @@ def test_pack_with_a_corrupt_record(content: bytes | None, machine: Machine, ref
     assert "'int' object" not in error["message"]
 
 
-def test_pack_where_the_records_are_a_link(machine: Machine) -> None:
+def test_pack_follows_a_symlink_to_the_records(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     (prefix / "conda-meta").rename(prefix / "elsewhere")
     (prefix / "conda-meta").symlink_to("elsewhere")
@@ -278,7 +280,7 @@ RELOCATED, PACKAGED, MINE = "bin/textdata-home", "share/textdata/numbers.bin", "
         *((append, MINE), (become_directory, MINE)),
     ],
 )
-def test_pack_a_file_that_changes_meanwhile(
+def test_pack_refuses_a_file_that_changes_while_it_is_read(
     change: Callable[[Path], None], path: str, machine: Machine
 ) -> None:
     prefix = make_data(machine.envs / "data")
@@ -297,7 +299,7 @@ def test_pack_a_file_that_changes_meanwhile(
     assert check_store(machine.store) == {}
 
 
-def test_pack_a_large_file_that_changes_meanwhile(machine: Machine) -> None:
+def test_pack_refuses_a_large_file_that_changes_while_it_is_read(machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
     large = prefix / "large.bin"
     with large.open("wb") as out:
@@ -321,7 +323,7 @@ def commands(store: object) -> tuple[tuple[object, ...], ...]:
     return ("restore", "data", "--store", store), ("list", "--store", store)
 
 
-def test_a_store_that_is_something_else(machine: Machine, refused: Refused) -> None:
+def test_a_directory_with_other_files_is_not_a_store(machine: Machine, refused: Refused) -> None:
     prefix = machine.envs / "data"
     (prefix / "conda-meta").mkdir(parents=True)
     foreign = machine.home / "documents"
@@ -335,8 +337,8 @@ def test_a_store_that_is_something_else(machine: Machine, refused: Refused) -> N
 
 
 @pytest.mark.parametrize("where", ["", "store", "share/deep/store", "../link/store"])
-def test_a_store_inside_the_environment(where: str, machine: Machine, refused: Refused) -> None:
-    """It would be packed into itself, more each time."""
+def test_a_store_inside_the_environment_is_refused(where: str, machine: Machine, refused: Refused) -> None:
+    """It would be packed into itself and grow with every pack."""
     prefix = machine.envs / "data"
     (prefix / "conda-meta").mkdir(parents=True)
     (machine.envs / "link").symlink_to("data")
@@ -345,14 +347,14 @@ def test_a_store_inside_the_environment(where: str, machine: Machine, refused: R
 
 
 @pytest.mark.parametrize("url", ["gopher://store", "http://x/y", "file://host/store", "file://"])
-def test_a_store_of_unknown_kind(url: str, machine: Machine, refused: Refused) -> None:
+def test_unsupported_store_urls_are_refused(url: str, machine: Machine, refused: Refused) -> None:
     (machine.envs / "data" / "conda-meta").mkdir(parents=True)
     for arguments in (("pack", "data"), ("list",)):
         assert url in refused(13, *arguments, "--store", url, brief=True)["message"]
         assert url in refused(2, *arguments, SNAPPER_STORE=url, brief=True)["message"]
 
 
-def test_a_directory_of_a_user_that_does_not_exist(stocked: Machine, refused: Refused) -> None:
+def test_home_directories_of_unknown_users_are_refused(stocked: Machine, refused: Refused) -> None:
     (stocked.envs / "data" / "conda-meta").mkdir(parents=True)
     strange = "~nobody-of-that-name/x"
     for arguments in (
@@ -365,7 +367,7 @@ def test_a_directory_of_a_user_that_does_not_exist(stocked: Machine, refused: Re
         assert strange in refused(2, *arguments, brief=True)["message"]
 
 
-def test_a_store_that_does_not_exist(machine: Machine, refused: Refused) -> None:
+def test_a_missing_store_is_refused(machine: Machine, refused: Refused) -> None:
     for arguments in commands(machine.home / "nowhere"):
         assert str(machine.home / "nowhere") in refused(13, *arguments)["message"]
 
@@ -381,7 +383,9 @@ def test_a_store_that_does_not_exist(machine: Machine, refused: Refused) -> None
     ],
     ids=lambda value: value[:12],
 )
-def test_a_store_of_another_format(marker: str, kind: str, stocked: Machine, refused: Refused) -> None:
+def test_a_store_with_an_unsupported_marker_is_refused(
+    marker: str, kind: str, stocked: Machine, refused: Refused
+) -> None:
     (stocked.store / "snapper.json").write_text(marker)
     error = refused(13, "list", brief=True)
     assert error["type"] == kind
@@ -396,7 +400,9 @@ def test_a_store_of_a_newer_format_is_not_written_to(stocked: Machine, refused: 
 
 
 @pytest.mark.parametrize("closed", [".", "snapper.json", "environments"])
-def test_a_store_that_cannot_be_read(closed: str, packed: Packed, other_user: Unprivileged) -> None:
+def test_a_store_that_cannot_be_read_is_refused(
+    closed: str, packed: Packed, other_user: Unprivileged
+) -> None:
     shutil.copytree(packed.store, other_user.store)
     (other_user.envs / "data" / "conda-meta").mkdir(parents=True)
     (other_user.store / closed).chmod(0)
@@ -412,7 +418,9 @@ def test_a_store_that_cannot_be_read(closed: str, packed: Packed, other_user: Un
 
 
 @pytest.mark.parametrize("closed", [".", "layers", "environments"])
-def test_a_store_that_cannot_be_written(closed: str, packed: Packed, other_user: Unprivileged) -> None:
+def test_a_store_that_cannot_be_written_is_refused(
+    closed: str, packed: Packed, other_user: Unprivileged
+) -> None:
     if closed == ".":
         other_user.store.mkdir()
     else:
@@ -431,7 +439,7 @@ def test_a_store_that_cannot_be_written(closed: str, packed: Packed, other_user:
     other_user.run_json("pack", "-p", prefix)
 
 
-def test_a_store_that_cannot_even_be_reached(other_user: Unprivileged) -> None:
+def test_a_store_in_an_inaccessible_directory_is_refused(other_user: Unprivileged) -> None:
     closed = other_user.home / "closed"
     (closed / "inner").mkdir(parents=True)
     prefix = other_user.envs / "data"
@@ -446,7 +454,7 @@ def test_a_store_that_cannot_even_be_reached(other_user: Unprivileged) -> None:
 # --- restore and show: what is asked for ------------------------------------------------------------------
 
 
-def test_an_environment_that_the_store_has_not(stocked: Machine, refused: Refused) -> None:
+def test_an_environment_that_is_not_in_the_store_is_not_found(stocked: Machine, refused: Refused) -> None:
     for command in ("restore", "show"):
         error = refused(10, command, "absent")
         assert "'absent'" in error["message"]
@@ -454,7 +462,7 @@ def test_an_environment_that_the_store_has_not(stocked: Machine, refused: Refuse
 
 
 @pytest.mark.parametrize("snapshot", ["~9", "~2", "~x", "0000", "no-such-tag", "../x", ESCAPES], ids=ascii)
-def test_a_snapshot_that_the_store_has_not(
+def test_a_snapshot_that_is_not_in_the_store_is_not_found(
     snapshot: str, packed: Packed, stocked: Machine, refused: Refused
 ) -> None:
     error = refused(10, "show", f"data@{snapshot}", brief=True)
@@ -463,12 +471,14 @@ def test_a_snapshot_that_the_store_has_not(
         assert packed.snapshots[1][:12] in error["hint"]
 
 
-def test_restoring_a_snapshot_that_the_store_has_not(stocked: Machine, refused: Refused) -> None:
+def test_restore_of_a_snapshot_that_is_not_in_the_store_changes_nothing(
+    stocked: Machine, refused: Refused
+) -> None:
     for snapshot in ("~9", "0000"):
         refused(10, "restore", f"data@{snapshot}", "--envs-dir", stocked.envs)
 
 
-def test_an_id_that_several_snapshots_begin_with(stocked: Machine, refused: Refused) -> None:
+def test_an_ambiguous_snapshot_id_is_refused(stocked: Machine, refused: Refused) -> None:
     def add_likeness(document: dict[str, Any]) -> None:
         for digit in "01":
             document["history"].insert(0, {**document["history"][0], "snapshot": "beef" + digit * 60})
@@ -477,7 +487,7 @@ def test_an_id_that_several_snapshots_begin_with(stocked: Machine, refused: Refu
     assert "2 snapshots" in refused(2, "show", "data@beef")["message"]
 
 
-# --- damage -----------------------------------------------------------------------------------------------
+# --- corruption -------------------------------------------------------------------------------------------
 
 
 def flip(file: Path) -> None:
@@ -499,7 +509,7 @@ def lengthen(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut_short, make_empty, lengthen, Path.unlink, become_directory])
-def test_a_damaged_layer(
+def test_a_corrupted_layer_is_not_restored(
     damage: Callable[[Path], None], packed: Packed, stocked: Machine, refused: Refused
 ) -> None:
     for file in layer_files(stocked.store):
@@ -510,7 +520,7 @@ def test_a_damaged_layer(
     assert [*stocked.envs.iterdir()] == []
 
 
-def test_packing_again_mends_layers_of_the_wrong_size(stocked: Machine) -> None:
+def test_packing_again_repairs_layers_of_the_wrong_size(stocked: Machine) -> None:
     prefix = restore(stocked, "data")
     whole = tree_of(prefix)
     shutil.rmtree(stocked.store / "snapshots")
@@ -526,8 +536,8 @@ def test_packing_again_mends_layers_of_the_wrong_size(stocked: Machine) -> None:
     assert tree_of(prefix) == whole
 
 
-def test_what_is_damaged_can_be_removed_and_packed_again(packed: Packed, stocked: Machine) -> None:
-    """As the hint says. What has the right size is not looked at when it would be written again."""
+def test_corrupted_objects_can_be_removed_and_packed_again(packed: Packed, stocked: Machine) -> None:
+    """As the hint suggests; objects of the right size are not read when they would be written again."""
     prefix = restore(stocked, "data")
     whole = tree_of(prefix)
     for file in [*layer_files(stocked.store), stocked.store / "snapshots" / f"{packed.snapshots[1]}.json"]:
@@ -540,7 +550,7 @@ def test_what_is_damaged_can_be_removed_and_packed_again(packed: Packed, stocked
 
 
 def forged_layer(store: Path, name: str, change: Callable[[bytes], bytes]) -> None:
-    """Makes one layer's stored bytes others, with everything that names them true of the others."""
+    """Replace the bytes of one layer, and update everything that refers to them."""
     environment = store / "environments" / f"{name}.json"
     current = json.loads(environment.read_bytes())["current"]
     snapshot = snapshot_document(store, current)
@@ -554,7 +564,7 @@ def forged_layer(store: Path, name: str, change: Callable[[bytes], bytes]) -> No
 
 
 def forge_snapshot(store: Path, name: str, data: bytes) -> None:
-    """Makes a document the environment's current snapshot, whatever it is."""
+    """Make a document, valid or not, the current snapshot of the environment."""
     digest = hashlib.sha256(data).hexdigest()
     (store / "snapshots" / f"{digest}.json").write_bytes(data)
     make_current(store, name, digest)
@@ -576,7 +586,7 @@ def make_current(store: Path, name: str, digest: str) -> None:
         pytest.param(lambda data: data + data, id="twice"),
     ],
 )
-def test_a_layer_that_is_no_layer(
+def test_a_layer_with_invalid_content_is_not_restored(
     change: Callable[[bytes], bytes], stocked: Machine, refused: Refused
 ) -> None:
     forged_layer(stocked.store, "data", change)
@@ -586,7 +596,7 @@ def test_a_layer_that_is_no_layer(
 
 
 @pytest.mark.parametrize("damage", [flip, cut_short, make_empty])
-def test_an_altered_snapshot(
+def test_a_modified_snapshot_is_corrupted(
     damage: Callable[[Path], None], packed: Packed, stocked: Machine, refused: Refused
 ) -> None:
     damage(stocked.store / "snapshots" / f"{packed.snapshots[1]}.json")
@@ -597,7 +607,7 @@ def test_an_altered_snapshot(
         restore(stocked, "data@~1")
 
 
-def test_a_missing_snapshot(packed: Packed, stocked: Machine, refused: Refused) -> None:
+def test_a_missing_snapshot_is_not_found(packed: Packed, stocked: Machine, refused: Refused) -> None:
     (stocked.store / "snapshots" / f"{packed.snapshots[1]}.json").unlink()
     for command in (("restore", "data", "--envs-dir", stocked.envs), ("show", "data")):
         error = refused(10, *command)
@@ -612,12 +622,14 @@ def test_a_missing_snapshot(packed: Packed, stocked: Machine, refused: Refused) 
     ],
     ids=lambda document: document[:12],
 )
-def test_a_snapshot_that_is_garbage(document: str, stocked: Machine, refused: Refused) -> None:
+def test_a_snapshot_that_is_not_a_valid_document_is_corrupted(
+    document: str, stocked: Machine, refused: Refused
+) -> None:
     forge_snapshot(stocked.store, "data", document.encode())
     assert refused(12, "show", "data", brief=True)["type"] == "Corrupted"
 
 
-def test_a_snapshot_of_a_newer_format(stocked: Machine, refused: Refused) -> None:
+def test_a_snapshot_of_a_newer_format_is_refused(stocked: Machine, refused: Refused) -> None:
     forge_snapshot(stocked.store, "data", b'{"format":2,"segments":{}}')
     for command in (("restore", "data", "--envs-dir", stocked.envs), ("show", "data")):
         error = refused(13, *command)
@@ -650,14 +662,14 @@ def misname_current(document: dict[str, Any]) -> None:
         (misname_current, 12),
     ],
 )
-def test_an_environment_object_that_is_damaged(
+def test_a_corrupted_entry_is_refused(
     change: Callable[[dict[str, Any]], None], code: int, stocked: Machine, refused: Refused
 ) -> None:
     edit_ref(stocked.store, "data", change)
     assert "'data'" in refused(code, "show", "data", brief=True)["message"]
 
 
-def test_a_damaged_environment_object_is_not_written_over(stocked: Machine, refused: Refused) -> None:
+def test_a_corrupted_entry_is_not_overwritten(stocked: Machine, refused: Refused) -> None:
     prefix = make_data(stocked.envs / "data")
     stocked.run_json("pack", "-p", prefix, "--name", "healthy")
     (stocked.store / "environments" / "data.json").write_text("garbage")
@@ -674,7 +686,7 @@ def test_a_damaged_environment_object_is_not_written_over(stocked: Machine, refu
     assert by_name["healthy"]["prefix"] == str(prefix)
 
 
-def test_one_damaged_environment_does_not_keep_the_others_away(stocked: Machine) -> None:
+def test_a_corrupted_entry_does_not_affect_other_environments(stocked: Machine) -> None:
     prefix = make_data(stocked.envs / "other")
     stocked.run_json("pack", "-p", prefix)
     shutil.rmtree(prefix)
@@ -705,8 +717,8 @@ main()
 """
 
 
-def test_windows(machine: Machine) -> None:
-    """Where modules are missing that Windows has not, it is still said why snapper does not run."""
+def test_windows_is_refused_although_modules_are_missing_there(machine: Machine) -> None:
+    """The message is printed even though modules that snapper needs do not exist there."""
     command = [sys.executable, "-c", WINDOWS, "list"]
     done = subprocess.run(command, env=machine.variables, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -714,7 +726,9 @@ def test_windows(machine: Machine) -> None:
     assert "WSL 2" in done.stderr.splitlines()[1]
 
 
-def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, refused: Refused) -> None:
+def test_restore_refuses_an_environment_of_another_platform(
+    packed: Packed, stocked: Machine, refused: Refused
+) -> None:
     snapshot = snapshot_document(stocked.store, packed.snapshots[1])
     make_current(stocked.store, "data", write_snapshot(stocked.store, {**snapshot, "platform": "osx-arm64"}))
     error = refused(1, "restore", "data", "--envs-dir", stocked.envs)
@@ -723,7 +737,7 @@ def test_an_environment_for_another_platform(packed: Packed, stocked: Machine, r
     assert stocked.snapper("show", "data").code == 0
 
 
-def test_a_prefix_too_long_for_a_binary(
+def test_restore_refuses_a_prefix_too_long_for_a_binary(
     pristine: Callable[[str], Path], machine: Machine, refused: Refused
 ) -> None:
     machine.run_json("pack", "-p", pristine("no-python"), "--name", "tools")
@@ -741,7 +755,7 @@ def test_a_prefix_too_long_for_a_binary(
 
 
 @pytest.mark.parametrize("kind", ["file", "link to a directory", "dangling link", "foreign directory"])
-def test_restore_where_something_else_is(kind: str, stocked: Machine, refused: Refused) -> None:
+def test_restore_refuses_a_target_with_other_files(kind: str, stocked: Machine, refused: Refused) -> None:
     target = stocked.envs / "data"
     elsewhere = stocked.home / "elsewhere"
     if kind == "file":
@@ -758,8 +772,8 @@ def test_restore_where_something_else_is(kind: str, stocked: Machine, refused: R
     assert str(target) in error["message"]
 
 
-def test_an_environment_behind_a_symlink(stocked: Machine, refused: Refused) -> None:
-    """Such as one on a volume that is linked into the usual place: it is there, and the link is not replaced."""
+def test_restore_keeps_a_symlink_to_an_environment(stocked: Machine, refused: Refused) -> None:
+    """For example an environment on a volume, symlinked from the usual location: the symlink is not replaced."""
     link, real = stocked.envs / "data", stocked.home / "volume" / "data"
     link.symlink_to(real)
     stocked.run_json("restore", "data", "--prefix", real)
@@ -777,19 +791,21 @@ def test_an_environment_behind_a_symlink(stocked: Machine, refused: Refused) -> 
 
 
 @pytest.mark.parametrize("below", ["new", "new/deep"])
-def test_restore_below_a_file(below: str, stocked: Machine, refused: Refused) -> None:
+def test_restore_refuses_a_target_below_a_file(below: str, stocked: Machine, refused: Refused) -> None:
     file = stocked.home / "file"
     file.write_text("mine")
     error = refused(11, "restore", "data", "--prefix", file / below)
     assert f"{file} is in the way" in error["message"]
 
 
-def test_restore_into_an_empty_directory(stocked: Machine) -> None:
+def test_restore_uses_an_empty_directory(stocked: Machine) -> None:
     (stocked.envs / "data").mkdir()
     assert restore(stocked, "data") == stocked.envs / "data"
 
 
-def test_restore_where_another_environment_is(restored: Path, stocked: Machine, refused: Refused) -> None:
+def test_restore_refuses_to_overwrite_another_environment(
+    restored: Path, stocked: Machine, refused: Refused
+) -> None:
     make_data(stocked.home / "other")
     stocked.run_json("pack", "-p", stocked.home / "other")
     for more in ((), ("--replace",)):
@@ -797,7 +813,9 @@ def test_restore_where_another_environment_is(restored: Path, stocked: Machine, 
         assert "'data'" in error["message"]
 
 
-def test_restore_where_an_environment_of_unknown_origin_is(stocked: Machine, refused: Refused) -> None:
+def test_restore_refuses_to_overwrite_an_environment_of_unknown_origin(
+    stocked: Machine, refused: Refused
+) -> None:
     make_data(stocked.envs / "data")
     (stocked.envs / "data" / "mine").write_text("mine")
     error = refused(11, "restore", "data", "--envs-dir", stocked.envs)
@@ -824,7 +842,7 @@ def change_mode(prefix: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [add, alter, remove, change_mode])
-def test_restore_where_an_environment_with_changes_is(
+def test_restore_refuses_to_overwrite_local_changes(
     change: Callable[[Path], None], restored: Path, stocked: Machine, refused: Refused
 ) -> None:
     change(restored)
@@ -844,7 +862,9 @@ def test_another_snapshot_replaces_an_unchanged_environment(restored: Path, stoc
     assert sorted(path.name for path in stocked.envs.iterdir()) == ["data"]
 
 
-def test_all_leaves_changed_environments_of_the_same_snapshot(restored: Path, stocked: Machine) -> None:
+def test_restore_all_keeps_changed_environments_of_the_same_snapshot(
+    restored: Path, stocked: Machine
+) -> None:
     add(restored)
     before = tree_of(restored)
     document = stocked.run_json("restore", "--all", "--envs-dir", stocked.envs)
@@ -853,7 +873,9 @@ def test_all_leaves_changed_environments_of_the_same_snapshot(restored: Path, st
 
 
 @pytest.mark.parametrize("where", ["envs", "envs/deep/er"])
-def test_restore_where_nothing_can_be_written(where: str, packed: Packed, other_user: Unprivileged) -> None:
+def test_restore_refuses_a_directory_it_cannot_write(
+    where: str, packed: Packed, other_user: Unprivileged
+) -> None:
     shutil.copytree(packed.store, other_user.store)
     other_user.envs.chmod(0o555)
     error = other_user.expect_error(1, "restore", "data", "--envs-dir", other_user.home / where)
@@ -861,7 +883,7 @@ def test_restore_where_nothing_can_be_written(where: str, packed: Packed, other_
     assert str(other_user.envs) in error["message"]
 
 
-def test_restore_where_nothing_can_be_seen(packed: Packed, other_user: Unprivileged) -> None:
+def test_restore_refuses_a_directory_it_cannot_read(packed: Packed, other_user: Unprivileged) -> None:
     shutil.copytree(packed.store, other_user.store)
     other_user.envs.chmod(0)
     error = other_user.expect_error(1, "restore", "data", "--prefix", other_user.envs / "deep" / "data")
@@ -869,8 +891,8 @@ def test_restore_where_nothing_can_be_seen(packed: Packed, other_user: Unprivile
     assert str(other_user.envs) in error["message"]
 
 
-def test_an_environment_that_nobody_may_write(other_user: Unprivileged) -> None:
-    """What administrators share is often read-only, its own directory too."""
+def test_a_read_only_environment_is_restored_and_replaced(other_user: Unprivileged) -> None:
+    """Environments shared by administrators are often read-only, including their directory."""
     prefix = make_data(other_user.envs / "data")
     for path in [*prefix.rglob("*"), prefix]:
         if not path.is_symlink():
@@ -908,7 +930,7 @@ def kernels_dir(machine: Machine) -> Path:
     return machine.home / ".local/share/jupyter/kernels"
 
 
-def test_a_kernel_of_the_same_name_that_is_not_ours(machine: Machine) -> None:
+def test_kernels_registered_by_others_are_not_overwritten(machine: Machine) -> None:
     with_kernel(make_data(machine.envs / "data"), KERNEL)
     machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
@@ -923,7 +945,7 @@ def test_a_kernel_of_the_same_name_that_is_not_ours(machine: Machine) -> None:
     assert tree_of(foreign) == before
 
 
-def test_kernels_that_cannot_be_written(machine: Machine) -> None:
+def test_a_kernel_that_cannot_be_registered_makes_the_restore_partial(machine: Machine) -> None:
     with_kernel(make_data(machine.envs / "data"), KERNEL)
     machine.run_json("pack", "data")
     shutil.rmtree(machine.envs / "data")
@@ -935,7 +957,7 @@ def test_kernels_that_cannot_be_written(machine: Machine) -> None:
     assert (machine.envs / "data" / "conda-meta").is_dir()
 
 
-def test_kernelspecs_that_are_not_as_they_should_be(machine: Machine) -> None:
+def test_invalid_kernelspecs_are_ignored(machine: Machine) -> None:
     strange: list[object] = [
         *([], None, 5, {}, {**KERNEL, "argv": []}, {**KERNEL, "argv": "python"}, {**KERNEL, "argv": [5]}),
         {**KERNEL, "metadata": None},
@@ -962,7 +984,7 @@ def test_kernelspecs_that_are_not_as_they_should_be(machine: Machine) -> None:
 # --- output -----------------------------------------------------------------------------------------------
 
 
-def test_output_that_nobody_reads(stocked: Machine) -> None:
+def test_a_closed_pipe_ends_the_command_without_a_traceback(stocked: Machine) -> None:
     for arguments in (("list",), ("list", "--json"), ("show", "data", "--json"), ("--help",)):
         read, write = os.pipe()
         os.close(read)
@@ -979,8 +1001,8 @@ def test_output_that_nobody_reads(stocked: Machine) -> None:
         assert done.returncode == 1
 
 
-def test_streams_that_are_closed(stocked: Machine) -> None:
-    """As some daemons start their programs; files that are opened must not take the streams' place."""
+def test_closed_standard_streams_are_tolerated(stocked: Machine) -> None:
+    """Some daemons start programs this way; files that are opened must not take the descriptors of the streams."""
     for arguments, code in ((("list",), 0), (("list", "--json"), 0), (("restore", "absent"), 10)):
         for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
             done = subprocess.run(
@@ -994,7 +1016,7 @@ def test_streams_that_are_closed(stocked: Machine) -> None:
             assert "Traceback" not in done.stderr
 
 
-def test_output_to_a_full_disk(stocked: Machine) -> None:
+def test_output_to_a_full_disk_is_an_error(stocked: Machine) -> None:
     with open("/dev/full", "wb") as full:
         for arguments in (("list",), ("list", "--json")):
             done = subprocess.run(
@@ -1010,7 +1032,7 @@ def test_output_to_a_full_disk(stocked: Machine) -> None:
             assert "No space left" in done.stderr
 
 
-def test_names_that_the_terminal_cannot_show(machine: Machine) -> None:
+def test_names_that_the_encoding_lacks_are_escaped(machine: Machine) -> None:
     prefix = make_data(machine.envs / "données")
     assert machine.snapper("pack", "-p", prefix, PYTHONIOENCODING="ascii").code == 0
     assert machine.snapper("list", PYTHONIOENCODING="ascii").code == 0
@@ -1021,8 +1043,8 @@ def test_names_that_the_terminal_cannot_show(machine: Machine) -> None:
 # --- places -----------------------------------------------------------------------------------------------
 
 
-def test_without_a_home(machine: Machine) -> None:
-    """As a user that the system does not know, in a container that sets no HOME."""
+def test_users_without_a_home_are_supported(machine: Machine) -> None:
+    """For example a user without an entry in the user database, in a container that does not set HOME."""
     as_stranger = ("unshare", "--user", "--map-user=54321")
     if shutil.which("unshare") is None or subprocess.run([*as_stranger, "true"], check=False).returncode:
         pytest.skip("there is no unshare, or it may not make users")
@@ -1047,7 +1069,7 @@ def test_without_a_home(machine: Machine) -> None:
         assert done.returncode == code, done.stderr
 
 
-def test_in_a_directory_that_is_gone(machine: Machine) -> None:
+def test_a_deleted_working_directory_matters_only_for_relative_paths(machine: Machine) -> None:
     here = machine.home / "here"
     here.mkdir()
     gone = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.argv[1], sys.argv[1:])"
