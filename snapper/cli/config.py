@@ -56,18 +56,18 @@ def show(as_json: JsonOption = False) -> int:
         output.print_json(
             {
                 "file": str(found.file) if found.file else None,
-                "settings": [to_jsonable(each) for each in found.settings],
-                "wrong": [output.error_fields(each) for each in found.wrong],
+                "settings": [to_jsonable(setting) for setting in found.settings],
+                "wrong": [output.error_fields(error) for error in found.wrong],
             }
         )
         return code
     output.print_table(
         ("SETTING", "VALUE", "FROM"),
-        [(each.key, _shown(each.value), each.origin) for each in found.settings],
+        [(setting.key, _shown(setting.value), setting.origin) for setting in found.settings],
         right=(),
     )
-    for each in found.wrong:
-        output.print_error(each, as_json=False)
+    for error in found.wrong:
+        output.print_error(error, as_json=False)
     return code
 
 
@@ -163,8 +163,8 @@ def _say(found: Setting, as_json: bool) -> None:
     if as_json:
         output.print_json({"key": found.key, "value": to_jsonable(found.value), "origin": found.origin})
     elif isinstance(found.value, tuple):
-        for each in found.value:
-            output.echo(each)
+        for value in found.value:
+            output.echo(value)
     elif found.value is not None:
         output.echo(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
 

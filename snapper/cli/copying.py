@@ -64,23 +64,25 @@ def copy(
         other = open_store(target, create=True)
         done: list[copy.CopyResult] = []
         failed: list[copy.CopyFailure] = []
-        for each in copy.copy_environments(opened, other, references, force=force, progress=progress):
-            if isinstance(each, copy.CopyFailure):
-                failed.append(each)
+        for result in copy.copy_environments(opened, other, references, force=force, progress=progress):
+            if isinstance(result, copy.CopyFailure):
+                failed.append(result)
                 if not as_json:
-                    output.print_error(each.error, as_json=False)
+                    output.print_error(result.error, as_json=False)
             else:
-                done.append(each)
+                done.append(result)
                 if not as_json:
-                    _say(each)
-    staleness = read_staleness(opened, [each.environment for each in references])
+                    _say(result)
+    staleness = read_staleness(opened, [reference.environment for reference in references])
     if as_json:
         output.print_json(
             {
                 "source": opened.url,
                 "target": other.url,
-                "copied": [_fields(each) for each in done],
-                **output.failure_fields([(each.environment, each.error) for each in failed], alone=not done),
+                "copied": [_fields(result) for result in done],
+                **output.failure_fields(
+                    [(failure.environment, failure.error) for failure in failed], alone=not done
+                ),
                 **staleness.fields,
             }
         )

@@ -69,7 +69,7 @@ def diff(
             found = verb.diff_installed(
                 opened, one, place, files=files, jobs=jobs or load_settings().jobs, progress=progress
             )
-    names = [each.environment for each in (one, other) if each]
+    names = [spec.environment for spec in (one, other) if spec]
     staleness = read_staleness(opened, names)
     _differing(found, staleness, as_json)
     return staleness.code

@@ -37,17 +37,19 @@ def doctor(
     """
     from snapper.commands import doctor as verb
 
-    asked = verb.DoctorOptions(store, tuple(absolute_directory(each) for each in scripts or []))
+    asked = verb.DoctorOptions(store, tuple(absolute_directory(script) for script in scripts or []))
     found = list(verb.run_checks(asked))
-    wrong = sum(each.level in ("warning", "problem") for each in found)
+    wrong = sum(finding.level in ("warning", "problem") for finding in found)
     if as_json:
-        output.print_json({"findings": [to_jsonable(each) for each in found], "wrong": wrong})
+        output.print_json({"findings": [to_jsonable(finding) for finding in found], "wrong": wrong})
     else:
-        for each in found:
+        for finding in found:
             output.echo(
-                f"{each.title}: {each.detail}", label=f"{_MARKS[each.level]:8}", style=_STYLES[each.level]
+                f"{finding.title}: {finding.detail}",
+                label=f"{_MARKS[finding.level]:8}",
+                style=_STYLES[finding.level],
             )
-            if each.hint:
-                output.echo(f"{'':8}  {each.hint}")
+            if finding.hint:
+                output.echo(f"{'':8}  {finding.hint}")
         output.echo("No problems found." if not wrong else f"{plural(wrong, 'problem')} found.")
     return ExitCode.PARTIAL if wrong else ExitCode.DONE

@@ -53,23 +53,23 @@ def _render(
 ) -> str:
     width = max(_NARROWEST, min(shutil.get_terminal_size().columns, _WIDEST))
     description, _, examples = (command.help or "").partition("\n\nExamples:\n")
-    arguments = [each for each in params if each.param_type_name == "argument"]
-    options = [each for each in params if each.param_type_name == "option" and not each.hidden]
+    arguments = [param for param in params if param.param_type_name == "argument"]
+    options = [param for param in params if param.param_type_name == "option" and not param.hidden]
     options.append(command.get_help_option(ctx))
-    usage = [ctx.command_path, "[OPTIONS]", *(each.metavar for each in arguments)]
+    usage = [ctx.command_path, "[OPTIONS]", *(argument.metavar for argument in arguments)]
     if commands:
         usage.append("COMMAND [ARGUMENTS]...")
     blocks = [_heading("Usage") + " " + " ".join(usage)]
     blocks += [_wrap(" ".join(part.split()), width) for part in description.split("\n\n")]
     if examples:
         blocks.append(_heading("Examples") + "\n" + textwrap.indent(textwrap.dedent(examples).rstrip(), "  "))
-    general = [each for each in options if each.opts[0] in _GENERAL or "--help" in each.opts]
-    own = [each for each in options if each not in general]
+    general = [option for option in options if option.opts[0] in _GENERAL or "--help" in option.opts]
+    own = [option for option in options if option not in general]
     lists = {
         **commands,
-        "Arguments": [(str(each.metavar), each.help or "") for each in arguments],
-        "Options": [_option(each) for each in own],
-        "General options": [_option(each) for each in general],
+        "Arguments": [(str(argument.metavar), argument.help or "") for argument in arguments],
+        "Options": [_option(option) for option in own],
+        "General options": [_option(option) for option in general],
     }
     widest = max((len(name) for rows in commands.values() for name, _ in rows), default=0)
     blocks += [

@@ -55,7 +55,7 @@ def list_(as_json: JsonOption = False) -> None:
 
     found = kernels.registered_kernels()
     if as_json:
-        output.print_json({"kernels": [to_jsonable(each) for each in found]})
+        output.print_json({"kernels": [to_jsonable(kernel) for kernel in found]})
     elif not found:
         output.echo(
             "No kernels are registered. Register the kernels of an environment with: snapper kernels register ENV"
@@ -63,7 +63,10 @@ def list_(as_json: JsonOption = False) -> None:
     else:
         output.print_table(
             ("KERNEL", "DISPLAY NAME", "ENVIRONMENT", "STATE", "PREFIX"),
-            [(each.name, each.display_name, each.environment, _state(each), each.prefix) for each in found],
+            [
+                (kernel.name, kernel.display_name, kernel.environment, _state(kernel), kernel.prefix)
+                for kernel in found
+            ],
             right=(),
         )
 
@@ -108,15 +111,17 @@ def register(
         known = state.read(place)
         environment = known.environment if known else place.name
         done = kernels.register(place, environment)
-        code = ExitCode.PARTIAL if not done or any(each.problem for each in done) else code
+        code = ExitCode.PARTIAL if not done or any(kernel.problem for kernel in done) else code
         suggestion = "" if done else kernels.install_hint(place)
         documents.append({"environment": environment, "kernels": to_jsonable(done), "suggestion": suggestion})
         if not as_json:
-            for each in done:
-                if each.problem:
-                    output.warn(f"kernel {each.name} could not be registered at {each.path}: {each.problem}")
+            for kernel in done:
+                if kernel.problem:
+                    output.warn(
+                        f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}"
+                    )
                 else:
-                    output.echo(f"{environment}: {each.display_name}, as {each.name}")
+                    output.echo(f"{environment}: {kernel.display_name}, as {kernel.name}")
             if not done:
                 output.warn(f"{environment} has no kernel. Install one with: {suggestion}")
     if as_json:
@@ -134,16 +139,16 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
     """
     from snapper import kernels
 
-    there = {each.environment for each in kernels.registered_kernels()}
+    there = {kernel.environment for kernel in kernels.registered_kernels()}
     for name in names:
         if name not in there:
             raise KernelNotRegistered(name, tuple(sorted(there)))
-    removed = [each for name in dict.fromkeys(names) for each in kernels.remove(name)]
+    removed = [kernel for name in dict.fromkeys(names) for kernel in kernels.remove(name)]
     if as_json:
-        output.print_json({"removed": [to_jsonable(each) for each in removed]})
+        output.print_json({"removed": [to_jsonable(kernel) for kernel in removed]})
         return
-    for each in removed:
-        output.echo(f"Removed {each.name} ({each.display_name})")
+    for kernel in removed:
+        output.echo(f"Removed {kernel.name} ({kernel.display_name})")
 
 
 def _state(entry: RegisteredKernel) -> str:

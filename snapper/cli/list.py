@@ -26,17 +26,17 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
 
     opened = open_store(store)
     found = list(read_all_refs(opened))
-    return _listed(found, read_staleness(opened, [each.name for each in found]), as_json)
+    return _listed(found, read_staleness(opened, [entry.name for entry in found]), as_json)
 
 
 def _listed(found: Sequence[StoredEnvironment], staleness: Staleness, as_json: bool) -> int:
     """Prints the store's environments; returns the exit code."""
     from snapper.repository.refs import origin_entry
 
-    damaged = [each for each in found if each.ref is None]
+    damaged = [entry for entry in found if entry.ref is None]
     if as_json:
         output.print_json(
-            {"store": staleness.store, "environments": [_entry(each) for each in found], **staleness.fields}
+            {"store": staleness.store, "environments": [_entry(entry) for entry in found], **staleness.fields}
         )
     elif not found:
         output.print_empty_store(staleness.store)

@@ -48,7 +48,7 @@ def log(
 
 def _logged(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_json: bool) -> None:
     if as_json:
-        output.print_json({"environment": name, "steps": [_step(each) for each in steps], **staleness.fields})
+        output.print_json({"environment": name, "steps": [_step(step) for step in steps], **staleness.fields})
         return
     for number, step in enumerate(steps):
         move = step.entry

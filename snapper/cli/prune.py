@@ -101,12 +101,12 @@ def _seconds(text: str) -> float:
 def _pruned(done: PruneResult, store: str, as_json: bool) -> None:
     if as_json:
         dropped = [
-            {"environment": each.environment, "snapshot": each.snapshot_id, "time": each.time}
-            for each in done.dropped
+            {"environment": entry.environment, "snapshot": entry.snapshot_id, "time": entry.time}
+            for entry in done.dropped
         ]
         untagged = [
-            {"environment": each.environment, "tag": each.tag, "snapshot": each.snapshot_id}
-            for each in done.untagged
+            {"environment": tag.environment, "tag": tag.tag, "snapshot": tag.snapshot_id}
+            for tag in done.untagged
         ]
         output.print_json({"store": store, **to_jsonable(done), "dropped": dropped, "untagged": untagged})
         return

@@ -102,11 +102,17 @@ def _shown(
     for layer in snapshot.layers:
         stored[layer.owner] = stored.get(layer.owner, 0) + layer.size
     rows = [
-        (each.name, each.version, each.build, size(stored.get(each.dist, 0)), each.channel.rstrip("/"))
-        for each in snapshot.packages
+        (
+            package.name,
+            package.version,
+            package.build,
+            size(stored.get(package.dist, 0)),
+            package.channel.rstrip("/"),
+        )
+        for package in snapshot.packages
     ]
     rows += [
-        (each.name, each.version, "", size(stored.get(f"{each.name}-{each.version}", 0)), "pip")
-        for each in snapshot.pip
+        (package.name, package.version, "", size(stored.get(f"{package.name}-{package.version}", 0)), "pip")
+        for package in snapshot.pip
     ]
     output.print_table(("PACKAGE", "VERSION", "BUILD", "STORED", "CHANNEL"), rows, right=(3,))

@@ -60,14 +60,14 @@ def status(
     else:
         report = verb.all_statuses(opened)
         found, failure = report.environments, failure or report.store_error
-    if isinstance(failure, NotAStore) and not (store or any(each.snapshot_id for each in found)):
+    if isinstance(failure, NotAStore) and not (store or any(item.snapshot_id for item in found)):
         failure = None  # the default store has not been created yet
-    staleness = read_staleness(opened, [each.environment for each in found]) if opened else FRESH
+    staleness = read_staleness(opened, [item.environment for item in found]) if opened else FRESH
     shown = _Shown(
         found, opened.url if opened else "", store, failure, staleness, name is None and prefix is None
     )
     _state(shown, as_json)
-    return ExitCode.PARTIAL if failure or any(each.error for each in found) else staleness.code
+    return ExitCode.PARTIAL if failure or any(item.error for item in found) else staleness.code
 
 
 def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
@@ -99,7 +99,7 @@ def _state(shown: _Shown, as_json: bool) -> None:
         output.print_json(
             {
                 "store": shown.store or None,
-                "environments": [_fields(each) for each in shown.found],
+                "environments": [_fields(item) for item in shown.found],
                 **({"store_error": output.error_fields(failure)} if failure else {}),
                 **({"last_restore": _last_restore_fields()} if shown.everything else {}),
                 **shown.staleness.fields,
@@ -107,8 +107,8 @@ def _state(shown: _Shown, as_json: bool) -> None:
         )
         return
     to_store = f" --store {shlex.quote(shown.option)}" if shown.option else ""
-    for each in shown.found:
-        _say(each, shown.store, to_store)
+    for item in shown.found:
+        _say(item, shown.store, to_store)
     if not shown.found:
         output.echo("No environments on this machine have been packed or restored with snapper.")
     if failure is not None:
@@ -202,7 +202,7 @@ def _say_last_restore() -> None:
     found = last_restore()
     if found is None:
         return
-    counts: Counter[str] = Counter(each.condition for each in found.environments)
+    counts: Counter[str] = Counter(part.condition for part in found.environments)
     words = {"restored": "restored", "present": "already in place", "failed": "failed"}
     told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
     how = (
@@ -213,11 +213,11 @@ def _say_last_restore() -> None:
         else " (interrupted; continue with: snapper restore --all)"
     )
     output.echo(f"Last restore --all: {found.began}{how}: {found.error or told}")
-    for each in found.environments:
-        if each.condition in ("waiting", "restoring"):
-            share = 100 * each.done // each.size if each.size else 0
-            output.echo(f"  {each.environment}: {share}% of {size(each.size)}")
-        elif each.condition == "failed":
-            output.echo(f"  {each.environment}: {each.error}")
+    for part in found.environments:
+        if part.condition in ("waiting", "restoring"):
+            share = 100 * part.done // part.size if part.size else 0
+            output.echo(f"  {part.environment}: {share}% of {size(part.size)}")
+        elif part.condition == "failed":
+            output.echo(f"  {part.environment}: {part.error}")
     if found.log:
         output.echo(f"  log: {found.log}")

@@ -97,7 +97,7 @@ def verify(
         result = _store(opened, data, repair, source, jobs, progress)
     found = result.verified
     code = _verified(found, result.repaired, opened.url, as_json)
-    if not (as_json or source) and any(Layout.digest_of(each.key) for each in found.problems):
+    if not (as_json or source) and any(Layout.digest_of(problem.key) for problem in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
         output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
@@ -151,12 +151,12 @@ def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
                 "environment": checked.environment,
                 "prefix": checked.prefix,
                 "snapshot": checked.snapshot_id,
-                "different": [each._asdict() for each in checked.different],
+                "different": [difference._asdict() for difference in checked.different],
             }
         )
         return code
-    for each in checked.different:
-        output.echo(f"  {_WHAT[each.what]}: {each.path}")
+    for difference in checked.different:
+        output.echo(f"  {_WHAT[difference.what]}: {difference.path}")
     where = f"{checked.prefix} is snapshot {checked.snapshot_id[:12]}"
     if checked.different:
         output.echo(f"{where} except for {plural(len(checked.different), 'file')}")
@@ -170,8 +170,8 @@ def _verified(found: VerifyResult, repaired: Sequence[RepairedObject], store: st
     if as_json:
         output.print_json({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(repaired))})
         return code
-    for each in repaired:
-        output.echo(f"repaired {each.key}, from {each.source}")
+    for copy in repaired:
+        output.echo(f"repaired {copy.key}, from {copy.source}")
     for problem in found.problems:
         needed = f" (needed by {', '.join(problem.environments)})" if problem.environments else ""
         output.warn(f"{problem.key}: {problem.reason}{needed}")

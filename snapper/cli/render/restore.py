@@ -45,14 +45,14 @@ class Ended:
 def described(ended: Ended) -> tuple[dict[str, Any], int]:
     """Return what was restored and what was not, as JSON, and the exit code."""
     done, failed = _parted(ended.results)
-    problems = any(each.unrelocated or any(k.problem for k in each.kernels) for each in done)
+    problems = any(result.unrelocated or any(k.problem for k in result.kernels) for result in done)
     partial = problems or ended.background or ended.staleness.code
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
         "store": ended.store,
-        "restored": [_fields(each) for each in done],
-        **output.failure_fields([(each.environment, each.error) for each in failed], alone=not done),
-        "removed_kernels": [each.name for each in ended.removed_kernels],
+        "restored": [_fields(result) for result in done],
+        **output.failure_fields([(result.environment, result.error) for result in failed], alone=not done),
+        "removed_kernels": [kernel.name for kernel in ended.removed_kernels],
         "seconds": round(ended.seconds, 3),
     }
     if ended.background:
@@ -67,9 +67,11 @@ def report(ended: Ended, as_json: bool) -> int:
         output.print_json(fields)
         return code
     done, failed = _parted(ended.results)
-    for each in done:
-        _say(each)
-    output.print_failures([(each.environment, each.error) for each in failed], alone=len(ended.results) == 1)
+    for result in done:
+        _say(result)
+    output.print_failures(
+        [(failure.environment, failure.error) for failure in failed], alone=len(ended.results) == 1
+    )
     for kernel in ended.removed_kernels:
         output.echo(f"Removed kernel {kernel.display_name}: {kernel.environment} is no longer in the store")
     if len(ended.results) > 1:
@@ -99,13 +101,13 @@ def _parted(
 ) -> tuple[list[RestoreResult], list[RestoreFailure]]:
     from snapper.commands.restore import RestoreFailure
 
-    failed = [each for each in results if isinstance(each, RestoreFailure)]
-    return [each for each in results if not isinstance(each, RestoreFailure)], failed
+    failed = [result for result in results if isinstance(result, RestoreFailure)]
+    return [result for result in results if not isinstance(result, RestoreFailure)], failed
 
 
 def _summary(done: list[RestoreResult], failed: list[RestoreFailure], seconds: float) -> str:
-    present = sum(each.present for each in done)
-    kernels = sum(not kernel.problem for each in done for kernel in each.kernels)
+    present = sum(result.present for result in done)
+    kernels = sum(not kernel.problem for result in done for kernel in result.kernels)
     counts = f"{len(done) - present} restored, {present} already in place, {len(failed)} failed"
     return f"{counts}; {plural(kernels, 'kernel')}; {seconds:.1f} s"
 
