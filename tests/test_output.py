@@ -1,26 +1,15 @@
-"""What the command line prints where: results, notes, log messages, unexpected errors, colors, and completions."""
+"""What the command line prints where: results, notes, log messages, colors, and completions."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Machine
-
-#: Runs a command line that meets a bug.
-_BUGGY = """
-from snapper.cli import app, main
-def run(arguments):
-    {}["a key that is missing"]
-app.run = run
-main()
-"""
 
 
 @pytest.fixture
@@ -31,10 +20,11 @@ def packed(machine: Machine, pristine: Callable[[str], Path]) -> Machine:
 
 
 def test_quiet_leaves_results_and_errors(packed: Machine, pristine: Callable[[str], Path]) -> None:
-    outcome = packed.snapper("pack", "-p", pristine("data"), "-n", "other", "--quiet")
-    assert outcome.err == ""
-    assert outcome.out.startswith("Packed other")
-    assert packed.snapper("pack", "-p", pristine("data"), "-n", "more").err
+    for options in ([], ["--quiet"]):
+        store = packed.home / "-".join(["store", *options])
+        outcome = packed.snapper("pack", "-p", pristine("data"), "-n", "data", "--store", store, *options)
+        assert outcome.out.startswith("Packed data")
+        assert bool(outcome.err) == (not options)
     assert "'absent' is not in the store" in packed.snapper("show", "absent", "-q").err
 
 
@@ -63,59 +53,6 @@ def test_verbosity_options_are_checked(packed: Machine) -> None:
 def test_options_of_a_group_apply_to_its_commands(packed: Machine) -> None:
     assert packed.snapper("kernels", "-q", "list").code == 0
     assert packed.snapper("kernels", "-q", "list", "-v").code == 2
-
-
-# --- unexpected errors ------------------------------------------------------------------------------------
-
-
-def run_buggy(machine: Machine, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", _BUGGY, *arguments],
-        env=machine.variables,
-        cwd=machine.home,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_unexpected_errors_are_one_line_and_a_log_with_the_traceback(machine: Machine) -> None:
-    outcome = run_buggy(machine, "list")
-    assert (outcome.returncode, outcome.stdout) == (1, "")
-    assert "Traceback" not in outcome.stderr
-    assert outcome.stderr.startswith("snapper: unexpected error: KeyError: 'a key that is missing'\n")
-    (log,) = (machine.home / ".local/state/snapper").glob("crash-*.log")
-    assert str(log) in outcome.stderr
-    text = log.read_text()
-    assert "Traceback" in text and "KeyError: 'a key that is missing'" in text and "Python" in text
-    assert log.stat().st_mode & 0o777 == 0o600
-
-
-def test_unexpected_errors_are_json_on_request(machine: Machine) -> None:
-    outcome = run_buggy(machine, "list", "--json")
-    assert outcome.returncode == 1
-    error = json.loads(outcome.stdout)["error"]
-    assert (error["code"], error["type"]) == (1, "UnexpectedError")
-    assert "KeyError" in error["message"] and "crash-" in error["hint"]
-
-
-def test_the_traceback_is_printed_if_it_cannot_be_written(machine: Machine) -> None:
-    (machine.home / ".local").write_text("not a directory")
-    outcome = run_buggy(machine, "list")
-    assert outcome.returncode == 1
-    assert "Traceback" in outcome.stderr and "KeyError: 'a key that is missing'" in outcome.stderr
-    assert "NotADirectoryError" not in outcome.stderr
-
-
-def test_only_the_latest_crash_logs_are_kept(machine: Machine) -> None:
-    state = machine.home / ".local/state/snapper"
-    state.mkdir(parents=True)
-    for number in range(20):
-        (state / f"crash-20200101T0000{number:02}Z-1.log").write_text("old")
-    run_buggy(machine, "list")
-    logs = sorted(path.name for path in state.glob("crash-*.log"))
-    assert len(logs) == 10
-    assert "Traceback" in (state / logs[-1]).read_text()
 
 
 # --- colors -----------------------------------------------------------------------------------------------

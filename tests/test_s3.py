@@ -333,7 +333,7 @@ def test_offline_commands_say_that_they_show_the_cache(
     findings = offline.snapper("doctor", "--json").json["findings"]
     (finding,) = (finding for finding in findings if finding["title"] == "Store")
     assert finding["level"] == "problem"
-    assert "the cache has 1 environment" in finding["detail"]
+    assert "the cache holds 1 environment" in finding["detail"]
     assert (
         offline.with_variables(SNAPPER_CACHE="off").expect_error(13, "show", "work")["type"]
         == "StoreUnreachable"

@@ -10,9 +10,12 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from snapper.process.signals import TERMINATION_SIGNALS
+
+if TYPE_CHECKING:
+    from snapper.errors import SnapperError
 
 
 class Invocation:
@@ -36,15 +39,11 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        from snapper.cli.app import run
-
-        code = run(sys.argv[1:])
+        code = _run()
     except KeyboardInterrupt:
-        from snapper.cli.render import output
         from snapper.errors import Interrupted
 
-        output.print_error(Interrupted(), as_json="--json" in sys.argv)
-        code = Interrupted.code
+        code = _report(Interrupted())
     except Exception as error:
         from snapper.cli import crash
 
@@ -53,6 +52,25 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # only Python's own shutdown is left
     gc.freeze()  # skip the last collection
     sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return the exit code."""
+    if sys.platform == "win32":  # which lacks modules that the commands import
+        from snapper.errors import UnsupportedPlatform
+
+        return _report(UnsupportedPlatform("Windows"))
+    from snapper.cli.app import run
+
+    return run(sys.argv[1:])
+
+
+def _report(error: SnapperError) -> int:
+    """Report an error and return its exit code."""
+    from snapper.cli.render import output
+
+    output.print_error(error, as_json="--json" in sys.argv)
+    return error.code
 
 
 class _Interrupt:

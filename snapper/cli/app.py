@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from itertools import zip_longest
 from typing import Annotated, ClassVar
@@ -25,7 +26,6 @@ from snapper.errors import (
     FileOperationFailed,
     Interrupted,
     SnapperError,
-    UnsupportedPlatform,
     UsageError,
     suggest_name,
 )
@@ -65,16 +65,13 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         logs.reset()
-        if sys.platform == "win32":
-            raise UnsupportedPlatform("Windows")
-        if _COMPLETE in os.environ:
-            completion.rejoin_split_words()
         _check_arguments(arguments)
         arguments = [
             "--data=all" if word == "--data" else word for word in arguments
         ]  # its value is optional
         app = make_app(arguments)
-        code = int(app(arguments, prog_name="snapper", standalone_mode=False) or 0)
+        with completion.bash_words_rejoined() if _COMPLETE in os.environ else nullcontext():
+            code = int(app(arguments, prog_name="snapper", standalone_mode=False) or 0)
         if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and reports nothing
             raise Interrupted
         sys.stdout.flush()

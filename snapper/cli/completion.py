@@ -6,27 +6,28 @@ It never reports errors: whatever fails yields no suggestions.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import typer
 
 
-class _Bash:
-    """Whether bash has passed `ENV@TAG` as several words, and replaces only what follows ENV."""
+@contextmanager
+def bash_words_rejoined() -> Iterator[None]:
+    """Join the words that bash has split at the `@` of `ENV@TAG` while typer completes them.
 
-    has_split_words: ClassVar[bool] = False
-
-
-def rejoin_split_words() -> None:
-    """Join the words of the command line that bash has split at `@`, before the completion of typer reads them."""
+    Of a split word, bash replaces only what begins with the last `@`, so only that is printed.
+    """
     words = os.environ.get("COMP_WORDS", "").split("\n")
     position = os.environ.get("COMP_CWORD", "")
     if "@" not in words or not position.isdecimal():
+        yield
         return
     joined: list[str] = []
     for index, word in enumerate(words[: int(position) + 1]):
@@ -36,34 +37,39 @@ def rejoin_split_words() -> None:
         else:
             joined.append(word)
     os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(len(joined) - 1)
-    _Bash.has_split_words = True
+    completions = io.StringIO()
+    try:
+        with redirect_stdout(completions):
+            yield
+    finally:
+        kept = joined[-1].rpartition("@")[0]
+        sys.stdout.writelines(f"{line.removeprefix(kept)}\n" for line in completions.getvalue().splitlines())
 
 
-def complete_environment(ctx: typer.Context, _param: Any, incomplete: str) -> list[str]:
+def complete_environment(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of environments in the store."""
     return [name for name in _stored(ctx) if name.startswith(incomplete)]
 
 
-def complete_installed(_ctx: typer.Context, _param: Any, incomplete: str) -> list[str]:
+def complete_installed(incomplete: str) -> list[str]:
     """Return the names of environments on this machine."""
     return [name for name in _installed() if name.startswith(incomplete)]
 
 
-def complete_any_environment(ctx: typer.Context, _param: Any, incomplete: str) -> list[str]:
+def complete_any_environment(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of environments in the store and on this machine."""
     return [name for name in sorted({*_stored(ctx), *_installed()}) if name.startswith(incomplete)]
 
 
-def complete_snapshot(ctx: typer.Context, _param: Any, incomplete: str) -> list[str]:
+def complete_snapshot(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of environments in the store, or after `ENV@`, the environment's tags."""
     name, separator, _ = incomplete.partition("@")
     if not separator:
-        return complete_environment(ctx, _param, incomplete)
-    start = "" if _Bash.has_split_words else name
-    return [f"{start}@{tag}" for tag in _tags(ctx, name) if f"{name}@{tag}".startswith(incomplete)]
+        return complete_environment(ctx, incomplete)
+    return [f"{name}@{tag}" for tag in _tags(ctx, name) if f"{name}@{tag}".startswith(incomplete)]
 
 
-def complete_setting(_ctx: typer.Context, _param: Any, incomplete: str) -> list[str]:
+def complete_setting(incomplete: str) -> list[str]:
     """Return the names of settings."""
     from snapper.settings.keys import KEYS
 

@@ -32,7 +32,7 @@ Examples:
 )
 
 KeyArgument = Annotated[
-    str, typer.Argument(metavar="KEY", help="Name of the setting.", shell_complete=complete_setting)
+    str, typer.Argument(metavar="KEY", help="Name of the setting.", autocompletion=complete_setting)
 ]
 
 

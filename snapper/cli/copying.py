@@ -26,7 +26,7 @@ NamesArgument = Annotated[
     typer.Argument(
         metavar="[ENV[@SNAPSHOT]]...",
         help="Environments in the source store; SNAPSHOT is a tag, an id, or ~N (default: the current snapshot).",
-        shell_complete=complete_snapshot,
+        autocompletion=complete_snapshot,
     ),
 ]
 

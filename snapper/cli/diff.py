@@ -23,7 +23,7 @@ def diff(
     before: Annotated[
         str,
         typer.Argument(
-            metavar="ENV[@SNAPSHOT]", help="Snapshot to compare from.", shell_complete=complete_snapshot
+            metavar="ENV[@SNAPSHOT]", help="Snapshot to compare from.", autocompletion=complete_snapshot
         ),
     ],
     after: Annotated[
@@ -31,7 +31,7 @@ def diff(
         typer.Argument(
             metavar="[ENV[@SNAPSHOT]]",
             help="Snapshot to compare with (default: ENV on this machine).",
-            shell_complete=complete_snapshot,
+            autocompletion=complete_snapshot,
         ),
     ] = None,
     prefix: PrefixOption = None,

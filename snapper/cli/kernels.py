@@ -32,7 +32,7 @@ Examples:
 )
 
 NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="ENV...", help="Environments.", shell_complete=complete_any_environment)
+    list[str], typer.Argument(metavar="ENV...", help="Environments.", autocompletion=complete_any_environment)
 ]
 
 
@@ -77,7 +77,7 @@ def register(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ENV]...", help="Environments on this machine.", shell_complete=complete_installed
+            metavar="[ENV]...", help="Environments on this machine.", autocompletion=complete_installed
         ),
     ] = None,
     prefix: Annotated[

@@ -27,14 +27,14 @@ StoreOption = Annotated[
 ]
 NameArgument = Annotated[
     str,
-    typer.Argument(metavar="ENV", help="Environment in the store.", shell_complete=complete_environment),
+    typer.Argument(metavar="ENV", help="Environment in the store.", autocompletion=complete_environment),
 ]
 ReferenceArgument = Annotated[
     str,
     typer.Argument(
         metavar="ENV[@SNAPSHOT]",
         help="Environment in the store; SNAPSHOT is a tag, an id, or ~N (default: the current snapshot).",
-        shell_complete=complete_snapshot,
+        autocompletion=complete_snapshot,
     ),
 ]
 ReferencesArgument = Annotated[
@@ -42,7 +42,7 @@ ReferencesArgument = Annotated[
     typer.Argument(
         metavar="[ENV[@SNAPSHOT]]...",
         help="Environments in the store; SNAPSHOT is a tag, an id, or ~N (default: the current snapshot).",
-        shell_complete=complete_snapshot,
+        autocompletion=complete_snapshot,
     ),
 ]
 PrefixOption = Annotated[

@@ -38,7 +38,7 @@ def pack(
         typer.Argument(
             metavar="[ENV]",
             help="Name of a conda environment on this machine.",
-            shell_complete=complete_installed,
+            autocompletion=complete_installed,
         ),
     ] = None,
     prefix: PrefixOption = None,

@@ -32,7 +32,7 @@ def prune(
         typer.Argument(
             metavar="[ENV]...",
             help="Environments whose history is pruned by the --keep options (default: all).",
-            shell_complete=complete_environment,
+            autocompletion=complete_environment,
         ),
     ] = None,
     keep_last: Annotated[int | None, _keep("last", "Keep the last N snapshots of each environment.")] = None,

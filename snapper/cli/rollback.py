@@ -34,7 +34,7 @@ def rollback(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="ENV[@SNAPSHOT]", help="Environment in the store.", shell_complete=complete_snapshot
+            metavar="ENV[@SNAPSHOT]", help="Environment in the store.", autocompletion=complete_snapshot
         ),
     ],
     snapshot: Annotated[

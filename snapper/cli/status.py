@@ -33,7 +33,7 @@ def status(
         typer.Argument(
             metavar="[ENV]",
             help="Environment on this machine or in the store (default: all).",
-            shell_complete=complete_any_environment,
+            autocompletion=complete_any_environment,
         ),
     ] = None,
     prefix: PrefixOption = None,

@@ -43,7 +43,7 @@ def verify(
         typer.Argument(
             metavar="[ENV[@SNAPSHOT]]",
             help="Environment on this machine to compare with its snapshot (default: check the store).",
-            shell_complete=complete_snapshot,
+            autocompletion=complete_snapshot,
         ),
     ] = None,
     prefix: PrefixOption = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import os
@@ -120,6 +119,8 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
 def _open_for_appending(path: Path) -> int:
     """Open the file, after renaming it to `NAME.1` if it has become too large; raise OSError."""
+    import fcntl  # noqa: PLC0415 - missing on Windows, which is reported only after this module is imported
+
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _open(path)
     if os.fstat(descriptor).st_size <= _MAX_SIZE:
