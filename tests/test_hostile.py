@@ -468,8 +468,13 @@ def replace_at(value: Any, path: list[int], junk: Any) -> Any:
     return copy
 
 
+def items(pages: list[dict[str, Any]], encoded: EncodedSnapshot) -> list[Any]:
+    """Return the items on these pages of the snapshot."""
+    return [item for page in pages for item in json.loads(encoded.pages[page["digest"]])]
+
+
 def test_randomly_changed_manifests(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Only the canonical encoding of a snapshot is accepted."""
+    """Only the canonical encoding of a snapshot is accepted, but with any page boundaries."""
     store = open_store(str(tmp_path / "store"), create=True)
     encoded = manifest.encode(sample_snapshot())
     good = {
@@ -503,7 +508,11 @@ def test_randomly_changed_manifests(request: pytest.FixtureRequest, tmp_path: Pa
             return
         again = manifest.encode(found)
         given = {key: value for key, value in json.loads(document).items() if value is not None}
-        assert json.loads(again.document) == given
+        written = json.loads(again.document)
+        for key in ("packages", "layers"):
+            if len(written[key]) != len(given[key]):  # readers accept pages with any boundaries
+                given[key], written[key] = items(given[key], whole), items(written[key], again)
+        assert written == given
 
     run()
 
