@@ -49,9 +49,9 @@ def test_variable_overrides_file_and_file_overrides_default(
     file = write(home / ".config/snapper/config.toml", 'jobs = 5\nlevel = 7\nfirst = ["a*", "b"]\n')
     monkeypatch.setenv("SNAPPER_LEVEL", "9")
     monkeypatch.setenv("SNAPPER_ONLY", "x, y*")
-    found = load_settings()
-    assert (found.jobs, found.level, found.first, found.only) == (5, 9, ("a*", "b"), ("x", "y*"))
-    origins = {each.key: each.origin for each in explain_settings().settings}
+    loaded = load_settings()
+    assert (loaded.jobs, loaded.level, loaded.first, loaded.only) == (5, 9, ("a*", "b"), ("x", "y*"))
+    origins = {setting.key: setting.origin for setting in explain_settings().settings}
     assert origins["jobs"] == f"{file}:1"
     assert origins["first"] == f"{file}:3"
     assert origins["level"] == "SNAPPER_LEVEL"
@@ -84,8 +84,8 @@ def test_defaults_depend_on_the_platform(home: Path, monkeypatch: pytest.MonkeyP
     assert load_settings().cache == str(home / ".local/state/snapper/cache")
     (home / "SageMaker").mkdir()
     assert detect_platform() is Platform.NOTEBOOK_INSTANCE
-    found = explain_setting("store")
-    assert (found.value, found.origin) == (str(home / "SageMaker/.snapper"), "default (notebook instance)")
+    setting = explain_setting("store")
+    assert (setting.value, setting.origin) == (str(home / "SageMaker/.snapper"), "default (notebook instance)")
     assert load_settings().cache == str(home / "SageMaker/.snapper/cache")
     assert state_directory().is_relative_to(home / "SageMaker")
 
@@ -170,9 +170,9 @@ def test_values_are_accepted_as_people_write_them(home: Path) -> None:
         write(file, f"cache_size = {text}\n")
         assert load_settings().cache_size == expected
     write(file, "cache = 'off'\nbudget = 240\nstore = '~/there/../store'\nenvs_dir = '/envs/'\n")
-    found = load_settings()
-    assert (found.cache, found.budget, found.envs_dir) == (None, 240.0, "/envs")
-    assert found.store == str(home / "store")
+    loaded = load_settings()
+    assert (loaded.cache, loaded.budget, loaded.envs_dir) == (None, 240.0, "/envs")
+    assert loaded.store == str(home / "store")
     write(file, "store = 's3://bucket/prefix'\nbudget = 'off'\n")
     assert (load_settings().store, load_settings().budget) == ("s3://bucket/prefix", None)
 
@@ -233,9 +233,9 @@ def test_config_shows_valid_settings_and_all_errors(
     printed = capsys.readouterr()
     document, _ = json.JSONDecoder().raw_decode(printed.out)
     assert {"key": "budget", "value": 9.0, "origin": f"{file}:3"} in document["settings"]
-    wheres = {each["message"].partition(": ")[0] for each in document["wrong"]}
+    wheres = {error["message"].partition(": ")[0] for error in document["wrong"]}
     assert wheres == {"SNAPPER_CACHE_SIZE", f"{file}:1", f"{file}:2"}
-    assert all(each["message"] in printed.err for each in document["wrong"])
+    assert all(error["message"] in printed.err for error in document["wrong"])
     assert "Did you mean 'jobs'?" in printed.err
     assert run(["config", "unset", "josb"]) == run(["config", "set", "level", "4"]) == 0
     monkeypatch.delenv("SNAPPER_CACHE_SIZE")
@@ -250,9 +250,9 @@ def test_config_shows_valid_settings_and_all_errors(
 def test_both_toml_parsers_read_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.10 has no tomllib and reads with tomlkit, which all versions write with."""
     write(home / ".config/snapper/config.toml", "jobs = 2\nonly = ['a', 'b']\nbudget = 1.5\n")
-    found = load_settings()
+    loaded = load_settings()
     monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
-    assert load_settings() == found
+    assert load_settings() == loaded
     write(home / ".config/snapper/config.toml", "jobs = \n")
     with pytest.raises(SnapperError, match=":1: it is not TOML"):
         load_settings()

@@ -288,7 +288,7 @@ def test_background_work_logs_its_phases(machine: Machine, data: Path) -> None:
     shutil.rmtree(data)
     machine.run_json("restore", "--all", "--budget", "60", "--envs-dir", machine.envs)
     text = text_of(log_of(machine))
-    assert "INFO snapper.commands.restore: restoring data" in text
+    assert text.count("INFO snapper.commands.restore: restoring data") == 1
     assert "DEBUG" not in text
 
 
