@@ -85,7 +85,10 @@ def test_defaults_depend_on_the_platform(home: Path, monkeypatch: pytest.MonkeyP
     (home / "SageMaker").mkdir()
     assert detect_platform() is Platform.NOTEBOOK_INSTANCE
     setting = explain_setting("store")
-    assert (setting.value, setting.origin) == (str(home / "SageMaker/.snapper"), "default (notebook instance)")
+    assert (setting.value, setting.origin) == (
+        str(home / "SageMaker/.snapper"),
+        "default (notebook instance)",
+    )
     assert load_settings().cache == str(home / "SageMaker/.snapper/cache")
     assert state_directory().is_relative_to(home / "SageMaker")
 

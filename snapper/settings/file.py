@@ -77,14 +77,14 @@ def write_setting(key: str, value: object | None) -> Path:
     import tomlkit  # noqa: PLC0415 - slow, and needed only here
 
     target = writable_settings_file()
-    found = find_settings_file()
-    document = tomlkit.parse(found.text if found else "")
+    current = find_settings_file()
+    document = tomlkit.parse(current.text if current else "")
     if value is None:
         document.pop(key, None)
     else:
         document[key] = list(value) if isinstance(value, tuple) else value
     text = tomlkit.dumps(document)
-    if not found or text != found.text:
+    if not current or text != current.text:
         _replace(target, text)
     return target
 
@@ -110,7 +110,7 @@ def _read(path: Path) -> SettingsFile | None:
 def _parse(text: str) -> Mapping[str, Any]:
     """Parse TOML, with the standard library from Python 3.11; raise ValueError if the text is invalid."""
     if sys.version_info >= (3, 11):
-        import tomllib  # noqa: PLC0415 - needed only where there is a file
+        import tomllib  # noqa: PLC0415 - needed only if there is a file
 
         return tomllib.loads(text)
     import tomlkit  # noqa: PLC0415
