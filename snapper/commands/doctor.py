@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +92,8 @@ def _check_settings() -> Iterator[Finding]:
     for error in overview.wrong:
         yield Finding("problem", "Settings", error.message, error.hint)
     if not overview.wrong:
-        source = "no settings file: using defaults and environment variables"
-        if overview.file:
-            source = f"from {overview.file}"
+        no_file = "no settings file: using defaults and environment variables"
+        source = f"from {overview.file}" if overview.file else no_file
         yield Finding("good", "Settings", f"{source}; platform: {_PLATFORM_NAMES[detect_platform()]}")
 
 
@@ -145,7 +145,7 @@ def _check_cache(url: str | None) -> Iterator[Finding]:
 
 def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
     """Check that there are directories to restore all environments into, and that these have enough space."""
-    missing: dict[Path, int] = {}
+    needed: Counter[Path] = Counter()  # bytes to restore into each directory
     for ref in (entry.ref for entry in refs):
         if ref is None:
             continue
@@ -155,9 +155,9 @@ def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
             hint = "Choose one: snapper config set envs_dir DIRECTORY."
             yield Finding("problem", "Target directory", detail, hint)
         elif not prefix.exists():
-            missing[prefix.parent] = missing.get(prefix.parent, 0) + ref.latest.size
-    for directory in dict.fromkeys([*missing, *(path for path in envs_dirs() if path.is_dir())]):
-        yield _check_space(directory, missing.get(directory, 0))
+            needed[prefix.parent] += ref.latest.size
+    for directory in dict.fromkeys([*needed, *(path for path in envs_dirs() if path.is_dir())]):
+        yield _check_space(directory, needed[directory])
 
 
 def _target_prefix(ref: Ref) -> Path | None:

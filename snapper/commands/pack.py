@@ -187,12 +187,7 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
 
 def _make_context(store: Store, intent: Intent, source: PackSource, level: int) -> PackContext:
     """Return what every worker has to know."""
-    placeholders = source.foreign_prefix.placeholders if source.foreign_prefix else {}
-    candidates = {path: (placeholder,) for path, placeholder in placeholders.items()}
     layers = source.previous.snapshot.layers if source.previous else ()
-    for layer in layers:
-        for relocation in layer.relocations:
-            candidates.update(dict.fromkeys(relocation.paths, (relocation.placeholder,)))
     known = known_layers(store)
     known |= {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in layers}
     return PackContext(
@@ -202,7 +197,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         intent=intent,
         level=level,
         known=known,
-        placeholders=candidates,
+        placeholders=source.placeholders,
         included=tuple(
             IncludedSource(install.source, install.included_path, frozenset(install.links))
             for install in source.editables

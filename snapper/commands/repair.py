@@ -10,7 +10,6 @@ from snapper.commands.pack import PackOptions, pack
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
-from snapper.environment.state import PreviousSnapshot
 from snapper.errors import SnapperError
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.layout import Layout
@@ -81,22 +80,13 @@ def local_sources(
             sources[str(prefix)] = copy
             write_pages(copy, previous.encoded.pages)
             write_snapshot(copy, previous.encoded)
-            foreign_prefix = ForeignPrefix(state.prefix, _placeholders(previous))
+            foreign_prefix = ForeignPrefix(state.prefix, previous.placeholders())
             options = PackOptions(level=level, editables="ignore", foreign_prefix=foreign_prefix)
             try:
                 pack(copy, prefix, state.environment, options, jobs=jobs, progress=progress)
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be read for good copies: {error.message}")
         yield sources
-
-
-def _placeholders(previous: PreviousSnapshot) -> dict[str, str]:
-    return {
-        path: relocation.placeholder
-        for layer in previous.snapshot.layers
-        for relocation in layer.relocations
-        for path in relocation.paths
-    }
 
 
 def _read_good_copy(source: Store, key: str, digest: str) -> bytes | None:

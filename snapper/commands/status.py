@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -108,7 +108,8 @@ def all_statuses(store: Store | None) -> StatusReport:
     if store:
         try:
             installed = {status.environment for status in statuses}
-            statuses += _other_statuses(store, installed)
+            others = [entry for entry in read_all_refs(store) if entry.name not in installed]
+            statuses += [_stored_status(store, entry) for entry in others]
         except SnapperError as store_error:
             error = store_error
     statuses.sort(key=lambda status: (status.environment, status.prefix))
@@ -126,11 +127,6 @@ def _installed_statuses(store: Store | None) -> Iterator[EnvironmentStatus]:
         except SnapperError as error:
             name, snapshot_id = current_state.environment, current_state.snapshot
             yield EnvironmentStatus(name, str(prefix), snapshot_id, "unknown", error=error)
-
-
-def _other_statuses(store: Store, installed: Collection[str]) -> list[EnvironmentStatus]:
-    """Return the status of each environment in the store that is not among those `installed`."""
-    return [_stored_status(store, entry) for entry in read_all_refs(store) if entry.name not in installed]
 
 
 def _stored_status(store: Store, entry: StoredEnvironment) -> EnvironmentStatus:
@@ -163,13 +159,13 @@ def _compare_with_store(status: EnvironmentStatus, store: Store) -> EnvironmentS
     """Return the status with `current`, `behind` and `stored`, or with the error that reading the store gave."""
     snapshot_id = status.snapshot_id
     try:
-        found = find_ref(store, status.environment)
-        referenced = referenced_snapshots(found.ref) if found else ()
+        published = find_ref(store, status.environment)
+        referenced = referenced_snapshots(published.ref) if published else ()
         stored = snapshot_id in referenced or has_snapshot(store, snapshot_id)
     except SnapperError as error:
         return replace(status, error=error)
-    if found is None:
+    if published is None:
         return replace(status, stored=stored)
-    newest_first = [entry.snapshot for entry in reversed(found.ref.history)]
+    newest_first = [entry.snapshot for entry in reversed(published.ref.history)]
     behind = newest_first.index(snapshot_id) if snapshot_id in newest_first else None
-    return replace(status, current=found.ref.current, behind=behind, stored=stored)
+    return replace(status, current=published.ref.current, behind=behind, stored=stored)

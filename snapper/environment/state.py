@@ -40,6 +40,15 @@ class PreviousSnapshot(NamedTuple):
     encoded: EncodedSnapshot
     snapshot: Snapshot
 
+    def placeholders(self) -> dict[str, str]:
+        """Return the placeholders that the snapshot's files contain, by path."""
+        return {
+            path: relocation.placeholder
+            for layer in self.snapshot.layers
+            for relocation in layer.relocations
+            for path in relocation.paths
+        }
+
 
 def read(prefix: Path) -> EnvironmentState | None:
     """Return the environment's state, or None if there is none or it is for another prefix or format."""

@@ -67,7 +67,8 @@ def shipped_kernels(prefix: Path) -> tuple[Kernel, ...]:
 
 def install_hint(prefix: Path) -> str:
     """Return the command that installs a kernel into an environment without one."""
-    packages = {name.rpartition("-")[0].rpartition("-")[0] for name in _record_names(prefix)}
+    records = (prefix / "conda-meta").glob("*.json")  # NAME-VERSION-BUILD.json
+    packages = {file.name.rsplit("-", 2)[0] for file in records}
     package = "r-irkernel" if "r-base" in packages and "python" not in packages else "ipykernel"
     where = f"-n {prefix.name}" if prefix.parent.name == "envs" else f"-p {shlex.quote(str(prefix))}"
     return f"conda install {where} {package}"
@@ -89,10 +90,3 @@ def _read_kernelspec(prefix: Path, file: Path) -> Kernelspec | None:
 def _is_inside(prefix: Path, file: Path) -> bool:
     """Return whether it is a file in the environment, not a link to one elsewhere."""
     return file.is_file() and file.resolve().is_relative_to(prefix.resolve())
-
-
-def _record_names(prefix: Path) -> list[str]:
-    try:
-        return [name.removesuffix(".json") for name in os.listdir(prefix / "conda-meta")]
-    except OSError:
-        return []

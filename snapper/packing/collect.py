@@ -24,7 +24,7 @@ from snapper.format.canonicalize import (
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
-from snapper.format.model import LAYER_SIZE, Layer, Mode
+from snapper.format.model import LAYER_SIZE, Layer, Mode, path_bytes
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
 from snapper.packing.items import LINK_TIME, CollectedGroup, FileGroup, PackItem, RelocatedFacts
@@ -123,11 +123,6 @@ def facts_of(disk: bytes, stored: bytes) -> RelocatedFacts:
     )
 
 
-def prefix_bytes(prefix: str) -> bytes:
-    """Return the prefix as it is written in files."""
-    return prefix.encode("utf-8", "surrogateescape")
-
-
 def _is_retimed(item: PackItem) -> bool:
     """Return whether the file got its mtime when it was installed, rather than from its package."""
     return item.made_at_link or bool(item.entry and item.entry.placeholder)
@@ -185,9 +180,9 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     view = builder.stage(member_of(item, mtime))
     read_into(context.path_of(file), file, view)
     data = _rewritten(context, item, view)
-    placeholders = context.placeholders.get(file.path, ())
+    placeholders = context.earlier_placeholders(file)
     if data is None:
-        patterns = (*search_patterns(context.prefix, bytes(view[:256])), *map(prefix_bytes, placeholders))
+        patterns = (*search_patterns(context.prefix, bytes(view[:256])), *map(path_bytes, placeholders))
         if not any(map(builder.mentions, patterns)):
             builder.keep()
             return

@@ -30,7 +30,7 @@ class PackContext:
     """What every packing worker knows from its start.
 
     `directory` is where the environment is, and `prefix` the one in its files. `known` maps diff_ids to layers that
-    the store has had; `placeholders` has those that an earlier snapshot used, by path.
+    the store has had; `placeholders` are those that files had in an earlier snapshot, by path.
     """
 
     directory: str
@@ -39,7 +39,7 @@ class PackContext:
     intent: Intent
     level: int
     known: Mapping[str, StoredLayer]
-    placeholders: Mapping[str, tuple[str, ...]]
+    placeholders: Mapping[str, str]
     included: tuple[IncludedSource, ...] = ()
 
     def find_stored(self, diff_id: str) -> StoredLayer | None:
@@ -48,6 +48,11 @@ class PackContext:
         if stored is None or self.store.size(Layout.layer(stored.digest)) != stored.size:
             return None
         return stored
+
+    def earlier_placeholders(self, file: File) -> tuple[str, ...]:
+        """Return the placeholder that the file had in an earlier snapshot, if any, to be tried before others."""
+        placeholder = self.placeholders.get(file.path)
+        return (placeholder,) if placeholder else ()
 
     def path_of(self, file: File) -> str:
         """Return the path to read the file from."""

@@ -19,9 +19,9 @@ from snapper.format.canonicalize import (
     replace_directory,
 )
 from snapper.format.member import padding
-from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode
+from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, path_bytes
 from snapper.format.relocate import replace_placeholder
-from snapper.packing.collect import builder_for, member_of, prefix_bytes, store_layer
+from snapper.packing.collect import builder_for, member_of, store_layer
 from snapper.packing.context import PackContext
 from snapper.packing.files import open_checked, read_range, read_range_into
 from snapper.packing.items import LINK_TIME, CollectedGroup, PackItem, RelocatedFacts
@@ -155,7 +155,7 @@ class _Relocated:
 
 def _survey(context: PackContext, item: PackItem) -> _Survey:
     """Read the file once, in blocks that are small compared to a layer."""
-    prefix, path, size = prefix_bytes(context.prefix), context.path_of(item.file), item.file.size
+    prefix, path, size = path_bytes(context.prefix), context.path_of(item.file), item.file.size
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
     has_prefix = has_nul = object_code = False
     with open_checked(path, item.file) as descriptor:
@@ -206,16 +206,16 @@ def _relocation_methods(context: PackContext, item: PackItem, survey: _Survey) -
     if survey.has_nul and not survey.is_object_code:
         return []
     mode: Mode = "binary" if survey.has_nul else "text"
-    earlier = context.placeholders.get(item.file.path, ())
+    earlier = context.earlier_placeholders(item.file)
     return [
         RelocationMethod(mode, placeholder)
-        for placeholder in (*earlier, *default_placeholders(mode, len(prefix_bytes(context.prefix))))
+        for placeholder in (*earlier, *default_placeholders(mode, len(path_bytes(context.prefix))))
     ]
 
 
 def _pieces(context: PackContext, item: PackItem, method: RelocationMethod) -> Iterator[bytes]:
     """Yield the file's data in pieces."""
-    prefix, path = prefix_bytes(context.prefix), context.path_of(item.file)
+    prefix, path = path_bytes(context.prefix), context.path_of(item.file)
     with open_checked(path, item.file) as descriptor:
         position, size = 0, item.file.size
         while position < size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,6 +55,13 @@ class PackSource:
     @property
     def previous(self) -> PreviousSnapshot | None:
         return None if self.foreign_prefix else self.installed.previous
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """The placeholders that an earlier snapshot, or the imported archive, had in files, by path."""
+        if self.foreign_prefix:
+            return self.foreign_prefix.placeholders
+        return self.previous.placeholders() if self.previous else {}
 
     def links_outside(self, prefix: str) -> tuple[str, ...]:
         """Return the symlinks whose absolute targets are not below `prefix`."""

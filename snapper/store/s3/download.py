@@ -153,23 +153,37 @@ def _fill(source: _Source, view: memoryview, offset: int, body: Any = None) -> N
     """
     failures = 0
     while True:
-        if body is None:
-            body = source.open(offset, len(view))
-        start = offset
-        try:
-            with closing(body):
-                while view and (count := body.readinto(view[:_READ_SIZE])):
-                    view, offset = view[count:], offset + count
-            if not view:
-                return
-            raise ConnectionError("the response ended early")
-        except CONNECTION_ERRORS as error:
-            logger.debug("requesting the rest from byte %d after: %s", offset, error)
-            failures = 1 if offset > start else failures + 1
-            if failures == _MAX_FAILURES:
-                raise
-        body = None
+        received = _receive(body or source.open(offset, len(view)), view)
+        if received.error is None:
+            return
+        view, offset, body = view[received.size :], offset + received.size, None
+        logger.debug("requesting the rest from byte %d after: %s", offset, received.error)
+        failures = 1 if received.size else failures + 1
+        if failures == _MAX_FAILURES:
+            raise received.error
         _pause(failures)
+
+
+class _Received(NamedTuple):
+    """How many bytes of a body were read, and why not all."""
+
+    size: int
+    error: Exception | None = None
+
+
+def _receive(body: Any, view: memoryview) -> _Received:
+    """Read a body into the buffer until that is full or the connection breaks, and close it."""
+    size = 0
+    try:
+        with closing(body):
+            while size < len(view):
+                count = body.readinto(view[size : size + _READ_SIZE])
+                if not count:
+                    raise ConnectionError("the response ended early")
+                size += count
+    except CONNECTION_ERRORS as error:
+        return _Received(size, error)
+    return _Received(size)
 
 
 def _pause(failures: int) -> None:
