@@ -9,7 +9,8 @@ from typing import NamedTuple
 from snapper.errors import Corrupted, NotInStore
 from snapper.format.layer_reader import LayerReader, members_offset, read_members
 from snapper.format.layout import Layout
-from snapper.format.model import Layer, sha256_hex
+from snapper.format.model import Layer
+from snapper.repository.objects import DIGEST_MISMATCH, read_verified
 from snapper.store import Store
 
 MISSING = "it is missing"
@@ -44,13 +45,13 @@ class AuditResult(NamedTuple):
 def audit_layer(store: Store, job: AuditJob) -> AuditResult:
     """Read the layer and check it; raise what the store raises."""
     try:
-        data = store.read(Layout.layer(job.digest))
+        data = read_verified(store, Layout.layer(job.digest), job.digest)
     except NotInStore:
         return AuditResult(MISSING)
     except Corrupted as error:
         return AuditResult(error.reason)
-    if sha256_hex(data) != job.digest:
-        return AuditResult("its content does not match its checksum")
+    if data is None:
+        return AuditResult(DIGEST_MISMATCH)
     return AuditResult("", tuple(_false_descriptions(job.descriptions, data)))
 
 

@@ -23,7 +23,7 @@ from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
-from snapper.repository.snapshots import read_layer
+from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
 

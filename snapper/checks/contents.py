@@ -18,7 +18,7 @@ from snapper.format.member import Member, MemberType
 from snapper.format.model import RECORD_MODES, Layer, Relocation
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
-from snapper.repository.snapshots import read_layer
+from snapper.repository.objects import read_layer
 from snapper.store import Store
 
 

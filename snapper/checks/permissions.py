@@ -11,9 +11,9 @@ from snapper.checks.findings import Finding, Level
 from snapper.errors import NotInStore, SnapperError
 from snapper.format.layout import Layout
 from snapper.format.model import Layer
-from snapper.repository.objects import write_pages
+from snapper.repository.objects import read_layer, write_pages
 from snapper.repository.refs import environment_names, read_ref
-from snapper.repository.snapshots import read_encoded_snapshot, read_layer, read_snapshot
+from snapper.repository.snapshots import read_encoded_snapshot, read_snapshot
 from snapper.store import Store, VersionMismatch
 
 _TITLE = "Permissions"

@@ -23,12 +23,11 @@ from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import HistoryEntry, Layer, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
-from snapper.repository.objects import write_pages
+from snapper.repository.objects import read_layer, write_pages
 from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
 from snapper.repository.snapshots import (
     decode_snapshot,
     read_encoded_snapshot,
-    read_layer,
     require_layers,
     stored_layers,
     write_snapshot,

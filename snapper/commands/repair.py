@@ -13,10 +13,9 @@ from snapper.environment.locations import installed_environments
 from snapper.errors import SnapperError
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.layout import Layout
-from snapper.format.model import sha256_hex
 from snapper.fs.temporary import temporary_directory
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.repository.objects import is_intact, write_pages
+from snapper.repository.objects import is_intact, read_verified, write_pages
 from snapper.repository.snapshots import write_snapshot
 from snapper.store import Store, open_store
 
@@ -91,7 +90,6 @@ def local_sources(
 
 def _read_good_copy(source: Store, key: str, digest: str) -> bytes | None:
     try:
-        data = source.read(key)
+        return read_verified(source, key, digest)
     except SnapperError:
         return None
-    return data if sha256_hex(data) == digest else None

@@ -1,4 +1,7 @@
-"""Read layers that anyone may have written: the only place that decompresses, checks, and iterates them."""
+"""Read the contents of layers that anyone may have written: the only place that decompresses and iterates them.
+
+The digest of the stored bytes has been verified before, by `repository.objects.read_layer`.
+"""
 
 from __future__ import annotations
 

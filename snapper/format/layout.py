@@ -101,6 +101,6 @@ class Layout:
 
     @staticmethod
     def digest_of(key: str) -> str:
-        """Return the sha256 that names an immutable object; empty for other keys. Readers verify the bytes."""
+        """Return the sha256 that names an immutable object; empty for other keys."""
         parsed = Layout.parse(key)
         return parsed.name if parsed and parsed.kind in IMMUTABLE else ""

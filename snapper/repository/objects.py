@@ -1,4 +1,4 @@
-"""Read objects that are named by the sha256 of their bytes, and many objects concurrently."""
+"""Read objects that are named by the sha256 of their bytes: the only place that verifies digests."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import NamedTuple, TypeVar
 
 from snapper.errors import Corrupted, NotInStore, ObjectTooLarge, SnapperError
 from snapper.format.layout import Layout
-from snapper.format.model import LARGEST_OBJECT, Page, sha256_hex
+from snapper.format.model import LARGEST_OBJECT, Layer, Page, sha256_hex
 from snapper.store import Store
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+#: What is wrong with an object whose bytes do not have the digest in its key.
+DIGEST_MISMATCH = "its content does not match its checksum"
 
 _ATTEMPTS = 3
 _CONCURRENCY = 16
@@ -53,10 +56,9 @@ def map_concurrently(action: Callable[[A], B], items: Collection[A]) -> list[B]:
 
 
 def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJECT) -> bytes | None:
-    """Return the object, of at most `limit` bytes, if its content has the digest.
+    """Return the object, of at most `limit` bytes, if its bytes have the digest, else None.
 
-    It is read again if not, since it may have been altered in transit; return None if that does not help. Raise
-    NotInStore, ObjectTooLarge.
+    It is read again if not, since it may have been altered in transit. Raise NotInStore, ObjectTooLarge.
     """
     for _ in range(_ATTEMPTS):
         data = store.read(key, limit)
@@ -90,7 +92,7 @@ def read_object(
     except NotInStore:
         raise Corrupted(what, "it is missing") from None
     if data is None or len(data) != size:
-        raise Corrupted(what, "its content does not match its checksum")
+        raise Corrupted(what, DIGEST_MISMATCH)
     return data
 
 
@@ -101,6 +103,12 @@ def read_page(store: Store, page: Page) -> bytes:
         return read_object(store, what, Layout.page(page.digest), page.digest, page.size, page.size)
     except ObjectTooLarge:
         raise Corrupted(what, "it is larger than its snapshot says") from None
+
+
+def read_layer(store: Store, layer: Layer) -> bytes:
+    """Return the layer's stored bytes, checked against its digest; raise Corrupted, also if it is missing."""
+    what = f"layer {layer.digest[:12]} in {store.url}"
+    return read_object(store, what, Layout.layer(layer.digest), layer.digest, layer.size)
 
 
 def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:

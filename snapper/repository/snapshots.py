@@ -16,7 +16,6 @@ from snapper.repository.objects import (
     have_sizes,
     iter_pages,
     map_concurrently,
-    read_object,
     read_pages,
     read_verified,
 )
@@ -95,12 +94,6 @@ def iter_layer_pages(store: Store, pages: Iterable[Page]) -> Iterator[LayerPage]
             yield LayerPage(page, manifest.decode_page(Layer, page, data))
         except canonical.MalformedDocument as error:
             yield LayerPage(page, Corrupted(f"page {page.digest[:12]} in {store.url}", str(error)))
-
-
-def read_layer(store: Store, layer: Layer) -> bytes:
-    """Return the layer's stored bytes, checked against its digest; raise Corrupted, also if it is missing."""
-    what = f"layer {layer.digest[:12]} in {store.url}"
-    return read_object(store, what, Layout.layer(layer.digest), layer.digest, layer.size)
 
 
 def has_snapshot(store: Store, snapshot_id: str) -> bool:

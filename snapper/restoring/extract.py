@@ -20,7 +20,7 @@ from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.fs.directories import DirectoryTree, write_all
-from snapper.repository.snapshots import read_layer
+from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
 

@@ -12,8 +12,10 @@ from snapper.errors import NotAStore
 _SESSION = ("profile_name", "region_name")
 _CLIENT = ("endpoint_url",)
 
-#: Parameters of all requests, and of those that write objects.
+#: Parameters sent with every request, so every operation that S3Store calls must accept them.
 _REQUEST = ("ExpectedBucketOwner", "RequestPayer")
+
+#: Parameters sent only with requests that write objects. `write_options` converts values that are not strings.
 _WRITE = (
     "ServerSideEncryption",
     "SSEKMSKeyId",
@@ -21,7 +23,7 @@ _WRITE = (
     "BucketKeyEnabled",
     "StorageClass",
 )
-_OPTIONS = (*_SESSION, *_CLIENT, *_WRITE, *_REQUEST)
+_OPTIONS = (*_SESSION, *_CLIENT, *_REQUEST, *_WRITE)
 
 _HINT = "Write it as s3://BUCKET/PREFIX or s3://BUCKET/PREFIX?NAME=VALUE&NAME=VALUE."
 
