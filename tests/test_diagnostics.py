@@ -162,7 +162,7 @@ def fail(*arguments, **options):
 """
 
 IN_PACK_WORKER = "from snapper.packing import collect; collect.LayerBuilder = fail"
-IN_RESTORE_WORKER = "from snapper.restoring import extract; extract.read_layer = fail"
+IN_RESTORE_WORKER = "from snapper.restoring import layer_writer; layer_writer.read_layer = fail"
 IN_STORE = "from snapper.store.local import LocalStore; LocalStore.put = LocalStore.replace = fail"
 
 

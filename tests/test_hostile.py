@@ -52,7 +52,7 @@ from snapper.repository.refs import environment_names, read_ref
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.snapshots import write_snapshot as write_encoded
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring.extract import ExtractJob, extract_layer
+from snapper.restoring.layer_writer import ExtractJob, extract_layer
 from snapper.store import open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine, tree_of

@@ -1,7 +1,7 @@
 """Extract archives that anyone may have made into a directory, and nowhere else.
 
-As in `snapper.restoring.extract`, directories are opened component by component without following links, and symbolic
-links are created last, so that no path leads outside while files are written.
+As in `snapper.restoring.layer_writer`, directories are opened component by component without following links, and
+symbolic links are created last, so that no path leads outside while files are written.
 """
 
 from __future__ import annotations

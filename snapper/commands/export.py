@@ -32,7 +32,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.specs import SnapshotSpec, resolve_spec
 from snapper.restoring.staging import staging_directory
-from snapper.restoring.unpack import check_prefix_length, unpack_layers, without_relocations
+from snapper.restoring.unpacker import check_prefix_length, unpack_layers, without_relocations
 from snapper.store import Store
 
 

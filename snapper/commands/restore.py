@@ -1,4 +1,9 @@
-"""Restore snapshots from a store as environments on disk, and register their kernels with Jupyter."""
+"""Restore snapshots from a store as environments on disk, and register their kernels with Jupyter.
+
+Start reading here: `restore_session` and `snapper.api` call `restore`, and `snapper.cli.restore` shows the results
+(`snapper.cli.render.restore`). This module decides what to do and keeps the record that waiting kernels and
+`snapper status` read (`snapper.kernels.restore_record`); `snapper.restoring` plans and writes files.
+"""
 
 from __future__ import annotations
 

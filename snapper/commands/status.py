@@ -19,7 +19,7 @@ from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, 
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
-from snapper.restoring.target import is_present, pack_command
+from snapper.restoring.target import check_replaceable, pack_command
 from snapper.settings.resolution import resolve_envs_dir
 from snapper.store import Store
 
@@ -141,7 +141,7 @@ def _stored_status(store: Store, entry: StoredEnvironment) -> EnvironmentStatus:
         prefix = choose_prefix(ref, request)
         if _is_restored_at(prefix, ref):
             return environment_status(store, prefix, entry.name)
-        is_present(store, prefix, ref, ref.current, request, again=True)
+        check_replaceable(store, InstalledEnvironment(prefix), ref, ref.current, request, again=True)
     except SnapperError as error:
         return replace(absent, error=error)
     return absent

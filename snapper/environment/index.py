@@ -145,7 +145,9 @@ def encode(header: IndexHeader, blocks: Iterable[bytes]) -> bytes:
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
 
 
-@lru_cache(maxsize=1)  # replacing an environment reads its index three times
+# A restore that replaces an environment reads its index from disk three times, as another process may have written it
+# in between; usually, the bytes are the same.
+@lru_cache(maxsize=1)
 def decode(data: bytes) -> Index:
     """Decode an index; raise InvalidIndex if the bytes are not one of this version."""
     try:

@@ -9,17 +9,18 @@ from typing import NamedTuple
 
 from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
+from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import SnapperError
 from snapper.format.model import FORMAT
 from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
-from snapper.restoring.extract import ExtractedLayer
+from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.staging import Staging, staging_directory
-from snapper.restoring.target import RestoreTarget, inspect_target, is_present
-from snapper.restoring.unpack import SnapshotUnpacker, UnpackResult
+from snapper.restoring.target import RestoreTarget, check_replaceable, inspect_target
+from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
 
 
@@ -81,8 +82,8 @@ class _Wave:
                 yield staged
         owners = self._submit_layers()
         for staged in self._staged:
-            if staged.unpacker.complete:  # nothing was left to write
-                yield self._finish(staged)
+            if staged.unpacker.all_written:  # nothing was left to write
+                yield self._swap_in(staged)
         with closing(self._workers.outcomes()) as outcomes:
             for job, outcome in outcomes:
                 yield from self._take(owners[job], job, outcome)
@@ -141,20 +142,22 @@ class _Wave:
                 yield _fail(plan, staged.resources, staged.error)
         elif not isinstance(outcome, SnapperError):
             self._advance(plan, unpacker.take(job, outcome))
-            if unpacker.complete:
-                yield self._finish(staged)
+            if unpacker.all_written:
+                yield self._swap_in(staged)
 
-    def _finish(self, staged: _StagedRestore) -> Outcome:
-        """Complete the staged tree and swap it in."""
+    def _swap_in(self, staged: _StagedRestore) -> Outcome:
+        """Complete the staged tree, check the target a last time, and swap the tree in."""
         plan, staging = staged.plan, staged.staging
         try:
             with staged.resources:
-                unpacked = staged.unpacker.finish()
+                unpacked = staged.unpacker.complete()
                 header = _write_state(plan, staging, unpacked)
                 _check_target_again(self._store, plan)
+                # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
+                # this process; if the workers are idle, they remove most of it before.
                 staging.swap()
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
-                    staging.clear(self._workers)
+                    staging.remove_replaced(self._workers)
         except SnapperError as error:
             return _fail(plan, staged.resources, error)
         if unpacked.linked:
@@ -181,7 +184,8 @@ def _write_state(plan: RestorePlan, staging: Staging, unpacked: UnpackResult) ->
 def _check_target_again(store: Store, plan: RestorePlan) -> None:
     """Raise TargetOccupied if the target has changed since it was inspected such that replacing it loses something."""
     target = plan.target
-    is_present(store, target.prefix, target.ref, target.snapshot_id, plan.request)
+    environment = InstalledEnvironment(target.prefix)
+    check_replaceable(store, environment, target.ref, target.snapshot_id, plan.request)
 
 
 def _renew_index(plan: RestorePlan, header: IndexHeader, unpacked: UnpackResult) -> None:

@@ -36,7 +36,7 @@ from snapper.format.model import RECORD_MODES, Layer, Snapshot
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
-from snapper.restoring.extract import NANOSECONDS, ExtractedLayer
+from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer
 from snapper.store import Store
 
 #: The least size of a batch, in bytes of index blocks: so small that all workers end at about the same time.
@@ -129,7 +129,7 @@ class _InstalledLayers:
             path
             for layer in snapshot.layers
             for relocation in layer.relocations
-            if relocation.mode not in (*RECORD_MODES, "link")
+            if relocation.mode not in (*RECORD_MODES, "link")  # these do not change data
             for path in relocation.paths
         }
 

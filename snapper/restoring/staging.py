@@ -51,7 +51,11 @@ _MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
 
 @dataclass(frozen=True)
 class Staging:
-    """`tree` is the directory to build, `target` the path that it is swapped to."""
+    """A directory to build, and where it is swapped to.
+
+    `tree` is the directory to build. After a swap by exchange, what was at `target` is at that path instead; where the
+    system cannot exchange directories, it is at `old` next to it.
+    """
 
     target: Path
     tree: Path
@@ -81,12 +85,16 @@ class Staging:
         self.target.chmod(mode)
         _recover(self.tree.parent, self.target)
 
-    def clear(self, workers: WorkerPool[Store]) -> None:
-        """Remove most of what a swap has left with the workers, which must be idle."""
-        tree = str(self.tree)
-        paths = _directories_at_depth(tree, _REMOVAL_DEPTH)
+    def remove_replaced(self, workers: WorkerPool[Store]) -> None:
+        """Remove most of the directory that an exchange has replaced, with the workers, which must be idle.
+
+        The end of `staging_directory` removes the rest.
+        """
+        replaced = str(self.tree)
+        paths = _directories_at_depth(replaced, _REMOVAL_DEPTH)
         for first in range(0, len(paths), _REMOVAL_BATCH):
-            workers.submit(_remove_directories, _RemovalJob(tree, paths[first : first + _REMOVAL_BATCH]), 1)
+            batch = paths[first : first + _REMOVAL_BATCH]
+            workers.submit(_remove_directories, _RemovalJob(replaced, batch), 1)
         with suppress(SnapperError), closing(workers.results()) as results:
             for _ in results:
                 pass
@@ -119,7 +127,9 @@ class Staging:
 
 @contextmanager
 def staging_directory(target: Path) -> Iterator[Staging]:
-    """Lock the target and give an empty, private directory next to it, which is removed unless it is swapped in.
+    """Lock the target and give an empty, private directory next to it.
+
+    At the end, whatever is in the staging directory is removed: the new tree, or the replaced one after a swap.
 
     Raise TargetLocked if another process stages the same target, TargetOccupied, PermissionDenied, InsufficientSpace,
     FileOperationFailed.

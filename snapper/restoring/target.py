@@ -58,7 +58,9 @@ def inspect_target(
     snapshot_id = resolve_in_ref(ref, request.spec, store)
     if not again:
         remove_leftover_staging(prefix)
-    present = is_present(store, prefix, ref, snapshot_id, request, again=again)
+    environment = InstalledEnvironment(prefix)
+    check_replaceable(store, environment, ref, snapshot_id, request, again=again)
+    present = is_present(environment, snapshot_id, request)
     return RestoreTarget(ref, snapshot_id, prefix, present)
 
 
@@ -67,7 +69,7 @@ def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
 
     These are PlatformMismatch, PrefixTooLong, TargetOccupied, PermissionDenied, FileOperationFailed.
     """
-    from snapper.restoring.unpack import check_prefix_length  # noqa: PLC0415 - slow to import, and often not needed
+    from snapper.restoring.unpacker import check_prefix_length  # noqa: PLC0415 - slow to import, and often not needed
 
     platform = this_platform()
     if snapshot.platform != platform:
@@ -95,22 +97,38 @@ def existing_parent(prefix: Path) -> Path:
     return parent
 
 
-def is_present(
-    store: Store, prefix: Path, ref: Ref, snapshot_id: str, request: RestoreRequest, *, again: bool = False
-) -> bool:
-    """Return whether the snapshot is at `prefix` already; raise TargetOccupied unless it may be restored there.
-
-    A second inspection (`again`) does not compare the files of another snapshot with the index: the last one, before
-    the swap, does.
-    """
-    if not os.path.lexists(prefix) or _is_replaceable_directory(prefix):
+def is_present(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> bool:
+    """Return whether the environment is the snapshot, with local changes only if the request keeps these."""
+    installed = environment.state
+    if installed is None or installed.snapshot != snapshot_id:
         return False
-    installed = state.read(prefix)
+    return request.keep_changed or _changed_paths(environment) == []
+
+
+def check_replaceable(
+    store: Store,
+    environment: InstalledEnvironment,
+    ref: Ref,
+    snapshot_id: str,
+    request: RestoreRequest,
+    *,
+    again: bool = False,
+) -> None:
+    """Raise TargetOccupied if restoring the snapshot to the environment's prefix would lose something.
+
+    A prefix where the snapshot is present passes. A second inspection (`again`) does not compare the files of another
+    snapshot with the index: the last one, before the swap, does.
+    """
+    prefix = environment.prefix
+    if not os.path.lexists(prefix) or _is_replaceable_directory(prefix):
+        return
     if prefix.is_symlink():
-        return _is_present_behind_link(prefix, installed, snapshot_id, request)
+        _check_link(environment, snapshot_id, request)
+        return
+    installed = environment.state
     if installed is None:
         if request.replace:
-            return False
+            return
         reason = "it is an environment that snapper has neither packed nor restored"
         raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
     _check_same_environment(prefix, ref, installed, snapshot_id)
@@ -118,9 +136,8 @@ def is_present(
     if not (replaceable or _is_stored(store, ref, installed.snapshot)):
         reason = f"it is snapshot {installed.snapshot[:12]}, which is not in the store {store.url}"
         raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
-    if again and installed.snapshot != snapshot_id:
-        return False
-    return _is_unchanged(prefix, installed, snapshot_id, request)
+    if not again or installed.snapshot == snapshot_id:
+        _check_unchanged(environment, installed, snapshot_id, request)
 
 
 def _is_replaceable_directory(prefix: Path) -> bool:
@@ -172,13 +189,11 @@ def _is_stored(store: Store, ref: Ref, snapshot_id: str) -> bool:
         raise
 
 
-def _is_present_behind_link(
-    link: Path, installed: state.EnvironmentState | None, snapshot_id: str, request: RestoreRequest
-) -> bool:
-    """Return True if the link leads to the snapshot; else raise TargetOccupied, as links are never replaced."""
-    same = installed is not None and installed.snapshot == snapshot_id
-    if same and (request.keep_changed or _changed_paths(link) == []):
-        return True
+def _check_link(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> None:
+    """Raise TargetOccupied unless the link at the prefix leads to the snapshot: links are never replaced."""
+    if is_present(environment, snapshot_id, request):
+        return
+    link = environment.prefix
     destination = os.path.realpath(link)
     raise TargetOccupied(
         str(link),
@@ -187,18 +202,19 @@ def _is_present_behind_link(
     )
 
 
-def _is_unchanged(
-    prefix: Path, installed: state.EnvironmentState, snapshot_id: str, request: RestoreRequest
-) -> bool:
-    """Return whether the snapshot is at the prefix; raise TargetOccupied if local changes would be lost."""
-    same = installed.snapshot == snapshot_id
-    if same and request.keep_changed:
-        return True
-    changed = _changed_paths(prefix)
-    if changed == []:
-        return same
-    if request.replace:
-        return False
+def _check_unchanged(
+    environment: InstalledEnvironment,
+    installed: state.EnvironmentState,
+    snapshot_id: str,
+    request: RestoreRequest,
+) -> None:
+    """Raise TargetOccupied if local changes would be lost."""
+    if request.keep_changed and installed.snapshot == snapshot_id:
+        return
+    prefix = environment.prefix
+    changed = _changed_paths(environment)
+    if changed == [] or request.replace:
+        return
     files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
     what = f"{files}, such as {changed[0]!r}" if changed else "unknown which files"
     raise TargetOccupied(
@@ -208,7 +224,7 @@ def _is_unchanged(
     )
 
 
-def _changed_paths(prefix: Path) -> list[str] | None:
-    """Return the paths that differ from the last snapshot at the prefix; None if that is unknown."""
-    drift = InstalledEnvironment(prefix).drift()
+def _changed_paths(environment: InstalledEnvironment) -> list[str] | None:
+    """Return the paths that differ from the environment's last snapshot; None if that is unknown."""
+    drift = environment.drift()
     return None if drift is None else drift.paths

@@ -16,10 +16,10 @@ from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Layer, path_bytes
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors
-from snapper.restoring.extract import NANOSECONDS, ExtractedLayer, Link, SplitFile
+from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer, Link, SplitFile
 
 
-def finish(
+def finalize_tree(
     directory: str,
     prefix: str,
     layers: tuple[Layer, ...],

@@ -1,8 +1,11 @@
-"""Write layers into a directory: the jobs of a restore's workers.
+"""Write one layer into a directory: the job of a restore's worker. `unpacker` coordinates the jobs.
 
-Every path is walked from the directory's descriptor, component by component, without following links, and no link
-exists while files are written: `finish` makes symlinks and hard links last. So nothing in a layer can write outside
-the directory.
+Nothing in a layer can write outside the directory: every path is walked from the directory's descriptor, component by
+component, without following symlinks, and the links of layers are made last, by `finalize`.
+
+The directory may already contain links, though, made by `link_unchanged`: hard links to files of the environment that
+is replaced. These files must not be modified. New files are created exclusively, so an existing name is an error;
+only a split file is opened although it may exist, and it is refused if it has further links.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ class ExtractJob:
 
 
 class Link(NamedTuple):
-    """A link for `finish` to make; the target of a hard link is a path in the tree."""
+    """A link for `finalize` to make; the target of a hard link is a path in the tree."""
 
     path: str
     target: str
@@ -64,7 +67,7 @@ class SplitFile(NamedTuple):
 
 @dataclass
 class ExtractedLayer:
-    """What a layer wrote, and what it leaves for `finish`.
+    """What a layer wrote, and what it leaves for `finalize`.
 
     `records` are conda package records that have to be updated with the `facts` of relocated files. `split` is the
     last file if it continues in the next layer. `index` is a block of the environment's index. A layer that was
@@ -96,6 +99,7 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
 
     Raise Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
+    # Files get their modes when they are created. Nothing else in a worker depends on the umask, so it is not restored.
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     layer = _reader.open(job.layer, stored, store.url)
@@ -180,7 +184,7 @@ class _Writer:
         )
 
     def _relocated_content(self, path: str, data: memoryview, relocation: Relocation) -> memoryview | bytes:
-        """Return what to write of a file that has relocations, and note what `finish` has to know of it."""
+        """Return what to write of a file that has relocations, and note what `finalize` has to know of it."""
         if relocation.mode in RECORD_MODES:
             self._result.records.append((path, relocation.mode))
             return data
@@ -206,9 +210,8 @@ class _Writer:
         directory, _, name = path.rpartition("/")
         descriptor = os.open(name, _SHARED_FILE, 0o600, dir_fd=self._directories[directory])
         try:
-            if (
-                os.fstat(descriptor).st_nlink != 1
-            ):  # hard-linked, so the environment that is replaced has it too
+            # Further links: `link_unchanged` put it here, and writing would modify the environment that is replaced.
+            if os.fstat(descriptor).st_nlink != 1:
                 raise InvalidSegment(f"{path!r} is present both whole and in parts")
             while content:
                 written = os.pwrite(descriptor, content, offset)
@@ -226,7 +229,7 @@ class _Writer:
         relocate: Callable[[bytes, Mode, str, str], bytes],
     ) -> bytes:
         """Return the relocated bytes; the unchanged ones, noted as unrelocated, if the prefix is too long."""
-        if relocation.mode == "link":
+        if relocation.mode == "link":  # the prefix is in the target of a symlink (`_note_link`), not in data
             return bytes(data)
         try:
             return relocate(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)

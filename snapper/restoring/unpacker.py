@@ -1,4 +1,4 @@
-"""Unpack whole snapshots with worker processes."""
+"""Unpack whole snapshots: hand their layers to workers (`layer_writer`), collect the results, finalize the tree."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from snapper.format.model import Layer
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.process.worker import Prefetch
-from snapper.restoring.extract import ExtractedLayer, ExtractJob, extract_layer, fetch_layer
-from snapper.restoring.finish import finish
+from snapper.restoring.finalize import finalize_tree
+from snapper.restoring.layer_writer import ExtractedLayer, ExtractJob, extract_layer, fetch_layer
 from snapper.restoring.link_unchanged import link_unchanged
 from snapper.store import Store
 
@@ -58,8 +58,8 @@ class SnapshotUnpacker:
         return frozenset(range(len(self._layers))) - self._extracted.keys()
 
     @property
-    def complete(self) -> bool:
-        """Whether all layers are written."""
+    def all_written(self) -> bool:
+        """Whether all layers are written or linked."""
         return len(self._extracted) == len(self._layers)
 
     @property
@@ -94,10 +94,10 @@ class SnapshotUnpacker:
         self._extracted[number] = extracted
         return self._layers[number].diff_size
 
-    def finish(self) -> UnpackResult:
-        """Make links, and set what has to be set last; raise Corrupted if split files do not join."""
+    def complete(self) -> UnpackResult:
+        """Finalize the tree when all layers are written; raise Corrupted if split files do not join."""
         extracted = [self._extracted[number] for number in range(len(self._layers))]
-        last_blocks = finish(self._directory, self._prefix, self._layers, extracted, self._altered)
+        last_blocks = finalize_tree(self._directory, self._prefix, self._layers, extracted, self._altered)
         return UnpackResult(
             tuple(sorted(path for layer in extracted for path in layer.unrelocated)),
             (*(layer.index for layer in extracted), *last_blocks),
@@ -123,7 +123,7 @@ def unpack_layers(
     with closing(workers.results()) as results:
         for job, extracted in results:
             progress.advance(unpacker.take(job, extracted))
-    return unpacker.finish()
+    return unpacker.complete()
 
 
 def check_prefix_length(prefix: str, layers: Sequence[Layer], advice: str = "") -> None:
