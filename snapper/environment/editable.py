@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, count
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,7 @@ def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
     paths = {file.path for file in files}
     for editable in editables:
         source = Path(editable.source)
-        included = walk(source, lambda path, source=source: _exclude(source / path))  # type: ignore[misc]
+        included = walk(source, partial(_exclude, source))
         for path in accumulate(editable.included_path.split("/"), posixpath.join):
             if path not in paths:
                 paths.add(path)
@@ -163,10 +164,10 @@ def _is_within(path: str, top: str) -> bool:
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
-def _exclude(path: Path) -> str | None:
+def _exclude(source: Path, path: str) -> str | None:
     """Return why a path in a source is left out, for `walk`."""
-    if path.name == "__pycache__":
+    if posixpath.basename(path) == "__pycache__":
         return ""
-    if (path / conda.META).is_dir() or (path / "pyvenv.cfg").is_file():
+    if (source / path / conda.META).is_dir() or (source / path / "pyvenv.cfg").is_file():
         return "it is another environment"
     return None

@@ -85,6 +85,5 @@ def _capitalize(language: str) -> str:
 
 def _is_free(directory: Path, environment: str, kernel: Kernel) -> bool:
     """Return whether there is no kernelspec in the directory, or one that snapper registered for this kernel."""
-    if not os.path.lexists(directory / KERNEL_JSON):
-        return True
-    return is_registered_as(directory, environment, kernel.name)
+    is_unused = not os.path.lexists(directory / KERNEL_JSON)
+    return is_unused or is_registered_as(directory, environment, kernel.name)

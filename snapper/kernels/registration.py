@@ -112,11 +112,7 @@ def _register(named: NamedKernel, environment: str, spec: Kernelspec) -> KernelR
 
 def _register_pending(named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
     directory = named.directory
-    fields = {
-        "argv": _launch_argv(directory, []),
-        "display_name": named.display_name,
-        "language": named.kernel.language,
-    }
+    fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
     try:
         if not os.path.isdir(prefix / "conda-meta"):
             (directory / launcher.COMMAND_SCRIPT).unlink(missing_ok=True)

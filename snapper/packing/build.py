@@ -26,11 +26,6 @@ _KIND_ORDER: dict[Kind, int] = {"package": 0, "link": 1, "pip": 2, "files": 3}
 _MAX_INHERITED_FILES = 50_000
 
 
-class _OwnerKey(NamedTuple):
-    kind: Kind
-    owner: str
-
-
 class _Job(NamedTuple):
     """A task for a worker. `order` is where its layers are among those of the owner."""
 
@@ -39,10 +34,6 @@ class _Job(NamedTuple):
     function: Any
     argument: PackItem | FileGroup | Piece
     size: int
-
-    @property
-    def key(self) -> _OwnerKey:
-        return _OwnerKey(self.owner_files.kind, self.owner_files.owner)
 
 
 class _LayerKey(NamedTuple):
@@ -69,6 +60,19 @@ class BuildResult:
 
 
 @dataclass
+class _OpenPackage:
+    """A package whose own files are being read: the number of jobs to wait for, and what they have shown.
+
+    Its link-time files, `links`, are packed with the `unproved` ones when there are no more jobs.
+    """
+
+    links: OwnerFiles
+    jobs: int = 0
+    unproved: list[PackItem] = field(default_factory=list)
+    facts: dict[str, RelocatedFacts] = field(default_factory=dict)
+
+
+@dataclass
 class LayerBuild:
     """Builds the layers of a plan. Those of the previous pack that can be reused are there from the start."""
 
@@ -80,25 +84,21 @@ class LayerBuild:
     _added: dict[str, int] = field(default_factory=dict)
     _ready: list[_Job] = field(default_factory=list)
     _running: dict[int, _Job] = field(default_factory=dict)
-    _pending: dict[_OwnerKey, int] = field(default_factory=lambda: defaultdict(int))
-    # By package: link-time files that wait until the package's own files have been read, and what reading shows.
-    _waiting: dict[str, OwnerFiles] = field(default_factory=dict)
-    _unproved: dict[str, list[PackItem]] = field(default_factory=lambda: defaultdict(list))
-    _facts: dict[str, dict[str, RelocatedFacts]] = field(default_factory=lambda: defaultdict(dict))
+    _open_packages: dict[str, _OpenPackage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for package, links in zip(self.plan.packages, self.plan.links, strict=True):
             if not self._reuse_package(package, links):
-                self._waiting[package.owner] = links
+                self._open_packages[package.owner] = _OpenPackage(links)
                 self._prepare(package)
-                self._prepare_links(package)
+                self._close_package(package.owner)
         for owner_files in self.plan.others:
             self._prepare(owner_files)
 
     @property
     def has_work(self) -> bool:
         """Whether any file has to be read."""
-        return bool(self._ready or self._waiting)
+        return bool(self._ready or self._open_packages)
 
     @property
     def first_arguments(self) -> tuple[object, ...]:
@@ -118,10 +118,9 @@ class LayerBuild:
     @property
     def size(self) -> int:
         """How many bytes have to be read."""
-        waiting = sum(
-            item.file.size for links in self._waiting.values() for item in (*links.items, *links.large)
-        )
-        return sum(job.size for job in self._ready if job.owner_files.kind != "link") + waiting
+        waiting = [package.links for package in self._open_packages.values()]
+        size = sum(item.file.size for links in waiting for item in (*links.items, *links.large))
+        return size + sum(job.size for job in self._ready if job.owner_files.kind != "link")
 
     def run(self, workers: WorkerPool[PackContext], progress: Progress) -> None:
         """Read the files and store their layers.
@@ -137,8 +136,9 @@ class LayerBuild:
                 else:
                     self._add_collected(job, result)
                     progress.advance(job.size)
-                self._pending[job.key] -= 1
-                self._prepare_links(job.owner_files)
+                if job.owner_files.kind == "package":
+                    self._open_packages[job.owner_files.owner].jobs -= 1
+                    self._close_package(job.owner_files.owner)
                 self._submit(workers)
 
     def result(self) -> BuildResult:
@@ -192,16 +192,16 @@ class LayerBuild:
             if not self._reuse_group(owner_files, order, group.items):
                 self._add_job(_Job(owner_files, order, collect_group, group, group.size))
 
-    def _prepare_links(self, package: OwnerFiles) -> None:
-        """Create the jobs for a package's link-time files once its own files have been read."""
-        owner = package.owner
-        if package.kind == "package" and not self._pending[_OwnerKey("package", owner)]:
-            links = self._waiting.pop(owner, None)
-            if links:
-                self._prepare(link_time_files(links, self._unproved[owner], self._facts[owner]))
+    def _close_package(self, owner: str) -> None:
+        """Create the jobs for a package's link-time files if its own files have been read."""
+        package = self._open_packages[owner]
+        if not package.jobs:
+            del self._open_packages[owner]
+            self._prepare(link_time_files(package.links, package.unproved, package.facts))
 
     def _add_job(self, job: _Job) -> None:
-        self._pending[job.key] += 1
+        if job.owner_files.kind == "package":
+            self._open_packages[job.owner_files.owner].jobs += 1
         self._ready.append(job)
 
     def _submit(self, workers: WorkerPool[PackContext]) -> None:
@@ -212,21 +212,21 @@ class LayerBuild:
 
     def _add_scan(self, job: _Job, scan: LargeFileScan) -> None:
         """Create the jobs for the pieces of a scanned file."""
-        kind, owner, path = *job.key, scan.item.file.path
+        kind, owner, path = job.owner_files.kind, job.owner_files.owner, scan.item.file.path
         if kind == "package" and not scan.proved:
             self._defer_unproved(owner, scan.item)
             return
         if scan.unrelocated:
             self._unrelocated.append(path)
-        if scan.facts:
-            self._facts[owner][path] = scan.facts
+        if kind == "package" and scan.facts:
+            self._open_packages[owner].facts[path] = scan.facts
         for number in range(len(scan.starts) - 1):
             piece = Piece(kind, owner, scan, number)
             self._add_job(_Job(job.owner_files, job.order, collect_piece, piece, piece.size))
 
     def _add_collected(self, job: _Job, result: CollectedGroup) -> None:
         """Take in the layers of a finished job."""
-        kind, owner = job.key
+        kind, owner = job.owner_files.kind, job.owner_files.owner
         first = job.argument.number if isinstance(job.argument, Piece) else 0
         paths = iter(_member_paths(job.argument, result))
         for number, layer in enumerate(result.layers, first):
@@ -237,13 +237,13 @@ class LayerBuild:
                 self._added[layer.digest] = size
         self._unrelocated += result.unrelocated
         if kind == "package":
-            self._facts[owner].update(result.facts)
+            self._open_packages[owner].facts.update(result.facts)
         for item in result.unproved:
             self._defer_unproved(owner, item)
 
     def _defer_unproved(self, owner: str, item: PackItem) -> None:
         """Pack a file with the package's link-time files, and note it as altered if it is not one of them."""
-        self._unproved[owner].append(item)
+        self._open_packages[owner].unproved.append(item)
         if not (item.made_at_link or item.file.path.endswith(".pyc")):
             self._altered[owner].append(item.file.path)
 

@@ -68,7 +68,7 @@ class _Collection:
 
 def collect_group(context: PackContext, group: FileGroup) -> Deferred[CollectedGroup]:
     """Pack a group of files, none of them larger than a layer, and store its layers in the background."""
-    collection = _Collection(context, builder_for(context), group, facts=dict(group.facts))
+    collection = _Collection(context, layer_builder(context.level), group, facts=dict(group.facts))
     unproved: set[str] = set()
     for item in group.items:
         if item.file.type != "file":
@@ -88,13 +88,9 @@ def collect_group(context: PackContext, group: FileGroup) -> Deferred[CollectedG
 
 
 @cache
-def _builder(level: int) -> LayerBuilder:
-    return LayerBuilder(level)
-
-
-def builder_for(context: PackContext) -> LayerBuilder:
+def layer_builder(level: int) -> LayerBuilder:
     """Return this process's builder, whose buffers are reused."""
-    return _builder(context.level)
+    return LayerBuilder(level)
 
 
 def store_layer(context: PackContext, sealed: SealedLayer) -> Callable[[], int]:

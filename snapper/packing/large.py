@@ -21,7 +21,7 @@ from snapper.format.canonicalize import (
 from snapper.format.member import padding
 from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, path_bytes
 from snapper.format.relocate import replace_placeholder
-from snapper.packing.collect import builder_for, member_of, store_layer
+from snapper.packing.collect import layer_builder, member_of, store_layer
 from snapper.packing.context import PackContext
 from snapper.packing.files import open_checked, read_range, read_range_into
 from snapper.packing.items import LINK_TIME, CollectedGroup, PackItem, RelocatedFacts
@@ -108,7 +108,7 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
 
 def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup]:
     """Pack one piece, and store its layer in the background."""
-    scan, builder = piece.scan, builder_for(context)
+    scan, builder = piece.scan, layer_builder(context.level)
     item, start, end = scan.item, scan.starts[piece.number], scan.starts[piece.number + 1]
     mtime = LINK_TIME if item.made_at_link or (scan.proved and scan.method) else item.file.mtime
     member = member_of(item, mtime, scan.size) if piece.number == 0 else None

@@ -153,15 +153,7 @@ def mapped_errors(location: S3Location, key: str, action: str) -> Iterator[None]
         yield
     except ClientError as error:
         raise _from_response(location, key, action, error) from error
-    except (
-        BotoCoreError,
-        ResponseParserError,
-        NotS3,
-        ValueError,
-        urllib3.exceptions.HTTPError,
-        ConnectionError,
-        TimeoutError,
-    ) as error:
+    except (BotoCoreError, ResponseParserError, NotS3, ValueError, *CONNECTION_ERRORS) as error:
         raise _from_failure(location, error) from error
 
 
