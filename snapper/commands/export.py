@@ -163,7 +163,7 @@ def _check_output(request: ExportRequest) -> None:
             f"Create it, or {elsewhere[0].lower()}{elsewhere[1:]}",
         )
     if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise PermissionDenied(str(output.parent), "write in")
+        raise PermissionDenied(str(output.parent), "write to")
 
 
 def _occupied(output: Path) -> TargetOccupied:

@@ -84,7 +84,7 @@ def local_sources(
             try:
                 pack(copy, prefix, state.environment, options, jobs=jobs, progress=progress)
             except SnapperError as error:
-                progress.note(f"{prefix} cannot be read for good copies: {error.message}")
+                progress.note(f"{prefix} cannot be used for repair: {error.message}")
         yield sources
 
 

@@ -27,7 +27,7 @@ def is_access_denied(error: OSError) -> bool:
 def map_os_error(error: OSError, path: str | Path, action: str, advice: str = "") -> SnapperError:
     """Return the error to report for an operation on `path`: InsufficientSpace, PermissionDenied, FileOperationFailed.
 
-    `action` completes "permission denied to …", such as "read" or "write in". `advice` is the hint of
+    `action` completes "permission denied to …", such as "read" or "write to". `advice` is the hint of
     FileOperationFailed, which names the file that the operating system named if that is an absolute path.
     """
     if is_disk_full(error):

@@ -26,4 +26,4 @@ def unpack_errors(what: str, prefix: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _CONTRADICTIONS:
             raise Corrupted(what, f"its members contradict each other ({error.strerror})") from None
-        raise map_os_error(error, Path(prefix).parent, "write in") from None
+        raise map_os_error(error, Path(prefix).parent, "write to") from None

@@ -135,7 +135,7 @@ def staging_directory(target: Path) -> Iterator[Staging]:
     FileOperationFailed.
     """
     directory = _staging_path(target)
-    with os_errors(target.parent, "write in"):
+    with os_errors(target.parent, "write to"):
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(directory, str(target))
         try:

@@ -81,7 +81,7 @@ def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
     if os.statvfs(parent).f_flag & os.ST_RDONLY:
         raise FileOperationFailed(str(parent), "it is on a read-only file system", _ELSEWHERE)
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionDenied(str(parent), "write in")
+        raise PermissionDenied(str(parent), "write to")
 
 
 def pack_command(prefix: Path, name: str) -> str:

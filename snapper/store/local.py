@@ -130,7 +130,7 @@ class LocalStore(DirectStore):
     def check_writable(self, prefix: str) -> None:
         directory = self.root / prefix
         if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
-            action = f"write in {prefix.rstrip('/')}"
+            action = f"write to {prefix.rstrip('/')}"
             raise StoreRefused(self.url, action, "permission denied, or the file system is read-only")
 
     def _open(self, key: str) -> int:
