@@ -63,7 +63,7 @@ def show(as_json: JsonOption = False) -> int:
         return code
     output.print_table(
         ("SETTING", "VALUE", "FROM"),
-        [(setting.key, _shown(setting.value), setting.origin) for setting in found.settings],
+        [(setting.key, _format_value(setting.value), setting.origin) for setting in found.settings],
         right=(),
     )
     for error in found.wrong:
@@ -79,7 +79,7 @@ def get(key: KeyArgument, as_json: JsonOption = False) -> None:
     Examples:
         snapper config get store
     """
-    _say(explain_setting(key), as_json)
+    _print_value(explain_setting(key), as_json)
 
 
 @app.command(name="set", cls=help.Command)
@@ -99,7 +99,7 @@ def set_(
     if key == "store" and str(value).startswith("s3://"):
         _check_url(str(value))
     file = write_setting(key, OFF if value is None else value)
-    _changed(key, file, as_json)
+    _print_change(key, file, as_json)
 
 
 @app.command(cls=help.Command)
@@ -114,7 +114,7 @@ def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     stray = there is not None and key in there.fields and key not in KEYS
     file = write_setting(key if stray else check_key(key), None)
     if not stray:
-        _changed(key, file, as_json)
+        _print_change(key, file, as_json)
     elif as_json:
         output.print_json({"key": key, "value": None, "origin": None})
     else:
@@ -149,17 +149,17 @@ def _check_url(url: str) -> None:
         raise UsageError(error.message, error.hint) from None
 
 
-def _changed(key: str, file: object, as_json: bool) -> None:
+def _print_change(key: str, file: object, as_json: bool) -> None:
     found = explain_setting(key)
     if as_json:
         output.print_json(to_jsonable(found))
         return
-    output.echo(f"{key} = {_shown(found.value)}, from {found.origin}")
+    output.echo(f"{key} = {_format_value(found.value)}, from {found.origin}")
     if found.origin == variable_name(key):
         output.notice(f"  note: the environment variable {found.origin} overrides {file}")
 
 
-def _say(found: Setting, as_json: bool) -> None:
+def _print_value(found: Setting, as_json: bool) -> None:
     if as_json:
         output.print_json({"key": found.key, "value": to_jsonable(found.value), "origin": found.origin})
     elif isinstance(found.value, tuple):
@@ -169,7 +169,7 @@ def _say(found: Setting, as_json: bool) -> None:
         output.echo(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
 
 
-def _shown(value: Value) -> str:
+def _format_value(value: Value) -> str:
     if value is None:
         return "-"
     if isinstance(value, tuple):

@@ -72,7 +72,7 @@ def copy(
             else:
                 done.append(result)
                 if not as_json:
-                    _say(result)
+                    _print_result(result)
     staleness = read_staleness(opened, [reference.environment for reference in references])
     if as_json:
         output.print_json(
@@ -91,7 +91,7 @@ def copy(
     return failed[0].error.code if failed else staleness.code
 
 
-def _say(done: CopyResult) -> None:
+def _print_result(done: CopyResult) -> None:
     what = f"{done.environment}@{done.snapshot_id[:12]}"
     if done.present:
         output.echo(f"{what} already exists in {done.target}")

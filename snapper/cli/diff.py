@@ -71,11 +71,11 @@ def diff(
             )
     names = [spec.environment for spec in (one, other) if spec]
     staleness = read_staleness(opened, names)
-    _differing(found, staleness, as_json)
+    _print_differences(found, staleness, as_json)
     return staleness.code
 
 
-def _differing(found: SnapshotDiff, staleness: Staleness, as_json: bool) -> None:
+def _print_differences(found: SnapshotDiff, staleness: Staleness, as_json: bool) -> None:
     if as_json:
         output.print_json({**to_jsonable(found), "files": to_jsonable(found.files), **staleness.fields})
         return

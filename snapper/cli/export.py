@@ -89,10 +89,10 @@ def export(
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
         exported = verb.export_snapshot(opened, wanted, jobs=jobs or load_settings().jobs, progress=progress)
-    return _exported(exported, read_staleness(opened, [exported.environment]), as_json)
+    return _print_result(exported, read_staleness(opened, [exported.environment]), as_json)
 
 
-def _exported(done: ExportResult, staleness: Staleness, as_json: bool) -> int:
+def _print_result(done: ExportResult, staleness: Staleness, as_json: bool) -> int:
     """Report an export and return the exit code."""
     code = ExitCode.PARTIAL if done.unrelocated else staleness.code
     if as_json:

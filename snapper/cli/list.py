@@ -26,10 +26,10 @@ def list_(store: StoreOption = None, as_json: JsonOption = False) -> int:
 
     opened = open_store(store)
     found = list(read_all_refs(opened))
-    return _listed(found, read_staleness(opened, [entry.name for entry in found]), as_json)
+    return _print_list(found, read_staleness(opened, [entry.name for entry in found]), as_json)
 
 
-def _listed(found: Sequence[StoredEnvironment], staleness: Staleness, as_json: bool) -> int:
+def _print_list(found: Sequence[StoredEnvironment], staleness: Staleness, as_json: bool) -> int:
     """Prints the store's environments; returns the exit code."""
     from snapper.repository.refs import origin_entry
 

@@ -42,11 +42,11 @@ def log(
     opened = open_store(store)
     steps = verb(opened, name, number)
     staleness = read_staleness(opened, [name])
-    _logged(name, steps, staleness, as_json)
+    _print_log(name, steps, staleness, as_json)
     return staleness.code
 
 
-def _logged(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_json: bool) -> None:
+def _print_log(name: str, steps: tuple[LogEntry, ...], staleness: Staleness, as_json: bool) -> None:
     if as_json:
         output.print_json({"environment": name, "steps": [_step(step) for step in steps], **staleness.fields})
         return

@@ -86,7 +86,7 @@ def prune(
         done = verb.prune(
             opened, retention, names or (), dry=not yes, grace=_seconds(grace), progress=progress
         )
-    _pruned(done, opened.url, as_json)
+    _print_result(done, opened.url, as_json)
 
 
 def _seconds(text: str) -> float:
@@ -98,7 +98,7 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _pruned(done: PruneResult, store: str, as_json: bool) -> None:
+def _print_result(done: PruneResult, store: str, as_json: bool) -> None:
     if as_json:
         dropped = [
             {"environment": entry.environment, "snapshot": entry.snapshot_id, "time": entry.time}

@@ -38,7 +38,7 @@ def remove(
 
     opened = open_store(store)
     found = verb.plan_removal(opened, name)
-    if not yes and not _agreed(found, opened.url, as_json):
+    if not yes and not _is_confirmed(found, opened.url, as_json):
         output.warn("Nothing was removed.")
         return ExitCode.FAILED
     verb.remove_environment(opened, found)
@@ -56,7 +56,7 @@ def remove(
     return ExitCode.DONE
 
 
-def _agreed(found: RemovalPlan, store: str, as_json: bool) -> bool:
+def _is_confirmed(found: RemovalPlan, store: str, as_json: bool) -> bool:
     """Ask the user for confirmation. Raise UsageError if nobody can be asked."""
     what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():

@@ -23,7 +23,7 @@ from snapper.cli.options import (
     open_store,
 )
 from snapper.cli.render import output
-from snapper.cli.render import restore as restored
+from snapper.cli.render import restore as render
 from snapper.cli.render.staleness import Staleness
 from snapper.errors import SnapperError, UsageError
 from snapper.settings.directories import absolute_directory, log_file
@@ -99,8 +99,8 @@ def restore(
     patterns = NamePatterns(tuple(only or settings.only), tuple(except_ or settings.except_))
     run = _Run(specs, patterns, options, store)
     if budget := budget or settings.budget:
-        return restored.report(_run_within(run, budget, quiet=as_json), as_json)
-    return restored.report(_outcome(collect_report(run.events(quiet=as_json))), as_json)
+        return render.report(_run_within(run, budget, quiet=as_json), as_json)
+    return render.report(_outcome(collect_report(run.events(quiet=as_json))), as_json)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Run:
         with reporter(quiet=quiet) as progress:
             for event in self._session(progress, log):
                 if log and isinstance(event, (RestoreResult, RestoreFailure)):
-                    restored.note(event)
+                    render.log_result(event)
                 yield event
 
     def _session(self, progress: Progress, log: str) -> Iterator[SessionEvent]:
@@ -135,7 +135,7 @@ class _Run:
         return restore_all(opened, url, self.patterns, self.options, progress=progress, log=log)
 
 
-def _run_within(run: _Run, budget: float, *, quiet: bool) -> restored.Ended:
+def _run_within(run: _Run, budget: float, *, quiet: bool) -> render.RestoreOutcome:
     """Run the session until the budget, which counts from the command's start, is used up; then leave it to itself."""
     from snapper.commands.restore_session import run_within
 
@@ -154,9 +154,9 @@ def _run_within(run: _Run, budget: float, *, quiet: bool) -> restored.Ended:
     return _outcome(run_within(events, Invocation.started + budget, log), str(log))
 
 
-def _outcome(report: SessionReport, log: str = "") -> restored.Ended:
-    background = restored.Background(report.process, log, report.remaining) if report.process else None
-    return restored.Ended(
+def _outcome(report: SessionReport, log: str = "") -> render.RestoreOutcome:
+    background = render.Background(report.process, log, report.remaining) if report.process else None
+    return render.RestoreOutcome(
         report.results,
         report.store,
         time.monotonic() - Invocation.started,

@@ -19,7 +19,7 @@ from snapper.cli.options import (
     open_store,
 )
 from snapper.cli.render import output
-from snapper.cli.render import restore as restored
+from snapper.cli.render import restore as render
 from snapper.errors import ExitCode, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.directories import absolute_directory
@@ -94,22 +94,22 @@ def rollback(
             progress=progress,
             on_not_moved=_warn_not_moved,
         )
-    return _rolled_back(done.stored, [done.restored] if done.restored else [], opened.url, as_json)
+    return _print_result(done.stored, [done.restored] if done.restored else [], opened.url, as_json)
 
 
 def _warn_not_moved(restored: RestoreResult) -> None:
     output.warn(f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but the store was not changed:")
 
 
-def _rolled_back(done: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
-    ended = restored.Ended(results, store, time.monotonic() - Invocation.started)
+def _print_result(done: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
+    outcome = render.RestoreOutcome(results, store, time.monotonic() - Invocation.started)
     if as_json:
-        document, code = restored.described(ended)
+        document, code = render.outcome_fields(outcome)
         fields = to_jsonable(done)
         fields["snapshot"] = fields.pop("snapshot_id")
         output.print_json({**fields, **document})
         return code
-    code = restored.report(ended, as_json=False) if results else ExitCode.DONE
+    code = render.report(outcome, as_json=False) if results else ExitCode.DONE
     if done.unchanged:
         output.echo(f"{done.environment} is at {done.snapshot_id[:12]} in the store already")
     else:

@@ -51,13 +51,13 @@ def show(
     elif as_yaml:
         output.print_text(lockfile.render_environment_yml(environment.name, snapshot))
     else:
-        _shown(environment, snapshot_id, snapshot, as_json, staleness)
+        _print_snapshot(environment, snapshot_id, snapshot, as_json, staleness)
     if not as_json:
         staleness.warn()
     return staleness.code
 
 
-def _shown(
+def _print_snapshot(
     environment: Ref, snapshot_id: str, snapshot: Snapshot, as_json: bool, staleness: Staleness
 ) -> None:
     """Prints one snapshot."""

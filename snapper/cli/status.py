@@ -66,7 +66,7 @@ def status(
     shown = _Shown(
         found, opened.url if opened else "", store, failure, staleness, name is None and prefix is None
     )
-    _state(shown, as_json)
+    _print_all(shown, as_json)
     return ExitCode.PARTIAL if failure or any(item.error for item in found) else staleness.code
 
 
@@ -93,7 +93,7 @@ class _Shown:
     everything: bool
 
 
-def _state(shown: _Shown, as_json: bool) -> None:
+def _print_all(shown: _Shown, as_json: bool) -> None:
     failure = shown.failure
     if as_json:
         output.print_json(
@@ -108,17 +108,17 @@ def _state(shown: _Shown, as_json: bool) -> None:
         return
     to_store = f" --store {shlex.quote(shown.option)}" if shown.option else ""
     for item in shown.found:
-        _say(item, shown.store, to_store)
+        _print_status(item, shown.store, to_store)
     if not shown.found:
         output.echo("No environments on this machine have been packed or restored with snapper.")
     if failure is not None:
         output.print_error(failure, as_json=False)
     shown.staleness.warn()
     if shown.everything:
-        _say_last_restore()
+        _print_last_restore()
 
 
-def _say(found: EnvironmentStatus, store: str, option: str) -> None:
+def _print_status(found: EnvironmentStatus, store: str, option: str) -> None:
     """Print the status of an environment; suggested commands include the option, which selects the same store."""
     if found.condition == "absent":
         restore = "" if found.error else f". Restore it: snapper restore {found.environment}{option}"
@@ -195,7 +195,7 @@ def _last_restore_fields() -> dict[str, Any] | None:
     return {**to_jsonable(found), "at_work": found.is_running} if found else None
 
 
-def _say_last_restore() -> None:
+def _print_last_restore() -> None:
     """Print the outcome of the last restore of all environments, or its progress."""
     from snapper.kernels.restore_record import last_restore
 

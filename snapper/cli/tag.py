@@ -45,12 +45,12 @@ def tag(
         raise UsageError("--delete takes only an environment and a tag", "See: snapper tag --help.")
     opened = open_store(store)
     if delete:
-        _tagged(verb.delete_tag(opened, reference.environment, tag_), opened.url, as_json)
+        _print_tag(verb.delete_tag(opened, reference.environment, tag_), opened.url, as_json)
     else:
-        _tagged(verb.set_tag(opened, reference, tag_, move=move), opened.url, as_json)
+        _print_tag(verb.set_tag(opened, reference, tag_, move=move), opened.url, as_json)
 
 
-def _tagged(done: TagResult, store: str, as_json: bool) -> None:
+def _print_tag(done: TagResult, store: str, as_json: bool) -> None:
     if as_json:
         fields = to_jsonable(done)
         snapshot_id = fields.pop("snapshot_id")

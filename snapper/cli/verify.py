@@ -92,11 +92,11 @@ def verify(
     opened = open_store(store).authoritative()
     with reporter(quiet=as_json) as progress:
         if name or prefix:
-            checked = _environment(opened, name, prefix, jobs, progress)
-            return _checked(checked, as_json)
-        result = _store(opened, data, repair, source, jobs, progress)
+            checked = _compare_environment(opened, name, prefix, jobs, progress)
+            return _print_comparison(checked, as_json)
+        result = _check_store(opened, data, repair, source, jobs, progress)
     found = result.verified
-    code = _verified(found, result.repaired, opened.url, as_json)
+    code = _print_problems(found, result.repaired, opened.url, as_json)
     if not (as_json or source) and any(Layout.digest_of(problem.key) for problem in found.problems):
         part = "--data " if found.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
@@ -114,7 +114,7 @@ def _is_part(text: str) -> bool:
     return True
 
 
-def _environment(
+def _compare_environment(
     opened: Store, name: str | None, prefix: Path | None, jobs: int | None, progress: Progress
 ) -> EnvironmentCheck:
     """Compare an environment on disk with its snapshot."""
@@ -129,7 +129,7 @@ def _environment(
     return verb.verify_environment(opened, place, reference, jobs=jobs, progress=progress)
 
 
-def _store(
+def _check_store(
     opened: Store, data: str | None, repair: bool, source: str | None, jobs: int | None, progress: Progress
 ) -> RepairResult:
     """Check the store itself, and repair it if asked to."""
@@ -143,7 +143,7 @@ def _store(
     return verb.verify_and_repair(opened, sample, sources, level=level, jobs=jobs, progress=progress)
 
 
-def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
+def _print_comparison(checked: EnvironmentCheck, as_json: bool) -> int:
     code = ExitCode.INTEGRITY if checked.different else ExitCode.DONE
     if as_json:
         output.print_json(
@@ -165,7 +165,9 @@ def _checked(checked: EnvironmentCheck, as_json: bool) -> int:
     return code
 
 
-def _verified(found: VerifyResult, repaired: Sequence[RepairedObject], store: str, as_json: bool) -> int:
+def _print_problems(
+    found: VerifyResult, repaired: Sequence[RepairedObject], store: str, as_json: bool
+) -> int:
     code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
     if as_json:
         output.print_json({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(repaired))})

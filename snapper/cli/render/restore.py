@@ -12,7 +12,6 @@ from snapper.cli.render.staleness import FRESH, Staleness
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
-from snapper.process.identity import utc_now
 
 if TYPE_CHECKING:
     from snapper.commands.restore import RestoreFailure, RestoreResult
@@ -29,7 +28,7 @@ class Background:
 
 
 @dataclass(frozen=True)
-class Ended:
+class RestoreOutcome:
     """The outcome of a restore: results so far, the process that continues if time was up, and kernels that were
     unregistered because the store no longer has their environments.
     """
@@ -42,50 +41,50 @@ class Ended:
     staleness: Staleness = FRESH
 
 
-def described(ended: Ended) -> tuple[dict[str, Any], int]:
+def outcome_fields(outcome: RestoreOutcome) -> tuple[dict[str, Any], int]:
     """Return what was restored and what was not, as JSON, and the exit code."""
-    done, failed = _parted(ended.results)
+    done, failed = _split(outcome.results)
     problems = any(result.unrelocated or any(k.problem for k in result.kernels) for result in done)
-    partial = problems or ended.background or ended.staleness.code
+    partial = problems or outcome.background or outcome.staleness.code
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
-        "store": ended.store,
+        "store": outcome.store,
         "restored": [_fields(result) for result in done],
         **output.failure_fields([(result.environment, result.error) for result in failed], alone=not done),
-        "removed_kernels": [kernel.name for kernel in ended.removed_kernels],
-        "seconds": round(ended.seconds, 3),
+        "removed_kernels": [kernel.name for kernel in outcome.removed_kernels],
+        "seconds": round(outcome.seconds, 3),
     }
-    if ended.background:
-        fields["background"] = to_jsonable(ended.background)
-    return {**fields, **ended.staleness.fields}, code
+    if outcome.background:
+        fields["background"] = to_jsonable(outcome.background)
+    return {**fields, **outcome.staleness.fields}, code
 
 
-def report(ended: Ended, as_json: bool) -> int:
+def report(outcome: RestoreOutcome, as_json: bool) -> int:
     """Report what was restored and what was not, and return the exit code."""
-    fields, code = described(ended)
+    fields, code = outcome_fields(outcome)
     if as_json:
         output.print_json(fields)
         return code
-    done, failed = _parted(ended.results)
+    done, failed = _split(outcome.results)
     for result in done:
-        _say(result)
+        _print_result(result)
     output.print_failures(
-        [(failure.environment, failure.error) for failure in failed], alone=len(ended.results) == 1
+        [(failure.environment, failure.error) for failure in failed], alone=len(outcome.results) == 1
     )
-    for kernel in ended.removed_kernels:
+    for kernel in outcome.removed_kernels:
         output.echo(f"Removed kernel {kernel.display_name}: {kernel.environment} is no longer in the store")
-    if len(ended.results) > 1:
-        output.echo(_summary(done, failed, ended.seconds))
-    ended.staleness.warn()
-    if ended.background:
-        _say_background(ended.background)
-    elif not ended.results:
-        output.print_empty_store(ended.store)
+    if len(outcome.results) > 1:
+        output.echo(_summary(done, failed, outcome.seconds))
+    outcome.staleness.warn()
+    if outcome.background:
+        _print_background(outcome.background)
+    elif not outcome.results:
+        output.print_empty_store(outcome.store)
     return code
 
 
-def note(result: RestoreResult | RestoreFailure) -> None:
-    """Print a line with the time, for the log."""
+def log_result(result: RestoreResult | RestoreFailure) -> None:
+    """Print a line for the log, which adds the time."""
     from snapper.commands.restore import RestoreFailure
 
     with suppress(OSError):
@@ -93,10 +92,10 @@ def note(result: RestoreResult | RestoreFailure) -> None:
             what = f"could not be restored: {result.error.message}"
         else:
             what = "is already in place" if result.present else f"was restored in {result.seconds:.1f} s"
-        output.warn(f"{utc_now()} {result.environment} {what}")
+        output.warn(f"{result.environment} {what}")
 
 
-def _parted(
+def _split(
     results: Sequence[RestoreResult | RestoreFailure],
 ) -> tuple[list[RestoreResult], list[RestoreFailure]]:
     from snapper.commands.restore import RestoreFailure
@@ -112,14 +111,14 @@ def _summary(done: list[RestoreResult], failed: list[RestoreFailure], seconds: f
     return f"{counts}; {plural(kernels, 'kernel')}; {seconds:.1f} s"
 
 
-def _say_background(background: Background) -> None:
+def _print_background(background: Background) -> None:
     what = ", ".join(background.left) if background.left else "reading the store"
     output.echo(f"Time budget reached; continuing in the background (PID {background.process}): {what}")
     output.echo(f"  log: {background.log}")
     output.echo("  kernels wait for their environments; see the progress with: snapper status")
 
 
-def _say(done: RestoreResult) -> None:
+def _print_result(done: RestoreResult) -> None:
     if done.present:
         output.echo(f"{done.environment} is already in place: {done.prefix}")
         if done.changed:

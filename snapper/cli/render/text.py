@@ -1,4 +1,4 @@
-"""Words and numbers for people."""
+"""Readable numbers, times and durations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def size(count: int) -> str:
-    """Bytes in decimal units, as disks are sold and `ls --si` has them: 1234567 is 1.2 MB."""
+    """Return a number of bytes in decimal units, like `ls --si`: 1234567 is 1.2 MB."""
     value = float(count)
     for unit in _UNITS:
         if value < 999.5 or unit == _UNITS[-1]:
@@ -16,17 +16,17 @@ def size(count: int) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
+    """Return the count with its noun: `1 file`, `2 files`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def moment(time: str) -> str:
-    """A time as histories have it, for people: `2026-01-31 09:00:00`."""
+    """Return a time of the history in a readable form: `2026-01-31 09:00:00`."""
     return time.replace("T", " ").removesuffix("Z")
 
 
 def age(seconds: float) -> str:
-    """How long that is, in the largest unit that fits: `5 minutes`."""
+    """Return a duration in the largest unit that fits: `5 minutes`."""
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
             return plural(int(seconds // length), unit)
