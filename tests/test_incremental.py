@@ -130,7 +130,7 @@ def test_files_the_index_vouches_for_are_not_read(env: RestoredEnvironment) -> N
     entries = true_index.entries_by_layer()
     now = next(file for file in scan(env.prefix).files if file.path == NOTE)
     layer = true_index.layer_of(now)
-    entries[layer] = [each if each.path != NOTE else index.index_entry(now) for each in entries[layer]]
+    entries[layer] = [each if each[0] != NOTE else index.index_entry(now) for each in entries[layer]]
     header = index.IndexHeader(
         true_index.header.snapshot, true_index.header.prefix, clock.next_tick(env.prefix)
     )

@@ -204,7 +204,7 @@ class _LayerComparison:
         if stat.S_IFMT(status.st_mode) != _FILE_TYPES[member.type]:
             return "type"
         if member.type == "symlink":
-            expected = relocate_link(member.target, self._layer.relocation(member.path), self._prefix)
+            expected = relocate_link(member.target, self._layer.relocations.get(member.path), self._prefix)
             return None if self._files.target(member.path) == expected else "target"
         if member.type == "hardlink":
             other = self._files.status(member.target)
@@ -220,7 +220,7 @@ class _LayerComparison:
         on_disk = self._files.read(member.path)
         if on_disk is None:
             return False
-        relocation = self._layer.relocation(member.path)
+        relocation = self._layer.relocations.get(member.path)
         if relocation and relocation.mode in RECORD_MODES:
             self.result.records.append(StoredRecord(member.path, relocation.mode, bytes(data)))
             return True
@@ -241,7 +241,7 @@ class _LayerComparison:
         return stored in candidate_originals(on_disk, relocation.mode, relocation.placeholder, self._prefix)
 
     def _is_same_piece(self, piece: Piece) -> bool:
-        relocation = self._layer.relocation(piece.start.path)
+        relocation = self._layer.relocations.get(piece.start.path)
         offset, expected = piece.offset_on_disk(relocation, self._prefix), bytes(piece.data)
         if relocation and relocation.mode not in RECORD_MODES:
             with suppress(PlaceholderTooShort):

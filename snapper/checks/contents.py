@@ -69,13 +69,13 @@ def list_layer(store: Store, layer: Layer) -> list[ListedMember]:
     listed: list[ListedMember] = []
     piece = opened.continuation
     if piece is not None:
-        relocation = _relocation_key(opened.relocation(piece.start.path))
+        relocation = _relocation_key(opened.relocations.get(piece.start.path))
         digest = hashlib.sha256(piece.data).hexdigest()
         listed.append(
             ListedMember(piece.start.path, Content("file", 0, digest, relocation, piece.start.offset))
         )
     for member, data in opened.members():
-        relocation = _relocation_key(opened.relocation(member.path))
+        relocation = _relocation_key(opened.relocations.get(member.path))
         content = Content(member.type, member.mode & 0o777, _data(member, data), relocation)
         listed.append(ListedMember(member.path, content))
     return listed

@@ -55,7 +55,8 @@ class Piece(NamedTuple):
 class OpenLayer:
     """A decompressed layer, valid until its reader opens the next one.
 
-    `continuation` is the data that it begins with, of a file that began in an earlier layer.
+    `continuation` is the data that it begins with, of a file that began in an earlier layer. `relocations` says how
+    members depend on the prefix, by path; it lacks those that do not.
     """
 
     def __init__(self, name: str, layer: Layer, segment: memoryview) -> None:
@@ -63,12 +64,8 @@ class OpenLayer:
         self._segment = segment
         self._layer = layer
         self._start = segment_start(layer.begins, len(segment))
-        self._relocations = {path: group for group in layer.relocations for path in group.paths}
+        self.relocations = {path: group for group in layer.relocations for path in group.paths}
         self.continuation = Piece(layer.begins, segment[: self._start.size]) if layer.begins else None
-
-    def relocation(self, path: str) -> Relocation | None:
-        """Return how the member of that path depends on the prefix; None if it does not."""
-        return self._relocations.get(path)
 
     def members(self) -> Iterator[tuple[Member, memoryview]]:
         """Yield the members that begin in the layer, with their data; that of the last one may be its first piece only.
@@ -120,7 +117,8 @@ def read_members(
     checked: set[str] = set()
     count = 0
     try:
-        for member, data in iter_members(segment, start):
+        for member_with_data in iter_members(segment, start):
+            member = member_with_data[0]
             path = member.path
             directory, _, last = path.rpartition("/")
             # Paths in one directory differ only in their last component: it is enough to check one of them in full.
@@ -129,7 +127,7 @@ def read_members(
                 checked.add(directory)
             if member.type == "hardlink":
                 check_path(member.target)
-            yield member, data
+            yield member_with_data
             count += 1
     except ValueError as error:
         raise Corrupted(name, str(error)) from None

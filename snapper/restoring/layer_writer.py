@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
-from snapper.environment.index import IndexEntry, directory_entry, encode_block
+from snapper.environment.index import EntryFields, directory_entry, encode_block
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation
@@ -74,7 +74,6 @@ class ExtractedLayer:
     `linked` has not been written: its files are hard links to those of the environment that is replaced.
     """
 
-    size: int = 0
     links: list[Link] = field(default_factory=list)
     directories: list[Member] = field(default_factory=list)
     split: SplitFile | None = None
@@ -107,8 +106,7 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
         writer = _Writer(job, layer, _directories_of(job.directory))
         if layer.continuation is not None:
             writer.write_continuation(layer.continuation)
-        for member, data in layer.members():
-            writer.write(member, data)
+        writer.write_members(layer.members())
     return writer.result()
 
 
@@ -126,24 +124,26 @@ class _Writer:
 
     def __init__(self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
         self._job = job
-        self._layer = layer
+        self._relocations = layer.relocations
         self._directories = directories
         self._result = ExtractedLayer()
-        self._index: list[IndexEntry] = []
+        self._index: list[EntryFields] = []
 
     def result(self) -> ExtractedLayer:
         self._result.index = encode_block(self._job.number, self._index)
         return self._result
 
-    def write(self, member: Member, data: memoryview) -> None:
-        if member.type == "file":
-            self._write_file(member, data)
-        elif member.type == "directory":
-            self._result.directories.append(member)
-            self._directories[member.path]
-            self._index.append(directory_entry(member.path, member.mode & 0o777))
-        else:
-            self._note_link(member)
+    def write_members(self, members: Iterable[tuple[Member, memoryview]]) -> None:
+        """Write files and directories, and note the links."""
+        for member, data in members:
+            if member.type == "file":
+                self._write_file(member, data)
+            elif member.type == "directory":
+                self._result.directories.append(member)
+                self._directories[member.path]
+                self._index.append(directory_entry(member.path, member.mode & 0o777))
+            else:
+                self._note_link(member)
 
     def write_continuation(self, piece: Piece) -> None:
         """Write the piece of a split file that the layer begins with."""
@@ -153,7 +153,7 @@ class _Writer:
             self._result.split = SplitFile(member, piece.end, replaced)
 
     def _note_link(self, member: Member) -> None:
-        relocation = self._layer.relocation(member.path)
+        relocation = self._relocations.get(member.path)
         target = relocate_link(member.target, relocation, self._job.prefix)
         self._result.links.append(Link(member.path, target, member.type == "hardlink"))
 
@@ -165,7 +165,7 @@ class _Writer:
             return
         if path in self._job.split:
             raise InvalidSegment(f"{path!r} is present both whole and in parts")
-        relocation = self._layer.relocation(path)
+        relocation = self._relocations.get(path)
         content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
         mode &= 0o777
@@ -177,11 +177,8 @@ class _Writer:
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        self._result.size += size
-        inode = 0 if path in self._result.unrelocated else status.st_ino
-        self._index.append(
-            IndexEntry(path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode)
-        )
+        inode = 0 if relocation and path in self._result.unrelocated else status.st_ino
+        self._index.append((path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode))
 
     def _relocated_content(self, path: str, data: memoryview, relocation: Relocation) -> memoryview | bytes:
         """Return what to write of a file that has relocations, and note what `finalize` has to know of it."""
@@ -198,7 +195,7 @@ class _Writer:
         Return the number of text placeholders up to the end of the piece, None if the file has no relocation.
         """
         path = piece.start.path
-        relocation = self._layer.relocation(path)
+        relocation = self._relocations.get(path)
         offset = piece.offset_on_disk(relocation, self._job.prefix)
         replaced = None
         content = piece.data
@@ -218,7 +215,6 @@ class _Writer:
                 content, offset = content[written:], offset + written
         finally:
             os.close(descriptor)
-        self._result.size += len(piece.data)
         return replaced
 
     def _relocate(

@@ -24,8 +24,8 @@ from typing import NamedTuple
 from snapper.environment import state
 from snapper.environment.index import (
     ANY_CTIME,
+    EntryFields,
     Index,
-    IndexEntry,
     block_entries,
     directory_entry,
     encode_block,
@@ -150,7 +150,7 @@ class _InstalledLayers:
                         holders[layer.owner_group, inode].add(number)
         return {number for numbers in holders.values() if len(numbers) > 1 for number in numbers}
 
-    def _is_as_restored(self, layer: Layer, entry: IndexEntry) -> bool:
+    def _is_as_restored(self, layer: Layer, entry: EntryFields) -> bool:
         path, _, _, mtime, _, inode = entry
         if path.endswith("/"):
             return True
@@ -191,7 +191,7 @@ def _batches(units: Iterator[_Unit]) -> Iterator[_Batch]:
         yield _Batch(tuple(batch), size)
 
 
-def _remove_links(target: DirectoryTree, layers: Mapping[int, Sequence[IndexEntry]]) -> None:
+def _remove_links(target: DirectoryTree, layers: Mapping[int, Sequence[EntryFields]]) -> None:
     for entries in layers.values():
         for path, *_ in entries:
             parent, _, name = path.rpartition("/")
@@ -200,7 +200,7 @@ def _remove_links(target: DirectoryTree, layers: Mapping[int, Sequence[IndexEntr
                     os.unlink(name, dir_fd=target[parent])
 
 
-def _is_linkable(source: DirectoryTree, taken: int, device: int, entry: IndexEntry) -> bool:
+def _is_linkable(source: DirectoryTree, taken: int, device: int, entry: EntryFields) -> bool:
     """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them."""
     path, size, mode, mtime, ctime, inode = entry
     parent, _, name = path.rstrip("/").rpartition("/")
@@ -222,11 +222,11 @@ def _is_linkable(source: DirectoryTree, taken: int, device: int, entry: IndexEnt
 
 
 def _link_layer(
-    source: DirectoryTree, target: DirectoryTree, number: int, entries: Sequence[IndexEntry]
+    source: DirectoryTree, target: DirectoryTree, number: int, entries: Sequence[EntryFields]
 ) -> ExtractedLayer:
     """Link the files of one layer and make its directories; may raise OSError."""
     result = ExtractedLayer(linked=True)
-    index: list[IndexEntry] = []
+    index: list[EntryFields] = []
     for path, size, mode, mtime, _, inode in entries:
         if path.endswith("/"):
             target[path[:-1]]
@@ -235,6 +235,6 @@ def _link_layer(
         else:
             parent, _, name = path.rpartition("/")
             os.link(name, name, src_dir_fd=source[parent], dst_dir_fd=target[parent], follow_symlinks=False)
-            index.append(IndexEntry(path, size, mode, mtime, ANY_CTIME, inode))
+            index.append((path, size, mode, mtime, ANY_CTIME, inode))
     result.index = encode_block(number, index)
     return result
