@@ -10,7 +10,12 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    _TextStreamHandler = logging.StreamHandler[TextIO]
+else:
+    _TextStreamHandler = logging.StreamHandler  # cannot be subscripted in Python 3.10
 
 logger = logging.getLogger("snapper")
 
@@ -93,7 +98,7 @@ def escape_controls(text: str) -> str:
     )
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(_TextStreamHandler):
     """Writes to the current `sys.stderr`: with time and PID, unless this is a log file, which adds them itself.
 
     Errors, such as a full disk, are ignored.
