@@ -12,28 +12,12 @@ from typing import TYPE_CHECKING
 from snapper.version import __version__
 
 if TYPE_CHECKING:
-    from snapper.api import (
-        copy,
-        diff,
-        environments,
-        export,
-        import_archive,
-        open_store,
-        pack,
-        prune,
-        read_snapshot,
-        remove,
-        repair,
-        restore,
-        restore_all,
-        rollback,
-        snapshots,
-        status,
-        tag,
-        untag,
-        verify,
-        verify_environment,
-    )
+    from snapper.api.comparing import diff, status, verify_environment
+    from snapper.api.maintenance import prune, repair, verify
+    from snapper.api.packing import import_archive, pack
+    from snapper.api.restoring import restore, restore_all, rollback
+    from snapper.api.sharing import copy, export
+    from snapper.api.stores import environments, open_store, read_snapshot, remove, snapshots, tag, untag
     from snapper.commands.copy import CopyFailure, CopyResult
     from snapper.commands.diff import FileChanges, SnapshotDiff
     from snapper.commands.export import ExportResult
@@ -54,27 +38,37 @@ if TYPE_CHECKING:
 
 #: The modules that define the public names.
 _MODULES = {
-    "snapper.api": (
-        "copy",
+    "snapper.api.comparing": (
         "diff",
-        "environments",
-        "export",
-        "import_archive",
-        "open_store",
-        "pack",
+        "status",
+        "verify_environment",
+    ),
+    "snapper.api.maintenance": (
         "prune",
-        "read_snapshot",
-        "remove",
         "repair",
+        "verify",
+    ),
+    "snapper.api.packing": (
+        "import_archive",
+        "pack",
+    ),
+    "snapper.api.restoring": (
         "restore",
         "restore_all",
         "rollback",
+    ),
+    "snapper.api.sharing": (
+        "copy",
+        "export",
+    ),
+    "snapper.api.stores": (
+        "environments",
+        "open_store",
+        "read_snapshot",
+        "remove",
         "snapshots",
-        "status",
         "tag",
         "untag",
-        "verify",
-        "verify_environment",
     ),
     "snapper.commands.copy": ("CopyFailure", "CopyResult"),
     "snapper.commands.diff": ("FileChanges", "SnapshotDiff"),

@@ -1,0 +1,68 @@
+"""Pack environments and conda-pack archives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from snapper.api.arguments import find_prefix
+from snapper.archives.importer import archive_stem
+from snapper.commands.import_archive import import_archive as pack_archive
+from snapper.commands.pack import PackOptions, PackResult
+from snapper.commands.pack import pack as pack_environment
+from snapper.packing.source import EditablePolicy
+from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.settings.directories import absolute_directory
+from snapper.settings.resolution import load_settings
+from snapper.store import Store
+
+
+def pack(
+    store: Store,
+    environment: str | Path,
+    *,
+    name: str | None = None,
+    message: str = "",
+    level: int | None = None,
+    editables: EditablePolicy = "refuse",
+    full: bool = False,
+    force: bool = False,
+    jobs: int | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> PackResult:
+    """Pack an environment, given by its conda name or its directory (a Path), and publish the snapshot as `name`.
+
+    The name defaults to that of the environment. Files that have not changed since the last pack or restore are not
+    read unless `full`. `editables` says what to do about editable installs: "refuse", "include" their sources, or
+    "ignore". With `force`, publish even if someone else has published in the meantime.
+
+    Raise EnvironmentNotFound, AmbiguousName, NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking,
+    PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the store's environments are then unchanged.
+    """
+    settings = load_settings()
+    prefix = find_prefix(environment)
+    name = name or (prefix.name if isinstance(environment, Path) else environment)
+    options = PackOptions(
+        message=message, level=level or settings.level, editables=editables, full=full, force=force
+    )
+    return pack_environment(store, prefix, name, options, jobs=jobs or settings.jobs, progress=progress)
+
+
+def import_archive(
+    store: Store,
+    file: str | Path,
+    *,
+    name: str | None = None,
+    message: str = "",
+    level: int | None = None,
+    jobs: int | None = None,
+    progress: Progress = NO_PROGRESS,
+) -> PackResult:
+    """Pack the environment in a conda-pack archive; nothing in the archive is executed.
+
+    The name defaults to that of the file. Raise NotAnArchive, InvalidArchive, ProgramNotFound, and what `pack` raises.
+    """
+    settings = load_settings()
+    path = absolute_directory(file)
+    name = name or archive_stem(path)
+    level, jobs = level or settings.level, jobs or settings.jobs
+    return pack_archive(lambda: store, path, name, message=message, level=level, jobs=jobs, progress=progress)
