@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from snapper.api.arguments import optional_envs_dir, optional_prefix
@@ -39,7 +39,7 @@ def restore(
     request = RestoreRequest(
         SnapshotSpec.parse(spec),
         prefix=optional_prefix(prefix),
-        envs_dir=optional_envs_dir(envs_dir),
+        envs_dir=None if prefix else optional_envs_dir(envs_dir),
         replace=replace,
     )
     (outcome,) = restore_requests(store, [request], jobs=jobs or load_settings().jobs, progress=progress)
@@ -88,15 +88,25 @@ def rollback(
     replace: bool = False,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
+    on_not_moved: Callable[[RestoreResult], None] | None = None,
 ) -> Rollback:
     """Make an earlier snapshot current again for everyone: the one that `spec` names, or the one before the current.
 
-    It is first restored on this machine, unless `store_only`; the other options are those of `restore`. Raise
+    It is first restored on this machine, unless `store_only`; the other options are those of `restore`. `on_not_moved`
+    is called if it was restored, but the store could not be changed. Raise
     NoEarlierSnapshot, NotInStore, StoreUnreachable, ConcurrentUpdate, and what `restore` raises.
     """
-    local = None
-    if not store_only:
-        local = LocalRestore(
-            optional_prefix(prefix), optional_envs_dir(envs_dir), replace, jobs or load_settings().jobs
-        )
-    return roll_back(store, SnapshotSpec.parse(spec), message=message, local=local, progress=progress)
+    local = LocalRestore(
+        prefix=optional_prefix(prefix),
+        envs_dir=None if prefix else optional_envs_dir(envs_dir),
+        replace=replace,
+        jobs=jobs or load_settings().jobs,
+    )
+    return roll_back(
+        store,
+        SnapshotSpec.parse(spec),
+        message=message,
+        local=None if store_only else local,
+        progress=progress,
+        on_not_moved=on_not_moved,
+    )

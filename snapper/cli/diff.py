@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import snapper
 from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.staleness import Staleness, read_staleness
 from snapper.errors import UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.directories import absolute_directory
-from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
     from snapper.commands.diff import SnapshotDiff
@@ -50,26 +49,14 @@ def diff(
         snapper diff myenv@v1 myenv@v2 --files
     """
     from snapper.cli.render.progress import reporter
-    from snapper.commands import diff as verb
-    from snapper.environment.locations import find_environment
     from snapper.repository.specs import SnapshotSpec
 
     if after is not None and prefix is not None:
         raise UsageError("a second snapshot and --prefix cannot be combined", "Choose one of them.")
-    one = SnapshotSpec.parse(before)
-    other = SnapshotSpec.parse(after) if after is not None else None
+    names = [SnapshotSpec.parse(spec).environment for spec in (before, after) if spec is not None]
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
-        if other is not None:
-            found = verb.diff_snapshots(
-                opened, one, other, files=files, jobs=jobs or load_settings().jobs, progress=progress
-            )
-        else:
-            place = absolute_directory(prefix) if prefix is not None else find_environment(one.environment)
-            found = verb.diff_installed(
-                opened, one, place, files=files, jobs=jobs or load_settings().jobs, progress=progress
-            )
-    names = [spec.environment for spec in (one, other) if spec]
+        found = snapper.diff(opened, before, after or prefix, files=files, jobs=jobs, progress=progress)
     staleness = read_staleness(opened, names)
     _print_differences(found, staleness, as_json)
     return staleness.code

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import snapper
 from snapper.cli.options import (
     JobsOption,
     JsonOption,
@@ -19,8 +20,6 @@ from snapper.cli.render.staleness import Staleness, read_staleness
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
-from snapper.settings.directories import absolute_directory
-from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
     from snapper.commands.export import ExportResult
@@ -74,21 +73,23 @@ def export(
         snapper export myenv -o myenv.tar.zst --dest-prefix /opt/myenv
     """
     from snapper.cli.render.progress import reporter
-    from snapper.commands import export as verb
     from snapper.repository.specs import SnapshotSpec
 
-    wanted = verb.ExportRequest(
-        SnapshotSpec.parse(name),
-        absolute_directory(output),
-        format=format_,
-        dest_prefix=dest_prefix,
-        level=level,
-        threads=threads,
-        force=force,
-    )
+    SnapshotSpec.parse(name)  # an invalid name is an error even if the store cannot be opened
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
-        exported = verb.export_snapshot(opened, wanted, jobs=jobs or load_settings().jobs, progress=progress)
+        exported = snapper.export(
+            opened,
+            name,
+            output,
+            format=format_,
+            dest_prefix=dest_prefix,
+            level=level,
+            threads=threads,
+            force=force,
+            jobs=jobs,
+            progress=progress,
+        )
     return _print_result(exported, read_staleness(opened, [exported.environment]), as_json)
 
 

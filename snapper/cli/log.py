@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import snapper
 from snapper.cli.options import (
     JsonOption,
     NameArgument,
@@ -37,10 +38,8 @@ def log(
         snapper log myenv
         snapper log myenv -n 5
     """
-    from snapper.commands.log import read_log as verb
-
     opened = open_store(store)
-    steps = verb(opened, name, number)
+    steps = snapper.snapshots(opened, name, limit=number)
     staleness = read_staleness(opened, [name])
     _print_log(name, steps, staleness, as_json)
     return staleness.code

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import snapper
 from snapper.cli import logs
 from snapper.cli.completion import complete_environment, complete_snapshot
-from snapper.settings.resolution import store_url
 
 if TYPE_CHECKING:
     from snapper.store import Store
@@ -127,8 +127,4 @@ def with_general_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def open_store(option: str | None, *, create: bool = False, apart_from: Path | None = None) -> Store:
     """Open the store that the option names, or else the settings."""
-    from snapper import store
-
-    url = store_url(option)
-    cache = store.configured_cache(url)
-    return store.open_store(url, create=create, apart_from=apart_from, cache=cache)
+    return snapper.open_store(option, create=create, apart_from=apart_from)

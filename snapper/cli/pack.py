@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import snapper
 from snapper.cli.completion import complete_installed
 from snapper.cli.options import (
     JobsOption,
@@ -21,7 +22,6 @@ from snapper.cli.options import (
 from snapper.cli.render import pack as render
 from snapper.errors import NotAnEnvironment, UsageError
 from snapper.settings.directories import absolute_directory
-from snapper.settings.resolution import load_settings
 
 
 class EditableOption(str, Enum):
@@ -84,29 +84,26 @@ def pack(
         snapper pack -p ~/work/env --name myenv
     """
     from snapper.cli.render.progress import reporter
-    from snapper.commands import pack as verb
 
-    place, known_as = _place_and_name(name, prefix, store_name)
-    opened = open_store(store, create=True, apart_from=place)
+    prefix, name_in_store = _prefix_and_name(name, prefix, store_name)
+    opened = open_store(store, create=True, apart_from=prefix)
     with reporter(quiet=as_json) as progress:
-        done = verb.pack(
+        done = snapper.pack(
             opened,
-            place,
-            known_as,
-            verb.PackOptions(
-                message=message,
-                level=level or load_settings().level,
-                editables=editable.value,
-                full=full,
-                force=force,
-            ),
-            jobs=jobs or load_settings().jobs,
+            prefix,
+            name=name_in_store,
+            message=message,
+            level=level,
+            editables=editable.value,
+            full=full,
+            force=force,
+            jobs=jobs,
             progress=progress,
         )
     render.report(done, as_json)
 
 
-def _place_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
+def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
     """Return the prefix of the environment and its name in the store."""
     from snapper.environment import conda
     from snapper.environment.locations import find_environment
@@ -117,12 +114,12 @@ def _place_and_name(name: str | None, prefix: Path | None, store_name: str | Non
             "give the name of an environment, or its directory with --prefix",
             "See: snapper pack --help.",
         )
-    place = absolute_directory(prefix) if prefix is not None else None
-    known_as = check_environment_name(
-        store_name or (place.name if place else str(name)),
+    directory = absolute_directory(prefix) if prefix is not None else None
+    name_in_store = check_environment_name(
+        store_name or (directory.name if directory else str(name)),
         "Give a directory with --prefix, and its name in the store with --name.",
     )
-    place = place or find_environment(str(name))
-    if not conda.is_environment(place):
-        raise NotAnEnvironment(str(place))
-    return place, known_as
+    directory = directory or find_environment(str(name))
+    if not conda.is_environment(directory):
+        raise NotAnEnvironment(str(directory))
+    return directory, name_in_store

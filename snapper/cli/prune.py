@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import snapper
 from snapper.cli.completion import complete_environment
 from snapper.cli.options import JsonOption, StoreOption, open_store
 from snapper.cli.render import output
@@ -75,16 +76,14 @@ def prune(
         snapper prune --keep-last 3 --keep-monthly 6 --yes
     """
     from snapper.cli.render.progress import reporter
-    from snapper.commands import prune as verb
-    from snapper.commands.retention import RetentionPolicy
 
-    retention = RetentionPolicy(
+    retention = snapper.RetentionPolicy(
         keep_last, keep_daily, keep_weekly, keep_monthly, tuple(keep_tag) if keep_tag else ("*",)
     )
     opened = open_store(store).authoritative()
     with reporter(quiet=as_json or not yes) as progress:
-        done = verb.prune(
-            opened, retention, names or (), dry=not yes, grace=_seconds(grace), progress=progress
+        done = snapper.prune(
+            opened, retention, names or (), apply=yes, grace=_seconds(grace), progress=progress
         )
     _print_result(done, opened.url, as_json)
 

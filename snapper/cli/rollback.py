@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import snapper
 from snapper.cli import Invocation
 from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import (
@@ -22,8 +23,6 @@ from snapper.cli.render import output
 from snapper.cli.render import restore as render
 from snapper.errors import ExitCode, UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.directories import absolute_directory
-from snapper.settings.resolution import load_settings, resolve_envs_dir
 
 if TYPE_CHECKING:
     from snapper.commands.restore import RestoreResult
@@ -72,25 +71,22 @@ def rollback(
         snapper rollback myenv ~2 --store-only
     """
     from snapper.cli.render.progress import reporter
-    from snapper.commands import rollback as verb
     from snapper.repository.specs import SnapshotSpec
 
     if snapshot is not None and "@" in name:
         raise UsageError("the snapshot is given twice", "See: snapper rollback --help.")
     spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name)
     opened = open_store(store)
-    local = verb.LocalRestore(
-        prefix=absolute_directory(prefix) if prefix else None,
-        envs_dir=None if prefix else resolve_envs_dir(envs_dir),
-        replace=replace,
-        jobs=jobs or load_settings().jobs,
-    )
     with reporter(quiet=as_json) as progress:
-        done = verb.rollback(
+        done = snapper.rollback(
             opened,
-            spec,
+            str(spec),
             message=message,
-            local=None if store_only else local,
+            store_only=store_only,
+            prefix=prefix,
+            envs_dir=envs_dir,
+            replace=replace,
+            jobs=jobs,
             progress=progress,
             on_not_moved=_warn_not_moved,
         )

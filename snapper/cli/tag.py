@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import snapper
 from snapper.cli.options import (
     JsonOption,
     ReferenceArgument,
@@ -37,7 +38,6 @@ def tag(
         snapper tag myenv@~1 v1 --move
         snapper tag myenv v1 --delete
     """
-    from snapper.commands import tag as verb
     from snapper.repository.specs import SnapshotSpec
 
     reference = SnapshotSpec.parse(name)
@@ -45,9 +45,9 @@ def tag(
         raise UsageError("--delete takes only an environment and a tag", "See: snapper tag --help.")
     opened = open_store(store)
     if delete:
-        _print_tag(verb.delete_tag(opened, reference.environment, tag_), opened.url, as_json)
+        _print_tag(snapper.untag(opened, reference.environment, tag_), opened.url, as_json)
     else:
-        _print_tag(verb.set_tag(opened, reference, tag_, move=move), opened.url, as_json)
+        _print_tag(snapper.tag(opened, name, tag_, move=move), opened.url, as_json)
 
 
 def _print_tag(done: TagResult, store: str, as_json: bool) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import snapper
 from snapper.cli.completion import complete_snapshot
 from snapper.cli.options import JobsOption, JsonOption, PrefixOption, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, UsageError
 from snapper.format.canonical import to_jsonable
-from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 
 if TYPE_CHECKING:
@@ -105,10 +105,8 @@ def verify(
 
 
 def _is_part(text: str) -> bool:
-    from snapper.commands.verify import LayerSample
-
     try:
-        LayerSample.parse(text)
+        snapper.LayerSample.parse(text)
     except UsageError:
         return False
     return True
@@ -118,29 +116,21 @@ def _compare_environment(
     opened: Store, name: str | None, prefix: Path | None, jobs: int | None, progress: Progress
 ) -> EnvironmentCheck:
     """Compare an environment on disk with its snapshot."""
-    from snapper.commands import verify as verb
-    from snapper.environment.locations import find_environment
     from snapper.repository.specs import SnapshotSpec
 
-    reference = SnapshotSpec.parse(name) if name else None
-    place = (
-        absolute_directory(prefix) if prefix else find_environment(reference.environment if reference else "")
-    )
-    return verb.verify_environment(opened, place, reference, jobs=jobs, progress=progress)
+    environment = prefix or SnapshotSpec.parse(name or "").environment
+    return snapper.verify_environment(opened, environment, name, jobs=jobs, progress=progress)
 
 
 def _check_store(
     opened: Store, data: str | None, repair: bool, source: str | None, jobs: int | None, progress: Progress
 ) -> RepairResult:
     """Check the store itself, and repair it if asked to."""
-    from snapper.commands import verify as verb
-
-    sample = None if data is None else verb.LayerSample.parse(data)
+    sample = None if data is None else snapper.LayerSample.parse(data)
     if not repair:
-        return verb.RepairResult(verb.verify_store(opened, sample, jobs=jobs, progress=progress), ())
+        return snapper.RepairResult(snapper.verify(opened, sample, jobs=jobs, progress=progress), ())
     sources = {source: open_store(source)} if source else None
-    level = load_settings().level
-    return verb.verify_and_repair(opened, sample, sources, level=level, jobs=jobs, progress=progress)
+    return snapper.repair(opened, sample, sources, jobs=jobs, progress=progress)
 
 
 def _print_comparison(checked: EnvironmentCheck, as_json: bool) -> int:
