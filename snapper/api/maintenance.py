@@ -38,7 +38,7 @@ def repair(
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> RepairResult:
-    """Check a store as `verify` does, and replace damaged objects by intact copies.
+    """Check a store as `verify` does, and replace corrupted objects with good copies.
 
     Copies come from the `sources`, by name, or by default from the environments on this machine.
     """

@@ -1,1 +1,1 @@
-"""Archives like those of conda-pack: reading those that anyone may have made, and writing."""
+"""Read (untrusted) conda-pack archives, and write them."""

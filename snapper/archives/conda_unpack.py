@@ -35,7 +35,7 @@ class PrefixRecord(NamedTuple):
 def read_prefix_records(script: Path) -> tuple[PrefixRecord, ...] | None:
     """Return the `_prefix_records` of a `bin/conda-unpack`, which is not executed; None if there is no such script.
 
-    Raise ValueError if conda-pack would not write them so.
+    Raise ValueError if they do not have the form that conda-pack writes.
     """
     if not script.is_file():
         return None

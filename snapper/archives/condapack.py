@@ -150,7 +150,7 @@ def _add_scripts(job: ArchiveJob, archive: Any, source: ArchiveSource) -> None:
 
 
 def _is_below(path: str, directories: set[str]) -> bool:
-    """Whether the path is below one of the directories."""
+    """Return whether the path is below one of the directories."""
     parts = path.split("/")
     return any("/".join(parts[:count]) in directories for count in range(1, len(parts)))
 
@@ -187,7 +187,7 @@ class _Output:
 
 
 class _Ownerless(tarfile.TarInfo):
-    """A member without owner: it belongs to whoever unpacks it, even root."""
+    """A member without an owner: it belongs to the user who unpacks it, even if that is root."""
 
     def get_info(self) -> Any:
         return {**super().get_info(), "uid": 0, "gid": 0, "uname": "", "gname": ""}

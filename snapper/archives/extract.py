@@ -1,4 +1,4 @@
-"""Extract archives that anyone may have made into a directory, and nowhere else.
+"""Extract untrusted archives into a directory, and nowhere else.
 
 As in `snapper.restoring.layer_writer`, directories are opened component by component without following links, and
 symbolic links are created last, so that no path leads outside while files are written.
@@ -73,26 +73,26 @@ def create_symlinks(file: Path, directory: Path, prefix: str, symlinks: dict[str
 
 
 def _stays_inside(path: str, symlinks: dict[str, str], prefix: str) -> bool:
-    """Whether following the path, with only these links, never leaves the environment."""
-    done: list[str] = []
+    """Return whether following the path through these links, with no other links, stays inside the environment."""
+    resolved: list[str] = []
     ahead = path.split("/")
     followed = 0
     while ahead and followed <= _MAX_LINKS:
         part = ahead.pop(0)
-        if part == ".." and not done:
+        if part == ".." and not resolved:
             return False
         if part == "..":
-            done.pop()
+            resolved.pop()
         elif part not in ("", "."):
-            done.append(part)
-            target = symlinks.get("/".join(done))
+            resolved.append(part)
+            target = symlinks.get("/".join(resolved))
             if target is not None and target.startswith("/"):
                 if not (target + "/").startswith(prefix + "/"):
                     return False
-                done, ahead = [], target[len(prefix) :].split("/") + ahead
+                resolved, ahead = [], target[len(prefix) :].split("/") + ahead
                 followed += 1
             elif target is not None:
-                done.pop()
+                resolved.pop()
                 ahead = target.split("/") + ahead
                 followed += 1
     return True

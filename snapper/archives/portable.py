@@ -52,7 +52,7 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
 
 
 def _is_applicable(relocation: Relocation, file: File | None) -> bool:
-    """Whether the path has the type that the relocation is for; otherwise, it could be a link that leads outside."""
+    """Return whether the path has the type that the relocation is for; if not, it may be a link that leads outside."""
     return file is not None and file.type == ("symlink" if relocation.mode == "link" else "file")
 
 

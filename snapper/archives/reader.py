@@ -1,4 +1,4 @@
-"""Read archives that conda-pack, or anyone, has made: tar with any compression, zip, and squashfs.
+"""Read untrusted archives: tar with any compression, zip, and squashfs.
 
 Paths are checked. Only `snapper.archives.extract` writes files at paths from an archive.
 """
@@ -269,11 +269,11 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> A
 
 def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
     command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d", str(top), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode and os.strerror(errno.ENOSPC) in done.stderr:
+    completed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if completed.returncode and os.strerror(errno.ENOSPC) in completed.stderr:
         raise InsufficientSpace(str(top.parent))
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
+    if completed.returncode:
+        reason = (completed.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
         raise InvalidArchive(str(file), f"it is corrupted ({reason})")
     progress.advance(file.stat().st_size)
     tree = walk(top)

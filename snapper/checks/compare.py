@@ -214,7 +214,7 @@ class _LayerComparison:
         return None if status.st_mode & 0o777 == member.mode & 0o777 else "mode"
 
     def _is_same_file(self, member: Member, data: memoryview) -> bool:
-        """Whether the file on disk is the member; package records are kept, to be compared later."""
+        """Return whether the file on disk equals the member; keep package records, to compare them later."""
         if len(data) < member.size:
             return self._is_same_piece(Piece.first(member, data))
         on_disk = self._files.read(member.path)
@@ -231,7 +231,7 @@ class _LayerComparison:
         return self._is_relocated(on_disk, bytes(data), relocation, is_module)
 
     def _is_relocated(self, on_disk: bytes, stored: bytes, relocation: Relocation, is_module: bool) -> bool:
-        """Whether relocating the stored file gives the one on disk, or undoing that gives the stored one."""
+        """Return whether relocating the stored file gives the one on disk, or undoing that gives the stored one."""
         try:
             expected = relocate_file(stored, relocation.mode, relocation.placeholder, self._prefix)
         except PlaceholderTooShort:
@@ -251,6 +251,6 @@ class _LayerComparison:
         return self._files.read(piece.start.path, offset, len(expected) + piece.is_last) == expected
 
 
-def _is_same_module(one: bytes, other: bytes) -> bool:
-    """Whether two compiled modules differ at most in the time of the source that they are valid for."""
-    return bytecode.without_source_mtime(one) == bytecode.without_source_mtime(other)
+def _is_same_module(first: bytes, second: bytes) -> bool:
+    """Return whether two compiled modules differ at most in the source mtime that they are valid for."""
+    return bytecode.without_source_mtime(first) == bytecode.without_source_mtime(second)

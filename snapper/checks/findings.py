@@ -12,7 +12,7 @@ Level = Literal["good", "note", "warning", "problem"]
 class Finding:
     """The result of one check: a sentence, and a hint what to do about it, if anything.
 
-    A `note` is worth knowing, a `warning` will be a problem some day, and with a `problem` something does not work.
+    A `note` is worth knowing, a `warning` can become a problem later, a `problem` means that something does not work.
     """
 
     level: Level

@@ -107,7 +107,7 @@ def _write(store: Store, key: str) -> None:
 
 def _add_layer(store: Store) -> None:
     """Write a small layer again, which changes nothing; raise _Untried if there is none."""
-    store.check_writable(Layout.LAYERS)  # an attempt that changes nothing would succeed
+    store.check_writable(Layout.LAYERS)  # a write that changes nothing would succeed anyway
     layer = _smallest_layer(store)
     if layer is None:
         raise _Untried
@@ -116,7 +116,7 @@ def _add_layer(store: Store) -> None:
 
 def _add_page(store: Store) -> None:
     """Write a page again, which changes nothing; raise _Untried if there is none."""
-    store.check_writable(Layout.PAGES)  # an attempt that changes nothing would succeed
+    store.check_writable(Layout.PAGES)  # a write that changes nothing would succeed anyway
     for name in environment_names(store):
         pages = read_encoded_snapshot(store, read_ref(store, name).ref.current).pages
         write_pages(store, dict(list(pages.items())[:1]))
@@ -133,14 +133,14 @@ def _smallest_layer(store: Store) -> Layer | None:
 
 def _move(store: Store) -> None:
     """Replace the ref of an environment that does not exist, at a version that cannot exist."""
-    store.check_writable(Layout.REFS)  # an attempt that changes nothing would succeed
+    store.check_writable(Layout.REFS)  # a write that changes nothing would succeed anyway
     with suppress(VersionMismatch):
         store.replace(Layout.ref(f"doctor.{secrets.token_hex(8)}"), b"{}", '"0"')
 
 
 def _delete(store: Store) -> None:
     """Delete a layer that does not exist."""
-    store.check_writable(Layout.LAYERS)  # an attempt that changes nothing would succeed
+    store.check_writable(Layout.LAYERS)  # a write that changes nothing would succeed anyway
     digest = secrets.token_hex(32)
     store.delete(Layout.layer(digest))
 

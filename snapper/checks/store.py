@@ -165,8 +165,8 @@ class StoreCheck:
         return contents
 
     def _check_layer_size(self, digest: str) -> None:
-        """Check that the layer exists in its described size. If a description is right, those that differ are wrong;
-        if none is, the layer is.
+        """Check that the layer exists in its described size. If one description is right, blame the others; if none is,
+        blame the layer.
         """
         key, stored = Layout.layer(digest), self.layers.get(digest)
         if stored is None:
@@ -243,6 +243,6 @@ class _References:
         return tuple(self._descriptions.get(digest, ()))
 
     def snapshots_with(self, layer: Layer) -> Iterator[str]:
-        """Yield the snapshots with a page that describes the layer so."""
+        """Yield the snapshots with a page that has this description of the layer."""
         for page_digest in self._descriptions[layer.digest][layer]:
             yield from self._snapshots[page_digest]

@@ -1,4 +1,4 @@
-"""The `snapper` command: parse, call one verb, render."""
+"""The `snapper` command: parse the command line, call one command, print the result."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ _DEFINED = {
 #: The variable by which the shell asks for completions.
 _COMPLETE = "_SNAPPER_COMPLETE"
 
-#: Options whose value is a location, which must not be empty.
+#: Options whose value is a path or URL, which must not be empty.
 _LOCATIONS = ("--store", "--from", "--to", "--prefix", "-p", "--envs-dir", "--output", "-o", "--data")
 
 #: click's UsageError, of the click that the installed typer uses.
@@ -96,7 +96,7 @@ def run(arguments: list[str]) -> int:
 def make_app(arguments: list[str]) -> typer.Typer:
     """Return the command line with the command that the arguments begin with, or else with all commands.
 
-    Importing and building all of them takes longer than running many a command.
+    Importing and building all of them takes longer than running most commands.
     """
     app = typer.Typer(
         name="snapper",

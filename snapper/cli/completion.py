@@ -42,8 +42,10 @@ def bash_words_rejoined() -> Iterator[None]:
         with redirect_stdout(completions):
             yield
     finally:
-        kept = joined[-1].rpartition("@")[0]
-        sys.stdout.writelines(f"{line.removeprefix(kept)}\n" for line in completions.getvalue().splitlines())
+        unreplaced = joined[-1].rpartition("@")[0]
+        sys.stdout.writelines(
+            f"{line.removeprefix(unreplaced)}\n" for line in completions.getvalue().splitlines()
+        )
 
 
 def complete_environment(ctx: typer.Context, incomplete: str) -> list[str]:

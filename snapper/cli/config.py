@@ -50,23 +50,23 @@ def show(as_json: JsonOption = False) -> int:
     Examples:
         snapper config show
     """
-    found = explain_settings()
-    code = found.wrong[0].code if found.wrong else ExitCode.DONE
+    overview = explain_settings()
+    code = overview.wrong[0].code if overview.wrong else ExitCode.DONE
     if as_json:
         output.print_json(
             {
-                "file": str(found.file) if found.file else None,
-                "settings": [to_jsonable(setting) for setting in found.settings],
-                "wrong": [output.error_fields(error) for error in found.wrong],
+                "file": str(overview.file) if overview.file else None,
+                "settings": [to_jsonable(setting) for setting in overview.settings],
+                "wrong": [output.error_fields(error) for error in overview.wrong],
             }
         )
         return code
     output.print_table(
         ("SETTING", "VALUE", "FROM"),
-        [(setting.key, _format_value(setting.value), setting.origin) for setting in found.settings],
+        [(setting.key, _format_value(setting.value), setting.origin) for setting in overview.settings],
         right=(),
     )
-    for error in found.wrong:
+    for error in overview.wrong:
         output.print_error(error, as_json=False)
     return code
 
@@ -110,8 +110,8 @@ def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     Examples:
         snapper config unset store
     """
-    there = find_settings_file()
-    stray = there is not None and key in there.fields and key not in KEYS
+    current = find_settings_file()
+    stray = current is not None and key in current.fields and key not in KEYS
     file = write_setting(key if stray else check_key(key), None)
     if not stray:
         _print_change(key, file, as_json)
@@ -131,10 +131,10 @@ def path(as_json: JsonOption = False) -> None:
     Examples:
         snapper config path
     """
-    found = find_settings_file()
-    file = str(found.path if found else writable_settings_file())
+    current = find_settings_file()
+    file = str(current.path if current else writable_settings_file())
     if as_json:
-        output.print_json({"file": file, "exists": bool(found and not found.missing)})
+        output.print_json({"file": file, "exists": bool(current and not current.missing)})
     else:
         output.echo(file)
 
@@ -150,23 +150,23 @@ def _check_url(url: str) -> None:
 
 
 def _print_change(key: str, file: object, as_json: bool) -> None:
-    found = explain_setting(key)
+    setting = explain_setting(key)
     if as_json:
-        output.print_json(to_jsonable(found))
+        output.print_json(to_jsonable(setting))
         return
-    output.echo(f"{key} = {_format_value(found.value)}, from {found.origin}")
-    if found.origin == variable_name(key):
-        output.notice(f"  note: the environment variable {found.origin} overrides {file}")
+    output.echo(f"{key} = {_format_value(setting.value)}, from {setting.origin}")
+    if setting.origin == variable_name(key):
+        output.notice(f"  note: the environment variable {setting.origin} overrides {file}")
 
 
-def _print_value(found: Setting, as_json: bool) -> None:
+def _print_value(setting: Setting, as_json: bool) -> None:
     if as_json:
-        output.print_json({"key": found.key, "value": to_jsonable(found.value), "origin": found.origin})
-    elif isinstance(found.value, tuple):
-        for value in found.value:
+        output.print_json({"key": setting.key, "value": to_jsonable(setting.value), "origin": setting.origin})
+    elif isinstance(setting.value, tuple):
+        for value in setting.value:
             output.echo(value)
-    elif found.value is not None:
-        output.echo(f"{found.value:g}" if isinstance(found.value, float) else str(found.value))
+    elif setting.value is not None:
+        output.echo(f"{setting.value:g}" if isinstance(setting.value, float) else str(setting.value))
 
 
 def _format_value(value: Value) -> str:

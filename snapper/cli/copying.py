@@ -61,16 +61,18 @@ def copy(
     opened = open_store(source)
     references = copy.select_snapshots(opened, specs)  # before the target is created
     with reporter(quiet=as_json) as progress:
-        other = open_store(target, create=True)
-        done: list[copy.CopyResult] = []
+        target_store = open_store(target, create=True)
+        copied: list[copy.CopyResult] = []
         failed: list[copy.CopyFailure] = []
-        for result in copy.copy_environments(opened, other, references, force=force, progress=progress):
+        for result in copy.copy_environments(
+            opened, target_store, references, force=force, progress=progress
+        ):
             if isinstance(result, copy.CopyFailure):
                 failed.append(result)
                 if not as_json:
                     output.print_error(result.error, as_json=False)
             else:
-                done.append(result)
+                copied.append(result)
                 if not as_json:
                     _print_result(result)
     staleness = read_staleness(opened, [reference.environment for reference in references])
@@ -78,10 +80,10 @@ def copy(
         output.print_json(
             {
                 "source": opened.url,
-                "target": other.url,
-                "copied": [_fields(result) for result in done],
+                "target": target_store.url,
+                "copied": [_fields(result) for result in copied],
                 **output.failure_fields(
-                    [(failure.environment, failure.error) for failure in failed], alone=not done
+                    [(failure.environment, failure.error) for failure in failed], all_failed=not copied
                 ),
                 **staleness.fields,
             }
@@ -91,17 +93,17 @@ def copy(
     return failed[0].error.code if failed else staleness.code
 
 
-def _print_result(done: CopyResult) -> None:
-    what = f"{done.environment}@{done.snapshot_id[:12]}"
-    if done.present:
-        output.echo(f"{what} already exists in {done.target}")
+def _print_result(result: CopyResult) -> None:
+    what = f"{result.environment}@{result.snapshot_id[:12]}"
+    if result.present:
+        output.echo(f"{what} already exists in {result.target}")
         return
-    layers = plural(done.added_layers, "new layer")
-    output.echo(f"Copied {what}: {layers}, {size(done.added_size)}, {done.seconds:.1f} s")
-    output.echo(f"  to {done.target}")
+    layers = plural(result.added_layers, "new layer")
+    output.echo(f"Copied {what}: {layers}, {size(result.added_size)}, {result.seconds:.1f} s")
+    output.echo(f"  to {result.target}")
 
 
-def _fields(done: CopyResult) -> dict[str, Any]:
-    fields: dict[str, Any] = to_jsonable(done)
+def _fields(result: CopyResult) -> dict[str, Any]:
+    fields: dict[str, Any] = to_jsonable(result)
     fields["snapshot"] = fields.pop("snapshot_id")
-    return {**fields, "seconds": round(done.seconds, 3)}
+    return {**fields, "seconds": round(result.seconds, 3)}

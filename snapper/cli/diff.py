@@ -56,28 +56,30 @@ def diff(
     names = [SnapshotSpec.parse(spec).environment for spec in (before, after) if spec is not None]
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
-        found = snapper.diff(opened, before, after or prefix, files=files, jobs=jobs, progress=progress)
+        differences = snapper.diff(opened, before, after or prefix, files=files, jobs=jobs, progress=progress)
     staleness = read_staleness(opened, names)
-    _print_differences(found, staleness, as_json)
+    _print_differences(differences, staleness, as_json)
     return staleness.code
 
 
-def _print_differences(found: SnapshotDiff, staleness: Staleness, as_json: bool) -> None:
+def _print_differences(differences: SnapshotDiff, staleness: Staleness, as_json: bool) -> None:
     if as_json:
-        output.print_json({**to_jsonable(found), "files": to_jsonable(found.files), **staleness.fields})
+        output.print_json(
+            {**to_jsonable(differences), "files": to_jsonable(differences.files), **staleness.fields}
+        )
         return
-    output.echo(f"{_label(found.before)} -> {_label(found.after)}")
-    output.print_changes(found.packages, "  ")
-    for path in found.altered.added:
+    output.echo(f"{_label(differences.before)} -> {_label(differences.after)}")
+    output.print_changes(differences.packages, "  ")
+    for path in differences.altered.added:
         output.echo(f"  modified: {path}")
-    for path in found.altered.removed:
+    for path in differences.altered.removed:
         output.echo(f"  no longer modified: {path}")
-    if found.files is not None:
-        for mark, paths in (("+", found.files.added), ("-", found.files.removed), ("~", found.files.changed)):
+    files = differences.files
+    if files is not None:
+        for mark, paths in (("+", files.added), ("-", files.removed), ("~", files.changed)):
             for path in paths:
                 output.echo_change("  ", mark, path)
-    files = found.files
-    same = not (found.packages or found.altered.added or found.altered.removed)
+    same = not (differences.packages or differences.altered.added or differences.altered.removed)
     if same and files is None:
         output.echo("  same packages; compare files with --files")
     elif same and files is not None and not (files.added or files.removed or files.changed):

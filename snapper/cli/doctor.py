@@ -37,13 +37,13 @@ def doctor(
     """
     from snapper.commands import doctor as verb
 
-    asked = verb.DoctorOptions(store, tuple(absolute_directory(script) for script in scripts or []))
-    found = list(verb.run_checks(asked))
-    wrong = sum(finding.level in ("warning", "problem") for finding in found)
+    options = verb.DoctorOptions(store, tuple(absolute_directory(script) for script in scripts or []))
+    findings = list(verb.run_checks(options))
+    wrong = sum(finding.level in ("warning", "problem") for finding in findings)
     if as_json:
-        output.print_json({"findings": [to_jsonable(finding) for finding in found], "wrong": wrong})
+        output.print_json({"findings": [to_jsonable(finding) for finding in findings], "wrong": wrong})
     else:
-        for finding in found:
+        for finding in findings:
             output.echo(
                 f"{finding.title}: {finding.detail}",
                 label=f"{_MARKS[finding.level]:8}",

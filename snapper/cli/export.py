@@ -93,26 +93,28 @@ def export(
     return _print_result(exported, read_staleness(opened, [exported.environment]), as_json)
 
 
-def _print_result(done: ExportResult, staleness: Staleness, as_json: bool) -> int:
+def _print_result(result: ExportResult, staleness: Staleness, as_json: bool) -> int:
     """Report an export and return the exit code."""
-    code = ExitCode.PARTIAL if done.unrelocated else staleness.code
+    code = ExitCode.PARTIAL if result.unrelocated else staleness.code
     if as_json:
-        fields = to_jsonable(done)
+        fields = to_jsonable(result)
         fields["snapshot"] = fields.pop("snapshot_id")
         fields |= {
-            "longest_prefix": done.longest_prefix,
-            "seconds": round(done.seconds, 3),
+            "longest_prefix": result.longest_prefix,
+            "seconds": round(result.seconds, 3),
             **staleness.fields,
         }
         output.print_json(fields)
         return code
-    output.print_unrelocated(done.unrelocated)
-    output.echo(f"Exported {done.environment}@{done.snapshot_id[:12]} to {done.output}")
-    output.echo(f"  {plural(done.files, 'file')}, {size(done.size)} as {done.format}, {done.seconds:.1f} s")
-    if done.dest_prefix:
-        output.echo(f"  unpack it at {done.dest_prefix}")
+    output.print_unrelocated(result.unrelocated)
+    output.echo(f"Exported {result.environment}@{result.snapshot_id[:12]} to {result.output}")
+    output.echo(
+        f"  {plural(result.files, 'file')}, {size(result.size)} as {result.format}, {result.seconds:.1f} s"
+    )
+    if result.dest_prefix:
+        output.echo(f"  unpack it at {result.dest_prefix}")
     else:
-        room = f" (with a path of at most {done.longest_prefix} bytes)" if done.longest_prefix else ""
-        output.echo(f"  unpack it into an empty directory{room}, then run bin/conda-unpack there")
+        limit = f" (with a path of at most {result.longest_prefix} bytes)" if result.longest_prefix else ""
+        output.echo(f"  unpack it into an empty directory{limit}, then run bin/conda-unpack there")
     staleness.warn()
     return code

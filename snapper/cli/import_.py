@@ -53,7 +53,7 @@ def import_(
         store_name or archive_stem(file), "Give its name in the store with --name."
     )
     with reporter(quiet=as_json) as progress:
-        done = verb.import_archive(
+        result = verb.import_archive(
             lambda: open_store(store, create=True),
             file,
             known_as,
@@ -62,4 +62,4 @@ def import_(
             jobs=jobs or load_settings().jobs,
             progress=progress,
         )
-    render.report(done, as_json)
+    render.report(result, as_json)

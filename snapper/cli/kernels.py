@@ -53,10 +53,10 @@ def list_(as_json: JsonOption = False) -> None:
     """
     from snapper import kernels
 
-    found = kernels.registered_kernels()
+    registered = kernels.registered_kernels()
     if as_json:
-        output.print_json({"kernels": [to_jsonable(kernel) for kernel in found]})
-    elif not found:
+        output.print_json({"kernels": [to_jsonable(kernel) for kernel in registered]})
+    elif not registered:
         output.echo(
             "No kernels are registered. Register the kernels of an environment with: snapper kernels register ENV"
         )
@@ -65,7 +65,7 @@ def list_(as_json: JsonOption = False) -> None:
             ("KERNEL", "DISPLAY NAME", "ENVIRONMENT", "STATE", "PREFIX"),
             [
                 (kernel.name, kernel.display_name, kernel.environment, _state(kernel), kernel.prefix)
-                for kernel in found
+                for kernel in registered
             ],
             right=(),
         )
@@ -105,24 +105,28 @@ def register(
     prefixes = [absolute_directory(prefix)] if prefix else [find_environment(name) for name in names or []]
     documents = []
     code = ExitCode.DONE
-    for place in prefixes:
-        if not conda.is_environment(place):
-            raise NotAnEnvironment(str(place))
-        known = state.read(place)
-        environment = known.environment if known else place.name
-        done = kernels.register(place, environment)
-        code = ExitCode.PARTIAL if not done or any(kernel.problem for kernel in done) else code
-        suggestion = "" if done else kernels.install_hint(place)
-        documents.append({"environment": environment, "kernels": to_jsonable(done), "suggestion": suggestion})
+    for directory in prefixes:
+        if not conda.is_environment(directory):
+            raise NotAnEnvironment(str(directory))
+        recorded = state.read(directory)
+        environment = recorded.environment if recorded else directory.name
+        registrations = kernels.register(directory, environment)
+        code = (
+            ExitCode.PARTIAL if not registrations or any(kernel.problem for kernel in registrations) else code
+        )
+        suggestion = "" if registrations else kernels.install_hint(directory)
+        documents.append(
+            {"environment": environment, "kernels": to_jsonable(registrations), "suggestion": suggestion}
+        )
         if not as_json:
-            for kernel in done:
+            for kernel in registrations:
                 if kernel.problem:
                     output.warn(
                         f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}"
                     )
                 else:
                     output.echo(f"{environment}: {kernel.display_name}, as {kernel.name}")
-            if not done:
+            if not registrations:
                 output.warn(f"{environment} has no kernel. Install one with: {suggestion}")
     if as_json:
         output.print_json({"environments": documents})
@@ -139,10 +143,10 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
     """
     from snapper import kernels
 
-    there = {kernel.environment for kernel in kernels.registered_kernels()}
+    registered = {kernel.environment for kernel in kernels.registered_kernels()}
     for name in names:
-        if name not in there:
-            raise KernelNotRegistered(name, tuple(sorted(there)))
+        if name not in registered:
+            raise KernelNotRegistered(name, tuple(sorted(registered)))
     removed = [kernel for name in dict.fromkeys(names) for kernel in kernels.remove(name)]
     if as_json:
         output.print_json({"removed": [to_jsonable(kernel) for kernel in removed]})

@@ -101,7 +101,7 @@ def lifecycle(
     """
     from snapper.commands import lifecycle as verb
 
-    place = (
+    platform_name = (
         platform.value
         if platform
         else "studio"
@@ -116,8 +116,8 @@ def lifecycle(
         "first": ",".join(first or []),
     }
     settings = {key: value for key, value in settings.items() if value}
-    given = {
-        "platform": place,
+    option_values = {
+        "platform": platform_name,
         **settings,
         "budget": "" if budget == verb.BUDGET else str(budget),
         "user": user,
@@ -127,26 +127,28 @@ def lifecycle(
     text = verb.render_script(
         verb.LifecycleOptions(
             event=event.value,
-            platform=place,
+            platform=platform_name,
             settings=settings,
             budget=budget,
             user=user,
             requirement=requirement,
             wheelhouse=wheelhouse,
-            made_by=_command(event.value, given),
+            made_by=_command(event.value, option_values),
         )
     )
     if as_json:
-        output.print_json({"event": event.value, "platform": place, "characters": len(text), "script": text})
+        output.print_json(
+            {"event": event.value, "platform": platform_name, "characters": len(text), "script": text}
+        )
     else:
         output.print_text(text)
 
 
-def _command(event: str, given: dict[str, str]) -> str:
+def _command(event: str, option_values: dict[str, str]) -> str:
     """Return the command line that prints the same script."""
     options = [
         word
-        for name, value in given.items()
+        for name, value in option_values.items()
         if value
         for word in (f"--{name.replace('_', '-')}", value.replace("\n", " "))
     ]

@@ -88,7 +88,7 @@ def pack(
     prefix, name_in_store = _prefix_and_name(name, prefix, store_name)
     opened = open_store(store, create=True, apart_from=prefix)
     with reporter(quiet=as_json) as progress:
-        done = snapper.pack(
+        result = snapper.pack(
             opened,
             prefix,
             name=name_in_store,
@@ -100,7 +100,7 @@ def pack(
             jobs=jobs,
             progress=progress,
         )
-    render.report(done, as_json)
+    render.report(result, as_json)
 
 
 def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:

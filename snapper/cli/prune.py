@@ -82,10 +82,10 @@ def prune(
     )
     opened = open_store(store).authoritative()
     with reporter(quiet=as_json or not yes) as progress:
-        done = snapper.prune(
+        result = snapper.prune(
             opened, retention, names or (), apply=yes, grace=_seconds(grace), progress=progress
         )
-    _print_result(done, opened.url, as_json)
+    _print_result(result, opened.url, as_json)
 
 
 def _seconds(text: str) -> float:
@@ -97,36 +97,39 @@ def _seconds(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _print_result(done: PruneResult, store: str, as_json: bool) -> None:
+def _print_result(result: PruneResult, store: str, as_json: bool) -> None:
     if as_json:
         dropped = [
             {"environment": entry.environment, "snapshot": entry.snapshot_id, "time": entry.time}
-            for entry in done.dropped
+            for entry in result.dropped
         ]
         untagged = [
             {"environment": tag.environment, "tag": tag.tag, "snapshot": tag.snapshot_id}
-            for tag in done.untagged
+            for tag in result.untagged
         ]
-        output.print_json({"store": store, **to_jsonable(done), "dropped": dropped, "untagged": untagged})
+        output.print_json({"store": store, **to_jsonable(result), "dropped": dropped, "untagged": untagged})
         return
-    drop, remove = ("would drop", "would remove") if done.dry else ("dropped", "removed")
-    for entry in done.dropped:
+    drop, remove = ("would drop", "would remove") if result.dry else ("dropped", "removed")
+    for entry in result.dropped:
         snapshot = f"{entry.environment}@{entry.snapshot_id[:12]}"
         output.echo(f"{drop} history entry {snapshot} of {moment(entry.time)}")
-    for tag in done.untagged:
+    for tag in result.untagged:
         output.echo(f"{remove} tag {tag.environment}@{tag.tag} ({tag.snapshot_id[:12]})")
-    objects = f"{plural(len(done.snapshots), 'snapshot')} and {plural(len(done.layers), 'layer')} ({size(done.size)})"
-    if done.dry:
+    snapshots, layers = plural(len(result.snapshots), "snapshot"), plural(len(result.layers), "layer")
+    objects = f"{snapshots} and {layers} ({size(result.size)})"
+    if result.dry:
         history = ""
-        if done.dropped or done.untagged:
-            history = f"drop {_entries(len(done.dropped))}, remove {plural(len(done.untagged), 'tag')}, and "
+        if result.dropped or result.untagged:
+            history = (
+                f"drop {_entries(len(result.dropped))}, remove {plural(len(result.untagged), 'tag')}, and "
+            )
         output.echo(f"Dry run: would {history}delete {objects} from {store}. Apply with --yes.")
     else:
         output.echo(f"Deleted {objects} from {store}")
-    if done.left_over:
-        output.echo(f"  and {plural(done.left_over, 'leftover')} of interrupted operations")
-    if done.waiting:
-        waiting = f"{plural(done.waiting, 'unreferenced object')} ({size(done.waiting_size)})"
+    if result.left_over:
+        output.echo(f"  and {plural(result.left_over, 'leftover')} of interrupted operations")
+    if result.waiting:
+        waiting = f"{plural(result.waiting, 'unreferenced object')} ({size(result.waiting_size)})"
         output.echo(f"  kept for now: {waiting}, younger than --grace")
 
 

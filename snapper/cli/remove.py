@@ -37,18 +37,18 @@ def remove(
     from snapper.commands import remove as verb
 
     opened = open_store(store)
-    found = verb.plan_removal(opened, name)
-    if not yes and not _is_confirmed(found, opened.url, as_json):
+    plan = verb.plan_removal(opened, name)
+    if not yes and not _is_confirmed(plan, opened.url, as_json):
         output.warn("Nothing was removed.")
         return ExitCode.FAILED
-    verb.remove_environment(opened, found)
+    verb.remove_environment(opened, plan)
     if as_json:
         output.print_json(
             {
                 "store": opened.url,
                 "environment": name,
-                "snapshot": found.latest or None,
-                "snapshots": found.snapshots,
+                "snapshot": plan.latest or None,
+                "snapshots": plan.snapshots,
             }
         )
     else:
@@ -56,9 +56,9 @@ def remove(
     return ExitCode.DONE
 
 
-def _is_confirmed(found: RemovalPlan, store: str, as_json: bool) -> bool:
+def _is_confirmed(plan: RemovalPlan, store: str, as_json: bool) -> bool:
     """Ask the user for confirmation. Raise UsageError if nobody can be asked."""
-    what = f"{found.name} and its history ({plural(found.snapshots, 'snapshot')})"
+    what = f"{plan.name} and its history ({plural(plan.snapshots, 'snapshot')})"
     if as_json or not sys.stdin.isatty():
         raise UsageError(f"removing {what} from {store} needs confirmation", "Confirm with --yes.")
     question = escape_controls(f"Remove {what} from {store}, for everyone who uses it?")

@@ -136,7 +136,7 @@ class _Run:
 
 
 def _run_within(run: _Run, budget: float, *, quiet: bool) -> render.RestoreOutcome:
-    """Run the session until the budget, which counts from the command's start, is used up; then leave it to itself."""
+    """Run the session; leave it in the background when the budget, counted from the command's start, is used up."""
     from snapper.commands.restore_session import run_within
 
     log = log_file()

@@ -78,7 +78,7 @@ def rollback(
     spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name)
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
-        done = snapper.rollback(
+        result = snapper.rollback(
             opened,
             str(spec),
             message=message,
@@ -90,26 +90,26 @@ def rollback(
             progress=progress,
             on_not_moved=_warn_not_moved,
         )
-    return _print_result(done.stored, [done.restored] if done.restored else [], opened.url, as_json)
+    return _print_result(result.stored, [result.restored] if result.restored else [], opened.url, as_json)
 
 
 def _warn_not_moved(restored: RestoreResult) -> None:
     output.warn(f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but the store was not changed:")
 
 
-def _print_result(done: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
+def _print_result(result: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
     outcome = render.RestoreOutcome(results, store, time.monotonic() - Invocation.started)
     if as_json:
         document, code = render.outcome_fields(outcome)
-        fields = to_jsonable(done)
+        fields = to_jsonable(result)
         fields["snapshot"] = fields.pop("snapshot_id")
         output.print_json({**fields, **document})
         return code
     code = render.report(outcome, as_json=False) if results else ExitCode.DONE
-    if done.unchanged:
-        output.echo(f"{done.environment} is at {done.snapshot_id[:12]} in the store already")
+    if result.unchanged:
+        output.echo(f"{result.environment} is at {result.snapshot_id[:12]} in the store already")
     else:
         output.echo(
-            f"{done.environment} is rolled back in the store, from {done.before[:12]} to {done.snapshot_id[:12]}"
+            f"{result.environment} is rolled back in the store, from {result.before[:12]} to {result.snapshot_id[:12]}"
         )
     return code

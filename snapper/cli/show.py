@@ -60,7 +60,7 @@ def show(
 def _print_snapshot(
     environment: Ref, snapshot_id: str, snapshot: Snapshot, as_json: bool, staleness: Staleness
 ) -> None:
-    """Prints one snapshot."""
+    """Print one snapshot."""
     from snapper.repository.refs import origin_entry
 
     if as_json:

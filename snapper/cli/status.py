@@ -54,20 +54,22 @@ def status(
         )
     opened, failure = _opened(store)
     if prefix is not None:
-        found: tuple[EnvironmentStatus, ...] = (verb.environment_status(opened, absolute_directory(prefix)),)
+        statuses: tuple[EnvironmentStatus, ...] = (
+            verb.environment_status(opened, absolute_directory(prefix)),
+        )
     elif name is not None:
-        found = verb.statuses_by_name(opened, name)
+        statuses = verb.statuses_by_name(opened, name)
     else:
         report = verb.all_statuses(opened)
-        found, failure = report.environments, failure or report.store_error
-    if isinstance(failure, NotAStore) and not (store or any(item.snapshot_id for item in found)):
+        statuses, failure = report.environments, failure or report.store_error
+    if isinstance(failure, NotAStore) and not (store or any(item.snapshot_id for item in statuses)):
         failure = None  # the default store has not been created yet
-    staleness = read_staleness(opened, [item.environment for item in found]) if opened else FRESH
+    staleness = read_staleness(opened, [item.environment for item in statuses]) if opened else FRESH
     shown = _Shown(
-        found, opened.url if opened else "", store, failure, staleness, name is None and prefix is None
+        statuses, opened.url if opened else "", store, failure, staleness, name is None and prefix is None
     )
     _print_all(shown, as_json)
-    return ExitCode.PARTIAL if failure or any(item.error for item in found) else staleness.code
+    return ExitCode.PARTIAL if failure or any(item.error for item in statuses) else staleness.code
 
 
 def _opened(option: str | None) -> tuple[Store | None, SnapperError | None]:
@@ -85,7 +87,7 @@ class _Shown:
     `option` is the value of --store. `everything` if no environment was named.
     """
 
-    found: Sequence[EnvironmentStatus]
+    statuses: Sequence[EnvironmentStatus]
     store: str
     option: str | None
     failure: SnapperError | None
@@ -99,7 +101,7 @@ def _print_all(shown: _Shown, as_json: bool) -> None:
         output.print_json(
             {
                 "store": shown.store or None,
-                "environments": [_fields(item) for item in shown.found],
+                "environments": [_fields(item) for item in shown.statuses],
                 **({"store_error": output.error_fields(failure)} if failure else {}),
                 **({"last_restore": _last_restore_fields()} if shown.everything else {}),
                 **shown.staleness.fields,
@@ -107,9 +109,9 @@ def _print_all(shown: _Shown, as_json: bool) -> None:
         )
         return
     to_store = f" --store {shlex.quote(shown.option)}" if shown.option else ""
-    for item in shown.found:
+    for item in shown.statuses:
         _print_status(item, shown.store, to_store)
-    if not shown.found:
+    if not shown.statuses:
         output.echo("No environments on this machine have been packed or restored with snapper.")
     if failure is not None:
         output.print_error(failure, as_json=False)
@@ -118,72 +120,72 @@ def _print_all(shown: _Shown, as_json: bool) -> None:
         _print_last_restore()
 
 
-def _print_status(found: EnvironmentStatus, store: str, option: str) -> None:
+def _print_status(status: EnvironmentStatus, store: str, option: str) -> None:
     """Print the status of an environment; suggested commands include the option, which selects the same store."""
-    if found.condition == "absent":
-        restore = "" if found.error else f". Restore it: snapper restore {found.environment}{option}"
-        output.echo(f": not on this machine{restore}", label=found.environment, style="bold")
+    if status.condition == "absent":
+        restore = "" if status.error else f". Restore it: snapper restore {status.environment}{option}"
+        output.echo(f": not on this machine{restore}", label=status.environment, style="bold")
     else:
-        output.echo(f": {found.prefix}", label=found.environment, style="bold")
-        condition, separator, advice = _sentence(found, found.pack_command + option).partition("; ")
-        style: Style = "green" if found.condition == "unchanged" else "yellow"
+        output.echo(f": {status.prefix}", label=status.environment, style="bold")
+        condition, separator, advice = _sentence(status, status.pack_command + option).partition("; ")
+        style: Style = "green" if status.condition == "unchanged" else "yellow"
         output.echo(separator + advice, label=f"  {condition}", style=style)
-        if found.packages is not None:
-            output.print_changes(found.packages, "  ")
-        if found.drift is not None:
+        if status.packages is not None:
+            output.print_changes(status.packages, "  ")
+        if status.drift is not None:
             output.print_paths(
-                f"  {plural(len(found.drift.paths), 'file')} changed", found.drift.paths, output.echo
+                f"  {plural(len(status.drift.paths), 'file')} changed", status.drift.paths, output.echo
             )
-        for line in _in_store(found, store, option):
+        for line in _in_store(status, store, option):
             output.echo(f"  {line}")
-    if found.error is not None:
-        output.print_error(found.error, as_json=False)
+    if status.error is not None:
+        output.print_error(status.error, as_json=False)
 
 
-def _in_store(found: EnvironmentStatus, store: str, option: str) -> Iterator[str]:
-    """Return how it differs from the store, and commands that would change that."""
+def _in_store(status: EnvironmentStatus, store: str, option: str) -> Iterator[str]:
+    """Yield how the environment differs from the store, and commands that would change that."""
     from snapper.restoring.target import pack_command
 
-    put = f"pack it: {found.pack_command}{option}"
-    if found.stored is False and found.current:
-        another = pack_command(Path(found.prefix), "ANOTHER")
+    pack_hint = f"pack it: {status.pack_command}{option}"
+    if status.stored is False and status.current:
+        another = pack_command(Path(status.prefix), "ANOTHER")
         yield f"the store {store} no longer has this snapshot; pack it under another name: {another}{option}"
-    elif found.stored is False:
-        yield f"the store {store} does not have this snapshot; {put}"
-    elif found.stored and not found.current:
-        yield f"the store {store} has no environment with this name; {put}"
-    if found.current and found.current != found.snapshot_id:
-        behind = f", {plural(found.behind, 'snapshot')} newer" if found.behind else ""
-        lost = found.condition != "unchanged" or found.stored is False
-        restore = f"snapper restore {found.environment} -p {shlex.quote(found.prefix)}{option}"
+    elif status.stored is False:
+        yield f"the store {store} does not have this snapshot; {pack_hint}"
+    elif status.stored and not status.current:
+        yield f"the store {store} has no environment with this name; {pack_hint}"
+    if status.current and status.current != status.snapshot_id:
+        behind = f", {plural(status.behind, 'snapshot')} newer" if status.behind else ""
+        lost = status.condition != "unchanged" or status.stored is False
+        restore = f"snapper restore {status.environment} -p {shlex.quote(status.prefix)}{option}"
         if lost:
-            yield f"the store has {found.current[:12]}{behind}; overwrite this one: {restore} --replace"
+            yield f"the store has {status.current[:12]}{behind}; overwrite this one: {restore} --replace"
         else:
-            yield f"the store has {found.current[:12]}{behind}; update: {restore}"
+            yield f"the store has {status.current[:12]}{behind}; update: {restore}"
 
 
-def _sentence(found: EnvironmentStatus, pack: str) -> str:
-    if not found.snapshot_id:
+def _sentence(status: EnvironmentStatus, pack: str) -> str:
+    if not status.snapshot_id:
         return f"not packed yet; pack it: {pack}"
-    if found.condition == "unchanged":
-        return f"unchanged since snapshot {found.snapshot_id[:12]}"
-    if found.condition == "changed":
-        return f"changed since snapshot {found.snapshot_id[:12]}; pack it: {pack}"
-    return f"was snapshot {found.snapshot_id[:12]}; changes since then are unknown"
+    if status.condition == "unchanged":
+        return f"unchanged since snapshot {status.snapshot_id[:12]}"
+    if status.condition == "changed":
+        return f"changed since snapshot {status.snapshot_id[:12]}; pack it: {pack}"
+    return f"was snapshot {status.snapshot_id[:12]}; changes since then are unknown"
 
 
-def _fields(found: EnvironmentStatus) -> dict[str, Any]:
+def _fields(status: EnvironmentStatus) -> dict[str, Any]:
     return {
-        "environment": found.environment,
-        "prefix": found.prefix or None,
-        "snapshot": found.snapshot_id or None,
-        "condition": found.condition,
-        "drift": to_jsonable(found.drift),
-        "packages": to_jsonable(found.packages),
-        "current": found.current or None,
-        "behind": found.behind,
-        "stored": found.stored,
-        **({"error": output.error_fields(found.error)} if found.error else {}),
+        "environment": status.environment,
+        "prefix": status.prefix or None,
+        "snapshot": status.snapshot_id or None,
+        "condition": status.condition,
+        "drift": to_jsonable(status.drift),
+        "packages": to_jsonable(status.packages),
+        "current": status.current or None,
+        "behind": status.behind,
+        "stored": status.stored,
+        **({"error": output.error_fields(status.error)} if status.error else {}),
     }
 
 
@@ -191,33 +193,33 @@ def _last_restore_fields() -> dict[str, Any] | None:
     """Return the last restore of all environments as JSON; None if none is on record."""
     from snapper.kernels.restore_record import last_restore
 
-    found = last_restore()
-    return {**to_jsonable(found), "at_work": found.is_running} if found else None
+    record = last_restore()
+    return {**to_jsonable(record), "at_work": record.is_running} if record else None
 
 
 def _print_last_restore() -> None:
     """Print the outcome of the last restore of all environments, or its progress."""
     from snapper.kernels.restore_record import last_restore
 
-    found = last_restore()
-    if found is None:
+    record = last_restore()
+    if record is None:
         return
-    counts: Counter[str] = Counter(part.condition for part in found.environments)
+    counts: Counter[str] = Counter(part.condition for part in record.environments)
     words = {"restored": "restored", "present": "already in place", "failed": "failed"}
-    told = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
+    summary = ", ".join(f"{counts[condition]} {word}" for condition, word in words.items())
     how = (
         ""
-        if found.ended
+        if record.ended
         else " (running)"
-        if found.is_running
+        if record.is_running
         else " (interrupted; continue with: snapper restore --all)"
     )
-    output.echo(f"Last restore --all: {found.began}{how}: {found.error or told}")
-    for part in found.environments:
+    output.echo(f"Last restore --all: {record.began}{how}: {record.error or summary}")
+    for part in record.environments:
         if part.condition in ("waiting", "restoring"):
             share = 100 * part.done // part.size if part.size else 0
             output.echo(f"  {part.environment}: {share}% of {size(part.size)}")
         elif part.condition == "failed":
             output.echo(f"  {part.environment}: {part.error}")
-    if found.log:
-        output.echo(f"  log: {found.log}")
+    if record.log:
+        output.echo(f"  log: {record.log}")

@@ -50,18 +50,20 @@ def tag(
         _print_tag(snapper.tag(opened, name, tag_, move=move), opened.url, as_json)
 
 
-def _print_tag(done: TagResult, store: str, as_json: bool) -> None:
+def _print_tag(result: TagResult, store: str, as_json: bool) -> None:
     if as_json:
-        fields = to_jsonable(done)
+        fields = to_jsonable(result)
         snapshot_id = fields.pop("snapshot_id")
         output.print_json(
-            {"store": store, **fields, "snapshot": snapshot_id or None, "before": done.before or None}
+            {"store": store, **fields, "snapshot": snapshot_id or None, "before": result.before or None}
         )
-    elif not done.snapshot_id:
-        output.echo(f"{done.environment} no longer has the tag {done.tag}, which was {done.before[:12]}")
-    elif done.before not in ("", done.snapshot_id):
+    elif not result.snapshot_id:
         output.echo(
-            f"{done.environment}@{done.tag} is now {done.snapshot_id[:12]}; it was {done.before[:12]}"
+            f"{result.environment} no longer has the tag {result.tag}, which was {result.before[:12]}"
+        )
+    elif result.before not in ("", result.snapshot_id):
+        output.echo(
+            f"{result.environment}@{result.tag} is now {result.snapshot_id[:12]}; it was {result.before[:12]}"
         )
     else:
-        output.echo(f"{done.environment}@{done.tag} is {done.snapshot_id[:12]}")
+        output.echo(f"{result.environment}@{result.tag} is {result.snapshot_id[:12]}")

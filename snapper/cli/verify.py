@@ -95,10 +95,10 @@ def verify(
             checked = _compare_environment(opened, name, prefix, jobs, progress)
             return _print_comparison(checked, as_json)
         result = _check_store(opened, data, repair, source, jobs, progress)
-    found = result.verified
-    code = _print_problems(found, result.repaired, opened.url, as_json)
-    if not (as_json or source) and any(Layout.digest_of(problem.key) for problem in found.problems):
-        part = "--data " if found.read else ""
+    verified = result.verified
+    code = _print_problems(verified, result.repaired, opened.url, as_json)
+    if not (as_json or source) and any(Layout.digest_of(problem.key) for problem in verified.problems):
+        part = "--data " if verified.read else ""
         command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
         output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
     return code
@@ -156,22 +156,22 @@ def _print_comparison(checked: EnvironmentCheck, as_json: bool) -> int:
 
 
 def _print_problems(
-    found: VerifyResult, repaired: Sequence[RepairedObject], store: str, as_json: bool
+    verified: VerifyResult, repaired: Sequence[RepairedObject], store: str, as_json: bool
 ) -> int:
-    code = ExitCode.INTEGRITY if found.problems else ExitCode.DONE
+    code = ExitCode.INTEGRITY if verified.problems else ExitCode.DONE
     if as_json:
-        output.print_json({"store": store, **to_jsonable(found), "healed": to_jsonable(tuple(repaired))})
+        output.print_json({"store": store, **to_jsonable(verified), "healed": to_jsonable(tuple(repaired))})
         return code
     for copy in repaired:
         output.echo(f"repaired {copy.key}, from {copy.source}")
-    for problem in found.problems:
+    for problem in verified.problems:
         needed = f" (needed by {', '.join(problem.environments)})" if problem.environments else ""
         output.warn(f"{problem.key}: {problem.reason}{needed}")
-    read = f", {size(found.size)} of layers read" if found.read else ""
+    read = f", {size(verified.size)} of layers read" if verified.read else ""
     counts = (
-        f"{plural(found.environments, 'environment')}, {plural(found.snapshots, 'snapshot')}, "
-        f"{plural(found.layers, 'layer')}{read}"
+        f"{plural(verified.environments, 'environment')}, {plural(verified.snapshots, 'snapshot')}, "
+        f"{plural(verified.layers, 'layer')}{read}"
     )
-    result = plural(len(found.problems), "problem") if found.problems else "no problems"
-    output.echo(f" ({counts})", label=result, style="red" if found.problems else "green")
+    result = plural(len(verified.problems), "problem") if verified.problems else "no problems"
+    output.echo(f" ({counts})", label=result, style="red" if verified.problems else "green")
     return code

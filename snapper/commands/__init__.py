@@ -1,1 +1,1 @@
-"""The verbs: one module per operation on environments and stores."""
+"""The commands: one module per operation on environments and stores."""

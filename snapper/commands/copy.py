@@ -220,7 +220,7 @@ def _may_start(layer: Layer, in_flight: Iterable[Layer]) -> bool:
 def _find_origin(ref: Ref, snapshot_id: str) -> _Origin:
     """Return the entry to append to the target's history: the latest that made the snapshot current, unchanged.
 
-    A snapshot that only a tag names has none; the latest entry stands in for it.
+    A snapshot that only a tag names has none; use the latest entry instead.
     """
     for number in reversed(range(len(ref.history))):
         if ref.history[number].snapshot == snapshot_id:

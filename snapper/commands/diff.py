@@ -120,7 +120,7 @@ def _diff_files(
 
 
 def _layers_by_use(snapshot: Snapshot) -> dict[object, Layer]:
-    """Return the layers by all that determines the files that are restored from them."""
+    """Return the layers, by everything that determines which files are restored from them."""
     return {(layer.digest, layer.relocations, layer.begins): layer for layer in snapshot.layers}
 
 

@@ -297,12 +297,12 @@ def _check_last_restore() -> Iterator[Finding]:
             yield Finding("problem", "Restore", detail, progress.hint)
 
 
-def _check_scripts(named: Sequence[Path]) -> Iterator[Finding]:
+def _check_scripts(requested: Sequence[Path]) -> Iterator[Finding]:
     """Check the line endings of lifecycle scripts: those edited on Windows may not run."""
-    for file in dict.fromkeys(named):
+    for file in dict.fromkeys(requested):
         yield from _check_line_endings(file, file.read_bytes(), report_good=True)
     for file in dict.fromkeys(_usual_scripts()):
-        if file in named or not file.is_file() or file.stat().st_size >= _MAX_SCRIPT_SIZE:
+        if file in requested or not file.is_file() or file.stat().st_size >= _MAX_SCRIPT_SIZE:
             continue
         try:
             data = file.read_bytes()

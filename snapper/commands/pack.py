@@ -284,7 +284,7 @@ def _replaced_entry(source: PackSource, published: VersionedRef | None) -> Histo
 
 
 def _remember(source: PackSource, name: str, packed: _Packed) -> None:
-    """Write state and index into the environment, if it can be written to and has not been replaced meanwhile.
+    """Write state and index into the environment, if it can be written to and has not been replaced in the meantime.
 
     Nothing is written into one with a foreign prefix.
     """
@@ -309,8 +309,8 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
 def _index_blocks(layers: tuple[PackedLayer, ...], tree: Tree) -> list[bytes]:
     """Encode the index's entries of all files in the layers.
 
-    Included sources are not in the environment, so that its files are then in other layers when they are packed alone:
-    their layers count as unknown.
+    Included sources are not in the environment. Without them, its files would be in other layers, so their layers
+    count as unknown.
     """
     files = {file.path: file for file in tree.files}
     is_complete = all(path in files for packed in layers for path in packed.paths)

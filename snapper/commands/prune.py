@@ -26,7 +26,7 @@ from snapper.store import ObjectInfo, Store
 
 logger = logging.getLogger(__name__)
 
-#: How often a ref is trimmed again that others change at the same time.
+#: How often trimming a ref is repeated if others change the ref at the same time.
 _MAX_TRIES = 8
 
 
@@ -53,7 +53,7 @@ class PruneResult:
     """What was deleted, or would be in a `dry` run: ids and digests, sizes in bytes.
 
     `left_over` counts leftovers of killed processes that were removed. `waiting` counts objects that no environment
-    needs, but that are too young, or that a snapshot needs which is too young.
+    needs but that are too young, or that a snapshot that is too young needs.
     """
 
     dry: bool
@@ -149,8 +149,8 @@ def _trim_history(store: Store, retention: RetentionPolicy, name: str) -> _Trim:
 
 def _dropped_entries(trim: _Trim) -> Iterator[DroppedEntry]:
     """Yield the snapshots that are no longer in the history, each with its latest entry."""
-    kept = {entry.snapshot for entry in trim.after.history}
-    dropped = {entry.snapshot: entry for entry in trim.before.history if entry.snapshot not in kept}
+    kept_ids = {entry.snapshot for entry in trim.after.history}
+    dropped = {entry.snapshot: entry for entry in trim.before.history if entry.snapshot not in kept_ids}
     for snapshot_id, entry in dropped.items():
         yield DroppedEntry(trim.before.name, snapshot_id, entry.time)
 

@@ -1,4 +1,4 @@
-"""Repair: replace corrupted objects of a store by good copies."""
+"""Repair: replace corrupted objects of a store with good copies."""
 
 from __future__ import annotations
 

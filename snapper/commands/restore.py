@@ -40,8 +40,8 @@ class RestoreResult:
 
     It may have been `present` before; then `changed` is the number of files that differ from the snapshot, which are
     only looked for if directories that installing and removing packages modifies have been modified. `suggestion` is
-    the command that adds a kernel if there is none. `instead_of` is the current snapshot in the store if that could
-    not be had and an earlier one was restored. Sizes in bytes.
+    the command that adds a kernel if there is none. `instead_of` is the current snapshot in the store if that was
+    not available and an earlier one was restored. Sizes in bytes.
     """
 
     environment: str

@@ -51,7 +51,7 @@ class SessionStarted(NamedTuple):
 
 
 class SessionEnded(NamedTuple):
-    """All is done; the store may have gone offline meanwhile."""
+    """The session has ended. The store may have gone offline during it."""
 
     stale_since: float | None
 
@@ -116,7 +116,7 @@ def restore_all(
 
 
 def run_within(session: Callable[[], Iterator[SessionEvent]], deadline: float, log: Path) -> SessionReport:
-    """Run a session in a process of its own, which goes on in the background after the deadline.
+    """Run a session in a separate process, which continues in the background after the deadline.
 
     The deadline is by the monotonic clock; the output of the process goes to the log. Raise what the session raises
     before the deadline.
@@ -131,7 +131,7 @@ def run_within(session: Callable[[], Iterator[SessionEvent]], deadline: float, l
 
 
 def collect_report(events: Iterable[object], process: int | None = None) -> SessionReport:
-    """Collect the events of a session; `process` goes on with it, if given."""
+    """Collect the events of a session; if given, `process` continues it."""
     started: SessionStarted | None = None
     stale_since: float | None = None
     results: list[RestoreResult | RestoreFailure] = []

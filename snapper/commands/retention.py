@@ -31,18 +31,18 @@ class RetentionPolicy:
     def kept_snapshots(self, ref: Ref) -> set[str]:
         """Return the ids of the snapshots to keep."""
         newest_first = ref.history[::-1]
-        kept = {ref.current, *self._kept_tags(ref).values()}
+        kept_ids = {ref.current, *self._kept_tags(ref).values()}
         if self.keeps_all:
-            return kept | {entry.snapshot for entry in newest_first}
-        kept.update(list(dict.fromkeys(entry.snapshot for entry in newest_first))[: self.last or 0])
+            return kept_ids | {entry.snapshot for entry in newest_first}
+        kept_ids.update(list(dict.fromkeys(entry.snapshot for entry in newest_first))[: self.last or 0])
         for count, period_of in ((self.daily, _day), (self.weekly, _week), (self.monthly, _month)):
-            kept.update(_newest_of_each(newest_first, period_of)[: count or 0])
-        return kept
+            kept_ids.update(_newest_of_each(newest_first, period_of)[: count or 0])
+        return kept_ids
 
     def apply(self, ref: Ref) -> Ref:
         """Return the ref without the history entries and tags that are not kept."""
-        kept = self.kept_snapshots(ref)
-        history = tuple(entry for entry in ref.history if entry.snapshot in kept)
+        kept_ids = self.kept_snapshots(ref)
+        history = tuple(entry for entry in ref.history if entry.snapshot in kept_ids)
         return replace(ref, history=history, tags=self._kept_tags(ref))
 
     def _kept_tags(self, ref: Ref) -> dict[str, str]:

@@ -38,7 +38,7 @@ class LayerSample:
 
     @classmethod
     def parse(cls, text: str) -> LayerSample:
-        """Return the sample that `all`, `5%` or `1/7` stands for; raise UsageError for anything else."""
+        """Return the sample for `all`, `5%` or `1/7`; raise UsageError for anything else."""
         if text == "all":
             return cls()
         percent = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)%", text)

@@ -27,16 +27,16 @@ def embedded_prefix(prefix: Path, records: Iterable[Record]) -> str:
     It is how the directory was spelled when packages were installed. If there is a symlink in the path, that can be
     either `prefix` or its real path.
     """
-    given, real = os.path.abspath(prefix), os.path.realpath(prefix)
-    if given == real:
-        return given
+    absolute, real = os.path.abspath(prefix), os.path.realpath(prefix)
+    if absolute == real:
+        return absolute
     entries = (entry for record in records for entry in record.entries)
     for entry in entries:
         if entry.placeholder and entry.mode == "text":
-            embedded = _first_contained(prefix / entry.path, (given, real))
+            embedded = _first_contained(prefix / entry.path, (absolute, real))
             if embedded:
                 return embedded
-    return given
+    return absolute
 
 
 def _first_contained(file: Path, texts: Iterable[str]) -> str:

@@ -75,24 +75,24 @@ def replace_paths(
     returns for it.
     """
     parts: list[bytes] = []
-    done, others = 0, False
+    copied, has_others = 0, False
     at = data.find(old, _HEADER.size)
     while at >= 0:
         string = _string_at(data, at)
         tail = at + len(old)
         if (
             string
-            and string.head >= done
+            and string.head >= copied
             and (tail == string.end or (data[tail] == ord("/") and tail < string.end))
         ):
-            parts += [data[done : string.head], _marshal(new + data[tail : string.end], string)]
-            done = string.end
+            parts += [data[copied : string.head], _marshal(new + data[tail : string.end], string)]
+            copied = string.end
         else:
-            others = True
+            has_others = True
         at = data.find(old, tail)
-    if others and inside and (whole := _rewrite_strings(data, old, inside)):
-        return whole
-    return b"".join([*parts, data[done:]]) if parts else data
+    if has_others and inside and (rewritten := _rewrite_strings(data, old, inside)):
+        return rewritten
+    return b"".join([*parts, data[copied:]]) if parts else data
 
 
 def _rewrite_strings(data: bytes, needle: bytes, change: Callable[[bytes], bytes]) -> bytes | None:
@@ -101,16 +101,16 @@ def _rewrite_strings(data: bytes, needle: bytes, change: Callable[[bytes], bytes
     Return None if it is not a module of a known Python version.
     """
     parts: list[bytes] = []
-    done = 0
+    copied = 0
     try:
         for string in _strings(data):
             text = data[string.end - string.length : string.end]
             if needle in text:
-                parts += [data[done : string.head], _marshal(change(text), string)]
-                done = string.end
+                parts += [data[copied : string.head], _marshal(change(text), string)]
+                copied = string.end
     except (ValueError, IndexError):
         return None
-    return b"".join([*parts, data[done:]])
+    return b"".join([*parts, data[copied:]])
 
 
 class _String(NamedTuple):

@@ -1,4 +1,4 @@
-"""Encode frozen dataclasses as canonical JSON, and decode JSON that anyone may have written.
+"""Encode frozen dataclasses as canonical JSON, and decode untrusted JSON.
 
 Canonical JSON has sorted keys, no white space, escapes for everything outside ASCII, no floats, and no fields that are
 None. Bytes of file names that are not UTF-8 are lone surrogates (PEP 383), as in Python's file functions. Equal values

@@ -105,13 +105,13 @@ def default_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
 
 
 def contains_path(data: bytes, prefix: str) -> bool:
-    """Whether the prefix occurs as a path, or as the beginning of one."""
+    """Return whether the prefix occurs as a path, or as the beginning of one."""
     needle = prefix.encode("utf-8", "surrogateescape")
     return needle in data and _path_pattern(needle).search(data) is not None
 
 
 def search_patterns(prefix: str, head: bytes) -> tuple[bytes, ...]:
-    """Return the byte strings one of which a file that begins with `head` contains if it contains the prefix."""
+    """Return byte strings: a file that begins with `head` and contains the prefix contains at least one of them."""
     return encode_prefix(prefix, "text"), *(encode_wide(prefix) if _may_be_wide(head) else ())
 
 
@@ -123,7 +123,7 @@ def replace_directory(data: bytes, old: str, new: str) -> bytes:
 
 
 def is_object_code(data: bytes) -> bool:
-    """Whether the bytes begin as an ELF or Mach-O file, whose strings are NUL-terminated."""
+    """Return whether the bytes begin like an ELF or Mach-O file, whose strings are NUL-terminated."""
     return data.startswith(_OBJECT_MAGICS)
 
 
@@ -137,7 +137,7 @@ def _mode_of(data: bytes) -> Mode | None:
 
 
 def _may_be_wide(data: bytes) -> bool:
-    """Whether a file that begins so can be a text with more than one byte per character."""
+    """Return whether a file that begins like this can be a text with more than one byte per character."""
     return b"\0" in data[:256] and not is_object_code(data)
 
 

@@ -15,7 +15,7 @@ LEVELS = range(1, 20)
 #: at zstd's own level 2, and faster to compress.
 _LEVEL_1 = {"window_log": 22, "hash_log": 16, "min_match": 7}
 
-#: What reading a damaged frame raises.
+#: What reading a corrupted frame raises.
 ZstdError: type[Exception] = zstandard.ZstdError
 
 
@@ -44,7 +44,7 @@ class FrameDecompressor:
         """Return the contents of the first frame in `data`, valid until the next call.
 
         Return None if they are larger than `limit` bytes, which are the most that is decompressed. Raise ZstdError if
-        the frame is damaged.
+        the frame is corrupted.
         """
         if self._buffer is None:
             self._buffer = _allocate(self._capacity)
@@ -74,6 +74,6 @@ def zstd_writer(out: BinaryIO, level: int, threads: int) -> zstandard.ZstdCompre
 def zstd_reader(file: BinaryIO) -> zstandard.ZstdDecompressionReader:
     """Return a stream of the contents of all frames in `file`.
 
-    Reading it raises ZstdError if a frame is damaged. If the last frame is truncated, the stream just ends.
+    Reading it raises ZstdError if a frame is corrupted. If the last frame is truncated, the stream just ends.
     """
     return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=False)

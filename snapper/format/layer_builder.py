@@ -47,7 +47,7 @@ class LayerBuilder:
         return self._length == 0
 
     def has_room(self, size: int) -> bool:
-        """Whether a member of that size fits in the current layer."""
+        """Return whether a member of that size fits in the current layer."""
         return self._length + size <= LAYER_SIZE
 
     def stage(self, member: Member) -> memoryview:
@@ -62,7 +62,7 @@ class LayerBuilder:
         return self._view[start:end]
 
     def mentions(self, needle: bytes) -> bool:
-        """Whether the staged member contains these bytes."""
+        """Return whether the staged member contains these bytes."""
         return self._buffer.find(needle, self._length, self._staged) >= 0
 
     def keep(self) -> None:

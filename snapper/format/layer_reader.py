@@ -1,4 +1,4 @@
-"""Read the contents of layers that anyone may have written: the only place that decompresses and iterates them.
+"""Read the contents of untrusted layers: the only place that decompresses and iterates them.
 
 The digest of the stored bytes has been verified before, by `repository.objects.read_layer`.
 """

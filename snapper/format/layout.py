@@ -90,7 +90,7 @@ class Layout:
 
     @staticmethod
     def parse(key: str) -> ObjectKey | None:
-        """Return what the key stands for; None if no object of a store can have it."""
+        """Return the parts of the key; None if no object of a store can have it."""
         match = _KEY.fullmatch(key)
         if match is None or match.lastgroup is None:
             return None

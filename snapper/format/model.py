@@ -37,20 +37,21 @@ _LARGEST_COUNT = 2**63 - 1
 
 
 def is_digest(text: str) -> bool:
-    """Whether the text is a sha256 in lower-case hexadecimal."""
+    """Return whether the text is a sha256 in lower-case hexadecimal."""
     return _DIGEST.match(text) is not None
 
 
 def is_valid_name(text: str) -> bool:
-    """Whether the text can name an environment or a tag: letters, digits, `_`, and after the first `.`, `+`, `-`.
+    """Return whether the text can name an environment or a tag.
 
-    Names have at most 128 bytes in UTF-8, so that files can be named after them.
+    It consists of letters, digits, `_`, and, except as the first character, `.`, `+`, and `-`. It has at most 128 bytes
+    in UTF-8, so that files can be named after it.
     """
     return _NAME.match(text) is not None and len(path_bytes(text)) <= _LONGEST_NAME
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether the text can be a placeholder for a prefix: an absolute path in UTF-8."""
+    """Return whether the text can be a placeholder for a prefix: an absolute path in UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

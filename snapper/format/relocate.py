@@ -75,7 +75,7 @@ def find_wide_encoding(data: bytes, path: str) -> str | None:
 
 
 def _contains_wide(data: bytes, path: str, encoding: str) -> bool:
-    """Whether the path occurs in this encoding, at an offset where a character can begin."""
+    """Return whether the path occurs in this encoding, at an offset where a character can begin."""
     needle, width = path.encode(encoding, "surrogatepass"), len("/".encode(encoding))
     offset = data.find(needle)
     while offset >= 0 and offset % width:

@@ -1,4 +1,4 @@
-"""Parse tar segments that anyone may have written. Only `layer_reader` uses this module, for everybody else."""
+"""Parse untrusted tar segments. Only `layer_reader` uses this module."""
 
 from __future__ import annotations
 

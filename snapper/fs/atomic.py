@@ -1,7 +1,7 @@
 """Write files atomically: under its name, a file is always complete.
 
 Data is written to a locked temporary file beside the target, which is then renamed. The lock disappears with its
-holder, so a temporary file that can be locked was left by a killed writer and may be removed by anybody.
+holder, so a temporary file that can be locked was left by a killed writer, and any process may remove it.
 """
 
 from __future__ import annotations

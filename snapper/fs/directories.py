@@ -27,9 +27,9 @@ class DirectoryTree:
         self._open.clear()
 
     def __getitem__(self, path: str) -> int:
-        known = self._open.get(path)
-        if known is not None:
-            return known
+        opened = self._open.get(path)
+        if opened is not None:
+            return opened
         parent, _, name = path.rpartition("/")
         parent_fd = self[parent]
         try:

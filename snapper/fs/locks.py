@@ -1,7 +1,7 @@
 """Advisory locks on files (flock), which the kernel releases when their holder dies.
 
-A lock belongs to an open file, not to a path: whoever locks a file that others may replace or remove has to check
-afterwards that the path still names it. NFS shares locks between machines if they are on files, not on directories,
+A lock belongs to an open file, not to a path: after locking a file that others may replace or remove, check that the
+path still names it. NFS shares locks between machines if they are on files, not on directories,
 and the file is open for writing.
 """
 
@@ -48,7 +48,7 @@ def is_locked(path: str | Path, dir_fd: int | None = None) -> bool:
 
 @contextmanager
 def locked_file(path: Path) -> Iterator[io.FileIO | None]:
-    """Give the file at the path while no other process has it locked; None if there is no such file.
+    """Lock the file at the path and yield it; yield None if there is no such file.
 
     Files that are replaced by renaming are opened again until the one that is locked is the one at the path.
     """

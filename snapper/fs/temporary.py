@@ -23,7 +23,7 @@ _LOCK_GRACE = 60
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """Give an empty directory below the one for temporary files (`TMPDIR`); remove it at the end. May raise OSError."""
+    """Yield an empty directory below that for temporary files (`TMPDIR`); remove it at the end. May raise OSError."""
     top = Path(tempfile.gettempdir())
     _remove_leftovers(top)
     holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=top))
@@ -40,7 +40,7 @@ def temporary_directory() -> Iterator[Path]:
 
 
 def _remove_leftovers(top: Path) -> None:
-    """Remove this user's directories whose commands are dead."""
+    """Remove this user's directories whose commands have ended."""
     for holder in top.glob(f"{_PREFIX}*"):
         with suppress(OSError):
             status = holder.lstat()

@@ -39,8 +39,8 @@ def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKerne
     taken: set[str] = set()
     named = []
     for kernel, display_name in zip(kernels, display_names, strict=True):
-        wanted = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
-        stem = re.sub(r"[^a-z0-9._-]+", "-", wanted.lower())
+        template_name = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
+        stem = re.sub(r"[^a-z0-9._-]+", "-", template_name.lower())
         name, count = stem, 1
         while name in taken or not _is_free(parent / name, environment, kernel):
             count += 1

@@ -37,7 +37,7 @@ def waiting_file(environment: str) -> Path:
 
 
 def read_notice(environment: str) -> WaitingNotice | None:
-    """Return what waiting kernels of the environment are told, or None if there is no valid waiting file."""
+    """Return what the environment's waiting file says, or None if there is no valid one."""
     try:
         lines = waiting_file(environment).read_text(errors="surrogateescape").splitlines()
         condition, process = lines[:2]

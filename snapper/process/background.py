@@ -36,7 +36,7 @@ class BackgroundReport:
 
 
 def run_in_background(work: Callable[[Emit], None], until: float, log: Path) -> BackgroundReport:
-    """Do the work in a process that may outlive this one, and wait for it until then, by the monotonic clock.
+    """Do the work in a process that may outlive this one; wait for it until the time `until` (monotonic clock).
 
     The work emits events, which can be pickled, through its argument; its output goes to the log file. Raise what it
     raises, with its traceback, and WorkerDied if its process was killed. Interrupting this process interrupts the work.

@@ -61,7 +61,7 @@ class _Answer(NamedTuple):
 class _Worker:
     """A worker as its parent sees it.
 
-    `queued` are the jobs sent to it, of which the first is running; `finishing` are those that it finishes in threads.
+    `queued` are the jobs sent to it, the first of which is running; `finishing` are those that it finishes in threads.
     """
 
     process: BaseProcess
@@ -178,7 +178,7 @@ class WorkerPool(Generic[C]):
         return withdrawn
 
     def results(self) -> Generator[tuple[int, Any], None, None]:
-        """Yield the number and result of each job as it ends, until none is left; jobs may be submitted meanwhile.
+        """Yield the number and result of each job as it ends, until none is left; jobs may be submitted in between.
 
         Raise what a job raises, with the worker's traceback, and WorkerDied. No job is running then: after a
         SnapperError the workers that are alive accept new jobs, after anything else (Ctrl-C, closing the generator)
@@ -201,7 +201,7 @@ class WorkerPool(Generic[C]):
     def outcomes(self) -> Generator[tuple[int, Any], None, None]:
         """Yield the number of each job as it ends, with its result or the SnapperError that it raised.
 
-        Other jobs continue after an error; jobs may be submitted and withdrawn meanwhile. Raise any other exception
+        Other jobs continue after an error; jobs may be submitted and withdrawn in between. Raise any other exception
         of a job, with the worker's traceback.
         """
         try:
@@ -259,7 +259,7 @@ class WorkerPool(Generic[C]):
                 yield from self._bury(worker)
 
     def _receive(self, worker: _Worker) -> list[_Answer]:
-        """Receive a worker's next report; return the jobs that have ended by it, all that it had started if it died."""
+        """Receive a worker's next report; return the jobs that it ended, or all started ones if the worker died."""
         report: TaskReport | None = None
         with contextlib.suppress(EOFError, OSError):
             report = worker.connection.recv()
@@ -274,7 +274,7 @@ class WorkerPool(Generic[C]):
         return [_Answer(report.number, report.result, report.error and report.error.restore())]
 
     def _bury(self, worker: _Worker) -> list[_Answer]:
-        """Remove a dead worker; return its started jobs as failed, and queue those that it had not started again."""
+        """Remove a dead worker; return its started jobs as failed, and put the others back into the queue."""
         worker.process.join()
         worker.connection.close()
         self._workers.remove(worker)

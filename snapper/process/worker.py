@@ -1,7 +1,7 @@
 """The worker process: it receives jobs over a connection and sends back their results.
 
-It runs one job at a time. Meanwhile, threads prefetch what the next jobs need and finish jobs that returned a Deferred:
-they are for work that waits for a disk or a network.
+It runs one job at a time. At the same time, threads prefetch what the next jobs need, and finish jobs that returned a
+Deferred, for work that waits for a disk or a network.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class _Worker:
 
 
 def _exit_with_parent() -> None:
-    """Have the kernel terminate this process if its parent is killed, so that it does not finish its job in vain."""
+    """Have the kernel terminate this process if its parent is killed, instead of finishing a useless job."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         parent = multiprocessing.parent_process()

@@ -1,4 +1,4 @@
-"""Decode documents from a store, which may have been written by a later version or by anybody else."""
+"""Decode documents from a store, which may have been written by a later version or by an attacker."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Intent:
 
 @contextmanager
 def pack_intent(store: Store) -> Iterator[Intent]:
-    """Give an intent for one pack, and delete it at the end if it was declared."""
+    """Yield an intent for one pack, and delete it at the end if it was declared."""
     intent = Intent(store, Layout.new_intent(), canonical.encode(_new_lock("pack")), boottime())
     try:
         yield intent
@@ -274,7 +274,7 @@ def _new_lock(action: str) -> Lock:
 
 
 def _decode(data: bytes) -> Lock:
-    """Decode a lock. One that is invalid belongs to somebody unknown, and is respected until it expires."""
+    """Decode a lock. An invalid one counts as held by an unknown process until it expires."""
     try:
         return canonical.decode(Lock, canonical.parse(data))
     except canonical.MalformedDocument:

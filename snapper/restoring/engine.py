@@ -52,7 +52,7 @@ def run_plans(
 
 @dataclass
 class _StagedRestore:
-    """A plan whose target is locked for it; `resources` are released when it has ended, whichever way."""
+    """A plan whose target is locked for it; `resources` are released when it ends, with or without success."""
 
     plan: RestorePlan
     staging: Staging
@@ -182,7 +182,7 @@ def _write_state(plan: RestorePlan, staging: Staging, unpacked: UnpackResult) ->
 
 
 def _check_target_again(store: Store, plan: RestorePlan) -> None:
-    """Raise TargetOccupied if the target has changed since it was inspected such that replacing it loses something."""
+    """Raise TargetOccupied if the target has changed since it was inspected, and replacing it would lose something."""
     target = plan.target
     environment = InstalledEnvironment(target.prefix)
     check_replaceable(store, environment, target.ref, target.snapshot_id, plan.request)

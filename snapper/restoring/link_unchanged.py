@@ -3,8 +3,8 @@
 A layer that both snapshots have is linked if the index vouches for all of its files and they are as restoring would
 write them; an environment that was never restored has other times in files that were made when its packages were
 installed. A package is linked completely or not at all, with what was made when it was installed, because its record
-describes its files; so are the layers that share one large file. Layers of no package are not linked if files of one
-are hard links to files of another, because what belongs to such a file is in the other layer.
+describes its files; the same holds for the layers that share one large file. Layers that belong to no package are not
+linked if files of one are hard links to files of another, because the data of such files is in the other layer.
 
 Adding and removing links changes a file's ctime. The index therefore notes that the file was vouched for
 (`ANY_CTIME`), and vouches for it as long as its ctime is older than the end of the restore.

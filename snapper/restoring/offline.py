@@ -14,7 +14,7 @@ from snapper.store import Store
 
 
 def available_snapshot(store: Store, ref: Ref, spec: SnapshotSpec, prefix: Path) -> SnapshotSpec:
-    """Return the spec of the snapshot to restore, which is the requested one whenever it can be had.
+    """Return the spec of the snapshot to restore, the requested one if it is available.
 
     If the current snapshot of an offline store is requested and is not completely cached, take the snapshot at the
     prefix if the environment's history has it, else the latest earlier one that is completely cached, if any.

@@ -19,7 +19,7 @@ from snapper.store import Store
 
 @dataclass(frozen=True)
 class InspectedRequest:
-    """A request whose target has been inspected; its spec is that of the snapshot that can be had."""
+    """A request whose target has been inspected; its spec is that of an available snapshot."""
 
     request: RestoreRequest
     target: RestoreTarget

@@ -35,7 +35,7 @@ def schedule_layers(loads: Sequence[SnapshotLoad]) -> list[ScheduledLayer]:
     """Return every layer of every load once, in the order to unpack them.
 
     Loads come by rank. Within a rank, the largest load comes first and its largest layers first, so that no worker is
-    still busy with a large one at the end; meanwhile, one byte in four is of the smallest load.
+    still busy with a large one at the end; one byte in four is of the smallest load.
     """
     scheduled: list[ScheduledLayer] = []
     for rank in sorted({load.rank for load in loads}):

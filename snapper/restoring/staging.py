@@ -108,10 +108,10 @@ class Staging:
                 raise TargetOccupied(str(self.target / path), reason, _MOVE_ELSEWHERE)
             if path.endswith(".snapper") and _is_in_use(self.target / path):
                 raise TargetLocked(str(self.target / path))
-        kept = self.tree.parent / _KEPT
+        kept_directory = self.tree.parent / _KEPT
         for path in paths:
-            kept.mkdir(exist_ok=True)
-            _move(self.target / path, kept / path)
+            kept_directory.mkdir(exist_ok=True)
+            _move(self.target / path, kept_directory / path)
 
     def _move_in(self) -> None:
         """Rename the tree to the target, which replaces an empty directory and fails for anything else."""
@@ -127,7 +127,7 @@ class Staging:
 
 @contextmanager
 def staging_directory(target: Path) -> Iterator[Staging]:
-    """Lock the target and give an empty, private directory next to it.
+    """Lock the target and yield an empty, private directory next to it.
 
     At the end, whatever is in the staging directory is removed: the new tree, or the replaced one after a swap.
 
@@ -171,7 +171,7 @@ def _staging_path(target: Path) -> Path:
 
 
 def _is_in_use(directory: Path) -> bool:
-    """Return whether a process uses the staging directory, or may use it if that cannot be told."""
+    """Return whether a process uses the staging directory; True if that cannot be determined."""
     try:
         with _open_owned(directory) as descriptor:
             return is_locked(_LOCK, descriptor)
@@ -185,7 +185,7 @@ def _is_in_use(directory: Path) -> bool:
 def _open_owned(directory: Path) -> Iterator[int]:
     """Open the staging directory.
 
-    Raise TargetOccupied if it is a link or belongs to somebody other than this user and the owner of the directory
+    Raise TargetOccupied if it is a link, or belongs to a user other than this one and the owner of the directory
     above, who could have snapper remove things elsewhere, and replace what is built.
     """
     planted = TargetOccupied(
@@ -248,17 +248,17 @@ def _unlock(directory: Path, lock: int) -> None:
 
 
 def _recover(directory: Path, target: Path) -> None:
-    """Undo a swap that was interrupted between two steps, and move back what was kept; raise TargetOccupied."""
+    """Undo a swap that was interrupted between two steps, and move back what is in `kept`; raise TargetOccupied."""
     if (directory / _OLD).is_dir() and not os.path.lexists(target):
         (directory / _OLD).rename(target)
-    kept = directory / _KEPT
-    if not kept.is_dir() or target.is_symlink() or not target.is_dir():
+    kept_directory = directory / _KEPT
+    if not kept_directory.is_dir() or target.is_symlink() or not target.is_dir():
         return
-    envs = kept / "envs"
-    for path in (kept / "pkgs", *(envs.iterdir() if envs.is_dir() else ())):
+    envs = kept_directory / "envs"
+    for path in (kept_directory / "pkgs", *(envs.iterdir() if envs.is_dir() else ())):
         if os.path.lexists(path):
-            _move(path, target / path.relative_to(kept))
-    for emptied in (envs, kept):
+            _move(path, target / path.relative_to(kept_directory))
+    for emptied in (envs, kept_directory):
         with suppress(OSError):
             emptied.rmdir()
 

@@ -71,7 +71,7 @@ def writable_settings_file() -> Path:
 def write_setting(key: str, value: object | None) -> Path:
     """Set the key, or remove it if the value is None; keep comments and order. Return the file.
 
-    The first change of a user who had the site's settings so far copies these. Raise InvalidSettings or
+    If only the site's settings exist so far, copy them to the user's file first. Raise InvalidSettings or
     FileOperationFailed.
     """
     import tomlkit  # noqa: PLC0415 - slow, and needed only here

@@ -22,7 +22,7 @@ _TEMPLATE_FIELDS = ("env", "language", "kernel")
 
 @dataclass(frozen=True)
 class SettingKey:
-    """A setting. `parse` returns the value of what a file, variable or command line has, or raises ValueError."""
+    """A setting. `parse` converts what a file, variable or command line contains, or raises ValueError."""
 
     parse: Callable[[object], Value]
     default: Callable[[], Value]
@@ -134,7 +134,7 @@ def _bytes(value: object) -> int:
 
 
 def _template(value: object) -> str:
-    """Parse text with fields in braces, of which `{env}` is required."""
+    """Parse text with fields in braces; `{env}` is required."""
     text = _text(value)
     used = re.findall(r"\{([^{}]*)\}", text)
     rest = re.sub(r"\{[^{}]*\}", "", text)

@@ -1,7 +1,7 @@
 """A cache on this machine in front of a remote store, as a directory of the objects that were read or written.
 
 Immutable objects are read from the cache if it has them intact. All others are read from the remote store each time;
-of refs and the marker the cache keeps a copy, which is used when the store cannot be reached. When space runs short,
+the cache keeps copies of refs and the marker, which are used when the store cannot be reached. When space runs short,
 the least recently used objects are removed first. The cache is never relied on: what is corrupted or missing there is
 read from the remote store again.
 """
@@ -47,8 +47,8 @@ _NEVER = float("inf")
 class CachedStore:
     """Objects of `origin`, cached in the directory `root/name`; all caches below `root` share `limit` bytes.
 
-    A copy that is pickled, or inherited by a fork, starts with what is known of the origin at that moment, and goes
-    its own way from there.
+    A copy that is pickled, or inherited by a fork, starts with what is known of the origin at that moment. After that,
+    copies do not affect each other.
     """
 
     origin: Store

@@ -29,7 +29,7 @@ def echo(line: str, *, label: str = "", style: Style | None = None) -> None:
 
 
 def notice(line: str) -> None:
-    """Print a line that is no result on stderr, unless --quiet is given."""
+    """Print a line that is not a result on stderr, unless --quiet is given."""
     if not Verbosity.quiet:
         warn(line)
 
@@ -63,13 +63,13 @@ def print_error(failure: SnapperError, as_json: bool) -> None:
         warn(f"  {failure.hint}")
 
 
-def print_failures(failures: Sequence[tuple[str, SnapperError]], *, alone: bool) -> None:
-    """Report on stderr which environments failed and why, without their names if there is only one (`alone`).
+def print_failures(failures: Sequence[tuple[str, SnapperError]], *, single: bool) -> None:
+    """Report on stderr which environments failed and why, without their names if there is only one outcome (`single`).
 
     A hint that successive failures share is printed once.
     """
     for number, (environment, failure) in enumerate(failures):
-        name = "" if alone else f" {environment}:"
+        name = "" if single else f" {environment}:"
         warn(f"{name} {failure.message}", label="snapper:", style="red")
         is_last = number + 1 == len(failures) or failures[number + 1][1].hint != failure.hint
         if failure.hint and is_last:
@@ -86,12 +86,12 @@ def error_fields(failure: SnapperError) -> dict[str, Any]:
     }
 
 
-def failure_fields(failed: Sequence[tuple[str, SnapperError]], *, alone: bool) -> dict[str, Any]:
-    """Return failed environments as JSON; the first is also the command's error if nothing succeeded (`alone`)."""
+def failure_fields(failed: Sequence[tuple[str, SnapperError]], *, all_failed: bool) -> dict[str, Any]:
+    """Return failed environments as JSON; the first is also the command's error if `all_failed`."""
     fields: dict[str, Any] = {
         "failed": [{"environment": environment, **error_fields(error)} for environment, error in failed]
     }
-    if failed and alone:
+    if failed and all_failed:
         fields["error"] = error_fields(failed[0][1])
     return fields
 

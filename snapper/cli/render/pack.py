@@ -12,67 +12,67 @@ if TYPE_CHECKING:
     from snapper.commands.pack import PackResult
 
 
-def report(done: PackResult, as_json: bool) -> None:
+def report(result: PackResult, as_json: bool) -> None:
     """Report what was packed."""
     if as_json:
-        output.print_json(_fields(done))
+        output.print_json(_fields(result))
         return
-    for path, reason in done.skipped:
+    for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
     output.print_paths(
-        "these files contain the path of the environment and cannot be relocated", done.unrelocated
+        "these files contain the path of the environment and cannot be relocated", result.unrelocated
     )
     output.print_paths(
-        "these symlinks point outside the environment and are packed as they are", done.outside
+        "these symlinks point outside the environment and are packed as they are", result.outside
     )
-    output.print_deviations("modified since conda installed the package", done.snapshot.altered)
-    output.print_deviations("missing since conda installed the package", done.snapshot.missing)
-    if done.unchanged:
+    output.print_deviations("modified since conda installed the package", result.snapshot.altered)
+    output.print_deviations("missing since conda installed the package", result.snapshot.missing)
+    if result.unchanged:
         output.echo(
-            f"{done.environment} is unchanged ({done.snapshot_id[:12]}): nothing to pack ({done.seconds:.1f} s)"
+            f"{result.environment} is unchanged ({result.snapshot_id[:12]}): nothing to pack ({result.seconds:.1f} s)"
         )
         return
-    packages = len(done.snapshot.packages) + len(done.snapshot.pip)
+    packages = len(result.snapshot.packages) + len(result.snapshot.pip)
     output.echo(
-        f" {done.environment} as {done.snapshot_id[:12]}: {plural(packages, 'package')}, "
-        f"{plural(done.snapshot.files, 'file')}, {size(done.snapshot.size)}",
+        f" {result.environment} as {result.snapshot_id[:12]}: {plural(packages, 'package')}, "
+        f"{plural(result.snapshot.files, 'file')}, {size(result.snapshot.size)}",
         label="Packed",
         style="green",
     )
     output.echo(
-        f"  {plural(done.added_layers, 'new layer')}, {size(done.added_size)} added, {done.seconds:.1f} s"
+        f"  {plural(result.added_layers, 'new layer')}, {size(result.added_size)} added, {result.seconds:.1f} s"
     )
-    output.echo(f"  store: {done.store}{' (this is its first environment)' if done.first else ''}")
-    if done.replaced:
-        step = done.replaced
+    output.echo(f"  store: {result.store}{' (this is its first environment)' if result.first else ''}")
+    if result.replaced:
+        step = result.replaced
         output.notice(
             f"  warning: this replaces {step.snapshot[:12]} (by {step.user}@{step.host} at {step.time}), which this "
-            f"environment is not based on. Undo with: snapper rollback {done.environment}"
+            f"environment is not based on. Undo with: snapper rollback {result.environment}"
         )
 
 
-def _fields(done: PackResult) -> dict[str, Any]:
+def _fields(result: PackResult) -> dict[str, Any]:
     return {
-        "environment": done.environment,
-        "snapshot": done.snapshot_id,
-        "unchanged": done.unchanged,
-        "prefix": done.prefix,
-        "store": done.store,
-        "platform": done.snapshot.platform,
-        "packages": len(done.snapshot.packages),
-        "pip_packages": len(done.snapshot.pip),
-        "files": done.snapshot.files,
-        "size": done.snapshot.size,
-        "stored_size": done.snapshot.stored_size,
-        "layers": len(done.snapshot.layers),
-        "added_layers": done.added_layers,
-        "added_size": done.added_size,
-        "altered": to_jsonable(done.snapshot.altered),
-        "missing": to_jsonable(done.snapshot.missing),
-        "skipped": [{"path": path, "reason": reason} for path, reason in done.skipped],
-        "unrelocated": list(done.unrelocated),
-        "outside": list(done.outside),
-        "first": done.first,
-        "replaced": to_jsonable(done.replaced),
-        "seconds": round(done.seconds, 3),
+        "environment": result.environment,
+        "snapshot": result.snapshot_id,
+        "unchanged": result.unchanged,
+        "prefix": result.prefix,
+        "store": result.store,
+        "platform": result.snapshot.platform,
+        "packages": len(result.snapshot.packages),
+        "pip_packages": len(result.snapshot.pip),
+        "files": result.snapshot.files,
+        "size": result.snapshot.size,
+        "stored_size": result.snapshot.stored_size,
+        "layers": len(result.snapshot.layers),
+        "added_layers": result.added_layers,
+        "added_size": result.added_size,
+        "altered": to_jsonable(result.snapshot.altered),
+        "missing": to_jsonable(result.snapshot.missing),
+        "skipped": [{"path": path, "reason": reason} for path, reason in result.skipped],
+        "unrelocated": list(result.unrelocated),
+        "outside": list(result.outside),
+        "first": result.first,
+        "replaced": to_jsonable(result.replaced),
+        "seconds": round(result.seconds, 3),
     }

@@ -43,14 +43,16 @@ class RestoreOutcome:
 
 def outcome_fields(outcome: RestoreOutcome) -> tuple[dict[str, Any], int]:
     """Return what was restored and what was not, as JSON, and the exit code."""
-    done, failed = _split(outcome.results)
-    problems = any(result.unrelocated or any(k.problem for k in result.kernels) for result in done)
+    restored, failed = _split(outcome.results)
+    problems = any(result.unrelocated or any(k.problem for k in result.kernels) for result in restored)
     partial = problems or outcome.background or outcome.staleness.code
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
         "store": outcome.store,
-        "restored": [_fields(result) for result in done],
-        **output.failure_fields([(result.environment, result.error) for result in failed], alone=not done),
+        "restored": [_fields(result) for result in restored],
+        **output.failure_fields(
+            [(result.environment, result.error) for result in failed], all_failed=not restored
+        ),
         "removed_kernels": [kernel.name for kernel in outcome.removed_kernels],
         "seconds": round(outcome.seconds, 3),
     }
@@ -65,16 +67,16 @@ def report(outcome: RestoreOutcome, as_json: bool) -> int:
     if as_json:
         output.print_json(fields)
         return code
-    done, failed = _split(outcome.results)
-    for result in done:
+    restored, failed = _split(outcome.results)
+    for result in restored:
         _print_result(result)
     output.print_failures(
-        [(failure.environment, failure.error) for failure in failed], alone=len(outcome.results) == 1
+        [(failure.environment, failure.error) for failure in failed], single=len(outcome.results) == 1
     )
     for kernel in outcome.removed_kernels:
         output.echo(f"Removed kernel {kernel.display_name}: {kernel.environment} is no longer in the store")
     if len(outcome.results) > 1:
-        output.echo(_summary(done, failed, outcome.seconds))
+        output.echo(_summary(restored, failed, outcome.seconds))
     outcome.staleness.warn()
     if outcome.background:
         _print_background(outcome.background)
@@ -104,10 +106,10 @@ def _split(
     return [result for result in results if not isinstance(result, RestoreFailure)], failed
 
 
-def _summary(done: list[RestoreResult], failed: list[RestoreFailure], seconds: float) -> str:
-    present = sum(result.present for result in done)
-    kernels = sum(not kernel.problem for result in done for kernel in result.kernels)
-    counts = f"{len(done) - present} restored, {present} already in place, {len(failed)} failed"
+def _summary(restored: list[RestoreResult], failed: list[RestoreFailure], seconds: float) -> str:
+    present = sum(result.present for result in restored)
+    kernels = sum(not kernel.problem for result in restored for kernel in result.kernels)
+    counts = f"{len(restored) - present} restored, {present} already in place, {len(failed)} failed"
     return f"{counts}; {plural(kernels, 'kernel')}; {seconds:.1f} s"
 
 
@@ -118,42 +120,42 @@ def _print_background(background: Background) -> None:
     output.echo("  kernels wait for their environments; see the progress with: snapper status")
 
 
-def _print_result(done: RestoreResult) -> None:
-    if done.present:
-        output.echo(f"{done.environment} is already in place: {done.prefix}")
-        if done.changed:
+def _print_result(result: RestoreResult) -> None:
+    if result.present:
+        output.echo(f"{result.environment} is already in place: {result.prefix}")
+        if result.changed:
             output.notice(
-                f"  {plural(done.changed, 'file')} changed since the last pack: snapper pack {done.environment}"
+                f"  {plural(result.changed, 'file')} changed since the last pack: snapper pack {result.environment}"
             )
     else:
-        took = f"{size(done.size)} in {done.seconds:.1f} s"
-        output.echo(f" {done.environment} to {done.prefix} ({took})", label="Restored", style="green")
-    if done.instead_of:
+        took = f"{size(result.size)} in {result.seconds:.1f} s"
+        output.echo(f" {result.environment} to {result.prefix} ({took})", label="Restored", style="green")
+    if result.instead_of:
         output.notice(
-            f"  this is snapshot {done.snapshot_id[:12]}: the current one, {done.instead_of[:12]}, is not "
+            f"  this is snapshot {result.snapshot_id[:12]}: the current one, {result.instead_of[:12]}, is not "
             "completely cached"
         )
-    output.print_unrelocated(done.unrelocated)
-    for kernel in done.kernels:
+    output.print_unrelocated(result.unrelocated)
+    for kernel in result.kernels:
         if kernel.problem:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
             output.echo(f"  kernel: {kernel.display_name}")
-    if not done.kernels:
-        output.echo(f"  no kernel found. Install one with: {done.suggestion}")
+    if not result.kernels:
+        output.echo(f"  no kernel found. Install one with: {result.suggestion}")
 
 
-def _fields(done: RestoreResult) -> dict[str, Any]:
+def _fields(result: RestoreResult) -> dict[str, Any]:
     return {
-        "environment": done.environment,
-        "snapshot": done.snapshot_id,
-        "instead_of": done.instead_of or None,
-        "prefix": done.prefix,
-        "present": done.present,
-        "changed": done.changed,
-        "size": done.size,
-        "kernels": to_jsonable(done.kernels),
-        "suggestion": done.suggestion,
-        "unrelocated": list(done.unrelocated),
-        "seconds": round(done.seconds, 3),
+        "environment": result.environment,
+        "snapshot": result.snapshot_id,
+        "instead_of": result.instead_of or None,
+        "prefix": result.prefix,
+        "present": result.present,
+        "changed": result.changed,
+        "size": result.size,
+        "kernels": to_jsonable(result.kernels),
+        "suggestion": result.suggestion,
+        "unrelocated": list(result.unrelocated),
+        "seconds": round(result.seconds, 3),
     }

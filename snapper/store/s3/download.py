@@ -89,7 +89,7 @@ class _Response(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """One version of an object, of which ranges are read."""
+    """One version of an object, to read ranges from."""
 
     client: Any
     request: dict[str, Any]
