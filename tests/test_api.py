@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 class Recording:
-    """Progress that records what it is told."""
+    """Progress that records its calls."""
 
     def __init__(self) -> None:
         self.total = self.size = 0

@@ -80,7 +80,7 @@ def test_offline_store_answers_from_the_cache(new_cached: Callable[[], CachedSto
     os.utime(cached_ref, (1_000_000, 1_000_000))
     (tmp_path / "unplugged").touch()
     store = new_cached()
-    assert store.stale_since() is None  # nobody has asked the store yet
+    assert store.stale_since() is None  # no request has been sent to the store yet
     assert store.read(REF) == b"one"
     assert store.read_versioned(REF) == (b"one", "")
     assert store.read(LAYER) == DATA
@@ -113,7 +113,7 @@ def test_offline_store_refuses_what_the_cache_cannot_answer(
 def test_an_unreachable_store_is_not_asked_again(
     new_cached: Callable[[], CachedStore], tmp_path: Path
 ) -> None:
-    """Neither by the object that found out, nor by its copies in worker processes; a new one asks again."""
+    """The object that noticed does not ask again, nor do its copies in worker processes; a new one does."""
     unplugged = tmp_path / "unplugged"
     unplugged.touch()
     store = new_cached()

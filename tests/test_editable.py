@@ -82,7 +82,7 @@ def locate_packages(prefix: Path, names: tuple[str, ...]) -> dict[str, Path]:
 
 
 def test_missing_source_is_reported(tmp_path: Path, machine: Machine) -> None:
-    """For instance on a volume that is not mounted: code that the environment needs would silently be left out."""
+    """It may be on a volume that is not mounted: code that the environment needs would silently be left out."""
     prefix = make_data(machine.envs / "data")
     site = prefix / "lib" / "python3.11" / "site-packages"
     info = site / "api-1.0.dist-info"
@@ -99,7 +99,7 @@ def test_missing_source_is_reported(tmp_path: Path, machine: Machine) -> None:
 
 
 def test_sources_with_the_same_name_get_different_paths(tmp_path: Path) -> None:
-    """The name of one distribution can be that of another one's directory."""
+    """One distribution can have the name of another one's directory."""
     prefix, code = tmp_path / "env", tmp_path / "code"
     site = prefix / "lib" / "python3.11" / "site-packages"
     info = site / "api-1.0.dist-info"

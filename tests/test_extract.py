@@ -107,7 +107,7 @@ def test_restoring_again_finds_the_snapshot_present(sandbox: Path) -> None:
 
 @pytest.mark.parametrize("mask", [0o077, 0o002, 0])
 def test_modes_do_not_depend_on_the_umask(sandbox: Path, mask: int) -> None:
-    """Neither when files are written nor when they are linked the second time."""
+    """This holds when files are written, and when a second restore links them."""
     one = pack_members(
         encode_member(META), file("d/f"), file("f", b"", 0o664), symlink("only/links/here", "x")
     )

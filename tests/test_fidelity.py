@@ -191,7 +191,7 @@ def test_package_file_replaced_by_a_hard_link_is_reported_altered(tools: Path, m
 def test_files_are_relocated_despite_invalid_placeholders(
     placeholder: str, tools: Path, machine: Machine
 ) -> None:
-    """Such as those of packages that were built on Windows."""
+    """For example, packages that were built on Windows have such placeholders."""
     changed = 0
     for record in (tools / "conda-meta").glob("*.json"):
         fields = json.loads(record.read_text())
@@ -384,7 +384,7 @@ def test_three_moves_leave_no_earlier_prefix(tools: Path, machine: Machine, tmp_
 def test_compiled_program_is_relocated_where_the_prefix_fits(
     tools: Path, machine: Machine, tmp_path: Path
 ) -> None:
-    """Even after it has been restored to a prefix that did not fit."""
+    """This also works after it has been restored to a prefix that did not fit."""
     source, program = tmp_path / "here.c", "bin/here"
     source.write_text(f'#include <stdio.h>\nint main(void) {{ puts("{tools}/share"); return 0; }}\n')
     subprocess.run(["cc", "-o", tools / program, source, f"-Wl,-rpath,{tools}/lib"], check=True)

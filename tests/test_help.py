@@ -68,7 +68,7 @@ def test_every_recorded_text_belongs_to_a_command() -> None:
 
 @pytest.mark.parametrize("words", [*commands()], ids=lambda words: "-".join(words) or "snapper")
 def test_every_command_is_documented_completely(words: tuple[str, ...]) -> None:
-    """With a sentence, examples that call it, a text for each parameter, and a metavar, which typer would make up."""
+    """It has a sentence, examples that call it, and a text and a metavar (not one that typer made up) per parameter."""
     command = command_of(*words)
     summary, _, rest = command.help.partition("\n\n")
     assert summary.endswith(".")

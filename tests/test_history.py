@@ -107,7 +107,7 @@ def two(machine: Machine) -> tuple[Machine, Path, str, str]:
 
 
 def test_changed_files_in_diff(two: tuple[Machine, Path, str, str]) -> None:
-    """Between two snapshots, and to the environment on disk, with its index and without."""
+    """Changes are shown between two snapshots, and to the environment on disk, with its index and without."""
     machine, prefix, first, _ = two
     files = {"added": ["comes"], "removed": ["goes"], "changed": ["large.bin", "share/textdata/config.ini"]}
 
@@ -349,7 +349,7 @@ def test_log_of_a_history_with_a_missing_snapshot(two: tuple[Machine, Path, str,
 
 
 def test_status_and_restore_agree(machine: Machine, tmp_path: Path) -> None:
-    """On environments packed under another name, to another store, or no longer known to conda."""
+    """They agree on environments packed under another name, packed to another store, or no longer known to conda."""
     prefix, other = make_data(machine.envs / "data"), tmp_path / "other"
     first = machine.run_json("pack", "data")["snapshot"]
     machine.run_json("pack", "data", "--name", "twin")

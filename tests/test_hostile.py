@@ -180,7 +180,7 @@ def test_layer_is_decompressed_once_for_all_its_descriptions(
 @pytest.mark.parametrize("mode", ["text", "binary", "record", "sized-record", "link"])
 @pytest.mark.parametrize("path", ["way/secret", "way", "kept", "nowhere"])
 def test_export_changes_nothing_through_links(mode: Mode, path: str, sandbox: Path) -> None:
-    """Whatever paths the snapshot claims to be relocated."""
+    """This holds for all paths that the snapshot claims to be relocated."""
     way = encode_member(Member("way", "symlink", 0o777, 0, 0, str(sandbox / "outside")))
     placeholder = "" if "record" in mode else "/opt/placeholder"
     said = pack_segment(way + file("kept", b"kept"), 2, (Relocation(mode, placeholder, (path,)),))
@@ -219,7 +219,7 @@ def test_only_permission_bits_are_restored(sandbox: Path) -> None:
 
 
 def test_pieces_are_not_written_into_reused_files(sandbox: Path) -> None:
-    """A file that the environment already has, and that is therefore linked, also comes in pieces."""
+    """The snapshot has pieces of a file that is linked from the existing environment."""
     good = pack_members(encode_member(META), file("a", b"good" * 10))
     prefix = restore_layers(sandbox, [good])
     with (prefix / "a").open("rb") as taken_over:

@@ -141,7 +141,7 @@ def test_files_the_index_vouches_for_are_not_read(env: RestoredEnvironment) -> N
 
 
 def test_change_in_the_same_instant_is_detected(env: RestoredEnvironment) -> None:
-    """Even if the size is the same and the old mtime is restored."""
+    """It is detected even if the size is the same and the old mtime is restored."""
     file = env.prefix / NOTE
     ids = set()
     for number in range(20):
@@ -167,7 +167,7 @@ def test_index_vouches_only_for_unchanged_files_older_than_itself() -> None:
 
 
 def test_coarse_clock_causes_one_more_read(env: RestoredEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system whose clock has not advanced since the files were written, such as one with whole seconds."""
+    """The clock has not advanced since the files were written, for example because it has only whole seconds."""
     newest = max(file.ctime_ns for file in scan(env.prefix).files)
     monkeypatch.setattr(clock, "now", lambda _: newest)
     env.pack(full=True)
@@ -178,7 +178,7 @@ def test_coarse_clock_causes_one_more_read(env: RestoredEnvironment, monkeypatch
 
 
 def test_objects_missing_from_the_store_are_written_again(env: RestoredEnvironment, scratch: Path) -> None:
-    """Layers that are missing or truncated, the snapshot, and each of its pages."""
+    """The objects are layers that are missing or truncated, the snapshot, and each of its pages."""
     whole = env.pack().snapshot.layers
     for lost in whole[::2]:
         file = scratch / "store" / Layout.layer(lost.digest)

@@ -411,7 +411,7 @@ def test_ctrl_c_on_a_terminal_is_reported_once(packed: Packed, target: Path) -> 
 def test_killed_worker_is_reported_and_leaves_nothing_half_done(
     command: str, packed: Packed, machine: Machine, target: Path
 ) -> None:
-    """The system does that when memory runs out: nothing is left half-done, and other environments are restored."""
+    """The system kills processes when memory runs out. Other environments are restored all the same."""
     if command == "pack":
         running = start_command(machine, "pack", "-p", packed.source, "--level", 19)
     else:

@@ -181,7 +181,7 @@ def test_names_follow_the_templates_in_settings(home: Path, monkeypatch: pytest.
 
 
 def test_names_are_unique(home: Path) -> None:
-    """Also of kernels and environments that differ only in case, and of kernels with one display name."""
+    """This includes kernels and environments that differ only in case, and kernels with one display name."""
     two = [Kernel("Py", "First", "python"), Kernel("py", "Second", "python")]
     assert register_names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
     assert register_names(home / "envs/A", "A", two[:1]) == [("a-py-3", "Python (A)")]
@@ -191,7 +191,7 @@ def test_names_are_unique(home: Path) -> None:
 
 
 def test_kernels_are_removed_with_their_environments(machine: Machine) -> None:
-    """Also if the environment no longer ships them. The user's own kernels stay."""
+    """They are removed even if the environment no longer ships them. The user's own kernels stay."""
     for name in ("one", "two"):
         prefix = make_data(machine.envs / name)
         for kernel in ("text", "more"):

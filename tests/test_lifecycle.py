@@ -294,7 +294,7 @@ def test_on_start_restores_environments_with_kernels(instance: Instance) -> None
 
 
 def test_root_runs_nothing_that_the_user_can_write(instance: Instance) -> None:
-    """Neither while the script looks for a Python, nor when root calls snapper later."""
+    """This holds while the script looks for a Python, and when root calls snapper later."""
     instance.start()
     link = instance.home / ".local/bin/snapper"
     assert link.readlink() == instance.home / "SageMaker/.snapper/venv/bin/snapper"
@@ -357,7 +357,7 @@ def test_on_start_without_the_user_does_nothing(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_script_apply_in_terminals(instance: Instance, tmp_path: Path) -> None:
-    """Also if snapper is already installed; else packs would go to a store that the next start does not read."""
+    """They also apply if snapper is already installed. Otherwise, packs would go to the wrong store."""
     store = instance.home / "team store"
     output, _ = instance.start("--store", str(store), "--only", "team-*")
     assert "Traceback" not in output

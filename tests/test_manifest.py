@@ -187,7 +187,7 @@ def test_restored_environments_keep_the_id_of_the_writer(
 
 
 def test_each_page_is_read_once(store: Counting) -> None:
-    """Of a history whose snapshots differ in one package each."""
+    """The snapshots of the history differ in one package each."""
     snapshots = [large(MANY, str(version)) for version in range(5)]
     digests = [put_snapshot(store, each) for each in snapshots]
     for digest in {found.digest for each in snapshots for found in each.layers}:
@@ -265,7 +265,7 @@ def test_pages_with_a_valid_digest_but_invalid_content_are_refused(data: bytes, 
 def test_intact_pages_are_not_reported_for_a_wrong_snapshot(
     more: int, store: Counting, tmp_path: Path
 ) -> None:
-    """Nor are they replaced by a repair: others would miss them meanwhile."""
+    """A repair does not replace them either, because others may be reading them."""
     document = store.read(Layout.snapshot(manifest.encode(current(store)).digest))
     (page,) = canonical.decode(manifest.Manifest, canonical.parse(document)).layers
     forged = document.replace(canonical.encode(page), canonical.encode(replace(page, size=page.size + more)))
@@ -288,7 +288,7 @@ def publish_document(store: Counting, document: bytes) -> str:
 
 
 def test_intact_pages_are_not_reported_for_being_in_the_wrong_list(store: Counting) -> None:
-    """Nor are environments that have the page in the right list."""
+    """Environments that have the page in the right list are not reported either."""
     found = large(MANY[:2])
     for each in found.layers:
         store.put(Layout.layer(each.digest), b"0123456789")
@@ -360,7 +360,7 @@ def test_prune_fails_if_a_referenced_snapshot_disappears(
 
 
 def test_invalid_layers_are_not_reused(store: Counting) -> None:
-    """What a page says of a layer gets into the snapshots that reuse it."""
+    """The description of a layer on a page is copied into the snapshots that reuse the layer."""
     before = known_layers(store)
     assert before
     found = current(store)

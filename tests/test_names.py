@@ -13,7 +13,7 @@ from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.users import unprivileged
 
-#: Without the conda of whoever runs the tests.
+#: Without the developer's own conda.
 PROGRAMS = "/usr/bin:/bin"
 
 
@@ -246,7 +246,7 @@ def test_environments_packed_from_one_prefix_do_not_share_a_target(machine: Mach
 
 
 def test_restore_base_and_environments_inside_it(machine: Machine) -> None:
-    """On a machine without any of them; base is only restored to the prefix that it had."""
+    """The machine has none of them. base is only restored to the prefix that it had."""
     base = make_data(machine.home / "forge")
     (base / "condabin").mkdir()
     inner = make_data(base / "envs" / "a")

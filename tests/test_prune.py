@@ -250,7 +250,7 @@ OPERATIONS = ("read", "read_versioned", "size", "put", "replace", "keys", "entri
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A store in which something happens before the operation with a number, whichever process performs it."""
+    """A store in which something happens before the operation with a certain number, in any process."""
 
     store: Any
     counter: Path
@@ -517,7 +517,7 @@ def test_locks_that_may_be_held_are_respected_until_they_expire(
 
 
 def test_processes_hidden_from_the_user_are_not_dead() -> None:
-    """Neither for locks nor for waiting kernels, if /proc shows users only their own processes."""
+    """If /proc shows users only their own processes, locks and waiting kernels treat others as alive."""
     look = """
 import os, sys
 from snapper.process import identity

@@ -547,7 +547,7 @@ def test_packing_again_repairs_layers_of_the_wrong_size(stocked: Machine) -> Non
 
 
 def test_corrupted_objects_can_be_removed_and_packed_again(packed: Packed, stocked: Machine) -> None:
-    """As the hint suggests; objects of the right size are not read when they would be written again."""
+    """The hint suggests this, because objects of the right size are not read when they would be written again."""
     prefix = restore(stocked, "data")
     whole = tree_of(prefix)
     for file in [*layer_files(stocked.store), stocked.store / "snapshots" / f"{packed.snapshots[1]}.json"]:
