@@ -83,18 +83,18 @@ def _stays_inside(path: str, symlinks: dict[str, str], prefix: str) -> bool:
             return False
         if part == "..":
             resolved.pop()
-        elif part not in ("", "."):
+        if part in ("", ".", ".."):
+            continue
+        target = symlinks.get("/".join((*resolved, part)))
+        if target is None:
             resolved.append(part)
-            target = symlinks.get("/".join(resolved))
-            if target is not None and target.startswith("/"):
-                if not (target + "/").startswith(prefix + "/"):
-                    return False
-                resolved, ahead = [], target[len(prefix) :].split("/") + ahead
-                followed += 1
-            elif target is not None:
-                resolved.pop()
-                ahead = target.split("/") + ahead
-                followed += 1
+            continue
+        if target.startswith("/"):
+            if not (target + "/").startswith(prefix + "/"):
+                return False
+            resolved, target = [], target[len(prefix) :]
+        ahead = target.split("/") + ahead
+        followed += 1
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -16,7 +17,7 @@ from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
 from snapper.format import shebang
 from snapper.format.canonicalize import candidate_originals, default_placeholders
-from snapper.format.model import Mode
+from snapper.format.model import Mode, path_bytes
 from snapper.format.relocate import PlaceholderTooShort, replace_placeholder
 
 
@@ -44,20 +45,17 @@ def normalize(files: UnpackedFiles, prefix_records: Collection[PrefixRecord] | N
 
 def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecord], prefix: str) -> None:
     """Do what conda-unpack would do, and what it omits: Python's own programs, and compiled modules."""
-    placeholders: dict[str, tuple[str, Mode]] = {
-        entry.path: (entry.placeholder, entry.mode) for entry in files.entries.values() if entry.placeholder
+    recorded: dict[str, PathEntry | PrefixRecord] = {
+        entry.path: entry for entry in files.entries.values() if entry.placeholder
     }
-    for record in prefix_records:
-        if record.path in files.paths:
-            placeholders[record.path] = record.placeholder, record.mode
-    for path, (placeholder, mode) in placeholders.items():
-        if placeholder != prefix:
-            _relocate_file(files.top / path, mode, placeholder, prefix)
+    unpacked = {record.path: record for record in prefix_records if record.path in files.paths}
+    for path, record in {**recorded, **unpacked}.items():
+        if record.placeholder != prefix:
+            _relocate_file(files.top / path, record.mode, record.placeholder, prefix)
     if prefix == NO_PREFIX:
-        for path in files.paths:
-            if path.endswith(".pyc"):
-                for placeholder in default_placeholders("pyc", 0):
-                    _relocate_file(files.top / path, "pyc", placeholder, prefix)
+        modules = [files.top / path for path in files.paths if path.endswith(".pyc")]
+        for module, placeholder in itertools.product(modules, default_placeholders("pyc", 0)):
+            _relocate_file(module, "pyc", placeholder, prefix)
 
 
 def _relocate_binaries(files: UnpackedFiles, prefix: str) -> None:
@@ -86,21 +84,28 @@ def _relocate_file(file: Path, mode: Mode, placeholder: str, prefix: str) -> Non
 def _restore_shebangs(files: UnpackedFiles, prefix: str) -> None:
     """Restore the interpreter of scripts that conda-pack changed to look it up on PATH, where a checksum proves it."""
     pip_checksums = pip.checksums(files.top, files.paths)
-    encoded = prefix.encode("utf-8", "surrogateescape")
     for path in files.paths:
         entry = files.entries.get(path)
-        if not path.startswith("bin/") or (entry and entry.placeholder):
-            continue
-        script = files.top / path
-        data = script.read_bytes()
-        if not data.startswith(b"#!/usr/bin/env "):
-            continue
-        checksums = {entry.sha256, entry.sha256_in_prefix} if entry else {pip_checksums.get(path, "")}
-        is_entry_point = entry is not None and entry.type == "unix_python_entry_point"
-        for original in shebang.original_shebangs(data, encoded, encoded):
-            if is_entry_point or hashlib.sha256(original).hexdigest() in checksums:
+        if path.startswith("bin/") and not (entry and entry.placeholder):
+            script = files.top / path
+            original = _original_script(script.read_bytes(), prefix, entry, pip_checksums.get(path, ""))
+            if original is not None:
                 _rewrite(script, original)
-                break
+
+
+def _original_script(data: bytes, prefix: str, entry: PathEntry | None, pip_checksum: str) -> bytes | None:
+    """Return the script as it was before conda-pack changed its interpreter; None unless a checksum proves it.
+
+    Entry points need no proof: conda generates them.
+    """
+    if not data.startswith(b"#!/usr/bin/env "):
+        return None
+    encoded = path_bytes(prefix)
+    originals = shebang.original_shebangs(data, encoded, encoded)
+    if entry is not None and entry.type == "unix_python_entry_point":
+        return next(iter(originals), None)
+    checksums = {entry.sha256, entry.sha256_in_prefix} if entry else {pip_checksum}
+    return next((text for text in originals if hashlib.sha256(text).hexdigest() in checksums), None)
 
 
 def _update_records(files: UnpackedFiles, prefix: str) -> None:

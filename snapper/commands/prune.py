@@ -169,6 +169,9 @@ class _Garbage(NamedTuple):
     deleted: list[ObjectInfo]
     waiting: list[ObjectInfo]
 
+    def add(self, info: ObjectInfo, *, delete: bool) -> None:
+        (self.deleted if delete else self.waiting).append(info)
+
     def digests(self, kind: ObjectKind) -> tuple[str, ...]:
         """Return the digests of the objects of this kind that are deleted, in order."""
         parsed = [key for info in self.deleted if (key := Layout.parse(info.key)) is not None]
@@ -189,21 +192,16 @@ def _find_garbage(references: _References, refs: Iterable[Ref], limit: float) ->
     garbage = _Garbage([], [])
     young: set[str] = set()
     for snapshot_id, info in _list_digests(store, ObjectKind.SNAPSHOT, Layout.SNAPSHOTS):
-        if snapshot_id in referenced:
-            continue
-        if info.modified < limit:
-            garbage.deleted.append(info)
-        else:
-            garbage.waiting.append(info)
-            young.add(snapshot_id)
+        if snapshot_id not in referenced:
+            garbage.add(info, delete=info.modified < limit)
+            if info.modified >= limit:
+                young.add(snapshot_id)
     snapshots = len(garbage.deleted)
     needed = references.find_needed(referenced, young)
     for kind, prefix in ((ObjectKind.PAGE, Layout.PAGES), (ObjectKind.LAYER, Layout.LAYERS)):
         for _, info in _list_digests(store, kind, prefix):
-            if info.key in needed.by_referenced:
-                continue
-            delete = info.modified < limit and info.key not in needed.by_others
-            (garbage.deleted if delete else garbage.waiting).append(info)
+            if info.key not in needed.by_referenced:
+                garbage.add(info, delete=info.modified < limit and info.key not in needed.by_others)
     logger.info(
         "%d snapshots are referenced; %d snapshots and %d other objects (%d bytes) are to be removed",
         len(referenced),

@@ -138,27 +138,34 @@ def _strings(data: bytes) -> Iterator[_String]:
         at += 1
         if kind in _FIXED:
             at += _FIXED[kind]
+        elif kind == ord("c"):
+            pending += reversed(code)
         elif kind in _SHORT or kind in _LONG or kind == _BYTES:
             width = 1 if kind in _SHORT else 4
             length = int.from_bytes(data[at : at + width], "little")
             at += width + length
             yield _String(head, at, length, data[head] & _FLAG_REF, kind)
-        elif kind == ord("l"):
-            at += 4 + 2 * abs(int.from_bytes(data[at : at + 4], "little", signed=True))
-        elif kind == ord(")"):
-            pending.append(data[at])
-            at += 1
-        elif kind in b"([<>":
-            pending.append(int.from_bytes(data[at : at + 4], "little"))
-            at += 4
-        elif kind == ord(":"):
-            pending.append(3)
-        elif kind == ord("c"):
-            pending += reversed(code)
         else:
-            raise ValueError(f"{chr(kind)!r} is not a marshal type")
+            size, items = _measure(kind, data[at : at + 4])
+            at += size
+            pending.append(items)
     if at != len(data):
         raise ValueError("it has trailing data")
+
+
+def _measure(kind: int, head: bytes) -> tuple[int, int]:
+    """Return how many bytes of its own follow an object's type byte, the first of which are `head`, and how many
+    objects follow these. Raise ValueError for an unknown type.
+    """
+    if kind == ord("l"):
+        return 4 + 2 * abs(int.from_bytes(head, "little", signed=True)), 0
+    if kind == ord(")"):
+        return 1, head[0]
+    if kind in b"([<>":
+        return 4, int.from_bytes(head, "little")
+    if kind == ord(":"):
+        return 0, 3
+    raise ValueError(f"{chr(kind)!r} is not a marshal type")
 
 
 def _string_at(data: bytes, at: int) -> _String | None:

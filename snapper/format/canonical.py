@@ -97,23 +97,30 @@ def _build(kind: Any, value: object, where: str) -> Any:
         return value
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)  # type: ignore[arg-type]
-    origin = get_origin(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
-        if value not in get_args(kind):
-            raise MalformedDocument(f"{where} must be one of {', '.join(get_args(kind))}")
+        if value not in arguments:
+            raise MalformedDocument(f"{where} must be one of {', '.join(arguments)}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
-            raise MalformedDocument(f"{where} must be a list")
-        item = get_args(kind)[0]
-        return tuple(_build(item, entry, f"{where}[{number}]") for number, entry in enumerate(value))
+        return _build_tuple(arguments[0], value, where)
     if origin is dict:
-        if not isinstance(value, dict):
-            raise MalformedDocument(f"{where} must be an object")
-        return {key: _build(get_args(kind)[1], entry, f"{where}[{key!r}]") for key, entry in value.items()}
+        return _build_dict(arguments[1], value, where)
     if origin is Union or origin is types.UnionType:
-        return _build(get_args(kind)[0], value, where)
+        return _build(arguments[0], value, where)
     raise TypeError(f"{kind} has no JSON form")
+
+
+def _build_tuple(kind: Any, value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise MalformedDocument(f"{where} must be a list")
+    return tuple(_build(kind, item, f"{where}[{number}]") for number, item in enumerate(value))
+
+
+def _build_dict(kind: Any, value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MalformedDocument(f"{where} must be an object")
+    return {key: _build(kind, item, f"{where}[{key!r}]") for key, item in value.items()}
 
 
 def _build_dataclass(kind: type, value: object, where: str) -> object:

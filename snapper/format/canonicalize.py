@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from snapper.format import shebang
 from snapper.format.bytecode import replace_paths
-from snapper.format.model import Mode
+from snapper.format.model import Mode, path_bytes
 from snapper.format.relocate import (
     encode_prefix,
     encode_wide,
@@ -56,25 +56,13 @@ def canonicalize(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -
     mode = _mode_of(data)
     if mode is None:
         return None
-    old = encode_prefix(prefix, mode)
-    for placeholder in (*placeholders, *default_placeholders(mode, len(old))):
-        new = placeholder.encode()
-        if new in data:
-            if mode == "binary" and placeholder in placeholders and not contains_path(data, prefix):
-                return CanonicalFile(data, mode, placeholder)  # never relocated: the prefix did not fit
-            continue
-        if mode == "text" and data.startswith(b"#!/bin/sh\n"):
-            for original in shebang.original_shebangs(data, new, old):
-                canonical = _replace_path(original, old, new)
-                if relocate_file(canonical, mode, placeholder, prefix) == data:
-                    return CanonicalFile(canonical, mode, placeholder)
-        if mode == "text":
-            canonical = _replace_path(data, old, new)
-        else:
-            canonical = candidate_originals(data, mode, placeholder, prefix)[0]
-        if mode == "binary" and contains_path(canonical, prefix):
-            continue
-        if canonical != data and replace_placeholder(canonical, mode, placeholder, prefix) == data:
+    for placeholder in (*placeholders, *default_placeholders(mode, len(encode_prefix(prefix, mode)))):
+        canonical: bytes | None = None
+        if placeholder.encode() not in data:
+            canonical = _insert_placeholder(data, mode, placeholder, prefix)
+        elif mode == "binary" and placeholder in placeholders and not contains_path(data, prefix):
+            canonical = data  # never relocated: the prefix did not fit
+        if canonical is not None:
             return CanonicalFile(canonical, mode, placeholder)
     return None
 
@@ -106,7 +94,7 @@ def default_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
 
 def contains_path(data: bytes, prefix: str) -> bool:
     """Return whether the prefix occurs as a path, or as the beginning of one."""
-    needle = prefix.encode("utf-8", "surrogateescape")
+    needle = path_bytes(prefix)
     return needle in data and _path_pattern(needle).search(data) is not None
 
 
@@ -139,6 +127,36 @@ def _mode_of(data: bytes) -> Mode | None:
 def _may_be_wide(data: bytes) -> bool:
     """Return whether a file that begins like this can be a text with more than one byte per character."""
     return b"\0" in data[:256] and not is_object_code(data)
+
+
+def _insert_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes | None:
+    """Return the file with the placeholder for the prefix, or None unless relocating that gives the file again."""
+    old, new = encode_prefix(prefix, mode), placeholder.encode()
+    if mode == "text":
+        canonical = _restore_long_shebang(data, placeholder, prefix)
+        if canonical is not None:
+            return canonical
+        canonical = _replace_path(data, old, new)
+    else:
+        canonical = candidate_originals(data, mode, placeholder, prefix)[0]
+    if mode == "binary" and contains_path(canonical, prefix):
+        return None
+    is_proven = canonical != data and replace_placeholder(canonical, mode, placeholder, prefix) == data
+    return canonical if is_proven else None
+
+
+def _restore_long_shebang(data: bytes, placeholder: str, prefix: str) -> bytes | None:
+    """Return a script with the placeholder whose first line was too long for the system once it had the prefix.
+
+    Return None if it is not such a script.
+    """
+    if not data.startswith(b"#!/bin/sh\n"):
+        return None
+    old, new = encode_prefix(prefix, "text"), placeholder.encode()
+    scripts = (_replace_path(original, old, new) for original in shebang.original_shebangs(data, new, old))
+    return next(
+        (script for script in scripts if relocate_file(script, "text", placeholder, prefix) == data), None
+    )
 
 
 def _canonicalize_wide(data: bytes, prefix: str, encoding: str) -> CanonicalFile | None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from snapper.errors import Corrupted
 from snapper.format.compression import FrameDecompressor, ZstdError
 from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import LARGEST_LAYER, Continuation, Layer, Relocation, check_path
+from snapper.format.model import LARGEST_LAYER, Continuation, Layer, Relocation, check_path, path_bytes
 from snapper.format.segment import iter_members, segment_start
 
 _SPECIAL_NAMES = ("", ".", "..")
@@ -45,7 +45,7 @@ class Piece(NamedTuple):
         """
         offset = self.start.offset
         if relocation and relocation.mode == "text":
-            growth = len(prefix.encode("utf-8", "surrogateescape")) - len(relocation.placeholder.encode())
+            growth = len(path_bytes(prefix)) - len(relocation.placeholder.encode())
             offset += self.start.replaced * growth
         if offset < 0:
             raise InvalidSegment("it starts before its file")

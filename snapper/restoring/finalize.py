@@ -13,7 +13,7 @@ from snapper.environment.conda import FileFacts, with_facts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
 from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import Layer, path_bytes
+from snapper.format.model import Continuation, Layer, path_bytes
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer, Link, SplitFile
@@ -57,12 +57,7 @@ def _join_split_files(
     for number, (layer, result) in enumerate(zip(layers, extracted, strict=True)):
         if result.linked and not pending:
             continue
-        begins = layer.begins
-        expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
-        if (begins and (begins.path, begins.offset, begins.size)) != expected:
-            raise Corrupted(what, "the parts of a large file do not join")
-        if begins and pending and pending.replaced not in (None, begins.replaced):
-            raise Corrupted(what, "the parts of a large file do not join at a prefix")
+        _check_joins(what, pending, layer.begins)
         if pending and not result.split and first:
             yield first
         if result.split and not pending:
@@ -70,6 +65,15 @@ def _join_split_files(
         pending = result.split
     if pending:
         raise Corrupted(what, f"the end of {pending.member.path!r} is missing")
+
+
+def _check_joins(what: str, pending: SplitFile | None, begins: Continuation | None) -> None:
+    """Raise Corrupted unless a layer continues the file that the layer before it leaves unfinished, if any."""
+    expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
+    if (begins and (begins.path, begins.offset, begins.size)) != expected:
+        raise Corrupted(what, "the parts of a large file do not join")
+    if begins and pending and pending.replaced not in (None, begins.replaced):
+        raise Corrupted(what, "the parts of a large file do not join at a prefix")
 
 
 def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:

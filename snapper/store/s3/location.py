@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from snapper.errors import NotAStore
+from snapper.format.model import path_bytes
 
 #: Options of the session and of the client.
 _SESSION = ("profile_name", "region_name")
@@ -77,7 +78,7 @@ def parse_url(url: str) -> S3Location:
     parts = prefix.split("/") if prefix else []
     if any(part in ("", ".", "..") for part in parts):
         raise NotAStore(url, "its prefix has an empty, '.' or '..' part", _HINT)
-    if not prefix.isprintable() or len(prefix.encode("utf-8", "surrogateescape")) > _LONGEST_PREFIX:
+    if not prefix.isprintable() or len(path_bytes(prefix)) > _LONGEST_PREFIX:
         reason = f"its prefix has unprintable characters or more than {_LONGEST_PREFIX} bytes"
         raise NotAStore(url, reason, _HINT)
     options = tuple(parse_qsl(query, keep_blank_values=True))
