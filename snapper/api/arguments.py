@@ -10,7 +10,6 @@ from snapper.settings.resolution import resolve_envs_dir
 
 
 def find_prefix(environment: str | Path) -> Path:
-    """Return the prefix of an environment, which is named as conda does, or by its directory (a Path)."""
     """Return the prefix of an environment, given by its conda name or its directory (a Path)."""
     return absolute_directory(environment) if isinstance(environment, Path) else find_environment(environment)
 

@@ -39,7 +39,7 @@ def restore(
     request = RestoreRequest(
         SnapshotSpec.parse(spec),
         prefix=optional_prefix(prefix),
-        envs_dir=None if prefix else optional_envs_dir(envs_dir),
+        envs_dir=optional_envs_dir(envs_dir),
         replace=replace,
     )
     (outcome,) = restore_requests(store, [request], jobs=jobs or load_settings().jobs, progress=progress)
@@ -98,7 +98,7 @@ def rollback(
     """
     local = LocalRestore(
         prefix=optional_prefix(prefix),
-        envs_dir=None if prefix else optional_envs_dir(envs_dir),
+        envs_dir=optional_envs_dir(envs_dir),
         replace=replace,
         jobs=jobs or load_settings().jobs,
     )

@@ -25,40 +25,48 @@ if TYPE_CHECKING:
     from snapper.commands.export import ExportResult
 
 
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Archive to write.")]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs (default: by the file name).",
+    ),
+]
+DestPrefixOption = Annotated[
+    str,
+    typer.Option(
+        "--dest-prefix",
+        metavar="DIR",
+        help="Directory that it will be unpacked to; the archive then needs no conda-unpack, but works only there.",
+    ),
+]
+ArchiveLevelOption = Annotated[
+    int | None,
+    typer.Option(
+        "--level",
+        metavar="N",
+        help="Compression level, if the format has one (default: that of the format).",
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, max=256, metavar="N", help="Compression threads (default: one per CPU)."
+    ),
+]
+OverwriteOption = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+
+
 def export(
     name: ReferenceArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Archive to write.")],
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs (default: by the file name).",
-        ),
-    ] = "",
-    dest_prefix: Annotated[
-        str,
-        typer.Option(
-            "--dest-prefix",
-            metavar="DIR",
-            help="Directory that it will be unpacked to; the archive then needs no conda-unpack, but works only there.",
-        ),
-    ] = "",
-    level: Annotated[
-        int | None,
-        typer.Option(
-            "--level",
-            metavar="N",
-            help="Compression level, if the format has one (default: that of the format).",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads", min=1, max=256, metavar="N", help="Compression threads (default: one per CPU)."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    output: OutputOption,
+    format_: FormatOption = "",
+    dest_prefix: DestPrefixOption = "",
+    level: ArchiveLevelOption = None,
+    threads: ThreadsOption = None,
+    force: OverwriteOption = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from snapper.format.canonical import to_jsonable
 from snapper.settings.directories import absolute_directory
 
 if TYPE_CHECKING:
-    from snapper.kernels import RegisteredKernel
+    from snapper.kernels import KernelRegistration, RegisteredKernel
 
 app = typer.Typer(
     help="""List, register and remove the Jupyter kernels of environments.
@@ -92,8 +93,6 @@ def register(
         snapper kernels register myenv
         snapper kernels register -p ~/work/env
     """
-    from snapper import kernels
-    from snapper.environment import conda, state
     from snapper.environment.locations import find_environment
     from snapper.errors import UsageError
 
@@ -103,34 +102,15 @@ def register(
             "See: snapper kernels register --help.",
         )
     prefixes = [absolute_directory(prefix)] if prefix else [find_environment(name) for name in names or []]
-    documents = []
-    code = ExitCode.DONE
+    results = []
     for directory in prefixes:
-        if not conda.is_environment(directory):
-            raise NotAnEnvironment(str(directory))
-        recorded = state.read(directory)
-        environment = recorded.environment if recorded else directory.name
-        registrations = kernels.register(directory, environment)
-        code = (
-            ExitCode.PARTIAL if not registrations or any(kernel.problem for kernel in registrations) else code
-        )
-        suggestion = "" if registrations else kernels.install_hint(directory)
-        documents.append(
-            {"environment": environment, "kernels": to_jsonable(registrations), "suggestion": suggestion}
-        )
+        result = _register(directory)
+        results.append(result)
         if not as_json:
-            for kernel in registrations:
-                if kernel.problem:
-                    output.warn(
-                        f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}"
-                    )
-                else:
-                    output.echo(f"{environment}: {kernel.display_name}, as {kernel.name}")
-            if not registrations:
-                output.warn(f"{environment} has no kernel. Install one with: {suggestion}")
+            _print_result(result)
     if as_json:
-        output.print_json({"environments": documents})
-    return code
+        output.print_json({"environments": to_jsonable(results)})
+    return ExitCode.DONE if all(result.is_complete for result in results) else ExitCode.PARTIAL
 
 
 @app.command(cls=help.Command)
@@ -153,6 +133,41 @@ def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
         return
     for kernel in removed:
         output.echo(f"Removed {kernel.name} ({kernel.display_name})")
+
+
+@dataclass(frozen=True)
+class _Registration:
+    """The kernels of an environment that were registered, or if it has none, how to install one."""
+
+    environment: str
+    kernels: tuple[KernelRegistration, ...]
+    suggestion: str
+
+    @property
+    def is_complete(self) -> bool:
+        return bool(self.kernels) and not any(kernel.problem for kernel in self.kernels)
+
+
+def _register(prefix: Path) -> _Registration:
+    from snapper import kernels
+    from snapper.environment import conda, state
+
+    if not conda.is_environment(prefix):
+        raise NotAnEnvironment(str(prefix))
+    known = state.read(prefix)
+    environment = known.environment if known else prefix.name
+    registered = kernels.register(prefix, environment)
+    return _Registration(environment, registered, "" if registered else kernels.install_hint(prefix))
+
+
+def _print_result(result: _Registration) -> None:
+    for kernel in result.kernels:
+        if kernel.problem:
+            output.warn(f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
+        else:
+            output.echo(f"{result.environment}: {kernel.display_name}, as {kernel.name}")
+    if not result.kernels:
+        output.warn(f"{result.environment} has no kernel. Install one with: {result.suggestion}")
 
 
 def _state(entry: RegisteredKernel) -> str:

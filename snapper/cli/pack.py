@@ -24,7 +24,7 @@ from snapper.errors import NotAnEnvironment, UsageError
 from snapper.settings.directories import absolute_directory
 
 
-class EditableOption(str, Enum):
+class EditableMode(str, Enum):
     """The values of --editable."""
 
     refuse = "refuse"
@@ -32,44 +32,50 @@ class EditableOption(str, Enum):
     ignore = "ignore"
 
 
+InstalledArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ENV]",
+        help="Name of a conda environment on this machine.",
+        autocompletion=complete_installed,
+    ),
+]
+StoreNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--name", "-n", metavar="NAME", help="Name in the store (default: the name of the environment)."
+    ),
+]
+EditableOption = Annotated[
+    EditableMode,
+    typer.Option(
+        "--editable",
+        metavar="MODE",
+        help="Editable installs: refuse (default), include their source directories, or ignore (pack "
+        "only the links to them).",
+    ),
+]
+FullOption = Annotated[
+    bool,
+    typer.Option(
+        "--full",
+        help="Read all files again, not only those that appear to have changed since the last pack.",
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Publish even if someone else has published in the meantime.")
+]
+
+
 def pack(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ENV]",
-            help="Name of a conda environment on this machine.",
-            autocompletion=complete_installed,
-        ),
-    ] = None,
+    name: InstalledArgument = None,
     prefix: PrefixOption = None,
-    store_name: Annotated[
-        str | None,
-        typer.Option(
-            "--name", "-n", metavar="NAME", help="Name in the store (default: the name of the environment)."
-        ),
-    ] = None,
+    store_name: StoreNameOption = None,
     message: MessageOption = "",
     level: LevelOption = None,
-    editable: Annotated[
-        EditableOption,
-        typer.Option(
-            "--editable",
-            metavar="MODE",
-            help="Editable installs: refuse (default), include their source directories, or ignore (pack "
-            "only the links to them).",
-        ),
-    ] = EditableOption.refuse,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="Read all files again, not only those that appear to have changed since the last pack.",
-        ),
-    ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Publish even if someone else has published in the meantime."),
-    ] = False,
+    editable: EditableOption = EditableMode.refuse,
+    full: FullOption = False,
+    force: ForceOption = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,

@@ -27,42 +27,52 @@ def _keep(name: str, what: str) -> typer.models.OptionInfo:
     return option
 
 
+PrunedArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[ENV]...",
+        help="Environments whose history is pruned by the --keep options (default: all).",
+        autocompletion=complete_environment,
+    ),
+]
+KeepLastOption = Annotated[int | None, _keep("last", "Keep the last N snapshots of each environment.")]
+KeepDailyOption = Annotated[
+    int | None, _keep("daily", "Keep the last snapshot of each of the last N days with snapshots.")
+]
+KeepWeeklyOption = Annotated[
+    int | None, _keep("weekly", "Keep the last snapshot of each of the last N weeks with snapshots.")
+]
+KeepMonthlyOption = Annotated[
+    int | None, _keep("monthly", "Keep the last snapshot of each of the last N months with snapshots.")
+]
+KeepTagOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-tag",
+        metavar="PATTERN",
+        help="Keep only tags matching PATTERN (repeatable; default: keep all).",
+    ),
+]
+GraceOption = Annotated[
+    str,
+    typer.Option(
+        "--grace",
+        metavar="TIME",
+        help="Keep unreferenced objects younger than this, such as 90m or 7d (default: 24h).",
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Apply the changes (default: dry run).")]
+
+
 def prune(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[ENV]...",
-            help="Environments whose history is pruned by the --keep options (default: all).",
-            autocompletion=complete_environment,
-        ),
-    ] = None,
-    keep_last: Annotated[int | None, _keep("last", "Keep the last N snapshots of each environment.")] = None,
-    keep_daily: Annotated[
-        int | None, _keep("daily", "Keep the last snapshot of each of the last N days with snapshots.")
-    ] = None,
-    keep_weekly: Annotated[
-        int | None, _keep("weekly", "Keep the last snapshot of each of the last N weeks with snapshots.")
-    ] = None,
-    keep_monthly: Annotated[
-        int | None, _keep("monthly", "Keep the last snapshot of each of the last N months with snapshots.")
-    ] = None,
-    keep_tag: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep-tag",
-            metavar="PATTERN",
-            help="Keep only tags matching PATTERN (repeatable; default: keep all).",
-        ),
-    ] = None,
-    grace: Annotated[
-        str,
-        typer.Option(
-            "--grace",
-            metavar="TIME",
-            help="Keep unreferenced objects younger than this, such as 90m or 7d (default: 24h).",
-        ),
-    ] = "24h",
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Apply the changes (default: dry run).")] = False,
+    names: PrunedArgument = None,
+    keep_last: KeepLastOption = None,
+    keep_daily: KeepDailyOption = None,
+    keep_weekly: KeepWeeklyOption = None,
+    keep_monthly: KeepMonthlyOption = None,
+    keep_tag: KeepTagOption = None,
+    grace: GraceOption = "24h",
+    yes: YesOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:

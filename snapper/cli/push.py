@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from snapper.cli.copying import AllOption, ForceOption, NamesArgument, copy
 from snapper.cli.options import JsonOption, StoreOption
-
-if TYPE_CHECKING:
-    pass
 
 
 def push(

@@ -24,7 +24,6 @@ from snapper.cli.options import (
 )
 from snapper.cli.render import output
 from snapper.cli.render import restore as render
-from snapper.cli.render.staleness import Staleness
 from snapper.errors import SnapperError, UsageError
 from snapper.settings.directories import absolute_directory, log_file
 from snapper.settings.resolution import load_settings, resolve_envs_dir, store_url
@@ -39,29 +38,35 @@ if TYPE_CHECKING:
 _SEE = "See: snapper restore --help."
 
 
+AllOption = Annotated[bool, typer.Option("--all", help="Restore all environments in the store.")]
+TargetOption = Annotated[
+    Path | None,
+    typer.Option("--prefix", "-p", metavar="DIR", help="Directory to restore one environment to."),
+]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Overwrite local changes in existing environments.")
+]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        min=1,
+        metavar="SECONDS",
+        help="Return after this time and continue in the background (default: the setting 'budget', else "
+        "no limit).",
+    ),
+]
+
+
 def restore(
     names: ReferencesArgument = None,
-    everything: Annotated[bool, typer.Option("--all", help="Restore all environments in the store.")] = False,
+    everything: AllOption = False,
     only: OnlyOption = None,
     except_: ExceptOption = None,
-    prefix: Annotated[
-        Path | None,
-        typer.Option("--prefix", "-p", metavar="DIR", help="Directory to restore one environment to."),
-    ] = None,
+    prefix: TargetOption = None,
     envs_dir: EnvsDirOption = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite local changes in existing environments.")
-    ] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            "--budget",
-            min=1,
-            metavar="SECONDS",
-            help="Return after this time and continue in the background (default: the setting 'budget', else "
-            "no limit).",
-        ),
-    ] = None,
+    replace: ReplaceOption = False,
+    budget: BudgetOption = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -75,7 +80,7 @@ def restore(
         snapper restore --all --budget 240
         snapper restore myenv@~1 --prefix /tmp/previous
     """
-    from snapper.commands.restore_session import RestoreOptions, collect_report
+    from snapper.commands.restore_session import RestoreOptions
     from snapper.repository.specs import SnapshotSpec
     from snapper.restoring.selection import NamePatterns
 
@@ -83,28 +88,27 @@ def restore(
         raise UsageError("give names of environments, or --all", _SEE)
     if (only or except_) and not everything:
         raise UsageError("--only and --except need --all", _SEE)
-    if prefix is not None and (everything or len(names or []) != 1 or envs_dir):
+    if prefix is not None and (envs_dir or len(names or ()) != 1):
         raise UsageError(
             "--prefix needs exactly one environment, and cannot be combined with --envs-dir", _SEE
         )
     settings = load_settings()
     options = RestoreOptions(
         prefix=absolute_directory(prefix) if prefix else None,
-        envs_dir=None if prefix else resolve_envs_dir(envs_dir),
+        envs_dir=resolve_envs_dir(envs_dir),
         replace=replace,
         first=settings.first,
         jobs=jobs or settings.jobs,
     )
     specs = tuple(SnapshotSpec.parse(name) for name in dict.fromkeys(names or ()))
     patterns = NamePatterns(tuple(only or settings.only), tuple(except_ or settings.except_))
-    run = _Run(specs, patterns, options, store)
-    if budget := budget or settings.budget:
-        return render.report(_run_within(run, budget, quiet=as_json), as_json)
-    return render.report(_outcome(collect_report(run.events(quiet=as_json))), as_json)
+    session = _Session(specs, patterns, options, store)
+    done = _run(session, budget or settings.budget, quiet=as_json)
+    return render.report(done, time.monotonic() - Invocation.started, as_json)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Session:
     """A session: the named snapshots, or all environments that the patterns select if none are named."""
 
     specs: tuple[SnapshotSpec, ...]
@@ -118,12 +122,12 @@ class _Run:
         from snapper.commands.restore import RestoreFailure, RestoreResult
 
         with reporter(quiet=quiet) as progress:
-            for event in self._session(progress, log):
+            for event in self._start(progress, log):
                 if log and isinstance(event, (RestoreResult, RestoreFailure)):
                     render.log_result(event)
                 yield event
 
-    def _session(self, progress: Progress, log: str) -> Iterator[SessionEvent]:
+    def _start(self, progress: Progress, log: str) -> Iterator[SessionEvent]:
         from snapper.commands.restore_session import restore_all, restore_named
 
         def opened() -> Store:
@@ -135,7 +139,16 @@ class _Run:
         return restore_all(opened, url, self.patterns, self.options, progress=progress, log=log)
 
 
-def _run_within(run: _Run, budget: float, *, quiet: bool) -> render.RestoreOutcome:
+def _run(session: _Session, budget: float | None, *, quiet: bool) -> SessionReport:
+    """Run the session to its end, or in the background once the budget, in seconds, is used up."""
+    from snapper.commands.restore_session import collect_report
+
+    if budget:
+        return _run_within(session, budget, quiet=quiet)
+    return collect_report(session.events(quiet=quiet))
+
+
+def _run_within(session: _Session, budget: float, *, quiet: bool) -> SessionReport:
     """Run the session; leave it in the background when the budget, counted from the command's start, is used up."""
     from snapper.commands.restore_session import run_within
 
@@ -145,22 +158,10 @@ def _run_within(run: _Run, budget: float, *, quiet: bool) -> render.RestoreOutco
 
     def events() -> Iterator[SessionEvent]:
         try:
-            yield from run.events(quiet=False, log=str(log))
+            yield from session.events(quiet=False, log=str(log))
         except SnapperError as error:
             with suppress(OSError):  # the log may be on a full disk
                 output.print_error(error, as_json=False)
             raise
 
-    return _outcome(run_within(events, Invocation.started + budget, log), str(log))
-
-
-def _outcome(report: SessionReport, log: str = "") -> render.RestoreOutcome:
-    background = render.Background(report.process, log, report.remaining) if report.process else None
-    return render.RestoreOutcome(
-        report.results,
-        report.store,
-        time.monotonic() - Invocation.started,
-        background,
-        report.removed_kernels,
-        Staleness(report.store, report.stale_since),
-    )
+    return run_within(events, Invocation.started + budget, log)

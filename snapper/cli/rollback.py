@@ -29,34 +29,39 @@ if TYPE_CHECKING:
     from snapper.commands.rollback import RollbackResult
 
 
+EnvironmentArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ENV[@SNAPSHOT]", help="Environment in the store.", autocompletion=complete_snapshot
+    ),
+]
+SnapshotArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SNAPSHOT]", help="Tag, id, or ~N (default: the snapshot before the current one)."
+    ),
+]
+StoreOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--store-only", help="Only change the store; do not restore the environment on this machine."
+    ),
+]
+LocalPrefixOption = Annotated[
+    Path | None,
+    typer.Option("--prefix", "-p", metavar="DIR", help="Directory of the environment on this machine."),
+]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Overwrite local changes in the environment.")]
+
+
 def rollback(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="ENV[@SNAPSHOT]", help="Environment in the store.", autocompletion=complete_snapshot
-        ),
-    ],
-    snapshot: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SNAPSHOT]", help="Tag, id, or ~N (default: the snapshot before the current one)."
-        ),
-    ] = None,
+    name: EnvironmentArgument,
+    snapshot: SnapshotArgument = None,
     message: MessageOption = "",
-    store_only: Annotated[
-        bool,
-        typer.Option(
-            "--store-only", help="Only change the store; do not restore the environment on this machine."
-        ),
-    ] = False,
-    prefix: Annotated[
-        Path | None,
-        typer.Option("--prefix", "-p", metavar="DIR", help="Directory of the environment on this machine."),
-    ] = None,
+    store_only: StoreOnlyOption = False,
+    prefix: LocalPrefixOption = None,
     envs_dir: EnvsDirOption = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Overwrite local changes in the environment.")
-    ] = False,
+    replace: ReplaceOption = False,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -90,22 +95,26 @@ def rollback(
             progress=progress,
             on_not_moved=_warn_not_moved,
         )
-    return _print_result(result.stored, [result.restored] if result.restored else [], opened.url, as_json)
+    return _print_result(result.stored, (result.restored,) if result.restored else (), opened.url, as_json)
 
 
 def _warn_not_moved(restored: RestoreResult) -> None:
     output.warn(f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but the store was not changed:")
 
 
-def _print_result(result: RollbackResult, results: list[RestoreResult], store: str, as_json: bool) -> int:
-    outcome = render.RestoreOutcome(results, store, time.monotonic() - Invocation.started)
+def _print_result(
+    result: RollbackResult, results: tuple[RestoreResult, ...], store: str, as_json: bool
+) -> int:
+    from snapper.commands.restore_session import SessionReport
+
+    session, seconds = SessionReport(store, results), time.monotonic() - Invocation.started
     if as_json:
-        document, code = render.outcome_fields(outcome)
+        document, code = render.session_fields(session, seconds)
         fields = to_jsonable(result)
         fields["snapshot"] = fields.pop("snapshot_id")
         output.print_json({**fields, **document})
         return code
-    code = render.report(outcome, as_json=False) if results else ExitCode.DONE
+    code = render.report(session, seconds, as_json=False) if results else ExitCode.DONE
     if result.unchanged:
         output.echo(f"{result.environment} is at {result.snapshot_id[:12]} in the store already")
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
 from snapper.cli.render import output
-from snapper.cli.render.staleness import Staleness, read_staleness
+from snapper.cli.render.staleness import read_staleness
 from snapper.cli.render.text import plural, size
 from snapper.errors import UsageError
 from snapper.format.canonical import to_jsonable
@@ -50,45 +50,42 @@ def show(
         output.print_text(lockfile.render_explicit(snapshot))
     elif as_yaml:
         output.print_text(lockfile.render_environment_yml(environment.name, snapshot))
+    elif as_json:
+        output.print_json({**_fields(environment, snapshot_id, snapshot), **staleness.fields})
     else:
-        _print_snapshot(environment, snapshot_id, snapshot, as_json, staleness)
+        _print_snapshot(environment, snapshot_id, snapshot)
     if not as_json:
         staleness.warn()
     return staleness.code
 
 
-def _print_snapshot(
-    environment: Ref, snapshot_id: str, snapshot: Snapshot, as_json: bool, staleness: Staleness
-) -> None:
-    """Print one snapshot."""
+def _fields(environment: Ref, snapshot_id: str, snapshot: Snapshot) -> dict[str, Any]:
+    entries = tuple(entry for entry in environment.history if entry.snapshot == snapshot_id)
+    return {
+        "environment": environment.name,
+        "snapshot": snapshot_id,
+        "current": snapshot_id == environment.current,
+        "size": snapshot.size,
+        "stored_size": snapshot.stored_size,
+        "files": snapshot.files,
+        "history": to_jsonable(entries),
+        **to_jsonable(snapshot),
+    }
+
+
+def _print_snapshot(environment: Ref, snapshot_id: str, snapshot: Snapshot) -> None:
     from snapper.repository.refs import origin_entry
 
-    if as_json:
-        moves = tuple(move for move in environment.history if move.snapshot == snapshot_id)
-        output.print_json(
-            {
-                "environment": environment.name,
-                "snapshot": snapshot_id,
-                "current": snapshot_id == environment.current,
-                "size": snapshot.size,
-                "stored_size": snapshot.stored_size,
-                "files": snapshot.files,
-                "history": to_jsonable(moves),
-                **to_jsonable(snapshot),
-                **staleness.fields,
-            }
-        )
-        return
     output.echo(
         f"{environment.name}@{snapshot_id[:12]}{' (current)' if snapshot_id == environment.current else ''}"
     )
     output.echo(f"  id        {snapshot_id}")
-    move = origin_entry(environment, snapshot_id)
-    if move:
-        origin = f"packed    {{}} from {move.prefix}" if move.prefix else "imported  {}"
-        output.echo("  " + origin.format(f"{move.time} by {move.user}@{move.host}"))
-        if move.message:
-            output.echo(f"  message   {move.message}")
+    entry = origin_entry(environment, snapshot_id)
+    if entry:
+        origin = f"packed    {{}} from {entry.prefix}" if entry.prefix else "imported  {}"
+        output.echo("  " + origin.format(f"{entry.time} by {entry.user}@{entry.host}"))
+        if entry.message:
+            output.echo(f"  message   {entry.message}")
     output.echo(f"  platform  {snapshot.platform}")
     output.echo(
         f"  size      {size(snapshot.size)} in {plural(snapshot.files, 'file')}, "
@@ -98,6 +95,10 @@ def _print_snapshot(
         output.echo(f"  kernel    {kernel.name} ({kernel.display_name})")
     output.print_deviations("modified since conda installed the package", snapshot.altered, output.echo)
     output.print_deviations("missing since conda installed the package", snapshot.missing, output.echo)
+    _print_packages(snapshot)
+
+
+def _print_packages(snapshot: Snapshot) -> None:
     stored: dict[str, int] = {}
     for layer in snapshot.layers:
         stored[layer.owner] = stored.get(layer.owner, 0) + layer.size

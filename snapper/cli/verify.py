@@ -37,36 +37,42 @@ _WHAT = {
 }
 
 
+ComparedArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ENV[@SNAPSHOT]]",
+        help="Environment on this machine to compare with its snapshot (default: check the store).",
+        autocompletion=complete_snapshot,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="[=PART]",
+        help="Also read and check layers: all, a random sample such as --data=5%, or one of N parts such as "
+        "--data=1/7.",
+    ),
+]
+RepairOption = Annotated[
+    bool,
+    typer.Option(
+        "--repair",
+        help="Replace corrupted objects with good copies from --from or from environments on this machine.",
+    ),
+]
+SourceOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="URL", help="With --repair: another store to take good copies from."),
+]
+
+
 def verify(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ENV[@SNAPSHOT]]",
-            help="Environment on this machine to compare with its snapshot (default: check the store).",
-            autocompletion=complete_snapshot,
-        ),
-    ] = None,
+    name: ComparedArgument = None,
     prefix: PrefixOption = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="[=PART]",
-            help="Also read and check layers: all, a random sample such as --data=5%, or one of N parts such as "
-            "--data=1/7.",
-        ),
-    ] = None,
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair",
-            help="Replace corrupted objects with good copies from --from or from environments on this machine.",
-        ),
-    ] = False,
-    source: Annotated[
-        str | None,
-        typer.Option("--from", metavar="URL", help="With --repair: another store to take good copies from."),
-    ] = None,
+    data: DataOption = None,
+    repair: RepairOption = False,
+    source: SourceOption = None,
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
@@ -80,7 +86,6 @@ def verify(
         snapper verify myenv
     """
     from snapper.cli.render.progress import reporter
-    from snapper.format.layout import Layout
 
     if name and data == "all" and _is_part(name):
         raise UsageError(f"--data {name}: the part must follow an equals sign", f"Use --data={name}.")
@@ -95,12 +100,9 @@ def verify(
             checked = _compare_environment(opened, name, prefix, jobs, progress)
             return _print_comparison(checked, as_json)
         result = _check_store(opened, data, repair, source, jobs, progress)
-    verified = result.verified
-    code = _print_problems(verified, result.repaired, opened.url, as_json)
-    if not (as_json or source) and any(Layout.digest_of(problem.key) for problem in verified.problems):
-        part = "--data " if verified.read else ""
-        command = f"snapper verify {part}--repair --store {shlex.quote(opened.url)}"
-        output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
+    code = _print_problems(result.verified, result.repaired, opened.url, as_json)
+    if not (as_json or source):
+        _suggest_repair(result.verified, opened.url)
     return code
 
 
@@ -131,6 +133,16 @@ def _check_store(
         return snapper.RepairResult(snapper.verify(opened, sample, jobs=jobs, progress=progress), ())
     sources = {source: open_store(source)} if source else None
     return snapper.repair(opened, sample, sources, jobs=jobs, progress=progress)
+
+
+def _suggest_repair(verified: VerifyResult, store: str) -> None:
+    """Print the command that repairs corrupted objects, if there are any."""
+    from snapper.format.layout import Layout
+
+    if any(Layout.digest_of(problem.key) for problem in verified.problems):
+        part = "--data " if verified.read else ""
+        command = f"snapper verify {part}--repair --store {shlex.quote(store)}"
+        output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
 
 
 def _print_comparison(checked: EnvironmentCheck, as_json: bool) -> int:

@@ -1,12 +1,13 @@
 """Restore named environments or all of a store, in the background once a time budget is used up.
 
-A session is an iterator of events, which can be pickled: they also come from the background process.
+A session is an iterator of events, which can be pickled: they also come from the background process. If the store is
+offline and its cache lacks the current snapshot of an environment, `snapper.restoring.fallback` may choose another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,14 +62,18 @@ SessionEvent = SessionStarted | RestoreResult | RestoreFailure | SessionEnded
 
 @dataclass(frozen=True)
 class SessionReport:
-    """What a session has done so far. `process` does the rest, the `remaining` specs, if that is not None."""
+    """What a session has done so far: see SessionStarted, and the results by now.
 
-    store: str
-    results: tuple[RestoreResult | RestoreFailure, ...]
-    removed_kernels: tuple[RegisteredKernel, ...]
-    stale_since: float | None
-    remaining: tuple[str, ...]
+    If `process` is not None, it continues with the `remaining` specs, and writes its output to the file `log`.
+    """
+
+    store: str = ""
+    results: tuple[RestoreResult | RestoreFailure, ...] = ()
+    removed_kernels: tuple[RegisteredKernel, ...] = ()
+    stale_since: float | None = None
+    remaining: tuple[str, ...] = ()
     process: int | None = None
+    log: str = ""
 
 
 def restore_named(
@@ -127,11 +132,11 @@ def run_within(session: Callable[[], Iterator[SessionEvent]], deadline: float, l
             emit(event)
 
     report = run_in_background(work, deadline, log)
-    return collect_report(report.events, report.pid)
+    return replace(collect_report(report.events), process=report.pid, log=str(log))
 
 
-def collect_report(events: Iterable[object], process: int | None = None) -> SessionReport:
-    """Collect the events of a session; if given, `process` continues it."""
+def collect_report(events: Iterable[object]) -> SessionReport:
+    """Return what the session with these events has done."""
     started: SessionStarted | None = None
     stale_since: float | None = None
     results: list[RestoreResult | RestoreFailure] = []
@@ -142,7 +147,7 @@ def collect_report(events: Iterable[object], process: int | None = None) -> Sess
             stale_since = event.stale_since
             started = event if isinstance(event, SessionStarted) else started
     if started is None:
-        return SessionReport("", (), (), None, (), process)
+        return SessionReport()
     ended = {result.environment for result in results}
     remaining = (spec for spec in started.specs if not {spec.environment, str(spec)} & ended)
     return SessionReport(
@@ -151,7 +156,6 @@ def collect_report(events: Iterable[object], process: int | None = None) -> Sess
         started.removed_kernels,
         stale_since,
         tuple(map(str, remaining)),
-        process,
     )
 
 

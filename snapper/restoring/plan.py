@@ -10,7 +10,7 @@ from snapper.errors import InsufficientSpace, NoTargetDirectory
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Snapshot
 from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
-from snapper.restoring.offline import available_snapshot
+from snapper.restoring.fallback import available_snapshot
 from snapper.restoring.requests import LocatedRequest, RestoreRequest
 from snapper.restoring.space import SpaceReservations
 from snapper.restoring.target import RestoreTarget, check_target, existing_parent, inspect_target

@@ -79,14 +79,14 @@ class Store(Protocol):
         """Raise StoreRefused if it is known without trying that nothing can be written below `prefix`."""
 
     def stale_since(self, keys: Iterable[str] = ()) -> float | None:
-        """Return when the cache was last in step with the store, in seconds since 1970, if the store cannot be reached
-        and the cache answers in its place. None if the store can be reached.
+        """Return when the cache was last in step with the store, in seconds since 1970, if the store could not be
+        reached and the cache answers in its place. None if the store was always reached, or if nothing is cached.
 
         With `keys`, return when all of these objects were last known to be current.
         """
 
     def require_online(self) -> None:
-        """Raise StoreUnreachable if the store could not be reached when it was last asked."""
+        """Raise again the StoreUnreachable of an earlier request, if there was one. Does not contact the store."""
 
     def authoritative(self) -> Store:
         """Return the same store without a cache in front of it."""

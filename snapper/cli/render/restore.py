@@ -4,84 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snapper.cli.render import output
-from snapper.cli.render.staleness import FRESH, Staleness
+from snapper.cli.render.staleness import Staleness
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
     from snapper.commands.restore import RestoreFailure, RestoreResult
-    from snapper.kernels import RegisteredKernel
+    from snapper.commands.restore_session import SessionReport
 
 
-@dataclass(frozen=True)
-class Background:
-    """A process that continues with the environments that are left."""
-
-    process: int
-    log: str
-    left: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class RestoreOutcome:
-    """The outcome of a restore: results so far, the process that continues if time was up, and kernels that were
-    unregistered because the store no longer has their environments.
-    """
-
-    results: Sequence[RestoreResult | RestoreFailure]
-    store: str
-    seconds: float = 0.0
-    background: Background | None = None
-    removed_kernels: Sequence[RegisteredKernel] = ()
-    staleness: Staleness = FRESH
-
-
-def outcome_fields(outcome: RestoreOutcome) -> tuple[dict[str, Any], int]:
-    """Return what was restored and what was not, as JSON, and the exit code."""
-    restored, failed = _split(outcome.results)
+def session_fields(session: SessionReport, seconds: float) -> tuple[dict[str, Any], int]:
+    """Return what was restored and what was not in `seconds`, as JSON, and the exit code."""
+    restored, failed = _split(session.results)
+    staleness = Staleness(session.store, session.stale_since)
     problems = any(result.unrelocated or any(k.problem for k in result.kernels) for result in restored)
-    partial = problems or outcome.background or outcome.staleness.code
+    partial = problems or session.process or staleness.code
     code = failed[0].error.code if failed else ExitCode.PARTIAL if partial else ExitCode.DONE
     fields: dict[str, Any] = {
-        "store": outcome.store,
+        "store": session.store,
         "restored": [_fields(result) for result in restored],
         **output.failure_fields(
             [(result.environment, result.error) for result in failed], all_failed=not restored
         ),
-        "removed_kernels": [kernel.name for kernel in outcome.removed_kernels],
-        "seconds": round(outcome.seconds, 3),
+        "removed_kernels": [kernel.name for kernel in session.removed_kernels],
+        "seconds": round(seconds, 3),
     }
-    if outcome.background:
-        fields["background"] = to_jsonable(outcome.background)
-    return {**fields, **outcome.staleness.fields}, code
+    if session.process:
+        fields["background"] = {
+            "process": session.process,
+            "log": session.log,
+            "left": list(session.remaining),
+        }
+    return {**fields, **staleness.fields}, code
 
 
-def report(outcome: RestoreOutcome, as_json: bool) -> int:
-    """Report what was restored and what was not, and return the exit code."""
-    fields, code = outcome_fields(outcome)
+def report(session: SessionReport, seconds: float, as_json: bool) -> int:
+    """Report what was restored and what was not in `seconds`, and return the exit code."""
+    fields, code = session_fields(session, seconds)
     if as_json:
         output.print_json(fields)
         return code
-    restored, failed = _split(outcome.results)
+    restored, failed = _split(session.results)
     for result in restored:
         _print_result(result)
     output.print_failures(
-        [(failure.environment, failure.error) for failure in failed], single=len(outcome.results) == 1
+        [(failure.environment, failure.error) for failure in failed], single=len(session.results) == 1
     )
-    for kernel in outcome.removed_kernels:
+    for kernel in session.removed_kernels:
         output.echo(f"Removed kernel {kernel.display_name}: {kernel.environment} is no longer in the store")
-    if len(outcome.results) > 1:
-        output.echo(_summary(restored, failed, outcome.seconds))
-    outcome.staleness.warn()
-    if outcome.background:
-        _print_background(outcome.background)
-    elif not outcome.results:
-        output.print_empty_store(outcome.store)
+    if len(session.results) > 1:
+        output.echo(_summary(restored, failed, seconds))
+    Staleness(session.store, session.stale_since).warn()
+    if session.process:
+        _print_background(session)
+    elif not session.results:
+        output.print_empty_store(session.store)
     return code
 
 
@@ -113,10 +94,10 @@ def _summary(restored: list[RestoreResult], failed: list[RestoreFailure], second
     return f"{counts}; {plural(kernels, 'kernel')}; {seconds:.1f} s"
 
 
-def _print_background(background: Background) -> None:
-    what = ", ".join(background.left) if background.left else "reading the store"
-    output.echo(f"Time budget reached; continuing in the background (PID {background.process}): {what}")
-    output.echo(f"  log: {background.log}")
+def _print_background(session: SessionReport) -> None:
+    what = ", ".join(session.remaining) if session.remaining else "reading the store"
+    output.echo(f"Time budget reached; continuing in the background (PID {session.process}): {what}")
+    output.echo(f"  log: {session.log}")
     output.echo("  kernels wait for their environments; see the progress with: snapper status")
 
 
