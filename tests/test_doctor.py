@@ -99,4 +99,4 @@ def test_too_little_space_for_what_would_be_restored(machine: Machine) -> None:
     entry.write_text(entry.read_text().replace(f'"size":{size}', f'"size":{10**15}'))
     disks = findings(machine, code=3)["Disk space"]
     (problem,) = (finding for finding in disks if finding["level"] == "problem")
-    assert "1000000.0 GB to be restored there" in problem["detail"]
+    assert "environments to restore there need 1000000.0 GB" in problem["detail"]

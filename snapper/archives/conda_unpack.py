@@ -63,7 +63,7 @@ def _parse_line(line: str) -> PrefixRecord:
         or not fields[1].startswith("/")
         or "\0" in fields[1]
     ):
-        raise ValueError(f"{CONDA_UNPACK} has a line that conda-pack does not write")
+        raise ValueError(f"{CONDA_UNPACK} has a line that conda-pack would not write")
     path = os.path.normpath(fields[0])
     if path.startswith("/") or path.split("/", 1)[0] == ".." or "\0" in path:
         raise ValueError(f"{CONDA_UNPACK} would change {path!r}, which is not in the environment")

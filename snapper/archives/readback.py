@@ -55,6 +55,6 @@ def _has_contents(file: Path, read: ReadData) -> bool:
 def _mismatch(path: str) -> FileOperationFailed:
     return FileOperationFailed(
         path,
-        "the archive does not contain what was written",
+        "its content in the archive differs from what was written",
         "The disk or its file system may be failing. The archive was removed; try another format or location.",
     )

@@ -200,7 +200,7 @@ def _check_end(file: Path, end: int, plain: _Counting) -> None:
     if plain.end > end:
         raise InvalidArchive(str(file), f"it is corrupted (no valid member at byte {end:,})")
     if plain.size < end + _END_OF_TAR:
-        raise InvalidArchive(str(file), "it is corrupted (its end is missing)")
+        raise InvalidArchive(str(file), "it is corrupted (it is truncated)")
 
 
 def _decompressed(file: BinaryIO, kind: ArchiveFormat) -> IO[bytes]:

@@ -72,7 +72,7 @@ def _false_descriptions(descriptions: Iterable[Layer], data: bytes) -> Iterator[
         if offset not in counts:
             is_allowed = len(counts) < _MAX_OFFSETS
             counts[offset] = (
-                _count_members(segment, offset) if is_allowed else "its snapshots disagree about it"
+                _count_members(segment, offset) if is_allowed else "its snapshots describe it differently"
             )
         count = counts[offset]
         if isinstance(count, str):

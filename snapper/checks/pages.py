@@ -64,7 +64,7 @@ def find_mismatch(document: Manifest, contents: Mapping[str, PageContent]) -> st
         if content is None:
             continue
         if content.size != page.size:
-            return f"it lists page {page.digest[:12]} with a wrong size"
+            return f"it lists page {page.digest[:12]} with the wrong size"
         if (content.layers is None) != (item_type is Package):
             return f"it lists page {page.digest[:12]} under the wrong kind"
     if any(page.digest not in contents for page in document.pages):

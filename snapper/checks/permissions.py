@@ -33,11 +33,13 @@ def check_permissions(store: Store) -> Iterator[Finding]:
     key = Layout.new_trial()
     trials = {
         "reader": (
-            _Trial("read", "nothing can be restored", lambda: _read(store)),
-            _Trial("list", "restore --all finds nothing", lambda: _list(store)),
+            _Trial("read objects", "nothing can be restored", lambda: _read(store)),
+            _Trial(
+                "list objects", "no environments can be listed or restored with --all", lambda: _list(store)
+            ),
         ),
         "publisher": (
-            _Trial("add and change", "nothing can be packed", lambda: _write(store, key)),
+            _Trial("add and change objects", "nothing can be packed", lambda: _write(store, key)),
             _Trial("add layers", "nothing new can be packed", lambda: _add_layer(store)),
             _Trial("add pages", "nothing new can be packed", lambda: _add_page(store)),
             _Trial("update environments", "nothing can be packed", lambda: _move(store)),
@@ -59,14 +61,14 @@ def _try(trial: _Trial, role: str) -> Finding:
     try:
         trial.attempt()
     except _Untried:
-        return Finding("good", _TITLE, f"{trial.what}: not tested, none exists yet")
+        return Finding("good", _TITLE, f"{trial.what}: not tested (none exists yet)")
     except _Unsafe as error:
         hint = "Use another server: with this one, simultaneous packs can overwrite each other."
         return Finding("problem", _TITLE, str(error), hint)
     except SnapperError as error:
         level: Level = "problem" if role == "reader" else "note"
         return Finding(level, _TITLE, f"{trial.what}: {error.message}", f"Without it, {trial.without}.")
-    return Finding("good", _TITLE, f"{trial.what}: yes")
+    return Finding("good", _TITLE, f"{trial.what}: allowed")
 
 
 class _Unsafe(Exception):

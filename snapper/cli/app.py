@@ -159,7 +159,7 @@ def _check_arguments(arguments: list[str]) -> None:
         name = option[:-1] if option.endswith("=") else option
         if name in _LOCATIONS and (value == "" or name != option):
             raise UsageError(
-                f"{name} is empty", "Is a variable not set? Give a value, or leave the option out."
+                f"{name} is empty", "A shell variable may be unset. Give a value, or omit the option."
             )
 
 

@@ -22,7 +22,9 @@ def diff(
     before: Annotated[
         str,
         typer.Argument(
-            metavar="ENV[@SNAPSHOT]", help="Snapshot to compare from.", autocompletion=complete_snapshot
+            metavar="ENV[@SNAPSHOT]",
+            help="Snapshot to compare from (default: the current snapshot).",
+            autocompletion=complete_snapshot,
         ),
     ],
     after: Annotated[

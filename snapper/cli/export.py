@@ -31,7 +31,7 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs (default: by the file name).",
+        help="tar.gz, tar.zst, tar.bz2, tar, zip or squashfs (default: from the file name).",
     ),
 ]
 DestPrefixOption = Annotated[
@@ -39,7 +39,7 @@ DestPrefixOption = Annotated[
     typer.Option(
         "--dest-prefix",
         metavar="DIR",
-        help="Directory that it will be unpacked to; the archive then needs no conda-unpack, but works only there.",
+        help="Directory that the archive will be unpacked to; it then needs no conda-unpack, but works only there.",
     ),
 ]
 ArchiveLevelOption = Annotated[
@@ -47,7 +47,7 @@ ArchiveLevelOption = Annotated[
     typer.Option(
         "--level",
         metavar="N",
-        help="Compression level, if the format has one (default: that of the format).",
+        help="Compression level, if the format has levels (default: depends on the format).",
     ),
 ]
 ThreadsOption = Annotated[

@@ -33,7 +33,12 @@ Examples:
 )
 
 NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="ENV...", help="Environments.", autocompletion=complete_any_environment)
+    list[str],
+    typer.Argument(
+        metavar="ENV...",
+        help="Environments whose kernels to remove.",
+        autocompletion=complete_any_environment,
+    ),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli.options import ExceptOption, JsonOption, OnlyOption
+from snapper.cli.options import JsonOption
 from snapper.cli.render import output
 from snapper.settings.directories import Platform, detect_platform
 
@@ -47,7 +47,11 @@ PlatformOption = Annotated[
 ]
 ScriptStoreOption = Annotated[
     str | None,
-    typer.Option("--store", metavar="URL", help="Store to use (default: the machine's setting)."),
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Store to use (default: the setting 'store' on the machine that runs the script).",
+    ),
 ]
 TimeLimitOption = Annotated[
     int,
@@ -57,6 +61,18 @@ TimeLimitOption = Annotated[
         max=3600,
         metavar="SECONDS",
         help="Time limit of the script, 20 to 3600 (default: 240).",
+    ),
+]
+ScriptOnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only", metavar="PATTERN", help="Only restore environments matching PATTERN (repeatable)."
+    ),
+]
+ScriptExceptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--except", metavar="PATTERN", help="Do not restore environments matching PATTERN (repeatable)."
     ),
 ]
 FirstOption = Annotated[
@@ -70,7 +86,11 @@ ScriptEnvsDirOption = Annotated[
 ]
 UserOption = Annotated[
     str,
-    typer.Option("--user", metavar="NAME", help="User who owns the environments (default: the platform's)."),
+    typer.Option(
+        "--user",
+        metavar="NAME",
+        help="User who owns the environments (default: the usual user of the platform).",
+    ),
 ]
 RequirementOption = Annotated[
     str,
@@ -95,8 +115,8 @@ def lifecycle(
     platform: PlatformOption = None,
     store: ScriptStoreOption = None,
     budget: TimeLimitOption = 240,
-    only: OnlyOption = None,
-    except_: ExceptOption = None,
+    only: ScriptOnlyOption = None,
+    except_: ScriptExceptOption = None,
     first: FirstOption = None,
     envs_dir: ScriptEnvsDirOption = None,
     user: UserOption = "",

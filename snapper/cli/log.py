@@ -32,7 +32,7 @@ def log(
 ) -> int:
     """Show the history of an environment.
 
-    Each entry names who packed what, when and where, and which packages changed.
+    Each entry shows who packed what, when and where, and which packages changed.
 
     Examples:
         snapper log myenv

@@ -63,7 +63,8 @@ FullOption = Annotated[
     ),
 ]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="Publish even if someone else has published in the meantime.")
+    bool,
+    typer.Option("--force", help="Pack even if someone else has packed this environment in the meantime."),
 ]
 
 
@@ -82,7 +83,7 @@ def pack(
 ) -> None:
     """Pack an environment into the store.
 
-    Only data that the store does not have yet is added.
+    Adds only data that the store does not have yet.
 
     Examples:
         snapper pack myenv

@@ -76,7 +76,7 @@ def prune(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete objects that no environment needs from the store.
+    """Delete unreferenced objects to free space in the store.
 
     The --keep options also drop older history entries. Without --yes, only show what would be done.
 

@@ -18,7 +18,7 @@ def pull(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Copy environments from another store to the store.
+    """Copy environments from another store into your store.
 
     Examples:
         snapper pull myenv --from s3://bucket/team

@@ -18,7 +18,7 @@ def push(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Copy environments from the store to another one.
+    """Copy environments from your store to another store.
 
     Examples:
         snapper push myenv --to s3://bucket/team

@@ -28,7 +28,7 @@ def remove(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Remove an environment from the store; those on disk are kept.
+    """Remove an environment from the store; copies on disk are kept.
 
     Examples:
         snapper remove myenv
@@ -52,7 +52,7 @@ def remove(
             }
         )
     else:
-        output.echo(f"{name} was removed from {opened.url}. Delete its snapshots with: snapper prune --yes")
+        output.echo(f"Removed {name} from {opened.url}. Delete its snapshots with: snapper prune --yes")
     return ExitCode.DONE
 
 

@@ -79,7 +79,9 @@ def rollback(
     from snapper.repository.specs import SnapshotSpec
 
     if snapshot is not None and "@" in name:
-        raise UsageError("the snapshot is given twice", "See: snapper rollback --help.")
+        raise UsageError(
+            "give the snapshot only once: as ENV@SNAPSHOT or as SNAPSHOT", "See: snapper rollback --help."
+        )
     spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name)
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
@@ -99,7 +101,9 @@ def rollback(
 
 
 def _warn_not_moved(restored: RestoreResult) -> None:
-    output.warn(f"{restored.prefix} is at {restored.snapshot_id[:12]} now, but the store was not changed:")
+    output.warn(
+        f"{restored.prefix} was restored to {restored.snapshot_id[:12]}, but the store was not changed:"
+    )
 
 
 def _print_result(
@@ -116,9 +120,9 @@ def _print_result(
         return code
     code = render.report(session, seconds, as_json=False) if results else ExitCode.DONE
     if result.unchanged:
-        output.echo(f"{result.environment} is at {result.snapshot_id[:12]} in the store already")
+        output.echo(f"{result.environment} is already at {result.snapshot_id[:12]} in the store")
     else:
         output.echo(
-            f"{result.environment} is rolled back in the store, from {result.before[:12]} to {result.snapshot_id[:12]}"
+            f"Rolled back {result.environment} in the store from {result.before[:12]} to {result.snapshot_id[:12]}"
         )
     return code

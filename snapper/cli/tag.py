@@ -58,12 +58,10 @@ def _print_tag(result: TagResult, store: str, as_json: bool) -> None:
             {"store": store, **fields, "snapshot": snapshot_id or None, "before": result.before or None}
         )
     elif not result.snapshot_id:
-        output.echo(
-            f"{result.environment} no longer has the tag {result.tag}, which was {result.before[:12]}"
-        )
+        output.echo(f"Deleted tag {result.environment}@{result.tag}, which was {result.before[:12]}")
     elif result.before not in ("", result.snapshot_id):
         output.echo(
-            f"{result.environment}@{result.tag} is now {result.snapshot_id[:12]}; it was {result.before[:12]}"
+            f"Moved tag {result.environment}@{result.tag} from {result.before[:12]} to {result.snapshot_id[:12]}"
         )
     else:
-        output.echo(f"{result.environment}@{result.tag} is {result.snapshot_id[:12]}")
+        output.echo(f"Tagged {result.snapshot_id[:12]} as {result.environment}@{result.tag}")

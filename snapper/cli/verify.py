@@ -159,11 +159,11 @@ def _print_comparison(checked: EnvironmentCheck, as_json: bool) -> int:
         return code
     for difference in checked.different:
         output.echo(f"  {_WHAT[difference.what]}: {difference.path}")
-    where = f"{checked.prefix} is snapshot {checked.snapshot_id[:12]}"
+    where = f"{checked.prefix} matches snapshot {checked.snapshot_id[:12]}"
     if checked.different:
         output.echo(f"{where} except for {plural(len(checked.different), 'file')}")
     else:
-        output.echo(f"{where}, byte for byte")
+        output.echo(f"{where} byte for byte")
     return code
 
 

@@ -173,7 +173,7 @@ def _check_space(directory: Path, needed: int) -> Finding:
     free = status.f_bavail * status.f_frsize
     detail = f"{directory}: {free / 1e9:.1f} GB free"
     if needed:
-        detail += f", and {needed / 1e9:.1f} GB to be restored there"
+        detail += f"; environments to restore there need {needed / 1e9:.1f} GB"
     if needed > free:
         hint = (
             "Free some space, restore fewer environments (snapper config set only NAME...) or elsewhere "
@@ -214,7 +214,7 @@ def _check_installation() -> Iterator[Finding]:
 def _check_conda() -> Iterator[Finding]:
     program = os.environ.get("CONDA_EXE") or shutil.which("conda") or shutil.which("mamba")
     directories = ", ".join(str(path) for path in envs_dirs() if path.is_dir())
-    searched = f"searches for environments in {directories}" if directories else "no envs directory is known"
+    searched = f"searches for environments in {directories}" if directories else "no envs directory was found"
     if program:
         yield Finding("good", "conda", f"{program}; {searched}")
     else:

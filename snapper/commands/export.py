@@ -123,7 +123,8 @@ def _choose_format(request: ExportRequest) -> OutputFormat:
         )
     if request.threads is not None and not chosen.threaded:
         raise UsageError(
-            f"--threads is not valid for {chosen.name}", "This format is compressed by a single thread."
+            f"--threads is not valid for {chosen.name}",
+            "This format is compressed with a single thread; omit --threads.",
         )
     if chosen.name == "squashfs":
         squashfs_program("mksquashfs")
@@ -133,7 +134,7 @@ def _choose_format(request: ExportRequest) -> OutputFormat:
 
 def _find_format(request: ExportRequest) -> OutputFormat:
     """Return the format by its name, or else by the output's suffix."""
-    known = f"There are {', '.join(candidate.name for candidate in FORMATS)}."
+    known = f"Formats: {', '.join(candidate.name for candidate in FORMATS)}."
     for candidate in FORMATS:
         if request.format:
             if candidate.name == request.format:
@@ -177,7 +178,7 @@ def _check_snapshot(request: ExportRequest, snapshot: Snapshot) -> None:
     if prefix:
         if not os.path.isabs(prefix) or os.path.normpath(prefix) != prefix or prefix == "/" or "\0" in prefix:
             raise UsageError(
-                f"--dest-prefix {prefix!r} is not an absolute path of a directory",
+                f"--dest-prefix {prefix!r} is not the absolute path of a directory",
                 "Example: --dest-prefix /opt/myenv.",
             )
         check_prefix_length(prefix, snapshot.layers, "Choose a shorter --dest-prefix.")

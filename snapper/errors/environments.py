@@ -30,8 +30,8 @@ class EnvironmentNotFound(SnapperError):
     @property
     def hint(self) -> str:
         suggestion = suggest_name(self.name, self.known)
-        directories = ", ".join(self.searched) or "no envs directory"
-        return f"{suggestion}Searched: {directories}. If it is elsewhere, give its directory: -p DIRECTORY."
+        where = f"Searched: {', '.join(self.searched)}" if self.searched else "No envs directory was found"
+        return f"{suggestion}{where}. If it is elsewhere, give its directory: -p DIRECTORY."
 
 
 @dataclass(eq=False)
@@ -86,7 +86,7 @@ class EditableInstallsFound(SnapperError):
 
     @property
     def message(self) -> str:
-        return f"the environment has editable installs, whose code is elsewhere: {', '.join(self.sources)}"
+        return f"the environment has editable installs, whose source code is outside it: {', '.join(self.sources)}"
 
 
 @dataclass(eq=False)

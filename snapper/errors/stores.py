@@ -58,15 +58,19 @@ class UnsupportedFormat(SnapperError):
 
 @dataclass(eq=False)
 class StoreRefused(SnapperError):
-    """The store can be reached but does not allow an operation."""
+    """The store does not allow an operation, such as "write KEY", or any access if `action` is empty."""
 
     store: str
     action: str
     reason: str
     advice: str = "Check this user's permissions there, or choose another store with --store."
     code = ExitCode.STORE
-    message_template = "the store {store} refused to {action}: {reason}"
     hint_template = "{advice}"
+
+    @property
+    def message(self) -> str:
+        what = f"{self.action} in" if self.action else "access"
+        return f"cannot {what} the store {self.store}: {self.reason}"
 
 
 @dataclass(eq=False)
@@ -106,7 +110,7 @@ class ObjectTooLarge(Corrupted):
     """An object is larger than any that a store may hold; it is not read."""
 
     what: str
-    reason: str = "it is larger than any object in a store may be"
+    reason: str = "it exceeds the size limit for objects in a store"
     advice: str = ""
 
 
@@ -120,8 +124,8 @@ class ConcurrentUpdate(SnapperError):
     code = ExitCode.CONFLICT
     message_template = "{environment!r} was updated in the store by {who} at {when}, in the meantime"
     hint_template = (
-        "See the changes with: snapper log {environment}. To publish yours after them (the history keeps both), run "
-        "this again or pack with --force; or pack under another name with --name."
+        "See the changes with: snapper log {environment}. Then run this again or pack with --force (the history "
+        "keeps both snapshots), or pack under another name with --name."
     )
 
 
@@ -136,10 +140,13 @@ class Diverged(SnapperError):
     when: str
     code = ExitCode.CONFLICT
     message_template = (
-        "{environment!r} in {store} is at snapshot {snapshot:.12} (by {who} at {when}), which is not in its history "
-        "in the other store"
+        "{environment!r} has diverged: its current snapshot in {store}, {snapshot:.12} (by {who} at {when}), is not "
+        "in its history in the other store"
     )
-    hint_template = "Inspect it with snapper show, then copy with --force; the history there keeps both."
+    hint_template = (
+        "Inspect that snapshot with snapper show, then copy with --force (the history there keeps both "
+        "snapshots)."
+    )
 
 
 @dataclass(eq=False)
@@ -168,7 +175,10 @@ class LeaseExpired(SnapperError):
     store: str
     code = ExitCode.CONFLICT
     message_template = "this operation's lock expired; objects it relies on may have been pruned from {store}"
-    hint_template = "Nothing visible to others was changed. Run it again: stored data is not stored twice."
+    hint_template = (
+        "No environment in the store was changed. Run this again; data that is already stored is not stored "
+        "again."
+    )
 
 
 @dataclass(eq=False)
@@ -230,8 +240,8 @@ class InvalidArchive(SnapperError):
     file: str
     reason: str
     code = ExitCode.INTEGRITY
-    message_template = "{file} is refused: {reason}"
+    message_template = "cannot import {file}: {reason}"
     hint_template = (
-        "Nothing was imported. Get a new copy of the archive; or unpack it yourself where it can do no harm, inspect "
-        "it, run its bin/conda-unpack, and pack that directory: snapper pack -p DIRECTORY."
+        "Nothing was imported. Get a new copy of the archive; or unpack it in a safe place (such as a container), "
+        "inspect it, run its bin/conda-unpack, and pack that directory: snapper pack -p DIRECTORY."
     )

@@ -39,9 +39,7 @@ class InvalidSettings(SnapperError):
 
     @property
     def hint(self) -> str:
-        return (
-            self.advice or "Correct it there; snapper config shows all settings and what is wrong with them."
-        )
+        return self.advice or "Correct it there; snapper config shows all settings and their problems."
 
 
 @dataclass(eq=False)
@@ -63,7 +61,7 @@ class InsufficientSpace(SnapperError):
     available: int = 0
     what: str = "bytes"
     hint_template = (
-        "No environment was changed. Free some space there, or choose another location, and run it again."
+        "No environment was changed. Free some space there, or choose another location, then run this again."
     )
 
     @property
@@ -122,7 +120,7 @@ class WorkerDied(SnapperError):
     status: int
     job: str = ""
     hint_template = (
-        "Signal 9 usually means that memory ran out: free some, or use fewer workers with --jobs 1."
+        "Signal 9 usually means that memory ran out: free some memory, or use fewer workers (--jobs 1)."
     )
 
     @property

@@ -181,7 +181,7 @@ def _acquire_prune_lock(store: Store) -> str:
     try:
         return _write_prune_lock(store, None)
     except VersionMismatch:
-        raise StoreLocked(store.url, "prune", "another process, which was faster") from None
+        raise StoreLocked(store.url, "prune", "another process, which locked it first") from None
 
 
 def _remove_dead_intents(store: Store, now: float) -> None:
@@ -278,7 +278,7 @@ def _decode(data: bytes) -> Lock:
     try:
         return canonical.decode(Lock, canonical.parse(data))
     except canonical.MalformedDocument:
-        return Lock(FORMAT, "work", "somebody", "unknown", "", 0, "", "an unknown time")
+        return Lock(FORMAT, "process", "unknown", "unknown", "", 0, "", "an unknown time")
 
 
 @cache

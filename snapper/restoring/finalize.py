@@ -71,9 +71,9 @@ def _check_joins(what: str, pending: SplitFile | None, begins: Continuation | No
     """Raise Corrupted unless a layer continues the file that the layer before it leaves unfinished, if any."""
     expected = (pending.member.path, pending.offset, pending.member.size) if pending else None
     if (begins and (begins.path, begins.offset, begins.size)) != expected:
-        raise Corrupted(what, "the parts of a large file do not join")
+        raise Corrupted(what, "the parts of a large file do not fit together")
     if begins and pending and pending.replaced not in (None, begins.replaced):
-        raise Corrupted(what, "the parts of a large file do not join at a prefix")
+        raise Corrupted(what, "the parts of a large file do not agree on a prefix that spans them")
 
 
 def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:

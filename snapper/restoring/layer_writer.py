@@ -164,7 +164,7 @@ class _Writer:
             self._result.split = SplitFile(member, len(data), replaced)
             return
         if path in self._job.split:
-            raise InvalidSegment(f"{path!r} is present both whole and in parts")
+            raise InvalidSegment(f"{path!r} is present both as a whole and in parts")
         relocation = self._relocations.get(path)
         content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
@@ -209,7 +209,7 @@ class _Writer:
         try:
             # Further links: `link_unchanged` put it here, and writing would modify the environment that is replaced.
             if os.fstat(descriptor).st_nlink != 1:
-                raise InvalidSegment(f"{path!r} is present both whole and in parts")
+                raise InvalidSegment(f"{path!r} is present both as a whole and in parts")
             while content:
                 written = os.pwrite(descriptor, content, offset)
                 content, offset = content[written:], offset + written

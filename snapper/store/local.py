@@ -119,7 +119,7 @@ class LocalStore(DirectStore):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _map_error(self.url, "list the directory", error) from None
+            raise _map_error(self.url, "list objects", error) from None
 
     def remove_leftovers(self) -> int:
         with self._mapped_errors("", "remove leftovers"):
@@ -148,8 +148,8 @@ class LocalStore(DirectStore):
             raise NotInStore(key, self.url) from None
         except OSError as error:
             if error.errno == errno.EIO and action == "read":
-                raise Corrupted(f"{key} in {self.url}", "the disk can no longer read it") from error
-            raise _map_error(self.url, f"{action} {key}", error) from error
+                raise Corrupted(f"{key} in {self.url}", "the disk cannot read it") from error
+            raise _map_error(self.url, f"{action} {key}".strip(), error) from error
 
 
 def _map_error(url: str, action: str, error: OSError) -> SnapperError:

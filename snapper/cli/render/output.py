@@ -107,7 +107,9 @@ def print_deviations(
 
 def print_unrelocated(paths: Sequence[str]) -> None:
     """Warn about files that could not be relocated."""
-    print_paths("these files keep another prefix, because this one is too long for them", paths, warn)
+    print_paths(
+        "these files still contain another prefix, because this one is too long for them", paths, warn
+    )
 
 
 def print_empty_store(store: str) -> None:

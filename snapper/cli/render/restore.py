@@ -98,7 +98,7 @@ def _print_background(session: SessionReport) -> None:
     what = ", ".join(session.remaining) if session.remaining else "reading the store"
     output.echo(f"Time budget reached; continuing in the background (PID {session.process}): {what}")
     output.echo(f"  log: {session.log}")
-    output.echo("  kernels wait for their environments; see the progress with: snapper status")
+    output.echo("  kernels start once their environments are restored; see the progress with: snapper status")
 
 
 def _print_result(result: RestoreResult) -> None:
@@ -106,7 +106,8 @@ def _print_result(result: RestoreResult) -> None:
         output.echo(f"{result.environment} is already in place: {result.prefix}")
         if result.changed:
             output.notice(
-                f"  {plural(result.changed, 'file')} changed since the last pack: snapper pack {result.environment}"
+                f"  {plural(result.changed, 'file')} changed since the last pack; pack with: "
+                f"snapper pack {result.environment}"
             )
     else:
         took = f"{size(result.size)} in {result.seconds:.1f} s"

@@ -27,7 +27,7 @@ CONNECTION_ERRORS = (
     TimeoutError,
 )
 
-_LOGIN_HINT = "Refresh the credentials (aws sso login, or however you got them), then try again."
+_LOGIN_HINT = "Refresh the credentials (for example with aws sso login), then run this again."
 _CREDENTIALS_HINT = (
     "Provide credentials through the instance's role, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY."
@@ -40,7 +40,7 @@ _PERMISSION_HINT = (
     "Ask the bucket's administrator for it; docs/s3.md has policies for readers, publishers and "
     "administrators."
 )
-_CLOCK_HINT = "Set the clock (timedatectl, chronyc makestep), then try again."
+_CLOCK_HINT = "Set the clock (timedatectl, chronyc makestep), then run this again."
 
 _DENIED = ("AccessDenied", "AccessDeniedException", "Forbidden", "AllAccessDisabled", "403")
 _OTHER_REGION = (
@@ -80,7 +80,9 @@ class _Failure(NamedTuple):
     hint: str
 
 
-_TIMEOUT = _Failure(StoreUnreachable, "it does not answer in time, after several attempts", _ENDPOINT_HINT)
+_TIMEOUT = _Failure(
+    StoreUnreachable, "it did not answer in time, even after several attempts", _ENDPOINT_HINT
+)
 _LOGIN_EXPIRED = _Failure(StoreRefused, "the login has expired ({detail})", _LOGIN_HINT)
 _NOT_RETRIEVED = _Failure(StoreRefused, "the credentials could not be retrieved ({detail})", _LOGIN_HINT)
 _BROKEN = _Failure(StoreUnreachable, "the connection keeps breaking", _ENDPOINT_HINT)
@@ -148,7 +150,7 @@ def etag_of(response: Mapping[str, Any]) -> str:
 
 @contextmanager
 def mapped_errors(location: S3Location, key: str, action: str) -> Iterator[None]:
-    """Raise SnapperErrors for what boto3 raises; `action` is a verb such as "read" that fits before the key."""
+    """Raise SnapperErrors for what boto3 raises; `action` is a verb such as "read" for the key, or empty."""
     try:
         yield
     except ClientError as error:
@@ -175,8 +177,8 @@ def _from_response(location: S3Location, key: str, action: str, error: ClientErr
         result = _other_region(location, request, error)
     elif code in _BUSY or status >= 500:
         attempts = _attempts(error)
-        times = f"{attempts} times" if attempts > 1 else "once"
-        result = StoreUnreachable(url, f"it answered {times} that it is too busy or broken ({code})")
+        tried = f" after {attempts} attempts" if attempts > 1 else ""
+        result = StoreUnreachable(url, f"it is too busy or failing ({code}{tried})")
     elif code.isdigit() or not message:
         result = NotAStore(url, f"the server there does not speak S3 (HTTP status {status})", _ENDPOINT_HINT)
     else:
@@ -221,12 +223,12 @@ def _from_failure(location: S3Location, error: Exception) -> SnapperError:
             reason = failure.reason.format(detail=detail)
             if failure.error is StoreUnreachable:
                 return StoreUnreachable(url, reason, failure.hint)
-            return StoreRefused(url, "grant access", reason, failure.hint)
+            return StoreRefused(url, "", reason, failure.hint)
     if isinstance(error, boto.ParamValidationError) and "bucket" in detail.lower():
         return NotAStore(url, f"{location.bucket!r} is not a valid bucket name", _BUCKET_HINT)
     if isinstance(error, (ResponseParserError, NotS3)):
         return NotAStore(url, "the server there does not speak S3", _ENDPOINT_HINT)
-    return StoreRefused(url, "grant access", detail, _ENDPOINT_HINT)
+    return StoreRefused(url, "", detail, _ENDPOINT_HINT)
 
 
 def _one_line(text: str) -> str:

@@ -86,7 +86,9 @@ def parse_url(url: str) -> S3Location:
         raise NotAStore(url, "its query string is not of the form NAME=VALUE", _HINT)
     for name, value in options:
         if name not in _OPTIONS or not value:
-            reason = f"its query string has {name}={value}; options are {', '.join(_OPTIONS)}"
+            reason = (
+                f"its query string has an invalid option, {name}={value}; options are {', '.join(_OPTIONS)}"
+            )
             raise NotAStore(url, reason, _HINT)
         if name == "BucketKeyEnabled" and value.lower() not in ("true", "false"):
             raise NotAStore(url, f"BucketKeyEnabled must be true or false, not {value}", _HINT)

@@ -124,7 +124,7 @@ class S3Store(DirectStore):
 
     def list_root(self) -> list[str] | None:
         top = self.location.prefix
-        with mapped_errors(self.location, "", "list its prefix"):
+        with mapped_errors(self.location, "", "list objects"):
             page = self._client.list_objects_v2(**self._bucket, Prefix=top, Delimiter="/", MaxKeys=20)
         names = [entry["Key"] for entry in page.get("Contents", ())]
         names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
@@ -148,7 +148,7 @@ class S3Store(DirectStore):
 
     @property
     def _client(self) -> Any:
-        with mapped_errors(self.location, "", "grant access"):
+        with mapped_errors(self.location, "", ""):
             return client_for(self.location)
 
     @property
