@@ -153,7 +153,7 @@ def test_rollback_step_by_step(two: tuple[Machine, Path, str, str], new_machine:
     assert newest["prefix"] == str(prefix)
     assert done["seconds"] > 0
     assert machine.run_json("show", "data@~1")["snapshot"] == first
-    assert "before the current one: 1" in machine.expect_error(10, "show", "data@~2")["message"]
+    assert "has 1 snapshot before the current one" in machine.expect_error(10, "show", "data@~2")["message"]
     packed = next(step for step in machine.run_json("log", "data")["steps"][1:] if step["snapshot"] == second)
     assert packed["time"].replace("T", " ").removesuffix("Z") in machine.snapper("list").out
 

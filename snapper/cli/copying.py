@@ -56,7 +56,7 @@ def copy(
     from snapper.repository.specs import SnapshotSpec
 
     if bool(names) == everything:
-        raise UsageError("give names of environments, or --all", _SEE)
+        raise UsageError("give environment names, or --all", _SEE)
     specs = [SnapshotSpec.parse(name) for name in names or ()]
     opened = open_store(source)
     references = copy.select_snapshots(opened, specs)  # before the target is created

@@ -103,7 +103,7 @@ def register(
 
     if bool(names) == (prefix is not None):
         raise UsageError(
-            "give names of environments, or a directory with --prefix",
+            "give environment names, or a directory with --prefix",
             "See: snapper kernels register --help.",
         )
     prefixes = [absolute_directory(prefix)] if prefix else [find_environment(name) for name in names or []]

@@ -118,7 +118,7 @@ def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | No
 
     if (name is None) == (prefix is None):
         raise UsageError(
-            "give the name of an environment, or its directory with --prefix",
+            "give an environment name, or a directory with --prefix",
             "See: snapper pack --help.",
         )
     directory = absolute_directory(prefix) if prefix is not None else None

@@ -85,7 +85,7 @@ def restore(
     from snapper.restoring.selection import NamePatterns
 
     if bool(names) == everything:
-        raise UsageError("give names of environments, or --all", _SEE)
+        raise UsageError("give environment names, or --all", _SEE)
     if (only or except_) and not everything:
         raise UsageError("--only and --except need --all", _SEE)
     if prefix is not None and (envs_dir or len(names or ()) != 1):

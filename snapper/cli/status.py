@@ -50,7 +50,7 @@ def status(
 
     if name is not None and prefix is not None:
         raise UsageError(
-            "give the name of an environment, or its directory with --prefix", "See: snapper status --help."
+            "give an environment name, or a directory with --prefix", "See: snapper status --help."
         )
     opened, failure = _opened(store)
     if prefix is not None:

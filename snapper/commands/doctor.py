@@ -214,7 +214,9 @@ def _check_installation() -> Iterator[Finding]:
 def _check_conda() -> Iterator[Finding]:
     program = os.environ.get("CONDA_EXE") or shutil.which("conda") or shutil.which("mamba")
     directories = ", ".join(str(path) for path in envs_dirs() if path.is_dir())
-    searched = f"searches for environments in {directories}" if directories else "no envs directory was found"
+    searched = (
+        f"snapper looks for environments in {directories}" if directories else "no envs directory was found"
+    )
     if program:
         yield Finding("good", "conda", f"{program}; {searched}")
     else:

@@ -199,7 +199,7 @@ def _snapshot_to_verify(store: Store, installed: InstalledEnvironment, spec: Sna
         return resolve_spec(store, spec)[1]
     if installed.state is None:
         raise UsageError(
-            f"cannot tell which snapshot {installed.prefix} is",
+            f"cannot tell which snapshot {installed.prefix} belongs to",
             "Give it: snapper verify ENV@SNAPSHOT --prefix DIR.",
         )
     return installed.state.snapshot

@@ -97,7 +97,7 @@ class TargetOccupied(SnapperError):
     reason: str
     advice: str
     code = ExitCode.CONFLICT
-    message_template = "{prefix} is in the way: {reason}"
+    message_template = "cannot overwrite {prefix}: {reason}"
     hint_template = "{advice}"
 
 

@@ -9,14 +9,21 @@ from snapper.errors.base import ExitCode, SnapperError, suggest_name
 
 @dataclass(eq=False)
 class NotInStore(SnapperError):
-    """The store has no such environment, snapshot or object; `known` are the names that it has."""
+    """The store has no such environment, snapshot or object.
+
+    `known` are the names that it has. `summary` replaces the usual message.
+    """
 
     what: str
     store: str
     known: tuple[str, ...] = ()
     name: str = ""
+    summary: str = ""
     code = ExitCode.NOT_FOUND
-    message_template = "{what} is not in the store {store}"
+
+    @property
+    def message(self) -> str:
+        return self.summary or f"{self.what} is not in the store {self.store}"
 
     @property
     def hint(self) -> str:
@@ -39,8 +46,8 @@ class NotAStore(SnapperError):
     @property
     def hint(self) -> str:
         return self.advice or (
-            "Choose an existing store with --store, SNAPPER_STORE or snapper config set store; snapper pack creates "
-            "one in a new or empty directory or S3 prefix."
+            "Check the URL, or choose another store with --store, SNAPPER_STORE or snapper config set store. snapper "
+            "pack creates a store in a new or empty directory or S3 prefix."
         )
 
 

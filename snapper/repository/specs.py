@@ -73,7 +73,11 @@ def resolve_in_ref(ref: Ref, spec: SnapshotSpec, store: Store) -> str:
         line = lineage(ref)
         if int(steps_back[1]) < len(line):
             return line[-1 - int(steps_back[1])]
-        raise NotInStore(f"{spec} (snapshots before the current one: {len(line) - 1})", store.url, known)
+        earlier = "1 snapshot" if len(line) == 2 else f"{len(line) - 1} snapshots"
+        summary = (
+            f"{str(spec)!r} goes back too far: {spec.environment!r} has {earlier} before the current one"
+        )
+        raise NotInStore(f"snapshot {str(spec)!r}", store.url, known, summary=summary)
     if _PREFIX.fullmatch(snapshot):
         matches = {
             snapshot_id for snapshot_id in (*ids, *ref.tags.values()) if snapshot_id.startswith(snapshot)

@@ -28,13 +28,13 @@ class NamePatterns:
         """Return the names that are selected; raise NotInStore if the store has environments but none of them is."""
         selected = self.select(names)
         if names and not selected:
-            conditions = (("matching", self.only), ("not matching", self.except_))
-            described = [
-                f"{condition} {', '.join(map(repr, patterns))}"
-                for condition, patterns in conditions
-                if patterns
-            ]
-            raise NotInStore(f"an environment {' and '.join(described)}", store, tuple(names))
+            patterns = "; ".join(
+                f"{setting}: {', '.join(map(repr, values))}"
+                for setting, values in (("only", self.only), ("except", self.except_))
+                if values
+            )
+            summary = f"no environment in the store {store} is selected ({patterns})"
+            raise NotInStore("the selection", store, tuple(names), summary=summary)
         return selected
 
 
