@@ -111,6 +111,7 @@ def _tags(ctx: typer.Context, name: str) -> list[str]:
 def _directories(ctx: typer.Context) -> list[Path]:
     """Return the local directories with entries of the store that the command line or the settings name."""
     with suppress(Exception):
+        from snapper.format.layout import Layout
         from snapper.settings.resolution import load_settings
 
         settings = load_settings()
@@ -118,6 +119,6 @@ def _directories(ctx: typer.Context) -> list[Path]:
         parts = urlsplit(url)
         if parts.scheme == "s3":
             caches = Path(settings.cache).iterdir() if settings.cache else ()
-            return [cache for cache in caches if cache.name.rpartition("-")[0] == parts.netloc]
+            return [cache for cache in caches if Layout.bucket_of_cache(cache.name) == parts.netloc]
         return [Path(unquote(parts.path)) if parts.scheme == "file" else Path(url).expanduser()]
     return []

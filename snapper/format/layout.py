@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from enum import Enum
@@ -44,7 +45,7 @@ class ObjectKey(NamedTuple):
 
 
 class Layout:
-    """All keys that a store can have, and the prefixes that they are listed by."""
+    """All keys that a store can have, the prefixes that they are listed by, and the names of cache directories."""
 
     MARKER: Final = "snapper.json"
     REFS: Final = "environments/"
@@ -87,6 +88,16 @@ class Layout:
     def new_trial() -> str:
         """Return an unused key for an object that is written to observe the store, and deleted at once."""
         return f"{Layout.LOCKS}trial-{secrets.token_hex(16)}.json"
+
+    @staticmethod
+    def cache_name(bucket: str, url: str) -> str:
+        """Return the name of the cache directory of an S3 store."""
+        return f"{bucket}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+    @staticmethod
+    def bucket_of_cache(name: str) -> str:
+        """Return the bucket of the store whose cache directory has this name."""
+        return name.rpartition("-")[0]
 
     @staticmethod
     def parse(key: str) -> ObjectKey | None:

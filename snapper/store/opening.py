@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from pathlib import Path
@@ -85,7 +84,7 @@ def _s3(url: str, cache: CacheConfig | None) -> Store:
     store = s3.S3Store(s3.parse_url(url))
     if cache is None:
         return store
-    name = f"{store.location.bucket}-{hashlib.sha256(store.url.encode()).hexdigest()[:12]}"
+    name = Layout.cache_name(store.location.bucket, store.url)
     cached = CachedStore(store, cache.directory, name, cache.limit)
     cached.make_directory()
     return cached
