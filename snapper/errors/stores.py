@@ -182,10 +182,7 @@ class LeaseExpired(SnapperError):
     store: str
     code = ExitCode.CONFLICT
     message_template = "this operation's lock expired; objects it relies on may have been pruned from {store}"
-    hint_template = (
-        "No environment in the store was changed. Run this again; data that is already stored is not stored "
-        "again."
-    )
+    hint_template = "Run this again: data that is already stored is not stored again."
 
 
 @dataclass(eq=False)
