@@ -89,13 +89,18 @@ def _stays_inside(path: str, symlinks: dict[str, str], prefix: str) -> bool:
         if target is None:
             resolved.append(part)
             continue
+        if _is_outside(target, prefix):
+            return False
         if target.startswith("/"):
-            if not (target + "/").startswith(prefix + "/"):
-                return False
             resolved, target = [], target[len(prefix) :]
         ahead = target.split("/") + ahead
         followed += 1
     return True
+
+
+def _is_outside(target: str, prefix: str) -> bool:
+    """Return whether the target of a link is an absolute path that is not below the prefix."""
+    return target.startswith("/") and not (target + "/").startswith(prefix + "/")
 
 
 def _exists(directories: DirectoryTree, path: str) -> bool:
