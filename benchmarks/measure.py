@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ def measure(
 def _finish(process: subprocess.Popen[bytes]) -> None:
     _, error = process.communicate()
     if process.returncode:
+        print(error.decode(errors="replace"), file=sys.stderr)
         raise subprocess.CalledProcessError(process.returncode, process.args, stderr=error)
 
 

@@ -32,14 +32,14 @@ VERSIONS = ("baseline", "current")
 
 
 def _s3_variables(bench: Bench, server: S3Server) -> dict[str, str]:
-    """Return the environment variables of a bench whose store is an S3 prefix without a cache."""
-    url = f"s3://{server.bucket}/{bench.workspace.name}"
+    """Return the environment variables of a bench whose store is a new S3 prefix per pack, without a cache."""
+    url = f"s3://{server.bucket}/{bench.workspace.name}{bench.figures.get('S3 packs', 0)}"
     return {**bench.variables, **server.variables(), "SNAPPER_STORE": url, "SNAPPER_CACHE": "off"}
 
 
 def _pack_to_s3(server: S3Server) -> Callable[[Bench], Measurement]:
     def run(bench: Bench) -> Measurement:
-        server.empty(bench.workspace.name)
+        bench.figures["S3 packs"] = bench.figures.get("S3 packs", 0) + 1
         shutil.rmtree(bench.prefix / ".snapper", ignore_errors=True)
         command = [str(bench.program), "pack", "-p", str(bench.prefix), "--name", "bench"]
         return measure([command], _s3_variables(bench, server), memory=False)

@@ -29,6 +29,7 @@ from snapper.process.progress import NullProgress
 from snapper.repository import locks
 from snapper.repository.locks import boot_id, boottime, pack_intent, prune_lock
 from snapper.store import Store, open_store
+from snapper.store.local import LocalStore
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.stores import check_store, layer_files, page_files
@@ -245,7 +246,8 @@ def test_leftovers_of_killed_writers_are_removed(packed: tuple[Machine, list[str
 
 # --- simultaneous packs -----------------------------------------------------------------------------------
 
-OPERATIONS = ("read", "read_versioned", "size", "put", "replace", "keys", "entries", "delete")
+OPERATIONS = ("read", "read_versioned", "size", "put", "replace", "list_keys", "list_objects", "delete")
+assert all(hasattr(LocalStore, name) for name in OPERATIONS)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,15 @@ from snapper.settings.resolution import store_url
 from snapper.store import Store
 
 
-def open_store(url: str | None = None, *, create: bool = False, apart_from: Path | None = None) -> Store:
+def open_store(
+    url: str | Path | None = None, *, create: bool = False, apart_from: Path | None = None
+) -> Store:
     """Open the store at a directory, a `file://` URL, or `s3://BUCKET/PREFIX`; by default the one in the settings.
 
     With `create`, a missing or empty directory or S3 prefix becomes a store. Raise NotAStore, UnsupportedFormat,
     StoreRefused, StoreUnreachable, and UsageError if the store is inside the directory `apart_from`.
     """
-    location = store_url(url)
+    location = store_url(str(url) if url is not None else None)
     cache = stores.configured_cache(location)
     return stores.open_store(location, create=create, apart_from=apart_from, cache=cache)
 

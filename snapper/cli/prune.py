@@ -140,7 +140,7 @@ def _print_result(result: PruneResult, store: str, as_json: bool) -> None:
         output.echo(f"  and {plural(result.left_over, 'leftover')} of interrupted operations")
     if result.waiting:
         waiting = f"{plural(result.waiting, 'unreferenced object')} ({size(result.waiting_size)})"
-        output.echo(f"  kept for now: {waiting}, younger than --grace")
+        output.echo(f"  kept for now: {waiting}, younger than --grace (--grace 0s deletes them now)")
 
 
 def _entries(count: int) -> str:

@@ -52,7 +52,8 @@ def remove(
             }
         )
     else:
-        output.echo(f"Removed {name} from {opened.url}. Delete its snapshots with: snapper prune --yes")
+        output.echo(f"Removed {name} from {opened.url}")
+        output.echo("  snapper prune --yes deletes its snapshots once they are 24 hours old (see --grace)")
     return ExitCode.DONE
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 
+from snapper.errors import UsageError
 from snapper.format.model import HistoryEntry, Ref
 
 
@@ -27,6 +28,10 @@ class RetentionPolicy:
     @property
     def keeps_all(self) -> bool:
         return (self.last, self.daily, self.weekly, self.monthly) == (None,) * 4
+
+    def __post_init__(self) -> None:
+        if any((count or 0) < 0 for count in (self.last, self.daily, self.weekly, self.monthly)):
+            raise UsageError("a retention policy cannot keep a negative number of snapshots")
 
     def kept_snapshots(self, ref: Ref) -> set[str]:
         """Return the ids of the snapshots to keep."""
