@@ -1,5 +1,5 @@
 """Run the command line: `python -m snapper` is the same as `snapper`."""
 
-from snapper.cli import main
+from snapper.cli.main import main
 
 main()

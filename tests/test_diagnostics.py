@@ -139,7 +139,7 @@ class BrokenMachine(Machine):
     patch: str = ""
 
     def command(self, *arguments: object) -> list[str]:
-        script = f"{_FAIL}\n{self.patch}\nfrom snapper.cli import main\nmain()"
+        script = f"{_FAIL}\n{self.patch}\nfrom snapper.cli.main import main\nmain()"
         return [sys.executable, "-c", script, *map(str, arguments)]
 
     def snapper(self, *arguments: object, **variables: str) -> Outcome:

@@ -26,7 +26,7 @@ SLOW = {
 
 _RUN = """
 import sys
-from snapper.cli import main
+from snapper.cli.main import main
 try:
     main()
 except SystemExit as end:

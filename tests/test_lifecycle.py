@@ -219,7 +219,7 @@ def volume(another_user: tuple[str, Path]) -> Path:
     (packages,) = venv.glob("lib/python3*/site-packages")
     (packages / "snapper.pth").write_text("\n".join([str(REPOSITORY), *site.getsitepackages()]) + "\n")
     program = venv / "bin" / "snapper"
-    program.write_text(f"#!{venv}/bin/python\nfrom snapper.cli import main\nmain()\n")
+    program.write_text(f"#!{venv}/bin/python\nfrom snapper.cli.main import main\nmain()\n")
     program.chmod(0o755)
 
     machine.run_json("pack", "-p", python, "--name", "work")

@@ -722,7 +722,7 @@ for name in ("fcntl", "grp", "pwd", "resource", "termios"):
 del signal.SIGHUP
 sys.platform = "win32"
 sys.argv[0] = "snapper"
-from snapper.cli import main
+from snapper.cli.main import main
 main()
 """
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snapper.cli import Invocation
+from snapper.cli.invocation import Invocation
 from snapper.cli.options import (
     EnvsDirOption,
     ExceptOption,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import snapper
-from snapper.cli import Invocation
 from snapper.cli.completion import complete_snapshot
+from snapper.cli.invocation import Invocation
 from snapper.cli.options import (
     EnvsDirOption,
     JobsOption,
