@@ -31,7 +31,7 @@ TRACEBACK = "Traceback (most recent call last)"
 
 
 def parse_lines(log: Path) -> list[tuple[int, str]]:
-    """Return the PID and text of every line, all of which must have a time and a PID."""
+    """Return the PID and text of every line; check that every line has a time and a PID."""
     matches = [LINE.fullmatch(line) for line in log.read_text().splitlines()]
     assert all(matches), log.read_text()
     return [(int(match[1]), match[2]) for match in matches if match]
@@ -189,7 +189,7 @@ def assert_unexpected(outcome: Outcome, machine: Machine) -> str:
 
 @pytest.fixture
 def data(machine: Machine) -> Path:
-    """The prefix of an environment of which the store has a snapshot, and which has changed since."""
+    """The prefix of an environment that has changed since its snapshot was stored."""
     prefix = make_data(machine.envs / "data")
     machine.run_json("pack", "data")
     (prefix / "new").write_text("new")

@@ -154,8 +154,9 @@ def _strings(data: bytes) -> Iterator[_String]:
 
 
 def _measure(kind: int, head: bytes) -> tuple[int, int]:
-    """Return how many bytes of its own follow an object's type byte, the first of which are `head`, and how many
-    objects follow these. Raise ValueError for an unknown type.
+    """Return the number of bytes that belong to an object after its type byte, and of objects that follow them.
+
+    `head` are the first of those bytes. Raise ValueError for an unknown type.
     """
     if kind == ord("l"):
         return 4 + 2 * abs(int.from_bytes(head, "little", signed=True)), 0

@@ -37,7 +37,7 @@ def with_description(stored: StoredLayer, **changes: Any) -> StoredLayer:
 
 
 def stored_as(segment: bytes, data: bytes) -> list[StoredLayer]:
-    """Return layers the last of which is described as the segment, but stored as `data`."""
+    """Return layers; the last one is described as the segment, but stored as `data`."""
     return [GOOD, pack_segment(segment, 1, stored=data)]
 
 

@@ -131,7 +131,7 @@ def _allocate(size: int) -> io.BytesIO:
 
 
 def _fill_in_parallel(source: _Source, view: memoryview, first: _Response) -> None:
-    """Fill the buffer with an object of several ranges, the first of which has been requested."""
+    """Fill the buffer with an object of several ranges; the first one has already been requested."""
     with ThreadPoolExecutor(_PARALLEL_RANGES) as pool:
         futures = [
             pool.submit(_fill, source, view[offset : offset + RANGE_SIZE], offset)
