@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snapper.fs.ownership import is_own, others_can_write, owner_name
 
 _MAX_DESCRIPTORS = 128
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -50,6 +54,20 @@ class DirectoryTree:
         for path in list(self._open):
             if path and path != needed and not needed.startswith(path + "/"):
                 os.close(self._open.pop(path))
+
+
+def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:
+    """Open a directory that belongs to this user or root and that nobody else may write to.
+
+    The last component must not be a link. Raise OSError, with EPERM if another user controls the directory.
+    """
+    descriptor = os.open(path, _DIRECTORY, dir_fd=dir_fd)
+    status = os.fstat(descriptor)
+    if is_own(status) and not others_can_write(status):
+        return descriptor
+    os.close(descriptor)
+    reason = "it is writable by other users" if is_own(status) else f"it belongs to {owner_name(status)}"
+    raise OSError(errno.EPERM, reason, os.fspath(path))
 
 
 @contextmanager

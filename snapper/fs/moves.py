@@ -1,0 +1,60 @@
+"""Rename files and directories by descriptors of the directories they are in, so that no path is followed."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from typing import NamedTuple
+
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_UNSUPPORTED = (errno.ENOSYS, errno.EINVAL)
+
+
+class Entry(NamedTuple):
+    """A name in an open directory."""
+
+    directory: int
+    name: str
+
+    def exists(self) -> bool:
+        """Return whether there is something of that name, a dangling link included. May raise OSError."""
+        try:
+            os.lstat(self.name, dir_fd=self.directory)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def exchange(first: Entry, second: Entry) -> bool:
+    """Swap two entries in one step; return False if the system or the file system cannot. May raise OSError."""
+    return _renameat2(first, second, _RENAME_EXCHANGE)
+
+
+def move(source: Entry, target: Entry) -> None:
+    """Rename an entry to a name that nothing has; raise FileExistsError if something has it. May raise OSError.
+
+    Where the file system cannot check and rename in one step, the check comes first. Between the two, only an empty
+    directory or, if the source is no directory, another file could be replaced.
+    """
+    if _renameat2(source, target, _RENAME_NOREPLACE):
+        return
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
+    os.rename(source.name, target.name, src_dir_fd=source.directory, dst_dir_fd=target.directory)
+
+
+def _renameat2(source: Entry, target: Entry, flags: int) -> bool:
+    """Call renameat2(2); return False where that or the flag is not supported."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    names = os.fsencode(source.name), os.fsencode(target.name)
+    if function(source.directory, names[0], target.directory, names[1], flags) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code), target.name)

@@ -1,0 +1,110 @@
+"""Decide whether a file or directory can only have been made, and can only be replaced, by this user or root.
+
+A directory is trusted if it and all directories above it belong to this user or root, and nobody else may write to
+them. A sticky directory such as /tmp may be writable by everyone, because only the owner of an entry can replace it;
+the entry itself must then be trusted. What a group may write counts as writable by others, unless nobody else is in
+the group: many systems give each user a group of their own, and container images give everything to root's group.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+_MAX_LINKS = 40
+_ROOT = 0
+
+
+class UntrustedComponent(NamedTuple):
+    """A directory or link on a path that another user controls, and how: `reason` completes "PATH …"."""
+
+    path: str
+    reason: str
+
+
+def is_own(status: os.stat_result) -> bool:
+    """Return whether the file belongs to this user or root."""
+    return status.st_uid in (os.geteuid(), _ROOT)
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    """Return whether users other than the owner and root may write to the file or directory."""
+    mode = status.st_mode
+    if mode & stat.S_IWOTH:
+        return True
+    return bool(mode & stat.S_IWGRP) and not _is_private_group(status.st_gid)
+
+
+def owner_name(status: os.stat_result) -> str:
+    """Return the name of the file's owner, or the number where there is no name."""
+    try:
+        return pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        return str(status.st_uid)
+
+
+def untrusted_component(path: str | Path) -> UntrustedComponent | None:
+    """Return the first component of an absolute path that another user controls, or None if the path is trusted.
+
+    Links are followed, and their own components checked as well. Components that do not exist end the check: they
+    can only be created by who may write to the last one that exists. May raise OSError.
+    """
+    pending = os.fspath(path).split("/")[::-1]
+    current, links = "/", 0
+    problem = _problem(current)
+    while pending and problem is None:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            current = os.path.dirname(current)
+            continue
+        child = os.path.join(current, name)
+        try:
+            status = os.lstat(child)
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISLNK(status.st_mode):
+            current = child
+            problem = _problem(current)
+            continue
+        if not is_own(status):
+            return UntrustedComponent(child, f"is a link of the user {owner_name(status)}")
+        links += 1
+        if links > _MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), child)
+        target = os.readlink(child)
+        pending += target.split("/")[::-1]
+        if target.startswith("/"):
+            current = "/"
+    return problem
+
+
+def _problem(path: str) -> UntrustedComponent | None:
+    """Return how another user controls this directory or file, if one does."""
+    status = os.lstat(path)
+    if not is_own(status):
+        return UntrustedComponent(path, f"belongs to the user {owner_name(status)}")
+    if others_can_write(status) and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
+        return UntrustedComponent(path, "is writable by other users")
+    return None
+
+
+@lru_cache(maxsize=64)
+def _is_private_group(gid: int) -> bool:
+    """Return whether only this user and root are known to be in the group."""
+    if gid == _ROOT:
+        return True
+    user = os.geteuid()
+    try:
+        members = {pwd.getpwnam(name).pw_uid for name in grp.getgrgid(gid).gr_mem}
+    except KeyError:
+        return False
+    members |= {entry.pw_uid for entry in pwd.getpwall() if entry.pw_gid == gid}
+    return members <= {user, _ROOT}
