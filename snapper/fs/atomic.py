@@ -25,16 +25,17 @@ def atomic_write(
     move: Callable[[Path, Path], object] = Path.rename,
     *,
     durable: bool = True,
+    mode: int = 0o666,
 ) -> None:
     """Write the file, and create its directory if necessary; leave no temporary file behind.
 
     `move` gives the temporary file its name. If `durable`, the data is on the disk before the file gets its name, and
-    the name is on return.
+    the name is on return. `mode` is that of the file, less the umask, also if it replaces another.
     """
     _make_directory(target.parent)
     remove_leftovers(target.parent)
     with defer_signals():
-        temporary, descriptor = _create_temporary(target)
+        temporary, descriptor = _create_temporary(target, mode)
         try:
             with open(descriptor, "wb", buffering=0) as file:
                 view = memoryview(data)
@@ -70,11 +71,11 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _create_temporary(target: Path) -> tuple[Path, int]:
+def _create_temporary(target: Path, mode: int) -> tuple[Path, int]:
     """Return a new file beside the target, and a descriptor of it that holds a lock."""
     while True:
         temporary = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with suppress(OSError):  # without locks on this file system, leftovers are not removed either
             lock(descriptor)
         if is_open_file(descriptor, temporary):
