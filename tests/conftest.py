@@ -29,6 +29,9 @@ _PIP_SETTINGS = [Path.home() / name for name in (".config/pip/pip.conf", ".pip/p
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="Run the longer form of the tests that have one.")
+    parser.addoption(
+        "--snapper", metavar="FILE", help="Test this `snapper` in the red-team suite, not this version."
+    )
     parser.addoption("--update-golden", action="store_true", help="Record current output in tests/golden.")
 
 

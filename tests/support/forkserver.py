@@ -1,13 +1,17 @@
 """Run `snapper` for tests without starting a Python interpreter each time.
 
 A server that has imported all of snapper forks for each command. The fork adopts the command's arguments, environment
-variables, directory, umask and streams, runs what `python -m snapper` runs, and exits like Python. Other commands, and
-those with environment variables that Python reads at startup, are started as usual.
+variables, directory, umask, user, memory limit and streams, runs what `python -m snapper` runs, and exits like Python.
+Other commands, and those with environment variables that Python reads at startup, are started as usual.
+
+Each interpreter has a server of its own, so another version of snapper can be tested as well. It runs this file as a
+script, which therefore imports nothing of the tests before it needs to.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import functools
 import gc
 import importlib
@@ -15,37 +19,57 @@ import io
 import json
 import os
 import pkgutil
+import resource
 import runpy
 import selectors
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.support import line_coverage
+if TYPE_CHECKING:
+    from tests.support.line_coverage import Measurement
 
 #: The environment variables that Python reads at startup, with the values that the server is started with.
 STARTUP_VARIABLES = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
 
-_SNAPPER = [sys.executable, "-m", "snapper"]
-_SECONDS = 300
+_ROOT = Path(__file__).parents[2]
+_PR_SET_DUMPABLE = 4
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a command is run: as which user, with how many bytes of address space per process, for how many seconds."""
+
+    user: int | None = None
+    memory: int | None = None
+    seconds: float = 300
 
 
 def run(
-    command: Sequence[str], variables: Mapping[str, str], directory: Path
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    directory: Path,
+    conditions: Conditions = Conditions(),
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to completion with an empty standard input, and capture its output."""
+    """Run a command to completion with an empty standard input, and capture its output.
+
+    Raise TimeoutError if it takes too long. Only commands of the form `PYTHON -m snapper …` run under conditions.
+    """
     if (
-        list(command[:3]) == _SNAPPER
+        list(command[1:3]) == ["-m", "snapper"]
         and _at_start(variables) == STARTUP_VARIABLES
         and sys.platform == "linux"
     ):
-        return _run_forked(command, variables, directory)
+        return _run_forked(command, variables, directory, conditions)
+    assert conditions == Conditions()
     return subprocess.run(
         command,
         env=variables,
@@ -53,7 +77,7 @@ def run(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=conditions.seconds,
         check=False,
     )
 
@@ -68,7 +92,7 @@ def _at_start(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _run_forked(
-    command: Sequence[str], variables: Mapping[str, str], directory: Path
+    command: Sequence[str], variables: Mapping[str, str], directory: Path, conditions: Conditions
 ) -> subprocess.CompletedProcess[str]:
     os.umask(mask := os.umask(0o022))
     request = {
@@ -76,16 +100,18 @@ def _run_forked(
         "variables": dict(variables),
         "directory": str(directory),
         "umask": mask,
+        "user": conditions.user,
+        "memory": conditions.memory,
     }
     pipes = [os.pipe() for _ in range(3)]
     try:
         writable = [write for _, write in pipes]
         try:
-            socket.send_fds(_server(), [json.dumps(request).encode()], writable)
+            socket.send_fds(_server(command[0]), [json.dumps(request).encode()], writable)
         finally:
             for write in writable:
                 os.close(write)
-        out, err, report = _read([read for read, _ in pipes])
+        out, err, report = _read([read for read, _ in pipes], conditions.seconds)
     finally:
         for read, _ in pipes:
             os.close(read)
@@ -93,10 +119,10 @@ def _run_forked(
     return subprocess.CompletedProcess(command, int(code), out.decode(), err.decode())
 
 
-def _read(pipes: list[int]) -> list[bytes]:
+def _read(pipes: list[int], seconds: float) -> list[bytes]:
     """Return what is read from each pipe until all are closed. What the last one sends begins with a PID."""
     read = {pipe: bytearray() for pipe in pipes}
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         for pipe in pipes:
             selector.register(pipe, selectors.EVENT_READ)
@@ -110,23 +136,20 @@ def _read(pipes: list[int]) -> list[bytes]:
                 with suppress(ProcessLookupError):
                     os.kill(int(read[pipes[-1]].split()[0]), signal.SIGKILL)
                 raise TimeoutError(
-                    f"the command did not end within {_SECONDS} s; stderr: {read[pipes[1]].decode()}"
+                    f"the command did not end within {seconds} s; stderr: {read[pipes[1]].decode()}"
                 )
     return [bytes(data) for data in read.values()]
 
 
 @functools.cache
-def _server() -> socket.socket:
-    """Return the connection to the server of this process, which ends with it."""
+def _server(python: str) -> socket.socket:
+    """Return the connection to this process's server for that interpreter, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "tests.support.forkserver"),
-                *(str(theirs.fileno()), os.environ.get(line_coverage.VARIABLE, "")),
-            ],
+            [python, __file__, str(theirs.fileno()), _coverage_report(python)],
             env={"PATH": os.environ["PATH"], **STARTUP_VARIABLES},
-            cwd=Path(__file__).parents[2],
+            cwd=_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=theirs.fileno(),  # like a pipe: nothing is written before the fork
             pass_fds=[theirs.fileno()],
@@ -140,6 +163,13 @@ def _server() -> socket.socket:
     return ours
 
 
+def _coverage_report(python: str) -> str:
+    """Return the file in which coverage is reported; empty if it is not measured with that interpreter."""
+    from tests.support import line_coverage
+
+    return os.environ.get(line_coverage.VARIABLE, "") if python == sys.executable else ""
+
+
 # --- in the server ----------------------------------------------------------------------------------------
 
 
@@ -151,6 +181,29 @@ def import_all() -> None:
             importlib.import_module(module.name)
     with redirect_stdout(io.StringIO()):
         importlib.import_module("snapper.cli.app").run(["list", "--help"])
+
+
+def _make_modules_reachable() -> None:
+    """Have modules imported through open directories where only root can reach them by their paths.
+
+    Forks that become another user also import modules, and Python may be installed in root's home.
+    """
+    opened: dict[str, str] = {}
+
+    def reachable(path: str) -> str:
+        if not os.path.isdir(path) or all(
+            parent.stat().st_mode & stat.S_IXOTH for parent in (Path(path), *Path(path).resolve().parents)
+        ):
+            return path
+        if path not in opened:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            opened[path] = f"/proc/self/fd/{descriptor}"
+        return opened[path]
+
+    sys.path[:] = map(reachable, sys.path)
+    for module in list(sys.modules.values()):
+        if isinstance(paths := getattr(module, "__path__", None), list):
+            paths[:] = map(reachable, paths)
 
 
 def _serve(channel: socket.socket) -> dict[str, Any]:
@@ -192,8 +245,12 @@ def _fork_and_report(descriptors: list[int]) -> None:
 
 
 def _run_snapper(request: dict[str, Any]) -> None:
-    os.chdir(request["directory"])
     os.umask(request["umask"])
+    if request["memory"] is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (request["memory"],) * 2)
+    if request["user"] is not None:
+        _become(request["user"])
+    os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["variables"])
     time.tzset()
@@ -202,8 +259,19 @@ def _run_snapper(request: dict[str, Any]) -> None:
     runpy.run_module("snapper", run_name="__main__", alter_sys=True)
 
 
-def _import_and_measure(report: str) -> line_coverage.Measurement:
+def _become(user: int) -> None:
+    """Become the user without supplementary groups; its own files in /proc stay accessible, as after an `exec`."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def _import_and_measure(report: str) -> Measurement:
     """Import snapper, report the lines that this runs, and return a new measurement for the forks."""
+    sys.path[0] = str(_ROOT)
+    from tests.support import line_coverage
+
     imports = line_coverage.Measurement(report)
     import_all()
     imports.stop()
@@ -212,6 +280,10 @@ def _import_and_measure(report: str) -> line_coverage.Measurement:
 
 
 def main(descriptor: str, coverage_report: str) -> None:
+    sys.path[0] = str(
+        Path(sys.executable).parent
+    )  # not the directory of this file, whose modules are not for import
+    _make_modules_reachable()
     measurement = None
     if coverage_report:
         measurement = _import_and_measure(coverage_report)

@@ -1,0 +1,1 @@
+"""What the red-team suite (`tests/redteam`) attacks with, and how it observes what an attack achieved."""
