@@ -21,6 +21,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snapper.archives.conda_unpack import ADDED_FILES
 from snapper.archives.importer import unpacked_archive
 from snapper.checks.audit import AuditJob, audit_layer
 from snapper.checks.compare import compare_environment
@@ -33,6 +34,7 @@ from snapper.commands.restore import RestoreFailure
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import (
     Corrupted,
+    FileOperationFailed,
     InvalidArchive,
     NotAnArchive,
     ObjectTooLarge,
@@ -56,7 +58,7 @@ from snapper.restoring.layer_writer import ExtractJob, extract_layer
 from snapper.store import open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine, tree_of
-from tests.support.archives import member, write_tar
+from tests.support.archives import member, need_tools, write_tar
 from tests.support.documents import sample_snapshot
 from tests.support.environments import make_data
 from tests.support.hostile_layers import HOSTILE_LAYERS
@@ -192,6 +194,24 @@ def test_export_changes_nothing_through_links(mode: Mode, path: str, sandbox: Pa
     assert tree_of(sandbox / "outside") == before
     with tarfile.open(output) as archive:
         assert archive.extractfile("kept").read() == b"kept"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("form", ["tar", "zip", "squashfs"])
+def test_export_adds_and_removes_no_scripts_through_links(form: str, sandbox: Path) -> None:
+    need_tools(form)
+    scripts = sandbox / "outside" / "bin"
+    scripts.mkdir()
+    for path in ADDED_FILES:
+        (scripts / Path(path).name).write_text("untouched")
+    publish_layers(
+        open_store(str(sandbox / "store")), [pack_members(encode_member(META), symlink("bin", scripts))]
+    )
+    before = tree_of(sandbox / "outside")
+    output = sandbox / f"work.{form}"
+    with pytest.raises(FileOperationFailed, match="bin: it is not a directory"):
+        export_snapshot(open_store(str(sandbox / "store")), Exporting(SnapshotSpec("work"), output), jobs=1)
+    assert tree_of(sandbox / "outside") == before
+    assert not output.exists()
 
 
 def test_paths_that_cannot_be_encoded_are_refused(sandbox: Path) -> None:

@@ -6,13 +6,15 @@ conda-pack's own code writes the archive and the `conda-unpack` in it; the files
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES
+from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, CONDA_UNPACK
 from snapper.archives.condapack import FORMATS, ArchiveJob, ArchiveSource, OutputFormat, write_archive
 from snapper.archives.portable import make_portable
 from snapper.archives.readback import check_archive
@@ -208,18 +210,35 @@ def _prepare_source(
     """Prepare the unpacked files for the archive, and return what to write."""
     prefix_records = () if request.dest_prefix else make_portable(tree, snapshot.layers)
     records = conda.read_records(tree)
-    _remove_added_files(tree, records)
     files = {file.path: file for file in walk(tree).files}
+    _check_scripts_directory(tree)
+    _remove_added_files(tree, files, records)
     if output_format.name == "zip":
         _prepare_for_zip(tree, files)
     return ArchiveSource(tree, files, prefix_records, [record.package.name for record in records])
 
 
-def _remove_added_files(tree: Path, records: Iterable[conda.Record]) -> None:
+def _check_scripts_directory(tree: Path) -> None:
+    """Raise FileOperationFailed if `bin` is not a directory: through a link, scripts would be written elsewhere.
+
+    That concerns the scripts that conda-pack adds, here and wherever the archive is unpacked.
+    """
+    directory = posixpath.dirname(CONDA_UNPACK)
+    if os.path.lexists(tree / directory) and not stat.S_ISDIR(os.lstat(tree / directory).st_mode):
+        raise FileOperationFailed(
+            directory,
+            "it is not a directory in this snapshot, so there is no place for the scripts of an archive",
+            "Restore the snapshot with snapper instead. If someone else packed it, do not trust it.",
+        )
+
+
+def _remove_added_files(tree: Path, files: dict[str, File], records: Iterable[conda.Record]) -> None:
     """Remove files of an earlier conda-pack archive, which this one replaces."""
     owned = {entry.path for record in records for entry in record.entries}
     for path in ADDED_FILES:
-        if os.path.lexists(tree / path) and not (path in ACTIVATION_SCRIPTS and path in owned):
+        is_kept = path in ACTIVATION_SCRIPTS and path in owned
+        if path in files and files[path].type != "directory" and not is_kept:
+            del files[path]
             (tree / path).unlink()
 
 
