@@ -286,6 +286,18 @@ def test_tags_name_the_same_snapshot_until_they_are_moved(two: tuple[Machine, Pa
     check_store(machine.store)
 
 
+def test_tags_in_an_entry_cannot_stand_for_an_id(two: tuple[Machine, Path, str, str]) -> None:
+    machine, _, first, second = two
+
+    def forge(entry: dict[str, Any]) -> None:
+        entry["tags"] = {first: second, first[:12]: second, "beef": second}
+
+    edit_ref(machine.store, "data", forge)
+    assert machine.run_json("show", f"data@{first}")["snapshot"] == first
+    assert machine.run_json("show", f"data@{first[:12]}")["snapshot"] == first
+    machine.expect_error(10, "show", "data@beef")
+
+
 def test_remove_asks_for_confirmation(two: tuple[Machine, Path, str, str]) -> None:
     machine, prefix, _, _ = two
     before, here = tree_of(machine.store), tree_of(prefix)

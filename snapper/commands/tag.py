@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from snapper.errors import NotInStore, TagExists, UsageError
 from snapper.format.model import is_valid_name
 from snapper.repository.refs import read_ref, replace_tags
-from snapper.repository.specs import SnapshotSpec, resolve_in_ref
+from snapper.repository.specs import SnapshotSpec, is_like_id, resolve_in_ref
 from snapper.store import Store
-
-_LIKE_AN_ID = re.compile(r"[0-9a-f]{4,}\Z")
 
 
 @dataclass(frozen=True)
@@ -56,5 +53,5 @@ def _check_tag(name: str) -> None:
             f"{name!r} is not a valid tag",
             "Use letters, digits, '_', '.', '+' and '-', at most 128 characters.",
         )
-    if _LIKE_AN_ID.match(name):
+    if is_like_id(name):
         raise UsageError(f"{name!r} is not a valid tag: it looks like the beginning of a snapshot id")

@@ -52,6 +52,14 @@ def check_environment_name(name: str, advice: str = "") -> str:
     return name
 
 
+def is_like_id(text: str) -> bool:
+    """Return whether the text can be the beginning of a snapshot id: it is no tag then, whatever an entry says.
+
+    Otherwise, who may change an entry could decide what is restored for an id.
+    """
+    return _PREFIX.fullmatch(text) is not None
+
+
 def resolve_spec(store: Store, spec: SnapshotSpec) -> ResolvedSpec:
     """Read the environment's ref and find the snapshot in it. Raise NotInStore, UsageError, Corrupted."""
     ref = read_ref(store, spec.environment).ref
@@ -63,7 +71,7 @@ def resolve_in_ref(ref: Ref, spec: SnapshotSpec, store: Store) -> str:
     snapshot = spec.snapshot
     if not snapshot:
         return ref.current
-    if snapshot in ref.tags:
+    if snapshot in ref.tags and not is_like_id(snapshot):
         return ref.tags[snapshot]
     ids = [entry.snapshot for entry in ref.history]
     latest = tuple(dict.fromkeys(snapshot_id[:12] for snapshot_id in reversed(ids)))[:_LISTED]
@@ -78,7 +86,7 @@ def resolve_in_ref(ref: Ref, spec: SnapshotSpec, store: Store) -> str:
             f"{str(spec)!r} goes back too far: {spec.environment!r} has {earlier} before the current one"
         )
         raise NotInStore(f"snapshot {str(spec)!r}", store.url, known, summary=summary)
-    if _PREFIX.fullmatch(snapshot):
+    if is_like_id(snapshot):
         matches = {
             snapshot_id for snapshot_id in (*ids, *ref.tags.values()) if snapshot_id.startswith(snapshot)
         }
