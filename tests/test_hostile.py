@@ -11,6 +11,7 @@ import json
 import os
 import tarfile
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from snapper.commands.restore import RestoreFailure
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import (
     Corrupted,
+    EntryTooLarge,
     FileOperationFailed,
     InvalidArchive,
     NotAnArchive,
@@ -42,15 +44,26 @@ from snapper.errors import (
     UnsupportedFormat,
 )
 from snapper.format import canonical, manifest
+from snapper.format.canonical import LARGEST_DOCUMENT
 from snapper.format.layer_reader import LayerReader
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.member import Member
-from snapper.format.model import LARGEST_OBJECT, Continuation, Layer, Mode, Relocation, sha256_hex
+from snapper.format.model import (
+    FORMAT,
+    LARGEST_OBJECT,
+    Continuation,
+    HistoryEntry,
+    Layer,
+    Mode,
+    Ref,
+    Relocation,
+    sha256_hex,
+)
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS
 from snapper.repository.objects import write_pages
-from snapper.repository.refs import environment_names, read_ref
+from snapper.repository.refs import ROLLBACK, advance_ref, environment_names, lineage, read_ref
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.snapshots import write_snapshot as write_encoded
 from snapper.repository.specs import SnapshotSpec
@@ -337,6 +350,27 @@ def test_names_that_no_object_can_have_are_ignored_and_reported(sandbox: Path) -
     assert list(environment_names(store)) == ["work"]
     found = {problem.key for problem in verify.verify_store(store, jobs=1).problems}
     assert found == {name for name in names if ".." not in name.split("/")}
+
+
+def test_entries_do_not_grow_beyond_what_can_be_read(sandbox: Path) -> None:
+    """A history entry may come from another store, with a message of any length."""
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META))])
+    store = open_store(str(sandbox / "store"))
+    latest = read_ref(store, "work").ref.latest
+    long = replace(latest, message="x" * (LARGEST_DOCUMENT - 1000))
+    advance_ref(store, "work", long, read_ref(store, "work"))
+    with pytest.raises(EntryTooLarge, match="entry of 'work'"):
+        advance_ref(store, "work", replace(latest, message="y" * 1000), read_ref(store, "work"))
+    assert read_ref(store, "work").ref.latest == long
+
+
+def test_long_histories_are_followed_in_linear_time() -> None:
+    ids = [sha256_hex(b"%d" % number) for number in range(30_000)]
+    entries = [HistoryEntry(digest, "pack", "", "", "", "", "", 0, 0, 0, 0) for digest in ids]
+    history = (*entries, *[replace(entries[-1], action=ROLLBACK)] * len(ids))
+    started = time.process_time()
+    assert lineage(Ref(FORMAT, "work", ids[-1], history, {})) == ids
+    assert time.process_time() - started < 5
 
 
 def test_escape_sequences_in_a_store_never_reach_the_terminal(machine: Machine) -> None:

@@ -12,6 +12,7 @@ from snapper.errors import (
     ConcurrentUpdate,
     Corrupted,
     Diverged,
+    EntryTooLarge,
     LayersPruned,
     NotInStore,
     SnapperError,
@@ -40,7 +41,15 @@ _MAX_CONCURRENT = 8
 _MAX_BYTES = 128 * 1024 * 1024
 
 #: Errors that concern one environment only.
-_ENVIRONMENT_ERRORS = (Diverged, ConcurrentUpdate, Corrupted, UnsupportedFormat, NotInStore, LayersPruned)
+_ENVIRONMENT_ERRORS = (
+    Diverged,
+    ConcurrentUpdate,
+    Corrupted,
+    EntryTooLarge,
+    UnsupportedFormat,
+    NotInStore,
+    LayersPruned,
+)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,20 @@ class ConcurrentUpdate(SnapperError):
 
 
 @dataclass(eq=False)
+class EntryTooLarge(SnapperError):
+    """With another history entry, the environment's entry would exceed the format's limit; sizes in bytes."""
+
+    environment: str
+    store: str
+    size: int
+    limit: int
+    message_template = (
+        "the entry of {environment!r} in the store {store} would be {size:,} bytes; the limit is {limit:,}"
+    )
+    hint_template = "Drop old history with snapper prune {environment} --keep-last N --yes, or use a shorter message."
+
+
+@dataclass(eq=False)
 class Diverged(SnapperError):
     """The histories of an environment in two stores have diverged."""
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from snapper.errors import ConcurrentUpdate, NotInStore, SnapperError
+from snapper.errors import ConcurrentUpdate, EntryTooLarge, NotInStore, SnapperError
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT, HistoryEntry, Ref
@@ -75,12 +76,14 @@ def referenced_snapshots(ref: Ref) -> set[str]:
 def lineage(ref: Ref) -> list[str]:
     """Return the ids of the snapshots that led to the current one, which is the last, without those rolled back."""
     line: list[str] = []
+    counts: Counter[str] = Counter()  # of the ids in the line: an attacker's history may be long
     for entry in ref.history:
-        if entry.action == ROLLBACK and entry.snapshot in line:
+        if entry.action == ROLLBACK and counts[entry.snapshot]:
             while line[-1] != entry.snapshot:
-                line.pop()
+                counts[line.pop()] -= 1
         elif line[-1:] != [entry.snapshot]:
             line.append(entry.snapshot)
+            counts[entry.snapshot] += 1
     return line
 
 
@@ -148,8 +151,12 @@ def delete_ref(store: Store, name: str, version: str) -> None:
 
 
 def _replace(store: Store, ref: Ref, version: str | None) -> None:
+    """Write the ref; raise ConcurrentUpdate, and EntryTooLarge if nobody could read it any more."""
+    data = canonical.encode(ref)
+    if len(data) > canonical.LARGEST_DOCUMENT:
+        raise EntryTooLarge(ref.name, store.url, len(data), canonical.LARGEST_DOCUMENT)
     try:
-        store.replace(Layout.ref(ref.name), canonical.encode(ref), version)
+        store.replace(Layout.ref(ref.name), data, version)
     except VersionMismatch:
         raise _concurrent_update(store, ref.name) from None
 
