@@ -6,6 +6,7 @@ Editable installs are refused with a list, included, or kept as links; plain ins
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -113,6 +114,33 @@ def test_sources_with_the_same_name_get_different_paths(tmp_path: Path) -> None:
     editables = editable.find(prefix, walk(prefix))
     assert sorted(each.source for each in editables) == sorted(map(str, sources))
     assert len({each.included_path for each in editables}) == 3
+
+
+@pytest.mark.parametrize("source", [".ssh", "letters", ".", "..", "project/.hidden"])
+def test_only_python_projects_are_included(tmp_path: Path, machine: Machine, source: str) -> None:
+    """Whoever published the environment may have written links to anything, such as to credentials."""
+    prefix = make_data(machine.envs / "data")
+    site = prefix / "lib/python3.11/site-packages"
+    site.mkdir(parents=True)
+    (machine.home / "project/.hidden").mkdir(parents=True)
+    (machine.home / "project/pyproject.toml").touch()
+    (site / "mine.pth").write_text(f"{machine.home}/project\n")
+    assert machine.run_json("pack", "data", "--editable=include")["included"] == [f"{machine.home}/project"]
+    (machine.home / source).mkdir(exist_ok=True)
+    (machine.home / source / "secret").touch()
+    (site / "mine.pth").write_text(f"{os.path.normpath(machine.home / source)}\n")
+    error = machine.expect_error(1, "pack", "data", "--editable=include")
+    assert "lib/python3.11/site-packages/mine.pth in the environment refers to it, but" in error["message"]
+    assert "--editable=ignore" in error["hint"]
+    (site / "mine.pth").unlink()
+    info = site / "..-1.dist-info"
+    info.mkdir()
+    for url in (f"file://{machine.home}/project", "file:///a%00b", "file:///\ud800", "[" * 100_000):
+        direct_url = {"url": url, "dir_info": {"editable": True}}
+        text = url if url.startswith("[") else json.dumps(direct_url)
+        (info / "direct_url.json").write_text(text)
+        (found, *_) = [*editable.find(prefix, walk(prefix)), None]
+        assert found is None or found.included_path == f"{editable.INCLUDED}/_."
 
 
 NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")

@@ -57,7 +57,7 @@ def _updated_packages(
 ) -> PackageSet:
     """Return the packages of the snapshot, updated with those that the changed files describe."""
     records = [
-        conda.read_record(installed.prefix / path) for path in files.records if path not in drift.removed
+        conda.read_record(installed.prefix, path) for path in files.records if path not in drift.removed
     ]
     owned_by_conda = {entry.path for record in records for entry in record.entries}
     pip_metadata = {

@@ -48,9 +48,9 @@ class PackResult:
     """The snapshot of a pack, and what it added to the store; sizes in bytes.
 
     `prefix` is empty for an imported environment. `skipped` are paths that were not packed, `unrelocated` those with a
-    prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment. `first` says
-    whether the store had no environments before. `replaced` is the history entry that was current before, if this
-    environment was not packed or restored from it.
+    prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment. `included` are
+    the sources of editable installs that were packed too. `first` says whether the store had no environments before.
+    `replaced` is the history entry that was current before, if this environment was not packed or restored from it.
     """
 
     environment: str
@@ -64,6 +64,7 @@ class PackResult:
     skipped: tuple[SkippedPath, ...]
     unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
+    included: tuple[str, ...]
     first: bool
     replaced: HistoryEntry | None
     seconds: float
@@ -135,6 +136,7 @@ def pack(
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated,
         outside=source.links_outside(packed.prefix),
+        included=tuple(install.source for install in source.editables),
         first=is_first,
         replaced=replaced,
         seconds=time.monotonic() - started,

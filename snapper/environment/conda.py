@@ -6,20 +6,26 @@ needed is read, and no field is relied on, since records are written by conda, m
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.model import Mode, Package, is_placeholder, path_bytes
 from snapper.fs.errors import read_errors
+from snapper.fs.small_files import list_beneath, read_beneath
 
 META = "conda-meta"
+
+#: The largest record, and the most data of all records of an environment, in bytes.
+LARGEST_RECORD = 64 << 20
+_LARGEST_RECORDS = 512 << 20
 
 _ADVICE = "Reinstall that package (conda install --force-reinstall), or remove the file if it does not belong to conda."
 
@@ -78,17 +84,41 @@ def read_records(prefix: Path) -> list[Record]:
 
     Raise NotAnEnvironment, PermissionDenied, and FileOperationFailed if a record is malformed.
     """
+    if not is_environment(prefix):
+        raise NotAnEnvironment(str(prefix))
+    records = []
+    remaining = _LARGEST_RECORDS
     with read_errors(_ADVICE):
-        files = sorted((prefix / META).glob("*.json"))
-        if not files and not is_environment(prefix):
-            raise NotAnEnvironment(str(prefix))
-        return [_read(file) for file in files]
+        for path in _record_paths(prefix):
+            text = read_record_text(prefix, path)
+            remaining -= len(text)
+            if remaining < 0:
+                reason = f"its records have more than {_LARGEST_RECORDS:,} bytes"
+                raise OSError(errno.EFBIG, reason, str(prefix / META))
+            records.append(_parse(prefix, path, text))
+    return records
 
 
-def read_record(file: Path) -> Record:
-    """Return the record in a file; raise PermissionDenied, FileOperationFailed."""
+def read_record(prefix: Path, path: str) -> Record:
+    """Return the record at a path in the environment; raise PermissionDenied, FileOperationFailed."""
     with read_errors(_ADVICE):
-        return _read(file)
+        return _parse(prefix, path, read_record_text(prefix, path))
+
+
+def read_record_text(prefix: Path, path: str) -> bytes:
+    """Return the text of the record at a path in the environment; may raise OSError."""
+    return read_beneath(prefix, path, LARGEST_RECORD)
+
+
+def installed_names(prefix: Path) -> set[str]:
+    """Return the names of installed packages as far as file names of records tell; may raise OSError."""
+    names = (PurePosixPath(path).stem for path in _record_paths(prefix))  # NAME-VERSION-BUILD
+    return {name.rsplit("-", 2)[0] for name in names}
+
+
+def _record_paths(prefix: Path) -> list[str]:
+    """Return the paths of all records in the environment, sorted; may raise OSError."""
+    return [f"{META}/{name}" for name in list_beneath(prefix, META) if name.endswith(".json")]
 
 
 def with_facts(record: bytes, facts: Mapping[str, FileFacts], *, sizes: bool) -> bytes:
@@ -212,23 +242,23 @@ def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:
     return _IN_PREFIX if "sha256_in_prefix" in entry else _OWN
 
 
-def _read(file: Path) -> Record:
+def _parse(prefix: Path, path: str, text: bytes) -> Record:
     try:
-        fields = json.loads(file.read_bytes())
+        fields = json.loads(text)
         if not isinstance(fields, dict):
             raise ValueError("it is not a JSON object")
         listed = (fields.get("paths_data") or {}).get("paths") or []
         entries = [_entry(item) for item in listed]
         if not listed:
             entries = [PathEntry(_path(path)) for path in fields.get("files") or []]
-        return Record(f"{META}/{file.name}", _package(fields), tuple(entries))
+        return Record(path, _package(fields), tuple(entries))
     except KeyError as error:
         reason = f"{error} is missing"
     except (TypeError, AttributeError, RecursionError):
         reason = "it is malformed"
     except ValueError as error:
         reason = str(error)
-    raise FileOperationFailed(str(file), f"not a conda package record ({reason})", _ADVICE)
+    raise FileOperationFailed(str(prefix / path), f"not a conda package record ({reason})", _ADVICE)
 
 
 def _package(fields: dict[str, Any]) -> Package:

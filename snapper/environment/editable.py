@@ -6,6 +6,7 @@ generates, and `.egg-link` files (setuptools develop, conda develop).
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import posixpath
@@ -21,7 +22,10 @@ from urllib.parse import unquote, urlsplit
 
 from snapper.environment import conda
 from snapper.environment.tree import File, SkippedPath, Tree, walk
+from snapper.errors import FileOperationFailed
+from snapper.fs.beneath import is_possible_path
 from snapper.fs.errors import read_errors
+from snapper.fs.small_files import read_beneath
 
 #: The directory in the environment for the sources of included editable installs.
 INCLUDED = "share/snapper/editable"
@@ -29,6 +33,17 @@ INCLUDED = "share/snapper/editable"
 _SITE = re.compile(r"lib/(?:python|pypy)[\d.]+t?/site-packages/[^/]+\Z")
 _FINDER = re.compile(r"__editable__.*\.(?:py|pth)\Z")
 _LINK_ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
+#: The longest name of an included source, in characters: it names a directory.
+_LONGEST_NAME = 60
+
+#: What is in the directory of a Python project: at least one of these.
+_PROJECT_FILES = ("pyproject.toml", "setup.cfg", "*.py", "*/__init__.py")
+
+_IGNORE = "Keep the link with --editable=ignore, or remove it from the environment if you do not know it."
+_RESTORE_SOURCE = (
+    "Restore or mount the directory, or reinstall the package (without -e if the directory is gone)."
+)
+
 _QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
 
 
@@ -69,15 +84,37 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
     links = [
         link
         for link in links
-        if (link.source in named or os.path.isdir(link.source)) and not _is_within(link.source, top)
+        if (link.source in named or os.path.isdir(link.source))
+        and not _is_within(link.source, top)
+        and is_possible_path(link.source)
     ]
-    sources = sorted({link.source for link in links})
-    outermost = [
-        source
-        for source in sources
-        if not any(_is_within(source, other) for other in sources if other != source)
-    ]
-    return tuple(_with_unique_names([_make_editable(source, links) for source in outermost]))
+    return tuple(_with_unique_names([_make_editable(source, group) for source, group in _by_source(links)]))
+
+
+def check_source(install: Editable, prefix: Path) -> None:
+    """Raise FileOperationFailed if the source cannot be included, because it is missing or is not a Python project.
+
+    Whoever published an environment chose what its links refer to: it may be a directory of credentials, which must not
+    become part of the next snapshot.
+    """
+    reason, advice = _why_not_python(install.source, prefix), _IGNORE
+    if not os.path.isdir(install.source):
+        reason, advice = "the directory does not exist", _RESTORE_SOURCE
+    if reason:
+        reason = f"{install.links[0]} in the environment refers to it, but {reason}"
+        raise FileOperationFailed(install.source, reason, advice)
+
+
+def _why_not_python(source: str, prefix: Path) -> str:
+    """Return why the directory is not taken for a Python project, "" if it is."""
+    real = os.path.realpath(source)
+    if any(_is_within(os.path.realpath(path), real) for path in (Path.home(), prefix)):
+        return "it contains your home directory or the environment"
+    if "/." in real or "/." in source:
+        return "hidden directories are not included"
+    if any(next(glob.iglob(pattern, root_dir=real), "") for pattern in _PROJECT_FILES):
+        return ""
+    return "it contains no Python project"
 
 
 def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
@@ -110,13 +147,22 @@ def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
         yield editable if counts[name] == 1 else replace(editable, name=f"{name}-{next(numbers[name])}")
 
 
+def _by_source(links: Iterable[_Link]) -> list[tuple[str, list[_Link]]]:
+    """Return the outermost source directories, each with all links to it and into it."""
+    groups: list[tuple[str, list[_Link]]] = []
+    for link in sorted(links, key=lambda link: link.source.rstrip("/") + "/"):  # directories precede contents
+        if not (groups and _is_within(link.source, groups[-1][0])):
+            groups.append((link.source, []))
+        groups[-1][1].append(link)
+    return groups
+
+
 def _make_editable(source: str, links: Sequence[_Link]) -> Editable:
-    """Return the editable of a source directory, with all links to it and into it."""
-    within = [link for link in links if _is_within(link.source, source)]
-    names = [link.name for link in sorted(within, key=lambda link: link.source) if link.name]
-    name = names[0] if names else posixpath.basename(source)
-    paths = tuple(sorted({link.path for link in within}))
-    return Editable(re.sub(r"[^\w.+-]", "_", name), source, paths)
+    """Return the editable of a source directory with these links to it and into it."""
+    name = next((link.name for link in links if link.name), posixpath.basename(source))
+    paths = tuple(sorted({link.path for link in links}))
+    name = re.sub(r"[^\w.+-]|^[.+-]", "_", name)[:_LONGEST_NAME]
+    return Editable(name or "_", source, paths)
 
 
 def _read_links(prefix: Path, path: str) -> Iterator[_Link]:
@@ -125,11 +171,11 @@ def _read_links(prefix: Path, path: str) -> Iterator[_Link]:
         return  # most files are none of the below
     directory, name = posixpath.split(path)
     if name == "direct_url.json" and directory.endswith(".dist-info"):
-        source = _direct_url_source((prefix / path).read_bytes())
+        source = _direct_url_source(read_beneath(prefix, path))
         if source:
             yield _Link(source, path, posixpath.basename(directory).partition("-")[0])
     elif _SITE.match(path) and (name.endswith((".pth", ".egg-link")) or _FINDER.match(name)):
-        text = (prefix / path).read_text("utf-8", "surrogateescape")
+        text = read_beneath(prefix, path).decode("utf-8", "surrogateescape")
         if name.endswith(".egg-link"):
             package = name.removesuffix(".egg-link")
             yield from (_Link(source, path, package) for source in _absolute_paths(text.splitlines()[:1]))
@@ -155,7 +201,7 @@ def _direct_url_source(data: bytes) -> str:
         fields = json.loads(data)
         if fields["dir_info"]["editable"] is True and fields["url"].startswith("file://"):
             return posixpath.normpath(unquote(urlsplit(fields["url"]).path, errors="surrogateescape"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return ""
 

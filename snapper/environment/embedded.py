@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment.conda import Record
+from snapper.fs.small_files import read_beneath
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,16 @@ def embedded_prefix(prefix: Path, records: Iterable[Record]) -> str:
     entries = (entry for record in records for entry in record.entries)
     for entry in entries:
         if entry.placeholder and entry.mode == "text":
-            embedded = _first_contained(prefix / entry.path, (absolute, real))
+            embedded = _first_contained(prefix, entry.path, (absolute, real))
             if embedded:
                 return embedded
     return absolute
 
 
-def _first_contained(file: Path, texts: Iterable[str]) -> str:
+def _first_contained(prefix: Path, path: str, texts: Iterable[str]) -> str:
     """Return the first of the texts that the file contains; "" if it contains none or cannot be read."""
     try:
-        data = file.read_bytes()
+        data = read_beneath(prefix, path)
     except OSError:
         return ""
     return next((text for text in texts if os.fsencode(text) in data), "")

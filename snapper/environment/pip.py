@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import io
 import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
-from typing import NamedTuple
 
 from snapper.environment.tree import File
 from snapper.format.model import PipPackage
 from snapper.fs.errors import read_errors
+from snapper.fs.small_files import SMALL, read_beneath
+
+#: The largest RECORD, in bytes.
+_LARGEST_RECORD = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def distributions(prefix: Path, unowned: Mapping[str, File]) -> list[Distributio
         by_metadata = {
             path: _read_distribution(prefix, path, unowned)
             for path in sorted(unowned)
-            if path.endswith(".dist-info/METADATA")
+            if path.endswith(".dist-info/METADATA") and unowned[path].type != "directory"
         }
     nested = {
         file for path, distribution in by_metadata.items() for file in distribution.files if file != path
@@ -51,12 +55,14 @@ def distributions(prefix: Path, unowned: Mapping[str, File]) -> list[Distributio
 
 
 def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
-    """Return the sha256, in hexadecimal, that distributions among the paths list for their files."""
+    """Return the sha256, in hexadecimal, that distributions among the paths list for files among them.
+
+    May raise OSError.
+    """
     checksums: dict[str, str] = {}
     for path in paths:
         if path.endswith(".dist-info/RECORD"):
-            listed = _listed_files(_read_rows(prefix / path), posixpath.dirname(posixpath.dirname(path)))
-            for file, checksum in listed.items():
+            for file, checksum in _listed_files(prefix, path, paths).items():
                 algorithm, _, value = checksum.partition("=")
                 if algorithm == "sha256":
                     checksums[file] = _base64_to_hex(value)
@@ -65,36 +71,38 @@ def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
 
 def _read_distribution(prefix: Path, metadata: str, unowned: Mapping[str, File]) -> Distribution:
     directory = posixpath.dirname(metadata)
-    record = prefix / directory / "RECORD"
-    rows = _read_rows(record) if record.is_file() else []
-    package = _parse_metadata((prefix / metadata).read_bytes(), directory)
-    listed = _listed_files(rows, posixpath.dirname(directory))
-    return Distribution(package, tuple(sorted(file for file in listed if file in unowned)))
+    package = _parse_metadata(_read(prefix, metadata, SMALL), directory)
+    return Distribution(package, tuple(sorted(_listed_files(prefix, f"{directory}/RECORD", unowned))))
 
 
-class _Row(NamedTuple):
-    """A row of a RECORD: a path relative to site-packages, and its checksum as ALGORITHM=BASE64."""
+def _listed_files(prefix: Path, record: str, wanted: Collection[str]) -> dict[str, str]:
+    """Return the files of the environment that a RECORD lists, if wanted, and their checksums as ALGORITHM=BASE64.
 
-    path: str
-    checksum: str
-
-
-def _read_rows(record: Path) -> list[_Row]:
-    """Return the rows of a RECORD; none if it is malformed."""
-    text = record.read_bytes().decode("utf-8", "surrogateescape")
+    There are none if it is missing or malformed.
+    """
+    site = posixpath.dirname(posixpath.dirname(record))
+    text = _read(prefix, record, _LARGEST_RECORD).decode("utf-8", "surrogateescape")
+    listed: dict[str, str] = {}
     try:
-        return [
-            _Row(row[0], row[1] if len(row) > 1 else "")
-            for row in csv.reader(io.StringIO(text, newline=""))
-            if row
-        ]
+        for row in csv.reader(io.StringIO(text, newline="")):
+            path = posixpath.normpath(posixpath.join(site, row[0])) if row else ""
+            if path in wanted:
+                listed[path] = row[1] if len(row) > 1 else ""
     except csv.Error:
-        return []
+        return {}
+    return listed
 
 
-def _listed_files(rows: list[_Row], site: str) -> dict[str, str]:
-    """Return the checksums of the listed files by path in the environment, whose site-packages is `site`."""
-    return {posixpath.normpath(posixpath.join(site, row.path)): row.checksum for row in rows}
+def _read(prefix: Path, path: str, limit: int) -> bytes:
+    """Return the contents of a file, nothing if it is missing or a link that leads out of the environment."""
+    try:
+        return read_beneath(prefix, path, limit)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return b""
+        raise
 
 
 def _base64_to_hex(value: str) -> str:

@@ -14,7 +14,7 @@ from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
-from snapper.errors import EditableInstallsFound, FileOperationFailed, NotAnEnvironment
+from snapper.errors import EditableInstallsFound, NotAnEnvironment
 
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
@@ -100,10 +100,5 @@ def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> 
     if editables and policy == "refuse":
         raise EditableInstallsFound(tuple(f"{install.name} ({install.source})" for install in editables))
     for install in editables:
-        if not os.path.isdir(install.source):
-            raise FileOperationFailed(
-                install.source,
-                f"the directory does not exist, and {install.name} is installed from it",
-                "Restore or mount the directory, or reinstall the package (without -e if the directory is gone).",
-            )
+        editable.check_source(install, installed.prefix)
     return editables

@@ -25,6 +25,7 @@ def report(result: PackResult, as_json: bool) -> None:
     output.print_paths(
         "these symlinks point outside the environment and are packed as they are", result.outside
     )
+    output.print_paths("these source directories of editable installs are included", result.included)
     output.print_deviations("modified since conda installed the package", result.snapshot.altered)
     output.print_deviations("missing since conda installed the package", result.snapshot.missing)
     if result.unchanged:
@@ -72,6 +73,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "skipped": [{"path": path, "reason": reason} for path, reason in result.skipped],
         "unrelocated": list(result.unrelocated),
         "outside": list(result.outside),
+        "included": list(result.included),
         "first": result.first,
         "replaced": to_jsonable(result.replaced),
         "seconds": round(result.seconds, 3),

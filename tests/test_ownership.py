@@ -1,0 +1,94 @@
+"""Paths count as trusted if only this user and root can change what they lead to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
+from tests.support.processes import run_as_nobody
+
+OTHER_USER = 65534
+UNUSED_ID = 54321
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create files of another user")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "one/two"
+    directory.mkdir(parents=True)
+    return directory
+
+
+def reason(path: Path) -> tuple[str, str]:
+    component = untrusted_component(path)
+    return (component.path, component.reason) if component else ("", "")
+
+
+def test_own_directories_are_trusted(directory: Path) -> None:
+    for path in (directory, directory / "missing/too", Path("/"), Path("/etc"), directory / "../two"):
+        assert untrusted_component(path) is None
+    directory.chmod(0o755)
+    assert is_own(directory.stat())
+    assert not others_can_write(directory.stat())
+
+
+def test_directories_that_others_can_write_to(directory: Path) -> None:
+    """The first one counts. In a sticky directory, others cannot replace an entry."""
+    directory.parent.chmod(0o777)
+    assert others_can_write(directory.parent.stat())
+    assert reason(directory) == (str(directory.parent), "is writable by other users")
+    directory.parent.chmod(0o1777)
+    assert untrusted_component(directory) is None
+    (directory / "file").touch()
+    (directory / "file").chmod(0o1666)
+    assert reason(directory / "file") == (str(directory / "file"), "is writable by other users")
+
+
+def test_links_are_followed(directory: Path) -> None:
+    (directory.parent / "link").symlink_to("two")
+    (directory.parent / "absolute").symlink_to(directory.parent / "link/..")
+    assert untrusted_component(directory.parent / "absolute/two") is None
+    directory.chmod(0o777)
+    assert reason(directory.parent / "absolute/link/x") == (str(directory), "is writable by other users")
+    (directory.parent / "loop").symlink_to("loop")
+    with pytest.raises(OSError) as caught:
+        untrusted_component(directory.parent / "loop")
+    assert caught.value.errno == errno.ELOOP
+
+
+@as_root
+def test_files_of_other_users(directory: Path) -> None:
+    (directory / "link").symlink_to("/etc")
+    os.chown(directory / "link", OTHER_USER, OTHER_USER, follow_symlinks=False)
+    assert reason(directory / "link") == (str(directory / "link"), "is a link of the user nobody")
+    os.chown(directory, UNUSED_ID, UNUSED_ID)
+    status = directory.stat()
+    assert (is_own(status), owner_name(status)) == (False, str(UNUSED_ID))
+    assert reason(directory / "missing") == (str(directory), f"belongs to the user {UNUSED_ID}")
+
+
+@as_root
+def test_groups_of_which_this_user_is_the_only_member(directory: Path) -> None:
+    """Writing by the group is harmless then. Nobody can be known not to be in a group without a name."""
+    directory.chmod(0o775)
+    assert not others_can_write(directory.stat())  # root's group
+    os.chown(directory, 0, UNUSED_ID)
+    assert others_can_write(directory.stat())
+    os.chown(directory, 0, OTHER_USER)
+    assert others_can_write(directory.stat())  # nobody's
+
+
+@as_root
+def test_root_is_trusted_by_other_users_but_not_the_reverse(directory: Path) -> None:
+    for parent in (directory, *directory.parents):
+        if parent.stat().st_mode & 0o111 == 0o100:
+            parent.chmod(0o755)
+    assert run_as_nobody(lambda: untrusted_component(directory)) is None
+    os.chown(directory, OTHER_USER, OTHER_USER)
+    assert run_as_nobody(lambda: untrusted_component(directory)) is None
+    assert reason(directory) == (str(directory), "belongs to the user nobody")
