@@ -53,6 +53,22 @@ def test_every_line_of_the_log_has_time_and_pid(tmp_path: Path) -> None:
     assert parse_lines(log) == [(os.getpid(), text) for text in ("one", "two", "three", "four")]
 
 
+def test_line_breaks_in_messages_forge_no_records(capsys: pytest.CaptureFixture[str]) -> None:
+    forged = "2026-01-01T00:00:00.000Z 1 INFO snapper: forged"
+    logs.configure_logging(logging.DEBUG)
+    try:
+        raise ValueError(f"a\n{forged}\x1b[31m")
+    except ValueError as error:
+        logging.getLogger("snapper.test").info("%s", error, exc_info=True)
+    finally:
+        logs.configure_logging(logging.WARNING)
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.endswith(" INFO snapper.test: a")
+    assert sum(forged in line for line in others) == 2
+    assert all(line.startswith("  ") for line in others)
+    assert not any("\x1b" in line for line in others)
+
+
 def _write_lines(log: Path, letter: str) -> None:
     with LogFile(log) as file:
         for number in range(500):
@@ -159,6 +175,8 @@ class BrokenMachine(Machine):
 _FAIL = """
 def fail(*arguments, **options):
     raise ZeroDivisionError("injected")
+def fail_oddly(*arguments, **options):
+    raise ZeroDivisionError("injected\\nodd\\x1b[31m")
 """
 
 IN_PACK_WORKER = "from snapper.packing import collect; collect.LayerBuilder = fail"
@@ -248,6 +266,13 @@ def test_traceback_is_printed_if_there_can_be_no_log(machine: Machine, data: Pat
     assert outcome.code == 1
     assert "in fail\n" in outcome.err
     assert "snapper: unexpected error: ZeroDivisionError: injected" in outcome.err
+
+
+def test_traceback_without_a_log_is_escaped(machine: Machine, data: Path) -> None:
+    (machine.home / ".local").write_text("not a directory")
+    outcome = broken(machine, IN_STORE.replace("fail", "fail_oddly")).snapper("pack", "data")
+    assert "\x1b" not in outcome.err
+    assert "  odd\\x1b[31m" in outcome.err
 
 
 # --- log levels -------------------------------------------------------------------------------------------

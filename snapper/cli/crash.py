@@ -7,10 +7,12 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from snapper.process.logs import escape_controls, indent_lines
+
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Report an unexpected exception and return the exit code. Print the traceback if it cannot be logged."""
-    text = "".join(traceback.format_exception(error))
+    text = indent_lines("".join(traceback.format_exception(error)))
     log = ""
     try:
         log = str(_write_log(text))
@@ -40,7 +42,7 @@ def _write_log(text: str) -> Path:
     from snapper.version import __version__
 
     with LogFile(log_file()) as log:
-        log.write(f"unexpected error in: {' '.join(sys.argv)}\n")
+        log.write(f"unexpected error in: {escape_controls(' '.join(sys.argv))}\n")
         log.write(f"snapper {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
         log.write(text)
         if log.failed:

@@ -147,7 +147,9 @@ class EntryTooLarge(SnapperError):
     message_template = (
         "the entry of {environment!r} in the store {store} would be {size:,} bytes; the limit is {limit:,}"
     )
-    hint_template = "Drop old history with snapper prune {environment} --keep-last N --yes, or use a shorter message."
+    hint_template = (
+        "Drop old history with snapper prune {environment} --keep-last N --yes, or use a shorter message."
+    )
 
 
 @dataclass(eq=False)

@@ -98,6 +98,14 @@ def escape_controls(text: str) -> str:
     )
 
 
+def indent_lines(text: str) -> str:
+    """Return the text with its lines escaped and indented, so that none of them looks like the first of a record.
+
+    Messages and tracebacks contain names from stores and archives, which may contain line breaks.
+    """
+    return "\n".join(f"  {escape_controls(line)}" if line else "" for line in text.split("\n"))
+
+
 class _StderrHandler(_TextStreamHandler):
     """Writes to the current `sys.stderr`: with time and PID, unless this is a log file, which adds them itself.
 
@@ -116,7 +124,8 @@ class _StderrHandler(_TextStreamHandler):
 
     def format(self, record: logging.LogRecord) -> str:
         formatter = self._short if isinstance(sys.stderr, LogFile) else self._long
-        return "\n".join(map(escape_controls, formatter.format(record).split("\n")))
+        first, separator, rest = formatter.format(record).partition("\n")
+        return escape_controls(first) + separator + indent_lines(rest)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
         """Drop the record."""
