@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from snapper.checks.contents import list_contents
 from snapper.commands import diff, verify
 from snapper.commands.export import ExportRequest as Exporting
 from snapper.commands.export import export_snapshot
+from snapper.commands.lockfile import render_environment_yml
 from snapper.commands.repair import repair_objects
 from snapper.commands.restore import RestoreFailure
 from snapper.environment.installed import InstalledEnvironment
@@ -56,6 +58,7 @@ from snapper.format.model import (
     HistoryEntry,
     Layer,
     Mode,
+    PipPackage,
     Ref,
     Relocation,
     sha256_hex,
@@ -411,6 +414,31 @@ def test_escape_sequences_in_a_store_never_reach_the_terminal(machine: Machine) 
         for control in "\x1b\x07\x9b\r\u202e":
             assert control not in outcome.out + outcome.err, (command, outcome)
     assert "\\x1b]0;owned" in shown
+
+
+def test_packages_in_an_environment_yml_are_no_options_and_no_locations() -> None:
+    hostile = (
+        "--index-url http://evil x",
+        "x @ file:///tmp/x #",
+        "-e /tmp/x",
+        "x; x",
+        "c::x",
+        "x[url=u]",
+        "x\ny",
+    )
+    sample = sample_snapshot()
+    snapshot = replace(
+        sample,
+        packages=(*sample.packages, *(replace(sample.packages[0], name=name) for name in hostile)),
+        pip=(PipPackage("good_1.x", "1!2.0+local-3"), *(PipPackage(name, "1") for name in hostile)),
+    )
+    text = render_environment_yml("work", snapshot)
+    *conda, by_pip = yaml.safe_load(text)["dependencies"]
+    assert by_pip == {"pip": ["good_1.x==1!2.0+local-3"]}
+    assert [each.partition("=")[0] for each in conda if each != "pip"] == [
+        each.name for each in sample.packages
+    ]
+    assert text.count("# left out") == 2 * len(hostile)
 
 
 # --- random changes --------------------------------------------------------------------------------------------

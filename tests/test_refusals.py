@@ -115,13 +115,14 @@ def test_pack_refuses_an_unknown_name(machine: Machine, refused: Refused) -> Non
 
 
 def test_pack_refuses_an_ambiguous_name(machine: Machine, refused: Refused) -> None:
-    for directory in ("one", "two"):
+    directories = ("one; $(id)", "two")
+    for directory in directories:
         (machine.home / directory / "twin" / "conda-meta").mkdir(parents=True)
-    listed = os.pathsep.join(str(machine.home / directory) for directory in ("one", "two"))
+    listed = os.pathsep.join(str(machine.home / directory) for directory in directories)
     error = refused(11, "pack", "twin", CONDA_ENVS_PATH=listed)
-    for directory in ("one", "two"):
+    for directory in directories:
         assert str(machine.home / directory / "twin") in error["message"]
-    assert f"-p {machine.home / 'one' / 'twin'}" in error["hint"]
+    assert f"-p '{machine.home / directories[0] / 'twin'}'" in error["hint"]  # to be pasted into a shell
 
 
 @pytest.mark.parametrize(

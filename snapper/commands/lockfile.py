@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from urllib.parse import quote
 
 import yaml
@@ -10,6 +12,11 @@ from snapper.format.model import Snapshot
 
 #: Characters that are not escaped in an explicit file. A malicious snapshot must not add lines or control a terminal.
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
+
+
+#: What a name, a version, or a build consists of. conda and pip would read other text as something else: as an option,
+#: a URL, or a path.
+_WORD = re.compile(r"\w[\w.+!-]*", re.ASCII)
 
 
 def render_explicit(snapshot: Snapshot) -> str:
@@ -24,14 +31,17 @@ def render_explicit(snapshot: Snapshot) -> str:
 
 
 def render_environment_yml(name: str, snapshot: Snapshot) -> str:
-    """Return an `environment.yml` with versions and builds of conda packages, and versions of pip packages."""
-    dependencies: list[object] = [
-        f"{package.name}={package.version}={package.build}" for package in snapshot.packages
-    ]
-    if snapshot.pip:
+    """Return an `environment.yml` with versions and builds of conda packages, and versions of pip packages.
+
+    Comments at its end name packages that it cannot contain.
+    """
+    conda = [(package.name, package.version, package.build) for package in snapshot.packages]
+    pip = [(package.name, package.version) for package in snapshot.pip]
+    dependencies: list[object] = ["=".join(words) for words in conda if _are_words(words)]
+    if pip:
         if not any(package.name == "pip" for package in snapshot.packages):
             dependencies.append("pip")
-        dependencies.append({"pip": [f"{package.name}=={package.version}" for package in snapshot.pip]})
+        dependencies.append({"pip": ["==".join(words) for words in pip if _are_words(words)]})
     channels = list(
         dict.fromkeys(package.channel.rstrip("/") for package in snapshot.packages if package.channel)
     )
@@ -39,4 +49,11 @@ def render_environment_yml(name: str, snapshot: Snapshot) -> str:
     text = yaml.safe_dump(document, sort_keys=False, default_flow_style=False, allow_unicode=True)
     if not text.replace("\n", "").isprintable():  # escape what a terminal would interpret
         text = yaml.safe_dump(document, sort_keys=False, default_flow_style=False)
-    return text
+    omitted = (" ".join(words) for words in (*conda, *pip) if not _are_words(words))
+    return text + "".join(
+        f"# left out, not the name and version of a package: {words!a}\n" for words in omitted
+    )
+
+
+def _are_words(words: Iterable[str]) -> bool:
+    return all(_WORD.fullmatch(word) for word in words if word)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from snapper.errors.base import ExitCode, SnapperError, suggest_name
@@ -48,7 +49,7 @@ class AmbiguousName(SnapperError):
 
     @property
     def hint(self) -> str:
-        return f"Choose one by its directory: -p {self.candidates[0]}."
+        return f"Choose one by its directory: -p {shlex.quote(self.candidates[0])}."
 
 
 @dataclass(eq=False)
