@@ -354,6 +354,29 @@ def test_directory_called_pkgs_is_packed_unless_it_is_a_package_cache(tools: Pat
     assert (pack_and_move(machine, tools) / "pkgs/mine/file").read_text() == "mine"
 
 
+def test_files_with_credentials_are_named(tools: Path, machine: Machine) -> None:
+    assert machine.run_json("pack", "-p", tools, "--name", "moved")["credentials"] == []
+    record = next(tools.glob("conda-meta/textdata-*.json"))
+    fields = json.loads(record.read_text())
+    fields["url"] = f"https://conda.example/t/s3cret-0/channel/noarch/{Path(fields['url']).name}"
+    record.write_text(json.dumps(fields))
+    with (tools / "conda-meta" / "history").open("a") as history:
+        history.write("# cmd: conda install -c https://me:s3cret-1@conda.example/channel textdata\n")
+    (tools / "pip.conf").write_text("[global]\nindex-url = https://me:s3cret-2@pypi.example/simple\n")
+    (tools / ".condarc").write_text("channels: [https://conda.example/t/s3cret-3/channel]\n")
+    (tools / "conda-meta" / "state").write_text('{"env_vars": {"SERVICE_API_KEY": "s3cret-4", "LANG": "C"}}')
+    paths = [".condarc", "conda-meta/history", "conda-meta/state", f"conda-meta/{record.name}", "pip.conf"]
+    assert machine.run_json("pack", "-p", tools, "--name", "moved")["credentials"] == paths
+    (tools / "new").touch()
+    outcome = machine.snapper("pack", "-p", tools, "--name", "moved")
+    assert "files contain credentials" in outcome.err
+    assert all(f"    {path}\n" in outcome.err for path in paths)
+    shown = (
+        machine.snapper("show", "moved", "--json").out + machine.snapper("show", "moved", "--explicit").out
+    )
+    assert "s3cret" not in outcome.out + outcome.err + shown
+
+
 def test_text_in_other_encodings_is_relocated(tools: Path, machine: Machine) -> None:
     text = f"path = {tools}/share\nother = {tools}-other/share\n"
     for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):

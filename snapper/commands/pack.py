@@ -11,6 +11,7 @@ from pathlib import Path
 
 from snapper import kernels
 from snapper.environment import index, state
+from snapper.environment.credentials import find_credentials
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
@@ -49,8 +50,9 @@ class PackResult:
 
     `prefix` is empty for an imported environment. `skipped` are paths that were not packed, `unrelocated` those with a
     prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment. `included` are
-    the sources of editable installs that were packed too. `first` says whether the store had no environments before.
-    `replaced` is the history entry that was current before, if this environment was not packed or restored from it.
+    the sources of editable installs that were packed too. `credentials` are files that contain some; they are not
+    looked for if the environment is unchanged. `first` says whether the store had no environments before. `replaced` is
+    the history entry that was current before, if this environment was not packed or restored from it.
     """
 
     environment: str
@@ -65,6 +67,7 @@ class PackResult:
     unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
     included: tuple[str, ...]
+    credentials: tuple[str, ...]
     first: bool
     replaced: HistoryEntry | None
     seconds: float
@@ -137,6 +140,7 @@ def pack(
         unrelocated=packed.unrelocated,
         outside=source.links_outside(packed.prefix),
         included=tuple(install.source for install in source.editables),
+        credentials=packed.credentials,
         first=is_first,
         replaced=replaced,
         seconds=time.monotonic() - started,
@@ -157,6 +161,7 @@ class _Packed:
     unrelocated: tuple[str, ...]
     layers: tuple[PackedLayer, ...] | None = None
     added: Mapping[str, int] = field(default_factory=dict)
+    credentials: tuple[str, ...] = ()
 
     @classmethod
     def from_previous(cls, previous: PreviousPack) -> _Packed:
@@ -237,7 +242,10 @@ def _build_snapshot(
         layers=tuple(packed.layer for packed in built.layers),
     )
     encoded = manifest.encode(snapshot)
-    return _Packed(encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added)
+    credentials = find_credentials(source.prefix, records)
+    return _Packed(
+        encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added, credentials
+    )
 
 
 def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: bool) -> int:

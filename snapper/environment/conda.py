@@ -62,11 +62,15 @@ class PathEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """An installed package and its files; `file` is the path of the record in the environment."""
+    """An installed package and its files; `file` is the path of the record in the environment.
+
+    If it `has_credentials`, they are in the URLs of its channel or archive; `package` does not contain them.
+    """
 
     file: str
     package: Package
     entries: tuple[PathEntry, ...]
+    has_credentials: bool = False
 
 
 def is_environment(prefix: Path) -> bool:
@@ -251,7 +255,7 @@ def _parse(prefix: Path, path: str, text: bytes) -> Record:
         entries = [_entry(item) for item in listed]
         if not listed:
             entries = [PathEntry(_path(path)) for path in fields.get("files") or []]
-        return Record(path, _package(fields), tuple(entries))
+        return Record(path, _package(fields), tuple(entries), _has_credentials(fields))
     except KeyError as error:
         reason = f"{error} is missing"
     except (TypeError, AttributeError, RecursionError):
@@ -271,16 +275,21 @@ def _package(fields: dict[str, Any]) -> Package:
         version=str(fields["version"]),
         build=text("build") or text("build_string"),
         subdir=text("subdir"),
-        channel=_without_secrets(text("channel")),
-        url=_without_secrets(text("url")),
+        channel=_without_credentials(text("channel")),
+        url=_without_credentials(text("url")),
         md5=text("md5"),
         sha256=text("sha256"),
     )
 
 
-def _without_secrets(url: str) -> str:
+def _has_credentials(fields: dict[str, Any]) -> bool:
+    urls = [url for url in (fields.get("channel"), fields.get("url")) if isinstance(url, str)]
+    return any(_without_credentials(url) != url for url in urls)
+
+
+def _without_credentials(url: str) -> str:
     """Return the URL without user, password, and the `/t/TOKEN` of anaconda.org and similar servers."""
-    return re.sub(r"/t/[^/]+", "", re.sub(r"//[^/@]*@", "//", url))
+    return re.sub(r"/t/[^/]+", "", re.sub(r"//[^/]*@", "//", url))
 
 
 def _entry(item: dict[str, Any]) -> PathEntry:

@@ -26,6 +26,10 @@ def report(result: PackResult, as_json: bool) -> None:
         "these symlinks point outside the environment and are packed as they are", result.outside
     )
     output.print_paths("these source directories of editable installs are included", result.included)
+    output.print_paths(
+        "these files contain credentials, which everyone who can read the store can use from now on",
+        result.credentials,
+    )
     output.print_deviations("modified since conda installed the package", result.snapshot.altered)
     output.print_deviations("missing since conda installed the package", result.snapshot.missing)
     if result.unchanged:
@@ -74,6 +78,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "unrelocated": list(result.unrelocated),
         "outside": list(result.outside),
         "included": list(result.included),
+        "credentials": list(result.credentials),
         "first": result.first,
         "replaced": to_jsonable(result.replaced),
         "seconds": round(result.seconds, 3),
