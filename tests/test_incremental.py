@@ -151,6 +151,18 @@ def test_change_in_the_same_instant_is_detected(env: RestoredEnvironment) -> Non
     assert len(ids) == 20
 
 
+@pytest.mark.parametrize("seconds", [2**34 - 2**31 - 1, 2**40, -(2**31)])
+def test_times_far_from_now_are_packed_as_the_nearest_possible(
+    env: RestoredEnvironment, seconds: int
+) -> None:
+    """The index cannot hold times after 2262, nor layers times after 2242 or before 1970."""
+    os.utime(env.prefix / NOTE, (seconds, seconds))
+    first = env.pack()
+    assert env.pack().snapshot_id == first.snapshot_id
+    restored = restore_env(env.store, env.prefix.parent / "again")
+    assert (restored / NOTE).stat().st_mtime == (0 if seconds < 0 else 8**11 - 1)
+
+
 def test_index_vouches_only_for_unchanged_files_older_than_itself() -> None:
     file = File("a", "file", 1, 0o644, 5, 7, 9, 11, 1)
     for taken, vouched in ((6, False), (7, False), (8, True)):

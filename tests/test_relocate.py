@@ -7,6 +7,8 @@ import marshal
 import os
 import py_compile
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
 
@@ -22,7 +24,9 @@ from snapper.format.canonicalize import (
     canonicalize,
     contains_path,
 )
-from snapper.format.relocate import PlaceholderTooShort, relocate_file
+from snapper.format.model import Mode
+from snapper.format.relocate import PlaceholderTooShort, RelocatedFileTooLarge, relocate_file
+from snapper.format.shebang import original_shebangs
 
 CONDA_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
 P = CONDA_PLACEHOLDER.encode()
@@ -412,3 +416,51 @@ def test_file_names_in_modules_of_future_pythons_are_relocated(tmp_path: Path) -
     relocated = relocate_to(canonical(data, "/env"), "/opt")
     assert b"/opt/lib/module.py" in relocated
     assert b"in /env/x" in relocated
+
+
+# --- files of an attacker -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "data"),
+    [
+        ("text", b"/a" * 40_000),
+        ("text", ("/a" * 40_000).encode("utf-16-le")),
+        ("pyc", b"0" * 16 + b"/a" * 40_000),
+    ],
+)
+def test_file_that_would_become_larger_than_any_layer_is_refused(mode: Mode, data: bytes) -> None:
+    """A short placeholder is replaced many times, by a prefix that is as long as possible."""
+    with pytest.raises(RelocatedFileTooLarge):
+        relocate_file(data, mode, "/a", "/prefix" * 580)
+    assert len(relocate_file(b"/a" * 30_000, "text", "/a", "/prefix" * 580)) == 30_000 * 7 * 580
+
+
+N = 30_000
+
+#: Files for which a careless search takes time that grows with the square of their size.
+SLOW: dict[str, Callable[[], object]] = {
+    "an interpreter line without an end": lambda: relocate_file(
+        b"#!/p/" + b"a" * N, "text", "/p", "/with space"
+    ),
+    "many unfinished encoding declarations": lambda: relocate_file(
+        b"#!/p/python\n#" + b"coding:a" * N, "text", "/p", "/with space"
+    ),
+    "many encoding declarations without a name": lambda: relocate_file(
+        b"#!/p/python\n#" + b"coding: !" * N + b"\n", "text", "/p", "/with space"
+    ),
+    "strings without an end": lambda: relocate_file(b"\0" + P[:40] * N, "binary", P[:40].decode(), "/p"),
+    "strings without an end that contain the prefix": lambda: canonicalize(
+        ELF + b"/home/ada/envs/work" * N, "/home/ada/envs/work"
+    ),
+    "an env line without an end": lambda: list(
+        original_shebangs(b"#!/usr/bin/env " + b"a" * N, b"/p", b"/q")
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_relocation_takes_linear_time(what: str) -> None:
+    began = time.process_time()
+    SLOW[what]()
+    assert time.process_time() - began < 2

@@ -219,7 +219,7 @@ def test_times_outside_the_range_of_ustar_are_clamped() -> None:
 
 
 PLAIN = Member("name", "file", 0o644, 0)
-MODE, SIZE, TYPE, MAGIC = 100, 124, 156, 257
+MODE, SIZE, MTIME, TYPE, MAGIC = 100, 124, 136, 156, 257
 
 
 def with_field(start: int, value: bytes, member: Member = PLAIN) -> bytes:
@@ -255,6 +255,10 @@ MALFORMED = {
     "no magic": with_field(MAGIC, b"\0" * 8),
     "mode with letters": with_field(MODE, b"rwxr-xr"),
     "mode without digits": with_field(MODE, b"\0" * 8),
+    "mode that fills its field": with_field(MODE, b"77777777"),
+    "time after 2242": with_field(MTIME, b"777777777777"),
+    "time before 1970": with_field(MTIME, b"-0000000001"),
+    "size that fills its field": with_field(SIZE, b"777777777777"),
     "size that is not octal": with_field(SIZE, b"00000000009"),
     "negative size": with_field(SIZE, b"-0000000001"),
     "size in base 256": with_field(SIZE, b"\x80" + b"\0" * 10 + b"\1"),

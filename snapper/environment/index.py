@@ -15,7 +15,7 @@ import json
 import struct
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
@@ -53,6 +53,7 @@ ANY_CTIME = -1
 _NO_ROW: IndexRow = (-1, 0, 0, 0, 0, NO_LAYER)
 _BLOCK = struct.Struct("<qqq")
 _COLUMNS = "qqqqQ"
+_INTEGERS = {"q": (-(2**63), 2**63 - 1), "Q": (0, 2**64 - 1)}
 
 
 class InvalidIndex(ValueError):
@@ -127,8 +128,17 @@ def encode_block(layer: int, entries: Iterable[EntryFields]) -> bytes:
     """Encode the entries of one layer."""
     paths, *columns = tuple(zip(*entries, strict=True)) or ((),) * 6
     names = path_bytes("\0".join(paths))
-    packed = [array(code, column).tobytes() for code, column in zip(_COLUMNS, columns, strict=True)]
+    packed = [_pack_column(code, column) for code, column in zip(_COLUMNS, columns, strict=True)]
     return b"".join([_BLOCK.pack(layer, len(paths), len(names)), names, *packed])
+
+
+def _pack_column(code: str, column: Sequence[int]) -> bytes:
+    """Encode a column. Values that do not fit, such as times after 2262, are limited, so no file is vouched for."""
+    try:
+        return array(code, column).tobytes()
+    except OverflowError:
+        least, greatest = _INTEGERS[code]
+        return array(code, [min(max(value, least), greatest) for value in column]).tobytes()
 
 
 def block_paths(data: bytes) -> list[str]:

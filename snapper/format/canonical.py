@@ -19,6 +19,8 @@ T = TypeVar("T")
 #: The maximum size of a document, in bytes: a multiple of what an environment of a million files needs.
 LARGEST_DOCUMENT = 32 * 1024 * 1024
 
+_INTEGERS = range(-(2**63), 2**63)
+
 
 class MalformedDocument(ValueError):
     """A document does not have the form of its type; the message says where and why."""
@@ -94,6 +96,8 @@ def _build(kind: Any, value: object, where: str) -> Any:
     if kind is int or kind is str or kind is bool:
         if type(value) is not kind:
             raise MalformedDocument(f"{where} must be {kind.__name__}")
+        if kind is int and value not in _INTEGERS:
+            raise MalformedDocument(f"{where} does not fit into 64 bits")
         return value
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(kind, value, where)  # type: ignore[arg-type]

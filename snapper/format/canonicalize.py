@@ -18,6 +18,7 @@ from snapper.format.relocate import (
     encode_wide,
     find_wide_encoding,
     relocate_file,
+    replace_in_strings,
     replace_placeholder,
 )
 
@@ -207,4 +208,4 @@ def _lengthen_strings(data: bytes, old: bytes, new: bytes) -> bytes:
             return match.group()
         return text.replace(old, new) + b"\0" * (nuls - needed)
 
-    return _string_pattern(old).sub(lengthen, data)
+    return replace_in_strings(data, old, lambda strings: _string_pattern(old).sub(lengthen, strings))

@@ -11,7 +11,16 @@ from typing import NamedTuple
 from snapper.errors import Corrupted
 from snapper.format.compression import FrameDecompressor, ZstdError
 from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import LARGEST_LAYER, Continuation, Layer, Relocation, check_path, path_bytes
+from snapper.format.model import (
+    LARGEST_LAYER,
+    LONGEST_FILE_NAME,
+    Continuation,
+    Layer,
+    Relocation,
+    check_path,
+    check_target,
+    path_bytes,
+)
 from snapper.format.segment import iter_members, segment_start
 
 _SPECIAL_NAMES = ("", ".", "..")
@@ -41,15 +50,14 @@ class Piece(NamedTuple):
     def offset_on_disk(self, relocation: Relocation | None, prefix: str) -> int:
         """Return where the piece begins in the file when relocated to `prefix`.
 
-        Raise InvalidSegment if that is before the file's beginning.
+        Raise InvalidSegment if the placeholders that are said to precede it would not fit there.
         """
-        offset = self.start.offset
-        if relocation and relocation.mode == "text":
-            growth = len(path_bytes(prefix)) - len(relocation.placeholder.encode())
-            offset += self.start.replaced * growth
-        if offset < 0:
-            raise InvalidSegment("it starts before its file")
-        return offset
+        if relocation is None or relocation.mode != "text":
+            return self.start.offset
+        length, replaced = len(relocation.placeholder.encode()), self.start.replaced
+        if replaced * length > self.start.offset:
+            raise InvalidSegment("fewer placeholders than it says can precede a part of a large file")
+        return self.start.offset + replaced * (len(path_bytes(prefix)) - length)
 
 
 class OpenLayer:
@@ -122,11 +130,19 @@ def read_members(
             path = member.path
             directory, _, last = path.rpartition("/")
             # Paths in one directory differ only in their last component: it is enough to check one of them in full.
-            if not directory or directory not in checked or last in _SPECIAL_NAMES or "\0" in last:
+            if (
+                not directory
+                or directory not in checked
+                or last in _SPECIAL_NAMES
+                or len(last) > LONGEST_FILE_NAME
+                or "\0" in last
+            ):
                 check_path(path)
                 checked.add(directory)
             if member.type == "hardlink":
                 check_path(member.target)
+            elif member.type == "symlink":
+                check_target(member.target)
             yield member_with_data
             count += 1
     except ValueError as error:

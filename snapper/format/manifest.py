@@ -11,7 +11,17 @@ from typing import Any
 
 from snapper.errors import ManifestTooLarge
 from snapper.format import canonical
-from snapper.format.model import Deviation, Kernel, Layer, Package, Page, PipPackage, Snapshot, sha256_hex
+from snapper.format.model import (
+    Deviation,
+    Kernel,
+    Layer,
+    Package,
+    Page,
+    PipPackage,
+    Snapshot,
+    check_mode,
+    sha256_hex,
+)
 
 #: A page ends after a name whose sha256 is less than those of this many names before and after it.
 _NEIGHBORS = 4
@@ -34,6 +44,7 @@ class Manifest:
     layers: tuple[Page, ...]
 
     def __post_init__(self) -> None:
+        check_mode(self.mode)
         size = sum(page.size for page in self.pages)
         if size > canonical.LARGEST_DOCUMENT:
             raise ValueError(f"pages of {size:,} bytes are larger than {canonical.LARGEST_DOCUMENT:,}")

@@ -33,7 +33,18 @@ _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
 _DEEPEST = 256
+
+#: The longest name of a file in a directory, in characters, on the file systems of Linux and macOS.
+LONGEST_FILE_NAME = 255
+
+#: The longest target of a symbolic link on Linux, in bytes.
+LONGEST_TARGET = 4095
+
 _LARGEST_COUNT = 2**63 - 1
+_LARGEST_MODE = 0o7777
+
+#: The length of the longest placeholder, in bytes: that of the longest path on Linux.
+_LONGEST_PLACEHOLDER = 4096
 
 
 def is_digest(text: str) -> bool:
@@ -51,12 +62,12 @@ def is_valid_name(text: str) -> bool:
 
 
 def is_placeholder(text: str) -> bool:
-    """Return whether the text can be a placeholder for a prefix: an absolute path in UTF-8."""
+    """Return whether the text can be a placeholder for a prefix: an absolute path in UTF-8, of at most 4096 bytes."""
     try:
-        text.encode()
+        length = len(text.encode())
     except UnicodeEncodeError:
         return False
-    return text.startswith("/") and len(text) > 1 and "\0" not in text
+    return text.startswith("/") and 1 < length <= _LONGEST_PLACEHOLDER and "\0" not in text
 
 
 def path_bytes(path: str) -> bytes:
@@ -71,12 +82,21 @@ def check_path(path: str) -> str:
     for part in path.split("/"):
         if part in ("", ".", ".."):
             raise ValueError(f"{path!r} is not a normal path")
+        if len(part) > LONGEST_FILE_NAME:
+            raise ValueError(f"a name in a path has more than {LONGEST_FILE_NAME} characters")
     if path.split("/", 1)[0].casefold() == STATE_DIRECTORY:
         raise ValueError(f"{path!r} is reserved for snapper")
     if path.count("/") >= _DEEPEST:
         raise ValueError(f"a path has more than {_DEEPEST} parts")
     path_bytes(path)
     return path
+
+
+def check_target(target: str) -> str:
+    """Return the target of a symbolic link; raise ValueError if no link can have it."""
+    if not target or "\0" in target or len(path_bytes(target)) > LONGEST_TARGET:
+        raise ValueError(f"a link has a target of {len(target):,} characters that no link can have")
+    return target
 
 
 def _check_digest(digest: str) -> None:
@@ -87,6 +107,12 @@ def _check_digest(digest: str) -> None:
 def _check_counts(*counts: int) -> None:
     if not all(0 <= count <= _LARGEST_COUNT for count in counts):
         raise ValueError("a size or count is negative or too large")
+
+
+def check_mode(mode: int) -> None:
+    """Raise ValueError unless the number is a file's permissions."""
+    if not 0 <= mode <= _LARGEST_MODE:
+        raise ValueError(f"{mode:#o} is not a mode")
 
 
 @dataclass(frozen=True)
@@ -238,6 +264,7 @@ class Snapshot:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
+        check_mode(self.mode)
         before = 0
         for layer in self.layers:
             if layer.begins and layer.begins.offset > before:

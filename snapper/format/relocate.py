@@ -6,11 +6,13 @@ every occurrence is replaced; in binaries, each NUL-terminated string is, and pa
 
 from __future__ import annotations
 
-from conda_pack.prefixes import binary_replace, text_replace
+from collections.abc import Callable
+
+from conda_pack.prefixes import binary_replace
 
 from snapper.format import shebang
 from snapper.format.bytecode import replace_paths
-from snapper.format.model import Mode, Relocation
+from snapper.format.model import LARGEST_LAYER, Mode, Relocation
 
 _WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 
@@ -19,10 +21,19 @@ class PlaceholderTooShort(ValueError):
     """The prefix is longer than the placeholder that it should replace in a binary."""
 
 
+class RelocatedFileTooLarge(ValueError):
+    """A file would become larger than the largest layer: it consists of placeholders that are short."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"a file of placeholders would be larger than {LARGEST_LAYER:,} bytes when relocated"
+        )
+
+
 def relocate_file(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
     """Return a whole file with the prefix for every placeholder, and a first line that the system can execute.
 
-    Raise PlaceholderTooShort for a binary with a placeholder that is shorter than the prefix.
+    Raise PlaceholderTooShort for a binary with a placeholder that is shorter than the prefix, RelocatedFileTooLarge.
     """
     if mode == "text" and data.startswith(b"#!"):
         first_line = shebang.fit_shebang(data, placeholder.encode(), encode_prefix(prefix, mode))
@@ -35,7 +46,7 @@ def relocate_file(data: bytes, mode: Mode, placeholder: str, prefix: str) -> byt
 def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes:
     """Return a file, or part of one, with the prefix for every placeholder.
 
-    Raise PlaceholderTooShort for a binary with a placeholder that is shorter than the prefix.
+    Raise PlaceholderTooShort for a binary with a placeholder that is shorter than the prefix, RelocatedFileTooLarge.
     """
     old, new = placeholder.encode(), encode_prefix(prefix, mode)
     if mode == "binary":
@@ -43,13 +54,34 @@ def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
             if old in data:
                 raise PlaceholderTooShort
             return data
-        return bytes(binary_replace(data, old, new))
+        return replace_in_strings(data, old, lambda strings: bytes(binary_replace(strings, old, new)))
     if mode == "pyc":
+        _check_growth(data, old, new)
         return replace_paths(data, old, new, lambda text: text.replace(old, new))
     wide = find_wide_encoding(data, placeholder) if b"\0" in data else None
     if wide:
-        return data.replace(placeholder.encode(wide), prefix.encode(wide, "surrogatepass"))
-    return bytes(text_replace(data, placeholder, prefix)) if prefix.isascii() else data.replace(old, new)
+        old, new = placeholder.encode(wide), prefix.encode(wide, "surrogatepass")
+    _check_growth(data, old, new)
+    return data.replace(old, new)
+
+
+def replace_in_strings(data: bytes, old: bytes, replace: Callable[[bytes], bytes]) -> bytes:
+    """Return the data with its NUL-terminated strings replaced, for a function that looks for a NUL after each `old`.
+
+    Where none follows, the function would search the rest of the data for each `old`, so it does not get that part.
+    """
+    end = data.rfind(b"\0") + 1
+    if data.find(old, end) < 0:
+        return replace(data)
+    return replace(data[:end]) + data[end:]
+
+
+def _check_growth(data: bytes, old: bytes, new: bytes) -> None:
+    """Raise RelocatedFileTooLarge if replacing `old` by `new` makes the data larger than any layer."""
+    growth, room = len(new) - len(old), LARGEST_LAYER - len(data)
+    # Few files are so large that their placeholders have to be counted.
+    if growth > 0 and len(data) // len(old) * growth > room and data.count(old) * growth > room:
+        raise RelocatedFileTooLarge
 
 
 def relocate_link(target: str, relocation: Relocation | None, prefix: str) -> str:

@@ -113,8 +113,8 @@ def _until_nul(field: bytes) -> bytes:
 @lru_cache(maxsize=4096)  # most headers have the same modes and times as others
 def _parse_octal(field: bytes) -> int:
     digits = field.rstrip(b" \0")
-    if digits.strip(b"01234567") or not digits:
-        raise InvalidSegment("a field is not an octal number")
+    if digits.strip(b"01234567") or not digits or len(digits) == len(field):
+        raise InvalidSegment("a field is not an octal number that ends in a space or NUL")
     return int(digits, 8)
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 
 MAX_LENGTH = 127
 
-_COOKIE = re.compile(rb"[^\n]*\n([ \t\f]*#.*?coding[:=][ \t]*[-\w.]+[^\n]*\n)")
+#: Files may come from an attacker, so matching any of these takes linear time: nothing is tried again after a failure.
+_COOKIE = re.compile(rb"[^\n]*\n(?=[^\n]*\n)([ \t\f]*#.*?coding[:=][ \t]*[-\w.][^\n]*\n)")
 _PYTHON = re.compile(rb"(?:.*/)?(?:python|pypy)[\d.]*w?\Z", re.S)
 _BY_SHELL = re.compile(
     rb"#!/bin/sh\n(?:[ \t\f]*#[^\n]*\n)?'''exec' \"(?P<program>[^\"\n]*)\"(?P<options>[^\n]*?) \"\$0\" \"\$@\"\n' '''\n"
 )
-_BY_ENV = re.compile(rb"#!/usr/bin/env (?P<name>[^\s]+)(?P<options>[^\n]*)\n")
+_BY_ENV = re.compile(rb"#!/usr/bin/env (?P<name>[^\s]+)(?P<options>(?:[^\S\n][^\n]*)?)\n")
 
 
 def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
@@ -26,7 +27,7 @@ def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | Non
     `script` has the placeholder in that line. Return None if replacing the placeholder is enough, or if there is no
     interpreter line.
     """
-    match = re.match(rb"#![ \t]*" + re.escape(placeholder) + rb"(/[^\s]*)([^\n]*)\n", script)
+    match = re.match(rb"#![ \t]*" + re.escape(placeholder) + rb"(/[^\s]*)((?:[^\S\n][^\n]*)?)\n", script)
     if match is None:
         return None
     length = len(match.group()) - 1 - len(placeholder) + len(prefix)

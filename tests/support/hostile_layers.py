@@ -26,6 +26,7 @@ from tests.support.layers import (
     pack_members,
     pack_segment,
     symlink,
+    with_header_field,
 )
 
 GOOD = pack_members(encode_member(META), file("good"))
@@ -73,6 +74,7 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a directory at the prefix itself": lambda _: [pack_members(directory(".", 0o777))],
     "no path": lambda _: [pack_members(file(""))],
     "a path that is too deep": lambda _: [pack_members(file("a/" * 3000 + "a"))],
+    "a name that is too long": lambda _: [pack_members(file("a/" + "x" * 256), file("a/b"))],
     "a NUL in a long path": lambda _: [pack_members(file("x" * 101 + "\0/../../victim"))],
     "snapper's own directory": lambda _: [pack_members(directory(".snapper"))],
     "a symlink for snapper's own directory": lambda out: [pack_members(symlink(".snapper", out))],
@@ -112,6 +114,7 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a hard link to itself": lambda _: [pack_members(hardlink("a", "a"))],
     "a hard link to the state": lambda _: [pack_members(hardlink("a", ".snapper/state.json"))],
     "a symlink to the empty path": lambda _: [pack_members(symlink("a", ""))],
+    "a symlink to a path that is too long": lambda _: [pack_members(symlink("a", "x/" * 3000))],
     # repeated paths
     "a file twice": lambda _: [pack_members(file("a", b"1"), file("a", b"2"))],
     "a file in two layers": lambda _: [pack_members(file("a", b"1")), pack_members(file("a", b"2"))],
@@ -136,6 +139,10 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a character device": lambda _: [pack_members(member_of_type("dev", b"3"))],
     "a block device": lambda _: [pack_members(member_of_type("dev", b"4"))],
     "a fifo": lambda _: [pack_members(member_of_type("pipe", b"6"))],
+    # numbers
+    "a time that is too late": lambda _: [pack_members(with_header_field(136, b"777777777777"))],
+    "a time before 1970": lambda _: [pack_members(with_header_field(136, b"-0000000001\0"))],
+    "a mode of eight digits": lambda _: [pack_members(with_header_field(100, b"77777777"))],
     # sizes
     "more members than the manifest says": lambda _: [
         with_description(pack_members(file("a"), file("b")), members=1)
@@ -211,4 +218,8 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a split text that counts too few placeholders": lambda _: split_text(PLACEHOLDER, 0),
     "a split text that counts too many placeholders": lambda _: split_text(PLACEHOLDER, 2),
     "a split text that counts more placeholders than fit": lambda _: split_text("/long" * 100, 700),
+    "a split text that counts short placeholders beyond its size": lambda _: split_text("/a", 700),
+    "a text that would be larger than any layer": lambda _: [
+        pack_segment(file("a", b"/a" * 5_000_000), 1, (Relocation("text", "/a", ("a",)),))
+    ],
 }

@@ -53,8 +53,13 @@ def hardlink(path: str, target: str) -> bytes:
 
 def member_of_type(path: str, flag: bytes) -> bytes:
     """Return an empty member with this tar type flag, which layers may not contain."""
+    return with_header_field(156, flag, path)
+
+
+def with_header_field(start: int, value: bytes, path: str = "a") -> bytes:
+    """Return an empty file whose header has these bytes at an offset."""
     block = bytearray(file(path, b""))
-    block[156:157] = flag
+    block[start : start + len(value)] = value
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block)
