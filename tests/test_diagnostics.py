@@ -261,6 +261,7 @@ def test_unexpected_exception_is_json_with_json(machine: Machine, data: Path) ->
 
 
 def test_traceback_is_printed_if_there_can_be_no_log(machine: Machine, data: Path) -> None:
+    shutil.rmtree(machine.home / ".local")
     (machine.home / ".local").write_text("not a directory")
     outcome = broken(machine, IN_STORE).snapper("pack", "data")
     assert outcome.code == 1

@@ -265,6 +265,51 @@ def test_restore_base_and_environments_inside_it(machine: Machine) -> None:
     assert not (machine.home / "base").exists()
 
 
+def test_restore_says_why_it_is_not_where_it_was_packed(
+    origin: Path, machine: Machine, new_machine: Callable[[str], Machine]
+) -> None:
+    """Another user's machine shares the store, but nobody has ever packed there."""
+    other = new_machine("two")
+    place = other.envs / "data"
+    told = f"  not to {origin}, where it was packed: that is not in one of your envs directories\n"
+    outcome = other.snapper("restore", "data")
+    assert outcome.code == 0
+    assert f"Restored data to {place} (" in outcome.out
+    assert told in outcome.err
+    assert told not in other.snapper("restore", "data").err
+    shutil.rmtree(place)
+    outcome = other.snapper("restore", "--all", "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    (document,) = other.run_json("restore", "data")["restored"]
+    unused = {"prefix": str(origin), "reason": "that is not in one of your envs directories"}
+    assert (document["prefix"], document["unused_location"]) == (str(place), unused)
+    assert other.run_json("status", "data")["environments"][0]["prefix"] == str(place)
+    (document,) = machine.run_json("restore", "data")["restored"]
+    assert (document["prefix"], document["unused_location"]) == (str(origin), None)
+
+
+def test_restore_with_a_prefix_is_remembered(origin: Path, new_machine: Callable[[str], Machine]) -> None:
+    other = new_machine("two")
+    assert restored(other, "--prefix", origin) == origin
+    shutil.rmtree(origin)
+    assert restored(other) == origin
+
+
+def test_locations_are_remembered_on_the_volume_of_a_notebook_instance(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """The rest of the home directory is lost at each stop."""
+    volume = machine.home / "SageMaker"
+    volume.mkdir()
+    prefix = make_data(tmp_path / "disk" / "data")
+    machine.run_json("pack", "-p", prefix)
+    shutil.rmtree(prefix)
+    for path in machine.home.iterdir():
+        if path != volume:
+            shutil.rmtree(path)
+    assert restored(machine) == prefix
+
+
 def test_restore_to_the_requested_directory(origin: Path, machine: Machine) -> None:
     variable = {"SNAPPER_ENVS_DIR": "~/by-variable"}
     assert restored(machine, **variable) == machine.home / "by-variable" / "data"
@@ -296,7 +341,8 @@ def test_restore_without_any_writable_directory_is_refused(origin: Path, machine
     machine.home.chmod(0o555)
     error = user.expect_error(10, "restore", "data", PATH=PROGRAMS, CONDA_ENVS_PATH="/does/not/exist")
     assert error["type"] == "NoTargetDirectory"
-    for tried in (origin.parent, "/does/not/exist", machine.home / ".conda" / "envs"):
+    assert f"{origin.parent} is not a directory that you can write to" in error["message"]
+    for tried in ("/does/not/exist", machine.home / ".conda" / "envs"):
         assert str(tried) in error["message"]
     assert "--envs-dir" in error["hint"]
     machine.home.chmod(0o755)

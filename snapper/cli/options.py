@@ -55,7 +55,7 @@ EnvsDirOption = Annotated[
         "--envs-dir",
         metavar="DIR",
         help="Directory to restore environments into (default: the setting 'envs_dir', else where each was packed "
-        "from if that is writable, else conda's first writable envs directory).",
+        "from if you keep environments there, else conda's first writable envs directory).",
     ),
 ]
 OnlyOption = Annotated[

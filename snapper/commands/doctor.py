@@ -15,8 +15,9 @@ from snapper import kernels, store
 from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.environment import conda, editable
+from snapper.environment.conda_directories import envs_dirs
 from snapper.environment.installed import InstalledEnvironment
-from snapper.environment.locations import envs_dirs, installed_environments
+from snapper.environment.locations import installed_environments
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
 from snapper.kernels import RegisteredKernel

@@ -13,6 +13,7 @@ from snapper import kernels
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
 from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
 from snapper.environment.tree import SkippedPath, Tree
@@ -296,10 +297,11 @@ def _replaced_entry(source: PackSource, published: VersionedRef | None) -> Histo
 def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     """Write state and index into the environment, if it can be written to and has not been replaced in the meantime.
 
-    Nothing is written into one with a foreign prefix.
+    Remember as well where it is. Neither is done for one with a foreign prefix.
     """
     if source.foreign_prefix:
         return
+    remember_location(name, source.prefix)
     prefix, current = source.prefix, EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
     try:
         if not os.path.samestat(prefix.stat(), source.status):

@@ -19,11 +19,13 @@ from snapper import kernels
 from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import register_with_conda
+from snapper.environment.own_locations import remember_location
 from snapper.errors import SnapperError
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, reserve_space
-from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_prefixes, resolve_requests
+from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
 from snapper.restoring.space import SpaceReservations
 from snapper.restoring.target import RestoreTarget
 from snapper.store import Store
@@ -41,7 +43,8 @@ class RestoreResult:
     It may have been `present` before; then `changed` is the number of files that differ from the snapshot, which are
     only looked for if directories that installing and removing packages modifies have been modified. `suggestion` is
     the command that adds a kernel if there is none. `instead_of` is the current snapshot in the store if that was
-    not available and an earlier one was restored. Sizes in bytes.
+    not available and an earlier one was restored. `unused_location` is where the environment was packed if it is
+    elsewhere and nobody asked for that. Sizes in bytes.
     """
 
     environment: str
@@ -55,6 +58,7 @@ class RestoreResult:
     seconds: float
     suggestion: str = ""
     instead_of: str = ""
+    unused_location: UnusedLocation | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class _Restore:
         for refused in resolution.refused:
             yield self._fail(refused.request, refused.error)
         plans = []
-        for located in choose_prefixes(resolution.resolved):
+        for located in choose_destinations(resolution.resolved):
             planned = self._plan(located)
             if isinstance(planned, RestorePlan):
                 plans.append(planned)
@@ -119,7 +123,7 @@ class _Restore:
             inspected = inspect_request(self._store, located)
             if inspected.target.present:
                 state.remove_leftovers(inspected.target.prefix)
-                return self._register(inspected.target, started)
+                return self._register(inspected.request, inspected.target, started)
             plan = make_plan(self._store, inspected, started)
             logger.info(
                 "restoring %s at %s to %s: %d layers, %d bytes",
@@ -164,7 +168,7 @@ class _Restore:
             return self._fail(plan.request, outcome.error)
         try:
             size = 0 if outcome.target.present else plan.snapshot.size
-            return self._register(outcome.target, plan.started, size, outcome.unrelocated)
+            return self._register(plan.request, outcome.target, plan.started, size, outcome.unrelocated)
         except SnapperError as error:
             return self._fail(plan.request, error)
 
@@ -173,9 +177,16 @@ class _Restore:
         self._progress.advance(size)
 
     def _register(
-        self, target: RestoreTarget, started: float, size: int = 0, unrelocated: tuple[str, ...] = ()
+        self,
+        request: RestoreRequest,
+        target: RestoreTarget,
+        started: float,
+        size: int = 0,
+        unrelocated: tuple[str, ...] = (),
     ) -> RestoreResult:
         """Register the environment at the target with Jupyter and conda; `size` is what was written, in bytes."""
+        if request.prefix:
+            remember_location(target.name, target.prefix)
         registered = kernels.register(target.prefix, target.name)
         logger.info(
             "%s %s: %s; %d kernels registered",
@@ -208,6 +219,7 @@ class _Restore:
             seconds=time.monotonic() - started,
             suggestion="" if registered else kernels.install_hint(target.prefix),
             instead_of=target.instead_of,
+            unused_location=target.unused_location,
         )
 
     def _fail(self, request: RestoreRequest, error: SnapperError) -> RestoreFailure:

@@ -135,7 +135,7 @@ class PrefixTooLong(SnapperError):
 
 @dataclass(eq=False)
 class NoTargetDirectory(SnapperError):
-    """There is no writable directory to restore an environment into."""
+    """There is no directory to restore an environment into; `tried` are those that were tried, and why not."""
 
     environment: str
     tried: tuple[str, ...]
@@ -144,7 +144,7 @@ class NoTargetDirectory(SnapperError):
 
     @property
     def message(self) -> str:
-        return f"there is no writable directory to restore {self.environment!r} into (tried {', '.join(self.tried)})"
+        return f"there is no directory to restore {self.environment!r} into; tried {', '.join(self.tried)}"
 
 
 @dataclass(eq=False)

@@ -4,6 +4,8 @@ A directory is trusted if it and all directories above it belong to this user or
 them. A sticky directory such as /tmp may be writable by everyone, because only the owner of an entry can replace it;
 the entry itself must then be trusted. What a group may write counts as writable by others, unless nobody else is in
 the group: many systems give each user a group of their own, and container images give everything to root's group.
+
+Directories above this user's home do not count for what is inside of it: who controls them controls the user anyway.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ def is_own(status: os.stat_result) -> bool:
     return status.st_uid in (os.geteuid(), _ROOT)
 
 
-def others_can_write(status: os.stat_result) -> bool:
-    """Return whether users other than the owner and root may write to the file or directory."""
+def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bool:
+    """Return whether users other than the owner and root may write to the file or directory.
+
+    With `trust_group`, its group does not count as others.
+    """
     mode = status.st_mode
     if mode & stat.S_IWOTH:
         return True
-    return bool(mode & stat.S_IWGRP) and not _is_private_group(status.st_gid)
+    return bool(mode & stat.S_IWGRP) and not (trust_group or _is_private_group(status.st_gid))
 
 
 def owner_name(status: os.stat_result) -> str:
@@ -49,15 +54,16 @@ def owner_name(status: os.stat_result) -> str:
         return str(status.st_uid)
 
 
-def untrusted_component(path: str | Path) -> UntrustedComponent | None:
+def untrusted_component(path: str | Path, *, trust_group: bool = False) -> UntrustedComponent | None:
     """Return the first component of an absolute path that another user controls, or None if the path is trusted.
 
     Links are followed, and their own components checked as well. Components that do not exist end the check: they
-    can only be created by who may write to the last one that exists. May raise OSError.
+    can only be created by who may write to the last one that exists. `trust_group` as for `others_can_write`. May
+    raise OSError.
     """
-    pending = os.fspath(path).split("/")[::-1]
-    current, links = "/", 0
-    problem = _problem(current)
+    current, pending = _first_to_check(os.fspath(path))
+    problem = _problem(current, os.stat(current), trust_group) if current == "/" else None
+    links = 0
     while pending and problem is None:
         name = pending.pop()
         if name in ("", "."):
@@ -72,26 +78,42 @@ def untrusted_component(path: str | Path) -> UntrustedComponent | None:
             return None
         if not stat.S_ISLNK(status.st_mode):
             current = child
-            problem = _problem(current)
+            problem = _problem(current, status, trust_group)
             continue
         if not is_own(status):
             return UntrustedComponent(child, f"is a link of the user {owner_name(status)}")
         links += 1
         if links > _MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), child)
-        target = os.readlink(child)
-        pending += target.split("/")[::-1]
-        if target.startswith("/"):
-            current = "/"
+        target = os.path.join(current, os.readlink(child), *pending[::-1])
+        current, pending = _first_to_check(target)
     return problem
 
 
-def _problem(path: str) -> UntrustedComponent | None:
+def _first_to_check(path: str) -> tuple[str, list[str]]:
+    """Return where to start checking an absolute path, and the names after that, the last one first."""
+    names = path.split("/")
+    home = os.path.expanduser("~")
+    for top in (home, os.path.realpath(home)):
+        is_inside = f"{path}/".startswith(f"{top.rstrip('/')}/") and ".." not in names
+        if is_inside and _is_of_this_user(top):
+            return top, path[len(top) :].split("/")[::-1]
+    return "/", names[::-1]
+
+
+def _is_of_this_user(directory: str) -> bool:
+    try:
+        return os.stat(directory).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedComponent | None:
     """Return how another user controls this directory or file, if one does."""
-    status = os.lstat(path)
     if not is_own(status):
         return UntrustedComponent(path, f"belongs to the user {owner_name(status)}")
-    if others_can_write(status) and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
+    writable = others_can_write(status, trust_group=trust_group)
+    if writable and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
         return UntrustedComponent(path, "is writable by other users")
     return None
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapper.environment.locations import condabin
+from snapper.environment.conda_directories import condabin
 from snapper.format.model import Kernel
 from snapper.fs.atomic import atomic_write
 from snapper.kernels import launcher

@@ -106,7 +106,8 @@ class _Wave:
         ref = plan.target.ref
         if self._store.stale_since() is None:
             ref = read_ref(self._store, ref.name).ref
-        return inspect_target(self._store, plan.request, ref, plan.target.prefix, again=True)
+        target = inspect_target(self._store, plan.request, ref, plan.target.prefix, again=True)
+        return replace(target, unused_location=plan.target.unused_location)
 
     def _link_unchanged(self, plan: RestorePlan, staging: Staging, resources: ExitStack) -> _StagedRestore:
         prefix, snapshot = plan.target.prefix, plan.snapshot

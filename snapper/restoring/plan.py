@@ -42,14 +42,14 @@ class RestorePlan:
 
 def inspect_request(store: Store, located: LocatedRequest) -> InspectedRequest:
     """Choose the snapshot and inspect the target; raise NoTargetDirectory, and what `inspect_target` raises."""
-    if isinstance(located.prefix, NoTargetDirectory):
-        raise located.prefix
-    request, ref = located.request, located.ref
-    spec = available_snapshot(store, ref, request.spec, located.prefix)
+    if isinstance(located.destination, NoTargetDirectory):
+        raise located.destination
+    request, ref, (prefix, unused) = located.request, located.ref, located.destination
+    spec = available_snapshot(store, ref, request.spec, prefix)
     instead_of = "" if spec == request.spec else ref.current
     request = replace(request, spec=spec)
-    target = inspect_target(store, request, ref, located.prefix)
-    return InspectedRequest(request, replace(target, instead_of=instead_of))
+    target = inspect_target(store, request, ref, prefix)
+    return InspectedRequest(request, replace(target, instead_of=instead_of, unused_location=unused))
 
 
 def make_plan(store: Store, inspected: InspectedRequest, started: float) -> RestorePlan:

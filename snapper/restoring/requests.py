@@ -1,19 +1,18 @@
-"""Requests to restore, and the prefix that each is restored to."""
+"""Requests to restore, and the destination of each."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.environment import state
-from snapper.environment.locations import default_prefix
 from snapper.errors import NoTargetDirectory, SnapperError
 from snapper.format.model import Ref
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.destinations import Destination, Destinations
 from snapper.store import Store
 
 
@@ -55,11 +54,11 @@ class Resolution(NamedTuple):
 
 
 class LocatedRequest(NamedTuple):
-    """A request with the prefix to restore to, or why there is none."""
+    """A request with its destination, or why there is none."""
 
     request: RestoreRequest
     ref: Ref
-    prefix: Path | NoTargetDirectory
+    destination: Destination | NoTargetDirectory
 
 
 def resolve_requests(store: Store, requests: Sequence[RestoreRequest]) -> Resolution:
@@ -75,8 +74,8 @@ def resolve_requests(store: Store, requests: Sequence[RestoreRequest]) -> Resolu
     return resolution
 
 
-def choose_prefixes(resolved: Sequence[ResolvedRequest]) -> list[LocatedRequest]:
-    """Choose a prefix for each request; an environment that contains others is placed before them."""
+def choose_destinations(resolved: Sequence[ResolvedRequest]) -> list[LocatedRequest]:
+    """Choose a destination for each request; an environment that contains others is placed before them."""
 
     def outer_first(number: int) -> tuple[int, bool]:
         ref = resolved[number].ref
@@ -84,37 +83,25 @@ def choose_prefixes(resolved: Sequence[ResolvedRequest]) -> list[LocatedRequest]
         return len(origin.parts), origin.name != ref.name
 
     located: dict[int, LocatedRequest] = {}
-    taken: list[Path] = []
+    destinations = Destinations()
     for number in sorted(range(len(resolved)), key=outer_first):
         request, ref = resolved[number]
         try:
-            prefix = choose_prefix(ref, request, taken)
+            located[number] = LocatedRequest(request, ref, _choose(ref, request, destinations))
         except NoTargetDirectory as error:
             located[number] = LocatedRequest(request, ref, error)
-        else:
-            located[number] = LocatedRequest(request, ref, prefix)
-            taken.append(prefix)
     return [located[number] for number in range(len(resolved))]
 
 
-def choose_prefix(ref: Ref, request: RestoreRequest, taken: Collection[Path] = ()) -> Path:
-    """Return the prefix to restore the environment to; `taken` are prefixes that other requests will have.
+def choose_prefix(ref: Ref, request: RestoreRequest) -> Path:
+    """Return the prefix to restore the environment to if it is the only one; raise NoTargetDirectory."""
+    return _choose(ref, request, Destinations()).prefix
 
-    Raise NoTargetDirectory if there is none.
-    """
-    origin = ref.latest.prefix
+
+def _choose(ref: Ref, request: RestoreRequest, destinations: Destinations) -> Destination:
+    """Return the destination of a request; raise NoTargetDirectory."""
     if request.prefix:
-        prefix = request.prefix
-    elif request.envs_dir:
-        prefix = request.envs_dir / ref.name
-    elif _holds_environment(origin, ref.name):
-        prefix = Path(origin)
-    else:
-        prefix = default_prefix(ref.name, origin, taken)
-    return Path(os.path.abspath(prefix))
-
-
-def _holds_environment(prefix: str, name: str) -> bool:
-    """Return whether the environment of that name is at the prefix, whose directory may have another name."""
-    current = state.read(Path(prefix)) if prefix.startswith("/") else None
-    return current is not None and current.environment == name
+        return Destination(Path(os.path.abspath(request.prefix)))
+    if request.envs_dir:
+        return Destination(Path(os.path.abspath(request.envs_dir / ref.name)))
+    return destinations.choose(ref.name, ref.latest.prefix)

@@ -21,6 +21,7 @@ from snapper.format.model import Ref, Snapshot
 from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import resolve_in_ref
+from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.staging import remove_leftover_staging
 from snapper.store import Store
@@ -34,6 +35,7 @@ class RestoreTarget:
     """A snapshot and the prefix to restore it to; `present` if it is there already.
 
     `instead_of` is the current snapshot of the environment if the cache of an offline store has only this one.
+    `unused_location` is where the environment was packed if it is restored elsewhere and nobody asked for that.
     """
 
     ref: Ref
@@ -41,6 +43,7 @@ class RestoreTarget:
     prefix: Path
     present: bool
     instead_of: str = ""
+    unused_location: UnusedLocation | None = None
 
     @property
     def name(self) -> str:
@@ -172,7 +175,7 @@ def _check_same_environment(
 
 def _how_to_save(prefix: Path) -> str:
     return (
-        f"Pack it first (snapper pack -p {prefix} --name ANOTHER), or overwrite it with the snapshot from the store: "
+        f"Pack it first ({pack_command(prefix, 'ANOTHER')}), or overwrite it with the snapshot from the store: "
         "--replace."
     )
 
@@ -198,7 +201,7 @@ def _check_link(environment: InstalledEnvironment, snapshot_id: str, request: Re
     raise TargetOccupied(
         str(link),
         f"it is a symlink to {destination}, which is not this snapshot",
-        f"Restore to its target with --prefix {destination}, or remove the symlink first.",
+        f"Restore to its target with --prefix {shlex.quote(destination)}, or remove the symlink first.",
     )
 
 

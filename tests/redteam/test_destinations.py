@@ -17,7 +17,6 @@ _PLACES = (
 )
 
 
-@pytest.mark.xfail(strict=False, reason="prefixes of a store are used wherever they can be written")
 @pytest.mark.parametrize("place", _PLACES)
 def test_prefix_in_the_home(place: str, world: World) -> None:
     """An environment is said to have been packed at a path in the victim's home."""

@@ -15,6 +15,7 @@ from snapper.format.canonical import to_jsonable
 if TYPE_CHECKING:
     from snapper.commands.restore import RestoreFailure, RestoreResult
     from snapper.commands.restore_session import SessionReport
+    from snapper.restoring.destinations import UnusedLocation
 
 
 def session_fields(session: SessionReport, seconds: float) -> tuple[dict[str, Any], int]:
@@ -75,7 +76,13 @@ def log_result(result: RestoreResult | RestoreFailure) -> None:
             what = f"could not be restored: {result.error.message}"
         else:
             what = "is already in place" if result.present else f"was restored in {result.seconds:.1f} s"
+            if result.unused_location and not result.present:
+                what += f" to {result.prefix}, {_not_there(result.unused_location)}"
         output.warn(f"{result.environment} {what}")
+
+
+def _not_there(unused: UnusedLocation) -> str:
+    return f"not to {unused.prefix}, where it was packed: {unused.reason}"
 
 
 def _split(
@@ -117,6 +124,8 @@ def _print_result(result: RestoreResult) -> None:
             f"  this is snapshot {result.snapshot_id[:12]}: the current one, {result.instead_of[:12]}, is not "
             "completely cached"
         )
+    if result.unused_location and not result.present:
+        output.notice(f"  {_not_there(result.unused_location)}")
     output.print_unrelocated(result.unrelocated)
     for kernel in result.kernels:
         if kernel.problem:
@@ -133,6 +142,7 @@ def _fields(result: RestoreResult) -> dict[str, Any]:
         "snapshot": result.snapshot_id,
         "instead_of": result.instead_of or None,
         "prefix": result.prefix,
+        "unused_location": to_jsonable(result.unused_location),
         "present": result.present,
         "changed": result.changed,
         "size": result.size,

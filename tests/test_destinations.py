@@ -1,0 +1,380 @@
+"""A store cannot decide where environments are restored: only this user's settings, choices, and conda can."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from snapper.environment.condarc import configured_envs_dirs
+from snapper.environment.own_locations import own_locations, remember_location
+from snapper.environment.state import EnvironmentState
+from snapper.errors import NoTargetDirectory
+from snapper.format import canonical
+from snapper.format.model import FORMAT
+from snapper.restoring.destinations import Destination, Destinations
+from snapper.settings.directories import state_directory
+
+_OTHER_USER = 64203
+
+#: Variables that name conda's directories.
+_VARIABLES = (
+    "CONDA_EXE",
+    "CONDA_PREFIX",
+    "CONDA_DEFAULT_ENV",
+    "CONDARC",
+    "MAMBA_ROOT_PREFIX",
+    "CONDA_ENVS_DIRS",
+)
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of a user who has an envs directory and no conda."""
+    home = tmp_path / "home"
+    (home / "envs").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for name in _VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CONDA_ENVS_PATH", str(home / "envs"))
+    return home
+
+
+def choose(name: str, packed_at: object) -> Destination:
+    return Destinations().choose(name, str(packed_at))
+
+
+def environment(prefix: Path, name: str = "") -> Path:
+    """Make an environment, with the state of a restore if it has a name in a store."""
+    (prefix / "conda-meta").mkdir(parents=True)
+    if name:
+        state = canonical.encode(EnvironmentState(FORMAT, name, "0" * 64, str(prefix)))
+        (prefix / ".snapper").mkdir()
+        (prefix / ".snapper" / "state.json").write_bytes(state)
+    return prefix
+
+
+def conda_root(prefix: Path) -> Path:
+    """Make a conda installation."""
+    environment(prefix)
+    for name in ("bin", "condabin", "envs"):
+        (prefix / name).mkdir()
+    return prefix
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, _OTHER_USER, _OTHER_USER, follow_symlinks=False)
+
+
+def refused(home: Path, name: str, packed_at: object) -> str:
+    """Return why the environment is not restored where it was packed, but in the envs directory."""
+    destination = choose(name, packed_at)
+    assert destination.prefix == home / "envs" / name
+    assert destination.unused is not None
+    assert destination.unused.prefix == str(packed_at)
+    return destination.unused.reason
+
+
+# --- what a publisher can state ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ".ssh", ".ssh/authorized_keys", ".aws", ".jupyter/custom", "bin", "project", "project/team-x",
+        "envs", "envs/other/lib/python3.12/site-packages", "envs/other/envs/team-x", "envs/.hidden/team-x",
+        "miniforge3/pkgs/team-x", "miniforge3", "miniconda3", "miniforge3/envs/other/team-x",
+    ],
+)  # fmt: skip
+def test_publisher_cannot_choose_a_directory(home: Path, place: str) -> None:
+    conda_root(home / "miniforge3")
+    environment(home / "envs" / "other", "other")
+    for directory in (".ssh", "project", ".jupyter", "bin", "envs/other/envs"):
+        (home / directory).mkdir()
+    assert refused(home, "team-x", home / place) == "that is not in one of your envs directories"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "{home}/envs/../.ssh/team-x", "{home}/envs/../envs/team-x", "/{home}/envs/team-x", "{home}//envs/team-x",
+        "{home}/envs/./team-x", "{home}/envs/team-x/", "envs/team-x", "~/envs/team-x", "{home}/.ssh/../envs/team-x",
+    ],
+)  # fmt: skip
+def test_paths_in_other_spellings_are_not_followed(home: Path, change: str) -> None:
+    destination = choose("team-x", change.format(home=home))
+    assert destination.prefix == home / "envs" / "team-x"
+    assert destination.unused
+    assert "not a normal path" in destination.unused.reason
+
+
+def test_strange_paths_are_not_followed(home: Path) -> None:
+    for packed_at in (f"{home}/" + "x/" * 3000 + "x", f"{home}/\udcff", "/dev/zero/x", "/proc/self/root/x"):
+        assert "not in one of your envs directories" in refused(home, "team-x", packed_at)
+    assert choose("team-x", "") == Destination(home / "envs" / "team-x")
+
+
+def test_environment_is_restored_into_an_envs_directory_under_its_own_name(home: Path) -> None:
+    root = conda_root(home / "miniforge3")
+    assert choose("team-x", root / "envs/team-x") == Destination(root / "envs/team-x")
+    for name in ("other", ".ssh", "-x"):
+        destination = choose("team-x", root / "envs" / name)
+        assert destination.prefix == root / "envs/team-x"
+        assert destination.unused
+        assert destination.unused.reason == "in an envs directory, an environment has its own name"
+
+
+def test_paths_are_not_accessed_unless_they_are_in_a_known_directory(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An automounter would contact another machine, a pipe would block."""
+    accessed: list[str] = []
+    for function in (os.stat, os.lstat, os.access, os.open, os.readlink):
+
+        def record(
+            path: object, *args: object, function: Callable[..., object] = function, **kwargs: object
+        ) -> object:
+            accessed.append(str(path))
+            return function(path, *args, **kwargs)
+
+        monkeypatch.setattr(os, function.__name__, record)
+    choose("team-x", "/net/evil.example/team-x")
+    monkeypatch.undo()
+    assert accessed
+    assert not [path for path in accessed if path.startswith("/net")]
+
+
+# --- what this user has chosen ----------------------------------------------------------------------------
+
+
+def test_location_that_the_user_packed_from_is_used_for_that_environment_only(home: Path) -> None:
+    (home / "project").mkdir()
+    remember_location("team-x", home / "project" / "env")
+    assert choose("team-x", home / "project/env") == Destination(home / "project/env")
+    assert refused(home, "team-y", home / "project/env")
+    assert refused(home, "team-x", home / "project/other")
+    environment(home / "project/env", "other")
+    beside = choose("team-x", home / "project/env")
+    assert beside.prefix == home / "project/team-x"
+    assert beside.unused
+
+
+def test_environment_that_is_still_there_stays_there(home: Path) -> None:
+    """In an envs directory its directory may have another name; elsewhere, conda has to know it."""
+    named = environment(home / "envs" / "named", "team-x")
+    assert choose("team-x", named) == Destination(named)
+    assert choose("team-y", named).prefix == home / "envs/team-y"
+    elsewhere = environment(home / "project" / "env", "team-x")
+    assert refused(home, "team-x", elsewhere)
+    (home / ".conda").mkdir()
+    (home / ".conda/environments.txt").write_text(f"{elsewhere}\n")
+    assert choose("team-x", elsewhere) == Destination(elsewhere)
+    assert refused(home, "team-y", elsewhere)
+    hidden = environment(home / "envs" / ".hidden", "team-x")
+    assert choose("team-x", hidden).prefix == home / "envs/team-x"
+
+
+def test_record_of_locations_is_private_bounded_and_survives_damage(home: Path) -> None:
+    assert own_locations("x") == ()
+    for number in (*range(40), 39, 5):
+        remember_location("x", home / str(number))
+    known = own_locations("x")
+    assert (len(known), known[-2:]) == (32, (f"{home}/39", f"{home}/5"))
+    remember_location("odd", home / "\udcff\n")
+    assert own_locations("odd") == (f"{home}/\udcff\n",)
+    file = state_directory() / "locations" / "x"
+    assert file.stat().st_mode & 0o777 == 0o600
+    (file.parent / "X").write_bytes(file.read_bytes())
+    assert own_locations("X") == ()
+    for damaged in (b"", b"{", b"[" * 100_000, b"[]", b'{"format":2,"environment":"x","prefixes":[]}'):
+        file.write_bytes(damaged)
+        assert own_locations("x") == ()
+    file.unlink()
+    os.mkfifo(file)
+    assert own_locations("x") == ()
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    assert own_locations("x") == ()
+    remember_location("x", home / "new")
+    assert own_locations("x") == (f"{home}/new",)
+
+
+# --- base environments ------------------------------------------------------------------------------------
+
+
+def no_system_conda() -> None:
+    if any(Path("/opt", name).exists() for name in ("conda", "miniconda3", "miniforge3")):
+        pytest.skip("this machine has a conda in /opt")
+
+
+def test_base_becomes_the_conda_of_a_machine_without_one(home: Path) -> None:
+    no_system_conda()
+    destinations = Destinations()
+    base = home / "miniforge3"
+    assert destinations.choose("base", str(base)).prefix == base
+    assert destinations.choose("inner", f"{base}/envs/inner").prefix == base / "envs/inner"
+    assert destinations.choose("lib", f"{base}/lib/lib").prefix == home / "envs/lib"
+    assert destinations.choose("deep", f"{base}/envs/inner/envs/deep").prefix == home / "envs/deep"
+    assert choose("inner", f"{base}/envs/inner").prefix == home / "envs/inner"
+    assert refused(home, "team-x", base)
+    assert refused(home, "base", home / "bin")
+
+
+def test_base_of_a_store_does_not_become_a_second_conda(home: Path) -> None:
+    """The programs of the first one found are on PATH in all kernels."""
+    root = conda_root(home / "miniforge3")
+    assert refused(home, "base", home / "miniconda3")
+    assert choose("base", root) == Destination(root)
+
+
+def test_restored_base_does_not_decide_where_others_go(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    root = conda_root(home / "miniforge3")
+    (root / ".condarc").write_text(f"envs_dirs: [{home}/.ssh]\n")
+    (home / ".ssh").mkdir()
+    assert choose("keys", "").prefix == home / ".ssh/keys"
+    environment(home / "other", "base")
+    (home / "other/.snapper").rename(root / ".snapper")
+    assert choose("keys", "").prefix == root / "envs/keys"
+    assert choose("keys", home / ".ssh/keys").prefix == root / "envs/keys"
+
+
+def test_restored_environment_does_not_become_a_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if it has the programs of a conda installation and is active."""
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    evil = environment(home / "mine" / "evil", "evil")
+    for name in ("condabin", "envs"):
+        (evil / name).mkdir()
+    monkeypatch.setenv("CONDA_PREFIX", str(evil))
+    assert choose("team-x", evil / "envs/team-x").prefix == home / ".conda/envs/team-x"
+    (evil / ".snapper").rename(home / "no-state")
+    assert choose("team-x", evil / "envs/team-x").prefix == evil / "envs/team-x"
+
+
+# --- other users ------------------------------------------------------------------------------------------
+
+
+@needs_root
+def test_directories_that_others_control_are_not_used(home: Path, tmp_path: Path) -> None:
+    """Neither where this user once packed from, nor in another user's installation."""
+    shared = tmp_path / "shared"
+    for name in ("theirs", "writable", "own"):
+        (shared / name).mkdir(parents=True)
+        remember_location("team-x", shared / name / "env")
+    give_away(shared / "theirs")
+    (shared / "writable").chmod(0o777)
+    (shared / "link").symlink_to("own")
+    give_away(shared / "link")
+    remember_location("team-x", shared / "link/env")
+    assert (
+        refused(home, "team-x", shared / "theirs/env") == f"{shared}/theirs belongs to the user {_OTHER_USER}"
+    )
+    assert refused(home, "team-x", shared / "writable/env") == f"{shared}/writable is writable by other users"
+    assert (
+        refused(home, "team-x", shared / "link/env") == f"{shared}/link is a link of the user {_OTHER_USER}"
+    )
+    assert choose("team-x", shared / "own/env").prefix == shared / "own/env"
+    give_away(environment(shared / "own/env", "team-x"))
+    assert choose("team-x", shared / "own/env").prefix == shared / "own/team-x"
+
+
+def test_others_could_create_what_is_missing_in_a_sticky_directory(home: Path, tmp_path: Path) -> None:
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    for place in (sticky / "env", sticky / "base", sticky / "base/envs/team-x"):
+        remember_location("team-x", place)
+    assert choose("team-x", sticky / "env").prefix == sticky / "env"
+    destinations = Destinations()
+    destinations.choose("team-x", f"{sticky}/base")
+    assert destinations.choose("team-x", f"{sticky}/base/envs/team-x").prefix == home / "envs/team-x"
+
+
+@needs_root
+def test_chosen_directory_may_be_shared_but_not_what_is_in_it(home: Path, tmp_path: Path) -> None:
+    (home / "envs").chmod(0o777)
+    assert choose("team-x", home / "envs/team-x") == Destination(home / "envs/team-x")
+    give_away(environment(home / "envs/team-x", "team-x"))
+    destination = choose("team-x", home / "envs/team-x")
+    assert destination.prefix == home / ".conda/envs/team-x"
+    assert destination.unused
+    assert "belongs to the user" in destination.unused.reason
+    (home / "envs/team-y").symlink_to(tmp_path)
+    give_away(home / "envs/team-y")
+    assert choose("team-y", "").prefix == home / ".conda/envs/team-y"
+
+
+@needs_root
+def test_root_does_not_write_into_the_home_of_another_user(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if HOME says so, as with some settings of sudo."""
+    no_system_conda()
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    conda_root(home / "miniforge3")
+    (home / ".condarc").write_text(f"envs_dirs: [{tmp_path}]\n")
+    give_away(home)
+    with pytest.raises(NoTargetDirectory) as caught:
+        choose("team-x", home / "miniforge3/envs/team-x")
+    assert f"{home} belongs to the user {_OTHER_USER}" in caught.value.message
+
+
+def test_home_may_be_writable_by_a_group(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a umask of 002, everything in it is."""
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    root = conda_root(home / "miniforge3")
+    for directory in (home, root, root / "envs"):
+        if os.geteuid() == 0:
+            os.chown(directory, -1, _OTHER_USER)
+        directory.chmod(0o775)
+    assert choose("team-x", root / "envs/team-x").prefix == root / "envs/team-x"
+    (root / "envs").chmod(0o777)
+    assert choose("team-x", root / "envs/team-x").prefix == home / ".conda/envs/team-x"
+
+
+def test_envs_directory_may_be_a_link(home: Path, tmp_path: Path) -> None:
+    (home / "envs").rename(tmp_path / "real")
+    (home / "envs").symlink_to(tmp_path / "real")
+    for packed_at in (home / "envs/team-x", tmp_path / "real/team-x"):
+        assert choose("team-x", packed_at) == Destination(home / "envs/team-x")
+
+
+# --- conda's settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 50_000, "a: " + "{a: " * 10_000, "- " * 30_000, "x" * (1 << 17), "envs_dirs: " + "[" * 60_000,
+        "envs_dirs: !!seq text", "envs_dirs: !!python/object/apply:os.system [true]", "!!map envs_dirs",
+        'envs_dirs: ["a\\0b"]', "envs_dirs: &a [*a]", "envs_dirs: {a: b}", "? [envs_dirs]\n: [x]",
+    ],
+    ids=range(12),
+)  # fmt: skip
+def test_malformed_condarc_is_ignored(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".condarc").write_text(text)
+    assert configured_envs_dirs(tmp_path / ".condarc") == []
+
+
+def test_condarc_that_expands_is_not_expanded(tmp_path: Path) -> None:
+    """Merge keys would double the number of entries with each level."""
+    levels = "".join(f"l{n}: &l{n}\n  <<: [*l{n - 1}, *l{n - 1}]\n" for n in range(1, 60))
+    aliases = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+    text = f"l0: &l0 {{a: 1, b: 2}}\n{levels}a0: &a0 [x]\n{aliases}envs_dirs: [~/here, *a59]\n"
+    (tmp_path / ".condarc").write_text(text)
+    assert configured_envs_dirs(tmp_path / ".condarc") == ["~/here"]
+
+
+@pytest.mark.parametrize("name", [".condarc", ".conda/environments.txt"])
+def test_settings_of_conda_that_cannot_be_read_are_ignored(home: Path, name: str) -> None:
+    file = home / name
+    file.parent.mkdir(exist_ok=True)
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path), os.mkdir):
+        make(file)
+        assert choose("team-x", home / "project/env").prefix == home / "envs/team-x"
+        os.rmdir(file) if file.is_dir() else file.unlink()
