@@ -140,6 +140,17 @@ def test_comparing_does_not_follow_links_outside(sandbox: Path) -> None:
     assert "a/secret" in found_files.removed
 
 
+def test_comparing_does_not_read_files_larger_than_any_of_a_layer(sandbox: Path) -> None:
+    """The owner of an environment can make a file as large as the file system allows, without using space."""
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("data", b"data"))])
+    store = open_store(str(sandbox / "store"))
+    os.truncate(prefix / "data", 2**42)
+    snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
+    with WorkerPool(store, 1) as workers:
+        found = compare_environment(snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS)
+    assert [tuple(difference) for difference in found] == [("data", "contents")]
+
+
 def publish_descriptions(store: LocalStore, *layers: Layer) -> str:
     """Make a snapshot with these descriptions of existing layers the current one of `work`; return its key."""
     found = read_snapshot(store, read_ref(store, "work").ref.current)

@@ -141,9 +141,9 @@ def _compare_records(
             if layer.begins and layer.relocations
         }
         for group, path in split:
-            data = files.read(path) if path not in altered else None
-            if data is not None:
-                facts[group][path] = FileFacts(hashlib.sha256(data).hexdigest(), len(data))
+            fact = files.facts(path) if path not in altered else None
+            if fact is not None:
+                facts[group][path] = fact
         for layer, part in compared:
             for record in part.records:
                 difference = _compare_record(files, record, facts[layer.owner_group])

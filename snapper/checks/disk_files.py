@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from types import TracebackType
 
+from snapper.environment.conda import FileFacts
 from snapper.errors import SnapperError
+from snapper.format.model import LARGEST_LAYER
 from snapper.fs.directories import DirectoryTree
 from snapper.fs.errors import map_os_error
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CHUNK = 1024 * 1024
+
+#: The largest file that is read as a whole, in bytes. Files that a layer has as a whole are smaller, also when they are
+#: relocated; others may be sparse, and larger than memory.
+_LARGEST = 2 * LARGEST_LAYER
 
 
 class DiskFiles:
@@ -46,22 +57,39 @@ class DiskFiles:
         parent, _, name = path.rpartition("/")
         return os.readlink(name, dir_fd=self._directories[parent])
 
-    def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes | None:
-        """Return up to `size` bytes of a regular file from the offset on; None if there is no regular file."""
+    def read(self, path: str, offset: int = 0, size: int = _LARGEST) -> bytes | None:
+        """Return up to `size` bytes of a regular file from the offset on; None if there is no regular file.
+
+        Return None, too, if all of a file is to be read that is too large to be one of a layer's.
+        """
+        status = self.status(path)
+        if status is None or not stat.S_ISREG(status.st_mode) or (size == _LARGEST < status.st_size):
+            return None
+        with self._opened(path) as file:
+            file.seek(offset)
+            return file.read(min(size, status.st_size))
+
+    def facts(self, path: str) -> FileFacts | None:
+        """Return checksum and size of a regular file of any size; None if there is no regular file."""
         status = self.status(path)
         if status is None or not stat.S_ISREG(status.st_mode):
             return None
+        digest, size = hashlib.sha256(), 0
+        with self._opened(path) as file:
+            while size < status.st_size and (data := file.read(_CHUNK)):
+                digest.update(data)
+                size += len(data)
+        return FileFacts(digest.hexdigest(), size)
+
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[FileIO]:
         parent, _, name = path.rpartition("/")
         try:
             descriptor = os.open(name, _READ_FLAGS, dir_fd=self._directories[parent])
+            with open(descriptor, "rb", buffering=0) as file:
+                yield file
         except OSError as error:
             raise self._failure(path, error) from None
-        with open(descriptor, "rb", buffering=0) as file:
-            try:
-                file.seek(offset)
-                return file.read(status.st_size if size is None else size)
-            except OSError as error:
-                raise self._failure(path, error) from None
 
     def _failure(self, path: str, error: OSError) -> SnapperError:
         return map_os_error(error, f"{self._directory}/{path}", "read")
