@@ -107,6 +107,25 @@ def test_any_options_give_a_valid_script(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--store", "/a\nreboot", "'/a\\nreboot' contains a line break or another unprintable character"),
+        ("--wheelhouse", "/a\rb", "'/a\\rb' contains a line break or another unprintable character"),
+        ("--only", "\x1b[2J", "'\\x1b[2J' contains a line break or another unprintable character"),
+        ("--requirement", "\udcff", "'\\udcff' contains a line break or another unprintable character"),
+        ("--user", "-u root", "invalid user name: -u root"),
+        ("--user", "root:x", "invalid user name: root:x"),
+        ("--budget", "291", "the time limit of 291 s is too long for a SageMaker notebook instance"),
+    ],
+)
+def test_values_that_would_break_the_script_are_refused(
+    option: str, value: str, message: str, machine: Machine
+) -> None:
+    command = ("lifecycle", "on-start", "--platform", "notebook-instance", option, value)
+    assert machine.expect_error(2, *command)["message"] == message
+
+
 def test_missing_and_unknown_events_are_refused(machine: Machine) -> None:
     missing, misspelt = machine.expect_error(2, "lifecycle"), machine.expect_error(2, "lifecycle", "on-strat")
     assert missing["message"] == "missing argument 'EVENT'. Choose from: on-create, on-start"
@@ -293,30 +312,13 @@ def test_on_start_restores_environments_with_kernels(instance: Instance) -> None
     assert min(times) < 2, times
 
 
-def test_root_runs_nothing_that_the_user_can_write(instance: Instance) -> None:
-    """This holds while the script looks for a Python, and when root calls snapper later."""
+def test_link_to_snapper_is_in_the_path_of_the_user_only(instance: Instance) -> None:
+    """Otherwise root would run a program that the user can write."""
     instance.start()
     link = instance.home / ".local/bin/snapper"
     assert link.readlink() == instance.home / "SageMaker/.snapper/venv/bin/snapper"
     assert pwd.getpwuid(link.lstat().st_uid).pw_name == instance.user
     assert not Path(os.path.realpath("/usr/local/bin/snapper")).is_relative_to(instance.home)
-
-    venv, python = instance.home / "SageMaker/.snapper/venv", instance.home / "anaconda3/bin/python3"
-    who = instance.home / "SageMaker/who"
-    other = instance.envs / "python3"
-    python.parent.mkdir(exist_ok=True)
-    python.write_text(f"#!/bin/sh\nid -un >>{who}\nexit 1\n")
-    python.chmod(0o755)
-    venv.rename(venv.with_name("away"))
-    other.rename(other.with_name("away"))
-    try:
-        instance.start("--wheelhouse", str(instance.envs))  # has no wheels
-        assert who.read_text().split() == [instance.user]
-    finally:
-        shutil.rmtree(venv, ignore_errors=True)
-        venv.with_name("away").rename(venv)
-        other.with_name("away").rename(other)
-        shutil.rmtree(python.parent)
 
 
 def test_on_start_reports_a_missing_store(instance: Instance) -> None:
@@ -366,7 +368,8 @@ def test_settings_of_the_script_apply_in_terminals(instance: Instance, tmp_path:
     assert "team-*" in instance.as_user(program, "config", "get", "only")
 
 
-def test_shell_that_sources_the_script_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", ["set +e", "set -eu -o pipefail"])
+def test_shell_that_sources_the_script_continues(options: str, tmp_path: Path) -> None:
     """Docker-stacks sources its hooks from the script that then starts Jupyter."""
     text = render_script(
         LifecycleOptions("on-start", "jupyterhub", {"store": "/nowhere"}, 10, requirement="nothing")
@@ -375,8 +378,52 @@ def test_shell_that_sources_the_script_continues(tmp_path: Path) -> None:
     fake = tmp_path / "bin"
     fake.mkdir()
     own = f"{fake}:/usr/bin:/bin"
-    command = f'PATH={own}; source {tmp_path}/hook.sh; test "$PATH" = {own} && echo continued'
+    command = f'{options}; PATH={own}; source {tmp_path}/hook.sh; test "$PATH" = {own} && echo continued'
     done = subprocess.run(
         ["env", "-i", f"HOME={tmp_path}", "bash", "-c", command], capture_output=True, text=True, check=False
     )
     assert done.stdout.endswith("continued\n"), done
+
+
+#: Takes the place of Python and AWS's client: writes down its arguments, and "installs" itself.
+_STUB = """#!/bin/sh
+{ basename "$0"; printf '<%s>' "$@"; echo; } >>"$HOME/calls"
+case "$*" in
+*import\\ snapper) exec test -e "$HOME/.snapper/venv/bin/snapper" ;;
+*-m\\ venv*) mkdir -p "$HOME/.snapper/venv/bin" && cp "$0" "$HOME/.snapper/venv/bin/python" ;;
+*-m\\ pip*) cp "$0" "$HOME/.snapper/venv/bin/snapper" ;;
+restore*) echo "restored with $TOKEN" ;;
+esac
+"""
+
+
+def test_user_who_is_not_root_runs_the_script(another_user: tuple[str, Path]) -> None:
+    """In Studio, and in most containers, they do. The script keeps their variables, and installs snapper once."""
+    user, top = another_user
+    home = top / "a home"
+    for name in ("python3", "aws"):
+        (home / "bin").mkdir(parents=True, exist_ok=True)
+        (home / "bin" / name).write_text(_STUB)
+        (home / "bin" / name).chmod(0o755)
+    options = LifecycleOptions(
+        "on-start", "studio", requirement="conda-snapper == 1", wheelhouse="s3://b/it's $HOME"
+    )
+    (home / "on-start.sh").write_text(render_script(options))
+    variables = [f"HOME={home}", f"PATH={home}/bin:/usr/bin:/bin", "TOKEN=a token of the user"]
+    command = ["env", "-i", *variables, "/bin/bash", str(home / "on-start.sh")]
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", user, str(home)], check=True)
+        command = ["runuser", "-u", user, "--", *command]
+    outputs = [
+        subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=True).stdout
+        for _ in range(2)
+    ]
+    own, log = home / ".snapper", (home / ".snapper/log/on-start.log").read_text()
+    assert log == "".join(outputs)
+    assert log.count("installing conda-snapper == 1 with") == log.count("snapper is installed") == 1
+    assert log.count("restored with a token of the user") == log.count("finished with exit code 0") == 2
+    calls = (home / "calls").read_text()
+    assert f"aws\n<s3><sync><--only-show-errors><s3://b/it's $HOME><{own}/wheelhouse>\n" in calls
+    assert f"<--find-links={own}/wheelhouse><--no-index><--><conda-snapper == 1>\n" in calls
+    assert calls.count("<-m><venv><--clear>") == 1
+    assert "snapper\n<restore><--all><--budget>" in calls

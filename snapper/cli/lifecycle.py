@@ -60,7 +60,7 @@ TimeLimitOption = Annotated[
         min=20,
         max=3600,
         metavar="SECONDS",
-        help="Time limit of the script, 20 to 3600 (default: 240).",
+        help="Time limit of the script, 20 to 3600 (default: 240; at most 290 on SageMaker).",
     ),
 ]
 ScriptOnlyOption = Annotated[
@@ -178,6 +178,6 @@ def _command(options: LifecycleOptions) -> str:
         word
         for name, value in option_values.items()
         if value
-        for word in (f"--{name.replace('_', '-')}", value.replace("\n", " "))
+        for word in (f"--{name.replace('_', '-')}", value)
     ]
     return shlex.join(["snapper", "lifecycle", options.event, *words])

@@ -18,8 +18,11 @@ Event = Literal["on-create", "on-start"]
 #: The maximum length of a script, in base64, that SageMaker accepts. EC2's user data may be longer.
 MAX_BASE64_LENGTH = 16_384
 
-#: The default time limit of a script, in seconds; SageMaker allows five minutes.
+#: The default time limit of a script, in seconds.
 BUDGET = 240
+
+#: The longest time limit, in seconds, and the longest on SageMaker, which allows five minutes.
+MAX_BUDGET, MAX_BUDGET_ON_SAGEMAKER = 3600, 290
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,14 @@ class ScriptPlatform:
     """A kind of machine that a script is for.
 
     `user` owns the environments by default. `base` is snapper's directory below the user's home, which survives a
-    stop. `note` says how the script is run.
+    stop. `note` says how the script is run. `max_budget` is the longest time limit in seconds.
     """
 
     title: str
     user: str
     base: str
     note: str
+    max_budget: int = MAX_BUDGET
 
 
 PLATFORMS: Mapping[str, ScriptPlatform] = {
@@ -42,12 +46,14 @@ PLATFORMS: Mapping[str, ScriptPlatform] = {
         "ec2-user",
         "SageMaker/.snapper",
         "SageMaker runs it as root, allows it five minutes, and does not start the instance if it fails.",
+        MAX_BUDGET_ON_SAGEMAKER,
     ),
     "studio": ScriptPlatform(
         "a SageMaker Studio space",
         "sagemaker-user",
         ".snapper",
         "SageMaker runs it as sagemaker-user, allows it five minutes, and does not start the app if it fails.",
+        MAX_BUDGET_ON_SAGEMAKER,
     ),
     "ec2-user-data": ScriptPlatform(
         "an EC2 instance",
@@ -84,8 +90,12 @@ class LifecycleOptions:
 
 
 def render_script(options: LifecycleOptions) -> str:
-    """Return the text of the script; raise UsageError if it would be too long for SageMaker."""
+    """Return the text of the script.
+
+    Raise UsageError if it would be too long for SageMaker, or if an option is invalid.
+    """
     platform = PLATFORMS[options.platform]
+    _check(options, platform)
     values = {
         "EVENT": options.event,
         "TITLE": platform.title,
@@ -110,6 +120,25 @@ def render_script(options: LifecycleOptions) -> str:
     return text
 
 
+def _check(options: LifecycleOptions, platform: ScriptPlatform) -> None:
+    """Raise UsageError if the time limit is too long, or if a text is not what it should be.
+
+    A line break would end a comment in the script.
+    """
+    if options.budget > platform.max_budget:
+        raise UsageError(
+            f"the time limit of {options.budget:,} s is too long for {platform.title}",
+            f"Use --budget {platform.max_budget} or less.",
+        )
+    words = (options.user, options.requirement, options.wheelhouse)
+    texts = (*words, *options.settings.values(), options.made_by)
+    for text in texts:
+        if not text.isprintable():
+            raise UsageError(f"{text!r} contains a line break or another unprintable character")
+    if options.user.startswith("-") or ":" in options.user:
+        raise UsageError(f"invalid user name: {options.user}")
+
+
 def _assignments(settings: Mapping[str, str]) -> str:
     """Return assignments of the settings' environment variables, a line each."""
     return "".join(
@@ -122,7 +151,7 @@ def _save_settings(settings: Mapping[str, str]) -> str:
     if not settings:
         return ""
     commands = (
-        f'    as_user "$venv/bin/snapper" config set {key} {shlex.quote(value)} --json >/dev/null ||\n'
+        f'    limited 30 "$venv/bin/snapper" config set {key} {shlex.quote(value)} --json >/dev/null ||\n'
         f'        say "could not save the setting {key}: it does not apply in terminals"\n'
         for key, value in sorted(settings.items())
     )
@@ -133,127 +162,198 @@ _SCRIPT = r"""#!/bin/bash
 # snapper: @EVENT@ of @TITLE@.
 # @NOTE@
 # Made by: @MADE_BY@
+# shellcheck disable=SC2329 # functions are called in the shells that they are passed to
 ( # in a subshell, so that a shell that sources this script continues
-set -u
+set +e
 SECONDS=0
 
-user=@USER@
+user=@USER@ # who owns the environments, if root runs this script
 requirement=@REQUIREMENT@
 wheelhouse=@WHEELHOUSE@
 budget=@BUDGET@ # time limit of this script in seconds
 settings=(LANG=C.UTF-8@SETTINGS@) # these override the settings file
 
-PATH=${PATH:-/usr/bin:/bin}:/usr/local/bin:/usr/bin:/bin
-home=$(getent passwd "$user" | cut -d : -f 6)
-if [ "$(id -u)" != 0 ]; then
-    user=$(id -un)
-    home=${HOME:-$home}
-fi
-base=$home/@BASE@
-venv=$base/venv
-log=$base/log/@EVENT@.log
-
 say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
 
-# Runs a command as the user who owns the environments, with the settings.
-as_user() {
-    set -- env HOME="$home" USER="$user" LOGNAME="$user" PATH="$PATH" "${settings[@]}" "$@"
-    if [ "$(id -u)" != 0 ] || [ "$user" = root ]; then
-        "$@"
-    elif command -v runuser >/dev/null; then
-        runuser -u "$user" -- "$@"
-    else
-        sudo -n -u "$user" "$@"
-    fi
+# --- supervise: run the work with limits. Root runs this part only, and it uses no file that the user can write.
+
+# Kills this process group, which is all that `supervise` has started and itself, after $1 seconds.
+stop_after() {
+    sleep "$1"
+    kill -KILL 0
 }
 
-# Runs a command as the user for at most $1 seconds.
-with_timeout() {
-    local seconds=$1
-    shift
-    as_user timeout -k 5 "$seconds" "$@"
+# Prints stdin, at most 2,000 lines of 1,000 bytes, with "?" instead of control characters and non-ASCII bytes.
+show() {
+    local line count=0 unsafe=$'[^\t -~]' LC_ALL=C
+    while IFS= read -r -n 1000 line || [ -n "$line" ]; do
+        printf '%s\n' "${line//$unsafe/?}"
+        if ((++count == 2000)); then
+            echo "more output is not shown"
+            cat >/dev/null # the writer must not wait
+        fi
+    done
 }
 
-# Prints the seconds that remain of the time limit, at least 10.
-remaining() { echo $((budget - SECONDS > 10 ? budget - SECONDS : 10)); }
-
-find_python() {
-    local candidate check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
-    for candidate in "$home"/anaconda3/envs/python3/bin/python3 "$home"/anaconda3/bin/python3 \
-        /opt/conda/bin/python3 python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
-        if as_user "$candidate" -I -c "$check" 2>/dev/null; then
-            command -v "$candidate"
+# Must be called in a new session without a terminal, with stdin from /dev/null and a clean environment.
+supervise() {
+    local fd home='' uid gid groups as_user=(env "${settings[@]}")
+    for fd in /proc/self/fd/*; do
+        fd=${fd##*/}
+        if ((fd > 2)); then exec {fd}>&-; fi
+    done
+    stop_after $((budget - SECONDS)) &
+    if [ "$EUID" = 0 ]; then
+        IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
+        if [ "${home:0:1}" != / ]; then
+            say "user $user does not exist or has no home directory: nothing to do"
             return
         fi
+        umask 022
+        as_user+=(HOME="$home" USER="$user" LOGNAME="$user" PATH=/usr/local/bin:/usr/bin:/bin:/opt/conda/bin)
+        if command -v setpriv >/dev/null; then
+            groups=$(id -G -- "$user" | tr ' ' ,)
+            as_user=(setpriv --reuid "$uid" --regid "$gid" --groups "$groups" -- "${as_user[@]}")
+        else
+            as_user=(runuser -u "$user" -- "${as_user[@]}")
+        fi
+    fi
+    {
+        "${as_user[@]}" bash -c "$(declare -p requirement wheelhouse budget)
+            $(declare -f "${work_functions[@]}")
+            SECONDS=$SECONDS; work"
+        stop_after 2 >/dev/null 2>&1 & # if a process that has left the group keeps the pipe open
+    } 2>&1 | show
+}
+
+# --- work: install snapper, and restore. All of this runs as the user.
+
+work_functions=(say left limited find_python is_installed install link restore write_log work)
+
+# Prints the seconds that remain until $1 seconds before the time limit, at least 1.
+left() { echo $((budget - $1 - SECONDS > 1 ? budget - $1 - SECONDS : 1)); }
+
+# Runs a command for at most $1 seconds, and not beyond the time limit; returns 124 or 137 if it was stopped.
+limited() {
+    local seconds
+    seconds=$(left 5)
+    if (($1 < seconds)); then seconds=$1; fi
+    timeout --foreground -k 2 "$seconds" "${@:2}"
+}
+
+# Sets python, last to that of an environment, which a restore may replace.
+find_python() {
+    local check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
+    for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 /opt/conda/bin/python3 \
+        "$HOME"/anaconda3/bin/python3 "$HOME"/anaconda3/envs/python3/bin/python3; do
+        if limited 10 "$python" -I -c "$check" >/dev/null 2>&1; then return; fi
     done
     return 1
 }
 
-is_installed() { as_user "$venv/bin/python" -I -c 'import snapper' 2>/dev/null; }
+is_installed() { limited 30 "$venv/bin/python" -I -c 'import snapper' >/dev/null 2>&1; }
 
 # Installs snapper into a virtual environment that survives stops.
 install() {
-    local python source=()
-    if ! python=$(find_python); then
+    local python source=(--find-links="$wheelhouse" --no-index)
+    if ! find_python; then
         say "cannot install snapper: no Python 3.10 or later was found"
         return 1
     fi
-    say "installing $requirement with $python"
+    say "installing $requirement with $(command -v "$python")"
     case $wheelhouse in
-    '') ;;
+    '') source=(--disable-pip-version-check) ;;
     s3://*)
-        with_timeout "$(remaining)" aws s3 sync --only-show-errors "$wheelhouse" "$base/wheelhouse" || return
-        source=(--no-index --find-links "$base/wheelhouse")
+        limited "$budget" aws s3 sync --only-show-errors "$wheelhouse" "$base/wheelhouse" || return
+        source=(--find-links="$base/wheelhouse" --no-index)
         ;;
-    *) source=(--no-index --find-links "$wheelhouse") ;;
     esac
-    with_timeout "$(remaining)" "$python" -m venv --clear "$venv" || return
-    with_timeout "$(remaining)" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --no-cache-dir ${source[@]+"${source[@]}"} "$requirement" || return
-    say "snapper is installed"
+    limited "$budget" "$python" -m venv --clear "$venv" &&
+        limited "$budget" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --no-cache-dir "${source[@]}" -- "$requirement" &&
+        say "snapper is installed"
 }
 
-# Links snapper into a PATH directory of the user, unless there is another one. What the user can write is never
-# linked into root's PATH.
+# Links snapper into a PATH directory of the user, unless there is another one.
 link() {
-    local bin=$home/.local/bin
-    if [ "$(id -u)" = 0 ] && [ "$user" = root ]; then bin=/usr/local/bin; fi
-    as_user mkdir -p "$bin"
+    local bin=$HOME/.local/bin
+    if [ "$EUID" = 0 ]; then bin=/usr/local/bin; fi
+    mkdir -p "$bin"
     case $(readlink "$bin/snapper" || echo none) in
-    none) [ -e "$bin/snapper" ] || as_user ln -s "$venv/bin/snapper" "$bin/snapper" ;;
-    */.snapper/venv/bin/snapper) as_user ln -sfn "$venv/bin/snapper" "$bin/snapper" ;;
+    none) [ -e "$bin/snapper" ] || ln -s "$venv/bin/snapper" "$bin/snapper" ;;
+    */.snapper/venv/bin/snapper) ln -sfn "$venv/bin/snapper" "$bin/snapper" ;;
     esac
 }
 
-main() {
+restore() {
     say "@EVENT@ started"
-    if ! is_installed && ! install; then
-        say "snapper could not be installed, so nothing is restored"
+    is_installed
+    case $? in
+    0) ;;
+    124 | 137)
+        say "nothing is restored, because this did not start in time: $venv/bin/python"
         return
-    fi
+        ;;
+    *)
+        if ! install; then
+            say "snapper could not be installed, so nothing is restored"
+            return
+        fi
+        ;;
+    esac
     link
 @SAVE_SETTINGS@@MAIN@
 }
 
-if [ -z "$home" ] || [ ! -d "$home" ]; then
-    say "user $user does not exist or has no home directory: nothing to do"
-    exit 0
+# Writes stdin to the log, which must not be a link, and at most 4 MB. Reads all of it even if the log is not written.
+write_log() {
+    local log=$base/log/@EVENT@.log
+    mkdir -p "$base/log"
+    if [ -f "$log" ] && [ "$(wc -c <"$log")" -gt 1000000 ]; then mv -f "$log" "$log.1"; fi
+    (ulimit -f 4000 && exec dd bs=64k of="$log" oflag=append,nofollow,nonblock conv=notrunc) 2>/dev/null
+    cat >/dev/null
+}
+
+work() {
+    export HOME
+    base=$HOME/@BASE@
+    venv=$base/venv
+    if [ ! -d "$HOME" ]; then
+        say "the home directory $HOME does not exist: nothing to do"
+        return
+    fi
+    restore > >(tee >(write_log)) 2>&1 # does not wait for processes that keep the output open
+}
+
+# --- start
+
+if [ "$EUID" = 0 ]; then
+    PATH=/usr/sbin:/usr/bin:/sbin:/bin
+    environment=(-i "PATH=$PATH")
+    # Where the machine's AWS role is, without secrets.
+    for name in AWS_REGION AWS_DEFAULT_REGION AWS_ROLE_ARN AWS_WEB_IDENTITY_TOKEN_FILE; do
+        if [ -n "${!name:-}" ]; then environment+=("$name=${!name}"); fi
+    done
+else
+    environment=("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin")
 fi
-as_user mkdir -p "$base/log"
-if [ -f "$log" ] && [ "$(wc -c <"$log")" -gt 1000000 ]; then
-    as_user mv -f "$log" "$log.1"
-fi
-# Write to the log, and to stdout, which SageMaker sends to CloudWatch.
-main 2>&1 | as_user tee -a "$log"
+cd /
+{
+    env "${environment[@]}" setsid --wait bash -c "
+        $(declare -p user requirement wheelhouse budget settings work_functions)
+        $(declare -f stop_after show supervise "${work_functions[@]}")
+        SECONDS=$SECONDS; supervise; kill -KILL 0" </dev/null 2>&1
+} 2>/dev/null # without the shell's message that a process was killed
+if ((SECONDS >= budget)); then say "@EVENT@ was stopped: it reached its time limit of $budget s"; fi
 exit 0
 )
 """
 
 _SHOW_SETTINGS = """\
-    as_user "$venv/bin/snapper" config
+    limited 30 "$venv/bin/snapper" config
     say "on-create finished after $SECONDS s\""""
 
 _RESTORE = """\
     # Jupyter need not be restarted: it looks for kernels whenever it shows its menu.
-    with_timeout $(($(remaining) + 20)) "$venv/bin/snapper" restore --all --budget "$(remaining)"
+    limited "$budget" "$venv/bin/snapper" restore --all --budget "$(left 10)"
     say "on-start finished with exit code $? after $SECONDS s\""""
