@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 from snapper.format.model import Mode
+from snapper.fs.small_files import read_beneath
 
 ACTIVATION_SCRIPTS = ("bin/activate", "bin/activate.fish", "bin/deactivate")
 CONDA_UNPACK = "bin/conda-unpack"
 ADDED_FILES = (*ACTIVATION_SCRIPTS, CONDA_UNPACK, "bin/conda_unpack_progress.py")
 
-_MAX_SCRIPT_SIZE = 256 * 1024 * 1024
+_MAX_SCRIPT_SIZE = 32 * 1024 * 1024
 _MAX_LINE_LENGTH = 64 * 1024
-_LIST = re.compile(rb"^_prefix_records = \[\n(.*?)^\]$", re.M | re.S)
+_BEGIN, _END = b"\n_prefix_records = [", b"\n]\n"
 
 
 class PrefixRecord(NamedTuple):
@@ -32,20 +32,24 @@ class PrefixRecord(NamedTuple):
         return len(self.placeholder.encode())
 
 
-def read_prefix_records(script: Path) -> tuple[PrefixRecord, ...] | None:
-    """Return the `_prefix_records` of a `bin/conda-unpack`, which is not executed; None if there is no such script.
+def read_prefix_records(top: Path) -> tuple[PrefixRecord, ...] | None:
+    """Return the `_prefix_records` of the `bin/conda-unpack` below `top`, which is not executed; None without one.
 
     Raise ValueError if they do not have the form that conda-pack writes.
     """
-    if not script.is_file():
+    try:
+        script = read_beneath(top, CONDA_UNPACK, _MAX_SCRIPT_SIZE)
+    except FileNotFoundError:
         return None
-    if script.stat().st_size > _MAX_SCRIPT_SIZE:
-        raise ValueError(f"{CONDA_UNPACK} is too large")
-    match = _LIST.search(script.read_bytes())
-    if match is None:
+    except OSError as error:
+        raise ValueError(f"{CONDA_UNPACK}: {error.strerror}") from None
+    _, begin, rest = (b"\n" + script + b"\n").partition(_BEGIN)
+    lines, end, _ = rest.partition(_END)
+    if not (begin and end):
         raise ValueError(f"{CONDA_UNPACK} has no list of prefixes")
-    lines = match[1].decode("utf-8", "surrogateescape").splitlines()
-    return tuple(_parse_line(line) for line in lines if line.strip())
+    return tuple(
+        _parse_line(line) for line in lines.decode("utf-8", "surrogateescape").splitlines() if line.strip()
+    )
 
 
 def _parse_line(line: str) -> PrefixRecord:

@@ -6,6 +6,7 @@ that all other files have, which is that of the archived environment.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.archives.conda_unpack import ADDED_FILES, CONDA_UNPACK, PrefixRecord, read_prefix_records
+from snapper.archives.conda_unpack import ADDED_FILES, PrefixRecord, read_prefix_records
 from snapper.archives.extract import create_symlinks, extract_archive
 from snapper.archives.normalize import UnpackedFiles, normalize
 from snapper.archives.origin import archived_prefix, destination_prefix
@@ -73,11 +74,12 @@ def _restore_environment(file: Path, tree: Path, symlinks: dict[str, str]) -> Un
         remove_tree(top / STATE_DIRECTORY)
     files = _read_files(file, top)
     try:
-        records = read_prefix_records(top / CONDA_UNPACK)
+        records = read_prefix_records(top)
     except ValueError as error:
         raise InvalidArchive(str(file), str(error)) from None
-    prefix = _prefix_of(files, records)
-    normalize(files, records, prefix)
+    with _size_limits(file, top):
+        prefix = _prefix_of(files, records)
+        normalize(files, records, prefix)
     for path in ADDED_FILES:
         if path in files.paths and path not in files.entries:
             (top / path).unlink()
@@ -122,6 +124,17 @@ def _read_files(file: Path, top: Path) -> UnpackedFiles:
             if entry.path in paths:
                 entries.setdefault(entry.path, entry)
     return UnpackedFiles(top, paths, records, entries)
+
+
+@contextmanager
+def _size_limits(file: Path, top: Path) -> Iterator[None]:
+    """Raise InvalidArchive for a file of the archive that is too large for what must be done with it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        raise InvalidArchive(str(file), f"{os.path.relpath(error.filename, top)}: {error.strerror}") from None
 
 
 def _prefix_of(files: UnpackedFiles, records: tuple[PrefixRecord, ...] | None) -> str:

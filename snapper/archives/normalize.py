@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
-import os
-import stat
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapper.archives import unpacked
 from snapper.archives.conda_unpack import PrefixRecord
 from snapper.archives.origin import NO_PREFIX, prove_origin
 from snapper.environment import conda, pip
@@ -19,6 +19,9 @@ from snapper.format import shebang
 from snapper.format.canonicalize import candidate_originals, default_placeholders
 from snapper.format.model import Mode, path_bytes
 from snapper.format.relocate import PlaceholderTooShort, replace_placeholder
+
+#: How scripts begin whose interpreter conda-pack changed.
+_BY_ENV = b"#!/usr/bin/env "
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class UnpackedFiles:
 def normalize(files: UnpackedFiles, prefix_records: Collection[PrefixRecord] | None, prefix: str) -> None:
     """Put the prefix into all files that depend on it, restore first lines of scripts, and update package records.
 
-    `prefix_records` are those of the archive's conda-unpack, None if it has none.
+    `prefix_records` are those of the archive's conda-unpack, None if it has none. Raise OSError, with EFBIG for a file
+    that is too large for what must be done with it.
     """
     _relocate_files(files, prefix_records or (), prefix)
     if prefix_records is None:
@@ -48,14 +52,14 @@ def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecor
     recorded: dict[str, PathEntry | PrefixRecord] = {
         entry.path: entry for entry in files.entries.values() if entry.placeholder
     }
-    unpacked = {record.path: record for record in prefix_records if record.path in files.paths}
-    for path, record in {**recorded, **unpacked}.items():
+    listed = {record.path: record for record in prefix_records if record.path in files.paths}
+    for path, record in {**recorded, **listed}.items():
         if record.placeholder != prefix:
-            _relocate_file(files.top / path, record.mode, record.placeholder, prefix)
+            _relocate_file(files.top, path, record.mode, record.placeholder, prefix)
     if prefix == NO_PREFIX:
-        modules = [files.top / path for path in files.paths if path.endswith(".pyc")]
+        modules = [path for path in files.paths if path.endswith(".pyc")]
         for module, placeholder in itertools.product(modules, default_placeholders("pyc", 0)):
-            _relocate_file(module, "pyc", placeholder, prefix)
+            _relocate_file(files.top, module, "pyc", placeholder, prefix)
 
 
 def _relocate_binaries(files: UnpackedFiles, prefix: str) -> None:
@@ -70,15 +74,30 @@ def _relocate_binaries(files: UnpackedFiles, prefix: str) -> None:
         if proven is not None:
             with suppress(PlaceholderTooShort):
                 data = replace_placeholder(proven.original, entry.mode, entry.placeholder, prefix)
-                _rewrite(files.top / entry.path, data)
+                unpacked.rewrite(files.top, entry.path, data)
 
 
-def _relocate_file(file: Path, mode: Mode, placeholder: str, prefix: str) -> None:
-    data = file.read_bytes()
+def _relocate_file(top: Path, path: str, mode: Mode, placeholder: str, prefix: str) -> None:
+    def relocate(data: bytes) -> bytes:
+        return replace_placeholder(data, mode, placeholder, prefix)
+
     with suppress(PlaceholderTooShort):
-        relocated = replace_placeholder(data, mode, placeholder, prefix)
+        if mode == "binary":
+            unpacked.rewrite_strings(top, path, relocate)
+            return
+        data = unpacked.read(top, path)
+        _check_growth(top / path, data, placeholder, prefix)
+        relocated = relocate(data)
         if relocated != data:
-            _rewrite(file, relocated)
+            unpacked.rewrite(top, path, relocated)
+
+
+def _check_growth(file: Path, data: bytes, placeholder: str, prefix: str) -> None:
+    """Raise OSError if the file would be too large with the prefix for each placeholder."""
+    growth = len(path_bytes(prefix)) - len(placeholder.encode())
+    if len(data) + growth * data.count(placeholder.encode()) > unpacked.LARGEST:
+        reason = f"it would be larger than {unpacked.LARGEST:,} bytes with the prefix"
+        raise OSError(errno.EFBIG, reason, str(file))
 
 
 def _restore_shebangs(files: UnpackedFiles, prefix: str) -> None:
@@ -86,11 +105,13 @@ def _restore_shebangs(files: UnpackedFiles, prefix: str) -> None:
     pip_checksums = pip.checksums(files.top, files.paths)
     for path in files.paths:
         entry = files.entries.get(path)
-        if path.startswith("bin/") and not (entry and entry.placeholder):
-            script = files.top / path
-            original = _original_script(script.read_bytes(), prefix, entry, pip_checksums.get(path, ""))
+        if not path.startswith("bin/") or (entry and entry.placeholder):
+            continue
+        if unpacked.read_head(files.top, path, len(_BY_ENV)) == _BY_ENV:
+            script = unpacked.read(files.top, path)
+            original = _original_script(script, prefix, entry, pip_checksums.get(path, ""))
             if original is not None:
-                _rewrite(script, original)
+                unpacked.rewrite(files.top, path, original)
 
 
 def _original_script(data: bytes, prefix: str, entry: PathEntry | None, pip_checksum: str) -> bytes | None:
@@ -98,8 +119,6 @@ def _original_script(data: bytes, prefix: str, entry: PathEntry | None, pip_chec
 
     Entry points need no proof: conda generates them.
     """
-    if not data.startswith(b"#!/usr/bin/env "):
-        return None
     encoded = path_bytes(prefix)
     originals = shebang.original_shebangs(data, encoded, encoded)
     if entry is not None and entry.type == "unix_python_entry_point":
@@ -119,35 +138,23 @@ def _update_records(files: UnpackedFiles, prefix: str) -> None:
     }
 
     def facts_of(path: str) -> FileFacts | None:
-        return _facts((files.top / path).read_bytes()) if path in files.paths else None
+        return unpacked.read_facts(files.top, path) if path in files.paths else None
 
     for record in files.records:
-        file = files.top / record.file
-        text = file.read_bytes()
+        text = conda.read_record_text(files.top, record.file)
         updated = conda.with_missing_facts(conda.with_facts(text, facts, sizes=False), facts_of)
         if updated != text:
-            _rewrite(file, updated)
+            unpacked.rewrite(files.top, record.file, updated)
 
 
 def _proven_facts(top: Path, entry: PathEntry, prefix: str) -> FileFacts | None:
     """Return the facts of a file if it is proven to be its package's, with the prefix for the placeholder."""
-    data = (top / entry.path).read_bytes()
-    originals = candidate_originals(data, entry.mode, entry.placeholder, prefix)
-    is_proven = any(hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals)
-    return _facts(data) if is_proven else None
-
-
-def _facts(data: bytes) -> FileFacts:
-    return FileFacts(hashlib.sha256(data).hexdigest(), len(data))
-
-
-def _rewrite(file: Path, data: bytes) -> None:
-    """Replace the contents of a file, but not its mode, its time, and its hard links."""
-    status = file.stat()
-    mode = stat.S_IMODE(status.st_mode)
-    file.chmod(mode | 0o200)
-    with file.open("r+b") as opened:
-        opened.write(data)
-        opened.truncate()
-    file.chmod(mode)
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if entry.mode == "binary":
+        digest = hashlib.sha256()
+        for piece in unpacked.read_strings(top, entry.path):
+            digest.update(candidate_originals(piece, entry.mode, entry.placeholder, prefix)[0])
+        is_proven = digest.hexdigest() == entry.sha256
+    else:
+        originals = candidate_originals(unpacked.read(top, entry.path), entry.mode, entry.placeholder, prefix)
+        is_proven = any(hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals)
+    return unpacked.read_facts(top, entry.path) if is_proven else None

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from snapper.archives import unpacked
 from snapper.archives.conda_unpack import PrefixRecord
 from snapper.environment.conda import PathEntry
 from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
@@ -24,7 +25,7 @@ _PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]+")
 _INTERPRETER = re.compile(rb"#! ?(/[^\n]*?)/(bin/[^/\s]+)[ \n]")
 _MAX_FILES = 50
 _MAX_CANDIDATES = 500
-_MAX_FILE_SIZE = 64 * 1024 * 1024
+_LONGEST_LINE = 4096
 
 
 class ProvenOrigin(NamedTuple):
@@ -65,7 +66,7 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
     counts = Counter(
         match[1].decode("utf-8", "surrogateescape")
         for path in scripts
-        if (match := _INTERPRETER.match(_read_head(top / path)))
+        if (match := _INTERPRETER.match(unpacked.read_head(top, path, _LONGEST_LINE)))
         and os.path.lexists(top / os.fsdecode(match[2]))
     )
     return next((path for path, _ in counts.most_common() if _is_prefix(path)), NO_PREFIX)
@@ -73,10 +74,10 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
 
 def prove_origin(top: Path, entry: PathEntry) -> ProvenOrigin | None:
     """Return the prefix that conda put into a package's file, if the checksum proves that a path in it is one."""
-    file = top / entry.path
-    if file.stat().st_size > _MAX_FILE_SIZE:
+    try:
+        data = unpacked.read(top, entry.path)
+    except OSError:
         return None
-    data = file.read_bytes()
     for prefix in _candidate_prefixes(data):
         for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
             if hashlib.sha256(original).hexdigest() == entry.sha256:
@@ -101,8 +102,3 @@ def _candidate_prefixes(data: bytes) -> Iterator[str]:
 
 def _is_prefix(path: str) -> bool:
     return path.startswith("/") and len(path) > 1 and "\0" not in path and os.path.normpath(path) == path
-
-
-def _read_head(file: Path) -> bytes:
-    with file.open("rb") as opened:
-        return opened.read(4096)

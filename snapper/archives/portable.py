@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from snapper.archives import unpacked
 from snapper.archives.conda_unpack import PrefixRecord
-from snapper.environment.conda import without_facts_of
+from snapper.environment import conda
 from snapper.environment.tree import File, walk
 from snapper.format.model import RECORD_MODES, Layer, Relocation
 
@@ -47,7 +48,9 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
         if relocation.mode == "link":
             _make_link_relative(tree, path, relocation.placeholder)
         elif relocation.mode in RECORD_MODES:
-            _remove_checksums(tree / path, changed, sizes=relocation.mode == "sized-record")
+            text = conda.read_record_text(tree, path)
+            sizes = relocation.mode == "sized-record"
+            unpacked.rewrite(tree, path, conda.without_facts_of(text, changed, sizes=sizes))
     return tuple(records)
 
 
@@ -81,12 +84,3 @@ def _make_link_relative(tree: Path, path: str, placeholder: str) -> None:
     parents = [".."] * path.count("/")
     link.unlink()
     link.symlink_to("/".join([*parents, inside] if inside else parents) or ".")
-
-
-def _remove_checksums(record: Path, paths: set[str], *, sizes: bool) -> None:
-    status = record.stat()
-    text = without_facts_of(record.read_bytes(), paths, sizes=sizes)
-    record.chmod(0o600)
-    record.write_bytes(text)
-    record.chmod(status.st_mode & 0o777)
-    os.utime(record, ns=(status.st_atime_ns, status.st_mtime_ns))

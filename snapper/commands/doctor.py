@@ -20,6 +20,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
+from snapper.fs.small_files import read_file
 from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
@@ -303,13 +304,13 @@ def _check_last_restore() -> Iterator[Finding]:
 def _check_scripts(requested: Sequence[Path]) -> Iterator[Finding]:
     """Check the line endings of lifecycle scripts: those edited on Windows may not run."""
     for file in dict.fromkeys(requested):
-        yield from _check_line_endings(file, file.read_bytes(), report_good=True)
+        yield from _check_line_endings(file, read_file(file), report_good=True)
     for file in dict.fromkeys(_usual_scripts()):
-        if file in requested or not file.is_file() or file.stat().st_size >= _MAX_SCRIPT_SIZE:
+        if file in requested:
             continue
         try:
-            data = file.read_bytes()
-        except PermissionError:
+            data = read_file(file, _MAX_SCRIPT_SIZE)
+        except OSError:
             continue
         yield from _check_line_endings(file, data)
 
