@@ -120,6 +120,27 @@ def test_files_of_another_user_are_not_linked(store: Store, scratch: Path) -> No
     assert {path.lstat().st_uid for path in prefix.rglob("*")} == {0}
 
 
+@pytest.mark.parametrize(
+    ("path", "mode"), [("bin/whereami", 0o757), ("bin", 0o777), ("", 0o777), ("bin", 0o1777)]
+)
+def test_files_that_others_can_replace_are_not_linked(
+    store: Store, scratch: Path, path: str, mode: int
+) -> None:
+    """They could do so between the check of a file and the link to it."""
+    prefix = scratch / "env"
+    restore_to_empty_prefix(store, prefix, "")
+    (prefix / path).chmod(mode)
+    clock.next_tick(prefix)
+    pack(store, prefix, "env", jobs=1)
+    assert is_vouched_for(prefix)
+    before = inodes(prefix)
+    assert isinstance(restore_snapshot(store, prefix, "~1"), RestoreResult)
+    now = inodes(prefix)
+    assert now["bin/whereami"] != before["bin/whereami"]
+    assert not prefix.stat().st_mode & 0o002
+    assert not any(mode & 0o002 for kind, mode, _ in tree_of(prefix).values() if kind != "symlink")
+
+
 def test_files_of_an_environment_that_was_never_restored_are_not_linked(
     pristine: Callable[[str], Path], scratch: Path
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import Corrupted
 from snapper.format import canonical
@@ -81,7 +82,7 @@ def test_members_are_restored_with_type_mode_mtime_and_contents(sandbox: Path) -
     assert tree["dangling"] == ("symlink", 0o777, b"nowhere/at/all")
     assert tree["hollow"][:2] == ("directory", 0o700)
     assert tree["shared"][:2] == ("directory", 0o755)
-    assert tree["shared/below"][:2] == ("directory", 0o775)
+    assert tree["shared/below"][:2] == ("directory", 0o755)
     assert tree["suid"][:2] == ("file", 0o755)
     assert (prefix / "bin" / "tool").samefile(prefix / "bin" / "same")
     assert int((prefix / "bin" / "tool").stat().st_mtime) == 1
@@ -105,16 +106,19 @@ def test_restoring_again_finds_the_snapshot_present(sandbox: Path) -> None:
     assert again.present
 
 
-@pytest.mark.parametrize("mask", [0o077, 0o002, 0])
-def test_modes_do_not_depend_on_the_umask(sandbox: Path, mask: int) -> None:
-    """This holds when files are written, and when a second restore links them."""
+@pytest.mark.parametrize(("mask", "group_writes"), [(0o077, 0), (0o022, 0), (0o002, 0o020), (0, 0o020)])
+def test_umask_decides_only_whether_the_group_may_write(sandbox: Path, mask: int, group_writes: int) -> None:
+    """Everyone never may. This holds when files are written, and when a second restore links them."""
     one = pack_members(
-        encode_member(META), file("d/f"), file("f", b"", 0o664), symlink("only/links/here", "x")
+        encode_member(META),
+        *(file("d/f"), file("f", b"", 0o664), file("open", b"", 0o666), directory("open-too", 0o777)),
+        symlink("only/links/here", "x"),
     )
+    split = split_file(b"x" * 3000, [1000], (), mode=0o777)
     before = os.umask(mask)
     try:
-        restore_layers(sandbox, [one])
-        prefix = restore_layers(sandbox, [one, pack_members(file("g"))])
+        restore_layers(sandbox, [one, *split], mode=0o777)
+        prefix = restore_layers(sandbox, [one, *split, pack_members(file("g"))], mode=0o777)
     finally:
         assert os.umask(before) == mask
     modes = {path: mode for path, (_, mode, _) in tree_of(prefix).items()}
@@ -122,12 +126,26 @@ def test_modes_do_not_depend_on_the_umask(sandbox: Path, mask: int) -> None:
         "conda-meta": 0o755,
         "d": 0o755,
         "d/f": 0o644,
-        "f": 0o664,
+        "f": 0o644 | group_writes,
+        "open": 0o644 | group_writes,
+        "open-too": 0o755 | group_writes,
+        "before": 0o644,
+        "behind": 0o644,
+        "lib": 0o755,
+        "lib/big": 0o755 | group_writes,
         "g": 0o644,
         "only": 0o755,
         "only/links": 0o755,
         "only/links/here": 0o777,
     }
+    assert stat.S_IMODE(prefix.stat().st_mode) == 0o755 | group_writes
+    found = verify.verify_environment(open_store(str(sandbox / "store")), prefix, jobs=1)
+    assert not found.different
+
+
+def test_owner_can_enter_an_environment_whatever_its_mode(sandbox: Path) -> None:
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META))], mode=0)
+    assert stat.S_IMODE(prefix.stat().st_mode) == 0o500
 
 
 def test_tree_with_more_directories_than_open_descriptors(sandbox: Path) -> None:

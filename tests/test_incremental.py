@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from snapper.commands.pack import PackOptions, PackResult, pack
 from snapper.commands.restore import RestoreResult, restore
+from snapper.commands.verify import verify_environment
 from snapper.environment import clock, index, state
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.scan import scan
 from snapper.environment.tree import File
 from snapper.format.layout import Layout
@@ -149,6 +151,34 @@ def test_change_in_the_same_instant_is_detected(env: RestoredEnvironment) -> Non
         os.utime(file, (1, 1))
         ids.add(env.pack().snapshot_id)
     assert len(ids) == 20
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002])
+def test_group_writable_environment_is_unchanged_after_a_restore(
+    env: RestoredEnvironment, umask: int
+) -> None:
+    """Files lose write permission that the umask withholds, which is neither drift nor packed as a change."""
+    for path in (env.prefix, *env.prefix.rglob("*")):
+        if not path.is_symlink() and ".snapper" not in path.parts:
+            path.chmod(path.stat().st_mode | 0o020)
+    packed = env.pack()
+    before = os.umask(umask)
+    try:
+        again = RestoredEnvironment(env.store, restore_env(env.store, env.prefix.parent / "again"))
+    finally:
+        os.umask(before)
+    for relative in ("", NOTE, "share/notes", "conda-meta"):
+        mode = (env.prefix / relative).stat().st_mode
+        assert (again.prefix / relative).stat().st_mode == mode & ~umask
+    drift = InstalledEnvironment(again.prefix).drift()
+    assert drift is not None
+    assert not drift.paths
+    assert not verify_environment(env.store, again.prefix, jobs=1).different
+    assert again.previous().is_unchanged()
+    assert again.pack().snapshot_id == packed.snapshot_id
+    (again.prefix / "lib").chmod(0o777)
+    (difference,) = verify_environment(env.store, again.prefix, jobs=1).different
+    assert difference == ("lib", "mode")
 
 
 @pytest.mark.parametrize("seconds", [2**34 - 2**31 - 1, 2**40, -(2**31)])

@@ -25,6 +25,7 @@ from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
+from snapper.restoring.modes import is_restored_mode
 from snapper.store import Store
 
 #: How a path differs from its snapshot. `checksums`: a package record has other checksums of relocated files.
@@ -211,7 +212,7 @@ class _LayerComparison:
             return None if other and os.path.samestat(status, other) else "target"
         if member.type == "file" and not self._is_same_file(member, data):
             return "contents"
-        return None if status.st_mode & 0o777 == member.mode & 0o777 else "mode"
+        return None if is_restored_mode(status.st_mode & 0o777, member.mode & 0o777) else "mode"
 
     def _is_same_file(self, member: Member, data: memoryview) -> bool:
         """Return whether the file on disk equals the member; keep package records, to compare them later."""

@@ -40,6 +40,7 @@ from snapper.repository.snapshots import (
     write_snapshot,
 )
 from snapper.repository.specs import check_environment_name
+from snapper.restoring.modes import is_restored_mode
 from snapper.store import Store
 
 logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
     """Return whether the environment is still its previous snapshot, and the store has all of that."""
     return (
         previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
-        and previous.snapshot.mode == source.status.st_mode & 0o777
+        and is_restored_mode(source.status.st_mode & 0o777, previous.snapshot.mode)
         and has_encoded_snapshot(store, previous.encoded)
         and previous.is_unchanged()
     )

@@ -17,13 +17,15 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class DirectoryTree:
     """Open descriptors of the directories below `top`, by relative path; `""` is the top itself.
 
-    Missing directories are created when they are asked for, unless `make` is false. Raises OSError, such as ELOOP or
-    ENOTDIR where a component is a link or a file.
+    Missing directories are created when they are asked for, unless `make` is false. If `own`, all of them must be
+    directories that `open_own_directory` opens. Raises OSError, such as ELOOP or ENOTDIR where a component is a link or
+    a file.
     """
 
-    def __init__(self, top: str, *, make: bool = True) -> None:
+    def __init__(self, top: str, *, make: bool = True, own: bool = False) -> None:
         self._make = make
-        self._open = {"": os.open(top, _DIRECTORY)}
+        self._open_directory = open_own_directory if own else _open_directory
+        self._open = {"": self._open_directory(top)}
 
     def close(self) -> None:
         for descriptor in self._open.values():
@@ -34,26 +36,39 @@ class DirectoryTree:
         opened = self._open.get(path)
         if opened is not None:
             return opened
-        parent, _, name = path.rpartition("/")
-        parent_fd = self[parent]
+        above = [path]
+        while above[-1] not in self._open:
+            above.append(above[-1].rpartition("/")[0])
+        parent = above.pop()
+        while above:
+            self._enter(parent, above[-1])
+            parent = above.pop()
+        return self._open[path]
+
+    def _enter(self, parent: str, path: str) -> None:
+        """Open a directory in one that is open, and keep it open."""
+        name, parent_fd = path.rpartition("/")[2], self._open[parent]
         try:
-            descriptor = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+            descriptor = self._open_directory(name, parent_fd)
         except FileNotFoundError:
             if not self._make:
                 raise
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=parent_fd)
-            descriptor = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+            descriptor = self._open_directory(name, parent_fd)
         if len(self._open) > _MAX_DESCRIPTORS:
             self._close_except(parent)
         self._open[path] = descriptor
-        return descriptor
 
     def _close_except(self, needed: str) -> None:
         """Close all descriptors but those of `needed`, of the directories above it, and of the top."""
         for path in list(self._open):
             if path and path != needed and not needed.startswith(path + "/"):
                 os.close(self._open.pop(path))
+
+
+def _open_directory(path: str | Path, dir_fd: int | None = None) -> int:
+    return os.open(path, _DIRECTORY, dir_fd=dir_fd)
 
 
 def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:

@@ -56,10 +56,9 @@ class PreviousPack:
 
     def is_unchanged(self) -> bool:
         """Return whether all files are as the snapshot has them, and the store has all of its layers."""
-        files = members(self.tree)
         return (
-            len(files) == len(self.index.rows)
-            and all(file.path in self._vouched for file in files)
+            len(self._vouched) == len(self.index.rows)
+            and all(file.path in self._vouched for file in members(self.tree))
             and all(layer.digest in self.stored for layer in self.snapshot.layers)
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -16,12 +17,15 @@ from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
+from snapper.restoring.modes import limited_umask
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.staging import Staging, staging_directory
 from snapper.restoring.target import RestoreTarget, check_replaceable, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
+
+_ENTERED_BY_OWNER = stat.S_IRUSR | stat.S_IXUSR
 
 
 class Outcome(NamedTuple):
@@ -178,7 +182,9 @@ def _write_state(plan: RestorePlan, staging: Staging, unpacked: UnpackResult) ->
         taken = 0 if unpacked.linked else clock.next_tick(staging.tree)
         header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
         state.write(staging.tree, environment_state, plan.encoded, header, unpacked.index)
-        staging.tree.chmod(plan.snapshot.mode & 0o777)
+        with limited_umask() as allowed_modes:
+            # Its owner can enter it in any case: otherwise no command could repair it.
+            staging.tree.chmod((plan.snapshot.mode | _ENTERED_BY_OWNER) & allowed_modes)
     return header
 
 

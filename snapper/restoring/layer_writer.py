@@ -25,6 +25,7 @@ from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate
 from snapper.fs.directories import DirectoryTree, write_all
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
+from snapper.restoring.modes import limit_umask
 from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -99,11 +100,11 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
     Raise Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
     # Files get their modes when they are created. Nothing else in a worker depends on the umask, so it is not restored.
-    os.umask(0)
+    allowed_modes = limit_umask()
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     layer = _reader.open(job.layer, stored, store.url)
     with unpack_errors(what, job.prefix):
-        writer = _Writer(job, layer, _directories_of(job.directory))
+        writer = _Writer(job, layer, _directories_of(job.directory), allowed_modes)
         if layer.continuation is not None:
             writer.write_continuation(layer.continuation)
         writer.write_members(layer.members())
@@ -122,8 +123,11 @@ def _directories_of(top: str) -> DirectoryTree:
 class _Writer:
     """Writes the members of one layer."""
 
-    def __init__(self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
+    def __init__(
+        self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree, allowed_modes: int
+    ) -> None:
         self._job = job
+        self._allowed_modes = allowed_modes
         self._relocations = layer.relocations
         self._directories = directories
         self._result = ExtractedLayer()
@@ -141,7 +145,7 @@ class _Writer:
             elif member.type == "directory":
                 self._result.directories.append(member)
                 self._directories[member.path]
-                self._index.append(directory_entry(member.path, member.mode & 0o777))
+                self._index.append(directory_entry(member.path, member.mode & self._allowed_modes))
             else:
                 self._note_link(member)
 
@@ -168,7 +172,7 @@ class _Writer:
         relocation = self._relocations.get(path)
         content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
-        mode &= 0o777
+        mode &= self._allowed_modes
         time = mtime * NANOSECONDS
         descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[directory])
         try:

@@ -33,10 +33,12 @@ from snapper.environment.index import (
 from snapper.format import bytecode
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot
-from snapper.fs.directories import DirectoryTree, without_umask
+from snapper.fs.directories import DirectoryTree
+from snapper.fs.ownership import others_can_write
 from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
 from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer
+from snapper.restoring.modes import limited_umask
 from snapper.store import Store
 
 #: The least size of a batch, in bytes of index blocks: so small that all workers end at about the same time.
@@ -91,27 +93,19 @@ def _link_batch(_: object, job: _LinkJob) -> dict[int, ExtractedLayer]:
     linked: dict[int, ExtractedLayer] = {}
     with (
         suppress(OSError),
-        closing(DirectoryTree(job.old, make=False)) as source,
+        # Where others could replace files, they could do so between a check and the link.
+        closing(DirectoryTree(job.old, make=False, own=True)) as source,
         closing(DirectoryTree(job.directory)) as target,
-        without_umask(),
+        limited_umask() as allowed_modes,
     ):
-        device = os.stat(job.old).st_dev
+        linker = _Linker(source, target, os.fstat(source[""]).st_dev, job.taken, allowed_modes)
         for unit in job.units:
             layers = {number: block_entries(block) for number, block in unit.items()}
-            if all(
-                _is_linkable(source, job.taken, device, entry)
-                for entries in layers.values()
-                for entry in entries
-            ):
+            if all(linker.is_linkable(entry) for entries in layers.values() for entry in entries):
                 try:
-                    linked.update(
-                        {
-                            number: _link_layer(source, target, number, entries)
-                            for number, entries in layers.items()
-                        }
-                    )
+                    linked.update({number: linker.link(number, layers[number]) for number in layers})
                 except OSError:  # a file system without links, or files of other users
-                    _remove_links(target, layers)
+                    linker.remove(layers)
                     break
     return linked
 
@@ -191,50 +185,69 @@ def _batches(units: Iterator[_Unit]) -> Iterator[_Batch]:
         yield _Batch(tuple(batch), size)
 
 
-def _remove_links(target: DirectoryTree, layers: Mapping[int, Sequence[EntryFields]]) -> None:
-    for entries in layers.values():
-        for path, *_ in entries:
-            parent, _, name = path.rpartition("/")
-            if name:
-                with suppress(OSError):
-                    os.unlink(name, dir_fd=target[parent])
+@dataclass(frozen=True)
+class _Linker:
+    """Links files from the `source` tree, which is on a `device` and whose index was `taken` then, to the `target`."""
 
+    source: DirectoryTree
+    target: DirectoryTree
+    device: int
+    taken: int
+    allowed_modes: int
 
-def _is_linkable(source: DirectoryTree, taken: int, device: int, entry: EntryFields) -> bool:
-    """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them."""
-    path, size, mode, mtime, ctime, inode = entry
-    parent, _, name = path.rstrip("/").rpartition("/")
-    try:
-        status = os.stat(name, dir_fd=source[parent], follow_symlinks=False)
-    except OSError:
-        return False
-    if path.endswith("/"):
-        return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == mode
-    return (
-        (status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_ino)
-        == (size, mode, mtime, inode)
-        and ctime in (status.st_ctime_ns, ANY_CTIME)
-        and status.st_ctime_ns < taken
-        and status.st_dev == device
-        and status.st_uid == os.geteuid()
-        and (stat.S_ISLNK(status.st_mode) or (mtime % NANOSECONDS == 0 and mode <= 0o777))
-    )
+    def is_linkable(self, entry: EntryFields) -> bool:
+        """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them.
 
-
-def _link_layer(
-    source: DirectoryTree, target: DirectoryTree, number: int, entries: Sequence[EntryFields]
-) -> ExtractedLayer:
-    """Link the files of one layer and make its directories; may raise OSError."""
-    result = ExtractedLayer(linked=True)
-    index: list[EntryFields] = []
-    for path, size, mode, mtime, _, inode in entries:
+        Nobody else may be able to write to it.
+        """
+        path, size, mode, mtime, ctime, inode = entry
+        parent, _, name = path.rstrip("/").rpartition("/")
+        try:
+            status = os.stat(name, dir_fd=self.source[parent], follow_symlinks=False)
+        except OSError:
+            return False
         if path.endswith("/"):
-            target[path[:-1]]
-            result.directories.append(Member(path[:-1], "directory", mode, 0))
-            index.append(directory_entry(path[:-1], mode))
-        else:
-            parent, _, name = path.rpartition("/")
-            os.link(name, name, src_dir_fd=source[parent], dst_dir_fd=target[parent], follow_symlinks=False)
-            index.append((path, size, mode, mtime, ANY_CTIME, inode))
-    result.index = encode_block(number, index)
-    return result
+            return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == mode
+        return (
+            (status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_ino)
+            == (size, mode, mtime, inode)
+            and ctime in (status.st_ctime_ns, ANY_CTIME)
+            and status.st_ctime_ns < self.taken
+            and status.st_dev == self.device
+            and status.st_uid == os.geteuid()
+            and (stat.S_ISLNK(status.st_mode) or self._is_restored_file(status))
+        )
+
+    def _is_restored_file(self, status: os.stat_result) -> bool:
+        return (
+            stat.S_ISREG(status.st_mode)
+            and not stat.S_IMODE(status.st_mode) & ~self.allowed_modes
+            and status.st_mtime_ns % NANOSECONDS == 0
+            and not others_can_write(status)
+        )
+
+    def link(self, number: int, entries: Sequence[EntryFields]) -> ExtractedLayer:
+        """Link the files of one layer and make its directories; may raise OSError."""
+        result = ExtractedLayer(linked=True)
+        index: list[EntryFields] = []
+        for path, size, mode, mtime, _, inode in entries:
+            if path.endswith("/"):
+                self.target[path[:-1]]
+                result.directories.append(Member(path[:-1], "directory", mode, 0))
+                index.append(directory_entry(path[:-1], mode & self.allowed_modes))
+            else:
+                parent, _, name = path.rpartition("/")
+                source, target = self.source[parent], self.target[parent]
+                os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                index.append((path, size, mode, mtime, ANY_CTIME, inode))
+        result.index = encode_block(number, index)
+        return result
+
+    def remove(self, layers: Mapping[int, Sequence[EntryFields]]) -> None:
+        """Remove the links that were made to files of these layers."""
+        for entries in layers.values():
+            for path, *_ in entries:
+                parent, _, name = path.rpartition("/")
+                if name:
+                    with suppress(OSError):
+                        os.unlink(name, dir_fd=self.target[parent])

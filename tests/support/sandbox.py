@@ -76,9 +76,11 @@ def restore_work(
     return outcome
 
 
-def restore_layers(sandbox: Path, layers: Sequence[tuple[Layer, bytes]], **options: Any) -> Path:
+def restore_layers(
+    sandbox: Path, layers: Sequence[tuple[Layer, bytes]], *, mode: int = 0o755, **options: Any
+) -> Path:
     """Publish and restore the layers, which must succeed, and return the prefix."""
-    publish_layers(open_store(str(sandbox / "store")), layers)
+    publish_layers(open_store(str(sandbox / "store")), layers, mode)
     outcome = restore_work(sandbox, **options)
     assert isinstance(outcome, RestoreResult), outcome
     return Path(outcome.prefix)
