@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from snapper.errors import UsageError
+from snapper.process.shell import Code, comment, fill, quote
 from snapper.settings.resolution import variable_name
 from snapper.version import __version__
 
@@ -98,19 +97,19 @@ def render_script(options: LifecycleOptions) -> str:
     _check(options, platform)
     values = {
         "EVENT": options.event,
-        "TITLE": platform.title,
-        "NOTE": platform.note,
-        "MADE_BY": options.made_by,
-        "USER": shlex.quote(options.user or platform.user),
-        "BASE": shlex.quote(platform.base),
+        "TITLE": comment(platform.title),
+        "NOTE": comment(platform.note),
+        "MADE_BY": comment(options.made_by),
+        "USER": options.user or platform.user,
+        "BASE": platform.base,
         "BUDGET": str(options.budget),
-        "REQUIREMENT": shlex.quote(options.requirement or f"conda-snapper=={__version__}"),
-        "WHEELHOUSE": shlex.quote(options.wheelhouse),
+        "REQUIREMENT": options.requirement or f"conda-snapper=={__version__}",
+        "WHEELHOUSE": options.wheelhouse,
         "SETTINGS": _assignments(options.settings),
         "SAVE_SETTINGS": _save_settings(options.settings),
-        "MAIN": _RESTORE if options.event == "on-start" else _SHOW_SETTINGS,
+        "MAIN": Code(_RESTORE if options.event == "on-start" else _SHOW_SETTINGS),
     }
-    text = re.sub("@([A-Z_]+)@", lambda match: values[match[1]], _SCRIPT)
+    text = fill(_SCRIPT, values)
     length = len(base64.b64encode(text.encode()))
     if length > MAX_BASE64_LENGTH:
         raise UsageError(
@@ -139,23 +138,17 @@ def _check(options: LifecycleOptions, platform: ScriptPlatform) -> None:
         raise UsageError(f"invalid user name: {options.user}")
 
 
-def _assignments(settings: Mapping[str, str]) -> str:
+def _assignments(settings: Mapping[str, str]) -> Code:
     """Return assignments of the settings' environment variables, a line each."""
-    return "".join(
-        f"\n    {variable_name(key)}={shlex.quote(value)}" for key, value in sorted(settings.items())
+    return Code(
+        "".join(f"\n    {variable_name(key)}={quote(value)}" for key, value in sorted(settings.items()))
     )
 
 
-def _save_settings(settings: Mapping[str, str]) -> str:
+def _save_settings(settings: Mapping[str, str]) -> Code:
     """Return commands that save the settings in the user's settings file."""
-    if not settings:
-        return ""
-    commands = (
-        f'    limited 30 "$venv/bin/snapper" config set {key} {shlex.quote(value)} --json >/dev/null ||\n'
-        f'        say "could not save the setting {key}: it does not apply in terminals"\n'
-        for key, value in sorted(settings.items())
-    )
-    return "    # Save the settings, so that they apply in the user's terminals too.\n" + "".join(commands)
+    commands = [fill(_SAVE_SETTING, {"KEY": key, "VALUE": value}) for key, value in sorted(settings.items())]
+    return Code("".join([_BEFORE_SETTINGS, *commands] if commands else commands))
 
 
 _SCRIPT = r"""#!/bin/bash
@@ -347,6 +340,15 @@ cd /
 if ((SECONDS >= budget)); then say "@EVENT@ was stopped: it reached its time limit of $budget s"; fi
 exit 0
 )
+"""
+
+_BEFORE_SETTINGS = """\
+    # Save the settings, so that they apply in the user's terminals too.
+"""
+
+_SAVE_SETTING = """\
+    limited 30 "$venv/bin/snapper" config set --json -- @KEY@ @VALUE@ >/dev/null ||
+        say "could not save the setting @KEY@: it does not apply in terminals"
 """
 
 _SHOW_SETTINGS = """\
