@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -15,8 +16,12 @@ from typing import Any
 
 import pytest
 
-from snapper.errors import NotInStore, SnapperError, StoreRefused
-from snapper.store import Store, VersionMismatch, open_store
+from snapper.cli.app import run
+from snapper.errors import Corrupted, LockHeld, NotInStore, ObjectTooLarge, SnapperError, StoreRefused
+from snapper.format.layout import Layout
+from snapper.fs import atomic, lock_file
+from snapper.fs.locks import try_lock
+from snapper.store import Store, VersionMismatch, entry_lock, open_store
 from tests.support.processes import forking, run_as_nobody
 from tests.support.store_races import check_creations, check_increments
 
@@ -67,13 +72,236 @@ def test_failed_writes_leave_nothing_behind(tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "layers/ab").iterdir()) == []
 
 
+# --- links and other files that are no objects ------------------------------------------------------------
+
+
+def contents(top: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+
+def everything(store: Store, key: str) -> list[Callable[[], object]]:
+    """Return all operations on an object and its directory."""
+    prefix = key.partition("/")[0] + "/"
+    return [
+        lambda: store.read(key),
+        lambda: store.read_versioned(key),
+        lambda: store.size(key),
+        lambda: store.put(key, b"other"),
+        lambda: store.replace(key, b"other", None),
+        lambda: store.replace(key, b"other", "version"),
+        lambda: store.delete(key),
+        lambda: store.delete(key, "version"),
+        lambda: list(store.list_keys(prefix)),
+        lambda: list(store.list_objects(prefix)),
+        lambda: store.check_writable(prefix),
+        store.remove_leftovers,
+    ]
+
+
+@pytest.mark.parametrize("prefix", Layout.PREFIXES)
+def test_nothing_is_done_through_a_linked_directory(prefix: str, tmp_path: Path) -> None:
+    """Neither the operations nor the commands that list everything reach the other store."""
+    other = tmp_path / "other" / prefix
+    open_store(str(tmp_path / "other"), create=True).put(f"{prefix}object", b"there")
+    (other / f".object.{'0' * 16}").touch()
+    before = contents(tmp_path / "other")
+    store = open_store(str(tmp_path / "store"), create=True)
+    (tmp_path / "store" / prefix).symlink_to(other)
+    for operation in everything(store, f"{prefix}object"):
+        with pytest.raises(StoreRefused, match=f"{prefix[:-1]} is a symbolic link") as caught:
+            operation()
+        assert "If you trust" in caught.value.hint
+    for command in (["prune", "--yes", "--grace", "0s"], ["verify"], ["verify", "--data", "--repair"]):
+        assert run([*command, "--store", str(tmp_path / "store")]) == 13
+    assert contents(tmp_path / "other") == before
+
+
+def test_a_linked_directory_of_layers_is_reported_but_not_followed(tmp_path: Path) -> None:
+    other = open_store(str(tmp_path / "other"), create=True)
+    other.put(KEY, b"there")
+    store = open_store(str(tmp_path / "store"), create=True)
+    store.put("layers/cd/object.tar.zst", b"there, too")
+    (tmp_path / "store/layers/ab").symlink_to(tmp_path / "other/layers/ab")
+    assert list(store.list_keys("layers/")) == ["layers/ab", "layers/cd/object.tar.zst"]
+    for operation in everything(store, KEY)[:8]:
+        with pytest.raises(StoreRefused, match="layers/ab is a symbolic link"):
+            operation()
+    store.remove_leftovers()
+    assert other.read(KEY) == b"there"
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "/dev/zero", "missing"])
+def test_a_linked_object_is_not_read_and_can_be_replaced(target: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"there")
+    store = open_store(str(tmp_path / "store"), create=True)
+    for key in (KEY, MUTABLE):
+        file = tmp_path / "store" / key
+        file.parent.mkdir(parents=True)
+        file.symlink_to(tmp_path / target)
+        with pytest.raises(Corrupted, match="it is a symbolic link"):
+            store.read(key)
+        assert store.size(key) is None
+        assert list(store.list_keys(key.partition("/")[0] + "/")) == [key]
+        with pytest.raises(VersionMismatch):
+            store.replace(key, b"new", None)
+        with pytest.raises(Corrupted, match="it is a symbolic link"):
+            store.replace(key, b"new", "version")
+        assert store.put(key, b"new")
+        assert store.read(key) == b"new"
+        file.unlink()
+        file.symlink_to(tmp_path / target)
+        assert store.delete(key)
+    assert (tmp_path / "elsewhere").read_bytes() == b"there"
+
+
+def test_the_directory_of_a_store_may_be_a_link(tmp_path: Path) -> None:
+    open_store(str(tmp_path / "store"), create=True)
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    store = open_store(str(tmp_path / "link"))
+    store.replace(MUTABLE, b"one", None)
+    assert (tmp_path / "store" / MUTABLE).read_bytes() == b"one"
+    assert list(store.list_keys("environments/")) == [MUTABLE]
+
+
 def test_only_regular_files_are_objects(tmp_path: Path) -> None:
+    """A pipe does not make any operation hang."""
     store = open_store(str(tmp_path), create=True)
-    (tmp_path / "layers/ab").mkdir(parents=True)
-    os.mkfifo(tmp_path / KEY)
-    assert store.size(KEY) is None
-    with pytest.raises(NotInStore):
+    for key in (KEY, MUTABLE, Layout.PRUNE_LOCK):
+        (tmp_path / key).parent.mkdir(parents=True)
+        os.mkfifo(tmp_path / key)
+        assert store.size(key) is None
+        with pytest.raises(NotInStore):
+            store.read(key)
+        with pytest.raises(StoreRefused, match="not a regular file"):
+            store.replace(key, b"new", "version")
+        assert store.put(key, b"new")
+        assert store.read(key) == b"new"
+
+
+def test_objects_are_read_up_to_the_limit(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), create=True)
+    store.put(KEY, b"12345")
+    assert store.read(KEY, 5) == b"12345"
+    with pytest.raises(ObjectTooLarge):
+        store.read(KEY, 4)
+    os.truncate(tmp_path / KEY, 1 << 40)
+    with pytest.raises(ObjectTooLarge):
         store.read(KEY)
+
+
+def test_writes_never_change_a_file_that_has_another_name(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    for key in (KEY, MUTABLE):
+        (tmp_path / "store" / key).parent.mkdir(parents=True)
+        os.link(mine, tmp_path / "store" / key)
+    os.link(mine, tmp_path / "store/environments" / f".work.json.{'0' * 16}")
+    store.put(KEY, b"other")
+    store.replace(MUTABLE, b"other", store.read_versioned(MUTABLE).version)
+    assert (store.read(KEY), store.read(MUTABLE)) == (b"other", b"other")
+    assert mine.read_bytes() == b"mine"
+
+
+def test_leftovers_are_only_removed_where_objects_are(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), create=True)
+    leftover = f".object.{'0' * 16}"
+    for directory in ("", "cache/one", "layers", "layers/ab", "environments"):
+        (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+        (tmp_path / directory / leftover).touch()
+    assert store.remove_leftovers() == 4
+    assert list(contents(tmp_path / "cache")) == [f"one/{leftover}"]
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_cannot_keep_others_from_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds a lock on everything that it may open, as snapper 0.1.0 does when it publishes."""
+    monkeypatch.setattr(entry_lock, "_PATIENCE", 0.1)
+    store = open_store(str(tmp_path), create=True)
+    store.replace(MUTABLE, b"one", None)
+    store.replace(MUTABLE, b"two", store.read_versioned(MUTABLE).version)
+    held = [os.open(path, os.O_RDONLY) for path in (tmp_path, *tmp_path.rglob("*")) if path.name != ".lock"]
+    try:
+        for descriptor in held:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        store.replace(MUTABLE, b"three", store.read_versioned(MUTABLE).version)
+        assert store.delete(MUTABLE, store.read_versioned(MUTABLE).version)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o2770, 0o660)]
+)
+def test_the_lock_is_open_to_those_who_may_write(mode: int, expected: int, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), create=True)
+    store.replace(MUTABLE, b"one", None)
+    (tmp_path / "environments").chmod(mode)
+    store.replace(MUTABLE, b"two", store.read_versioned(MUTABLE).version)
+    lock = tmp_path / "environments/.lock"
+    assert stat.S_IMODE(lock.stat().st_mode) == expected
+    assert list(store.list_keys("environments/")) == [MUTABLE]
+
+
+def test_waiting_for_a_lock_is_reported_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock_file, "_REPORT_AFTER", 0.05)
+    monkeypatch.setattr(lock_file, "_GIVE_UP_AFTER", 0.3)
+    monkeypatch.setattr(logging.getLogger("snapper"), "propagate", True)
+    store = open_store(str(tmp_path), create=True)
+    store.replace(MUTABLE, b"one", None)
+    version = store.read_versioned(MUTABLE).version
+    with (tmp_path / "environments/.lock").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(LockHeld) as caught:
+            store.replace(MUTABLE, b"two", version)
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    if str(os.getpid()) in Path("/proc/locks").read_text():
+        assert f"process {os.getpid()} of " in caught.value.message
+    store.replace(MUTABLE, b"two", version)
+
+
+def test_a_lock_file_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    store.replace(MUTABLE, b"one", None)
+    version = store.read_versioned(MUTABLE).version
+    lock = tmp_path / "store/environments/.lock"
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreRefused):
+        store.replace(MUTABLE, b"two", version)
+    assert not (tmp_path / "elsewhere").exists()
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(StoreRefused):
+        store.replace(MUTABLE, b"two", version)
+
+
+@pytest.mark.parametrize(("times", "succeeds"), [(3, True), (1000, False)])
+def test_a_temporary_file_that_another_process_locks_is_replaced(
+    times: int, succeeds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path), create=True)
+    held: list[int] = []
+
+    def lock_first(descriptor: int) -> bool:
+        if len(held) < times:
+            held.append(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY))
+            fcntl.flock(held[-1], fcntl.LOCK_EX)
+        return try_lock(descriptor)
+
+    monkeypatch.setattr(atomic, "try_lock", lock_first)
+    if succeeds:
+        assert store.put(KEY, b"there")
+    else:
+        with pytest.raises(StoreRefused, match="locks or removes every temporary file"):
+            store.put(KEY, b"there")
+    for descriptor in held:
+        os.close(descriptor)
+    assert sorted(contents(tmp_path)) == [*([KEY] if succeeds else []), "snapper.json"]
 
 
 def flock_like_nfs(descriptor: int, operation: int, lock: Callable[[int, int], None] = fcntl.flock) -> None:
@@ -97,7 +325,7 @@ def test_no_change_is_lost_between_machines_that_share_a_file_system(
 
 
 def test_file_systems_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refuse)
@@ -175,6 +403,32 @@ def test_an_unreadable_directory_of_a_store_is_not_listed_as_empty(public: Path)
     (public / "layers").chmod(0)
     found = run_as_nobody(lambda: list(store.list_keys("layers/")))
     assert isinstance(found, StoreRefused)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes of another user")
+def test_only_those_who_may_write_can_hold_the_lock(public: Path) -> None:
+    store = open_store(str(public), create=True)
+    store.replace(MUTABLE, b"one", None)
+    store.replace(MUTABLE, b"two", store.read_versioned(MUTABLE).version)
+
+    def attempts() -> list[bool]:
+        opened = []
+        for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR):
+            try:
+                os.close(os.open(public / "environments/.lock", flags))
+                opened.append(True)
+            except PermissionError:
+                opened.append(False)
+        return opened
+
+    assert run_as_nobody(attempts) == [False, False, False]
+    (public / "environments").chmod(0o777)
+    version = store.read_versioned(MUTABLE).version
+    refused = run_as_nobody(lambda: open_store(str(public)).replace(MUTABLE, b"three", version))
+    assert isinstance(refused, StoreRefused)
+    assert ".lock there belongs to root" in refused.message
+    store.replace(MUTABLE, b"three", version)  # which gives others access to the lock
+    assert run_as_nobody(attempts) == [True, True, True]
 
 
 def test_two_users_share_a_store(public: Path) -> None:

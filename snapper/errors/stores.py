@@ -192,6 +192,17 @@ class StoreLocked(SnapperError):
 
 
 @dataclass(eq=False)
+class LockHeld(SnapperError):
+    """Another process has kept the entries of a directory store locked for too long; `who` describes it."""
+
+    store: str
+    who: str
+    code = ExitCode.CONFLICT
+    message_template = "the entries in the store {store} are locked by {who}"
+    hint_template = "Wait for it to finish, or end it if it hangs. Then run this again."
+
+
+@dataclass(eq=False)
 class LeaseExpired(SnapperError):
     """The operation took so long that its lease has expired."""
 

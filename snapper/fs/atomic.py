@@ -1,11 +1,13 @@
-"""Write files atomically: under its name, a file is always complete.
+"""Write files atomically: under its name, a file is always complete, and no existing file is ever written to.
 
 Data is written to a locked temporary file beside the target, which is then renamed. The lock disappears with its
-holder, so a temporary file that can be locked was left by a killed writer, and any process may remove it.
+holder, so a temporary file that can be locked was left by a killed writer, and any process may remove it. Everything
+happens by descriptor in one open directory, so it does not matter what others do to the path of that directory.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -13,27 +15,45 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from snapper.fs.locks import is_open_file, lock, try_lock
+from snapper.fs.beneath import LISTING
+from snapper.fs.directories import opened_directory, sync_directory
+from snapper.fs.locks import is_open_file, try_lock
+from snapper.fs.moves import Entry
 from snapper.process.signals import defer_signals
 
 _TEMPORARY = re.compile(r"\..{1,16}\.[0-9a-f]{16}\Z", re.S)
 
+#: Attempts to create a temporary file that no other process has locked or removed.
+_ATTEMPTS = 20
 
-def atomic_write(
-    target: Path,
+
+def replace_entry(temporary: Entry, target: Entry) -> None:
+    """Rename the file to the name of the target. May raise OSError."""
+    os.rename(temporary.name, target.name, src_dir_fd=temporary.directory, dst_dir_fd=target.directory)
+
+
+def atomic_write(target: Path, data: bytes | memoryview, *, durable: bool = True, mode: int = 0o666) -> None:
+    """Write the file at a path, and create its directory if necessary; otherwise do what `write_entry` does."""
+    make_directory(target.parent)
+    with opened_directory(target.parent) as directory:
+        write_entry(Entry(directory, target.name), data, durable=durable, mode=mode)
+
+
+def write_entry(
+    target: Entry,
     data: bytes | memoryview,
-    move: Callable[[Path, Path], object] = Path.rename,
+    place: Callable[[Entry, Entry], object] = replace_entry,
     *,
     durable: bool = True,
     mode: int = 0o666,
 ) -> None:
-    """Write the file, and create its directory if necessary; leave no temporary file behind.
+    """Write a file in an open directory, and leave no temporary file behind. May raise OSError.
 
-    `move` gives the temporary file its name. If `durable`, the data is on the disk before the file gets its name, and
-    the name is on return. `mode` is that of the file, less the umask, also if it replaces another.
+    `place` gives the temporary file the name of the target; by default, it replaces what has that name. If `durable`,
+    the data is on the disk before the file gets its name, and the name is on return. `mode` is that of the file, less
+    the umask, also if it replaces another.
     """
-    _make_directory(target.parent)
-    remove_leftovers(target.parent)
+    remove_leftovers(target.directory)
     with defer_signals():
         temporary, descriptor = _create_temporary(target, mode)
         try:
@@ -43,61 +63,90 @@ def atomic_write(
                     view = view[file.write(view) :]
                 if durable:
                     os.fsync(descriptor)
-                move(temporary, target)
+                place(temporary, target)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary.name, dir_fd=temporary.directory)
             raise
     if durable:
-        sync_directory(target.parent)
+        os.fsync(target.directory)
 
 
-def remove_leftovers(directory: Path) -> int:
-    """Remove the temporary files of killed writers from the directory; return how many there were."""
+def remove_leftovers(directory: int | Path) -> int:
+    """Remove the temporary files of killed writers from a directory; return how many there were. May raise OSError.
+
+    The directory is open, or at a path that is no link.
+    """
+    if isinstance(directory, Path):
+        descriptor = os.open(directory, LISTING)
+        try:
+            return remove_leftovers(descriptor)
+        finally:
+            os.close(descriptor)
     with os.scandir(directory) as entries:
-        names = [entry.name for entry in entries if _TEMPORARY.match(entry.name)]
+        names = [
+            entry.name
+            for entry in entries
+            if is_temporary(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
     count = 0
     for name in names:
         with suppress(OSError):
-            count += _remove_unlocked(directory / name)
+            count += _remove_unlocked(Entry(directory, name))
     return count
 
 
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def is_temporary(name: str) -> bool:
+    """Return whether a file of this name is a temporary one."""
+    return _TEMPORARY.match(name) is not None
 
 
-def _create_temporary(target: Path, mode: int) -> tuple[Path, int]:
-    """Return a new file beside the target, and a descriptor of it that holds a lock."""
-    while True:
-        temporary = target.parent / f".{target.name[:16]}.{secrets.token_hex(8)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with suppress(OSError):  # without locks on this file system, leftovers are not removed either
-            lock(descriptor)
-        if is_open_file(descriptor, temporary):
+def temporary_name(target: str) -> str:
+    """Return an unused name for a temporary file that will be renamed to `target`."""
+    return f".{target[:16]}.{secrets.token_hex(8)}"
+
+
+def make_directory(directory: Path) -> None:
+    """Create the directory and its parents; each is durable before anything is created in it. May raise OSError."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
+def _create_temporary(target: Entry, mode: int) -> tuple[Entry, int]:
+    """Return a new file beside the target, and a descriptor of it that holds a lock.
+
+    Another process that may read the file can lock it first. That process is not waited for: it may be cleaning up, or
+    it may never end.
+    """
+    for _ in range(_ATTEMPTS):
+        temporary = Entry(target.directory, temporary_name(target.name))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary.name, flags, mode, dir_fd=temporary.directory)
+        if _is_locked_by_us(descriptor) and is_open_file(descriptor, temporary.name, temporary.directory):
             return temporary, descriptor
-        os.close(descriptor)  # another process removed the file before it was locked
+        os.close(descriptor)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary.name, dir_fd=temporary.directory)
+    raise OSError(errno.EAGAIN, "another process locks or removes every temporary file there", target.name)
 
 
-def _remove_unlocked(path: Path) -> bool:
+def _is_locked_by_us(descriptor: int) -> bool:
+    try:
+        return try_lock(descriptor)
+    except OSError:  # without locks on this file system, leftovers are not removed either
+        return True
+
+
+def _remove_unlocked(file: Entry) -> bool:
     """Remove the file unless its writer is alive; return whether it was removed."""
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(file.name, flags, dir_fd=file.directory)
     try:
         if not try_lock(descriptor):
             return False
-        path.unlink()
+        os.unlink(file.name, dir_fd=file.directory)
         return True
     finally:
         os.close(descriptor)
-
-
-def _make_directory(directory: Path) -> None:
-    """Create the directory and its parents; each is durable before anything is created in it."""
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
-        sync_directory(directory.parent)

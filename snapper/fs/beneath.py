@@ -17,11 +17,11 @@ from snapper.fs.ownership import is_own, owner_name
 #: Flags that open a file without waiting for a writer, should it be a pipe.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-#: Flags that open a directory to list it.
+#: Flags that open a directory to list it, or to make names in it durable.
 LISTING = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Flags that open a directory to look up names in it; it need not be readable.
-_LOOKUP = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Flags that open a directory to look up names in it. It need not be readable, and NFS need not ask the server.
+LOOKUP = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _MAX_LINKS = 40
 
@@ -61,7 +61,7 @@ class _Walk:
         self._own_links = own_links
         self._pending = path.split("/")[::-1]
         self._links = 0
-        self._opened = [os.open(top, _LOOKUP & ~os.O_NOFOLLOW)]
+        self._opened = [os.open(top, LOOKUP & ~os.O_NOFOLLOW)]
 
     def open(self, flags: int) -> int:
         while self._pending:
@@ -70,7 +70,7 @@ class _Walk:
                 self._leave()
             elif name not in ("", "."):
                 try:
-                    descriptor = os.open(name, _LOOKUP if self._pending else flags, dir_fd=self._opened[-1])
+                    descriptor = os.open(name, LOOKUP if self._pending else flags, dir_fd=self._opened[-1])
                 except OSError as error:
                     if error.errno not in _IS_LINK:
                         raise self._failure(error.errno, error.strerror) from None

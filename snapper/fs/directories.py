@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 
 _MAX_DESCRIPTORS = 128
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryTree:
@@ -68,7 +69,35 @@ class DirectoryTree:
 
 
 def _open_directory(path: str | Path, dir_fd: int | None = None) -> int:
-    return os.open(path, _DIRECTORY, dir_fd=dir_fd)
+    return os.open(path, LISTING, dir_fd=dir_fd)
+
+
+@contextmanager
+def opened_directory(path: str | Path) -> Iterator[int]:
+    """Open a directory, or what a link to one leads to, to list it; yield a descriptor. May raise OSError."""
+    descriptor = os.open(path, LISTING & ~os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def open_below(top: int, path: str, flags: int = LOOKUP, *, make: bool = False) -> int:
+    """Open the directory at `path` below the open directory `top`, and return a descriptor. No link is followed.
+
+    With `make`, missing directories are created, each durably before anything is created in it. Raise OSError, with
+    ELOOP and the path of the component that is a link.
+    """
+    *parents, last = path.split("/") if path else ["."]
+    current = os.dup(top)
+    try:
+        for depth, name in enumerate(parents):
+            below = _open_component(current, name, LOOKUP, "/".join(parents[: depth + 1]), make=make)
+            os.close(current)
+            current = below
+        return _open_component(current, last, flags, path, make=make)
+    finally:
+        os.close(current)
 
 
 def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:
@@ -76,13 +105,22 @@ def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:
 
     The last component must not be a link. Raise OSError, with EPERM if another user controls the directory.
     """
-    descriptor = os.open(path, _DIRECTORY, dir_fd=dir_fd)
+    descriptor = os.open(path, LISTING, dir_fd=dir_fd)
     status = os.fstat(descriptor)
     if is_own(status) and not others_can_write(status):
         return descriptor
     os.close(descriptor)
     reason = "it is writable by other users" if is_own(status) else f"it belongs to {owner_name(status)}"
     raise OSError(errno.EPERM, reason, os.fspath(path))
+
+
+def sync_directory(path: str | Path, dir_fd: int | None = None) -> None:
+    """Make the names in a directory durable. May raise OSError."""
+    descriptor = os.open(path, LISTING & ~os.O_NOFOLLOW, dir_fd=dir_fd)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -100,3 +138,31 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
     written = os.write(descriptor, data) if data else 0
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
+
+
+def _open_component(directory: int, name: str, flags: int, path: str, *, make: bool) -> int:
+    """Open a directory in an open directory; `path` names it in errors."""
+    if name in ("", ".."):
+        raise OSError(errno.EINVAL, f"it has a component {name!r}", path)
+    try:
+        try:
+            return os.open(name, flags, dir_fd=directory)
+        except FileNotFoundError:
+            if not make:
+                raise
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=directory)
+            sync_directory(".", directory)
+        return os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        number, reason = error.errno, error.strerror
+        if number in (errno.ENOTDIR, errno.ELOOP) and _is_link(name, directory):
+            number, reason = errno.ELOOP, "it is a symbolic link"
+        raise OSError(number, reason, path) from None
+
+
+def _is_link(name: str, directory: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode)
+    except OSError:
+        return False

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from snapper.errors import FileOperationFailed, InvalidSettings
-from snapper.fs.atomic import atomic_write
+from snapper.fs.atomic import make_directory, replace_entry, write_entry
+from snapper.fs.directories import opened_directory
+from snapper.fs.moves import Entry
 from snapper.settings.directories import notebook_volume, user_config_directories
 
 VARIABLE = "SNAPPER_CONFIG"
@@ -135,13 +138,18 @@ def _parse_error(path: Path, text: str) -> InvalidSettings:
 
 def _replace(file: Path, text: str) -> None:
     """Replace the file, or what it links to, and keep its mode."""
-
-    def rename(temporary: Path, target: Path) -> None:
-        if target.exists():
-            temporary.chmod(target.stat().st_mode & 0o777)
-        temporary.rename(target)
-
+    target = Path(os.path.realpath(file))
     try:
-        atomic_write(Path(os.path.realpath(file)), text.encode(), rename)
+        make_directory(target.parent)
+        with opened_directory(target.parent) as directory:
+            write_entry(Entry(directory, target.name), text.encode(), _rename_with_mode)
     except OSError as error:
         raise FileOperationFailed(str(file), f"the settings cannot be written: {error.strerror}") from None
+
+
+def _rename_with_mode(temporary: Entry, target: Entry) -> None:
+    """Rename the file, and give it the mode of the one that it replaces, if there is one."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(target.name, dir_fd=target.directory).st_mode
+        os.chmod(temporary.name, mode & 0o777, dir_fd=temporary.directory)
+    replace_entry(temporary, target)

@@ -1,37 +1,51 @@
 """A store in a directory: on an EBS volume, EFS, or any other POSIX file system.
 
 Objects appear by renaming files whose data is on the disk. Mutable objects are created by hard link, which fails if
-the name exists, and replaced under a lock on the file itself, which disappears with its holder. NFS shares locks of
-files between machines, but not locks of directories.
+the name exists, and replaced under a lock (`fs/lock_file`). The directory itself may be a link that the user has
+chosen; below it, no link is followed, because others may write to the store.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.errors import (
     Corrupted,
     InsufficientSpace,
+    LockHeld,
     NotAStore,
     NotInStore,
     ObjectTooLarge,
     SnapperError,
     StoreRefused,
 )
+from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.fs.atomic import atomic_write, remove_leftovers, sync_directory
+from snapper.fs.atomic import make_directory, remove_leftovers, write_entry
+from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.errors import is_disk_full
-from snapper.fs.locks import locked_directory, locked_file
+from snapper.fs.lock_file import LockTimeout
+from snapper.fs.moves import Entry, move
+from snapper.fs.small_files import read_entry
 from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
+from snapper.store.entry_lock import locked_entry
+from snapper.store.object_files import ObjectFiles
+
+logger = logging.getLogger(__name__)
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_REPLACE_LINK = (
+    "If you trust what it leads to, put that in its place (or mount it there); otherwise, remove the link and repair "
+    "the store (snapper verify --data --repair)."
+)
 
 
 @dataclass(frozen=True)
@@ -45,155 +59,198 @@ class LocalStore(DirectStore):
         return str(self.root)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        with self._mapped_errors(key, "read"), open(self._open(key), "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size > limit:
-                raise ObjectTooLarge(f"{key} in {self.url}")
-            return file.readall()
+        with self._mapped_errors(key, "read"), self._files() as files:
+            return files.read(key, limit)
 
     def read_versioned(self, key: str) -> VersionedObject:
         data = self.read(key)
         return VersionedObject(data, _version(data))
 
     def size(self, key: str) -> int | None:
-        with self._mapped_errors(key, "inspect"):
-            try:
-                status = (self.root / key).stat()
-            except FileNotFoundError:
-                return None
-        return status.st_size if stat.S_ISREG(status.st_mode) else None
+        try:
+            with self._mapped_errors(key, "inspect"), self._files() as files:
+                status = files.status(key)
+        except NotInStore:
+            return None
+        return status.st_size if status else None
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if self.size(key) == len(data):
             return False
-        with self._mapped_errors(key, "write"):
-            atomic_write(self.root / key, data)
+        with self._mapped_errors(key, "write"), self._new_entry(key) as entry:
+            write_entry(entry, data)
         return True
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
-        path = self.root / key
         with self._mapped_errors(key, "write"):
             if version is None:
-                atomic_write(path, data, _rename_exclusively)
+                with self._new_entry(key) as entry:
+                    write_entry(entry, data, self._create)
                 return
-            with locked_file(path) as file:
-                if file is None or _version(file.readall()) != version:
-                    raise VersionMismatch
-                atomic_write(path, data)
+            try:
+                with self._files() as files, files.entry(key, LISTING) as entry, self._locked(entry):
+                    if _version(read_entry(entry, LARGEST_OBJECT)) != version:
+                        raise VersionMismatch
+                    write_entry(entry, data)
+            except FileNotFoundError:
+                raise VersionMismatch from None
 
     def list_keys(self, prefix: str) -> Iterator[str]:
-        top = self.root / prefix
-        with self._mapped_errors(prefix, "list"):
-            keys = [
-                str((Path(directory) / name).relative_to(self.root))
-                for directory, _, names in os.walk(top, onerror=_raise_unless_missing)
-                for name in names
-                if not name.startswith(".")
-            ]
+        keys: list[str] = []
+        with suppress(NotInStore), self._mapped_errors(prefix, "list"), self._files() as files:
+            keys += (key for key, _ in files.walk(prefix))
         return iter(sorted(keys))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        for key in self.list_keys(prefix):
-            with self._mapped_errors(key, "inspect"):
-                try:
-                    status = (self.root / key).stat()
-                except FileNotFoundError:
-                    continue
-            if stat.S_ISREG(status.st_mode):
-                yield ObjectInfo(key, status.st_size, status.st_mtime)
+        found = []
+        with suppress(NotInStore), self._mapped_errors(prefix, "list"), self._files() as files:
+            for key, entry in files.walk(prefix):
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    found.append(ObjectInfo(key, status.st_size, status.st_mtime))
+        return iter(sorted(found))
 
     def delete(self, key: str, version: str | None = None) -> bool:
-        path = self.root / key
         with self._mapped_errors(key, "delete"):
-            if version is None:
-                return _unlink(path)
-            with locked_file(path) as file:
-                if file is not None and _version(file.readall()) != version:
-                    raise VersionMismatch
-                return _unlink(path)
+            try:
+                with self._files() as files, files.entry(key, LISTING) as entry:
+                    if version is None:
+                        return _remove(entry)
+                    with self._locked(entry):
+                        if _version(read_entry(entry, LARGEST_OBJECT)) != version:
+                            raise VersionMismatch
+                        return _remove(entry)
+            except FileNotFoundError:
+                return False
 
     def list_root(self) -> list[str] | None:
         if os.path.lexists(self.root) and not os.path.isdir(self.root):
             raise NotAStore(self.url, "it is a file")
         try:
-            return sorted(entry.name for entry in self.root.iterdir())
+            return sorted(os.listdir(self.root))
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _map_error(self.url, "list objects", error) from None
+            raise self._map_error(error, "", "list objects") from None
 
     def remove_leftovers(self) -> int:
-        with self._mapped_errors("", "remove leftovers"):
-            walk = os.walk(self.root, onerror=_raise_unless_missing)
-            directories = [Path(directory) for directory, _, _ in walk]
-            return sum(remove_leftovers(directory) for directory in directories)
+        """Remove temporary files; others than those of a store are not looked at, such as the cache on a notebook."""
+        count = 0
+        with self._mapped_errors("", "remove leftovers"), self._files() as files:
+            with files.entry(Layout.MARKER, LISTING) as entry:
+                count += remove_leftovers(entry.directory)
+            for prefix in Layout.PREFIXES:
+                for directory in files.directories(prefix):
+                    count += remove_leftovers(directory.descriptor)
+        return count
 
     def check_writable(self, prefix: str) -> None:
-        directory = self.root / prefix
-        if directory.is_dir() and not os.access(directory, os.W_OK | os.X_OK):
+        with suppress(NotInStore), self._mapped_errors(prefix, "write"), self._files() as files:
+            with files.entry(f"{prefix}object") as entry:
+                if os.access(".", os.W_OK | os.X_OK, dir_fd=entry.directory):
+                    return
             action = f"write to {prefix.rstrip('/')}"
             raise StoreRefused(self.url, action, "permission denied, or the file system is read-only")
 
-    def _open(self, key: str) -> int:
-        descriptor = os.open(self.root / key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    @contextmanager
+    def _files(self) -> Iterator[ObjectFiles]:
+        descriptor = os.open(self.root, LOOKUP & ~os.O_NOFOLLOW)
+        try:
+            yield ObjectFiles(descriptor)
+        finally:
             os.close(descriptor)
-            raise FileNotFoundError(errno.ENOENT, "not a regular file", key)
-        return descriptor
+
+    @contextmanager
+    def _new_entry(self, key: str) -> Iterator[Entry]:
+        """Yield the entry at which to write the object, in a directory that is created if necessary."""
+        make_directory(self.root)
+        with self._files() as files, files.entry(key, LISTING, make=True) as entry:
+            yield entry
+
+    def _create(self, temporary: Entry, target: Entry) -> None:
+        """Rename the file; raise VersionMismatch if the target exists."""
+        try:
+            os.link(
+                temporary.name,
+                target.name,
+                src_dir_fd=temporary.directory,
+                dst_dir_fd=target.directory,
+                follow_symlinks=False,
+            )
+        except FileExistsError:
+            raise VersionMismatch from None
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            self._create_under_lock(temporary, target)
+        else:
+            os.unlink(temporary.name, dir_fd=temporary.directory)
+
+    def _create_under_lock(self, temporary: Entry, target: Entry) -> None:
+        """Rename exclusively on file systems without hard links."""
+        with self._locked(target):
+            try:
+                move(temporary, target)
+            except FileExistsError:
+                raise VersionMismatch from None
+
+    @contextmanager
+    def _locked(self, entry: Entry) -> Iterator[None]:
+        """Keep other processes from changing mutable objects in the directory of this one."""
+        try:
+            with locked_entry(entry, self._report_holder):
+                yield
+        except LockTimeout as error:
+            raise LockHeld(self.url, str(error)) from None
+
+    def _report_holder(self, holder: str) -> None:
+        logger.warning("waiting for %s, which has locked the entries in the store %s", holder, self.url)
 
     @contextmanager
     def _mapped_errors(self, key: str, action: str) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise NotInStore(key, self.url) from None
         except OSError as error:
-            if error.errno == errno.EIO and action == "read":
-                raise Corrupted(f"{key} in {self.url}", "the disk cannot read it") from error
-            raise _map_error(self.url, f"{action} {key}".strip(), error) from error
+            raise self._map_error(error, key, action) from error
+
+    def _map_error(self, error: OSError, key: str, action: str) -> SnapperError:
+        result: SnapperError
+        if isinstance(error, FileNotFoundError):
+            result = NotInStore(key, self.url)
+        elif error.errno == errno.ELOOP:
+            result = self._link_error(error, key, action)
+        elif action == "read" and error.errno in _UNREADABLE:
+            result = _UNREADABLE[error.errno](key, self.url)
+        elif is_disk_full(error):
+            result = InsufficientSpace(self.url)
+        else:
+            result = StoreRefused(self.url, f"{action} {key}".strip(), error.strerror or str(error))
+        return result
+
+    def _link_error(self, error: OSError, key: str, action: str) -> SnapperError:
+        """Return the error for a link: a corrupted object, or a directory through which nothing is done."""
+        if error.filename in (key, key.rpartition("/")[2]):
+            return Corrupted(f"{key} in {self.url}", "it is a symbolic link", _REPLACE_LINK)
+        reason = (
+            f"{error.filename} is a symbolic link, and links below the store's directory are not followed"
+        )
+        return StoreRefused(self.url, f"{action} {key}", reason, _REPLACE_LINK)
 
 
-def _map_error(url: str, action: str, error: OSError) -> SnapperError:
-    if is_disk_full(error):
-        return InsufficientSpace(url)
-    return StoreRefused(url, action, error.strerror or str(error))
-
-
-def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+#: What it means that an object cannot be read, by the code of the operating system's error.
+_UNREADABLE: Mapping[int | None, Callable[[str, str], SnapperError]] = {
+    errno.EINVAL: NotInStore,
+    errno.EFBIG: lambda key, url: ObjectTooLarge(f"{key} in {url}"),
+    errno.EIO: lambda key, url: Corrupted(f"{key} in {url}", "the disk cannot read it"),
+}
 
 
 def _version(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _unlink(path: Path) -> bool:
-    """Remove a file durably; return False if it does not exist."""
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    sync_directory(path.parent)
+def _remove(entry: Entry) -> bool:
+    """Remove a file durably."""
+    os.unlink(entry.name, dir_fd=entry.directory)
+    os.fsync(entry.directory)
     return True
-
-
-def _rename_exclusively(temporary: Path, target: Path) -> None:
-    """Rename the file; raise VersionMismatch if the target exists."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        raise VersionMismatch from None
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        _rename_under_lock(temporary, target)
-    else:
-        temporary.unlink()
-
-
-def _rename_under_lock(temporary: Path, target: Path) -> None:
-    """Rename exclusively on file systems without hard links: safe for processes of one machine only."""
-    with locked_directory(target.parent):
-        if os.path.lexists(target):
-            raise VersionMismatch
-        temporary.rename(target)

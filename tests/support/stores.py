@@ -12,12 +12,13 @@ import zstandard
 
 
 def check_store(store: Path, *, killed: bool = False) -> dict[str, str]:
-    """Assert that every object in the store is valid and that nothing else is in it.
+    """Assert that every object in the store is valid and that nothing else is in it except empty lock files.
 
     With `killed`, a process was killed and may have left locks, and files whose names begin with a dot. Return the
     current snapshot of each environment.
     """
     files = {str(path.relative_to(store)) for path in store.rglob("*") if not path.is_dir()}
+    files -= {f"{kind}/.lock" for kind in ("environments", "locks") if not _size(store / kind / ".lock")}
     if killed:
         files = {file for file in files if not Path(file).name.startswith(".")}
     assert json.loads((store / "snapper.json").read_bytes()) == {"format": 1}
@@ -60,6 +61,10 @@ def _check_snapshot(store: Path, file: str) -> None:
         segment = zstandard.ZstdDecompressor().decompress(stored, max_output_size=layer["diff_size"])
         assert len(segment) == layer["diff_size"]
         assert hashlib.sha256(segment).hexdigest() == layer["diff_id"]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def edit_ref(store: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:

@@ -104,7 +104,7 @@ class S3Store(DirectStore):
                 ObjectInfo(entry["Key"][len(top) :], entry["Size"], entry["LastModified"].timestamp())
                 for page in pages
                 for entry in page.get("Contents", ())
-                if not entry["Key"].endswith("/")
+                if entry["Key"].rpartition("/")[2][:1] not in ("", ".")
             ]
         return iter(sorted(entries))
 

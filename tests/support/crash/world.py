@@ -45,7 +45,7 @@ class Directory:
         return Reader.of_directory(self.top)
 
     def leftovers(self) -> list[str]:
-        return [path.name for path in self.top.rglob(".*")]
+        return [path.name for path in self.top.rglob(".*") if path.name != ".lock"]
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Bucket:
             data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
             return data
 
-        return Reader(frozenset(keys), read)
+        return Reader(frozenset(key for key in keys if not Path(key).name.startswith(".")), read)
 
 
 @dataclass

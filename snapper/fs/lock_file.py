@@ -1,0 +1,129 @@
+"""A lock on a directory that only those can hold who may write to the directory.
+
+Anyone who may open a file for reading can lock it, and so keep others waiting. The lock is therefore on the file
+`.lock` in the directory, which only those may open who may write to the directory. It is opened for writing, so NFS
+shares the lock between machines. It is empty and is never removed; if someone removes it, a new one is made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snapper.fs.locks import is_open_file, try_lock
+from snapper.fs.ownership import owner_name
+
+LOCK_FILE = ".lock"
+
+#: How long to wait for other holders before that is reported, and before giving up, in seconds.
+_REPORT_AFTER = 5.0
+_GIVE_UP_AFTER = 60.0
+
+_FIRST_PAUSE = 0.001
+_LONGEST_PAUSE = 0.1
+
+_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class LockTimeout(Exception):
+    """Another process has held the lock for too long; the message says which one."""
+
+
+@contextmanager
+def locked(directory: int, report: Callable[[str], object]) -> Iterator[None]:
+    """Hold the lock of an open directory. Raise LockTimeout, and OSError such as EACCES or ELOOP.
+
+    If another process holds it for long, `report` is called once with what is known about that process.
+    """
+    started, pause, reported = time.monotonic(), _FIRST_PAUSE, False
+    while (descriptor := _try_to_lock(directory)) is None:
+        waited = time.monotonic() - started
+        if waited > _GIVE_UP_AFTER:
+            raise LockTimeout(_holder(directory))
+        if waited > _REPORT_AFTER and not reported:
+            report(_holder(directory))
+            reported = True
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_to_lock(directory: int) -> int | None:
+    """Return a descriptor that holds the lock, or None if another process holds it."""
+    descriptor = _open(directory)
+    try:
+        if try_lock(descriptor) and is_open_file(descriptor, LOCK_FILE, directory):
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _open(directory: int) -> int:
+    """Open the file, and create it if necessary."""
+    while True:
+        with suppress(FileNotFoundError):
+            descriptor = _open_existing(directory)
+            break
+        with suppress(FileExistsError):
+            descriptor = os.open(LOCK_FILE, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+            break
+    try:
+        _set_permissions(descriptor, directory)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_existing(directory: int) -> int:
+    try:
+        return os.open(LOCK_FILE, _FLAGS, dir_fd=directory)
+    except PermissionError as error:
+        owner = owner_name(os.lstat(LOCK_FILE, dir_fd=directory))
+        reason = f"{LOCK_FILE} there belongs to {owner}, and this user may not write to it"
+        raise OSError(error.errno, reason, LOCK_FILE) from None
+
+
+def _set_permissions(descriptor: int, directory: int) -> None:
+    """Let those who may write to the directory read and write the file, and nobody else, if it is this user's file."""
+    file, parent = os.fstat(descriptor), os.fstat(directory)
+    if not stat.S_ISREG(file.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", LOCK_FILE)
+    mode = parent.st_mode & 0o222
+    mode |= mode << 1  # only so that they can copy the directory without an error
+    if file.st_uid != os.geteuid() or (stat.S_IMODE(file.st_mode), file.st_gid) == (mode, parent.st_gid):
+        return
+    try:
+        os.fchown(descriptor, -1, parent.st_gid)
+    except OSError:  # the group is one that this user is not in
+        mode &= ~(stat.S_IRGRP | stat.S_IWGRP)
+    with suppress(OSError):  # a file system without modes
+        os.fchmod(descriptor, mode)
+
+
+def _holder(directory: int) -> str:
+    """Describe the process that holds the lock, as far as this system knows it."""
+    with suppress(OSError, ValueError, IndexError):
+        inode = os.lstat(LOCK_FILE, dir_fd=directory).st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            _, kind, *_, process, file, _, _ = line.split()
+            if kind != "->" and file.rpartition(":")[2] == str(inode):
+                return _describe(int(process))
+    return "a process that this machine does not know"
+
+
+def _describe(process: int) -> str:
+    with suppress(OSError):
+        return f"process {process} of {owner_name(os.stat(f'/proc/{process}'))}"
+    return f"process {process}"
