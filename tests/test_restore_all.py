@@ -14,11 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from snapper import kernels
+from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import InsufficientSpace
 from snapper.format.model import LAYER_SIZE, Layer, Snapshot
 from snapper.process.identity import is_process_alive
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.selection import NamePatterns, rank_names
 from snapper.restoring.space import SpaceReservations
+from snapper.store import open_store
 from tests.conftest import Machine, Outcome, tree_of
 from tests.support.commands import start_command, wait_until
 from tests.support.environments import make_data
@@ -159,6 +164,39 @@ def test_invalid_kernels_do_not_stop_other_kernels(machine: Machine) -> None:
     assert not reported.pop("last-good")
     assert reported.keys() == {"first-good", "first-words"}
     assert all(reported.values())
+
+
+def test_an_unexpected_error_in_one_environment_does_not_stop_others(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "three"):
+        machine.run_json("pack", "-p", make_data(machine.envs / name))
+        shutil.rmtree(machine.envs / name)
+    register, errors = kernels.register, {"one": MemoryError(), "two": PermissionError(13, "denied", "/file")}
+
+    def register_or_fail(prefix: Path, environment: str) -> tuple[kernels.KernelRegistration, ...]:
+        if environment in errors:
+            raise errors[environment]
+        return register(prefix, environment)
+
+    monkeypatch.setattr(kernels, "register", register_or_fail)
+    for name, value in machine.variables.items():
+        monkeypatch.setenv(name, value)
+    requests = [RestoreRequest(SnapshotSpec(name)) for name in ("one", "two", "three")]
+    for _ in range(2):  # the second time, all are present
+        outcomes = {
+            result.environment: result for result in restore(open_store(str(machine.store)), requests)
+        }
+        messages = {
+            name: result.error.message
+            for name, result in outcomes.items()
+            if isinstance(result, RestoreFailure)
+        }
+        assert messages == {
+            "one": "unexpected error: MemoryError: no details",
+            "two": "permission denied: cannot access /file",
+        }
+        assert isinstance(outcomes["three"], RestoreResult)
 
 
 def test_failed_restore_to_another_prefix_keeps_the_kernels(machine: Machine) -> None:

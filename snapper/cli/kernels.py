@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -160,9 +161,14 @@ def _register(prefix: Path) -> _Registration:
     if not conda.is_environment(prefix):
         raise NotAnEnvironment(str(prefix))
     known = state.read(prefix)
-    environment = known.environment if known else prefix.name
+    environment = known.environment if known else _valid_name(prefix.name)
     registered = kernels.register(prefix, environment)
     return _Registration(environment, registered, "" if registered else kernels.install_hint(prefix))
+
+
+def _valid_name(directory: str) -> str:
+    """Return the name of a directory without characters that names of environments cannot have."""
+    return re.sub(r"[^\w.+-]|^[.+-]", "_", directory)[:40]
 
 
 def _print_result(result: _Registration) -> None:

@@ -20,7 +20,8 @@ from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
-from snapper.errors import SnapperError
+from snapper.errors import SnapperError, UnexpectedError
+from snapper.fs.errors import map_os_error
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.restoring.destinations import UnusedLocation
@@ -136,7 +137,7 @@ class _Restore:
             self._announce(plan)
             reserve_space(self._reservations, plan)
             return plan
-        except SnapperError as error:
+        except Exception as error:  # whatever is wrong with one environment must not stop the others
             return self._fail(located.request, error)
 
     def _announce(self, plan: RestorePlan) -> None:
@@ -169,7 +170,7 @@ class _Restore:
         try:
             size = 0 if outcome.target.present else plan.snapshot.size
             return self._register(plan.request, outcome.target, plan.started, size, outcome.unrelocated)
-        except SnapperError as error:
+        except Exception as error:
             return self._fail(plan.request, error)
 
     def _advance(self, plan: RestorePlan, size: int) -> None:
@@ -222,12 +223,22 @@ class _Restore:
             unused_location=target.unused_location,
         )
 
-    def _fail(self, request: RestoreRequest, error: SnapperError) -> RestoreFailure:
+    def _fail(self, request: RestoreRequest, error: Exception) -> RestoreFailure:
         self._failures += 1
-        logger.info("could not restore %s: %s", request.spec, error.message)
+        reported = _as_snapper_error(error)
+        logger.info("could not restore %s: %s", request.spec, reported.message)
         logger.debug("traceback", exc_info=error)
-        self._recorder.fail(request.spec.environment, error.message, error.hint)
-        return RestoreFailure(str(request.spec), error)
+        self._recorder.fail(request.spec.environment, reported.message, reported.hint)
+        return RestoreFailure(str(request.spec), reported)
+
+
+def _as_snapper_error(error: Exception) -> SnapperError:
+    """Return the error to report for an exception."""
+    if isinstance(error, SnapperError):
+        return error
+    if isinstance(error, OSError):
+        return map_os_error(error, str(error.filename), "access")
+    return UnexpectedError(type(error).__name__, " ".join(str(error).split()) or "no details")
 
 
 def _count_changes(prefix: Path) -> int:

@@ -61,6 +61,13 @@ def is_valid_name(text: str) -> bool:
     return _NAME.match(text) is not None and len(path_bytes(text)) <= _LONGEST_NAME
 
 
+def check_name(text: str) -> str:
+    """Return the text; raise ValueError unless it can name an environment or a tag."""
+    if not is_valid_name(text):
+        raise ValueError(f"{text!r} is not a valid name")
+    return text
+
+
 def is_placeholder(text: str) -> bool:
     """Return whether the text can be a placeholder for a prefix: an absolute path in UTF-8, of at most 4096 bytes."""
     try:

@@ -1,8 +1,13 @@
-"""Find the kernelspecs that an environment ships in `share/jupyter/kernels`."""
+"""Find the kernelspecs that an environment ships in `share/jupyter/kernels`.
+
+Whoever published the environment wrote them. They are read only from the environment, up to a limit, and only fields
+with a known meaning are taken over.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 from collections.abc import Iterator
@@ -10,51 +15,78 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snapper.environment import conda
 from snapper.format.model import Kernel
+from snapper.fs.small_files import list_beneath, read_beneath
+from snapper.process.shell import is_variable_name
+
+logger = logging.getLogger(__name__)
 
 KERNEL_JSON = "kernel.json"
 
-#: What reading a kernelspec can raise. It may be any file: deeply nested JSON, not UTF-8, or of unexpected types.
+#: The most kernels that an environment can have.
+MOST_KERNELS = 100
+
+#: What parsing a kernelspec can raise. It may be any file: deeply nested JSON, not UTF-8, or of unexpected types.
 KERNELSPEC_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
+#: Logos and front-end files that can be next to it.
+ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kernel.css")
+
 _KERNELS = "share/jupyter/kernels"
-_ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kernel.css")
+
+#: The largest `kernel.json`, logo, or front-end file, in bytes.
+_LARGEST = 1 << 20
+
+#: The metadata with which a kernelspec chooses the code of Jupyter's server that starts it, and its configuration.
+_PROVISIONER = "kernel_provisioner"
 
 
 @dataclass(frozen=True)
 class Kernelspec:
-    """A kernelspec of the environment at `prefix`; `fields` are those of its `kernel.json`."""
+    """A kernelspec of the environment at `prefix`, which is in `directory` below it.
+
+    `fields` are those of its `kernel.json` besides the command and the names: metadata, variables, and how to interrupt
+    the kernel.
+    """
 
     kernel: Kernel
     prefix: Path
-    directory: Path
+    directory: str
+    command: tuple[str, ...]
     fields: dict[str, Any]
 
     def argv(self) -> list[str]:
         """Return the kernel's command with absolute paths of the environment's program and resources."""
-        argv = [word.replace("{resource_dir}", str(self.directory)) for word in self.fields["argv"]]
+        resources = str(self.prefix / self.directory)
+        argv = [word.replace("{resource_dir}", resources) for word in self.command]
         program = self.prefix / "bin" / argv[0]
         if not os.path.isabs(argv[0]) and program.exists():
             argv[0] = str(program)
         return argv
 
-    def variables(self) -> dict[str, object]:
+    def variables(self) -> dict[str, str]:
         """Return the environment variables that the kernelspec sets."""
-        variables = self.fields.get("env")
-        return variables if isinstance(variables, dict) else {}
+        variables: dict[str, str] = self.fields["env"]
+        return variables
 
-    def assets(self) -> list[Path]:
-        """Return the logos and front-end files next to `kernel.json`."""
-        files = [self.directory / name for name in _ASSETS]
-        return [file for file in files if _is_inside(self.prefix, file)]
+    def assets(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the names and contents of the logos and front-end files next to `kernel.json`."""
+        for name in ASSETS:
+            data = _read(self.prefix, f"{self.directory}/{name}")
+            if data is not None:
+                yield name, data
 
 
 def find_kernelspecs(prefix: Path) -> Iterator[Kernelspec]:
     """Yield the valid kernelspecs of the environment, sorted by name."""
-    for file in sorted((prefix / _KERNELS).glob(f"*/{KERNEL_JSON}")):
+    for name in _list(prefix):
+        directory = f"{_KERNELS}/{name}"
+        data = _read(prefix, f"{directory}/{KERNEL_JSON}")
         try:
-            spec = _read_kernelspec(prefix, file) if _is_inside(prefix, file) else None
-        except KERNELSPEC_ERRORS:
+            spec = None if data is None else _parse_kernelspec(prefix, directory, data)
+        except KERNELSPEC_ERRORS as error:
+            logger.info("ignored the kernel in %s: %s: %s", prefix / directory, type(error).__name__, error)
             continue
         if spec:
             yield spec
@@ -67,26 +99,73 @@ def shipped_kernels(prefix: Path) -> tuple[Kernel, ...]:
 
 def install_hint(prefix: Path) -> str:
     """Return the command that installs a kernel into an environment without one."""
-    records = (prefix / "conda-meta").glob("*.json")  # NAME-VERSION-BUILD.json
-    packages = {file.name.rsplit("-", 2)[0] for file in records}
+    try:
+        packages = conda.installed_names(prefix)
+    except OSError:
+        packages = set()
     package = "r-irkernel" if "r-base" in packages and "python" not in packages else "ipykernel"
-    where = f"-n {prefix.name}" if prefix.parent.name == "envs" else f"-p {shlex.quote(str(prefix))}"
+    where = (
+        f"-n {shlex.quote(prefix.name)}" if prefix.parent.name == "envs" else f"-p {shlex.quote(str(prefix))}"
+    )
     return f"conda install {where} {package}"
 
 
-def _read_kernelspec(prefix: Path, file: Path) -> Kernelspec | None:
-    """Return the kernelspec in the file, or None if it has no command; may raise KERNELSPEC_ERRORS."""
-    fields = json.loads(file.read_bytes())
-    argv = fields["argv"]
-    if not argv or not isinstance(argv, list) or not all(isinstance(word, str) for word in argv):
+def _parse_kernelspec(prefix: Path, directory: str, data: bytes) -> Kernelspec | None:
+    """Return the kernelspec, or None if it has no command; may raise KERNELSPEC_ERRORS."""
+    found = json.loads(data)
+    argv = found["argv"]
+    if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
         return None
-    if not isinstance(fields.get("metadata"), dict):
-        fields["metadata"] = {}
-    display_name, language = str(fields["display_name"]), str(fields.get("language", ""))
+    if argv[0].startswith("-"):  # an option of the shell's `exec`
+        return None
+    display_name, language = str(found["display_name"]), str(found.get("language", ""))
     f"{display_name}{language}".encode()  # raise UnicodeEncodeError for what Jupyter could not display
-    return Kernelspec(Kernel(file.parent.name, display_name, language), prefix, file.parent, fields)
+    kernel = Kernel(directory.rpartition("/")[2], display_name, language)
+    return Kernelspec(kernel, prefix, directory, tuple(argv), _known_fields(found))
 
 
-def _is_inside(prefix: Path, file: Path) -> bool:
-    """Return whether it is a file in the environment, not a link to one elsewhere."""
-    return file.is_file() and file.resolve().is_relative_to(prefix.resolve())
+def _known_fields(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `kernel.json` that are taken over, with values of the types that Jupyter expects."""
+    fields: dict[str, Any] = {
+        "env": {
+            name: value
+            for name, value in _object(found.get("env")).items()
+            if is_variable_name(name) and isinstance(value, str)
+        },
+        "metadata": {
+            name: value for name, value in _object(found.get("metadata")).items() if name != _PROVISIONER
+        },
+    }
+    if isinstance(found.get("language"), str):
+        fields["language"] = found["language"]
+    if found.get("interrupt_mode") in ("signal", "message"):
+        fields["interrupt_mode"] = found["interrupt_mode"]
+    if isinstance(found.get("kernel_protocol_version"), str):
+        fields["kernel_protocol_version"] = found["kernel_protocol_version"]
+    return fields
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(prefix: Path) -> list[str]:
+    """Return the names of the directories with kernelspecs, sorted."""
+    try:
+        return list_beneath(prefix, _KERNELS, MOST_KERNELS)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        logger.warning("ignored %s: %s", error.filename, error.strerror)
+        return []
+
+
+def _read(prefix: Path, path: str) -> bytes | None:
+    """Return the contents of a file of the environment, or None if there is none."""
+    try:
+        return read_beneath(prefix, path, _LARGEST)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        logger.warning("ignored %s: %s", error.filename, error.strerror)
+        return None

@@ -7,23 +7,35 @@ the kernel's own command from `command.sh` next to it. That file exists only whi
 from __future__ import annotations
 
 import json
+import logging
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+from snapper.fs.small_files import list_beneath, read_beneath
+from snapper.process.shell import fill, is_variable_name, quote
+
+logger = logging.getLogger(__name__)
 
 LAUNCH_SCRIPT = "launch.sh"
 COMMAND_SCRIPT = "command.sh"
-
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 #: A field that Jupyter fills in a kernel's argv, such as `{connection_file}`.
 _FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
 
 #: A reference that Jupyter would replace in the value of a kernel's variable.
 _REFERENCE = re.compile(r"\$\{?[A-Za-z_]")
+
+#: Where an environment keeps variables: a directory of packages' files, and the file of `conda env config vars`.
+_ENV_VARS = "etc/conda/env_vars.d"
+_STATE = "conda-meta/state"
+
+#: The most files in that directory, and the largest file with variables in bytes. No system passes on more.
+_MOST_FILES = 256
+_LARGEST_FILE = 256 * 1024
 
 #: The value in `conda-meta/state` of a variable that is not to be set.
 _UNSET = "***unset***"
@@ -67,10 +79,14 @@ snapper_is_alive() {
     fi
 }
 
+snapper_say() {
+    printf 'snapper: %s\n' "$1" >&2
+}
+
 snapper_fail() {
-    echo "snapper: $1" >&2
-    if [ -n "$snapper_log" ]; then echo "snapper: see the log: $snapper_log" >&2; fi
-    echo "snapper: to restore it: snapper restore $snapper_environment" >&2
+    snapper_say "$1"
+    if [ -n "$snapper_log" ]; then snapper_say "see the log: $snapper_log"; fi
+    snapper_say "to restore it: snapper restore $snapper_environment"
     exit 1
 }
 
@@ -95,7 +111,7 @@ while ! snapper_is_ready; do
             snapper_fail "the restore of $snapper_environment was interrupted"
         fi
         if [ $((snapper_count % 10)) = 0 ] && [ "$snapper_text" != "$snapper_last_text" ]; then
-            echo "snapper: waiting for $snapper_environment to be restored: $snapper_text" >&2
+            snapper_say "waiting for $snapper_environment to be restored: $snapper_text"
             snapper_last_text=$snapper_text
         fi
         ;;
@@ -206,7 +222,7 @@ class LaunchTarget:
 
 
 def render_launch_script(target: LaunchTarget) -> str:
-    """Return the text of `launch.sh`."""
+    """Return the text of `launch.sh`; raise ValueError if a path contains NUL."""
     values = {
         "ENVIRONMENT": target.environment,
         "PREFIX": str(target.prefix),
@@ -216,7 +232,7 @@ def render_launch_script(target: LaunchTarget) -> str:
         "USED": str(target.used),
         "COMMAND": COMMAND_SCRIPT,
     }
-    return re.sub("@([A-Z]+)@", lambda match: shlex.quote(values[match[1]]), _LAUNCH_TEMPLATE)
+    return fill(_LAUNCH_TEMPLATE, values)
 
 
 def render_command_script(
@@ -224,15 +240,16 @@ def render_command_script(
 ) -> str:
     """Return the text of `command.sh` for a kernel's own command and the variables of its kernelspec.
 
-    Jupyter sets those variables too, but not for a kernel that was started before its environment was restored.
+    Jupyter sets those variables too, but not for a kernel that was started before its environment was restored. Raise
+    ValueError if a word or a value contains NUL.
     """
     lines = ["# Written by snapper: the environment's variables, and the kernel's command."]
     lines += [
-        f'[ -n "${{{name}+set}}" ] || export {name}={shlex.quote(value)}'
+        f'[ -n "${{{name}+set}}" ] || export {name}={quote(value)}'
         for name, value in variables.items()
-        if _VARIABLE_NAME.match(name) and isinstance(value, str) and not _REFERENCE.search(value)
+        if is_variable_name(name) and isinstance(value, str) and not _REFERENCE.search(value)
     ]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in _environment_variables(prefix)]
+    lines += [f"export {name}={quote(value)}" for name, value in _environment_variables(prefix)]
     positions = {field: position for position, field in enumerate(argv_fields(argv), 1)}
     words = " ".join(_shell_word(word, positions) for word in argv)
     return "\n".join([*lines, "snapper_kernel() {", f"    exec {words}", "}", ""])
@@ -255,7 +272,7 @@ def _shell_word(word: str, positions: Mapping[str, int]) -> str:
     """Return the word quoted for a shell, with the launcher's positional parameters in place of fields."""
     parts = _FIELD.split(word)  # text and fields alternate
     quoted = [
-        f'"${{{positions[part]}}}"' if index % 2 else shlex.quote(part)
+        f'"${{{positions[part]}}}"' if index % 2 else quote(part)
         for index, part in enumerate(parts)
         if index % 2 or part
     ]
@@ -264,15 +281,37 @@ def _shell_word(word: str, positions: Mapping[str, int]) -> str:
 
 def _environment_variables(prefix: Path) -> Iterator[tuple[str, str]]:
     """Yield the variables that packages (etc/conda/env_vars.d) and `conda env config vars` (conda-meta/state) set."""
-    variables: dict[object, object] = {}
-    for file in (*sorted((prefix / "etc/conda/env_vars.d").glob("*.json")), prefix / "conda-meta" / "state"):
-        try:
-            values = json.loads(file.read_bytes())
-            variables.update(values["env_vars"] if file.name == "state" else values)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
+    variables: dict[str, Any] = {}
+    for path in _package_variables(prefix):
+        variables.update(_read_object(prefix, path))
+    values = _read_object(prefix, _STATE).get("env_vars")
+    variables.update(values if isinstance(values, dict) else {})
     for name, value in variables.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            continue
-        if _VARIABLE_NAME.match(name) and value != _UNSET:
+        if is_variable_name(name) and isinstance(value, str) and value != _UNSET:
             yield name, value
+
+
+def _package_variables(prefix: Path) -> list[str]:
+    """Return the paths of the files with variables of packages, sorted."""
+    try:
+        names = list_beneath(prefix, _ENV_VARS, _MOST_FILES)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        logger.warning("ignored %s: %s", error.filename, error.strerror)
+        return []
+    return [f"{_ENV_VARS}/{name}" for name in names if name.endswith(".json")]
+
+
+def _read_object(prefix: Path, path: str) -> dict[str, Any]:
+    """Return the JSON object in a file of the environment; empty if there is none."""
+    try:
+        fields = json.loads(read_beneath(prefix, path, _LARGEST_FILE))
+        return fields if isinstance(fields, dict) else {}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        logger.warning("ignored %s: %s", error.filename, error.strerror)
+    except (ValueError, RecursionError):
+        logger.warning("ignored %s: it is not valid JSON", prefix / path)
+    return {}

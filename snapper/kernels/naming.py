@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,12 @@ from pathlib import Path
 
 from snapper.format.model import Kernel
 from snapper.kernels.jupyter import user_kernels_directory
-from snapper.kernels.kernelspecs import KERNEL_JSON
-from snapper.kernels.registered import is_registered_as
+from snapper.kernels.kernelspecs import MOST_KERNELS
+from snapper.kernels.registered import is_available
 from snapper.settings.resolution import load_settings
+
+#: How many numbers are tried to make a name unique.
+_MOST_NUMBERS = 2 * MOST_KERNELS
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class NamedKernel:
 def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
     """Return the kernels of one environment with unique names that Jupyter accepts.
 
-    A name that other kernelspecs of the user have is not used.
+    A name that other kernelspecs of the user have is not used, unless no number makes it unique.
     """
     settings = load_settings()
     parent = user_kernels_directory()
@@ -41,10 +43,9 @@ def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKerne
     for kernel, display_name in zip(kernels, display_names, strict=True):
         template_name = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
         stem = re.sub(r"[^a-z0-9._-]+", "-", template_name.lower())
-        name, count = stem, 1
-        while name in taken or not _is_free(parent / name, environment, kernel):
-            count += 1
-            name = f"{stem}-{count}"
+        names = (stem, *(f"{stem}-{count}" for count in range(2, _MOST_NUMBERS)))
+        free = (name for name in names if name not in taken)
+        name = next((name for name in free if is_available(parent / name, environment, kernel.name)), stem)
         taken.add(name)
         named.append(NamedKernel(kernel, display_name, parent / name))
     return named
@@ -81,9 +82,3 @@ def _fill(template: str, environment: str, language: str, kernel: str) -> str:
 def _capitalize(language: str) -> str:
     """Return the language with an upper-case first letter; the rest stays as it is, unlike with `str.capitalize`."""
     return language[:1].upper() + language[1:]
-
-
-def _is_free(directory: Path, environment: str, kernel: Kernel) -> bool:
-    """Return whether there is no kernelspec in the directory, or one that snapper registered for this kernel."""
-    is_unused = not os.path.lexists(directory / KERNEL_JSON)
-    return is_unused or is_registered_as(directory, environment, kernel.name)

@@ -6,14 +6,20 @@ Their `kernel.json` says in `metadata.snapper` which kernel of which environment
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snapper.kernels import launcher
+from snapper.environment import conda
+from snapper.format.model import check_name
+from snapper.fs.atomic import is_temporary
+from snapper.kernels.directory import KernelDirectory, kernel_directory, list_directory
 from snapper.kernels.jupyter import user_kernels_directory
-from snapper.kernels.kernelspecs import KERNEL_JSON, KERNELSPEC_ERRORS
+from snapper.kernels.kernelspecs import ASSETS, KERNEL_JSON, KERNELSPEC_ERRORS
+from snapper.kernels.launcher import COMMAND_SCRIPT, LAUNCH_SCRIPT
+
+#: What snapper writes into the directory of a kernel before its kernel.json.
+_WRITTEN_FIRST = {LAUNCH_SCRIPT, COMMAND_SCRIPT, *ASSETS}
 
 
 @dataclass(frozen=True)
@@ -31,19 +37,33 @@ class RegisteredKernel:
 
 
 def registered_kernels() -> tuple[RegisteredKernel, ...]:
-    """Return the kernels that snapper has registered, sorted by name."""
-    directories = sorted(file.parent for file in user_kernels_directory().glob(f"*/{KERNEL_JSON}"))
-    kernels = (_read_registered(directory) for directory in directories)
+    """Return the kernels that snapper has registered, sorted by name; those of other users do not count."""
+    parent = user_kernels_directory()
+    kernels = (_read_path(parent / name) for name in list_directory(parent))
     return tuple(kernel for kernel in kernels if kernel)
 
 
-def is_registered_as(directory: Path, environment: str, kernel: str) -> bool:
-    """Return whether snapper has registered the kernel of the environment in the directory."""
+def is_available(path: Path, environment: str, kernel: str) -> bool:
+    """Return whether the kernel of the environment can be registered in the directory: nothing else is there."""
     try:
-        mark = json.loads((directory / KERNEL_JSON).read_bytes())["metadata"]["snapper"]
-        return bool(mark["environment"] == environment and mark["kernel"] == kernel)
-    except KERNELSPEC_ERRORS:
+        with kernel_directory(path) as directory:
+            return is_usable(directory, environment, kernel)
+    except FileNotFoundError:
+        return True
+    except OSError:
         return False
+
+
+def is_usable(directory: KernelDirectory, environment: str, kernel: str) -> bool:
+    """Return whether an open directory has nothing but what snapper wrote for this kernel, perhaps incompletely.
+
+    May raise OSError.
+    """
+    names = [name for name in directory.names() if not is_temporary(name)]
+    if KERNEL_JSON not in names:
+        return set(names) <= _WRITTEN_FIRST
+    registered = read_registered(directory)
+    return registered is not None and (registered.environment, registered.kernel) == (environment, kernel)
 
 
 def with_mark(fields: dict[str, Any], environment: str, kernel: str, prefix: Path) -> dict[str, Any]:
@@ -52,20 +72,30 @@ def with_mark(fields: dict[str, Any], environment: str, kernel: str, prefix: Pat
     return {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
 
 
-def _read_registered(directory: Path) -> RegisteredKernel | None:
+def read_registered(directory: KernelDirectory) -> RegisteredKernel | None:
+    """Return the kernel that snapper has registered in an open directory, if it has."""
+    path = directory.path
     try:
-        fields = json.loads((directory / KERNEL_JSON).read_bytes())
+        fields = json.loads(directory.read(KERNEL_JSON))
         mark = fields["metadata"]["snapper"]
+        prefix = Path(mark["prefix"])
         return RegisteredKernel(
-            name=directory.name,
+            name=path.name,
             display_name=str(fields["display_name"]),
             language=str(fields.get("language", "")),
-            environment=str(mark["environment"]),
+            environment=check_name(mark["environment"]),
             kernel=str(mark["kernel"]),
-            prefix=str(mark["prefix"]),
-            path=str(directory),
-            ready=(directory / launcher.COMMAND_SCRIPT).exists()
-            and os.path.isdir(Path(mark["prefix"], "conda-meta")),
+            prefix=str(prefix),
+            path=str(path),
+            ready=COMMAND_SCRIPT in directory.names() and conda.is_environment(prefix),
         )
     except KERNELSPEC_ERRORS:
+        return None
+
+
+def _read_path(path: Path) -> RegisteredKernel | None:
+    try:
+        with kernel_directory(path) as directory:
+            return read_registered(directory)
+    except OSError:
         return None

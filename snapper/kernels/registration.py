@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snapper.environment import conda
 from snapper.environment.conda_directories import condabin
 from snapper.format.model import Kernel
-from snapper.fs.atomic import atomic_write
 from snapper.kernels import launcher
-from snapper.kernels.kernelspecs import KERNEL_JSON, KERNELSPEC_ERRORS, Kernelspec, find_kernelspecs
+from snapper.kernels.directory import PRIVATE, KernelDirectory, kernel_directory, remove_directory
+from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS, Kernelspec, find_kernelspecs
 from snapper.kernels.naming import NamedKernel, name_kernels
-from snapper.kernels.registered import RegisteredKernel, registered_kernels, with_mark
+from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
 
@@ -46,7 +47,7 @@ def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
     for registered in registered_kernels():
         if registered.environment == environment and registered.name not in current:
             with suppress(OSError):
-                _remove(registered)
+                remove_directory(Path(registered.path))
     outcomes = tuple(_register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True))
     for outcome in outcomes:
         logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
@@ -69,7 +70,7 @@ def register_pending(
         _registration(kernel)
         if kernel.name in ready_elsewhere
         else _register_pending(kernel, prefix, environment)
-        for kernel in name_kernels(environment, kernels)
+        for kernel in name_kernels(environment, kernels[:MOST_KERNELS])
     )
 
 
@@ -77,7 +78,7 @@ def remove(environment: str) -> tuple[RegisteredKernel, ...]:
     """Remove the kernels of the environment from the user's Jupyter and return them; may raise OSError."""
     removed = tuple(kernel for kernel in registered_kernels() if kernel.environment == environment)
     for kernel in removed:
-        _remove(kernel)
+        remove_directory(Path(kernel.path))
     remove_notice(environment)
     return removed
 
@@ -89,80 +90,80 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     for kernel in registered_kernels():
         if kernel.environment not in known and not os.path.lexists(kernel.prefix):
             with suppress(OSError):
-                _remove(kernel)
+                remove_directory(Path(kernel.path))
                 removed.append(kernel)
     return tuple(removed)
 
 
 def _register(named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
-    prefix, directory = spec.prefix, named.directory
-    try:
-        _write_launch_script(directory, prefix, environment)
-        for asset in spec.assets():
-            _write(directory / asset.name, asset.read_bytes())
+    def write(directory: KernelDirectory) -> None:
+        _write_launch_script(directory, spec.prefix, environment)
+        for name, data in spec.assets():
+            directory.write(name, data)
         argv = spec.argv()
-        _write_kernelspec(named, {**spec.fields, "argv": _launch_argv(directory, argv)}, prefix, environment)
+        fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
+        _write_kernelspec(directory, named, fields, spec.prefix, environment)
         # The command script comes last: it makes the kernel ready.
-        script = launcher.render_command_script(prefix, argv, spec.variables())
-        _write(directory / launcher.COMMAND_SCRIPT, _encode(script))
-    except KERNELSPEC_ERRORS as error:
-        return _registration(named, error)
-    return _registration(named)
+        script = launcher.render_command_script(spec.prefix, argv, spec.variables())
+        directory.write(launcher.COMMAND_SCRIPT, _encode(script), PRIVATE)
+
+    return _attempt(named, environment, write)
 
 
 def _register_pending(named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
-    directory = named.directory
-    fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
-    try:
-        if not os.path.isdir(prefix / "conda-meta"):
-            (directory / launcher.COMMAND_SCRIPT).unlink(missing_ok=True)
+    def write(directory: KernelDirectory) -> None:
+        if not conda.is_environment(prefix):
+            directory.remove(launcher.COMMAND_SCRIPT)
         _write_launch_script(directory, prefix, environment)
-        if not (directory / KERNEL_JSON).exists():
-            _write_kernelspec(named, fields, prefix, environment)
-    except KERNELSPEC_ERRORS as error:
+        if KERNEL_JSON not in directory.names():
+            fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
+            _write_kernelspec(directory, named, fields, prefix, environment)
+
+    return _attempt(named, environment, write)
+
+
+def _attempt(
+    named: NamedKernel, environment: str, write: Callable[[KernelDirectory], None]
+) -> KernelRegistration:
+    """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
+    try:
+        with kernel_directory(named.directory, make=True) as directory:
+            if not is_usable(directory, environment, named.kernel.name):
+                raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
+            write(directory)
+    except Exception as error:
+        logger.debug("traceback", exc_info=error)
         return _registration(named, error)
     return _registration(named)
 
 
 def _registration(named: NamedKernel, error: Exception | None = None) -> KernelRegistration:
-    problem = (isinstance(error, OSError) and error.strerror) or str(error or "")
+    problem = ""
+    if error is not None:
+        problem = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     return KernelRegistration(named.name, named.display_name, str(named.directory), problem)
 
 
-def _launch_argv(directory: Path, argv: Sequence[str]) -> list[str]:
+def _launch_argv(directory: KernelDirectory, argv: Sequence[str]) -> list[str]:
     """Return the command that runs the launcher, with the fields that Jupyter fills in the kernel's own command."""
     fields = (f"{{{name}}}" for name in launcher.argv_fields(argv))
-    return ["/bin/sh", str(directory / launcher.LAUNCH_SCRIPT), *fields]
+    return ["/bin/sh", str(directory.path / launcher.LAUNCH_SCRIPT), *fields]
 
 
-def _write_launch_script(directory: Path, prefix: Path, environment: str) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
+def _write_launch_script(directory: KernelDirectory, prefix: Path, environment: str) -> None:
     used = used_file(environment)
     with suppress(OSError):
         used.parent.mkdir(parents=True, exist_ok=True)
     target = launcher.LaunchTarget(environment, prefix, condabin(), waiting_file(environment), used)
-    _write(directory / launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)))
+    directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)))
 
 
-def _write_kernelspec(named: NamedKernel, fields: dict[str, Any], prefix: Path, environment: str) -> None:
+def _write_kernelspec(
+    directory: KernelDirectory, named: NamedKernel, fields: dict[str, Any], prefix: Path, environment: str
+) -> None:
     fields = with_mark({**fields, "display_name": named.display_name}, environment, named.kernel.name, prefix)
-    _write(named.directory / KERNEL_JSON, json.dumps(fields, indent=1).encode("ascii"))
+    directory.write(KERNEL_JSON, json.dumps(fields).encode("ascii"), PRIVATE)
 
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Replace the file atomically, unless it already has these contents."""
-    with suppress(OSError):
-        if file.read_bytes() == data:
-            return
-    atomic_write(file, data, durable=False)
-
-
-def _remove(kernel: RegisteredKernel) -> None:
-    if os.path.islink(kernel.path):
-        os.unlink(kernel.path)
-    else:
-        shutil.rmtree(kernel.path)

@@ -15,6 +15,7 @@ from typing import Literal
 
 from snapper.format import canonical
 from snapper.fs.atomic import atomic_write
+from snapper.fs.small_files import read_own_file
 from snapper.kernels.waiting import WaitingNotice, read_notice, remove_notice, write_notice
 from snapper.process.identity import is_process_alive, process_start_time, utc_now
 from snapper.settings.directories import state_directory
@@ -82,7 +83,7 @@ class RestoreRecord:
 def last_restore() -> RestoreRecord | None:
     """Return this user's last restore of all environments on this machine, or None if none is recorded."""
     try:
-        record = canonical.decode(RestoreRecord, canonical.parse(_record_file().read_bytes()))
+        record = canonical.decode(RestoreRecord, canonical.parse(read_own_file(_record_file())))
     except (OSError, canonical.MalformedDocument):
         return None
     return record if record.format == FORMAT else None
@@ -199,7 +200,7 @@ def _amend_last_restore(progress: EnvironmentProgress) -> None:
 
 def _write_record(record: RestoreRecord) -> None:
     with suppress(OSError):
-        atomic_write(_record_file(), canonical.encode(record), durable=False)
+        atomic_write(_record_file(), canonical.encode(record), durable=False, mode=0o600)
 
 
 def _record_file() -> Path:

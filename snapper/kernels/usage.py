@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from snapper.format.model import check_name
 from snapper.settings.directories import state_directory
 
 
 def used_file(environment: str) -> Path:
-    """Return the file that the environment's kernels touch when they start."""
-    return state_directory() / "used" / environment
+    """Return the file that the environment's kernels touch when they start.
+
+    Raise ValueError if no environment has this name.
+    """
+    return state_directory() / "used" / check_name(environment)
 
 
 def recently_used(environments: Iterable[str]) -> list[str]:

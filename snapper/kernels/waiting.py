@@ -10,8 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from snapper.format.model import check_name
 from snapper.fs.atomic import atomic_write
+from snapper.fs.small_files import read_own_file
 from snapper.process.identity import is_process_alive
+from snapper.process.logs import escape_controls
 from snapper.settings.directories import state_directory
 
 
@@ -32,14 +35,14 @@ class WaitingNotice:
 
 
 def waiting_file(environment: str) -> Path:
-    """Return the path of the environment's waiting file."""
-    return state_directory() / "waiting" / environment
+    """Return the path of the environment's waiting file; raise ValueError if no environment has this name."""
+    return state_directory() / "waiting" / check_name(environment)
 
 
 def read_notice(environment: str) -> WaitingNotice | None:
     """Return what the environment's waiting file says, or None if there is no valid one."""
     try:
-        lines = waiting_file(environment).read_text(errors="surrogateescape").splitlines()
+        lines = read_own_file(waiting_file(environment)).decode(errors="surrogateescape").splitlines()
         condition, process = lines[:2]
         pid, _, start_time = process.partition(" ")
         message, log = [*lines[2:4], "", ""][:2]
@@ -49,11 +52,11 @@ def read_notice(environment: str) -> WaitingNotice | None:
 
 
 def write_notice(environment: str, notice: WaitingNotice) -> None:
-    """Write the environment's waiting file; may raise OSError."""
+    """Write the environment's waiting file; may raise OSError. The launcher prints its lines to a terminal."""
     process = f"{notice.pid} {notice.start_time}"
     lines = (notice.condition, process, notice.message, notice.log)
-    text = "".join(f"{' '.join(line.split())}\n" for line in lines)
-    atomic_write(waiting_file(environment), text.encode(errors="surrogateescape"), durable=False)
+    text = "".join(f"{escape_controls(' '.join(line.split()))}\n" for line in lines)
+    atomic_write(waiting_file(environment), text.encode(), durable=False, mode=0o600)
 
 
 def remove_notice(environment: str) -> None:

@@ -1,0 +1,123 @@
+"""The directories of registered kernels, one for each, in the user's Jupyter.
+
+Others may be able to write to where these directories are, if Jupyter's data directory is shared. Therefore everything
+happens by descriptors: a directory, or a link on the way to it, that belongs to another user is neither used nor
+replaced, and files in it are replaced, not written to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snapper.fs.atomic import write_entry
+from snapper.fs.beneath import LISTING, open_beneath
+from snapper.fs.moves import Entry
+from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.removal import remove_tree
+from snapper.fs.small_files import read_own_entry
+
+#: The mode of files that may contain secrets, such as values of variables.
+PRIVATE = 0o600
+
+
+class KernelDirectory:
+    """The open directory of a registered kernel."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def names(self) -> list[str]:
+        """Return the names of the files."""
+        return os.listdir(self._descriptor)
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a file that belongs to this user or root; may raise OSError."""
+        return read_own_entry(Entry(self._descriptor, name))
+
+    def write(self, name: str, data: bytes, mode: int = 0o644) -> None:
+        """Replace the file atomically, unless it has these contents and no further permissions. May raise OSError."""
+        with suppress(OSError):
+            status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+            if not stat.S_IMODE(status.st_mode) & ~mode and self.read(name) == data:
+                return
+        write_entry(Entry(self._descriptor, name), data, durable=False, mode=mode)
+
+    def remove(self, name: str) -> None:
+        """Remove the file if there is one; may raise OSError."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._descriptor)
+
+
+@contextmanager
+def kernel_directory(path: Path, *, make: bool = False) -> Iterator[KernelDirectory]:
+    """Open the directory of a kernel; with `make`, create it if there is none, and let nobody else write to it.
+
+    Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
+    """
+    descriptor = _open_or_make(str(path)) if make else _open(str(path))
+    try:
+        status = os.fstat(descriptor)
+        if not is_own(status):
+            raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", str(path))
+        if make and others_can_write(status):
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~0o022)
+        yield KernelDirectory(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_directory(path: Path) -> list[str]:
+    """Return the sorted names in the directory that contains those of kernels; none if there is no such directory."""
+    try:
+        descriptor = _open(str(path))
+    except OSError:
+        return []
+    try:
+        return sorted(os.listdir(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove the directory of a kernel, or the link to it; may raise OSError."""
+    parent = _open(str(path.parent))
+    try:
+        if stat.S_ISLNK(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(path.name, dir_fd=parent)
+        else:
+            remove_tree(path.name, parent)
+    finally:
+        os.close(parent)
+
+
+def _open(path: str) -> int:
+    """Open the directory; whoever owns links above this user's home controls the user anyway."""
+    path, home = os.path.abspath(path), os.path.expanduser("~").rstrip("/")
+    if path.startswith(f"{home}/"):
+        try:
+            return open_beneath(f"{home}/", path.removeprefix(home), LISTING, own_links=True)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+    return open_beneath("/", path, LISTING, own_links=True)
+
+
+def _open_or_make(path: str) -> int:
+    """Open the directory, after creating it and its parents if necessary."""
+    try:
+        return _open(path)
+    except FileNotFoundError:
+        parent, name = os.path.split(os.path.abspath(path))
+        directory = _open_or_make(parent)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=directory)
+    finally:
+        os.close(directory)
+    return _open(path)

@@ -1,0 +1,446 @@
+"""Files that a publisher put into an environment, or another user into Jupyter's directory, to be read or replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from snapper import kernels
+from snapper.environment import conda, editable, pip
+from snapper.environment.embedded import embedded_prefix
+from snapper.environment.tree import walk
+from snapper.errors import FileOperationFailed
+from snapper.format.model import Kernel, Package
+from snapper.kernels.restore_record import RestoreRecorder, last_restore
+from snapper.kernels.usage import used_file
+from snapper.kernels.waiting import WaitingNotice, read_notice, waiting_file, write_notice
+from tests.support.kernelspecs import add_kernel
+
+OTHER_USER = 65534
+SECRET = "the-user's-password"
+MEMORY = 16 << 20
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create files of another user")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("JUPYTER_DATA_DIR", "XDG_DATA_HOME", "XDG_STATE_HOME", "SNAPPER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def secret(home: Path) -> Path:
+    """A file that is valid wherever snapper reads JSON, and that only the user may read."""
+    fields = {
+        "argv": [SECRET],
+        "display_name": SECRET,
+        "language": "x",
+        "env_vars": {"A": SECRET},
+        "A": SECRET,
+    }
+    file = home / "secret"
+    file.write_text(json.dumps(fields))
+    file.chmod(0o600)
+    return file
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """An environment with a kernel that has a logo and variables."""
+    prefix = tmp_path / "envs/work"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "etc/conda/env_vars.d").mkdir(parents=True)
+    (prefix / "etc/conda/env_vars.d/a.json").write_text('{"OF_PACKAGE": "it\'s"}')
+    (prefix / "conda-meta/state").write_text('{"env_vars": {"OF_USER": "token"}}')
+    kernel = add_kernel(prefix, "good", argv=["true"], display_name="Good", language="text", env={"OWN": "x"})
+    (kernel / "logo-svg.svg").write_text("<svg/>")
+    return prefix
+
+
+def registered(home: Path, name: str = "work-good") -> dict[str, str]:
+    """Return the files of a registered kernel."""
+    directory = home / ".local/share/jupyter/kernels" / name
+    return {file.name: file.read_text() for file in directory.iterdir()}
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Fail if the test needs much memory."""
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MEMORY, f"{peak:,} bytes of memory"
+
+
+# --- files of environments --------------------------------------------------------------------------------
+
+
+def link_to_secret(file: Path, secret: Path) -> None:
+    file.symlink_to(secret)
+
+
+def link_out_by_parents(file: Path, secret: Path) -> None:
+    file.symlink_to(os.path.relpath(secret, file.parent))
+
+
+def link_to_zeros(file: Path, _: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def pipe(file: Path, _: Path) -> None:
+    os.mkfifo(file)
+
+
+def two_gigabytes(file: Path, _: Path) -> None:
+    with file.open("wb") as opened:
+        opened.truncate(2 << 30)
+
+
+def nested_lists(file: Path, _: Path) -> None:
+    file.write_text("[" * 100_000)
+
+
+def long_number(file: Path, _: Path) -> None:
+    file.write_text("1" * 200_000)
+
+
+def directory(file: Path, _: Path) -> None:
+    file.mkdir()
+
+
+PLANTED = [
+    link_to_secret,
+    link_out_by_parents,
+    link_to_zeros,
+    pipe,
+    two_gigabytes,
+    nested_lists,
+    long_number,
+    directory,
+]
+UNFIT = PLANTED[:5]
+
+Plant = Callable[[Path, Path], None]
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "conda-meta/state",
+        "etc/conda/env_vars.d/a.json",
+        "share/jupyter/kernels/good/logo-svg.svg",
+        "share/jupyter/kernels/other/kernel.json",
+    ],
+)
+@pytest.mark.usefixtures("bounded")
+def test_planted_files_do_not_get_into_kernels(
+    home: Path, prefix: Path, secret: Path, path: str, plant: Plant, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = prefix / path
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    plant(file, secret)
+    (outcome,) = kernels.register(prefix, "work")
+    assert not outcome.problem
+    assert SECRET not in str(registered(home))
+    assert {"launch.sh", "command.sh", "kernel.json"} <= registered(home).keys()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path", ["share/jupyter/kernels", "share/jupyter", "etc/conda/env_vars.d", "conda-meta"]
+)
+@pytest.mark.parametrize("mode", [0, 0o755])
+def test_directories_elsewhere_do_not_get_into_kernels(
+    home: Path, prefix: Path, secret: Path, path: str, mode: int
+) -> None:
+    """They are links to a directory like the one that was there."""
+    elsewhere = home / "elsewhere"
+    (prefix / path).rename(elsewhere)
+    (prefix / path).symlink_to(elsewhere)
+    for file in (elsewhere / "a.json", elsewhere / "state"):
+        if file.exists():
+            file.write_bytes(secret.read_bytes())
+    elsewhere.chmod(mode)
+    kernels.register(prefix, "work")
+    for kernel in (home / ".local/share/jupyter/kernels").glob("*"):
+        assert SECRET not in str(registered(home, kernel.name))
+    assert kernels.install_hint(prefix).endswith("ipykernel")
+
+
+def test_large_directories_are_not_listed(home: Path, prefix: Path) -> None:
+    for number in range(300):
+        (prefix / f"etc/conda/env_vars.d/{number}.json").write_text('{"MANY": "1"}')
+    kernels.register(prefix, "work")
+    assert "MANY" not in registered(home)["command.sh"]
+    for number in range(100):
+        add_kernel(prefix, f"k{number}", argv=["true"], display_name="Good", language="text")
+    assert kernels.register(prefix, "work") == ()
+    many = [Kernel(f"k{number}", "Many", "text") for number in range(200)]
+    assert len(kernels.register_pending(prefix, "work", many)) == 100
+
+
+def test_one_kernel_does_not_stop_others(prefix: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with it, the outcome names it."""
+    add_kernel(prefix, "nul", argv=["true", "a\0b"], display_name="Nul", language="nul")
+    add_kernel(prefix, "surrogate", argv=["true", "\ud800"], display_name="Sur", language="surrogate")
+    outcomes = {outcome.name: outcome.problem for outcome in kernels.register(prefix, "work")}
+    assert "NUL" in outcomes["work-nul"]
+    assert "surrogates not allowed" in outcomes["work-surrogate"]
+    assert not outcomes["work-good"]
+
+    def fail(*_: object) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr("snapper.kernels.launcher.render_command_script", fail)
+    outcomes = {outcome.name: outcome.problem for outcome in kernels.register(prefix, "work")}
+    assert outcomes["work-good"] == "MemoryError"
+
+
+def test_only_known_fields_of_kernelspecs_are_registered(home: Path, prefix: Path) -> None:
+    metadata = {
+        "debugger": True,
+        "kernel_provisioner": {"provisioner_name": "x"},
+        "snapper": {"environment": "x"},
+    }
+    env = {"GOOD": "1", "BAD;touch x": "1", "BASH_FUNC_x%%": "() { :; }", "NUMBER": 1}
+    add_kernel(
+        prefix, "good", argv=["true"], display_name="Good", language="text", env=env, metadata=metadata,
+        interrupt_mode="message", kernel_protocol_version="5.5", resource_dir="/etc", codemirror_mode=["x"],
+    )  # fmt: skip
+    add_kernel(prefix, "option", argv=["-c", "true"], display_name="Option", language="text")
+    kernels.register(prefix, "work")
+    fields = json.loads(registered(home)["kernel.json"])
+    assert fields.keys() == {
+        "argv", "display_name", "env", "interrupt_mode", "kernel_protocol_version", "language", "metadata",
+    }  # fmt: skip
+    assert fields["env"] == {"GOOD": "1"}
+    assert fields["metadata"].pop("snapper")["environment"] == "work"
+    assert fields["metadata"] == {"debugger": True}
+    assert [kernel.name for kernel in kernels.registered_kernels()] == ["work-good"]
+
+
+def test_deeply_nested_metadata_is_not_written_larger(home: Path, prefix: Path) -> None:
+    nested = '{"a":' * 400 + "[" + "1," * 100_000 + "1]" + "}" * 400
+    spec = f'{{"argv": ["true"], "display_name": "Good", "language": "text", "metadata": {nested}}}'
+    (prefix / "share/jupyter/kernels/good/kernel.json").write_text(spec)
+    (outcome,) = kernels.register(prefix, "work")
+    assert not outcome.problem
+    assert len(registered(home)["kernel.json"]) < 2 * len(spec)
+
+
+@pytest.mark.parametrize("plant", UNFIT)
+@pytest.mark.usefixtures("bounded")
+def test_planted_records_are_named(prefix: Path, secret: Path, plant: Plant) -> None:
+    record = prefix / "conda-meta/a-1-0.json"
+    plant(record, secret)
+    for read in (conda.read_records, lambda prefix: conda.read_record(prefix, "conda-meta/a-1-0.json")):
+        with pytest.raises(FileOperationFailed) as caught:
+            read(prefix)
+        assert caught.value.path == str(record)
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+@pytest.mark.parametrize(
+    "name", ["a-2.dist-info/METADATA", "a-2.dist-info/RECORD", "a-2.dist-info/direct_url.json", "a.pth"]
+)
+@pytest.mark.usefixtures("bounded")
+def test_planted_metadata_is_not_read(prefix: Path, secret: Path, name: str, plant: Plant) -> None:
+    """Files that cannot be metadata are named. Links that lead outside count as missing: some installers make them."""
+    site = prefix / "lib/python3.11/site-packages"
+    secret.write_text(f"Name: {SECRET}\nVersion: {SECRET}\n")
+    (site / "a-2.dist-info").mkdir(parents=True)
+    (site / "a-2.dist-info/METADATA").write_text("Name: good\n")
+    (site / name).unlink(missing_ok=True)
+    plant(site / name, secret)
+    tree = walk(prefix)
+    unowned = {file.path: file for file in tree.files}
+    try:
+        found = pip.distributions(prefix, unowned), editable.find(prefix, tree)
+    except FileOperationFailed as error:
+        assert error.path == str(site / name)
+        assert plant not in (link_to_secret, link_out_by_parents)
+    else:
+        assert SECRET not in str(found)
+        assert plant is not two_gigabytes
+
+
+def test_paths_in_records_lead_nowhere_else(tmp_path: Path, prefix: Path) -> None:
+    """The prefix that files contain is looked for in the environment only."""
+    link = tmp_path / "link"
+    link.symlink_to(prefix)
+    (tmp_path / "outside").write_text(str(prefix))
+    (prefix / "share/inside").write_text(str(link))
+    paths = ["../../outside", f"{tmp_path}/outside", "a\0b", "share/inside"]
+    entries = tuple(conda.PathEntry(path, placeholder="/placeholder") for path in paths)
+    package = Package("a", "1", "0", "", "", "")
+    assert embedded_prefix(link, [conda.Record("conda-meta/a.json", package, entries)]) == str(link)
+
+
+# --- the user's Jupyter -----------------------------------------------------------------------------------
+
+
+def test_files_that_may_contain_secrets_are_private(home: Path, prefix: Path, secret: Path) -> None:
+    """This includes those that an earlier version wrote."""
+    kernels.register(prefix, "work")
+    directory = home / ".local/share/jupyter/kernels/work-good"
+    for file in directory.iterdir():
+        file.chmod(0o644)
+    before = os.umask(0)
+    try:
+        kernels.register(prefix, "work")
+        write_notice("work", WaitingNotice("failed", 1, "1", "error", "/log"))
+        RestoreRecorder("/store", restores_all=True).close()
+        kernels.register_pending(prefix, "new", [Kernel("k", "K", "text")])
+    finally:
+        os.umask(before)
+    state = home / ".local/state/snapper"
+    private = [
+        directory / "command.sh",
+        directory / "kernel.json",
+        state / "waiting/work",
+        state / "restore.json",
+    ]
+    private.append(home / ".local/share/jupyter/kernels/new-k/kernel.json")
+    assert {stat.S_IMODE(file.stat().st_mode) for file in private} == {0o600}
+    assert not any(path.stat().st_mode & 0o022 for path in directory.parent.rglob("*"))
+
+
+def test_links_in_kernels_are_replaced(home: Path, prefix: Path, secret: Path) -> None:
+    kernels.register(prefix, "work")
+    directory = home / ".local/share/jupyter/kernels/work-good"
+    data = secret.read_bytes()
+    for name in ("launch.sh", "command.sh", "logo-svg.svg"):
+        (directory / name).unlink()
+        (directory / name).symlink_to(secret)
+    kernels.register(prefix, "work")
+    assert secret.read_bytes() == data
+    assert not any(file.is_symlink() for file in directory.iterdir())
+    (directory / "kernel.json").rename(home / "moved")
+    (directory / "kernel.json").symlink_to(home / "moved")
+    assert [outcome.name for outcome in kernels.register(prefix, "work")] == ["work-good-2"]
+    assert (directory / "kernel.json").is_symlink()
+
+
+def test_directories_with_other_files_are_not_used(home: Path, prefix: Path) -> None:
+    """What an interrupted registration left behind is completed."""
+    top = home / ".local/share/jupyter/kernels"
+    (top / "work-good").mkdir(parents=True)
+    (top / "work-good/launch.sh").write_text("mine")
+    (top / "work-good/notes").write_text("mine")
+    (top / "work-good-2").mkdir()
+    (top / "work-good-2/launch.sh").touch()
+    (top / "work-good-2/.launch.sh.0123456789abcdef").touch()
+    assert [outcome.name for outcome in kernels.register(prefix, "work")] == ["work-good-2"]
+    assert registered(home) == {"launch.sh": "mine", "notes": "mine"}
+    assert "kernel.json" in registered(home, "work-good-2")
+
+
+def test_marks_with_names_that_are_paths_are_ignored(home: Path, prefix: Path) -> None:
+    """No file may be read or written that such a name leads to."""
+    kernels.register(prefix, "work")
+    file = home / ".local/share/jupyter/kernels/work-good/kernel.json"
+    for name in ("../../.profile", "", ".", "a/b", "a\0b", 5, None, ["x"]):
+        fields = json.loads(file.read_bytes())
+        fields["metadata"]["snapper"]["environment"] = name
+        file.write_text(json.dumps(fields))
+        assert kernels.registered_kernels() == ()
+        if isinstance(name, str):
+            for path in (waiting_file, used_file):
+                with pytest.raises(ValueError, match="not a valid name"):
+                    path(name)
+            assert read_notice(name) is None
+
+
+def test_notices_are_printable(home: Path) -> None:
+    """The launcher prints them to the terminal of Jupyter's server."""
+    write_notice("work", WaitingNotice("failed", 1, "1", "a\x1b]0;title\x07\u202eb\n\x85c", "/log\x1b[2J"))
+    text = waiting_file("work").read_text()
+    assert text.replace("\n", "").isprintable()
+    assert text.count("\n") == 4
+
+
+@as_root
+def test_directories_of_other_users_are_not_used(
+    tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jupyter's directory is shared: somebody has put directories and links of theirs there before."""
+    shared = tmp_path / "shared"
+    top, own = shared / "kernels", tmp_path / "home/own"
+    top.mkdir(parents=True)
+    own.mkdir()
+    top.chmod(0o777)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(shared))
+    kernels.register(prefix, "work")
+    (planted,) = top.iterdir()
+    for path in (planted, *planted.iterdir()):
+        os.chown(path, OTHER_USER, OTHER_USER)
+    (top / "work-good-2").symlink_to(own)
+    os.chown(top / "work-good-2", OTHER_USER, OTHER_USER, follow_symlinks=False)
+    (top / "work-good-3").mkdir()
+    os.chown(top / "work-good-3", OTHER_USER, OTHER_USER)
+    before = registered_in(planted)
+    assert kernels.registered_kernels() == ()
+    assert [outcome.name for outcome in kernels.register(prefix, "work")] == ["work-good-4"]
+    assert registered_in(planted) == before
+    assert not [*own.iterdir(), *(top / "work-good-3").iterdir()]
+    assert [kernel.name for kernel in kernels.remove("work")] == ["work-good-4"]
+    assert planted.is_dir()
+
+
+def registered_in(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
+
+
+@as_root
+@pytest.mark.parametrize("place", ["shared", "home/shared"])
+def test_links_of_other_users_to_the_kernels_are_not_followed(
+    tmp_path: Path, prefix: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    shared, own = tmp_path / place, tmp_path / "home/own"
+    shared.mkdir()
+    own.mkdir()
+    (shared / "kernels").symlink_to(own)
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(shared))
+    (outcome,) = kernels.register(prefix, "work")
+    assert not outcome.problem
+    os.chown(shared / "kernels", OTHER_USER, OTHER_USER, follow_symlinks=False)
+    shutil.rmtree(own / "work-good")
+    (outcome,) = kernels.register(prefix, "work")
+    assert outcome.problem == "kernels is a link of the user nobody"
+    assert not list(own.iterdir())
+
+
+def test_others_cannot_write_to_directories_of_kernels(home: Path, prefix: Path) -> None:
+    kernels.register(prefix, "work")
+    directory = home / ".local/share/jupyter/kernels/work-good"
+    directory.chmod(0o777)
+    kernels.register(prefix, "work")
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+
+
+@as_root
+def test_state_of_other_users_is_not_read(home: Path) -> None:
+    write_notice("work", WaitingNotice("failed", 1, "1", "error", "/log"))
+    RestoreRecorder("/store", restores_all=True).close()
+    assert read_notice("work")
+    assert last_restore()
+    for path in (waiting_file("work"), home / ".local/state/snapper/restore.json"):
+        os.chown(path, OTHER_USER, OTHER_USER)
+    assert read_notice("work") is None
+    assert last_restore() is None
