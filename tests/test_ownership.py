@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
-from tests.support.processes import run_as_nobody
+from tests.support.processes import run_as, run_as_nobody
 
 OTHER_USER = 65534
 UNUSED_ID = 54321
@@ -21,6 +23,9 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create fil
 def directory(tmp_path: Path) -> Path:
     directory = tmp_path / "one/two"
     directory.mkdir(parents=True)
+    for parent in directory.parents:
+        if parent.stat().st_mode & 0o111 == 0o100:
+            parent.chmod(0o755)
     return directory
 
 
@@ -84,10 +89,20 @@ def test_groups_of_which_this_user_is_the_only_member(directory: Path) -> None:
 
 
 @as_root
+def test_groups_whose_members_cannot_be_known(directory: Path) -> None:
+    """Accounts of directory services are often not listed. A user without an entry stands for one of these."""
+    used = {account.pw_gid for account in pwd.getpwall()}
+    empty = [group.gr_gid for group in grp.getgrall() if not group.gr_mem and group.gr_gid not in used]
+    if not empty:
+        pytest.skip("every group has members")
+    directory.chmod(0o775)
+    os.chown(directory, UNUSED_ID, empty[0])
+    assert run_as(UNUSED_ID, lambda: others_can_write(directory.stat()))
+    assert not others_can_write(directory.stat())  # for root, who is listed
+
+
+@as_root
 def test_root_is_trusted_by_other_users_but_not_the_reverse(directory: Path) -> None:
-    for parent in (directory, *directory.parents):
-        if parent.stat().st_mode & 0o111 == 0o100:
-            parent.chmod(0o755)
     assert run_as_nobody(lambda: untrusted_component(directory)) is None
     os.chown(directory, OTHER_USER, OTHER_USER)
     assert run_as_nobody(lambda: untrusted_component(directory)) is None

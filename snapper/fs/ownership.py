@@ -120,13 +120,21 @@ def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedC
 
 @lru_cache(maxsize=64)
 def _is_private_group(gid: int) -> bool:
-    """Return whether only this user and root are known to be in the group."""
+    """Return whether only this user and root are known to be in the group.
+
+    Directory services such as LDAP may not list their accounts, so the members of a group of one of these users cannot
+    be known; it counts as private if it is named after the user.
+    """
     if gid == _ROOT:
         return True
-    user = os.geteuid()
+    user, accounts = os.geteuid(), pwd.getpwall()
+    is_listed = any(account.pw_uid == user for account in accounts)
     try:
-        members = {pwd.getpwnam(name).pw_uid for name in grp.getgrgid(gid).gr_mem}
+        group = grp.getgrgid(gid)
+        members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
+        if not is_listed and group.gr_name != pwd.getpwuid(user).pw_name:
+            return False
     except KeyError:
         return False
-    members |= {entry.pw_uid for entry in pwd.getpwall() if entry.pw_gid == gid}
+    members |= {account.pw_uid for account in accounts if account.pw_gid == gid}
     return members <= {user, _ROOT}

@@ -35,13 +35,18 @@ def run_simultaneously(count: int, action: Callable[..., Any], *arguments: objec
 
 def run_as_nobody(action: Callable[[], Any]) -> Any:
     """Return what the action returns or raises in a process without privileges."""
+    return run_as(_NOBODY, action)
+
+
+def run_as(user: int, action: Callable[[], Any]) -> Any:
+    """Return what the action returns or raises in a process of a user and group with this number, if root runs this."""
     answers = forking.SimpleQueue()
 
     def run() -> None:
         if os.getuid() == 0:
             os.setgroups([])
-            os.setgid(_NOBODY)
-            os.setuid(_NOBODY)
+            os.setgid(user)
+            os.setuid(user)
         try:
             answers.put(action())
         except BaseException as error:
