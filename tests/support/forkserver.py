@@ -46,9 +46,14 @@ _PR_SET_DUMPABLE = 4
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a command is run: as which user, with how many bytes of address space per process, for how many seconds."""
+    """How a command is run.
+
+    These are the user and the supplementary groups, the bytes of address space of each process, and the seconds that
+    it may take.
+    """
 
     user: int | None = None
+    groups: Sequence[int] = ()
     memory: int | None = None
     seconds: float = 300
 
@@ -101,6 +106,7 @@ def _run_forked(
         "directory": str(directory),
         "umask": mask,
         "user": conditions.user,
+        "groups": list(conditions.groups),
         "memory": conditions.memory,
     }
     pipes = [os.pipe() for _ in range(3)]
@@ -134,7 +140,7 @@ def _read(pipes: list[int], seconds: float) -> list[bytes]:
                     selector.unregister(key.fd)
             if time.monotonic() > end:
                 with suppress(ProcessLookupError):
-                    os.kill(int(read[pipes[-1]].split()[0]), signal.SIGKILL)
+                    os.killpg(int(read[pipes[-1]].split()[0]), signal.SIGKILL)
                 raise TimeoutError(
                     f"the command did not end within {seconds} s; stderr: {read[pipes[1]].decode()}"
                 )
@@ -227,10 +233,14 @@ def _serve(channel: socket.socket) -> dict[str, Any]:
 
 
 def _fork_and_report(descriptors: list[int]) -> None:
-    """Return in another fork, which has the streams; this process waits for it and reports its exit code."""
+    """Return in another fork, which has the streams and its own process group.
+
+    This process waits for it and reports its exit code.
+    """
     out, err, report = descriptors
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
         for descriptor in descriptors:
@@ -249,7 +259,7 @@ def _run_snapper(request: dict[str, Any]) -> None:
     if request["memory"] is not None:
         resource.setrlimit(resource.RLIMIT_AS, (request["memory"],) * 2)
     if request["user"] is not None:
-        _become(request["user"])
+        _become(request["user"], request["groups"])
     os.chdir(request["directory"])
     os.environ.clear()
     os.environ.update(request["variables"])
@@ -259,9 +269,9 @@ def _run_snapper(request: dict[str, Any]) -> None:
     runpy.run_module("snapper", run_name="__main__", alter_sys=True)
 
 
-def _become(user: int) -> None:
-    """Become the user without supplementary groups; its own files in /proc stay accessible, as after an `exec`."""
-    os.setgroups([])
+def _become(user: int, groups: Sequence[int]) -> None:
+    """Become the user, in these supplementary groups; its own files in /proc stay accessible, as after an `exec`."""
+    os.setgroups(groups)
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)

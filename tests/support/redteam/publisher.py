@@ -15,6 +15,9 @@ import zstandard
 _BLOCK = 512
 _PLATFORM = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 
+#: The description of a layer in a snapshot.
+Layer = Mapping[str, Any]
+
 #: Placeholder for relocated files.
 PLACEHOLDER = "/opt/snapper_prefix_of_the_attacker"
 
@@ -33,12 +36,16 @@ def sha256(data: bytes) -> str:
 
 def member(path: str, data: bytes = b"", **fields: Any) -> bytes:
     """Return a tar member; `fields` are those of `tarfile.TarInfo`."""
+    return header(path, len(data), **fields) + data + bytes(-len(data) % _BLOCK)
+
+
+def header(path: str, size: int, **fields: Any) -> bytes:
+    """Return the header of a tar member, as `member` does."""
     info = tarfile.TarInfo(path)
-    info.size, info.mtime = len(data), 1_600_000_000
+    info.size, info.mtime = size, 1_600_000_000
     for name, value in fields.items():
         setattr(info, name, value)
-    header = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    return header + data + bytes(-len(data) % _BLOCK)
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def file(path: str, data: bytes | str = b"data", mode: int = 0o644) -> bytes:
@@ -48,6 +55,10 @@ def file(path: str, data: bytes | str = b"data", mode: int = 0o644) -> bytes:
 def link(path: str, target: str | Path) -> bytes:
     """Return a symbolic link."""
     return member(path, type=tarfile.SYMTYPE, linkname=str(target), mode=0o777)
+
+
+def hard_link(path: str, target: str) -> bytes:
+    return member(path, type=tarfile.LNKTYPE, linkname=target)
 
 
 def directory(path: str, mode: int = 0o755) -> bytes:

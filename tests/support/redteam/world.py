@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,16 @@ import zstandard
 from tests.support.redteam import publisher
 from tests.support.redteam.accounts import ATTACKER, ROOT, VICTIM, Account, withstood
 
-#: What only the victim may read.
-SECRET = b"the victim's private key, which nobody else may read"
+#: What only the victim may read: in files that are secrets in every format that snapper reads.
+SECRET = b"secret-of-the-victim"
+_SECRET_JSON = (
+    b'{"env_vars": {"TOKEN": "%s"}, "TOKEN": "%s", "argv": ["%s"], "display_name": "%s", "language": "%s", '
+    b'"name": "%s", "version": "1", "build": "0", "channel": "%s"}'
+)
+_SECRET_FILES = {
+    ".ssh/id_json": _SECRET_JSON.replace(b"%s", SECRET),
+    ".ssh/id_text": b"Name: %s\nVersion: 1\n\n%s\n" % (SECRET, SECRET),
+}
 
 #: What snapper may write in a home: registered kernels, conda's list of environments, and its own state.
 _OWN_PLACES = (".local/share/jupyter/kernels", ".conda/environments.txt", ".local/state/snapper")
@@ -39,6 +47,11 @@ class World:
         return self.top / "store"
 
     @property
+    def temporary(self) -> Path:
+        """A directory like /tmp: everyone may create something in it, and only remove what is their own."""
+        return self.top / "tmp"
+
+    @property
     def victim(self) -> Account:
         """The user who restores. If the tests do not run as root, it is the one who runs them."""
         return self._account("victim", VICTIM if os.geteuid() == ROOT else os.geteuid())
@@ -56,9 +69,9 @@ class World:
         return self._account("root", ROOT)
 
     @property
-    def secret_file(self) -> Path:
-        """A file of the victim with mode 0600."""
-        return self.victim.home / ".ssh" / "id_rsa"
+    def secrets(self) -> list[Path]:
+        """Files that only the victim may read: JSON of many formats in one, and text with mail headers."""
+        return [self.victim.home / name for name in _SECRET_FILES]
 
     def _account(self, name: str, uid: int) -> Account:
         home = self.top / name
@@ -71,22 +84,24 @@ class World:
         return digest
 
     @contextmanager
-    def unharmed(self, *environments: str, account: Account | None = None) -> Iterator[None]:
+    def unharmed(
+        self, *environments: str, account: Account | None = None, also: Collection[Path] = ()
+    ) -> Iterator[None]:
         """Check that nothing changes except these environments in the user's envs directory, and what belongs to them.
 
-        That is snapper's own state, registered kernels, and conda's list of environments. Check as well that the
-        victim's secret is nowhere else afterwards.
+        That is snapper's own state, registered kernels, and conda's list of environments; `also` are other places that
+        may change. Check as well that the victim's secret is nowhere else afterwards.
         """
         user = account or self.victim
         allowed = [user.home / place for place in _OWN_PLACES]
-        allowed += [user.envs / name for name in environments]
+        allowed += [*(user.envs / name for name in environments), *also]
         before = self._listing()
         yield
         after = self._listing()
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         harmed = sorted(path for path in changed if not any(_is_related(path, place) for place in allowed))
         withstood(not harmed, f"changed {', '.join(os.path.relpath(path, self.top) for path in harmed[:5])}")
-        copies = [os.path.relpath(path, self.top) for path in after if self._holds_secret(path)]
+        copies = [os.path.relpath(path, self.top) for path in changed if _holds_secret(path)]
         withstood(not copies, f"copied the victim's secret to {', '.join(copies)}")
 
     def _listing(self) -> dict[str, object]:
@@ -100,18 +115,14 @@ class World:
                 found[path] = status.st_mode, status.st_uid, not stat.S_ISDIR(status.st_mode) and contents
         return found
 
-    def _holds_secret(self, path: str) -> bool:
-        status = os.lstat(path)
-        if (
-            not stat.S_ISREG(status.st_mode)
-            or status.st_size > _LARGEST_SEARCHED
-            or path == str(self.secret_file)
-        ):
-            return False
-        data = Path(path).read_bytes()
-        if path.endswith(".zst"):
-            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
-        return SECRET in data
+
+def _holds_secret(path: str) -> bool:
+    if not os.path.isfile(path) or os.path.islink(path) or os.path.getsize(path) > _LARGEST_SEARCHED:
+        return False
+    data = Path(path).read_bytes()
+    if path.endswith(".zst"):
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    return SECRET in data
 
 
 @contextmanager
@@ -123,9 +134,13 @@ def new_world(python: str) -> Iterator[World]:
         world = World(top, python)
         for name, uid in (("root", ROOT), ("victim", VICTIM), ("attacker", ATTACKER)):
             _make_home(world._account(name, uid))
-        world.secret_file.write_bytes(SECRET)
-        world.secret_file.chmod(0o600)
-        world.victim.owns(world.secret_file)
+        world.temporary.mkdir()
+        world.temporary.chmod(0o1777)
+        for name, data in _SECRET_FILES.items():
+            path = world.victim.home / name
+            path.write_bytes(data)
+            path.chmod(0o600)
+            world.victim.owns(path)
         yield world
     finally:
         _remove(top)
@@ -159,7 +174,6 @@ def _need_root() -> None:
 
 
 def _remove(top: Path) -> None:
-    """Remove the directory, read-only directories in it included."""
-    for directory, _, _ in os.walk(top):
-        os.chmod(directory, 0o700)
-    shutil.rmtree(top)
+    """Remove the directory with programs that do not mind read-only directories and paths of any depth."""
+    subprocess.run(["chmod", "-R", "u+rwx", str(top)], check=False, capture_output=True)
+    subprocess.run(["rm", "-rf", str(top)], check=True)

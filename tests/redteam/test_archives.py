@@ -1,0 +1,358 @@
+"""The victim imports an archive that an attacker has made."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.redteam.accounts import withstood
+from tests.support.redteam.world import World
+
+_LINK = 0o120777 << 16
+
+
+def _tar(path: Path, *members: tarfile.TarInfo | tuple[str, bytes], compression: str = "gz") -> Path:
+    """Write an archive of a small environment with these members: headers without data, or names with data."""
+    with tarfile.open(path, f"w:{compression}", format=tarfile.PAX_FORMAT) as archive:  # type: ignore[call-overload]
+        for each in (("conda-meta/history", b""), *members):
+            if isinstance(each, tarfile.TarInfo):
+                archive.addfile(each)
+                continue
+            info = tarfile.TarInfo(each[0])
+            info.size = len(each[1])
+            archive.addfile(info, io.BytesIO(each[1]))
+    return path
+
+
+def _header(name: str, **fields: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+def _import(world: World, archive: Path) -> int:
+    """Have the victim import the archive; return the exit code."""
+    world.victim.owns(archive)
+    scratch = world.victim.home / "scratch"
+    scratch.mkdir()
+    world.victim.owns(scratch)
+    with world.unharmed(also=(world.store, scratch)):
+        code = world.victim.snapper("import", archive, "--name", "imported", TMPDIR=str(scratch)).code
+    withstood(not any(scratch.iterdir()), "left something in the temporary directory")
+    return code
+
+
+# --- tar --------------------------------------------------------------------------------------------------
+
+_HEADERS: dict[str, Callable[[Path], list[tarfile.TarInfo | tuple[str, bytes]]]] = {
+    "a parent directory": lambda home: [("../../.profile", b"evil")],
+    "an absolute path": lambda home: [(f"{home}/.profile", b"evil")],
+    "a link to a secret": lambda home: [
+        _header("a", type=tarfile.SYMTYPE, linkname=f"{home}/.ssh/id_json"),
+        ("b", b""),
+    ],
+    "a record that is a link to a secret": lambda home: [
+        _header("conda-meta/x-1-0.json", type=tarfile.SYMTYPE, linkname=f"{home}/.ssh/id_json")
+    ],
+    "a relative link out": lambda home: [_header("a", type=tarfile.SYMTYPE, linkname="../../../../etc")],
+    "a link out through a link": lambda home: [
+        _header("lib/a", type=tarfile.SYMTYPE, linkname=".."),
+        _header("b", type=tarfile.SYMTYPE, linkname="lib/a/../../x"),
+    ],
+    "a file through a link": lambda home: [
+        _header("a", type=tarfile.SYMTYPE, linkname=str(home)),
+        ("a/.profile", b"evil"),
+    ],
+    "a hard link out": lambda home: [_header("a", type=tarfile.LNKTYPE, linkname="../../.ssh/id_json")],
+    "a hard link to a link": lambda home: [
+        _header("a", type=tarfile.SYMTYPE, linkname=f"{home}/.ssh/id_json"),
+        _header("b", type=tarfile.LNKTYPE, linkname="a"),
+    ],
+    "links in a circle": lambda home: [
+        _header("a", type=tarfile.SYMTYPE, linkname="b"),
+        _header("b", type=tarfile.SYMTYPE, linkname="a"),
+        _header("conda-meta/x-1-0.json", type=tarfile.SYMTYPE, linkname="../a"),
+    ],
+    "a device": lambda home: [_header("a", type=tarfile.CHRTYPE, devmajor=1, devminor=5)],
+    "a pipe": lambda home: [_header("conda-meta/state", type=tarfile.FIFOTYPE)],
+    "a setuid program": lambda home: [_header("bin/a", mode=0o6777)],
+    "an unreadable directory": lambda home: [_header("lib", type=tarfile.DIRTYPE, mode=0)],
+    "an infinite time": lambda home: [_header("a", pax_headers={"mtime": "inf"})],
+    "a time that is no number": lambda home: [_header("a", pax_headers={"mtime": "nan"})],
+    "a huge time": lambda home: [_header("a", pax_headers={"mtime": "1e300"})],
+    "a large time": lambda home: [_header("a", pax_headers={"mtime": str(2**62)})],
+    "a negative time": lambda home: [_header("a", pax_headers={"mtime": str(-(2**62))})],
+    "2,500 components": lambda home: [("a/" * 2500 + "a", b"")],
+    "20,000 components": lambda home: [("a/" * 20_000 + "a", b"")],
+    "a directory with 2,500 components": lambda home: [
+        _header("a/" * 2500, type=tarfile.DIRTYPE, mode=0o755)
+    ],
+    "a long component": lambda home: [("a" * 300, b"")],
+    "a long target": lambda home: [_header("a", type=tarfile.SYMTYPE, linkname="b/" * 10_000)],
+    "a target of nothing": lambda home: [_header("a", type=tarfile.SYMTYPE, linkname="")],
+    "a path of nothing": lambda home: [("", b"")],
+    "a path with NUL": lambda home: [_header("a", pax_headers={"path": "a\0b"})],
+    "a path that is not text": lambda home: [("\udcff", b"")],
+    "snapper's state": lambda home: [(".snapper/state.json", b"{}"), (".SNAPPER/x", b"")],
+    "a file in place of conda-meta": lambda home: [("conda-meta", b"x")],
+    "deep records": lambda home: [("conda-meta/x-1-0.json", b'{"a":' * 100_000)],
+    "records of other types": lambda home: [
+        (
+            "conda-meta/x-1-0.json",
+            b'{"name":[],"version":{},"files":3,"paths_data":{"paths":[[],{"_path":7}]}}',
+        )
+    ],
+    "a record with a path outside": lambda home: [
+        (
+            "conda-meta/x-1-0.json",
+            json.dumps(
+                {
+                    "name": "x",
+                    "version": "1",
+                    "build": "0",
+                    "paths_data": {
+                        "paths": [
+                            {
+                                "_path": f"../../../../../../../..{home}/.ssh/id_json",
+                                "prefix_placeholder": "/p",
+                                "file_mode": "text",
+                                "sha256": "0" * 64,
+                            },
+                            {
+                                "_path": f"{home}/.ssh/id_text",
+                                "prefix_placeholder": "/p",
+                                "file_mode": "text",
+                                "sha256": "0" * 64,
+                            },
+                        ]
+                    },
+                }
+            ).encode(),
+        )
+    ],
+    "conda-unpack with code": lambda home: [
+        (
+            "bin/conda-unpack",
+            b"_prefix_records = [\n(__import__('os').system('touch PWNED'), '/p', 'text'),\n]\n",
+        )
+    ],
+    "conda-unpack with a path outside": lambda home: [
+        ("bin/conda-unpack", f"_prefix_records = [\n('{home}/.profile', '# as', 'text'),\n]\n".encode()),
+    ],
+    "conda-unpack with deep lists": lambda home: [
+        ("bin/conda-unpack", b"_prefix_records = [\n" + b"(" * 50_000 + b"\n]\n")
+    ],
+    "a file with a path of a million components": lambda home: [
+        ("bin/x", b"/p" * 1_000_000),
+        (
+            "conda-meta/x-1-0.json",
+            json.dumps(
+                {
+                    "name": "x",
+                    "version": "1",
+                    "build": "0",
+                    "paths_data": {
+                        "paths": [
+                            {
+                                "_path": "bin/x",
+                                "prefix_placeholder": "/q",
+                                "file_mode": "text",
+                                "sha256": "0" * 64,
+                            }
+                        ]
+                    },
+                }
+            ).encode(),
+        ),
+    ],
+    "a kernelspec that is deep": lambda home: [("share/jupyter/kernels/x/kernel.json", b"[" * 100_000)],
+    "metadata that is deep": lambda home: [
+        ("lib/python3.11/site-packages/x-1.dist-info/METADATA", b"Name: x\n" + b" (" * 100_000)
+    ],
+}
+
+
+@pytest.mark.parametrize("headers", _HEADERS)
+def test_hostile_tar(headers: str, world: World) -> None:
+    """A tar archive has a member that no environment has."""
+    archive = _tar(world.victim.home / "x.tar.gz", *_HEADERS[headers](world.victim.home))
+    _import(world, archive)
+    withstood(not list(world.top.rglob("PWNED")), "code in the archive was executed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "conda-meta/x-1-0.json",
+        "conda-meta/state",
+        "bin/conda-unpack",
+        "share/jupyter/kernels/x/kernel.json",
+        "lib/python3.11/site-packages/x-1.dist-info/METADATA",
+        "lib/python3.11/site-packages/x-1.dist-info/RECORD",
+    ],
+)
+def test_huge_small_file(path: str, world: World) -> None:
+    """A small file inflates to 300 MB."""
+    beside = []
+    if path.endswith("RECORD"):
+        beside = [(path.replace("RECORD", "METADATA"), b"Name: x\nVersion: 1\n")]
+    _import(
+        world,
+        _tar(world.victim.home / "x.tar.gz", *beside, (path, b"[" + bytes(300 << 20)), compression="gz"),
+    )
+
+
+def test_extended_header_of_a_gigabyte(world: World) -> None:
+    """An extended header says that it is a gigabyte long, and it is."""
+    archive = world.victim.home / "x.tar.gz"
+    info = _header("x", type=tarfile.XHDTYPE, size=1 << 30)
+    compressor = zlib.compressobj(1, wbits=31)
+    with archive.open("wb") as out:
+        out.write(compressor.compress(info.tobuf(tarfile.USTAR_FORMAT)))
+        for _ in range(64):
+            out.write(compressor.compress(bytes(1 << 20)))
+        out.write(compressor.flush())
+    _import(world, archive)
+
+
+# --- zip --------------------------------------------------------------------------------------------------
+
+
+def _zip(path: Path, *members: tuple[zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("conda-meta/history", "")
+        for info, data in members:
+            archive.writestr(info, data)
+    return path
+
+
+def _info(name: str, attributes: int = 0o100644 << 16, **fields: object) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+    info.external_attr, info.compress_type = attributes, zipfile.ZIP_DEFLATED
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info
+
+
+_ZIPS: dict[str, Callable[[Path], list[tuple[zipfile.ZipInfo, bytes]]]] = {
+    "a parent directory": lambda home: [(_info("../../.profile"), b"evil")],
+    "an absolute path": lambda home: [(_info(f"{home}/.profile"), b"evil")],
+    "a path with backslashes": lambda home: [(_info("..\\..\\.profile"), b"evil")],
+    "a link to a secret": lambda home: [(_info("a", _LINK), f"{home}/.ssh/id_json".encode())],
+    "a record that is a link to a secret": lambda home: [
+        (_info("conda-meta/x-1-0.json", _LINK), f"{home}/.ssh/id_json".encode())
+    ],
+    "a file through a link": lambda home: [
+        (_info("a", _LINK), str(home).encode()),
+        (_info("a/.profile"), b"evil"),
+    ],
+    "a directory that is a link": lambda home: [
+        (_info("conda-meta", _LINK), str(home / ".ssh").encode()),
+    ],
+    "a target with NUL": lambda home: [(_info("a", _LINK), b"a\0b")],
+    "a device": lambda home: [(_info("a", 0o020666 << 16), b"")],
+    "a pipe": lambda home: [(_info("a", 0o010666 << 16), b"")],
+    "a setuid program": lambda home: [(_info("a", 0o106777 << 16), b"")],
+    "an impossible date": lambda home: [(_info("a", date_time=(1980, 0, 0, 31, 63, 62)), b"")],
+    "2,500 components": lambda home: [(_info("a/" * 2500 + "a"), b"")],
+    "the same path twice": lambda home: [(_info("a"), b"1"), (_info("a"), b"2")],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("members", _ZIPS)
+def test_hostile_zip(members: str, world: World) -> None:
+    """A zip archive has a member that no environment has."""
+    _import(world, _zip(world.victim.home / "x.zip", *_ZIPS[members](world.victim.home)))
+
+
+@pytest.mark.parametrize("kind", ["link", "record"])
+def test_zip_with_false_sizes(kind: str, world: World) -> None:
+    """A member of a zip states a small size and inflates to 700 MB."""
+    path = world.victim.home / "x.zip"
+    name = "a" if kind == "link" else "conda-meta/x-1-0.json"
+    _zip(path, (_info(name, _LINK if kind == "link" else 0o100644 << 16), bytes(700 << 20)))
+    data = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = data.rindex(magic)
+        data[at + offset : at + offset + 4] = struct.pack("<I", 10)
+    path.write_bytes(data)
+    _import(world, path)
+
+
+def test_zip_of_overlapping_members(world: World) -> None:
+    """All members of a zip share their data: a megabyte becomes terabytes."""
+    path = world.victim.home / "x.zip"
+    _zip(path, *((_info(f"f{number:04}"), bytes(20 << 20) if number == 0 else b"") for number in range(2000)))
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    first = data.index(b"PK\x01\x02", directory + 1)
+    fields = data[first + 16 : first + 28]  # checksum and sizes of the first member
+    at, offset = first, struct.unpack("<I", data[first + 42 : first + 46])[0]
+    while (at := data.find(b"PK\x01\x02", at + 1)) > 0:
+        data[at + 16 : at + 28] = fields
+        data[at + 42 : at + 46] = struct.pack("<I", offset)
+    path.write_bytes(data)
+    _import(world, path)
+
+
+# --- files that are no archives, and temporary directories ------------------------------------------------
+
+
+@pytest.mark.parametrize("hazard", ["pipe", "zero", "directory", "secret", "empty", "truncated"])
+def test_file_that_is_no_archive(hazard: str, world: World) -> None:
+    """The file to import is a pipe, a device, or not an archive."""
+    path = world.victim.home / "x.tar.gz"
+    if hazard == "pipe":
+        os.mkfifo(path)
+    elif hazard == "zero":
+        path.symlink_to("/dev/zero")
+    elif hazard == "directory":
+        path.mkdir()
+    elif hazard == "secret":
+        path.symlink_to(world.secrets[0])
+    elif hazard == "empty":
+        path.touch()
+    else:
+        path.write_bytes(_tar(path, ("a", bytes(1000))).read_bytes()[:-20])
+    _import(world, path)
+
+
+def test_leftovers_of_others_in_the_temporary_directory(world: World) -> None:
+    """The attacker has made what looks like leftovers of an import in the shared temporary directory."""
+    archive = _tar(world.victim.home / "x.tar.gz")
+    victims = world.victim.home / "work/keep"
+    victims.mkdir()
+    world.victim.owns(world.victim.home)
+    (world.temporary / "snapper-scratch-link").symlink_to(victims)
+    planted = world.temporary / "snapper-scratch-pipe"
+    planted.mkdir(mode=0o777)
+    os.mkfifo(planted / "lock", 0o666)
+    linked = world.temporary / "snapper-scratch-linked"
+    linked.mkdir(mode=0o777)
+    (linked / "work").symlink_to(victims)
+    for path in (planted, linked):
+        world.attacker.owns(path)
+        os.utime(path, (time.time() - 7200,) * 2)
+    with world.unharmed(also=(world.store, world.temporary)):
+        world.victim.snapper("import", archive, "--name", "imported", TMPDIR=str(world.temporary))
+    withstood(victims.is_dir(), "removed a directory through a link")
+
+
+def test_temporary_directory_is_private(world: World) -> None:
+    """Other users want to read or replace what an import unpacks: the directory must not be open to them."""
+    archive = _tar(world.victim.home / "x.tar.gz", *((f"lib/{number}", bytes(10)) for number in range(3000)))
+    world.victim.owns(world.victim.home)
+    world.victim.snapper("import", archive, "--name", "imported", TMPDIR=str(world.temporary))
+    withstood(not list(world.temporary.iterdir()), "left something in the shared temporary directory")

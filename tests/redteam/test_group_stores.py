@@ -1,0 +1,242 @@
+"""A store in a directory that several users may write to: one of them replaces its parts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import forking
+from tests.support.redteam import prefixes, publisher
+from tests.support.redteam.accounts import Account, withstood
+from tests.support.redteam.publisher import encode, file
+from tests.support.redteam.world import World
+
+_DAY = 24 * 3600
+_DIRECTORIES = ("environments", "snapshots", "pages", "layers", "locks")
+
+
+def _make_old(store: Path) -> None:
+    """Give all objects a time before any grace period."""
+    for path in store.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - 30 * _DAY,) * 2)
+
+
+def _own_store(world: World) -> Path:
+    """Make a store of the victim's own, with objects that nothing refers to; return it."""
+    own = world.victim.home / "own"
+    publisher.publish(own, "mine", file("share/mine"))
+    publisher.put_layer(own, file("share/not-needed-yet"))
+    _make_old(own)
+    return world.victim.owns(own)
+
+
+# --- directories of the store that are links --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["environments", "snapshots", "pages", "layers", "layers/aa", "locks"])
+@pytest.mark.parametrize("command", ["prune --keep-last 1 --yes", "pack work"])
+def test_link_in_place_of_a_directory(command: str, part: str, world: World) -> None:
+    """A directory of the store is a link to that of another store, which only the victim may change."""
+    own = _own_store(world)
+    world.publish("work", prefix=world.victim.envs / "work")
+    prefixes.make(world.victim.envs / "work", {})
+    world.victim.owns(world.victim.envs)
+    place = world.store / part
+    place.parent.mkdir(exist_ok=True)
+    if place.exists():
+        place.rename(world.top / "moved")
+    source = own / part
+    if part == "layers/aa":
+        source = next((own / "layers").iterdir())
+        place = world.store / "layers" / source.name
+        if place.exists():
+            place.rename(world.top / "moved")
+    source.mkdir(exist_ok=True)
+    place.symlink_to(source)
+    _make_old(world.store)
+    before = _contents(own)
+    world.victim.owns(world.store)
+    world.victim.snapper(*command.split())
+    withstood(_contents(own) == before, f"changed the other store: {sorted(before ^ _contents(own))[:3]}")
+
+
+def _contents(top: Path) -> set[str]:
+    return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()}
+
+
+# --- objects that are not files ---------------------------------------------------------------------------
+
+
+def _objects(world: World) -> dict[str, Path]:
+    """Publish an environment `evil`; return an object of each kind that only it needs."""
+    world.publish("good", prefix=world.victim.envs / "good")
+    before = {path for path in world.store.rglob("*") if path.is_file()}
+    world.publish("evil", file("share/evil"), prefix=world.victim.envs / "evil")
+    new = [path for path in world.store.rglob("*") if path.is_file() and path not in before]
+    return {path.relative_to(world.store).parts[0]: path for path in new}
+
+
+@pytest.mark.parametrize("kind", ["environments", "snapshots", "pages", "layers"])
+@pytest.mark.parametrize("hazard", ["pipe", "zero", "secret", "directory", "sparse"])
+def test_object_that_is_no_file(hazard: str, kind: str, world: World) -> None:
+    """An object of one environment is a pipe, a link to a device, a link to a secret, a directory, or huge."""
+    path = _objects(world)[kind]
+    path.unlink()
+    _plant(hazard, path, world)
+    with world.unharmed("good", "evil"):
+        world.victim.snapper("restore", "--all")
+        for command in ("list", "verify --data", "log evil", "status"):
+            world.victim.snapper(*command.split())
+    withstood((world.victim.envs / "good/conda-meta").is_dir(), "other environments are not restored")
+    withstood(
+        not (world.victim.envs / "evil/conda-meta").is_dir(), "the environment was restored all the same"
+    )
+
+
+def _plant(hazard: str, path: Path, world: World) -> None:
+    """Put something other than a small file at the path."""
+    if hazard == "pipe":
+        os.mkfifo(path, 0o666)
+    elif hazard == "zero":
+        path.symlink_to("/dev/zero")
+    elif hazard == "secret":
+        path.symlink_to(world.secrets[0])
+    elif hazard == "directory":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 2 << 30)
+
+
+@pytest.mark.parametrize("hazard", ["pipe", "zero", "secret", "directory", "sparse"])
+def test_marker_that_is_no_file(hazard: str, world: World) -> None:
+    """The marker of the store is not a small file."""
+    world.publish("work")
+    (world.store / "snapper.json").unlink()
+    _plant(hazard, world.store / "snapper.json", world)
+    prefixes.make(world.victim.envs / "mine", {})
+    world.victim.owns(world.victim.envs)
+    with world.unharmed("mine"):
+        for command in ("restore --all", "list", "pack mine", "doctor"):
+            world.victim.snapper(*command.split())
+
+
+@pytest.mark.parametrize("hazard", ["pipe", "zero", "sparse"])
+@pytest.mark.parametrize("name", ["pack-0123456789abcdef.json", "prune.json"])
+def test_lock_that_is_no_file(name: str, hazard: str, world: World) -> None:
+    """A lock in the store is not a small file."""
+    world.publish("work")
+    (world.store / "locks").mkdir()
+    _plant(hazard, world.store / "locks" / name, world)
+    _make_old(world.store)
+    world.victim.owns(world.store)
+    world.victim.snapper("prune", "--yes")
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+
+
+def _lock(**changes: object) -> bytes:
+    fields = {
+        "format": 1,
+        "action": "prune",
+        "user": "mallory",
+        "host": "evil",
+        "machine": "unknown",
+        "pid": 1,
+        "started": "",
+        "time": "2026-01-01T00:00:00Z",
+    }
+    return encode({**fields, **changes})
+
+
+_LOCKS = {
+    "not JSON": b"{",
+    "deep": b"[" * 1_000_000,
+    "another action": _lock(action="erase"),
+    "a negative process": _lock(pid=-1, machine=""),
+    "a process that is too large": _lock(pid=2**62, machine=""),
+    "an impossible time": _lock(time="9999-99-99T99:99:99Z"),
+    "a higher format": _lock(format=2),
+}
+
+
+@pytest.mark.parametrize("lock", _LOCKS)
+def test_malformed_lock(lock: str, world: World) -> None:
+    """The lock of a pack is malformed."""
+    world.publish("work")
+    publisher.put(world.store, "locks/pack-0123456789abcdef.json", _LOCKS[lock])
+    world.victim.owns(world.store)
+    world.victim.snapper("prune", "--yes")
+
+
+@pytest.mark.parametrize("command", ["pack work", "tag work stable", "remove work --yes", "restore work"])
+@pytest.mark.parametrize("part", ["environments/work.json", "environments"])
+def test_flock_of_a_reader(part: str, command: str, world: World) -> None:
+    """A user who may only read the store holds a lock (flock) on the entry, or on its directory."""
+    world.publish("work", prefix=world.victim.envs / "work")
+    world.victim.owns(world.store)
+    prefixes.make(world.victim.envs / "work", {})
+    world.victim.owns(world.victim.envs)
+    with _holding_flock(world.attacker, world.store / part):
+        world.victim.snapper(*command.split())
+
+
+class _holding_flock:  # noqa: N801 - used like a function
+    """A process of the user that holds a lock on the file or directory, as a context manager."""
+
+    def __init__(self, account: Account, path: Path) -> None:
+        self._ready, self._account, self._path = forking.Event(), account, path
+        self._process = forking.Process(target=self._hold, daemon=True)
+
+    def _hold(self) -> None:
+        self._account.become()
+        fcntl.flock(os.open(self._path, os.O_RDONLY), fcntl.LOCK_EX)
+        self._ready.set()
+        time.sleep(600)
+
+    def __enter__(self) -> None:
+        self._process.start()
+        assert self._ready.wait(20)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+# --- what a command leaves in a store ---------------------------------------------------------------------
+
+
+def test_temporary_files_of_others(world: World) -> None:
+    """The store's directories contain what looks like leftovers: links to files of the victim, and pipes."""
+    world.publish("work", prefix=world.victim.envs / "work")
+    for number, kind in enumerate(_DIRECTORIES):
+        (world.store / kind).mkdir(exist_ok=True)
+        (world.store / kind / f".x.{number:016x}").symlink_to(world.victim.home / ".profile")
+        os.mkfifo(world.store / kind / f".y.{number:016x}", 0o666)
+        os.link(world.victim.home / ".profile", world.store / kind / f".z.{number:016x}")
+    prefixes.make(world.victim.envs / "work", {})
+    world.victim.owns(world.victim.envs)
+    world.victim.owns(world.store)
+    with world.unharmed("work", also=(world.store,)):
+        world.victim.snapper("pack", "work")
+        world.victim.snapper("prune", "--yes")
+    assert (world.victim.home / ".profile").read_text() == "# as it was\n"
+
+
+def test_environment_of_another_user(world: World) -> None:
+    """Another user restores a private environment: into an envs directory of his own, and private files stay so."""
+    prefix = prefixes.make(world.victim.envs / "work", {"etc/token": "private"})
+    (prefix / "etc/token").chmod(0o600)
+    world.victim.owns(world.victim.envs)
+    world.victim.owns(publisher.make_store(world.store))
+    world.victim.snapper("pack", "work")
+    with world.unharmed("work", account=world.attacker):
+        world.attacker.snapper("restore", "work")
+    restored = world.attacker.envs / "work/etc/token"
+    withstood(restored.stat().st_mode & 0o077 == 0, "the restored file can be read by everyone")
