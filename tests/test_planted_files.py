@@ -187,6 +187,13 @@ def test_large_directories_are_not_listed(home: Path, prefix: Path) -> None:
         (prefix / f"etc/conda/env_vars.d/{number}.json").write_text('{"MANY": "1"}')
     kernels.register(prefix, "work")
     assert "MANY" not in registered(home)["command.sh"]
+    shutil.rmtree(prefix / "etc/conda/env_vars.d")
+    (prefix / "etc/conda/env_vars.d").mkdir()
+    for number in range(5):
+        value = f"{number}" + " " * 300_000
+        (prefix / f"etc/conda/env_vars.d/{number}.json").write_text(json.dumps({f"LARGE{number}": value}))
+    kernels.register(prefix, "work")
+    assert [number for number in range(5) if f"LARGE{number}" in registered(home)["command.sh"]] == [0, 1, 2]
     for number in range(100):
         add_kernel(prefix, f"k{number}", argv=["true"], display_name="Good", language="text")
     assert kernels.register(prefix, "work") == ()
@@ -426,12 +433,37 @@ def test_links_of_other_users_to_the_kernels_are_not_followed(
     assert not list(own.iterdir())
 
 
+@as_root
 def test_others_cannot_write_to_directories_of_kernels(home: Path, prefix: Path) -> None:
+    """What they wrote when they could is removed."""
     kernels.register(prefix, "work")
     directory = home / ".local/share/jupyter/kernels/work-good"
+    (directory / "kernel.js").touch()
+    os.chown(directory / "kernel.js", OTHER_USER, OTHER_USER)
+    os.chown(directory / "launch.sh", OTHER_USER, OTHER_USER)
     directory.chmod(0o777)
     kernels.register(prefix, "work")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+    assert sorted(registered(home)) == ["command.sh", "kernel.json", "launch.sh", "logo-svg.svg"]
+    assert (directory / "launch.sh").stat().st_uid == os.geteuid()
+
+
+@as_root
+def test_state_is_not_written_through_links_of_other_users(home: Path) -> None:
+    """Root may work with the home directory of a user."""
+    state, target = home / ".local/state/snapper", home / "target"
+    state.mkdir(parents=True)
+    target.mkdir()
+    for name in ("waiting", "used"):
+        (state / name).symlink_to(target)
+        os.chown(state / name, OTHER_USER, OTHER_USER, follow_symlinks=False)
+    with pytest.raises(PermissionError):
+        write_notice("work", WaitingNotice("failed", 1, "1", "error", "/log"))
+    shutil.rmtree(state)
+    state.symlink_to(target)
+    os.chown(state, OTHER_USER, OTHER_USER, follow_symlinks=False)
+    RestoreRecorder("/store", restores_all=True).close()
+    assert not list(target.iterdir())
 
 
 @as_root

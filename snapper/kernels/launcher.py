@@ -33,9 +33,9 @@ _REFERENCE = re.compile(r"\$\{?[A-Za-z_]")
 _ENV_VARS = "etc/conda/env_vars.d"
 _STATE = "conda-meta/state"
 
-#: The most files in that directory, and the largest file with variables in bytes. No system passes on more.
+#: The most files in that directory, and the most bytes in all files with variables. No system passes on more.
 _MOST_FILES = 256
-_LARGEST_FILE = 256 * 1024
+_MOST_BYTES = 1 << 20
 
 #: The value in `conda-meta/state` of a variable that is not to be set.
 _UNSET = "***unset***"
@@ -282,10 +282,13 @@ def _shell_word(word: str, positions: Mapping[str, int]) -> str:
 def _environment_variables(prefix: Path) -> Iterator[tuple[str, str]]:
     """Yield the variables that packages (etc/conda/env_vars.d) and `conda env config vars` (conda-meta/state) set."""
     variables: dict[str, Any] = {}
-    for path in _package_variables(prefix):
-        variables.update(_read_object(prefix, path))
-    values = _read_object(prefix, _STATE).get("env_vars")
-    variables.update(values if isinstance(values, dict) else {})
+    remaining = _MOST_BYTES
+    for path in (*_package_variables(prefix), _STATE):
+        data = _read(prefix, path, remaining)
+        remaining -= len(data)
+        fields = _parse_object(prefix / path, data)
+        values = fields.get("env_vars") if path == _STATE else fields
+        variables.update(values if isinstance(values, dict) else {})
     for name, value in variables.items():
         if is_variable_name(name) and isinstance(value, str) and value != _UNSET:
             yield name, value
@@ -303,15 +306,22 @@ def _package_variables(prefix: Path) -> list[str]:
     return [f"{_ENV_VARS}/{name}" for name in names if name.endswith(".json")]
 
 
-def _read_object(prefix: Path, path: str) -> dict[str, Any]:
-    """Return the JSON object in a file of the environment; empty if there is none."""
+def _read(prefix: Path, path: str, limit: int) -> bytes:
+    """Return the contents of a file of the environment, nothing if it cannot be read."""
     try:
-        fields = json.loads(read_beneath(prefix, path, _LARGEST_FILE))
-        return fields if isinstance(fields, dict) else {}
+        return read_beneath(prefix, path, limit)
     except FileNotFoundError:
-        return {}
+        return b""
     except OSError as error:
         logger.warning("ignored %s: %s", error.filename, error.strerror)
+        return b""
+
+
+def _parse_object(file: Path, data: bytes) -> dict[str, Any]:
+    """Return the JSON object in the data of a file, an empty one if there is none."""
+    try:
+        fields = json.loads(data or b"{}")
     except (ValueError, RecursionError):
-        logger.warning("ignored %s: it is not valid JSON", prefix / path)
-    return {}
+        logger.warning("ignored %s: it is not valid JSON", file)
+        return {}
+    return fields if isinstance(fields, dict) else {}

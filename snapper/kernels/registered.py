@@ -13,7 +13,7 @@ from typing import Any
 from snapper.environment import conda
 from snapper.format.model import check_name
 from snapper.fs.atomic import is_temporary
-from snapper.kernels.directory import KernelDirectory, kernel_directory, list_directory
+from snapper.fs.own_directory import OwnDirectory, list_directory, own_directory
 from snapper.kernels.jupyter import user_kernels_directory
 from snapper.kernels.kernelspecs import ASSETS, KERNEL_JSON, KERNELSPEC_ERRORS
 from snapper.kernels.launcher import COMMAND_SCRIPT, LAUNCH_SCRIPT
@@ -46,7 +46,7 @@ def registered_kernels() -> tuple[RegisteredKernel, ...]:
 def is_available(path: Path, environment: str, kernel: str) -> bool:
     """Return whether the kernel of the environment can be registered in the directory: nothing else is there."""
     try:
-        with kernel_directory(path) as directory:
+        with own_directory(path) as directory:
             return is_usable(directory, environment, kernel)
     except FileNotFoundError:
         return True
@@ -54,7 +54,7 @@ def is_available(path: Path, environment: str, kernel: str) -> bool:
         return False
 
 
-def is_usable(directory: KernelDirectory, environment: str, kernel: str) -> bool:
+def is_usable(directory: OwnDirectory, environment: str, kernel: str) -> bool:
     """Return whether an open directory has nothing but what snapper wrote for this kernel, perhaps incompletely.
 
     May raise OSError.
@@ -72,7 +72,7 @@ def with_mark(fields: dict[str, Any], environment: str, kernel: str, prefix: Pat
     return {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
 
 
-def read_registered(directory: KernelDirectory) -> RegisteredKernel | None:
+def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
     """Return the kernel that snapper has registered in an open directory, if it has."""
     path = directory.path
     try:
@@ -95,7 +95,7 @@ def read_registered(directory: KernelDirectory) -> RegisteredKernel | None:
 
 def _read_path(path: Path) -> RegisteredKernel | None:
     try:
-        with kernel_directory(path) as directory:
+        with own_directory(path) as directory:
             return read_registered(directory)
     except OSError:
         return None

@@ -15,8 +15,8 @@ from typing import Any
 from snapper.environment import conda
 from snapper.environment.conda_directories import condabin
 from snapper.format.model import Kernel
+from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
 from snapper.kernels import launcher
-from snapper.kernels.directory import PRIVATE, KernelDirectory, kernel_directory, remove_directory
 from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS, Kernelspec, find_kernelspecs
 from snapper.kernels.naming import NamedKernel, name_kernels
 from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
@@ -24,6 +24,9 @@ from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
 
 logger = logging.getLogger(__name__)
+
+#: The mode of files without secrets.
+_PUBLIC = 0o644
 
 
 @dataclass(frozen=True)
@@ -96,22 +99,22 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
 
 
 def _register(named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
-    def write(directory: KernelDirectory) -> None:
+    def write(directory: OwnDirectory) -> None:
         _write_launch_script(directory, spec.prefix, environment)
         for name, data in spec.assets():
-            directory.write(name, data)
+            directory.write(name, data, _PUBLIC)
         argv = spec.argv()
         fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
         _write_kernelspec(directory, named, fields, spec.prefix, environment)
         # The command script comes last: it makes the kernel ready.
         script = launcher.render_command_script(spec.prefix, argv, spec.variables())
-        directory.write(launcher.COMMAND_SCRIPT, _encode(script), PRIVATE)
+        directory.write(launcher.COMMAND_SCRIPT, _encode(script))
 
     return _attempt(named, environment, write)
 
 
 def _register_pending(named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
-    def write(directory: KernelDirectory) -> None:
+    def write(directory: OwnDirectory) -> None:
         if not conda.is_environment(prefix):
             directory.remove(launcher.COMMAND_SCRIPT)
         _write_launch_script(directory, prefix, environment)
@@ -123,11 +126,11 @@ def _register_pending(named: NamedKernel, prefix: Path, environment: str) -> Ker
 
 
 def _attempt(
-    named: NamedKernel, environment: str, write: Callable[[KernelDirectory], None]
+    named: NamedKernel, environment: str, write: Callable[[OwnDirectory], None]
 ) -> KernelRegistration:
     """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
     try:
-        with kernel_directory(named.directory, make=True) as directory:
+        with own_directory(named.directory, make=True) as directory:
             if not is_usable(directory, environment, named.kernel.name):
                 raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
             write(directory)
@@ -144,25 +147,25 @@ def _registration(named: NamedKernel, error: Exception | None = None) -> KernelR
     return KernelRegistration(named.name, named.display_name, str(named.directory), problem)
 
 
-def _launch_argv(directory: KernelDirectory, argv: Sequence[str]) -> list[str]:
+def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
     """Return the command that runs the launcher, with the fields that Jupyter fills in the kernel's own command."""
     fields = (f"{{{name}}}" for name in launcher.argv_fields(argv))
     return ["/bin/sh", str(directory.path / launcher.LAUNCH_SCRIPT), *fields]
 
 
-def _write_launch_script(directory: KernelDirectory, prefix: Path, environment: str) -> None:
+def _write_launch_script(directory: OwnDirectory, prefix: Path, environment: str) -> None:
     used = used_file(environment)
-    with suppress(OSError):
-        used.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError), own_directory(used.parent, make=True):
+        pass
     target = launcher.LaunchTarget(environment, prefix, condabin(), waiting_file(environment), used)
-    directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)))
+    directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 
 def _write_kernelspec(
-    directory: KernelDirectory, named: NamedKernel, fields: dict[str, Any], prefix: Path, environment: str
+    directory: OwnDirectory, named: NamedKernel, fields: dict[str, Any], prefix: Path, environment: str
 ) -> None:
     fields = with_mark({**fields, "display_name": named.display_name}, environment, named.kernel.name, prefix)
-    directory.write(KERNEL_JSON, json.dumps(fields).encode("ascii"), PRIVATE)
+    directory.write(KERNEL_JSON, json.dumps(fields).encode("ascii"))
 
 
 def _encode(text: str) -> bytes:

@@ -10,17 +10,17 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from snapper.format import canonical
-from snapper.fs.atomic import atomic_write
-from snapper.fs.small_files import read_own_file
+from snapper.fs.own_directory import own_directory
 from snapper.kernels.waiting import WaitingNotice, read_notice, remove_notice, write_notice
 from snapper.process.identity import is_process_alive, process_start_time, utc_now
 from snapper.settings.directories import state_directory
 
 FORMAT = 1
+
+_FILE = "restore.json"
 
 Condition = Literal["waiting", "restoring", "restored", "present", "failed"]
 
@@ -83,7 +83,8 @@ class RestoreRecord:
 def last_restore() -> RestoreRecord | None:
     """Return this user's last restore of all environments on this machine, or None if none is recorded."""
     try:
-        record = canonical.decode(RestoreRecord, canonical.parse(read_own_file(_record_file())))
+        with own_directory(state_directory()) as directory:
+            record = canonical.decode(RestoreRecord, canonical.parse(directory.read(_FILE)))
     except (OSError, canonical.MalformedDocument):
         return None
     return record if record.format == FORMAT else None
@@ -199,9 +200,5 @@ def _amend_last_restore(progress: EnvironmentProgress) -> None:
 
 
 def _write_record(record: RestoreRecord) -> None:
-    with suppress(OSError):
-        atomic_write(_record_file(), canonical.encode(record), durable=False, mode=0o600)
-
-
-def _record_file() -> Path:
-    return state_directory() / "restore.json"
+    with suppress(OSError), own_directory(state_directory(), make=True) as directory:
+        directory.write(_FILE, canonical.encode(record))

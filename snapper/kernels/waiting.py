@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.format.model import check_name
-from snapper.fs.atomic import atomic_write
-from snapper.fs.small_files import read_own_file
+from snapper.fs.own_directory import own_directory
 from snapper.process.identity import is_process_alive
 from snapper.process.logs import escape_controls
 from snapper.settings.directories import state_directory
@@ -42,7 +41,9 @@ def waiting_file(environment: str) -> Path:
 def read_notice(environment: str) -> WaitingNotice | None:
     """Return what the environment's waiting file says, or None if there is no valid one."""
     try:
-        lines = read_own_file(waiting_file(environment)).decode(errors="surrogateescape").splitlines()
+        file = waiting_file(environment)
+        with own_directory(file.parent) as directory:
+            lines = directory.read(file.name).decode(errors="surrogateescape").splitlines()
         condition, process = lines[:2]
         pid, _, start_time = process.partition(" ")
         message, log = [*lines[2:4], "", ""][:2]
@@ -56,13 +57,16 @@ def write_notice(environment: str, notice: WaitingNotice) -> None:
     process = f"{notice.pid} {notice.start_time}"
     lines = (notice.condition, process, notice.message, notice.log)
     text = "".join(f"{escape_controls(' '.join(line.split()))}\n" for line in lines)
-    atomic_write(waiting_file(environment), text.encode(), durable=False, mode=0o600)
+    file = waiting_file(environment)
+    with own_directory(file.parent, make=True) as directory:
+        directory.write(file.name, text.encode())
 
 
 def remove_notice(environment: str) -> None:
     """Remove the environment's waiting file, if that is possible."""
-    with suppress(OSError):
-        waiting_file(environment).unlink()
+    file = waiting_file(environment)
+    with suppress(OSError), own_directory(file.parent) as directory:
+        directory.remove(file.name)
 
 
 def is_being_restored(environment: str) -> bool:

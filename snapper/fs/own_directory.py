@@ -1,8 +1,8 @@
-"""The directories of registered kernels, one for each, in the user's Jupyter.
+"""Directories with files that snapper keeps for this user, such as registered kernels and its own state.
 
-Others may be able to write to where these directories are, if Jupyter's data directory is shared. Therefore everything
-happens by descriptors: a directory, or a link on the way to it, that belongs to another user is neither used nor
-replaced, and files in it are replaced, not written to.
+Others may be able to write to where such a directory is: Jupyter's data directory can be shared, and root may work with
+the home directory of a user. Therefore everything happens by descriptors: a directory, or a link on the way to it, that
+belongs to another user is neither used nor replaced, and files in it are replaced, not written to.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from snapper.fs.small_files import read_own_entry
 PRIVATE = 0o600
 
 
-class KernelDirectory:
-    """The open directory of a registered kernel."""
+class OwnDirectory:
+    """An open directory that belongs to this user or root."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class KernelDirectory:
         """Return the contents of a file that belongs to this user or root; may raise OSError."""
         return read_own_entry(Entry(self._descriptor, name))
 
-    def write(self, name: str, data: bytes, mode: int = 0o644) -> None:
+    def write(self, name: str, data: bytes, mode: int = PRIVATE) -> None:
         """Replace the file atomically, unless it has these contents and no further permissions. May raise OSError."""
         with suppress(OSError):
             status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
@@ -55,9 +55,10 @@ class KernelDirectory:
 
 
 @contextmanager
-def kernel_directory(path: Path, *, make: bool = False) -> Iterator[KernelDirectory]:
-    """Open the directory of a kernel; with `make`, create it if there is none, and let nobody else write to it.
+def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
+    """Open a directory that belongs to this user or root.
 
+    With `make`, create it if there is none. If others could write to it, let them no longer, and remove their files.
     Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
     """
     descriptor = _open_or_make(str(path)) if make else _open(str(path))
@@ -67,13 +68,14 @@ def kernel_directory(path: Path, *, make: bool = False) -> Iterator[KernelDirect
             raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", str(path))
         if make and others_can_write(status):
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~0o022)
-        yield KernelDirectory(path, descriptor)
+            _remove_files_of_others(descriptor)
+        yield OwnDirectory(path, descriptor)
     finally:
         os.close(descriptor)
 
 
 def list_directory(path: Path) -> list[str]:
-    """Return the sorted names in the directory that contains those of kernels; none if there is no such directory."""
+    """Return the sorted names in a directory, whoever owns it; none if there is no such directory."""
     try:
         descriptor = _open(str(path))
     except OSError:
@@ -85,7 +87,7 @@ def list_directory(path: Path) -> list[str]:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove the directory of a kernel, or the link to it; may raise OSError."""
+    """Remove a directory, or the link to it; may raise OSError."""
     parent = _open(str(path.parent))
     try:
         if stat.S_ISLNK(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
@@ -121,3 +123,10 @@ def _open_or_make(path: str) -> int:
     finally:
         os.close(directory)
     return _open(path)
+
+
+def _remove_files_of_others(directory: int) -> None:
+    for name in os.listdir(directory):
+        with suppress(OSError):
+            if not is_own(os.stat(name, dir_fd=directory, follow_symlinks=False)):
+                os.unlink(name, dir_fd=directory)
