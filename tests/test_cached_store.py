@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import pickle
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from snapper.errors import NotInStore, StoreUnreachable
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store import open_store
+from snapper.store.cache_directory import TAG, CacheDirectory
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
 
 DATA = b"the bytes of a layer"
 LAYER = Layout.layer(hashlib.sha256(DATA).hexdigest())
+NAME = "bucket-0123456789ab"
 REF = Layout.ref("work")
 
 
@@ -63,7 +66,7 @@ def new_cached(origin: UnpluggableStore, tmp_path: Path) -> Callable[[], CachedS
     """Return a function that opens the store behind its one cache, as a new process does."""
 
     def open_cached() -> CachedStore:
-        cached = CachedStore(origin, str(tmp_path / "cache"), "name", 10**9)
+        cached = CachedStore(origin, CacheDirectory(str(tmp_path / "cache"), NAME), 10**9)
         cached.make_directory()
         return cached
 
@@ -76,7 +79,7 @@ def test_offline_store_answers_from_the_cache(new_cached: Callable[[], CachedSto
     store.replace(REF, b"one", None)
     assert list(store.list_keys(Layout.REFS)) == [REF]
     store.read(Layout.MARKER)
-    cached_ref = tmp_path / "cache/name" / REF
+    cached_ref = tmp_path / "cache" / NAME / REF
     os.utime(cached_ref, (1_000_000, 1_000_000))
     (tmp_path / "unplugged").touch()
     store = new_cached()
@@ -87,7 +90,7 @@ def test_offline_store_answers_from_the_cache(new_cached: Callable[[], CachedSto
     assert store.size(LAYER) == len(DATA)
     assert list(store.list_keys(Layout.REFS)) == [REF]
     assert store.stale_since([REF]) == 1_000_000
-    assert store.stale_since() == (tmp_path / "cache/name" / Layout.MARKER).stat().st_mtime
+    assert store.stale_since() == (tmp_path / "cache" / NAME / Layout.MARKER).stat().st_mtime
 
 
 def test_offline_store_refuses_what_the_cache_cannot_answer(
@@ -137,7 +140,7 @@ def test_corrupted_cached_objects_are_read_from_the_store(
 ) -> None:
     store = new_cached()
     store.put(LAYER, DATA)
-    cached = tmp_path / "cache/name" / LAYER
+    cached = tmp_path / "cache" / NAME / LAYER
     assert cached.read_bytes() == DATA
     cached.write_bytes(DATA[:-1] + b"?")
     assert store.read(LAYER) == DATA
@@ -156,3 +159,156 @@ def test_deleted_refs_leave_the_cache(new_cached: Callable[[], CachedStore], tmp
     assert list(offline.list_keys(Layout.REFS)) == [other]
     with pytest.raises(StoreUnreachable):
         offline.read(REF)
+
+
+# --- directories that are in use, or that others can change -----------------------------------------------
+
+
+def layer(number: int) -> tuple[str, bytes]:
+    data = b"%1000d" % number
+    return Layout.layer(hashlib.sha256(data).hexdigest()), data
+
+
+def files_in(top: Path) -> set[str]:
+    return {str(path.relative_to(top)) for path in top.rglob("*") if not path.is_dir()}
+
+
+def test_only_objects_in_marked_caches_are_evicted(origin: UnpluggableStore, tmp_path: Path) -> None:
+    """The directory of caches is one that is in use, and has names that look like those of caches."""
+    root, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    key, data = layer(0)
+    for file in (
+        root / ".env",
+        root / "project/.gitignore",
+        root / "notes-0123456789ab" / key,
+        root / "notes-0123456789ab/notes.txt",
+        root / "notes-0123456789ab" / Layout.REFS / ".env",
+        elsewhere / key,
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        os.utime(file, (1, 1))
+    (root / "linked-0123456789ab").symlink_to(elsewhere)
+    store = CachedStore(origin, CacheDirectory(str(root), NAME), 10_000)
+    store.make_directory()
+    own = root / NAME / "layers/00/.env"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(data)
+    leftover = own.with_name(f".object.{'0' * 16}")
+    leftover.touch()
+    (root / NAME / "pages").symlink_to(elsewhere / "layers")
+    mine = files_in(tmp_path) - {str(leftover.relative_to(tmp_path))}
+    written = [layer(number) for number in range(20)]
+    for number, (key, data) in enumerate(written):
+        store.put(key, data)
+        os.utime(root / NAME / key, (1000 + number, 1000 + number))
+    assert mine <= files_in(tmp_path)
+    assert not leftover.exists()
+    cached = {key for key, _ in written if (root / NAME / key).exists()}
+    assert cached == {key for key, _ in written[-len(cached) :]}
+    assert 5 <= len(cached) <= 10
+
+
+def prepare_link(cache: Path) -> None:
+    (cache.parent / "elsewhere").mkdir(parents=True)
+    cache.symlink_to(cache.parent / "elsewhere")
+
+
+def prepare_other_owner(cache: Path) -> None:
+    cache.mkdir(parents=True, mode=0o700)
+    os.chown(cache, 65534, 65534)
+
+
+def prepare_writable(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(0o777)
+
+
+def prepare_used(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / "notes.txt").touch()
+
+
+def prepare_other_cache(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    (cache / TAG).write_text("Signature: 8a477f597d28d172789f06886806bc55\n# another program\n")
+
+
+def prepare_pipe(cache: Path) -> None:
+    cache.mkdir(parents=True)
+    os.mkfifo(cache / TAG)
+
+
+UNUSABLE = {
+    "symbolic link": prepare_link,
+    "belongs to": prepare_other_owner,
+    "other users may write": prepare_writable,
+    "contains other files": prepare_used,
+    "cache of another program": prepare_other_cache,
+    "not a regular file": prepare_pipe,
+}
+
+
+@pytest.mark.parametrize("reason", UNUSABLE)
+def test_a_directory_that_is_not_a_cache_of_this_user_is_not_used(
+    reason: str,
+    origin: UnpluggableStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is neither written to nor read, whatever it contains, and a warning says why."""
+    if reason == "belongs to" and os.geteuid() != 0:
+        pytest.skip("only root can give a directory to another user")
+    monkeypatch.setattr(logging.getLogger("snapper"), "propagate", True)
+    cache = tmp_path / "cache" / NAME
+    UNUSABLE[reason](cache)
+    (cache / REF).parent.mkdir()
+    (cache / REF).write_bytes(b"planted")
+    (cache / LAYER).parent.mkdir(parents=True)
+    (cache / LAYER).write_bytes(DATA)
+    os.utime(cache / LAYER, (1, 1))
+    before = files_in(tmp_path / "cache")
+    store = CachedStore(origin, CacheDirectory(str(tmp_path / "cache"), NAME), 1_000)
+    store.make_directory()
+    assert reason in caplog.text and "snapper config set cache" in caplog.text
+    store.put(LAYER, DATA)
+    store.replace(REF, b"mine", None)
+    assert store.read(LAYER) == DATA
+    assert list(store.list_keys(Layout.REFS)) == [REF]
+    for number in range(3):
+        store.put(*layer(number))
+    (tmp_path / "unplugged").touch()
+    for key in (LAYER, REF):
+        with pytest.raises(StoreUnreachable):
+            store.read(key)
+    assert store.stale_since([REF]) is None
+    assert files_in(tmp_path / "cache") == before
+    assert (cache / LAYER).stat().st_mtime == 1
+
+
+def test_caches_of_earlier_versions_are_marked_and_used(
+    new_cached: Callable[[], CachedStore], origin: UnpluggableStore, tmp_path: Path
+) -> None:
+    other = tmp_path / "cache/other-0123456789ab"
+    for cache in (tmp_path / "cache" / NAME, other):
+        new = CachedStore(origin, CacheDirectory(str(tmp_path / "cache"), cache.name), 10**9)
+        new.make_directory()
+        new.put(LAYER, DATA)
+        new.replace(Layout.ref(cache.name), b"one", None)
+        list(new.list_keys(Layout.REFS))
+        (cache / TAG).unlink()
+    os.utime(other / LAYER, (1, 1))
+    (tmp_path / "unplugged").touch()
+    assert new_cached().read(LAYER) == DATA
+    assert (
+        (tmp_path / "cache" / NAME / TAG)
+        .read_text()
+        .startswith("Signature: 8a477f597d28d172789f06886806bc55")
+    )
+    (tmp_path / "unplugged").unlink()
+    limited = CachedStore(origin, CacheDirectory(str(tmp_path / "cache"), NAME), 1_112)
+    limited.put(*layer(1))
+    limited.put(*layer(2))
+    assert not (other / LAYER).exists()
+    assert (other / TAG).exists()

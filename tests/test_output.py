@@ -143,6 +143,14 @@ def test_completion_of_a_store_on_s3_reads_the_cache_only(machine: Machine) -> N
     }
     assert completed(machine, "snapper restore ", **variables) == ["mine", "team"]
     assert completed(machine, "snapper restore mine@", **variables) == ["mine@v2"]
+    (cached / "environments.json").write_text('["environments/\\u001b[2J.json", "team", 1]')
+    (cached / "environments" / "mine.json").write_text('{"tags": {"\\u001b[2J": "x", "v3": "y"}}')
+    assert completed(machine, "snapper restore ", **variables) == ["mine"]
+    assert completed(machine, "snapper restore mine@", **variables) == ["mine@v3"]
+    for file in (cached / "environments.json", cached / "environments" / "mine.json"):
+        file.unlink()
+        os.mkfifo(file)
+    assert completed(machine, "snapper restore mine@", **variables) == []
 
 
 def test_completion_never_fails(machine: Machine) -> None:

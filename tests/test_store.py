@@ -20,6 +20,7 @@ import pytest
 from snapper.errors import NotInStore, ObjectTooLarge
 from snapper.format.layout import Layout
 from snapper.store import CacheConfig, Store, VersionMismatch, open_store
+from snapper.store.cache_directory import CacheDirectory
 from snapper.store.cached import CachedStore
 from tests.support.processes import run_simultaneously
 from tests.support.s3server import REAL_BUCKET, S3Server
@@ -62,7 +63,7 @@ def seaweedfs(request: pytest.FixtureRequest) -> Iterator[NewStore]:
 def cached_directory(request: pytest.FixtureRequest) -> Iterator[NewStore]:
     tmp_path: Path = request.getfixturevalue("tmp_path")
     new = new_directory_store(tmp_path / "store")
-    cached = CachedStore(new.store, str(tmp_path / "cache"), "name", 10**9)
+    cached = CachedStore(new.store, CacheDirectory(str(tmp_path / "cache"), "bucket-0123456789ab"), 10**9)
     cached.make_directory()
     yield replace(new, store=cached)
 

@@ -13,9 +13,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import typer
+
+if TYPE_CHECKING:
+    from snapper.store.object_files import ObjectFiles
 
 
 @contextmanager
@@ -87,38 +91,53 @@ def _installed() -> list[str]:
 
 
 def _stored(ctx: typer.Context) -> list[str]:
-    from snapper.format.layout import Layout
+    from snapper.format.canonical import LARGEST_DOCUMENT
+    from snapper.format.layout import Layout, ObjectKind
 
-    names: set[str] = set()
-    for directory in _directories(ctx):
+    keys: set[str] = set()
+    for files in _stored_objects(ctx):
         with suppress(OSError):
-            names |= {file.stem for file in (directory / Layout.REFS).glob("*.json")}
-        with suppress(OSError, ValueError, TypeError):
-            keys = json.loads((directory / Layout.CACHED_LISTING).read_bytes())
-            names |= {Path(str(key)).stem for key in keys}
-    return sorted(name for name in names if not name.startswith("."))
+            keys |= {key for key, _ in files.walk(Layout.REFS)}
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            keys |= {str(key) for key in json.loads(files.read(Layout.CACHED_LISTING, LARGEST_DOCUMENT))}
+    parsed = (Layout.parse(key) for key in keys)
+    return sorted(key.name for key in parsed if key and key.kind is ObjectKind.REF)
 
 
 def _tags(ctx: typer.Context, name: str) -> list[str]:
+    from snapper.format.canonical import LARGEST_DOCUMENT
     from snapper.format.layout import Layout
+    from snapper.format.model import is_valid_name
 
-    for directory in _directories(ctx):
-        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            return sorted(json.loads((directory / Layout.ref(name)).read_bytes())["tags"])
+    for files in _stored_objects(ctx):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            tags = json.loads(files.read(Layout.ref(name), LARGEST_DOCUMENT))["tags"]
+            return sorted(filter(is_valid_name, tags))
     return []
 
 
-def _directories(ctx: typer.Context) -> list[Path]:
-    """Return the local directories with entries of the store that the command line or the settings name."""
+def _stored_objects(ctx: typer.Context) -> Iterator[ObjectFiles]:
+    """Yield the objects of the store that the command line or the settings name, or of each cache of it."""
     with suppress(Exception):
-        from snapper.format.layout import Layout
         from snapper.settings.resolution import load_settings
+        from snapper.store.object_files import opened_files
 
         settings = load_settings()
         url = str(ctx.params.get("store") or settings.store)
         parts = urlsplit(url)
         if parts.scheme == "s3":
-            caches = Path(settings.cache).iterdir() if settings.cache else ()
-            return [cache for cache in caches if Layout.bucket_of_cache(cache.name) == parts.netloc]
-        return [Path(unquote(parts.path)) if parts.scheme == "file" else Path(url).expanduser()]
-    return []
+            yield from _cached_objects(settings.cache, parts.netloc)
+            return
+        directory = Path(unquote(parts.path)) if parts.scheme == "file" else Path(url).expanduser()
+        with opened_files(directory) as files:
+            yield files
+
+
+def _cached_objects(directory: str | None, bucket: str) -> Iterator[ObjectFiles]:
+    from snapper.format.layout import Layout
+    from snapper.store.cache_directory import caches_in
+
+    for cache in caches_in(directory) if directory else ():
+        if Layout.bucket_of_cache(cache.name) == bucket:
+            with suppress(OSError), cache.opened() as files:
+                yield files

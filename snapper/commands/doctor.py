@@ -29,7 +29,7 @@ from snapper.repository.specs import SnapshotSpec
 from snapper.restoring import staging
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.settings.directories import Platform, detect_platform, notebook_volume
-from snapper.settings.resolution import explain_settings, load_settings, resolve_envs_dir, store_url
+from snapper.settings.resolution import explain_settings, resolve_envs_dir, store_url
 
 #: Fewer free inodes than this are reported: an environment can have tens of thousands of files.
 _FEW_INODES = 50_000
@@ -128,18 +128,20 @@ def _check_store(url: str | None, refs: list[StoredEnvironment]) -> Iterator[Fin
 
 def _check_cache(url: str | None) -> Iterator[Finding]:
     """Check that what is read from S3 is cached for the next start."""
-    if not store_url(url).startswith("s3://"):
+    location = store_url(url)
+    if not location.startswith("s3://"):
         return
-    settings = load_settings()
-    directory = settings.cache
-    if directory is None:
+    cache = store.configured_cache(location)
+    if cache is None:
         hint = "Keep a cache on a persistent disk: snapper config set cache DIRECTORY."
         yield Finding("note", "Cache", "off: every restore reads everything from S3", hint)
-    elif os.access(_existing_directory(Path(directory)), os.W_OK | os.X_OK):
-        yield Finding("good", "Cache", f"{directory}, at most {settings.cache_size / 1e9:g} GB")
+        return
+    problem = store.cache_problem(location, cache)
+    if problem:
+        hint = "Choose another directory: snapper config set cache DIRECTORY."
+        yield Finding("warning", "Cache", f"nothing is cached in {cache.directory}: {problem}", hint)
     else:
-        hint = "Choose a writable directory: snapper config set cache DIRECTORY."
-        yield Finding("warning", "Cache", f"{directory} is not writable, so nothing is cached", hint)
+        yield Finding("good", "Cache", f"{cache.directory}, at most {cache.limit / 1e9:g} GB")
 
 
 # --- target directories and disks -------------------------------------------------------------------------

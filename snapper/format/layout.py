@@ -19,6 +19,8 @@ _KEY = re.compile(
     r"|locks/(?:(?P<prune_lock>prune)|pack-(?P<intent>[0-9a-f]{32})|trial-(?P<trial>[0-9a-f]{32}))\.json"
 )
 
+_CACHE_NAME = re.compile(r".+-[0-9a-f]{12}", re.S)
+
 
 class ObjectKind(Enum):
     """What an object of a store is."""
@@ -93,6 +95,11 @@ class Layout:
     def cache_name(bucket: str, url: str) -> str:
         """Return the name of the cache directory of an S3 store."""
         return f"{bucket}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+    @staticmethod
+    def is_cache_name(name: str) -> bool:
+        """Return whether a cache directory can have this name."""
+        return _CACHE_NAME.fullmatch(name) is not None
 
     @staticmethod
     def bucket_of_cache(name: str) -> str:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING, LOOKUP
+from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 
 _MAX_DESCRIPTORS = 128
@@ -82,22 +83,26 @@ def opened_directory(path: str | Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def open_below(top: int, path: str, flags: int = LOOKUP, *, make: bool = False) -> int:
+def open_below(top: int, path: str, flags: int = LOOKUP, *, make: bool = False, durable: bool = True) -> int:
     """Open the directory at `path` below the open directory `top`, and return a descriptor. No link is followed.
 
-    With `make`, missing directories are created, each durably before anything is created in it. Raise OSError, with
-    ELOOP and the path of the component that is a link.
+    With `make`, missing directories are created; if `durable`, each is on the disk before anything is created in it.
+    Raise OSError, with ELOOP and the path of the component that is a link.
     """
-    *parents, last = path.split("/") if path else ["."]
     current = os.dup(top)
     try:
-        for depth, name in enumerate(parents):
-            below = _open_component(current, name, LOOKUP, "/".join(parents[: depth + 1]), make=make)
+        parents = path.split("/") if path else ["."]
+        for depth, name in enumerate(parents, 1):
+            beginning = "/".join(parents[:depth])
+            if make:
+                _make_component(current, name, beginning, durable=durable)
+            below = _open_component(current, name, flags if depth == len(parents) else LOOKUP, beginning)
             os.close(current)
             current = below
-        return _open_component(current, last, flags, path, make=make)
-    finally:
+    except BaseException:
         os.close(current)
+        raise
+    return current
 
 
 def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:
@@ -140,19 +145,23 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
         written += os.write(descriptor, memoryview(data)[written:])
 
 
-def _open_component(directory: int, name: str, flags: int, path: str, *, make: bool) -> int:
+def _make_component(directory: int, name: str, path: str, *, durable: bool) -> None:
+    """Create a directory in an open directory, unless there is something of that name; `path` names it in errors."""
+    try:
+        if not Entry(directory, name).exists():
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=directory)
+                if durable:
+                    sync_directory(".", directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def _open_component(directory: int, name: str, flags: int, path: str) -> int:
     """Open a directory in an open directory; `path` names it in errors."""
     if name in ("", ".."):
         raise OSError(errno.EINVAL, f"it has a component {name!r}", path)
     try:
-        try:
-            return os.open(name, flags, dir_fd=directory)
-        except FileNotFoundError:
-            if not make:
-                raise
-        with suppress(FileExistsError):
-            os.mkdir(name, dir_fd=directory)
-            sync_directory(".", directory)
         return os.open(name, flags, dir_fd=directory)
     except OSError as error:
         number, reason = error.errno, error.strerror

@@ -19,6 +19,7 @@ else:
 
 logger = logging.getLogger("snapper")
 
+_WARNING = "snapper: warning: %(message)s"
 _SHORT = "%(levelname)s %(name)s: %(message)s"
 _LONG = "%(asctime)s.%(msecs)03dZ %(process)d %(levelname)s %(name)s: %(message)s"
 _TIME = "%Y-%m-%dT%H:%M:%S"
@@ -107,13 +108,15 @@ def indent_lines(text: str) -> str:
 
 
 class _StderrHandler(_TextStreamHandler):
-    """Writes to the current `sys.stderr`: with time and PID, unless this is a log file, which adds them itself.
+    """Writes to the current `sys.stderr`: warnings as the command line reports problems, others with time and PID,
+    unless this is a log file, which adds these itself.
 
     Errors, such as a full disk, are ignored.
     """
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self._warning = logging.Formatter(_WARNING)
         self._short = logging.Formatter(_SHORT)
         self._long = logging.Formatter(_LONG, _TIME)
         self._long.converter = time.gmtime
@@ -123,7 +126,10 @@ class _StderrHandler(_TextStreamHandler):
         return sys.stderr
 
     def format(self, record: logging.LogRecord) -> str:
-        formatter = self._short if isinstance(sys.stderr, LogFile) else self._long
+        if isinstance(sys.stderr, LogFile):
+            formatter = self._short
+        else:
+            formatter = self._warning if record.levelno == logging.WARNING else self._long
         first, separator, rest = formatter.format(record).partition("\n")
         return escape_controls(first) + separator + indent_lines(rest)
 

@@ -1,13 +1,14 @@
 """Stores: objects by key in a directory or on S3."""
 
 from snapper.store.base import ObjectInfo, Store, VersionMismatch
-from snapper.store.opening import CacheConfig, configured_cache, locate_store, open_store
+from snapper.store.opening import CacheConfig, cache_problem, configured_cache, locate_store, open_store
 
 __all__ = [
     "CacheConfig",
     "ObjectInfo",
     "Store",
     "VersionMismatch",
+    "cache_problem",
     "configured_cache",
     "locate_store",
     "open_store",

@@ -11,20 +11,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from snapper.errors import NotInStore, SnapperError, StoreUnreachable
+from snapper.errors import NotInStore, StoreUnreachable
+from snapper.format.canonical import LARGEST_DOCUMENT
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import ObjectInfo, Store, VersionedObject
-from snapper.store.local import LocalStore
+from snapper.store.cache_directory import CacheDirectory
+from snapper.store.eviction import evict
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +35,17 @@ _FULL = 0.95
 _EVICTED = 0.9
 _UNMEASURED = 0.01
 
-#: A temporary file that is older belongs to no writer, in seconds.
-_ABANDONED = 3600
-
-#: The time of last use of files that are never evicted.
-_NEVER = float("inf")
-
 
 @dataclass(eq=False)
 class CachedStore:
-    """Objects of `origin`, cached in the directory `root/name`; all caches below `root` share `limit` bytes.
+    """Objects of `origin`, cached in `cache`; all caches in the same directory share `limit` bytes.
 
     A copy that is pickled, or inherited by a fork, starts with what is known of the origin at that moment. After that,
     copies do not affect each other.
     """
 
     origin: Store
-    root: str
-    name: str
+    cache: CacheDirectory
     limit: int
 
     #: The error by which the origin turned out to be unreachable: it is not asked again.
@@ -81,9 +73,12 @@ class CachedStore:
 
     def make_directory(self) -> None:
         """Create the cache directory, accessible to this user only. Without one, nothing is cached."""
-        with suppress(OSError):
-            Path(self.root).mkdir(parents=True, exist_ok=True)
-            self._local.root.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self.cache.make()
+        except OSError as error:
+            message = "nothing is cached, because %s cannot be used: %s. Choose another directory: %s"
+            command = "snapper config set cache DIRECTORY"
+            logger.warning(message, self.cache.path, error.strerror, command)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         digest = Layout.digest_of(key)
@@ -107,15 +102,17 @@ class CachedStore:
         try:
             return self._ask(lambda: self.origin.size(key))
         except StoreUnreachable:
-            cached = self._local.size(key)
-            if cached is None:
+            status = self._status(key)
+            if status is None:
                 raise
-            return cached
+            return status.st_size
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         written = self._ask(lambda: self.origin.put(key, data))
-        if Layout.digest_of(key) and self._local.size(key) != len(data):
-            self._cache(key, data)
+        if Layout.digest_of(key):
+            status = self._status(key)
+            if status is None or status.st_size != len(data):
+                self._cache(key, data)
         return written
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
@@ -136,7 +133,7 @@ class CachedStore:
             return iter(sorted(known))
         if prefix == Layout.REFS:
             self._write_listing(keys)
-            for deleted in set(self._local.list_keys(prefix)) - set(keys):
+            for deleted in self._cached_refs() - set(keys):
                 self._forget(deleted)
         return iter(keys)
 
@@ -156,10 +153,6 @@ class CachedStore:
 
     def check_writable(self, prefix: str) -> None:
         self.origin.check_writable(prefix)
-
-    @property
-    def _local(self) -> LocalStore:
-        return LocalStore(Path(self.root) / self.name)
 
     def _ask(self, action: Callable[[], T]) -> T:
         """Do something with the origin, unless it is known to be unreachable."""
@@ -181,25 +174,36 @@ class CachedStore:
             self._forget(key)
             raise
         except StoreUnreachable as error:
-            try:
-                return VersionedObject(self._local.read(key), "")
-            except SnapperError:
+            cached = self._read(key, LARGEST_OBJECT)
+            if cached is None:
                 raise _not_cached(error) from None
+            return VersionedObject(cached, "")
         if key == Layout.MARKER or key.startswith(Layout.REFS):
             self._write(key, current.data)
         return current
 
     def _cached(self, key: str, digest: str, limit: int) -> bytes | None:
         """Return the immutable object if the cache has it intact, and mark it as used."""
-        try:
-            data = self._local.read(key, limit)
-        except SnapperError:
-            return None
-        if sha256(data).hexdigest() != digest:
-            return None
-        with suppress(OSError):
-            os.utime(self._local.root / key)
+        data = None
+        with suppress(OSError), self.cache.opened() as files:
+            read = files.read(key, limit)
+            if sha256(read).hexdigest() == digest:
+                data = read
+                with files.entry(key) as entry:
+                    os.utime(entry.name, dir_fd=entry.directory, follow_symlinks=False)
         return data
+
+    def _read(self, key: str, limit: int) -> bytes | None:
+        """Return the object as it is in the cache, or None if it is not there."""
+        with suppress(OSError), self.cache.opened() as files:
+            return files.read(key, limit)
+        return None
+
+    def _status(self, key: str) -> os.stat_result | None:
+        """Return the status of the object in the cache, or None if it is not there."""
+        with suppress(OSError), self.cache.opened() as files:
+            return files.status(key)
+        return None
 
     def _cache(self, key: str, data: bytes | memoryview) -> None:
         if len(data) <= self.limit * _EVICTED:
@@ -207,23 +211,13 @@ class CachedStore:
             self._write(key, data)
 
     def _write(self, key: str, data: bytes | memoryview) -> None:
-        """Write the object to the cache if possible. Durability is not needed: readers verify what they read."""
-        target = self._local.root / key
-        temporary = target.with_name(f".{target.name[:16]}.{secrets.token_hex(8)}")
+        """Write the object to the cache if possible."""
         with suppress(OSError):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                with open(descriptor, "wb") as file:
-                    file.write(data)
-                temporary.rename(target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            self.cache.write(key, data)
 
     def _forget(self, key: str) -> None:
-        with suppress(OSError):
-            (self._local.root / key).unlink()
+        with suppress(OSError), self.cache.opened() as files:
+            files.remove(key)
         listed = self._read_listing()
         if listed and key in listed:
             self._write_listing(listed - {key})
@@ -233,23 +227,30 @@ class CachedStore:
 
     def _read_listing(self) -> set[str] | None:
         """Return the keys of the refs that the store had when they were last listed; None if that is not known."""
+        data = self._read(Layout.CACHED_LISTING, LARGEST_DOCUMENT)
         try:
-            return {str(key) for key in json.loads(self._local.read(Layout.CACHED_LISTING))}
-        except (SnapperError, ValueError, TypeError, RecursionError):
+            return None if data is None else {str(key) for key in json.loads(data)}
+        except (ValueError, TypeError, RecursionError):
             return None
+
+    def _cached_refs(self) -> set[str]:
+        """Return the keys of the refs that are in the cache."""
+        keys = set[str]()
+        with suppress(OSError), self.cache.opened() as files:
+            keys |= {key for key, _ in files.walk(Layout.REFS)}
+        return keys
 
     def _known_refs(self) -> set[str] | None:
         """Return the keys of the refs that were last listed or are cached; None if nothing is known of them."""
-        listed, cached = self._read_listing(), set[str]()
-        with suppress(SnapperError):
-            cached = set(self._local.list_keys(Layout.REFS))
+        listed, cached = self._read_listing(), self._cached_refs()
         return None if listed is None and not cached else cached | (listed or set())
 
     def _times(self, keys: Iterable[str]) -> Iterator[float]:
         """Yield when those of the objects that are cached were last read from the store or written to it."""
         for key in keys:
-            with suppress(OSError):
-                yield (self._local.root / key).stat().st_mtime
+            status = self._status(key)
+            if status is not None:
+                yield status.st_mtime
 
     def _make_space(self, size: int) -> None:
         """Evict the least recently used objects if the cache would be too full with `size` more bytes.
@@ -261,39 +262,8 @@ class CachedStore:
             if self._unmeasured < self.limit * _UNMEASURED:
                 return
         self._unmeasured = size
-        files = sorted(_cached_files(Path(self.root)))
-        total = size + sum(file.size for file in files)
-        if total <= self.limit * _FULL:
-            return
-        for file in files:
-            if total <= self.limit * _EVICTED or file.last_used == _NEVER:
-                break
-            with suppress(OSError):
-                file.path.unlink()
-                total -= file.size
-
-
-class _CachedFile(NamedTuple):
-    last_used: float
-    size: int
-    path: Path
+        evict(self.cache.root, self.limit * _FULL - size, self.limit * _EVICTED - size)
 
 
 def _not_cached(error: StoreUnreachable) -> StoreUnreachable:
     return replace(error, reason=f"{error.reason}, and the cache does not contain everything needed")
-
-
-def _cached_files(root: Path) -> Iterator[_CachedFile]:
-    """Yield all files of all caches below the root. Abandoned temporary files count as unused for longest."""
-    abandoned = time.time() - _ABANDONED
-    for directory, _, names in os.walk(root):
-        for name in names:
-            path = Path(directory) / name
-            with suppress(OSError):
-                status = path.stat()
-                key = "/".join(path.relative_to(root).parts[1:])
-                if name.startswith("."):
-                    last_used = 0.0 if status.st_mtime < abandoned else _NEVER
-                else:
-                    last_used = status.st_mtime if Layout.digest_of(key) else _NEVER
-                yield _CachedFile(last_used, status.st_size, path)

@@ -29,14 +29,14 @@ from snapper.errors import (
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.fs.atomic import make_directory, remove_leftovers, write_entry
-from snapper.fs.beneath import LISTING, LOOKUP
+from snapper.fs.beneath import LISTING
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.moves import Entry, move
 from snapper.fs.small_files import read_entry
 from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
 from snapper.store.entry_lock import locked_entry
-from snapper.store.object_files import ObjectFiles
+from snapper.store.object_files import opened_files
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class LocalStore(DirectStore):
         return str(self.root)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        with self._mapped_errors(key, "read"), self._files() as files:
+        with self._mapped_errors(key, "read"), opened_files(self.root) as files:
             return files.read(key, limit)
 
     def read_versioned(self, key: str) -> VersionedObject:
@@ -68,7 +68,7 @@ class LocalStore(DirectStore):
 
     def size(self, key: str) -> int | None:
         try:
-            with self._mapped_errors(key, "inspect"), self._files() as files:
+            with self._mapped_errors(key, "inspect"), opened_files(self.root) as files:
                 status = files.status(key)
         except NotInStore:
             return None
@@ -88,7 +88,11 @@ class LocalStore(DirectStore):
                     write_entry(entry, data, self._create)
                 return
             try:
-                with self._files() as files, files.entry(key, LISTING) as entry, self._locked(entry):
+                with (
+                    opened_files(self.root) as files,
+                    files.entry(key, LISTING) as entry,
+                    self._locked(entry),
+                ):
                     if _version(read_entry(entry, LARGEST_OBJECT)) != version:
                         raise VersionMismatch
                     write_entry(entry, data)
@@ -97,13 +101,13 @@ class LocalStore(DirectStore):
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         keys: list[str] = []
-        with suppress(NotInStore), self._mapped_errors(prefix, "list"), self._files() as files:
+        with suppress(NotInStore), self._mapped_errors(prefix, "list"), opened_files(self.root) as files:
             keys += (key for key, _ in files.walk(prefix))
         return iter(sorted(keys))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         found = []
-        with suppress(NotInStore), self._mapped_errors(prefix, "list"), self._files() as files:
+        with suppress(NotInStore), self._mapped_errors(prefix, "list"), opened_files(self.root) as files:
             for key, entry in files.walk(prefix):
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -113,7 +117,7 @@ class LocalStore(DirectStore):
     def delete(self, key: str, version: str | None = None) -> bool:
         with self._mapped_errors(key, "delete"):
             try:
-                with self._files() as files, files.entry(key, LISTING) as entry:
+                with opened_files(self.root) as files, files.entry(key, LISTING) as entry:
                     if version is None:
                         return _remove(entry)
                     with self._locked(entry):
@@ -136,7 +140,7 @@ class LocalStore(DirectStore):
     def remove_leftovers(self) -> int:
         """Remove temporary files; others than those of a store are not looked at, such as the cache on a notebook."""
         count = 0
-        with self._mapped_errors("", "remove leftovers"), self._files() as files:
+        with self._mapped_errors("", "remove leftovers"), opened_files(self.root) as files:
             with files.entry(Layout.MARKER, LISTING) as entry:
                 count += remove_leftovers(entry.directory)
             for prefix in Layout.PREFIXES:
@@ -145,7 +149,7 @@ class LocalStore(DirectStore):
         return count
 
     def check_writable(self, prefix: str) -> None:
-        with suppress(NotInStore), self._mapped_errors(prefix, "write"), self._files() as files:
+        with suppress(NotInStore), self._mapped_errors(prefix, "write"), opened_files(self.root) as files:
             with files.entry(f"{prefix}object") as entry:
                 if os.access(".", os.W_OK | os.X_OK, dir_fd=entry.directory):
                     return
@@ -153,18 +157,10 @@ class LocalStore(DirectStore):
             raise StoreRefused(self.url, action, "permission denied, or the file system is read-only")
 
     @contextmanager
-    def _files(self) -> Iterator[ObjectFiles]:
-        descriptor = os.open(self.root, LOOKUP & ~os.O_NOFOLLOW)
-        try:
-            yield ObjectFiles(descriptor)
-        finally:
-            os.close(descriptor)
-
-    @contextmanager
     def _new_entry(self, key: str) -> Iterator[Entry]:
         """Yield the entry at which to write the object, in a directory that is created if necessary."""
         make_directory(self.root)
-        with self._files() as files, files.entry(key, LISTING, make=True) as entry:
+        with opened_files(self.root) as files, files.entry(key, LISTING, make=True) as entry:
             yield entry
 
     def _create(self, temporary: Entry, target: Entry) -> None:

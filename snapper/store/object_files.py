@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from snapper.fs.beneath import LISTING, LOOKUP
@@ -29,10 +30,12 @@ class ObjectFiles(NamedTuple):
     top: int
 
     @contextmanager
-    def entry(self, key: str, flags: int = LOOKUP, *, make: bool = False) -> Iterator[Entry]:
+    def entry(
+        self, key: str, flags: int = LOOKUP, *, make: bool = False, durable: bool = True
+    ) -> Iterator[Entry]:
         """Yield the key as a name in its directory, which is opened with these flags, and created with `make`."""
         parent, _, name = key.rpartition("/")
-        directory = open_below(self.top, parent, flags, make=make)
+        directory = open_below(self.top, parent, flags, make=make, durable=durable)
         try:
             yield Entry(directory, name)
         finally:
@@ -56,11 +59,10 @@ class ObjectFiles(NamedTuple):
         return status if stat.S_ISREG(status.st_mode) else None
 
     def remove(self, key: str) -> bool:
-        """Remove the file, durably; return whether it existed."""
+        """Remove the file; return whether it existed."""
         try:
-            with self.entry(key, LISTING) as entry:
+            with self.entry(key) as entry:
                 os.unlink(entry.name, dir_fd=entry.directory)
-                os.fsync(entry.directory)
         except FileNotFoundError:
             return False
         return True
@@ -84,6 +86,16 @@ class ObjectFiles(NamedTuple):
         except FileNotFoundError:
             return
         yield from _walk(descriptor, prefix, _MAX_DEPTH)
+
+
+@contextmanager
+def opened_files(root: str | Path) -> Iterator[ObjectFiles]:
+    """Yield the objects in a directory, which may be a link. May raise OSError."""
+    descriptor = os.open(root, LOOKUP & ~os.O_NOFOLLOW)
+    try:
+        yield ObjectFiles(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class OpenDirectory(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from snapper.errors import NotAStore, NotInStore, StoreRefused, UnsupportedFormat, UsageError
@@ -15,8 +15,12 @@ from snapper.format.model import FORMAT, StoreMarker
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 from snapper.store.base import Store
+from snapper.store.cache_directory import CacheDirectory
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
+
+if TYPE_CHECKING:
+    from snapper.store.s3 import S3Location
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,17 @@ def configured_cache(url: str) -> CacheConfig | None:
         return None
     settings = load_settings()
     return CacheConfig(settings.cache, settings.cache_size) if settings.cache is not None else None
+
+
+def cache_problem(url: str, cache: CacheConfig) -> str:
+    """Return why nothing of the S3 store at the URL can be cached; an empty string if it can. Raise NotAStore."""
+    from snapper.store import s3  # noqa: PLC0415 - boto3 is slow to import
+
+    try:
+        _cache_directory(s3.parse_url(url), cache).make()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def open_store(
@@ -84,10 +99,13 @@ def _s3(url: str, cache: CacheConfig | None) -> Store:
     store = s3.S3Store(s3.parse_url(url))
     if cache is None:
         return store
-    name = Layout.cache_name(store.location.bucket, store.url)
-    cached = CachedStore(store, cache.directory, name, cache.limit)
+    cached = CachedStore(store, _cache_directory(store.location, cache), cache.limit)
     cached.make_directory()
     return cached
+
+
+def _cache_directory(location: S3Location, cache: CacheConfig) -> CacheDirectory:
+    return CacheDirectory(cache.directory, Layout.cache_name(location.bucket, location.url))
 
 
 def _local(url: str, apart_from: Path | None) -> LocalStore:
