@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine
+from tests.support.stores import edit_ref
 
 
 @pytest.fixture
@@ -128,6 +129,15 @@ def test_completion_of_commands_environments_tags_and_settings(packed: Machine) 
     other = packed.home / "other"
     packed.run_json("push", "data", "--to", other)
     assert completed(packed, f"snapper show --store {other} ") == ["data"]
+
+
+def test_completion_suggests_nothing_that_a_shell_would_evaluate(packed: Machine) -> None:
+    edit_ref(packed.store, "data", lambda ref: ref["tags"].update({"v$(id)": ref["current"]}))
+    for name in ("data$(id)", "data;id", "data`id`", "data\\\nid"):
+        (packed.envs / name / "conda-meta").mkdir(parents=True)
+        (packed.store / "environments" / f"{name}.json").write_text("{}")
+    assert completed(packed, "snapper status d") == ["data"]
+    assert completed(packed, "snapper show data@") == ["data@v1"]
 
 
 def test_completion_of_a_store_on_s3_reads_the_cache_only(machine: Machine) -> None:

@@ -1,7 +1,8 @@
 """Shell completion of environments and tags.
 
 Completion is quick and works offline: it reads a store that is a directory, or else the local cache of a store on S3.
-It never reports errors: whatever fails yields no suggestions.
+It never reports errors: whatever fails yields no suggestions. Only valid names are suggested, because shells evaluate
+what they insert, and others may have chosen the names of files, tags, and directories.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ def complete_setting(incomplete: str) -> list[str]:
 def _installed() -> list[str]:
     with suppress(Exception):
         from snapper.environment.locations import installed_environments
+        from snapper.format.model import is_valid_name
 
-        return sorted({prefix.name for prefix in installed_environments()})
+        return sorted({prefix.name for prefix in installed_environments() if is_valid_name(prefix.name)})
     return []
 
 
