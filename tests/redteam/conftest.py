@@ -14,7 +14,6 @@ from tests.support.redteam.world import World, new_world
 _WAITING = {
     "test_archives": (
         "hostile_tar",
-        "huge_small_file",
         "hostile_zip",
         "zip_with_false_sizes",
         "file_that_is",
@@ -22,12 +21,12 @@ _WAITING = {
     "test_buckets": ("planted_cache", "link_in_the_cache", "cache_in", "credentials"),
     "test_destinations": ("state_", "swapped", "settings"),
     "test_group_stores": ("link_in", "flock", "environment_of"),
-    "test_kernels": ("name_of", "many", "generated"),
+    "test_kernels": ("name_of",),
     "test_neighbors": ("",),
     "test_objects": ("impossible", "unreadable", "text_that", "binary", "writable"),
     "test_output": (),
     "test_settings": ("settings_that", "hostile_condarc", "secrets_as"),
-    "test_small_files": ("",),
+    "test_small_files": ("environment_on_disk",),
 }
 
 
