@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.support.crash.engine import COMMANDS, PAIRS, Engine
 from tests.support.crash.world import Bucket, Directory, StoreLocation, World
+from tests.support.forkserver import import_all
 
 
 def main() -> int:
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="Only these commands, or pairs such as pack+prune.")
     parser.add_argument("--s3", action="store_true", help="Use a real S3 server instead of a directory.")
     options = parser.parse_args()
+    import_all()  # not in each command: importing takes most of its time and of its steps
     memory = Path("/dev/shm")
     top = Path(tempfile.mkdtemp(prefix="c", dir=memory if os.access(memory, os.W_OK) else None))
     with ExitStack() as stack:
