@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,9 @@ from tests.conftest import Machine, tree_of
 from tests.support.commands import (
     RunningCommand,
     halt_between,
-    pack_blocked_before_reading,
     staging_has,
+    start_blocked_pack,
     start_command,
-    wait_for_reader,
 )
 from tests.support.environments import make_data, make_many
 from tests.support.stores import check_store, layer_files
@@ -55,14 +53,12 @@ def test_simultaneous_packs_of_one_name(known: bool, machine: Machine) -> None:
         (prefix / "which").write_text(prefix.name)
     if known:
         machine.run_json("pack", "-p", make_data(machine.envs / "zero"), "--name", "shared")
-    with ExitStack() as stack:
-        pipes = [stack.enter_context(pack_blocked_before_reading(prefix)) for prefix in prefixes]
-        runs = [
-            start_command(machine, "pack", "-p", prefix, "--name", "shared", "--json") for prefix in prefixes
-        ]
-        for held in [wait_for_reader(pipe, run) for pipe, run in zip(pipes, runs, strict=True)]:
-            os.close(held)
-        outcomes = [run.finish() for run in runs]
+    blocked = [
+        start_blocked_pack(machine, prefix, "-p", prefix, "--name", "shared", "--json") for prefix in prefixes
+    ]
+    for _, held in blocked:
+        os.close(held)
+    outcomes = [run.finish() for run, _ in blocked]
     assert sorted(outcome.code for outcome in outcomes) == [0, 11], outcomes
     loser = outcomes.index(next(outcome for outcome in outcomes if outcome.code))
     error = outcomes[loser].json["error"]
@@ -175,17 +171,15 @@ def test_restore_during_a_pack(machine: Machine) -> None:
     stored = len(layer_files(machine.store))
     (prefix / "lib" / "many0" / "random.bin").write_bytes(os.urandom(1024 * 1024))
     (prefix / "lib" / "many1" / "random.bin").write_bytes(os.urandom(1024 * 1024))
-    with pack_blocked_before_reading(prefix) as pipe:
-        writing = start_command(machine, "pack", "many", "--json")
-        held = wait_for_reader(pipe, writing)
-        target = machine.home / "elsewhere" / "many"
-        (document,) = machine.run_json("restore", "many", "--prefix", target)["restored"]
-        assert document["snapshot"] == first
-        os.close(held)
-        assert writing.reaches(lambda: len(layer_files(machine.store)) > stored)
-        shutil.rmtree(target)
-        machine.run_json("restore", f"many@{first[:8]}", "--prefix", target)
-        outcome = writing.finish()
+    writing, held = start_blocked_pack(machine, prefix, "many", "--json")
+    target = machine.home / "elsewhere" / "many"
+    (document,) = machine.run_json("restore", "many", "--prefix", target)["restored"]
+    assert document["snapshot"] == first
+    os.close(held)
+    assert writing.reaches(lambda: len(layer_files(machine.store)) > stored)
+    shutil.rmtree(target)
+    machine.run_json("restore", f"many@{first[:8]}", "--prefix", target)
+    outcome = writing.finish()
     assert outcome.code == 0, outcome
     assert check_store(machine.store) == {"many": outcome.json["snapshot"]}
     assert outcome.json["snapshot"] != first

@@ -50,7 +50,7 @@ def test_problems_of_environments_kernels_and_scripts(machine: Machine) -> None:
     machine.run_json("restore", "data")
     shutil.rmtree(prefix)
     leftover = machine.envs / ".other.snapper"
-    leftover.mkdir()
+    leftover.mkdir(mode=0o700)
     script = machine.home / "on-start.sh"
     script.write_bytes(b"#!/bin/bash\r\nsnapper restore --all\r\n")
     found = findings(machine, code=3)

@@ -25,10 +25,9 @@ from tests.conftest import Machine, tree_of
 from tests.support.commands import (
     RunningCommand,
     halt_between,
-    pack_blocked_before_reading,
     staging_has,
+    start_blocked_pack,
     start_command,
-    wait_for_reader,
     wait_until,
 )
 from tests.support.environments import make_data, make_many
@@ -94,11 +93,9 @@ def interrupt(running: RunningCommand, number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [*TERMINATION, KILL], ids=name)
 def test_pack_interrupted_before_reading_stores_nothing(number: signal.Signals, machine: Machine) -> None:
     prefix = make_data(machine.envs / "data")
-    with pack_blocked_before_reading(prefix) as pipe:
-        running = start_command(machine, "pack", "data")
-        held = wait_for_reader(pipe, running)
-        interrupt(running, number)
-        os.close(held)
+    running, held = start_blocked_pack(machine, prefix, "data")
+    interrupt(running, number)
+    os.close(held)
     assert check_store(machine.store) == {}
     machine.run_json("pack", "data")
     assert check_store(machine.store).keys() == {"data"}

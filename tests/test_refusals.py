@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import Machine, tree_of, without_run_records
-from tests.support.commands import pack_blocked_before_reading, start_command, wait_for_reader
+from tests.support.commands import start_blocked_pack
 from tests.support.environments import forget_state, make_data
 from tests.support.stores import check_store, edit_ref, layer_files, snapshot_document, write_snapshot
 from tests.support.users import Unprivileged, unprivileged
@@ -287,12 +287,10 @@ def test_pack_refuses_a_file_that_changes_while_it_is_read(
 ) -> None:
     prefix = make_data(machine.envs / "data")
     (prefix / "mine.bin").write_bytes(bytes(10))
-    with pack_blocked_before_reading(prefix) as pipe:
-        running = start_command(machine, "pack", "data", "--json")
-        held = wait_for_reader(pipe, running)
-        change(prefix / path)
-        os.close(held)
-        outcome = running.finish()
+    running, held = start_blocked_pack(machine, prefix, "data", "--json")
+    change(prefix / path)
+    os.close(held)
+    outcome = running.finish()
     assert outcome.code == 11, outcome
     error = outcome.json["error"]
     assert error["type"] == "ChangedWhilePacking"
@@ -306,12 +304,10 @@ def test_pack_refuses_a_large_file_that_changes_while_it_is_read(machine: Machin
     large = prefix / "large.bin"
     with large.open("wb") as out:
         out.truncate(70 * 1024 * 1024)
-    with pack_blocked_before_reading(prefix) as pipe:
-        running = start_command(machine, "pack", "data", "--json")
-        held = wait_for_reader(pipe, running)
-        append(large)
-        os.close(held)
-        outcome = running.finish()
+    running, held = start_blocked_pack(machine, prefix, "data", "--json")
+    append(large)
+    os.close(held)
+    outcome = running.finish()
     assert outcome.code == 11, outcome
     assert outcome.json["error"]["type"] == "ChangedWhilePacking"
     assert check_store(machine.store) == {}

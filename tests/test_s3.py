@@ -15,7 +15,7 @@ import pytest
 from snapper.format.layout import Layout
 from snapper.process.identity import format_utc
 from tests.conftest import Instance
-from tests.support.commands import pack_blocked_before_reading, start_command, wait_for_reader
+from tests.support.commands import start_blocked_pack
 from tests.support.environments import make_data
 from tests.support.s3server import S3Server
 from tests.support.stores import check_store, layer_files
@@ -71,13 +71,11 @@ def test_two_instances_pack_and_restore_through_one_prefix(
     assert (one.envs / "work" / "notes.txt").read_text() == "by two"
 
     (one.envs / "work" / "notes.txt").write_text("by one")
-    with pack_blocked_before_reading(one.envs / "work") as pipe:
-        late = start_command(one, "pack", "work", "--json")
-        held = wait_for_reader(pipe, late)
-        (two.envs / "work" / "notes.txt").write_text("by two again")
-        third = two.run_json("pack", "work")
-        os.close(held)
-        lost = late.finish()
+    late, held = start_blocked_pack(one, one.envs / "work", "work", "--json")
+    (two.envs / "work" / "notes.txt").write_text("by two again")
+    third = two.run_json("pack", "work")
+    os.close(held)
+    lost = late.finish()
     assert lost.code == 11, lost
     error = lost.json["error"]
     moved = two.run_json("log", "work")["steps"][0]
@@ -86,13 +84,11 @@ def test_two_instances_pack_and_restore_through_one_prefix(
     assert "--force" in error["hint"]
     assert "--name" in error["hint"]
 
-    with pack_blocked_before_reading(one.envs / "work") as pipe:
-        late = start_command(one, "pack", "work", "--force", "--json")
-        held = wait_for_reader(pipe, late)
-        (two.envs / "work" / "notes.txt").write_text("by two at last")
-        fourth = two.run_json("pack", "work")
-        os.close(held)
-        won = late.finish()
+    late, held = start_blocked_pack(one, one.envs / "work", "work", "--force", "--json")
+    (two.envs / "work" / "notes.txt").write_text("by two at last")
+    fourth = two.run_json("pack", "work")
+    os.close(held)
+    won = late.finish()
     assert won.code == 0, won
     snapshots = [outcome["snapshot"] for outcome in (won.json, fourth, third, second, first)]
     assert history(one, "work") == snapshots

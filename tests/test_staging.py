@@ -13,6 +13,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,15 +25,12 @@ from snapper.errors import (
     TargetLocked,
     TargetOccupied,
 )
-from snapper.fs.exchange import exchange
+from snapper.fs import moves
+from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.removal import remove_tree
-from snapper.restoring import staging
-from snapper.restoring.staging import (
-    Staging,
-    find_leftovers,
-    remove_leftover_staging,
-    staging_directory,
-)
+from snapper.restoring import nested, staging
+from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
+from snapper.restoring.staging_lock import find_leftovers
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -64,7 +62,7 @@ def swap_in(target: Path, text: str) -> None:
         staged.swap()
 
 
-def no_exchange(one: Path, other: Path) -> bool:
+def no_exchange(one: Entry, other: Entry) -> bool:
     return False
 
 
@@ -136,7 +134,7 @@ def test_swap_takes_one_step_where_directories_can_be_exchanged(
     seen: list[bool] = []
     real = exchange
 
-    def watched(one: Path, other: Path) -> bool:
+    def watched(one: Entry, other: Entry) -> bool:
         seen.append(real(one, other))
         return seen[-1]
 
@@ -235,7 +233,7 @@ def test_nested_environments_survive_an_interrupted_swap(tmp_path: Path, swap_me
 
             return cut
 
-        for owner, name in ((staging, "_move"), (staging, "exchange"), (Staging, "_move_in")):
+        for owner, name in ((nested, "_move"), (staging, "exchange"), (Staging, "_move_in")):
             setattr(owner, name, cutting(getattr(owner, name)))
         swap_in(target, "new")
 
@@ -337,6 +335,35 @@ def test_staging_below_a_file_fails(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("supported", [True, False], ids=["one step", "more steps"])
+@pytest.mark.parametrize("kind", ["file", "link", "directory"])
+def test_move_replaces_nothing(
+    tmp_path: Path, kind: str, supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make: dict[str, Callable[[Path], object]] = {
+        "file": Path.touch,
+        "link": lambda path: path.symlink_to("nowhere"),
+        "directory": Path.mkdir,
+    }
+    if not supported:
+        monkeypatch.setattr(moves, "_renameat2", lambda *_: False)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    source, free, taken = (Entry(directory, name) for name in ("source", "free", "taken"))
+    for other in make.values():
+        make[kind](tmp_path / "source")
+        other(tmp_path / "taken")
+        before = tree_of(tmp_path)
+        with pytest.raises(FileExistsError):
+            move(source, taken)
+        assert tree_of(tmp_path) == before
+        move(source, free)
+        assert tree_of(tmp_path)["free"] == before["source"]
+        assert names(tmp_path) == ["free", "taken"]
+        for path in tmp_path.iterdir():
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    os.close(directory)
+
+
 # --- killed processes -------------------------------------------------------------------------------------
 
 
@@ -403,27 +430,244 @@ def test_swap_killed_after_its_last_step_is_complete(target: Path, swap_method: 
 # --- planted staging directories --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["symlink", "of another user"])
-def test_planted_staging_directory_is_refused_and_left_alone(target: Path, tmp_path: Path, kind: str) -> None:
-    """A staging directory that is a link or belongs to another user is neither used nor cleaned."""
-    holder, theirs = target.parent / ".work.snapper", tmp_path / "project"
-    swap_in(target, "old")
-    if kind == "symlink":
-        holder.symlink_to(theirs)
-    elif os.getuid() != 0:
-        pytest.skip("only root can make directories of two users")
-    else:
-        theirs = holder
-    (theirs / "precious").mkdir(parents=True)
-    (theirs / "precious" / "file").touch()
-    os.chown(theirs, NOBODY if kind == "of another user" else -1, -1)
+def need_two_users() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make files of two users")
+
+
+def plant_link(holder: Path, elsewhere: Path) -> None:
+    elsewhere.rename(elsewhere.with_name("project"))
+    holder.symlink_to(elsewhere.with_name("project"))
+
+
+def plant_directory_of_another(holder: Path, elsewhere: Path) -> None:
+    need_two_users()
+    elsewhere.rename(holder)
+    os.chown(holder, NOBODY, NOBODY)
+
+
+def plant_directory_of_the_owner_above(holder: Path, elsewhere: Path) -> None:
+    plant_directory_of_another(holder, elsewhere)
+    os.chown(holder.parent, NOBODY, NOBODY)
+
+
+def plant_public_directory(holder: Path, elsewhere: Path) -> None:
+    elsewhere.rename(holder)
+    holder.chmod(0o777)
+
+
+def plant_other_directory(holder: Path, elsewhere: Path) -> None:
+    """Whoever may write to the directory above can rename what this user has there."""
+    (elsewhere / "conda-meta").mkdir()
+    elsewhere.rename(holder)
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (plant_link, "not a directory"),
+        (plant_directory_of_another, "belongs to the user nobody"),
+        (plant_directory_of_the_owner_above, "belongs to the user nobody"),
+        (plant_public_directory, "other users may enter it"),
+        (plant_other_directory, "'conda-meta'"),
+    ],
+)
+def test_planted_staging_directory_is_refused_and_left_alone(
+    tmp_path: Path, plant: Callable[[Path, Path], None], reason: str
+) -> None:
+    """It could make snapper move files out of the target and into it, and remove files elsewhere."""
+    target, planted = tmp_path / "envs" / "work", tmp_path / "planted"
+    make_base(target)
+    (planted / "kept").mkdir(parents=True, mode=0o700)
+    planted.chmod(0o700)
+    (planted / "kept" / "pkgs").mkdir()
+    (planted / "kept" / "envs").symlink_to(target / "envs")
+    (planted / "tree" / "precious").mkdir(parents=True)
+    plant(target.parent / ".work.snapper", planted)
     before = tree_of(tmp_path)
     remove_leftover_staging(target)
     assert find_leftovers(target.parent) == []
     with pytest.raises(TargetOccupied) as caught:
         swap_in(target, "new")
-    assert str(holder) in caught.value.message
+    assert str(target.parent / ".work.snapper") in caught.value.message
+    assert reason in caught.value.message
     assert tree_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("link", ["kept", "kept/envs", "old"])
+def test_links_in_the_staging_directory_are_not_followed(target: Path, tmp_path: Path, link: str) -> None:
+    swap_in(target, "old")
+    shutil.rmtree(target / "lib", ignore_errors=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "envs" / "other" / "conda-meta").mkdir(parents=True)
+    (elsewhere / "pkgs").mkdir()
+    before = tree_of(elsewhere)
+    planted = target.parent / ".work.snapper" / link
+    planted.parent.mkdir(parents=True, mode=0o700)
+    (target.parent / ".work.snapper").chmod(0o700)
+    planted.symlink_to(elsewhere / "envs" if link == "kept/envs" else elsewhere)
+    swap_in(target, "new")
+    assert text_in(target) == "new"
+    assert tree_of(elsewhere) == before
+    assert names(target) == ["bin", "lib"]
+
+
+@pytest.mark.parametrize("kept", ["kept", "nothing"])
+def test_leftovers_of_0_1_0_are_recovered(target: Path, kept: str) -> None:
+    """They have the same names, and modes that depend on the umask."""
+    make_base(target)
+    before = foreign_entries(target)
+    holder = target.parent / ".work.snapper"
+    holder.mkdir(mode=0o700)
+    (holder / "lock").touch(mode=0o600)
+    (holder / "treeab12_xyz" / "half").mkdir(parents=True)
+    (target / "envs").chmod(0o755)
+    if kept == "kept":
+        (holder / "kept" / "envs").mkdir(parents=True)
+        (target / "envs" / "other").chmod(0o755)
+        for path in ("envs/other", "envs/away", "pkgs"):
+            (target / path).rename(holder / "kept" / path)
+        (target / "envs" / "other").parent.chmod(0o555)
+    target.rename(holder / "old")
+    assert find_leftovers(target.parent) == [holder]
+    remove_leftover_staging(target)
+    (target / "envs" / "other").chmod(0o555)
+    (target / "envs").chmod(0o555)
+    assert foreign_entries(target) == before
+    assert names(target.parent) == ["work"]
+
+
+# --- targets of other users, and targets that are replaced meanwhile --------------------------------------
+
+
+def test_target_of_another_user_is_not_replaced(target: Path, swap_method: str) -> None:
+    need_two_users()
+    swap_in(target, "theirs")
+    os.chown(target, NOBODY, NOBODY)
+    before = tree_of(target.parent)
+    with pytest.raises(TargetOccupied) as caught:
+        swap_in(target, "new")
+    assert caught.value.message == f"cannot overwrite {target}: it belongs to the user nobody"
+    assert "nobody" in caught.value.hint
+    assert tree_of(target.parent) == before
+
+
+def test_directory_of_root_is_not_replaced(public: Path) -> None:
+    """A user who may write to the directory above could do so."""
+    need_two_users()
+
+    def work() -> None:
+        with pytest.raises(TargetOccupied) as caught:
+            swap_in(public / "work", "new")
+        assert "root" in caught.value.message
+
+    swap_in(public / "work", "old")
+    (public / "work").chmod(0o777)
+    as_nobody(public, work)
+    assert text_in(public / "work") == "old"
+
+
+@pytest.mark.parametrize("when", ["while it is checked", "while it is exchanged"])
+def test_target_that_is_replaced_meanwhile_is_kept(
+    target: Path, swap_method: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the directory above puts another directory in place of the one that was checked."""
+    make_base(target)
+    away, other = target.with_name("away"), target.with_name("other")
+    build_tree(other, "other")
+    before = tree_of(target), tree_of(other)
+
+    def replace_it() -> None:
+        target.rename(away)
+        other.rename(target)
+
+    def exchange_after(one: Entry, two: Entry) -> bool:
+        if away.exists():
+            return swap_method == "exchange" and exchange(one, two)
+        replace_it()
+        return exchange_after(one, two)
+
+    if when == "while it is exchanged":
+        monkeypatch.setattr(staging, "exchange", exchange_after)
+    with pytest.raises(TargetOccupied) as caught, staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(replace_it if when == "while it is checked" else lambda: None)
+    assert "replaced" in caught.value.message
+    assert (tree_of(away), tree_of(target)) == before
+    assert names(target.parent) == ["away", "work"]
+
+
+def test_directory_above_the_target_is_opened_once(tmp_path: Path, swap_method: str) -> None:
+    """Whoever may write to the directories above replaces one by a link to an environment that is to be replaced."""
+    above, victim = tmp_path / "shared" / "envs", tmp_path / "mine"
+    for directory in (above, victim):
+        make_base(directory / "work")
+    before = tree_of(victim)
+    with staging_directory(above / "work") as staged:
+        build_tree(staged.tree, "new")
+        above.rename(tmp_path / "moved")
+        above.symlink_to(victim)
+        staged.swap()
+    assert tree_of(victim) == before
+    assert text_in(tmp_path / "moved" / "work") == "new"
+    assert names(tmp_path / "moved") == ["work"]
+
+
+def test_path_for_other_programs_leads_to_the_tree(target: Path) -> None:
+    """All users can see the arguments of programs, and could put something else at the path of the tree."""
+    with staging_directory(target) as staged:
+        (staged.tree / "mine").touch()
+        path = staged.path_by_descriptor
+        if path == staged.tree:
+            pytest.skip("this system has no paths of open files")
+        target.parent.rename(target.parent.with_name("moved"))
+        staged.tree.mkdir(parents=True)
+        assert names(path) == ["mine"]
+
+
+def test_directory_for_environments_of_another_user_is_left_alone(target: Path, swap_method: str) -> None:
+    """What is in it could change between the check and the move."""
+    need_two_users()
+    make_base(target)
+    os.chown(target / "envs", NOBODY, NOBODY)
+    before = tree_of(target.parent)
+    with pytest.raises(TargetOccupied) as caught:
+        swap_in(target, "new")
+    assert "'envs' belongs to the user nobody" in caught.value.message
+    assert tree_of(target.parent) == before
+
+
+def test_nested_environments_of_other_users_survive_a_swap_by_root(target: Path, swap_method: str) -> None:
+    need_two_users()
+    before = make_base(target)
+    for path in ("envs/other", "envs/unpacked"):
+        os.chown(target / path, NOBODY, NOBODY)
+    swap_in(target, "new")
+    assert foreign_entries(target) == before
+    assert (target / "envs" / "other").stat().st_uid == NOBODY
+
+
+def test_nested_environments_are_not_moved_through_a_link_of_the_snapshot(
+    target: Path, tmp_path: Path, swap_method: str
+) -> None:
+    make_base(target)
+    (tmp_path / "outside").mkdir()
+    before = tree_of(tmp_path)
+    with pytest.raises(TargetOccupied), staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        (staged.tree / "envs").symlink_to(tmp_path / "outside")
+        staged.swap()
+    assert tree_of(tmp_path) == before
+
+
+def test_directory_for_environments_keeps_its_group(target: Path, swap_method: str) -> None:
+    need_two_users()
+    make_base(target)
+    os.chown(target / "envs", -1, NOBODY)
+    (target / "envs").chmod(0o2775)
+    swap_in(target, "new")
+    status = (target / "envs").stat()
+    assert (status.st_gid, status.st_mode & 0o7777) == (NOBODY, 0o2775)
 
 
 # --- concurrency ------------------------------------------------------------------------------------------
@@ -571,8 +815,56 @@ def test_swap_succeeds_if_files_of_another_user_cannot_be_removed(public: Path) 
     for path in ("work", "work/lib", "work/lib/deep"):
         os.chown(public / path, NOBODY, NOBODY)
     as_nobody(public, work)
-    remove_leftover_staging(public / "work")
+    (leftover,) = public.glob(".work.snapper/tree*/roots")
+    shutil.rmtree(leftover)
+    as_nobody(public, lambda: remove_leftover_staging(public / "work"))
     assert names(public) == ["work"]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o555])
+def test_deep_directories_are_removed(tmp_path: Path, mode: int) -> None:
+    """Neither the stack nor the number of open files limits the depth."""
+    top = tmp_path / "top"
+    top.mkdir()
+    directory = os.open(top, os.O_RDONLY)
+    for number in range(1200):
+        os.mkdir("d", dir_fd=directory)
+        os.close(os.open(f"file{number}", os.O_CREAT, dir_fd=directory))
+        below = os.open("d", os.O_RDONLY, dir_fd=directory)
+        os.fchmod(directory, mode)
+        os.close(directory)
+        directory = below
+    os.close(directory)
+    remove_tree(top)
+    assert names(tmp_path) == []
+
+
+def test_remove_tree_follows_no_link_that_replaces_a_directory(
+    public: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a directory cannot be opened, another user could put a link in its place."""
+
+    def work() -> None:
+        (public / "mine").mkdir(mode=0o755)
+        closed = public / "top" / "closed"
+        closed.mkdir(parents=True)
+        closed.chmod(0)
+        real = os.open
+
+        def replaced_meanwhile(path: Any, *arguments: Any, **options: Any) -> int:
+            try:
+                return real(path, *arguments, **options)
+            except PermissionError:
+                closed.rmdir()
+                closed.symlink_to(public / "mine")
+                raise
+
+        monkeypatch.setattr(os, "open", replaced_meanwhile)
+        with pytest.raises(OSError):
+            remove_tree(public / "top")
+        assert (public / "mine").stat().st_mode & 0o777 == 0o755
+
+    as_nobody(public, work)
 
 
 def test_staging_directory_is_private(target: Path) -> None:

@@ -27,6 +27,8 @@ from snapper.environment.tree import walk
 from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, PermissionDenied, ProgramNotFound
 from snapper.format.compression import ZstdError, zstd_reader
 from snapper.format.member import MemberType
+from snapper.fs.directories import opened_directory
+from snapper.fs.private import path_by_descriptor
 from snapper.process.progress import Progress
 
 ArchiveFormat = Literal["tar", "gzip", "bzip2", "xz", "zstd", "zip", "squashfs"]
@@ -268,8 +270,10 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> A
 
 
 def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
-    command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d", str(top), str(file)]
-    completed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d"]
+    with opened_directory(top.parent) as parent:
+        command += [str(path_by_descriptor(parent, top.parent) / top.name), str(file)]
+        completed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if completed.returncode and os.strerror(errno.ENOSPC) in completed.stderr:
         raise InsufficientSpace(str(top.parent))
     if completed.returncode:

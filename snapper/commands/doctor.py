@@ -26,8 +26,8 @@ from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
-from snapper.restoring import staging
 from snapper.restoring.requests import RestoreRequest, choose_prefix
+from snapper.restoring.staging_lock import find_leftovers
 from snapper.settings.directories import Platform, detect_platform, notebook_volume
 from snapper.settings.resolution import explain_settings, resolve_envs_dir, store_url
 
@@ -278,7 +278,7 @@ def _check_environments() -> Iterator[Finding]:
 def _check_leftovers() -> Iterator[Finding]:
     """Find staging directories of restores that were killed."""
     for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
-        for leftover in staging.find_leftovers(directory):
+        for leftover in find_leftovers(directory):
             detail = f"{leftover} was left over from an interrupted restore"
             yield Finding("note", "Leftover", detail, "The next restore of that environment removes it.")
 

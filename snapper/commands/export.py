@@ -29,6 +29,7 @@ from snapper.errors import (
     UsageError,
 )
 from snapper.format.model import Snapshot
+from snapper.fs.moves import Entry, move
 from snapper.process.pool import WorkerPool, default_worker_count
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.snapshots import read_snapshot
@@ -94,12 +95,13 @@ def export_snapshot(
         unrelocated = _unpack(store, snapshot, tree, request, jobs, progress)
         progress.done()
         source = _prepare_source(tree, snapshot, request, output_format)
-        job = _archive_job(request, output_format, staging.tree)
+        job = _archive_job(request, output_format, staging.path_by_descriptor)
         progress.start(f"Writing {output_format.name}", sum(file.size for file in source.files.values()))
         write_archive(job, source, progress)
         progress.done()
         check_archive(job, source, progress)
-        _publish(job.path, request)
+        size = job.path.stat().st_size
+        _publish(Entry(staging.descriptor, job.path.name), staging.entry, request)
     binaries = (record for record in source.prefix_records if record.mode == "binary")
     return ExportResult(
         environment=ref.name,
@@ -108,7 +110,7 @@ def export_snapshot(
         format=output_format.name,
         dest_prefix=request.dest_prefix,
         files=sum(file.type != "directory" for file in source.files.values()),
-        size=request.output.stat().st_size,
+        size=size,
         longest_prefix=min((record.max_prefix_length for record in binaries), default=None),
         unrelocated=unrelocated,
         seconds=time.monotonic() - began,
@@ -266,17 +268,12 @@ def _archive_job(request: ExportRequest, output_format: OutputFormat, scratch: P
     )
 
 
-def _publish(archive: Path, request: ExportRequest) -> None:
+def _publish(archive: Entry, output: Entry, request: ExportRequest) -> None:
     """Move the archive to its place; raise TargetOccupied if a file is there, unless it is to be replaced."""
-    output = request.output
     if request.force:
-        archive.replace(output)
+        os.replace(archive.name, output.name, src_dir_fd=archive.directory, dst_dir_fd=output.directory)
         return
     try:
-        os.link(archive, output)
+        move(archive, output)
     except FileExistsError:
-        raise _occupied(output) from None
-    except OSError:
-        if os.path.lexists(output):
-            raise _occupied(output) from None
-        archive.rename(output)
+        raise _occupied(request.output) from None

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -296,27 +297,26 @@ def _replaced_entry(source: PackSource, published: VersionedRef | None) -> Histo
 
 
 def _remember(source: PackSource, name: str, packed: _Packed) -> None:
-    """Write state and index into the environment, if it can be written to and has not been replaced in the meantime.
+    """Write state and index into the environment, and remember where it is.
 
-    Remember as well where it is. Neither is done for one with a foreign prefix.
+    Neither is done for one with a foreign prefix. Nothing is written into an environment that belongs to another user,
+    that cannot be written to, or that has been replaced in the meantime.
     """
     if source.foreign_prefix:
         return
     remember_location(name, source.prefix)
-    prefix, current = source.prefix, EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
-    try:
-        if not os.path.samestat(prefix.stat(), source.status):
+    current = EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
+    with suppress(OSError), state.open_environment(source.prefix) as environment:
+        if not os.path.samestat(os.fstat(environment), source.status):
             return
         if packed.layers is not None:
             header = index.IndexHeader(
                 packed.encoded.digest, packed.prefix, source.read_at, packed.unrelocated
             )
             blocks = _index_blocks(packed.layers, source.installed.tree)
-            state.write(prefix, current, packed.encoded, header, blocks)
+            state.write(environment, current, packed.encoded, header, blocks)
         elif source.state != current:
-            state.write_state(prefix, current)
-    except OSError:
-        return
+            state.write_state(environment, current)
 
 
 def _index_blocks(layers: tuple[PackedLayer, ...], tree: Tree) -> list[bytes]:

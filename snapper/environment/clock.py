@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from snapper.environment.state import make_state_directory
-from snapper.fs.atomic import remove_leftovers
+from snapper.environment.state import open_environment, state_directory
+from snapper.format.model import STATE_DIRECTORY
+from snapper.fs.atomic import remove_leftovers, temporary_name
+from snapper.fs.directories import closing_descriptor
 
 #: How long to wait at most for the clock to advance, in seconds.
 _LONGEST_TICK = 0.05
 
 
-def now(prefix: Path) -> int:
-    """Return the file system's current time in nanoseconds; may raise OSError."""
-    return _read(prefix, -1)
+def now(top: Path | int) -> int:
+    """Return the time of the file system that an environment is on, in nanoseconds; may raise OSError."""
+    return _read(top, -1)
 
 
-def next_tick(prefix: Path) -> int:
+def next_tick(top: Path | int) -> int:
     """Wait until the clock has advanced, and return the time in nanoseconds; may raise OSError.
 
     The result is later than the ctime of everything written before, except on file systems with a coarse clock, for
     which it does not wait.
     """
-    return _read(prefix, now(prefix))
+    return _read(top, now(top))
 
 
-def _read(prefix: Path, after: int) -> int:
-    directory = make_state_directory(prefix)
-    remove_leftovers(directory)
-    probe = directory / f".now.{secrets.token_hex(8)}"
+def _read(top: Path | int, after: int) -> int:
+    with open_environment(top) as environment:
+        try:
+            with state_directory(environment, make=True) as directory:
+                remove_leftovers(directory)
+                return _wait(directory, after)
+        finally:
+            with suppress(OSError):
+                os.rmdir(STATE_DIRECTORY, dir_fd=environment)  # if it was created for the probe
+
+
+def _wait(directory: int, after: int) -> int:
+    """Create files in the open directory until the time of one is later than `after`; return that time."""
+    probe = temporary_name("now")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     started = time.monotonic()
-    try:
-        while True:
-            probe.touch()
-            ctime = probe.stat().st_ctime_ns
-            probe.unlink()
-            if ctime > after or time.monotonic() - started > _LONGEST_TICK:
-                return ctime
-            time.sleep(0.001)
-    finally:
-        with suppress(OSError):
-            probe.parent.rmdir()  # removes it only if it was created for the probe
+    while True:
+        with closing_descriptor(os.open(probe, flags, 0o600, dir_fd=directory)) as descriptor:
+            ctime = os.fstat(descriptor).st_ctime_ns
+        os.unlink(probe, dir_fd=directory)
+        if ctime > after or time.monotonic() - started > _LONGEST_TICK:
+            return ctime
+        time.sleep(0.001)

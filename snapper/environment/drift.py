@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.index import Index
-from snapper.environment.state import index_file
+from snapper.environment.state import read_index_header
 from snapper.environment.tree import Tree
 from snapper.format import bytecode
 
@@ -56,13 +55,16 @@ def is_touched(prefix: Path) -> bool:
     These are directories that installing or removing a package changes. Return True also if that is unknown. This
     takes a few stat calls, where `find_drift` needs the whole tree.
     """
+    header = read_index_header(prefix)
+    if header is None:
+        return True
     try:
-        with index_file(prefix).open("rb") as file:
-            taken = json.loads(file.readline())["taken"]
         directories = [
             *(prefix / name for name in (conda.META, "bin", "lib", "include", "share", "etc")),
             *prefix.glob("lib/python*/site-packages"),
         ]
-        return any(directory.stat().st_mtime_ns >= taken for directory in directories if directory.exists())
-    except (OSError, ValueError, TypeError, KeyError):
+        return any(
+            directory.stat().st_mtime_ns >= header.taken for directory in directories if directory.exists()
+        )
+    except OSError:
         return True

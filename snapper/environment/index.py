@@ -22,6 +22,7 @@ from itertools import repeat
 from typing import NamedTuple
 
 from snapper.environment.tree import File
+from snapper.format import canonical
 from snapper.format.model import path_bytes
 from snapper.version import __version__
 
@@ -158,6 +159,17 @@ def encode(header: IndexHeader, blocks: Iterable[bytes]) -> bytes:
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
 
 
+def decode_header(line: bytes) -> IndexHeader:
+    """Decode the first line of an index; raise InvalidIndex if this version did not write it."""
+    try:
+        fields = canonical.parse(line)
+        if not isinstance(fields, dict) or fields.pop("version", "") != __version__:
+            raise InvalidIndex("another version wrote it")
+        return canonical.decode(IndexHeader, fields)
+    except canonical.MalformedDocument as error:
+        raise InvalidIndex(str(error)) from None
+
+
 # A restore that replaces an environment reads its index from disk three times, as another process may have written it
 # in between; usually, the bytes are the same.
 @lru_cache(maxsize=1)
@@ -165,17 +177,14 @@ def decode(data: bytes) -> Index:
     """Decode an index; raise InvalidIndex if the bytes are not one of this version."""
     try:
         line, _, _ = data.partition(b"\n")
-        fields = json.loads(line)
-        if fields.pop("version") != __version__:
-            raise InvalidIndex("another version wrote it")
-        header = IndexHeader(**{**fields, "unrelocated": tuple(fields["unrelocated"])})
+        header = decode_header(line)
         rows: dict[str, IndexRow] = {}
         for layer, paths, columns in _blocks(memoryview(data)[len(line) + 1 :]):
             rows.update(zip(paths, zip(*columns, repeat(layer, len(paths)), strict=True), strict=True))
         return Index(header, rows)
     except InvalidIndex:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
+    except (ValueError, struct.error) as error:
         raise InvalidIndex(str(error)) from None
 
 
@@ -191,6 +200,8 @@ def _blocks(data: memoryview) -> Iterator[_Block]:
     position = 0
     while position < len(data):
         layer, count, length = _BLOCK.unpack_from(data, position)
+        if count < 0 or length < 0:
+            raise InvalidIndex("a block has a negative length")
         position += _BLOCK.size
         names = bytes(data[position : position + length]).decode("utf-8", "surrogateescape")
         position += length

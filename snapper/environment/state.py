@@ -2,26 +2,41 @@
 
 `state.json` names environment, snapshot and prefix; `snapshot` is the encoded snapshot; `index` is the index. Losing
 any of them is harmless: the next pack or restore reads the files and writes them again.
+
+They only count if the environment, the directory `.snapper` and the file itself belong to this user or root: another
+user could claim that an environment is what it is not. For the same reason, nothing is written elsewhere.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, encode
+from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, STATE_DIRECTORY, Snapshot
+from snapper.format.model import FORMAT, STATE_DIRECTORY, Snapshot, is_digest, is_valid_name
 from snapper.fs import atomic
+from snapper.fs.beneath import LISTING
+from snapper.fs.directories import closing_descriptor
+from snapper.fs.moves import Entry
+from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.small_files import read_own_entry, read_own_line
 
 _STATE = "state.json"
 _SNAPSHOT = "snapshot"
 _INDEX = "index"
+
+#: The largest files that are read, in bytes. A snapshot is a document and pages of the size of one, on separate lines.
+#: An index of a million files with paths of 100 bytes has 140 MB.
+_MAX_STATE = 64 * 1024
+_MAX_SNAPSHOT = 3 * canonical.LARGEST_DOCUMENT
+_MAX_INDEX = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,12 @@ class EnvironmentState:
     environment: str
     snapshot: str
     prefix: str
+
+    def __post_init__(self) -> None:
+        if not is_valid_name(self.environment):
+            raise ValueError(f"{self.environment!r} cannot be the name of an environment")
+        if not is_digest(self.snapshot):
+            raise ValueError(f"{self.snapshot!r} is not the id of a snapshot")
 
 
 class PreviousSnapshot(NamedTuple):
@@ -53,7 +74,7 @@ class PreviousSnapshot(NamedTuple):
 def read(prefix: Path) -> EnvironmentState | None:
     """Return the environment's state, or None if there is none or it is for another prefix or format."""
     try:
-        data = (prefix / STATE_DIRECTORY / _STATE).read_bytes()
+        data = _read(prefix, _STATE, _MAX_STATE)
         state = canonical.decode(EnvironmentState, canonical.parse(data))
     except (OSError, canonical.MalformedDocument):
         return None
@@ -65,7 +86,7 @@ def read(prefix: Path) -> EnvironmentState | None:
 def read_previous(prefix: Path) -> PreviousSnapshot | None:
     """Return the environment's last snapshot, or None if it is missing or unreadable."""
     try:
-        encoded = EncodedSnapshot.parse((prefix / STATE_DIRECTORY / _SNAPSHOT).read_bytes())
+        encoded = EncodedSnapshot.parse(_read(prefix, _SNAPSHOT, _MAX_SNAPSHOT))
         return PreviousSnapshot(encoded, manifest.decode(encoded))
     except (OSError, canonical.MalformedDocument):
         return None
@@ -74,52 +95,95 @@ def read_previous(prefix: Path) -> PreviousSnapshot | None:
 def read_index(prefix: Path) -> Index | None:
     """Return the environment's index, or None if it is missing or unusable."""
     try:
-        return decode(index_file(prefix).read_bytes())
+        return decode(_read(prefix, _INDEX, _MAX_INDEX))
+    except (OSError, InvalidIndex):
+        return None
+
+
+def read_index_header(prefix: Path) -> IndexHeader | None:
+    """Return the header of the environment's index, or None if it is missing or unusable."""
+    try:
+        with state_directory(prefix) as directory:
+            return decode_header(read_own_line(Entry(directory, _INDEX), canonical.LARGEST_DOCUMENT))
     except (OSError, InvalidIndex):
         return None
 
 
 def write(
-    top: Path,
+    top: Path | int,
     state: EnvironmentState,
     snapshot: EncodedSnapshot,
     header: IndexHeader,
     blocks: Iterable[bytes],
 ) -> None:
-    """Write state, snapshot and index below `top`, which may be a staging directory; may raise OSError."""
-    write_index(top, header, blocks)
-    _replace(make_state_directory(top) / _SNAPSHOT, snapshot.joined())
-    write_state(top, state)
+    """Write state, snapshot and index into an environment or a staged tree, which may be open; may raise OSError."""
+    with state_directory(top, make=True) as directory:
+        _replace(directory, _INDEX, encode(header, blocks))
+        _replace(directory, _SNAPSHOT, snapshot.joined())
+        _replace(directory, _STATE, canonical.encode(state))
 
 
-def write_index(top: Path, header: IndexHeader, blocks: Iterable[bytes]) -> None:
+def write_index(top: Path | int, header: IndexHeader, blocks: Iterable[bytes]) -> None:
     """Write the index only; may raise OSError."""
-    make_state_directory(top)
-    _replace(index_file(top), encode(header, blocks))
+    with state_directory(top, make=True) as directory:
+        _replace(directory, _INDEX, encode(header, blocks))
 
 
-def write_state(top: Path, state: EnvironmentState) -> None:
+def write_state(top: Path | int, state: EnvironmentState) -> None:
     """Write `state.json` only; may raise OSError."""
-    _replace(make_state_directory(top) / _STATE, canonical.encode(state))
+    with state_directory(top, make=True) as directory:
+        _replace(directory, _STATE, canonical.encode(state))
 
 
 def remove_leftovers(prefix: Path) -> None:
     """Remove temporary files that a killed process left in the state directory."""
-    with suppress(OSError):
-        atomic.remove_leftovers(prefix / STATE_DIRECTORY)
+    with suppress(OSError), state_directory(prefix) as directory:
+        atomic.remove_leftovers(directory)
 
 
-def index_file(prefix: Path) -> Path:
-    return prefix / STATE_DIRECTORY / _INDEX
+@contextmanager
+def state_directory(top: Path | int, *, make: bool = False) -> Iterator[int]:
+    """Open the state directory of an environment; with `make`, create it if necessary.
+
+    Raise OSError, with EPERM if the environment or its state directory does not belong to this user or root.
+    """
+    with open_environment(top) as environment:
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(STATE_DIRECTORY, 0o755, dir_fd=environment)
+        with closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=environment)) as directory:
+            _check_own(os.fstat(directory), STATE_DIRECTORY)
+            yield directory
 
 
-def make_state_directory(top: Path) -> Path:
-    """Create the state directory if it does not exist, and return it; may raise OSError."""
-    directory = top / STATE_DIRECTORY
-    directory.mkdir(mode=0o755, exist_ok=True)
-    return directory
+@contextmanager
+def open_environment(top: Path | int) -> Iterator[int]:
+    """Open an environment, or a staged tree, by its path or a descriptor.
+
+    Raise OSError, with EPERM if it, or a link at the path, does not belong to this user or root.
+    """
+    if isinstance(top, Path):
+        _check_own(os.lstat(top), str(top))
+        descriptor = os.open(top, LISTING & ~os.O_NOFOLLOW)
+    else:
+        descriptor = os.dup(top)
+    with closing_descriptor(descriptor):
+        _check_own(os.fstat(descriptor), str(top))
+        yield descriptor
 
 
-def _replace(file: Path, data: bytes) -> None:
+def _check_own(status: os.stat_result, path: str) -> None:
+    """Raise OSError unless this is the status of something that belongs to this user or root."""
+    if not is_own(status):
+        raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", path)
+
+
+def _read(prefix: Path, name: str, limit: int) -> bytes:
+    """Return the contents of a file in the state directory; may raise OSError."""
+    with state_directory(prefix) as directory:
+        return read_own_entry(Entry(directory, name), limit)
+
+
+def _replace(directory: int, name: str, data: bytes) -> None:
     """Write the file atomically. It is not synced: losing it is harmless."""
-    atomic.atomic_write(file, data, durable=False)
+    atomic.write_entry(Entry(directory, name), data, durable=False)

@@ -105,6 +105,19 @@ def open_below(top: int, path: str, flags: int = LOOKUP, *, make: bool = False, 
     return current
 
 
+def open_if_directory(name: str, dir_fd: int) -> int | None:
+    """Open a directory to list it; return None if it does not exist or is something else, such as a link.
+
+    May raise OSError.
+    """
+    try:
+        return os.open(name, LISTING, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
 def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:
     """Open a directory that belongs to this user or root and that nobody else may write to.
 
@@ -124,6 +137,15 @@ def sync_directory(path: str | Path, dir_fd: int | None = None) -> None:
     descriptor = os.open(path, LISTING & ~os.O_NOFOLLOW, dir_fd=dir_fd)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def closing_descriptor(descriptor: int) -> Iterator[int]:
+    """Yield an open descriptor, and close it at the end."""
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 

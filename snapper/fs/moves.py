@@ -26,6 +26,13 @@ class Entry(NamedTuple):
             return False
         return True
 
+    def is_open_as(self, descriptor: int) -> bool:
+        """Return whether the descriptor is of what has that name, without following a link. May raise OSError."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.lstat(self.name, dir_fd=self.directory))
+        except FileNotFoundError:
+            return False
+
 
 def exchange(first: Entry, second: Entry) -> bool:
     """Swap two entries in one step; return False if the system or the file system cannot. May raise OSError."""
@@ -35,14 +42,22 @@ def exchange(first: Entry, second: Entry) -> bool:
 def move(source: Entry, target: Entry) -> None:
     """Rename an entry to a name that nothing has; raise FileExistsError if something has it. May raise OSError.
 
-    Where the file system cannot check and rename in one step, the check comes first. Between the two, only an empty
-    directory or, if the source is no directory, another file could be replaced.
+    Where the file system cannot check and rename in one step, a file gets its new name before it loses the old one. A
+    directory is renamed after a check; meanwhile, only an empty directory could be created there and be replaced.
     """
     if _renameat2(source, target, _RENAME_NOREPLACE):
         return
-    if target.exists():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name)
-    os.rename(source.name, target.name, src_dir_fd=source.directory, dst_dir_fd=target.directory)
+    directories = {"src_dir_fd": source.directory, "dst_dir_fd": target.directory}
+    try:
+        os.link(source.name, target.name, follow_symlinks=False, **directories)
+    except FileExistsError:
+        raise
+    except OSError:  # a directory, or a file system without hard links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target.name) from None
+        os.rename(source.name, target.name, **directories)
+    else:
+        os.unlink(source.name, dir_fd=source.directory)
 
 
 def _renameat2(source: Entry, target: Entry, flags: int) -> bool:

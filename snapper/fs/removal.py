@@ -1,36 +1,97 @@
-"""Remove directory trees, read-only directories included."""
+"""Remove directory trees, read-only directories included. Links are never followed."""
 
 from __future__ import annotations
 
 import os
-import stat
+import secrets
+import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from snapper.fs.beneath import LISTING
+
+#: Directories at this depth are moved up before they are removed: each level takes a descriptor and a stack frame.
+_MAX_DEPTH = 100
 
 
 def remove_tree(top: str | Path, dir_fd: int | None = None) -> None:
     """Remove a directory and all below it; `top` is relative to the directory `dir_fd` if given. May raise OSError."""
     try:
-        _remove(top, dir_fd)
+        directory = os.open(top, LISTING, dir_fd=dir_fd)
     except PermissionError:
-        os.chmod(top, 0o700, dir_fd=dir_fd)
-        for _, names, _, directory in os.fwalk(top, dir_fd=dir_fd):
-            for name in names:
-                if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-                    os.chmod(name, 0o700, dir_fd=directory)
-        _remove(top, dir_fd)
-
-
-def _remove(name: str | Path, dir_fd: int | None = None) -> None:
-    """Do what shutil.rmtree does in half the time, as no paths are built."""
-    directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        _make_accessible(top, dir_fd)
+        directory = os.open(top, LISTING, dir_fd=dir_fd)
     try:
-        with os.scandir(directory) as entries:
-            children = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for child, is_directory in children:
-            if is_directory:
-                _remove(child, directory)
-            else:
-                os.unlink(child, dir_fd=directory)
+        remove_contents(directory)
     finally:
         os.close(directory)
-    os.rmdir(name, dir_fd=dir_fd)
+    os.rmdir(top, dir_fd=dir_fd)
+
+
+def remove_contents(directory: int) -> None:
+    """Remove everything in an open directory. May raise OSError."""
+    moved: list[str] = []
+
+    def move_up(name: str, parent: int) -> None:
+        moved.append(secrets.token_hex(16))
+        os.rename(name, moved[-1], src_dir_fd=parent, dst_dir_fd=directory)
+
+    _empty(directory, 0, move_up)
+    while moved:
+        _remove(moved.pop(), directory, 0, move_up)
+
+
+def _empty(directory: int, depth: int, move_up: Callable[[str, int], None]) -> None:
+    """Do what shutil.rmtree does in half the time, as no paths are built."""
+    with os.scandir(directory) as entries:
+        children = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in children:
+        if is_directory:
+            _remove(name, directory, depth, move_up)
+            continue
+        try:
+            os.unlink(name, dir_fd=directory)
+        except PermissionError:
+            os.fchmod(directory, 0o700)
+            os.unlink(name, dir_fd=directory)
+
+
+def _remove(name: str, parent: int, depth: int, move_up: Callable[[str, int], None]) -> None:
+    """Remove the directory, or move it up if it is too deep."""
+    try:
+        directory = os.open(name, LISTING, dir_fd=parent)
+    except PermissionError:
+        os.fchmod(parent, 0o700)
+        _make_accessible(name, parent)
+        directory = os.open(name, LISTING, dir_fd=parent)
+    try:
+        if depth == _MAX_DEPTH:
+            os.fchmod(directory, 0o700)
+            os.fchmod(parent, 0o700)
+            move_up(name, parent)
+            return
+        _empty(directory, depth + 1, move_up)
+    finally:
+        os.close(directory)
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except PermissionError:
+        os.fchmod(parent, 0o700)
+        os.rmdir(name, dir_fd=parent)
+
+
+if sys.platform == "linux":
+
+    def _make_accessible(name: str | Path, dir_fd: int | None) -> None:
+        """Give this user all permissions for a directory. The system call that does so would follow a link."""
+        descriptor = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+        finally:
+            os.close(descriptor)
+
+else:
+
+    def _make_accessible(name: str | Path, dir_fd: int | None) -> None:
+        """Give this user all permissions for a directory."""
+        os.chmod(name, 0o700, dir_fd=dir_fd, follow_symlinks=False)

@@ -61,6 +61,20 @@ def read_own_entry(entry: Entry, limit: int = SMALL) -> bytes:
     return _read(os.open(entry.name, FILE, dir_fd=entry.directory), entry.name, limit, own=True)
 
 
+def read_own_line(entry: Entry, limit: int = SMALL) -> bytes:
+    """Return the first line of a file that `read_own_entry` reads, of at most `limit` bytes. May raise OSError."""
+    descriptor = os.open(entry.name, FILE, dir_fd=entry.directory)
+    try:
+        _check(os.fstat(descriptor), entry.name, own=True)
+        with open(descriptor, "rb", closefd=False) as file:
+            line = file.readline(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(line) > limit:
+        raise _too_large(entry.name, limit)
+    return line
+
+
 def list_beneath(top: str | Path, path: str, limit: int = MANY) -> list[str]:
     """Return the sorted names in the directory at `path` below `top`, resolved as `read_beneath` does.
 
@@ -81,10 +95,7 @@ def _read(descriptor: int, path: str, limit: int, *, own: bool = False) -> bytes
     """Read and close the descriptor."""
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
-        if own and not is_own(status):
-            raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", path)
+        _check(status, path, own=own)
         chunks: list[bytes] = []
         size = 0
         while size <= limit and status.st_size <= limit:
@@ -93,8 +104,20 @@ def _read(descriptor: int, path: str, limit: int, *, own: bool = False) -> bytes
                 return b"".join(chunks)
             chunks.append(chunk)
             size += len(chunk)
-        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", path)
+        raise _too_large(path, limit)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
     finally:
         os.close(descriptor)
+
+
+def _check(status: os.stat_result, path: str, *, own: bool) -> None:
+    """Raise OSError unless this is the status of a regular file, and if `own`, of one of this user or root."""
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    if own and not is_own(status):
+        raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", path)
+
+
+def _too_large(path: str, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", path)

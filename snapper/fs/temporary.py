@@ -1,21 +1,30 @@
-"""Private temporary directories that outlive no command: the next one removes what a killed command left."""
+"""Private temporary directories that outlive no command: the next one removes what a killed command left.
+
+A temporary directory is inside of one that only this user can enter, and its name is random. Others cannot get at it,
+even if they may write to the directory for temporary files: see `private`.
+"""
 
 from __future__ import annotations
 
 import os
-import stat
+import re
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from snapper.fs.directories import closing_descriptor, opened_directory
 from snapper.fs.locks import is_locked, lock
-from snapper.fs.removal import remove_tree
+from snapper.fs.private import create_private_directory, open_private_directory
+from snapper.fs.removal import remove_contents
 from snapper.process.signals import defer_signals
 
 _PREFIX = "snapper-scratch-"
 _LOCK = "lock"
+
+#: What snapper creates in such a directory: the lock, and directories with random names (`work` in 0.1.0).
+_OWN_NAME = re.compile(r"(?:lock|work|[0-9a-f]{16,})\Z")
 
 #: A directory younger than this may not have its lock yet, in seconds.
 _LOCK_GRACE = 60
@@ -24,32 +33,43 @@ _LOCK_GRACE = 60
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
     """Yield an empty directory below that for temporary files (`TMPDIR`); remove it at the end. May raise OSError."""
-    top = Path(tempfile.gettempdir())
-    _remove_leftovers(top)
-    holder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=top))
-    descriptor = os.open(holder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
+    path = Path(tempfile.gettempdir())
+    with opened_directory(path) as top:
+        _remove_leftovers(top)
+        name, descriptor = create_private_directory(_PREFIX, top)
+        with closing_descriptor(descriptor) as holder, _locked(holder):
+            try:
+                directory, opened = create_private_directory("", holder)
+                os.close(opened)
+                yield path / name / directory
+            finally:
+                with defer_signals():
+                    remove_contents(holder)
+                    os.rmdir(name, dir_fd=top)
+
+
+@contextmanager
+def _locked(holder: int) -> Iterator[None]:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with closing_descriptor(os.open(_LOCK, flags, 0o600, dir_fd=holder)) as descriptor:
         lock(descriptor)
-        directory = holder / "work"
-        directory.mkdir(mode=0o700)
-        yield directory
-    finally:
-        with defer_signals():
-            remove_tree(holder)
-            os.close(descriptor)
+        yield
 
 
-def _remove_leftovers(top: Path) -> None:
+def _remove_leftovers(top: int) -> None:
     """Remove this user's directories whose commands have ended."""
-    for holder in top.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            status = holder.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and _is_leftover(holder):
-                remove_tree(holder)
+    for name in os.listdir(top):
+        if name.startswith(_PREFIX):
+            with suppress(OSError), closing_descriptor(open_private_directory(name, top)) as holder:
+                if _is_leftover(holder):
+                    remove_contents(holder)
+                    os.rmdir(name, dir_fd=top)
 
 
-def _is_leftover(holder: Path) -> bool:
+def _is_leftover(holder: int) -> bool:
+    if not all(map(_OWN_NAME.match, os.listdir(holder))):
+        return False
     try:
-        return not is_locked(holder / _LOCK)
+        return not is_locked(_LOCK, holder)
     except FileNotFoundError:
-        return time.time() - holder.lstat().st_mtime > _LOCK_GRACE
+        return time.time() - os.fstat(holder).st_mtime > _LOCK_GRACE

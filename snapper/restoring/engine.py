@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
@@ -154,19 +155,19 @@ class _Wave:
         """Complete the staged tree, check the target a last time, and swap the tree in."""
         plan, staging = staged.plan, staged.staging
         try:
-            with staged.resources:
-                unpacked = staged.unpacker.complete()
-                header = _write_state(plan, staging, unpacked)
-                _check_target_again(self._store, plan)
-                # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
-                # this process; if the workers are idle, they remove most of it before.
-                staging.swap()
-                if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
-                    staging.remove_replaced(self._workers)
+            with staging.keep_open() as tree:
+                with staged.resources:
+                    unpacked = staged.unpacker.complete()
+                    header = _write_state(plan, tree, unpacked)
+                    # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it,
+                    # in this process; if the workers are idle, they remove most of it before.
+                    staging.swap(lambda: _check_target_again(self._store, plan))
+                    if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
+                        staging.remove_replaced(self._workers)
+                if unpacked.linked:
+                    _renew_index(tree, header, unpacked)
         except SnapperError as error:
             return _fail(plan, staged.resources, error)
-        if unpacked.linked:
-            _renew_index(plan, header, unpacked)
         return Outcome(plan, plan.target, unpacked.unrelocated)
 
 
@@ -174,17 +175,17 @@ def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:
     return unpack_errors(f"snapshot {plan.target.snapshot_id[:12]}", str(plan.target.prefix))
 
 
-def _write_state(plan: RestorePlan, staging: Staging, unpacked: UnpackResult) -> IndexHeader:
-    """Write the state of the environment into the staged tree; return the header of its index."""
+def _write_state(plan: RestorePlan, tree: int, unpacked: UnpackResult) -> IndexHeader:
+    """Write the state of the environment into the staged tree, which is open; return the header of its index."""
     target = plan.target
     environment_state = state.EnvironmentState(FORMAT, target.name, target.snapshot_id, str(target.prefix))
     with _plan_errors(plan):
-        taken = 0 if unpacked.linked else clock.next_tick(staging.tree)
+        taken = 0 if unpacked.linked else clock.next_tick(tree)
         header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
-        state.write(staging.tree, environment_state, plan.encoded, header, unpacked.index)
+        state.write(tree, environment_state, plan.encoded, header, unpacked.index)
         with limited_umask() as allowed_modes:
             # Its owner can enter it in any case: otherwise no command could repair it.
-            staging.tree.chmod((plan.snapshot.mode | _ENTERED_BY_OWNER) & allowed_modes)
+            os.fchmod(tree, (plan.snapshot.mode | _ENTERED_BY_OWNER) & allowed_modes)
     return header
 
 
@@ -195,11 +196,10 @@ def _check_target_again(store: Store, plan: RestorePlan) -> None:
     check_replaceable(store, environment, target.ref, target.snapshot_id, plan.request)
 
 
-def _renew_index(plan: RestorePlan, header: IndexHeader, unpacked: UnpackResult) -> None:
+def _renew_index(tree: int, header: IndexHeader, unpacked: UnpackResult) -> None:
     """Write the index after the swap: removing the replaced tree changed the ctime of files that both trees link."""
-    prefix = plan.target.prefix
     with suppress(OSError):
-        state.write_index(prefix, replace(header, taken=clock.next_tick(prefix)), unpacked.index)
+        state.write_index(tree, replace(header, taken=clock.next_tick(tree)), unpacked.index)
 
 
 def _fail(plan: RestorePlan, resources: ExitStack, error: SnapperError) -> Outcome:

@@ -1,15 +1,17 @@
-"""Map what reading layers and writing their files raises to errors for users."""
+"""Errors of restores: map what reading layers and writing their files raises, and say whose target it is."""
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snapper.errors import Corrupted
+from snapper.errors import Corrupted, TargetOccupied
 from snapper.format.member import InvalidSegment
 from snapper.fs.errors import map_os_error
+from snapper.fs.ownership import owner_name
 
 #: What the operating system reports if members of a snapshot contradict each other, such as a file at the path of a
 #: directory: nothing else writes to a staging directory.
@@ -27,3 +29,10 @@ def unpack_errors(what: str, prefix: str) -> Iterator[None]:
         if error.errno in _CONTRADICTIONS:
             raise Corrupted(what, f"its members contradict each other ({error.strerror})") from None
         raise map_os_error(error, Path(prefix).parent, "write to") from None
+
+
+def occupied_by_other(path: Path, status: os.stat_result) -> TargetOccupied:
+    """Return the error to raise for what another user has at the path, which has this status."""
+    owner = owner_name(status)
+    advice = f"Restore elsewhere with --prefix or --envs-dir, or have {owner} move it away first."
+    return TargetOccupied(str(path), f"it belongs to the user {owner}", advice)

@@ -1,44 +1,42 @@
 """Build a directory next to its target, and swap it in whole.
 
-What replaces `PARENT/NAME` is built in the staging directory `PARENT/.NAME.snapper`, which holds a file that is
-locked while a process works on NAME. If the lock is free, whatever else is in the staging directory is a leftover of a
-killed process, and is removed.
+What replaces `PARENT/NAME` is built in the staging directory `PARENT/.NAME.snapper`, which is locked while a process
+works on NAME (`staging_lock`). If the lock is free, whatever is in the staging directory is a leftover of a killed
+process, and is removed.
 
 What is inside of an environment without being part of it, such as other environments below `envs/` of a base
-environment, is moved to `kept` in the staging directory for the moment of the swap. That is never removed, but moved
-back, by the next process if need be; so is the replaced directory, `old`, where a swap takes two steps.
+environment, is moved to `kept` in the staging directory for the moment of the swap (`nested`). That is never removed,
+but moved back, by the next process if need be; so is the replaced directory, `old`, where a swap takes two steps.
+
+Everything happens by descriptors: of the directory that holds the target, which is opened once, of the staging
+directory, and of the tree that is built. Whoever may write to directories above can therefore not direct it elsewhere.
+Only the workers use the path of the tree: they find the tree or nothing there, since its name is random (`private`).
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from snapper.environment.scan import foreign_paths
-from snapper.errors import SnapperError, TargetLocked, TargetOccupied
-from snapper.fs.directories import DirectoryTree
+from snapper.errors import SnapperError, TargetOccupied
+from snapper.fs.beneath import LOOKUP
+from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
-from snapper.fs.exchange import exchange
-from snapper.fs.locks import is_locked, is_open_file, try_lock
+from snapper.fs.moves import Entry, exchange, move
+from snapper.fs.private import create_private_directory, path_by_descriptor
 from snapper.fs.removal import remove_tree
-from snapper.process.identity import user_at_host, utc_now
 from snapper.process.signals import defer_signals
+from snapper.restoring.errors import occupied_by_other
+from snapper.restoring.nested import make_writable, put_back, set_aside
+from snapper.restoring.staging_lock import KEPT, LOCK, OLD, TREE, lock_staging, staging_path
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
     from snapper.store import Store
-
-_LOCK = "lock"
-_OLD = "old"
-_KEPT = "kept"
-_MAX_SIGNATURE = 1024
 
 #: The depth at which most directories of an environment are (`lib/python3.12/site-packages/NAME`).
 _REMOVAL_DEPTH = 4
@@ -46,44 +44,56 @@ _REMOVAL_DEPTH = 4
 #: How many of those directories a worker removes at a time.
 _REMOVAL_BATCH = 16
 
-_MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
+_AGAIN = "Find out what is there now, then restore again."
+_ELSEWHERE = "Move it elsewhere, then restore again."
 
 
 @dataclass(frozen=True)
 class Staging:
     """A directory to build, and where it is swapped to.
 
-    `tree` is the directory to build. After a swap by exchange, what was at `target` is at that path instead; where the
-    system cannot exchange directories, it is at `old` next to it.
+    `tree` is the directory to build, and `descriptor` the same directory, open; `entry` is the target. After a swap by
+    exchange, what was at `target` is at `tree` instead; where the system cannot exchange directories, it is at `old`
+    next to it. The `descriptor` is of the new directory all the time.
     """
 
     target: Path
     tree: Path
+    descriptor: int
+    entry: Entry
+    _directory: int
 
-    def swap(self) -> None:
+    def swap(self, check: Callable[[], None] = lambda: None) -> None:
         """Put the tree at the target, in one step if the system can exchange directories.
 
-        What was at the target is in the staging directory then, except for what is not part of the environment: that
-        moves into the new one. Raise TargetOccupied if something that is no directory has appeared at the target or
-        something cannot be moved, and TargetLocked if another process restores an environment inside the target.
+        The target is opened, then `check` may inspect it and raise an error, and then it is replaced if it is still the
+        same directory. What was at the target is in the staging directory then, except for what is not part of the
+        environment: that moves into the new one.
+
+        Raise TargetOccupied if the target is not a directory of this user, if it was created or replaced in the
+        meantime, or if something cannot be moved, and TargetLocked if another process restores an environment inside
+        the target.
         """
-        mode = _make_writable(self.tree)
-        if self.target.is_symlink() or not self.target.is_dir():
-            self._move_in()
-        else:
-            previous_mode = _make_writable(self.target)
-            try:
-                self._set_foreign_paths_aside()
-                if not exchange(self.tree, self.target):
-                    self.target.rename(self.tree.parent / _OLD)
-                    self._move_in()
-            except BaseException:
-                with suppress(OSError, TargetOccupied):
-                    _recover(self.tree.parent, self.target)
-                    self.target.chmod(previous_mode)
-                raise
-        self.target.chmod(mode)
-        _recover(self.tree.parent, self.target)
+        with _opened_target(self.target, self.entry) as old:
+            check()
+            mode = make_writable(self.descriptor)
+            if old is None:
+                self._move_in()
+            else:
+                self._replace(old)
+            os.fchmod(self.descriptor, mode)
+            put_back(self._directory, self.descriptor, self.target)
+
+    @property
+    def path_by_descriptor(self) -> Path:
+        """The path of the tree to give to other programs."""
+        return path_by_descriptor(self.descriptor, self.tree)
+
+    @contextmanager
+    def keep_open(self) -> Iterator[int]:
+        """Yield a descriptor of the tree that stays open after the end of `staging_directory`."""
+        with closing_descriptor(os.dup(self.descriptor)) as descriptor:
+            yield descriptor
 
     def remove_replaced(self, workers: WorkerPool[Store]) -> None:
         """Remove most of the directory that an exchange has replaced, with the workers, which must be idle.
@@ -99,30 +109,40 @@ class Staging:
             for _ in results:
                 pass
 
-    def _set_foreign_paths_aside(self) -> None:
-        """Move what is not part of the environment to `kept`, unless the tree has something at those paths."""
-        paths = foreign_paths(self.target)
-        for path in paths:
-            if not _is_free(self.tree / path):
-                reason = "it is not part of the environment, but the snapshot has a file at this path"
-                raise TargetOccupied(str(self.target / path), reason, _MOVE_ELSEWHERE)
-            if path.endswith(".snapper") and _is_in_use(self.target / path):
-                raise TargetLocked(str(self.target / path))
-        kept_directory = self.tree.parent / _KEPT
-        for path in paths:
-            kept_directory.mkdir(exist_ok=True)
-            _move(self.target / path, kept_directory / path)
+    def _replace(self, old: int) -> None:
+        """Replace the open directory at the target; if that fails, everything is as it was."""
+        mode = make_writable(old)
+        try:
+            set_aside(old, self.descriptor, self._directory, self.target)
+            self._exchange(old)
+        except BaseException:
+            with suppress(OSError, TargetOccupied):
+                _undo_first_step(self._directory, self.entry)
+                is_in_place = self.entry.is_open_as(self.descriptor)
+                put_back(self._directory, self.descriptor if is_in_place else old, self.target)
+                os.fchmod(old, mode)
+            raise
+
+    def _exchange(self, old: int) -> None:
+        """Exchange the tree with the open directory, in two steps if necessary; raise TargetOccupied."""
+        tree, aside = Entry(self._directory, self.tree.name), Entry(self._directory, OLD)
+        replaced = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
+        if exchange(tree, self.entry):
+            if not tree.is_open_as(old):
+                exchange(tree, self.entry)
+                raise replaced
+        else:
+            move(self.entry, aside)
+            if not aside.is_open_as(old):
+                raise replaced
+            self._move_in()
 
     def _move_in(self) -> None:
-        """Rename the tree to the target, which replaces an empty directory and fails for anything else."""
+        """Rename the tree to the target, at which nothing must be."""
         try:
-            self.tree.rename(self.target)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise TargetOccupied(
-                    str(self.target), "it was created while restoring", _MOVE_ELSEWHERE
-                ) from None
-            raise
+            move(Entry(self._directory, self.tree.name), self.entry)
+        except FileExistsError:
+            raise TargetOccupied(str(self.target), "it was created while restoring", _ELSEWHERE) from None
 
 
 @contextmanager
@@ -134,187 +154,81 @@ def staging_directory(target: Path) -> Iterator[Staging]:
     Raise TargetLocked if another process stages the same target, TargetOccupied, PermissionDenied, InsufficientSpace,
     FileOperationFailed.
     """
-    directory = _staging_path(target)
     with os_errors(target.parent, "write to"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = _lock(directory, str(target))
-        try:
-            _recover(directory, target)
-            _remove_contents(directory)
-            yield Staging(target, Path(tempfile.mkdtemp(prefix="tree", dir=directory)))
-        finally:
-            with defer_signals():
-                try:
-                    _recover(directory, target)
-                    _remove_contents(directory)
-                finally:
-                    _unlock(directory, lock)
+        with closing_descriptor(os.open(target.parent, LOOKUP & ~os.O_NOFOLLOW)) as parent:
+            entry = Entry(parent, target.name)
+            locked = lock_staging(parent, target)
+            try:
+                _clean(locked.directory, target, entry)
+                name, descriptor = create_private_directory(TREE, locked.directory)
+                with closing_descriptor(descriptor):
+                    yield Staging(target, staging_path(target) / name, descriptor, entry, locked.directory)
+            finally:
+                with defer_signals():
+                    try:
+                        _clean(locked.directory, target, entry)
+                    finally:
+                        locked.release(parent, target)
 
 
 def remove_leftover_staging(target: Path) -> None:
     """Remove what a killed process left next to the target, unless another process works on it."""
-    if os.path.lexists(_staging_path(target)):
+    if os.path.lexists(staging_path(target)):
         with suppress(SnapperError), staging_directory(target):
             pass
 
 
-def find_leftovers(parent: Path) -> list[Path]:
-    """Return the staging directories in a directory that no process uses."""
-    return [directory for directory in sorted(parent.glob(".*.snapper")) if not _is_in_use(directory)]
+def _clean(directory: int, target: Path, entry: Entry) -> None:
+    """Complete or undo an interrupted swap, and remove the rest.
+
+    What cannot be removed (another user's files, files that are open on NFS) is left. Raise TargetOccupied, OSError.
+    """
+    _undo_first_step(directory, entry)
+    environment = _open_own(entry)
+    if environment is not None:
+        with closing_descriptor(environment):
+            put_back(directory, environment, target)
+    for name in os.listdir(directory):
+        if name not in (LOCK, KEPT):
+            with suppress(OSError):
+                remove_tree(name, directory)
 
 
-def _staging_path(target: Path) -> Path:
-    return target.parent / f".{target.name}.snapper"
+def _undo_first_step(directory: int, entry: Entry) -> None:
+    """Move the replaced directory back to the target if nothing is there."""
+    with suppress(FileNotFoundError, FileExistsError):
+        move(Entry(directory, OLD), entry)
 
 
-# --- the lock ---------------------------------------------------------------------------------------------
-
-
-def _is_in_use(directory: Path) -> bool:
-    """Return whether a process uses the staging directory; True if that cannot be determined."""
+@contextmanager
+def _opened_target(target: Path, entry: Entry) -> Iterator[int | None]:
+    """Open the directory at the target; yield None if none is there. Raise TargetOccupied if it is another user's."""
     try:
-        with _open_owned(directory) as descriptor:
-            return is_locked(_LOCK, descriptor)
+        status = os.lstat(entry.name, dir_fd=entry.directory)
     except FileNotFoundError:
-        return False
-    except (OSError, TargetOccupied):
-        return True
-
-
-@contextmanager
-def _open_owned(directory: Path) -> Iterator[int]:
-    """Open the staging directory.
-
-    Raise TargetOccupied if it is a link, or belongs to a user other than this one and the owner of the directory
-    above, who could have snapper remove things elsewhere, and replace what is built.
-    """
-    planted = TargetOccupied(
-        str(directory), "it is not a directory owned by this user", "Remove it, then run this again."
-    )
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EACCES):
-            raise planted from None
-        raise
-    try:
-        if os.fstat(descriptor).st_uid not in (os.geteuid(), os.stat("..", dir_fd=descriptor).st_uid):
-            raise planted
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _lock(directory: Path, target: str) -> int:
-    """Create the staging directory and return its locked lock file; raise TargetLocked, TargetOccupied.
-
-    The lock is on a file because NFS does not share locks on directories between machines.
-    """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    while True:
-        with suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        try:
-            with _open_owned(directory) as opened:
-                descriptor = os.open(_LOCK, flags, 0o600, dir_fd=opened)
-        except FileNotFoundError:  # the process that had the lock has removed the directory
-            continue
-        if not try_lock(descriptor):
-            holder = os.pread(descriptor, _MAX_SIGNATURE, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise TargetLocked(target, holder)
-        if is_open_file(descriptor, directory / _LOCK):
-            _sign(descriptor)
-            return descriptor
-        os.close(descriptor)
-
-
-def _sign(lock: int) -> None:
-    """Write into the lock file who holds it, unless the disk is full."""
-    with suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{user_at_host()} (process {os.getpid()}, since {utc_now()})\n".encode(), 0)
-
-
-def _unlock(directory: Path, lock: int) -> None:
-    """Remove the staging directory; the lock is closed first, as NFS keeps files that are open."""
-    (directory / _LOCK).unlink(missing_ok=True)
-    os.close(lock)
-    with suppress(OSError):
-        directory.rmdir()
-
-
-# --- moving -----------------------------------------------------------------------------------------------
-
-
-def _recover(directory: Path, target: Path) -> None:
-    """Undo a swap that was interrupted between two steps, and move back what is in `kept`; raise TargetOccupied."""
-    if (directory / _OLD).is_dir() and not os.path.lexists(target):
-        (directory / _OLD).rename(target)
-    kept_directory = directory / _KEPT
-    if not kept_directory.is_dir() or target.is_symlink() or not target.is_dir():
+        yield None
         return
-    envs = kept_directory / "envs"
-    for path in (kept_directory / "pkgs", *(envs.iterdir() if envs.is_dir() else ())):
-        if os.path.lexists(path):
-            _move(path, target / path.relative_to(kept_directory))
-    for emptied in (envs, kept_directory):
-        with suppress(OSError):
-            emptied.rmdir()
+    if status.st_uid != os.geteuid():
+        raise occupied_by_other(target, status)
+    descriptor = _open_own(entry)
+    if descriptor is None:
+        yield None
+        return
+    with closing_descriptor(descriptor):
+        yield descriptor
 
 
-def _is_free(path: Path) -> bool:
-    """Return whether something can be moved to the path, whose parent directory may not exist yet."""
-    parent = path.parent
-    return not os.path.lexists(path) and not parent.is_symlink() and (parent.is_dir() or not parent.exists())
-
-
-def _move(old: Path, new: Path) -> None:
-    """Move what is not part of an environment, from and to read-only directories too; raise TargetOccupied."""
-    try:
-        if not _is_free(new):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        if not new.parent.exists():
-            new.parent.mkdir()
-            new.parent.chmod(stat.S_IMODE(old.parent.stat().st_mode))
-        with _writable(old.parent), _writable(new.parent):
-            mode = None if old.is_symlink() else _make_writable(old)
-            old.rename(new)
-            if mode is not None and not mode & stat.S_IWUSR:
-                new.chmod(mode)
-    except OSError as error:
-        reason = f"it is not part of the environment and cannot be moved to {new}: {error.strerror}"
-        raise TargetOccupied(str(old), reason, _MOVE_ELSEWHERE) from None
-
-
-def _make_writable(directory: Path) -> int:
-    """Make a directory writable, which it must be to be moved; return the mode that it had."""
-    mode = stat.S_IMODE(directory.stat().st_mode)
-    if not mode & stat.S_IWUSR:
-        directory.chmod(mode | stat.S_IWUSR)
-    return mode
-
-
-@contextmanager
-def _writable(directory: Path) -> Iterator[None]:
-    mode = _make_writable(directory)
-    try:
-        yield
-    finally:
-        if not mode & stat.S_IWUSR:
-            directory.chmod(mode)
+def _open_own(entry: Entry) -> int | None:
+    """Open a directory that belongs to this user; return None if there is none. May raise OSError."""
+    descriptor = open_if_directory(entry.name, entry.directory)
+    if descriptor is None or os.fstat(descriptor).st_uid == os.geteuid():
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 # --- removing ---------------------------------------------------------------------------------------------
-
-
-def _remove_contents(directory: Path) -> None:
-    """Remove all but the lock and `kept`; what cannot be removed (another user's, open on NFS) is left."""
-    with _open_owned(directory) as descriptor:
-        for name in os.listdir(descriptor):
-            if name not in (_LOCK, _KEPT):
-                with suppress(OSError):
-                    remove_tree(name, descriptor)
 
 
 class _RemovalJob(NamedTuple):

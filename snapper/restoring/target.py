@@ -18,10 +18,12 @@ from snapper.errors import (
     TargetOccupied,
 )
 from snapper.format.model import Ref, Snapshot
+from snapper.fs.ownership import is_own
 from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
+from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.staging import remove_leftover_staging
 from snapper.store import Store
@@ -89,7 +91,7 @@ def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
 
 def pack_command(prefix: Path, name: str) -> str:
     """Return the command that packs the environment at the prefix under that name."""
-    return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {name}'}"
+    return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {shlex.quote(name)}'}"
 
 
 def existing_parent(prefix: Path) -> Path:
@@ -119,11 +121,19 @@ def check_replaceable(
 ) -> None:
     """Raise TargetOccupied if restoring the snapshot to the environment's prefix would lose something.
 
-    A prefix where the snapshot is present passes. A second inspection (`again`) does not compare the files of another
-    snapshot with the index: the last one, before the swap, does.
+    A prefix where the snapshot is present passes, also if root has installed it. What is of another user never does. A
+    second inspection (`again`) does not compare the files of another snapshot with the index: the last one, before the
+    swap, does.
     """
     prefix = environment.prefix
-    if not os.path.lexists(prefix) or _is_replaceable_directory(prefix):
+    status = _status(prefix)
+    if status is None:
+        return
+    if status.st_uid != os.geteuid():
+        if not (is_own(status) and is_present(environment, snapshot_id, request)):
+            raise occupied_by_other(prefix, status)
+        return
+    if _is_replaceable_directory(prefix):
         return
     if prefix.is_symlink():
         _check_link(environment, snapshot_id, request)
@@ -141,6 +151,14 @@ def check_replaceable(
         raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
     if not again or installed.snapshot == snapshot_id:
         _check_unchanged(environment, installed, snapshot_id, request)
+
+
+def _status(prefix: Path) -> os.stat_result | None:
+    """Return the status of what is at the prefix, which may be a link, or None if nothing is."""
+    try:
+        return os.lstat(prefix)
+    except OSError:
+        return None
 
 
 def _is_replaceable_directory(prefix: Path) -> bool:

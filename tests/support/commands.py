@@ -7,8 +7,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,24 +129,28 @@ def staging_has(target: Path, pattern: str) -> Callable[[], bool]:
     return lambda: any(holder.glob(f"tree*/{pattern}"))
 
 
-@contextmanager
-def pack_blocked_before_reading(prefix: Path) -> Iterator[Path]:
-    """Have `snapper pack` block after listing the environment's files and before reading them.
+def start_blocked_pack(machine: Machine, prefix: Path, *arguments: object) -> tuple[RunningCommand, int]:
+    """Start `snapper pack` with these arguments, which name the environment at the prefix.
 
-    It then reads which snapshot it made last, from what is now a named pipe, which this yields.
+    It blocks after listing the environment's files and before reading them: it then reads which snapshot it made last.
+    That is lost. Return the command, and a descriptor: closing it lets the command continue.
     """
-    pipe = prefix / ".snapper" / "snapshot"
-    pipe.parent.mkdir(exist_ok=True)
-    pipe.unlink(missing_ok=True)
+    snapshot = prefix / ".snapper" / "snapshot"
+    snapshot.parent.mkdir(exist_ok=True)
+    snapshot.write_bytes(b"")
+    pipe = Path(tempfile.mkdtemp(prefix="pause", dir=machine.home)) / "pipe"
     os.mkfifo(pipe)
-    try:
-        yield pipe
-    finally:
-        pipe.unlink(missing_ok=True)
+    variables = {
+        "PYTHONPATH": str(Path(__file__).parent / "pause"),
+        "TEST_PAUSE_BEFORE": snapshot.name,
+        "TEST_PAUSE_PIPE": str(pipe),
+    }
+    running = start_command(machine, "pack", *arguments, **variables)
+    return running, _wait_for_reader(pipe, running)
 
 
-def wait_for_reader(pipe: Path, running: RunningCommand) -> int:
-    """Wait until the command reads from the pipe. Return a descriptor: closing it lets the command continue."""
+def _wait_for_reader(pipe: Path, running: RunningCommand) -> int:
+    """Wait until the command reads from the pipe; return a descriptor that keeps it reading."""
     found: list[int] = []
 
     def opened() -> bool:

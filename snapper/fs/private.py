@@ -1,0 +1,71 @@
+"""Directories that only this user can enter, so that their contents must have been made by this user's processes.
+
+Others who can write to the directory above can still rename such a directory, or put another one in its place. What
+works by path below it therefore uses a directory in it with a random name: those others cannot know that name, so no
+path with it leads anywhere but there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from snapper.fs.beneath import LISTING
+from snapper.fs.ownership import owner_name
+
+
+def open_private_directory(name: str, dir_fd: int) -> int:
+    """Open a directory that belongs to this user and that no one else may enter; links are not followed.
+
+    Raise FileNotFoundError, or another OSError whose `strerror` says what is wrong with it: "it …".
+    """
+    status = os.lstat(name, dir_fd=dir_fd)
+    _check_private(name, status)
+    descriptor = os.open(name, LISTING, dir_fd=dir_fd)
+    try:
+        _check_private(name, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def create_private_directory(prefix: str, dir_fd: int) -> tuple[str, int]:
+    """Create an empty directory with a random name that begins with `prefix`; return its name and open it.
+
+    May raise OSError.
+    """
+    while True:
+        name = f"{prefix}{secrets.token_hex(8)}"
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+            break
+    descriptor = open_private_directory(name, dir_fd)
+    if os.listdir(descriptor):
+        os.close(descriptor)
+        raise OSError(errno.ENOTEMPTY, "another user has replaced it", name)
+    return name, descriptor
+
+
+def path_by_descriptor(descriptor: int, path: Path) -> Path:
+    """Return a path of the open directory for other programs: everyone can see their arguments.
+
+    It leads to the directory and nowhere else as long as it is open, where the system has such paths; else return
+    `path`.
+    """
+    by_descriptor = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    return by_descriptor if by_descriptor.is_dir() else path
+
+
+def _check_private(name: str, status: os.stat_result) -> None:
+    """Raise OSError unless this is the status of a directory that only this user can enter."""
+    if status.st_uid != os.geteuid():
+        raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", name)
+    if not stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.ENOTDIR, "it is not a directory", name)
+    if status.st_mode & 0o077:
+        raise OSError(errno.EPERM, "other users may enter it", name)

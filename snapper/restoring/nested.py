@@ -1,0 +1,159 @@
+"""Move what is inside of an environment without being part of it: environments below `envs/`, and the package cache.
+
+During a swap, it is in the directory `kept` of the staging directory. Everything is moved by descriptors, to names that
+are free. Links are moved, and not followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snapper.environment.scan import foreign_paths
+from snapper.errors import TargetLocked, TargetOccupied
+from snapper.fs.beneath import LISTING, LOOKUP
+from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.moves import Entry, move
+from snapper.fs.ownership import owner_name
+from snapper.restoring.staging_lock import KEPT, is_in_use
+
+_MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
+
+
+def set_aside(old: int, new: int, staging: int, target: Path) -> None:
+    """Move what is not part of the environment `old` to `kept`.
+
+    `old` is at `target`, `new` is to replace it, and `staging` is the staging directory; all are open. Raise
+    TargetOccupied if `new` has something at one of these paths or something cannot be moved, and TargetLocked if
+    another process restores an environment inside the target.
+    """
+    paths = foreign_paths(old)
+    for path in paths:
+        if not _is_free(new, path):
+            reason = "it is not part of the environment, but the snapshot has a file at this path"
+            raise TargetOccupied(str(target / path), reason, _MOVE_ELSEWHERE)
+        if path.endswith(".snapper") and is_in_use(path, old):
+            raise TargetLocked(str(target / path))
+    if paths:
+        with suppress(FileExistsError):
+            os.mkdir(KEPT, 0o700, dir_fd=staging)
+        with closing_descriptor(os.open(KEPT, LISTING, dir_fd=staging)) as kept:
+            for path in paths:
+                _move(path, old, kept, target)
+
+
+def put_back(staging: int, environment: int, target: Path) -> None:
+    """Move what is in `kept` to the environment, which is at `target`; raise TargetOccupied, OSError."""
+    kept = open_if_directory(KEPT, staging)
+    if kept is None:
+        return
+    with closing_descriptor(kept):
+        for path in _paths_in(kept):
+            _move(path, kept, environment, target)
+        with suppress(OSError):
+            os.rmdir("envs", dir_fd=kept)
+    with suppress(OSError):
+        os.rmdir(KEPT, dir_fd=staging)
+
+
+def make_writable(directory: int) -> int:
+    """Make an open directory writable, which it must be to be moved; return the mode that it had."""
+    mode = stat.S_IMODE(os.fstat(directory).st_mode)
+    if not mode & stat.S_IWUSR:
+        os.fchmod(directory, mode | stat.S_IWUSR)
+    return mode
+
+
+def _paths_in(kept: int) -> list[str]:
+    paths = ["pkgs"] if Entry(kept, "pkgs").exists() else []
+    envs = open_if_directory("envs", kept)
+    if envs is not None:
+        with closing_descriptor(envs):
+            paths += [f"envs/{name}" for name in os.listdir(envs)]
+    return paths
+
+
+def _is_free(top: int, path: str) -> bool:
+    """Return whether something can be moved to the path, whose parent directory may not exist yet."""
+    parent, _, name = path.rpartition("/")
+    try:
+        with closing_descriptor(os.open(parent or ".", LOOKUP, dir_fd=top)) as directory:
+            return not Entry(directory, name).exists()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _move(path: str, source: int, destination: int, target: Path) -> None:
+    """Move what is at the path below one open directory to the same path below another; raise TargetOccupied.
+
+    The directories may be read-only. `target` is the environment's path, for errors.
+    """
+    parent, _, name = path.rpartition("/")
+    try:
+        with (
+            closing_descriptor(_open_own(parent, source)) as old,
+            closing_descriptor(_open_or_make(parent, destination, old)) as new,
+            _writable(old),
+            _writable(new),
+            _movable(name, old),
+        ):
+            move(Entry(old, name), Entry(new, name))
+    except OSError as error:
+        reason = f"it is not part of the environment and cannot be moved: {error.strerror}"
+        raise TargetOccupied(str(target / path), reason, _MOVE_ELSEWHERE) from None
+
+
+def _open_own(name: str, dir_fd: int) -> int:
+    """Open a directory that belongs to this user: another one could change what is moved."""
+    directory = os.open(name or ".", LISTING, dir_fd=dir_fd)
+    status = os.fstat(directory)
+    if status.st_uid == os.geteuid():
+        return directory
+    os.close(directory)
+    raise OSError(errno.EPERM, f"the directory {name!r} belongs to the user {owner_name(status)}", name)
+
+
+def _open_or_make(name: str, dir_fd: int, pattern: int) -> int:
+    """Open a directory, or create it with the group and mode of `pattern`."""
+    status = os.fstat(pattern)
+    try:
+        if name:
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        return _open_own(name, dir_fd)
+    directory = _open_own(name, dir_fd)
+    if name:
+        mode = stat.S_IMODE(status.st_mode)
+        try:
+            os.fchown(directory, -1, status.st_gid)
+        except OSError:
+            mode &= ~stat.S_IRWXG  # these permissions are for another group
+        os.fchmod(directory, mode)
+    return directory
+
+
+@contextmanager
+def _movable(name: str, parent: int) -> Iterator[None]:
+    """Make what is to be moved writable, as it must be if it is a directory of this user."""
+    status = os.lstat(name, dir_fd=parent)
+    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR or status.st_uid != os.geteuid():
+        yield
+        return
+    with closing_descriptor(os.open(name, LISTING, dir_fd=parent)) as directory, _writable(directory):
+        yield
+
+
+@contextmanager
+def _writable(directory: int) -> Iterator[None]:
+    mode = make_writable(directory)
+    try:
+        yield
+    finally:
+        if not mode & stat.S_IWUSR:
+            os.fchmod(directory, mode)

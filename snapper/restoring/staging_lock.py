@@ -1,0 +1,160 @@
+"""The staging directory of a target, and the lock in it.
+
+The staging directory is only used if it belongs to this user, no other user can enter it, and snapper has made all that
+is in it. Then nobody else can have put anything there, and whatever is in it while the lock is free is a leftover.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from snapper.errors import TargetLocked, TargetOccupied
+from snapper.fs.beneath import LOOKUP
+from snapper.fs.directories import closing_descriptor
+from snapper.fs.locks import is_locked, is_open_file, try_lock
+from snapper.fs.private import open_private_directory
+from snapper.process.identity import user_at_host, utc_now
+
+LOCK = "lock"
+
+#: The replaced directory, between the two steps of a swap that takes two.
+OLD = "old"
+
+#: What is not part of the replaced environment, during a swap.
+KEPT = "kept"
+
+#: The beginning of the name of the directory that is built.
+TREE = "tree"
+
+_OWN_NAME = re.compile(rf"(?:{LOCK}|{OLD}|{KEPT}|{TREE}\w*)\Z")
+_STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
+_MAX_SIGNATURE = 1024
+
+#: Attempts to lock a staging directory that other processes remove, or replace, at the same time.
+_ATTEMPTS = 1000
+
+
+class LockedStaging(NamedTuple):
+    """Descriptors of a staging directory and of the locked file in it."""
+
+    directory: int
+    lock: int
+
+    def release(self, parent: int, target: Path) -> None:
+        """Remove the lock, and the staging directory if it is empty.
+
+        The lock is closed first, as NFS keeps files that are open.
+        """
+        with suppress(OSError):
+            os.unlink(LOCK, dir_fd=self.directory)
+        os.close(self.lock)
+        os.close(self.directory)
+        with suppress(OSError):
+            os.rmdir(staging_path(target).name, dir_fd=parent)
+
+
+def staging_path(target: Path) -> Path:
+    """Return the path of the staging directory."""
+    return target.parent / f".{target.name}.snapper"
+
+
+def lock_staging(parent: int, target: Path) -> LockedStaging:
+    """Create and lock the staging directory of a target whose directory is open; raise TargetLocked, TargetOccupied.
+
+    The lock is on a file because NFS does not share locks on directories between machines.
+    """
+    name = staging_path(target).name
+    for _ in range(_ATTEMPTS):
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        with suppress(FileNotFoundError):  # the process that had the lock has removed the directory
+            directory = _open_staging(parent, target)
+            try:
+                lock = _lock_file(directory, target)
+                if lock is not None:
+                    return LockedStaging(directory, lock)
+            except BaseException:
+                os.close(directory)
+                raise
+            os.close(directory)
+    raise TargetLocked(str(target))
+
+
+def is_in_use(path: str, dir_fd: int) -> bool:
+    """Return whether a process uses the staging directory; True if that cannot be determined."""
+    try:
+        with closing_descriptor(os.open(path, LOOKUP, dir_fd=dir_fd)) as directory:
+            return is_locked(LOCK, directory)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def find_leftovers(parent: Path) -> list[Path]:
+    """Return this user's staging directories in a directory that no process uses."""
+    try:
+        with closing_descriptor(os.open(parent, LOOKUP & ~os.O_NOFOLLOW)) as directory:
+            names = filter(_STAGING_NAME.match, sorted(os.listdir(parent)))
+            return [parent / name for name in names if _is_leftover(name, directory)]
+    except OSError:
+        return []
+
+
+def _is_leftover(name: str, parent: int) -> bool:
+    try:
+        with closing_descriptor(open_private_directory(name, parent)) as directory:
+            return not _unknown_names(directory) and not is_in_use(".", directory)
+    except OSError:
+        return False
+
+
+def _unknown_names(directory: int) -> list[str]:
+    """Return the names in the staging directory that snapper does not use."""
+    return [name for name in os.listdir(directory) if not _OWN_NAME.match(name)]
+
+
+def _open_staging(parent: int, target: Path) -> int:
+    """Open the staging directory; raise TargetOccupied if somebody else may have put something in it."""
+    path = staging_path(target)
+    advice = "Remove it or have its owner remove it, then run this again. Or use another directory."
+    try:
+        directory = open_private_directory(path.name, parent)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise TargetOccupied(str(path), error.strerror or str(error), advice) from None
+    unknown = _unknown_names(directory)
+    if unknown:
+        os.close(directory)
+        raise TargetOccupied(str(path), f"it contains {unknown[0]!r}, which is not from snapper", advice)
+    return directory
+
+
+def _lock_file(directory: int, target: Path) -> int | None:
+    """Return the locked file in the staging directory, None to try again; raise TargetLocked."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(LOCK, flags, 0o600, dir_fd=directory)
+    try:
+        if not try_lock(descriptor):
+            holder = os.pread(descriptor, _MAX_SIGNATURE, 0).decode(errors="replace").strip()
+            raise TargetLocked(str(target), holder)
+        if is_open_file(descriptor, LOCK, directory):
+            _sign(descriptor)
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def _sign(lock: int) -> None:
+    """Write into the lock file who holds it, unless the disk is full."""
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{user_at_host()} (process {os.getpid()}, since {utc_now()})\n".encode(), 0)

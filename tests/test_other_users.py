@@ -1,0 +1,161 @@
+"""Several users on one machine: what belongs to another user is neither trusted nor changed, and root's is shared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import tree_of
+from tests.support.kernelspecs import add_kernel
+from tests.support.redteam.accounts import Account
+from tests.support.redteam.world import World, new_world
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run commands as several users")
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with new_world(sys.executable) as made:
+        yield made
+
+
+@pytest.fixture
+def shared(world: World) -> Path:
+    """An envs directory that all users may write to, like that of a hub."""
+    directory = world.top / "shared" / "envs"
+    directory.mkdir(parents=True)
+    directory.chmod(0o1777)
+    return directory
+
+
+def pack(owner: Account, prefix: Path, *options: object) -> str:
+    """Make an environment with a kernel, pack it, and return the id of the snapshot; all belong to the account."""
+    (prefix / "conda-meta").mkdir(parents=True, exist_ok=True)
+    (prefix / "conda-meta" / "history").touch()
+    if not (prefix / "share").exists():
+        add_kernel(prefix, "python3", argv=["/bin/true"], display_name="Python 3", language="python")
+    owner.store.mkdir(exist_ok=True)
+    for path in (prefix, owner.store):
+        owner.owns(path)
+    snapshot: str = owner.run_json("pack", "-p", prefix, *options)["snapshot"]
+    return snapshot
+
+
+def test_environment_of_another_user_does_not_count_as_restored(world: World, shared: Path) -> None:
+    """Its state says that it is the snapshot, and its owner can change it whenever the kernel is started."""
+    victim, attacker = world.victim, world.attacker
+    pack(victim, victim.envs / "work")
+    attacker.run_json("restore", "work", "--envs-dir", shared)
+    before = tree_of(shared)
+    error = victim.expect_error(11, "restore", "work", "--envs-dir", shared)
+    assert error["message"] == f"cannot overwrite {shared / 'work'}: it belongs to the user {attacker.uid}"
+    assert "--prefix" in error["hint"] and str(attacker.uid) in error["hint"]
+    assert tree_of(shared) == before
+    assert victim.registered_kernels() == {}
+    outcome = victim.snapper("restore", "--all", "--envs-dir", shared, "--replace")
+    assert outcome.code == 11
+    assert tree_of(shared) == before
+    assert victim.registered_kernels() == {}
+
+
+def test_status_does_not_trust_the_state_of_another_user(world: World, shared: Path) -> None:
+    pack(world.attacker, shared / "work")
+    status = world.victim.run_json("status", CONDA_ENVS_PATH=str(shared))
+    assert [entry["condition"] for entry in status["environments"]] == ["absent"]
+    (entry,) = world.victim.run_json("status", "-p", shared / "work")["environments"]
+    assert (entry["condition"], entry["snapshot"]) == ("unknown", None)
+
+
+@pytest.mark.parametrize("state", ["as it was", "writable", "pipe"])
+def test_environment_of_a_colleague_is_packed(world: World, shared: Path, state: str) -> None:
+    """What snapper recorded there is ignored and stays as it is."""
+    prefix = shared / "work"
+    first = pack(world.attacker, prefix)
+    if state == "writable":
+        (prefix / ".snapper").chmod(0o777)
+    elif state == "pipe":
+        (prefix / ".snapper" / "index").unlink()
+        os.mkfifo(prefix / ".snapper" / "index")
+    before = tree_of(shared)
+    times = [path.lstat().st_mtime_ns for path in sorted((prefix / ".snapper").iterdir())]
+    world.victim.owns(world.store)
+    packed = world.victim.run_json("pack", "-p", prefix, "--name", "copy")
+    assert packed["snapshot"] == first
+    assert tree_of(shared) == before
+    assert [path.lstat().st_mtime_ns for path in sorted((prefix / ".snapper").iterdir())] == times
+
+
+def test_environment_that_root_has_installed_is_shared(world: World) -> None:
+    """All users count it as restored and get its kernels, and nobody but root can replace it."""
+    root, victim, envs = world.root, world.victim, world.top / "opt" / "envs"
+    envs.mkdir(parents=True)
+    first = pack(root, envs / "work")
+    (envs / "work" / "more").write_text("more")
+    second = pack(root, envs / "work")
+    (restored,) = victim.run_json("restore", "work", "--envs-dir", envs)["restored"]
+    assert (restored["present"], restored["snapshot"]) == (True, second)
+    assert victim.registered_kernels().keys()
+    (entry,) = victim.run_json("status", CONDA_ENVS_PATH=str(envs))["environments"]
+    assert (entry["environment"], entry["condition"]) == ("work", "unchanged")
+    envs.chmod(0o777)
+    before = tree_of(envs)
+    error = victim.expect_error(11, "restore", f"work@{first}", "--envs-dir", envs, "--replace")
+    assert "it belongs to the user root" in error["message"]
+    assert tree_of(envs) == before
+    root.run_json("restore", f"work@{first}", "--envs-dir", envs)
+    assert not (envs / "work" / "more").exists()
+
+
+def test_root_does_not_replace_the_environment_of_a_user(world: World) -> None:
+    root, victim = world.root, world.victim
+    pack(victim, victim.envs / "work")
+    before = tree_of(victim.envs)
+    for options in ((), ("--replace",)):
+        error = root.expect_error(11, "restore", "work", "--envs-dir", victim.envs, *options)
+        assert f"it belongs to the user {victim.uid}" in error["message"]
+    assert tree_of(victim.envs) == before
+    assert root.registered_kernels() == {}
+
+
+def test_staging_directory_of_another_user_is_refused(world: World, shared: Path) -> None:
+    """The owner of the directory above creates it in advance, with links to what is to be moved into it."""
+    victim, attacker = world.victim, world.attacker
+    pack(victim, victim.envs / "work")
+    shutil.copytree(victim.envs / "work", shared / "work")
+    victim.owns(shared / "work")
+    for path in ("envs/other/conda-meta", "pkgs"):
+        (shared / "work" / path).mkdir(parents=True)
+    (shared / "work" / "pkgs" / "urls.txt").touch()
+    victim.owns(shared / "work")
+    holder = shared / ".work.snapper"
+    (holder / "kept" / "envs").mkdir(parents=True)
+    (holder / "kept" / "envs" / "planted").mkdir()
+    attacker.owns(holder)
+    os.chown(shared, attacker.uid, attacker.uid)
+    before = tree_of(shared)
+    error = victim.expect_error(11, "restore", "work", "--envs-dir", shared, "--replace")
+    assert error["message"] == f"cannot overwrite {holder}: it belongs to the user {attacker.uid}"
+    assert tree_of(shared) == before
+
+
+def test_import_does_not_use_scratch_directories_of_other_users(world: World, tmp_path: Path) -> None:
+    """A directory with such a name is neither used nor removed, whoever made it."""
+    victim, attacker = world.victim, world.attacker
+    pack(victim, victim.envs / "work")
+    archive = victim.home / "work.tar.gz"
+    victim.run_json("export", "work", "-o", archive)
+    scratch = world.top / "scratch"
+    for name, owner in (("snapper-scratch-theirs", attacker), ("snapper-scratch-mine", victim)):
+        (scratch / name / "precious").mkdir(parents=True)
+        owner.owns(scratch / name)
+        (scratch / name).chmod(0o700)
+    (scratch / "snapper-scratch-link").symlink_to(victim.home)
+    scratch.chmod(0o777)
+    before = tree_of(scratch)
+    victim.run_json("import", archive, "--name", "imported", TMPDIR=str(scratch))
+    assert tree_of(scratch) == before
