@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -35,8 +36,12 @@ ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kern
 
 _KERNELS = "share/jupyter/kernels"
 
-#: The largest `kernel.json`, logo, or front-end file, in bytes.
-_LARGEST = 1 << 20
+#: The largest `kernel.json`, and the largest logo or front-end file, in bytes.
+_LARGEST_SPEC = 64 * 1024
+_LARGEST_ASSET = 1 << 20
+
+#: How deeply metadata may be nested.
+_DEEPEST = 16
 
 #: The metadata with which a kernelspec chooses the code of Jupyter's server that starts it, and its configuration.
 _PROVISIONER = "kernel_provisioner"
@@ -73,7 +78,7 @@ class Kernelspec:
     def assets(self) -> Iterator[tuple[str, bytes]]:
         """Yield the names and contents of the logos and front-end files next to `kernel.json`."""
         for name in ASSETS:
-            data = _read(self.prefix, f"{self.directory}/{name}")
+            data = _read(self.prefix, f"{self.directory}/{name}", _LARGEST_ASSET)
             if data is not None:
                 yield name, data
 
@@ -82,7 +87,7 @@ def find_kernelspecs(prefix: Path) -> Iterator[Kernelspec]:
     """Yield the valid kernelspecs of the environment, sorted by name."""
     for name in _list(prefix):
         directory = f"{_KERNELS}/{name}"
-        data = _read(prefix, f"{directory}/{KERNEL_JSON}")
+        data = _read(prefix, f"{directory}/{KERNEL_JSON}", _LARGEST_SPEC)
         try:
             spec = None if data is None else _parse_kernelspec(prefix, directory, data)
         except KERNELSPEC_ERRORS as error:
@@ -133,7 +138,9 @@ def _known_fields(found: dict[str, Any]) -> dict[str, Any]:
             if is_variable_name(name) and isinstance(value, str)
         },
         "metadata": {
-            name: value for name, value in _object(found.get("metadata")).items() if name != _PROVISIONER
+            name: value
+            for name, value in _object(found.get("metadata")).items()
+            if name != _PROVISIONER and _is_plain(value, _DEEPEST)
         },
     }
     if isinstance(found.get("language"), str):
@@ -143,6 +150,18 @@ def _known_fields(found: dict[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("kernel_protocol_version"), str):
         fields["kernel_protocol_version"] = found["kernel_protocol_version"]
     return fields
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Return whether a JSON value is not too deep and has no infinite numbers.
+
+    Jupyter's server puts the fields of all kernelspecs into one document, and shows no kernels if that fails.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -160,10 +179,10 @@ def _list(prefix: Path) -> list[str]:
         return []
 
 
-def _read(prefix: Path, path: str) -> bytes | None:
+def _read(prefix: Path, path: str, limit: int) -> bytes | None:
     """Return the contents of a file of the environment, or None if there is none."""
     try:
-        return read_beneath(prefix, path, _LARGEST)
+        return read_beneath(prefix, path, limit)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
