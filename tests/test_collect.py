@@ -1,18 +1,23 @@
-"""Collecting files into layers: size limits, and uploads from forked processes."""
+"""Collecting files into layers: size limits, files that change meanwhile, and uploads from forked processes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from snapper.environment.tree import walk
+from snapper.environment.tree import File, walk
+from snapper.errors import ChangedWhilePacking, FileOperationFailed
 from snapper.format import layer_builder
+from snapper.format.model import LAYER_SIZE
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext
-from snapper.packing.items import FileGroup, PackItem
+from snapper.packing.items import CollectedGroup, FileGroup, PackItem
+from snapper.packing.large import scan_large_file
 from snapper.packing.uploads import upload_queue
 from snapper.repository.locks import pack_intent
 from snapper.store import open_store
@@ -63,3 +68,111 @@ def test_forked_process_gets_its_own_upload_queue(tmp_path: Path) -> None:
     process.join(60)
     assert process.exitcode == 0
     assert list(store.list_keys("layers/")) == ["layers/aa/first", "layers/aa/second"]
+
+
+# --- changes while packing ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Packing:
+    """An environment with the file `lib/a/data` while it is packed: it has been walked and is about to be read."""
+
+    top: Path
+    outside: Path
+    files: tuple[File, ...]
+
+    def collect(self) -> CollectedGroup:
+        store = open_store(str(self.outside / "store"), create=True)
+        items = tuple(PackItem(file) for file in self.files if file.type == "file")
+        with pack_intent(store) as intent:
+            context = PackContext(str(self.top), str(self.top), store, intent, 1, {}, {})
+            collected: CollectedGroup = collect_group(context, FileGroup("files", "", 0, items)).finish()
+            return collected
+
+
+@pytest.fixture
+def packing(tmp_path: Path) -> Packing:
+    top, outside = tmp_path / "env", tmp_path / "outside"
+    (top / "lib" / "a").mkdir(parents=True)
+    outside.mkdir()
+    (top / "lib" / "a" / "data").write_text("data")
+    return Packing(top, outside, walk(top).files)
+
+
+@pytest.mark.parametrize("moved", ["lib", "lib/a", "lib/a/data"])
+def test_links_that_appear_while_packing_are_not_followed(packing: Packing, moved: str) -> None:
+    """Another user who owns the environment could have a file published that only the packing user may read.
+
+    The links lead to the very file that was there, so nothing else tells that they are links.
+    """
+    (packing.top / moved).rename(packing.outside / "moved")
+    (packing.top / moved).symlink_to(packing.outside / "moved")
+    assert (packing.top / "lib/a/data").read_text() == "data"
+    with pytest.raises(ChangedWhilePacking, match="env/lib/a/data changed"):
+        packing.collect()
+
+
+@pytest.mark.parametrize("size", [4, LAYER_SIZE + 1])
+@pytest.mark.parametrize("change", [{"device": 1}, {"inode": 1}, {"mtime_ns": 1}, {"size": -1}], ids=str)
+def test_file_that_is_another_one_than_before_is_not_packed(
+    packing: Packing, change: dict[str, int], size: int
+) -> None:
+    """Files on another file system, mounted while packing, can have the same inode, size, and time."""
+    os.truncate(packing.top / "lib/a/data", size)
+    (file,) = (file for file in walk(packing.top).files if file.type == "file")
+    other = file._replace(**{field: getattr(file, field) + more for field, more in change.items()})
+    with pytest.raises(ChangedWhilePacking):
+        if size > LAYER_SIZE:
+            context = PackContext(str(packing.top), str(packing.top), None, None, 1, {}, {})  # type: ignore[arg-type]
+            scan_large_file(context, PackItem(other))
+        else:
+            replace(packing, files=(other,)).collect()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "directory", "nothing"])
+def test_file_that_becomes_something_else_is_not_packed(packing: Packing, kind: str) -> None:
+    data = packing.top / "lib/a/data"
+    data.unlink()
+    if kind == "fifo":
+        os.mkfifo(data)
+    elif kind == "directory":
+        data.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(data))
+    with pytest.raises(ChangedWhilePacking):
+        packing.collect()
+
+
+def test_walk_does_not_follow_a_directory_that_becomes_a_link(packing: Packing) -> None:
+    """While one of two directories is listed, the other one is replaced."""
+    (packing.outside / "secret").touch()
+    (packing.top / "lib/b").mkdir()
+    (packing.top / "lib/b/data").touch()
+    replaced: list[Path] = []
+
+    def replace_other(path: str) -> None:
+        if path.count("/") == 2 and not replaced:
+            other = packing.top / "lib" / ("b" if path.startswith("lib/a/") else "a")
+            other.rename(packing.outside / "moved")
+            other.symlink_to(packing.outside)
+            replaced.append(other)
+
+    with pytest.raises(FileOperationFailed) as caught:
+        walk(packing.top, replace_other)
+    assert caught.value.path == str(replaced[0])
+
+
+def test_links_outside_are_not_read_through_a_directory_that_becomes_a_link(packing: Packing) -> None:
+    """Neither are their targets."""
+    (packing.top / "lib/a/link").symlink_to("inside")
+    (packing.outside / "link").symlink_to("a secret of another user")
+
+    def replace_directory(path: str) -> None:
+        if path == "lib/a/link":
+            (packing.top / "lib/a").rename(packing.outside / "a")
+            (packing.top / "lib/a").symlink_to(packing.outside)
+
+    targets = {file.target for file in walk(packing.top, replace_directory).files}
+    assert "inside" in targets
+    assert targets <= {"", "inside"}

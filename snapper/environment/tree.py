@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from snapper.fs.errors import read_errors
+from snapper.fs.directories import DirectoryTree
+from snapper.fs.errors import map_os_error, os_errors
 
 Type = Literal["file", "symlink", "directory"]
 
@@ -51,7 +53,7 @@ class Tree:
 
 
 def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tree:
-    """Describe everything below `top` without following symlinks.
+    """Describe everything below `top`, which may be a symlink, without following other symlinks.
 
     `exclude` returns why a path is to be skipped, or None to include it; paths with an empty reason are skipped
     without being reported. Raise PermissionDenied, FileOperationFailed.
@@ -59,9 +61,9 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
     files: list[File] = []
     skipped: list[SkippedPath] = []
     pending = [""]
-    with read_errors():
+    with os_errors(top, "read"), closing(DirectoryTree(os.path.realpath(top), make=False)) as directories:
         while pending:
-            for item in _read_directory(top, pending.pop(), exclude):
+            for item in _read_directory(top, directories, pending.pop(), exclude):
                 if isinstance(item, File):
                     files.append(item)
                     if item.type == "directory":
@@ -72,14 +74,24 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
 
 
 def _read_directory(
-    top: Path, directory: str, exclude: Callable[[str], str | None]
+    top: Path, directories: DirectoryTree, directory: str, exclude: Callable[[str], str | None]
 ) -> list[File | SkippedPath]:
-    parent = f"{directory}/" if directory else ""
-    with os.scandir(f"{top}/{directory}" if directory else top) as entries:
-        return [_describe(parent + entry.name, entry, exclude) for entry in entries]
+    parent = path = f"{directory}/" if directory else ""
+    items = []
+    try:
+        descriptor = directories[directory]
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                path = parent + entry.name
+                items.append(_describe(path, entry, descriptor, exclude))
+    except OSError as error:
+        raise map_os_error(error, f"{top}/{path}".rstrip("/"), "read") from None
+    return items
 
 
-def _describe(path: str, entry: os.DirEntry[str], exclude: Callable[[str], str | None]) -> File | SkippedPath:
+def _describe(
+    path: str, entry: os.DirEntry[str], directory: int, exclude: Callable[[str], str | None]
+) -> File | SkippedPath:
     reason = exclude(path)
     if reason is not None:
         return SkippedPath(path, reason)
@@ -98,5 +110,5 @@ def _describe(path: str, entry: os.DirEntry[str], exclude: Callable[[str], str |
         status.st_ino,
         status.st_dev,
         status.st_nlink,
-        os.readlink(entry.path) if type_ == "symlink" else "",
+        os.readlink(entry.name, dir_fd=directory) if type_ == "symlink" else "",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,6 +67,23 @@ class DirectoryTree:
         for path in list(self._open):
             if path and path != needed and not needed.startswith(path + "/"):
                 os.close(self._open.pop(path))
+
+
+class RecentTrees:
+    """The last two trees that a process has worked on, by their top; `opened` opens one."""
+
+    def __init__(self, opened: Callable[[str], DirectoryTree]) -> None:
+        self._opened = opened
+        self._trees: dict[str, DirectoryTree] = {}
+
+    def __getitem__(self, top: str) -> DirectoryTree:
+        tree = self._trees.get(top)
+        if tree is None:
+            tree = self._opened(top)
+            for stale in list(self._trees)[:-1]:
+                self._trees.pop(stale).close()
+            self._trees[top] = tree
+        return tree
 
 
 def _open_directory(path: str | Path, dir_fd: int | None = None) -> int:

@@ -146,14 +146,14 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
     if not entry.placeholder:
         collection.make_room(item.file.size)
         view = collection.builder.stage(member_of(item, item.file.mtime))
-        read_into(collection.context.path_of(item.file), item.file, view)
+        read_into(collection.context.place_of(item.file), item.file, view)
         sha256 = hashlib.sha256(view).hexdigest()
         if sha256 == entry.sha256:
             collection.builder.keep()
         else:
             collection.unproved.append(item._replace(made_at_link=sha256 == entry.sha256_in_prefix))
         return sha256 == entry.sha256
-    data = read_file(collection.context.path_of(item.file), item.file)
+    data = read_file(collection.context.place_of(item.file), item.file)
     for original in candidate_originals(data, entry.mode, entry.placeholder, collection.context.prefix):
         if hashlib.sha256(original).hexdigest() == entry.sha256:
             collection.make_room(len(original))
@@ -174,7 +174,7 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     mtime = LINK_TIME if item.made_at_link else file.mtime
     collection.make_room(file.size)
     view = builder.stage(member_of(item, mtime))
-    read_into(context.path_of(file), file, view)
+    read_into(context.place_of(file), file, view)
     data = _rewritten(context, item, view)
     placeholders = context.earlier_placeholders(file)
     if data is None:
@@ -214,7 +214,7 @@ def _package_placeholders(item: PackItem) -> tuple[str, ...]:
 
 def _add_record(collection: _Collection, item: PackItem) -> None:
     """Add a conda record, with checksums and sizes of relocated files as these are stored."""
-    data = read_file(collection.context.path_of(item.file), item.file)
+    data = read_file(collection.context.place_of(item.file), item.file)
     disk = {path: facts.disk for path, facts in collection.facts.items()}
     stored = {path: facts.stored for path, facts in collection.facts.items()}
     canonical = None

@@ -9,6 +9,7 @@ from snapper.environment.tree import File
 from snapper.format.canonicalize import replace_directory
 from snapper.format.layout import Layout
 from snapper.format.model import StoredLayer
+from snapper.packing.files import FilePlace
 from snapper.repository.locks import Intent
 from snapper.store import Store
 
@@ -54,12 +55,12 @@ class PackContext:
         placeholder = self.placeholders.get(file.path)
         return (placeholder,) if placeholder else ()
 
-    def path_of(self, file: File) -> str:
-        """Return the path to read the file from."""
+    def place_of(self, file: File) -> FilePlace:
+        """Return where to read the file from."""
         for source in self.included:
             if file.path.startswith(source.path + "/"):
-                return source.directory + file.path[len(source.path) :]
-        return f"{self.directory}/{file.path}"
+                return FilePlace(source.directory, file.path[len(source.path) + 1 :])
+        return FilePlace(self.directory, file.path)
 
     def with_included_paths(self, file: File, data: bytes) -> bytes:
         """Return the file's data with the paths that included sources will have."""

@@ -113,15 +113,15 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
     mtime = LINK_TIME if item.made_at_link or (scan.proved and scan.method) else item.file.mtime
     member = member_of(item, mtime, scan.size) if piece.number == 0 else None
     tail = padding(scan.size) if piece.number == len(scan.starts) - 2 else b""
-    path = context.path_of(item.file)
+    place = context.place_of(item.file)
 
     if scan.method is None:
         view = builder.make_piece(member, end.position - start.position, tail)
-        with open_checked(path, item.file) as descriptor:
-            read_range_into(descriptor, start.position, view, path)
+        with open_checked(place, item.file) as descriptor:
+            read_range_into(descriptor, start.position, view, place)
     else:
-        with open_checked(path, item.file) as descriptor:
-            data = read_range(descriptor, start.position, end.position - start.position, path)
+        with open_checked(place, item.file) as descriptor:
+            data = read_range(descriptor, start.position, end.position - start.position, place)
         data = _canonical(data, scan.method, context.prefix)
         builder.add_piece(member, data, tail)
         builder.note(item.file.path, CanonicalFile(b"", scan.method.mode, scan.method.placeholder))
@@ -155,13 +155,13 @@ class _Relocated:
 
 def _survey(context: PackContext, item: PackItem) -> _Survey:
     """Read the file once, in blocks that are small compared to a layer."""
-    prefix, path, size = path_bytes(context.prefix), context.path_of(item.file), item.file.size
+    prefix, place, size = path_bytes(context.prefix), context.place_of(item.file), item.file.size
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
     has_prefix = has_nul = object_code = False
-    with open_checked(path, item.file) as descriptor:
+    with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
-            read_range_into(descriptor, position, view, path)
+            read_range_into(descriptor, position, view, place)
             digest.update(view)
             block = carried + bytes(view)
             has_prefix = has_prefix or prefix in block
@@ -215,12 +215,12 @@ def _relocation_methods(context: PackContext, item: PackItem, survey: _Survey) -
 
 def _pieces(context: PackContext, item: PackItem, method: RelocationMethod) -> Iterator[bytes]:
     """Yield the file's data in pieces."""
-    prefix, path = path_bytes(context.prefix), context.path_of(item.file)
-    with open_checked(path, item.file) as descriptor:
+    prefix, place = path_bytes(context.prefix), context.place_of(item.file)
+    with open_checked(place, item.file) as descriptor:
         position, size = 0, item.file.size
         while position < size:
             length = min(LAYER_SIZE, size - position)
-            data = read_range(descriptor, position, min(length + _LOOK_AHEAD, size - position), path)
+            data = read_range(descriptor, position, min(length + _LOOK_AHEAD, size - position), place)
             if position + length < size:
                 length = _safe_cut(data, length, prefix, method.mode)
             data = data[:length]

@@ -22,7 +22,7 @@ from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
-from snapper.fs.directories import DirectoryTree, write_all
+from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.modes import limit_umask
@@ -86,7 +86,7 @@ class ExtractedLayer:
 
 
 _reader = LayerReader()
-_directories: dict[str, DirectoryTree] = {}
+_trees = RecentTrees(DirectoryTree)
 
 
 def fetch_layer(store: Store, job: ExtractJob) -> bytes:
@@ -104,20 +104,11 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     layer = _reader.open(job.layer, stored, store.url)
     with unpack_errors(what, job.prefix):
-        writer = _Writer(job, layer, _directories_of(job.directory), allowed_modes)
+        writer = _Writer(job, layer, _trees[job.directory], allowed_modes)
         if layer.continuation is not None:
             writer.write_continuation(layer.continuation)
         writer.write_members(layer.members())
     return writer.result()
-
-
-def _directories_of(top: str) -> DirectoryTree:
-    """Return the open directories of a tree; those of the last two trees stay open, as their layers may alternate."""
-    tree = _directories.pop(top, None) or DirectoryTree(top)
-    for stale in list(_directories)[:-1]:
-        _directories.pop(stale).close()
-    _directories[top] = tree
-    return tree
 
 
 class _Writer:
