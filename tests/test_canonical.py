@@ -299,6 +299,6 @@ def test_history_must_end_at_the_current_snapshot() -> None:
     assert "history" in reject_ref_with("history", [])
 
 
-@pytest.mark.parametrize("prefix", ["/a\0b", "/\ud800"])
+@pytest.mark.parametrize("prefix", ["/a\0b", "/\ud800", "/" + "x" * 4096])
 def test_history_entries_with_impossible_prefixes_are_rejected(prefix: str) -> None:
     reject_ref_with("history.0.prefix", prefix)

@@ -158,6 +158,9 @@ def test_location_that_the_user_packed_from_is_used_for_that_environment_only(ho
     assert choose("team-x", home / "project/env") == Destination(home / "project/env")
     assert refused(home, "team-y", home / "project/env")
     assert refused(home, "team-x", home / "project/other")
+    environment(home / "project/env", "team-x")
+    assert choose("team-x", home / "project/env") == Destination(home / "project/env")
+    (home / "project/env").rename(home / "project/moved")
     environment(home / "project/env", "other")
     beside = choose("team-x", home / "project/env")
     assert beside.prefix == home / "project/team-x"
@@ -318,10 +321,23 @@ def test_root_does_not_write_into_the_home_of_another_user(
     monkeypatch.delenv("CONDA_ENVS_PATH")
     conda_root(home / "miniforge3")
     (home / ".condarc").write_text(f"envs_dirs: [{tmp_path}]\n")
+    (home / ".conda").mkdir()
+    (home / ".conda/environments.txt").write_text(f"{environment(tmp_path / 'listed', 'team-x')}\n")
+    assert choose("team-x", tmp_path / "listed").prefix == tmp_path / "listed"
     give_away(home)
+    for name in (".condarc", ".conda", ".conda/environments.txt"):
+        give_away(home / name)
+    with pytest.raises(NoTargetDirectory):
+        choose("team-x", tmp_path / "listed")
     with pytest.raises(NoTargetDirectory) as caught:
         choose("team-x", home / "miniforge3/envs/team-x")
     assert f"{home} belongs to the user {_OTHER_USER}" in caught.value.message
+    link = state_directory() / "locations"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path)
+    give_away(link)
+    remember_location("team-x", tmp_path / "env")
+    assert not (tmp_path / "team-x").exists()
 
 
 def test_home_may_be_writable_by_a_group(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +353,34 @@ def test_home_may_be_writable_by_a_group(home: Path, monkeypatch: pytest.MonkeyP
     assert choose("team-x", root / "envs/team-x").prefix == home / ".conda/envs/team-x"
 
 
+@needs_root
+def test_conda_that_a_group_may_write_to_is_not_used(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = conda_root(tmp_path / "conda")
+    monkeypatch.setenv("CONDA_EXE", f"{root}/bin/conda")
+    assert choose("team-x", root / "envs/team-x").prefix == root / "envs/team-x"
+    os.chown(root, -1, _OTHER_USER)
+    root.chmod(0o775)
+    assert refused(home, "team-x", root / "envs/team-x") == f"{root} is writable by other users"
+
+
+@needs_root
+def test_home_may_be_in_a_directory_of_another_user(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other user controls the home anyway. In containers, root may appear as another user."""
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    root = conda_root(home / "miniforge3")
+    give_away(tmp_path)
+    assert choose("team-x", root / "envs/team-x") == Destination(root / "envs/team-x")
+    for place in (home / "project", tmp_path / "project"):
+        place.mkdir()
+        remember_location("team-x", place / "env")
+    assert choose("team-x", home / "project/env") == Destination(home / "project/env")
+    assert choose("team-x", tmp_path / "project/env").prefix == root / "envs/team-x"
+
+
 def test_envs_directory_may_be_a_link(home: Path, tmp_path: Path) -> None:
     (home / "envs").rename(tmp_path / "real")
     (home / "envs").symlink_to(tmp_path / "real")
@@ -350,7 +394,8 @@ def test_envs_directory_may_be_a_link(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * 50_000, "a: " + "{a: " * 10_000, "- " * 30_000, "x" * (1 << 17), "envs_dirs: " + "[" * 60_000,
+        "[" * 50_000, "a: " + "{a: " * 10_000, "- " * 30_000, "envs_dirs: [x] #" + "x" * (1 << 17),
+        "envs_dirs: " + "[" * 60_000,
         "envs_dirs: !!seq text", "envs_dirs: !!python/object/apply:os.system [true]", "!!map envs_dirs",
         'envs_dirs: ["a\\0b"]', "envs_dirs: &a [*a]", "envs_dirs: {a: b}", "? [envs_dirs]\n: [x]",
     ],

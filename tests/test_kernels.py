@@ -165,6 +165,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+PY = Kernel("py", "Python", "python")
+
+
 def register_names(prefix: Path, environment: str, shipped: list[Kernel]) -> list[tuple[str, str]]:
     """Register kernels of an environment that does not exist; return their names and display names."""
     registered = kernels.register_pending(prefix, environment, shipped)
@@ -188,6 +191,69 @@ def test_names_are_unique(home: Path) -> None:
     assert register_names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
     same = [Kernel("x", "Same", "c"), Kernel("y", "Same", "c")]
     assert [shown for _, shown in register_names(home / "envs/s", "s", same)] == ["Same (s) x", "Same (s) y"]
+
+
+def add_kernelspec(directory: Path, name: str) -> None:
+    """Add a kernel that snapper has not registered."""
+    (directory / name).mkdir(parents=True)
+    (directory / name / "kernel.json").write_text(
+        '{"argv": ["true"], "display_name": "T", "language": "text"}'
+    )
+
+
+def test_names_of_other_kernels_are_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever Jupyter finds them, and with whatever case; Jupyter always has a kernel `python3`."""
+    add_kernelspec(home / ".local/share/jupyter/kernels", "A-Py")
+    add_kernelspec(home / "more/kernels", "b-PY")
+    add_kernelspec(home / "miniforge3/share/jupyter/kernels", "c-py")
+    add_kernelspec(home / "server/share/jupyter/kernels", "d-py")
+    (home / "server/bin").mkdir()
+    (home / "server/bin/jupyter").write_text("#!/bin/sh\n")
+    (home / "server/bin/jupyter").chmod(0o755)
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "more"))
+    monkeypatch.setenv("PATH", f"{home}/server/bin:{os.environ['PATH']}")
+    for environment in ("a", "b", "c", "d"):
+        (registered,) = kernels.register_pending(home / "envs" / environment, environment, [PY])
+        assert (registered.name, registered.instead_of) == (f"{environment}-py-2", f"{environment}-py")
+    monkeypatch.setenv("SNAPPER_KERNEL_NAME", "{env}")
+    assert register_names(home / "envs/python3", "Python3", [PY])[0][0] == "python3-2"
+
+
+def test_names_stay_with_their_kernels(home: Path) -> None:
+    """Another environment does not get a name after the registered kernels were lost with the disk."""
+    assert register_names(home / "envs/a-b", "a-b", [Kernel("c", "C", "c")]) == [("a-b-c", "C (a-b)")]
+    shutil.rmtree(home / ".local/share/jupyter")
+    assert register_names(home / "envs/a", "a", [Kernel("b-c", "C", "c")]) == [("a-b-c-2", "C (a)")]
+    assert register_names(home / "envs/a-b", "a-b", [Kernel("c", "C", "c")]) == [("a-b-c", "C (a-b)")]
+    kernels.remove("a-b")
+    kernels.remove("a")
+    assert register_names(home / "envs/a", "a", [Kernel("b-c", "C", "c")]) == [("a-b-c", "C (a)")]
+
+
+def test_display_names_cannot_hide_the_environment(home: Path) -> None:
+    """Languages and display names may be long, and contain spaces and characters that cannot be seen."""
+    hiding = [
+        Kernel("a", "x" * 10_000, "Python 3 (ipykernel)\u202e\n" + " " * 300 + "x"),
+        Kernel("b", "B", "\x1b[2J"),
+    ]
+    (first, second) = register_names(home / "envs/work", "work", hiding)
+    assert first == ("work-a", "Python 3 (ipykernel) x (work)")
+    assert second == ("work-b", "[2J (work)")
+    same = [Kernel(name, "Same\u200b", "c") for name in ("x" * 500, "x" * 501)]
+    names = register_names(home / "envs/work", "work", same)
+    assert len({name for name, _ in names}) == 2
+    assert all(len(name) < 210 and len(shown) < 100 for name, shown in names)
+
+
+def test_kernel_with_another_name_is_reported(machine: Machine) -> None:
+    add_kernel(make_data(machine.envs / "one"), "text", argv=["true"], display_name="T", language="text")
+    machine.run_json("pack", "one")
+    add_kernelspec(kernels_dir(machine), "one-text")
+    told = "Text (one), as one-text-2: another kernel has the name one-text\n"
+    assert f"  kernel: {told}" in machine.snapper("restore", "one").out
+    assert machine.snapper("kernels", "register", "one").out == f"one: {told}"
+    (restored,) = machine.run_json("restore", "one")["restored"]
+    assert [kernel["instead_of"] for kernel in restored["kernels"]] == ["one-text"]
 
 
 def test_kernels_are_removed_with_their_environments(machine: Machine) -> None:

@@ -176,7 +176,8 @@ def _print_result(result: _Registration) -> None:
         if kernel.problem:
             output.warn(f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
-            output.echo(f"{result.environment}: {kernel.display_name}, as {kernel.name}")
+            taken = f": another kernel has the name {kernel.instead_of}" if kernel.instead_of else ""
+            output.echo(f"{result.environment}: {kernel.display_name}, as {kernel.name}{taken}")
     if not result.kernels:
         output.warn(f"{result.environment} has no kernel. Install one with: {result.suggestion}")
 

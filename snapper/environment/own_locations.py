@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.format import canonical
-from snapper.fs.atomic import atomic_write
-from snapper.fs.small_files import read_own_file
+from snapper.fs.own_directory import own_directory
 from snapper.settings.directories import state_directory
 
 FORMAT = 1
@@ -34,7 +33,8 @@ class _Locations:
 def own_locations(environment: str) -> tuple[str, ...]:
     """Return the prefixes that this user has chosen for the environment, the latest last."""
     try:
-        known = canonical.decode(_Locations, canonical.parse(read_own_file(_file(environment))))
+        with own_directory(_directory()) as directory:
+            known = canonical.decode(_Locations, canonical.parse(directory.read(environment)))
     except (OSError, canonical.MalformedDocument):
         return ()
     return known.prefixes if (known.format, known.environment) == (FORMAT, environment) else ()
@@ -47,9 +47,9 @@ def remember_location(environment: str, prefix: Path) -> None:
         return
     prefixes = (*(other for other in before if other != str(prefix)), str(prefix))[-_MOST:]
     data = canonical.encode(_Locations(FORMAT, environment, prefixes))
-    with suppress(OSError):
-        atomic_write(_file(environment), data, mode=0o600)
+    with suppress(OSError), own_directory(_directory(), make=True) as directory:
+        directory.write(environment, data)
 
 
-def _file(environment: str) -> Path:
-    return state_directory() / "locations" / environment
+def _directory() -> Path:
+    return state_directory() / "locations"

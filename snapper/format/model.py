@@ -43,8 +43,8 @@ LONGEST_TARGET = 4095
 _LARGEST_COUNT = 2**63 - 1
 _LARGEST_MODE = 0o7777
 
-#: The length of the longest placeholder, in bytes: that of the longest path on Linux.
-_LONGEST_PLACEHOLDER = 4096
+#: The length of the longest prefix or placeholder, in bytes: that of the longest path on Linux.
+_LONGEST_PREFIX = 4096
 
 
 def is_digest(text: str) -> bool:
@@ -74,7 +74,7 @@ def is_placeholder(text: str) -> bool:
         length = len(text.encode())
     except UnicodeEncodeError:
         return False
-    return text.startswith("/") and 1 < length <= _LONGEST_PLACEHOLDER and "\0" not in text
+    return text.startswith("/") and 1 < length <= _LONGEST_PREFIX and "\0" not in text
 
 
 def path_bytes(path: str) -> bytes:
@@ -318,8 +318,9 @@ class HistoryEntry:
     def __post_init__(self) -> None:
         _check_digest(self.snapshot)
         _check_counts(self.packages, self.size, self.stored_size, self.added_size)
-        if b"\0" in path_bytes(self.prefix):
-            raise ValueError(f"{self.prefix!r} is not a directory")
+        prefix = path_bytes(self.prefix)
+        if b"\0" in prefix or len(prefix) > _LONGEST_PREFIX:
+            raise ValueError("the prefix in a history entry is not a path")
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,30 @@
-"""Name registered kernels by the user's templates (settings `kernel_name` and `kernel_display_name`)."""
+"""Name registered kernels by the user's templates (settings `kernel_name` and `kernel_display_name`).
+
+Languages and display names come from a store. They may be long or contain characters that hide the rest of the name.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.format.model import Kernel
-from snapper.kernels.jupyter import user_kernels_directory
-from snapper.kernels.kernelspecs import MOST_KERNELS
+from snapper.fs.own_directory import list_directory
+from snapper.kernels.claims import can_claim, claim_name
+from snapper.kernels.jupyter import kernel_names_elsewhere, user_kernels_directory
+from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS
 from snapper.kernels.registered import is_available
 from snapper.settings.resolution import load_settings
+
+#: The kernel that Jupyter itself comes with.
+_NATIVE = "python3"
+
+_LONGEST_STEM = 200
+_LONGEST_TEXT = 40
 
 #: How many numbers are tried to make a name unique.
 _MOST_NUMBERS = 2 * MOST_KERNELS
@@ -19,11 +32,15 @@ _MOST_NUMBERS = 2 * MOST_KERNELS
 
 @dataclass(frozen=True)
 class NamedKernel:
-    """A kernel of an environment, its name in Jupyter's menu, and the directory of its registered kernelspec."""
+    """A kernel of an environment, its name in Jupyter's menu, and the directory of its registered kernelspec.
+
+    `instead_of` is the name that the template gives, if that is taken.
+    """
 
     kernel: Kernel
     display_name: str
     directory: Path
+    instead_of: str = ""
 
     @property
     def name(self) -> str:
@@ -33,22 +50,56 @@ class NamedKernel:
 def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
     """Return the kernels of one environment with unique names that Jupyter accepts.
 
-    A name that other kernelspecs of the user have is not used, unless no number makes it unique.
+    A name that another kernel has is not used, wherever Jupyter finds it, nor one that belongs to another environment.
     """
     settings = load_settings()
-    parent = user_kernels_directory()
     display_names = _display_names(settings.kernel_display_name, environment, kernels)
-    taken: set[str] = set()
+    names = _Names(environment)
     named = []
     for kernel, display_name in zip(kernels, display_names, strict=True):
-        template_name = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
-        stem = re.sub(r"[^a-z0-9._-]+", "-", template_name.lower())
-        names = (stem, *(f"{stem}-{count}" for count in range(2, _MOST_NUMBERS)))
-        free = (name for name in names if name not in taken)
-        name = next((name for name in free if is_available(parent / name, environment, kernel.name)), stem)
-        taken.add(name)
-        named.append(NamedKernel(kernel, display_name, parent / name))
+        text = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
+        stem = re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:_LONGEST_STEM]
+        name = names.choose(stem, kernel.name)
+        directory = names.directory / name
+        named.append(NamedKernel(kernel, display_name, directory, "" if name == stem else stem))
     return named
+
+
+class _Names:
+    """Chooses names for the kernels of one environment. Jupyter does not distinguish upper and lower case."""
+
+    def __init__(self, environment: str) -> None:
+        self.directory = user_kernels_directory()
+        self._environment = environment
+        self._foreign = {_NATIVE, *kernel_names_elsewhere()}
+        self._own: dict[str, list[str]] = {}
+        for name in list_directory(self.directory):
+            self._own.setdefault(name.lower(), []).append(name)
+        self._chosen: set[str] = set()
+        self._numbers: Counter[str] = Counter()
+
+    def choose(self, stem: str, kernel: str) -> str:
+        """Return the stem, or the stem with a number if that is taken; the name belongs to the kernel from now on.
+
+        If no number is free, because the user's directory cannot be used, registering the kernel says why.
+        """
+        name = stem
+        for _ in range(_MOST_NUMBERS):
+            self._numbers[stem] += 1
+            name = stem if self._numbers[stem] == 1 else f"{stem}-{self._numbers[stem]}"
+            if name not in self._chosen and self._is_free(name, kernel):
+                self._chosen.add(name)
+                claim_name(name, self._environment, kernel)
+                return name
+        return name if stem in self._foreign else stem
+
+    def _is_free(self, name: str, kernel: str) -> bool:
+        if name in self._foreign or not can_claim(name, self._environment, kernel):
+            return False
+        others = (self.directory / other for other in self._own.get(name, ()) if other != name)
+        if any(os.path.lexists(other / KERNEL_JSON) for other in others):
+            return False
+        return is_available(self.directory / name, self._environment, kernel)
 
 
 def _display_names(template: str, environment: str, kernels: Sequence[Kernel]) -> list[str]:
@@ -57,18 +108,19 @@ def _display_names(template: str, environment: str, kernels: Sequence[Kernel]) -
     Where several kernels would have the same, their own display names replace the language, and if these are the same
     too, their names are appended.
     """
+    own = [_clean(kernel.display_name) for kernel in kernels]
     by_language = [
-        _fill(template, environment, _capitalize(kernel.language) or kernel.display_name, kernel.display_name)
-        for kernel in kernels
+        _fill(template, environment, _capitalize(_clean(kernel.language)) or display_name, display_name)
+        for kernel, display_name in zip(kernels, own, strict=True)
     ]
+    counts = Counter(by_language)
     by_display_name = [
-        name
-        if by_language.count(name) == 1
-        else _fill(template, environment, kernel.display_name, kernel.display_name)
-        for name, kernel in zip(by_language, kernels, strict=True)
+        name if counts[name] == 1 else _fill(template, environment, display_name, display_name)
+        for name, display_name in zip(by_language, own, strict=True)
     ]
+    counts = Counter(by_display_name)
     return [
-        name if by_display_name.count(name) == 1 else f"{name} {kernel.name}"
+        name if counts[name] == 1 else f"{name} {_clean(kernel.name)}"
         for name, kernel in zip(by_display_name, kernels, strict=True)
     ]
 
@@ -77,6 +129,12 @@ def _fill(template: str, environment: str, language: str, kernel: str) -> str:
     """Replace `{env}`, `{language}` and `{kernel}` in the template."""
     values = {"env": environment, "language": language, "kernel": kernel}
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
+
+
+def _clean(text: str) -> str:
+    """Return the beginning of the text, in one line and without characters that cannot be seen."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(printable.split())[:_LONGEST_TEXT].rstrip()
 
 
 def _capitalize(language: str) -> str:

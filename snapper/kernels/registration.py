@@ -17,6 +17,7 @@ from snapper.environment.conda_directories import condabin
 from snapper.format.model import Kernel
 from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
 from snapper.kernels import launcher
+from snapper.kernels.claims import release_name
 from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS, Kernelspec, find_kernelspecs
 from snapper.kernels.naming import NamedKernel, name_kernels
 from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
@@ -31,12 +32,16 @@ _PUBLIC = 0o644
 
 @dataclass(frozen=True)
 class KernelRegistration:
-    """The outcome of registering a kernel: empty `problem`, or the reason why it failed."""
+    """The outcome of registering a kernel: empty `problem`, or the reason why it failed.
+
+    `instead_of` is the name that it should have, if that is taken.
+    """
 
     name: str
     display_name: str
     path: str
     problem: str = ""
+    instead_of: str = ""
 
 
 def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
@@ -50,7 +55,7 @@ def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
     for registered in registered_kernels():
         if registered.environment == environment and registered.name not in current:
             with suppress(OSError):
-                remove_directory(Path(registered.path))
+                _remove(registered)
     outcomes = tuple(_register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True))
     for outcome in outcomes:
         logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
@@ -81,7 +86,7 @@ def remove(environment: str) -> tuple[RegisteredKernel, ...]:
     """Remove the kernels of the environment from the user's Jupyter and return them; may raise OSError."""
     removed = tuple(kernel for kernel in registered_kernels() if kernel.environment == environment)
     for kernel in removed:
-        remove_directory(Path(kernel.path))
+        _remove(kernel)
     remove_notice(environment)
     return removed
 
@@ -93,7 +98,7 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     for kernel in registered_kernels():
         if kernel.environment not in known and not os.path.lexists(kernel.prefix):
             with suppress(OSError):
-                remove_directory(Path(kernel.path))
+                _remove(kernel)
                 removed.append(kernel)
     return tuple(removed)
 
@@ -144,7 +149,7 @@ def _registration(named: NamedKernel, error: Exception | None = None) -> KernelR
     problem = ""
     if error is not None:
         problem = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return KernelRegistration(named.name, named.display_name, str(named.directory), problem)
+    return KernelRegistration(named.name, named.display_name, str(named.directory), problem, named.instead_of)
 
 
 def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
@@ -170,3 +175,9 @@ def _write_kernelspec(
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _remove(kernel: RegisteredKernel) -> None:
+    """Remove a registered kernel, whose name others can have then; may raise OSError."""
+    release_name(kernel.name)
+    remove_directory(Path(kernel.path))

@@ -131,7 +131,8 @@ def _print_result(result: RestoreResult) -> None:
         if kernel.problem:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
-            output.echo(f"  kernel: {kernel.display_name}")
+            taken = f", as {kernel.name}: another kernel has the name {kernel.instead_of}"
+            output.echo(f"  kernel: {kernel.display_name}{taken if kernel.instead_of else ''}")
     if not result.kernels:
         output.echo(f"  no kernel found. Install one with: {result.suggestion}")
 

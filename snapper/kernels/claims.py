@@ -1,0 +1,58 @@
+"""Which kernel has a name: the file `kernels/NAME` in the state directory.
+
+Notebooks refer to kernels by name. The registered kernels are lost with the disk of a notebook instance; without this,
+another environment of the store could get the name first when all are registered again.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper.format import canonical
+from snapper.fs.own_directory import own_directory
+from snapper.settings.directories import state_directory
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """The contents of a file: a kernel of an environment."""
+
+    format: int
+    environment: str
+    kernel: str
+
+
+def can_claim(name: str, environment: str, kernel: str) -> bool:
+    """Return whether the name belongs to no other kernel."""
+    claim = _read(name)
+    return claim is None or (claim.environment, claim.kernel) == (environment, kernel)
+
+
+def claim_name(name: str, environment: str, kernel: str) -> None:
+    """Record that the name belongs to the kernel, if the file can be written."""
+    claim = _Claim(FORMAT, environment, kernel)
+    with suppress(OSError), own_directory(_directory(), make=True) as directory:
+        directory.write(name, canonical.encode(claim))
+
+
+def release_name(name: str) -> None:
+    """Forget whose name this is."""
+    with suppress(OSError), own_directory(_directory()) as directory:
+        directory.remove(name)
+
+
+def _read(name: str) -> _Claim | None:
+    try:
+        with own_directory(_directory()) as directory:
+            claim = canonical.decode(_Claim, canonical.parse(directory.read(name)))
+    except (OSError, canonical.MalformedDocument):
+        return None
+    return claim if claim.format == FORMAT else None
+
+
+def _directory() -> Path:
+    return state_directory() / "kernels"
