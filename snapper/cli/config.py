@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,14 +56,14 @@ def show(as_json: JsonOption = False) -> int:
         output.print_json(
             {
                 "file": str(overview.file) if overview.file else None,
-                "settings": [to_jsonable(setting) for setting in overview.settings],
+                "settings": [_fields(setting) for setting in overview.settings],
                 "wrong": [output.error_fields(error) for error in overview.wrong],
             }
         )
         return code
     output.print_table(
         ("SETTING", "VALUE", "FROM"),
-        [(setting.key, _format_value(setting.value), setting.origin) for setting in overview.settings],
+        [(setting.key, _format_value(setting.shown), setting.origin) for setting in overview.settings],
         right=(),
     )
     for error in overview.wrong:
@@ -152,21 +152,25 @@ def _check_url(url: str) -> None:
 def _print_change(key: str, file: object, as_json: bool) -> None:
     setting = explain_setting(key)
     if as_json:
-        output.print_json(to_jsonable(setting))
+        output.print_json(_fields(setting))
         return
-    output.echo(f"{key} = {_format_value(setting.value)}, from {setting.origin}")
+    output.echo(f"{key} = {_format_value(setting.shown)}, from {setting.origin}")
     if setting.origin == variable_name(key):
         output.notice(f"  note: the environment variable {setting.origin} overrides {file}")
 
 
 def _print_value(setting: Setting, as_json: bool) -> None:
     if as_json:
-        output.print_json({"key": setting.key, "value": to_jsonable(setting.value), "origin": setting.origin})
-    elif isinstance(setting.value, tuple):
-        for value in setting.value:
+        output.print_json(_fields(setting))
+    elif isinstance(setting.shown, tuple):
+        for value in setting.shown:
             output.echo(value)
-    elif setting.value is not None:
-        output.echo(f"{setting.value:g}" if isinstance(setting.value, float) else str(setting.value))
+    elif setting.shown is not None:
+        output.echo(f"{setting.shown:g}" if isinstance(setting.shown, float) else str(setting.shown))
+
+
+def _fields(setting: Setting) -> dict[str, Any]:
+    return {"key": setting.key, "value": to_jsonable(setting.shown), "origin": setting.origin}
 
 
 def _format_value(value: Value) -> str:

@@ -7,12 +7,13 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from snapper.errors.redaction import redact
 from snapper.process.logs import escape_controls, indent_lines
 
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Report an unexpected exception and return the exit code. Print the traceback if it cannot be logged."""
-    text = indent_lines("".join(traceback.format_exception(error)))
+    text = redact(indent_lines("".join(traceback.format_exception(error))))
     log = ""
     try:
         log = str(_write_log(text))

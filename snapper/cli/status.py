@@ -17,6 +17,7 @@ from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
 from snapper.cli.render.style import Style
 from snapper.cli.render.text import plural, size
 from snapper.errors import ExitCode, NotAStore, SnapperError, UsageError
+from snapper.errors.redaction import redact_url
 from snapper.format.canonical import to_jsonable
 from snapper.settings.directories import absolute_directory
 
@@ -108,7 +109,7 @@ def _print_all(shown: _Shown, as_json: bool) -> None:
             }
         )
         return
-    to_store = f" --store {shlex.quote(shown.option)}" if shown.option else ""
+    to_store = f" --store {shlex.quote(redact_url(shown.option))}" if shown.option else ""
     for item in shown.statuses:
         _print_status(item, shown.store, to_store)
     if not shown.statuses:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import SnapperError
+from snapper.errors.redaction import redact_url
 from snapper.format.layout import Layout
 from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import RestoreRecorder
@@ -179,7 +180,7 @@ def _requests(
 
 def _record_failure(url: str, error: SnapperError, log: str) -> None:
     """Record that nothing can be restored, for `snapper status` and for kernels whose environments are missing."""
-    recorder = RestoreRecorder(url, log=log, restores_all=True)
+    recorder = RestoreRecorder(redact_url(url), log=log, restores_all=True)
     for entry in kernels.registered_kernels():
         if not entry.ready:
             recorder.fail(entry.environment, error.message, error.hint)

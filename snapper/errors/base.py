@@ -7,6 +7,8 @@ from dataclasses import fields
 from enum import IntEnum
 from typing import Any, ClassVar
 
+from snapper.errors.redaction import redact
+
 
 class ExitCode(IntEnum):
     """Exit codes of the command line; documented in docs/cli.md and stable."""
@@ -41,6 +43,12 @@ class SnapperError(Exception):
     code: ClassVar[ExitCode] = ExitCode.FAILED
     message_template: ClassVar[str] = ""
     hint_template: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Remove credentials from URLs in the data: whatever is reported or recorded about an error is free of them."""
+        for name, value in self._values().items():
+            if isinstance(value, str):
+                setattr(self, name, redact(value))
 
     @property
     def message(self) -> str:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from snapper.errors.redaction import redact
+
 if TYPE_CHECKING:
     _TextStreamHandler = logging.StreamHandler[TextIO]
 else:
@@ -67,7 +69,7 @@ class LogFile(io.TextIOBase):
 
     def _write_lines(self, lines: list[str]) -> None:
         start = f"{time.strftime(_TIME, time.gmtime())}Z {os.getpid()} "
-        data = "".join(f"{start}{escape_controls(line)}\n" for line in lines).encode(
+        data = "".join(f"{start}{escape_controls(redact(line))}\n" for line in lines).encode(
             "utf-8", "backslashreplace"
         )
         try:
@@ -130,7 +132,7 @@ class _StderrHandler(_TextStreamHandler):
             formatter = self._short
         else:
             formatter = self._warning if record.levelno == logging.WARNING else self._long
-        first, separator, rest = formatter.format(record).partition("\n")
+        first, separator, rest = redact(formatter.format(record)).partition("\n")
         return escape_controls(first) + separator + indent_lines(rest)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper.errors import InvalidSettings, SnapperError
+from snapper.errors.redaction import redact_url
 from snapper.settings.directories import Platform, absolute_directory, detect_platform
 from snapper.settings.file import VARIABLE, SettingsFile, find_settings_file
 from snapper.settings.keys import SETTINGS, Value, check_key, suggest_setting
@@ -42,6 +43,11 @@ class Setting:
     key: str
     value: Value
     origin: str
+
+    @property
+    def shown(self) -> Value:
+        """The value without credentials, to show it."""
+        return redact_url(self.value) if isinstance(self.value, str) else self.value
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL by which `--store` names the store."""
+        """The URL by which `--store` names the store, without credentials, to show and to record."""
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         """Return the whole object. Raise NotInStore, or ObjectTooLarge if it has more than `limit` bytes."""

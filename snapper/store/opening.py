@@ -79,7 +79,7 @@ def open_store(
             store.list_root()  # says what is wrong where the directory itself cannot be read
         raise
     _check_format(url, marker)
-    logger.debug("opened store %s%s", url, "" if cache is None else f" with cache {cache.directory}")
+    logger.debug("opened store %s%s", store.url, "" if cache is None else f" with cache {cache.directory}")
     if create:
         store.require_online()
     return store

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from snapper.errors import NotAStore, NotInStore, SnapperError, StoreRefused, StoreUnreachable
+from snapper.errors.redaction import redact
 from snapper.store.s3.location import S3Location
 
 #: Failures of a connection that are worth another attempt. While a body is read, botocore lets some of urllib3's pass.
@@ -233,4 +234,4 @@ def _from_failure(location: S3Location, error: Exception) -> SnapperError:
 
 def _one_line(text: str) -> str:
     """Return the text in one line, at most 300 characters, with URLs reduced to scheme and host."""
-    return re.sub(r"(https?://[^/\s\"']+)/[^\s\"']*", r"\1", " ".join(text.split()))[:300]
+    return re.sub(r"(https?://[^/\s\"']+)/[^\s\"']*", r"\1", redact(" ".join(text.split())))[:300]

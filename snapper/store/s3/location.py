@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from snapper.errors import NotAStore
+from snapper.errors.redaction import redact_url
 from snapper.format.model import path_bytes
 
 #: Options of the session and of the client.
@@ -38,12 +39,13 @@ class S3Location:
 
     bucket: str
     prefix: str
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def url(self) -> str:
+        """The URL without credentials: it is shown and recorded, and names the location."""
         query = "&".join(f"{name}={quote(value, safe='/:@,')}" for name, value in self.options)
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f"?{query}" if query else "")
+        return redact_url(f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f"?{query}" if query else ""))
 
     @property
     def session_options(self) -> dict[str, str]:
@@ -86,9 +88,7 @@ def parse_url(url: str) -> S3Location:
         raise NotAStore(url, "its query string is not of the form NAME=VALUE", _HINT)
     for name, value in options:
         if name not in _OPTIONS or not value:
-            reason = (
-                f"its query string has an invalid option, {name}={value}; options are {', '.join(_OPTIONS)}"
-            )
+            reason = f"its query string has an invalid option, {name}; options are {', '.join(_OPTIONS)}"
             raise NotAStore(url, reason, _HINT)
         if name == "BucketKeyEnabled" and value.lower() not in ("true", "false"):
             raise NotAStore(url, f"BucketKeyEnabled must be true or false, not {value}", _HINT)
