@@ -142,7 +142,7 @@ def _replace(file: Path, text: str) -> None:
     try:
         make_directory(target.parent)
         with opened_directory(target.parent) as directory:
-            write_entry(Entry(directory, target.name), text.encode(), _rename_with_mode)
+            write_entry(Entry(directory, target.name), text.encode(), _rename_with_mode, mode=0o600)
     except OSError as error:
         raise FileOperationFailed(str(file), f"the settings cannot be written: {error.strerror}") from None
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from snapper.format.layout import Layout
 from snapper.fs.atomic import is_temporary, write_entry
-from snapper.fs.beneath import LISTING
+from snapper.fs.beneath import LISTING, LOOKUP, open_beneath
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import others_can_write, owner_name
 from snapper.fs.small_files import read_entry
@@ -41,10 +41,16 @@ class CacheDirectory(NamedTuple):
         return os.path.join(self.root, self.name)
 
     def make(self) -> None:
-        """Create the directory, unless it exists. Raise OSError if it cannot be used; the error says why."""
-        os.makedirs(self.root, exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(self.path, 0o700)
+        """Create the directory, unless it exists, but not where another user's link leads.
+
+        Raise OSError if it cannot be used; the error says why.
+        """
+        root = _make_root(self.root)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(self.name, 0o700, dir_fd=root)
+        finally:
+            os.close(root)
         with self.opened():
             return
 
@@ -89,6 +95,21 @@ class CacheDirectory(NamedTuple):
 def caches_in(root: str) -> Iterable[CacheDirectory]:
     """Return what may be caches in the directory, in order. May raise OSError."""
     return [CacheDirectory(root, name) for name in sorted(os.listdir(root)) if Layout.is_cache_name(name)]
+
+
+def _make_root(path: str) -> int:
+    """Open the directory at an absolute path, and create it if necessary; follow no link of another user."""
+    try:
+        return open_beneath("/", path, LOOKUP, own_links=True)
+    except FileNotFoundError:
+        parent = _make_root(os.path.dirname(path))
+    try:
+        name = os.path.basename(path)
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+        return os.open(name, LOOKUP, dir_fd=parent)
+    finally:
+        os.close(parent)
 
 
 def _is_known(name: str) -> bool:

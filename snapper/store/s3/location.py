@@ -29,6 +29,8 @@ _OPTIONS = (*_SESSION, *_CLIENT, *_REQUEST, *_WRITE)
 
 _HINT = "Write it as s3://BUCKET/PREFIX or s3://BUCKET/PREFIX?NAME=VALUE&NAME=VALUE."
 
+_CREDENTIALS_HINT = "Do not put credentials into the URL: use AWS_PROFILE, or profile_name in the URL."
+
 #: S3 allows keys of 1,024 bytes; the longest key within a store is that of an environment with a 128-character name.
 _LONGEST_PREFIX = 1024 - 200
 
@@ -77,6 +79,8 @@ def parse_url(url: str) -> S3Location:
     prefix = prefix.rstrip("/")
     if not bucket:
         raise NotAStore(url, "it names no bucket", _HINT)
+    if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
+        raise NotAStore(url, "no bucket has such a name", _CREDENTIALS_HINT)
     parts = prefix.split("/") if prefix else []
     if any(part in ("", ".", "..") for part in parts):
         raise NotAStore(url, "its prefix has an empty, '.' or '..' part", _HINT)
