@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ _KERNELS = "share/jupyter/kernels"
 #: The largest `kernel.json`, and the largest logo or front-end file, in bytes.
 _LARGEST_SPEC = 64 * 1024
 _LARGEST_ASSET = 1 << 20
+
+_LONGEST_FILE_NAME = 255
 
 #: How deeply metadata may be nested.
 _DEEPEST = 16
@@ -100,6 +102,16 @@ def find_kernelspecs(prefix: Path) -> Iterator[Kernelspec]:
 def shipped_kernels(prefix: Path) -> tuple[Kernel, ...]:
     """Return the kernels that the environment ships, sorted by name."""
     return tuple(spec.kernel for spec in find_kernelspecs(prefix))
+
+
+def possible_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:
+    """Return those of the kernels in a snapshot that could be found in an environment, as far as sizes tell."""
+    return [
+        kernel
+        for kernel in kernels[:MOST_KERNELS]
+        if len(kernel.name) <= _LONGEST_FILE_NAME
+        and len(kernel.display_name) + len(kernel.language) <= _LARGEST_SPEC
+    ]
 
 
 def install_hint(prefix: Path) -> str:

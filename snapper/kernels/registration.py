@@ -18,7 +18,7 @@ from snapper.format.model import Kernel
 from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
 from snapper.kernels import launcher
 from snapper.kernels.claims import release_name
-from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS, Kernelspec, find_kernelspecs
+from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import NamedKernel, name_kernels
 from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
 from snapper.kernels.usage import used_file
@@ -78,7 +78,7 @@ def register_pending(
         _registration(kernel)
         if kernel.name in ready_elsewhere
         else _register_pending(kernel, prefix, environment)
-        for kernel in name_kernels(environment, kernels[:MOST_KERNELS])
+        for kernel in name_kernels(environment, possible_kernels(kernels))
     )
 
 
