@@ -19,12 +19,10 @@ _WAITING = {
         "file_that_is",
     ),
     "test_destinations": ("state_", "swapped", "settings"),
-    "test_kernels": ("name_of",),
     "test_neighbors": ("",),
     "test_objects": ("impossible", "unreadable", "text_that", "binary", "writable"),
     "test_output": (),
     "test_settings": ("settings_that", "hostile_condarc", "secrets_as"),
-    "test_small_files": ("environment_on_disk",),
 }
 
 
