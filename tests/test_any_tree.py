@@ -105,9 +105,6 @@ paths = (
     .map("/".join)
     .filter(lambda path: path.split("/")[0] not in ("envs", "pkgs", "conda-meta"))
 )
-#: The umask of the test: restored files have no write permission that it withholds.
-UMASK = 0o022
-
 modes = st.sampled_from([0o644, 0o755, 0o600, 0o444, 0o400, 0o664, 0o777, 0o700, 0o4755, 0o2755, 0o1644])
 fates = st.sampled_from(["", "", "kept", "altered", "missing"])
 text_parts = st.lists(
@@ -284,7 +281,7 @@ def check_moved(created: CreatedTree, original: Path, moved: Path) -> None:
     assert after.keys() == expected_paths
     for path in expected_paths - {record}:
         kind, mode, data = before[path]
-        assert after[path][:2] == (kind, mode if kind == "symlink" else mode & 0o777 & ~UMASK), path
+        assert after[path][:2] == (kind, mode if kind == "symlink" else mode & 0o755), path
         node = created.nodes.get(path)
         if node is None:
             expected = data
@@ -319,7 +316,7 @@ def check_report(created: CreatedTree, packed: PackResult) -> None:
 @given(nodes=trees)
 def test_random_tree_is_restored_exactly(nodes: list[Node]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix="s"))
-    home, umask = os.environ["HOME"], os.umask(UMASK)
+    home = os.environ["HOME"]
     try:
         os.environ["HOME"] = str(temporary / "home")
         original = temporary / "first" / "env"
@@ -337,5 +334,4 @@ def test_random_tree_is_restored_exactly(nodes: list[Node]) -> None:
             assert repacked.snapshot_id == packed.snapshot_id
     finally:
         os.environ["HOME"] = home
-        os.umask(umask)
         remove_tree(temporary)

@@ -19,13 +19,12 @@ from snapper.format import bytecode
 from snapper.format.canonicalize import candidate_originals
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
-from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot
+from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot, directory_mode, file_mode
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
-from snapper.restoring.modes import is_restored_mode
 from snapper.store import Store
 
 #: How a path differs from its snapshot. `checksums`: a package record has other checksums of relocated files.
@@ -212,7 +211,8 @@ class _LayerComparison:
             return None if other and os.path.samestat(status, other) else "target"
         if member.type == "file" and not self._is_same_file(member, data):
             return "contents"
-        return None if is_restored_mode(status.st_mode & 0o777, member.mode & 0o777) else "mode"
+        packed_mode = directory_mode if member.type == "directory" else file_mode
+        return None if packed_mode(status.st_mode) == packed_mode(member.mode) else "mode"
 
     def _is_same_file(self, member: Member, data: memoryview) -> bool:
         """Return whether the file on disk equals the member; keep package records, to compare them later."""

@@ -21,7 +21,7 @@ from snapper.environment.tree import SkippedPath, Tree
 from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer
+from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import IncludedSource, PackContext
 from snapper.packing.plan import make_plan
@@ -41,7 +41,6 @@ from snapper.repository.snapshots import (
     write_snapshot,
 )
 from snapper.repository.specs import check_environment_name
-from snapper.restoring.modes import is_restored_mode
 from snapper.store import Store
 
 logger = logging.getLogger(__name__)
@@ -186,7 +185,7 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
     """Return whether the environment is still its previous snapshot, and the store has all of that."""
     return (
         previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
-        and is_restored_mode(source.status.st_mode & 0o777, previous.snapshot.mode)
+        and directory_mode(previous.snapshot.mode) == directory_mode(source.status.st_mode)
         and has_encoded_snapshot(store, previous.encoded)
         and previous.is_unchanged()
     )
@@ -236,7 +235,7 @@ def _build_snapshot(
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),
-        mode=source.status.st_mode & 0o777,
+        mode=directory_mode(source.status.st_mode),
         packages=tuple(record.package for record in records),
         pip=tuple(sorted(plan.pip, key=lambda package: (package.name.lower(), package.version))),
         kernels=kernels.shipped_kernels(source.prefix),

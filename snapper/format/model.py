@@ -43,6 +43,11 @@ LONGEST_TARGET = 4095
 _LARGEST_COUNT = 2**63 - 1
 _LARGEST_MODE = 0o7777
 
+#: The permissions that are packed and restored. Nobody but the owner may write to what is restored.
+_MODE_BITS = 0o755
+
+_ENTERED_BY_OWNER = 0o500
+
 #: The length of the longest prefix or placeholder, in bytes: that of the longest path on Linux.
 _LONGEST_PREFIX = 4096
 
@@ -104,6 +109,16 @@ def check_target(target: str) -> str:
     if not target or "\0" in target or len(path_bytes(target)) > LONGEST_TARGET:
         raise ValueError(f"a link has a target of {len(target):,} characters that no link can have")
     return target
+
+
+def file_mode(mode: int) -> int:
+    """Return the mode with which a file is packed and restored: its permissions, but only its owner may write to it."""
+    return mode & _MODE_BITS
+
+
+def directory_mode(mode: int) -> int:
+    """Return the same for a directory. Its owner may enter it in any case: otherwise, no command could repair it."""
+    return mode & _MODE_BITS | _ENTERED_BY_OWNER
 
 
 def _check_digest(digest: str) -> None:

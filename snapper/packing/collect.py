@@ -24,7 +24,7 @@ from snapper.format.canonicalize import (
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
-from snapper.format.model import LAYER_SIZE, Layer, Mode, path_bytes
+from snapper.format.model import LAYER_SIZE, Layer, Mode, directory_mode, file_mode, path_bytes
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
 from snapper.packing.items import LINK_TIME, CollectedGroup, FileGroup, PackItem, RelocatedFacts
@@ -107,8 +107,8 @@ def member_of(item: PackItem, mtime: int, size: int | None = None) -> Member:
     """Return the tar member for a file or hard link, with canonical mode."""
     file = item.file
     if item.linked:
-        return Member(file.path, "hardlink", file.mode & 0o777, mtime, 0, item.linked)
-    return Member(file.path, "file", file.mode & 0o777, mtime, file.size if size is None else size)
+        return Member(file.path, "hardlink", file_mode(file.mode), mtime, 0, item.linked)
+    return Member(file.path, "file", file_mode(file.mode), mtime, file.size if size is None else size)
 
 
 def facts_of(disk: bytes, stored: bytes) -> RelocatedFacts:
@@ -129,7 +129,7 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
     file = item.file
     collection.make_room(0)
     if file.type == "directory":
-        collection.builder.add(Member(file.path, "directory", file.mode & 0o777, LINK_TIME))
+        collection.builder.add(Member(file.path, "directory", directory_mode(file.mode), LINK_TIME))
         return
     target, prefix = file.target, collection.context.prefix
     canonical = None

@@ -16,7 +16,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
 from snapper.errors import ChangedWhilePacking
 from snapper.format import bytecode
-from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, path_bytes
+from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, directory_mode, path_bytes
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
 
 #: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
@@ -144,7 +144,9 @@ def members(tree: Tree) -> list[File]:
     return [
         file
         for file in tree.files
-        if file.type != "directory" or file.mode & 0o777 != USUAL_DIRECTORY_MODE or file.path not in non_empty
+        if file.type != "directory"
+        or directory_mode(file.mode) != USUAL_DIRECTORY_MODE
+        or file.path not in non_empty
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -13,20 +12,17 @@ from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import SnapperError
-from snapper.format.model import FORMAT
+from snapper.format.model import FORMAT, directory_mode
 from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
-from snapper.restoring.modes import limited_umask
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.staging import Staging, staging_directory
 from snapper.restoring.target import RestoreTarget, check_replaceable, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
-
-_ENTERED_BY_OWNER = stat.S_IRUSR | stat.S_IXUSR
 
 
 class Outcome(NamedTuple):
@@ -183,9 +179,7 @@ def _write_state(plan: RestorePlan, tree: int, unpacked: UnpackResult) -> IndexH
         taken = 0 if unpacked.linked else clock.next_tick(tree)
         header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
         state.write(tree, environment_state, plan.encoded, header, unpacked.index)
-        with limited_umask() as allowed_modes:
-            # Its owner can enter it in any case: otherwise no command could repair it.
-            os.fchmod(tree, (plan.snapshot.mode | _ENTERED_BY_OWNER) & allowed_modes)
+        os.fchmod(tree, directory_mode(plan.snapshot.mode))
     return header
 
 

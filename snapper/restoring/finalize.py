@@ -13,11 +13,10 @@ from snapper.environment.conda import FileFacts, with_facts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
 from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import Continuation, Layer, path_bytes
-from snapper.fs.directories import DirectoryTree, write_all
+from snapper.format.model import Continuation, Layer, directory_mode, file_mode, path_bytes
+from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer, Link, SplitFile
-from snapper.restoring.modes import limited_umask
 
 
 def finalize_tree(
@@ -36,14 +35,14 @@ def finalize_tree(
     index: dict[int, list[IndexEntry]] = defaultdict(list)
     what = f"the snapshot for {prefix}"
     try:
-        with unpack_errors(what, prefix), limited_umask() as allowed_modes:
+        with unpack_errors(what, prefix), without_umask():
             for number, member in _join_split_files(what, layers, extracted):
-                index[number].append(_set_attributes(directories, member, allowed_modes))
+                index[number].append(_set_attributes(directories, member))
             for number, entry in _update_records(directories, layers, extracted, altered):
                 index[number].append(entry)
             for number, entry in _make_links(directories, extracted):
                 index[number].append(entry)
-            _set_directory_modes(directories, extracted, allowed_modes)
+            _set_directory_modes(directories, extracted)
     finally:
         directories.close()
     return [encode_block(number, entries) for number, entries in sorted(index.items())]
@@ -77,9 +76,9 @@ def _check_joins(what: str, pending: SplitFile | None, begins: Continuation | No
         raise Corrupted(what, "the parts of a large file do not agree on a prefix that spans them")
 
 
-def _set_attributes(directories: DirectoryTree, member: Member, allowed_modes: int) -> IndexEntry:
+def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:
     parent, _, name = member.path.rpartition("/")
-    os.chmod(name, member.mode & allowed_modes, dir_fd=directories[parent])
+    os.chmod(name, file_mode(member.mode), dir_fd=directories[parent])
     times = (member.mtime * NANOSECONDS, member.mtime * NANOSECONDS)
     os.utime(name, ns=times, dir_fd=directories[parent], follow_symlinks=False)
     return _index_entry(directories, member.path)
@@ -157,13 +156,11 @@ def _make_link(directories: DirectoryTree, link: Link) -> None:
         os.close(source)
 
 
-def _set_directory_modes(
-    directories: DirectoryTree, extracted: list[ExtractedLayer], allowed_modes: int
-) -> None:
+def _set_directory_modes(directories: DirectoryTree, extracted: list[ExtractedLayer]) -> None:
     """Set modes from the innermost directories outwards, as a mode may forbid entering a directory."""
     members = [member for result in extracted for member in result.directories]
     for member in sorted(members, key=lambda member: path_bytes(member.path), reverse=True):
-        os.fchmod(directories[member.path], member.mode & allowed_modes)
+        os.fchmod(directories[member.path], directory_mode(member.mode))
 
 
 def _index_entry(directories: DirectoryTree, path: str) -> IndexEntry:

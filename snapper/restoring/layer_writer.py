@@ -20,12 +20,11 @@ from snapper.environment.conda import FileFacts
 from snapper.environment.index import EntryFields, directory_entry, encode_block
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation
+from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
-from snapper.restoring.modes import limit_umask
 from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -100,11 +99,11 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
     Raise Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
     # Files get their modes when they are created. Nothing else in a worker depends on the umask, so it is not restored.
-    allowed_modes = limit_umask()
+    os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     layer = _reader.open(job.layer, stored, store.url)
     with unpack_errors(what, job.prefix):
-        writer = _Writer(job, layer, _trees[job.directory], allowed_modes)
+        writer = _Writer(job, layer, _trees[job.directory])
         if layer.continuation is not None:
             writer.write_continuation(layer.continuation)
         writer.write_members(layer.members())
@@ -114,11 +113,8 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
 class _Writer:
     """Writes the members of one layer."""
 
-    def __init__(
-        self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree, allowed_modes: int
-    ) -> None:
+    def __init__(self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
         self._job = job
-        self._allowed_modes = allowed_modes
         self._relocations = layer.relocations
         self._directories = directories
         self._result = ExtractedLayer()
@@ -136,7 +132,7 @@ class _Writer:
             elif member.type == "directory":
                 self._result.directories.append(member)
                 self._directories[member.path]
-                self._index.append(directory_entry(member.path, member.mode & self._allowed_modes))
+                self._index.append(directory_entry(member.path, directory_mode(member.mode)))
             else:
                 self._note_link(member)
 
@@ -163,7 +159,7 @@ class _Writer:
         relocation = self._relocations.get(path)
         content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
-        mode &= self._allowed_modes
+        mode = file_mode(mode)
         time = mtime * NANOSECONDS
         descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[directory])
         try:

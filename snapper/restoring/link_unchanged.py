@@ -32,13 +32,11 @@ from snapper.environment.index import (
 )
 from snapper.format import bytecode
 from snapper.format.member import Member
-from snapper.format.model import RECORD_MODES, Layer, Snapshot
-from snapper.fs.directories import DirectoryTree
-from snapper.fs.ownership import others_can_write
+from snapper.format.model import RECORD_MODES, Layer, Snapshot, directory_mode, file_mode
+from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
 from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer
-from snapper.restoring.modes import limited_umask
 from snapper.store import Store
 
 #: The least size of a batch, in bytes of index blocks: so small that all workers end at about the same time.
@@ -96,9 +94,9 @@ def _link_batch(_: object, job: _LinkJob) -> dict[int, ExtractedLayer]:
         # Where others could replace files, they could do so between a check and the link.
         closing(DirectoryTree(job.old, make=False, own=True)) as source,
         closing(DirectoryTree(job.directory)) as target,
-        limited_umask() as allowed_modes,
+        without_umask(),
     ):
-        linker = _Linker(source, target, os.fstat(source[""]).st_dev, job.taken, allowed_modes)
+        linker = _Linker(source, target, os.fstat(source[""]).st_dev, job.taken)
         for unit in job.units:
             layers = {number: block_entries(block) for number, block in unit.items()}
             if all(linker.is_linkable(entry) for entries in layers.values() for entry in entries):
@@ -193,13 +191,9 @@ class _Linker:
     target: DirectoryTree
     device: int
     taken: int
-    allowed_modes: int
 
     def is_linkable(self, entry: EntryFields) -> bool:
-        """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them.
-
-        Nobody else may be able to write to it.
-        """
+        """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them."""
         path, size, mode, mtime, ctime, inode = entry
         parent, _, name = path.rstrip("/").rpartition("/")
         try:
@@ -221,9 +215,8 @@ class _Linker:
     def _is_restored_file(self, status: os.stat_result) -> bool:
         return (
             stat.S_ISREG(status.st_mode)
-            and not stat.S_IMODE(status.st_mode) & ~self.allowed_modes
+            and stat.S_IMODE(status.st_mode) == file_mode(status.st_mode)
             and status.st_mtime_ns % NANOSECONDS == 0
-            and not others_can_write(status)
         )
 
     def link(self, number: int, entries: Sequence[EntryFields]) -> ExtractedLayer:
@@ -234,7 +227,7 @@ class _Linker:
             if path.endswith("/"):
                 self.target[path[:-1]]
                 result.directories.append(Member(path[:-1], "directory", mode, 0))
-                index.append(directory_entry(path[:-1], mode & self.allowed_modes))
+                index.append(directory_entry(path[:-1], directory_mode(mode)))
             else:
                 parent, _, name = path.rpartition("/")
                 source, target = self.source[parent], self.target[parent]
