@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.model import Mode, Package, is_placeholder, path_bytes
 from snapper.fs.errors import read_errors
-from snapper.fs.small_files import list_beneath, read_beneath
+from snapper.fs.small_files import list_beneath, read_all_beneath, read_beneath
 
 META = "conda-meta"
 
@@ -93,13 +93,12 @@ def read_records(prefix: Path) -> list[Record]:
     records = []
     remaining = _LARGEST_RECORDS
     with read_errors(_ADVICE):
-        for path in _record_paths(prefix):
-            text = read_record_text(prefix, path)
+        for name, text in read_all_beneath(prefix, META, ".json", LARGEST_RECORD):
             remaining -= len(text)
             if remaining < 0:
                 reason = f"its records have more than {_LARGEST_RECORDS:,} bytes"
                 raise OSError(errno.EFBIG, reason, str(prefix / META))
-            records.append(_parse(prefix, path, text))
+            records.append(_parse(prefix, f"{META}/{name}", text))
     return records
 
 
@@ -116,13 +115,8 @@ def read_record_text(prefix: Path, path: str) -> bytes:
 
 def installed_names(prefix: Path) -> set[str]:
     """Return the names of installed packages as far as file names of records tell; may raise OSError."""
-    names = (PurePosixPath(path).stem for path in _record_paths(prefix))  # NAME-VERSION-BUILD
+    names = (name for name in list_beneath(prefix, META) if name.endswith(".json"))  # NAME-VERSION-BUILD.json
     return {name.rsplit("-", 2)[0] for name in names}
-
-
-def _record_paths(prefix: Path) -> list[str]:
-    """Return the paths of all records in the environment, sorted; may raise OSError."""
-    return [f"{META}/{name}" for name in list_beneath(prefix, META) if name.endswith(".json")]
 
 
 def with_facts(record: bytes, facts: Mapping[str, FileFacts], *, sizes: bool) -> bytes:

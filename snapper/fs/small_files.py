@@ -12,6 +12,8 @@ import errno
 import itertools
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from snapper.fs.beneath import FILE, LISTING, open_beneath
@@ -80,14 +82,42 @@ def list_beneath(top: str | Path, path: str, limit: int = MANY) -> list[str]:
 
     Raise OSError: EFBIG if there are more than `limit`.
     """
-    directory = open_beneath(top, path, LISTING)
+    with _opened_directory(top, path) as directory:
+        return _list(directory, os.path.join(top, path), limit)
+
+
+def read_all_beneath(
+    top: str | Path, path: str, suffix: str, limit: int = SMALL
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and contents of the files in a directory that end with `suffix`, sorted by name.
+
+    This does what `list_beneath` and `read_beneath` do, for many files faster. May raise OSError.
+    """
+    with _opened_directory(top, path) as directory:
+        for name in _list(directory, os.path.join(top, path), MANY):
+            if name.endswith(suffix):
+                file = f"{path}/{name}"
+                try:
+                    descriptor = os.open(name, FILE, dir_fd=directory)
+                except OSError:
+                    descriptor = open_beneath(top, file)  # it may be a link
+                yield name, _read(descriptor, os.path.join(top, file), limit)
+
+
+@contextmanager
+def _opened_directory(top: str | Path, path: str) -> Iterator[int]:
+    descriptor = open_beneath(top, path, LISTING)
     try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in itertools.islice(entries, limit + 1)]
+        yield descriptor
     finally:
-        os.close(directory)
+        os.close(descriptor)
+
+
+def _list(directory: int, path: str, limit: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in itertools.islice(entries, limit + 1)]
     if len(names) > limit:
-        raise OSError(errno.EFBIG, f"it has more than {limit:,} entries", os.path.join(top, path))
+        raise OSError(errno.EFBIG, f"it has more than {limit:,} entries", path)
     return sorted(names)
 
 
