@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from snapper.environment.scan import scan
 from snapper.environment.tree import File, walk
 from snapper.errors import ChangedWhilePacking, FileOperationFailed
 from snapper.format import layer_builder
@@ -176,3 +177,39 @@ def test_links_outside_are_not_read_through_a_directory_that_becomes_a_link(pack
     targets = {file.target for file in walk(packing.top, replace_directory).files}
     assert "inside" in targets
     assert targets <= {"", "inside"}
+
+
+# --- what is not packed -----------------------------------------------------------------------------------------
+
+
+def test_paths_that_no_snapshot_may_contain_are_left_out_and_reported(tmp_path: Path) -> None:
+    """snapper's own directories are only left out silently where snapper makes them."""
+    for path in (
+        "conda-meta/history",
+        ".snapper/state.json",
+        "envs/.team.snapper/lock",
+        "envs/team/conda-meta/history",
+        "envs/data/file",
+        "envs/data/conda-meta",
+        "envs/.Team.Snapper/lock",
+        "lib/.snapper/state.json",
+        "lib/.snapper.py",
+        "lib/snapper/file",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "pkgs").symlink_to("lib")
+    tree = scan(tmp_path)
+    assert {file.path for file in tree.files if file.type == "file"} == {
+        "conda-meta/history",
+        "envs/data/file",
+        "lib/.snapper.py",
+        "lib/snapper/file",
+    }
+    assert [path for path, _ in tree.skipped] == [
+        "envs/.Team.Snapper",
+        "envs/data/conda-meta",
+        "envs/team",
+        "lib/.snapper",
+        "pkgs",
+    ]

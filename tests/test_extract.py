@@ -231,6 +231,18 @@ def test_hard_link_to_file_of_another_layer(sandbox: Path) -> None:
         assert (prefix / "b").samefile(prefix / "a")
 
 
+@pytest.mark.parametrize("name", ["envs", "pkgs"])
+def test_link_in_place_of_a_shared_directory_survives_a_restore(sandbox: Path, name: str) -> None:
+    """It is not part of the environment, like the environments or the package cache that it leads to."""
+    link = work_prefix(sandbox) / name
+    link.symlink_to(sandbox / "outside")
+    before = tree_of(sandbox / "outside")
+    for data in (b"1", b"2"):
+        restore_layers(sandbox, [pack_members(encode_member(META), file("a", data))])
+        assert link.readlink() == sandbox / "outside"
+    assert tree_of(sandbox / "outside") == before
+
+
 # --- hostile and corrupted stores -------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import (
     LARGEST_LAYER,
     LONGEST_FILE_NAME,
+    SHARED_DIRECTORIES,
     Continuation,
     Layer,
     Relocation,
@@ -23,7 +24,8 @@ from snapper.format.model import (
 )
 from snapper.format.segment import iter_members, segment_start
 
-_SPECIAL_NAMES = ("", ".", "..")
+#: How names begin that no path may contain, or that are reserved.
+_SPECIAL_BEGINNINGS = ("", ".")
 
 
 class Piece(NamedTuple):
@@ -133,12 +135,14 @@ def read_members(
             if (
                 not directory
                 or directory not in checked
-                or last in _SPECIAL_NAMES
+                or last[:1] in _SPECIAL_BEGINNINGS
                 or len(last) > LONGEST_FILE_NAME
                 or "\0" in last
             ):
                 check_path(path)
                 checked.add(directory)
+                if path.casefold() in SHARED_DIRECTORIES and member.type != "directory":
+                    raise InvalidSegment(f"{path!r} is not a directory")
             if member.type == "hardlink":
                 check_path(member.target)
             elif member.type == "symlink":

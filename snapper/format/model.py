@@ -29,6 +29,13 @@ RECORD_MODES = ("record", "sized-record")
 
 Kind = Literal["package", "link", "pip", "files"]
 
+#: The directories of a base environment with other environments and with the package cache, which are not part of it.
+SHARED_DIRECTORIES = ("envs", "pkgs")
+
+#: Names of snapper's own directories: what is in them decides what later commands do.
+_RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
+
+_NESTED_ENVIRONMENT = re.compile(r"envs/[^/]+/conda-meta(?:/|\Z)")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
@@ -96,10 +103,13 @@ def check_path(path: str) -> str:
             raise ValueError(f"{path!r} is not a normal path")
         if len(part) > LONGEST_FILE_NAME:
             raise ValueError(f"a name in a path has more than {LONGEST_FILE_NAME} characters")
-    if path.split("/", 1)[0].casefold() == STATE_DIRECTORY:
-        raise ValueError(f"{path!r} is reserved for snapper")
     if path.count("/") >= _DEEPEST:
         raise ValueError(f"a path has more than {_DEEPEST} parts")
+    folded = path.casefold()
+    if _RESERVED.search(folded):
+        raise ValueError(f"{path!r} is reserved for snapper")
+    if _NESTED_ENVIRONMENT.match(folded):
+        raise ValueError(f"{path!r} is in another environment")
     path_bytes(path)
     return path
 

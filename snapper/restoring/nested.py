@@ -15,6 +15,7 @@ from pathlib import Path
 
 from snapper.environment.scan import foreign_paths
 from snapper.errors import TargetLocked, TargetOccupied
+from snapper.format.model import SHARED_DIRECTORIES
 from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.moves import Entry, move
@@ -69,10 +70,11 @@ def make_writable(directory: int) -> int:
 
 
 def _paths_in(kept: int) -> list[str]:
-    paths = ["pkgs"] if Entry(kept, "pkgs").exists() else []
+    paths = [path for path in SHARED_DIRECTORIES if Entry(kept, path).exists()]
     envs = open_if_directory("envs", kept)
     if envs is not None:
         with closing_descriptor(envs):
+            paths.remove("envs")
             paths += [f"envs/{name}" for name in os.listdir(envs)]
     return paths
 

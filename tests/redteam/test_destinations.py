@@ -222,3 +222,50 @@ def test_prefixes_in_the_archive_of_another(world: World) -> None:
     world.victim.snapper("pull", "config", "--from", other)
     with world.unharmed("config"):
         world.victim.snapper("restore", "--all")
+
+
+# --- a base environment that decides about the environments in it -------------------------------------------------
+
+
+def publish_base(world: World, *members: bytes) -> Path:
+    """Publish a base environment of the attacker, and `team` as an environment in it; return the victim's root."""
+    root = world.victim.home / "miniconda3"
+    world.publish("team", file("config", "of the team"), prefix=root / "envs/team")
+    world.publish("base", *members, prefix=root)
+    return root
+
+
+@pytest.mark.parametrize("name", ["envs", "ENVS", "pkgs"])
+def test_base_with_a_link_in_place_of_envs(name: str, world: World) -> None:
+    """Environments would be restored to where the link leads."""
+    root = publish_base(world, publisher.link(name, "../.aws"))
+    with world.unharmed("team", "base", also=[root]):
+        for _ in range(2):
+            world.victim.snapper("restore", "--all", CONDA_ENVS_PATH="")
+    withstood(not (root / name).is_symlink(), "the link is restored")
+
+
+def test_base_with_the_state_of_another_environment(world: World) -> None:
+    """An environment in the base environment claims to be the current snapshot of `team`."""
+    root = world.victim.home / "miniconda3"
+    digest = world.publish("team", file("config", "of the team"), prefix=root / "envs/team")
+    state = {"format": 1, "environment": "team", "snapshot": digest, "prefix": str(root / "envs/team")}
+    world.publish(
+        "base",
+        file("envs/team/.snapper/state.json", publisher.encode(state)),
+        file("envs/team/conda-meta/history", ""),
+        file("envs/team/bin/evil", "evil", 0o755),
+        prefix=root,
+    )
+    with world.unharmed("team", "base", also=[root]):
+        world.victim.snapper("restore", "--all", CONDA_ENVS_PATH="")
+    withstood(not list(world.victim.home.glob("**/evil")), "the publisher of base decides what team is")
+
+
+@pytest.mark.parametrize("name", ["kept", "old"])
+def test_base_with_a_staging_directory(name: str, world: World) -> None:
+    """The link in it leads to a directory whose contents would be moved."""
+    root = publish_base(world, publisher.link(f"envs/.team.snapper/{name}", "../../.."))
+    with world.unharmed("team", "base", also=[root]):
+        world.victim.snapper("restore", "--all", CONDA_ENVS_PATH="")
+    withstood(not list(root.glob("envs/.team.snapper")), "the staging directory is restored")

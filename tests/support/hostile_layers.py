@@ -79,6 +79,20 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "snapper's own directory": lambda _: [pack_members(directory(".snapper"))],
     "a symlink for snapper's own directory": lambda out: [pack_members(symlink(".snapper", out))],
     "snapper's own state": lambda _: [pack_members(file(".snapper/state.json"))],
+    "snapper's own directory below another": lambda _: [pack_members(file("envs/x/.snapper/state.json"))],
+    "snapper's own directory beside a file": lambda _: [pack_members(file("a/b"), directory("a/.Snapper"))],
+    "a staging directory": lambda _: [pack_members(symlink("envs/.team.snapper/kept", "../../.."))],
+    "an empty staging directory": lambda _: [pack_members(file("envs/f"), directory("envs/.team.SNAPPER"))],
+    "a link in place of envs": lambda out: [pack_members(symlink("envs", out))],
+    "a link in place of envs in capitals": lambda out: [pack_members(symlink("ENVS", out))],
+    "a link in place of pkgs": lambda out: [pack_members(symlink("pkgs", out))],
+    "a file in place of envs": lambda _: [pack_members(file("envs"))],
+    "a split file in place of envs": lambda _: [
+        first_piece(2000, b"x" * 500, "envs"),
+        next_piece(500, b"x" * 1548, path="envs"),
+    ],
+    "an environment in envs": lambda _: [pack_members(file("envs/team/conda-meta/history"))],
+    "an empty environment in envs": lambda _: [pack_members(directory("envs/team/Conda-Meta"))],
     # links
     "a file through a symlink": lambda out: [pack_members(symlink("a", out), file("a/victim"))],
     "a file through a symlink that comes later": lambda out: [
