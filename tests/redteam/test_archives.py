@@ -100,6 +100,15 @@ _HEADERS: dict[str, Callable[[Path], list[tarfile.TarInfo | tuple[str, bytes]]]]
     ],
     "a long component": lambda home: [("a" * 300, b"")],
     "a long target": lambda home: [_header("a", type=tarfile.SYMTYPE, linkname="b/" * 10_000)],
+    "a target of a million bytes": lambda home: [
+        _header("a", type=tarfile.SYMTYPE, linkname="a/" * 500_000),
+    ],
+    "many long targets": lambda home: [
+        _header(f"l{number}", type=tarfile.SYMTYPE, linkname="a" * 1_000_000) for number in range(500)
+    ],
+    "many long comments": lambda home: [
+        _header(f"f{number}", pax_headers={"comment": "a" * 1_000_000}) for number in range(500)
+    ],
     "a target of nothing": lambda home: [_header("a", type=tarfile.SYMTYPE, linkname="")],
     "a path of nothing": lambda home: [("", b"")],
     "a path with NUL": lambda home: [_header("a", pax_headers={"path": "a\0b"})],

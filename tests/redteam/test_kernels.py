@@ -136,3 +136,32 @@ def test_generated_files_are_private(world: World) -> None:
     holding = [path for path in top.glob("*/*") if b"private" in path.read_bytes()]
     readable = world.attacker.do(lambda: [path.name for path in holding if os.access(path, os.R_OK)])
     withstood(not readable, f"everyone can read {readable}")
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999"])
+def test_kernelspec_that_browsers_cannot_read(text: str, world: World) -> None:
+    """A kernelspec has values that Python reads and writes, and that break the list of kernels in a browser."""
+    spec = (
+        f'{{"argv":["x"],"display_name":"x","language":"x","metadata":{{"a":{text}}},"env":{{"A":{text}}}}}'
+    )
+    world.publish("evil", publisher.file("share/jupyter/kernels/evil/kernel.json", spec))
+    world.publish("good")
+    with world.unharmed("evil", "good"):
+        world.victim.snapper("restore", "--all", "--envs-dir", world.victim.envs)
+    for path in (world.victim.home / ".local/share/jupyter/kernels").glob("*/kernel.json"):
+        json.loads(path.read_text(), parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    withstood(False, f"wrote {constant}, which is no JSON")
+
+
+@pytest.mark.parametrize("other", ["team+gpu", "Team-gpu", "team_gpu", "team.gpu", "TEAM-GPU", "team-gpu-"])
+def test_similar_name(other: str, world: World) -> None:
+    """An environment has a name which, as a kernel's, is that of another environment that is restored at once."""
+    world.publish(other, publisher.kernelspec("python3", argv=["EVIL"]), prefix="/nowhere/envs/x")
+    world.publish("team-gpu", prefix="/nowhere/envs/team-gpu")
+    world.victim.snapper("restore", "--all")
+    scripts = world.victim.kernel_scripts()
+    evil = [path for path, text in scripts.items() if "EVIL" in text]
+    withstood("team-gpu-python3/command.sh" not in evil, "took the name of another environment's kernel")

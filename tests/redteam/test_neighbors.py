@@ -54,7 +54,7 @@ def test_state_in_the_attackers_environment_changes_where_to_restore(world: Worl
     """The attacker's environment of another name claims to be the one to restore: it would be replaced in place."""
     digest = world.publish("work", prefix=envs / "other")
     world.attacker.owns(prefixes.make(envs / "other", {}, state=("work", digest)))
-    with world.unharmed("work"):
+    with world.unharmed("work", also=(envs / "work",)):
         _restore(world, envs, "work", "--replace")
     _assert_kernels_are_not_in(world, envs / "other")
 

@@ -336,3 +336,59 @@ def test_record_with_deep_objects(world: World) -> None:
     ]
     publisher.put_entry(world.store, "evil", publisher.put_snapshot(world.store, layers), "/nowhere")
     _restore_with_bomb(world)
+
+
+def test_record_with_many_braces(world: World) -> None:
+    """A package record to be updated has braces in strings, for which a regular expression scans it again and again."""
+    name = "conda-meta/evil-1-0.json"
+    data = b'{"_path": "a{", "x\\": 1}' + b'{"\\"' * 100_000
+    how = [{"mode": "record", "placeholder": "", "paths": [name]}]
+    world.publish("evil", file(name, data), relocations=how, prefix=world.victim.envs / "evil")
+    _restore_with_bomb(world)
+
+
+def test_text_that_grows_in_many_files(world: World) -> None:
+    """Each of many files grows to less than what a single one may, and is declared with much less."""
+    data = b"/a" * (1 << 19)
+    how = [{"mode": "text", "placeholder": "/a", "paths": [f"f{number}" for number in range(6)]}]
+    members = [file(f"f{number}", data) for number in range(6)]
+    world.publish("evil", *members, relocations=how)
+    long = world.victim.envs / ("l" * 200)
+    outcome = world.victim.snapper("restore", "evil", "--envs-dir", long)
+    size = sum(path.stat().st_size for path in long.rglob("f*") if path.is_file())
+    withstood(outcome.code or size < 100 * _MIB, f"wrote {size // _MIB} MiB")
+
+
+@pytest.mark.parametrize("kind", ["links", pytest.param("directories", marks=pytest.mark.long)])
+def test_many_long_members(kind: str, world: World) -> None:
+    """Layers of some kilobytes have hundreds of megabytes of links or directories, which are made at the end."""
+    make = _long_link if kind == "links" else _long_directory
+    publisher.make_store(world.store)
+    layers = [publisher.put_layer(world.store, b"".join(ENVIRONMENT))]
+    for layer in range(3):
+        one = make(f"{layer}-000000")
+        at = one.rindex(f"{layer}-000000".encode())
+        members = bytearray(one * (120 * _MIB // len(one)))
+        for number, start in enumerate(range(at, len(members), len(one))):
+            members[start : start + 8] = b"%d-%06d" % (layer, number)
+        layers.append(publisher.put_layer(world.store, bytes(members)))
+    publisher.put_entry(world.store, "evil", publisher.put_snapshot(world.store, layers), "/nowhere")
+    _restore_with_bomb(world)
+
+
+def _long_link(name: str) -> bytes:
+    return link(f"{'l' * 200}/{name}", "y" * 4000)
+
+
+def _long_directory(name: str) -> bytes:
+    return directory(f"{'d' * 200}/{'/'.join(['d' * 200] * 19)}/{name}")
+
+
+def test_layer_listed_many_times(world: World) -> None:
+    """A snapshot lists one layer ten thousand times."""
+    publisher.make_store(world.store)
+    layer = publisher.put_layer(world.store, b"".join([*ENVIRONMENT, file("x", bytes(_MIB))]))
+    publisher.put_entry(
+        world.store, "evil", publisher.put_snapshot(world.store, [layer] * 10_000), "/nowhere"
+    )
+    _restore_with_bomb(world)

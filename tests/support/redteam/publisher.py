@@ -161,14 +161,25 @@ def publish(
 ) -> str:
     """Publish an environment with the members and return its snapshot's id.
 
-    It is said to have been packed at `prefix`. `snapshot` changes the snapshot's fields; the other changes are those of
-    `put_entry`.
+    It has the members of the smallest environment as well, unless there is something else at their paths. It is said to
+    have been packed at `prefix`. `snapshot` changes the snapshot's fields; the other changes are those of `put_entry`.
     """
     make_store(store)
-    layer = put_layer(store, b"".join([*ENVIRONMENT, *members]), relocations=list(relocations))
+    given = [_path_of(member) for member in members if not member.startswith(b"././@")]
+    usual = [
+        member
+        for member in ENVIRONMENT
+        if not any(f"{_path_of(member)}/".startswith(f"{path}/") for path in given)
+    ]
+    layer = put_layer(store, b"".join([*usual, *members]), relocations=list(relocations))
     digest = put_snapshot(store, [layer], **(snapshot or {}))
     put_entry(store, name, digest, prefix, **changes)
     return digest
+
+
+def _path_of(member: bytes) -> str:
+    """Return the path in the header of a member, if that is where it is; a directory's ends in a slash."""
+    return member[:100].rstrip(b"\0").decode("utf-8", "surrogateescape")
 
 
 def _put_page(store: Path, items: list[Any]) -> dict[str, Any]:

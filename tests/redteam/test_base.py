@@ -1,0 +1,139 @@
+"""The publisher of a base environment, inside of which others are restored, ships what decides about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.redteam.accounts import withstood
+from tests.support.redteam.publisher import directory, encode, file, link
+from tests.support.redteam.world import World
+
+
+@pytest.fixture
+def base(world: World) -> Path:
+    """The prefix of the victim's base environment, which does not exist yet."""
+    return world.victim.home / "miniconda3"
+
+
+def _publish(world: World, base: Path, *members: bytes) -> str:
+    """Publish `base` with these members and, in its `envs` directory, `team`; return the latter's snapshot."""
+    team = world.publish("team", file("bin/program", "team's"), prefix=base / "envs/team")
+    world.publish("base", *members, prefix=base)
+    return team
+
+
+def _restore(world: World, base: Path) -> None:
+    """Restore everything twice; only the two environments may change, and `team` is what it was published as."""
+    with world.unharmed("base", "team", also=(base, world.victim.home / ".conda/envs/team")):
+        for _ in range(2):
+            world.victim.snapper("restore", "--all", CONDA_ENVS_PATH="")
+            world.victim.snapper("status", CONDA_ENVS_PATH="")
+    programs = {path.read_text() for path in world.victim.home.rglob("envs/team/bin/program")}
+    withstood(programs <= {"team's"}, "changed another environment")
+    withstood(
+        "EVIL" not in f"{world.victim.kernel_scripts()}", "registered its own kernel as another environment's"
+    )
+
+
+_TARGETS = ("../.ssh", "../.local/share/jupyter/kernels", "../.config", "/tmp", "..", ".", "lib", "envs")
+
+
+@pytest.mark.parametrize("target", _TARGETS)
+@pytest.mark.parametrize("name", ["envs", "envs/team", "ENVS"])
+def test_link_in_place_of_envs(name: str, target: str, world: World, base: Path) -> None:
+    """`envs`, or another environment in it, is a link."""
+    (world.victim.home / ".config").mkdir()
+    world.victim.owns(world.victim.home)
+    up = "../" * name.count("/")
+    _publish(world, base, link(name, target if target.startswith("/") else f"{up}{target}"), directory("lib"))
+    _restore(world, base)
+
+
+def test_file_in_place_of_envs(world: World, base: Path) -> None:
+    """`envs` is a file."""
+    _publish(world, base, file("envs"))
+    _restore(world, base)
+
+
+@pytest.mark.parametrize("hidden", ["envs/team", "envs/Team", "lib/../envs/team", "share"])
+def test_state_of_another_environment(hidden: str, world: World, base: Path) -> None:
+    """There is another environment in it, with a state which says that it is the wanted snapshot of `team`."""
+    team = world.publish("team", file("bin/program", "team's"), prefix=base / "envs/team")
+    state = {"format": 1, "environment": "team", "snapshot": team, "prefix": str(base / "envs/team")}
+    members = [
+        file(f"{hidden}/.snapper/state.json", encode(state)),
+        file(f"{hidden}/conda-meta/history", ""),
+        file(f"{hidden}/bin/program", "evil"),
+        file(
+            f"{hidden}/share/jupyter/kernels/python3/kernel.json",
+            '{"argv": ["EVIL"], "display_name": "x", "language": "x"}',
+        ),
+    ]
+    world.publish("base", *members, prefix=base)
+    _restore(world, base)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [link("envs/.team.snapper", "../..")],
+        [link("envs/.team.snapper/kept", "../../..")],
+        [link("envs/.team.snapper/old", "../../../work")],
+        [link("envs/.team.snapper/lock", "../../../.profile")],
+        [
+            file("envs/.team.snapper/old/conda-meta/history"),
+            file("envs/.team.snapper/old/bin/program", "evil"),
+        ],
+        [file("envs/.team.snapper/kept/pkgs/evil")],
+        [file("envs/.team.snapper/lock", "root@host (process 1, since 2026-01-01)")],
+        [directory("envs/.team.snapper", 0)],
+        [link("envs/.TEAM.snapper/kept", "../../..")],
+    ],
+    ids=["link", "kept", "old link", "lock link", "old", "kept pkgs", "lock", "unreadable", "capitals"],
+)
+def test_staging_directory(members: list[bytes], world: World, base: Path) -> None:
+    """There is a staging directory in it, for the environment that is restored next."""
+    for place in ("pkgs", "envs/mine/conda-meta"):
+        (world.victim.home / place).mkdir(parents=True)
+        (world.victim.home / place / "precious").touch()
+    world.victim.owns(world.victim.home)
+    _publish(world, base, *members)
+    _restore(world, base)
+
+
+@pytest.mark.parametrize("name", ["pkgs", "condabin", "conda-meta", "share", "share/jupyter", ".condarc"])
+def test_links_in_place_of_other_directories(name: str, world: World, base: Path) -> None:
+    """A directory of conda, or its settings, is a link to a directory of the victim's."""
+    (world.victim.home / "work/urls.txt").touch()
+    world.victim.owns(world.victim.home)
+    _publish(world, base, link(name, world.victim.home / "work"))
+    _restore(world, base)
+
+
+def test_settings_in_the_environment(world: World, base: Path) -> None:
+    """The environment has settings of conda which say that environments are kept in the victim's own directories."""
+    world.publish("team", file("config"), prefix=world.victim.home / ".aws/team")
+    condarc = f"envs_dirs: [{world.victim.home}/.aws, {world.victim.home}/work]\n"
+    world.publish("base", file(".condarc", condarc), prefix=base)
+    _restore(world, base)
+
+
+def test_package_cache_of_the_victim(world: World, base: Path) -> None:
+    """The victim's base environment has a package cache and environments; the next snapshot has files there."""
+    world.publish("base", prefix=base)
+    world.victim.snapper("restore", "base", CONDA_ENVS_PATH="")
+    for path in ("pkgs/urls.txt", "pkgs/numpy/x", "envs/mine/conda-meta/history", "envs/mine/bin/x"):
+        (base / path).parent.mkdir(parents=True, exist_ok=True)
+        (base / path).write_text("mine")
+    world.victim.owns(base)
+    for members in (
+        [file("pkgs/numpy/x", "evil"), file("envs/mine/bin/x", "evil")],
+        [link("pkgs", "/tmp"), link("envs", "/tmp")],
+        [link("envs/mine", "/tmp"), file("pkgs", "evil")],
+    ):
+        world.publish("base", *members, prefix=base)
+        world.victim.snapper("restore", "base", CONDA_ENVS_PATH="")
+        for path in ("pkgs/numpy/x", "envs/mine/bin/x"):
+            withstood((base / path).read_text() == "mine", f"changed {path}")
