@@ -1,8 +1,10 @@
-"""The process that `engine` starts: index a channel, create an environment, or change one."""
+"""The process that `engine` starts: it forks to index a channel, create an environment, or change one."""
 
 import asyncio
 import json
+import os
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -109,8 +111,33 @@ def _record_requested(request: Request, requested: list[MatchSpec]) -> None:
             record.write_to_path(path, pretty=True)
 
 
-if __name__ == "__main__":
-    document = json.loads(sys.argv[1])
+def _carry_out(request: Request) -> None:
+    """Carry out a request, and write the report. Its output goes to a file."""
+    os.environ.clear()
+    os.environ.update(request["variables"])
+    with open(os.devnull, "rb") as nothing, open(request["output"], "ab") as output:
+        for file, descriptor in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(file.fileno(), descriptor)
     verbs = {"index": index, "create": create, "change": change}
-    asyncio.run(verbs[document["verb"]](document))
-    Path(document["report"]).write_text('{"done": true}', encoding="utf-8")
+    asyncio.run(verbs[request["verb"]](request))
+    Path(request["report"]).write_text('{"done": true}', encoding="utf-8")
+
+
+def main() -> None:
+    """Fork for each line of the standard input, which is a request, and answer with a line when the fork has ended."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _carry_out(json.loads(line))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(0)
+        os.waitpid(pid, 0)
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
