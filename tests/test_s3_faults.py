@@ -442,7 +442,7 @@ def test_wrong_settings_are_reported_with_a_hint(
             ("nobody", url, {"AWS_PROFILE": "nobody"}, []),
             ("no bucket", "s3://", {}, []),
             ("'..'", f"{url}/../x", {}, []),
-            ("profile=x", f"{url}?profile=x", {}, []),
+            ("option, profile;", f"{url}?profile=x", {}, []),
             ("BucketKeyEnabled", f"{url}?BucketKeyEnabled=maybe", {}, []),
         ]
         for words, store_url, variables, faults in cases:

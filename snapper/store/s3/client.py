@@ -10,6 +10,7 @@ import boto3.session
 import botocore.session
 from botocore.config import Config
 
+from snapper.store.s3.http import bound_responses
 from snapper.store.s3.location import S3Location
 
 #: Seconds to wait for a connection, and for data on an open one, before the request is retried.
@@ -71,7 +72,9 @@ def _create_client(location: S3Location) -> Any:
         response_checksum_validation="when_required",
     )
     region = session.region_name or "us-east-1"
-    return session.client("s3", region_name=region, config=config, **location.client_options)
+    client = session.client("s3", region_name=region, config=config, **location.client_options)
+    bound_responses(client)
+    return client
 
 
 def _create_session(options: dict[str, str]) -> _Session:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from snapper.errors import ObjectTooLarge
 from snapper.store.base import VersionedObject
-from snapper.store.s3.errors import CONNECTION_ERRORS, NotS3, etag_of, status_of
+from snapper.store.s3.errors import CONNECTION_ERRORS, NotS3, etag_of, length_of, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,17 +61,27 @@ def read_verified(client: Any, request: dict[str, Any], limit: int) -> Versioned
     failures = 0
     while True:
         response = _get(client, request, ChecksumMode="ENABLED")
-        if response.total_size > limit:
+        if response.size > limit:
             response.body.close()
             raise _too_large(request)
         try:
             with closing(response.body) as body:
-                return VersionedObject(body.read(), response.etag)
+                return VersionedObject(_read_to_end(body, response.size), response.etag)
         except CONNECTION_ERRORS:
             failures += 1
             if failures == _MAX_FAILURES:
                 raise
         _pause(failures)
+
+
+def _read_to_end(body: Any, size: int) -> bytes:
+    """Return a body of the announced size. Reading its end verifies it. Raise NotS3 if it is larger."""
+    data = bytearray()
+    while chunk := body.read(max(size - len(data), 1)):
+        data += chunk
+        if len(data) > size:
+            raise NotS3("a response is longer than announced")
+    return bytes(data)
 
 
 class _Response(NamedTuple):
@@ -106,11 +116,12 @@ class _Source(NamedTuple):
 
 def _get(client: Any, request: dict[str, Any], **parameters: str) -> _Response:
     response = client.get_object(**request, **parameters)
+    body = response["Body"]
     try:
-        etag, size = etag_of(response), int(response["ContentLength"])
-    except KeyError:
-        raise NotS3("the response has no Content-Length") from None
-    return _Response(response["Body"], etag, size, response.get("ContentRange", ""))
+        return _Response(body, etag_of(response), length_of(response), response.get("ContentRange", ""))
+    except NotS3:
+        body.close()
+        raise
 
 
 def _range(offset: int, size: int) -> str:

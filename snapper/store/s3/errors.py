@@ -69,6 +69,17 @@ _CAUSES = {
 }
 
 
+#: What boto3 raises, too, for responses that it does not expect.
+_MALFORMED = (
+    ResponseParserError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
 class NotS3(Exception):
     """The response is not one that S3 would give."""
 
@@ -129,7 +140,7 @@ _PERMISSIONS = {
 
 def code_of(error: ClientError) -> str:
     """Return S3's error code, or the HTTP status if the response had no body."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return _one_line(str(error.response.get("Error", {}).get("Code", "")))
 
 
 def status_of(error: ClientError) -> int:
@@ -149,6 +160,14 @@ def etag_of(response: Mapping[str, Any]) -> str:
     return str(response["ETag"])
 
 
+def length_of(response: Mapping[str, Any]) -> int:
+    """Return the length of the body that the response announces, in bytes. Raise NotS3 if it announces none."""
+    length = response.get("ContentLength")
+    if length is None or length < 0:
+        raise NotS3("the response has no valid Content-Length")
+    return int(length)
+
+
 @contextmanager
 def mapped_errors(location: S3Location, key: str, action: str) -> Iterator[None]:
     """Raise SnapperErrors for what boto3 raises; `action` is a verb such as "read" for the key, or empty."""
@@ -156,13 +175,19 @@ def mapped_errors(location: S3Location, key: str, action: str) -> Iterator[None]
         yield
     except ClientError as error:
         raise _from_response(location, key, action, error) from error
-    except (BotoCoreError, ResponseParserError, NotS3, ValueError, *CONNECTION_ERRORS) as error:
+    except (BotoCoreError, NotS3, ValueError, *_MALFORMED, *CONNECTION_ERRORS) as error:
         raise _from_failure(location, error) from error
+    except RuntimeError as error:
+        if "redentials" not in str(error):
+            raise
+        raise _from_failure(
+            location, boto.CredentialRetrievalError(provider="boto3", error_msg=str(error))
+        ) from error
 
 
 def _from_response(location: S3Location, key: str, action: str, error: ClientError) -> SnapperError:
     """Return the error for an error response."""
-    code, message = code_of(error), str(error.response.get("Error", {}).get("Message", "")).strip()
+    code, message = code_of(error), _one_line(str(error.response.get("Error", {}).get("Message", "")))
     url, request, status = location.url, f"{action} {key}".strip(), status_of(error)
     result: SnapperError
     if code == "NoSuchBucket":
@@ -193,9 +218,9 @@ def _attempts(error: ClientError) -> int:
 
 def _other_region(location: S3Location, request: str, error: ClientError) -> StoreRefused:
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    region = headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region")
-    reason = "the bucket is in another region" + (f", {region}" if region else "")
-    name = region or "REGION"
+    region = str(headers.get("x-amz-bucket-region") or error.response.get("Error", {}).get("Region") or "")
+    reason = "the bucket is in another region" + (f", {_one_line(region)}" if region else "")
+    name = region if re.fullmatch(r"[a-z0-9-]{1,40}", region) else "REGION"
     hint = f"Set AWS_DEFAULT_REGION={name}, or append ?region_name={name} to the store's URL."
     return StoreRefused(location.url, request, reason, hint)
 
@@ -227,7 +252,9 @@ def _from_failure(location: S3Location, error: Exception) -> SnapperError:
             return StoreRefused(url, "", reason, failure.hint)
     if isinstance(error, boto.ParamValidationError) and "bucket" in detail.lower():
         return NotAStore(url, f"{location.bucket!r} is not a valid bucket name", _BUCKET_HINT)
-    if isinstance(error, (ResponseParserError, NotS3)):
+    if isinstance(error, NotS3):
+        return NotAStore(url, f"the server there does not speak S3: {detail}", _ENDPOINT_HINT)
+    if isinstance(error, _MALFORMED):
         return NotAStore(url, "the server there does not speak S3", _ENDPOINT_HINT)
     return StoreRefused(url, "", detail, _ENDPOINT_HINT)
 

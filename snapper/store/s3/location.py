@@ -27,7 +27,7 @@ _WRITE = (
 )
 _OPTIONS = (*_SESSION, *_CLIENT, *_REQUEST, *_WRITE)
 
-_HINT = "Write it as s3://BUCKET/PREFIX or s3://BUCKET/PREFIX?NAME=VALUE&NAME=VALUE."
+_HINT = "Write it as s3://BUCKET/PREFIX, followed by ?NAME=VALUE&NAME=VALUE if it has options."
 
 _CREDENTIALS_HINT = "Do not put credentials into the URL: use AWS_PROFILE, or profile_name in the URL."
 

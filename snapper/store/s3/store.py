@@ -13,7 +13,7 @@ import random
 import re
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
@@ -27,7 +27,15 @@ from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
 from snapper.store.s3 import download
 from snapper.store.s3.client import client_for
-from snapper.store.s3.errors import code_of, etag_of, mapped_errors, status_of, was_retried
+from snapper.store.s3.errors import (
+    NotS3,
+    code_of,
+    etag_of,
+    length_of,
+    mapped_errors,
+    status_of,
+    was_retried,
+)
 from snapper.store.s3.location import S3Location
 
 logger = logging.getLogger(__name__)
@@ -41,6 +49,9 @@ _MAX_CONFLICTS = 8
 
 #: Age at which a multipart upload counts as abandoned.
 _ABANDONED = timedelta(days=1)
+
+#: The most pages of a listing, of a thousand keys each.
+_MOST_PAGES = 5_000
 
 _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
@@ -95,18 +106,12 @@ class S3Store(DirectStore):
         return (entry.key for entry in self.list_objects(prefix))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        top = self.location.prefix
+        found = []
         with mapped_errors(self.location, prefix, "list"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                **self._bucket, Prefix=top + prefix
-            )
-            entries = [
-                ObjectInfo(entry["Key"][len(top) :], entry["Size"], entry["LastModified"].timestamp())
-                for page in pages
-                for entry in page.get("Contents", ())
-                if entry["Key"].rpartition("/")[2][:1] not in ("", ".")
-            ]
-        return iter(sorted(entries))
+            for page in self._pages("list_objects_v2", self.location.prefix + prefix):
+                _check_listing(page)
+                found += [self._object_info(entry, prefix) for entry in page.get("Contents", ())]
+        return iter(sorted(info for info in found if info.key.rpartition("/")[2][:1] not in ("", ".")))
 
     def delete(self, key: str, version: str | None = None) -> bool:
         head = self._head(key)
@@ -126,25 +131,38 @@ class S3Store(DirectStore):
         top = self.location.prefix
         with mapped_errors(self.location, "", "list objects"):
             page = self._client.list_objects_v2(**self._bucket, Prefix=top, Delimiter="/", MaxKeys=20)
-        names = [entry["Key"] for entry in page.get("Contents", ())]
-        names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+            _check_listing(page)
+            names = [entry["Key"] for entry in page.get("Contents", ())]
+            names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
         return sorted(name[len(top) :].rstrip("/") for name in names if name != top) or None
 
     def remove_leftovers(self) -> int:
         """Abort multipart uploads that snapper 0.1 left if it was killed; later versions make none."""
         limit = datetime.now(timezone.utc) - _ABANDONED
         with mapped_errors(self.location, "", "list unfinished uploads"):
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                **self._bucket, Prefix=self.location.prefix
-            )
-            old = [
-                upload for page in pages for upload in page.get("Uploads", ()) if upload["Initiated"] < limit
-            ]
+            pages = self._pages("list_multipart_uploads", self.location.prefix)
+            uploads = [upload for page in pages for upload in page.get("Uploads", ())]
+            old = [upload for upload in uploads if upload["Initiated"] < limit]
             for upload in old:
                 self._client.abort_multipart_upload(
                     **self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
         return len(old)
+
+    def _pages(self, operation: str, prefix: str) -> Iterator[Mapping[str, Any]]:
+        """Yield the pages of a listing; raise NotS3 if it does not end."""
+        pages = self._client.get_paginator(operation).paginate(**self._bucket, Prefix=prefix)
+        for number, page in enumerate(pages):
+            if number == _MOST_PAGES:
+                raise NotS3("a listing does not end")
+            yield page
+
+    def _object_info(self, entry: Mapping[str, Any], prefix: str) -> ObjectInfo:
+        """Return an entry of a listing; raise NotS3 if it is not below the prefix that was asked for."""
+        top = self.location.prefix
+        if not entry["Key"].startswith(top + prefix):
+            raise NotS3("a listing contains keys that were not asked for")
+        return ObjectInfo(entry["Key"][len(top) :], entry["Size"], entry["LastModified"].timestamp())
 
     @property
     def _client(self) -> Any:
@@ -170,7 +188,7 @@ class S3Store(DirectStore):
                     if status_of(error) != 404:  # the response has no body: let GET tell what is wrong
                         self._client.get_object(**self._object(key), Range="bytes=0-0")
                     raise
-                return _Head(response["ContentLength"], etag_of(response))
+                return _Head(length_of(response), etag_of(response))
         except NotInStore:
             return None
 
@@ -208,6 +226,14 @@ class S3Store(DirectStore):
             return self.read(key) == data
         except NotInStore:
             return False
+
+
+def _check_listing(page: Mapping[str, Any]) -> None:
+    """Raise NotS3 unless the page says whether it is the last one, and where the next one begins: else objects might be
+    taken for missing.
+    """
+    if "IsTruncated" not in page or (page["IsTruncated"] and not page.get("NextContinuationToken")):
+        raise NotS3("a listing is incomplete")
 
 
 def _checksum(key: str, data: bytes | memoryview) -> str:

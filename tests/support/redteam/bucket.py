@@ -37,12 +37,16 @@ Behavior = Callable[[str, str, dict[str, list[str]]], Answer | None]
 
 @dataclass
 class Bucket:
-    """A running server: its endpoint, its objects by key, and how it behaves. `asked` are the keys of its requests."""
+    """A running server: its endpoint, its objects by key, and how it behaves.
+
+    `asked` are the keys of its requests, and `sent` is how many bytes it has sent in bodies.
+    """
 
     endpoint: str
     objects: dict[str, bytes] = field(default_factory=dict)
     behave: Behavior = lambda _method, _key, _query: None
     asked: list[str] = field(default_factory=list)
+    sent: int = 0
 
     def take(self, store: Path) -> None:
         """Have the objects of a store in a directory, below the prefix `store`."""
@@ -74,6 +78,7 @@ def serving() -> Iterator[Bucket]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients break connections off
     Handler.bucket = bucket = Bucket(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -155,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         sent = 0
         while sent != answer.times:
             self.wfile.write(answer.body)
+            self.bucket.sent += len(answer.body)
             sent += 1
 
 
