@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
@@ -187,6 +188,17 @@ def test_objects_are_read_up_to_the_limit(tmp_path: Path) -> None:
     os.truncate(tmp_path / KEY, 1 << 40)
     with pytest.raises(ObjectTooLarge):
         store.read(KEY)
+
+
+def test_an_object_under_a_false_name_is_replaced(tmp_path: Path) -> None:
+    """Another publisher has written it before, with other bytes of the same size."""
+    store = open_store(str(tmp_path), create=True)
+    key = Layout.layer(hashlib.sha256(b"right").hexdigest())
+    (tmp_path / key).parent.mkdir(parents=True)
+    (tmp_path / key).write_bytes(b"false")
+    assert store.put(key, b"right")
+    assert not store.put(key, b"right")
+    assert store.read(key) == b"right"
 
 
 def test_writes_never_change_a_file_that_has_another_name(tmp_path: Path) -> None:

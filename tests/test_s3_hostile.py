@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -186,3 +188,31 @@ def test_credentials_that_are_expired_after_a_refresh(
     with pytest.raises(StoreRefused, match="still expired") as caught:
         store.read(ENTRY)
     assert "aws sso login" in caught.value.hint
+
+
+@pytest.mark.parametrize("checksum", ["false", "right", "of parts", "unknown"])
+def test_an_object_under_a_false_name_counts_as_missing(
+    checksum: str, bucket: Bucket, store: S3Store
+) -> None:
+    """Another publisher has written it before, with other bytes of the same size. S3 knows that."""
+    data = b"layer"
+    name = Layout.layer(hashlib.sha256(data).hexdigest())
+    right = b64encode(hashlib.sha256(data).digest()).decode()
+    known = {"false": b64encode(bytes(32)).decode(), "right": right, "of parts": f"{right}-2", "unknown": ""}
+    bucket.objects[f"store/{name}"] = b"false"
+
+    def behave(method: str, _key: str, _query: object) -> Answer | None:
+        headers = {"ETag": '"planted"', "x-amz-checksum-sha256": known[checksum]}
+        if method == "HEAD":
+            return Answer(headers={name: value for name, value in headers.items() if value}, length=len(data))
+        if method == "PUT":
+            written.append(method)
+            return Answer(412) if len(written) == 1 else None
+        return None
+
+    written: list[str] = []
+    bucket.behave = behave
+    is_false = checksum == "false"
+    assert store.size(name) == (None if is_false else len(data))
+    assert store.put(name, data) == is_false
+    assert (bucket.objects[f"store/{name}"] == data) == is_false

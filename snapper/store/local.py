@@ -75,7 +75,7 @@ class LocalStore(DirectStore):
         return status.st_size if status else None
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
-        if self.size(key) == len(data):
+        if self.size(key) == len(data) and not self._is_false(key, data):
             return False
         with self._mapped_errors(key, "write"), self._new_entry(key) as entry:
             write_entry(entry, data)
@@ -155,6 +155,15 @@ class LocalStore(DirectStore):
                     return
             action = f"write to {prefix.rstrip('/')}"
             raise StoreRefused(self.url, action, "permission denied, or the file system is read-only")
+
+    def _is_false(self, key: str, data: bytes | memoryview) -> bool:
+        """Return whether an object that is named by its digest has other bytes than these, which have that digest."""
+        if not Layout.digest_of(key):
+            return False
+        try:
+            return self.read(key) != data
+        except (NotInStore, Corrupted):
+            return True
 
     @contextmanager
     def _new_entry(self, key: str) -> Iterator[Entry]:

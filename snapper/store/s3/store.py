@@ -57,8 +57,11 @@ _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
 
 class _Head(NamedTuple):
+    """What S3 says of an object; `is_false` if it has computed another SHA-256 than the one in the key."""
+
     size: int
     etag: str
+    is_false: bool
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class S3Store(DirectStore):
 
     def size(self, key: str) -> int | None:
         head = self._head(key)
-        return head and head.size
+        return None if head is None or head.is_false else head.size
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if len(data) >= _CHECK_FIRST and self.size(key) == len(data):
@@ -91,7 +94,7 @@ class S3Store(DirectStore):
         if self._write(key, data, {"IfNoneMatch": "*"}):
             return True
         head = self._head(key)
-        if head and head.size != len(data):  # an incomplete copy that another program made
+        if head and (head.is_false or head.size != len(data)):  # not written by snapper
             return self._write(key, data, {"IfMatch": head.etag})
         return False
 
@@ -179,16 +182,16 @@ class S3Store(DirectStore):
         return {**self._bucket, "Key": self.location.prefix + key}
 
     def _head(self, key: str) -> _Head | None:
-        """Return size and ETag of the object, or None if it does not exist."""
+        """Return what S3 says of the object, or None if it does not exist."""
         try:
             with mapped_errors(self.location, key, "look up"):
                 try:
-                    response = self._client.head_object(**self._object(key))
+                    response = self._client.head_object(**self._object(key), ChecksumMode="ENABLED")
                 except ClientError as error:
                     if status_of(error) != 404:  # the response has no body: let GET tell what is wrong
                         self._client.get_object(**self._object(key), Range="bytes=0-0")
                     raise
-                return _Head(length_of(response), etag_of(response))
+                return _Head(length_of(response), etag_of(response), _is_false(key, response))
         except NotInStore:
             return None
 
@@ -236,7 +239,20 @@ def _check_listing(page: Mapping[str, Any]) -> None:
         raise NotS3("a listing is incomplete")
 
 
+def _is_false(key: str, response: Mapping[str, Any]) -> bool:
+    """Return whether the object is named by another SHA-256 than that of its bytes, as far as S3 knows it.
+
+    S3 does not know that of objects in several parts, whose checksum contains a hyphen.
+    """
+    digest, checksum = Layout.digest_of(key), response.get("ChecksumSHA256", "")
+    return bool(digest and checksum) and "-" not in checksum and checksum != _base64(digest)
+
+
 def _checksum(key: str, data: bytes | memoryview) -> str:
     """Return the SHA-256 in base64 for S3 to verify: the one in the key, if there is one, else the data's."""
     digest = Layout.digest_of(key)
-    return b64encode(bytes.fromhex(digest) if digest else sha256(data).digest()).decode()
+    return _base64(digest or sha256(data).hexdigest())
+
+
+def _base64(digest: str) -> str:
+    return b64encode(bytes.fromhex(digest)).decode()
