@@ -322,3 +322,19 @@ def test_importing_snapper_configures_no_logging() -> None:
     script = "import logging, snapper.api; print(logging.root.handlers, logging.getLogger('snapper').level)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == f"[] {logging.NOTSET}\n"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+def test_log_is_a_regular_file(tmp_path: Path, kind: str) -> None:
+    """Opening a pipe to write waits for a reader, and a link may lead to any file of the user."""
+    log, elsewhere = tmp_path / "snapper.log", tmp_path / "elsewhere"
+    elsewhere.touch()
+    if kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "link":
+        log.symlink_to(elsewhere)
+    else:
+        log.mkdir()
+    with pytest.raises(OSError, match=r"."):
+        LogFile(log)
+    assert elsewhere.read_bytes() == b""

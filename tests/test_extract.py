@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import pkgutil
 import shutil
+import signal
 import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import Corrupted
+from snapper.errors import Corrupted, UnexpectedError
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
@@ -377,6 +381,85 @@ def test_workers_restore_two_snapshots_to_one_prefix_in_turn(sandbox: Path) -> N
     for outcome in restore(store, requests, jobs=1):
         assert isinstance(outcome, RestoreResult), outcome
     assert tree_of(prefix) == {"conda-meta": ("directory", 0o755, b""), "a": ("file", 0o644, b"2")}
+
+
+# --- failures of one environment --------------------------------------------------------------------------
+
+
+def run_out_of_memory() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def recurse() -> None:
+    recurse()
+
+
+def allocate() -> None:
+    raise MemoryError
+
+
+def encode() -> None:
+    "\ud800".encode()
+
+
+def read_damaged_disk() -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+#: The steps of a restore: functions, and how to tell by their arguments which environment they are called for.
+STEPS: dict[str, tuple[str, Callable[..., object]]] = {
+    "planning": (
+        "snapper.commands.restore.make_plan",
+        lambda _store, inspected, _time: inspected.target.prefix,
+    ),
+    "announcing": ("snapper.kernels.register_pending", lambda prefix, *_: prefix),
+    "staging": ("snapper.restoring.engine.staging_directory", lambda prefix: prefix),
+    "linking": ("snapper.restoring.unpacker.link_unchanged", lambda prefix, *_: prefix),
+    "writing": ("snapper.restoring.layer_writer._Writer.write_members", lambda writer, _: writer._job.prefix),
+    "finalizing": ("snapper.restoring.unpacker.finalize_tree", lambda _directory, prefix, *_: prefix),
+    "swapping": ("snapper.restoring.engine._check_target_again", lambda _store, plan: plan.target.prefix),
+    "registering": ("snapper.kernels.register", lambda prefix, _name: prefix),
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "fail"),
+    [
+        *((step, recurse) for step in STEPS),
+        *(("writing", fail) for fail in (run_out_of_memory, allocate, encode, read_damaged_disk)),
+        *(("finalizing", fail) for fail in (allocate, encode, read_damaged_disk)),
+        ("registering", read_damaged_disk),
+    ],
+)
+def test_failure_of_one_environment_never_stops_the_others(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch, step: str, fail: Callable[[], None]
+) -> None:
+    """Whatever happens while it is restored is reported as its error; the log has the tracebacks of bugs."""
+    target, prefix_of = STEPS[step]
+    bad = sandbox / "home" / "envs" / "2"
+    module, _, name = target.rpartition(".")
+    original = pkgutil.resolve_name(f"{module.replace('._Writer', ':_Writer')}").__dict__[name]
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        if str(prefix_of(*arguments)) == str(bad):
+            fail()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(target, failing)
+    layers = [pack_members(encode_member(META)), *(pack_members(file(str(n))) for n in range(20))]
+    store = open_store(str(sandbox / "store"))
+    publish_layers(store, layers)
+    requests = [RestoreRequest(SnapshotSpec("work"), prefix=bad.with_name(str(n))) for n in range(4)]
+    outcomes = list(restore(store, requests, jobs=2))
+    (failure,) = (outcome for outcome in outcomes if isinstance(outcome, RestoreFailure))
+    restored = {outcome.prefix for outcome in outcomes if isinstance(outcome, RestoreResult)}
+    assert restored == {str(bad.with_name(str(n))) for n in (0, 1, 3)}
+    assert all((Path(prefix) / "19").is_file() for prefix in restored)
+    assert "\n" not in failure.error.message
+    if isinstance(failure.error, UnexpectedError):
+        assert "Traceback" in Path(failure.error.log).read_text()
+    assert bad.exists() == (step == "registering")
+    assert not list(bad.parent.glob(".*.snapper"))
 
 
 # --- as another user --------------------------------------------------------------------------------------

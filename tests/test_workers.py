@@ -495,8 +495,29 @@ def test_killed_worker_fails_only_its_own_job() -> None:
         assert {number for number, outcome in outcomes.items() if isinstance(outcome, WorkerDied)} == {1, 3}
         assert {2, 4, 6} <= set(outcomes.values())
         last = workers.submit(_kill_worker_if_odd, 5, 2), workers.submit(_kill_worker_if_odd, 8, 1)
-        assert [type(outcome) for _, outcome in workers.outcomes()] == [WorkerDied, WorkerDied]
-        assert len(set(last)) == 2
+        outcomes = dict(workers.outcomes())
+        assert isinstance(outcomes[last[0]], WorkerDied)
+        assert outcomes[last[1]] == 8
+
+
+def test_dead_workers_are_replaced() -> None:
+    """However many die, all other jobs end as they would have otherwise."""
+    with WorkerPool(None, 2) as workers:
+        jobs = {workers.submit(_kill_worker_if_odd, number, 1): number for number in range(20)}
+        outcomes = {jobs[number]: outcome for number, outcome in workers.outcomes()}
+    assert {number for number, outcome in outcomes.items() if isinstance(outcome, WorkerDied)} == set(
+        range(1, 20, 2)
+    )
+    assert all(outcomes[number] == number for number in range(0, 20, 2))
+
+
+def test_unexpected_exception_does_not_stop_other_jobs() -> None:
+    with WorkerPool(None, 2) as workers:
+        failing = workers.submit(raise_unexpected, None, 2)
+        jobs = [workers.submit(_fail_if_odd, number, 1) for number in (2, 4)]
+        outcomes = dict(workers.outcomes())
+    assert isinstance(outcomes[failing], ZeroDivisionError)
+    assert [outcomes[job] for job in jobs] == [2, 4]
 
 
 def test_withdrawn_job_has_no_outcome() -> None:

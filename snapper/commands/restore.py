@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, rese
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
 from snapper.restoring.space import SpaceReservations
 from snapper.restoring.target import RestoreTarget
+from snapper.settings.crash_log import log_crash
 from snapper.store import Store
 
 if TYPE_CHECKING:
@@ -238,7 +239,10 @@ def _as_snapper_error(error: Exception) -> SnapperError:
         return error
     if isinstance(error, OSError):
         return map_os_error(error, str(error.filename), "access")
-    return UnexpectedError(type(error).__name__, " ".join(str(error).split()) or "no details")
+    log = ""
+    with suppress(OSError):
+        log = str(log_crash(error))
+    return UnexpectedError(type(error).__name__, " ".join(str(error).split()) or "no details", log)
 
 
 def _count_changes(prefix: Path) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
+import stat
 import sys
 import threading
 import time
+import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -109,6 +112,11 @@ def indent_lines(text: str) -> str:
     return "\n".join(f"  {escape_controls(line)}" if line else "" for line in text.split("\n"))
 
 
+def crash_text(error: Exception) -> str:
+    """Return the traceback of an exception that is a bug, as it may be shown and logged."""
+    return redact(indent_lines("".join(traceback.format_exception(error))))
+
+
 class _StderrHandler(_TextStreamHandler):
     """Writes to the current `sys.stderr`: warnings as the command line reports problems, others with time and PID,
     unless this is a log file, which adds these itself.
@@ -158,4 +166,10 @@ def _open_for_appending(path: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    """Open a regular file to append to it; raise OSError for a link, and for a pipe, which would block."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -116,27 +116,28 @@ class WorkerPool(Generic[C]):
         self._workers: list[_Worker] = []
         self._waiting: list[_Job] = []
         self._submitted = 0
-        self._ended: Exception = RuntimeError("the pool is stopped")
+        self._stopped = False
 
     def __enter__(self) -> WorkerPool[C]:
+        for _ in range(self._count):
+            self._start_worker()
+        logger.debug("started %d workers", self._count)
+        return self
+
+    def _start_worker(self) -> None:
         method: Any = multiprocessing.get_context("fork" if self._forks else "spawn")
         level = logging.getLogger("snapper").getEffectiveLevel()
         setup = WorkerSetup(self._context, self._shared, level)
-        inherited: list[Connection] = []
-        for _ in range(self._count):
-            ours, theirs = method.Pipe()
-            inherited.append(ours)
-            arguments = (theirs, setup, inherited if self._forks else [])
-            process = method.Process(target=run_worker, args=arguments, daemon=True)
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
-            try:
-                process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            theirs.close()
-            self._workers.append(_Worker(process, ours))
-        logger.debug("started %d workers", self._count)
-        return self
+        ours, theirs = method.Pipe()
+        inherited = [*(worker.connection for worker in self._workers), ours] if self._forks else []
+        process = method.Process(target=run_worker, args=(theirs, setup, inherited), daemon=True)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -144,6 +145,7 @@ class WorkerPool(Generic[C]):
         self._stop(terminate=kind is not None)
 
     def _stop(self, *, terminate: bool) -> None:
+        self._stopped = True
         for worker in self._workers:
             if terminate:
                 worker.process.terminate()
@@ -185,8 +187,8 @@ class WorkerPool(Generic[C]):
         all are stopped.
         """
         try:
-            if self._waiting and not self._workers:
-                raise self._ended
+            if self._waiting and self._stopped:
+                raise RuntimeError("the pool is stopped")
             for number, result, error in self._answers():
                 if error is not None:
                     raise error
@@ -199,15 +201,12 @@ class WorkerPool(Generic[C]):
             raise
 
     def outcomes(self) -> Generator[tuple[int, Any], None, None]:
-        """Yield the number of each job as it ends, with its result or the SnapperError that it raised.
+        """Yield the number of each job as it ends, with its result or the exception that it raised.
 
-        Other jobs continue after an error; jobs may be submitted and withdrawn in between. Raise any other exception
-        of a job, with the worker's traceback.
+        Other jobs continue after an exception; jobs may be submitted and withdrawn in between.
         """
         try:
             for number, result, error in self._answers():
-                if error is not None and not isinstance(error, SnapperError):
-                    raise error
                 yield number, result if error is None else error
         except BaseException:
             self._stop(terminate=True)
@@ -225,8 +224,6 @@ class WorkerPool(Generic[C]):
                 if all(answer.error is None for answer in answers):
                     yield from self._send_jobs()
                 yield from answers
-        while self._waiting:
-            yield _Answer(heapq.heappop(self._waiting).number, None, self._ended)
 
     def _wait_for_reports(self, busy: list[_Worker]) -> list[_Worker]:
         reporting = wait([worker.connection for worker in busy])
@@ -240,8 +237,13 @@ class WorkerPool(Generic[C]):
                 self._receive(worker)
 
     def _send_jobs(self) -> Iterator[_Answer]:
-        """Send a job to each idle worker, then more to those that accept them; yield the jobs of dead workers."""
-        while self._waiting and self._workers:
+        """Send a job to each idle worker, then more to those that accept them; yield the jobs of dead workers.
+
+        Dead workers are replaced: each has failed at least the job that it had started, so this ends.
+        """
+        while self._waiting and not self._stopped:
+            while len(self._workers) < self._count:
+                self._start_worker()
             worker = min(self._workers, key=lambda candidate: candidate.load)
             plenty = len(self._waiting) > len(self._workers)
             if not worker.accepts(self._waiting[0], plenty=plenty):
@@ -280,7 +282,7 @@ class WorkerPool(Generic[C]):
         self._workers.remove(worker)
         started = worker.started
         label = ", ".join(job.label for job in started if job.label)
-        error = self._ended = WorkerDied(worker.process.exitcode or 0, label)
+        error = WorkerDied(worker.process.exitcode or 0, label)
         logger.debug("worker %s: %s", worker.process.pid, error)
         for job in started:
             worker.queued.pop(job.number, None)

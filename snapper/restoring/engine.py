@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
@@ -11,7 +12,6 @@ from typing import NamedTuple
 from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
 from snapper.environment.installed import InstalledEnvironment
-from snapper.errors import SnapperError
 from snapper.format.model import FORMAT, directory_mode
 from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
@@ -24,6 +24,8 @@ from snapper.restoring.target import RestoreTarget, check_replaceable, inspect_t
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
 
+logger = logging.getLogger(__name__)
+
 
 class Outcome(NamedTuple):
     """What became of a plan.
@@ -35,7 +37,7 @@ class Outcome(NamedTuple):
     plan: RestorePlan
     target: RestoreTarget
     unrelocated: tuple[str, ...] = ()
-    error: SnapperError | None = None
+    error: Exception | None = None
 
 
 #: Called with the bytes of a plan that have been written or linked.
@@ -59,7 +61,7 @@ class _StagedRestore:
     staging: Staging
     unpacker: SnapshotUnpacker
     resources: ExitStack
-    error: SnapperError | None = None
+    error: Exception | None = None
 
 
 class _Wave:
@@ -99,7 +101,7 @@ class _Wave:
                 resources.close()
                 return Outcome(plan, target)
             return self._link_unchanged(plan, staging, resources)
-        except SnapperError as error:
+        except Exception as error:  # whatever is wrong with one environment must not stop the others
             return _fail(plan, resources, error)
 
     def _inspect_again(self, plan: RestorePlan) -> RestoreTarget:
@@ -132,17 +134,17 @@ class _Wave:
         return owners
 
     def _take(
-        self, staged: _StagedRestore, job: int, outcome: ExtractedLayer | SnapperError
+        self, staged: _StagedRestore, job: int, outcome: ExtractedLayer | Exception
     ) -> Iterator[Outcome]:
         """Note what became of one layer; yield the outcome of its restore if that was the last one."""
         plan, unpacker = staged.plan, staged.unpacker
-        if staged.error is None and isinstance(outcome, SnapperError):
+        if staged.error is None and isinstance(outcome, Exception):
             staged.error = outcome
         if staged.error is not None:
             unpacker.give_up(self._workers, job)
             if not unpacker.busy:
                 yield _fail(plan, staged.resources, staged.error)
-        elif not isinstance(outcome, SnapperError):
+        elif not isinstance(outcome, Exception):
             self._advance(plan, unpacker.take(job, outcome))
             if unpacker.all_written:
                 yield self._swap_in(staged)
@@ -162,7 +164,7 @@ class _Wave:
                         staging.remove_replaced(self._workers)
                 if unpacked.linked:
                     _renew_index(tree, header, unpacked)
-        except SnapperError as error:
+        except Exception as error:
             return _fail(plan, staged.resources, error)
         return Outcome(plan, plan.target, unpacked.unrelocated)
 
@@ -196,7 +198,10 @@ def _renew_index(tree: int, header: IndexHeader, unpacked: UnpackResult) -> None
         state.write_index(tree, replace(header, taken=clock.next_tick(tree)), unpacked.index)
 
 
-def _fail(plan: RestorePlan, resources: ExitStack, error: SnapperError) -> Outcome:
-    with suppress(SnapperError):
+def _fail(plan: RestorePlan, resources: ExitStack, error: Exception) -> Outcome:
+    """Release the resources; what cannot be removed now is a leftover that the next command removes."""
+    try:
         resources.close()
+    except Exception:
+        logger.debug("could not clean up after restoring %s", plan.name, exc_info=True)
     return Outcome(plan, plan.target, error=error)
