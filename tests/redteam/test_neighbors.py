@@ -51,7 +51,10 @@ def test_environment_that_claims_to_be_the_snapshot(arguments: list[str], world:
 
 
 def test_state_in_the_attackers_environment_changes_where_to_restore(world: World, envs: Path) -> None:
-    """The attacker's environment of another name claims to be the one to restore: it would be replaced in place."""
+    """The attacker's environment of another name claims to be the one to restore: it would be replaced in place.
+
+    Instead, the environment is restored beside it under its own name.
+    """
     digest = world.publish("work", prefix=envs / "other")
     world.attacker.owns(prefixes.make(envs / "other", {}, state=("work", digest)))
     with world.unharmed("work", also=(envs / "work",)):
