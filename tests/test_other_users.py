@@ -122,6 +122,32 @@ def test_root_does_not_replace_the_environment_of_a_user(world: World) -> None:
     assert root.registered_kernels() == {}
 
 
+@pytest.mark.parametrize("envs", ["link", "link/below", "link/new/below"])
+def test_link_of_another_user_is_not_followed_to_the_destination(
+    world: World, shared: Path, envs: str
+) -> None:
+    """Its owner could have any environment of this user replaced, and lead the kernel elsewhere afterwards."""
+    victim, directory = world.victim, shared / envs
+    (shared / "link").symlink_to(victim.envs)
+    work = directory / "work"
+    if "new" not in envs:
+        work.mkdir(parents=True)
+        pack(victim, work.resolve())
+        victim.owns(victim.home)
+    else:
+        pack(victim, victim.home / "work")
+    os.chown(shared / "link", world.attacker.uid, -1, follow_symlinks=False)
+    before = tree_of(victim.envs)
+    for options in ((), ("--replace",)):
+        error = victim.expect_error(11, "restore", "work", "--envs-dir", directory, *options)
+        assert error["message"].endswith(f"link is a link of the user {world.attacker.uid}")
+    assert tree_of(victim.envs) == before
+    assert victim.registered_kernels() == {}
+    os.chown(shared / "link", victim.uid, -1, follow_symlinks=False)
+    victim.run_json("restore", "work", "--envs-dir", directory)
+    assert len(victim.registered_kernels()) == 1
+
+
 def test_staging_directory_of_another_user_is_refused(world: World, shared: Path) -> None:
     """The owner of the directory above creates it in advance, with links to what is to be moved into it."""
     victim, attacker = world.victim, world.attacker

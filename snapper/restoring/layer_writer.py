@@ -23,6 +23,7 @@ from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
+from snapper.fs.errors import os_errors
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
 from snapper.store import Store
@@ -102,8 +103,10 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     layer = _reader.open(job.layer, stored, store.url)
+    with os_errors(job.directory, "write to"):
+        tree = _trees[job.directory]
     with unpack_errors(what, job.prefix):
-        writer = _Writer(job, layer, _trees[job.directory])
+        writer = _Writer(job, layer, tree)
         if layer.continuation is not None:
             writer.write_continuation(layer.continuation)
         writer.write_members(layer.members())

@@ -11,9 +11,10 @@ from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Snapshot
 from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
 from snapper.restoring.fallback import available_snapshot
+from snapper.restoring.parent import existing_parent
 from snapper.restoring.requests import LocatedRequest, RestoreRequest
 from snapper.restoring.space import SpaceReservations
-from snapper.restoring.target import RestoreTarget, check_target, existing_parent, inspect_target
+from snapper.restoring.target import RestoreTarget, check_target, inspect_target
 from snapper.store import Store
 
 

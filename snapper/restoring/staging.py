@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from snapper.errors import SnapperError, TargetOccupied
-from snapper.fs.beneath import LOOKUP
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
 from snapper.fs.moves import Entry, exchange, move
@@ -32,6 +31,7 @@ from snapper.fs.removal import remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import make_writable, put_back, set_aside
+from snapper.restoring.parent import open_parent
 from snapper.restoring.staging_lock import KEPT, LOCK, OLD, TREE, lock_staging, staging_path
 
 if TYPE_CHECKING:
@@ -147,29 +147,27 @@ class Staging:
 
 @contextmanager
 def staging_directory(target: Path) -> Iterator[Staging]:
-    """Lock the target and yield an empty, private directory next to it.
+    """Lock the target, an absolute path, and yield an empty, private directory next to it.
 
     At the end, whatever is in the staging directory is removed: the new tree, or the replaced one after a swap.
 
     Raise TargetLocked if another process stages the same target, TargetOccupied, PermissionDenied, InsufficientSpace,
     FileOperationFailed.
     """
-    with os_errors(target.parent, "write to"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with closing_descriptor(os.open(target.parent, LOOKUP & ~os.O_NOFOLLOW)) as parent:
-            entry = Entry(parent, target.name)
-            locked = lock_staging(parent, target)
-            try:
-                _clean(locked.directory, target, entry)
-                name, descriptor = create_private_directory(TREE, locked.directory)
-                with closing_descriptor(descriptor):
-                    yield Staging(target, staging_path(target) / name, descriptor, entry, locked.directory)
-            finally:
-                with defer_signals():
-                    try:
-                        _clean(locked.directory, target, entry)
-                    finally:
-                        locked.release(parent, target)
+    with os_errors(target.parent, "write to"), closing_descriptor(open_parent(target)) as parent:
+        entry = Entry(parent, target.name)
+        locked = lock_staging(parent, target)
+        try:
+            _clean(locked.directory, target, entry)
+            name, descriptor = create_private_directory(TREE, locked.directory)
+            with closing_descriptor(descriptor):
+                yield Staging(target, staging_path(target) / name, descriptor, entry, locked.directory)
+        finally:
+            with defer_signals():
+                try:
+                    _clean(locked.directory, target, entry)
+                finally:
+                    locked.release(parent, target)
 
 
 def remove_leftover_staging(target: Path) -> None:

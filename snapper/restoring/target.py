@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.errors import occupied_by_other
+from snapper.restoring.parent import check_parent, existing_parent
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.staging import remove_leftover_staging
 from snapper.store import Store
@@ -94,14 +96,6 @@ def pack_command(prefix: Path, name: str) -> str:
     return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {shlex.quote(name)}'}"
 
 
-def existing_parent(prefix: Path) -> Path:
-    """Return the nearest existing directory above the prefix."""
-    parent = prefix.parent
-    while not os.path.lexists(parent):
-        parent = parent.parent
-    return parent
-
-
 def is_present(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> bool:
     """Return whether the environment is the snapshot, with local changes only if the request keeps these."""
     installed = environment.state
@@ -126,6 +120,8 @@ def check_replaceable(
     swap, does.
     """
     prefix = environment.prefix
+    with suppress(OSError):
+        check_parent(prefix)
     status = _status(prefix)
     if status is None:
         return
