@@ -840,8 +840,9 @@ def test_deep_directories_are_removed(tmp_path: Path, mode: int) -> None:
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("before", ["open", "chmod"])
 def test_remove_tree_follows_no_link_that_replaces_a_directory(
-    public: Path, monkeypatch: pytest.MonkeyPatch
+    public: Path, before: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a directory cannot be opened, another user could put a link in its place."""
 
@@ -850,17 +851,24 @@ def test_remove_tree_follows_no_link_that_replaces_a_directory(
         closed = public / "top" / "closed"
         closed.mkdir(parents=True)
         closed.chmod(0)
-        real = os.open
+        real_open, real_chmod = os.open, os.chmod
 
-        def replaced_meanwhile(path: Any, *arguments: Any, **options: Any) -> int:
+        def put_link() -> None:
+            closed.rmdir()
+            closed.symlink_to(public / "mine")
+
+        def open_and_put_link(path: Any, *arguments: Any, **options: Any) -> int:
             try:
-                return real(path, *arguments, **options)
+                return real_open(path, *arguments, **options)
             except PermissionError:
-                closed.rmdir()
-                closed.symlink_to(public / "mine")
+                put_link()
                 raise
 
-        monkeypatch.setattr(os, "open", replaced_meanwhile)
+        def put_link_and_chmod(path: Any, *arguments: Any, **options: Any) -> None:
+            put_link()
+            real_chmod(path, *arguments, **options)
+
+        monkeypatch.setattr(os, before, open_and_put_link if before == "open" else put_link_and_chmod)
         with pytest.raises(OSError):
             remove_tree(public / "top")
         assert (public / "mine").stat().st_mode & 0o777 == 0o755

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,14 @@ def write_state(prefix: Path) -> None:
 
 
 @pytest.fixture
-def prefix(tmp_path: Path) -> Path:
+def prefix() -> Iterator[Path]:
     """An environment with state, which other users can reach."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    prefix = tmp_path / "envs" / "work"
-    (prefix / "conda-meta").mkdir(parents=True)
-    write_state(prefix)
-    return prefix
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        prefix = Path(top) / "envs" / "work"
+        (prefix / "conda-meta").mkdir(parents=True)
+        write_state(prefix)
+        yield prefix
 
 
 def known(prefix: Path) -> list[bool]:
@@ -132,6 +133,14 @@ def test_link_of_another_user_to_an_own_environment_does_not_count(prefix: Path)
     link.symlink_to(prefix)
     assert known(link) == [True] * 4
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    assert known(link) == [False] * 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of two users")
+def test_own_link_to_an_environment_of_another_user_does_not_count(prefix: Path) -> None:
+    link = prefix.with_name("link")
+    link.symlink_to(prefix)
+    os.chown(prefix, NOBODY, NOBODY)
     assert known(link) == [False] * 4
 
 
