@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from snapper import kernels
 from snapper.environment import conda, editable, pip
+from snapper.environment.conda import FileFacts
 from snapper.environment.embedded import embedded_prefix
 from snapper.environment.tree import walk
 from snapper.errors import FileOperationFailed
@@ -300,6 +302,38 @@ def test_planted_metadata_is_not_read(prefix: Path, secret: Path, name: str, pla
     else:
         assert SECRET not in str(found)
         assert plant is not two_gigabytes
+
+
+@pytest.mark.parametrize(
+    "unit", ['{"\\"', "{", '"', '\\"', '{"', '"_path"', '{"_path": "a{"', "}", '"_path"  ']
+)
+def test_records_are_edited_in_linear_time(unit: str) -> None:
+    """This would take hours if every part led to a search of the rest."""
+    text = b'{"paths": [{"_path": "a{", "x\\\\": 1},' + unit.encode() * (1_000_000 // len(unit))
+    facts = {"a{": FileFacts("0" * 64, 5)}
+    began = time.process_time()
+    conda.with_facts(text, facts, sizes=True)
+    conda.without_facts_of(text, ["a{"], sizes=True)
+    conda.with_missing_facts(text, facts.get)
+    assert time.process_time() - began < 20
+
+
+def test_braces_in_records_do_not_hide_entries() -> None:
+    entry = '{"_path": "%s", "sha256_in_prefix": "' + "0" * 64 + '", "size_in_bytes": 1}'
+    other = '{"_path": "other", "x": {"k": "}"}}, {"y": "{\\"{"}'
+    text = f'{{"x": "{{", "paths": [{entry % "a{"}, {other}, {entry % "b"}, {entry % "}c"}]}}'.encode()
+    facts = {path: FileFacts("f" * 64, 22) for path in ("a{", "}c")}
+    edited = conda.with_facts(text, facts, sizes=True)
+    assert edited == text.replace(b"0" * 64, b"f" * 64).replace(b": 1}", b": 22}").replace(
+        (entry % "b").replace("0" * 64, "f" * 64).replace(": 1}", ": 22}").encode(), (entry % "b").encode()
+    )
+
+
+def test_records_with_long_paths_are_refused(prefix: Path) -> None:
+    fields = {"name": "a", "version": "1", "files": ["a/" * 300_000]}
+    (prefix / "conda-meta/a-1-0.json").write_text(json.dumps(fields))
+    with pytest.raises(FileOperationFailed, match="is too long"):
+        conda.read_records(prefix)
 
 
 def test_paths_in_records_lead_nowhere_else(tmp_path: Path, prefix: Path) -> None:

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,13 +25,16 @@ META = "conda-meta"
 
 #: The largest record, and the most data of all records of an environment, in bytes.
 LARGEST_RECORD = 64 << 20
-_LARGEST_RECORDS = 512 << 20
+_LARGEST_RECORDS = 256 << 20
+
+#: The longest path that systems accept, in bytes.
+_LONGEST_PATH = 4096
 
 _ADVICE = "Reinstall that package (conda install --force-reinstall), or remove the file if it does not belong to conda."
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
-#: As above, with braces allowed in strings; slower.
-_FLAT_OBJECT_WITH_BRACES = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')
+#: A brace, or a string, which ends where the text ends at the latest: every byte is only looked at once.
+_STRING_OR_BRACE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}]', re.S)
 _PATH = b'"_path"'
 _BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
@@ -176,21 +179,12 @@ def _edit_entries(
     If `paths` are given, `edit` changes no other entries.
     """
     located = None if paths is None else _locate_entries(record, paths)
-    if located is not None:
-        texts: list[bytes] = []
-        position = 0
-        for start, end, entry in located:
-            texts += record[position:start], edit(record[start:end], entry)
-            position = end
-        return b"".join((*texts, record[position:]))
-
-    def apply(match: re.Match[bytes]) -> bytes:
-        text = match.group()
-        entry = _parse_entry(text) if _PATH in text else None
-        return edit(text, entry) if entry else text
-
-    objects = _FLAT_OBJECT_WITH_BRACES if _BRACE_IN_PATH.search(record) else _FLAT_OBJECT
-    return objects.sub(apply, record)
+    texts: list[bytes] = []
+    position = 0
+    for start, end, entry in _all_entries(record) if located is None else located:
+        texts += record[position:start], edit(record[start:end], entry)
+        position = end
+    return b"".join((*texts, record[position:]))
 
 
 class _LocatedEntry(NamedTuple):
@@ -224,6 +218,30 @@ def _locate_entries(record: bytes, paths: Collection[str]) -> list[_LocatedEntry
             last_end = end
         key = record.find(_PATH, key + len(_PATH))
     return located
+
+
+def _all_entries(record: bytes) -> Iterator[_LocatedEntry]:
+    """Find all entries: the objects with a path and without other objects in them."""
+    for start, end in _flat_objects(record):
+        text = record[start:end]
+        entry = _parse_entry(text) if _PATH in text else None
+        if entry:
+            yield _LocatedEntry(start, end, entry)
+
+
+def _flat_objects(record: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where objects without others in them begin and end."""
+    if not _BRACE_IN_PATH.search(record):
+        yield from (match.span() for match in _FLAT_OBJECT.finditer(record))
+        return
+    start = -1
+    for token in _STRING_OR_BRACE.finditer(record):
+        if token.group() == b"{":
+            start = token.start()
+        elif token.group() == b"}":
+            if start >= 0:
+                yield start, token.end()
+            start = -1
 
 
 def _parse_entry(text: bytes) -> dict[str, Any] | None:
@@ -305,7 +323,8 @@ def _entry(item: dict[str, Any]) -> PathEntry:
 def _path(value: object) -> str:
     """Return the path; raise ValueError if no file can have it."""
     path = str(value)
-    path_bytes(path)
+    if len(path_bytes(path)) > _LONGEST_PATH:
+        raise ValueError(f"the path {path[:50]!r}… is too long")
     return path
 
 

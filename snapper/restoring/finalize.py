@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from snapper.environment.conda import FileFacts, with_facts
+from snapper.environment.conda import LARGEST_RECORD, FileFacts, with_facts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
 from snapper.format.member import InvalidSegment, Member
@@ -114,6 +114,8 @@ def _update_record(
     """Rewrite one record in place, with the mode and mtime that it had."""
     with _open(directories, path) as file:
         status = os.fstat(file.fileno())
+        if status.st_size > LARGEST_RECORD:
+            raise InvalidSegment(f"{path!r} is too large for a package record")
         text = with_facts(file.read(), facts, sizes=sizes)
     parent, _, name = path.rpartition("/")
     os.chmod(name, 0o600, dir_fd=directories[parent])
