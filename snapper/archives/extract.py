@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS
+from snapper.archives.links import LeadsOutside, Links
 from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
 from snapper.errors import InsufficientSpace, InvalidArchive
 from snapper.format.model import path_bytes
@@ -22,8 +23,8 @@ from snapper.process.progress import Progress
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
 
-#: How many links are followed: more than Linux does, which reports an error after 40.
-_MAX_LINKS = 64
+#: The most characters of all links' paths and targets, which are kept in memory until all files are written.
+_MOST_LINK_TEXT = 16 << 20
 
 
 def extract_archive(file: Path, directory: Path, scratch: Path, progress: Progress) -> dict[str, str]:
@@ -35,10 +36,14 @@ def extract_archive(file: Path, directory: Path, scratch: Path, progress: Progre
     """
     symlinks: dict[str, str] = {}
     modes: dict[str, int] = {}
+    link_text = 0
     directories = DirectoryTree(str(directory))
     try:
         with _writing(file, directory), without_umask():
             for entry, read in iter_entries(file, scratch, progress):
+                link_text += len(entry.path) + len(entry.target) if entry.target else 0
+                if link_text > _MOST_LINK_TEXT:
+                    raise InvalidArchive(str(file), "it has more links than any environment")
                 if entry.type == "directory":
                     directories[entry.path]
                     modes[entry.path] = entry.mode | 0o500
@@ -57,11 +62,13 @@ def create_symlinks(file: Path, directory: Path, prefix: str, symlinks: dict[str
 
     `prefix` is that of the archived environment: absolute targets below it are inside.
     """
+    links = Links(symlinks, prefix)
     for path, target in symlinks.items():
-        if not _stays_inside(path, symlinks, prefix):
-            raise InvalidArchive(
-                str(file), f"the link {path!r} points outside the environment, to {target!r}"
-            )
+        try:
+            links.follow(path)
+        except LeadsOutside:
+            reason = f"the link {path!r} points outside the environment, to {target!r}"
+            raise InvalidArchive(str(file), reason) from None
     directories = DirectoryTree(str(directory))
     try:
         with _writing(file, directory):
@@ -70,37 +77,6 @@ def create_symlinks(file: Path, directory: Path, prefix: str, symlinks: dict[str
                 os.symlink(target, name, dir_fd=directories[parent])
     finally:
         directories.close()
-
-
-def _stays_inside(path: str, symlinks: dict[str, str], prefix: str) -> bool:
-    """Return whether following the path through these links, with no other links, stays inside the environment."""
-    resolved: list[str] = []
-    ahead = path.split("/")
-    followed = 0
-    while ahead and followed <= _MAX_LINKS:
-        part = ahead.pop(0)
-        if part == ".." and not resolved:
-            return False
-        if part == "..":
-            resolved.pop()
-        if part in ("", ".", ".."):
-            continue
-        target = symlinks.get("/".join((*resolved, part)))
-        if target is None:
-            resolved.append(part)
-            continue
-        if _is_outside(target, prefix):
-            return False
-        if target.startswith("/"):
-            resolved, target = [], target[len(prefix) :]
-        ahead = target.split("/") + ahead
-        followed += 1
-    return True
-
-
-def _is_outside(target: str, prefix: str) -> bool:
-    """Return whether the target of a link is an absolute path that is not below the prefix."""
-    return target.startswith("/") and not (target + "/").startswith(prefix + "/")
 
 
 def _exists(directories: DirectoryTree, path: str) -> bool:

@@ -6,6 +6,7 @@ The archive is not trusted, and nothing in it is executed. A prefix that is foun
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -21,10 +22,14 @@ from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
 #: The prefix for environments that have none, or only placeholders; as short as the shortest of these.
 NO_PREFIX = "/snapper-env"
 
-_PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]+")
+_PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
 _INTERPRETER = re.compile(rb"#! ?(/[^\n]*?)/(bin/[^/\s]+)[ \n]")
 _MAX_FILES = 50
 _MAX_CANDIDATES = 500
+
+#: The most data that is searched for candidates in one file, in bytes.
+_MOST_SEARCHED = 1 << 30
+
 _LONGEST_LINE = 4096
 
 
@@ -78,7 +83,8 @@ def prove_origin(top: Path, entry: PathEntry) -> ProvenOrigin | None:
         data = unpacked.read(top, entry.path)
     except OSError:
         return None
-    for prefix in _candidate_prefixes(data):
+    most = max(_MOST_SEARCHED // (len(data) + 1), 16)
+    for prefix in itertools.islice(_candidate_prefixes(data), most):
         for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
             if hashlib.sha256(original).hexdigest() == entry.sha256:
                 return ProvenOrigin(prefix, original)

@@ -9,6 +9,7 @@ import bz2
 import errno
 import gzip
 import lzma
+import math
 import os
 import shutil
 import stat
@@ -23,12 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
+from snapper.archives.links import LONGEST_PATH
 from snapper.environment.tree import walk
 from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, PermissionDenied, ProgramNotFound
 from snapper.format.compression import ZstdError, zstd_reader
 from snapper.format.member import MemberType
+from snapper.format.model import path_bytes
 from snapper.fs.directories import opened_directory
 from snapper.fs.private import path_by_descriptor
+from snapper.fs.small_files import read_head
 from snapper.process.progress import Progress
 
 ArchiveFormat = Literal["tar", "gzip", "bzip2", "xz", "zstd", "zip", "squashfs"]
@@ -45,8 +49,12 @@ _MAGICS: tuple[tuple[bytes, ArchiveFormat], ...] = (
 _TAR_MAGIC_OFFSET = 257
 _TAR_BLOCK = 512
 _END_OF_TAR = 2 * _TAR_BLOCK
-_MAX_TARGET_LENGTH = 4096
-_MAX_HEADER_SIZE = 1024 * 1024
+_MAX_HEADER_SIZE = 128 * 1024
+_MAX_COMPONENTS = 256
+_LONGEST_SHOWN = 200
+
+#: The latest time that a snapshot can have, in seconds since 1970.
+_LATEST = 2**33 - 1
 _SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
 _TAR_TYPES: dict[bytes, MemberType] = {
@@ -104,12 +112,9 @@ def squashfs_program(name: str) -> str:
 def detect_format(file: Path) -> ArchiveFormat:
     """Return the archive's format, by its first bytes; raise NotAnArchive, PermissionDenied."""
     try:
-        with file.open("rb") as opened:
-            head = opened.read(_TAR_MAGIC_OFFSET + 5)
+        head = read_head(file, _TAR_MAGIC_OFFSET + 5)
     except FileNotFoundError:
         raise NotAnArchive(str(file), "it does not exist") from None
-    except IsADirectoryError:
-        raise NotAnArchive(str(file), "it is a directory") from None
     except PermissionError:
         raise PermissionDenied(str(file), "read") from None
     except OSError as error:
@@ -186,6 +191,8 @@ def _tar(file: Path, kind: ArchiveFormat, progress: Progress) -> Iterator[tuple[
                     member = archive.next()
                     if member is None:
                         break
+                    cast(Any, archive).members.clear()  # kept for random access, with all their extended headers
+                    _check_headers(archive)
                     entry = _tar_entry(file, member)
                     data = archive.extractfile(member) if entry.type == "file" else None
                     if entry.type == "hardlink":
@@ -195,6 +202,12 @@ def _tar(file: Path, kind: ArchiveFormat, progress: Progress) -> Iterator[tuple[
                 while plain.read(1024 * 1024):
                     pass
             _check_end(file, archive.offset, plain)
+
+
+def _check_headers(archive: tarfile.TarFile) -> None:
+    """Raise HeaderError if global headers, which tarfile adds up, are too long."""
+    if sum(map(len, archive.pax_headers.values())) > _MAX_HEADER_SIZE:
+        raise tarfile.HeaderError("its global headers are too long")
 
 
 def _check_end(file: Path, end: int, plain: _Counting) -> None:
@@ -217,22 +230,25 @@ def _decompressed(file: BinaryIO, kind: ArchiveFormat) -> IO[bytes]:
 
 def _tar_entry(file: Path, member: tarfile.TarInfo) -> ArchiveEntry:
     kind = None if member.issparse() else _TAR_TYPES.get(member.type)
+    return _entry(file, member.name, kind, member.mode, member.mtime, member.linkname)
+
+
+def _entry(
+    file: Path, name: str, kind: MemberType | None, mode: int, mtime: float, target: str
+) -> ArchiveEntry:
+    """Return a checked member; `target` only counts for links. Raise InvalidArchive."""
     if kind is None:
-        raise InvalidArchive(
-            str(file), f"{member.name!r} is a device, a pipe, or of another unsupported type"
-        )
-    target = member.linkname
+        reason = f"{_shorten(name)} is a device, a pipe, or of another unsupported type"
+        raise InvalidArchive(str(file), reason)
     if kind == "hardlink":
         target = _check_path(file, target)
     elif kind != "symlink":
         target = ""
-    return ArchiveEntry(
-        _check_path(file, member.name, top=kind == "directory"),
-        kind,
-        stat.S_IMODE(member.mode) & 0o777,
-        int(member.mtime * 1_000_000_000),
-        target,
-    )
+    elif "\0" in target or len(path_bytes(target)) > LONGEST_PATH:
+        raise InvalidArchive(str(file), f"the link {_shorten(name)} has a target that no link can have")
+    seconds = min(max(mtime, 0), _LATEST) if math.isfinite(mtime) else 0
+    path = _check_path(file, name, top=kind == "directory")
+    return ArchiveEntry(path, kind, mode & 0o777, int(seconds * 1_000_000_000), target)
 
 
 def _zip(file: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
@@ -255,18 +271,12 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> A
     if not stat.S_IFMT(unix):
         unix = stat.S_IFMT(usual) | (unix & 0o777 or usual & 0o777)
     kind = _FILE_TYPES.get(stat.S_IFMT(unix))
-    if kind is None:
-        raise InvalidArchive(
-            str(file), f"{info.filename!r} is a device, a pipe, or of another unsupported type"
-        )
-    target = ""
+    target = b""
     if kind == "symlink":
-        if info.file_size > _MAX_TARGET_LENGTH:
-            raise InvalidArchive(str(file), f"the target of the link {info.filename!r} is too long")
-        target = os.fsdecode(archive.read(info))
+        with archive.open(info) as data:  # its size may be stated falsely
+            target = data.read(LONGEST_PATH + 1)
     mtime = time.mktime((*info.date_time, 0, 0, -1))
-    path = _check_path(file, info.filename, top=kind == "directory")
-    return ArchiveEntry(path, kind, unix & 0o777, int(mtime) * 1_000_000_000, target)
+    return _entry(file, info.filename, kind, unix, mtime, os.fsdecode(target))
 
 
 def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
@@ -288,7 +298,7 @@ def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Archi
         original = first_paths.setdefault((item.device, item.inode), item.path)
         kind: MemberType = "hardlink" if item.type == "file" and original != item.path else item.type
         target = original if kind == "hardlink" else item.target
-        entry = ArchiveEntry(item.path, kind, item.mode & 0o777, item.mtime_ns, target)
+        entry = _entry(file, item.path, kind, item.mode, item.mtime, target)
         if kind != "file":
             yield entry, _reader(file, None)
             continue
@@ -310,5 +320,13 @@ def _check_path(file: Path, name: str, *, top: bool = False) -> str:
     """Return the name as a normal path inside the archive; raise InvalidArchive. If `top` is allowed, it is empty."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if name.startswith("/") or ".." in parts or "\0" in name or not (parts or top):
-        raise InvalidArchive(str(file), f"{name!r} is outside the environment")
-    return "/".join(parts)
+        raise InvalidArchive(str(file), f"{_shorten(name)} is outside the environment")
+    path = "/".join(parts)
+    if len(parts) > _MAX_COMPONENTS or len(path_bytes(path)) > LONGEST_PATH:
+        raise InvalidArchive(str(file), f"the path {_shorten(path)} is too long")
+    return path
+
+
+def _shorten(name: str) -> str:
+    """Return a name as messages show it."""
+    return repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…")

@@ -48,6 +48,16 @@ def read_file(path: str | Path, limit: int = SMALL) -> bytes:
     return _read(os.open(path, FILE & ~os.O_NOFOLLOW), os.fspath(path), limit)
 
 
+def read_head(path: str | Path, size: int) -> bytes:
+    """Return the first bytes of a regular file that the user has named, following links. May raise OSError."""
+    descriptor = os.open(path, FILE & ~os.O_NOFOLLOW)
+    try:
+        _check_regular(os.fstat(descriptor), os.fspath(path))
+        return os.read(descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
 def read_own_file(path: str | Path, limit: int = SMALL) -> bytes:
     """Return the contents of a regular file that belongs to this user or root and is no link. May raise OSError."""
     return _read(os.open(path, FILE), os.fspath(path), limit, own=True)
@@ -151,3 +161,8 @@ def _check(status: os.stat_result, path: str, *, own: bool) -> None:
 
 def _too_large(path: str, limit: int) -> OSError:
     return OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", path)
+
+
+def _check_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
