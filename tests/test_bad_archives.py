@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from scripts.maker import make
 from snapper.archives.importer import unpacked_archive
+from snapper.archives.links import LeadsOutside, Links
 from snapper.errors import InvalidArchive, NotAnArchive
 from snapper.process.progress import NO_PROGRESS
 from tests.support.archives import FORMATS, archives_of, member, need_tools, write_tar
@@ -92,6 +94,98 @@ def test_hostile_archives_are_refused(what: str, tmp_path: Path, monkeypatch: py
     assert list(temporary.iterdir()) == []
     assert {path.name for path in tmp_path.iterdir()} == {"hostile.tar", "tmp"}
     assert not os.path.lexists("/tmp/snapper-escaped")
+
+
+LONG: dict[str, tuple[tuple[tarfile.TarInfo, bytes], ...]] = {
+    "path of many directories": (member("a/" * 257 + "b", b""),),
+    "path": (member("a" * 5000, b""),),
+    "target of a link": (member("l", type=tarfile.SYMTYPE, linkname="a/" * 50_000),),
+    "target of a hard link": (member("l", type=tarfile.LNKTYPE, linkname="a/" * 50_000),),
+    "extended header": (member("f", b"", pax_headers={"comment": "a" * 200_000}),),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_long_names_are_refused_and_not_printed(what: str, tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "long.tar", *LONG[what])
+    with pytest.raises(InvalidArchive) as caught, unpacked_archive(file, NO_PROGRESS):
+        pass
+    assert len(caught.value.message) < 1000
+
+
+@pytest.mark.parametrize("mtime", ["inf", "-inf", "nan", "1e300", "-1e300", str(2**62)])
+def test_impossible_times_are_replaced(mtime: str, tmp_path: Path) -> None:
+    file = write_tar(tmp_path / "times.tar", member("f", b"", pax_headers={"mtime": mtime}))
+    with unpacked_archive(file, NO_PROGRESS) as unpacked:
+        assert 0 <= (unpacked.prefix / "f").stat().st_mtime < 2**33
+
+
+def test_headers_and_links_are_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [member(f"f{number}", b"", pax_headers={"comment": "a" * 100_000}) for number in range(200)]
+    file = write_tar(tmp_path / "headers.tar", *members)
+    tracemalloc.start()
+    with unpacked_archive(file, NO_PROGRESS):
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+    links = [member(f"l{number}", type=tarfile.SYMTYPE, linkname="a/" * 500) for number in range(10)]
+    file = write_tar(tmp_path / "links.tar", *links)
+    with unpacked_archive(file, NO_PROGRESS):
+        pass
+    monkeypatch.setattr("snapper.archives.extract._MOST_LINK_TEXT", 9000)
+    with pytest.raises(InvalidArchive, match="more links"), unpacked_archive(file, NO_PROGRESS):
+        pass
+
+
+def test_global_headers_are_not_added_up(tmp_path: Path) -> None:
+    file = tmp_path / "headers.tar"
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(3):
+            header = tarfile.TarInfo.create_pax_global_header({f"comment{number}": "a" * 100_000})
+            archive.fileobj.write(header)
+            archive.offset += len(header)
+            archive.addfile(member(f"f{number}")[0])
+    with pytest.raises(InvalidArchive, match="global headers"), unpacked_archive(file, NO_PROGRESS):
+        pass
+
+
+@pytest.mark.parametrize("size", [5000, 10])
+def test_links_of_zips_are_read_up_to_a_limit(size: int, tmp_path: Path) -> None:
+    """Whatever size a zip states for them."""
+    file = tmp_path / "links.zip"
+    info = zipfile.ZipInfo("l")
+    info.external_attr, info.compress_type = (stat.S_IFLNK | 0o777) << 16, zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("conda-meta/history", "")
+        archive.writestr(info, b"a" * (50 << 20))
+    data = bytearray(file.read_bytes())
+    for magic, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        at = data.rindex(magic) + offset
+        data[at : at + 4] = size.to_bytes(4, "little")
+    file.write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(InvalidArchive), unpacked_archive(file, NO_PROGRESS):
+        pass
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_places_that_links_lead_to() -> None:
+    targets = {
+        "up": "..", "d/up": "..", "d/down": "up/d/e", "d/e/abs": "/p/d", "self": "self", "one": "two/x",
+        "two": "one/..", "d/out": "down/../../..", "abs": "/q", "top": "/p", "near": "/pp", "long": "x/" * 2000,
+    }  # fmt: skip
+    chain = {f"l{number}": f"l{number + 1}" for number in range(5000)}
+    links = Links({**targets, **chain, "l5000": "d/e/abs/up/x"}, "/p")
+    places = {
+        "d/up": "", "d/down": "d/e", "d/e/abs": "d", "self": None, "one": None, "top": "", "l0": "x", "l4999": "x",
+        "long": "x/" * 1999 + "x",
+    }  # fmt: skip
+    assert {link: links.follow(link) for link in places} == places
+    for link in ("up", "d/out", "abs", "near"):
+        with pytest.raises(LeadsOutside):
+            Links(targets, "/p").follow(link)
+    growing = {f"l{number}": f"l{number - 1}/" + "a/" * 2000 for number in range(1, 3000)}
+    assert Links({**growing, "l0": "x"}, "/p").follow("l2999") is None
 
 
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/snapper-escaped", "a/../../escaped"])

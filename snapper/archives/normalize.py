@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snapper.archives import unpacked
 from snapper.archives.conda_unpack import PrefixRecord
-from snapper.archives.origin import NO_PREFIX, prove_origin
+from snapper.archives.origin import NO_PREFIX, OriginSearch
 from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
 from snapper.format import shebang
@@ -67,10 +67,11 @@ def _relocate_binaries(files: UnpackedFiles, prefix: str) -> None:
 
     An archive for a certain prefix that was made without a package cache contains them unchanged.
     """
+    search = OriginSearch(files.top)
     for entry in files.entries.values():
         if entry.mode != "binary" or not entry.placeholder or _proven_facts(files.top, entry, prefix):
             continue
-        proven = prove_origin(files.top, entry)
+        proven = search.prove(entry)
         if proven is not None:
             with suppress(PlaceholderTooShort):
                 data = replace_placeholder(proven.original, entry.mode, entry.placeholder, prefix)

@@ -6,7 +6,6 @@ The archive is not trusted, and nothing in it is executed. A prefix that is foun
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import re
 from collections import Counter
@@ -26,11 +25,12 @@ _PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
 _INTERPRETER = re.compile(rb"#! ?(/[^\n]*?)/(bin/[^/\s]+)[ \n]")
 _MAX_FILES = 50
 _MAX_CANDIDATES = 500
-
-#: The most data that is searched for candidates in one file, in bytes.
-_MOST_SEARCHED = 1 << 30
-
+_MAX_COMPONENTS = 32
 _LONGEST_LINE = 4096
+
+#: How much data is searched at most, in bytes: each file counts once for every candidate.
+_MOST_TEXT = 256 << 20
+_MOST_BINARIES = 16 << 30
 
 
 class ProvenOrigin(NamedTuple):
@@ -64,8 +64,9 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
     """
     relocated = [entry for entry in entries.values() if entry.placeholder and entry.sha256]
     relocated.sort(key=lambda entry: (entry.mode != "text", entry.size or 0))
+    search = OriginSearch(top, _MOST_TEXT)
     for entry in relocated[:_MAX_FILES]:
-        proven = prove_origin(top, entry)
+        proven = search.prove(entry)
         if proven:
             return proven.prefix
     counts = Counter(
@@ -77,18 +78,27 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
     return next((path for path, _ in counts.most_common() if _is_prefix(path)), NO_PREFIX)
 
 
-def prove_origin(top: Path, entry: PathEntry) -> ProvenOrigin | None:
-    """Return the prefix that conda put into a package's file, if the checksum proves that a path in it is one."""
-    try:
-        data = unpacked.read(top, entry.path)
-    except OSError:
+class OriginSearch:
+    """Finds the prefixes that conda put into files of packages, as long as it has not searched more than a limit."""
+
+    def __init__(self, top: Path, limit: int = _MOST_BINARIES) -> None:
+        self._top = top
+        self._remaining = limit
+
+    def prove(self, entry: PathEntry) -> ProvenOrigin | None:
+        """Return the prefix in a package's file if the checksum proves that a path in the file is one."""
+        try:
+            data = unpacked.read(self._top, entry.path)
+        except OSError:
+            return None
+        for prefix in _candidate_prefixes(data):
+            self._remaining -= len(data)
+            if self._remaining < 0:
+                return None
+            for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
+                if hashlib.sha256(original).hexdigest() == entry.sha256:
+                    return ProvenOrigin(prefix, original)
         return None
-    most = max(_MOST_SEARCHED // (len(data) + 1), 16)
-    for prefix in itertools.islice(_candidate_prefixes(data), most):
-        for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
-            if hashlib.sha256(original).hexdigest() == entry.sha256:
-                return ProvenOrigin(prefix, original)
-    return None
 
 
 def _candidate_prefixes(data: bytes) -> Iterator[str]:
@@ -96,7 +106,7 @@ def _candidate_prefixes(data: bytes) -> Iterator[str]:
     seen: set[bytes] = set()
     for match in _PATH.finditer(data):
         parts = match.group().split(b"/")
-        for count in range(len(parts), 1, -1):
+        for count in range(min(len(parts), _MAX_COMPONENTS), 1, -1):
             path = b"/".join(parts[:count])
             name = path.decode("utf-8", "surrogateescape")
             if path not in seen and _is_prefix(name):

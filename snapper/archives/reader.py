@@ -191,7 +191,9 @@ def _tar(file: Path, kind: ArchiveFormat, progress: Progress) -> Iterator[tuple[
                     member = archive.next()
                     if member is None:
                         break
-                    cast(Any, archive).members.clear()  # kept for random access, with all their extended headers
+                    cast(
+                        Any, archive
+                    ).members.clear()  # kept for random access, with all their extended headers
                     _check_headers(archive)
                     entry = _tar_entry(file, member)
                     data = archive.extractfile(member) if entry.type == "file" else None

@@ -17,6 +17,7 @@ from snapper.format.relocate import (
     encode_prefix,
     encode_wide,
     find_wide_encoding,
+    grows_too_large,
     relocate_file,
     replace_in_strings,
     replace_placeholder,
@@ -74,10 +75,12 @@ def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) 
     Only a checksum can tell which one it was: a package's file can contain the prefix by itself.
     """
     old, new = encode_prefix(prefix, mode), placeholder.encode()
-    if mode == "pyc":
-        return [replace_paths(data, old, new, lambda text: _replace_path(text, old, new))]
     if mode == "binary":
         return [_lengthen_strings(data, old, new)]
+    if grows_too_large(data, old, new):
+        return [data]
+    if mode == "pyc":
+        return [replace_paths(data, old, new, lambda text: _replace_path(text, old, new))]
     everywhere = data.replace(old, new)
     as_path = _replace_path(data, old, new)
     scripts = [_replace_path(script, old, new) for script in shebang.original_shebangs(data, new, old)]
@@ -133,6 +136,8 @@ def _may_be_wide(data: bytes) -> bool:
 def _insert_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes | None:
     """Return the file with the placeholder for the prefix, or None unless relocating that gives the file again."""
     old, new = encode_prefix(prefix, mode), placeholder.encode()
+    if mode != "binary" and grows_too_large(data, old, new):
+        return None
     if mode == "text":
         canonical = _restore_long_shebang(data, placeholder, prefix)
         if canonical is not None:

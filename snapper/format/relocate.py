@@ -76,11 +76,16 @@ def replace_in_strings(data: bytes, old: bytes, replace: Callable[[bytes], bytes
     return replace(data[:end]) + data[end:]
 
 
-def _check_growth(data: bytes, old: bytes, new: bytes) -> None:
-    """Raise RelocatedFileTooLarge if replacing `old` by `new` makes the data larger than any layer."""
+def grows_too_large(data: bytes, old: bytes, new: bytes) -> bool:
+    """Return whether replacing `old` by `new` makes the data larger than any layer."""
     growth, room = len(new) - len(old), LARGEST_LAYER - len(data)
     # Few files are so large that their placeholders have to be counted.
-    if growth > 0 and len(data) // len(old) * growth > room and data.count(old) * growth > room:
+    return growth > 0 and len(data) // len(old) * growth > room and data.count(old) * growth > room
+
+
+def _check_growth(data: bytes, old: bytes, new: bytes) -> None:
+    """Raise RelocatedFileTooLarge if replacing `old` by `new` makes the data larger than any layer."""
+    if grows_too_large(data, old, new):
         raise RelocatedFileTooLarge
 
 
