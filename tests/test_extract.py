@@ -264,6 +264,19 @@ def test_hostile_layer_is_refused_and_changes_nothing(sandbox: Path, what: str) 
         assert without_run_records(tree_of(sandbox)) == before
 
 
+def test_links_that_would_take_too_much_memory_are_refused(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links are kept until all files are written; a layer with many long targets takes a thousandth in the store."""
+    monkeypatch.setattr("snapper.restoring.unpacker._MAX_KEPT", 100_000)
+    layers = [pack_members(symlink(f"link{number}", "x" * 4000)) for number in range(30)]
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *layers])
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreFailure)
+    assert isinstance(outcome.error, Corrupted)
+    assert "links and directories" in outcome.error.message
+
+
 def test_continuation_without_its_file_is_refused(sandbox: Path) -> None:
     """A manifest cannot name offsets beyond what its layers contain, which would create huge sparse files."""
     with pytest.raises(ValueError, match="starts"):

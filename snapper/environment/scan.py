@@ -68,7 +68,9 @@ def _exclusion(status: _Status) -> Callable[[str], str | None]:
 
 def _may_be_invalid(path: str) -> bool:
     """Return whether the path has to be checked in full; that takes longer than to list it."""
-    return "/" not in path or len(path) > _NEVER_TOO_DEEP or "/." in path or path[:5].casefold() == "envs/"
+    if "/" not in path or len(path) > _NEVER_TOO_DEEP or "/." in path:
+        return True
+    return path[4:5] == "/" and path[:4].casefold() in SHARED_DIRECTORIES
 
 
 def _exclude_shared(status: _Status, path: str, *, has_package_cache: bool) -> str | None:

@@ -35,7 +35,8 @@ SHARED_DIRECTORIES = ("envs", "pkgs")
 #: Names of snapper's own directories: what is in them decides what later commands do.
 _RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
 
-_NESTED_ENVIRONMENT = re.compile(r"envs/[^/]+/conda-meta(?:/|\Z)")
+#: What makes a directory another environment, a package cache, or conda's trash. It would survive later restores.
+_SHARED = re.compile(r"(?:envs/[^/]+/conda-meta|pkgs/urls(?:\.txt)?|\.condatmp)(?:/|\Z)")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
@@ -50,10 +51,10 @@ LONGEST_TARGET = 4095
 _LARGEST_COUNT = 2**63 - 1
 _LARGEST_MODE = 0o7777
 
-#: The permissions that are packed and restored. Nobody but the owner may write to what is restored.
+#: The permissions that are packed and restored.
 _MODE_BITS = 0o755
 
-_ENTERED_BY_OWNER = 0o500
+_READ_BY_OWNER, _ENTERED_BY_OWNER = 0o400, 0o500
 
 #: The length of the longest prefix or placeholder, in bytes: that of the longest path on Linux.
 _LONGEST_PREFIX = 4096
@@ -108,8 +109,8 @@ def check_path(path: str) -> str:
     folded = path.casefold()
     if _RESERVED.search(folded):
         raise ValueError(f"{path!r} is reserved for snapper")
-    if _NESTED_ENVIRONMENT.match(folded):
-        raise ValueError(f"{path!r} is in another environment")
+    if _SHARED.match(folded):
+        raise ValueError(f"{path!r} is in another environment or in the package cache")
     path_bytes(path)
     return path
 
@@ -122,12 +123,15 @@ def check_target(target: str) -> str:
 
 
 def file_mode(mode: int) -> int:
-    """Return the mode with which a file is packed and restored: its permissions, but only its owner may write to it."""
-    return mode & _MODE_BITS
+    """Return the mode with which a file is packed and restored.
+
+    Nobody but its owner may write to it. The owner may read it in any case: otherwise, no command could compare it.
+    """
+    return mode & _MODE_BITS | _READ_BY_OWNER
 
 
 def directory_mode(mode: int) -> int:
-    """Return the same for a directory. Its owner may enter it in any case: otherwise, no command could repair it."""
+    """Return the same for a directory, which its owner may also enter in any case."""
     return mode & _MODE_BITS | _ENTERED_BY_OWNER
 
 

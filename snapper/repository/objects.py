@@ -108,7 +108,10 @@ def read_page(store: Store, page: Page) -> bytes:
 def read_layer(store: Store, layer: Layer) -> bytes:
     """Return the layer's stored bytes, checked against its digest; raise Corrupted, also if it is missing."""
     what = f"layer {layer.digest[:12]} in {store.url}"
-    return read_object(store, what, Layout.layer(layer.digest), layer.digest, layer.size)
+    try:
+        return read_object(store, what, Layout.layer(layer.digest), layer.digest, layer.size, layer.size)
+    except ObjectTooLarge:
+        raise Corrupted(what, "it is larger than its snapshot says") from None
 
 
 def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:

@@ -138,16 +138,26 @@ class _Wave:
     ) -> Iterator[Outcome]:
         """Note what became of one layer; yield the outcome of its restore if that was the last one."""
         plan, unpacker = staged.plan, staged.unpacker
-        if staged.error is None and isinstance(outcome, Exception):
-            staged.error = outcome
+        if staged.error is None:
+            staged.error = self._keep(staged, job, outcome)
         if staged.error is not None:
             unpacker.give_up(self._workers, job)
             if not unpacker.busy:
                 yield _fail(plan, staged.resources, staged.error)
-        elif not isinstance(outcome, Exception):
-            self._advance(plan, unpacker.take(job, outcome))
-            if unpacker.all_written:
-                yield self._swap_in(staged)
+        elif unpacker.all_written:
+            yield self._swap_in(staged)
+
+    def _keep(
+        self, staged: _StagedRestore, job: int, outcome: ExtractedLayer | Exception
+    ) -> Exception | None:
+        """Keep what became of one layer; return why its restore fails, None if it does not."""
+        if isinstance(outcome, Exception):
+            return outcome
+        try:
+            self._advance(staged.plan, staged.unpacker.take(job, outcome))
+        except Exception as error:
+            return error
+        return None
 
     def _swap_in(self, staged: _StagedRestore) -> Outcome:
         """Complete the staged tree, check the target a last time, and swap the tree in."""

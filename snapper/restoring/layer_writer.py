@@ -32,6 +32,12 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 NANOSECONDS = 1_000_000_000
 
+#: By how many bytes relocation may make a layer larger in any case; beyond that, by its own size at most.
+_SMALL_GROWTH = 1 << 20
+
+#: What a link takes in memory besides its path and target, in bytes.
+_ENTRY_SIZE = 200
+
 
 @dataclass(frozen=True)
 class ExtractJob:
@@ -84,6 +90,12 @@ class ExtractedLayer:
     index: bytes = b""
     linked: bool = False
 
+    @property
+    def kept_size(self) -> int:
+        """How many bytes its links and directories take until they are made, approximately."""
+        links = sum(_ENTRY_SIZE + len(link.path) + len(link.target) for link in self.links)
+        return links + sum(_ENTRY_SIZE + len(member.path) for member in self.directories)
+
 
 _reader = LayerReader()
 _trees = RecentTrees(DirectoryTree)
@@ -120,6 +132,7 @@ class _Writer:
         self._job = job
         self._relocations = layer.relocations
         self._directories = directories
+        self._growth = 0
         self._result = ExtractedLayer()
         self._index: list[EntryFields] = []
 
@@ -222,7 +235,11 @@ class _Writer:
         if relocation.mode == "link":  # the prefix is in the target of a symlink (`_note_link`), not in data
             return bytes(data)
         try:
-            return relocate(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
+            relocated = relocate(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
         except PlaceholderTooShort:
             self._result.unrelocated.append(path)
             return bytes(data)
+        self._growth += len(relocated) - len(data)
+        if self._growth > self._job.layer.diff_size + _SMALL_GROWTH:
+            raise InvalidSegment("relocating its files makes it more than twice as large")
+        return relocated

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper.errors import PrefixTooLong
+from snapper.errors import Corrupted, PrefixTooLong
 from snapper.format.model import Layer
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
@@ -17,6 +17,9 @@ from snapper.restoring.finalize import finalize_tree
 from snapper.restoring.layer_writer import ExtractedLayer, ExtractJob, extract_layer, fetch_layer
 from snapper.restoring.link_unchanged import link_unchanged
 from snapper.store import Store
+
+#: How many bytes of links and directories are kept in memory until all files of a snapshot are written.
+_MAX_KEPT = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class SnapshotUnpacker:
         self._directory, self._prefix = directory, prefix
         self._split = frozenset(layer.begins.path for layer in layers if layer.begins)
         self._jobs: dict[int, int] = {}
+        self._kept = 0
         self._extracted: dict[int, ExtractedLayer] = {}
 
     @property
@@ -87,16 +91,24 @@ class SnapshotUnpacker:
         """Drop a job that has ended, and the queued ones; those that run end later."""
         for number in (job, *workers.withdraw(self._jobs)):
             self._jobs.pop(number, None)
+        self._extracted.clear()
 
     def take(self, job: int, extracted: ExtractedLayer) -> int:
-        """Keep the result of a job; return the unpacked size of its layer in bytes."""
+        """Keep the result of a job; return the unpacked size of its layer in bytes.
+
+        Raise Corrupted if the snapshot has more links and directories than an environment can need.
+        """
         number = self._jobs.pop(job)
+        self._kept += extracted.kept_size
+        if self._kept > _MAX_KEPT:
+            what = f"the snapshot for {self._prefix}"
+            raise Corrupted(what, f"its links and directories take more than {_MAX_KEPT:,} bytes")
         self._extracted[number] = extracted
         return self._layers[number].diff_size
 
     def complete(self) -> UnpackResult:
         """Finalize the tree when all layers are written; raise Corrupted if split files do not join."""
-        extracted = [self._extracted[number] for number in range(len(self._layers))]
+        extracted = [self._extracted.pop(number) for number in range(len(self._layers))]
         last_blocks = finalize_tree(self._directory, self._prefix, self._layers, extracted, self._altered)
         return UnpackResult(
             tuple(sorted(path for layer in extracted for path in layer.unrelocated)),

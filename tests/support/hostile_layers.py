@@ -92,6 +92,9 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
         next_piece(500, b"x" * 1548, path="envs"),
     ],
     "an environment in envs": lambda _: [pack_members(file("envs/team/conda-meta/history"))],
+    "a package cache": lambda _: [pack_members(file("pkgs/urls.txt"), file("pkgs/evil"))],
+    "a link that makes a package cache": lambda out: [pack_members(symlink("pkgs/urls", out / "secret"))],
+    "conda's trash": lambda _: [pack_members(file(".condatmp/evil"))],
     "an empty environment in envs": lambda _: [pack_members(directory("envs/team/Conda-Meta"))],
     # links
     "a file through a symlink": lambda out: [pack_members(symlink("a", out), file("a/victim"))],
@@ -235,5 +238,12 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a split text that counts short placeholders beyond its size": lambda _: split_text("/a", 700),
     "a text that would be larger than any layer": lambda _: [
         pack_segment(file("a", b"/a" * 5_000_000), 1, (Relocation("text", "/a", ("a",)),))
+    ],
+    "texts that would be larger than their layer": lambda _: [
+        pack_segment(
+            b"".join(file(path, b"/a" * 20_000) for path in "abcdefghijklmnopqrst"),
+            20,
+            (Relocation("text", "/a", tuple("abcdefghijklmnopqrst")),),
+        )
     ],
 }
