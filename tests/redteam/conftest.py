@@ -12,9 +12,7 @@ from tests.support.redteam.world import World, new_world
 
 #: Attacks, by their modules, that still succeed, at least some of them.
 _WAITING = {
-    "test_base": ("link_in", "state_of"),
     "test_kernels": ("similar",),
-    "test_objects": ("text_that_grows_in", "many_long"),
     "test_settings": ("settings_that", "hostile_condarc"),
 }
 
