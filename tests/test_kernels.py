@@ -239,7 +239,7 @@ def test_display_names_cannot_hide_the_environment(home: Path) -> None:
     (first, second) = register_names(home / "envs/work", "work", hiding)
     assert first == ("work-a", "Python 3 (ipykernel) x (work)")
     assert second == ("work-b", "[2J (work)")
-    same = [Kernel(name, "Same\u200b", "c") for name in ("x" * 500, "x" * 501)]
+    same = [Kernel(name, "Same\u200b", "c") for name in ("x" * 250, "x" * 251)]
     names = register_names(home / "envs/work", "work", same)
     assert len({name for name, _ in names}) == 2
     assert all(len(name) < 210 and len(shown) < 100 for name, shown in names)

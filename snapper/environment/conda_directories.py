@@ -17,13 +17,14 @@ from snapper.environment.condarc import configured_envs_dirs
 from snapper.environment.control import control_problem_in_home, owner_problem
 from snapper.format.model import STATE_DIRECTORY
 
+#: Where the root prefixes of installations usually are, below the home or absolute.
 _USUAL_ROOTS = (
-    "~/anaconda3",
-    "~/miniconda3",
-    "~/miniforge3",
-    "~/mambaforge",
-    "~/micromamba",
-    "~/.local/share/mamba",
+    "anaconda3",
+    "miniconda3",
+    "miniforge3",
+    "mambaforge",
+    "micromamba",
+    ".local/share/mamba",
     "/opt/conda",
     "/opt/miniconda3",
     "/opt/miniforge3",
@@ -86,7 +87,8 @@ def trusted_roots() -> list[Path]:
 
 def usual_roots() -> list[Path]:
     """Return where the root prefixes of conda installations usually are."""
-    return [_expand(text) for text in _USUAL_ROOTS]
+    home = Path.home()
+    return [home / path for path in _USUAL_ROOTS]
 
 
 def condabin() -> str:

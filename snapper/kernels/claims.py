@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.format import canonical
-from snapper.fs.own_directory import own_directory
+from snapper.fs.own_directory import OwnDirectory, own_directory
 from snapper.settings.directories import state_directory
 
 FORMAT = 1
@@ -26,17 +26,20 @@ class _Claim:
     kernel: str
 
 
-def can_claim(name: str, environment: str, kernel: str) -> bool:
-    """Return whether the name belongs to no other kernel."""
-    claim = _read(name)
-    return claim is None or (claim.environment, claim.kernel) == (environment, kernel)
+def claim_name(name: str, environment: str, kernel: str) -> bool:
+    """Return whether the name belongs to no other kernel; from now on, it belongs to this one.
 
-
-def claim_name(name: str, environment: str, kernel: str) -> None:
-    """Record that the name belongs to the kernel, if the file can be written."""
+    If files cannot be written, names belong to nobody.
+    """
     claim = _Claim(FORMAT, environment, kernel)
-    with suppress(OSError), own_directory(_directory(), make=True) as directory:
-        directory.write(name, canonical.encode(claim))
+    try:
+        with own_directory(_directory(), make=True) as directory:
+            current = _read(directory, name)
+            if current is None:
+                directory.write(name, canonical.encode(claim))
+            return current in (None, claim)
+    except OSError:
+        return True
 
 
 def release_name(name: str) -> None:
@@ -45,10 +48,9 @@ def release_name(name: str) -> None:
         directory.remove(name)
 
 
-def _read(name: str) -> _Claim | None:
+def _read(directory: OwnDirectory, name: str) -> _Claim | None:
     try:
-        with own_directory(_directory()) as directory:
-            claim = canonical.decode(_Claim, canonical.parse(directory.read(name)))
+        claim = canonical.decode(_Claim, canonical.parse(directory.read(name)))
     except (OSError, canonical.MalformedDocument):
         return None
     return claim if claim.format == FORMAT else None

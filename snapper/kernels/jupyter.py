@@ -27,8 +27,8 @@ def kernel_directories() -> list[str]:
     return [path for path in jupyter_path("kernels") if os.path.isdir(path)]
 
 
-def kernel_names_elsewhere() -> Iterator[str]:
-    """Yield the names, in lower case, of kernels outside of the user's own directory that Jupyter may find.
+def kernel_names_elsewhere(own: Path) -> Iterator[str]:
+    """Yield the names, in lower case, of kernels that Jupyter may find in other directories than the user's own.
 
     Besides Jupyter's search path, this looks where Jupyter itself may be installed: snapper often is elsewhere.
     """
@@ -36,9 +36,19 @@ def kernel_names_elsewhere() -> Iterator[str]:
     program = shutil.which("jupyter")
     if program:
         prefixes += [Path(program).parent.parent, Path(os.path.realpath(program)).parent.parent]
-    directories = [*kernel_directories(), *(str(prefix / _KERNELS) for prefix in prefixes)]
-    for directory in {os.path.realpath(path) for path in directories} - {
-        os.path.realpath(user_kernels_directory())
-    }:
-        with suppress(OSError):
-            yield from (name.lower() for name in os.listdir(directory))
+    seen = {None, _identity(own)}
+    for directory in (*kernel_directories(), *(str(prefix / _KERNELS) for prefix in prefixes)):
+        identity = _identity(directory)
+        if identity not in seen:
+            seen.add(identity)
+            with suppress(OSError):
+                yield from (name.lower() for name in os.listdir(directory))
+
+
+def _identity(directory: str | Path) -> tuple[int, int] | None:
+    """Return what distinguishes the directory from others, by whatever path; None if there is none."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

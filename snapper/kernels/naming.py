@@ -14,7 +14,7 @@ from pathlib import Path
 
 from snapper.format.model import Kernel
 from snapper.fs.own_directory import list_directory
-from snapper.kernels.claims import can_claim, claim_name
+from snapper.kernels.claims import claim_name
 from snapper.kernels.jupyter import kernel_names_elsewhere, user_kernels_directory
 from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS
 from snapper.kernels.registered import is_available
@@ -71,7 +71,7 @@ class _Names:
     def __init__(self, environment: str) -> None:
         self.directory = user_kernels_directory()
         self._environment = environment
-        self._foreign = {_NATIVE, *kernel_names_elsewhere()}
+        self._foreign = {_NATIVE, *kernel_names_elsewhere(self.directory)}
         self._own: dict[str, list[str]] = {}
         for name in list_directory(self.directory):
             self._own.setdefault(name.lower(), []).append(name)
@@ -89,17 +89,18 @@ class _Names:
             name = stem if self._numbers[stem] == 1 else f"{stem}-{self._numbers[stem]}"
             if name not in self._chosen and self._is_free(name, kernel):
                 self._chosen.add(name)
-                claim_name(name, self._environment, kernel)
                 return name
         return name if stem in self._foreign else stem
 
     def _is_free(self, name: str, kernel: str) -> bool:
-        if name in self._foreign or not can_claim(name, self._environment, kernel):
-            return False
+        """Return whether no other kernel has the name; then it belongs to this one."""
         others = (self.directory / other for other in self._own.get(name, ()) if other != name)
-        if any(os.path.lexists(other / KERNEL_JSON) for other in others):
-            return False
-        return is_available(self.directory / name, self._environment, kernel)
+        return (
+            name not in self._foreign
+            and not any(os.path.lexists(other / KERNEL_JSON) for other in others)
+            and is_available(self.directory / name, self._environment, kernel)
+            and claim_name(name, self._environment, kernel)
+        )
 
 
 def _display_names(template: str, environment: str, kernels: Sequence[Kernel]) -> list[str]:
