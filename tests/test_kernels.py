@@ -230,6 +230,26 @@ def test_names_stay_with_their_kernels(home: Path) -> None:
     assert register_names(home / "envs/a", "a", [Kernel("b-c", "C", "c")]) == [("a-b-c", "C (a)")]
 
 
+def test_names_are_left_to_environments_that_they_fit_better(home: Path) -> None:
+    """They are registered in any order. A name that a kernel has already stays with it."""
+    others = ["team", "team-gpu", "Team+gpu", "TEAM-GPU", "python", "gpu-python3"]
+
+    def named(environment: str, kernel: str) -> str:
+        shipped = [Kernel(kernel, "K", "k")]
+        (registered,) = kernels.register_pending(home / environment, environment, shipped, others)
+        return registered.name
+
+    assert named("team", "gpu-python3") == "team-gpu-python3-2"
+    assert named("Team+gpu", "python3") == "team-gpu-python3-3"
+    assert named("team-gpu", "python3") == "team-gpu-python3"
+    assert named("TEAM-GPU", "python3") == "team-gpu-python3-4"
+    assert named("TEAM-GPU", "r") == "team-gpu-r-2"
+    assert register_names(home / "alone", "Alone", [PY]) == [("alone-py", "Python (Alone)")]
+    others.append("alone")
+    assert named("Alone", "py") == "alone-py"
+    assert named("alone", "py") == "alone-py-2"
+
+
 def test_display_names_cannot_hide_the_environment(home: Path) -> None:
     """Languages and display names may be long, and contain spaces and characters that cannot be seen."""
     hiding = [

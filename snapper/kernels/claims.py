@@ -26,8 +26,8 @@ class _Claim:
     kernel: str
 
 
-def claim_name(name: str, environment: str, kernel: str) -> bool:
-    """Return whether the name belongs to no other kernel; from now on, it belongs to this one.
+def claim_name(name: str, environment: str, kernel: str, *, may_be_new: bool = True) -> bool:
+    """Return whether the name belongs to the kernel: from now on, if it belongs to none and `may_be_new`.
 
     If files cannot be written, names belong to nobody.
     """
@@ -35,11 +35,12 @@ def claim_name(name: str, environment: str, kernel: str) -> bool:
     try:
         with own_directory(_directory(), make=True) as directory:
             current = _read(directory, name)
-            if current is None:
+            if current is None and may_be_new:
                 directory.write(name, canonical.encode(claim))
-            return current in (None, claim)
+                return True
+            return current == claim
     except OSError:
-        return True
+        return may_be_new
 
 
 def release_name(name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +47,13 @@ class NamedKernel:
         return self.directory.name
 
 
-def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
+def name_kernels(
+    environment: str, kernels: Sequence[Kernel], others: Collection[str] = ()
+) -> list[NamedKernel]:
     """Return the kernels of one environment with unique names that Jupyter accepts.
 
-    A name that another kernel has is not used, wherever Jupyter finds it, nor one that belongs to another environment.
+    A name that another kernel has is not used, wherever Jupyter finds it, nor one that belongs to another environment
+    or would fit better for one of the `others`, whose kernels may be named later.
     """
     settings = load_settings()
     display_names = _display_names(settings.kernel_display_name, environment, kernels)
@@ -58,8 +61,12 @@ def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKerne
     named = []
     for kernel, display_name in zip(kernels, display_names, strict=True):
         text = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
-        stem = re.sub(r"[^a-z0-9._-]+", "-", text.lower())[:_LONGEST_STEM]
-        name = names.choose(stem, kernel.name)
+        stem = _normalize(text)[:_LONGEST_STEM]
+        fits_better = (
+            _is_of(other, settings.kernel_name, stem) and _precedence(other) > _precedence(environment)
+            for other in others
+        )
+        name = names.choose(stem, kernel.name, may_be_new=not any(fits_better))
         directory = names.directory / name
         named.append(NamedKernel(kernel, display_name, directory, "" if name == stem else stem))
     return named
@@ -78,29 +85,57 @@ class _Names:
         self._chosen: set[str] = set()
         self._numbers: Counter[str] = Counter()
 
-    def choose(self, stem: str, kernel: str) -> str:
+    def choose(self, stem: str, kernel: str, *, may_be_new: bool) -> str:
         """Return the stem, or the stem with a number if that is taken; the name belongs to the kernel from now on.
 
+        The kernel gets the stem itself only if it `may_be_new` or already belongs to the kernel.
         If no number is free, because the user's directory cannot be used, registering the kernel says why.
         """
         name = stem
         for _ in range(_MOST_NUMBERS):
             self._numbers[stem] += 1
             name = stem if self._numbers[stem] == 1 else f"{stem}-{self._numbers[stem]}"
-            if name not in self._chosen and self._is_free(name, kernel):
+            is_allowed = may_be_new or name != stem
+            if name not in self._chosen and self._is_free(name, kernel, may_be_new=is_allowed):
                 self._chosen.add(name)
                 return name
         return name if stem in self._foreign else stem
 
-    def _is_free(self, name: str, kernel: str) -> bool:
-        """Return whether no other kernel has the name; then it belongs to this one."""
+    def _is_free(self, name: str, kernel: str, *, may_be_new: bool) -> bool:
+        """Return whether this kernel has the name, or can have it: then it belongs to this kernel."""
         others = (self.directory / other for other in self._own.get(name, ()) if other != name)
-        return (
-            name not in self._foreign
-            and not any(os.path.lexists(other / KERNEL_JSON) for other in others)
-            and is_available(self.directory / name, self._environment, kernel)
-            and claim_name(name, self._environment, kernel)
-        )
+        if name in self._foreign or any(os.path.lexists(other / KERNEL_JSON) for other in others):
+            return False
+        if not is_available(self.directory / name, self._environment, kernel):
+            return False
+        is_registered = os.path.lexists(self.directory / name / KERNEL_JSON)
+        return claim_name(name, self._environment, kernel, may_be_new=may_be_new or is_registered)
+
+
+def _is_of(environment: str, template: str, name: str) -> bool:
+    """Return whether the template could give this name to a kernel of the environment."""
+    normalized = _normalize(environment)
+    if normalized not in name:
+        return False
+    parts = re.split(r"\{(\w+)\}", template)  # text and fields alternate
+    texts = [re.escape(_normalize(part)) for part in parts]
+    fields = [re.escape(normalized) if part == "env" else ".*" for part in parts]
+    pattern = (fields[number] if number % 2 else texts[number] for number in range(len(parts)))
+    return re.fullmatch("".join(pattern), name) is not None
+
+
+def _precedence(environment: str) -> tuple[int, bool, str]:
+    """Return a key that is higher for an environment that a name fits better.
+
+    That is the longer one of `team` and `team-gpu`, and `team-gpu` rather than `Team+gpu`.
+    """
+    normalized = _normalize(environment)
+    return len(normalized), normalized == environment, environment
+
+
+def _normalize(text: str) -> str:
+    """Return the text with what Jupyter accepts in names of kernels."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower())
 
 
 def _display_names(template: str, environment: str, kernels: Sequence[Kernel]) -> list[str]:

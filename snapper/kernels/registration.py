@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,13 +44,14 @@ class KernelRegistration:
     instead_of: str = ""
 
 
-def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
+def register(prefix: Path, environment: str, others: Collection[str] = ()) -> tuple[KernelRegistration, ...]:
     """Register the kernels that the environment ships, and remove those that it no longer ships.
 
-    Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
+    Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are. `others`
+    are environments whose kernels are registered as well: their names are left to them.
     """
     specs = list(find_kernelspecs(prefix))
-    named = name_kernels(environment, [spec.kernel for spec in specs])
+    named = name_kernels(environment, [spec.kernel for spec in specs], others)
     current = {kernel.name for kernel in named}
     for registered in registered_kernels():
         if registered.environment == environment and registered.name not in current:
@@ -63,11 +64,12 @@ def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
 
 
 def register_pending(
-    prefix: Path, environment: str, kernels: Sequence[Kernel]
+    prefix: Path, environment: str, kernels: Sequence[Kernel], others: Collection[str] = ()
 ) -> tuple[KernelRegistration, ...]:
     """Register kernels of an environment that is about to be restored at `prefix`; they wait for it when started.
 
     Kernels that are ready at another prefix stay as they are: `register` switches them once the environment is there.
+    `others` as for `register`.
     """
     ready_elsewhere = {
         registered.name
@@ -78,7 +80,7 @@ def register_pending(
         _registration(kernel)
         if kernel.name in ready_elsewhere
         else _register_pending(kernel, prefix, environment)
-        for kernel in name_kernels(environment, possible_kernels(kernels))
+        for kernel in name_kernels(environment, possible_kernels(kernels), others)
     )
 
 
