@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from snapper.cli.app import run
-from snapper.errors import InvalidSettings, SnapperError
+from snapper.errors import FileOperationFailed, InvalidSettings, SnapperError
 from snapper.settings import directories, file
 from snapper.settings.directories import (
     Platform,
@@ -22,6 +25,10 @@ from snapper.settings.file import VARIABLE, writable_settings_file
 from snapper.settings.keys import KEYS
 from snapper.settings.resolution import explain_setting, explain_settings, load_settings, variable_name
 from tests.conftest import Machine
+from tests.support.processes import run_as
+
+#: The id of another user, who need not exist.
+OTHER = 54321
 
 
 @pytest.fixture
@@ -273,3 +280,114 @@ def test_commands_use_settings_and_report_invalid_ones(machine: Machine) -> None
     file.write_text("stroe = 1\n")
     error = machine.expect_error(2, "list", **variables)
     assert error["message"].startswith(f"{file}:1: ")
+
+
+# --- settings files that others can change, or that are no settings files ---------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("way", ["owner", "link", "mode", "pipe"])
+def test_settings_of_other_users_are_ignored(
+    way: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They could select a store, whose code then runs. A warning says so once, and how to use them all the same."""
+    file._warn_once.cache_clear()
+    monkeypatch.setenv("HOME", str(home / "home"))
+    volume = home / "volume"
+    planted = write(volume / "config.toml", f"store = '{home}/evil'\n")
+    mine = write(home / "home/.config/snapper/config.toml", "level = 9\n")
+    link = home / "home/SageMaker/.snapper"
+    link.parent.mkdir()
+    link.symlink_to(volume)
+    if way == "owner":
+        os.chown(planted, OTHER, OTHER)
+    elif way == "link":
+        os.chown(link, OTHER, OTHER, follow_symlinks=False)
+    elif way == "mode":
+        planted.chmod(0o666)
+    else:
+        planted.unlink()
+        os.mkfifo(planted)
+        os.chown(planted, OTHER, OTHER)
+    assert (load_settings().store, load_settings().level) == (str(link), 9)
+    assert run(["config", "set", "jobs", "3"]) == 0
+    assert mine.read_text() == "level = 9\njobs = 3\n"
+    shown = capsys.readouterr().err
+    assert shown.count("are ignored, because") == 1
+    assert f"SNAPPER_CONFIG={link}/config.toml" in shown
+    monkeypatch.setenv("SNAPPER_CONFIG", f"{link}/config.toml")
+    if way != "pipe":
+        assert load_settings().store == f"{home}/evil"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes of another user")
+@pytest.mark.usefixtures("home")
+def test_settings_in_a_closed_directory_of_another_user_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = Path(tempfile.mkdtemp())
+    public.chmod(0o755)
+    monkeypatch.setenv("HOME", str(public))
+    monkeypatch.setattr(file, "_SITE", public / "config.toml")
+    write(public / "SageMaker/.snapper/config.toml", "level = 9\n")
+    (public / "SageMaker/.snapper").chmod(0o700)
+    os.chown(public / "SageMaker/.snapper", OTHER, OTHER)
+    try:
+        assert run_as(OTHER + 1, lambda: load_settings().level) == 1
+    finally:
+        shutil.rmtree(public)
+
+
+def test_settings_may_be_linked_by_their_user(home: Path) -> None:
+    dotfile = write(home / "dotfiles/snapper.toml", "jobs = 2\n")
+    link = home / ".config/snapper/config.toml"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("../../dotfiles/snapper.toml")
+    assert load_settings().jobs == 2
+    assert run(["config", "set", "jobs", "3"]) == 0
+    assert dotfile.read_text() == "jobs = 3\n"
+    assert link.is_symlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+def test_settings_are_not_written_through_links_of_others(home: Path) -> None:
+    precious = write(home / "precious", "mine")
+    link = home / "SageMaker/.snapper/config.toml"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(precious)
+    os.chown(link, OTHER, OTHER, follow_symlinks=False)
+    assert run(["config", "set", "jobs", "3"]) == 1
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["pipe", "device", "large", "directory", "deep", "deep table", "huge number"]
+)
+def test_what_is_no_settings_file_is_reported(
+    kind: str, named: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / ".config/snapper/config.toml"
+    path.parent.mkdir(parents=True)
+    if named:
+        monkeypatch.setenv("SNAPPER_CONFIG", str(path))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        text = {
+            "large": "#" * 100_000,
+            "deep": f"jobs = {'[' * 30_000}",
+            "deep table": f"jobs = {'{a=' * 15_000}",
+            "huge number": f"jobs = {'9' * 60_000}",
+        }
+        path.write_text(text[kind])
+    if kind == "device" and not named:  # others may write to it, so it is ignored
+        assert load_settings().level == 1
+        return
+    with pytest.raises((InvalidSettings, FileOperationFailed)) as caught:
+        load_settings()
+    assert str(path) in caught.value.message
+    assert len(caught.value.message) < 500
+    assert run(["config"]) in (1, 2)

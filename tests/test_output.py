@@ -170,6 +170,8 @@ def test_completion_never_fails(machine: Machine) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("not TOML")
     assert completed(machine, "snapper restore ") == []
+    file.chmod(0o666)  # a command would warn
+    assert completed(machine, "snapper restore ") == []
     machine.store.mkdir()
     (machine.store / "environments").write_text("not a directory")
     file.unlink()

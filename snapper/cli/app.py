@@ -70,7 +70,7 @@ def run(arguments: list[str]) -> int:
             "--data=all" if word == "--data" else word for word in arguments
         ]  # its value is optional
         app = make_app(arguments)
-        with completion.bash_words_rejoined() if _COMPLETE in os.environ else nullcontext():
+        with completion.completing() if _COMPLETE in os.environ else nullcontext():
             code = int(app(arguments, prog_name="snapper", standalone_mode=False) or 0)
         if code == ExitCode.INTERRUPTED:  # typer catches Ctrl-C itself, and reports nothing
             raise Interrupted

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def bash_words_rejoined() -> Iterator[None]:
+def completing() -> Iterator[None]:
+    """Prepare for the completion of a command line: nothing is logged, since that would be printed into it."""
+    logging.disable()
+    try:
+        with _bash_words_rejoined():
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _bash_words_rejoined() -> Iterator[None]:
     """Join the words that bash has split at the `@` of `ENV@TAG` while typer completes them.
 
     Of a split word, bash replaces only what begins with the last `@`, so only that is printed.

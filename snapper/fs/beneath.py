@@ -44,6 +44,21 @@ def open_beneath(top: str | Path, path: str, flags: int = FILE, *, own_links: bo
         walk.close()
 
 
+def open_own_path(path: str, flags: int = FILE) -> int:
+    """Open what is at a path and return a descriptor; links on the way must belong to this user or root.
+
+    Whoever owns links above this user's home controls the user anyway. Raise OSError, with EPERM for another's link.
+    """
+    path, home = os.path.abspath(path), os.path.expanduser("~").rstrip("/")
+    if path.startswith(f"{home}/"):
+        try:
+            return open_beneath(f"{home}/", path.removeprefix(home), flags, own_links=True)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+    return open_beneath("/", path, flags, own_links=True)
+
+
 def is_possible_path(path: str) -> bool:
     """Return whether the path can be given to the operating system: some text from JSON cannot."""
     try:

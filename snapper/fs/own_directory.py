@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.fs.atomic import write_entry
-from snapper.fs.beneath import LISTING, open_beneath
+from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.removal import remove_tree
@@ -61,7 +61,7 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
     With `make`, create it if there is none. If others could write to it, let them no longer, and remove their files.
     Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
     """
-    descriptor = _open_or_make(str(path)) if make else _open(str(path))
+    descriptor = _open_or_make(str(path)) if make else open_own_path(str(path), LISTING)
     try:
         status = os.fstat(descriptor)
         if not is_own(status):
@@ -77,7 +77,7 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
 def list_directory(path: Path) -> list[str]:
     """Return the sorted names in a directory, whoever owns it; none if there is no such directory."""
     try:
-        descriptor = _open(str(path))
+        descriptor = open_own_path(str(path), LISTING)
     except OSError:
         return []
     try:
@@ -88,7 +88,7 @@ def list_directory(path: Path) -> list[str]:
 
 def remove_directory(path: Path) -> None:
     """Remove a directory, or the link to it; may raise OSError."""
-    parent = _open(str(path.parent))
+    parent = open_own_path(str(path.parent), LISTING)
     try:
         if stat.S_ISLNK(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
             os.unlink(path.name, dir_fd=parent)
@@ -98,22 +98,10 @@ def remove_directory(path: Path) -> None:
         os.close(parent)
 
 
-def _open(path: str) -> int:
-    """Open the directory; whoever owns links above this user's home controls the user anyway."""
-    path, home = os.path.abspath(path), os.path.expanduser("~").rstrip("/")
-    if path.startswith(f"{home}/"):
-        try:
-            return open_beneath(f"{home}/", path.removeprefix(home), LISTING, own_links=True)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-    return open_beneath("/", path, LISTING, own_links=True)
-
-
 def _open_or_make(path: str) -> int:
     """Open the directory, after creating it and its parents if necessary."""
     try:
-        return _open(path)
+        return open_own_path(path, LISTING)
     except FileNotFoundError:
         parent, name = os.path.split(os.path.abspath(path))
         directory = _open_or_make(parent)
@@ -122,7 +110,7 @@ def _open_or_make(path: str) -> int:
             os.mkdir(name, 0o755, dir_fd=directory)
     finally:
         os.close(directory)
-    return _open(path)
+    return open_own_path(path, LISTING)
 
 
 def _remove_files_of_others(directory: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snapper.fs.beneath import FILE, LISTING, open_beneath
+from snapper.fs.beneath import FILE, LISTING, open_beneath, open_own_path
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, owner_name
 
@@ -61,6 +61,14 @@ def read_head(path: str | Path, size: int) -> bytes:
 def read_own_file(path: str | Path, limit: int = SMALL) -> bytes:
     """Return the contents of a regular file that belongs to this user or root and is no link. May raise OSError."""
     return _read(os.open(path, FILE), os.fspath(path), limit, own=True)
+
+
+def read_own_path(path: str | Path, limit: int = SMALL) -> bytes:
+    """Return the contents of a regular file that belongs to this user or root, as must links on the way to it.
+
+    May raise OSError.
+    """
+    return _read(open_own_path(os.fspath(path)), os.fspath(path), limit, own=True)
 
 
 def read_entry(entry: Entry, limit: int = SMALL) -> bytes:

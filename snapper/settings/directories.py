@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snapper.errors import UsageError
+from snapper.fs.small_files import read_file
 
 if TYPE_CHECKING:
     from platformdirs.api import PlatformDirsABC
@@ -116,6 +117,6 @@ def _user_directories() -> PlatformDirsABC:
 def _is_studio_space() -> bool:
     """Return whether SageMaker's metadata file says that this is a Studio space."""
     try:
-        return "SpaceName" in json.loads(_METADATA.read_bytes())
-    except (OSError, ValueError, TypeError):
+        return "SpaceName" in json.loads(read_file(_METADATA))
+    except (OSError, ValueError, TypeError, RecursionError):
         return False

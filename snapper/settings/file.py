@@ -1,24 +1,41 @@
-"""The settings file: find it, read it, and change one setting in it."""
+"""The settings file: find it, read it, and change one setting in it.
+
+The settings decide which store is used, and so whose code runs. A file that another user controls is therefore ignored,
+with a warning, unless the user has named it: its directory can be on a volume that several users share.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from snapper.errors import FileOperationFailed, InvalidSettings
 from snapper.fs.atomic import make_directory, replace_entry, write_entry
-from snapper.fs.directories import opened_directory
+from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.moves import Entry
+from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.small_files import read_file, read_own_path
 from snapper.settings.directories import notebook_volume, user_config_directories
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "SNAPPER_CONFIG"
 _NAME = "config.toml"
 _SITE = Path("/etc/snapper") / _NAME
+
+#: The largest settings file, in bytes.
+_LARGEST = 64 * 1024
+
+_MAX_LINKS = 40
 
 
 @dataclass(frozen=True)
@@ -48,26 +65,25 @@ def find_settings_file() -> SettingsFile | None:
 
     Raise InvalidSettings if it is not TOML, FileOperationFailed if it cannot be read.
     """
-    named = os.environ.get(VARIABLE)
+    named = _named_file()
     if named:
-        return _read(Path(os.path.abspath(os.path.expanduser(named)))) or SettingsFile(
-            Path(os.path.abspath(os.path.expanduser(named))), "", {}, missing=True
-        )
+        return _read(named) or SettingsFile(named, "", {}, missing=True)
     for directory in user_config_directories():
-        if file := _read(directory / _NAME):
+        if file := _read_own(directory / _NAME):
             return file
     return _read(_SITE)
 
 
 def writable_settings_file() -> Path:
     """Return the file that the user's settings are written to, which need not exist."""
-    named = os.environ.get(VARIABLE)
+    named = _named_file()
     if named:
-        return Path(os.path.abspath(os.path.expanduser(named)))
+        return named
     candidates = [directory / _NAME for directory in user_config_directories()]
     for path in candidates:
-        if path.is_file():
-            return path
+        with suppress(OSError):
+            if path.is_file() and not _control_by_others(path):
+                return path
     return candidates[0] if notebook_volume() else candidates[-1]
 
 
@@ -92,13 +108,72 @@ def write_setting(key: str, value: object | None) -> Path:
     return target
 
 
-def _read(path: Path) -> SettingsFile | None:
+def _named_file() -> Path | None:
+    """Return the file that the variable names, or None if it is not set."""
+    named = os.environ.get(VARIABLE)
+    return Path(os.path.abspath(os.path.expanduser(named))) if named else None
+
+
+def _read_own(path: Path) -> SettingsFile | None:
+    """Read the file unless another user controls it, which is reported once."""
     try:
-        data = path.read_bytes()
+        reason = _control_by_others(path)
+        if not reason:
+            return _decode(path, read_own_path(path, _LARGEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise FileOperationFailed(str(path), f"the settings cannot be read: {error.strerror}") from None
+        raise _unreadable(path, error) from None
+    _warn_once(path, reason)
+    return None
+
+
+def _control_by_others(path: Path) -> str:
+    """Return how another user controls the file, or an empty text if none does. May raise OSError.
+
+    In the user's home, what the group may write is the user's own: with some umasks, that is everything.
+    """
+    try:
+        status = path.stat()
+    except PermissionError:
+        directory = path.parent.stat()
+        if is_own(directory):
+            raise
+        return f"its directory belongs to the user {owner_name(directory)}"
+    if not is_own(status):
+        return f"it belongs to the user {owner_name(status)}"
+    if others_can_write(status, trust_group=path.is_relative_to(Path.home())):
+        return "other users may write to it"
+    try:
+        os.close(open_own_path(str(path)))
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        return str(error.strerror)  # a link of another user
+    return ""
+
+
+@cache
+def _warn_once(path: Path, reason: str) -> None:
+    advice = f"To use it all the same, set {VARIABLE}={path}"
+    logger.warning("the settings in %s are ignored, because %s. %s", path, reason, advice)
+
+
+def _read(path: Path) -> SettingsFile | None:
+    try:
+        return _decode(path, read_file(path, _LARGEST))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> FileOperationFailed:
+    return FileOperationFailed(str(path), f"the settings cannot be read: {error.strerror}")
+
+
+def _decode(path: Path, data: bytes) -> SettingsFile:
+    """Decode the contents of the file; raise InvalidSettings."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -106,6 +181,8 @@ def _read(path: Path) -> SettingsFile | None:
         raise InvalidSettings(f"{path}:{line}", "it is not UTF-8") from None
     try:
         return SettingsFile(path, text, _parse(text))
+    except RecursionError:
+        raise InvalidSettings(str(path), "it is nested too deeply") from None
     except ValueError:
         raise _parse_error(path, text) from None
 
@@ -137,14 +214,32 @@ def _parse_error(path: Path, text: str) -> InvalidSettings:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Replace the file, or what it links to, and keep its mode."""
-    target = Path(os.path.realpath(file))
+    """Replace the file, or what it links to, and keep its mode, unless it belongs to another user."""
     try:
-        make_directory(target.parent)
-        with opened_directory(target.parent) as directory:
+        make_directory(file.parent)
+        target = _follow_own_links(file)
+        directory = open_own_path(str(target.parent), LISTING)
+        try:
             write_entry(Entry(directory, target.name), text.encode(), _rename_with_mode, mode=0o600)
+        finally:
+            os.close(directory)
     except OSError as error:
         raise FileOperationFailed(str(file), f"the settings cannot be written: {error.strerror}") from None
+
+
+def _follow_own_links(path: Path) -> Path:
+    """Return the path that links to a file lead to; raise OSError if the file or a link belongs to another user."""
+    for _ in range(_MAX_LINKS):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return path
+        if not is_own(status):
+            raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", str(path))
+        if not stat.S_ISLNK(status.st_mode):
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
 def _rename_with_mode(temporary: Entry, target: Entry) -> None:
