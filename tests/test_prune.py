@@ -518,6 +518,32 @@ def test_locks_that_may_be_held_are_respected_until_they_expire(
     assert not lock.exists()
 
 
+@pytest.mark.parametrize("kind", ["link", "large", "deep"])
+def test_locks_that_nobody_can_have_written_count_until_they_expire(kind: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    intent = tmp_path / "store" / Layout.new_intent()
+    prune = tmp_path / "store" / Layout.PRUNE_LOCK
+    intent.parent.mkdir()
+    contents = {"large": "x" * 1_000_000, "deep": "[" * 4_000, "link": ""}[kind]
+    (tmp_path / "elsewhere").write_text(contents)
+    for lock in (intent, prune):
+        if kind == "link":
+            lock.symlink_to(tmp_path / "elsewhere")
+        else:
+            lock.write_text(contents)
+    with pytest.raises(SnapperError) as caught, locks.prune_lock(store):
+        pass
+    assert caught.value.code == (11 if kind == "deep" else 12)
+    assert Layout.PRUNE_LOCK in caught.value.message or kind == "deep"
+    prune.unlink()
+    with pytest.raises(StoreLocked, match="locked by a process: unknown"), locks.prune_lock(store):
+        pass
+    os.utime(intent, (1, 1), follow_symlinks=False)
+    with locks.prune_lock(store):
+        assert not intent.is_symlink() and not intent.exists()
+    assert (tmp_path / "elsewhere").read_text() == contents
+
+
 def test_processes_hidden_from_the_user_are_not_dead() -> None:
     """If /proc shows users only their own processes, locks and waiting kernels treat others as alive."""
     look = """

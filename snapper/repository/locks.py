@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.errors import LeaseExpired, NotInStore, SnapperError, StoreLocked
+from snapper.errors import Corrupted, LeaseExpired, NotInStore, SnapperError, StoreLocked
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT
@@ -36,6 +36,9 @@ LEASE = 3600
 _MAX_WAIT = 600
 _POLL_INTERVAL = 0.2
 _RENEW_INTERVAL = 60
+
+#: The largest lock that is read, in bytes: several times as large as one with the longest names.
+_LARGEST_LOCK = 4096
 
 
 def boottime() -> float:
@@ -190,10 +193,18 @@ def _remove_dead_intents(store: Store, now: float) -> None:
         if not _is_kind(info.key, ObjectKind.INTENT):
             continue
         with suppress(NotInStore):
-            lock = _decode(store.read(info.key))
+            lock = _read_intent(store, info.key)
             if not lock.is_dead and now - info.modified <= GRACE:
                 raise StoreLocked(store.url, lock.action, lock.holder)
             store.delete(info.key)
+
+
+def _read_intent(store: Store, key: str) -> Lock:
+    """Read an intent. One that cannot be read counts as an invalid one."""
+    try:
+        return _decode(store.read(key, _LARGEST_LOCK))
+    except Corrupted:
+        return _decode(b"")
 
 
 class _HeldLock(NamedTuple):
@@ -247,7 +258,7 @@ def _modified(store: Store, key: str) -> float:
 
 def _read_prune_lock(store: Store) -> _HeldLock | None:
     try:
-        data, version = store.read_versioned(Layout.PRUNE_LOCK)
+        data, version = store.read_versioned(Layout.PRUNE_LOCK, _LARGEST_LOCK)
     except NotInStore:
         return None
     return _HeldLock(_decode(data), version, _modified(store, Layout.PRUNE_LOCK))
@@ -256,7 +267,7 @@ def _read_prune_lock(store: Store) -> _HeldLock | None:
 def _write_prune_lock(store: Store, version: str | None) -> str:
     """Write the prune lock over this version, None to create it; return its new version. Raise VersionMismatch."""
     store.replace(Layout.PRUNE_LOCK, canonical.encode(_new_lock("prune")), version)
-    return store.read_versioned(Layout.PRUNE_LOCK).version
+    return store.read_versioned(Layout.PRUNE_LOCK, _LARGEST_LOCK).version
 
 
 def _new_lock(action: str) -> Lock:

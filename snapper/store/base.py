@@ -44,8 +44,8 @@ class Store(Protocol):
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         """Return the whole object. Raise NotInStore, or ObjectTooLarge if it has more than `limit` bytes."""
 
-    def read_versioned(self, key: str) -> VersionedObject:
-        """Return the whole object and its version. Raise NotInStore, ObjectTooLarge."""
+    def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
+        """Return the whole object and its version. Raise NotInStore, or ObjectTooLarge as `read` does."""
 
     def size(self, key: str) -> int | None:
         """Return the object's size in bytes, None if there is no such object."""

@@ -95,8 +95,8 @@ class CachedStore:
                 self._cache(key, data)
         return data
 
-    def read_versioned(self, key: str) -> VersionedObject:
-        return self._read_mutable(key, lambda: self.origin.read_versioned(key))
+    def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
+        return self._read_mutable(key, lambda: self.origin.read_versioned(key, limit))
 
     def size(self, key: str) -> int | None:
         try:

@@ -62,8 +62,8 @@ class LocalStore(DirectStore):
         with self._mapped_errors(key, "read"), opened_files(self.root) as files:
             return files.read(key, limit)
 
-    def read_versioned(self, key: str) -> VersionedObject:
-        data = self.read(key)
+    def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
+        data = self.read(key, limit)
         return VersionedObject(data, _version(data))
 
     def size(self, key: str) -> int | None:

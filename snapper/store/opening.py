@@ -30,6 +30,9 @@ _S3_SCHEME = "s3://"
 #: volume, and what a new file system has.
 _ALLOWED_NAMES = frozenset({"cache", "config.toml", "log", "lost+found", "state", "venv", "wheelhouse"})
 
+#: The largest marker that is read, in bytes. Later formats may add fields to it.
+_LARGEST_MARKER = 64 * 1024
+
 
 class CacheConfig(NamedTuple):
     """Where objects of remote stores are cached, and how many bytes they may take there."""
@@ -67,7 +70,7 @@ def open_store(
     """
     store = locate_store(url, apart_from=apart_from, cache=cache)
     try:
-        marker = store.read(Layout.MARKER)
+        marker = store.read(Layout.MARKER, _LARGEST_MARKER)
     except NotInStore:
         if not create:
             absent = store.list_root() is None
@@ -137,7 +140,7 @@ def _create(store: Store, url: str) -> bytes:
         name for name in names if name not in _ALLOWED_NAMES and not name.startswith(f".{Layout.MARKER}.")
     ]
     try:
-        return store.read(Layout.MARKER)
+        return store.read(Layout.MARKER, _LARGEST_MARKER)
     except NotInStore:
         if foreign:
             reason = f"it has no {Layout.MARKER} but contains other files ({foreign[0]})"

@@ -80,9 +80,9 @@ class S3Store(DirectStore):
                 return download.read(self._client, self._object(key), limit)
             return download.read_verified(self._client, self._object(key), limit).data
 
-    def read_versioned(self, key: str) -> VersionedObject:
+    def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
         with mapped_errors(self.location, key, "read"):
-            return download.read_verified(self._client, self._object(key), LARGEST_OBJECT)
+            return download.read_verified(self._client, self._object(key), limit)
 
     def size(self, key: str) -> int | None:
         head = self._head(key)
