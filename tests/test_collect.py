@@ -50,7 +50,7 @@ def test_members_without_data_count_towards_the_layer_size(
     items = tuple(PackItem(file, linked="" if file.path == "first" else linked) for file in files)
     store = open_store(str(tmp_path / "store"), create=True)
     with pack_intent(store) as intent:
-        context = PackContext(str(top), str(top), store, intent, 1, {}, {})
+        context = PackContext(str(top), str(top), store, intent, 1, {}, frozenset(), {})
         collected = collect_group(context, FileGroup("files", "", 0, items)).finish()
     assert sum(layer.members for layer in collected.layers) == 601
     assert max(layer.diff_size for layer in collected.layers) <= SMALL + 1024
@@ -86,7 +86,7 @@ class Packing:
         store = open_store(str(self.outside / "store"), create=True)
         items = tuple(PackItem(file) for file in self.files if file.type == "file")
         with pack_intent(store) as intent:
-            context = PackContext(str(self.top), str(self.top), store, intent, 1, {}, {})
+            context = PackContext(str(self.top), str(self.top), store, intent, 1, {}, frozenset(), {})
             collected: CollectedGroup = collect_group(context, FileGroup("files", "", 0, items)).finish()
             return collected
 
@@ -124,7 +124,7 @@ def test_file_that_is_another_one_than_before_is_not_packed(
     other = file._replace(**{field: getattr(file, field) + more for field, more in change.items()})
     with pytest.raises(ChangedWhilePacking):
         if size > LAYER_SIZE:
-            context = PackContext(str(packing.top), str(packing.top), None, None, 1, {}, {})  # type: ignore[arg-type]
+            context = PackContext(str(packing.top), str(packing.top), None, None, 1, {}, frozenset(), {})  # type: ignore[arg-type]
             scan_large_file(context, PackItem(other))
         else:
             replace(packing, files=(other,)).collect()

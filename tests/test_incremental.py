@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +31,7 @@ from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
 from tests.conftest import Machine
 from tests.support.packs import previous_pack
-from tests.support.stores import page_files
+from tests.support.stores import edit_ref, page_files, snapshot_document, write_snapshot
 
 NOTE = "share/notes/note.txt"
 
@@ -362,3 +365,60 @@ def test_incremental_pack_equals_full_pack(packed: Path, rounds: list[list[tuple
                 if (env.prefix / path).is_file() and not (env.prefix / path).is_symlink():
                     change(env.prefix, path)
             assert env.pack().snapshot == env.pack_full_elsewhere().snapshot
+
+
+def test_layers_of_others_are_shared_only_if_they_have_the_stated_content(
+    new_machine: Callable[[str], Machine],
+) -> None:
+    """Whoever publishes another environment can state any content for a layer, also that of a future environment."""
+    victim = new_machine("victim")
+    prefix = victim.envs / "work"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "conda-meta" / "history").touch()
+    (prefix / "tool").write_text("what the victim has packed")
+    digest = victim.run_json("pack", "work")["snapshot"]
+    document = snapshot_document(victim.store, digest)
+    for layer in document["layers"]:
+        forged = zstandard.compress(_contents(victim.store, layer).replace(b"victim", b"forger"))
+        layer.update(digest=hashlib.sha256(forged).hexdigest(), size=len(forged))
+        (victim.store / Layout.layer(layer["digest"])).parent.mkdir(exist_ok=True)
+        (victim.store / Layout.layer(layer["digest"])).write_bytes(forged)
+    forged_digest = write_snapshot(victim.store, document)
+    edit_ref(victim.store, "work", lambda ref: _name_other(ref, forged_digest))
+    (victim.store / "environments" / "work.json").rename(victim.store / "environments" / "other.json")
+
+    colleague = new_machine("colleague")
+    shutil.copytree(prefix, colleague.envs / "mine", ignore=shutil.ignore_patterns(".snapper"))
+    colleague.run_json("pack", "mine")
+    colleague.run_json("restore", "mine", "--prefix", colleague.home / "restored")
+    assert (colleague.home / "restored" / "tool").read_text() == "what the victim has packed"
+
+
+def _contents(store: Path, layer: dict[str, Any]) -> bytes:
+    """Return the decompressed contents of the layer."""
+    stored = (store / Layout.layer(layer["digest"])).read_bytes()
+    return zstandard.ZstdDecompressor().decompress(stored, max_output_size=layer["diff_size"])
+
+
+def _name_other(ref: dict[str, Any], digest: str) -> None:
+    """Make the document that of the environment `other`, whose only snapshot has this digest."""
+    ref.update(name="other", current=digest)
+    ref["history"] = [{**ref["history"][-1], "snapshot": digest}]
+
+
+def test_layers_of_others_that_have_the_stated_content_are_shared(
+    new_machine: Callable[[str], Machine],
+) -> None:
+    """They are read once, and not again by the next pack."""
+    first, second = new_machine("first"), new_machine("second")
+    prefix = first.envs / "work"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "conda-meta" / "history").touch()
+    (prefix / "tool").write_text("shared")
+    first.run_json("pack", "work")
+    shutil.copytree(prefix, second.envs / "mine", ignore=shutil.ignore_patterns(".snapper"))
+    assert second.run_json("pack", "mine")["added_layers"] == 0
+    checked = second.home / ".local" / "state" / "snapper" / "checked-layers"
+    before = checked.read_bytes()
+    assert second.run_json("pack", "mine", "--name", "again", "--full")["added_layers"] == 0
+    assert checked.read_bytes() == before

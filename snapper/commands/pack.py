@@ -23,6 +23,7 @@ from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
 from snapper.packing.build import LayerBuild
+from snapper.packing.checked_layers import read_checked_layers, remember_checked_layers
 from snapper.packing.context import IncludedSource, PackContext
 from snapper.packing.plan import make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
@@ -206,6 +207,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         intent=intent,
         level=level,
         known=known,
+        checked=read_checked_layers(),
         placeholders=source.placeholders,
         included=tuple(
             IncludedSource(install.source, install.included_path, frozenset(install.links))
@@ -232,6 +234,7 @@ def _build_snapshot(
             build.run(workers, progress)
         progress.done()
     built = build.result()
+    remember_checked_layers(built.checked, context.checked)
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),

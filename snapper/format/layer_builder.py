@@ -100,17 +100,17 @@ class LayerBuilder:
         self,
         kind: Kind,
         owner: str,
-        known: Callable[[str], StoredLayer | None],
+        known: Callable[[str, int], StoredLayer | None],
         begins: Continuation | None = None,
     ) -> SealedLayer:
         """Return the finished layer and begin the next one.
 
-        `known` returns, by diff_id, what a store has already: such a segment is not compressed again. `begins` says
-        which member's data the layer continues.
+        `known` returns, by diff_id and size, what a store has already: such a segment is not compressed again.
+        `begins` says which member's data the layer continues.
         """
         segment = self._view[: self._length]
         diff_id = hashlib.sha256(segment).hexdigest()
-        data, stored = None, known(diff_id)
+        data, stored = None, known(diff_id, self._length)
         if stored is None:
             data = self._compressor.compress(segment)
             stored = StoredLayer(hashlib.sha256(data).hexdigest(), len(data))

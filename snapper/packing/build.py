@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from snapper.format.model import Deviation, Kind, path_bytes
+from snapper.format.model import Deviation, Kind, Layer, path_bytes
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext
 from snapper.packing.items import CollectedGroup, FileGroup, PackItem, RelocatedFacts
@@ -50,13 +50,15 @@ class BuildResult:
     """A snapshot's layers in order, and what was learned about its files.
 
     `altered` are files that differ from what their packages installed, `unrelocated` paths with a prefix that cannot be
-    relocated. `added` maps the digests of layers that were not in the store to their sizes in bytes.
+    relocated. `added` maps the digests of layers that were not in the store to their sizes in bytes. `checked` are the
+    layers whose content was built or compared now, and not taken from the previous pack.
     """
 
     layers: tuple[PackedLayer, ...]
     altered: tuple[Deviation, ...]
     unrelocated: tuple[str, ...]
     added: Mapping[str, int]
+    checked: tuple[Layer, ...]
 
 
 @dataclass
@@ -82,6 +84,7 @@ class LayerBuild:
     _altered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _unrelocated: list[str] = field(default_factory=list)
     _added: dict[str, int] = field(default_factory=dict)
+    _checked: list[Layer] = field(default_factory=list)
     _ready: list[_Job] = field(default_factory=list)
     _running: dict[int, _Job] = field(default_factory=dict)
     _open_packages: dict[str, _OpenPackage] = field(default_factory=dict)
@@ -156,6 +159,7 @@ class LayerBuild:
             ),
             tuple(sorted(self._unrelocated, key=path_bytes)),
             self._added,
+            tuple(self._checked),
         )
 
     def _reuse_package(self, package: OwnerFiles, links: OwnerFiles) -> bool:
@@ -232,6 +236,7 @@ class LayerBuild:
         for number, layer in enumerate(result.layers, first):
             packed = PackedLayer(layer, tuple(islice(paths, layer.members)))
             self._layers[_LayerKey(_KIND_ORDER[kind], owner, job.order, number)] = packed
+        self._checked += result.layers
         for layer, size in zip(result.layers, result.added_sizes, strict=True):
             if size:
                 self._added[layer.digest] = size

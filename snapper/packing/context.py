@@ -9,6 +9,7 @@ from snapper.environment.tree import File
 from snapper.format.canonicalize import replace_directory
 from snapper.format.layout import Layout
 from snapper.format.model import StoredLayer
+from snapper.packing.checked_layers import has_content, layer_key
 from snapper.packing.files import FilePlace
 from snapper.repository.locks import Intent
 from snapper.store import Store
@@ -31,7 +32,8 @@ class PackContext:
     """What every packing worker knows from its start.
 
     `directory` is where the environment is, and `prefix` the one in its files. `known` maps diff_ids to layers that
-    the store has had; `placeholders` are those that files had in an earlier snapshot, by path.
+    the store has had, according to the snapshots in it; those with keys in `checked` have the content that these state.
+    `placeholders` are those that files had in an earlier snapshot, by path.
     """
 
     directory: str
@@ -40,15 +42,17 @@ class PackContext:
     intent: Intent
     level: int
     known: Mapping[str, StoredLayer]
+    checked: frozenset[bytes]
     placeholders: Mapping[str, str]
     included: tuple[IncludedSource, ...] = ()
 
-    def find_stored(self, diff_id: str) -> StoredLayer | None:
-        """Return the stored layer with this content, if it is known and still in the store."""
+    def find_stored(self, diff_id: str, size: int) -> StoredLayer | None:
+        """Return the stored layer with this content of `size` bytes, if one is known and still in the store."""
         stored = self.known.get(diff_id)
         if stored is None or self.store.size(Layout.layer(stored.digest)) != stored.size:
             return None
-        return stored
+        is_checked = layer_key(stored.digest, diff_id) in self.checked
+        return stored if is_checked or has_content(self.store, stored, diff_id, size) else None
 
     def earlier_placeholders(self, file: File) -> tuple[str, ...]:
         """Return the placeholder that the file had in an earlier snapshot, if any, to be tried before others."""
