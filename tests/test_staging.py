@@ -12,6 +12,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -659,6 +660,82 @@ def test_nested_environments_are_not_moved_through_a_link_of_the_snapshot(
         (staged.tree / "envs").symlink_to(tmp_path / "outside")
         staged.swap()
     assert tree_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("when", ["before the swap", "after the swap", "before a kill"])
+def test_environments_created_during_a_swap_survive(
+    target: Path, swap_method: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may create some after it has been looked what there is, also with an open directory."""
+    make_base(target)
+    for directory in (target, target / "envs"):
+        directory.chmod(0o755)
+    envs = os.open(target / "envs", os.O_RDONLY)
+
+    def create(*created: str) -> None:
+        for name in created:
+            os.mkdir(name, dir_fd=envs)
+            if name != "unfinished":
+                os.mkdir(f"{name}/conda-meta", dir_fd=envs)
+
+    def create_before_the_swap(environment: int) -> frozenset[str]:
+        known = nested.names_in_envs(environment)
+        create("one", "unfinished")
+        return known
+
+    def swap() -> None:
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap()
+            if when != "before the swap":
+                create("two")
+            if when == "before a kill":
+                kill_self()
+
+    monkeypatch.setattr(staging, "names_in_envs", create_before_the_swap)
+    in_process(swap)
+    monkeypatch.undo()
+    os.close(envs)
+    remove_leftover_staging(target)
+    assert text_in(target) == "new"
+    created = ["one", "two", "unfinished"] if when != "before the swap" else ["one", "unfinished"]
+    assert names(target / "envs") == sorted(["away", "other", "unpacked", *created])
+    assert names(target.parent) == ["work"]
+
+
+def test_directory_for_environments_stays_shared_if_the_snapshot_has_one(
+    target: Path, swap_method: str
+) -> None:
+    need_two_users()
+    swap_in(target, "old")
+    (target / "envs").mkdir()
+    os.chown(target / "envs", -1, NOBODY)
+    (target / "envs").chmod(0o2775)
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        (staged.tree / "envs").mkdir(mode=0o755)
+        staged.swap()
+    status = (target / "envs").stat()
+    assert (status.st_gid, status.st_mode & 0o7777) == (NOBODY, 0o2775)
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "locked"])
+def test_staging_directories_of_others_inside_the_target_do_not_block_a_swap(target: Path, kind: str) -> None:
+    need_two_users()
+    make_base(target)
+    planted = target / "envs" / ".x.snapper"
+    planted.mkdir()
+    with ExitStack() as held:
+        if kind == "directory":
+            (planted / "lock").mkdir()
+        elif kind == "pipe":
+            os.mkfifo(planted / "lock")
+        else:
+            fcntl.flock(held.enter_context((planted / "lock").open("w")), fcntl.LOCK_EX)
+        os.chown(planted, NOBODY, NOBODY)
+        swap_in(target, "new")
+    assert text_in(target) == "new"
+    assert names(target / "envs" / ".x.snapper") == ["lock"]
 
 
 def test_directory_for_environments_keeps_its_group(target: Path, swap_method: str) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from snapper.environment.scan import foreign_paths
@@ -45,6 +45,47 @@ def set_aside(old: int, new: int, staging: int, target: Path) -> None:
         with closing_descriptor(os.open(KEPT, LISTING, dir_fd=staging)) as kept:
             for path in paths:
                 _move(path, old, kept, target)
+
+
+def names_in_envs(environment: int) -> frozenset[str]:
+    """Return the names in `envs/` of an open environment. May raise OSError."""
+    envs = open_if_directory("envs", environment)
+    if envs is None:
+        return frozenset()
+    with closing_descriptor(envs):
+        return frozenset(os.listdir(envs))
+
+
+def nested_environments(environment: int) -> list[str]:
+    """Return the paths of the environments, and staging directories, in `envs/`. May raise OSError."""
+    return [path for path in foreign_paths(environment) if path.startswith("envs/")]
+
+
+def rescue(replaced: int, environment: int, target: Path, known: frozenset[str] | None = None) -> None:
+    """Move environments that others have created in `envs/` of a replaced one to the one at `target`.
+
+    With `known`, all names but these are moved, since what is not an environment may become one. Raise TargetOccupied,
+    OSError.
+    """
+    paths = nested_environments(replaced)
+    if known is not None:
+        paths += [f"envs/{name}" for name in names_in_envs(replaced) - known]
+    for path in dict.fromkeys(paths):
+        _move(path, replaced, environment, target)
+
+
+def keep_access(old: int, new: int) -> None:
+    """Let those who could write to `envs/` of the old environment write to that of the new one. May raise OSError."""
+    with ExitStack() as opened:
+        directories = [open_if_directory("envs", environment) for environment in (old, new)]
+        for directory in directories:
+            if directory is not None:
+                opened.callback(os.close, directory)
+        before, after = directories
+        if before is not None and after is not None:
+            status = os.fstat(before)
+            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid == os.geteuid():
+                _set_access(after, status)
 
 
 def put_back(staging: int, environment: int, target: Path) -> None:
@@ -131,13 +172,18 @@ def _open_or_make(name: str, dir_fd: int, pattern: int) -> int:
         return _open_own(name, dir_fd)
     directory = _open_own(name, dir_fd)
     if name:
-        mode = stat.S_IMODE(status.st_mode)
-        try:
-            os.fchown(directory, -1, status.st_gid)
-        except OSError:
-            mode &= ~stat.S_IRWXG  # these permissions are for another group
-        os.fchmod(directory, mode)
+        _set_access(directory, status)
     return directory
+
+
+def _set_access(directory: int, status: os.stat_result) -> None:
+    """Set the group and the mode of an open directory."""
+    mode = stat.S_IMODE(status.st_mode)
+    try:
+        os.fchown(directory, -1, status.st_gid)
+    except OSError:
+        mode &= ~stat.S_IRWXG  # these permissions are for another group
+    os.fchmod(directory, mode)
 
 
 @contextmanager

@@ -30,7 +30,15 @@ from snapper.fs.private import create_private_directory, path_by_descriptor
 from snapper.fs.removal import remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
-from snapper.restoring.nested import make_writable, put_back, set_aside
+from snapper.restoring.nested import (
+    keep_access,
+    make_writable,
+    names_in_envs,
+    nested_environments,
+    put_back,
+    rescue,
+    set_aside,
+)
 from snapper.restoring.parent import open_parent
 from snapper.restoring.staging_lock import KEPT, LOCK, OLD, TREE, lock_staging, staging_path
 
@@ -80,7 +88,9 @@ class Staging:
             if old is None:
                 self._move_in()
             else:
-                self._replace(old)
+                known = self._replace(old)
+                rescue(old, self.descriptor, self.target, known)
+                keep_access(old, self.descriptor)
             os.fchmod(self.descriptor, mode)
             put_back(self._directory, self.descriptor, self.target)
 
@@ -109,11 +119,15 @@ class Staging:
             for _ in results:
                 pass
 
-    def _replace(self, old: int) -> None:
-        """Replace the open directory at the target; if that fails, everything is as it was."""
+    def _replace(self, old: int) -> frozenset[str]:
+        """Replace the open directory at the target; if that fails, everything is as it was.
+
+        Return the names in its `envs/` that belong to it: what comes to be there afterwards does not.
+        """
         mode = make_writable(old)
         try:
             set_aside(old, self.descriptor, self._directory, self.target)
+            known = names_in_envs(old)
             self._exchange(old)
         except BaseException:
             with suppress(OSError, TargetOccupied):
@@ -122,6 +136,7 @@ class Staging:
                 put_back(self._directory, self.descriptor if is_in_place else old, self.target)
                 os.fchmod(old, mode)
             raise
+        return known
 
     def _exchange(self, old: int) -> None:
         """Exchange the tree with the open directory, in two steps if necessary; raise TargetOccupied."""
@@ -184,13 +199,29 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
     """
     _undo_first_step(directory, entry)
     environment = _open_own(entry)
-    if environment is not None:
-        with closing_descriptor(environment):
+    try:
+        if environment is not None:
             put_back(directory, environment, target)
-    for name in os.listdir(directory):
-        if name not in (LOCK, KEPT):
-            with suppress(OSError):
-                remove_tree(name, directory)
+        for name in os.listdir(directory):
+            if name not in (LOCK, KEPT):
+                with suppress(OSError, TargetOccupied):
+                    _remove(name, directory, environment, target)
+    finally:
+        if environment is not None:
+            os.close(environment)
+
+
+def _remove(name: str, directory: int, environment: int | None, target: Path) -> None:
+    """Remove a tree, unless there are other environments in it that cannot be moved to the environment."""
+    tree = open_if_directory(name, directory)
+    if tree is None:
+        return
+    with closing_descriptor(tree):
+        if environment is not None:
+            rescue(tree, environment, target)
+        if nested_environments(tree):
+            return
+    remove_tree(name, directory)
 
 
 def _undo_first_step(directory: int, entry: Entry) -> None:

@@ -85,14 +85,21 @@ def lock_staging(parent: int, target: Path) -> LockedStaging:
 
 
 def is_in_use(path: str, dir_fd: int) -> bool:
-    """Return whether a process uses the staging directory; True if that cannot be determined."""
+    """Return whether a process of this user uses the staging directory; True if that cannot be determined.
+
+    What other users have there can look like anything, and must not keep this user from replacing an environment.
+    """
     try:
-        with closing_descriptor(os.open(path, LOOKUP, dir_fd=dir_fd)) as directory:
-            return is_locked(LOCK, directory)
-    except FileNotFoundError:
-        return False
+        directory = open_private_directory(path, dir_fd)
     except OSError:
-        return True
+        return False
+    with closing_descriptor(directory):
+        try:
+            return is_locked(LOCK, directory)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
 
 def find_leftovers(parent: Path) -> list[Path]:
