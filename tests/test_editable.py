@@ -116,7 +116,7 @@ def test_sources_with_the_same_name_get_different_paths(tmp_path: Path) -> None:
     assert len({each.included_path for each in editables}) == 3
 
 
-@pytest.mark.parametrize("source", [".ssh", "letters", ".", "..", "project/.hidden"])
+@pytest.mark.parametrize("source", [".ssh", "letters", ".", "..", "project/.hidden", "src"])
 def test_only_python_projects_are_included(tmp_path: Path, machine: Machine, source: str) -> None:
     """Whoever published the environment may have written links to anything, such as to credentials."""
     prefix = make_data(machine.envs / "data")
@@ -141,6 +141,32 @@ def test_only_python_projects_are_included(tmp_path: Path, machine: Machine, sou
         (info / "direct_url.json").write_text(text)
         (found, *_) = [*editable.find(prefix, walk(prefix)), None]
         assert found is None or found.included_path == f"{editable.INCLUDED}/_."
+
+
+def test_sources_are_not_widened(tmp_path: Path, machine: Machine) -> None:
+    """A line in the environment that names a directory above the user's own project is another source."""
+    prefix = make_data(machine.envs / "data")
+    site, work = prefix / "lib/python3.11/site-packages", machine.home / "work"
+    info = site / "mine-1.0.dist-info"
+    info.mkdir(parents=True)
+    (work / "mine/src/mine").mkdir(parents=True)
+    for name in ("setup.py", ".env", ".git", "src/mine/__init__.py", "src/mine/.secret"):
+        (work / "mine" / name).touch()
+    (work / "data.csv").touch()
+    url = {"url": f"file://{work}/mine", "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(url))
+    (site / "__editable__.mine.pth").write_text(f"{work}/mine/src\n")
+    (site / "numpy-nspkg.pth").write_text(f"{work}\n")
+    found = editable.find(prefix, walk(prefix))
+    assert [(each.name, each.source) for each in found] == [("work", str(work)), ("mine", f"{work}/mine")]
+    assert len(found[1].links) == 2
+    error = machine.expect_error(1, "pack", "data", "--editable=include")
+    assert f"{work}: lib/python3.11/site-packages/numpy-nspkg.pth" in error["message"]
+    (site / "numpy-nspkg.pth").unlink()
+    assert machine.run_json("pack", "data", "--editable=include")["included"] == [f"{work}/mine"]
+    machine.run_json("restore", "data", "--prefix", tmp_path / "restored")
+    included = tmp_path / "restored/share/snapper/editable/mine"
+    assert {path.name for path in included.rglob("*")} == {"setup.py", "src", "mine", "__init__.py"}
 
 
 NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")

@@ -6,7 +6,6 @@ generates, and `.egg-link` files (setuptools develop, conda develop).
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import posixpath
@@ -36,8 +35,10 @@ _LINK_ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
 #: The longest name of an included source, in characters: it names a directory.
 _LONGEST_NAME = 60
 
-#: What is in the directory of a Python project: at least one of these.
-_PROJECT_FILES = ("pyproject.toml", "setup.cfg", "*.py", "*/__init__.py")
+#: What is in the directory of a Python project, or in that above its `src`: at least one of these.
+_PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
+
+_SOURCE_DIRECTORIES = ("src", "lib", "python")
 
 _IGNORE = "Keep the link with --editable=ignore, or remove it from the environment if you do not know it."
 _RESTORE_SOURCE = (
@@ -88,7 +89,7 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
         and not _is_within(link.source, top)
         and is_possible_path(link.source)
     ]
-    return tuple(_with_unique_names([_make_editable(source, group) for source, group in _by_source(links)]))
+    return tuple(_with_unique_names([_make_editable(group) for group in _by_source(links)]))
 
 
 def check_source(install: Editable, prefix: Path) -> None:
@@ -108,19 +109,23 @@ def check_source(install: Editable, prefix: Path) -> None:
 def _why_not_python(source: str, prefix: Path) -> str:
     """Return why the directory is not taken for a Python project, "" if it is."""
     real = os.path.realpath(source)
-    if any(_is_within(os.path.realpath(path), real) for path in (Path.home(), prefix)):
+    home = os.path.realpath(Path.home())
+    if any(_is_within(path, real) for path in (home, os.path.realpath(prefix))):
         return "it contains your home directory or the environment"
     if "/." in real or "/." in source:
         return "hidden directories are not included"
-    if any(next(glob.iglob(pattern, root_dir=real), "") for pattern in _PROJECT_FILES):
+    parent, name = os.path.split(real)
+    tops = (real, parent) if name in _SOURCE_DIRECTORIES and parent != home else (real,)
+    if any(os.path.lexists(os.path.join(top, file)) for top in tops for file in _PROJECT_FILES):
         return ""
-    return "it contains no Python project"
+    return f"it is not a Python project: it has none of the files {', '.join(_PROJECT_FILES)}"
 
 
 def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
     """Return the tree with the sources in it, as if they were in the environment.
 
-    Environments inside of a source, and modules compiled from it, are left out.
+    Environments inside of a source, modules compiled from it, and what is hidden, such as `.git` and `.env`, which may
+    contain credentials, are left out.
     """
     if not editables:
         return tree
@@ -147,19 +152,32 @@ def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
         yield editable if counts[name] == 1 else replace(editable, name=f"{name}-{next(numbers[name])}")
 
 
-def _by_source(links: Iterable[_Link]) -> list[tuple[str, list[_Link]]]:
-    """Return the outermost source directories, each with all links to it and into it."""
-    groups: list[tuple[str, list[_Link]]] = []
-    for link in sorted(links, key=lambda link: link.source.rstrip("/") + "/"):  # directories precede contents
-        if not (groups and _is_within(link.source, groups[-1][0])):
-            groups.append((link.source, []))
-        groups[-1][1].append(link)
+def _by_source(links: Iterable[_Link]) -> list[list[_Link]]:
+    """Return the links to each source directory and into it, the one that names the directory first.
+
+    A link that belongs to another package is not among them: otherwise, one to a directory above the source of a
+    package would widen that source.
+    """
+    groups: list[list[_Link]] = []
+    around: list[list[_Link]] = []  # those whose sources contain the next link, the innermost last
+    for link in sorted(links, key=lambda link: (link.source.rstrip("/") + "/", not link.name)):
+        while around and not _is_within(link.source, around[-1][0].source):
+            around.pop()
+        if not around or (link.name and _normalized(link.name) != _normalized(around[-1][0].name)):
+            around.append([])
+            groups.append(around[-1])
+        around[-1].append(link)
     return groups
 
 
-def _make_editable(source: str, links: Sequence[_Link]) -> Editable:
-    """Return the editable of a source directory with these links to it and into it."""
-    name = next((link.name for link in links if link.name), posixpath.basename(source))
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _make_editable(links: Sequence[_Link]) -> Editable:
+    """Return the editable of the source directory that the first link names, with these links to it and into it."""
+    source = links[0].source
+    name = links[0].name or posixpath.basename(source)
     paths = tuple(sorted({link.path for link in links}))
     name = re.sub(r"[^\w.+-]|^[.+-]", "_", name)[:_LONGEST_NAME]
     return Editable(name or "_", source, paths)
@@ -212,7 +230,8 @@ def _is_within(path: str, top: str) -> bool:
 
 def _exclude(source: Path, path: str) -> str | None:
     """Return why a path in a source is left out, for `walk`."""
-    if posixpath.basename(path) == "__pycache__":
+    name = posixpath.basename(path)
+    if name == "__pycache__" or name.startswith("."):
         return ""
     if (source / path / conda.META).is_dir() or (source / path / "pyvenv.cfg").is_file():
         return "it is another environment"
