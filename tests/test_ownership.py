@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
+from snapper.fs.ownership import (
+    is_of_this_user,
+    is_own,
+    others_can_write,
+    owner_name,
+    trusted_users,
+    untrusted_component,
+)
 from tests.support.processes import run_as, run_as_nobody
 
 OTHER_USER = 65534
@@ -89,16 +96,41 @@ def test_groups_of_which_this_user_is_the_only_member(directory: Path) -> None:
 
 
 @as_root
-def test_groups_whose_members_cannot_be_known(directory: Path) -> None:
-    """Accounts of directory services are often not listed. A user without an entry stands for one of these."""
+def test_groups_whose_members_cannot_be_known(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directory services often do not list accounts, so that a group seems to have no members."""
+    directory.chmod(0o775)
     used = {account.pw_gid for account in pwd.getpwall()}
-    empty = [group.gr_gid for group in grp.getgrall() if not group.gr_mem and group.gr_gid not in used]
+    empty = [group for group in grp.getgrall() if not group.gr_mem and group.gr_gid not in used]
     if not empty:
         pytest.skip("every group has members")
-    directory.chmod(0o775)
-    os.chown(directory, UNUSED_ID, empty[0])
-    assert run_as(UNUSED_ID, lambda: others_can_write(directory.stat()))
-    assert not others_can_write(directory.stat())  # for root, who is listed
+    os.chown(directory, OTHER_USER, empty[0].gr_gid)
+    assert not run_as_nobody(lambda: others_can_write(directory.stat()))
+    monkeypatch.setattr(pwd, "getpwall", list)
+    assert run_as_nobody(lambda: others_can_write(directory.stat()))
+    own = pwd.struct_passwd((empty[0].gr_name, "x", OTHER_USER, empty[0].gr_gid, "", "/", ""))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: own)
+    assert not run_as_nobody(lambda: others_can_write(directory.stat()))
+
+
+@as_root
+def test_owner_of_the_home_is_trusted_except_by_root(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers run with any user, and network file systems may give all files one owner."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.chown(directory, OTHER_USER, OTHER_USER)
+    assert reason(directory)[1] == "belongs to the user nobody"
+    assert run_as(UNUSED_ID, lambda: reason(directory))[1] == "belongs to the user nobody"
+    os.chown(tmp_path, OTHER_USER, OTHER_USER)
+    assert reason(directory)[1] == "belongs to the user nobody"
+    os.chown(directory.parent, UNUSED_ID, UNUSED_ID)
+    assert run_as(UNUSED_ID, lambda: untrusted_component(directory)) is None
+    assert run_as(UNUSED_ID, lambda: is_of_this_user(directory.stat()))
+    assert run_as(UNUSED_ID, trusted_users) == (0, UNUSED_ID, OTHER_USER)
+    os.chown(directory, UNUSED_ID + 1, UNUSED_ID)
+    assert run_as(UNUSED_ID, lambda: reason(directory))[1] == f"belongs to the user {UNUSED_ID + 1}"
+    os.chown(tmp_path, 0, 0)
+    assert not run_as(UNUSED_ID, lambda: is_of_this_user(tmp_path.stat()))
 
 
 @as_root

@@ -6,6 +6,8 @@ the entry itself must then be trusted. What a group may write counts as writable
 the group: many systems give each user a group of their own, and container images give everything to root's group.
 
 Directories above this user's home do not count for what is inside of it: who controls them controls the user anyway.
+So does the owner of the home, whose files count as this user's own, except for root. The two differ where containers
+run with any user, and on network file systems that give all files one owner.
 """
 
 from __future__ import annotations
@@ -32,7 +34,18 @@ class UntrustedComponent(NamedTuple):
 
 def is_own(status: os.stat_result) -> bool:
     """Return whether the file belongs to this user or root."""
-    return status.st_uid in (os.geteuid(), _ROOT)
+    return status.st_uid in (os.geteuid(), _ROOT) or status.st_uid == _home_owner()
+
+
+def is_of_this_user(status: os.stat_result) -> bool:
+    """Return whether the file belongs to this user, not to root unless that is the user."""
+    return status.st_uid == os.geteuid() or status.st_uid == _home_owner()
+
+
+def trusted_users() -> tuple[int, ...]:
+    """Return the numbers of the users whose files count as this user's own, or root's."""
+    owner = _home_owner()
+    return tuple(sorted({os.geteuid(), _ROOT} | (set() if owner is None else {owner})))
 
 
 def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bool:
@@ -43,7 +56,9 @@ def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bo
     mode = status.st_mode
     if mode & stat.S_IWOTH:
         return True
-    return bool(mode & stat.S_IWGRP) and not (trust_group or _is_private_group(status.st_gid))
+    return bool(mode & stat.S_IWGRP) and not (
+        trust_group or _is_private_group(status.st_gid, trusted_users())
+    )
 
 
 def owner_name(status: os.stat_result) -> str:
@@ -96,16 +111,28 @@ def _first_to_check(path: str) -> tuple[str, list[str]]:
     home = os.path.expanduser("~")
     for top in (home, os.path.realpath(home)):
         is_inside = f"{path}/".startswith(f"{top.rstrip('/')}/") and ".." not in names
-        if is_inside and _is_of_this_user(top):
+        if is_inside and _is_home(top):
             return top, path[len(top) :].split("/")[::-1]
     return "/", names[::-1]
 
 
-def _is_of_this_user(directory: str) -> bool:
+def _is_home(directory: str) -> bool:
+    """Return whether the directory exists and is this user's, so that root does not work in the home of another."""
     try:
-        return os.stat(directory).st_uid == os.geteuid()
+        return is_of_this_user(os.stat(directory))
     except OSError:
         return False
+
+
+def _home_owner() -> int | None:
+    """Return the owner of this user's home, unless that is root, or root is the user."""
+    if os.geteuid() == _ROOT:
+        return None
+    try:
+        owner = os.stat(os.path.expanduser("~")).st_uid
+    except OSError:
+        return None
+    return None if owner == _ROOT else owner
 
 
 def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedComponent | None:
@@ -119,22 +146,31 @@ def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedC
 
 
 @lru_cache(maxsize=64)
-def _is_private_group(gid: int) -> bool:
-    """Return whether only this user and root are known to be in the group.
+def _is_private_group(gid: int, trusted: tuple[int, ...]) -> bool:
+    """Return whether only trusted users are known to be in the group.
 
     Directory services such as LDAP may not list their accounts, so the members of a group of one of these users cannot
     be known; it counts as private if it is named after the user.
     """
     if gid == _ROOT:
         return True
-    user, accounts = os.geteuid(), pwd.getpwall()
-    is_listed = any(account.pw_uid == user for account in accounts)
+    accounts = pwd.getpwall()
     try:
         group = grp.getgrgid(gid)
         members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
-        if not is_listed and group.gr_name != pwd.getpwuid(user).pw_name:
-            return False
     except KeyError:
         return False
+    if _is_unlisted(accounts) and group.gr_name != pwd.getpwuid(os.geteuid()).pw_name:
+        return False
     members |= {account.pw_uid for account in accounts if account.pw_gid == gid}
-    return members <= {user, _ROOT}
+    return members <= set(trusted)
+
+
+def _is_unlisted(accounts: list[pwd.struct_passwd]) -> bool:
+    """Return whether this user has an account that is not among those listed."""
+    user = os.geteuid()
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return not any(account.pw_uid == user for account in accounts)

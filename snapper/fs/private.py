@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING
-from snapper.fs.ownership import owner_name
+from snapper.fs.ownership import is_of_this_user, owner_name
 
 
 def open_private_directory(name: str, dir_fd: int) -> int:
@@ -63,7 +63,7 @@ def path_by_descriptor(descriptor: int, path: Path) -> Path:
 
 def _check_private(name: str, status: os.stat_result) -> None:
     """Raise OSError unless this is the status of a directory that only this user can enter."""
-    if status.st_uid != os.geteuid():
+    if not is_of_this_user(status):
         raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", name)
     if not stat.S_ISDIR(status.st_mode):
         raise OSError(errno.ENOTDIR, "it is not a directory", name)

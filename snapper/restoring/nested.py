@@ -19,7 +19,7 @@ from snapper.format.model import SHARED_DIRECTORIES
 from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.moves import Entry, move
-from snapper.fs.ownership import owner_name
+from snapper.fs.ownership import is_of_this_user, owner_name
 from snapper.restoring.staging_lock import KEPT, is_in_use
 
 _MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
@@ -156,7 +156,7 @@ def _open_own(name: str, dir_fd: int) -> int:
     """Open a directory that belongs to this user: another one could change what is moved."""
     directory = os.open(name or ".", LISTING, dir_fd=dir_fd)
     status = os.fstat(directory)
-    if status.st_uid == os.geteuid():
+    if is_of_this_user(status):
         return directory
     os.close(directory)
     raise OSError(errno.EPERM, f"the directory {name!r} belongs to the user {owner_name(status)}", name)
@@ -190,7 +190,7 @@ def _set_access(directory: int, status: os.stat_result) -> None:
 def _movable(name: str, parent: int) -> Iterator[None]:
     """Make what is to be moved writable, as it must be if it is a directory of this user."""
     status = os.lstat(name, dir_fd=parent)
-    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR or status.st_uid != os.geteuid():
+    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR or not is_of_this_user(status):
         yield
         return
     with closing_descriptor(os.open(name, LISTING, dir_fd=parent)) as directory, _writable(directory):

@@ -26,6 +26,7 @@ from snapper.errors import SnapperError, TargetOccupied
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
 from snapper.fs.moves import Entry, exchange, move
+from snapper.fs.ownership import is_of_this_user
 from snapper.fs.private import create_private_directory, path_by_descriptor
 from snapper.fs.removal import remove_tree
 from snapper.process.signals import defer_signals
@@ -238,7 +239,7 @@ def _opened_target(target: Path, entry: Entry) -> Iterator[int | None]:
     except FileNotFoundError:
         yield None
         return
-    if status.st_uid != os.geteuid():
+    if not is_of_this_user(status):
         raise occupied_by_other(target, status)
     descriptor = _open_own(entry)
     if descriptor is None:
@@ -251,7 +252,7 @@ def _opened_target(target: Path, entry: Entry) -> Iterator[int | None]:
 def _open_own(entry: Entry) -> int | None:
     """Open a directory that belongs to this user; return None if there is none. May raise OSError."""
     descriptor = open_if_directory(entry.name, entry.directory)
-    if descriptor is None or os.fstat(descriptor).st_uid == os.geteuid():
+    if descriptor is None or is_of_this_user(os.fstat(descriptor)):
         return descriptor
     os.close(descriptor)
     return None

@@ -19,7 +19,7 @@ from snapper.errors import (
     TargetOccupied,
 )
 from snapper.format.model import Ref, Snapshot
-from snapper.fs.ownership import is_own
+from snapper.fs.ownership import is_of_this_user, is_own
 from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import resolve_in_ref
@@ -125,7 +125,7 @@ def check_replaceable(
     status = _status(prefix)
     if status is None:
         return
-    if status.st_uid != os.geteuid():
+    if not is_of_this_user(status):
         if not (is_own(status) and is_present(environment, snapshot_id, request)):
             raise occupied_by_other(prefix, status)
         return

@@ -17,7 +17,7 @@ from snapper.format.layout import Layout
 from snapper.fs.atomic import is_temporary, write_entry
 from snapper.fs.beneath import LISTING, LOOKUP, open_beneath
 from snapper.fs.moves import Entry
-from snapper.fs.ownership import others_can_write, owner_name
+from snapper.fs.ownership import is_of_this_user, others_can_write, owner_name
 from snapper.fs.small_files import read_entry
 from snapper.store.object_files import ObjectFiles
 
@@ -76,7 +76,7 @@ class CacheDirectory(NamedTuple):
     def _check(self, descriptor: int) -> None:
         """Raise OSError unless the open directory is a cache of this user. Mark those that earlier versions made."""
         status = os.fstat(descriptor)
-        if status.st_uid != os.geteuid():
+        if not is_of_this_user(status):
             raise OSError(errno.EPERM, f"it belongs to {owner_name(status)}", self.path)
         if others_can_write(status):
             raise OSError(errno.EPERM, "other users may write to it", self.path)
