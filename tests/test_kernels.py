@@ -362,7 +362,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     condabin = tmp_path / "conda/condabin"
     condabin.mkdir(parents=True)
     waiting, used = tmp_path / "waiting", tmp_path / "used"
-    target = launcher.LaunchTarget("it's", prefix, str(condabin), waiting, used)
+    target = launcher.LaunchTarget("it's", prefix, (), str(condabin), waiting, used)
     (kernel / launcher.LAUNCH_SCRIPT).write_text(launcher.render_launch_script(target))
     argv = [
         sys.executable, "-I", "-S", "-c",
@@ -448,7 +448,7 @@ def test_launcher_says_why_the_environment_is_missing(
 
 
 def test_launcher_passes_shellcheck(tmp_path: Path) -> None:
-    target = launcher.LaunchTarget("a", tmp_path, "", tmp_path / "w", tmp_path / "u")
+    target = launcher.LaunchTarget("a", tmp_path, (0, 1), "", tmp_path / "w", tmp_path / "u")
     (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))
     done = subprocess.run(
         [shutil.which("shellcheck") or "shellcheck", tmp_path / "launch.sh"],

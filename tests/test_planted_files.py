@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -480,6 +481,35 @@ def test_links_of_other_users_to_the_kernels_are_not_followed(
     (outcome,) = kernels.register(prefix, "work")
     assert outcome.problem == "kernels is a link of the user nobody"
     assert not list(own.iterdir())
+
+
+@as_root
+@pytest.mark.parametrize(
+    "shell", [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
+)
+def test_kernels_do_not_start_in_environments_that_others_put_in_their_place(
+    home: Path, prefix: Path, shell: str
+) -> None:
+    """In a shared directory, another user can create an environment again after its owner has removed it."""
+    (prefix / "conda-meta/state").unlink()
+    (prefix / "etc/conda/activate.d").mkdir()
+    (prefix / "etc/conda/activate.d/a.sh").touch()
+
+    def start() -> subprocess.CompletedProcess[str]:
+        command = [shell, *(["sh"] if shell == "busybox" else []), script, "/c.json"]
+        variables = {"PATH": os.environ["PATH"], "BASH_VERSION": "this"}  # so that it stays in this shell
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+    kernels.register_pending(prefix, "work", [Kernel("good", "Good", "text")])
+    kernels.register(prefix, "work")
+    script = str(home / ".local/share/jupyter/kernels/work-good/launch.sh")
+    assert start().returncode == 0
+    os.chown(prefix, OTHER_USER, OTHER_USER)
+    done = start()
+    assert done.returncode == 1
+    assert f"{prefix} belongs to another user than when this kernel was registered" in done.stderr
+    kernels.register(prefix, "work")
+    assert start().returncode == 0
 
 
 @as_root

@@ -86,7 +86,7 @@ def test_values_in_scripts_of_kernels_arrive_unchanged(
         (prefix / "etc/conda/activate.d/a.sh").touch()
         os.mkdir(encode(str(kernel)))
         target = launcher.LaunchTarget(
-            environment, prefix, condabin, directory / name / "w", directory / name / "u"
+            environment, prefix, (), condabin, directory / name / "w", directory / name / "u"
         )
         (kernel / "launch.sh").write_bytes(encode(launcher.render_launch_script(target)))
 

@@ -52,6 +52,7 @@ set +eu
 snapper_environment=@ENVIRONMENT@
 snapper_prefix=@PREFIX@
 snapper_default=@DEFAULT@
+snapper_owners=@OWNERS@
 snapper_condabin=@CONDABIN@
 snapper_waiting=@WAITING@
 snapper_used=@USED@
@@ -60,7 +61,18 @@ snapper_command=${0%/*}/@COMMAND@
 # --- wait ---
 
 snapper_is_ready() {
-    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ]
+    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ] && snapper_is_owned
+}
+
+# Succeeds if the environment belongs to this user, or to one that it may belong to since the kernel was registered. In a
+# shared directory, another user can create an environment again after its owner has removed it.
+snapper_is_owned() {
+    # shellcheck disable=SC3067 # shells that do not know -O go on
+    if [ -O "$snapper_prefix" ] 2>/dev/null; then return; fi
+    # shellcheck disable=SC2046 # split into fields
+    set -- $(LC_ALL=C ls -Lldn "$snapper_prefix/." 2>/dev/null)
+    case " $snapper_owners " in *" ${3:-unknown} "*) return ;; esac
+    return 1
 }
 
 # Succeeds if process $1 is alive and was started at $2 (clock ticks since boot, as in /proc), so that a later
@@ -120,6 +132,9 @@ while ! snapper_is_ready; do
         ;;
     *)
         if snapper_is_ready; then break; fi
+        if [ -d "$snapper_prefix" ] && ! snapper_is_owned; then
+            snapper_fail "$snapper_prefix belongs to another user than when this kernel was registered"
+        fi
         if [ -d "$snapper_prefix/conda-meta" ]; then
             snapper_fail "$snapper_environment no longer has this kernel"
         fi
@@ -210,12 +225,14 @@ snapper_kernel "$@"
 class LaunchTarget:
     """The environment that a launch script starts a kernel in.
 
+    `owners` are the numbers of the users that the environment may belong to, besides the one who starts the kernel.
     `condabin` is the directory of conda's own program, or empty. The script reads the file `waiting` while it waits,
     and touches the file `used` when it starts the kernel.
     """
 
     environment: str
     prefix: Path
+    owners: Sequence[int]
     condabin: str
     waiting: Path
     used: Path
@@ -227,6 +244,7 @@ def render_launch_script(target: LaunchTarget) -> str:
         "ENVIRONMENT": target.environment,
         "PREFIX": str(target.prefix),
         "DEFAULT": conda_default_env(target.prefix, target.condabin),
+        "OWNERS": " ".join(map(str, target.owners)),
         "CONDABIN": target.condabin,
         "WAITING": str(target.waiting),
         "USED": str(target.used),

@@ -16,6 +16,7 @@ from snapper.environment import conda
 from snapper.environment.conda_directories import condabin
 from snapper.format.model import Kernel
 from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
+from snapper.fs.ownership import trusted_users
 from snapper.kernels import launcher
 from snapper.kernels.claims import release_name
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
@@ -107,7 +108,8 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
 
 def _register(named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
     def write(directory: OwnDirectory) -> None:
-        _write_launch_script(directory, spec.prefix, environment)
+        owners = (*trusted_users(), spec.prefix.stat().st_uid)
+        _write_launch_script(directory, spec.prefix, environment, owners)
         for name, data in spec.assets():
             directory.write(name, data, _PUBLIC)
         argv = spec.argv()
@@ -124,7 +126,7 @@ def _register_pending(named: NamedKernel, prefix: Path, environment: str) -> Ker
     def write(directory: OwnDirectory) -> None:
         if not conda.is_environment(prefix):
             directory.remove(launcher.COMMAND_SCRIPT)
-        _write_launch_script(directory, prefix, environment)
+        _write_launch_script(directory, prefix, environment, trusted_users())
         if KERNEL_JSON not in directory.names():
             fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
             _write_kernelspec(directory, named, fields, prefix, environment)
@@ -160,11 +162,13 @@ def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
     return ["/bin/sh", str(directory.path / launcher.LAUNCH_SCRIPT), *fields]
 
 
-def _write_launch_script(directory: OwnDirectory, prefix: Path, environment: str) -> None:
+def _write_launch_script(
+    directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
+) -> None:
     used = used_file(environment)
     with suppress(OSError), own_directory(used.parent, make=True):
         pass
-    target = launcher.LaunchTarget(environment, prefix, condabin(), waiting_file(environment), used)
+    target = launcher.LaunchTarget(environment, prefix, owners, condabin(), waiting_file(environment), used)
     directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 
