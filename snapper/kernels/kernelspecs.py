@@ -41,6 +41,7 @@ _LARGEST_SPEC = 64 * 1024
 _LARGEST_ASSET = 1 << 20
 
 _LONGEST_FILE_NAME = 255
+_LONGEST_TEXT = 1000
 
 #: How deeply metadata may be nested.
 _DEEPEST = 16
@@ -105,12 +106,11 @@ def shipped_kernels(prefix: Path) -> tuple[Kernel, ...]:
 
 
 def possible_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """Return those of the kernels in a snapshot that could be found in an environment, as far as sizes tell."""
+    """Return those of the kernels in a snapshot that can be in an environment, with texts of limited size."""
     return [
-        kernel
+        Kernel(kernel.name, kernel.display_name[:_LONGEST_TEXT], kernel.language[:_LONGEST_TEXT])
         for kernel in kernels[:MOST_KERNELS]
         if len(kernel.name) <= _LONGEST_FILE_NAME
-        and len(kernel.display_name) + len(kernel.language) <= _LARGEST_SPEC
     ]
 
 

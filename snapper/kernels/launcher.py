@@ -64,8 +64,8 @@ snapper_is_ready() {
     [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ] && snapper_is_owned
 }
 
-# Succeeds if the environment belongs to this user, or to one that it may belong to since the kernel was registered. In a
-# shared directory, another user can create an environment again after its owner has removed it.
+# Succeeds if the environment belongs to this user, or to one that it may belong to since the kernel was registered.
+# In a shared directory, another user can create an environment again after its owner has removed it.
 snapper_is_owned() {
     # shellcheck disable=SC3067 # shells that do not know -O go on
     if [ -O "$snapper_prefix" ] 2>/dev/null; then return; fi
