@@ -24,6 +24,7 @@ from snapper.settings.directories import (
 from snapper.settings.file import VARIABLE, writable_settings_file
 from snapper.settings.keys import KEYS
 from snapper.settings.resolution import explain_setting, explain_settings, load_settings, variable_name
+from snapper.store import open_store
 from tests.conftest import Machine
 from tests.support.processes import run_as
 
@@ -318,6 +319,21 @@ def test_settings_of_other_users_are_ignored(
     monkeypatch.setenv("SNAPPER_CONFIG", f"{link}/config.toml")
     if way != "pipe":
         assert load_settings().store == f"{home}/evil"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_a_default_store_of_another_user_must_be_chosen(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = home / "SageMaker/.snapper"
+    open_store(str(store), create=True)
+    assert run(["list"]) == 0
+    os.chown(store, OTHER, OTHER)
+    assert run(["list"]) == 13
+    assert f"snapper config set store {store}" in capsys.readouterr().err
+    assert run(["list", "--store", str(store)]) == 0
+    assert run(["config", "set", "store", str(store)]) == 0
+    assert run(["list"]) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes of another user")

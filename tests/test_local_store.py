@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import pickle
 import shutil
 import signal
 import stat
@@ -164,6 +165,33 @@ def test_the_directory_of_a_store_may_be_a_link(tmp_path: Path) -> None:
     assert list(store.list_keys("environments/")) == [MUTABLE]
 
 
+def test_a_store_whose_directory_is_replaced_is_not_used_any_more(tmp_path: Path) -> None:
+    """Who may rename it could otherwise have objects of another store deleted that the user may write to."""
+    other = open_store(str(tmp_path / "other"), create=True)
+    other.replace(MUTABLE, b"there", None)
+    for create in (True, False):
+        store = open_store(str(tmp_path / "store"), create=create)
+        (tmp_path / "store").rename(tmp_path / "moved")
+        (tmp_path / "store").symlink_to(tmp_path / "other")
+        for operation in everything(pickle.loads(pickle.dumps(store)), MUTABLE):
+            with pytest.raises(StoreRefused, match="another directory has taken its place"):
+                operation()
+        (tmp_path / "store").unlink()
+        (tmp_path / "moved").rename(tmp_path / "store")
+        assert list(store.list_keys("environments/")) == []
+    assert contents(tmp_path / "other") == {MUTABLE: b"there", "snapper.json": b'{"format":1}'}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")
+def test_a_link_of_another_user_to_a_store_is_refused(tmp_path: Path) -> None:
+    open_store(str(tmp_path / "store"), create=True)
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    os.chown(tmp_path / "link", 54321, 54321, follow_symlinks=False)
+    with pytest.raises(StoreRefused, match="is a link of the user 54321") as caught:
+        open_store(str(tmp_path / "link"))
+    assert str(tmp_path / "store") in caught.value.hint
+
+
 def test_only_regular_files_are_objects(tmp_path: Path) -> None:
     """A pipe does not make any operation hang."""
     store = open_store(str(tmp_path), create=True)
@@ -246,7 +274,7 @@ def test_a_reader_cannot_keep_others_from_publishing(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("mode", "expected"), [(0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o2770, 0o660)]
+    ("mode", "expected"), [(0o555, 0o600), (0o755, 0o600), (0o775, 0o660), (0o777, 0o666), (0o2770, 0o660)]
 )
 def test_the_lock_is_open_to_those_who_may_write(mode: int, expected: int, tmp_path: Path) -> None:
     store = open_store(str(tmp_path), create=True)
@@ -441,6 +469,27 @@ def test_only_those_who_may_write_can_hold_the_lock(public: Path) -> None:
     assert ".lock there belongs to root" in refused.message
     store.replace(MUTABLE, b"three", version)  # which gives others access to the lock
     assert run_as_nobody(attempts) == [True, True, True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes of another user")
+def test_a_user_can_publish_after_root_has(public: Path) -> None:
+    """Root makes the lock for the owner of the directory, who replaces one that it may not open."""
+    store = open_store(str(public), create=True)
+    store.replace(MUTABLE, b"one", None)
+    for path in (public, *public.rglob("*")):
+        os.chown(path, 65534, 65534)
+    lock = public / "environments/.lock"
+
+    def publish() -> None:
+        opened = open_store(str(public))
+        opened.replace(MUTABLE, b"by its owner", opened.read_versioned(MUTABLE).version)
+
+    store.replace(MUTABLE, b"by root", store.read_versioned(MUTABLE).version)
+    assert lock.stat().st_uid == 65534
+    assert run_as_nobody(publish) is None
+    os.chown(lock, 0, 0)
+    assert run_as_nobody(publish) is None
+    assert lock.stat().st_uid == 65534
 
 
 def test_two_users_share_a_store(public: Path) -> None:

@@ -538,10 +538,16 @@ def test_locks_that_nobody_can_have_written_count_until_they_expire(kind: str, t
     prune.unlink()
     with pytest.raises(StoreLocked, match="locked by a process: unknown"), locks.prune_lock(store):
         pass
-    os.utime(intent, (1, 1), follow_symlinks=False)
+    times = {"link": 1, "large": 1, "deep": 2**32}  # the last one is in the future
+    os.utime(intent, (times[kind], times[kind]), follow_symlinks=False)
     with locks.prune_lock(store):
         assert not intent.is_symlink() and not intent.exists()
     assert (tmp_path / "elsewhere").read_text() == contents
+    prune.write_text("{")
+    os.utime(prune, (2**32, 2**32))
+    with pack_intent(store) as declared:
+        declared.declare()
+    assert not prune.exists()
 
 
 def test_processes_hidden_from_the_user_are_not_dead() -> None:

@@ -38,6 +38,28 @@ def packed(machine: Machine) -> tuple[Machine, Path]:
     return machine, prefix
 
 
+def test_an_object_that_cannot_be_read_does_not_hide_problems_of_others(packed: tuple[Machine, Path]) -> None:
+    """Directories of pages and layers are replaced by links, which are not followed: `push --all` copies the rest."""
+    machine, prefix = packed
+    before = {*page_files(machine.store), *layer_files(machine.store)}
+    (prefix / "one").write_text("changed")
+    machine.run_json("pack", "data", "--name", "changed")
+    new = sorted({*page_files(machine.store), *layer_files(machine.store)} - before)
+    assert len(new) >= 2
+    hidden = {file.parent for file in new if not any(other.parent == file.parent for other in before)}
+    for directory in hidden:
+        directory.rename(machine.home / directory.name)
+        directory.symlink_to(machine.home / directory.name)
+    outcome = machine.snapper("push", "--all", "--to", machine.home / "other", "--json")
+    assert outcome.code == 13
+    assert [item["environment"] for item in outcome.json["copied"]] == ["data"]
+    assert [item["environment"] for item in outcome.json["failed"]] == ["changed"]
+    found = problems(machine, "--data")
+    assert {problem["key"] for problem in found} >= {str(each.relative_to(machine.store)) for each in hidden}
+    assert any("is a symbolic link" in problem["reason"] for problem in found)
+    assert {name for problem in found for name in problem["environments"]} <= {"changed"}
+
+
 def flip(file: Path, at: int) -> None:
     """Change one bit of the file."""
     data = bytearray(file.read_bytes())

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from snapper.errors import Corrupted, NotInStore
+from snapper.errors import Corrupted, NotInStore, StoreRefused
 from snapper.format.layer_reader import LayerReader, members_offset, read_members
 from snapper.format.layout import Layout
 from snapper.format.model import Layer
@@ -49,6 +49,10 @@ def audit_layer(store: Store, job: AuditJob) -> AuditResult:
     except NotInStore:
         return AuditResult(MISSING)
     except Corrupted as error:
+        return AuditResult(error.reason)
+    except StoreRefused as error:
+        if not error.unreadable:
+            raise
         return AuditResult(error.reason)
     if data is None:
         return AuditResult(DIGEST_MISMATCH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from snapper.errors import Corrupted, SnapperError
+from snapper.errors import Corrupted, SnapperError, StoreRefused
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import Manifest
@@ -49,7 +49,7 @@ def check_pages(store: Store, manifests: Iterable[Manifest]) -> Iterator[Checked
     shared: dict[Layer, Layer] = {}
     for page, result in iter_pages(store, (Page(digest, size) for digest, size in sizes.items())):
         data = _read_any_size(store, page, result) if isinstance(result, Corrupted) else result
-        if isinstance(data, Corrupted):
+        if isinstance(data, Corrupted) or (isinstance(data, StoreRefused) and data.unreadable):
             yield CheckedPage(page.digest, None, data.reason)
         elif isinstance(data, SnapperError):
             raise data

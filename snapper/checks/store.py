@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from snapper.checks.audit import MISSING, AuditJob, AuditResult, audit_layer
 from snapper.checks.pages import PageContent, check_pages, find_mismatch
-from snapper.errors import Corrupted, NotInStore, SnapperError, UnsupportedFormat
+from snapper.errors import Corrupted, NotInStore, SnapperError, StoreRefused, UnsupportedFormat
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.manifest import Manifest
@@ -200,7 +200,7 @@ class StoreCheck:
         """Record an error about one object as its problem; raise any other error."""
         if isinstance(error, NotInStore):
             self._problems[key] = MISSING
-        elif isinstance(error, Corrupted):
+        elif isinstance(error, Corrupted) or (isinstance(error, StoreRefused) and error.unreadable):
             self._problems[key] = error.reason
         elif isinstance(error, UnsupportedFormat):
             self._problems[key] = (

@@ -16,6 +16,7 @@ from snapper.errors import (
     LayersPruned,
     NotInStore,
     SnapperError,
+    StoreRefused,
     UnsupportedFormat,
     UsageError,
 )
@@ -117,6 +118,10 @@ def _copy_each(
             with pack_intent(target) as intent:
                 outcome = _Copy(source, target, intent, progress).run(spec, force=force)
         except _ENVIRONMENT_ERRORS as error:
+            outcome = CopyFailure(str(spec), error)
+        except StoreRefused as error:
+            if not error.unreadable:
+                raise
             outcome = CopyFailure(str(spec), error)
         yield outcome
 

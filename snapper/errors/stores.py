@@ -65,12 +65,16 @@ class UnsupportedFormat(SnapperError):
 
 @dataclass(eq=False)
 class StoreRefused(SnapperError):
-    """The store does not allow an operation, such as "write KEY", or any access if `action` is empty."""
+    """The store does not allow an operation, such as "write KEY", or any access if `action` is empty.
+
+    `unreadable` is the key of the one object that cannot be read, while others may be readable.
+    """
 
     store: str
     action: str
     reason: str
     advice: str = "Check this user's permissions there, or choose another store with --store."
+    unreadable: str = ""
     code = ExitCode.STORE
     hint_template = "{advice}"
 

@@ -2,7 +2,7 @@
 
 Anyone who may open a file for reading can lock it, and so keep others waiting. The lock is therefore on the file
 `.lock` in the directory, which only those may open who may write to the directory. It is opened for writing, so NFS
-shares the lock between machines. It is empty and is never removed; if someone removes it, a new one is made.
+shares the lock between machines. It is empty and is not removed; if someone does, a new one is made.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ LOCK_FILE = ".lock"
 #: How long to wait for other holders before that is reported, and before giving up, in seconds.
 _REPORT_AFTER = 5.0
 _GIVE_UP_AFTER = 60.0
+
+#: The permissions that the file's owner always has.
+_OWN = 0o600
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.1
@@ -76,7 +79,7 @@ def _open(directory: int) -> int:
             descriptor = _open_existing(directory)
             break
         with suppress(FileExistsError):
-            descriptor = os.open(LOCK_FILE, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=directory)
+            descriptor = os.open(LOCK_FILE, _FLAGS | os.O_CREAT | os.O_EXCL, _OWN, dir_fd=directory)
             break
     try:
         _set_permissions(descriptor, directory)
@@ -87,9 +90,13 @@ def _open(directory: int) -> int:
 
 
 def _open_existing(directory: int) -> int:
+    """Open the file. Whoever owns the directory removes one that it may not open, and raises FileNotFoundError."""
     try:
         return os.open(LOCK_FILE, _FLAGS, dir_fd=directory)
     except PermissionError as error:
+        if os.fstat(directory).st_uid == os.geteuid():
+            os.unlink(LOCK_FILE, dir_fd=directory)
+            raise FileNotFoundError(errno.ENOENT, "it was replaced", LOCK_FILE) from None
         owner = owner_name(os.lstat(LOCK_FILE, dir_fd=directory))
         reason = f"{LOCK_FILE} there belongs to {owner}, and this user may not write to it"
         raise OSError(error.errno, reason, LOCK_FILE) from None
@@ -101,15 +108,24 @@ def _set_permissions(descriptor: int, directory: int) -> None:
     if not stat.S_ISREG(file.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", LOCK_FILE)
     mode = parent.st_mode & 0o222
-    mode |= mode << 1  # only so that they can copy the directory without an error
+    mode |= mode << 1 | _OWN  # reading only lets them copy the directory without an error
     if file.st_uid != os.geteuid() or (stat.S_IMODE(file.st_mode), file.st_gid) == (mode, parent.st_gid):
         return
+    owner = parent.st_uid if os.geteuid() == 0 else -1  # what root makes must not keep the owner from writing
     try:
-        os.fchown(descriptor, -1, parent.st_gid)
+        os.fchown(descriptor, owner, parent.st_gid)
     except OSError:  # the group is one that this user is not in
-        mode &= ~(stat.S_IRGRP | stat.S_IWGRP)
+        if not _has_access_list(descriptor):  # where the bits of the group limit what the list grants
+            mode &= ~(stat.S_IRGRP | stat.S_IWGRP)
     with suppress(OSError):  # a file system without modes
         os.fchmod(descriptor, mode)
+
+
+def _has_access_list(descriptor: int) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(descriptor)
+    except (AttributeError, OSError):  # another system, or a file system without access lists
+        return False
 
 
 def _holder(directory: int) -> str:

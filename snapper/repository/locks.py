@@ -40,6 +40,9 @@ _RENEW_INTERVAL = 60
 #: The largest lock that is read, in bytes: several times as large as one with the longest names.
 _LARGEST_LOCK = 4096
 
+#: How far ahead of the store's clock a lock's time may be, in seconds: machines that share a directory may differ.
+_TOLERANCE = 600
+
 
 def boottime() -> float:
     """Return a monotonic time in seconds that also advances while the machine sleeps."""
@@ -166,7 +169,7 @@ def prune_lock(store: Store) -> Iterator[PruneLock]:
     try:
         _remove_dead_intents(store, acquired)
         for info in list(store.list_objects(Layout.LOCKS)):
-            if _is_kind(info.key, ObjectKind.TRIAL) and acquired - info.modified > LEASE:
+            if _is_kind(info.key, ObjectKind.TRIAL) and not _is_valid(info.modified, acquired, LEASE):
                 store.delete(info.key)
         yield lock
     finally:
@@ -194,7 +197,7 @@ def _remove_dead_intents(store: Store, now: float) -> None:
             continue
         with suppress(NotInStore):
             lock = _read_intent(store, info.key)
-            if not lock.is_dead and now - info.modified <= GRACE:
+            if not lock.is_dead and _is_valid(info.modified, now, GRACE):
                 raise StoreLocked(store.url, lock.action, lock.holder)
             store.delete(info.key)
 
@@ -229,11 +232,16 @@ def _wait_for_prune(store: Store, now: float) -> None:
 
 def _break(store: Store, held: _HeldLock, now: float) -> bool:
     """Remove the lock if its holder is dead or has not renewed it in time; return whether that was so."""
-    if not held.lock.is_dead and now - held.modified <= LEASE:
+    if not held.lock.is_dead and _is_valid(held.modified, now, LEASE):
         return False
     with suppress(VersionMismatch):
         store.delete(Layout.PRUNE_LOCK, held.version)
     return True
+
+
+def _is_valid(modified: float, now: float, duration: float) -> bool:
+    """Return whether a lock of this time has not expired; one that is from the future never was valid."""
+    return -_TOLERANCE <= now - modified <= duration
 
 
 def _store_time(store: Store) -> float:

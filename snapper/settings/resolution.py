@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snapper.errors import InvalidSettings, SnapperError
+from snapper.errors import InvalidSettings, SnapperError, StoreRefused
 from snapper.errors.redaction import redact_url
+from snapper.fs.ownership import is_own, owner_name
 from snapper.settings.directories import Platform, absolute_directory, detect_platform
 from snapper.settings.file import VARIABLE, SettingsFile, find_settings_file
 from snapper.settings.keys import SETTINGS, Value, check_key, suggest_setting
+
+#: How the origin of a default begins.
+DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,25 @@ def explain_setting(key: str) -> Setting:
 
 
 def store_url(option: str | None) -> str:
-    """Return the store to use: the option, or else the setting."""
-    return option or load_settings().store
+    """Return the store to use: the option, or else the setting.
+
+    Raise StoreRefused if that is a default, which nobody has chosen, and its directory belongs to another user.
+    """
+    if option:
+        return option
+    store = load_settings().store
+    if _resolve("store", find_settings_file()).origin.startswith(DEFAULT):
+        _check_default_store(store)
+    return store
+
+
+def _check_default_store(store: str) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        status = os.stat(store)
+        if not is_own(status):
+            reason = f"it is the default, but its directory belongs to the user {owner_name(status)}"
+            advice = f"If you trust that user, choose it: snapper config set store {shlex.quote(store)}"
+            raise StoreRefused(store, "", reason, f"{advice}. Otherwise, choose another directory.")
 
 
 def resolve_envs_dir(option: Path | None) -> Path | None:
@@ -147,7 +170,7 @@ def _resolve(key: str, file: SettingsFile | None) -> Setting:
             where = f"{file.path}:{file.line_of(key)}"
             raise InvalidSettings(where, f"{key} cannot be {shown}: {error}") from None
     platform = detect_platform() if setting.platform_default else Platform.GENERIC
-    origin = "default" if platform is Platform.GENERIC else f"default ({platform.value})"
+    origin = DEFAULT if platform is Platform.GENERIC else f"{DEFAULT} ({platform.value})"
     return Setting(key, setting.default(), origin)
 
 

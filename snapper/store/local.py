@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapper.errors import (
@@ -29,14 +29,15 @@ from snapper.errors import (
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.fs.atomic import make_directory, remove_leftovers, write_entry
-from snapper.fs.beneath import LISTING
+from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
+from snapper.fs.directories import closing_descriptor
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.moves import Entry, move
 from snapper.fs.small_files import read_entry
 from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
 from snapper.store.entry_lock import locked_entry
-from snapper.store.object_files import opened_files
+from snapper.store.object_files import ObjectFiles, opened_files
 
 logger = logging.getLogger(__name__)
 
@@ -54,12 +55,32 @@ class LocalStore(DirectStore):
 
     root: Path
 
+    #: The device and inode of the directory when the store was opened: nothing is done in another directory that has
+    #: taken its place since.
+    identity: tuple[int, int] | None = field(default=None, compare=False, repr=False, kw_only=True)
+
     @property
     def url(self) -> str:
         return str(self.root)
 
+    def pinned(self) -> LocalStore:
+        """Return the same store for the directory that is there now; for any if there is none that can be opened.
+
+        Raise StoreRefused if a link of another user leads to it: who can change where it leads could have objects of
+        this user's other stores deleted.
+        """
+        try:
+            descriptor = open_own_path(str(self.root), LOOKUP)
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                advice = f"If you trust that user, name the directory itself: {os.path.realpath(self.root)}."
+                raise StoreRefused(self.url, "", str(error.strerror), advice) from None
+            return self
+        with closing_descriptor(descriptor):
+            return replace(self, identity=_identity(descriptor))
+
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
-        with self._mapped_errors(key, "read"), opened_files(self.root) as files:
+        with self._mapped_errors(key, "read"), self._files() as files:
             return files.read(key, limit)
 
     def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
@@ -68,7 +89,7 @@ class LocalStore(DirectStore):
 
     def size(self, key: str) -> int | None:
         try:
-            with self._mapped_errors(key, "inspect"), opened_files(self.root) as files:
+            with self._mapped_errors(key, "inspect"), self._files() as files:
                 status = files.status(key)
         except NotInStore:
             return None
@@ -89,7 +110,7 @@ class LocalStore(DirectStore):
                 return
             try:
                 with (
-                    opened_files(self.root) as files,
+                    self._files() as files,
                     files.entry(key, LISTING) as entry,
                     self._locked(entry),
                 ):
@@ -101,13 +122,13 @@ class LocalStore(DirectStore):
 
     def list_keys(self, prefix: str) -> Iterator[str]:
         keys: list[str] = []
-        with suppress(NotInStore), self._mapped_errors(prefix, "list"), opened_files(self.root) as files:
+        with suppress(NotInStore), self._mapped_errors(prefix, "list"), self._files() as files:
             keys += (key for key, _ in files.walk(prefix))
         return iter(sorted(keys))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         found = []
-        with suppress(NotInStore), self._mapped_errors(prefix, "list"), opened_files(self.root) as files:
+        with suppress(NotInStore), self._mapped_errors(prefix, "list"), self._files() as files:
             for key, entry in files.walk(prefix):
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
@@ -117,7 +138,7 @@ class LocalStore(DirectStore):
     def delete(self, key: str, version: str | None = None) -> bool:
         with self._mapped_errors(key, "delete"):
             try:
-                with opened_files(self.root) as files, files.entry(key, LISTING) as entry:
+                with self._files() as files, files.entry(key, LISTING) as entry:
                     if version is None:
                         return _remove(entry)
                     with self._locked(entry):
@@ -140,7 +161,7 @@ class LocalStore(DirectStore):
     def remove_leftovers(self) -> int:
         """Remove temporary files; others than those of a store are not looked at, such as the cache on a notebook."""
         count = 0
-        with self._mapped_errors("", "remove leftovers"), opened_files(self.root) as files:
+        with self._mapped_errors("", "remove leftovers"), self._files() as files:
             with files.entry(Layout.MARKER, LISTING) as entry:
                 count += remove_leftovers(entry.directory)
             for prefix in Layout.PREFIXES:
@@ -149,7 +170,7 @@ class LocalStore(DirectStore):
         return count
 
     def check_writable(self, prefix: str) -> None:
-        with suppress(NotInStore), self._mapped_errors(prefix, "write"), opened_files(self.root) as files:
+        with suppress(NotInStore), self._mapped_errors(prefix, "write"), self._files() as files:
             with files.entry(f"{prefix}object") as entry:
                 if os.access(".", os.W_OK | os.X_OK, dir_fd=entry.directory):
                     return
@@ -166,10 +187,18 @@ class LocalStore(DirectStore):
             return True
 
     @contextmanager
+    def _files(self) -> Iterator[ObjectFiles]:
+        with opened_files(self.root) as files:
+            if self.identity not in (None, _identity(files.top)):
+                reason = "another directory has taken its place since it was opened"
+                raise OSError(errno.ESTALE, reason, self.url)
+            yield files
+
+    @contextmanager
     def _new_entry(self, key: str) -> Iterator[Entry]:
         """Yield the entry at which to write the object, in a directory that is created if necessary."""
         make_directory(self.root)
-        with opened_files(self.root) as files, files.entry(key, LISTING, make=True) as entry:
+        with self._files() as files, files.entry(key, LISTING, make=True) as entry:
             yield entry
 
     def _create(self, temporary: Entry, target: Entry) -> None:
@@ -230,6 +259,8 @@ class LocalStore(DirectStore):
             result = InsufficientSpace(self.url)
         else:
             result = StoreRefused(self.url, f"{action} {key}".strip(), error.strerror or str(error))
+            if action == "read" and error.errno == errno.EACCES:
+                result = replace(result, unreadable=key)
         return result
 
     def _link_error(self, error: OSError, key: str, action: str) -> SnapperError:
@@ -239,7 +270,8 @@ class LocalStore(DirectStore):
         reason = (
             f"{error.filename} is a symbolic link, and links below the store's directory are not followed"
         )
-        return StoreRefused(self.url, f"{action} {key}", reason, _REPLACE_LINK)
+        unreadable = key if action == "read" else ""
+        return StoreRefused(self.url, f"{action} {key}", reason, _REPLACE_LINK, unreadable)
 
 
 #: What it means that an object cannot be read, by the code of the operating system's error.
@@ -248,6 +280,11 @@ _UNREADABLE: Mapping[int | None, Callable[[str, str], SnapperError]] = {
     errno.EFBIG: lambda key, url: ObjectTooLarge(f"{key} in {url}"),
     errno.EIO: lambda key, url: Corrupted(f"{key} in {url}", "the disk cannot read it"),
 }
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 def _version(data: bytes) -> str:

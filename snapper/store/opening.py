@@ -77,6 +77,8 @@ def open_store(
             reason = "it does not exist" if absent else f"it has no {Layout.MARKER}"
             raise NotAStore(url, reason, absent=absent) from None
         marker = _create(store, url)
+        if isinstance(store, LocalStore):
+            store = store.pinned()
     except StoreRefused:
         if not url.startswith(_S3_SCHEME):
             store.list_root()  # says what is wrong where the directory itself cannot be read
@@ -117,7 +119,7 @@ def _local(url: str, apart_from: Path | None) -> LocalStore:
         raise UsageError(
             f"the store {url} is inside the environment {apart_from}", "Choose another location with --store."
         )
-    return LocalStore(root)
+    return LocalStore(root).pinned()
 
 
 def _directory(url: str) -> Path:
