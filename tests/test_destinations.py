@@ -247,6 +247,17 @@ def test_restored_base_does_not_decide_where_others_go(home: Path, monkeypatch: 
     assert choose("keys", home / ".ssh/keys").prefix == root / "envs/keys"
 
 
+def test_envs_directory_of_a_restored_base_is_no_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    root = conda_root(home / "miniforge3")
+    (home / ".config").mkdir()
+    (root / "envs").rmdir()
+    (root / "envs").symlink_to(home / ".config")
+    assert choose("git", root / "envs/git").prefix == root / "envs/git"
+    (root / ".snapper").mkdir()
+    assert choose("git", root / "envs/git").prefix == home / ".conda/envs/git"
+
+
 def test_restored_environment_does_not_become_a_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even if it has the programs of a conda installation and is active."""
     monkeypatch.delenv("CONDA_ENVS_PATH")

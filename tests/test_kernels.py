@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 PY = Kernel("py", "Python", "python")
 
 
+def digest(environment: str, kernel: str) -> str:
+    """Return what a kernel's name ends in if it could also be that of another kernel."""
+    return hashlib.sha256(f"{environment}/{kernel}".encode()).hexdigest()[:16]
+
+
 def register_names(prefix: Path, environment: str, shipped: list[Kernel]) -> list[tuple[str, str]]:
     """Register kernels of an environment that does not exist; return their names and display names."""
     registered = kernels.register_pending(prefix, environment, shipped)
@@ -180,15 +186,20 @@ def test_names_follow_the_templates_in_settings(home: Path, monkeypatch: pytest.
     names = register_names(
         home / "envs/Über", "Über", [Kernel("ir", "R 4.4", "R"), Kernel("x", "R too", "R")]
     )
-    assert names == [("snapper.r.-ber", "Über | R 4.4"), ("snapper.r.-ber-2", "Über | R too")]
+    assert names == [
+        (f"snapper.r.-ber-{digest('Über', 'ir')}", "Über | R 4.4"),
+        (f"snapper.r.-ber-{digest('Über', 'x')}", "Über | R too"),
+    ]
 
 
 def test_names_are_unique(home: Path) -> None:
     """This includes kernels and environments that differ only in case, and kernels with one display name."""
     two = [Kernel("Py", "First", "python"), Kernel("py", "Second", "python")]
-    assert register_names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
-    assert register_names(home / "envs/A", "A", two[:1]) == [("a-py-3", "Python (A)")]
-    assert register_names(home / "envs/a", "a", two) == [("a-py", "First (a)"), ("a-py-2", "Second (a)")]
+    named = [(f"a-py-{digest('a', 'Py')}", "First (a)"), ("a-py", "Second (a)")]
+    assert register_names(home / "envs/a", "a", two) == named
+    other = [(f"a-py-{digest('A', 'Py')}", "Python (A)")]
+    assert register_names(home / "envs/A", "A", two[:1]) == other
+    assert register_names(home / "envs/a", "a", two) == named
     same = [Kernel("x", "Same", "c"), Kernel("y", "Same", "c")]
     assert [shown for _, shown in register_names(home / "envs/s", "s", same)] == ["Same (s) x", "Same (s) y"]
 
@@ -214,40 +225,62 @@ def test_names_of_other_kernels_are_not_used(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", f"{home}/server/bin:{os.environ['PATH']}")
     for environment in ("a", "b", "c", "d"):
         (registered,) = kernels.register_pending(home / "envs" / environment, environment, [PY])
-        assert (registered.name, registered.instead_of) == (f"{environment}-py-2", f"{environment}-py")
+        name = f"{environment}-py-{digest(environment, 'py')}"
+        assert (registered.name, registered.instead_of) == (name, f"{environment}-py")
     monkeypatch.setenv("SNAPPER_KERNEL_NAME", "{env}")
-    assert register_names(home / "envs/python3", "Python3", [PY])[0][0] == "python3-2"
+    assert register_names(home / "envs/python3", "python3", [PY])[0][0].startswith("python3-")
 
 
-def test_names_stay_with_their_kernels(home: Path) -> None:
-    """Another environment does not get a name after the registered kernels were lost with the disk."""
-    assert register_names(home / "envs/a-b", "a-b", [Kernel("c", "C", "c")]) == [("a-b-c", "C (a-b)")]
-    shutil.rmtree(home / ".local/share/jupyter")
-    assert register_names(home / "envs/a", "a", [Kernel("b-c", "C", "c")]) == [("a-b-c-2", "C (a)")]
-    assert register_names(home / "envs/a-b", "a-b", [Kernel("c", "C", "c")]) == [("a-b-c", "C (a-b)")]
-    kernels.remove("a-b")
-    kernels.remove("a")
-    assert register_names(home / "envs/a", "a", [Kernel("b-c", "C", "c")]) == [("a-b-c", "C (a)")]
+@pytest.mark.parametrize(
+    "template", ["{env}-{kernel}", "{kernel}.{env}", "{env}{kernel}", "{env}", "k-{env}-{language}"]
+)
+def test_names_of_environments_never_depend_on_their_order(
+    home: Path, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is restored first, no kernel gets a name that one of another environment would have."""
+    monkeypatch.setenv("SNAPPER_KERNEL_NAME", template)
+    shipped = {
+        "team": ["gpu-python3", "x", f"x-{digest('team-gpu', 'x')}"],
+        "team-gpu": ["python3", "x", digest("Team-gpu", "python3")],
+        "Team-gpu": ["python3", "x"],
+        "team+gpu": ["python3", "x"],
+        "team.gpu": ["python3", "x"],
+        "tea": ["m-gpu-python3", "mx"],
+    }
+
+    def named(environments: Iterable[str]) -> dict[str, list[str]]:
+        shutil.rmtree(home / ".local", ignore_errors=True)
+        return {
+            environment: [
+                name
+                for name, _ in register_names(
+                    home / environment,
+                    environment,
+                    [Kernel(name, name, name) for name in shipped[environment]],
+                )
+            ]
+            for environment in environments
+        }
+
+    names = named(shipped)
+    assert named(reversed(shipped)) == names
+    assert len({name for several in names.values() for name in several}) == sum(map(len, shipped.values()))
+    if template == "{env}-{kernel}":
+        assert names["team-gpu"][:2] == ["team-gpu-python3", "team-gpu-x"]
 
 
-def test_names_are_left_to_environments_that_they_fit_better(home: Path) -> None:
-    """They are registered in any order. A name that a kernel has already stays with it."""
-    others = ["team", "team-gpu", "Team+gpu", "TEAM-GPU", "python", "gpu-python3"]
-
-    def named(environment: str, kernel: str) -> str:
-        shipped = [Kernel(kernel, "K", "k")]
-        (registered,) = kernels.register_pending(home / environment, environment, shipped, others)
-        return registered.name
-
-    assert named("team", "gpu-python3") == "team-gpu-python3-2"
-    assert named("Team+gpu", "python3") == "team-gpu-python3-3"
-    assert named("team-gpu", "python3") == "team-gpu-python3"
-    assert named("TEAM-GPU", "python3") == "team-gpu-python3-4"
-    assert named("TEAM-GPU", "r") == "team-gpu-r-2"
-    assert register_names(home / "alone", "Alone", [PY]) == [("alone-py", "Python (Alone)")]
-    others.append("alone")
-    assert named("Alone", "py") == "alone-py"
-    assert named("alone", "py") == "alone-py-2"
+def test_registered_kernels_keep_their_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier versions gave other names; notebooks refer to them. A new template gives new ones."""
+    top = home / ".local/share/jupyter/kernels"
+    ((name, _),) = register_names(home / "envs/Work", "Work", [PY])
+    for earlier in ("work-py", "work-py-2"):
+        (top / name).rename(top / earlier)
+        name = earlier
+        ((kept, _),) = register_names(home / "envs/Work", "Work", [PY])
+        assert kept == earlier
+    monkeypatch.setenv("SNAPPER_KERNEL_NAME", "new-{env}")
+    ((changed, _),) = register_names(home / "envs/Work", "Work", [PY])
+    assert changed.startswith("new-work-")
 
 
 def test_display_names_cannot_hide_the_environment(home: Path) -> None:
@@ -262,14 +295,15 @@ def test_display_names_cannot_hide_the_environment(home: Path) -> None:
     same = [Kernel(name, "Same\u200b", "c") for name in ("x" * 250, "x" * 251)]
     names = register_names(home / "envs/work", "work", same)
     assert len({name for name, _ in names}) == 2
-    assert all(len(name) < 210 and len(shown) < 100 for name, shown in names)
+    assert all(len(name) < 230 and len(shown) < 100 for name, shown in names)
 
 
 def test_kernel_with_another_name_is_reported(machine: Machine) -> None:
     add_kernel(make_data(machine.envs / "one"), "text", argv=["true"], display_name="T", language="text")
     machine.run_json("pack", "one")
     add_kernelspec(kernels_dir(machine), "one-text")
-    told = "Text (one), as one-text-2: another kernel has the name one-text\n"
+    name = f"one-text-{digest('one', 'text')}"
+    told = f"Text (one), as {name}: another kernel has the name one-text\n"
     assert f"  kernel: {told}" in machine.snapper("restore", "one").out
     assert machine.snapper("kernels", "register", "one").out == f"one: {told}"
     (restored,) = machine.run_json("restore", "one")["restored"]
@@ -418,6 +452,18 @@ def test_launcher_activates_in_every_shell(
     strange = launched(shell, "/c.json", "x", CONDA_SHLVL="none", CONDA_PREFIX="/gone")
     _, variables = json.loads(strange.stdout)
     assert variables["CONDA_SHLVL"] == "1"
+
+
+def test_programs_of_a_restored_base_are_not_on_the_path(
+    launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Only `%conda` runs its conda: whoever publishes it must not run programs in kernels of other environments."""
+    (tmp_path / "conda/.snapper").mkdir()
+    (tmp_path / "conda/bin").mkdir()
+    (tmp_path / "conda/bin/conda").touch(mode=0o755)
+    _, variables = json.loads(launched("dash", "/c.json").stdout)
+    assert variables["PATH"] == f"{tmp_path}/envs/it's/bin:{tmp_path}/bin"
+    assert variables["CONDA_EXE"] == f"{tmp_path}/conda/bin/conda"
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -32,6 +32,9 @@ MEMORY = 16 << 20
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create files of another user")
 
+#: The name of the kernel `good` of `work` if `work-good` is taken.
+DIGEST_NAME = "work-good-626dfea8e2cca9cd"
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -389,7 +392,7 @@ def test_links_in_kernels_are_replaced(home: Path, prefix: Path, secret: Path) -
     assert not any(file.is_symlink() for file in directory.iterdir())
     (directory / "kernel.json").rename(home / "moved")
     (directory / "kernel.json").symlink_to(home / "moved")
-    assert [outcome.name for outcome in kernels.register(prefix, "work")] == ["work-good-2"]
+    assert [outcome.name for outcome in kernels.register(prefix, "work")] == [DIGEST_NAME]
     assert (directory / "kernel.json").is_symlink()
 
 
@@ -399,12 +402,12 @@ def test_directories_with_other_files_are_not_used(home: Path, prefix: Path) -> 
     (top / "work-good").mkdir(parents=True)
     (top / "work-good/launch.sh").write_text("mine")
     (top / "work-good/notes").write_text("mine")
-    (top / "work-good-2").mkdir()
-    (top / "work-good-2/launch.sh").touch()
-    (top / "work-good-2/.launch.sh.0123456789abcdef").touch()
-    assert [outcome.name for outcome in kernels.register(prefix, "work")] == ["work-good-2"]
+    (top / DIGEST_NAME).mkdir()
+    (top / DIGEST_NAME / "launch.sh").touch()
+    (top / DIGEST_NAME / ".launch.sh.0123456789abcdef").touch()
+    assert [outcome.name for outcome in kernels.register(prefix, "work")] == [DIGEST_NAME]
     assert registered(home) == {"launch.sh": "mine", "notes": "mine"}
-    assert "kernel.json" in registered(home, "work-good-2")
+    assert "kernel.json" in registered(home, DIGEST_NAME)
 
 
 def test_marks_with_names_that_are_paths_are_ignored(home: Path, prefix: Path) -> None:
@@ -446,16 +449,16 @@ def test_directories_of_other_users_are_not_used(
     (planted,) = top.iterdir()
     for path in (planted, *planted.iterdir()):
         os.chown(path, OTHER_USER, OTHER_USER)
-    (top / "work-good-2").symlink_to(own)
-    os.chown(top / "work-good-2", OTHER_USER, OTHER_USER, follow_symlinks=False)
-    (top / "work-good-3").mkdir()
-    os.chown(top / "work-good-3", OTHER_USER, OTHER_USER)
+    (top / DIGEST_NAME).symlink_to(own)
+    os.chown(top / DIGEST_NAME, OTHER_USER, OTHER_USER, follow_symlinks=False)
+    (top / f"{DIGEST_NAME}-2").mkdir()
+    os.chown(top / f"{DIGEST_NAME}-2", OTHER_USER, OTHER_USER)
     before = registered_in(planted)
     assert kernels.registered_kernels() == ()
-    assert [outcome.name for outcome in kernels.register(prefix, "work")] == ["work-good-4"]
+    assert [outcome.name for outcome in kernels.register(prefix, "work")] == [f"{DIGEST_NAME}-3"]
     assert registered_in(planted) == before
-    assert not [*own.iterdir(), *(top / "work-good-3").iterdir()]
-    assert [kernel.name for kernel in kernels.remove("work")] == ["work-good-4"]
+    assert not [*own.iterdir(), *(top / f"{DIGEST_NAME}-2").iterdir()]
+    assert [kernel.name for kernel in kernels.remove("work")] == [f"{DIGEST_NAME}-3"]
     assert planted.is_dir()
 
 

@@ -174,12 +174,10 @@ def test_an_unexpected_error_in_one_environment_does_not_stop_others(
         shutil.rmtree(machine.envs / name)
     register, errors = kernels.register, {"one": MemoryError(), "two": PermissionError(13, "denied", "/file")}
 
-    def register_or_fail(
-        prefix: Path, environment: str, others: tuple[str, ...]
-    ) -> tuple[kernels.KernelRegistration, ...]:
+    def register_or_fail(prefix: Path, environment: str) -> tuple[kernels.KernelRegistration, ...]:
         if environment in errors:
             raise errors[environment]
-        return register(prefix, environment, others)
+        return register(prefix, environment)
 
     monkeypatch.setattr(kernels, "register", register_or_fail)
     for name, value in machine.variables.items():

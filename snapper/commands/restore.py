@@ -100,13 +100,11 @@ class _Restore:
         self._recorder = recorder
         self._reservations = SpaceReservations()
         self._failures = 0
-        self._names: tuple[str, ...] = ()
 
     def run(
         self, requests: Sequence[RestoreRequest], jobs: int | None
     ) -> Iterator[RestoreResult | RestoreFailure]:
         """Resolve the requests, plan each, write all that are planned, register each that is written."""
-        self._names = tuple(request.spec.environment for request in requests)
         resolution = resolve_requests(self._store, requests)
         for refused in resolution.refused:
             yield self._fail(refused.request, refused.error)
@@ -148,7 +146,7 @@ class _Restore:
         snapshot, prefix = plan.snapshot, plan.target.prefix
         has_kernels = bool(snapshot.kernels)
         self._recorder.expect(plan.name, str(prefix), snapshot.size, has_kernels=has_kernels)
-        kernels.register_pending(prefix, plan.name, snapshot.kernels, self._names)
+        kernels.register_pending(prefix, plan.name, snapshot.kernels)
 
     def _write(self, plans: list[RestorePlan], jobs: int | None) -> Iterator[RestoreResult | RestoreFailure]:
         # Not needed, and slow to import, if all environments are present.
@@ -191,7 +189,7 @@ class _Restore:
         """Register the environment at the target with Jupyter and conda; `size` is what was written, in bytes."""
         if request.prefix:
             remember_location(target.name, target.prefix)
-        registered = kernels.register(target.prefix, target.name, self._names)
+        registered = kernels.register(target.prefix, target.name)
         logger.info(
             "%s %s: %s; %d kernels registered",
             target.name,

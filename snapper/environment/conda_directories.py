@@ -65,7 +65,8 @@ def envs_dirs_to_restore_into() -> list[EnvsDirectory]:
         if not _is_managed(root):
             chosen += _from_condarc(root / ".condarc")
     of_mamba = [root / "envs" for root in _mamba_root()]
-    in_order = _unique([*chosen, *(root / "envs" for root in find_roots()), user_envs_dir()])
+    of_roots = (root / "envs" for root in find_roots() if not _leads_elsewhere(root))
+    in_order = _unique([*chosen, *of_roots, user_envs_dir()])
     return [EnvsDirectory(path, path in chosen or path in of_mamba) for path in in_order]
 
 
@@ -153,6 +154,11 @@ def _mamba_root() -> list[Path]:
 def _is_managed(prefix: Path) -> bool:
     """Return whether snapper has packed or restored the environment, so that its files may be from a store."""
     return os.path.lexists(prefix / STATE_DIRECTORY)
+
+
+def _leads_elsewhere(root: Path) -> bool:
+    """Return whether the envs directory of a root prefix is a link that may be from a store."""
+    return _is_managed(root) and os.path.islink(root / "envs")
 
 
 def _expand(text: str) -> Path:

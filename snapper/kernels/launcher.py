@@ -200,7 +200,12 @@ else
     snapper_level=1
     case :${PATH:-/usr/bin:/bin}: in
     *condabin:*) ;;
-    *) if [ -d "$snapper_condabin" ]; then PATH=$snapper_condabin:${PATH:-/usr/bin:/bin}; fi ;;
+    *)
+        # What was restored from a store must not get into the PATH of other environments.
+        if [ -d "$snapper_condabin" ] && [ ! -e "${snapper_condabin%/*}/.snapper" ]; then
+            PATH=$snapper_condabin:${PATH:-/usr/bin:/bin}
+        fi
+        ;;
     esac
     PATH=$snapper_prefix/bin:${PATH:-/usr/bin:/bin}
 fi

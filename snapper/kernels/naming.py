@@ -1,6 +1,10 @@
 """Name registered kernels by the user's templates (settings `kernel_name` and `kernel_display_name`).
 
-Languages and display names come from a store. They may be long or contain characters that hide the rest of the name.
+Notebooks refer to kernels by name, so no environment of a store may get the name of another one's kernel, in whatever
+order they are restored. A name that the template could also give to another kernel ends in a digest.
+
+Languages and display names come from a store, too. They may be long or contain characters that hide the rest of the
+name.
 """
 
 from __future__ import annotations
@@ -8,13 +12,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.format.model import Kernel
+from snapper.format.model import Kernel, sha256_hex
 from snapper.fs.own_directory import list_directory
-from snapper.kernels.claims import claim_name
 from snapper.kernels.jupyter import kernel_names_elsewhere, user_kernels_directory
 from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS
 from snapper.kernels.registered import is_available
@@ -26,6 +29,12 @@ _NATIVE = "python3"
 _LONGEST_STEM = 200
 _LONGEST_TEXT = 40
 
+_DIGEST_LENGTH = 16
+_ENDS_IN_DIGEST = re.compile(r".*-[0-9a-f]{16}\Z")
+
+#: What may follow a template's name in the name of a registered kernel; earlier versions only used numbers.
+_SUFFIX = r"(-[0-9a-f]{16})?(-[0-9]+)?"
+
 #: How many numbers are tried to make a name unique.
 _MOST_NUMBERS = 2 * MOST_KERNELS
 
@@ -34,7 +43,7 @@ _MOST_NUMBERS = 2 * MOST_KERNELS
 class NamedKernel:
     """A kernel of an environment, its name in Jupyter's menu, and the directory of its registered kernelspec.
 
-    `instead_of` is the name that the template gives, if that is taken.
+    `instead_of` is the name that it should have, if that is taken.
     """
 
     kernel: Kernel
@@ -47,13 +56,10 @@ class NamedKernel:
         return self.directory.name
 
 
-def name_kernels(
-    environment: str, kernels: Sequence[Kernel], others: Collection[str] = ()
-) -> list[NamedKernel]:
-    """Return the kernels of one environment with unique names that Jupyter accepts.
+def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
+    """Return the kernels of one environment with names that Jupyter accepts and that no other kernel has or can get.
 
-    A name that another kernel has is not used, wherever Jupyter finds it, nor one that belongs to another environment
-    or would fit better for one of the `others`, whose kernels may be named later.
+    A registered kernel keeps its name. Other kernels are looked for wherever Jupyter finds them.
     """
     settings = load_settings()
     display_names = _display_names(settings.kernel_display_name, environment, kernels)
@@ -62,14 +68,16 @@ def name_kernels(
     for kernel, display_name in zip(kernels, display_names, strict=True):
         text = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
         stem = _normalize(text)[:_LONGEST_STEM]
-        fits_better = (
-            _is_of(other, settings.kernel_name, stem) and _precedence(other) > _precedence(environment)
-            for other in others
-        )
-        name = names.choose(stem, kernel.name, may_be_new=not any(fits_better))
-        directory = names.directory / name
-        named.append(NamedKernel(kernel, display_name, directory, "" if name == stem else stem))
+        is_plain = len(text) <= _LONGEST_STEM and _is_unambiguous(settings.kernel_name, environment, kernel)
+        name = names.choose(stem, kernel.name, is_plain=is_plain)
+        named.append(NamedKernel(kernel, display_name, names.directory / name.chosen, name.instead_of))
     return named
+
+
+@dataclass(frozen=True)
+class _Name:
+    chosen: str
+    instead_of: str = ""
 
 
 class _Names:
@@ -83,58 +91,62 @@ class _Names:
         for name in list_directory(self.directory):
             self._own.setdefault(name.lower(), []).append(name)
         self._chosen: set[str] = set()
-        self._numbers: Counter[str] = Counter()
 
-    def choose(self, stem: str, kernel: str, *, may_be_new: bool) -> str:
-        """Return the stem, or the stem with a number if that is taken; the name belongs to the kernel from now on.
+    def choose(self, stem: str, kernel: str, *, is_plain: bool) -> _Name:
+        """Return the name that the kernel has, or else the stem if the name `is_plain`, or else one with a digest.
 
-        The kernel gets the stem itself only if it `may_be_new` or already belongs to the kernel.
-        If no number is free, because the user's directory cannot be used, registering the kernel says why.
+        If none is free, because the user's directory cannot be used, registering the kernel says why.
         """
-        name = stem
-        for _ in range(_MOST_NUMBERS):
-            self._numbers[stem] += 1
-            name = stem if self._numbers[stem] == 1 else f"{stem}-{self._numbers[stem]}"
-            is_allowed = may_be_new or name != stem
-            if name not in self._chosen and self._is_free(name, kernel, may_be_new=is_allowed):
+        identity = f"{self._environment}/{kernel}".encode("utf-8", "surrogatepass")
+        digest = sha256_hex(identity)[:_DIGEST_LENGTH]
+        with_digest = f"{stem}-{digest}"
+        wanted = stem if is_plain else with_digest
+        numbered = (f"{with_digest}-{number}" for number in range(2, _MOST_NUMBERS))
+        for name in (*self._registered(stem, kernel), wanted, with_digest, *numbered):
+            if self._is_free(name, kernel):
+                instead_of = "" if self._is_free(wanted, kernel) else wanted
                 self._chosen.add(name)
-                return name
-        return name if stem in self._foreign else stem
+                return _Name(name, instead_of)
+        return _Name(with_digest)
 
-    def _is_free(self, name: str, kernel: str, *, may_be_new: bool) -> bool:
-        """Return whether this kernel has the name, or can have it: then it belongs to this kernel."""
+    def _registered(self, stem: str, kernel: str) -> Iterator[str]:
+        """Yield the names under which the kernel is registered, as far as the template still gives them."""
+        pattern = re.compile(re.escape(stem) + _SUFFIX)
+        for name in sorted(self._own):
+            is_registered = pattern.fullmatch(name) and os.path.lexists(self.directory / name / KERNEL_JSON)
+            if is_registered and is_available(self.directory / name, self._environment, kernel):
+                yield name
+
+    def _is_free(self, name: str, kernel: str) -> bool:
         others = (self.directory / other for other in self._own.get(name, ()) if other != name)
-        if name in self._foreign or any(os.path.lexists(other / KERNEL_JSON) for other in others):
-            return False
-        if not is_available(self.directory / name, self._environment, kernel):
-            return False
-        is_registered = os.path.lexists(self.directory / name / KERNEL_JSON)
-        return claim_name(name, self._environment, kernel, may_be_new=may_be_new or is_registered)
+        return (
+            name not in self._foreign
+            and name not in self._chosen
+            and not any(os.path.lexists(other / KERNEL_JSON) for other in others)
+            and is_available(self.directory / name, self._environment, kernel)
+        )
 
 
-def _is_of(environment: str, template: str, name: str) -> bool:
-    """Return whether the template could give this name to a kernel of the environment."""
-    normalized = _normalize(environment)
-    if normalized not in name:
-        return False
-    parts = re.split(r"\{(\w+)\}", template)  # text and fields alternate
-    texts = [re.escape(_normalize(part)) for part in parts]
-    fields = [re.escape(normalized) if part == "env" else ".*" for part in parts]
-    pattern = (fields[number] if number % 2 else texts[number] for number in range(len(parts)))
-    return re.fullmatch("".join(pattern), name) is not None
+def _is_unambiguous(template: str, environment: str, kernel: Kernel) -> bool:
+    """Return whether the template gives the kernel a name that no kernel of another environment can get.
 
-
-def _precedence(environment: str) -> tuple[int, bool, str]:
-    """Return a key that is higher for an environment that a name fits better.
-
-    That is the longer one of `team` and `team-gpu`, and `team-gpu` rather than `Team+gpu`.
+    Nothing in it was replaced, and its fields can be told apart: between two of them, the template has a separator that
+    neither the language nor the kernel contains.
     """
-    normalized = _normalize(environment)
-    return len(normalized), normalized == environment, environment
+    fields = {"language": kernel.language.lower(), "kernel": kernel.name}
+    values = "".join(value for field, value in fields.items() if f"{{{field}}}" in template)
+    separators = [set(text) & set("-.") for text in re.split(r"\{\w+\}", template)[1:-1]]
+    name = _fill(template, environment, kernel.language.lower(), kernel.name)
+    return (
+        _normalize(environment + values) == environment + values
+        and all(separators)
+        and not set().union(*separators) & set(values)
+        and not _ENDS_IN_DIGEST.match(_normalize(name))
+    )
 
 
 def _normalize(text: str) -> str:
-    """Return the text with what Jupyter accepts in names of kernels."""
+    """Return the text with only what Jupyter accepts in names of kernels."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower())
 
 

@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from snapper.format.model import Kernel
 from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
 from snapper.fs.ownership import trusted_users
 from snapper.kernels import launcher
-from snapper.kernels.claims import release_name
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import NamedKernel, name_kernels
 from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
@@ -45,19 +44,18 @@ class KernelRegistration:
     instead_of: str = ""
 
 
-def register(prefix: Path, environment: str, others: Collection[str] = ()) -> tuple[KernelRegistration, ...]:
+def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
     """Register the kernels that the environment ships, and remove those that it no longer ships.
 
-    Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are. `others`
-    are environments whose kernels are registered as well: their names are left to them.
+    Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
     """
     specs = list(find_kernelspecs(prefix))
-    named = name_kernels(environment, [spec.kernel for spec in specs], others)
+    named = name_kernels(environment, [spec.kernel for spec in specs])
     current = {kernel.name for kernel in named}
     for registered in registered_kernels():
         if registered.environment == environment and registered.name not in current:
             with suppress(OSError):
-                _remove(registered)
+                remove_directory(Path(registered.path))
     outcomes = tuple(_register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True))
     for outcome in outcomes:
         logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
@@ -65,12 +63,11 @@ def register(prefix: Path, environment: str, others: Collection[str] = ()) -> tu
 
 
 def register_pending(
-    prefix: Path, environment: str, kernels: Sequence[Kernel], others: Collection[str] = ()
+    prefix: Path, environment: str, kernels: Sequence[Kernel]
 ) -> tuple[KernelRegistration, ...]:
     """Register kernels of an environment that is about to be restored at `prefix`; they wait for it when started.
 
     Kernels that are ready at another prefix stay as they are: `register` switches them once the environment is there.
-    `others` as for `register`.
     """
     ready_elsewhere = {
         registered.name
@@ -81,7 +78,7 @@ def register_pending(
         _registration(kernel)
         if kernel.name in ready_elsewhere
         else _register_pending(kernel, prefix, environment)
-        for kernel in name_kernels(environment, possible_kernels(kernels), others)
+        for kernel in name_kernels(environment, possible_kernels(kernels))
     )
 
 
@@ -89,7 +86,7 @@ def remove(environment: str) -> tuple[RegisteredKernel, ...]:
     """Remove the kernels of the environment from the user's Jupyter and return them; may raise OSError."""
     removed = tuple(kernel for kernel in registered_kernels() if kernel.environment == environment)
     for kernel in removed:
-        _remove(kernel)
+        remove_directory(Path(kernel.path))
     remove_notice(environment)
     return removed
 
@@ -101,7 +98,7 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     for kernel in registered_kernels():
         if kernel.environment not in known and not os.path.lexists(kernel.prefix):
             with suppress(OSError):
-                _remove(kernel)
+                remove_directory(Path(kernel.path))
                 removed.append(kernel)
     return tuple(removed)
 
@@ -181,9 +178,3 @@ def _write_kernelspec(
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _remove(kernel: RegisteredKernel) -> None:
-    """Remove a registered kernel, whose name others can have then; may raise OSError."""
-    release_name(kernel.name)
-    remove_directory(Path(kernel.path))
