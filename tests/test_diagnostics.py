@@ -270,6 +270,7 @@ def test_traceback_is_printed_if_there_can_be_no_log(machine: Machine, data: Pat
 
 
 def test_traceback_without_a_log_is_escaped(machine: Machine, data: Path) -> None:
+    shutil.rmtree(machine.home / ".local")
     (machine.home / ".local").write_text("not a directory")
     outcome = broken(machine, IN_STORE.replace("fail", "fail_oddly")).snapper("pack", "data")
     assert "\x1b" not in outcome.err
