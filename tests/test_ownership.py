@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from snapper.fs.ownership import (
+    _is_private_group,
     is_of_this_user,
     is_own,
     others_can_write,
@@ -85,10 +86,17 @@ def test_files_of_other_users(directory: Path) -> None:
 
 
 @as_root
-def test_groups_of_which_this_user_is_the_only_member(directory: Path) -> None:
+def test_groups_of_which_this_user_is_the_only_member(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writing by the group is harmless then. Nobody can be known not to be in a group without a name."""
     directory.chmod(0o775)
     assert not others_can_write(directory.stat())  # root's group
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("root", "x", gid, ["nobody"])))
+    _is_private_group.cache_clear()
+    assert others_can_write(directory.stat())
+    monkeypatch.undo()
+    _is_private_group.cache_clear()
     os.chown(directory, 0, UNUSED_ID)
     assert others_can_write(directory.stat())
     os.chown(directory, 0, OTHER_USER)

@@ -152,14 +152,14 @@ def _is_private_group(gid: int, trusted: tuple[int, ...]) -> bool:
     Directory services such as LDAP may not list their accounts, so the members of a group of one of these users cannot
     be known; it counts as private if it is named after the user.
     """
-    if gid == _ROOT:
-        return True
     accounts = pwd.getpwall()
     try:
         group = grp.getgrgid(gid)
         members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
     except KeyError:
-        return False
+        return gid == _ROOT
+    if gid == _ROOT:  # the accounts whose primary group it is are those of the system
+        return members <= set(trusted)
     if _is_unlisted(accounts) and group.gr_name != pwd.getpwuid(os.geteuid()).pw_name:
         return False
     members |= {account.pw_uid for account in accounts if account.pw_gid == gid}
