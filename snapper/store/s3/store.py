@@ -51,7 +51,7 @@ _MAX_CONFLICTS = 8
 _ABANDONED = timedelta(days=1)
 
 #: The most pages of a listing, of a thousand keys each.
-_MOST_PAGES = 5_000
+_MOST_PAGES = 2_000
 
 _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
