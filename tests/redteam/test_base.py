@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.redteam.accounts import withstood
 from tests.support.redteam.publisher import directory, encode, file, link
+from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
 
 
@@ -40,8 +41,8 @@ def _restore(world: World, base: Path) -> None:
 _TARGETS = ("../.ssh", "../.local/share/jupyter/kernels", "../.config", "/tmp", "..", ".", "lib", "envs")
 
 
-@pytest.mark.parametrize("target", _TARGETS)
-@pytest.mark.parametrize("name", ["envs", "envs/team", "ENVS"])
+@variants("target", _TARGETS, usually=("../.ssh", "envs"))
+@variants("name", ["envs", "envs/team", "ENVS"], usually=("envs", "envs/team"))
 def test_link_in_place_of_envs(name: str, target: str, world: World, base: Path) -> None:
     """`envs`, or another environment in it, is a link."""
     (world.victim.home / ".config").mkdir()
@@ -57,7 +58,7 @@ def test_file_in_place_of_envs(world: World, base: Path) -> None:
     _restore(world, base)
 
 
-@pytest.mark.parametrize("hidden", ["envs/team", "envs/Team", "lib/../envs/team", "share"])
+@variants("hidden", ["envs/team", "envs/Team", "lib/../envs/team", "share"], usually=("envs/team",))
 def test_state_of_another_environment(hidden: str, world: World, base: Path) -> None:
     """There is another environment in it, with a state which says that it is the wanted snapshot of `team`."""
     team = world.publish("team", file("bin/program", "team's"), prefix=base / "envs/team")
@@ -75,35 +76,34 @@ def test_state_of_another_environment(hidden: str, world: World, base: Path) -> 
     _restore(world, base)
 
 
-@pytest.mark.parametrize(
-    "members",
-    [
-        [link("envs/.team.snapper", "../..")],
-        [link("envs/.team.snapper/kept", "../../..")],
-        [link("envs/.team.snapper/old", "../../../work")],
-        [link("envs/.team.snapper/lock", "../../../.profile")],
-        [
-            file("envs/.team.snapper/old/conda-meta/history"),
-            file("envs/.team.snapper/old/bin/program", "evil"),
-        ],
-        [file("envs/.team.snapper/kept/pkgs/evil")],
-        [file("envs/.team.snapper/lock", "root@host (process 1, since 2026-01-01)")],
-        [directory("envs/.team.snapper", 0)],
-        [link("envs/.TEAM.snapper/kept", "../../..")],
+_STAGED = {
+    "link": [link("envs/.team.snapper", "../..")],
+    "link in place of kept": [link("envs/.team.snapper/kept", "../../..")],
+    "link in place of old": [link("envs/.team.snapper/old", "../../../work")],
+    "link in place of the lock": [link("envs/.team.snapper/lock", "../../../.profile")],
+    "old": [
+        file("envs/.team.snapper/old/conda-meta/history"),
+        file("envs/.team.snapper/old/bin/program", "evil"),
     ],
-    ids=["link", "kept", "old link", "lock link", "old", "kept pkgs", "lock", "unreadable", "capitals"],
-)
-def test_staging_directory(members: list[bytes], world: World, base: Path) -> None:
+    "kept": [file("envs/.team.snapper/kept/pkgs/evil")],
+    "lock": [file("envs/.team.snapper/lock", "root@host (process 1, since 2026-01-01)")],
+    "unreadable": [directory("envs/.team.snapper", 0)],
+    "in capitals": [link("envs/.TEAM.snapper/kept", "../../..")],
+}
+
+
+@variants("staged", _STAGED, usually=("link in place of kept", "old"))
+def test_staging_directory(staged: str, world: World, base: Path) -> None:
     """There is a staging directory in it, for the environment that is restored next."""
     for place in ("pkgs", "envs/mine/conda-meta"):
         (world.victim.home / place).mkdir(parents=True)
         (world.victim.home / place / "precious").touch()
     world.victim.owns(world.victim.home)
-    _publish(world, base, *members)
+    _publish(world, base, *_STAGED[staged])
     _restore(world, base)
 
 
-@pytest.mark.parametrize("name", ["pkgs", "condabin", "conda-meta", "share", "share/jupyter", ".condarc"])
+@variants("name", ["pkgs", "condabin", "conda-meta", "share", "share/jupyter", ".condarc"], usually=("pkgs",))
 def test_links_in_place_of_other_directories(name: str, world: World, base: Path) -> None:
     """A directory of conda, or its settings, is a link to a directory of the victim's."""
     (world.victim.home / "work/urls.txt").touch()

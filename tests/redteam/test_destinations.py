@@ -10,6 +10,7 @@ import pytest
 from tests.support.redteam import prefixes, publisher
 from tests.support.redteam.accounts import withstood
 from tests.support.redteam.publisher import file
+from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
 
 _CREDENTIALS = file("config", "[default]\ncredential_process = evil")
@@ -34,7 +35,18 @@ _IN_HOME = {
 }
 
 
-@pytest.mark.parametrize("place", _IN_HOME)
+_USUALLY_IN_HOME = (
+    ".aws/config",
+    ".ssh/authorized_keys",
+    ".jupyter/custom",
+    "work/project",
+    "envs/../.aws/config",
+    "envs/.hidden/work",
+    "envs",
+)
+
+
+@variants("place", _IN_HOME, usually=_USUALLY_IN_HOME)
 def test_prefix_in_the_home(place: str, world: World) -> None:
     """An environment is said to have been packed at a path in the victim's home."""
     name = _IN_HOME[place]

@@ -13,6 +13,7 @@ from tests.support.processes import forking
 from tests.support.redteam import prefixes, publisher
 from tests.support.redteam.accounts import Account, withstood
 from tests.support.redteam.publisher import encode, file
+from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
 
 _DAY = 24 * 3600
@@ -38,7 +39,7 @@ def _own_store(world: World) -> Path:
 # --- directories of the store that are links --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part", ["environments", "snapshots", "pages", "layers", "layers/aa", "locks"])
+@variants("part", [*_DIRECTORIES, "layers/aa"], usually=("environments", "layers"))
 @pytest.mark.parametrize("command", ["prune --keep-last 1 --yes", "pack work"])
 def test_link_in_place_of_a_directory(command: str, part: str, world: World) -> None:
     """A directory of the store is a link to that of another store, which only the victim may change."""
@@ -81,8 +82,8 @@ def _objects(world: World) -> dict[str, Path]:
     return {path.relative_to(world.store).parts[0]: path for path in new}
 
 
-@pytest.mark.parametrize("kind", ["environments", "snapshots", "pages", "layers"])
-@pytest.mark.parametrize("hazard", ["pipe", "zero", "secret", "directory", "sparse"])
+@variants("kind", ["environments", "snapshots", "pages", "layers"], usually=("environments", "layers"))
+@variants("hazard", ["pipe", "zero", "secret", "directory", "sparse"], usually=("pipe", "zero"))
 def test_object_that_is_no_file(hazard: str, kind: str, world: World) -> None:
     """An object of one environment is a pipe, a link to a device, a link to a secret, a directory, or huge."""
     path = _objects(world)[kind]
@@ -113,7 +114,7 @@ def _plant(hazard: str, path: Path, world: World) -> None:
         os.truncate(path, 2 << 30)
 
 
-@pytest.mark.parametrize("hazard", ["pipe", "zero", "secret", "directory", "sparse"])
+@variants("hazard", ["pipe", "zero", "secret", "directory", "sparse"], usually=("pipe", "zero"))
 def test_marker_that_is_no_file(hazard: str, world: World) -> None:
     """The marker of the store is not a small file."""
     world.publish("work")
@@ -126,7 +127,7 @@ def test_marker_that_is_no_file(hazard: str, world: World) -> None:
             world.victim.snapper(*command.split())
 
 
-@pytest.mark.parametrize("hazard", ["pipe", "zero", "sparse"])
+@variants("hazard", ["pipe", "zero", "sparse"], usually=("pipe",))
 @pytest.mark.parametrize("name", ["pack-0123456789abcdef.json", "prune.json"])
 def test_lock_that_is_no_file(name: str, hazard: str, world: World) -> None:
     """A lock in the store is not a small file."""
@@ -166,7 +167,7 @@ _LOCKS = {
 }
 
 
-@pytest.mark.parametrize("lock", _LOCKS)
+@variants("lock", _LOCKS, usually=("deep", "a negative process"))
 def test_malformed_lock(lock: str, world: World) -> None:
     """The lock of a pack is malformed."""
     world.publish("work")
@@ -176,7 +177,7 @@ def test_malformed_lock(lock: str, world: World) -> None:
 
 
 @pytest.mark.parametrize("command", ["pack work", "tag work stable", "remove work --yes", "restore work"])
-@pytest.mark.parametrize("part", ["environments/work.json", "environments"])
+@variants("part", ["environments/work.json", "environments"], usually=("environments/work.json",))
 def test_flock_of_a_reader(part: str, command: str, world: World) -> None:
     """A user who may only read the store holds a lock (flock) on the entry, or on its directory."""
     world.publish("work", prefix=world.victim.envs / "work")

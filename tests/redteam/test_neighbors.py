@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.redteam import prefixes
 from tests.support.redteam.accounts import withstood
+from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run commands as several users")
@@ -197,7 +198,15 @@ _PLANTS = [
 ]
 
 
-@pytest.mark.parametrize("plant", _PLANTS, ids=lambda plant: plant.__name__.removeprefix("_plant_"))
+_USUAL_PLANTS = [
+    _plant_link_in_place_of_kept,
+    _plant_links_in_kept,
+    _plant_hard_link_in_place_of_the_lock,
+    _plant_pipe_in_place_of_the_lock,
+]
+
+
+@variants("plant", _PLANTS, usually=_USUAL_PLANTS)
 @pytest.mark.parametrize("parent", ["sticky", "attacker"])
 def test_planted_staging(parent: str, plant: Callable[[World, Path], None], world: World, envs: Path) -> None:
     """The attacker has prepared the staging directory of the environment, and an environment to be replaced.
@@ -218,7 +227,7 @@ def test_planted_staging(parent: str, plant: Callable[[World, Path], None], worl
         world.victim.snapper("doctor", CONDA_ENVS_PATH=str(envs))
 
 
-@pytest.mark.parametrize("plant", _PLANTS, ids=lambda plant: plant.__name__.removeprefix("_plant_"))
+@variants("plant", _PLANTS, usually=_USUAL_PLANTS)
 def test_planted_staging_for_root(plant: Callable[[World, Path], None], world: World) -> None:
     """Root restores into an envs directory of the attacker, who has prepared the staging directory."""
     envs = world.attacker.envs

@@ -10,6 +10,7 @@ import pytest
 from tests.support.redteam import prefixes, publisher
 from tests.support.redteam.accounts import withstood
 from tests.support.redteam.publisher import file
+from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
 
 _DEEP_YAML = "envs_dirs: " + "[" * 2000
@@ -30,8 +31,8 @@ _CONTENTS: dict[str, str | bytes] = {
 }
 
 
-@pytest.mark.parametrize("contents", _CONTENTS)
-@pytest.mark.parametrize("place", ["home/.condarc", "root/.condarc"])
+@variants("contents", _CONTENTS, usually=("deep", "objects"))
+@variants("place", ["home/.condarc", "root/.condarc"], usually=("root/.condarc",))
 def test_hostile_condarc(place: str, contents: str, world: World) -> None:
     """conda's settings, the victim's or those of an installation, are malformed."""
     world.publish("work", prefix=world.victim.envs / "work")
@@ -47,7 +48,7 @@ def test_hostile_condarc(place: str, contents: str, world: World) -> None:
     withstood(not list(world.top.rglob("PWNED")), "code was executed")
 
 
-@pytest.mark.parametrize("hazard", ["pipe", "sparse", "directory"])
+@variants("hazard", ["pipe", "sparse", "directory"], usually=("pipe",))
 @pytest.mark.parametrize("place", [".condarc", ".conda/environments.txt", ".config/snapper/config.toml"])
 def test_settings_that_are_no_files(place: str, hazard: str, world: World) -> None:
     """A file with settings is a pipe, huge, or a directory."""
@@ -67,7 +68,7 @@ def test_settings_that_are_no_files(place: str, hazard: str, world: World) -> No
             world.victim.snapper(*command.split())
 
 
-@pytest.mark.parametrize("where", ["CONDA_EXE", "MAMBA_ROOT_PREFIX", "CONDA_PREFIX"])
+@variants("where", ["CONDA_EXE", "MAMBA_ROOT_PREFIX", "CONDA_PREFIX"], usually=("CONDA_EXE",))
 def test_settings_of_another_user(where: str, world: World) -> None:
     """An installation of conda belongs to the attacker, whose settings name the victim's directories."""
     world.publish("config", file("config", "evil"), prefix=world.victim.home / ".aws/config")
@@ -86,7 +87,9 @@ def test_settings_of_another_user(where: str, world: World) -> None:
         world.victim.snapper("restore", "--all", **variables)
 
 
-@pytest.mark.parametrize("name", ["yaml.py", "snapper.py", "json.py", "zstandard.py", "sitecustomize.py"])
+@variants(
+    "name", ["yaml.py", "snapper.py", "json.py", "zstandard.py", "sitecustomize.py"], usually=("yaml.py",)
+)
 def test_modules_in_the_current_directory(name: str, world: World) -> None:
     """The victim runs snapper in a directory in which the attacker has put Python modules."""
     world.publish("work", prefix=world.victim.envs / "work")
@@ -137,8 +140,8 @@ def _editables(directory: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("way", ["direct_url.json", "pth", "egg-link", "finder"])
-@pytest.mark.parametrize("place", [".ssh", ".", "..", "/"])
+@variants("way", ["direct_url.json", "pth", "egg-link", "finder"], usually=("direct_url.json", "pth"))
+@variants("place", [".ssh", ".", "..", "/"], usually=(".ssh",))
 def test_secrets_as_sources_of_an_editable_install(place: str, way: str, world: World) -> None:
     """A published environment says that the victim's private directory is the source of one of its packages."""
     directory = Path(os.path.normpath(world.victim.home / place))

@@ -162,8 +162,8 @@ def test_published_json_of_other_types(paths: tuple[str, ...], world: World) -> 
 
 @_each(tuple(path for path in _FILES if path.startswith((_KERNELS, "etc/", "conda-meta/state"))))
 def test_published_huge_file(paths: tuple[str, ...], world: World) -> None:
-    """A small file is published with 600 MB of zeros, in a store of some kilobytes."""
-    piece, pieces = 120 << 20, 5
+    """A small file is published with 480 MB of zeros, in a store of some kilobytes."""
+    piece, pieces = 120 << 20, 4
     size = piece * pieces
     publisher.make_store(world.store)
     first = publisher.put_layer(world.store, publisher.header("huge", size) + bytes(piece), members=1)

@@ -48,8 +48,8 @@ _PR_SET_DUMPABLE = 4
 class Conditions:
     """How a command is run.
 
-    These are the user and the supplementary groups, the bytes of address space of each process, and the seconds that
-    it may take.
+    These are the user and the supplementary groups, the bytes of address space that each process may use in addition
+    to what it has at the start, and the seconds that the command may take.
     """
 
     user: int | None = None
@@ -257,7 +257,7 @@ def _fork_and_report(descriptors: list[int]) -> None:
 def _run_snapper(request: dict[str, Any]) -> None:
     os.umask(request["umask"])
     if request["memory"] is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (request["memory"],) * 2)
+        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + request["memory"],) * 2)
     if request["user"] is not None:
         _become(request["user"], request["groups"])
     os.chdir(request["directory"])
@@ -267,6 +267,11 @@ def _run_snapper(request: dict[str, Any]) -> None:
     sys.path[0] = request["directory"]
     sys.argv[1:] = request["arguments"]
     runpy.run_module("snapper", run_name="__main__", alter_sys=True)
+
+
+def _address_space() -> int:
+    """Return how many bytes of address space this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _become(user: int, groups: Sequence[int]) -> None:

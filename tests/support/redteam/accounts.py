@@ -26,7 +26,7 @@ _CRASH = re.compile(
 _SECONDS = 20
 
 #: More than any command needs for small environments: what is read into memory without a limit does not fit.
-_MEMORY = 600 << 20
+_MEMORY = 400 << 20
 
 
 class AttackSucceeded(AssertionError):
