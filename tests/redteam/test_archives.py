@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import forking
 from tests.support.redteam.accounts import withstood
 from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
@@ -376,8 +377,24 @@ def test_leftovers_of_others_in_the_temporary_directory(world: World) -> None:
 
 
 def test_temporary_directory_is_private(world: World) -> None:
-    """Other users want to read or replace what an import unpacks: the directory must not be open to them."""
-    archive = _tar(world.victim.home / "x.tar.gz", *((f"lib/{number}", bytes(10)) for number in range(3000)))
+    """Another user looks, all the time, for what an import unpacks in the shared temporary directory."""
+    archive = _tar(world.victim.home / "x.tar.gz", *((f"lib/{number}", bytes(10)) for number in range(300)))
     world.victim.owns(world.victim.home)
+    ended, seen = forking.Event(), forking.SimpleQueue()
+
+    def look() -> None:
+        world.attacker.become()
+        found: set[str] = set()
+        while not ended.is_set():
+            for path in world.temporary.glob("*/*"):
+                found.add(path.name)
+        seen.put(found)
+
+    looking = forking.Process(target=look)
+    looking.start()
     world.victim.snapper("import", archive, "--name", "imported", TMPDIR=str(world.temporary))
+    ended.set()
+    found = seen.get()
+    looking.join()
+    withstood(not found, f"saw {found}")
     withstood(not list(world.temporary.iterdir()), "left something in the shared temporary directory")
