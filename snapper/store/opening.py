@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from snapper.errors import NotAStore, NotInStore, StoreRefused, UnsupportedFormat, UsageError
+from snapper.errors import NotAStore, NotInStore, ObjectTooLarge, StoreRefused, UnsupportedFormat, UsageError
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.model import FORMAT, StoreMarker
@@ -79,6 +79,8 @@ def open_store(
         marker = _create(store, url)
         if isinstance(store, LocalStore):
             store = store.pinned()
+    except ObjectTooLarge as error:
+        raise NotAStore(url, f"its {Layout.MARKER} is unreadable: {error.reason}") from None
     except StoreRefused:
         if not url.startswith(_S3_SCHEME):
             store.list_root()  # says what is wrong where the directory itself cannot be read
