@@ -9,6 +9,8 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +20,10 @@ import pytest
 from hypothesis import settings
 
 from scripts.maker import make
+from scripts.maker.cache import open_cache
 from tests.support.faulty import Proxy, in_front_of
 from tests.support.forkserver import STARTUP_VARIABLES, run
+from tests.support.memory import MEMORY, has_room_in_memory
 from tests.support.s3server import REAL_BUCKET, S3Server, running
 from tests.support.sandbox import make_sandbox
 
@@ -40,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     How long an example takes means nothing on a shared machine.
     """
+    if has_room_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     settings.register_profile("snapper", deadline=None, derandomize=not config.getoption("--long"))
     settings.load_profile("snapper")
 
@@ -205,14 +211,24 @@ def new_instance(tmp_path: Path, s3_server: S3Server, url: str) -> Callable[[str
 
 
 @pytest.fixture(scope="session")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def beside_packages() -> Iterator[Path]:
+    """A directory on one file system with the package cache, from which files are linked, as conda links them."""
+    cache = open_cache(None).root
+    for left_over in cache.glob("environments-*"):  # by killed tests
+        if left_over.stat().st_mtime < time.time() - 24 * 3600:
+            shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="environments-", dir=cache) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def pristine(beside_packages: Path) -> Callable[[str], Path]:
     """Return a function that creates an environment from a recipe, once per process. Tests must not change it."""
-    top = tmp_path_factory.mktemp("pristine")
 
     @functools.cache
     def prefix(recipe: str) -> Path:
-        make(recipe, top / recipe)
-        return top / recipe
+        make(recipe, beside_packages / recipe)
+        return beside_packages / recipe
 
     return prefix
 
@@ -234,10 +250,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 @pytest.fixture
 def scratch() -> Iterator[Path]:
     """A directory with a short path, on a memory file system if there is one."""
-    import tempfile
-
-    shared = Path("/dev/shm")
-    top = Path(tempfile.mkdtemp(prefix="s", dir=shared if os.access(shared, os.W_OK) else None))
+    top = Path(tempfile.mkdtemp(prefix="s", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
     yield top
     shutil.rmtree(top, ignore_errors=True)
 

@@ -96,11 +96,11 @@ def test_restored_archive_equals_installed_environment(
 
 
 def test_python_and_its_modules_work(
-    pristine: Callable[[str], Path], machine: Machine, tmp_path_factory: pytest.TempPathFactory
+    pristine: Callable[[str], Path], machine: Machine, beside_packages: Path
 ) -> None:
     archive = conda_pack(pristine("compiled"), machine.home / "compiled.tar.zst")
     machine.run_json("import", archive)
-    destination = tmp_path_factory.getbasetemp() / "elsewhere" / "compiled"
+    destination = beside_packages / "elsewhere" / "compiled"
     expected = installed("compiled", destination)
     restored = restore_tree(machine, "compiled", destination)
     for path, (kind, mode, data) in expected.items():

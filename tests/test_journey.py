@@ -126,9 +126,11 @@ def test_conda_installs_into_a_restored_environment(journey: Journey, tmp_path: 
     assert repacked["added_size"] < 0.05 * repacked["stored_size"]
 
 
-def test_same_packages_installed_elsewhere_share_layers(journey: Journey, tmp_path: Path) -> None:
+def test_same_packages_installed_elsewhere_share_layers(
+    journey: Journey, beside_packages: Path, tmp_path: Path
+) -> None:
     """Restoring there gives what installing there gives, except for modules that are compiled when installing."""
-    machine, other = journey.new_machine(tmp_path), tmp_path / "elsewhere" / "with" / "a" / "longer" / "name"
+    machine, other = journey.new_machine(tmp_path), beside_packages / "with" / "a" / "longer" / "name"
     make("science", other)
     second = machine.run_json("pack", "-p", other, "--name", "second")
     # Before 3.11, the order in which modules are compiled is not fixed.
@@ -168,9 +170,9 @@ def test_restoring_gives_what_installing_there_gives(
     recipe: str,
     pristine: Callable[[str], Path],
     machine: Machine,
-    tmp_path_factory: pytest.TempPathFactory,
+    beside_packages: Path,
 ) -> None:
-    target = tmp_path_factory.getbasetemp() / "elsewhere" / f"with-{recipe}"
+    target = beside_packages / "elsewhere" / f"with-{recipe}"
     make(recipe, target)
     installed = tree_of(target)
     shutil.rmtree(target)

@@ -169,10 +169,10 @@ def _proportional_size(pid: int) -> int:
 
 
 def test_memory_use_is_bounded(data: Path, machine: Machine, pytestconfig: pytest.Config) -> None:
-    """An incompressible file of 3 GB (1 GB unless --long)."""
+    """An incompressible file of 3 GB (666 MB unless --long)."""
     block = random.Random(3).randbytes(37_000_001)
     with (data / "huge").open("wb") as out:
-        for _ in range(81 if pytestconfig.getoption("--long") else 27):
+        for _ in range(81 if pytestconfig.getoption("--long") else 18):
             out.write(block)
     for command in (
         ("pack", "-p", data, "--name", "huge"),

@@ -200,7 +200,7 @@ class Instance:
 @pytest.fixture(scope="module")
 def another_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A user with a home directory: created for the tests if root runs them, else the current user."""
-    home = Path(tempfile.mkdtemp(prefix="snapper-home-"))
+    home = Path(tempfile.mkdtemp(prefix="snapper-home-", dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")))
     if os.geteuid() != 0:
         yield pwd.getpwuid(os.geteuid()).pw_name, home
         shutil.rmtree(home, ignore_errors=True)

@@ -22,6 +22,7 @@ from snapper.format.layout import Layout
 from snapper.store import CacheConfig, Store, VersionMismatch, open_store
 from snapper.store.cache_directory import CacheDirectory
 from snapper.store.cached import CachedStore
+from tests.support.memory import MEMORY
 from tests.support.processes import run_simultaneously
 from tests.support.s3server import REAL_BUCKET, S3Server
 from tests.support.store_races import check_creations, check_increments
@@ -46,10 +47,13 @@ def directory(request: pytest.FixtureRequest) -> Iterator[NewStore]:
 
 
 def other_device(request: pytest.FixtureRequest) -> Iterator[NewStore]:
-    shared, tmp_path = Path("/dev/shm"), request.getfixturevalue("tmp_path")
-    if not os.access(shared, os.W_OK) or shared.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is not a different file system, or not writable")
-    top = Path(tempfile.mkdtemp(dir=shared))
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    for place in (MEMORY, Path("/var/tmp")):
+        if os.access(place, os.W_OK) and place.stat().st_dev != tmp_path.stat().st_dev:
+            break
+    else:
+        pytest.skip("there is no other file system to write to")
+    top = Path(tempfile.mkdtemp(dir=place))
     try:
         yield new_directory_store(top / "store")
     finally:
