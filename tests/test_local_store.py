@@ -320,6 +320,20 @@ def test_a_lock_file_that_is_no_file_is_refused(tmp_path: Path) -> None:
         store.replace(MUTABLE, b"two", version)
 
 
+def test_a_private_file_in_place_of_the_lock_file_stays_private(tmp_path: Path) -> None:
+    """Whoever may write to the directory of a file can move it, whatever its own permissions."""
+    store = open_store(str(tmp_path / "store"), create=True)
+    store.replace(MUTABLE, b"one", None)
+    version = store.read_versioned(MUTABLE).version
+    (tmp_path / "store/environments").chmod(0o777)
+    lock = tmp_path / "store/environments/.lock"
+    lock.write_text("secret")
+    lock.chmod(0o600)
+    with pytest.raises(StoreRefused, match="it is not empty, so it is not a lock"):
+        store.replace(MUTABLE, b"two", version)
+    assert (stat.S_IMODE(lock.stat().st_mode), lock.read_text()) == (0o600, "secret")
+
+
 @pytest.mark.parametrize(("times", "succeeds"), [(3, True), (1000, False)])
 def test_a_temporary_file_that_another_process_locks_is_replaced(
     times: int, succeeds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -947,7 +947,7 @@ def test_kernels_registered_by_others_are_not_overwritten(machine: Machine) -> N
     before = tree_of(foreign)
     (document,) = machine.run_json("restore", "data")["restored"]
     (kernel,) = document["kernels"]
-    assert kernel["name"] == "data-textual-2"
+    assert kernel["name"].startswith("data-textual-")
     assert machine.run_json("restore", "data")["restored"][0]["kernels"] == [kernel]
     assert tree_of(foreign) == before
 

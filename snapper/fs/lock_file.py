@@ -107,6 +107,8 @@ def _set_permissions(descriptor: int, directory: int) -> None:
     file, parent = os.fstat(descriptor), os.fstat(directory)
     if not stat.S_ISREG(file.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", LOCK_FILE)
+    if file.st_size:  # another file of this user, which someone has moved here to be given access to it
+        raise OSError(errno.EINVAL, "it is not empty, so it is not a lock", LOCK_FILE)
     mode = parent.st_mode & 0o222
     mode |= mode << 1 | _OWN  # reading only lets them copy the directory without an error
     if file.st_uid != os.geteuid() or (stat.S_IMODE(file.st_mode), file.st_gid) == (mode, parent.st_gid):
