@@ -78,17 +78,18 @@ class StartScript:
         """Run the script as root with that time limit; raise AttackSucceeded if it does not end, or fails."""
         file = self._file(budget)
         began = time.monotonic()
-        process = subprocess.Popen(
-            ["/bin/bash", file],
-            env={"PATH": SAGEMAKER_PATH, **variables},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=inherited,
-            umask=0,
-            start_new_session=True,
-        )
+        with open("/dev/zero", "rb") as own_input:
+            process = subprocess.Popen(
+                ["/bin/bash", file],
+                env={"PATH": SAGEMAKER_PATH, **variables},
+                cwd=cwd,
+                stdin=own_input,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=inherited,
+                umask=0,
+                start_new_session=True,
+            )
         try:
             output, _ = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
