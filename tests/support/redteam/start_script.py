@@ -136,8 +136,9 @@ class StartScript:
 
     def reset(self) -> None:
         """Empty the home, and end what the user runs."""
-        for pid in self.processes():
-            _kill_as(self.uid, pid)
+        while pids := self.processes():
+            for pid in pids:
+                _kill_as(self.uid, pid)
         for path in self.home.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -186,4 +187,4 @@ def new_start_script(python: str, top: Path) -> Iterator[StartScript]:
         yield script
         script.reset()
     finally:
-        subprocess.run(["userdel", user], capture_output=True, check=False)
+        subprocess.run(["userdel", "--force", user], capture_output=True, check=False)
