@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from snapper.fs.beneath import LISTING, open_beneath
+from snapper.fs.directories import opened_directory
+from snapper.fs.moves import Entry
 from snapper.fs.small_files import (
     list_beneath,
     read_all_beneath,
     read_beneath,
     read_file,
-    read_own_beneath,
-    read_own_file,
+    read_own_entry,
+    read_own_path,
 )
 
 OTHER_USER = 65534
@@ -60,7 +62,7 @@ def test_links_inside_the_directory_are_followed(top: Path, link: str, target: s
     (top / "again").symlink_to("a/b/file")
     (top / link).symlink_to(target.format(top=top))
     assert read_beneath(top, link) == b"data"
-    assert read_own_beneath(top, link) == b"data"
+    assert read_own_path(top / link) == b"data"
     (top / "directory").symlink_to(os.path.dirname(target.format(top=top)) or ".")
     assert list_beneath(top, "a/b/")
 
@@ -161,11 +163,14 @@ def test_many_files_are_read_like_each(top: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create files of another user")
 def test_files_and_links_of_other_users_are_refused(top: Path) -> None:
     (top / "link").symlink_to("a/b/file")
-    assert read_own_beneath(top, "link") == read_own_file(top / "a/b/file") == b"data"
+    assert read_own_path(top / "link") == read_own_path(top / "a/b/file") == b"data"
     os.chown(top / "link", OTHER_USER, OTHER_USER, follow_symlinks=False)
-    expect_refusal(errno.EPERM, "link is a link of the user", read_own_beneath, top, "link")
+    expect_refusal(errno.EPERM, "link is a link of the user", read_own_path, top / "link")
     assert read_beneath(top, "link") == b"data"
     os.chown(top / "a/b/file", OTHER_USER, OTHER_USER)
-    expect_refusal(errno.EPERM, "it belongs to the user nobody", read_own_beneath, top, "a/b/file")
-    expect_refusal(errno.EPERM, "it belongs to the user nobody", read_own_file, top / "a/b/file")
+    expect_refusal(errno.EPERM, "it belongs to the user nobody", read_own_path, top / "a/b/file")
+    refused = pytest.raises(PermissionError, match="it belongs to the user nobody")
+    with opened_directory(top / "a/b") as parent, refused as caught:
+        read_own_entry(Entry(parent, "file"))
+    assert caught.value.errno == errno.EPERM
     assert read_file(top / "a/b/file") == b"data"

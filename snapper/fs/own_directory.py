@@ -16,6 +16,7 @@ from pathlib import Path
 
 from snapper.fs.atomic import write_entry
 from snapper.fs.beneath import LISTING, open_own_path
+from snapper.fs.directories import closing_descriptor
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.removal import remove_tree
@@ -61,8 +62,8 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
     With `make`, create it if there is none. If others could write to it, let them no longer, and remove their files.
     Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
     """
-    descriptor = _open_or_make(str(path)) if make else open_own_path(str(path), LISTING)
-    try:
+    opened = _open_or_make(str(path)) if make else open_own_path(str(path), LISTING)
+    with closing_descriptor(opened) as descriptor:
         status = os.fstat(descriptor)
         if not is_own(status):
             raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", str(path))
@@ -70,8 +71,6 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~0o022)
             _remove_files_of_others(descriptor)
         yield OwnDirectory(path, descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def list_directory(path: Path) -> list[str]:
@@ -80,22 +79,17 @@ def list_directory(path: Path) -> list[str]:
         descriptor = open_own_path(str(path), LISTING)
     except OSError:
         return []
-    try:
+    with closing_descriptor(descriptor):
         return sorted(os.listdir(descriptor))
-    finally:
-        os.close(descriptor)
 
 
 def remove_directory(path: Path) -> None:
     """Remove a directory, or the link to it; may raise OSError."""
-    parent = open_own_path(str(path.parent), LISTING)
-    try:
+    with closing_descriptor(open_own_path(str(path.parent), LISTING)) as parent:
         if stat.S_ISLNK(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
             os.unlink(path.name, dir_fd=parent)
         else:
             remove_tree(path.name, parent)
-    finally:
-        os.close(parent)
 
 
 def _open_or_make(path: str) -> int:
@@ -105,11 +99,8 @@ def _open_or_make(path: str) -> int:
     except FileNotFoundError:
         parent, name = os.path.split(os.path.abspath(path))
         directory = _open_or_make(parent)
-    try:
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o755, dir_fd=directory)
-    finally:
-        os.close(directory)
+    with closing_descriptor(directory), suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=directory)
     return open_own_path(path, LISTING)
 
 

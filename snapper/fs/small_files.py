@@ -13,10 +13,10 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from snapper.fs.beneath import FILE, LISTING, open_beneath, open_own_path
+from snapper.fs.directories import closing_descriptor
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, owner_name
 
@@ -37,12 +37,6 @@ def read_beneath(top: str | Path, path: str, limit: int = SMALL) -> bytes:
     return _read(open_beneath(top, path), os.path.join(top, path), limit)
 
 
-def read_own_beneath(top: str | Path, path: str, limit: int = SMALL) -> bytes:
-    """Do what `read_beneath` does for a file that belongs to this user or root, as must links. May raise OSError."""
-    descriptor = open_beneath(top, path, own_links=True)
-    return _read(descriptor, os.path.join(top, path), limit, own=True)
-
-
 def read_file(path: str | Path, limit: int = SMALL) -> bytes:
     """Return the contents of a regular file that the user has named, following links. May raise OSError."""
     return _read(os.open(path, FILE & ~os.O_NOFOLLOW), os.fspath(path), limit)
@@ -50,17 +44,9 @@ def read_file(path: str | Path, limit: int = SMALL) -> bytes:
 
 def read_head(path: str | Path, size: int) -> bytes:
     """Return the first bytes of a regular file that the user has named, following links. May raise OSError."""
-    descriptor = os.open(path, FILE & ~os.O_NOFOLLOW)
-    try:
-        _check_regular(os.fstat(descriptor), os.fspath(path))
+    with closing_descriptor(os.open(path, FILE & ~os.O_NOFOLLOW)) as descriptor:
+        _check(os.fstat(descriptor), os.fspath(path), own=False)
         return os.read(descriptor, size)
-    finally:
-        os.close(descriptor)
-
-
-def read_own_file(path: str | Path, limit: int = SMALL) -> bytes:
-    """Return the contents of a regular file that belongs to this user or root and is no link. May raise OSError."""
-    return _read(os.open(path, FILE), os.fspath(path), limit, own=True)
 
 
 def read_own_path(path: str | Path, limit: int = SMALL) -> bytes:
@@ -83,13 +69,10 @@ def read_own_entry(entry: Entry, limit: int = SMALL) -> bytes:
 
 def read_own_line(entry: Entry, limit: int = SMALL) -> bytes:
     """Return the first line of a file that `read_own_entry` reads, of at most `limit` bytes. May raise OSError."""
-    descriptor = os.open(entry.name, FILE, dir_fd=entry.directory)
-    try:
+    with closing_descriptor(os.open(entry.name, FILE, dir_fd=entry.directory)) as descriptor:
         _check(os.fstat(descriptor), entry.name, own=True)
         with open(descriptor, "rb", closefd=False) as file:
             line = file.readline(limit + 1)
-    finally:
-        os.close(descriptor)
     if len(line) > limit:
         raise _too_large(entry.name, limit)
     return line
@@ -100,7 +83,7 @@ def list_beneath(top: str | Path, path: str, limit: int = MANY) -> list[str]:
 
     Raise OSError: EFBIG if there are more than `limit`.
     """
-    with _opened_directory(top, path) as directory:
+    with closing_descriptor(open_beneath(top, path, LISTING)) as directory:
         return _list(directory, os.path.join(top, path), limit)
 
 
@@ -111,7 +94,7 @@ def read_all_beneath(
 
     This does what `list_beneath` and `read_beneath` do, for many files faster. May raise OSError.
     """
-    with _opened_directory(top, path) as directory:
+    with closing_descriptor(open_beneath(top, path, LISTING)) as directory:
         for name in _list(directory, os.path.join(top, path), MANY):
             if name.endswith(suffix):
                 file = f"{path}/{name}"
@@ -120,15 +103,6 @@ def read_all_beneath(
                 except OSError:
                     descriptor = open_beneath(top, file)  # it may be a link
                 yield name, _read(descriptor, os.path.join(top, file), limit)
-
-
-@contextmanager
-def _opened_directory(top: str | Path, path: str) -> Iterator[int]:
-    descriptor = open_beneath(top, path, LISTING)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _list(directory: int, path: str, limit: int) -> list[str]:
@@ -169,8 +143,3 @@ def _check(status: os.stat_result, path: str, *, own: bool) -> None:
 
 def _too_large(path: str, limit: int) -> OSError:
     return OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", path)
-
-
-def _check_regular(status: os.stat_result, path: str) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", path)
