@@ -50,7 +50,7 @@ def read_facts(top: Path, path: str) -> FileFacts:
 
 
 def read_strings(top: Path, path: str) -> Iterator[bytes]:
-    """Yield the contents of a binary in pieces, none of which ends within a string or the NULs that pad it.
+    """Yield the contents of a binary in pieces. No piece ends within a string or the NULs that pad it.
 
     May raise OSError, with EFBIG if a string is longer than LARGEST.
     """

@@ -1,8 +1,8 @@
 """Open what is beneath a directory, and never follow a link that leads out of it.
 
-A path is resolved component by component with descriptors, so it does not matter what others rename meanwhile. Links
-are followed as long as they stay beneath the directory; absolute ones if they name it as its caller does, or by its
-real path.
+A path is resolved component by component with descriptors, so it does not matter what others rename at the same time.
+Links are followed as long as they stay beneath the directory; absolute ones if they name it as its caller does, or by
+its real path.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _read_link(name: str, directory: int) -> tuple[os.stat_result, str]:
     """Return the status of a link, and where it leads. Raise OSError if it is no link."""
     if sys.platform != "linux":
         return os.lstat(name, dir_fd=directory), os.readlink(name, dir_fd=directory)
-    # Both of the same link, even if it is replaced meanwhile.
+    # Both are of the same link, even if the link is replaced between the two calls.
     link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         return os.fstat(link), os.readlink("", dir_fd=link)

@@ -43,7 +43,7 @@ def move(source: Entry, target: Entry) -> None:
     """Rename an entry to a name that nothing has; raise FileExistsError if something has it. May raise OSError.
 
     Where the file system cannot check and rename in one step, a file gets its new name before it loses the old one. A
-    directory is renamed after a check; meanwhile, only an empty directory could be created there and be replaced.
+    directory is renamed after a check; only an empty directory that is created after the check could be replaced.
     """
     if _renameat2(source, target, _RENAME_NOREPLACE):
         return

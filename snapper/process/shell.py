@@ -1,4 +1,4 @@
-"""Write shell scripts: fill a template with values, of which the shell interprets nothing."""
+"""Write shell scripts: fill a template with values that the shell takes literally."""
 
 from __future__ import annotations
 

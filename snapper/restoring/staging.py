@@ -123,7 +123,7 @@ class Staging:
     def _replace(self, old: int) -> frozenset[str]:
         """Replace the open directory at the target; if that fails, everything is as it was.
 
-        Return the names in its `envs/` that belong to it: what comes to be there afterwards does not.
+        Return the names in its `envs/` that belong to it. Names that are created there later do not.
         """
         mode = make_writable(old)
         try:

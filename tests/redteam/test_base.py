@@ -1,4 +1,4 @@
-"""The publisher of a base environment, inside of which others are restored, ships what decides about them."""
+"""The publisher of a base environment ships files that affect the environments restored inside it."""
 
 from __future__ import annotations
 

@@ -102,11 +102,11 @@ class StartScript:
         return Start(output, time.monotonic() - began)
 
     def run_in_terminal(self) -> str:
-        """Run the script in a shell of root that has a terminal; return the line that was typed there meanwhile."""
+        """Run the script in a shell of root that has a terminal; return the line that was typed there by then."""
         return self.typed_during(["/bin/bash", str(self._file(20))])
 
     def typed_during(self, command: Sequence[str]) -> str:
-        """Run a command in a shell of root that has a terminal; return the line that was typed there meanwhile."""
+        """Run a command in a shell of root that has a terminal; return the line that was typed there by then."""
         shell = '"$@"; IFS= read -r -t 0.2 typed; echo "typed: <$typed>"'
         controller, terminal = pty.openpty()
         process = subprocess.Popen(
