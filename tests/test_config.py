@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from snapper.cli.app import run
-from snapper.errors import FileOperationFailed, InvalidSettings, SnapperError
+from snapper.errors import FileOperationFailed, InvalidSettings, SnapperError, UsageError
 from snapper.settings import directories, file
 from snapper.settings.directories import (
     Platform,
@@ -111,10 +111,12 @@ def test_directories_follow_the_xdg_variables(home: Path, monkeypatch: pytest.Mo
     assert state_directory() == home / "STATE/snapper"
     assert writable_settings_file() == home / "CONFIG/snapper/config.toml"
     assert load_settings().store == str(home / "DATA/snapper")
-    for name in ("CONFIG", "STATE", "DATA"):
-        monkeypatch.setenv(f"XDG_{name}_HOME", "")
-    assert state_directory() == home / ".local/state/snapper"
-    assert writable_settings_file() == home / ".config/snapper/config.toml"
+    for value in ("", "relative"):
+        for name in ("CONFIG", "STATE", "DATA"):
+            monkeypatch.setenv(f"XDG_{name}_HOME", value)
+        assert state_directory() == home / ".local/state/snapper"
+        assert writable_settings_file() == home / ".config/snapper/config.toml"
+        assert load_settings().store == str(home / ".local/share/snapper")
 
 
 def test_macos_keeps_directories_of_earlier_versions(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +293,7 @@ def test_commands_use_settings_and_report_invalid_ones(machine: Machine) -> None
 def test_settings_of_other_users_are_ignored(
     way: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They could select a store, whose code then runs. A warning says so once, and how to use them all the same."""
+    """They could select a store, whose code then runs. A warning says so once; it names nothing that trusts them."""
     file._warn_once.cache_clear()
     monkeypatch.setenv("HOME", str(home / "home"))
     volume = home / "volume"
@@ -315,7 +317,8 @@ def test_settings_of_other_users_are_ignored(
     assert mine.read_text() == "level = 9\njobs = 3\n"
     shown = capsys.readouterr().err
     assert shown.count("are ignored, because") == 1
-    assert f"SNAPPER_CONFIG={link}/config.toml" in shown
+    assert "SNAPPER_CONFIG" not in shown
+    assert ("chmod" if way == "mode" else str(OTHER)) in shown
     monkeypatch.setenv("SNAPPER_CONFIG", f"{link}/config.toml")
     if way != "pipe":
         assert load_settings().store == f"{home}/evil"
@@ -370,8 +373,57 @@ def test_settings_are_not_written_through_links_of_others(home: Path) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(precious)
     os.chown(link, OTHER, OTHER, follow_symlinks=False)
-    assert run(["config", "set", "jobs", "3"]) == 1
+    assert run(["config", "set", "jobs", "3"]) == 0
     assert precious.read_text() == "mine"
+    assert load_settings().jobs == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+@pytest.mark.parametrize("planted", ["file", "directory", "closed directory", "link", "dangling link"])
+def test_settings_are_saved_where_no_other_user_controls_them(planted: str, home: Path) -> None:
+    """Another user was the first to create snapper's directory on a shared volume, or the file in it."""
+    volume = home / "SageMaker/.snapper"
+    file = volume / "config.toml"
+    volume.mkdir(parents=True)
+    if planted == "file":
+        file.write_text("jobs = 2\n")
+        os.chown(file, OTHER, OTHER)
+    elif planted.endswith("link"):
+        file.symlink_to(home / "elsewhere.toml")
+        os.chown(file, OTHER, OTHER, follow_symlinks=False)
+        if planted == "link":
+            (home / "elsewhere.toml").touch()
+    else:
+        volume.chmod(0o700 if planted == "closed directory" else 0o777)
+        os.chown(volume, OTHER, OTHER)
+    assert run(["config", "set", "jobs", "3"]) == 0
+    assert load_settings().jobs == 3
+    assert writable_settings_file() == home / ".config/snapper/config.toml"
+    assert not (home / "elsewhere.toml").exists() or not (home / "elsewhere.toml").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+@pytest.mark.parametrize("planted", [".snapper", ".snapper/state", "link"])
+def test_state_is_kept_where_no_other_user_controls_it(planted: str, home: Path) -> None:
+    volume = home / "SageMaker"
+    (volume / ".snapper/state").mkdir(parents=True)
+    assert state_directory() == volume / ".snapper/state"
+    if planted == "link":
+        (volume / ".snapper").rename(home / "mine")
+        (volume / ".snapper").symlink_to(home / "mine")
+        assert state_directory() == volume / ".snapper/state"
+        planted = ".snapper"
+    os.chown(volume / planted, OTHER, OTHER, follow_symlinks=False)
+    assert state_directory() == home / ".local/state/snapper"
+
+
+# --- no usable home directory -----------------------------------------------------------------------------
+
+
+def test_python_api_says_that_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "relative")
+    with pytest.raises(UsageError, match="home directory"):
+        load_settings()
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ import pytest
 from snapper.errors import Corrupted, WorkerDied
 from snapper.process import logs
 from snapper.process.background import run_in_background
-from snapper.process.logs import LogFile
+from snapper.settings import log_file
+from snapper.settings.log_file import open_log
 from tests.conftest import Machine, Outcome, tree_of
 from tests.support.environments import make_data
 from tests.support.stores import check_store, layer_files
@@ -27,6 +29,9 @@ from tests.support.stores import check_store, layer_files
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (\d+) (.*)")
+#: The number of another user, who need not exist.
+OTHER = 54321
+
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -46,7 +51,7 @@ def text_of(log: Path) -> str:
 
 def test_every_line_of_the_log_has_time_and_pid(tmp_path: Path) -> None:
     log = tmp_path / "state" / "snapper.log"
-    with LogFile(log) as file:
+    with open_log(log) as file:
         print("one\ntwo", file=file)
         file.write("thr")
         file.write("ee\nfour")
@@ -70,7 +75,7 @@ def test_line_breaks_in_messages_forge_no_records(capsys: pytest.CaptureFixture[
 
 
 def _write_lines(log: Path, letter: str) -> None:
-    with LogFile(log) as file:
+    with open_log(log) as file:
         for number in range(500):
             print(letter * 300, number, file=file)
 
@@ -88,11 +93,11 @@ def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_large_log_is_renamed_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_MAX_SIZE", 100)
+    monkeypatch.setattr(log_file, "_MAX_SIZE", 100)
     log = tmp_path / "snapper.log"
-    with LogFile(log) as first:
+    with open_log(log) as first:
         print("x" * 200, file=first)
-        with LogFile(log) as second:
+        with open_log(log) as second:
             print("new", file=second)
             print("old", file=first)
     assert [text for _, text in parse_lines(log)] == ["new"]
@@ -119,7 +124,7 @@ def _die(emit: Callable[[object], None]) -> None:
 def test_unexpected_exception_of_background_work_reaches_the_parent_and_the_log(tmp_path: Path) -> None:
     log = tmp_path / "snapper.log"
     with pytest.raises(ZeroDivisionError, match="a bug") as caught:
-        run_in_background(_raise_unexpected, time.monotonic() + 60, log)
+        run_in_background(_raise_unexpected, time.monotonic() + 60, partial(open_log, log))
     assert "in _raise_unexpected\n" in str(caught.value.__cause__)
     assert "some output" in text_of(log)
     assert "in _raise_unexpected\n" in text_of(log)
@@ -128,20 +133,22 @@ def test_unexpected_exception_of_background_work_reaches_the_parent_and_the_log(
 
 def test_error_of_background_work_reaches_the_parent_with_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(Corrupted, match="truncated") as caught:
-        run_in_background(_raise_corrupted, time.monotonic() + 60, tmp_path / "snapper.log")
+        run_in_background(
+            _raise_corrupted, time.monotonic() + 60, partial(open_log, tmp_path / "snapper.log")
+        )
     assert "in _raise_corrupted\n" in str(caught.value.__cause__)
 
 
 def test_death_of_background_work_is_reported(tmp_path: Path) -> None:
     with pytest.raises(WorkerDied) as caught:
-        run_in_background(_die, time.monotonic() + 60, tmp_path / "snapper.log")
+        run_in_background(_die, time.monotonic() + 60, partial(open_log, tmp_path / "snapper.log"))
     assert caught.value.status == 7
 
 
 def test_background_work_without_a_log_succeeds(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     log = tmp_path / "file" / "snapper.log"
-    report = run_in_background(lambda emit: emit("an event"), time.monotonic() + 60, log)
+    report = run_in_background(lambda emit: emit("an event"), time.monotonic() + 60, partial(open_log, log))
     assert (report.events, report.pid) == (["an event"], None)
 
 
@@ -337,5 +344,26 @@ def test_log_is_a_regular_file(tmp_path: Path, kind: str) -> None:
     else:
         log.mkdir()
     with pytest.raises(OSError, match=r"."):
-        LogFile(log)
+        open_log(log)
     assert elsewhere.read_bytes() == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+@pytest.mark.parametrize("path", [".local", ".local/state/snapper", ".local/state/snapper/snapper.log"])
+def test_log_of_root_is_not_where_a_user_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Root works with the home of a user, who has put a link in place of the log or of a directory above it."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (elsewhere / "state/snapper").mkdir(parents=True)
+    before = tree_of(elsewhere)
+    link = home / path
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere / "snapper.log" if path.endswith(".log") else elsewhere)
+    for directory, names, files in os.walk(home):
+        for name in ("", *names, *files):
+            os.chown(Path(directory, name), OTHER, OTHER, follow_symlinks=False)
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(OSError, match=r"belongs to|is a link of"):
+        log_file.log_crash(ValueError("a bug"))
+    assert tree_of(elsewhere) == before

@@ -493,6 +493,28 @@ def test_launcher_says_why_the_environment_is_missing(
         assert "log" not in done.stderr
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("kind", ["pipe", "another user's pipe", "another user's file", "control characters"])
+def test_launcher_ignores_waiting_files_that_are_not_snappers(
+    launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, shell: str, kind: str
+) -> None:
+    """Another user can be the first to create snapper's directory on a shared volume."""
+    shutil.rmtree(tmp_path / "envs")
+    waiting = tmp_path / "waiting"
+    if kind.endswith("pipe"):
+        os.mkfifo(waiting)
+    else:
+        waiting.write_text(f"failed\n1 1\n{chr(27)}]0;planted{chr(7)}\n/the/log\n")
+    if kind.startswith("another"):
+        if os.geteuid() != 0:
+            pytest.skip("only root can give files to another user")
+        os.chown(waiting, 54321, 54321)
+    done = launched(shell, "/c.json")
+    assert done.returncode == 1
+    assert f"it's does not exist at {tmp_path}/envs/it's" in done.stderr
+    assert "planted" not in done.stderr
+
+
 def test_launcher_passes_shellcheck(tmp_path: Path) -> None:
     target = launcher.LaunchTarget("a", tmp_path, (0, 1), "", tmp_path / "w", tmp_path / "u")
     (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))

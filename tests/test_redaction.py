@@ -12,7 +12,8 @@ import pytest
 from snapper.cli.app import run
 from snapper.errors import NotAStore, StoreUnreachable
 from snapper.errors.redaction import SHOWN_OPTIONS, redact, redact_url
-from snapper.process.logs import LogFile, configure_logging
+from snapper.process.logs import configure_logging
+from snapper.settings.log_file import open_log
 from snapper.store import open_store
 from snapper.store.s3 import S3Store, location, parse_url
 
@@ -119,6 +120,6 @@ def test_logs_hold_no_credentials(tmp_path: Path, capsys: pytest.CaptureFixture[
     configure_logging(logging.WARNING)
     logging.getLogger("snapper.test").warning("at %s", f"http://me:{SECRET}@h")
     assert capsys.readouterr().err == "snapper: warning: at http://***@h\n"
-    with LogFile(tmp_path / "log") as log:
+    with open_log(tmp_path / "log") as log:
         log.write(f"Error: http://me:{SECRET}@h\n")
     assert (tmp_path / "log").read_text().endswith(" Error: http://***@h\n")

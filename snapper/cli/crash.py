@@ -12,7 +12,7 @@ def report(error: Exception, *, as_json: bool) -> int:
     """Report an unexpected exception and return the exit code. Print the traceback if it cannot be logged."""
     text, log = crash_text(error), ""
     try:
-        from snapper.settings.crash_log import log_crash
+        from snapper.settings.log_file import log_crash
 
         log = str(log_crash(error))
     except Exception:  # whatever fails here must not hide the original error

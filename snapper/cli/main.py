@@ -29,8 +29,7 @@ def main() -> None:
     for number in TERMINATION_SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _Interrupt())
-    if os.path.expanduser("~") == "~":
-        os.environ["HOME"] = "/"  # like login(1) for users without a home
+    _set_home()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -47,6 +46,14 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # only Python's own shutdown is left
     gc.freeze()  # skip the last collection
     sys.exit(code)
+
+
+def _set_home() -> None:
+    """Use the home of the user's account if HOME is empty or relative, and `/` if there is none, like login(1)."""
+    if not os.environ.get("HOME", "/").startswith("/"):
+        del os.environ["HOME"]
+    if not os.path.expanduser("~").startswith("/"):
+        os.environ["HOME"] = "/"
 
 
 def _run() -> int:

@@ -28,7 +28,7 @@ from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.restoring.staging_lock import find_leftovers
-from snapper.settings.directories import Platform, detect_platform, notebook_volume
+from snapper.settings.directories import Platform, detect_platform, home_directory, notebook_volume
 from snapper.settings.resolution import explain_settings, resolve_envs_dir, store_url
 
 #: Fewer free inodes than this are reported: an environment can have tens of thousands of files.
@@ -206,7 +206,7 @@ def _check_installation() -> Iterator[Finding]:
     platform, volume = detect_platform(), notebook_volume()
     if volume and not Path(sys.prefix).is_relative_to(volume):
         detail = f"installed in {sys.prefix}, which is deleted when the instance stops"
-    elif platform is Platform.STUDIO and not Path(sys.prefix).is_relative_to(Path.home()):
+    elif platform is Platform.STUDIO and not Path(sys.prefix).is_relative_to(home_directory()):
         detail = f"installed in {sys.prefix}, which is deleted when the space stops"
     else:
         yield Finding("good", "snapper", f"installed in {sys.prefix}")
@@ -319,7 +319,7 @@ def _check_scripts(requested: Sequence[Path]) -> Iterator[Finding]:
 
 def _usual_scripts() -> Iterable[Path]:
     """Return the files that may be lifecycle scripts."""
-    home = Path.home()
+    home = home_directory()
     per_boot = Path("/var/lib/cloud/scripts/per-boot")  # cloud-init, as for EC2 user data
     return [*home.glob("*.sh"), *(home / "SageMaker").glob("*.sh"), *per_boot.glob("*")]
 

@@ -29,7 +29,7 @@ from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, rese
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
 from snapper.restoring.space import SpaceReservations
 from snapper.restoring.target import RestoreTarget
-from snapper.settings.crash_log import log_crash
+from snapper.settings.log_file import log_crash
 from snapper.store import Store
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from snapper.repository.refs import environment_names
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.selection import NamePatterns, rank_names
+from snapper.settings.log_file import open_log
 from snapper.store import Store
 
 
@@ -132,7 +134,7 @@ def run_within(session: Callable[[], Iterator[SessionEvent]], deadline: float, l
         for event in session():
             emit(event)
 
-    report = run_in_background(work, deadline, log)
+    report = run_in_background(work, deadline, partial(open_log, log))
     return replace(collect_report(report.events), process=report.pid, log=str(log))
 
 

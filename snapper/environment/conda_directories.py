@@ -16,6 +16,7 @@ from typing import NamedTuple
 from snapper.environment.condarc import configured_envs_dirs
 from snapper.environment.control import control_problem_in_home, owner_problem
 from snapper.format.model import STATE_DIRECTORY
+from snapper.settings.directories import home_directory
 
 #: Where the root prefixes of installations usually are, below the home or absolute.
 _USUAL_ROOTS = (
@@ -72,7 +73,7 @@ def envs_dirs_to_restore_into() -> list[EnvsDirectory]:
 
 def user_envs_dir() -> Path:
     """Return the directory that conda uses if all others are read-only; it may not exist yet."""
-    return Path.home() / ".conda" / "envs"
+    return home_directory() / ".conda" / "envs"
 
 
 def find_roots() -> list[Path]:
@@ -88,7 +89,7 @@ def trusted_roots() -> list[Path]:
 
 def usual_roots() -> list[Path]:
     """Return where the root prefixes of conda installations usually are."""
-    home = Path.home()
+    home = home_directory()
     return [home / path for path in _USUAL_ROOTS]
 
 

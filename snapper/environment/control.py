@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
+from snapper.settings.directories import home_directory
 
 
 def control_problem(path: Path, *, trust_group: bool = False) -> str:
@@ -28,7 +29,7 @@ def control_problem_in_home(path: Path) -> str:
 
     With some umasks, that is everything.
     """
-    return control_problem(path, trust_group=path.is_relative_to(Path.home()))
+    return control_problem(path, trust_group=path.is_relative_to(home_directory()))
 
 
 def owner_problem(path: Path) -> str:

@@ -25,6 +25,7 @@ from snapper.errors import FileOperationFailed
 from snapper.fs.beneath import is_possible_path
 from snapper.fs.errors import read_errors
 from snapper.fs.small_files import read_beneath
+from snapper.settings.directories import home_directory
 
 #: The directory in the environment for the sources of included editable installs.
 INCLUDED = "share/snapper/editable"
@@ -109,7 +110,7 @@ def check_source(install: Editable, prefix: Path) -> None:
 def _why_not_python(source: str, prefix: Path) -> str:
     """Return why the directory is not taken for a Python project, "" if it is."""
     real = os.path.realpath(source)
-    home = os.path.realpath(Path.home())
+    home = os.path.realpath(home_directory())
     if any(_is_within(path, real) for path in (home, os.path.realpath(prefix))):
         return "it contains your home directory or the environment"
     if "/." in real or "/." in source:

@@ -11,6 +11,7 @@ from snapper.environment.conda_directories import envs_dirs, find_roots
 from snapper.environment.control import control_problem_in_home
 from snapper.errors import AmbiguousName, EnvironmentNotFound
 from snapper.fs.small_files import read_file
+from snapper.settings.directories import home_directory
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -92,4 +93,4 @@ def _read_environments_txt() -> list[Path]:
 
 
 def _environments_txt() -> Path:
-    return Path.home() / ".conda" / "environments.txt"
+    return home_directory() / ".conda" / "environments.txt"

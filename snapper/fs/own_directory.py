@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapper.fs.atomic import write_entry
+from snapper.fs.atomic import replace_entry, write_entry
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
+from snapper.fs.locks import is_open_file, try_lock
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.removal import remove_tree
@@ -24,6 +25,9 @@ from snapper.fs.small_files import read_own_entry
 
 #: The mode of files that may contain secrets, such as values of variables.
 PRIVATE = 0o600
+
+#: Flags that open a file to append to it, without waiting for a reader, should it be a pipe.
+_APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class OwnDirectory:
@@ -49,10 +53,36 @@ class OwnDirectory:
                 return
         write_entry(Entry(self._descriptor, name), data, durable=False, mode=mode)
 
+    def open_to_append(self, name: str, largest: int) -> int:
+        """Open a regular file of this user or root to append to it, and return a descriptor; create it if necessary.
+
+        A file of more than `largest` bytes is renamed to `NAME.1` first. May raise OSError.
+        """
+        descriptor = self._open_to_append(name)
+        if os.fstat(descriptor).st_size <= largest:
+            return descriptor
+        try:
+            with suppress(OSError):  # a file system without locks, or without the file any more
+                if try_lock(descriptor) and is_open_file(descriptor, name, self._descriptor):
+                    replace_entry(Entry(self._descriptor, name), Entry(self._descriptor, f"{name}.1"))
+            return self._open_to_append(name)
+        finally:
+            os.close(descriptor)
+
     def remove(self, name: str) -> None:
         """Remove the file if there is one; may raise OSError."""
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._descriptor)
+
+    def _open_to_append(self, name: str) -> int:
+        descriptor = os.open(name, _APPENDING, PRIVATE, dir_fd=self._descriptor)
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and is_own(status):
+            return descriptor
+        os.close(descriptor)
+        if is_own(status):
+            raise OSError(errno.EINVAL, "it is not a regular file", name)
+        raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", name)
 
 
 @contextmanager

@@ -61,16 +61,16 @@ snapper_command=${0%/*}/@COMMAND@
 # --- wait ---
 
 snapper_is_ready() {
-    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ] && snapper_is_owned
+    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ] && snapper_is_owned "$snapper_prefix/."
 }
 
-# Succeeds if the environment belongs to this user, or to one that it may belong to since the kernel was registered.
+# Succeeds if $1 belongs to this user, or to one that the environment may belong to since the kernel was registered.
 # In a shared directory, another user can create an environment again after its owner has removed it.
 snapper_is_owned() {
     # shellcheck disable=SC3067 # shells that do not know -O go on
-    if [ -O "$snapper_prefix" ] 2>/dev/null; then return; fi
+    if [ -O "$1" ] 2>/dev/null; then return; fi
     # shellcheck disable=SC2046 # split into fields
-    set -- $(LC_ALL=C ls -Lldn "$snapper_prefix/." 2>/dev/null)
+    set -- $(LC_ALL=C ls -Lldn "$1" 2>/dev/null)
     case " $snapper_owners " in *" ${3:-unknown} "*) return ;; esac
     return 1
 }
@@ -107,7 +107,7 @@ snapper_count=0
 trap : INT # Jupyter may interrupt the kernel before it runs
 while ! snapper_is_ready; do
     snapper_condition='' snapper_process='' snapper_start='' snapper_text='' snapper_log=''
-    if [ -r "$snapper_waiting" ]; then
+    if [ -f "$snapper_waiting" ] && [ -r "$snapper_waiting" ] && snapper_is_owned "$snapper_waiting"; then
         {
             read -r snapper_condition
             read -r snapper_process snapper_start
@@ -115,6 +115,7 @@ while ! snapper_is_ready; do
             read -r snapper_log
         } <"$snapper_waiting"
     fi
+    case $snapper_text$snapper_log in *[[:cntrl:]]*) snapper_condition='' ;; esac # snapper does not write these
     case $snapper_condition in
     waiting | restoring)
         if ! snapper_is_alive "$snapper_process" "$snapper_start"; then
@@ -132,7 +133,7 @@ while ! snapper_is_ready; do
         ;;
     *)
         if snapper_is_ready; then break; fi
-        if [ -d "$snapper_prefix" ] && ! snapper_is_owned; then
+        if [ -d "$snapper_prefix" ] && ! snapper_is_owned "$snapper_prefix/."; then
             snapper_fail "$snapper_prefix belongs to another user than when this kernel was registered"
         fi
         if [ -d "$snapper_prefix/conda-meta" ]; then

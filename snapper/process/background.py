@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO, cast
 
 from snapper.errors import SnapperError, WorkerDied
@@ -35,11 +34,14 @@ class BackgroundReport:
     pid: int | None = None
 
 
-def run_in_background(work: Callable[[Emit], None], until: float, log: Path) -> BackgroundReport:
+def run_in_background(
+    work: Callable[[Emit], None], until: float, open_log: Callable[[], LogFile]
+) -> BackgroundReport:
     """Do the work in a process that may outlive this one; wait for it until the time `until` (monotonic clock).
 
-    The work emits events, which can be pickled, through its argument; its output goes to the log file. Raise what it
-    raises, with its traceback, and WorkerDied if its process was killed. Interrupting this process interrupts the work.
+    The work emits events, which can be pickled, through its argument; its output goes to the log file, or to nowhere if
+    that cannot be opened. Raise what it raises, with its traceback, and WorkerDied if its process was killed.
+    Interrupting this process interrupts the work.
     """
     read, write = os.pipe()
     sys.stdout.flush()
@@ -47,7 +49,7 @@ def run_in_background(work: Callable[[Emit], None], until: float, log: Path) -> 
     pid = os.fork()
     if pid == 0:
         os.close(read)
-        _run_detached(work, write, log)
+        _run_detached(work, write, open_log)
     os.close(write)
     try:
         with open(read, "rb", buffering=0) as pipe:
@@ -91,12 +93,12 @@ def _unpickle(received: bytearray) -> Iterator[object]:
             return
 
 
-def _run_detached(work: Callable[[Emit], None], pipe: int, log: Path) -> None:
+def _run_detached(work: Callable[[Emit], None], pipe: int, open_log: Callable[[], LogFile]) -> None:
     """Do the work in the forked process; never return."""
     status = 1
     try:
         os.setsid()
-        with _output_to(log):
+        with _output_to(open_log):
             status = _run(work, pipe)
     except KeyboardInterrupt:
         status = 130
@@ -134,11 +136,11 @@ def _run(work: Callable[[Emit], None], pipe: int) -> int:
 
 
 @contextmanager
-def _output_to(log: Path) -> Iterator[None]:
-    """Redirect the standard streams to the log file, or to nowhere if it cannot be written."""
+def _output_to(open_log: Callable[[], LogFile]) -> Iterator[None]:
+    """Redirect the standard streams to the log file, or to nowhere if it cannot be opened."""
     null = os.open(os.devnull, os.O_RDWR)
     try:
-        file: LogFile | None = LogFile(log)
+        file: LogFile | None = open_log()
     except OSError:
         file = None
     target = file.fileno() if file else null

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
-import stat
 import sys
 import threading
 import time
@@ -29,21 +27,19 @@ _SHORT = "%(levelname)s %(name)s: %(message)s"
 _LONG = "%(asctime)s.%(msecs)03dZ %(process)d %(levelname)s %(name)s: %(message)s"
 _TIME = "%Y-%m-%dT%H:%M:%S"
 
-#: The size in bytes above which a log file is renamed when it is opened.
-_MAX_SIZE = 1024 * 1024
-
 
 class LogFile(io.TextIOBase):
-    """A text stream that appends to a log file, and puts the time (UTC) and the PID before every line.
+    """A text stream that appends to an open log file, and puts the time (UTC) and the PID before every line.
 
-    Every write to the file is one or more whole lines, so lines of several processes and threads do not mix. An error
-    of writing, such as a full disk, does not stop the work: it is kept in `failed`.
+    `path` is that of the file; `descriptor` is closed with the stream. Every write to the file is one or more whole
+    lines, so lines of several processes and threads do not mix. An error of writing, such as a full disk, does not stop
+    the work: it is kept in `failed`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.failed: OSError | None = None
-        self._descriptor = _open_for_appending(path)
+        self._descriptor = descriptor
         self._incomplete = threading.local()
 
     def fileno(self) -> int:
@@ -145,31 +141,3 @@ class _StderrHandler(_TextStreamHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name that logging calls
         """Drop the record."""
-
-
-def _open_for_appending(path: Path) -> int:
-    """Open the file, after renaming it to `NAME.1` if it has become too large; raise OSError."""
-    import fcntl  # noqa: PLC0415 - missing on Windows, which is reported only after this module is imported
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _open(path)
-    if os.fstat(descriptor).st_size <= _MAX_SIZE:
-        return descriptor
-    try:
-        with suppress(OSError):  # a file system without locks, or without the file any more
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):  # no other process has renamed it
-                path.rename(path.with_name(f"{path.name}.1"))
-        return _open(path)
-    finally:
-        os.close(descriptor)
-
-
-def _open(path: Path) -> int:
-    """Open a regular file to append to it; raise OSError for a link, and for a pipe, which would block."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "it is not a regular file", str(path))

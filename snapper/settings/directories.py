@@ -8,15 +8,15 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from snapper.errors import UsageError
+from snapper.fs.ownership import is_own
 from snapper.fs.small_files import read_file
 
-if TYPE_CHECKING:
-    from platformdirs.api import PlatformDirsABC
-
 _METADATA = Path("/opt/ml/metadata/resource-metadata.json")
+
+#: The name of snapper's directory on the volume of a notebook instance.
+_ON_VOLUME = ".snapper"
 
 IS_MACOS = sys.platform == "darwin"
 
@@ -38,18 +38,23 @@ def detect_platform() -> Platform:
     return Platform.GENERIC
 
 
+def home_directory() -> Path:
+    """Return this user's home directory; raise UsageError if there is none."""
+    home = os.path.expanduser("~")
+    if not home.startswith("/"):
+        raise _no_home()
+    return Path(home)
+
+
 def notebook_volume() -> Path | None:
     """Return the volume of a notebook instance, which persists while the rest of the home directory is lost."""
-    volume = Path.home() / "SageMaker"
+    volume = home_directory() / "SageMaker"
     return volume if os.path.isdir(volume) else None
 
 
 def state_directory() -> Path:
     """Return where snapper keeps its state for this user: on the volume of a notebook instance, if there is one."""
-    volume = notebook_volume()
-    if volume:
-        return volume / ".snapper" / "state"
-    return existing_directory(_user_directories().user_state_path, "user_state_path")
+    return _own_on_volume("state") or _user_directory("user_state_path")
 
 
 def log_file() -> Path:
@@ -60,21 +65,30 @@ def log_file() -> Path:
 def default_store_directory() -> str:
     """Return the default of the setting `store`."""
     volume = notebook_volume()
-    return str(volume / ".snapper" if volume else _user_directories().user_data_path)
+    return str(volume / _ON_VOLUME if volume else _user_directory("user_data_path", renamed=False))
 
 
 def default_cache_directory() -> str | None:
     """Return the default of the setting `cache`, None for no cache."""
-    volume = notebook_volume()
-    if volume:
-        return str(volume / ".snapper" / "cache")
-    return str(state_directory() / "cache") if detect_platform() is Platform.STUDIO else None
+    if detect_platform() is Platform.GENERIC:
+        return None
+    return str(_own_on_volume("cache") or state_directory() / "cache")
 
 
 def user_config_directories() -> Iterator[Path]:
     """Yield the directories in which the user's settings file may be, the first one first."""
-    yield Path.home() / "SageMaker" / ".snapper"
-    yield existing_directory(_user_directories().user_config_path, "user_config_path")
+    yield home_directory() / "SageMaker" / _ON_VOLUME
+    yield _user_directory("user_config_path")
+
+
+def can_be_own(path: Path) -> bool:
+    """Return whether nothing is at the path, or what this user or root owns, as must be what a link leads to."""
+    try:
+        return is_own(os.lstat(path)) and is_own(os.stat(path))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def existing_directory(directory: Path, name: str) -> Path:
@@ -108,10 +122,34 @@ def absolute_directory(path: str | Path) -> Path:
         ) from None
 
 
-def _user_directories() -> PlatformDirsABC:
+def _own_on_volume(name: str) -> Path | None:
+    """Return a directory in snapper's on the volume of a notebook instance, None if another user has made either.
+
+    The volume can be shared.
+    """
+    volume = notebook_volume()
+    if volume is None:
+        return None
+    directory = volume / _ON_VOLUME / name
+    return directory if can_be_own(directory.parent) and can_be_own(directory) else None
+
+
+def _user_directory(name: str, *, renamed: bool = True) -> Path:
+    """Return the directory that a property of platformdirs names.
+
+    If `renamed`, version 0.1 used another one on macOS. Raise UsageError if the user has no home directory.
+    """
     from platformdirs import PlatformDirs  # noqa: PLC0415 - a slow import
 
-    return PlatformDirs("snapper", appauthor=False)
+    try:
+        directory: Path = getattr(PlatformDirs("snapper", appauthor=False), name)
+    except RuntimeError:
+        raise _no_home() from None
+    return existing_directory(directory, name) if renamed else directory
+
+
+def _no_home() -> UsageError:
+    return UsageError("this user has no home directory", "Set HOME to an absolute path.")
 
 
 def _is_studio_space() -> bool:

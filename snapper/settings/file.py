@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import stat
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,12 @@ from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.small_files import read_file, read_own_path
-from snapper.settings.directories import notebook_volume, user_config_directories
+from snapper.settings.directories import (
+    can_be_own,
+    home_directory,
+    notebook_volume,
+    user_config_directories,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,16 +81,16 @@ def find_settings_file() -> SettingsFile | None:
 
 
 def writable_settings_file() -> Path:
-    """Return the file that the user's settings are written to, which need not exist."""
+    """Return the file that the user's settings are written to, which need not exist; another user's is left alone."""
     named = _named_file()
     if named:
         return named
     candidates = [directory / _NAME for directory in user_config_directories()]
-    for path in candidates:
-        with suppress(OSError):
-            if path.is_file() and not _control_by_others(path):
-                return path
-    return candidates[0] if notebook_volume() else candidates[-1]
+    usable = [path for path in candidates if _is_usable(path)]
+    for path in usable:
+        if path.is_file():
+            return path
+    return usable[0] if usable and notebook_volume() else candidates[-1]
 
 
 def write_setting(key: str, value: object | None) -> Path:
@@ -142,8 +148,8 @@ def _control_by_others(path: Path) -> str:
         return f"its directory belongs to the user {owner_name(directory)}"
     if not is_own(status):
         return f"it belongs to the user {owner_name(status)}"
-    if others_can_write(status, trust_group=path.is_relative_to(Path.home())):
-        return "other users may write to it"
+    if others_can_write(status, trust_group=path.is_relative_to(home_directory())):
+        return f"other users may write to it. Check it, then run: chmod go-w {shlex.quote(str(path))}"
     try:
         os.close(open_own_path(str(path)))
     except OSError as error:
@@ -153,10 +159,19 @@ def _control_by_others(path: Path) -> str:
     return ""
 
 
+def _is_usable(path: Path) -> bool:
+    """Return whether settings that are written to the file will be read; other problems are left to the writer."""
+    try:
+        return not _control_by_others(path)
+    except FileNotFoundError:
+        return can_be_own(path) and can_be_own(path.parent)
+    except OSError:
+        return True
+
+
 @cache
 def _warn_once(path: Path, reason: str) -> None:
-    advice = f"To use it all the same, set {VARIABLE}={path}"
-    logger.warning("the settings in %s are ignored, because %s. %s", path, reason, advice)
+    logger.warning("the settings in %s are ignored, because %s", path, reason)
 
 
 def _read(path: Path) -> SettingsFile | None:

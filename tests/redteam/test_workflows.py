@@ -314,3 +314,23 @@ def test_hub(world: World, conda: Path) -> None:
         assert result["prefix"] == str(conda / "envs/myenv")
         _assert_restored(conda / "envs/myenv")
         _assert_kernel_starts_in(user, "myenv-python3", conda / "envs/myenv")
+
+
+# --- a container that runs with any user ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_user_without_an_account_or_home(home: str, world: World) -> None:
+    """What needs no home works, and nothing is written to the current directory."""
+    if os.geteuid():
+        pytest.skip("only root can run commands as a user without an account")
+    user = replace(world.victim, envs=world.victim.home / "work/envs", store=world.victim.home / "store")
+    prefix = _make(user, user.envs / "myenv")
+    before = sorted(path.name for path in user.home.iterdir())
+    _succeed(user, "pack myenv", HOME=home)
+    shutil.rmtree(prefix)
+    for command, code in (("restore --all", 3), ("list", 0), ("status", 0), ("config", 0), ("doctor", 0)):
+        outcome = user.snapper(*command.split(), HOME=home)
+        assert outcome.code == code, outcome
+    _assert_restored(prefix)
+    assert sorted(path.name for path in user.home.iterdir()) == sorted([*before, "store"])
