@@ -176,7 +176,7 @@ def digest(environment: str, kernel: str) -> str:
 
 def register_names(prefix: Path, environment: str, shipped: list[Kernel]) -> list[tuple[str, str]]:
     """Register kernels of an environment that does not exist; return their names and display names."""
-    registered = kernels.register_pending(prefix, environment, shipped)
+    registered = kernels.Registrar().register_pending(prefix, environment, shipped)
     return [(kernel.name, kernel.display_name) for kernel in registered]
 
 
@@ -224,7 +224,7 @@ def test_names_of_other_kernels_are_not_used(home: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("JUPYTER_PATH", str(home / "more"))
     monkeypatch.setenv("PATH", f"{home}/server/bin:{os.environ['PATH']}")
     for environment in ("a", "b", "c", "d"):
-        (registered,) = kernels.register_pending(home / "envs" / environment, environment, [PY])
+        (registered,) = kernels.Registrar().register_pending(home / "envs" / environment, environment, [PY])
         name = f"{environment}-py-{digest(environment, 'py')}"
         assert (registered.name, registered.instead_of) == (name, f"{environment}-py")
     monkeypatch.setenv("SNAPPER_KERNEL_NAME", "{env}")

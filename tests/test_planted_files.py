@@ -204,9 +204,9 @@ def test_large_directories_are_not_listed(home: Path, prefix: Path) -> None:
         add_kernel(prefix, f"k{number}", argv=["true"], display_name="Good", language="text")
     assert kernels.register(prefix, "work") == ()
     many = [Kernel(f"k{number}", "Many", "text") for number in range(200)]
-    assert len(kernels.register_pending(prefix, "work", many)) == 100
+    assert len(kernels.Registrar().register_pending(prefix, "work", many)) == 100
     large = [Kernel("x" * size, "x" * 100_000, "x" * 100_000) for size in (300, 1)]
-    (outcome,) = kernels.register_pending(prefix, "work", large)
+    (outcome,) = kernels.Registrar().register_pending(prefix, "work", large)
     assert len(registered(home, outcome.name)["kernel.json"]) < 10_000
 
 
@@ -365,7 +365,7 @@ def test_files_that_may_contain_secrets_are_private(home: Path, prefix: Path, se
         kernels.register(prefix, "work")
         write_notice("work", WaitingNotice("failed", 1, "1", "error", "/log"))
         RestoreRecorder("/store", restores_all=True).close()
-        kernels.register_pending(prefix, "new", [Kernel("k", "K", "text")])
+        kernels.Registrar().register_pending(prefix, "new", [Kernel("k", "K", "text")])
     finally:
         os.umask(before)
     state = home / ".local/state/snapper"
@@ -502,7 +502,7 @@ def test_kernels_do_not_start_in_environments_that_others_put_in_their_place(
         variables = {"PATH": os.environ["PATH"], "BASH_VERSION": "this"}  # so that it stays in this shell
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
-    kernels.register_pending(prefix, "work", [Kernel("good", "Good", "text")])
+    kernels.Registrar().register_pending(prefix, "work", [Kernel("good", "Good", "text")])
     kernels.register(prefix, "work")
     script = str(home / ".local/share/jupyter/kernels/work-good/launch.sh")
     assert start().returncode == 0

@@ -18,6 +18,7 @@ from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import InsufficientSpace
 from snapper.format.model import LAYER_SIZE, Layer, Snapshot
+from snapper.kernels import naming
 from snapper.process.identity import is_process_alive
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
@@ -172,14 +173,19 @@ def test_an_unexpected_error_in_one_environment_does_not_stop_others(
     for name in ("one", "two", "three"):
         machine.run_json("pack", "-p", make_data(machine.envs / name))
         shutil.rmtree(machine.envs / name)
-    register, errors = kernels.register, {"one": MemoryError(), "two": PermissionError(13, "denied", "/file")}
+    register, errors = (
+        kernels.Registrar.register,
+        {"one": MemoryError(), "two": PermissionError(13, "denied", "/file")},
+    )
 
-    def register_or_fail(prefix: Path, environment: str) -> tuple[kernels.KernelRegistration, ...]:
+    def register_or_fail(
+        registrar: kernels.Registrar, prefix: Path, environment: str
+    ) -> tuple[kernels.KernelRegistration, ...]:
         if environment in errors:
             raise errors[environment]
-        return register(prefix, environment)
+        return register(registrar, prefix, environment)
 
-    monkeypatch.setattr(kernels, "register", register_or_fail)
+    monkeypatch.setattr(kernels.Registrar, "register", register_or_fail)
     for name, value in machine.variables.items():
         monkeypatch.setenv(name, value)
     requests = [RestoreRequest(SnapshotSpec(name)) for name in ("one", "two", "three")]
@@ -197,6 +203,27 @@ def test_an_unexpected_error_in_one_environment_does_not_stop_others(
             "two": "permission denied: cannot access /file",
         }
         assert isinstance(outcomes["three"], RestoreResult)
+
+
+def test_registered_kernels_are_read_once_while_environments_are_present(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them for each environment takes minutes if there are hundreds."""
+    for name in ("one", "two", "three"):
+        machine.run_json("pack", "-p", make_data(machine.envs / name))
+    for name, value in machine.variables.items():
+        monkeypatch.setenv(name, value)
+    reads: list[tuple[kernels.RegisteredKernel, ...]] = []
+
+    def count() -> tuple[kernels.RegisteredKernel, ...]:
+        reads.append(kernels.registered_kernels())
+        return reads[-1]
+
+    monkeypatch.setattr(naming, "registered_kernels", count)
+    requests = [RestoreRequest(SnapshotSpec(name)) for name in ("one", "two", "three")]
+    outcomes = list(restore(open_store(str(machine.store)), requests))
+    assert [isinstance(outcome, RestoreResult) and outcome.present for outcome in outcomes] == [True] * 3
+    assert len(reads) == 1
 
 
 def test_failed_restore_to_another_prefix_keeps_the_kernels(machine: Machine) -> None:

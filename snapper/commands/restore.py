@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,11 @@ class _Restore:
         self._reservations = SpaceReservations()
         self._failures = 0
 
+    @cached_property
+    def _registrar(self) -> kernels.Registrar:
+        """Registers kernels until the first environment is written."""
+        return kernels.Registrar()
+
     def run(
         self, requests: Sequence[RestoreRequest], jobs: int | None
     ) -> Iterator[RestoreResult | RestoreFailure]:
@@ -125,7 +131,7 @@ class _Restore:
             inspected = inspect_request(self._store, located)
             if inspected.target.present:
                 state.remove_leftovers(inspected.target.prefix)
-                return self._register(inspected.request, inspected.target, started)
+                return self._register(self._registrar, inspected.request, inspected.target, started)
             plan = make_plan(self._store, inspected, started)
             logger.info(
                 "restoring %s at %s to %s: %d layers, %d bytes",
@@ -146,7 +152,7 @@ class _Restore:
         snapshot, prefix = plan.snapshot, plan.target.prefix
         has_kernels = bool(snapshot.kernels)
         self._recorder.expect(plan.name, str(prefix), snapshot.size, has_kernels=has_kernels)
-        kernels.register_pending(prefix, plan.name, snapshot.kernels)
+        self._registrar.register_pending(prefix, plan.name, snapshot.kernels)
 
     def _write(self, plans: list[RestorePlan], jobs: int | None) -> Iterator[RestoreResult | RestoreFailure]:
         # Not needed, and slow to import, if all environments are present.
@@ -170,7 +176,10 @@ class _Restore:
             return self._fail(plan.request, outcome.error)
         try:
             size = 0 if outcome.target.present else plan.snapshot.size
-            return self._register(plan.request, outcome.target, plan.started, size, outcome.unrelocated)
+            registrar = kernels.Registrar()  # what has been written may have changed what Jupyter finds
+            return self._register(
+                registrar, plan.request, outcome.target, plan.started, size, outcome.unrelocated
+            )
         except Exception as error:
             return self._fail(plan.request, error)
 
@@ -180,6 +189,7 @@ class _Restore:
 
     def _register(
         self,
+        registrar: kernels.Registrar,
         request: RestoreRequest,
         target: RestoreTarget,
         started: float,
@@ -189,7 +199,7 @@ class _Restore:
         """Register the environment at the target with Jupyter and conda; `size` is what was written, in bytes."""
         if request.prefix:
             remember_location(target.name, target.prefix)
-        registered = kernels.register(target.prefix, target.name)
+        registered = registrar.register(target.prefix, target.name)
         logger.info(
             "%s %s: %s; %d kernels registered",
             target.name,

@@ -57,7 +57,7 @@ def _distinct_environments(candidates: list[Path]) -> list[Path]:
 def registered_prefixes() -> list[Path]:
     """Return the prefixes in conda's environments.txt."""
     try:
-        return _read_environments_txt()
+        return [Path(line) for line in _read_environments_txt()]
     except OSError:
         return []
 
@@ -72,7 +72,8 @@ def register_with_conda(prefix: Path) -> None:
     file = _environments_txt()
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if prefix in _read_environments_txt():
+        lines = _read_environments_txt()
+        if str(prefix) in lines or prefix in map(Path, lines):
             return
         ends_with_newline = read_file(file)[-1:] in (b"", b"\n")
     except FileNotFoundError:
@@ -82,14 +83,14 @@ def register_with_conda(prefix: Path) -> None:
         out.write(os.fsencode(line))
 
 
-def _read_environments_txt() -> list[Path]:
+def _read_environments_txt() -> list[str]:
     """Return the absolute paths in the file; raise OSError if it is unreadable or another user controls it."""
     file = _environments_txt()
     problem = control_problem_in_home(file)
     if problem:
         raise OSError(errno.EPERM, problem, str(file))
-    lines = os.fsdecode(read_file(file)).splitlines()
-    return [Path(line.strip()) for line in lines if line.strip().startswith("/")]
+    lines = map(str.strip, os.fsdecode(read_file(file)).splitlines())
+    return [line for line in lines if line.startswith("/")]
 
 
 def _environments_txt() -> Path:

@@ -9,8 +9,8 @@ from snapper.kernels.kernelspecs import install_hint, shipped_kernels
 from snapper.kernels.registered import RegisteredKernel, registered_kernels
 from snapper.kernels.registration import (
     KernelRegistration,
+    Registrar,
     register,
-    register_pending,
     remove,
     remove_orphaned,
 )
@@ -18,10 +18,10 @@ from snapper.kernels.registration import (
 __all__ = [
     "KernelRegistration",
     "RegisteredKernel",
+    "Registrar",
     "install_hint",
     "kernel_directories",
     "register",
-    "register_pending",
     "registered_kernels",
     "remove",
     "remove_orphaned",

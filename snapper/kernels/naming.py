@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from snapper.format.model import Kernel, sha256_hex
 from snapper.fs.own_directory import list_directory
 from snapper.kernels.jupyter import kernel_names_elsewhere, user_kernels_directory
 from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS
-from snapper.kernels.registered import is_available
+from snapper.kernels.registered import RegisteredKernel, is_available, registered_kernels
 from snapper.settings.resolution import load_settings
 
 #: The kernel that Jupyter itself comes with.
@@ -56,75 +57,90 @@ class NamedKernel:
         return self.directory.name
 
 
-def name_kernels(environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
-    """Return the kernels of one environment with names that Jupyter accepts and that no other kernel has or can get.
+class KernelNames:
+    """The names of kernels that Jupyter has, and what the user's settings say about new ones, read when this is made.
 
-    A registered kernel keeps its name. Other kernels are looked for wherever Jupyter finds them.
+    Jupyter does not distinguish upper and lower case. Raise what `load_settings` raises.
     """
-    settings = load_settings()
-    display_names = _display_names(settings.kernel_display_name, environment, kernels)
-    names = _Names(environment)
-    named = []
-    for kernel, display_name in zip(kernels, display_names, strict=True):
-        text = _fill(settings.kernel_name, environment, kernel.language.lower(), kernel.name)
-        stem = _normalize(text)[:_LONGEST_STEM]
-        is_plain = len(text) <= _LONGEST_STEM and _is_unambiguous(settings.kernel_name, environment, kernel)
-        name = names.choose(stem, kernel.name, is_plain=is_plain)
-        named.append(NamedKernel(kernel, display_name, names.directory / name.chosen, name.instead_of))
-    return named
 
-
-@dataclass(frozen=True)
-class _Name:
-    chosen: str
-    instead_of: str = ""
-
-
-class _Names:
-    """Chooses names for the kernels of one environment. Jupyter does not distinguish upper and lower case."""
-
-    def __init__(self, environment: str) -> None:
-        self.directory = user_kernels_directory()
-        self._environment = environment
-        self._foreign = {_NATIVE, *kernel_names_elsewhere(self.directory)}
+    def __init__(self) -> None:
+        self._settings = load_settings()
+        self._directory = user_kernels_directory()
+        self._foreign = frozenset({_NATIVE, *kernel_names_elsewhere(self._directory)})
         self._own: dict[str, list[str]] = {}
-        for name in list_directory(self.directory):
+        for name in list_directory(self._directory):
             self._own.setdefault(name.lower(), []).append(name)
-        self._chosen: set[str] = set()
+        self._registered = {kernel.name: kernel for kernel in registered_kernels()}
 
-    def choose(self, stem: str, kernel: str, *, is_plain: bool) -> _Name:
+    def registered(self, environment: str) -> list[RegisteredKernel]:
+        """Return the kernels of the environment that snapper has registered."""
+        return [kernel for kernel in self._registered.values() if kernel.environment == environment]
+
+    def choose(self, environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
+        """Return the kernels of one environment with names that no other kernel has or can get.
+
+        A registered kernel keeps its name. Other kernels are looked for wherever Jupyter finds them.
+        """
+        template = self._settings.kernel_name
+        display_names = _display_names(self._settings.kernel_display_name, environment, kernels)
+        chosen: set[str] = set()
+        named = []
+        for kernel, display_name in zip(kernels, display_names, strict=True):
+            text = _fill(template, environment, kernel.language.lower(), kernel.name)
+            stem = _normalize(text)[:_LONGEST_STEM]
+            is_plain = len(text) <= _LONGEST_STEM and _is_unambiguous(template, environment, kernel)
+            name, instead_of = self._choose(stem, environment, kernel.name, chosen, is_plain=is_plain)
+            chosen.add(name)
+            named.append(NamedKernel(kernel, display_name, self._directory / name, instead_of))
+        return named
+
+    def add(self, name: str) -> None:
+        """Note that a kernel may have been registered by this name."""
+        names = self._own.setdefault(name, [])
+        if name not in names:
+            names.append(name)
+
+    def _choose(
+        self, stem: str, environment: str, kernel: str, chosen: Collection[str], *, is_plain: bool
+    ) -> tuple[str, str]:
         """Return the name that the kernel has, or else the stem if the name `is_plain`, or else one with a digest.
 
-        If none is free, because the user's directory cannot be used, registering the kernel says why.
+        The second value is the name that it should have, if that is taken. If none is free, because the user's
+        directory cannot be used, registering the kernel says why.
         """
-        identity = f"{self._environment}/{kernel}".encode("utf-8", "surrogatepass")
-        digest = sha256_hex(identity)[:_DIGEST_LENGTH]
-        with_digest = f"{stem}-{digest}"
+        identity = f"{environment}/{kernel}".encode("utf-8", "surrogatepass")
+        with_digest = f"{stem}-{sha256_hex(identity)[:_DIGEST_LENGTH]}"
         wanted = stem if is_plain else with_digest
         numbered = (f"{with_digest}-{number}" for number in range(2, _MOST_NUMBERS))
-        for name in (*self._registered(stem, kernel), wanted, with_digest, *numbered):
-            if self._is_free(name, kernel):
-                instead_of = "" if self._is_free(wanted, kernel) else wanted
-                self._chosen.add(name)
-                return _Name(name, instead_of)
-        return _Name(with_digest)
+        for name in chain(self._kept(stem, environment, kernel), (wanted, with_digest), numbered):
+            if name not in chosen and self._is_free(name, environment, kernel):
+                is_wanted = name == wanted or (
+                    wanted not in chosen and self._is_free(wanted, environment, kernel)
+                )
+                return name, "" if is_wanted else wanted
+        return with_digest, ""
 
-    def _registered(self, stem: str, kernel: str) -> Iterator[str]:
+    def _kept(self, stem: str, environment: str, kernel: str) -> Iterator[str]:
         """Yield the names under which the kernel is registered, as far as the template still gives them."""
-        pattern = re.compile(re.escape(stem) + _SUFFIX)
-        for name in sorted(self._own):
-            is_registered = pattern.fullmatch(name) and os.path.lexists(self.directory / name / KERNEL_JSON)
-            if is_registered and is_available(self.directory / name, self._environment, kernel):
-                yield name
+        pattern = re.escape(stem) + _SUFFIX
+        for known in self.registered(environment):
+            if known.kernel == kernel and re.fullmatch(pattern, known.name):
+                yield known.name
 
-    def _is_free(self, name: str, kernel: str) -> bool:
-        others = (self.directory / other for other in self._own.get(name, ()) if other != name)
-        return (
-            name not in self._foreign
-            and name not in self._chosen
-            and not any(os.path.lexists(other / KERNEL_JSON) for other in others)
-            and is_available(self.directory / name, self._environment, kernel)
+    def _is_free(self, name: str, environment: str, kernel: str) -> bool:
+        """Return whether the kernel can have the name, which is in lower case."""
+        return name not in self._foreign and all(
+            self._is_available(own, environment, kernel)
+            if own == name
+            else not os.path.lexists(self._directory / own / KERNEL_JSON)
+            for own in self._own.get(name, ())
         )
+
+    def _is_available(self, name: str, environment: str, kernel: str) -> bool:
+        known = self._registered.get(name)
+        if known is None:
+            return is_available(self._directory / name, environment, kernel)
+        return (known.environment, known.kernel) == (environment, kernel)
 
 
 def _is_unambiguous(template: str, environment: str, kernel: Kernel) -> bool:

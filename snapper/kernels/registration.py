@@ -19,7 +19,7 @@ from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directo
 from snapper.fs.ownership import trusted_users
 from snapper.kernels import launcher
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
-from snapper.kernels.naming import NamedKernel, name_kernels
+from snapper.kernels.naming import KernelNames, NamedKernel
 from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
@@ -45,41 +45,110 @@ class KernelRegistration:
 
 
 def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
-    """Register the kernels that the environment ships, and remove those that it no longer ships.
+    """Do what `Registrar.register` does for one environment."""
+    return Registrar().register(prefix, environment)
 
-    Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
+
+class Registrar:
+    """Registers kernels of several environments. What Jupyter and conda have is read once, when this is made.
+
+    Others may change it meanwhile: the directory of a kernel is checked again when it is written to. Raise what
+    `load_settings` raises.
     """
-    specs = list(find_kernelspecs(prefix))
-    named = name_kernels(environment, [spec.kernel for spec in specs])
-    current = {kernel.name for kernel in named}
-    for registered in registered_kernels():
-        if registered.environment == environment and registered.name not in current:
-            with suppress(OSError):
-                remove_directory(Path(registered.path))
-    outcomes = tuple(_register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True))
-    for outcome in outcomes:
-        logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
-    return outcomes
 
+    def __init__(self) -> None:
+        self._names = KernelNames()
+        self._condabin = condabin()
 
-def register_pending(
-    prefix: Path, environment: str, kernels: Sequence[Kernel]
-) -> tuple[KernelRegistration, ...]:
-    """Register kernels of an environment that is about to be restored at `prefix`; they wait for it when started.
+    def register(self, prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
+        """Register the kernels that the environment ships, and remove those that it no longer ships.
 
-    Kernels that are ready at another prefix stay as they are: `register` switches them once the environment is there.
-    """
-    ready_elsewhere = {
-        registered.name
-        for registered in registered_kernels()
-        if registered.ready and registered.prefix != str(prefix)
-    }
-    return tuple(
-        _registration(kernel)
-        if kernel.name in ready_elsewhere
-        else _register_pending(kernel, prefix, environment)
-        for kernel in name_kernels(environment, possible_kernels(kernels))
-    )
+        Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
+        """
+        specs = list(find_kernelspecs(prefix))
+        named = self._names.choose(environment, [spec.kernel for spec in specs])
+        current = {kernel.name for kernel in named}
+        for registered in self._names.registered(environment):
+            if registered.name not in current:
+                with suppress(OSError):
+                    remove_directory(Path(registered.path))
+        outcomes = tuple(
+            self._register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True)
+        )
+        for outcome in outcomes:
+            logger.debug("kernel %s of %s: %s", outcome.name, environment, outcome.problem or "registered")
+        return outcomes
+
+    def register_pending(
+        self, prefix: Path, environment: str, kernels: Sequence[Kernel]
+    ) -> tuple[KernelRegistration, ...]:
+        """Register kernels of an environment that is about to be restored; they wait for it when started.
+
+        Kernels that are ready at another prefix stay as they are: `register` switches them once the environment is
+        at `prefix`.
+        """
+        ready_elsewhere = {
+            registered.name
+            for registered in self._names.registered(environment)
+            if registered.ready and registered.prefix != str(prefix)
+        }
+        return tuple(
+            _registration(kernel)
+            if kernel.name in ready_elsewhere
+            else self._register_pending(kernel, prefix, environment)
+            for kernel in self._names.choose(environment, possible_kernels(kernels))
+        )
+
+    def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
+        def write(directory: OwnDirectory) -> None:
+            owners = (*trusted_users(), spec.prefix.stat().st_uid)
+            self._write_launch_script(directory, spec.prefix, environment, owners)
+            for name, data in spec.assets():
+                directory.write(name, data, _PUBLIC)
+            argv = spec.argv()
+            fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
+            _write_kernelspec(directory, named, fields, spec.prefix, environment)
+            # The command script comes last: it makes the kernel ready.
+            script = launcher.render_command_script(spec.prefix, argv, spec.variables())
+            directory.write(launcher.COMMAND_SCRIPT, _encode(script))
+
+        return self._attempt(named, environment, write)
+
+    def _register_pending(self, named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
+        def write(directory: OwnDirectory) -> None:
+            if not conda.is_environment(prefix):
+                directory.remove(launcher.COMMAND_SCRIPT)
+            self._write_launch_script(directory, prefix, environment, trusted_users())
+            if KERNEL_JSON not in directory.names():
+                fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
+                _write_kernelspec(directory, named, fields, prefix, environment)
+
+        return self._attempt(named, environment, write)
+
+    def _attempt(
+        self, named: NamedKernel, environment: str, write: Callable[[OwnDirectory], None]
+    ) -> KernelRegistration:
+        """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
+        self._names.add(named.name)
+        try:
+            with own_directory(named.directory, make=True) as directory:
+                if not is_usable(directory, environment, named.kernel.name):
+                    raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
+                write(directory)
+        except Exception as error:
+            logger.debug("traceback", exc_info=error)
+            return _registration(named, error)
+        return _registration(named)
+
+    def _write_launch_script(
+        self, directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
+    ) -> None:
+        used = used_file(environment)
+        with suppress(OSError), own_directory(used.parent, make=True):
+            pass
+        waiting = waiting_file(environment)
+        target = launcher.LaunchTarget(environment, prefix, owners, self._condabin, waiting, used)
+        directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 
 def remove(environment: str) -> tuple[RegisteredKernel, ...]:
@@ -103,49 +172,6 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     return tuple(removed)
 
 
-def _register(named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
-    def write(directory: OwnDirectory) -> None:
-        owners = (*trusted_users(), spec.prefix.stat().st_uid)
-        _write_launch_script(directory, spec.prefix, environment, owners)
-        for name, data in spec.assets():
-            directory.write(name, data, _PUBLIC)
-        argv = spec.argv()
-        fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
-        _write_kernelspec(directory, named, fields, spec.prefix, environment)
-        # The command script comes last: it makes the kernel ready.
-        script = launcher.render_command_script(spec.prefix, argv, spec.variables())
-        directory.write(launcher.COMMAND_SCRIPT, _encode(script))
-
-    return _attempt(named, environment, write)
-
-
-def _register_pending(named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
-    def write(directory: OwnDirectory) -> None:
-        if not conda.is_environment(prefix):
-            directory.remove(launcher.COMMAND_SCRIPT)
-        _write_launch_script(directory, prefix, environment, trusted_users())
-        if KERNEL_JSON not in directory.names():
-            fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
-            _write_kernelspec(directory, named, fields, prefix, environment)
-
-    return _attempt(named, environment, write)
-
-
-def _attempt(
-    named: NamedKernel, environment: str, write: Callable[[OwnDirectory], None]
-) -> KernelRegistration:
-    """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
-    try:
-        with own_directory(named.directory, make=True) as directory:
-            if not is_usable(directory, environment, named.kernel.name):
-                raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
-            write(directory)
-    except Exception as error:
-        logger.debug("traceback", exc_info=error)
-        return _registration(named, error)
-    return _registration(named)
-
-
 def _registration(named: NamedKernel, error: Exception | None = None) -> KernelRegistration:
     problem = ""
     if error is not None:
@@ -157,16 +183,6 @@ def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
     """Return the command that runs the launcher, with the fields that Jupyter fills in the kernel's own command."""
     fields = (f"{{{name}}}" for name in launcher.argv_fields(argv))
     return ["/bin/sh", str(directory.path / launcher.LAUNCH_SCRIPT), *fields]
-
-
-def _write_launch_script(
-    directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
-) -> None:
-    used = used_file(environment)
-    with suppress(OSError), own_directory(used.parent, make=True):
-        pass
-    target = launcher.LaunchTarget(environment, prefix, owners, condabin(), waiting_file(environment), used)
-    directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 
 def _write_kernelspec(
