@@ -348,10 +348,17 @@ def test_nested_environments_and_caches_are_not_packed(tools: Path, machine: Mac
         assert not (restored / path).exists(), path
 
 
-def test_directory_called_pkgs_is_packed_unless_it_is_a_package_cache(tools: Path, machine: Machine) -> None:
-    (tools / "pkgs/mine").mkdir(parents=True)
-    (tools / "pkgs/mine/file").write_text("mine")
-    assert (pack_and_move(machine, tools) / "pkgs/mine/file").read_text() == "mine"
+def test_directory_called_pkgs_is_packed_unless_it_is_where_conda_keeps_packages(
+    tools: Path, machine: Machine
+) -> None:
+    for path in ("lib/pkgs/mine", "pkgs/mine"):
+        (tools / path).mkdir(parents=True)
+        (tools / path / "file").write_text("mine")
+    restored = pack_and_move(machine, tools)
+    assert (restored / "lib/pkgs/mine/file").read_text() == "mine"
+    assert not (restored / "pkgs").exists()
+    result = machine.run_json("pack", "-p", tools, "--name", "moved")
+    assert [item["path"] for item in result["skipped"]] == ["pkgs"]
 
 
 def test_files_with_credentials_are_named(tools: Path, machine: Machine) -> None:

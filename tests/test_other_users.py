@@ -148,6 +148,29 @@ def test_link_of_another_user_is_not_followed_to_the_destination(
     assert len(victim.registered_kernels()) == 1
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_link_of_another_user_is_not_followed_to_the_output_of_an_export(
+    world: World, shared: Path, force: list[str]
+) -> None:
+    """Its owner could have any file of this user replaced."""
+    victim = world.victim
+    pack(victim, victim.envs / "work")
+    backups = victim.home / "backups"
+    backups.mkdir()
+    if force:
+        (backups / "work.tar.gz").write_text("the only backup")
+    victim.owns(backups)
+    (shared / "link").symlink_to(backups)
+    os.chown(shared / "link", world.attacker.uid, -1, follow_symlinks=False)
+    before = tree_of(backups)
+    error = victim.expect_error(11, "export", "work", "-o", shared / "link" / "work.tar.gz", *force)
+    assert error["message"].endswith(f"link is a link of the user {world.attacker.uid}")
+    assert tree_of(backups) == before
+    os.chown(shared / "link", victim.uid, -1, follow_symlinks=False)
+    victim.run_json("export", "work", "-o", shared / "link" / "work.tar.gz", *force)
+    assert (backups / "work.tar.gz").stat().st_size > 1000
+
+
 def test_staging_directory_of_another_user_is_refused(world: World, shared: Path) -> None:
     """The owner of the directory above creates it in advance, with links to what is to be moved into it."""
     victim, attacker = world.victim, world.attacker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,6 +118,31 @@ def test_state_of_other_users_does_not_count(prefix: Path, path: str) -> None:
     os.chown(prefix / path, other, other)
     expected = [name not in path for name in (*NAMES, "index")] if path.endswith(NAMES) else [False] * 4
     assert run_as_nobody(lambda: known(prefix)) == expected
+
+
+@pytest.mark.parametrize("path", [".snapper", *(f".snapper/{name}" for name in NAMES)])
+def test_state_that_others_may_write_to_does_not_count(prefix: Path, path: str) -> None:
+    """Otherwise, they could have another snapshot packed under this environment's name."""
+    (prefix / path).chmod(0o777)
+    expected = [name not in path for name in (*NAMES, "index")] if path.endswith(NAMES) else [False] * 4
+    assert known(prefix) == expected
+    prefix.chmod(0o777)
+    assert known(prefix) == [True] * 4, "who may change the environment may change what is known about it"
+    prefix.chmod(0o755)
+    write_state(prefix)
+    assert known(prefix) == [True] * 4
+
+
+def test_others_may_not_write_to_the_state_whatever_the_umask(prefix: Path) -> None:
+    shutil.rmtree(prefix / ".snapper")
+    before = os.umask(0)
+    try:
+        write_state(prefix)
+    finally:
+        os.umask(before)
+    assert known(prefix) == [True] * 4
+    for path in (prefix / ".snapper", *(prefix / ".snapper").iterdir()):
+        assert not path.stat().st_mode & 0o022, path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of two users")

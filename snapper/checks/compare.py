@@ -19,7 +19,7 @@ from snapper.format import bytecode
 from snapper.format.canonicalize import candidate_originals
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
-from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot, directory_mode, file_mode
+from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot, packed_mode
 from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
@@ -211,8 +211,8 @@ class _LayerComparison:
             return None if other and os.path.samestat(status, other) else "target"
         if member.type == "file" and not self._is_same_file(member, data):
             return "contents"
-        packed_mode = directory_mode if member.type == "directory" else file_mode
-        return None if packed_mode(status.st_mode) == packed_mode(member.mode) else "mode"
+        modes = {packed_mode(member.path, member.type, mode) for mode in (status.st_mode, member.mode)}
+        return None if len(modes) == 1 else "mode"
 
     def _is_same_file(self, member: Member, data: memoryview) -> bool:
         """Return whether the file on disk equals the member; keep package records, to compare them later."""

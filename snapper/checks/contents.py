@@ -15,7 +15,7 @@ from typing import NamedTuple
 from snapper.environment.conda import META, without_prefix_facts
 from snapper.format.layer_reader import LayerReader
 from snapper.format.member import Member, MemberType
-from snapper.format.model import RECORD_MODES, Layer, Relocation, directory_mode, file_mode
+from snapper.format.model import RECORD_MODES, Layer, Relocation, packed_mode
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer
@@ -76,7 +76,7 @@ def list_layer(store: Store, layer: Layer) -> list[ListedMember]:
         )
     for member, data in opened.members():
         relocation = _relocation_key(opened.relocations.get(member.path))
-        mode = directory_mode(member.mode) if member.type == "directory" else file_mode(member.mode)
+        mode = packed_mode(member.path, member.type, member.mode)
         content = Content(member.type, mode, _data(member, data), relocation)
         listed.append(ListedMember(member.path, content))
     return listed

@@ -88,7 +88,7 @@ def export_snapshot(
     ref, snapshot_id = resolve_spec(store, request.reference)
     snapshot = read_snapshot(store, snapshot_id)
     _check_snapshot(request, snapshot)
-    with staging_directory(request.output.parent.resolve() / request.output.name) as staging:
+    with staging_directory(request.output.absolute()) as staging:
         tree = staging.tree / "environment"
         tree.mkdir()
         progress.start(f"Unpacking {ref.name}", snapshot.size)

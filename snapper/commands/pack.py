@@ -186,7 +186,7 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
     """Return whether the environment is still its previous snapshot, and the store has all of that."""
     return (
         previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
-        and directory_mode(previous.snapshot.mode) == directory_mode(source.status.st_mode)
+        and directory_mode("", previous.snapshot.mode) == directory_mode("", source.status.st_mode)
         and has_encoded_snapshot(store, previous.encoded)
         and previous.is_unchanged()
     )
@@ -238,7 +238,7 @@ def _build_snapshot(
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),
-        mode=directory_mode(source.status.st_mode),
+        mode=directory_mode("", source.status.st_mode),
         packages=tuple(record.package for record in records),
         pip=tuple(sorted(plan.pip, key=lambda package: (package.name.lower(), package.version))),
         kernels=kernels.shipped_kernels(source.prefix),

@@ -3,8 +3,9 @@
 `state.json` names environment, snapshot and prefix; `snapshot` is the encoded snapshot; `index` is the index. Losing
 any of them is harmless: the next pack or restore reads the files and writes them again.
 
-They only count if the environment, the directory `.snapper` and the file itself belong to this user or root: another
-user could claim that an environment is what it is not. For the same reason, nothing is written elsewhere.
+They only count if the environment, the directory `.snapper` and the file itself belong to this user or root, and if
+others may not write to them unless they may write to the environment as well: another user could claim that an
+environment is what it is not. For the same reason, nothing is written elsewhere.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from snapper.format import canonical, manifest
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, STATE_DIRECTORY, Snapshot, is_digest, is_valid_name
 from snapper.fs import atomic
-from snapper.fs.beneath import LISTING
+from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.moves import Entry
-from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.small_files import read_own_entry, read_own_line
 
 _STATE = "state.json"
 _SNAPSHOT = "snapshot"
 _INDEX = "index"
+
+#: The mode of the files, whatever the umask.
+_MODE = 0o644
 
 #: The largest files that are read, in bytes. A snapshot is a document and pages of the size of one, on separate lines.
 #: An index of a million files with paths of 100 bytes has 140 MB.
@@ -103,8 +107,8 @@ def read_index(prefix: Path) -> Index | None:
 def read_index_header(prefix: Path) -> IndexHeader | None:
     """Return the header of the environment's index, or None if it is missing or unusable."""
     try:
-        with state_directory(prefix) as directory:
-            return decode_header(read_own_line(Entry(directory, _INDEX), canonical.LARGEST_DOCUMENT))
+        with _state_file(prefix, _INDEX) as file:
+            return decode_header(read_own_line(file, canonical.LARGEST_DOCUMENT))
     except (OSError, InvalidIndex):
         return None
 
@@ -151,22 +155,26 @@ def state_directory(top: Path | int, *, make: bool = False) -> Iterator[int]:
         if make:
             with suppress(FileExistsError):
                 os.mkdir(STATE_DIRECTORY, 0o755, dir_fd=environment)
-        with closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=environment)) as directory:
-            _check_own(os.fstat(directory), STATE_DIRECTORY)
+        with _open_state_directory(environment) as directory:
+            if make and _is_exposed(os.fstat(directory), environment):
+                os.fchmod(directory, 0o755)
             yield directory
+
+
+@contextmanager
+def _open_state_directory(environment: int) -> Iterator[int]:
+    with closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=environment)) as directory:
+        _check_own(os.fstat(directory), STATE_DIRECTORY)
+        yield directory
 
 
 @contextmanager
 def open_environment(top: Path | int) -> Iterator[int]:
     """Open an environment, or a staged tree, by its path or a descriptor.
 
-    Raise OSError, with EPERM if it, or a link at the path, does not belong to this user or root.
+    Raise OSError, with EPERM if it, or a link on the path, does not belong to this user or root.
     """
-    if isinstance(top, Path):
-        _check_own(os.lstat(top), str(top))
-        descriptor = os.open(top, LISTING & ~os.O_NOFOLLOW)
-    else:
-        descriptor = os.dup(top)
+    descriptor = open_own_path(str(top), LISTING) if isinstance(top, Path) else os.dup(top)
     with closing_descriptor(descriptor):
         _check_own(os.fstat(descriptor), str(top))
         yield descriptor
@@ -180,10 +188,28 @@ def _check_own(status: os.stat_result, path: str) -> None:
 
 def _read(prefix: Path, name: str, limit: int) -> bytes:
     """Return the contents of a file in the state directory; may raise OSError."""
-    with state_directory(prefix) as directory:
-        return read_own_entry(Entry(directory, name), limit)
+    with _state_file(prefix, name) as file:
+        return read_own_entry(file, limit)
+
+
+@contextmanager
+def _state_file(prefix: Path, name: str) -> Iterator[Entry]:
+    """Yield a file in the state directory of an environment, to read it.
+
+    Raise OSError, with EPERM if others may write to the file or the directory, but not to the environment.
+    """
+    with open_environment(prefix) as environment, _open_state_directory(environment) as directory:
+        for status in (os.fstat(directory), os.lstat(name, dir_fd=directory)):
+            if _is_exposed(status, environment):
+                raise OSError(errno.EPERM, "others may write to it", name)
+        yield Entry(directory, name)
+
+
+def _is_exposed(status: os.stat_result, environment: int) -> bool:
+    """Return whether others may write to the file or directory, but not to the environment it is in."""
+    return others_can_write(status) and not others_can_write(os.fstat(environment))
 
 
 def _replace(directory: int, name: str, data: bytes) -> None:
     """Write the file atomically. It is not synced: losing it is harmless."""
-    atomic.write_entry(Entry(directory, name), data, durable=False)
+    atomic.write_entry(Entry(directory, name), data, durable=False, mode=_MODE)

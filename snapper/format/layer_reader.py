@@ -20,6 +20,7 @@ from snapper.format.model import (
     Relocation,
     check_path,
     check_target,
+    is_shared,
     path_bytes,
 )
 from snapper.format.segment import iter_members, segment_start
@@ -132,6 +133,7 @@ def read_members(
             path = member.path
             directory, _, last = path.rpartition("/")
             # Paths in one directory differ only in their last component: it is enough to check one of them in full.
+            # In a shared directory, what is allowed depends on all components.
             if (
                 not directory
                 or directory not in checked
@@ -140,7 +142,8 @@ def read_members(
                 or "\0" in last
             ):
                 check_path(path)
-                checked.add(directory)
+                if not is_shared(path):
+                    checked.add(directory)
                 if path.casefold() in SHARED_DIRECTORIES and member.type != "directory":
                     raise InvalidSegment(f"{path!r} is not a directory")
             if member.type == "hardlink":

@@ -35,8 +35,8 @@ SHARED_DIRECTORIES = ("envs", "pkgs")
 #: Names of snapper's own directories: what is in them decides what later commands do.
 _RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
 
-#: What makes a directory another environment, a package cache, or conda's trash. It would survive later restores.
-_SHARED = re.compile(r"(?:envs/[^/]+/conda-meta|pkgs/urls(?:\.txt)?|\.condatmp)(?:/|\Z)")
+#: What would belong to another environment, to the package cache, or to conda's trash, and survive later restores.
+_SHARED = re.compile(r"pkgs/|(?:envs/[^/]+/conda-meta|\.condatmp)(?:/|\Z)")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
@@ -54,7 +54,7 @@ _LARGEST_MODE = 0o7777
 #: The permissions that are packed and restored.
 _MODE_BITS = 0o755
 
-_READ_BY_OWNER, _ENTERED_BY_OWNER = 0o400, 0o500
+_READ_BY_OWNER, _ENTERED_BY_OWNER, _ALL_BY_OWNER = 0o400, 0o500, 0o700
 
 #: The length of the longest prefix or placeholder, in bytes: that of the longest path on Linux.
 _LONGEST_PREFIX = 4096
@@ -130,9 +130,24 @@ def file_mode(mode: int) -> int:
     return mode & _MODE_BITS | _READ_BY_OWNER
 
 
-def directory_mode(mode: int) -> int:
-    """Return the same for a directory, which its owner may also enter in any case."""
-    return mode & _MODE_BITS | _ENTERED_BY_OWNER
+def directory_mode(path: str, mode: int) -> int:
+    """Return the same for a directory, which its owner may also enter in any case.
+
+    The owner may also write to the environment itself, for which the path is empty, and to `envs` in it: other
+    environments are created there.
+    """
+    least = _ALL_BY_OWNER if path in ("", *SHARED_DIRECTORIES) else _ENTERED_BY_OWNER
+    return mode & _MODE_BITS | least
+
+
+def packed_mode(path: str, type_: str, mode: int) -> int:
+    """Return the mode with which a member of any type is packed and restored."""
+    return directory_mode(path, mode) if type_ == "directory" else file_mode(mode)
+
+
+def is_shared(path: str) -> bool:
+    """Return whether the path is below a directory that an environment shares with others."""
+    return path[4:5] == "/" and path[:4].casefold() in SHARED_DIRECTORIES
 
 
 def _check_digest(digest: str) -> None:

@@ -129,7 +129,9 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
     file = item.file
     collection.make_room(0)
     if file.type == "directory":
-        collection.builder.add(Member(file.path, "directory", directory_mode(file.mode), LINK_TIME))
+        collection.builder.add(
+            Member(file.path, "directory", directory_mode(file.path, file.mode), LINK_TIME)
+        )
         return
     target, prefix = file.target, collection.context.prefix
     canonical = None

@@ -145,7 +145,7 @@ def members(tree: Tree) -> list[File]:
         file
         for file in tree.files
         if file.type != "directory"
-        or directory_mode(file.mode) != USUAL_DIRECTORY_MODE
+        or directory_mode(file.path, file.mode) != USUAL_DIRECTORY_MODE
         or file.path not in non_empty
     ]
 

@@ -191,7 +191,7 @@ def _write_state(plan: RestorePlan, tree: int, unpacked: UnpackResult) -> IndexH
         taken = 0 if unpacked.linked else clock.next_tick(tree)
         header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
         state.write(tree, environment_state, plan.encoded, header, unpacked.index)
-        os.fchmod(tree, directory_mode(plan.snapshot.mode))
+        os.fchmod(tree, directory_mode("", plan.snapshot.mode))
     return header
 
 

@@ -162,7 +162,7 @@ def _set_directory_modes(directories: DirectoryTree, extracted: list[ExtractedLa
     """Set modes from the innermost directories outwards, as a mode may forbid entering a directory."""
     members = [member for result in extracted for member in result.directories]
     for member in sorted(members, key=lambda member: path_bytes(member.path), reverse=True):
-        os.fchmod(directories[member.path], directory_mode(member.mode))
+        os.fchmod(directories[member.path], directory_mode(member.path, member.mode))
 
 
 def _index_entry(directories: DirectoryTree, path: str) -> IndexEntry:

@@ -148,7 +148,7 @@ class _Writer:
             elif member.type == "directory":
                 self._result.directories.append(member)
                 self._directories[member.path]
-                self._index.append(directory_entry(member.path, directory_mode(member.mode)))
+                self._index.append(directory_entry(member.path, directory_mode(member.path, member.mode)))
             else:
                 self._note_link(member)
 

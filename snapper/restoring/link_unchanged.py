@@ -227,7 +227,7 @@ class _Linker:
             if path.endswith("/"):
                 self.target[path[:-1]]
                 result.directories.append(Member(path[:-1], "directory", mode, 0))
-                index.append(directory_entry(path[:-1], directory_mode(mode)))
+                index.append(directory_entry(path[:-1], directory_mode(path[:-1], mode)))
             else:
                 parent, _, name = path.rpartition("/")
                 source, target = self.source[parent], self.target[parent]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from snapper.environment.scan import foreign_paths
+from snapper.environment.scan import foreign_paths, names_in
 from snapper.errors import TargetLocked, TargetOccupied
 from snapper.format.model import SHARED_DIRECTORIES
 from snapper.fs.beneath import LISTING, LOOKUP
@@ -49,11 +49,7 @@ def set_aside(old: int, new: int, staging: int, target: Path) -> None:
 
 def names_in_envs(environment: int) -> frozenset[str]:
     """Return the names in `envs/` of an open environment. May raise OSError."""
-    envs = open_if_directory("envs", environment)
-    if envs is None:
-        return frozenset()
-    with closing_descriptor(envs):
-        return frozenset(os.listdir(envs))
+    return frozenset(names_in("envs", environment))
 
 
 def nested_environments(environment: int) -> list[str]:

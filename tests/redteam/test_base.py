@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,42 @@ def test_package_cache_of_the_victim(world: World, base: Path) -> None:
         world.victim.snapper("restore", "base", CONDA_ENVS_PATH="")
         for path in ("pkgs/numpy/x", "envs/mine/bin/x"):
             withstood((base / path).read_text() == "mine", f"changed {path}")
+
+
+_ALLOWED_BEFORE = {
+    "nothing": [],
+    "a file in the same directory": [file("envs/other/a"), file("pkgs/a"), file("pkgs/numpy-1/a")],
+    "directories": [directory("envs/other"), directory("pkgs"), directory("pkgs/numpy-1")],
+}
+_SHARED = {
+    "another environment": file("envs/other/conda-meta"),
+    "link in place of its records": link("envs/other/conda-meta", "../../share"),
+    "list of packages": file("pkgs/urls.txt", "https://evil/numpy-1.conda"),
+    "older list of packages": file("pkgs/urls"),
+    "package": file("pkgs/numpy-1/info/index.json", "{}"),
+    "link to a package": link("pkgs/numpy-1", "../share"),
+    "archive": file("pkgs/numpy-1.conda"),
+    "list of a channel": file("pkgs/cache/497deca9.json", "{}"),
+    "package in capitals": file("PKGS/numpy-1/info/index.json", "{}"),
+}
+
+
+@variants("before", _ALLOWED_BEFORE, usually=("nothing", "a file in the same directory"))
+@variants("shared", _SHARED, usually=("link in place of its records", "list of packages", "package"))
+def test_what_would_be_shared(shared: str, before: str, world: World, base: Path) -> None:
+    """It has another environment or a package cache, from which conda would install packages elsewhere."""
+    _publish(world, base, *_ALLOWED_BEFORE[before], _SHARED[shared])
+    _restore(world, base)
+    for path in ("envs/other/conda-meta", "pkgs/urls", "pkgs/urls.txt", "pkgs/numpy-1", "pkgs/cache"):
+        withstood(not os.path.lexists(base / path), f"restored {path}")
+
+
+@variants("mode", [0o555, 0o000, 0o500, 0o077], usually=(0o555,))
+@variants("closed", ["", "envs"], usually=("", "envs"))
+def test_directories_that_nobody_may_write_to(closed: str, mode: int, world: World, base: Path) -> None:
+    """It, or its `envs` directory, does not allow anyone to create environments in it."""
+    members = [directory("envs", mode)] if closed else []
+    world.publish("team", file("bin/program", "team's"), prefix=base / "envs/team")
+    world.publish("base", *members, prefix=base, snapshot={} if closed else {"mode": mode})
+    _restore(world, base)
+    withstood((base / "envs/team/bin/program").exists(), "prevented the restore of another environment")
