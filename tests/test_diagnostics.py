@@ -332,7 +332,7 @@ def test_importing_snapper_configures_no_logging() -> None:
     assert done.stdout == f"[] {logging.NOTSET}\n"
 
 
-@pytest.mark.parametrize("kind", ["pipe", "link", "directory"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "hard link", "directory"])
 def test_log_is_a_regular_file(tmp_path: Path, kind: str) -> None:
     """Opening a pipe to write waits for a reader, and a link may lead to any file of the user."""
     log, elsewhere = tmp_path / "snapper.log", tmp_path / "elsewhere"
@@ -341,6 +341,8 @@ def test_log_is_a_regular_file(tmp_path: Path, kind: str) -> None:
         os.mkfifo(log)
     elif kind == "link":
         log.symlink_to(elsewhere)
+    elif kind == "hard link":
+        log.hardlink_to(elsewhere)
     else:
         log.mkdir()
     with pytest.raises(OSError, match=r"."):

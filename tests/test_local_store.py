@@ -329,9 +329,28 @@ def test_a_private_file_in_place_of_the_lock_file_stays_private(tmp_path: Path) 
     lock = tmp_path / "store/environments/.lock"
     lock.write_text("secret")
     lock.chmod(0o600)
-    with pytest.raises(StoreRefused, match="it is not empty, so it is not a lock"):
+    with pytest.raises(StoreRefused, match="so it is not a lock"):
         store.replace(MUTABLE, b"two", version)
     assert (stat.S_IMODE(lock.stat().st_mode), lock.read_text()) == (0o600, "secret")
+
+
+@pytest.mark.parametrize("way", ["link", "rename"])
+def test_an_empty_file_in_place_of_the_lock_file_keeps_its_owner_and_mode(way: str, tmp_path: Path) -> None:
+    """It may be filled later, and everyone can link it where the system does not protect hard links."""
+    store = open_store(str(tmp_path / "store"), create=True)
+    store.replace(MUTABLE, b"one", None)
+    environments, private = tmp_path / "store/environments", tmp_path / "private"
+    environments.chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(environments, 54321, 54321)
+    private.touch(mode=0o600)
+    before = private.stat()
+    with private.open() as opened:
+        (os.link if way == "link" else os.rename)(private, environments / ".lock")
+        store.replace(MUTABLE, b"two", store.read_versioned(MUTABLE).version)
+        after = os.fstat(opened.fileno())
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert stat.S_IMODE((environments / ".lock").stat().st_mode) == 0o666
 
 
 @pytest.mark.parametrize(("times", "succeeds"), [(3, True), (1000, False)])

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.fs.locks import is_open_file, try_lock
-from snapper.fs.ownership import owner_name
+from snapper.fs.ownership import is_of_this_user, owner_name
 
 LOCK_FILE = ".lock"
 
@@ -60,11 +60,20 @@ def locked(directory: int, report: Callable[[str], object]) -> Iterator[None]:
 
 
 def _try_to_lock(directory: int) -> int | None:
-    """Return a descriptor that holds the lock, or None if another process holds it."""
-    descriptor = _open(directory)
+    """Return a descriptor that holds the lock, or None if another process holds it or the file must be made anew."""
+    try:
+        descriptor = _open_existing(directory)
+        is_complete = _is_complete(descriptor, directory)
+    except FileNotFoundError:
+        created = _create(directory)
+        if created is None:
+            return None
+        descriptor, is_complete = created, True
     try:
         if try_lock(descriptor) and is_open_file(descriptor, LOCK_FILE, directory):
-            return descriptor
+            if is_complete:
+                return descriptor
+            os.unlink(LOCK_FILE, dir_fd=directory)
     except BaseException:
         os.close(descriptor)
         raise
@@ -72,15 +81,35 @@ def _try_to_lock(directory: int) -> int | None:
     return None
 
 
-def _open(directory: int) -> int:
-    """Open the file, and create it if necessary."""
-    while True:
-        with suppress(FileNotFoundError):
-            descriptor = _open_existing(directory)
-            break
-        with suppress(FileExistsError):
-            descriptor = os.open(LOCK_FILE, _FLAGS | os.O_CREAT | os.O_EXCL, _OWN, dir_fd=directory)
-            break
+def _open_existing(directory: int) -> int:
+    """Open the file. Whoever owns the directory removes one that it may not open, and raises FileNotFoundError."""
+    try:
+        descriptor = os.open(LOCK_FILE, _FLAGS, dir_fd=directory)
+    except PermissionError as error:
+        if is_of_this_user(os.fstat(directory)):
+            with suppress(PermissionError):
+                os.unlink(LOCK_FILE, dir_fd=directory)
+                raise FileNotFoundError(errno.ENOENT, "it was replaced", LOCK_FILE) from None
+        owner = owner_name(os.lstat(LOCK_FILE, dir_fd=directory))
+        reason = f"{LOCK_FILE} there belongs to {owner}, and this user may not write to it"
+        raise OSError(error.errno, reason, LOCK_FILE) from None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and not status.st_size:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not an empty regular file, so it is not a lock", LOCK_FILE)
+
+
+def _create(directory: int) -> int | None:
+    """Create the file, and let those read and write it who may write to the directory; return None if there is one.
+
+    The permissions of a file that is there already are never changed: someone can have moved another file of this user
+    there to be given access to it.
+    """
+    try:
+        descriptor = os.open(LOCK_FILE, _FLAGS | os.O_CREAT | os.O_EXCL, _OWN, dir_fd=directory)
+    except FileExistsError:
+        return None
     try:
         _set_permissions(descriptor, directory)
     except BaseException:
@@ -89,30 +118,25 @@ def _open(directory: int) -> int:
     return descriptor
 
 
-def _open_existing(directory: int) -> int:
-    """Open the file. Whoever owns the directory removes one that it may not open, and raises FileNotFoundError."""
-    try:
-        return os.open(LOCK_FILE, _FLAGS, dir_fd=directory)
-    except PermissionError as error:
-        if os.fstat(directory).st_uid == os.geteuid():
-            os.unlink(LOCK_FILE, dir_fd=directory)
-            raise FileNotFoundError(errno.ENOENT, "it was replaced", LOCK_FILE) from None
-        owner = owner_name(os.lstat(LOCK_FILE, dir_fd=directory))
-        reason = f"{LOCK_FILE} there belongs to {owner}, and this user may not write to it"
-        raise OSError(error.errno, reason, LOCK_FILE) from None
+def _is_complete(descriptor: int, directory: int) -> bool:
+    """Return whether the file is another user's, or has the permissions that it is given when it is created.
+
+    It has others if its creator was killed, or if those of the directory have changed since.
+    """
+    file, parent = os.fstat(descriptor), os.fstat(directory)
+    has_all = (stat.S_IMODE(file.st_mode), file.st_gid) == (_mode(parent), parent.st_gid)
+    return has_all or not is_of_this_user(file)
+
+
+def _mode(directory: os.stat_result) -> int:
+    """Return the mode of the file: reading only lets those who may write copy the directory without an error."""
+    mode = directory.st_mode & 0o222
+    return mode | mode << 1 | _OWN
 
 
 def _set_permissions(descriptor: int, directory: int) -> None:
-    """Let those who may write to the directory read and write the file, and nobody else, if it is this user's file."""
-    file, parent = os.fstat(descriptor), os.fstat(directory)
-    if not stat.S_ISREG(file.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", LOCK_FILE)
-    if file.st_size:  # another file of this user, which someone has moved here to be given access to it
-        raise OSError(errno.EINVAL, "it is not empty, so it is not a lock", LOCK_FILE)
-    mode = parent.st_mode & 0o222
-    mode |= mode << 1 | _OWN  # reading only lets them copy the directory without an error
-    if file.st_uid != os.geteuid() or (stat.S_IMODE(file.st_mode), file.st_gid) == (mode, parent.st_gid):
-        return
+    parent = os.fstat(directory)
+    mode = _mode(parent)
     owner = parent.st_uid if os.geteuid() == 0 else -1  # what root makes must not keep the owner from writing
     try:
         os.fchown(descriptor, owner, parent.st_gid)

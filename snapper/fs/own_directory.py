@@ -56,7 +56,8 @@ class OwnDirectory:
     def open_to_append(self, name: str, largest: int) -> int:
         """Open a regular file of this user or root to append to it, and return a descriptor; create it if necessary.
 
-        A file of more than `largest` bytes is renamed to `NAME.1` first. May raise OSError.
+        It must have no other name, which other programs may know. A file of more than `largest` bytes is renamed to
+        `NAME.1` first. May raise OSError.
         """
         descriptor = self._open_to_append(name)
         if os.fstat(descriptor).st_size <= largest:
@@ -77,12 +78,12 @@ class OwnDirectory:
     def _open_to_append(self, name: str) -> int:
         descriptor = os.open(name, _APPENDING, PRIVATE, dir_fd=self._descriptor)
         status = os.fstat(descriptor)
-        if stat.S_ISREG(status.st_mode) and is_own(status):
+        if stat.S_ISREG(status.st_mode) and is_own(status) and status.st_nlink == 1:
             return descriptor
         os.close(descriptor)
-        if is_own(status):
-            raise OSError(errno.EINVAL, "it is not a regular file", name)
-        raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", name)
+        if not is_own(status):
+            raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", name)
+        raise OSError(errno.EINVAL, "it is not a regular file, or has another name as well", name)
 
 
 @contextmanager

@@ -146,7 +146,7 @@ while ! snapper_is_ready; do
     sleep 0.2 2>/dev/null || sleep 1
 done
 trap - INT
-touch "$snapper_used" 2>/dev/null
+if [ -n "$snapper_used" ] && [ ! -L "$snapper_used" ]; then touch "$snapper_used" 2>/dev/null; fi
 
 # --- activate ---
 
@@ -233,15 +233,15 @@ class LaunchTarget:
 
     `owners` are the numbers of the users that the environment may belong to, besides the one who starts the kernel.
     `condabin` is the directory of conda's own program, or empty. The script reads the file `waiting` while it waits,
-    and touches the file `used` when it starts the kernel.
+    and touches the file `used` when it starts the kernel, if there are such files.
     """
 
     environment: str
     prefix: Path
     owners: Sequence[int]
     condabin: str
-    waiting: Path
-    used: Path
+    waiting: Path | None
+    used: Path | None
 
 
 def render_launch_script(target: LaunchTarget) -> str:
@@ -252,8 +252,8 @@ def render_launch_script(target: LaunchTarget) -> str:
         "DEFAULT": conda_default_env(target.prefix, target.condabin),
         "OWNERS": " ".join(map(str, target.owners)),
         "CONDABIN": target.condabin,
-        "WAITING": str(target.waiting),
-        "USED": str(target.used),
+        "WAITING": str(target.waiting or ""),
+        "USED": str(target.used or ""),
         "COMMAND": COMMAND_SCRIPT,
     }
     return fill(_LAUNCH_TEMPLATE, values)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Registrar:
     def __init__(self) -> None:
         self._names = KernelNames()
         self._condabin = condabin()
+        self._is_anothers = cache(_is_anothers)
 
     def register(self, prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
         """Register the kernels that the environment ships, and remove those that it no longer ships.
@@ -143,10 +145,8 @@ class Registrar:
     def _write_launch_script(
         self, directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
     ) -> None:
-        used = used_file(environment)
-        with suppress(OSError), own_directory(used.parent, make=True):
-            pass
-        waiting = waiting_file(environment)
+        files = (waiting_file(environment), used_file(environment))
+        waiting, used = (None if self._is_anothers(file.parent) else file for file in files)
         target = launcher.LaunchTarget(environment, prefix, owners, self._condabin, waiting, used)
         directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
@@ -183,6 +183,15 @@ def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
     """Return the command that runs the launcher, with the fields that Jupyter fills in the kernel's own command."""
     fields = (f"{{{name}}}" for name in launcher.argv_fields(argv))
     return ["/bin/sh", str(directory.path / launcher.LAUNCH_SCRIPT), *fields]
+
+
+def _is_anothers(directory: Path) -> bool:
+    """Return whether the directory, which is created if necessary, belongs to another user."""
+    try:
+        with own_directory(directory, make=True):
+            return False
+    except OSError as error:
+        return error.errno == errno.EPERM
 
 
 def _write_kernelspec(

@@ -34,6 +34,7 @@ from snapper.format import bytecode
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot, directory_mode, file_mode
 from snapper.fs.directories import DirectoryTree, without_umask
+from snapper.fs.ownership import is_of_this_user
 from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
 from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer
@@ -208,7 +209,7 @@ class _Linker:
             and ctime in (status.st_ctime_ns, ANY_CTIME)
             and status.st_ctime_ns < self.taken
             and status.st_dev == self.device
-            and status.st_uid == os.geteuid()
+            and is_of_this_user(status)
             and (stat.S_ISLNK(status.st_mode) or self._is_restored_file(status))
         )
 

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from snapper.errors import UsageError
-from snapper.fs.ownership import is_own
+from snapper.fs.ownership import untrusted_component
 from snapper.fs.small_files import read_file
 
 _METADATA = Path("/opt/ml/metadata/resource-metadata.json")
@@ -81,16 +81,6 @@ def user_config_directories() -> Iterator[Path]:
     yield _user_directory("user_config_path")
 
 
-def can_be_own(path: Path) -> bool:
-    """Return whether nothing is at the path, or what this user or root owns, as must be what a link leads to."""
-    try:
-        return is_own(os.lstat(path)) and is_own(os.stat(path))
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-
-
 def existing_directory(directory: Path, name: str) -> Path:
     """Return the directory, or, on macOS, the one that snapper 0.1 used in its place if only that exists.
 
@@ -123,7 +113,7 @@ def absolute_directory(path: str | Path) -> Path:
 
 
 def _own_on_volume(name: str) -> Path | None:
-    """Return a directory in snapper's on the volume of a notebook instance, None if another user has made either.
+    """Return a directory in snapper's on the volume of a notebook instance, None if another user controls it.
 
     The volume can be shared.
     """
@@ -131,7 +121,10 @@ def _own_on_volume(name: str) -> Path | None:
     if volume is None:
         return None
     directory = volume / _ON_VOLUME / name
-    return directory if can_be_own(directory.parent) and can_be_own(directory) else None
+    try:
+        return None if untrusted_component(directory) else directory
+    except OSError:
+        return None
 
 
 def _user_directory(name: str, *, renamed: bool = True) -> Path:

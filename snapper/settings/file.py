@@ -23,10 +23,9 @@ from snapper.errors import FileOperationFailed, InvalidSettings
 from snapper.fs.atomic import make_directory, replace_entry, write_entry
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.moves import Entry
-from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
 from snapper.fs.small_files import read_file, read_own_path
 from snapper.settings.directories import (
-    can_be_own,
     home_directory,
     notebook_volume,
     user_config_directories,
@@ -135,10 +134,7 @@ def _read_own(path: Path) -> SettingsFile | None:
 
 
 def _control_by_others(path: Path) -> str:
-    """Return how another user controls the file, or an empty text if none does. May raise OSError.
-
-    In the user's home, what the group may write is the user's own: with some umasks, that is everything.
-    """
+    """Return how another user controls the file, or an empty text if none does. May raise OSError."""
     try:
         status = path.stat()
     except PermissionError:
@@ -148,7 +144,7 @@ def _control_by_others(path: Path) -> str:
         return f"its directory belongs to the user {owner_name(directory)}"
     if not is_own(status):
         return f"it belongs to the user {owner_name(status)}"
-    if others_can_write(status, trust_group=path.is_relative_to(home_directory())):
+    if others_can_write(status, trust_group=_trusts_group(path)):
         return f"other users may write to it. Check it, then run: chmod go-w {shlex.quote(str(path))}"
     try:
         os.close(open_own_path(str(path)))
@@ -159,12 +155,17 @@ def _control_by_others(path: Path) -> str:
     return ""
 
 
+def _trusts_group(path: Path) -> bool:
+    """Return whether what the group may write is the user's own: in the home, with some umasks, that is everything."""
+    return path.is_relative_to(home_directory())
+
+
 def _is_usable(path: Path) -> bool:
     """Return whether settings that are written to the file will be read; other problems are left to the writer."""
     try:
         return not _control_by_others(path)
     except FileNotFoundError:
-        return can_be_own(path) and can_be_own(path.parent)
+        return untrusted_component(path, trust_group=_trusts_group(path)) is None
     except OSError:
         return True
 

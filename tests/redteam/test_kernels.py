@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -126,6 +128,34 @@ def test_kernel_program_outside_of_the_environment(world: World) -> None:
         world.victim.snapper("restore", "--all")
     scripts = "".join(world.victim.kernel_scripts().values())
     withstood(f"{world.victim.envs}/work/bin/../../../work/evil" not in scripts, "the program is outside")
+
+
+@pytest.mark.parametrize("place", ["SageMaker/.snapper/state", "state/snapper"])
+def test_state_in_a_shared_directory(place: str, world: World) -> None:
+    """The attacker was the first to create snapper's directory on a shared volume, with what kernels read and touch."""
+    shared, state = world.temporary, world.temporary / place.partition("/")[2]
+    for name in ("SageMaker", "state"):
+        (world.victim.home / name).symlink_to(shared)
+        world.victim.owns(world.victim.home / name)
+    target = world.victim.home / ".ssh/touched"
+
+    def plant() -> None:
+        for name in ("used", "waiting"):
+            (state / name).mkdir(parents=True)
+        (state / "used/work").symlink_to(target)
+        os.mkfifo(state / "waiting/work")
+
+    def start() -> int:
+        command = ["/bin/sh", *world.victim.home.glob(".local/share/jupyter/kernels/work-*/launch.sh"), "x"]
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode
+
+    world.attacker.do(plant)
+    world.publish("work", prefix=world.victim.envs / "work")
+    world.victim.snapper("restore", "--all", XDG_STATE_HOME=str(shared))
+    world.victim.do(start)
+    withstood(not target.exists(), "created a file in the victim's home")
+    shutil.rmtree(world.victim.envs / "work")
+    withstood(world.victim.do(start) == 1, "started a kernel")
 
 
 def test_generated_files_are_private(world: World) -> None:
