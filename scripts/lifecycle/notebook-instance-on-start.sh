@@ -37,11 +37,12 @@ show() {
 
 # Must be called in a new session without a terminal, with stdin from /dev/null and a clean environment.
 supervise() {
-    local fd home='' uid gid groups as_user=(env "${settings[@]}")
+    local fd home='' uid gid groups as_user=(env)
     for fd in /proc/self/fd/*; do
         fd=${fd##*/}
         if ((fd > 2)); then exec {fd}>&-; fi
     done
+    export "${settings[@]}" # they may contain secrets, and everyone can see arguments
     stop_after $((budget - SECONDS)) &
     if [ "$EUID" = 0 ]; then
         IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
@@ -172,19 +173,28 @@ work() {
 if [ "$EUID" = 0 ]; then
     PATH=/usr/sbin:/usr/bin:/sbin:/bin
     environment=(-i "PATH=$PATH")
-    # Where the machine's AWS role is, without secrets.
-    for name in AWS_REGION AWS_DEFAULT_REGION AWS_ROLE_ARN AWS_WEB_IDENTITY_TOKEN_FILE; do
-        if [ -n "${!name:-}" ]; then environment+=("$name=${!name}"); fi
+    # What says where the AWS role and the network are, without keys and tokens.
+    for name in AWS_{REGION,DEFAULT_REGION,ROLE_ARN,WEB_IDENTITY_TOKEN_FILE,STS_REGIONAL_ENDPOINTS,CA_BUNDLE} \
+        AWS_CONTAINER_{CREDENTIALS_FULL_URI,CREDENTIALS_RELATIVE_URI,AUTHORIZATION_TOKEN_FILE} \
+        AWS_ENDPOINT_URL{,_S3,_STS} SSL_CERT_{FILE,DIR} REQUESTS_CA_BUNDLE \
+        {HTTP,HTTPS,NO}_PROXY {http,https,no}_proxy; do
+        case ${!name:-} in
+        '') ;;
+        *@*) say "$name is not passed on to $user, because it may contain a password" ;;
+        *) settings+=("$name=${!name}") ;;
+        esac
     done
 else
     environment=("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin")
 fi
 cd /
 {
-    env "${environment[@]}" setsid --wait bash -c "
-        $(declare -p user requirement wheelhouse budget settings work_functions)
-        $(declare -f stop_after show supervise "${work_functions[@]}")
-        SECONDS=$SECONDS; supervise; kill -KILL 0" </dev/null 2>&1
+    env "${environment[@]}" setsid --wait bash -c \
+        "eval \"\$(cat)\"; exec </dev/null; supervise; kill -KILL 0" 2>&1 < <(
+        declare -p user requirement wheelhouse budget settings work_functions
+        declare -f stop_after show supervise "${work_functions[@]}"
+        echo "SECONDS=$SECONDS"
+    )
 } 2>/dev/null # without the shell's message that a process was killed
 if ((SECONDS >= budget)); then say "on-start was stopped: it reached its time limit of $budget s"; fi
 exit 0

@@ -146,8 +146,10 @@ def test_state_in_a_shared_directory(place: str, world: World) -> None:
         os.mkfifo(state / "waiting/work")
 
     def start() -> int:
-        command = ["/bin/sh", *world.victim.home.glob(".local/share/jupyter/kernels/work-*/launch.sh"), "x"]
-        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode
+        (script,) = world.victim.home.glob(".local/share/jupyter/kernels/work-*/launch.sh")
+        return subprocess.run(
+            ["/bin/sh", script, "x"], capture_output=True, timeout=10, check=False
+        ).returncode
 
     world.attacker.do(plant)
     world.publish("work", prefix=world.victim.envs / "work")

@@ -167,6 +167,38 @@ def test_secrets_of_root(script: StartScript, tmp_path: Path) -> None:
     withstood(SECRET.encode() not in seen, f"learned {SECRET}")
 
 
+def test_credentials_among_what_the_user_needs(script: StartScript) -> None:
+    """What says where the AWS role and the network are is passed on, but not as arguments, nor with credentials."""
+    needed = {
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/v1/credentials",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials/it's $(id) \n2",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "/var/run/secrets/token",
+        "AWS_CA_BUNDLE": "/etc/ca.pem",
+        "AWS_ENDPOINT_URL_S3": "https://minio.example",
+        "SSL_CERT_FILE": "/etc/ca.pem",
+        "HTTPS_PROXY": "http://proxy.example:3128",
+        "no_proxy": "localhost,169.254.170.23",
+    }
+    credentials = {
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN": SECRET,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": SECRET,
+        "AWS_ENDPOINT_URL": f"https://me:{SECRET}@minio.example",
+        "http_proxy": f"http://me:{SECRET}@proxy.example:3128",
+    }
+    script.snapper("cd; env -0 >variables; cat /proc/[0-9]*/cmdline >arguments")
+    output = script.run(variables={**needed, **credentials}).output
+    given = (script.home / "variables").read_bytes()
+    lacking = [name for name in needed if f"{name}={needed[name]}".encode() not in given.split(b"\0")]
+    withstood(not lacking, f"kept {lacking} from the user")
+    withstood(SECRET.encode() not in given + output, f"passed on {SECRET}")
+    for name in ("AWS_ENDPOINT_URL", "http_proxy"):
+        withstood(
+            f"{name} is not passed on to".encode() in output, f"did not say that {name} is not passed on"
+        )
+    withstood(b"/v2/credentials" not in (script.home / "arguments").read_bytes(), "showed a URI to all users")
+
+
 @pytest.mark.parametrize("switch", ["setpriv", "runuser"])
 def test_privileges_of_root(switch: str, script: StartScript) -> None:
     """Programs of the user have what they would have if the user had logged in."""
