@@ -12,18 +12,30 @@ import pytest
 
 from snapper.environment.scan import scan
 from snapper.environment.tree import File, walk
-from snapper.errors import ChangedWhilePacking, FileOperationFailed
+from snapper.errors import ChangedWhilePacking, FileOperationFailed, TooManyFiles
 from snapper.format import layer_builder
 from snapper.format.model import LAYER_SIZE
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext
 from snapper.packing.items import CollectedGroup, FileGroup, PackItem
 from snapper.packing.large import scan_large_file
+from snapper.packing.plan import make_plan
 from snapper.packing.uploads import upload_queue
 from snapper.repository.locks import pack_intent
 from snapper.store import open_store
 
 SMALL = 64 * 1024
+
+
+def test_links_that_a_restore_would_refuse_are_not_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snapper.packing.plan.MOST_KEPT", 10_000)
+    (tmp_path / "file").touch()
+    for number in range(30):
+        (tmp_path / f"link{number}").symlink_to("x" * 200)
+    with pytest.raises(TooManyFiles, match=f"{tmp_path} has too many files: links and directories"):
+        make_plan(tmp_path, walk(tmp_path), ())
 
 
 @pytest.mark.parametrize("kind", ["symlinks", "hard links", "directories", "empty files"])

@@ -21,7 +21,7 @@ import pytest
 
 from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import Corrupted, UnexpectedError
+from snapper.errors import Corrupted, TooManyFiles, UnexpectedError
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
@@ -264,17 +264,40 @@ def test_hostile_layer_is_refused_and_changes_nothing(sandbox: Path, what: str) 
         assert without_run_records(tree_of(sandbox)) == before
 
 
+@pytest.mark.parametrize("where", ["layer_writer", "unpacker"])
+@pytest.mark.parametrize("kind", ["links", "directories"])
 def test_links_that_would_take_too_much_memory_are_refused(
-    sandbox: Path, monkeypatch: pytest.MonkeyPatch
+    sandbox: Path, kind: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Links are kept until all files are written; a layer with many long targets takes a thousandth in the store."""
-    monkeypatch.setattr("snapper.restoring.unpacker._MAX_KEPT", 100_000)
-    layers = [pack_members(symlink(f"link{number}", "x" * 4000)) for number in range(30)]
+    """They are kept until all files are written; a layer of many with long names takes a thousandth in the store."""
+    monkeypatch.setattr(f"snapper.restoring.{where}.MOST_KEPT", 100_000)
+    long = "/".join(["x" * 200] * 20)
+    members = [symlink(f"link{number}", long) for number in range(30)]
+    if kind == "directories":
+        members = [encode_member(Member(f"{long}/{number}", "directory", 0o700, 0)) for number in range(30)]
+    parts = 1 if where == "layer_writer" else 3
+    layers = [pack_members(*members[part::parts]) for part in range(parts)]
     publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *layers])
     outcome = restore_work(sandbox)
     assert isinstance(outcome, RestoreFailure)
-    assert isinstance(outcome.error, Corrupted)
+    assert isinstance(outcome.error, TooManyFiles)
     assert "links and directories" in outcome.error.message
+
+
+@pytest.mark.parametrize("limit", ["layer_writer._LARGEST_BLOCK", "unpacker._MOST_DESCRIBED"])
+def test_paths_that_would_take_too_much_memory_are_refused(
+    sandbox: Path, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index of all files is in memory until all are written."""
+    monkeypatch.setattr(f"snapper.restoring.{limit}", 10_000)
+    long = "/".join(["x" * 200] * 20)
+    members = [file(f"{long}/{number}", b"") for number in range(3)]
+    layers = [pack_members(*members)] if "layer_writer" in limit else list(map(pack_members, members))
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *layers])
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreFailure)
+    assert isinstance(outcome.error, TooManyFiles)
+    assert "paths" in outcome.error.message
 
 
 def test_continuation_without_its_file_is_refused(sandbox: Path) -> None:

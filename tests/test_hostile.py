@@ -152,9 +152,11 @@ def test_comparing_does_not_read_files_larger_than_any_of_a_layer(sandbox: Path)
 
 
 def publish_descriptions(store: LocalStore, *layers: Layer) -> str:
-    """Make a snapshot with these descriptions of existing layers the current one of `work`; return its key."""
+    """Make a snapshot with these descriptions of its layers the current one of `work`; return its key."""
     found = read_snapshot(store, read_ref(store, "work").ref.current)
-    snapshot_id = put_snapshot(store, replace(found, layers=(*found.layers, *layers)))
+    described = {layer.digest for layer in layers}
+    others = (layer for layer in found.layers if layer.digest not in described)
+    snapshot_id = put_snapshot(store, replace(found, layers=(*others, *layers)))
     point_ref(store, snapshot_id)
     return Layout.snapshot(snapshot_id)
 

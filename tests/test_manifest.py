@@ -24,7 +24,7 @@ from snapper.errors import Corrupted, ManifestTooLarge, NotInStore
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import Layer, Package, Page, PipPackage, Snapshot, sha256_hex
+from snapper.format.model import Continuation, Layer, Package, Page, PipPackage, Snapshot, sha256_hex
 from snapper.repository import objects
 from snapper.repository.objects import iter_pages, write_pages
 from snapper.repository.refs import read_ref
@@ -54,8 +54,8 @@ def large(names: list[str], version: str = "1") -> Snapshot:
     return sample_snapshot(
         packages=tuple(package(name, each) for name, each in zip(names, versions, strict=False)),
         layers=tuple(
-            layer_of(name, number, each)
-            for name, each in zip(names, versions, strict=False)
+            layer_of(name, 2 * names[:position].count(name) + number, each)  # no layer is listed twice
+            for position, (name, each) in enumerate(zip(names, versions, strict=False))
             for number in (0, 1)
         ),
     )
@@ -91,6 +91,20 @@ def test_a_list_may_contain_the_same_page_twice() -> None:
     assert manifest.decode(manifest.encode(found)) == found
     pages = [page.digest for page in document_of(found).packages]
     assert len(pages) > len(set(pages))
+
+
+def test_a_layer_with_members_is_listed_once() -> None:
+    """Parts of a large file can be equal. Anything else would be written to the same paths twice."""
+    first, part = layer_of("a"), replace(layer_of("b"), members=0)
+    parts = [replace(part, begins=Continuation("x", offset, 200, 0)) for offset in (50, 100)]
+    assert sample_snapshot(layers=(first, *parts)).layers == (first, *parts)
+    for layers in (
+        (first, first),
+        (first, part, part),
+        (first, replace(parts[0], members=1), parts[1], first),
+    ):
+        with pytest.raises(ValueError, match="listed twice"):
+            sample_snapshot(layers=layers)
 
 
 @pytest.mark.parametrize("changed", [0, 150, 299])

@@ -16,8 +16,8 @@ import pytest
 
 from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import InsufficientSpace
-from snapper.format.model import LAYER_SIZE, Layer, Snapshot
+from snapper.errors import InsufficientSpace, TooManyFiles
+from snapper.format.model import LAYER_SIZE, Layer, Mode, Relocation
 from snapper.kernels import naming
 from snapper.process.identity import is_process_alive
 from snapper.repository.specs import SnapshotSpec
@@ -30,6 +30,7 @@ from tests.support.commands import start_command, wait_until
 from tests.support.environments import make_data
 from tests.support.jupyter import kernels_dir, started
 from tests.support.kernelspecs import add_kernel
+from tests.support.redteam import publisher
 from tests.support.s3server import S3Server
 from tests.support.stores import layer_files
 from tests.support.throttle import Throttle, throttled
@@ -51,13 +52,25 @@ def test_space_is_reserved_for_all_snapshots_together(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     layer = Layer("0" * 64, 1, "0" * 64, LAYER_SIZE, "files", "", 1, (), None)
     layers = (layer,) * (free * 6 // 10 // LAYER_SIZE)
-    snapshot = Snapshot(1, "linux-64", 0o755, (), (), (), (), (), layers)
     space = SpaceReservations()
-    space.reserve(tmp_path, snapshot.layers)
+    space.reserve(tmp_path, layers, "/prefix")
     with pytest.raises(InsufficientSpace) as caught:
-        space.reserve(tmp_path, snapshot.layers)
+        space.reserve(tmp_path, layers, "/prefix")
     assert caught.value.available < free * 5 // 10
-    SpaceReservations().reserve(tmp_path, snapshot.layers)
+    SpaceReservations().reserve(tmp_path, layers, "/prefix")
+
+
+@pytest.mark.parametrize("mode", ["text", "pyc"])
+def test_space_is_reserved_for_prefixes_that_are_longer_than_placeholders(tmp_path: Path, mode: Mode) -> None:
+    """Placeholders of 50 bytes are replaced by a prefix of 80, which can make files of nothing else 60% larger."""
+    free = shutil.disk_usage(tmp_path).free
+    relocation = Relocation(mode, f"/{'p' * 49}", ("file",))
+    layer = Layer("0" * 64, 1, "0" * 64, LAYER_SIZE, "files", "", 1, (relocation,), None)
+    layers = (layer,) * (free * 8 // 10 // LAYER_SIZE)
+    SpaceReservations().reserve(tmp_path, layers, "/" + "q" * 49)
+    with pytest.raises(InsufficientSpace) as caught:
+        SpaceReservations().reserve(tmp_path, layers, "/" + "q" * 79)
+    assert free < caught.value.needed < 2 * free
 
 
 @pytest.fixture
@@ -224,6 +237,29 @@ def test_registered_kernels_are_read_once_while_environments_are_present(
     outcomes = list(restore(open_store(str(machine.store)), requests))
     assert [isinstance(outcome, RestoreResult) and outcome.present for outcome in outcomes] == [True] * 3
     assert len(reads) == 1
+
+
+def test_snapshot_that_needs_too_much_memory_does_not_stop_the_others(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If what is kept of all snapshots takes too much memory, that with the most is given up."""
+    for name, links in (("few", 3), ("many", 200), ("some", 30)):
+        publisher.make_store(machine.store)
+        layers = [publisher.put_layer(machine.store, b"".join(publisher.ENVIRONMENT))]
+        for layer in range(3):
+            members = [publisher.link(f"{layer}/{number}", "t" * 100) for number in range(links)]
+            layers.append(publisher.put_layer(machine.store, b"".join(members)))
+        publisher.put_entry(machine.store, name, publisher.put_snapshot(machine.store, layers), "")
+    monkeypatch.setattr("snapper.restoring.engine._MOST_MEMORY", 100_000)
+    for name, value in machine.variables.items():
+        monkeypatch.setenv(name, value)
+    requests = [RestoreRequest(SnapshotSpec(name)) for name in ("few", "many", "some")]
+    outcomes = {result.environment: result for result in restore(open_store(str(machine.store)), requests)}
+    assert isinstance(outcomes["many"], RestoreFailure)
+    assert isinstance(outcomes["many"].error, TooManyFiles)
+    assert isinstance(outcomes["few"], RestoreResult)
+    assert isinstance(outcomes["some"], RestoreResult)
+    assert sorted(path.name for path in machine.envs.iterdir()) == ["few", "some"]
 
 
 def test_failed_restore_to_another_prefix_keeps_the_kernels(machine: Machine) -> None:

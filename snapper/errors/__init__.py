@@ -13,6 +13,7 @@ from snapper.errors.environments import (
     PlatformMismatch,
     PrefixTooLong,
     TargetOccupied,
+    TooManyFiles,
 )
 from snapper.errors.stores import (
     ConcurrentUpdate,
@@ -86,6 +87,7 @@ __all__ = [
     "TagExists",
     "TargetLocked",
     "TargetOccupied",
+    "TooManyFiles",
     "UnexpectedError",
     "UnsupportedFormat",
     "UnsupportedPlatform",

@@ -76,6 +76,20 @@ class ManifestTooLarge(SnapperError):
 
 
 @dataclass(eq=False)
+class TooManyFiles(SnapperError):
+    """What is kept in memory of an environment's files until all of them are written exceeds a limit, in bytes."""
+
+    name: str
+    what: str
+    limit: int
+    message_template = "{name} has too many files: {what} take more than {limit:,} bytes"
+    hint_template = (
+        "No environment needs that many. Move data that is not software, such as unpacked data sets, out of it before "
+        "it is packed; if it is packed already, restore an earlier snapshot."
+    )
+
+
+@dataclass(eq=False)
 class EditableInstallsFound(SnapperError):
     """The source code of some packages is outside the environment; each source is `NAME (DIRECTORY)`."""
 

@@ -32,6 +32,14 @@ _LARGEST_OCTAL = 8**11 - 1
 _CONSTANT_SUM = sum(MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
 
 
+#: How much memory links and directories of an environment may take, in bytes, as `kept_size` counts them. They are kept
+#: until all files are written. There can be more than 200,000 with usual paths.
+MOST_KEPT: Final = 64 << 20
+
+#: What a link or directory takes in memory besides its path and target, in bytes.
+_KEPT_OVERHEAD = 200
+
+
 class InvalidSegment(ValueError):
     """A segment differs from docs/format.md."""
 
@@ -45,6 +53,11 @@ class Member(NamedTuple):
     mtime: int
     size: int = 0
     target: str = ""
+
+
+def kept_size(path: str, target: str = "") -> int:
+    """Return how many bytes a link or directory takes in memory, approximately."""
+    return _KEPT_OVERHEAD + len(path) + len(target)
 
 
 def encode_header(member: Member) -> bytes:

@@ -14,8 +14,9 @@ from snapper.environment.changes import PackageSet
 from snapper.environment.conda import PathEntry, Record
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
-from snapper.errors import ChangedWhilePacking
+from snapper.errors import ChangedWhilePacking, TooManyFiles
 from snapper.format import bytecode
+from snapper.format.member import MOST_KEPT, kept_size
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, directory_mode, path_bytes
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
 
@@ -78,10 +79,11 @@ class PackPlan:
 def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
     """Assign each file of the tree to the conda package that installed it, to a pip distribution, or to no owner.
 
-    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied.
+    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles.
     """
     files = {file.path: file for file in tree.files}
     unowned = {file.path: file for file in members(tree)}
+    _check_restorable(prefix, unowned)
     relocated = {
         entry.path: files.get(entry.path)
         for record in records
@@ -136,6 +138,12 @@ def link_time_files(
     """Add to a package's link-time files what could not be proved to be the package's."""
     owner_files = _owner_files(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
     return replace(owner_files, records=planned.records, facts=facts)
+
+
+def _check_restorable(prefix: Path, files: Mapping[str, File]) -> None:
+    """Raise TooManyFiles if a restore would refuse links and directories that take so much memory."""
+    if sum(kept_size(path, file.target) for path, file in files.items() if file.type != "file") > MOST_KEPT:
+        raise TooManyFiles(str(prefix), "links and directories", MOST_KEPT)
 
 
 def members(tree: Tree) -> list[File]:

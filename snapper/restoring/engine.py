@@ -12,6 +12,7 @@ from typing import NamedTuple
 from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
 from snapper.environment.installed import InstalledEnvironment
+from snapper.errors import TooManyFiles
 from snapper.format.model import FORMAT, directory_mode
 from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
@@ -23,6 +24,10 @@ from snapper.restoring.staging import Staging, staging_directory
 from snapper.restoring.target import RestoreTarget, check_replaceable, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
+
+#: How much memory the results of all layers may take until their snapshots are whole, in bytes: more than those of any
+#: single snapshot.
+_MOST_MEMORY = 384 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -137,15 +142,29 @@ class _Wave:
         self, staged: _StagedRestore, job: int, outcome: ExtractedLayer | Exception
     ) -> Iterator[Outcome]:
         """Note what became of one layer; yield the outcome of its restore if that was the last one."""
-        plan, unpacker = staged.plan, staged.unpacker
-        if staged.error is None:
-            staged.error = self._keep(staged, job, outcome)
-        if staged.error is not None:
-            unpacker.give_up(self._workers, job)
-            if not unpacker.busy:
-                yield _fail(plan, staged.resources, staged.error)
-        elif unpacker.all_written:
+        error = staged.error or self._keep(staged, job, outcome)
+        if error is not None:
+            staged.unpacker.drop(job)
+            yield from self._give_up(staged, error)
+        elif staged.unpacker.all_written:
             yield self._swap_in(staged)
+        yield from self._limit_memory()
+
+    def _give_up(self, staged: _StagedRestore, error: Exception) -> Iterator[Outcome]:
+        """Write nothing more of a restore that fails; yield its outcome when none of its jobs is running."""
+        staged.error = error
+        staged.unpacker.give_up(self._workers)
+        if not staged.unpacker.busy:
+            yield _fail(staged.plan, staged.resources, error)
+
+    def _limit_memory(self) -> Iterator[Outcome]:
+        """Give up the restore that needs the most memory if all together need too much."""
+        if sum(staged.unpacker.memory for staged in self._staged) > _MOST_MEMORY:
+            largest = max(self._staged, key=lambda staged: staged.unpacker.memory)
+            name = f"the snapshot for {largest.plan.target.prefix}"
+            yield from self._give_up(
+                largest, TooManyFiles(name, "what is restored at the same time", _MOST_MEMORY)
+            )
 
     def _keep(
         self, staged: _StagedRestore, job: int, outcome: ExtractedLayer | Exception

@@ -18,10 +18,17 @@ from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
 from snapper.environment.index import EntryFields, directory_entry, encode_block
+from snapper.errors import TooManyFiles
+from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
-from snapper.format.member import InvalidSegment, Member
+from snapper.format.member import MOST_KEPT, InvalidSegment, Member, kept_size
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
-from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
+from snapper.format.relocate import (
+    PlaceholderTooShort,
+    relocate_file,
+    relocate_link,
+    replace_placeholder,
+)
 from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
 from snapper.fs.errors import os_errors
 from snapper.repository.objects import read_layer
@@ -32,11 +39,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 NANOSECONDS = 1_000_000_000
 
-#: By how many bytes relocation may make a layer larger in any case; beyond that, by its own size at most.
-_SMALL_GROWTH = 1 << 20
-
-#: What a link takes in memory besides its path and target, in bytes.
-_ENTRY_SIZE = 200
+#: The largest index block of a layer, in bytes. The layers that snapper writes have half as many bytes of members.
+_LARGEST_BLOCK = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class ExtractedLayer:
 
     `records` are conda package records that have to be updated with the `facts` of relocated files. `split` is the
     last file if it continues in the next layer. `index` is a block of the environment's index. A layer that was
-    `linked` has not been written: its files are hard links to those of the environment that is replaced.
+    `linked` has not been written: its files are hard links to those of the environment that is replaced. `kept` is how
+    many bytes of memory `links` and `directories` take.
     """
 
     links: list[Link] = field(default_factory=list)
@@ -89,12 +94,13 @@ class ExtractedLayer:
     unrelocated: list[str] = field(default_factory=list)
     index: bytes = b""
     linked: bool = False
+    kept: int = 0
 
     @property
-    def kept_size(self) -> int:
-        """How many bytes its links and directories take until they are made, approximately."""
-        links = sum(_ENTRY_SIZE + len(link.path) + len(link.target) for link in self.links)
-        return links + sum(_ENTRY_SIZE + len(member.path) for member in self.directories)
+    def described(self) -> int:
+        """How many bytes take what describes its files, approximately."""
+        facts = sum(kept_size(path, fact.sha256) for path, fact in self.facts.items())
+        return len(self.index) + facts
 
 
 _reader = LayerReader()
@@ -109,7 +115,7 @@ def fetch_layer(store: Store, job: ExtractJob) -> bytes:
 def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLayer:
     """Decompress and write one layer, given its bytes as stored.
 
-    Raise Corrupted, InsufficientSpace, PermissionDenied, FileOperationFailed.
+    Raise Corrupted, TooManyFiles, InsufficientSpace, PermissionDenied, FileOperationFailed.
     """
     # Files get their modes when they are created. Nothing else in a worker depends on the umask, so it is not restored.
     os.umask(0)
@@ -118,26 +124,31 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
     with os_errors(job.directory, "write to"):
         tree = _trees[job.directory]
     with unpack_errors(what, job.prefix):
-        writer = _Writer(job, layer, tree)
+        writer = _Writer(what, job, layer, tree)
         if layer.continuation is not None:
             writer.write_continuation(layer.continuation)
         writer.write_members(layer.members())
-    return writer.result()
+        return writer.result()
 
 
 class _Writer:
     """Writes the members of one layer."""
 
-    def __init__(self, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
+    def __init__(self, name: str, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
+        self._name = name
         self._job = job
         self._relocations = layer.relocations
         self._directories = directories
         self._growth = 0
+        self._most_growth = tolerated_growth(job.layer, job.prefix)
         self._result = ExtractedLayer()
         self._index: list[EntryFields] = []
 
     def result(self) -> ExtractedLayer:
+        """Return what the layer wrote; raise TooManyFiles if its index block is larger than any layer's."""
         self._result.index = encode_block(self._job.number, self._index)
+        if len(self._result.index) > _LARGEST_BLOCK:
+            raise TooManyFiles(self._name, "paths", _LARGEST_BLOCK)
         return self._result
 
     def write_members(self, members: Iterable[tuple[Member, memoryview]]) -> None:
@@ -146,6 +157,7 @@ class _Writer:
             if member.type == "file":
                 self._write_file(member, data)
             elif member.type == "directory":
+                self._keep(member.path)
                 self._result.directories.append(member)
                 self._directories[member.path]
                 self._index.append(directory_entry(member.path, directory_mode(member.path, member.mode)))
@@ -162,7 +174,14 @@ class _Writer:
     def _note_link(self, member: Member) -> None:
         relocation = self._relocations.get(member.path)
         target = relocate_link(member.target, relocation, self._job.prefix)
+        self._keep(member.path, target)
         self._result.links.append(Link(member.path, target, member.type == "hardlink"))
+
+    def _keep(self, path: str, target: str = "") -> None:
+        """Count a link or directory; raise TooManyFiles if there are more than an environment may have."""
+        self._result.kept += kept_size(path, target)
+        if self._result.kept > MOST_KEPT:
+            raise TooManyFiles(self._name, "links and directories", MOST_KEPT)
 
     def _write_file(self, member: Member, data: memoryview) -> None:
         path, _, mode, mtime, size, _ = member
@@ -240,6 +259,6 @@ class _Writer:
             self._result.unrelocated.append(path)
             return bytes(data)
         self._growth += len(relocated) - len(data)
-        if self._growth > self._job.layer.diff_size + _SMALL_GROWTH:
+        if self._growth > self._most_growth:
             raise InvalidSegment("relocating its files makes it more than twice as large")
         return relocated

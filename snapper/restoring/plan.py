@@ -68,17 +68,16 @@ def reserve_space(reservations: SpaceReservations, plan: RestorePlan) -> None:
     Layers that the environment at the target has already will probably be linked; if not, writing them raises
     InsufficientSpace.
     """
-    parent = existing_parent(plan.target.prefix)
+    parent, prefix = existing_parent(plan.target.prefix), str(plan.target.prefix)
     try:
-        reservations.reserve(parent, plan.snapshot.layers)
+        reservations.reserve(parent, plan.snapshot.layers, prefix)
     except InsufficientSpace:
         previous = state.read_previous(plan.target.prefix)
         if previous is None:
             raise
         linkable = {layer.digest for layer in previous.snapshot.layers}
-        reservations.reserve(
-            parent, [layer for layer in plan.snapshot.layers if layer.digest not in linkable]
-        )
+        missing = [layer for layer in plan.snapshot.layers if layer.digest not in linkable]
+        reservations.reserve(parent, missing, prefix)
 
 
 def split_into_waves(plans: Sequence[RestorePlan]) -> Iterator[list[RestorePlan]]:

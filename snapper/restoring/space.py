@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapper.errors import InsufficientSpace
+from snapper.format.growth import largest_growth
 from snapper.format.model import Layer
 from snapper.fs.space import free_space
 
@@ -27,11 +28,15 @@ class SpaceReservations:
 
     _reserved: dict[int, _Reserved] = field(default_factory=dict)
 
-    def reserve(self, directory: Path, layers: Iterable[Layer]) -> None:
-        """Reserve space for unpacking the layers below an existing directory; raise InsufficientSpace."""
+    def reserve(self, directory: Path, layers: Iterable[Layer], prefix: str) -> None:
+        """Reserve space for unpacking the layers below an existing directory, relocated to the prefix.
+
+        Raise InsufficientSpace.
+        """
         size = files = 0
         for layer in layers:
-            size, files = size + layer.diff_size, files + layer.members
+            size += layer.diff_size + largest_growth(layer, prefix)
+            files += layer.members
         free = free_space(directory)
         reserved = self._reserved.setdefault(os.stat(directory).st_dev, _Reserved())
         needed = size + files * _FILE_OVERHEAD

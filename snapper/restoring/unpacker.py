@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper.errors import Corrupted, PrefixTooLong
+from snapper.errors import PrefixTooLong, TooManyFiles
+from snapper.format.member import MOST_KEPT
 from snapper.format.model import Layer
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
@@ -18,8 +19,9 @@ from snapper.restoring.layer_writer import ExtractedLayer, ExtractJob, extract_l
 from snapper.restoring.link_unchanged import link_unchanged
 from snapper.store import Store
 
-#: How many bytes of links and directories are kept in memory until all files of a snapshot are written.
-_MAX_KEPT = 128 << 20
+#: How much memory the index of a snapshot and checksums of its relocated files may take, in bytes. The index of a
+#: million files with paths of 100 bytes has 140 MB.
+_MOST_DESCRIBED = 192 << 20
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class SnapshotUnpacker:
         self._directory, self._prefix = directory, prefix
         self._split = frozenset(layer.begins.path for layer in layers if layer.begins)
         self._jobs: dict[int, int] = {}
-        self._kept = 0
+        self._kept = self._described = 0
         self._extracted: dict[int, ExtractedLayer] = {}
 
     @property
@@ -65,6 +67,11 @@ class SnapshotUnpacker:
     def all_written(self) -> bool:
         """Whether all layers are written or linked."""
         return len(self._extracted) == len(self._layers)
+
+    @property
+    def memory(self) -> int:
+        """How many bytes the results of its layers take, approximately."""
+        return self._kept + self._described
 
     @property
     def busy(self) -> bool:
@@ -87,28 +94,37 @@ class SnapshotUnpacker:
         self._jobs[job] = number
         return job
 
-    def give_up(self, workers: WorkerPool[Store], job: int) -> None:
-        """Drop a job that has ended, and the queued ones; those that run end later."""
-        for number in (job, *workers.withdraw(self._jobs)):
-            self._jobs.pop(number, None)
+    def drop(self, job: int) -> None:
+        """Forget a job that has ended."""
+        self._jobs.pop(job, None)
+
+    def give_up(self, workers: WorkerPool[Store]) -> None:
+        """Drop all results, and the queued jobs; those that run end later."""
+        for number in workers.withdraw(self._jobs):
+            del self._jobs[number]
         self._extracted.clear()
+        self._kept = self._described = 0
 
     def take(self, job: int, extracted: ExtractedLayer) -> int:
         """Keep the result of a job; return the unpacked size of its layer in bytes.
 
-        Raise Corrupted if the snapshot has more links and directories than an environment can need.
+        Raise TooManyFiles if those of the snapshot take more memory than those of any environment.
         """
         number = self._jobs.pop(job)
-        self._kept += extracted.kept_size
-        if self._kept > _MAX_KEPT:
-            what = f"the snapshot for {self._prefix}"
-            raise Corrupted(what, f"its links and directories take more than {_MAX_KEPT:,} bytes")
+        self._kept += extracted.kept
+        self._described += extracted.described
+        name = f"the snapshot for {self._prefix}"
+        if self._kept > MOST_KEPT:
+            raise TooManyFiles(name, "links and directories", MOST_KEPT)
+        if self._described > _MOST_DESCRIBED:
+            raise TooManyFiles(name, "paths and checksums", _MOST_DESCRIBED)
         self._extracted[number] = extracted
         return self._layers[number].diff_size
 
     def complete(self) -> UnpackResult:
         """Finalize the tree when all layers are written; raise Corrupted if split files do not join."""
         extracted = [self._extracted.pop(number) for number in range(len(self._layers))]
+        self._kept = self._described = 0
         last_blocks = finalize_tree(self._directory, self._prefix, self._layers, extracted, self._altered)
         return UnpackResult(
             tuple(sorted(path for layer in extracted for path in layer.unrelocated)),

@@ -10,11 +10,6 @@ import pytest
 
 from tests.support.redteam.world import World, new_world
 
-#: Attacks, by their modules, that still succeed, at least some of them.
-_WAITING = {
-    "test_objects": ("many_long",),
-}
-
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: an attack that only runs with `--long`")
@@ -23,10 +18,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long"):
         items[:] = [item for item in items if item.get_closest_marker("long") is None]
-    for item in items:
-        starts = _WAITING.get(Path(item.path).stem, ())
-        if item.name.startswith(tuple(f"test_{start}" for start in starts)):
-            item.add_marker(pytest.mark.xfail(strict=False, reason="not fixed yet"))
 
 
 @pytest.fixture

@@ -374,29 +374,30 @@ def test_text_that_grows_in_many_files(world: World) -> None:
     withstood(outcome.code or size < 100 * _MIB, f"wrote {size // _MIB} MiB")
 
 
-@pytest.mark.parametrize("kind", ["links", pytest.param("directories", marks=pytest.mark.long)])
-def test_many_long_members(kind: str, world: World) -> None:
-    """Layers of some kilobytes have hundreds of megabytes of links or directories, which are made at the end."""
-    make = _long_link if kind == "links" else _long_directory
+_LONG_MEMBERS: dict[str, Callable[[str], bytes]] = {
+    "links": lambda name: link(f"{'l' * 200}/{name}", "y" * 4000),
+    "files": lambda name: file(f"{'/'.join(['d' * 200] * 20)}/{name}", ""),
+}
+
+
+@variants("kind", _LONG_MEMBERS, usually=("links",))
+@variants("size", [120, 30], usually=(120, 30))
+def test_many_long_members(kind: str, size: int, world: World) -> None:
+    """Layers of some kilobytes have hundreds of MiB of links or paths, which are kept until all files are written.
+
+    `size` is that of each layer, in MiB: a limit for one may leave too much for all of them.
+    """
     publisher.make_store(world.store)
     layers = [publisher.put_layer(world.store, b"".join(ENVIRONMENT))]
-    for layer in range(2):
-        one = make(f"{layer}-000000")
+    for layer in range(240 // size):
+        one = _LONG_MEMBERS[kind](f"{layer}-000000")
         at = one.rindex(f"{layer}-000000".encode())
-        members = bytearray(one * (120 * _MIB // len(one)))
+        members = bytearray(one * (size * _MIB // len(one)))
         for number, start in enumerate(range(at, len(members), len(one))):
             members[start : start + 8] = b"%d-%06d" % (layer, number)
         layers.append(publisher.put_layer(world.store, bytes(members)))
     publisher.put_entry(world.store, "evil", publisher.put_snapshot(world.store, layers), "/nowhere")
     _restore_with_bomb(world)
-
-
-def _long_link(name: str) -> bytes:
-    return link(f"{'l' * 200}/{name}", "y" * 4000)
-
-
-def _long_directory(name: str) -> bytes:
-    return directory(f"{'d' * 200}/{'/'.join(['d' * 200] * 19)}/{name}")
 
 
 def test_layer_listed_many_times(world: World) -> None:

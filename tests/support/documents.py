@@ -43,7 +43,7 @@ def sample_snapshot(**changes: Any) -> Snapshot:
         missing=(),
         layers=(
             sample_layer(),
-            sample_layer(kind="files", owner="", begins=Continuation("big", 700, 9000, 3)),
+            sample_layer(digest="c" * 64, kind="files", owner="", begins=Continuation("big", 700, 9000, 3)),
         ),
     )
     return replace(snapshot, **changes)
