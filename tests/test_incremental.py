@@ -25,7 +25,7 @@ from snapper.environment.scan import scan
 from snapper.environment.tree import File
 from snapper.format.layout import Layout
 from snapper.packing.reuse import PreviousPack
-from snapper.repository.snapshots import read_snapshot, stored_layers
+from snapper.repository.snapshots import read_snapshot, require_layers
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
@@ -223,7 +223,7 @@ def test_objects_missing_from_the_store_are_written_again(env: RestoredEnvironme
         os.truncate(file, 5) if lost.kind == "link" else file.unlink()
     again = env.pack()
     assert again.unchanged
-    assert len(stored_layers(env.store, whole)) == len(whole)
+    require_layers(env.store, whole)
     shutil.rmtree(scratch / "store" / "snapshots")
     assert env.pack().unchanged
     assert read_snapshot(env.store, again.snapshot_id) == again.snapshot

@@ -22,8 +22,7 @@ from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
-from snapper.packing.build import LayerBuild
-from snapper.packing.checked_layers import read_checked_layers, remember_checked_layers
+from snapper.packing.build import BuildResult, LayerBuild
 from snapper.packing.context import IncludedSource, PackContext
 from snapper.packing.plan import make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
@@ -31,6 +30,13 @@ from snapper.packing.source import EditablePolicy, PackSource, read_source
 from snapper.process.identity import current_user, hostname, utc_now
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.checked_layers import (
+    content_key,
+    intact_layers,
+    object_key,
+    read_checked_layers,
+    remember_checked_layers,
+)
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
 from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
@@ -38,7 +44,6 @@ from snapper.repository.snapshots import (
     has_encoded_snapshot,
     known_layers,
     require_layers,
-    stored_layers,
     write_snapshot,
 )
 from snapper.repository.specs import check_environment_name
@@ -179,7 +184,8 @@ def _load_previous_pack(store: Store, source: PackSource) -> PreviousPack | None
     """Return the previous pack, whose layers can be reused; None if there is none or editables are included."""
     if source.previous is None or source.editables:
         return None
-    return load_previous_pack(source.installed, stored_layers(store, source.previous.snapshot.layers))
+    layers = source.previous.snapshot.layers
+    return load_previous_pack(source.installed, intact_layers(store, layers, read_checked_layers()))
 
 
 def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> bool:
@@ -234,7 +240,7 @@ def _build_snapshot(
             build.run(workers, progress)
         progress.done()
     built = build.result()
-    remember_checked_layers(built.checked, context.checked)
+    _remember_layers(context, built)
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),
@@ -251,6 +257,13 @@ def _build_snapshot(
     return _Packed(
         encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added, credentials
     )
+
+
+def _remember_layers(context: PackContext, built: BuildResult) -> None:
+    """Remember the layers that this pack has written, read, or found to be intact."""
+    keys = [content_key(layer.digest, layer.diff_id) for layer in built.checked]
+    keys += [object_key(context.store.url, packed.layer.digest) for packed in built.layers]
+    remember_checked_layers(keys, context.checked)
 
 
 def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: bool) -> int:

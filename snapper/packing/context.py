@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from snapper.environment.tree import File
 from snapper.format.canonicalize import replace_directory
-from snapper.format.layout import Layout
 from snapper.format.model import StoredLayer
-from snapper.packing.checked_layers import has_content, layer_key
 from snapper.packing.files import FilePlace
+from snapper.repository.checked_layers import has_content
 from snapper.repository.locks import Intent
 from snapper.store import Store
 
@@ -32,7 +31,7 @@ class PackContext:
     """What every packing worker knows from its start.
 
     `directory` is where the environment is, and `prefix` the one in its files. `known` maps diff_ids to layers that
-    the store has had, according to the snapshots in it; those with keys in `checked` have the content that these state.
+    the store has had, according to the snapshots in it; `checked` are the keys of layers that need not be read again.
     `placeholders` are those that files had in an earlier snapshot, by path.
     """
 
@@ -49,10 +48,9 @@ class PackContext:
     def find_stored(self, diff_id: str, size: int) -> StoredLayer | None:
         """Return the stored layer with this content of `size` bytes, if one is known and still in the store."""
         stored = self.known.get(diff_id)
-        if stored is None or self.store.size(Layout.layer(stored.digest)) != stored.size:
+        if stored is None or not has_content(self.store, stored, diff_id, size, self.checked):
             return None
-        is_checked = layer_key(stored.digest, diff_id) in self.checked
-        return stored if is_checked or has_content(self.store, stored, diff_id, size) else None
+        return stored
 
     def earlier_placeholders(self, file: File) -> tuple[str, ...]:
         """Return the placeholder that the file had in an earlier snapshot, if any, to be tried before others."""

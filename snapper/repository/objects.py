@@ -75,9 +75,24 @@ def is_intact(store: Store, key: str, digest: str) -> bool:
         return False
 
 
-def have_sizes(store: Store, sizes: Mapping[str, int]) -> bool:
-    """Return whether the objects with these keys exist with these sizes, in bytes."""
-    return map_concurrently(store.size, sizes) == list(sizes.values())
+def intact_objects(
+    store: Store, sizes: Mapping[str, int], is_checked: Callable[[str], bool] = lambda _: False
+) -> frozenset[str]:
+    """Return the keys of those objects that exist with these sizes, in bytes, and the digests in their keys.
+
+    Objects are read unless the store attests their digest, or `is_checked` returns true for their keys.
+    """
+
+    def is_intact_object(key: str) -> bool:
+        status = store.inspect(key)
+        if status is None or status.size != sizes[key]:
+            return False
+        digest = Layout.digest_of(key)
+        is_known = digest is None or status.is_attested or is_checked(key)
+        return is_known or is_intact(store.authoritative(), key, digest)
+
+    found = map_concurrently(is_intact_object, sizes)
+    return frozenset(key for key, is_found in zip(sizes, found, strict=True) if is_found)
 
 
 def read_object(

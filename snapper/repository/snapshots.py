@@ -13,7 +13,7 @@ from snapper.format.manifest import EncodedSnapshot, Manifest, SnapshotDecoder
 from snapper.format.model import Layer, Page, Snapshot, StoredLayer, sha256_hex
 from snapper.repository.decoding import decode_checked, decoding
 from snapper.repository.objects import (
-    have_sizes,
+    intact_objects,
     iter_pages,
     map_concurrently,
     read_pages,
@@ -102,22 +102,20 @@ def has_snapshot(store: Store, snapshot_id: str) -> bool:
 
 
 def has_encoded_snapshot(store: Store, snapshot: EncodedSnapshot) -> bool:
-    """Return whether the store has the snapshot's manifest and pages, in full size."""
+    """Return whether the store has the snapshot's manifest and pages, intact."""
     sizes = {Layout.page(digest): len(data) for digest, data in snapshot.pages.items()}
     sizes[Layout.snapshot(snapshot.digest)] = len(snapshot.document)
-    return have_sizes(store, sizes)
-
-
-def stored_layers(store: Store, layers: Collection[Layer]) -> frozenset[str]:
-    """Return the digests of those layers that the store has, in full size."""
-    keys = {Layout.layer(layer.digest) for layer in layers}
-    sizes = dict(zip(keys, map_concurrently(store.size, keys), strict=True))
-    return frozenset(layer.digest for layer in layers if sizes[Layout.layer(layer.digest)] == layer.size)
+    return len(intact_objects(store, sizes)) == len(sizes)
 
 
 def require_layers(store: Store, layers: Collection[Layer]) -> None:
     """Raise LayersPruned unless the store has all of the layers, in full size."""
-    missing = {layer.digest for layer in layers} - stored_layers(store, layers)
+    sizes = {Layout.layer(layer.digest): layer.size for layer in layers}
+    missing = [
+        key
+        for key, size in zip(sizes, map_concurrently(store.size, sizes), strict=True)
+        if size != sizes[key]
+    ]
     if missing:
         raise LayersPruned(store.url, len(missing))
 

@@ -31,6 +31,15 @@ class ObjectInfo(NamedTuple):
     modified: float
 
 
+class ObjectStatus(NamedTuple):
+    """What is known of an object without reading it: its size in bytes, and whether its bytes have the digest in its
+    key. `is_attested` is false if only reading it can tell.
+    """
+
+    size: int
+    is_attested: bool
+
+
 class Store(Protocol):
     """Objects by key. Keys are names separated by `/`. All errors except VersionMismatch are SnapperErrors.
 
@@ -46,6 +55,9 @@ class Store(Protocol):
 
     def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
         """Return the whole object and its version. Raise NotInStore, or ObjectTooLarge as `read` does."""
+
+    def inspect(self, key: str) -> ObjectStatus | None:
+        """Return what is known of the object without reading it, None if there is no such object."""
 
     def size(self, key: str) -> int | None:
         """Return the object's size in bytes, None if there is no such object."""
@@ -94,6 +106,13 @@ class Store(Protocol):
 
 class DirectStore:
     """What stores have in common that have no cache in front of them: what they return is always current."""
+
+    def inspect(self, key: str) -> ObjectStatus | None:
+        raise NotImplementedError
+
+    def size(self, key: str) -> int | None:
+        status = self.inspect(key)
+        return status.size if status else None
 
     def check_writable(self, prefix: str) -> None:  # noqa: ARG002 - as Store has it
         return

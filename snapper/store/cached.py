@@ -21,7 +21,7 @@ from snapper.errors import NotInStore, StoreUnreachable
 from snapper.format.canonical import LARGEST_DOCUMENT
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import ObjectInfo, Store, VersionedObject
+from snapper.store.base import ObjectInfo, ObjectStatus, Store, VersionedObject
 from snapper.store.cache_directory import CacheDirectory
 from snapper.store.eviction import evict
 
@@ -97,6 +97,9 @@ class CachedStore:
 
     def read_versioned(self, key: str, limit: int = LARGEST_OBJECT) -> VersionedObject:
         return self._read_mutable(key, lambda: self.origin.read_versioned(key, limit))
+
+    def inspect(self, key: str) -> ObjectStatus | None:
+        return self._ask(lambda: self.origin.inspect(key))
 
     def size(self, key: str) -> int | None:
         try:

@@ -34,8 +34,9 @@ from snapper.fs.directories import closing_descriptor
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.moves import Entry, move
+from snapper.fs.ownership import is_own, others_can_write
 from snapper.fs.small_files import read_entry
-from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
+from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
 from snapper.store.entry_lock import locked_entry
 from snapper.store.object_files import ObjectFiles, opened_files
 
@@ -87,13 +88,17 @@ class LocalStore(DirectStore):
         data = self.read(key, limit)
         return VersionedObject(data, _version(data))
 
-    def size(self, key: str) -> int | None:
+    def inspect(self, key: str) -> ObjectStatus | None:
+        """Return what is known of the object; a file that only this user or root can have written is attested."""
         try:
             with self._mapped_errors(key, "inspect"), self._files() as files:
                 status = files.status(key)
         except NotInStore:
             return None
-        return status.st_size if status else None
+        if status is None:
+            return None
+        is_attested = is_own(status) and not others_can_write(status) and status.st_nlink == 1
+        return ObjectStatus(status.st_size, is_attested)
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if self.size(key) == len(data) and not self._is_false(key, data):

@@ -70,6 +70,35 @@ def _contents(top: Path) -> set[str]:
     return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()}
 
 
+# --- objects under false names ----------------------------------------------------------------------------
+
+
+@variants("kind", ["layers", "pages", "snapshots"], usually=("layers", "snapshots"))
+@pytest.mark.parametrize("command", ["pack work", "pack work --full", "push work"])
+def test_objects_planted_in_advance(command: str, kind: str, world: World) -> None:
+    """The attacker knows what the victim will store, and stores something else of the same size under these names."""
+    world.publish("other")
+    own = world.victim.home / "own"
+    prefixes.make(world.victim.envs / "work", {"lib/data": "data"})
+    world.victim.owns(world.victim.envs)
+    world.victim.snapper("pack", "work", SNAPPER_STORE=str(own))
+    for source in (own / kind).rglob("*"):
+        if source.is_file():
+            planted = world.store / source.relative_to(own)
+            planted.parent.mkdir(exist_ok=True)
+            planted.write_bytes(bytes(source.stat().st_size))
+    world.attacker.owns(world.store)
+    for path in (world.store, *world.store.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    if "push" in command:
+        world.victim.snapper("push", "work", "--to", world.store, SNAPPER_STORE=str(own))
+    else:
+        world.victim.snapper(*command.split())
+    done = world.root.snapper("verify", "--data")
+    withstood(done.code == 0, "published a snapshot of which objects are corrupted")
+    withstood((world.store / "environments/work.json").exists(), "prevented the victim from publishing")
+
+
 # --- objects that are not files ---------------------------------------------------------------------------
 
 

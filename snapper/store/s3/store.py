@@ -24,7 +24,7 @@ from botocore.exceptions import ClientError
 from snapper.errors import NotInStore
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.store.base import DirectStore, ObjectInfo, VersionedObject, VersionMismatch
+from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
 from snapper.store.s3 import download
 from snapper.store.s3.client import client_for
 from snapper.store.s3.errors import (
@@ -57,11 +57,14 @@ _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
 
 class _Head(NamedTuple):
-    """What S3 says of an object; `is_false` if it has computed another SHA-256 than the one in the key."""
+    """What S3 says of an object.
+
+    `attested` is whether the SHA-256 that it has computed is the one in the key, None if it has computed none.
+    """
 
     size: int
     etag: str
-    is_false: bool
+    attested: bool | None
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,20 @@ class S3Store(DirectStore):
         with mapped_errors(self.location, key, "read"):
             return download.read_verified(self._client, self._object(key), limit)
 
-    def size(self, key: str) -> int | None:
+    def inspect(self, key: str) -> ObjectStatus | None:
         head = self._head(key)
-        return None if head is None or head.is_false else head.size
+        return (
+            None if head is None or head.attested is False else ObjectStatus(head.size, bool(head.attested))
+        )
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
-        if len(data) >= _CHECK_FIRST and self.size(key) == len(data):
-            return False
-        if self._write(key, data, {"IfNoneMatch": "*"}):
+        head = self._head(key) if len(data) >= _CHECK_FIRST else None
+        if head is None and self._write(key, data, {"IfNoneMatch": "*"}):
             return True
-        head = self._head(key)
-        if head and (head.is_false or head.size != len(data)):  # not written by snapper
-            return self._write(key, data, {"IfMatch": head.etag})
-        return False
+        head = head or self._head(key)
+        if head is None or self._is_complete(key, data, head):
+            return False
+        return self._write(key, data, {"IfMatch": head.etag})  # it was not written by snapper
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         if version is not None and not re.fullmatch(r'"[^"]+"', version):
@@ -191,9 +195,20 @@ class S3Store(DirectStore):
                     if status_of(error) != 404:  # the response has no body: let GET tell what is wrong
                         self._client.get_object(**self._object(key), Range="bytes=0-0")
                     raise
-                return _Head(length_of(response), etag_of(response), _is_false(key, response))
+                return _Head(length_of(response), etag_of(response), _is_attested(key, response))
         except NotInStore:
             return None
+
+    def _is_complete(self, key: str, data: bytes | memoryview, head: _Head) -> bool:
+        """Return whether an object that exists has this content, if its key says what it has.
+
+        It is read if S3 cannot tell.
+        """
+        if not Layout.digest_of(key):
+            return True
+        if head.attested is not None or head.size != len(data):
+            return bool(head.attested) and head.size == len(data)
+        return self._has(key, data)
 
     def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
         """Write the object if the condition holds, which S3 checks; return whether it was written.
@@ -239,13 +254,14 @@ def _check_listing(page: Mapping[str, Any]) -> None:
         raise NotS3("a listing is incomplete")
 
 
-def _is_false(key: str, response: Mapping[str, Any]) -> bool:
-    """Return whether the object is named by another SHA-256 than that of its bytes, as far as S3 knows it.
+def _is_attested(key: str, response: Mapping[str, Any]) -> bool | None:
+    """Return whether the object is named by the SHA-256 of its bytes, None if S3 does not know that.
 
-    S3 does not know that of objects in several parts, whose checksum contains a hyphen.
+    It does not know that of objects that were uploaded with another checksum, or in several parts, whose checksum
+    contains a hyphen.
     """
     digest, checksum = Layout.digest_of(key), response.get("ChecksumSHA256", "")
-    return bool(digest and checksum) and "-" not in checksum and checksum != _base64(digest)
+    return checksum == _base64(digest) if digest and checksum and "-" not in checksum else None
 
 
 def _checksum(key: str, data: bytes | memoryview) -> str:

@@ -1,0 +1,101 @@
+"""Check that stored layers are intact and have the content that a snapshot states, and remember which are and have.
+
+A layer can be shared by environments, so a pack refers to layers that others have stored already. They could have put
+other bytes there, of the same size. Which content a layer has is stated by their snapshots. Therefore a layer is only
+shared once this user has written it to the store, or has read it there and compared its content.
+
+The file `checked-layers` in the state directory has a key of 32 bytes for each layer in a store that is intact, and one
+for each layer that has the content stated for it, the latest last. Without it, layers are read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+
+from snapper.errors import SnapperError, StoreUnreachable
+from snapper.format.compression import FrameDecompressor, ZstdError
+from snapper.format.layout import Layout
+from snapper.format.model import Layer, StoredLayer
+from snapper.fs.own_directory import own_directory
+from snapper.repository.objects import intact_objects, read_verified
+from snapper.settings.directories import state_directory
+from snapper.store import Store
+
+_FILE = "checked-layers"
+_KEY_SIZE = 32
+
+#: How many keys are remembered: those of some 200 large environments.
+_MOST = 200_000
+
+
+def content_key(digest: str, diff_id: str) -> bytes:
+    """Return the key of a layer whose content has been compared."""
+    return hashlib.sha256(f"{digest} {diff_id}".encode()).digest()
+
+
+def object_key(store_url: str, digest: str) -> bytes:
+    """Return the key of a layer that is intact in a store."""
+    return hashlib.sha256(f"{digest} in {store_url}".encode()).digest()
+
+
+def read_checked_layers() -> frozenset[bytes]:
+    """Return the keys of all layers that this user has packed or checked, as far as that is known."""
+    return frozenset(_read())
+
+
+def remember_checked_layers(keys: Iterable[bytes], known: Collection[bytes]) -> None:
+    """Add keys to those that are checked, unless all are in `known` or the file cannot be written."""
+    new = dict.fromkeys(keys)
+    if all(key in known for key in new):
+        return
+    keys = [*(key for key in _read() if key not in new), *new][-_MOST:]
+    with suppress(OSError), own_directory(state_directory(), make=True) as directory:
+        directory.write(_FILE, b"".join(keys))
+
+
+def intact_layers(store: Store, layers: Iterable[Layer], checked: Collection[bytes]) -> frozenset[str]:
+    """Return the digests of those layers that the store has, intact.
+
+    Layers are read unless the store attests their digests, or they are among those `checked`.
+    """
+
+    def is_checked(key: str) -> bool:
+        return object_key(store.url, Layout.digest_of(key)) in checked
+
+    sizes = {Layout.layer(layer.digest): layer.size for layer in layers}
+    return frozenset(map(Layout.digest_of, intact_objects(store, sizes, is_checked)))
+
+
+def has_content(
+    store: Store, stored: StoredLayer, diff_id: str, size: int, checked: Collection[bytes]
+) -> bool:
+    """Return whether the stored layer is intact and has the `size` bytes with the SHA-256 digest `diff_id`.
+
+    It is read unless both are among what is `checked`. Raise StoreUnreachable.
+    """
+    key = Layout.layer(stored.digest)
+    status = store.inspect(key)
+    if status is None or status.size != stored.size:
+        return False
+    is_intact = status.is_attested or object_key(store.url, stored.digest) in checked
+    if is_intact and content_key(stored.digest, diff_id) in checked:
+        return True
+    try:
+        data = read_verified(store.authoritative(), key, stored.digest, stored.size)
+        segment = FrameDecompressor(size).decompress(data, size) if data else None
+    except StoreUnreachable:
+        raise
+    except (SnapperError, ZstdError):
+        return False
+    return segment is not None and hashlib.sha256(segment).hexdigest() == diff_id
+
+
+def _read() -> list[bytes]:
+    try:
+        with own_directory(state_directory()) as directory:
+            data = directory.read(_FILE)
+    except OSError:
+        return []
+    return [data[start : start + _KEY_SIZE] for start in range(0, len(data), _KEY_SIZE)]
