@@ -375,12 +375,15 @@ def test_exception_in_the_caller_stops_running_jobs(tmp_path: Path) -> None:
 PARENT = """
 import multiprocessing, sys
 from pathlib import Path
+from snapper.process import pool
 from snapper.process.pool import WorkerPool
+from tests.support import jobs
 from tests.support.jobs import sleep, wait_for
 started = Path(sys.argv[1])
+pool._PATIENCE = 1
 with WorkerPool(None, 3) as workers:
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    workers.submit(sleep, started, 9)
+    workers.submit(getattr(jobs, sys.argv[2]), started, 9)
     workers.submit(wait_for, started, 8)
     workers.submit(sleep, None, 7)
     for _, result in workers.results():
@@ -389,12 +392,23 @@ with WorkerPool(None, 3) as workers:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: signal.Signals(number).name
+    ("number", "job"),
+    [
+        (signal.SIGKILL, "sleep"),
+        (signal.SIGTERM, "sleep"),
+        (signal.SIGINT, "sleep"),
+        (signal.SIGKILL, "search"),
+        (signal.SIGINT, "search"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
 )
 @pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
-def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals, whole_group: bool) -> None:
+def test_workers_end_with_their_parent(
+    tmp_path: Path, number: signal.Signals, job: str, whole_group: bool
+) -> None:
+    """They do even if they are in C code, which does not notice signals."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, tmp_path / "started"],
+        [sys.executable, "-c", PARENT, tmp_path / "started", job],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

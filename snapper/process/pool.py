@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -29,6 +30,10 @@ C = TypeVar("C")
 logger = logging.getLogger(__name__)
 
 _MAX_WORKERS = 16
+
+#: How long workers that are terminated may take to complete what must not be interrupted, in seconds. Then they are
+#: killed: C code does not notice that it should end.
+_PATIENCE = 5.0
 
 #: The most jobs with a Prefetch that are sent to a worker in advance, and the most bytes that they prefetch.
 _MAX_QUEUED = 8
@@ -150,7 +155,11 @@ class WorkerPool(Generic[C]):
             if terminate:
                 worker.process.terminate()
             worker.connection.close()
+        deadline = time.monotonic() + _PATIENCE
         for worker in self._workers:
+            if terminate:
+                worker.process.join(max(deadline - time.monotonic(), 0))
+                worker.process.kill()
             worker.process.join()
         self._workers.clear()
 

@@ -181,9 +181,13 @@ class _Worker:
 
 
 def _exit_with_parent() -> None:
-    """Have the kernel terminate this process if its parent is killed, instead of finishing a useless job."""
+    """Have the kernel kill this process if its parent is killed, instead of finishing a useless job.
+
+    SIGTERM would have to wait for the interpreter, which C code may not return to for hours. What this leaves behind is
+    what killing the parent leaves behind, too: temporary files, which the next command removes.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         parent = multiprocessing.parent_process()
         if parent and parent.pid != os.getppid():
             sys.exit()

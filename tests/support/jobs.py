@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing.connection
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -52,6 +53,12 @@ def wait_for(_: object, file: Path) -> str:
 def touch(_: object, file: Path) -> str:
     file.touch()
     return file.name
+
+
+def search(_: object, started: Path) -> None:
+    """Search in C code that takes longer than the universe exists, and does not notice signals."""
+    started.touch()
+    re.match("(a+)+b", "a" * 100)
 
 
 def sleep(_: object, started: Path | None) -> None:
