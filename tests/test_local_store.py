@@ -258,6 +258,7 @@ def test_leftovers_are_only_removed_where_objects_are(tmp_path: Path) -> None:
 
 def test_a_reader_cannot_keep_others_from_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds a lock on everything that it may open, as snapper 0.1.0 does when it publishes."""
+    assert entry_lock._PATIENCE <= 1
     monkeypatch.setattr(entry_lock, "_PATIENCE", 0.1)
     store = open_store(str(tmp_path), create=True)
     store.replace(MUTABLE, b"one", None)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -958,3 +959,36 @@ def test_staging_directory_is_private(target: Path) -> None:
         assert staged.tree.stat().st_mode & 0o777 == 0o700
         assert staged.tree.parent.stat().st_mode & 0o777 == 0o700
         assert list(staged.tree.iterdir()) == []
+
+
+# --- container images -------------------------------------------------------------------------------------
+
+
+def test_environment_in_a_container_image_is_not_replaced(tmp_path: Path) -> None:
+    """In an image's layers, which an overlay file system shows, directories cannot be renamed."""
+    directories = {name: tmp_path / name for name in ("lowerdir", "upperdir", "workdir")}
+    for directory in directories.values():
+        directory.mkdir()
+    (directories["lowerdir"] / "env/bin").mkdir(parents=True)
+    options = ",".join(f"{name}={path}" for name, path in directories.items())
+    envs = tmp_path / "envs"
+    envs.mkdir()
+    mount = ["mount", "-t", "overlay", "overlay", "-o", f"{options},redirect_dir=off", str(envs)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user or system cannot mount an overlay file system")
+    try:
+        with (
+            pytest.raises(TargetOccupied, match=f"{envs}/env: it is part of a container image") as caught,
+            staging_directory(envs / "env") as staged,
+        ):
+            (staged.tree / "new").touch()
+            staged.swap(lambda: None)
+        assert "rm -r" in caught.value.hint
+        assert os.listdir(envs) == ["env"]
+        shutil.rmtree(envs / "env")
+        with staging_directory(envs / "env") as staged:
+            (staged.tree / "new").touch()
+            staged.swap(lambda: None)
+        assert os.listdir(envs / "env") == ["new"]
+    finally:
+        subprocess.run(["umount", "-l", str(envs)], check=True)

@@ -15,6 +15,7 @@ Only the workers use the path of the tree: they find the tree or nothing there, 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -55,6 +56,9 @@ _REMOVAL_BATCH = 16
 
 _AGAIN = "Find out what is there now, then restore again."
 _ELSEWHERE = "Move it elsewhere, then restore again."
+_NOT_IN_IMAGE = (
+    "Remove it first (rm -r), then restore again; or restore elsewhere with --prefix or --envs-dir."
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,14 @@ class Staging:
         """Exchange the tree with the open directory, in two steps if necessary; raise TargetOccupied."""
         tree, aside = Entry(self._directory, self.tree.name), Entry(self._directory, OLD)
         replaced = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
-        if exchange(tree, self.entry):
+        try:
+            in_one_step = exchange(tree, self.entry)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                reason = "it is part of a container image, in which directories cannot be renamed"
+                raise TargetOccupied(str(self.target), reason, _NOT_IN_IMAGE) from None
+            raise
+        if in_one_step:
             if not tree.is_open_as(old):
                 exchange(tree, self.entry)
                 raise replaced
