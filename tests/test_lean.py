@@ -22,6 +22,7 @@ SLOW = {
     "yaml",
     "zstandard",
     "asyncio",
+    "ctypes",
 }
 
 _RUN = """

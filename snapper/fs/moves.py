@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from typing import NamedTuple
@@ -62,6 +61,8 @@ def move(source: Entry, target: Entry) -> None:
 
 def _renameat2(source: Entry, target: Entry, flags: int) -> bool:
     """Call renameat2(2); return False where that or the flag is not supported."""
+    import ctypes  # noqa: PLC0415 - slow to import, and not needed by most commands
+
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
