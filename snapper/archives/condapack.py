@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -24,28 +25,35 @@ from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, Prefi
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format.compression import zstd_writer
-from snapper.packing.items import LINK_TIME
+from snapper.format.times import LATEST, NANOSECONDS, RESTORED_LINK_TIME
 from snapper.process.progress import Progress
 
 
 @dataclass(frozen=True)
 class OutputFormat:
-    """An archive format, by conda-pack's name. `level` is the default; `levels` are empty without compression."""
+    """An archive format, by conda-pack's name. `level` is the default; `levels` are empty without compression.
+
+    `times` are those it can hold, in seconds since 1970, for the local time in any time zone.
+    """
 
     name: str
     suffixes: tuple[str, ...]
     levels: range
     level: int
     threaded: bool
+    times: range = range(LATEST // NANOSECONDS + 1)
 
+
+#: 2107-12-30 UTC: zip archives hold local times until the end of 2107.
+_END_OF_ZIP_TIMES = 4_354_646_400
 
 FORMATS = (
     OutputFormat("tar.gz", (".tar.gz", ".tgz"), range(10), 4, True),
     OutputFormat("tar.zst", (".tar.zst", ".tzst"), range(1, 20), 3, True),
     OutputFormat("tar.bz2", (".tar.bz2", ".tbz2"), range(1, 10), 9, True),
     OutputFormat("tar", (".tar",), range(0), 0, False),
-    OutputFormat("zip", (".zip",), range(10), 4, False),
-    OutputFormat("squashfs", (".squashfs",), range(10), 4, True),
+    OutputFormat("zip", (".zip",), range(10), 4, False, range(RESTORED_LINK_TIME, _END_OF_ZIP_TIMES)),
+    OutputFormat("squashfs", (".squashfs",), range(10), 4, True, range(2**32)),
 )
 
 
@@ -79,7 +87,7 @@ def write_archive(job: ArchiveJob, source: ArchiveSource, progress: Progress) ->
     try:
         with _temporary_files_in(job.scratch), job.path.open("xb") as file:
             out = _Output(file)
-            with _open_archive(job, out) as archive:
+            with _open_archive(job, out, source.files) as archive:
                 _add_files(job, archive, out, source, progress)
                 _add_scripts(job, archive, source)
             out.check()
@@ -100,7 +108,7 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _open_archive(job: ArchiveJob, out: _Output) -> Iterator[Any]:
+def _open_archive(job: ArchiveJob, out: _Output, files: Mapping[str, File]) -> Iterator[Any]:
     """Open conda-pack's writer. For zstd, it gets snapper's stream: conda-pack's has no level and no threads."""
     name = job.format.name
     sink: object = out.file if name == "zip" else out
@@ -116,11 +124,11 @@ def _open_archive(job: ArchiveJob, out: _Output) -> Iterator[Any]:
         compress_level=job.level,
         zip_symlinks=True,
         n_threads=job.threads,
-        mtime=LINK_TIME,
+        mtime=RESTORED_LINK_TIME,
     )
     with opened as archive:
         if isinstance(archive, TarArchive):
-            archive.archive.tarinfo = _Ownerless
+            archive.archive.tarinfo = partial(_Member, files)
         yield archive
     if stream is not None:
         stream.close()  # type: ignore[no-untyped-call]
@@ -186,10 +194,20 @@ class _Output:
             raise self._failure
 
 
-class _Ownerless(tarfile.TarInfo):
-    """A member without an owner: it belongs to the user who unpacks it, even if that is root."""
+class _Member(tarfile.TarInfo):
+    """A member with the exact time of its file, which tarfile rounds, and without an owner.
+
+    It belongs to the user who unpacks it, even if that is root.
+    """
+
+    def __init__(self, files: Mapping[str, File], name: str = "") -> None:
+        super().__init__(name)
+        self._files = files
 
     def get_info(self) -> Any:
+        if self.name in self._files:
+            seconds, nanoseconds = divmod(self._files[self.name].mtime_ns, NANOSECONDS)
+            self.pax_headers = {**self.pax_headers, "mtime": f"{seconds}.{nanoseconds:09}"}
         return {**super().get_info(), "uid": 0, "gid": 0, "uname": "", "gname": ""}
 
 

@@ -9,7 +9,6 @@ import bz2
 import errno
 import gzip
 import lzma
-import math
 import os
 import shutil
 import stat
@@ -21,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
@@ -30,6 +30,7 @@ from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, Perm
 from snapper.format.compression import ZstdError, zstd_reader
 from snapper.format.member import MemberType
 from snapper.format.model import path_bytes
+from snapper.format.times import LATEST, NANOSECONDS
 from snapper.fs.directories import opened_directory
 from snapper.fs.private import path_by_descriptor
 from snapper.fs.small_files import read_head
@@ -53,8 +54,8 @@ _MAX_HEADER_SIZE = 128 * 1024
 _MAX_COMPONENTS = 256
 _LONGEST_SHOWN = 200
 
-#: The latest time that a snapshot can have, in seconds since 1970.
-_LATEST = 2**33 - 1
+#: What impossible times are replaced with, in seconds: packing reports and replaces all times outside of its limits.
+_EARLIEST, _LATEST = Decimal(-1), Decimal(LATEST // NANOSECONDS + 1)
 _SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
 _TAR_TYPES: dict[bytes, MemberType] = {
@@ -232,11 +233,20 @@ def _decompressed(file: BinaryIO, kind: ArchiveFormat) -> IO[bytes]:
 
 def _tar_entry(file: Path, member: tarfile.TarInfo) -> ArchiveEntry:
     kind = None if member.issparse() else _TAR_TYPES.get(member.type)
-    return _entry(file, member.name, kind, member.mode, member.mtime, member.linkname)
+    return _entry(file, member.name, kind, member.mode, _tar_time(member), member.linkname)
+
+
+def _tar_time(member: tarfile.TarInfo) -> int:
+    """Return the time in nanoseconds: tarfile rounds those in extended headers."""
+    try:
+        seconds = Decimal(member.pax_headers.get("mtime", str(member.mtime)))
+        return int(min(max(seconds, _EARLIEST), _LATEST) * NANOSECONDS)
+    except (InvalidOperation, ValueError):  # not a number
+        return int(_EARLIEST) * NANOSECONDS
 
 
 def _entry(
-    file: Path, name: str, kind: MemberType | None, mode: int, mtime: float, target: str
+    file: Path, name: str, kind: MemberType | None, mode: int, mtime_ns: int, target: str
 ) -> ArchiveEntry:
     """Return a checked member; `target` only counts for links. Raise InvalidArchive."""
     if kind is None:
@@ -248,9 +258,8 @@ def _entry(
         target = ""
     elif "\0" in target or len(path_bytes(target)) > LONGEST_PATH:
         raise InvalidArchive(str(file), f"the link {_shorten(name)} has a target that no link can have")
-    seconds = min(max(mtime, 0), _LATEST) if math.isfinite(mtime) else 0
     path = _check_path(file, name, top=kind == "directory")
-    return ArchiveEntry(path, kind, mode & 0o777, int(seconds * 1_000_000_000), target)
+    return ArchiveEntry(path, kind, mode & 0o777, mtime_ns, target)
 
 
 def _zip(file: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
@@ -277,8 +286,8 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> A
     if kind == "symlink":
         with archive.open(info) as data:  # its size may be stated falsely
             target = data.read(LONGEST_PATH + 1)
-    mtime = time.mktime((*info.date_time, 0, 0, -1))
-    return _entry(file, info.filename, kind, unix, mtime, os.fsdecode(target))
+    mtime_ns = int(time.mktime((*info.date_time, 0, 0, -1))) * NANOSECONDS
+    return _entry(file, info.filename, kind, unix, mtime_ns, os.fsdecode(target))
 
 
 def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
@@ -300,7 +309,7 @@ def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[Archi
         original = first_paths.setdefault((item.device, item.inode), item.path)
         kind: MemberType = "hardlink" if item.type == "file" and original != item.path else item.type
         target = original if kind == "hardlink" else item.target
-        entry = _entry(file, item.path, kind, item.mode, item.mtime, target)
+        entry = _entry(file, item.path, kind, item.mode, item.mtime_ns, target)
         if kind != "file":
             yield entry, _reader(file, None)
             continue

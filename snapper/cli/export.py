@@ -115,6 +115,7 @@ def _print_result(result: ExportResult, staleness: Staleness, as_json: bool) -> 
         output.print_json(fields)
         return code
     output.print_unrelocated(result.unrelocated)
+    output.print_clamped(result.clamped, f"a {result.format} file")
     output.echo(f"Exported {result.environment}@{result.snapshot_id[:12]} to {result.output}")
     output.echo(
         f"  {plural(result.files, 'file')}, {size(result.size)} as {result.format}, {result.seconds:.1f} s"

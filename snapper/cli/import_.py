@@ -36,7 +36,7 @@ def import_(
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Pack the environment of a conda-pack archive into the store.
 
     Examples:
@@ -62,4 +62,4 @@ def import_(
             jobs=jobs or load_settings().jobs,
             progress=progress,
         )
-    render.report(result, as_json)
+    return render.report(result, as_json)

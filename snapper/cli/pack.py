@@ -80,7 +80,7 @@ def pack(
     store: StoreOption = None,
     jobs: JobsOption = None,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Pack an environment into the store.
 
     Adds only data that the store does not have yet.
@@ -107,7 +107,7 @@ def pack(
             jobs=jobs,
             progress=progress,
         )
-    render.report(result, as_json)
+    return render.report(result, as_json)
 
 
 def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:

@@ -29,6 +29,7 @@ from snapper.errors import (
     UsageError,
 )
 from snapper.format.model import Snapshot
+from snapper.format.times import NANOSECONDS
 from snapper.fs.moves import Entry, move
 from snapper.process.pool import WorkerPool, default_worker_count
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -59,7 +60,8 @@ class ExportResult:
     """A written archive; `size` in bytes.
 
     `longest_prefix` is the maximum length, in bytes, of the path of the directory to unpack it in; None if there is
-    none. `unrelocated` are files in which `dest_prefix` did not fit.
+    none. `unrelocated` are files in which `dest_prefix` did not fit, `clamped` those with times that the format cannot
+    hold; they have the nearest ones.
     """
 
     environment: str
@@ -71,6 +73,7 @@ class ExportResult:
     size: int
     longest_prefix: int | None
     unrelocated: tuple[str, ...]
+    clamped: tuple[str, ...]
     seconds: float
 
 
@@ -95,6 +98,7 @@ def export_snapshot(
         unrelocated = _unpack(store, snapshot, tree, request, jobs, progress)
         progress.done()
         source = _prepare_source(tree, snapshot, request, output_format)
+        clamped = _limit_times(source, output_format.times)
         job = _archive_job(request, output_format, staging.path_by_descriptor)
         progress.start(f"Writing {output_format.name}", sum(file.size for file in source.files.values()))
         write_archive(job, source, progress)
@@ -113,6 +117,7 @@ def export_snapshot(
         size=size,
         longest_prefix=min((record.max_prefix_length for record in binaries), default=None),
         unrelocated=unrelocated,
+        clamped=clamped,
         seconds=time.monotonic() - began,
     )
 
@@ -216,7 +221,7 @@ def _prepare_source(
     _check_scripts_directory(tree)
     _remove_added_files(tree, files, records)
     if output_format.name == "zip":
-        _prepare_for_zip(tree, files)
+        _check_names_for_zip(files)
     return ArchiveSource(tree, files, prefix_records, [record.package.name for record in records])
 
 
@@ -244,17 +249,26 @@ def _remove_added_files(tree: Path, files: dict[str, File], records: Iterable[co
             (tree / path).unlink()
 
 
-def _prepare_for_zip(tree: Path, files: Mapping[str, File]) -> None:
-    """Give older files the earliest time that a zip can store; raise UsageError for names that it cannot."""
-    earliest = int(time.mktime((1980, 1, 1, 0, 0, 0, 0, 0, -1))) * 1_000_000_000
+def _check_names_for_zip(files: Mapping[str, File]) -> None:
+    """Raise UsageError for names that a zip cannot store."""
     for path, file in files.items():
         if any(
             char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"
             for char in path + file.target
         ):
             raise UsageError(f"a zip file cannot contain the name {path!r}", "Use a tar format instead.")
-        if file.mtime_ns < earliest:
-            os.utime(tree / path, ns=(earliest, earliest), follow_symlinks=False)
+
+
+def _limit_times(source: ArchiveSource, times: range) -> tuple[str, ...]:
+    """Give files whose time the format cannot hold the nearest one that it can; return their paths, sorted."""
+    changed = []
+    for path, file in source.files.items():
+        limited = min(max(file.mtime_ns, times.start * NANOSECONDS), (times.stop - 1) * NANOSECONDS)
+        if limited != file.mtime_ns:
+            os.utime(source.tree / path, ns=(limited, limited), follow_symlinks=False)
+            if file.type == "file":
+                changed.append(path)
+    return tuple(sorted(changed))
 
 
 def _archive_job(request: ExportRequest, output_format: OutputFormat, scratch: Path) -> ArchiveJob:

@@ -56,11 +56,12 @@ logger = logging.getLogger(__name__)
 class PackResult:
     """The snapshot of a pack, and what it added to the store; sizes in bytes.
 
-    `prefix` is empty for an imported environment. `skipped` are paths that were not packed, `unrelocated` those with a
-    prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment. `included` are
-    the sources of editable installs that were packed too. `credentials` are files that contain some; they are not
-    looked for if the environment is unchanged. `first` says whether the store had no environments before. `replaced` is
-    the history entry that was current before, if this environment was not packed or restored from it.
+    `prefix` is empty for an imported environment. `skipped` are paths that were not packed, `unrelocated` those
+    with a prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment.
+    `clamped` are files with times that a snapshot cannot hold; it has the nearest ones. `included` are the sources
+    of editable installs that were packed too. `credentials` are files that contain some; they are not looked for if
+    the environment is unchanged. `first` says whether the store had no environments before. `replaced` is the
+    history entry that was current before, if this environment was not packed or restored from it.
     """
 
     environment: str
@@ -74,6 +75,7 @@ class PackResult:
     skipped: tuple[SkippedPath, ...]
     unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
+    clamped: tuple[str, ...]
     included: tuple[str, ...]
     credentials: tuple[str, ...]
     first: bool
@@ -147,6 +149,7 @@ def pack(
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated,
         outside=source.links_outside(packed.prefix),
+        clamped=source.clamped_times,
         included=tuple(install.source for install in source.editables),
         credentials=packed.credentials,
         first=is_first,

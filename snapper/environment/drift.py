@@ -11,6 +11,7 @@ from snapper.environment.index import Index
 from snapper.environment.state import read_index_header
 from snapper.environment.tree import Tree
 from snapper.format import bytecode
+from snapper.format.times import clamped
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_drift(tree: Tree, index: Index) -> Drift:
             row = rows.get(file.path)
             if row is None:
                 added.append(file.path)
-            elif row[:3] != (file.size, file.mode, file.mtime_ns):
+            elif row[:3] != (file.size, file.mode, clamped(file.mtime_ns)):
                 changed.append(file.path)
     removed = (path for path in rows if path not in present and not path.endswith("/"))
 

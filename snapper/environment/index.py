@@ -24,11 +24,12 @@ from typing import NamedTuple
 from snapper.environment.tree import File
 from snapper.format import canonical
 from snapper.format.model import path_bytes
+from snapper.format.times import clamped
 from snapper.version import __version__
 
 
 class IndexEntry(NamedTuple):
-    """A file in the index; times in nanoseconds."""
+    """A file in the index; times in nanoseconds, the first limited to what a layer can hold."""
 
     path: str
     size: int
@@ -89,7 +90,7 @@ class Index:
             return row is not None and row[1] == file.mode and row[5] >= 0
         size, mode, mtime, ctime, inode, layer = self.rows.get(file.path, _NO_ROW)
         return (
-            (size, mode, mtime, inode) == (file.size, file.mode, file.mtime_ns, file.inode)
+            (size, mode, mtime, inode) == (file.size, file.mode, clamped(file.mtime_ns), file.inode)
             and ctime in (file.ctime_ns, ANY_CTIME)
             and layer >= 0
             and file.ctime_ns < self.header.taken
@@ -117,7 +118,7 @@ def index_entry(file: File) -> IndexEntry:
     """Return the entry for a file that a walk has found."""
     if file.type == "directory":
         return directory_entry(file.path, file.mode)
-    return IndexEntry(file.path, file.size, file.mode, file.mtime_ns, file.ctime_ns, file.inode)
+    return IndexEntry(file.path, file.size, file.mode, clamped(file.mtime_ns), file.ctime_ns, file.inode)
 
 
 def directory_entry(path: str, mode: int) -> IndexEntry:

@@ -49,14 +49,14 @@ def probable_source_of(path: str) -> str | None:
     return f"{directory}{name.partition('.')[0]}.py"
 
 
-def with_source_mtime(data: bytes, old: int, new: int) -> bytes:
+def with_source_mtime(data: bytes | memoryview, old: int, new: int) -> memoryview:
     """Return the module, valid for the source's mtime `new` if it was valid for `old` (in seconds since 1970)."""
     if len(data) < _HEADER.size:
-        return data
+        return memoryview(data)
     magic, flags, mtime, size = _HEADER.unpack_from(data)
     if flags != 0 or mtime != old & 0xFFFFFFFF:
-        return data
-    return _HEADER.pack(magic, flags, new & 0xFFFFFFFF, size) + data[_HEADER.size :]
+        return memoryview(data)
+    return memoryview(_HEADER.pack(magic, flags, new & 0xFFFFFFFF, size) + data[_HEADER.size :])
 
 
 def without_source_mtime(data: bytes) -> bytes:

@@ -2,15 +2,17 @@
 
 A segment is a run of tar blocks without the two zero blocks that end an archive, so concatenated segments are one tar
 stream. Layout: IEEE Std 1003.1, "pax", section "ustar Interchange Format". Every member is owned by 0:0 with empty
-names; times are whole seconds.
+names.
 """
 
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from snapper.format.model import path_bytes
+from snapper.format.times import NANOSECONDS
 
 BLOCK: Final = 512
 
@@ -45,7 +47,11 @@ class InvalidSegment(ValueError):
 
 
 class Member(NamedTuple):
-    """The contents of a tar header. `size` is that of the whole file, even if its data is split between layers."""
+    """The contents of a tar header.
+
+    `size` is that of the whole file, even if its data is split between layers. `mtime` is in whole seconds, and
+    `nanoseconds` is the rest.
+    """
 
     path: str
     type: MemberType
@@ -53,6 +59,11 @@ class Member(NamedTuple):
     mtime: int
     size: int = 0
     target: str = ""
+    nanoseconds: int = 0
+
+    @property
+    def mtime_ns(self) -> int:
+        return self.mtime * NANOSECONDS + self.nanoseconds
 
 
 def kept_size(path: str, target: str = "") -> int:
@@ -73,19 +84,26 @@ def encode_header(member: Member) -> bytes:
         records += _record(b"linkpath", target)
     if member.size > _LARGEST_OCTAL:
         records += _record(b"size", b"%d" % member.size)
+    if member.nanoseconds:
+        records += _record(b"mtime", b"%d.%09d" % (member.mtime, member.nanoseconds))
     blocks = _block(split, member, target[:100])
     if not records:
         return blocks
     if not _is_utf8(records):
         records = _record(b"hdrcharset", b"BINARY") + records
-    extended = Member("PaxHeader", "file", 0o644, 0, len(records))
-    header = _block((b"", b"PaxHeader"), extended, b"", EXTENDED_HEADER)
-    return header + records + padding(len(records)) + blocks
+    return _extended_header(len(records)) + records + padding(len(records)) + blocks
 
 
 def padding(size: int) -> bytes:
     """Return the zero bytes that fill the last block of `size` bytes."""
     return b"\0" * (-size % BLOCK)
+
+
+@lru_cache(maxsize=256)
+def _extended_header(size: int) -> bytes:
+    """Return the block that precedes pax records of this size."""
+    extended = Member("PaxHeader", "file", 0o644, 0, size)
+    return _block((b"", b"PaxHeader"), extended, b"", EXTENDED_HEADER)
 
 
 def _split_name(name: bytes) -> tuple[bytes, bytes] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from functools import lru_cache
@@ -22,6 +23,7 @@ _TYPES: dict[bytes, MemberType] = {flag: kind for kind, flag in TYPE_FLAGS.items
 #: The fields of a header that matter: name, mode, size, time, type, target, magic, prefix of the name.
 _HEADER = struct.Struct("100s8s16x12s12s8xc100s8s80x155s12x")
 _MAX_PAX_SIZE = 1024 * 1024
+_TIME = re.compile(rb"(\d{1,10})\.(\d{9})")
 
 
 class SegmentStart(NamedTuple):
@@ -76,7 +78,7 @@ def _parse_member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Mem
     kind = _TYPES.get(flag)
     if kind is None or magic != MAGIC:
         raise InvalidSegment("a member has a type that layers may not contain")
-    size = _parse_octal(length)
+    size, time, nanoseconds = _parse_octal(length), _parse_octal(mtime), 0
     name, target = _until_nul(name), _until_nul(target)
     if prefix[0]:
         name = _until_nul(prefix) + b"/" + name
@@ -84,15 +86,17 @@ def _parse_member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Mem
         name = records.get(b"path", name)
         target = records.get(b"linkpath", target)
         size = _parse_size(records, size)
+        nanoseconds = _parse_nanoseconds(records, time)
     if kind == "directory":
         name = name.rstrip(b"/")
     return Member(
         name.decode("utf-8", "surrogateescape"),
         kind,
         _parse_octal(mode),
-        _parse_octal(mtime),
+        time,
         size,
         target.decode("utf-8", "surrogateescape"),
+        nanoseconds,
     )
 
 
@@ -104,6 +108,16 @@ def _parse_size(records: dict[bytes, bytes], default: int) -> int:
     if not digits.isdigit() or len(digits) > 18:
         raise InvalidSegment("a size is not a number")
     return int(digits)
+
+
+def _parse_nanoseconds(records: dict[bytes, bytes], seconds: int) -> int:
+    """Return the nanoseconds in the records, 0 if they contain none; the header has the seconds."""
+    if b"mtime" not in records:
+        return 0
+    match = _TIME.fullmatch(records[b"mtime"])
+    if not match or int(match[1]) != seconds:
+        raise InvalidSegment("a time differs from the one in its header")
+    return int(match[2])
 
 
 def _until_nul(field: bytes) -> bytes:

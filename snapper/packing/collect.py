@@ -24,10 +24,11 @@ from snapper.format.canonicalize import (
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
-from snapper.format.model import LAYER_SIZE, Layer, Mode, directory_mode, file_mode, path_bytes
+from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode, directory_mode, file_mode, path_bytes
+from snapper.format.times import LINK_TIME, NANOSECONDS, RESTORED_LINK_TIME, stored_time
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
-from snapper.packing.items import LINK_TIME, CollectedGroup, FileGroup, PackItem, RelocatedFacts
+from snapper.packing.items import CollectedGroup, FileGroup, PackItem, RelocatedFacts
 from snapper.packing.uploads import upload_queue
 from snapper.process.worker import Deferred
 
@@ -77,8 +78,8 @@ def collect_group(context: PackContext, group: FileGroup) -> Deferred[CollectedG
             _add_record(collection, item)
         elif item.linked and item.linked not in unproved:
             collection.make_room(0)
-            mtime = LINK_TIME if _is_retimed(item) else item.file.mtime
-            collection.builder.add(member_of(item, mtime))
+            is_retimed = item.made_at_link or bool(item.entry and item.entry.placeholder)
+            collection.builder.add(member_of(item, group.kind, at_link=is_retimed))
         elif group.kind != "package":
             _add_as_is(collection, item)
         elif not _add_proved(collection, item):
@@ -103,12 +104,22 @@ def store_layer(context: PackContext, sealed: SealedLayer) -> Callable[[], int]:
     return lambda: size if upload.result() else 0
 
 
-def member_of(item: PackItem, mtime: int, size: int | None = None) -> Member:
-    """Return the tar member for a file or hard link, with canonical mode."""
+def member_of(item: PackItem, kind: Kind, size: int | None = None, *, at_link: bool = False) -> Member:
+    """Return the tar member for a file or hard link, with canonical mode and time.
+
+    `at_link` says that it got its time when it was installed. Times of other files from packages are whole seconds:
+    some installers round them, some do not.
+    """
     file = item.file
+    seconds, nanoseconds = divmod(stored_time(file.mtime_ns), NANOSECONDS)
+    if at_link or item.made_at_link:
+        seconds, nanoseconds = LINK_TIME, 0
+    elif kind == "package":
+        nanoseconds = 0
+    mode = file_mode(file.mode)
     if item.linked:
-        return Member(file.path, "hardlink", file_mode(file.mode), mtime, 0, item.linked)
-    return Member(file.path, "file", file_mode(file.mode), mtime, file.size if size is None else size)
+        return Member(file.path, "hardlink", mode, seconds, 0, item.linked, nanoseconds)
+    return Member(file.path, "file", mode, seconds, file.size if size is None else size, "", nanoseconds)
 
 
 def facts_of(disk: bytes, stored: bytes) -> RelocatedFacts:
@@ -117,11 +128,6 @@ def facts_of(disk: bytes, stored: bytes) -> RelocatedFacts:
         FileFacts(hashlib.sha256(disk).hexdigest(), len(disk)),
         FileFacts(hashlib.sha256(stored).hexdigest(), len(stored)),
     )
-
-
-def _is_retimed(item: PackItem) -> bool:
-    """Return whether the file got its mtime when it was installed, rather than from its package."""
-    return item.made_at_link or bool(item.entry and item.entry.placeholder)
 
 
 def _add_without_data(collection: _Collection, item: PackItem) -> None:
@@ -147,7 +153,7 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
     assert entry is not None
     if not entry.placeholder:
         collection.make_room(item.file.size)
-        view = collection.builder.stage(member_of(item, item.file.mtime))
+        view = collection.builder.stage(member_of(item, "package"))
         read_into(collection.context.place_of(item.file), item.file, view)
         sha256 = hashlib.sha256(view).hexdigest()
         if sha256 == entry.sha256:
@@ -163,7 +169,9 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
             if original != data:
                 canonical = CanonicalFile(original, entry.mode, entry.placeholder)
                 collection.facts[item.file.path] = facts_of(data, original)
-            collection.builder.add(member_of(item, LINK_TIME, len(original)), original, canonical)
+            collection.builder.add(
+                member_of(item, "package", len(original), at_link=True), original, canonical
+            )
             return True
     as_linked = hashlib.sha256(data).hexdigest() == entry.sha256_in_prefix
     collection.unproved.append(item._replace(made_at_link=as_linked))
@@ -173,9 +181,9 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
 def _add_as_is(collection: _Collection, item: PackItem) -> None:
     """Add a file as it is on disk, relocated if it contains the prefix and relocation can be undone."""
     context, builder, file = collection.context, collection.builder, item.file
-    mtime = LINK_TIME if item.made_at_link else file.mtime
+    kind = collection.group.kind
     collection.make_room(file.size)
-    view = builder.stage(member_of(item, mtime))
+    view = builder.stage(member_of(item, kind))
     read_into(context.place_of(file), file, view)
     data = _rewritten(context, item, view)
     placeholders = context.earlier_placeholders(file)
@@ -194,14 +202,23 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     elif canonical is not None and item.made_at_link:
         collection.facts[file.path] = facts_of(data, canonical.data)
     collection.make_room(len(stored))
-    builder.add(member_of(item, mtime, len(stored)), stored, canonical)
+    builder.add(member_of(item, kind, len(stored)), stored, canonical)
 
 
 def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes | None:
     """Return the data if it changes when it is packed: a compiled module's, or with paths of included sources."""
-    if item.source_mtime is not None:
-        return bytecode.with_source_mtime(bytes(view), item.source_mtime, LINK_TIME)
+    if item.file.path.endswith(".pyc"):
+        return _with_stored_source_mtime(item, view)
     return context.with_included_paths(item.file, bytes(view)) if context.included else None
+
+
+def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:
+    """Return the compiled module, valid for the time that its source has in a layer, if that is another one."""
+    module = view
+    for source_mtime in (item.source_mtime, RESTORED_LINK_TIME):
+        if source_mtime is not None:
+            module = bytecode.with_source_mtime(module, source_mtime, LINK_TIME)
+    return None if module == view else bytes(module)
 
 
 def _package_placeholders(item: PackItem) -> tuple[str, ...]:
@@ -228,4 +245,4 @@ def _add_record(collection: _Collection, item: PackItem) -> None:
             break
     text = data if canonical is None else canonical.data
     collection.make_room(len(text))
-    collection.builder.add(member_of(item, LINK_TIME, len(text)), text, canonical)
+    collection.builder.add(member_of(item, "link", len(text), at_link=True), text, canonical)

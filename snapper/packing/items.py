@@ -10,10 +10,6 @@ from snapper.environment.conda import FileFacts, PathEntry
 from snapper.environment.tree import File
 from snapper.format.model import Kind, Layer
 
-#: The mtime of files that are created when a package is installed, so that equal files are equal everywhere:
-#: 1980-01-01, the earliest time that zip archives can hold.
-LINK_TIME = 315532800
-
 
 class PackItem(NamedTuple):
     """A file to pack.

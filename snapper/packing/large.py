@@ -24,7 +24,7 @@ from snapper.format.relocate import replace_placeholder
 from snapper.packing.collect import layer_builder, member_of, store_layer
 from snapper.packing.context import PackContext
 from snapper.packing.files import open_checked, read_range, read_range_into
-from snapper.packing.items import LINK_TIME, CollectedGroup, PackItem, RelocatedFacts
+from snapper.packing.items import CollectedGroup, PackItem, RelocatedFacts
 from snapper.process.worker import Deferred
 
 #: How many bytes after a cut are searched for the end of what began before it.
@@ -110,8 +110,8 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
     """Pack one piece, and store its layer in the background."""
     scan, builder = piece.scan, layer_builder(context.level)
     item, start, end = scan.item, scan.starts[piece.number], scan.starts[piece.number + 1]
-    mtime = LINK_TIME if item.made_at_link or (scan.proved and scan.method) else item.file.mtime
-    member = member_of(item, mtime, scan.size) if piece.number == 0 else None
+    at_link = scan.proved and scan.method is not None
+    member = member_of(item, piece.kind, scan.size, at_link=at_link) if piece.number == 0 else None
     tail = padding(scan.size) if piece.number == len(scan.starts) - 2 else b""
     place = context.place_of(item.file)
 

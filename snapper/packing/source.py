@@ -15,6 +15,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
 from snapper.errors import EditableInstallsFound, NotAnEnvironment
+from snapper.format.times import clamped
 
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
@@ -62,6 +63,16 @@ class PackSource:
         if self.foreign_prefix:
             return self.foreign_prefix.placeholders
         return self.previous.placeholders() if self.previous else {}
+
+    @property
+    def clamped_times(self) -> tuple[str, ...]:
+        """The files with times that layers cannot hold."""
+        files = self.tree.files
+        return tuple(
+            sorted(
+                file.path for file in files if file.type == "file" and clamped(file.mtime_ns) != file.mtime_ns
+            )
+        )
 
     def links_outside(self, prefix: str) -> tuple[str, ...]:
         """Return the symlinks whose absolute targets are not below `prefix`."""

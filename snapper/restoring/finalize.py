@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -14,9 +15,10 @@ from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
 from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Continuation, Layer, directory_mode, file_mode, path_bytes
+from snapper.format.times import restored_time
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors
-from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer, Link, SplitFile
+from snapper.restoring.layer_writer import ExtractedLayer, Link, SplitFile
 
 
 def finalize_tree(
@@ -79,7 +81,7 @@ def _check_joins(what: str, pending: SplitFile | None, begins: Continuation | No
 def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:
     parent, _, name = member.path.rpartition("/")
     os.chmod(name, file_mode(member.mode), dir_fd=directories[parent])
-    times = (member.mtime * NANOSECONDS, member.mtime * NANOSECONDS)
+    times = (time.time_ns(), restored_time(member.mtime_ns))
     os.utime(name, ns=times, dir_fd=directories[parent], follow_symlinks=False)
     return _index_entry(directories, member.path)
 
@@ -123,7 +125,7 @@ def _update_record(
     try:
         write_all(descriptor, text)
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-        os.utime(descriptor, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
     finally:
         os.close(descriptor)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from snapper.environment.conda import FileFacts
 from snapper.environment.index import EntryFields, directory_entry, encode_block
 from snapper.errors import TooManyFiles
+from snapper.format import bytecode
 from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import MOST_KEPT, InvalidSegment, Member, kept_size
@@ -29,6 +31,7 @@ from snapper.format.relocate import (
     relocate_link,
     replace_placeholder,
 )
+from snapper.format.times import LINK_TIME, RESTORED_LINK_TIME, restored_time
 from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
 from snapper.fs.errors import os_errors
 from snapper.repository.objects import read_layer
@@ -37,7 +40,6 @@ from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-NANOSECONDS = 1_000_000_000
 
 #: The largest index block of a layer, in bytes. The layers that snapper writes have half as many bytes of members.
 _LARGEST_BLOCK = 64 << 20
@@ -184,7 +186,7 @@ class _Writer:
             raise TooManyFiles(self._name, "links and directories", MOST_KEPT)
 
     def _write_file(self, member: Member, data: memoryview) -> None:
-        path, _, mode, mtime, size, _ = member
+        path, size = member.path, member.size
         if len(data) < size:
             replaced = self._write_piece(Piece.first(member, data))
             self._result.split = SplitFile(member, len(data), replaced)
@@ -192,14 +194,15 @@ class _Writer:
         if path in self._job.split:
             raise InvalidSegment(f"{path!r} is present both as a whole and in parts")
         relocation = self._relocations.get(path)
+        if path.endswith(".pyc") and self._job.layer.kind != "package":  # those of packages have checksums
+            data = bytecode.with_source_mtime(data, LINK_TIME, RESTORED_LINK_TIME)
         content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
-        mode = file_mode(mode)
-        time = mtime * NANOSECONDS
+        mode = file_mode(member.mode)
         descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[directory])
         try:
             write_all(descriptor, content)
-            os.utime(descriptor, ns=(time, time))
+            os.utime(descriptor, ns=(time.time_ns(), restored_time(member.mtime_ns)))
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)

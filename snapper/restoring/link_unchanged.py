@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -33,15 +34,18 @@ from snapper.environment.index import (
 from snapper.format import bytecode
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot, directory_mode, file_mode
+from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, restored_time, stored_time
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.fs.ownership import is_of_this_user
-from snapper.packing.items import LINK_TIME
 from snapper.process.pool import WorkerPool
-from snapper.restoring.layer_writer import NANOSECONDS, ExtractedLayer
+from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.store import Store
 
 #: The least size of a batch, in bytes of index blocks: so small that all workers end at about the same time.
 _BATCH_SIZE = 256 * 1024
+
+#: What restored files have that were created when their package was installed.
+_LINK_TIME = RESTORED_LINK_TIME * NANOSECONDS
 
 #: Layers that are linked together: an index block with the entries of each, by its number in the new snapshot.
 _Unit = dict[int, bytes]
@@ -144,15 +148,17 @@ class _InstalledLayers:
         return {number for numbers in holders.values() if len(numbers) > 1 for number in numbers}
 
     def _is_as_restored(self, layer: Layer, entry: EntryFields) -> bool:
-        path, _, _, mtime, _, inode = entry
+        path, _, mode, mtime, _, inode = entry
         if path.endswith("/"):
             return True
-        fixed = layer.kind == "link" or (layer.kind == "package" and path in self._relocated)
-        if not inode or (fixed and mtime != LINK_TIME * NANOSECONDS):
+        at_link = layer.kind == "link" or (layer.kind == "package" and path in self._relocated)
+        if not inode or (at_link and mtime != _LINK_TIME) or restored_time(stored_time(mtime)) != mtime:
+            return False
+        if layer.kind == "package" and mode == file_mode(mode) and mtime % NANOSECONDS:
             return False
         source = bytecode.source_of(path) if path.endswith(".pyc") else None
         source_mtime = self._index.mtime_of(source) if source in self._relocated and source else None
-        return source_mtime in (None, LINK_TIME * NANOSECONDS)
+        return source_mtime in (None, _LINK_TIME)
 
 
 def _units(installed: _InstalledLayers, layers: Sequence[Layer]) -> Iterator[_Unit]:
@@ -214,16 +220,13 @@ class _Linker:
         )
 
     def _is_restored_file(self, status: os.stat_result) -> bool:
-        return (
-            stat.S_ISREG(status.st_mode)
-            and stat.S_IMODE(status.st_mode) == file_mode(status.st_mode)
-            and status.st_mtime_ns % NANOSECONDS == 0
-        )
+        return stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == file_mode(status.st_mode)
 
     def link(self, number: int, entries: Sequence[EntryFields]) -> ExtractedLayer:
         """Link the files of one layer and make its directories; may raise OSError."""
         result = ExtractedLayer(linked=True)
         index: list[EntryFields] = []
+        now = time.time_ns()
         for path, size, mode, mtime, _, inode in entries:
             if path.endswith("/"):
                 self.target[path[:-1]]
@@ -233,6 +236,7 @@ class _Linker:
                 parent, _, name = path.rpartition("/")
                 source, target = self.source[parent], self.target[parent]
                 os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                os.utime(name, ns=(now, mtime), dir_fd=target, follow_symlinks=False)
                 index.append((path, size, mode, mtime, ANY_CTIME, inode))
         result.index = encode_block(number, index)
         return result

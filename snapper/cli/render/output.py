@@ -112,6 +112,13 @@ def print_unrelocated(paths: Sequence[str]) -> None:
     )
 
 
+def print_clamped(paths: Sequence[str], what: str) -> None:
+    """Warn about files with times that a snapshot or an archive cannot hold."""
+    print_paths(
+        f"these files have times that {what} cannot hold, and get the nearest ones that it can", paths, warn
+    )
+
+
 def print_empty_store(store: str) -> None:
     """Say that the store has no environments."""
     echo(f"The store {store} has no environments. Pack one with: snapper pack ENV")

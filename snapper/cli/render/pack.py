@@ -6,17 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from snapper.cli.render import output
 from snapper.cli.render.text import plural, size
+from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
     from snapper.commands.pack import PackResult
 
 
-def report(result: PackResult, as_json: bool) -> None:
-    """Report what was packed."""
+def report(result: PackResult, as_json: bool) -> ExitCode:
+    """Report what was packed, and return the exit code."""
     if as_json:
         output.print_json(_fields(result))
-        return
+    else:
+        _print(result)
+    return ExitCode.PARTIAL if result.clamped else ExitCode.DONE
+
+
+def _print(result: PackResult) -> None:
     for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
     output.print_paths(
@@ -25,6 +31,7 @@ def report(result: PackResult, as_json: bool) -> None:
     output.print_paths(
         "these symlinks point outside the environment and are packed as they are", result.outside
     )
+    output.print_clamped(result.clamped, "a snapshot")
     output.print_paths("these source directories of editable installs are included", result.included)
     output.print_paths(
         "these files contain credentials, which everyone who can read the store can use from now on",
@@ -77,6 +84,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "skipped": [{"path": path, "reason": reason} for path, reason in result.skipped],
         "unrelocated": list(result.unrelocated),
         "outside": list(result.outside),
+        "clamped": list(result.clamped),
         "included": list(result.included),
         "credentials": list(result.credentials),
         "first": result.first,
