@@ -335,16 +335,17 @@ def test_special_bits_sockets_and_pipes_are_dropped(tools: Path, machine: Machin
 def test_nested_environments_and_caches_are_not_packed(tools: Path, machine: Machine) -> None:
     (tools / "envs/other/conda-meta").mkdir(parents=True)
     (tools / "envs/other/file").touch()
-    (tools / "envs/notes.txt").write_text("mine")
+    (tools / "envs/notes.txt").write_text("where conda would put an environment of this name")
+    (tools / "envs/.conda_envs_dir_test").touch()
     (tools / "pkgs/numpy-1").mkdir(parents=True)
     (tools / "pkgs/urls.txt").touch()
     (tools / "bin/old.c~").write_text("an editor's copy of old.c")
     (tools / ".snapper").mkdir()
     (tools / ".snapper/whatever").touch()
     restored = pack_and_move(machine, tools)
-    assert (restored / "envs/notes.txt").read_text() == "mine"
+    assert (restored / "envs/.conda_envs_dir_test").exists()
     assert (restored / "bin/old.c~").read_text() == "an editor's copy of old.c"
-    for path in ("envs/other", "pkgs", ".snapper/whatever"):
+    for path in ("envs/other", "envs/notes.txt", "pkgs", ".snapper/whatever"):
         assert not (restored / path).exists(), path
 
 

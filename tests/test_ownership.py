@@ -92,10 +92,21 @@ def test_groups_of_which_this_user_is_the_only_member(
     """Writing by the group is harmless then. Nobody can be known not to be in a group without a name."""
     directory.chmod(0o775)
     assert not others_can_write(directory.stat())  # root's group
-    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("root", "x", gid, ["nobody"])))
-    _is_private_group.cache_clear()
-    assert others_can_write(directory.stat())
-    monkeypatch.undo()
+    for name in ("nobody", "no such user"):
+        monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("root", "x", gid, [name])))  # noqa: B023
+        _is_private_group.cache_clear()
+        assert others_can_write(directory.stat())
+        monkeypatch.undo()
+    accounts = pwd.getpwall()
+    for number, private in (
+        (11, True),
+        (1001, False),
+    ):  # an account of the system, as on Fedora, and a person's
+        added = pwd.struct_passwd(("x", "x", number, 0, "", "/", ""))
+        monkeypatch.setattr(pwd, "getpwall", lambda: [*accounts, added])  # noqa: B023
+        _is_private_group.cache_clear()
+        assert others_can_write(directory.stat()) is not private
+        monkeypatch.undo()
     _is_private_group.cache_clear()
     os.chown(directory, 0, UNUSED_ID)
     assert others_can_write(directory.stat())

@@ -10,10 +10,12 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from snapper.restoring import nested, staging
 from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
 from snapper.restoring.staging_lock import find_leftovers
 from tests.conftest import tree_of
+from tests.support.processes import run_as_nobody
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -193,7 +196,7 @@ def make_base(target: Path) -> dict[str, tuple[str, int, bytes]]:
         (target / directory / "precious").write_text(directory)
     (target / "envs" / "away").symlink_to("../../../elsewhere")
     (target.parent.parent / "elsewhere" / "conda-meta").mkdir(parents=True)
-    (target / "envs" / "mine").write_text("of base")
+    (target / "envs" / ".mine").write_text("of base")
     (target / "pkgs").mkdir()
     (target / "pkgs" / "urls.txt").touch()
     for directory in ("envs/other", "envs", "pkgs", ""):
@@ -202,7 +205,7 @@ def make_base(target: Path) -> dict[str, tuple[str, int, bytes]]:
 
 
 def foreign_entries(target: Path) -> dict[str, tuple[str, int, bytes]]:
-    return {path: entry for path, entry in tree_of(target).items() if re.match("pkgs|envs/(?!mine)", path)}
+    return {path: entry for path, entry in tree_of(target).items() if re.match(r"pkgs|envs/(?!\.mine)", path)}
 
 
 def test_nested_environments_and_package_cache_survive_a_swap(public: Path, swap_method: str) -> None:
@@ -213,7 +216,7 @@ def test_nested_environments_and_package_cache_survive_a_swap(public: Path, swap
         swap_in(target, "new")
         assert text_in(target) == "new"
         assert foreign_entries(target) == before
-        assert not (target / "envs" / "mine").exists()
+        assert not (target / "envs" / ".mine").exists()
         assert names(target.parent) == ["base"]
         remove_tree(target)
 
@@ -253,12 +256,12 @@ def test_nested_environments_survive_an_interrupted_swap(tmp_path: Path, swap_me
     assert texts == ["old"] * (at - 3) + ["new"] * 4
 
 
-def test_swap_is_refused_if_the_snapshot_has_a_file_at_a_nested_environment(
+def test_swap_is_refused_if_the_snapshot_has_a_file_in_place_of_a_shared_directory(
     target: Path, swap_method: str
 ) -> None:
     make_base(target)
     before = tree_of(target)
-    for path in ("envs/other", "envs", "pkgs"):
+    for path in ("envs", "pkgs"):
         with pytest.raises(TargetOccupied) as caught, staging_directory(target) as staged:
             build_tree(staged.tree, "new")
             (staged.tree / path).parent.mkdir(exist_ok=True)
@@ -718,6 +721,61 @@ def test_directory_for_environments_stays_shared_if_the_snapshot_has_one(
         staged.swap()
     status = (target / "envs").stat()
     assert (status.st_gid, status.st_mode & 0o7777) == (NOBODY, 0o2775)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_others_create_no_environments_during_a_swap(
+    public: Path, swap_method: str, empty: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be lost, or make the swap take forever, also with a directory that they have opened before."""
+    need_two_users()
+    target = public / "envs" / "base"
+    swap_in(target, "old")
+    (target / "envs").mkdir()
+    (target / "envs").chmod(0o1777)
+    if not empty:
+        (target / "envs/other/conda-meta").mkdir(parents=True)
+    opened = os.open(target / "envs", os.O_RDONLY)
+
+    def attempt(name: str) -> list[object]:
+        paths = (name, str(target / "envs" / f"{name} by path"))
+        return [run_as_nobody(partial(os.mkdir, path, dir_fd=opened)) for path in paths]
+
+    real = Staging._exchange
+
+    def attempt_around(self: Staging, old: int) -> None:
+        assert all(isinstance(error, PermissionError) for error in attempt("before"))
+        real(self, old)
+        assert all(isinstance(error, PermissionError) for error in attempt("after"))
+
+    monkeypatch.setattr(Staging, "_exchange", attempt_around)
+    target.chmod(0o755)
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        (staged.tree / "envs").mkdir()
+        staged.tree.chmod(0o755)
+        staged.swap()
+    os.close(opened)
+    opened = os.open(target / "envs", os.O_RDONLY)
+    assert names(target / "envs") == ([] if empty else ["other"])
+    assert stat.S_IMODE((target / "envs").stat().st_mode) == 0o1777
+    assert attempt("finally") == [None, None]
+    os.close(opened)
+
+
+def test_others_may_create_environments_after_an_interrupted_swap(target: Path, swap_method: str) -> None:
+    make_base(target)
+    (target / "envs").chmod(0o1777)
+
+    def swap() -> None:
+        Staging._exchange = lambda *_: kill_self()  # type: ignore[method-assign]
+        swap_in(target, "new")
+
+    assert in_process(swap) != 0
+    assert not (target / "envs").stat().st_mode & 0o022
+    remove_leftover_staging(target)
+    assert stat.S_IMODE((target / "envs").stat().st_mode) == 0o1777
+    assert text_in(target) == "old"
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "locked"])

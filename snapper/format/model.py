@@ -35,8 +35,9 @@ SHARED_DIRECTORIES = ("envs", "pkgs")
 #: Names of snapper's own directories: what is in them decides what later commands do.
 _RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
 
-#: What would belong to another environment, to the package cache, or to conda's trash, and survive later restores.
-_SHARED = re.compile(r"pkgs/|(?:envs/[^/]+/conda-meta|\.condatmp)(?:/|\Z)")
+#: What would belong to another environment, to the package cache, or to conda's trash, and survive later restores. In
+#: `envs`, that is all but hidden files, such as the one that conda tests with whether it can write there.
+_SHARED = re.compile(r"pkgs/|envs/\w|(?:envs/[^/]+/conda-meta|\.condatmp)(?:/|\Z)")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
@@ -110,7 +111,7 @@ def check_path(path: str) -> str:
     if _RESERVED.search(folded):
         raise ValueError(f"{path!r} is reserved for snapper")
     if _SHARED.match(folded):
-        raise ValueError(f"{path!r} is in another environment or in the package cache")
+        raise ValueError(f"{path!r} would be in another environment or in the package cache")
     path_bytes(path)
     return path
 

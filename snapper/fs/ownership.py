@@ -24,6 +24,9 @@ from typing import NamedTuple
 _MAX_LINKS = 40
 _ROOT = 0
 
+#: The least number of an account of a person, on macOS; it is 1000 on Linux.
+_FIRST_USER = 500
+
 
 class UntrustedComponent(NamedTuple):
     """A directory or link on a path that another user controls, and how: `reason` completes "PATH …"."""
@@ -150,17 +153,21 @@ def _is_private_group(gid: int, trusted: tuple[int, ...]) -> bool:
     """Return whether only trusted users are known to be in the group.
 
     Directory services such as LDAP may not list their accounts, so the members of a group of one of these users cannot
-    be known; it counts as private if it is named after the user.
+    be known; it counts as private if it is named after the user. For root's group, accounts that are not listed are
+    assumed not to be in it. Accounts of the system are in it on some systems, where only root runs their programs.
     """
     accounts = pwd.getpwall()
     try:
         group = grp.getgrgid(gid)
-        members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
     except KeyError:
         return gid == _ROOT
-    if gid == _ROOT:  # the accounts whose primary group it is are those of the system
-        return members <= set(trusted)
-    if _is_unlisted(accounts) and group.gr_name != pwd.getpwuid(os.geteuid()).pw_name:
+    try:
+        members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
+    except KeyError:
+        return False
+    if gid == _ROOT:
+        accounts = [account for account in accounts if account.pw_uid >= _FIRST_USER]
+    elif _is_unlisted(accounts) and group.gr_name != pwd.getpwuid(os.geteuid()).pw_name:
         return False
     members |= {account.pw_uid for account in accounts if account.pw_gid == gid}
     return members <= set(trusted)

@@ -2,6 +2,9 @@
 
 During a swap, it is in the directory `kept` of the staging directory. Everything is moved by descriptors, to names that
 are free. Links are moved, and not followed.
+
+If others may write to `envs/`, they may not during a swap, so that they can neither make it take forever nor lose what
+they create. The mode of `kept/envs` says meanwhile what they may do.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.environment.scan import foreign_paths, names_in
@@ -22,6 +25,9 @@ from snapper.fs.moves import Entry, move
 from snapper.fs.ownership import is_of_this_user, owner_name
 from snapper.restoring.staging_lock import KEPT, is_in_use
 
+#: Permission of others to write.
+_SHARED = stat.S_IWGRP | stat.S_IWOTH
+
 _MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
 
 
@@ -32,6 +38,7 @@ def set_aside(old: int, new: int, staging: int, target: Path) -> None:
     TargetOccupied if `new` has something at one of these paths or something cannot be moved, and TargetLocked if
     another process restores an environment inside the target.
     """
+    _close_envs(old, staging)
     paths = foreign_paths(old)
     for path in paths:
         if not _is_free(new, path):
@@ -40,9 +47,7 @@ def set_aside(old: int, new: int, staging: int, target: Path) -> None:
         if path.endswith(".snapper") and is_in_use(path, old):
             raise TargetLocked(str(target / path))
     if paths:
-        with suppress(FileExistsError):
-            os.mkdir(KEPT, 0o700, dir_fd=staging)
-        with closing_descriptor(os.open(KEPT, LISTING, dir_fd=staging)) as kept:
+        with closing_descriptor(_open_kept(staging)) as kept:
             for path in paths:
                 _move(path, old, kept, target)
 
@@ -70,28 +75,18 @@ def rescue(replaced: int, environment: int, target: Path, known: frozenset[str] 
         _move(path, replaced, environment, target)
 
 
-def keep_access(old: int, new: int) -> None:
-    """Let those who could write to `envs/` of the old environment write to that of the new one. May raise OSError."""
-    with ExitStack() as opened:
-        directories = [open_if_directory("envs", environment) for environment in (old, new)]
-        for directory in directories:
-            if directory is not None:
-                opened.callback(os.close, directory)
-        before, after = directories
-        if before is not None and after is not None:
-            status = os.fstat(before)
-            if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and status.st_uid == os.geteuid():
-                _set_access(after, status)
-
-
 def put_back(staging: int, environment: int, target: Path) -> None:
-    """Move what is in `kept` to the environment, which is at `target`; raise TargetOccupied, OSError."""
+    """Move what is in `kept` to the environment, which is at `target`, and let others write to its `envs/` again.
+
+    Raise TargetOccupied, OSError.
+    """
     kept = open_if_directory(KEPT, staging)
     if kept is None:
         return
     with closing_descriptor(kept):
         for path in _paths_in(kept):
             _move(path, kept, environment, target)
+        _open_envs(kept, environment)
         with suppress(OSError):
             os.rmdir("envs", dir_fd=kept)
     with suppress(OSError):
@@ -104,6 +99,38 @@ def make_writable(directory: int) -> int:
     if not mode & stat.S_IWUSR:
         os.fchmod(directory, mode | stat.S_IWUSR)
     return mode
+
+
+def _open_kept(staging: int) -> int:
+    with suppress(FileExistsError):
+        os.mkdir(KEPT, 0o700, dir_fd=staging)
+    return os.open(KEPT, LISTING, dir_fd=staging)
+
+
+def _close_envs(environment: int, staging: int) -> None:
+    """Let only this user write to `envs/`, if it is this user's and others may."""
+    envs = open_if_directory("envs", environment)
+    if envs is None:
+        return
+    with closing_descriptor(envs):
+        status = os.fstat(envs)
+        if not status.st_mode & _SHARED or not is_of_this_user(status):
+            return
+        with closing_descriptor(_open_kept(staging)) as kept:
+            os.close(_open_or_make("envs", kept, envs))
+        os.fchmod(envs, stat.S_IMODE(status.st_mode) & ~_SHARED)
+
+
+def _open_envs(kept: int, environment: int) -> None:
+    """Undo that for the environment that is in place now."""
+    pattern = open_if_directory("envs", kept)
+    if pattern is None:
+        return
+    with closing_descriptor(pattern):
+        status = os.fstat(pattern)
+        if status.st_mode & _SHARED:
+            with closing_descriptor(_open_or_make("envs", environment, pattern)) as envs:
+                _set_access(envs, status)
 
 
 def _paths_in(kept: int) -> list[str]:

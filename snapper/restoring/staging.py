@@ -33,7 +33,6 @@ from snapper.fs.removal import remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import (
-    keep_access,
     make_writable,
     names_in_envs,
     nested_environments,
@@ -95,7 +94,6 @@ class Staging:
             else:
                 known = self._replace(old)
                 rescue(old, self.descriptor, self.target, known)
-                keep_access(old, self.descriptor)
             os.fchmod(self.descriptor, mode)
             put_back(self._directory, self.descriptor, self.target)
 

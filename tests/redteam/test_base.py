@@ -39,6 +39,24 @@ def _restore(world: World, base: Path) -> None:
     )
 
 
+_IN_PLACE_OF_TEAM = {
+    "directory": [directory("envs/team")],
+    "directory with a file": [file("envs/team/x")],
+    "file": [file("envs/team")],
+    "in capitals": [file("ENVS/team/x")],
+}
+
+
+@variants("planted", _IN_PLACE_OF_TEAM, usually=("directory with a file", "file"))
+def test_files_in_place_of_another_environment(planted: str, world: World, base: Path) -> None:
+    """It has something at the path of another environment, which is not an environment and so in the way."""
+    _publish(world, base, *_IN_PLACE_OF_TEAM[planted])
+    _restore(world, base)
+    withstood(
+        [*world.victim.home.rglob("envs/team/bin/program")], "prevented the restore of another environment"
+    )
+
+
 _TARGETS = ("../.ssh", "../.local/share/jupyter/kernels", "../.config", "/tmp", "..", ".", "lib", "envs")
 
 
@@ -142,12 +160,12 @@ def test_package_cache_of_the_victim(world: World, base: Path) -> None:
 
 _ALLOWED_BEFORE = {
     "nothing": [],
-    "a file in the same directory": [file("envs/other/a"), file("pkgs/a"), file("pkgs/numpy-1/a")],
-    "directories": [directory("envs/other"), directory("pkgs"), directory("pkgs/numpy-1")],
+    "a file in the same directory": [file("envs/.other/a")],
+    "directories": [directory("envs/.other"), directory("pkgs")],
 }
 _SHARED = {
-    "another environment": file("envs/other/conda-meta"),
-    "link in place of its records": link("envs/other/conda-meta", "../../share"),
+    "another environment": file("envs/.other/conda-meta"),
+    "link in place of its records": link("envs/.other/conda-meta", "../../share"),
     "list of packages": file("pkgs/urls.txt", "https://evil/numpy-1.conda"),
     "older list of packages": file("pkgs/urls"),
     "package": file("pkgs/numpy-1/info/index.json", "{}"),
@@ -164,7 +182,7 @@ def test_what_would_be_shared(shared: str, before: str, world: World, base: Path
     """It has another environment or a package cache, from which conda would install packages elsewhere."""
     _publish(world, base, *_ALLOWED_BEFORE[before], _SHARED[shared])
     _restore(world, base)
-    for path in ("envs/other/conda-meta", "pkgs/urls", "pkgs/urls.txt", "pkgs/numpy-1", "pkgs/cache"):
+    for path in ("envs/.other/conda-meta", "pkgs/urls", "pkgs/urls.txt", "pkgs/numpy-1", "pkgs/cache"):
         withstood(not os.path.lexists(base / path), f"restored {path}")
 
 
