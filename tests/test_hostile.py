@@ -511,7 +511,7 @@ def test_randomly_changed_layers(
         assert not found.reason  # its name is the checksum of its bytes
         with tempfile.TemporaryDirectory(dir=tmp_path) as target:
             try:
-                extract_layer(store, ExtractJob(target, "/final/prefix", stored, frozenset(), 0), data)
+                extract_layer(store, ExtractJob(target, "/final/prefix", stored, 0), data)
             except SnapperError as error:
                 assert error.code == 12, error
                 assert "\n" not in error.message

@@ -95,16 +95,33 @@ def test_a_list_may_contain_the_same_page_twice() -> None:
 
 def test_a_layer_with_members_is_listed_once() -> None:
     """Parts of a large file can be equal. Anything else would be written to the same paths twice."""
-    first, part = layer_of("a"), replace(layer_of("b"), members=0)
+    first, part = layer_of("a"), replace(layer_of("a", 1), members=0)
     parts = [replace(part, begins=Continuation("x", offset, 200, 0)) for offset in (50, 100)]
-    assert sample_snapshot(layers=(first, *parts)).layers == (first, *parts)
-    for layers in (
-        (first, first),
-        (first, part, part),
-        (first, replace(parts[0], members=1), parts[1], first),
-    ):
-        with pytest.raises(ValueError, match="listed twice"):
-            sample_snapshot(layers=layers)
+    accepted = sample_snapshot(layers=(first, *parts))
+    assert manifest.decode(manifest.encode(accepted)) == accepted
+    for layers in ((first, first), (first, part, part), (first, *parts, first)):
+        with pytest.raises(canonical.MalformedDocument, match="listed twice"):
+            manifest.decode(manifest.encode(sample_snapshot(layers=layers)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"owner": "another-1-0"},
+        {"kind": "files"},
+        {"begins": Continuation("y", 100, 200, 0)},
+        {"begins": Continuation("x", 100, 300, 0)},
+        {"begins": Continuation("x", 50, 200, 0)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_parts_of_a_file_follow_each_other(changes: dict[str, Any]) -> None:
+    """What is done once for a file, such as computing its checksum, would otherwise be done for each of its parts."""
+    first, part = layer_of("a"), replace(layer_of("a", 1), members=0, begins=Continuation("x", 50, 200, 0))
+    wrong = replace(part, **{"begins": Continuation("x", 100, 200, 0), **changes})
+    for layers in ((first, part, wrong), (first, part, layer_of("a", 2), part)):
+        with pytest.raises(canonical.MalformedDocument, match="does not continue"):
+            manifest.decode(manifest.encode(sample_snapshot(layers=layers)))
 
 
 @pytest.mark.parametrize("changed", [0, 150, 299])

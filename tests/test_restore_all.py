@@ -239,6 +239,22 @@ def test_registered_kernels_are_read_once_while_environments_are_present(
     assert len(reads) == 1
 
 
+def test_snapshots_that_claim_all_space_do_not_stop_the_others(three: Machine) -> None:
+    """What their layers are said to have before compression is known to be false only when they are read."""
+    free = shutil.disk_usage(three.envs).free
+    for claimed in (free - (1 << 20), free // 2, free // 2 - 1, free // 4, 1 << 14):
+        layers = [publisher.put_layer(three.store, b"".join(publisher.ENVIRONMENT))]
+        sizes = [128 << 20] * (claimed >> 27) + [claimed % (128 << 20)]
+        layers += [
+            publisher.put_layer(three.store, publisher.file(f"{part}-{claimed}"), diff_size=size)
+            for part, size in enumerate(sizes)
+        ]
+        publisher.put_entry(three.store, f"a{claimed}", publisher.put_snapshot(three.store, layers), "")
+    failed = three.snapper("restore", "--all", "--json").json["failed"]
+    assert sorted(path.name for path in three.envs.iterdir()) == ["one", "three", "two"]
+    assert len(failed) == 5
+
+
 def test_snapshot_that_needs_too_much_memory_does_not_stop_the_others(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,9 +26,8 @@ from snapper.fs.errors import map_os_error
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.restoring.destinations import UnusedLocation
-from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, reserve_space
+from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, select_fitting
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
-from snapper.restoring.space import SpaceReservations
 from snapper.restoring.target import RestoreTarget
 from snapper.settings.log_file import log_crash
 from snapper.store import Store
@@ -99,7 +98,6 @@ class _Restore:
         self._store = store
         self._progress = progress
         self._recorder = recorder
-        self._reservations = SpaceReservations()
         self._failures = 0
 
     @cached_property
@@ -142,7 +140,6 @@ class _Restore:
                 plan.snapshot.size,
             )
             self._announce(plan)
-            reserve_space(self._reservations, plan)
             return plan
         except Exception as error:  # whatever is wrong with one environment must not stop the others
             return self._fail(located.request, error)
@@ -161,11 +158,15 @@ class _Restore:
 
         what = plans[0].name if len(plans) == 1 else f"{len(plans)} environments"
         self._progress.start(f"Restoring {what}", sum(plan.snapshot.size for plan in plans))
-        with (
-            WorkerPool(self._store, jobs) as workers,
-            closing(run_plans(self._store, plans, workers, self._advance)) as outcomes,
-        ):
-            yield from map(self._settle, outcomes)
+        with WorkerPool(self._store, jobs) as workers:
+            while plans:
+                fitting, refused = select_fitting(plans)
+                if not fitting:
+                    yield from (self._fail(plan.request, error) for plan, error in refused)
+                    return
+                plans = [plan for plan, _ in refused]
+                with closing(run_plans(self._store, fitting, workers, self._advance)) as outcomes:
+                    yield from map(self._settle, outcomes)
             if not self._failures:
                 self._progress.done()
 

@@ -17,8 +17,18 @@ _SETTINGS = (f"{META}/history", ".condarc", "condarc", "pip.conf")
 #: The variables that `conda env config vars set` has set.
 _VARIABLES = f"{META}/state"
 
-_IN_URL = re.compile(rb"""https?://[^/\s'"]+@|https?://[^\s'"]+/t/[^/\s'"]+/""")
+_WORDS = re.compile(rb"""[^\s'"]+""")
 _SECRET_NAME = re.compile(r"token|secret|passw|credential|(api|access|auth|private)_?key", re.I)
+
+
+def _has_credentials(word: bytes) -> bool:
+    """Return whether a word contains a URL with a user or password, or with a token of a conda channel."""
+    for url in re.split(rb"https?://", word)[1:]:
+        host, _, path = url.partition(b"/")
+        token = (b"/" + path).partition(b"/t/")[2]
+        if b"@" in host or b"/" in token.lstrip(b"/"):
+            return True
+    return False
 
 
 def find_credentials(prefix: Path, records: Iterable[Record]) -> tuple[str, ...]:
@@ -29,7 +39,7 @@ def find_credentials(prefix: Path, records: Iterable[Record]) -> tuple[str, ...]
     paths = [record.file for record in records if record.has_credentials]
     for path in _SETTINGS:
         with suppress(OSError):
-            if _IN_URL.search(read_beneath(prefix, path)):
+            if any(map(_has_credentials, _WORDS.findall(read_beneath(prefix, path)))):
                 paths.append(path)
     with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
         if any(map(_SECRET_NAME.search, json.loads(read_beneath(prefix, _VARIABLES))["env_vars"])):

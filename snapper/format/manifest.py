@@ -12,6 +12,7 @@ from typing import Any
 from snapper.errors import ManifestTooLarge
 from snapper.format import canonical
 from snapper.format.model import (
+    Continuation,
     Deviation,
     Kernel,
     Layer,
@@ -114,9 +115,41 @@ def assemble_snapshot(
     fields["packages"] = tuple(item for page in document.packages for item in packages[page])
     fields["layers"] = tuple(item for page in document.layers for item in layers[page])
     try:
+        _check_layers(fields["layers"])
         return Snapshot(**fields)
     except ValueError as error:
         raise canonical.MalformedDocument(f"snapshot: {error}") from None
+
+
+def _check_layers(layers: Iterable[Layer]) -> None:
+    """Raise ValueError if a layer is listed twice, or if layers cannot be parts of the files that they say.
+
+    Parts of a file follow each other, have the same owner, and can be equal.
+    """
+    listed: set[str] = set()
+    continued: set[str] = set()
+    previous: Layer | None = None
+    for layer in layers:
+        is_part = layer.begins and not layer.members
+        if layer.digest in listed and not is_part:
+            raise ValueError(f"layer {layer.digest[:12]} is listed twice")
+        if layer.begins and not _continues(layer, layer.begins, previous, continued):
+            raise ValueError(f"layer {layer.digest[:12]} does not continue the file of the layer before it")
+        listed.add(layer.digest)
+        previous = layer
+
+
+def _continues(layer: Layer, begins: Continuation, previous: Layer | None, continued: set[str]) -> bool:
+    """Return whether a layer can continue the previous one; add the file to those that are `continued`."""
+    if previous is None or (previous.kind, previous.owner) != (layer.kind, layer.owner):
+        return False
+    if previous.begins and not previous.members:
+        start = previous.begins
+        return (start.path, start.size) == (begins.path, begins.size) and start.offset < begins.offset
+    if begins.path in continued:
+        return False
+    continued.add(begins.path)
+    return previous.members > 0
 
 
 class SnapshotDecoder:

@@ -318,12 +318,7 @@ class Snapshot:
     def __post_init__(self) -> None:
         check_mode(self.mode)
         before = 0
-        listed: set[str] = set()
         for layer in self.layers:
-            # A large file can have equal parts.
-            if layer.digest in listed and not (layer.begins and not layer.members):
-                raise ValueError(f"layer {layer.digest[:12]} is listed twice")
-            listed.add(layer.digest)
             if layer.begins and layer.begins.offset > before:
                 raise ValueError(f"layer {layer.digest[:12]} starts after the end of the preceding layers")
             before += layer.diff_size

@@ -21,11 +21,12 @@ class DirectoryTree:
 
     Missing directories are created when they are asked for, unless `make` is false. If `own`, all of them must be
     directories that `open_own_directory` opens. Raises OSError, such as ELOOP or ENOTDIR where a component is a link or
-    a file.
+    a file. `made` is how many it has created.
     """
 
     def __init__(self, top: str, *, make: bool = True, own: bool = False) -> None:
         self._make = make
+        self.made = 0
         self._open_directory = open_own_directory if own else _open_directory
         self._open = {"": self._open_directory(top)}
 
@@ -57,6 +58,7 @@ class DirectoryTree:
                 raise
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=parent_fd)
+                self.made += 1
             descriptor = self._open_directory(name, parent_fd)
         if len(self._open) > _MAX_DESCRIPTORS:
             self._close_except(parent)

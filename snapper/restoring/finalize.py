@@ -38,6 +38,7 @@ def finalize_tree(
     what = f"the snapshot for {prefix}"
     try:
         with unpack_errors(what, prefix), without_umask():
+            _check_whole_files(layers, extracted)
             for number, member in _join_split_files(what, layers, extracted):
                 index[number].append(_set_attributes(directories, member))
             for number, entry in _update_records(directories, layers, extracted, altered):
@@ -48,6 +49,15 @@ def finalize_tree(
     finally:
         directories.close()
     return [encode_block(number, entries) for number, entries in sorted(index.items())]
+
+
+def _check_whole_files(layers: tuple[Layer, ...], extracted: list[ExtractedLayer]) -> None:
+    """Raise InvalidSegment if a split file is also the whole file of a layer: both have written to it."""
+    split = {layer.begins.path for layer in layers if layer.begins}
+    for result in extracted if split else ():
+        if not result.linked:
+            for path in split.intersection(block_paths(result.index)):
+                raise InvalidSegment(f"{path!r} is present both as a whole and in parts")
 
 
 def _join_split_files(

@@ -41,21 +41,22 @@ from snapper.store import Store
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
+#: How many directories a layer may make: so many for each member, and a few more. In environments, there are ten times
+#: fewer directories than files.
+_DIRECTORIES_PER_MEMBER = 2
+_FEW_DIRECTORIES = 1000
+
 #: The largest index block of a layer, in bytes. The layers that snapper writes have half as many bytes of members.
 _LARGEST_BLOCK = 64 << 20
 
 
 @dataclass(frozen=True)
 class ExtractJob:
-    """A layer to write below `directory`, relocated to `prefix`.
-
-    `split` are the paths of files that several layers share, `number` is the layer's position in its snapshot.
-    """
+    """A layer to write below `directory`, relocated to `prefix`; `number` is its position in its snapshot."""
 
     directory: str
     prefix: str
     layer: Layer
-    split: frozenset[str]
     number: int
 
 
@@ -142,6 +143,7 @@ class _Writer:
         self._relocations = layer.relocations
         self._directories = directories
         self._growth = 0
+        self._most_made = directories.made + job.layer.members * _DIRECTORIES_PER_MEMBER + _FEW_DIRECTORIES
         self._most_growth = tolerated_growth(job.layer, job.prefix)
         self._result = ExtractedLayer()
         self._index: list[EntryFields] = []
@@ -156,6 +158,8 @@ class _Writer:
     def write_members(self, members: Iterable[tuple[Member, memoryview]]) -> None:
         """Write files and directories, and note the links."""
         for member, data in members:
+            if self._directories.made > self._most_made:
+                raise InvalidSegment("its paths have more directories than members")
             if member.type == "file":
                 self._write_file(member, data)
             elif member.type == "directory":
@@ -177,6 +181,7 @@ class _Writer:
         relocation = self._relocations.get(member.path)
         target = relocate_link(member.target, relocation, self._job.prefix)
         self._keep(member.path, target)
+        self._directories[member.path.rpartition("/")[0]]
         self._result.links.append(Link(member.path, target, member.type == "hardlink"))
 
     def _keep(self, path: str, target: str = "") -> None:
@@ -191,8 +196,6 @@ class _Writer:
             replaced = self._write_piece(Piece.first(member, data))
             self._result.split = SplitFile(member, len(data), replaced)
             return
-        if path in self._job.split:
-            raise InvalidSegment(f"{path!r} is present both as a whole and in parts")
         relocation = self._relocations.get(path)
         if path.endswith(".pyc") and self._job.layer.kind != "package":  # those of packages have checksums
             data = bytecode.with_source_mtime(data, LINK_TIME, RESTORED_LINK_TIME)

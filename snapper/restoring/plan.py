@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from snapper.environment import state
 from snapper.errors import InsufficientSpace, NoTargetDirectory
@@ -62,7 +63,33 @@ def make_plan(store: Store, inspected: InspectedRequest, started: float) -> Rest
     return RestorePlan(inspected.request, target, encoded, snapshot, started)
 
 
-def reserve_space(reservations: SpaceReservations, plan: RestorePlan) -> None:
+class FittingPlans(NamedTuple):
+    """The plans that there is space for at the same time, and the others, with errors; both in their original order."""
+
+    fitting: list[RestorePlan]
+    refused: list[tuple[RestorePlan, Exception]]
+
+
+def select_fitting(plans: Sequence[RestorePlan]) -> FittingPlans:
+    """Select plans to carry out together, the smallest first.
+
+    The sizes are what publishers have stated. One that states more than it writes, or that cannot be restored at all,
+    must not keep smaller ones from being restored, nor larger ones once it has ended.
+    """
+    reservations = SpaceReservations()
+    errors: dict[int, Exception] = {}
+    for number in sorted(range(len(plans)), key=lambda number: plans[number].snapshot.size):
+        try:
+            _reserve_space(reservations, plans[number])
+        except Exception as error:
+            errors[number] = error
+    return FittingPlans(
+        [plan for number, plan in enumerate(plans) if number not in errors],
+        [(plan, errors[number]) for number, plan in enumerate(plans) if number in errors],
+    )
+
+
+def _reserve_space(reservations: SpaceReservations, plan: RestorePlan) -> None:
     """Reserve space for what the plan writes; raise InsufficientSpace.
 
     Layers that the environment at the target has already will probably be linked; if not, writing them raises

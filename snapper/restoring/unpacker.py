@@ -53,7 +53,6 @@ class SnapshotUnpacker:
         self._altered = altered
         self._layers = tuple(layers)
         self._directory, self._prefix = directory, prefix
-        self._split = frozenset(layer.begins.path for layer in layers if layer.begins)
         self._jobs: dict[int, int] = {}
         self._kept = self._described = 0
         self._extracted: dict[int, ExtractedLayer] = {}
@@ -88,7 +87,7 @@ class SnapshotUnpacker:
 
     def submit(self, workers: WorkerPool[Store], number: int, weight: int) -> int:
         """Queue the layer of that number; return the number of its job."""
-        task = ExtractJob(self._directory, self._prefix, self._layers[number], self._split, number)
+        task = ExtractJob(self._directory, self._prefix, self._layers[number], number)
         prefetch = Prefetch(fetch_layer, task.layer.size)
         job = workers.submit(extract_layer, task, weight, prefetch, label=f"extracting {task.layer.owner}")
         self._jobs[job] = number

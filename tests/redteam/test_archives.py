@@ -187,6 +187,7 @@ _HEADERS: dict[str, Callable[[Path], list[tarfile.TarInfo | tuple[str, bytes]]]]
         ),
     ],
     "a kernelspec that is deep": lambda home: [("share/jupyter/kernels/x/kernel.json", b"[" * 100_000)],
+    "settings with a hundred thousand URLs": lambda home: [("pip.conf", b"http://x" * 100_000)],
     "metadata that is deep": lambda home: [
         ("lib/python3.11/site-packages/x-1.dist-info/METADATA", b"Name: x\n" + b" (" * 100_000)
     ],
@@ -207,6 +208,7 @@ _USUAL_HEADERS = (
     "conda-unpack with code",
     "a file with a path of a million components",
     "a record with a path outside",
+    "settings with a hundred thousand URLs",
 )
 
 

@@ -400,6 +400,19 @@ def test_many_long_members(kind: str, size: int, world: World) -> None:
     _restore_with_bomb(world)
 
 
+@variants("kind", ["file", "link"], usually=("file", "link"))
+def test_many_directories(kind: str, world: World) -> None:
+    """A layer of some kilobytes has members that need 254 directories each, which are not counted anywhere."""
+    paths = [f"{number}/{'a/' * 253}f" for number in range(300)]
+    members = [file(path, "") if kind == "file" else link(path, "x") for path in paths]
+    world.publish("evil", *members)
+    world.publish("good")
+    world.victim.snapper("restore", "--all")
+    made = sum(len(names) for _, names, _ in os.walk(world.victim.envs / "evil"))
+    withstood(made < 3000, f"made {made:,} directories")
+    withstood((world.victim.envs / "good/conda-meta").is_dir(), "other environments are not restored")
+
+
 def test_layer_listed_many_times(world: World) -> None:
     """A snapshot lists one layer ten thousand times."""
     publisher.make_store(world.store)
