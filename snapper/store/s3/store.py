@@ -200,15 +200,13 @@ class S3Store(DirectStore):
             return None
 
     def _is_complete(self, key: str, data: bytes | memoryview, head: _Head) -> bool:
-        """Return whether an object that exists has this content, if its key says what it has.
+        """Return whether an object that exists has this content, or only this size if its key is no digest.
 
         It is read if S3 cannot tell.
         """
-        if not Layout.digest_of(key):
-            return True
-        if head.attested is not None or head.size != len(data):
-            return bool(head.attested) and head.size == len(data)
-        return self._has(key, data)
+        if head.size != len(data) or head.attested is False:
+            return False
+        return bool(head.attested) or not Layout.digest_of(key) or self._has(key, data)
 
     def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
         """Write the object if the condition holds, which S3 checks; return whether it was written.
