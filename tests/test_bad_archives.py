@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import tarfile
 import tracemalloc
 import zipfile
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
+from snapper.archives import extract, reader, squashfs
 from snapper.archives.importer import unpacked_archive
 from snapper.archives.links import LeadsOutside, Links
-from snapper.errors import InvalidArchive, NotAnArchive
+from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, SnapperError
+from snapper.fs.space import FreeSpace
 from snapper.process.progress import NO_PROGRESS
 from tests.support.archives import FORMATS, archives_of, member, need_tools, write_tar
 
@@ -135,7 +138,7 @@ def test_headers_and_links_are_not_kept_in_memory(tmp_path: Path, monkeypatch: p
     file = write_tar(tmp_path / "links.tar", *links)
     with unpacked_archive(file, NO_PROGRESS):
         pass
-    monkeypatch.setattr("snapper.archives.extract._MOST_LINK_TEXT", 9000)
+    monkeypatch.setattr(extract, "MOST_KEPT", 9000)
     with pytest.raises(InvalidArchive, match="more links"), unpacked_archive(file, NO_PROGRESS):
         pass
 
@@ -268,3 +271,109 @@ def test_tar_without_its_end_is_refused(archives: dict[str, Path], tmp_path: Pat
     file.write_bytes(archives["tar"].read_bytes()[:third])
     with pytest.raises(InvalidArchive, match="it is truncated"), unpacked_archive(file, NO_PROGRESS):
         pass
+
+
+# --- limits -----------------------------------------------------------------------------------------------
+
+
+def refused(file: Path) -> SnapperError:
+    """Return the error with which an archive is refused."""
+    with pytest.raises(SnapperError) as caught, unpacked_archive(file, NO_PROGRESS):
+        pass
+    return caught.value
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zips_with_unusual_compression_are_refused(method: int, tmp_path: Path) -> None:
+    """A kilobyte can take gigabytes to decompress, and zipfile does not let its callers limit that."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", method) as archive:
+        archive.writestr("conda-meta/history", "")
+    error = refused(tmp_path / "x.zip")
+    assert isinstance(error, InvalidArchive)
+    assert "conda-meta/history' is not compressed with deflate" in error.message
+
+
+def test_number_of_members_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_MOST_MEMBERS", 3)
+    write_tar(tmp_path / "x.tar", *(member("conda-meta/history") for _ in range(4)))
+    assert refused(tmp_path / "x.tar").message.endswith("it has more than 3 members")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.DIRTYPE])
+def test_links_and_directories_are_limited(
+    kind: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "MOST_KEPT", 10_000)
+    members = [member(f"d/{number}", type=kind, linkname="x") for number in range(60)]
+    write_tar(tmp_path / "x.tar", member("conda-meta/history"), *members)
+    assert refused(tmp_path / "x.tar").message.endswith(
+        "it has more links and directories than any environment"
+    )
+
+
+def test_directories_of_paths_are_limited(tmp_path: Path) -> None:
+    """Each of these files needs 200 directories of its own."""
+    members = [member(f"{number}/{'a/' * 200}f") for number in range(20)]
+    write_tar(tmp_path / "x.tar", member("conda-meta/history"), *members)
+    assert "more directories than members" in refused(tmp_path / "x.tar").message
+
+
+def test_members_that_replace_each_other_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together, they must fit on the disk, although only the last one remains."""
+    monkeypatch.setattr(extract, "free_space", lambda _: FreeSpace(100_000, None))
+    write_tar(tmp_path / "x.tar", *(member("conda-meta/history", bytes(60_000)) for _ in range(2)))
+    assert isinstance(refused(tmp_path / "x.tar"), InsufficientSpace)
+
+
+def test_directory_of_a_zip_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_LARGEST_ZIP_DIRECTORY", 1000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for number in range(30):
+            archive.writestr(str(number), "")
+    assert "its directory is too large" in refused(tmp_path / "x.zip").message
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The directory of an environment to make a squashfs image of."""
+    need_tools("squashfs")
+    (tmp_path / "env/conda-meta").mkdir(parents=True)
+    (tmp_path / "env/conda-meta/history").touch()
+    return tmp_path / "env"
+
+
+def squashed(directory: Path, *options: str) -> Path:
+    file = directory.with_name("x.squashfs")
+    command = ["mksquashfs", str(directory), str(file), "-no-progress", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    return file
+
+
+@pytest.mark.parametrize("special", ["pipe i 644 0 0 f", "null c 666 0 0 1 3", "disk b 666 0 0 7 0"])
+def test_squashfs_with_special_files_is_not_unpacked(special: str, image: Path) -> None:
+    """Root would create devices, if only for a moment: what the image lists is enough to refuse it."""
+    assert "a device, a pipe, or a socket" in refused(squashed(image, "-p", special)).message
+
+
+@pytest.mark.parametrize("free", [FreeSpace(1 << 20, None), FreeSpace(1 << 40, 3)], ids=["bytes", "inodes"])
+def test_squashfs_without_space_is_not_unpacked(
+    free: FreeSpace, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image / "large").touch()
+    os.truncate(image / "large", 600_000)
+    monkeypatch.setattr(squashfs, "free_space", lambda _: free)
+    error = refused(squashed(image))
+    assert isinstance(error, InsufficientSpace)
+    assert error.needed
+
+
+@pytest.mark.parametrize("hangs", ["-lln", "-d"])
+def test_unsquashfs_that_hangs_is_killed(hangs: str, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = image.with_name("bin") / "unsquashfs"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ncase "$*" in *{hangs}*) exec sleep 600;; esac\n')
+    program.chmod(0o755)
+    file = squashed(image)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(squashfs, "_PATIENCE", 0.2)
+    assert "unsquashfs did not end within 0 seconds" in refused(file).message

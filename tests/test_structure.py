@@ -49,6 +49,7 @@ ALLOWED = {
     "archives/reader.py:_zip": NOT_A_FILE,
     "archives/reader.py:_zip_entry": NOT_A_FILE,
     "archives/reader.py:_squashfs": FOUND_BY_WALK,
+    "archives/squashfs.py:_output": PRIVATE_DIRECTORY,
     "checks/compare.py:compare_layer": NOT_A_FILE,
     "checks/contents.py:list_layer": NOT_A_FILE,
     "commands/export.py:_remove_added_files": FOUND_BY_WALK,

@@ -15,16 +15,18 @@ from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS
 from snapper.archives.links import LeadsOutside, Links
 from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
 from snapper.errors import InsufficientSpace, InvalidArchive
+from snapper.format.member import MOST_KEPT, kept_size
 from snapper.format.model import path_bytes
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.fs.errors import is_disk_full
+from snapper.fs.space import free_space
 from snapper.process.progress import Progress
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
 
-#: The most characters of all links' paths and targets, which are kept in memory until all files are written.
-_MOST_LINK_TEXT = 16 << 20
+#: How many directories there may be besides two for each member; in environments, there are fewer than files.
+_FEW_DIRECTORIES = 1000
 
 
 def extract_archive(file: Path, directory: Path, scratch: Path, progress: Progress) -> dict[str, str]:
@@ -36,19 +38,23 @@ def extract_archive(file: Path, directory: Path, scratch: Path, progress: Progre
     """
     symlinks: dict[str, str] = {}
     modes: dict[str, int] = {}
-    link_text = 0
+    kept, free = 0, free_space(directory).size
     directories = DirectoryTree(str(directory))
     try:
         with _writing(file, directory), without_umask():
-            for entry, read in iter_entries(file, scratch, progress):
-                link_text += len(entry.path) + len(entry.target) if entry.target else 0
-                if link_text > _MOST_LINK_TEXT:
-                    raise InvalidArchive(str(file), "it has more links than any environment")
+            for number, (entry, read) in enumerate(iter_entries(file, scratch, progress)):
+                if directories.made > 2 * number + _FEW_DIRECTORIES:
+                    raise InvalidArchive(str(file), "its paths have more directories than members")
+                kept += kept_size(entry.path, entry.target) if entry.type != "file" else 0
+                if kept > MOST_KEPT:
+                    raise InvalidArchive(str(file), "it has more links and directories than any environment")
                 if entry.type == "directory":
                     directories[entry.path]
                     modes[entry.path] = entry.mode | 0o500
                 elif entry.path not in ACTIVATION_SCRIPTS or not _exists(directories, entry.path):
-                    _write_member(directories, entry, read, symlinks)
+                    free -= _write_member(directories, entry, read, symlinks)
+                    if free < 0:  # members that replace each other may fit nevertheless, but never end
+                        raise InsufficientSpace(str(directory.parent))
             for path in sorted(modes, key=path_bytes, reverse=True):
                 if path:
                     os.fchmod(directories[path], modes[path])
@@ -90,8 +96,11 @@ def _exists(directories: DirectoryTree, path: str) -> bool:
 
 def _write_member(
     directories: DirectoryTree, entry: ArchiveEntry, read: ReadData, symlinks: dict[str, str]
-) -> None:
-    """Write a file or hard link, replacing an earlier member of that path, or remember a symbolic link."""
+) -> int:
+    """Write a file or hard link, replacing an earlier member of that path, or remember a symbolic link.
+
+    Return how many bytes have been written.
+    """
     parent, _, name = entry.path.rpartition("/")
     directory = directories[parent]
     with suppress(FileNotFoundError):
@@ -107,6 +116,7 @@ def _write_member(
             file.flush()
             os.fchmod(descriptor, entry.mode | 0o400)
             os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+            return file.tell()
     elif entry.target in symlinks:
         symlinks[entry.path] = symlinks[entry.target]
     else:
@@ -116,6 +126,7 @@ def _write_member(
             os.link(target, name, src_dir_fd=source, dst_dir_fd=directories[parent], follow_symlinks=False)
         finally:
             os.close(source)
+    return 0
 
 
 @contextmanager

@@ -6,13 +6,11 @@ Paths are checked. Only `snapper.archives.extract` writes files at paths from an
 from __future__ import annotations
 
 import bz2
-import errno
 import gzip
+import io
 import lzma
 import os
-import shutil
 import stat
-import subprocess
 import tarfile
 import time
 import zipfile
@@ -25,14 +23,14 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, cast
 
 from snapper.archives.links import LONGEST_PATH
+from snapper.archives.squashfs import unpack
+from snapper.archives.xz import XzReader
 from snapper.environment.tree import walk
-from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, PermissionDenied, ProgramNotFound
+from snapper.errors import InvalidArchive, NotAnArchive, PermissionDenied
 from snapper.format.compression import ZstdError, zstd_reader
 from snapper.format.member import MemberType
 from snapper.format.model import path_bytes
 from snapper.format.times import LATEST, NANOSECONDS
-from snapper.fs.directories import opened_directory
-from snapper.fs.private import path_by_descriptor
 from snapper.fs.small_files import read_head
 from snapper.process.progress import Progress
 
@@ -52,11 +50,24 @@ _TAR_BLOCK = 512
 _END_OF_TAR = 2 * _TAR_BLOCK
 _MAX_HEADER_SIZE = 128 * 1024
 _MAX_COMPONENTS = 256
+
+#: The most members of an archive.
+_MOST_MEMBERS = 4_000_000
+
+#: The most zeros after the members of a tar, in bytes: it is written in records, which are filled with zeros.
+_LONGEST_END = 16 << 20
+
+#: The largest directory of a zip, in bytes. That of a million files with paths of 100 bytes has 146 MB; in memory, it
+#: takes ten times as much.
+_LARGEST_ZIP_DIRECTORY = 160 << 20
+
+#: How members of a zip may be compressed. zipfile has no limits for what other methods need.
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
 _LONGEST_SHOWN = 200
 
 #: What impossible times are replaced with, in seconds: packing reports and replaces all times outside of its limits.
 _EARLIEST, _LATEST = Decimal(-1), Decimal(LATEST // NANOSECONDS + 1)
-_SQUASHFS_ADVICE = "Install squashfs-tools (as a system package, or with conda), or use another format."
 
 _TAR_TYPES: dict[bytes, MemberType] = {
     tarfile.REGTYPE: "file",
@@ -95,19 +106,15 @@ def iter_entries(file: Path, scratch: Path, progress: Progress) -> Iterator[tupl
     """
     kind = detect_format(file)
     if kind == "squashfs":
-        yield from _squashfs(file, scratch / "squashfs", progress)
+        members = _squashfs(file, scratch / "squashfs", progress)
     elif kind == "zip":
-        yield from _zip(file, progress)
+        members = _zip(file, progress)
     else:
-        yield from _tar(file, kind, progress)
-
-
-def squashfs_program(name: str) -> str:
-    """Return the path of a program of squashfs-tools; raise ProgramNotFound."""
-    path = shutil.which(name)
-    if path is None:
-        raise ProgramNotFound(name, "the squashfs format", _SQUASHFS_ADVICE)
-    return path
+        members = _tar(file, kind, progress)
+    for number, member in enumerate(members):
+        if number >= _MOST_MEMBERS:
+            raise InvalidArchive(str(file), f"it has more than {_MOST_MEMBERS:,} members")
+        yield member
 
 
 def detect_format(file: Path) -> ArchiveFormat:
@@ -159,8 +166,25 @@ class _Header(tarfile.TarInfo):
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in self._FURTHER and self.size > _MAX_HEADER_SIZE:
             raise tarfile.HeaderError("an extended header is too long")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
         proceed: Callable[[tarfile.TarFile], tarfile.TarInfo] = super()._proc_member  # type: ignore[misc]
         return proceed(archive)
+
+    def _refuse_sparse(self, *_: object) -> None:
+        """Raise HeaderError in place of what reads a map of a sparse file, which can have any size."""
+        raise tarfile.HeaderError("it contains a sparse file")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class _ZipFile(io.FileIO):
+    """A zip that limits the size of its directory, which zipfile reads into memory at once."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > _LARGEST_ZIP_DIRECTORY:
+            raise zipfile.BadZipFile("its directory is too large")
+        return super().read(size) or b""
 
 
 class _Counting:
@@ -203,7 +227,8 @@ def _tar(file: Path, kind: ArchiveFormat, progress: Progress) -> Iterator[tuple[
                 yield entry, _reader(file, data)
             with _reading(file):
                 while plain.read(1024 * 1024):
-                    pass
+                    if plain.size > archive.offset + _LONGEST_END:
+                        raise tarfile.ReadError("it does not end after its last member")
             _check_end(file, archive.offset, plain)
 
 
@@ -227,7 +252,7 @@ def _decompressed(file: BinaryIO, kind: ArchiveFormat) -> IO[bytes]:
     if kind == "bzip2":
         return cast(IO[bytes], bz2.BZ2File(file))
     if kind == "xz":
-        return cast(IO[bytes], lzma.LZMAFile(file))
+        return cast(IO[bytes], XzReader(file))
     return cast(IO[bytes], zstd_reader(file)) if kind == "zstd" else file
 
 
@@ -263,9 +288,9 @@ def _entry(
 
 
 def _zip(file: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
-    with _reading(file):
-        archive = zipfile.ZipFile(file)
-    with archive:
+    with _ZipFile(file) as opened:
+        with _reading(file):
+            archive = zipfile.ZipFile(cast(IO[bytes], opened))
         for info in archive.infolist():
             with _reading(file):
                 entry = _zip_entry(file, archive, info)
@@ -277,6 +302,9 @@ def _zip(file: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadDat
 
 
 def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArchiveEntry:
+    if info.compress_type not in _ZIP_METHODS:
+        reason = f"{_shorten(info.filename)} is not compressed with deflate, as members of a zip usually are"
+        raise InvalidArchive(str(file), reason)
     unix = info.external_attr >> 16
     usual = stat.S_IFDIR | 0o755 if info.is_dir() else stat.S_IFREG | 0o644
     if not stat.S_IFMT(unix):
@@ -291,15 +319,7 @@ def _zip_entry(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> A
 
 
 def _squashfs(file: Path, top: Path, progress: Progress) -> Iterator[tuple[ArchiveEntry, ReadData]]:
-    command = [squashfs_program("unsquashfs"), "-no-progress", "-no-xattrs", "-d"]
-    with opened_directory(top.parent) as parent:
-        command += [str(path_by_descriptor(parent, top.parent) / top.name), str(file)]
-        completed = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if completed.returncode and os.strerror(errno.ENOSPC) in completed.stderr:
-        raise InsufficientSpace(str(top.parent))
-    if completed.returncode:
-        reason = (completed.stderr.strip().splitlines() or ["unsquashfs failed"])[-1]
-        raise InvalidArchive(str(file), f"it is corrupted ({reason})")
+    unpack(file, top)
     progress.advance(file.stat().st_size)
     tree = walk(top)
     for path, reason in tree.skipped:

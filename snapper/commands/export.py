@@ -18,7 +18,7 @@ from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, CONDA
 from snapper.archives.condapack import FORMATS, ArchiveJob, ArchiveSource, OutputFormat, write_archive
 from snapper.archives.portable import make_portable
 from snapper.archives.readback import check_archive
-from snapper.archives.reader import squashfs_program
+from snapper.archives.squashfs import squashfs_program
 from snapper.environment import conda
 from snapper.environment.tree import File, walk
 from snapper.errors import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
 import os
 import struct
 import tarfile
@@ -257,6 +258,42 @@ def test_extended_header_of_a_gigabyte(world: World) -> None:
     _import(world, archive)
 
 
+def _xz_that_needs_memory(members: bytes) -> bytes:
+    """Return members as an xz file that says that decompressing it takes 1.5 GiB."""
+    data = bytearray(lzma.compress(members))
+    start = len(b"\xfd7zXZ\0") + 6
+    end = start + (data[start] + 1) * 4
+    data[data.index(b"\x21\x01", start, end) + 2] = 37
+    data[end - 4 : end] = struct.pack("<I", zlib.crc32(data[start : end - 4]))
+    return bytes(data)
+
+
+def _sparse_without_end(members: bytes) -> bytes:
+    """Return members and a sparse file whose map has a gigabyte."""
+    header = bytearray(_header("x", type=tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[482] = 1
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
+    more = bytearray((b"%011o\0" % 1) * 42 + bytes(8))
+    more[504] = 1
+    return gzip.compress(members + header) + gzip.compress(bytes(more) * 2048, 1) * 1024
+
+
+_BOMBS: dict[str, Callable[[bytes], bytes]] = {
+    "xz that needs memory": _xz_that_needs_memory,
+    "a sparse file": _sparse_without_end,
+    "zeros at the end": lambda members: gzip.compress(members) + gzip.compress(bytes(1 << 20)) * 40_000,
+}
+
+
+@variants("bomb", _BOMBS, usually=_BOMBS)
+def test_bomb(bomb: str, world: World) -> None:
+    """Reading an archive takes much more memory or time than its size lets expect."""
+    archive = world.victim.home / "x.tar.gz"
+    members = gzip.decompress(_tar(archive, ("bin/python", b"")).read_bytes()).rstrip(b"\0")
+    archive.write_bytes(_BOMBS[bomb](members + bytes(-len(members) % 512)))
+    _import(world, archive)
+
+
 # --- zip --------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +361,16 @@ def test_zip_with_false_sizes(kind: str, world: World) -> None:
         at = data.rindex(magic)
         struct.pack_into("<H", data, at + method, zipfile.ZIP_DEFLATED)
         struct.pack_into("<I", data, at + size, 10)
+    path.write_bytes(data)
+    _import(world, path)
+
+
+def test_zip_that_needs_memory(world: World) -> None:
+    """A member of a zip says that decompressing it takes 1.5 GiB."""
+    path = _zip(world.victim.home / "x.zip", (_info("a", compress_type=zipfile.ZIP_LZMA), b"data"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x05\0]") + 3
+    data[at : at + 4] = struct.pack("<I", 3 << 29)
     path.write_bytes(data)
     _import(world, path)
 
