@@ -378,6 +378,54 @@ def test_settings_are_not_written_through_links_of_others(home: Path) -> None:
     assert load_settings().jobs == 3
 
 
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0])
+def test_settings_keep_their_mode_whatever_the_umask(umask: int, home: Path) -> None:
+    file = write(home / ".config/snapper/config.toml", "jobs = 2\n")
+    file.chmod(0o644)
+    before = os.umask(umask)
+    try:
+        assert run(["config", "set", "jobs", "3"]) == 0
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_saving_settings_changes_no_mode_of_another_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user who may write to the directory replaces the temporary file with a link, and the settings, too."""
+    file = write(home / ".config/snapper/config.toml", "jobs = 2\n")
+    private, public = write(home / "private", "secret"), write(home / "public", "")
+    private.chmod(0o600)
+    public.chmod(0o777)
+
+    def swap(_: int) -> None:
+        for path in [path for path in file.parent.iterdir() if path.name.startswith(".")]:
+            path.unlink()
+            path.symlink_to(private)
+        file.unlink(missing_ok=True)
+        file.symlink_to(public)
+
+    monkeypatch.setattr(os, "fsync", swap)
+    run(["config", "set", "jobs", "3"])
+    assert private.stat().st_mode & 0o777 == 0o600
+    assert private.read_text() == "secret"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+@pytest.mark.parametrize("existing", [".", ".config", ".config/snapper"])
+def test_root_saves_no_settings_in_the_home_of_a_user(
+    existing: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The user could not read them, and could have them written elsewhere."""
+    user = home / "user"
+    (user / existing).mkdir(parents=True)
+    for directory, *_ in os.walk(user):
+        os.chown(directory, OTHER, OTHER)
+    monkeypatch.setenv("HOME", str(user))
+    assert run(["config", "set", "jobs", "3"]) == 1
+    assert f"belongs to the user {OTHER}" in capsys.readouterr().err
+    assert [path for path in user.rglob("*") if path.lstat().st_uid != OTHER] == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
 @pytest.mark.parametrize("planted", ["file", "directory", "closed directory", "link", "dangling link"])
 def test_settings_are_saved_where_no_other_user_controls_them(planted: str, home: Path) -> None:

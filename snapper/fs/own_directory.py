@@ -93,7 +93,7 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
     With `make`, create it if there is none. If others could write to it, let them no longer, and remove their files.
     Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
     """
-    opened = _open_or_make(str(path)) if make else open_own_path(str(path), LISTING)
+    opened = open_or_make(str(path)) if make else open_own_path(str(path), LISTING)
     with closing_descriptor(opened) as descriptor:
         status = os.fstat(descriptor)
         if not is_own(status):
@@ -102,6 +102,21 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~0o022)
             _remove_files_of_others(descriptor)
         yield OwnDirectory(path, descriptor)
+
+
+def open_or_make(path: str) -> int:
+    """Open a directory, after creating it and its parents if necessary; links on the way must be this user's or root's.
+
+    May raise OSError.
+    """
+    try:
+        return open_own_path(path, LISTING)
+    except FileNotFoundError:
+        parent, name = os.path.split(os.path.abspath(path))
+        directory = open_or_make(parent)
+    with closing_descriptor(directory), suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=directory)
+    return open_own_path(path, LISTING)
 
 
 def list_directory(path: Path) -> list[str]:
@@ -121,18 +136,6 @@ def remove_directory(path: Path) -> None:
             os.unlink(path.name, dir_fd=parent)
         else:
             remove_tree(path.name, parent)
-
-
-def _open_or_make(path: str) -> int:
-    """Open the directory, after creating it and its parents if necessary."""
-    try:
-        return open_own_path(path, LISTING)
-    except FileNotFoundError:
-        parent, name = os.path.split(os.path.abspath(path))
-        directory = _open_or_make(parent)
-    with closing_descriptor(directory), suppress(FileExistsError):
-        os.mkdir(name, 0o755, dir_fd=directory)
-    return open_own_path(path, LISTING)
 
 
 def _remove_files_of_others(directory: int) -> None:

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from snapper.errors import FileOperationFailed, InvalidSettings
-from snapper.fs.atomic import make_directory, replace_entry, write_entry
-from snapper.fs.beneath import LISTING, open_own_path
+from snapper.fs.atomic import write_entry
+from snapper.fs.beneath import open_own_path
+from snapper.fs.directories import closing_descriptor, without_umask
 from snapper.fs.moves import Entry
+from snapper.fs.own_directory import open_or_make
 from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
 from snapper.fs.small_files import read_file, read_own_path
 from snapper.settings.directories import (
@@ -39,6 +41,9 @@ _SITE = Path("/etc/snapper") / _NAME
 
 #: The largest settings file, in bytes.
 _LARGEST = 64 * 1024
+
+#: The permissions that a settings file may have.
+_LARGEST_MODE = 0o644
 
 _MAX_LINKS = 40
 
@@ -230,17 +235,39 @@ def _parse_error(path: Path, text: str) -> InvalidSettings:
 
 
 def _replace(file: Path, text: str) -> None:
-    """Replace the file, or what it links to, and keep its mode, unless it belongs to another user."""
+    """Replace the file, or what it links to, and keep its mode, unless it or its directory is another user's.
+
+    The directory may be a colleague's if the user has named the file.
+    """
     try:
-        make_directory(file.parent)
         target = _follow_own_links(file)
-        directory = open_own_path(str(target.parent), LISTING)
-        try:
-            write_entry(Entry(directory, target.name), text.encode(), _rename_with_mode, mode=0o600)
-        finally:
-            os.close(directory)
+        if not _named_file():
+            _check_owner_of_directory(target.parent)
+        with closing_descriptor(open_or_make(str(target.parent))) as directory, without_umask():
+            write_entry(Entry(directory, target.name), text.encode(), mode=_mode_of(target.name, directory))
     except OSError as error:
         raise FileOperationFailed(str(file), f"the settings cannot be written: {error.strerror}") from None
+
+
+def _check_owner_of_directory(directory: Path) -> None:
+    """Raise OSError if the directory, or the one that it is to be created in, belongs to another user.
+
+    Root would leave files in the home of a user that the user cannot read.
+    """
+    while not os.path.lexists(directory):
+        directory = directory.parent
+    status = directory.stat()
+    if not is_own(status):
+        raise OSError(errno.EPERM, f"{directory} belongs to the user {owner_name(status)}", str(directory))
+
+
+def _mode_of(name: str, directory: int) -> int:
+    """Return the mode that a file of this user keeps when it is replaced, or that of a new file."""
+    with suppress(FileNotFoundError):
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode) and is_own(status):
+            return status.st_mode & _LARGEST_MODE
+    return 0o600
 
 
 def _follow_own_links(path: Path) -> Path:
@@ -256,11 +283,3 @@ def _follow_own_links(path: Path) -> Path:
             return path
         path = path.parent / os.readlink(path)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-
-
-def _rename_with_mode(temporary: Entry, target: Entry) -> None:
-    """Rename the file, and give it the mode of the one that it replaces, if there is one."""
-    with suppress(FileNotFoundError):
-        mode = os.stat(target.name, dir_fd=target.directory).st_mode
-        os.chmod(temporary.name, mode & 0o777, dir_fd=temporary.directory)
-    replace_entry(temporary, target)
