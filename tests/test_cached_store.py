@@ -209,6 +209,21 @@ def test_only_objects_in_marked_caches_are_evicted(origin: UnpluggableStore, tmp
     assert 5 <= len(cached) <= 10
 
 
+def test_large_entries_do_not_fill_the_cache(origin: UnpluggableStore, tmp_path: Path) -> None:
+    """Entries are kept for when the store is offline, but not if they are larger than any that snapper writes."""
+    store = CachedStore(origin, CacheDirectory(str(tmp_path / "caches"), NAME), 6 << 20)
+    store.make_directory()
+    small = Layout.ref("small")
+    origin.replace(small, b"small", None)
+    store.read(small)
+    for number, size in enumerate([2 << 20, 2 << 20, 2 << 20, 2 << 20, 7 << 20]):
+        origin.replace(Layout.ref(f"large{number}"), bytes(size), None)
+        store.read(Layout.ref(f"large{number}"))
+    sizes = [path.stat().st_size for path in (tmp_path / "caches" / NAME / Layout.REFS).iterdir()]
+    assert sum(sizes) <= 6 << 20
+    assert len(b"small") in sizes
+
+
 def prepare_link(cache: Path) -> None:
     (cache.parent / "elsewhere").mkdir(parents=True)
     cache.symlink_to(cache.parent / "elsewhere")

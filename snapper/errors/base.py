@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 from snapper.errors.redaction import redact
 
+#: The longest text in the data of an error, in characters: longer than any path.
+_LONGEST_TEXT = 4200
+
 
 class ExitCode(IntEnum):
     """Exit codes of the command line; documented in docs/cli.md and stable."""
@@ -45,10 +48,14 @@ class SnapperError(Exception):
     hint_template: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Remove credentials from URLs in the data: whatever is reported or recorded about an error is free of them."""
+        """Shorten the data, which may quote what others wrote, and remove credentials from URLs in it.
+
+        So this holds for whatever is reported or recorded about an error.
+        """
         for name, value in self._values().items():
             if isinstance(value, str):
-                setattr(self, name, redact(value))
+                shortened = value if len(value) <= _LONGEST_TEXT else f"{value[:_LONGEST_TEXT]}…"
+                setattr(self, name, redact(shortened))
 
     @property
     def message(self) -> str:

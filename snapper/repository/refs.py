@@ -44,7 +44,7 @@ def ref_version(store: Store, name: str) -> str:
 def read_ref(store: Store, name: str) -> VersionedRef:
     """Read an environment's ref; raise NotInStore, Corrupted, UnsupportedFormat."""
     try:
-        data, version = store.read_versioned(Layout.ref(name))
+        data, version = store.read_versioned(Layout.ref(name), canonical.LARGEST_DOCUMENT)
     except NotInStore:
         raise _no_environment(store, name) from None
     return VersionedRef(decode_ref(store, name, data), version)

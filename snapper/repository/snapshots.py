@@ -75,7 +75,8 @@ def decode_manifest(store: Store, snapshot_id: str, data: bytes) -> Manifest:
 
 def _read_manifest_bytes(store: Store, snapshot_id: str) -> bytes:
     try:
-        return read_verified(store, Layout.snapshot(snapshot_id), snapshot_id) or b""
+        key = Layout.snapshot(snapshot_id)
+        return read_verified(store, key, snapshot_id, canonical.LARGEST_DOCUMENT) or b""
     except NotInStore:
         raise NotInStore(f"snapshot {snapshot_id[:12]}", store.url) from None
 

@@ -182,7 +182,7 @@ class CachedStore:
                 raise _not_cached(error) from None
             return VersionedObject(cached, "")
         if key == Layout.MARKER or key.startswith(Layout.REFS):
-            self._write(key, current.data)
+            self._cache(key, current.data)
         return current
 
     def _cached(self, key: str, digest: str, limit: int) -> bytes | None:

@@ -15,7 +15,10 @@ from snapper.fs.atomic import remove_leftovers
 from snapper.store.cache_directory import CacheDirectory, caches_in
 from snapper.store.object_files import ObjectFiles
 
-_PREFIXES = (Layout.SNAPSHOTS, Layout.PAGES, Layout.LAYERS)
+_PREFIXES = (Layout.REFS, Layout.SNAPSHOTS, Layout.PAGES, Layout.LAYERS)
+
+#: The largest entry, in bytes, that is not evicted: entries are needed offline, and usually have some kilobytes.
+_SMALL_ENTRY = 1 << 20
 
 
 class _CachedObject(NamedTuple):
@@ -55,7 +58,8 @@ def _objects_below(prefix: str, cache: CacheDirectory, files: ObjectFiles) -> It
     for directory in files.directories(prefix):
         remove_leftovers(directory.descriptor)
     for key, entry in files.walk(prefix):
-        if Layout.digest_of(key):
+        if Layout.parse(key):
             with suppress(FileNotFoundError):
                 status = entry.stat(follow_symlinks=False)
-                yield _CachedObject(status.st_mtime, status.st_size, cache, key)
+                if prefix != Layout.REFS or status.st_size > _SMALL_ENTRY:
+                    yield _CachedObject(status.st_mtime, status.st_size, cache, key)

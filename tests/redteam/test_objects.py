@@ -28,6 +28,7 @@ def _restore_others(world: World, *names: str) -> None:
         outcome = world.victim.snapper("restore", "--all")
     withstood((world.victim.envs / "good/conda-meta").is_dir(), "other environments are not restored")
     withstood(outcome.code != 0, "nothing was noticed")
+    withstood(len(outcome.out + outcome.err) < 100_000, "printed hundreds of kilobytes")
     withstood(not (world.victim.envs / "evil").exists(), "the environment was restored all the same")
 
 
@@ -57,10 +58,11 @@ _DOCUMENTS = {
     "empty": b"",
     "null": b"null",
     "zeros": bytes(33 * _MIB),
+    "long key twice": b'{"K":1,"K":1}'.replace(b"K", b"a" * _MIB + b"://"),
 }
 
 
-@variants("document", _DOCUMENTS, usually=("deep", "huge number", "zeros"))
+@variants("document", _DOCUMENTS, usually=("deep", "huge number", "zeros", "long key twice"))
 def test_hostile_entry(document: str, world: World) -> None:
     """The entry of an environment is not an entry."""
     publisher.put(world.store, "environments/evil.json", _DOCUMENTS[document])
