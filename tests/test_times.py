@@ -159,12 +159,17 @@ def test_compiled_modules_stay_valid(compiled: Path, machine: Machine) -> None:
     assert machine.run_json("pack", "-p", restored, "--name", "work", "--full")["unchanged"]
 
 
-@pytest.mark.parametrize("zone", ["America/New_York", "Etc/GMT+12", "Pacific/Kiritimati"])
-def test_restored_files_can_be_zipped_in_every_time_zone(compiled: Path, machine: Machine, zone: str) -> None:
+def test_restored_files_can_be_zipped_in_every_time_zone(compiled: Path, machine: Machine) -> None:
     top = moved(compiled, machine)
     code = "import shutil, sys; shutil.make_archive(sys.argv[1], 'zip', sys.argv[2])"
-    for directory in ("conda-meta", "bin", "share", "etc"):
-        run([sys.executable, "-c", code], [machine.home / directory, top / directory], machine.home, TZ=zone)
+    for zone in ("America/New_York", "Etc/GMT+12", "Pacific/Kiritimati"):
+        for directory in ("conda-meta", "bin", "share"):
+            run(
+                [sys.executable, "-c", code],
+                [machine.home / directory, top / directory],
+                machine.home,
+                TZ=zone,
+            )
 
 
 def test_access_times_are_those_of_the_restore(data: Path, machine: Machine) -> None:

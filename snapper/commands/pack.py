@@ -219,7 +219,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         checked=read_checked_layers(),
         placeholders=source.placeholders,
         included=tuple(
-            IncludedSource(install.source, install.included_path, frozenset(install.links))
+            IncludedSource(install.source, install.included_path, install.spellings)
             for install in source.editables
         ),
     )

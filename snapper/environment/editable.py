@@ -1,12 +1,10 @@
 """Editable installs: packages of an environment whose code is in a directory outside of it.
 
-They are recognized by `direct_url.json` (PEP 660), absolute paths in `.pth` files, the finders that setuptools
-generates, and `.egg-link` files (setuptools develop, conda develop).
+`editable_links` recognizes them in all their forms.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -16,23 +14,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, count
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from snapper.environment import conda
+from snapper.environment.editable_links import Link, read_links
 from snapper.environment.tree import File, SkippedPath, Tree, walk
 from snapper.errors import FileOperationFailed
+from snapper.format import bytecode
 from snapper.fs.beneath import is_possible_path
-from snapper.fs.errors import read_errors
-from snapper.fs.small_files import read_beneath
 from snapper.settings.directories import home_directory
 
 #: The directory in the environment for the sources of included editable installs.
 INCLUDED = "share/snapper/editable"
 
-_SITE = re.compile(r"lib/(?:python|pypy)[\d.]+t?/site-packages/[^/]+\Z")
-_FINDER = re.compile(r"__editable__.*\.(?:py|pth)\Z")
-_LINK_ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
 #: The longest name of an included source, in characters: it names a directory.
 _LONGEST_NAME = 60
 
@@ -41,34 +34,34 @@ _PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 _SOURCE_DIRECTORIES = ("src", "lib", "python")
 
+#: What is in directories that the tools which made them make again: the sign of all caches, and that of Cargo's.
+_CACHE_FILES = ("CACHEDIR.TAG", ".rustc_info.json")
+
 _IGNORE = "Keep the link with --editable=ignore, or remove it from the environment if you do not know it."
 _RESTORE_SOURCE = (
     "Restore or mount the directory, or reinstall the package (without -e if the directory is gone)."
 )
-
-_QUOTED_PATH = re.compile(r"""['"](/[^'"\n]+)['"]""")
+_REINSTALL = "Reinstall the package without -e, or keep the link with --editable=ignore."
 
 
 @dataclass(frozen=True)
 class Editable:
-    """A source directory, and the environment's files that refer to it."""
+    """A source directory, and the environment's files that refer to it.
+
+    `spellings` are the paths by which they do that, the longest first: some may lead through links. `builder` compiles
+    the package when it is imported; empty if none does.
+    """
 
     name: str
     source: str
     links: tuple[str, ...]
+    spellings: tuple[str, ...] = ()
+    builder: str = ""
 
     @property
     def included_path(self) -> str:
         """The source's path inside of the environment when it is included."""
         return f"{INCLUDED}/{self.name}"
-
-
-class _Link(NamedTuple):
-    """A file that refers to a source directory, and the name of the package if the file has it."""
-
-    source: str
-    path: str
-    name: str
 
 
 def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
@@ -77,31 +70,32 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
     A source that does not exist counts if it is known which package it belongs to: a mere line in a `.pth` file may
     be a leftover. Raise PermissionDenied, FileOperationFailed.
     """
-    with read_errors():
-        links = [
-            link for file in tree.files if file.type == "file" for link in _read_links(prefix, file.path)
-        ]
-    top = os.path.abspath(prefix)
+    links = read_links(prefix, tree)
+    tops = os.path.abspath(prefix), os.path.realpath(prefix)
     named = {link.source for link in links if link.name}
     links = [
         link
         for link in links
-        if (link.source in named or os.path.isdir(link.source))
-        and not _is_within(link.source, top)
-        and is_possible_path(link.source)
+        if is_possible_path(link.source)
+        and (link.source in named or os.path.exists(link.source))
+        and not any(map(partial(_is_within, link.source), tops))
     ]
     return tuple(_with_unique_names([_make_editable(group) for group in _by_source(links)]))
 
 
 def check_source(install: Editable, prefix: Path) -> None:
-    """Raise FileOperationFailed if the source cannot be included, because it is missing or is not a Python project.
+    """Raise FileOperationFailed if the source cannot be included.
+
+    It is missing, it is not a Python project, or it is compiled when it is imported.
 
     Whoever published an environment chose what its links refer to: it may be a directory of credentials, which must not
     become part of the next snapshot.
     """
     reason, advice = _why_not_python(install.source, prefix), _IGNORE
-    if not os.path.isdir(install.source):
+    if not os.path.lexists(install.source):
         reason, advice = "the directory does not exist", _RESTORE_SOURCE
+    elif install.builder:
+        reason, advice = _why_rebuilt(install), _REINSTALL
     if reason:
         reason = f"{install.links[0]} in the environment refers to it, but {reason}"
         raise FileOperationFailed(install.source, reason, advice)
@@ -122,15 +116,25 @@ def _why_not_python(source: str, prefix: Path) -> str:
     return f"it is not a Python project: it has none of the files {', '.join(_PROJECT_FILES)}"
 
 
-def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
-    """Return the tree with the sources in it, as if they were in the environment.
+def _why_rebuilt(install: Editable) -> str:
+    return (
+        f"{install.name} was installed by {install.builder}, which compiles it again when it is imported, in a build "
+        "directory that cannot be moved"
+    )
 
-    Environments inside of a source, modules compiled from it, and what is hidden, such as `.git` and `.env`, which may
-    contain credentials, are left out.
+
+def include(tree: Tree, editables: tuple[Editable, ...], prefix: str) -> Tree:
+    """Return the tree with the sources in it, as if they were in the environment, whose files contain `prefix`.
+
+    Links to the sources lead to where they will be. Environments inside of a source, caches, modules compiled from it,
+    and what is hidden, such as `.git` and `.env`, which may contain credentials, are left out.
     """
     if not editables:
         return tree
-    files, skipped = list(tree.files), list(tree.skipped)
+    changed = {link for editable in editables for link in editable.links}
+    files = [file for file in tree.files if bytecode.source_of(file.path) not in changed]
+    files = [_retarget(file, posixpath.join(prefix, file.path), editables, prefix) for file in files]
+    skipped = list(tree.skipped)
     paths = {file.path for file in files}
     for editable in editables:
         source = Path(editable.source)
@@ -139,9 +143,29 @@ def include(tree: Tree, editables: tuple[Editable, ...]) -> Tree:
             if path not in paths:
                 paths.add(path)
                 files.append(File(path, "directory", 0, 0o755, 0, 0, 0, 0, 1))
-        files += [file._replace(path=f"{editable.included_path}/{file.path}") for file in included.files]
+        for file in included.files:
+            moved = _retarget(file, f"{editable.source}/{file.path}", editables, prefix)
+            files.append(moved._replace(path=f"{editable.included_path}/{file.path}"))
         skipped += [SkippedPath(f"{editable.source}/{path}", reason) for path, reason in included.skipped]
     return replace(tree, files=tuple(files), skipped=tuple(skipped))
+
+
+def _retarget(file: File, place: str, editables: Iterable[Editable], prefix: str) -> File:
+    """Return the file at `place`; if it is a link that leads into a source, one to where that will be.
+
+    A relative link that stays within a source remains as it is.
+    """
+    if file.type != "symlink":
+        return file
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(place), file.target))
+    for editable in editables:
+        for spelling in editable.spellings:
+            if _is_within(target, spelling):
+                if _is_within(place, spelling) and not file.target.startswith("/"):
+                    return file
+                return file._replace(target=f"{prefix}/{editable.included_path}{target[len(spelling) :]}")
+    leads_out = not file.target.startswith("/") and any(_is_within(place, each.source) for each in editables)
+    return file._replace(target=target) if leads_out else file
 
 
 def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
@@ -153,21 +177,22 @@ def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
         yield editable if counts[name] == 1 else replace(editable, name=f"{name}-{next(numbers[name])}")
 
 
-def _by_source(links: Iterable[_Link]) -> list[list[_Link]]:
+def _by_source(links: Iterable[Link]) -> list[list[Link]]:
     """Return the links to each source directory and into it, the one that names the directory first.
 
     A link that belongs to another package is not among them: otherwise, one to a directory above the source of a
-    package would widen that source.
+    package would widen that source. Links in the paths do not matter.
     """
-    groups: list[list[_Link]] = []
-    around: list[list[_Link]] = []  # those whose sources contain the next link, the innermost last
-    for link in sorted(links, key=lambda link: (link.source.rstrip("/") + "/", not link.name)):
-        while around and not _is_within(link.source, around[-1][0].source):
+    groups: list[list[Link]] = []
+    around: list[tuple[str, list[Link]]] = []  # those whose sources contain the next link, the innermost last
+    located = [(os.path.realpath(link.source), link) for link in links]
+    for real, link in sorted(located, key=lambda pair: (pair[0].rstrip("/") + "/", not pair[1].name)):
+        while around and not _is_within(real, around[-1][0]):
             around.pop()
-        if not around or (link.name and _normalized(link.name) != _normalized(around[-1][0].name)):
-            around.append([])
-            groups.append(around[-1])
-        around[-1].append(link)
+        if not around or (link.name and _normalized(link.name) != _normalized(around[-1][1][0].name)):
+            groups.append([])
+            around.append((real, groups[-1]))
+        around[-1][1].append(link)
     return groups
 
 
@@ -175,54 +200,25 @@ def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _make_editable(links: Sequence[_Link]) -> Editable:
+def _make_editable(links: Sequence[Link]) -> Editable:
     """Return the editable of the source directory that the first link names, with these links to it and into it."""
     source = links[0].source
-    name = links[0].name or posixpath.basename(source)
+    name = re.sub(r"[^\w.+-]|^[.+-]", "_", links[0].name or posixpath.basename(source))[:_LONGEST_NAME]
     paths = tuple(sorted({link.path for link in links}))
-    name = re.sub(r"[^\w.+-]|^[.+-]", "_", name)[:_LONGEST_NAME]
-    return Editable(name or "_", source, paths)
+    builder = next((link.builder for link in links if link.builder), "")
+    return Editable(name or "_", source, paths, _spellings(links), builder)
 
 
-def _read_links(prefix: Path, path: str) -> Iterator[_Link]:
-    """Yield the directories that a file of the environment refers to."""
-    if not (path.endswith(_LINK_ENDINGS) or "__editable__" in path):
-        return  # most files are none of the below
-    directory, name = posixpath.split(path)
-    if name == "direct_url.json" and directory.endswith(".dist-info"):
-        source = _direct_url_source(read_beneath(prefix, path))
-        if source:
-            yield _Link(source, path, posixpath.basename(directory).partition("-")[0])
-    elif _SITE.match(path) and (name.endswith((".pth", ".egg-link")) or _FINDER.match(name)):
-        text = read_beneath(prefix, path).decode("utf-8", "surrogateescape")
-        if name.endswith(".egg-link"):
-            package = name.removesuffix(".egg-link")
-            yield from (_Link(source, path, package) for source in _absolute_paths(text.splitlines()[:1]))
-        if name.endswith(".pth"):
-            yield from (_Link(source, path, "") for source in _absolute_paths(text.splitlines()))
-        if _FINDER.match(name):
-            yield from (_Link(source, path, "") for source in _quoted_directories(text))
-
-
-def _absolute_paths(lines: Iterable[str]) -> Iterator[str]:
-    return (posixpath.normpath(line.strip()) for line in lines if line.startswith("/"))
-
-
-def _quoted_directories(code: str) -> Iterator[str]:
-    """Yield the absolute paths in string literals; if one is not a directory, the directory that contains it."""
-    for path in map(posixpath.normpath, _QUOTED_PATH.findall(code)):
-        yield path if os.path.isdir(path) else posixpath.dirname(path)
-
-
-def _direct_url_source(data: bytes) -> str:
-    """Return the directory in the PEP 610 direct URL of an editable install; empty for other installs."""
-    try:
-        fields = json.loads(data)
-        if fields["dir_info"]["editable"] is True and fields["url"].startswith("file://"):
-            return posixpath.normpath(unquote(urlsplit(fields["url"]).path, errors="surrogateescape"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    return ""
+def _spellings(links: Sequence[Link]) -> tuple[str, ...]:
+    """Return the paths of the source directory of the first link that the links use or lead to, the longest first."""
+    source = links[0].source
+    real = os.path.realpath(source)
+    spellings = {source, real}
+    for link in links:
+        inside = os.path.realpath(link.source)[len(real) :]
+        if inside and link.source.endswith(inside):
+            spellings.add(link.source.removesuffix(inside))
+    return tuple(sorted(spellings, key=lambda path: (-len(path), path)))
 
 
 def _is_within(path: str, top: str) -> bool:
@@ -234,6 +230,8 @@ def _exclude(source: Path, path: str) -> str | None:
     name = posixpath.basename(path)
     if name == "__pycache__" or name.startswith("."):
         return ""
+    if any((source / path / sign).is_file() for sign in _CACHE_FILES):
+        return "it is a cache"
     if (source / path / conda.META).is_dir() or (source / path / "pyvenv.cfg").is_file():
         return "it is another environment"
     return None

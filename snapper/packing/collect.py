@@ -197,7 +197,7 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
         canonical = None
     stored = data if canonical is None else canonical.data
-    if canonical is None and contains_path(data, context.prefix):
+    if (canonical is None and contains_path(data, context.prefix)) or context.has_included_paths(stored):
         collection.unrelocated.append(file.path)
     elif canonical is not None and item.made_at_link:
         collection.facts[file.path] = facts_of(data, canonical.data)
@@ -209,7 +209,7 @@ def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes 
     """Return the data if it changes when it is packed: a compiled module's, or with paths of included sources."""
     if item.file.path.endswith(".pyc"):
         return _with_stored_source_mtime(item, view)
-    return context.with_included_paths(item.file, bytes(view)) if context.included else None
+    return context.with_included_paths(bytes(view)) if context.included else None
 
 
 def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import quote
 
 from snapper.environment.tree import File
-from snapper.format.canonicalize import replace_directory
+from snapper.format.canonicalize import contains_path, replace_directory
 from snapper.format.model import StoredLayer
 from snapper.packing.files import FilePlace
 from snapper.repository.checked_layers import has_content
@@ -18,12 +20,12 @@ from snapper.store import Store
 class IncludedSource:
     """A directory outside of the environment that is packed as `path`.
 
-    `links` are the environment's files that contain the directory's path.
+    `spellings` are the paths by which files refer to it.
     """
 
     directory: str
     path: str
-    links: frozenset[str]
+    spellings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,22 @@ class PackContext:
                 return FilePlace(source.directory, file.path[len(source.path) + 1 :])
         return FilePlace(self.directory, file.path)
 
-    def with_included_paths(self, file: File, data: bytes) -> bytes:
-        """Return the file's data with the paths that included sources will have."""
+    @cached_property
+    def included_paths(self) -> tuple[tuple[str, str], ...]:
+        """The paths by which files refer to included sources, also in URLs, and what replaces them."""
+        paths = {}
         for source in self.included:
-            if file.path in source.links or file.path.startswith(source.path + "/"):
-                data = replace_directory(data, source.directory, f"{self.prefix}/{source.path}")
+            for spelling in source.spellings:
+                for text in (spelling, quote(spelling, errors="surrogateescape")):
+                    paths[text] = f"{self.prefix}/{source.path}"
+        return tuple(sorted(paths.items(), key=lambda pair: (-len(pair[0]), pair[0])))
+
+    def with_included_paths(self, data: bytes) -> bytes:
+        """Return a text with the paths that included sources will have; other files unchanged."""
+        for old, new in self.included_paths:
+            data = replace_directory(data, old, new)
         return data
+
+    def has_included_paths(self, data: bytes) -> bool:
+        """Return whether the data refers to an included source by the path that this has now."""
+        return any(contains_path(data, old) for old, _ in self.included_paths)

@@ -1,0 +1,133 @@
+"""Find the files that lead from an environment to source directories outside of it: what editable installs consist of.
+
+Every installer that follows PEP 660 writes a `direct_url.json` (PEP 610). What makes Python find the code differs:
+
+- lines in `.pth` files: setuptools (also `setup.py develop` and its strict mode, where the line names a tree of links),
+  hatchling, flit, poetry-core, pdm-backend, uv, maturin, and `conda develop`
+- modules imported by `.pth` files, which contain paths: setuptools, editables (hatchling, pdm-backend),
+  scikit-build-core, meson-python
+- symbolic links: `flit install --symlink`
+- `.egg-link` files: `setup.py develop`
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from snapper.environment import conda
+from snapper.environment.tree import File, Tree
+from snapper.fs.beneath import is_possible_path
+from snapper.fs.errors import read_errors
+from snapper.fs.small_files import read_beneath
+
+_SITE = re.compile(r"(?:.*/)?site-packages/[^/]+\Z", re.S)
+_REDIRECTOR = re.compile(r"_.*editable.*\.py\Z", re.S)
+_ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
+_CODE_ENDINGS = (".py", ".so")
+
+_ABSOLUTE_PATH = re.compile(r"""'/(?:[^'\\\n]|\\.)*'|"/(?:[^"\\\n]|\\.)*\"""")
+
+#: Modules that compile the package when it is imported, by the builder that writes them. They have a call with a build
+#: directory, and in scikit-build-core's also that it is to be used.
+_REBUILDING = {
+    "meson-python": re.compile(r"class MesonpyMetaFinder\b"),
+    "scikit-build-core": re.compile(r"^install(?:_inplace)?\(.*['\"], True,", re.M),
+}
+
+
+class Link(NamedTuple):
+    """A file at `path` that refers to the absolute path `source`; `name` is that of its package if the file has it.
+
+    `builder` compiles the package when it is imported.
+    """
+
+    source: str
+    path: str
+    name: str = ""
+    builder: str = ""
+
+
+def read_links(prefix: Path, tree: Tree) -> list[Link]:
+    """Return the links to directories and files; some are to paths in the environment, or that do not exist.
+
+    Raise PermissionDenied, FileOperationFailed.
+    """
+    with read_errors():
+        links = [link for file in tree.files for link in _read_links(prefix, file)]
+        symlinks = [link for file in tree.files for link in _read_symlink(prefix, file)]
+        if symlinks:  # conda's may lead to its package cache
+            owned = {entry.path for record in conda.read_records(prefix) for entry in record.entries}
+            links += [link for link in symlinks if link.path not in owned]
+    return links
+
+
+def _read_links(prefix: Path, file: File) -> Iterator[Link]:
+    path = file.path
+    if file.type != "file" or not (path.endswith(_ENDINGS) or "editable" in path):
+        return  # most files are none of the below
+    directory, name = posixpath.split(path)
+    if name == "direct_url.json" and directory.endswith(".dist-info"):
+        source = _direct_url_source(read_beneath(prefix, path))
+        if source:
+            yield Link(source, path, posixpath.basename(directory).partition("-")[0])
+    elif _SITE.match(path) and (name.endswith(_ENDINGS) or _REDIRECTOR.match(name)):
+        text = read_beneath(prefix, path).decode("utf-8-sig", "surrogateescape")
+        site = f"{os.path.abspath(prefix)}/{directory}"
+        if name.endswith(".egg-link"):
+            package = name.removesuffix(".egg-link")
+            yield from (Link(source, path, package) for source in _paths(text.splitlines()[:1], site))
+        elif name.endswith(".pth"):
+            yield from (Link(source, path) for source in _paths(text.splitlines(), site))
+        else:
+            builder = next((name for name, sign in _REBUILDING.items() if sign.search(text)), "")
+            yield from (Link(source, path, "", builder) for source in _quoted_directories(text))
+
+
+def _paths(lines: Iterable[str], site: str) -> Iterator[str]:
+    """Yield the paths that lines of a `.pth` or `.egg-link` file in the directory `site` refer to."""
+    for line in lines:
+        if line.startswith(("import ", "import\t")):
+            yield from _quoted_directories(line)
+        elif line.strip() and not line.startswith("#"):
+            yield posixpath.normpath(posixpath.join(site, line.rstrip()))
+
+
+def _quoted_directories(code: str) -> Iterator[str]:
+    """Yield the directories in string literals with absolute paths; for a module, the one that contains it."""
+    for literal in _ABSOLUTE_PATH.findall(code):
+        try:
+            path = posixpath.normpath(ast.literal_eval(literal))
+        except (ValueError, SyntaxError):
+            continue
+        if path.endswith(_CODE_ENDINGS):
+            path = posixpath.dirname(path)
+        if path != "/" and is_possible_path(path) and os.path.isdir(path):
+            yield path
+
+
+def _read_symlink(prefix: Path, file: File) -> Iterator[Link]:
+    """Yield a package or module that is a link; its source is the directory that contains its target."""
+    if file.type == "symlink" and "site-packages/" in file.path and _SITE.match(file.path):
+        place = f"{os.path.abspath(prefix)}/{posixpath.dirname(file.path)}"
+        target = posixpath.normpath(posixpath.join(place, file.target))
+        if os.path.isdir(target) or target.endswith(_CODE_ENDINGS):
+            yield Link(posixpath.dirname(target), file.path)
+
+
+def _direct_url_source(data: bytes) -> str:
+    """Return the directory in the PEP 610 direct URL of an editable install; empty for other installs."""
+    try:
+        fields = json.loads(data)
+        if fields["dir_info"]["editable"] is True and fields["url"].startswith("file://"):
+            return posixpath.normpath(unquote(urlsplit(fields["url"]).path, errors="surrogateescape"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    return ""
