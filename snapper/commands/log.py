@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,7 +10,7 @@ from snapper.environment import changes
 from snapper.environment.changes import PackageChanges, PackageSet
 from snapper.errors import SnapperError
 from snapper.format.manifest import SnapshotDecoder
-from snapper.format.model import HistoryEntry, Ref
+from snapper.format.model import HistoryEntry
 from snapper.repository.refs import read_ref
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.specs import check_environment_name
@@ -37,6 +38,10 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
     """
     ref = read_ref(store, check_environment_name(name)).ref
     decoder = SnapshotDecoder()
+    tags_of: defaultdict[str, list[str]] = defaultdict(list)
+    for tag, tagged in sorted(ref.tags.items()):
+        tags_of[tagged].append(tag)
+    tags_by_snapshot = {tagged: tuple(tags) for tagged, tags in tags_of.items()}
 
     @cache
     def read_packages(snapshot_id: str) -> PackageSet:
@@ -45,7 +50,7 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
 
     def describe(number: int) -> LogEntry:
         entry = ref.history[number]
-        tags, current = _tags_of(ref, entry.snapshot), entry.snapshot == ref.current
+        tags, current = tags_by_snapshot.get(entry.snapshot, ()), entry.snapshot == ref.current
         if number == 0:
             return LogEntry(entry, tags, current, None)
         try:
@@ -56,7 +61,3 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
 
     newest_first = range(len(ref.history))[::-1]
     return tuple(describe(number) for number in newest_first[:limit])
-
-
-def _tags_of(ref: Ref, snapshot_id: str) -> tuple[str, ...]:
-    return tuple(sorted(tag for tag, tagged in ref.tags.items() if tagged == snapshot_id))

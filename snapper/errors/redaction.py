@@ -27,7 +27,8 @@ SHOWN_OPTIONS = frozenset(
 )
 _ENDPOINT = "endpoint_url"
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+#: A scheme is short. Without a limit, searching long words for one would take time that grows with their square.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s'\"<>]+")
 
 #: The host of a web server: anything with a port that is no number may be the beginning of credentials.
 _HOST = re.compile(r"(?:[^/:]*|\[[^]/]*\])(?::\d*)?(?:/|\Z)")
