@@ -11,7 +11,7 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.tree import Tree, walk
 from snapper.errors import NotAnEnvironment
-from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_shared
+from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.fs.directories import closing_descriptor, open_if_directory, opened_directory
 from snapper.fs.errors import os_errors
 
@@ -57,6 +57,9 @@ def _exclusion(directory: int) -> Callable[[str], str | None]:
     has_packages = bool(names_in("pkgs", directory))
 
     def exclude(path: str) -> str | None:
+        # Most paths need not be checked in full, which takes longer than to list them.
+        if "/" in path and path[4:5] != "/" and "/." not in path and len(path) <= _NEVER_TOO_DEEP:
+            return None
         if path in (STATE_DIRECTORY, ".condatmp"):
             return ""
         if path == "pkgs" and has_packages:
@@ -66,16 +69,9 @@ def _exclusion(directory: int) -> Callable[[str], str | None]:
             return None if is_directory else "it is a link or a file in place of a directory"
         if path.startswith("envs/") and path.count("/") == 1:
             return _exclude_nested(path, directory)
-        return _exclude_invalid(path) if _may_be_invalid(path) else None
+        return _exclude_invalid(path)
 
     return exclude
-
-
-def _may_be_invalid(path: str) -> bool:
-    """Return whether the path has to be checked in full; that takes longer than to list it."""
-    if "/" not in path or len(path) > _NEVER_TOO_DEEP or "/." in path:
-        return True
-    return is_shared(path)
 
 
 def _exclude_nested(path: str, directory: int) -> str | None:

@@ -77,16 +77,12 @@ def _read_directory(
     top: Path, directories: DirectoryTree, directory: str, exclude: Callable[[str], str | None]
 ) -> list[File | SkippedPath]:
     parent = path = f"{directory}/" if directory else ""
-    items = []
     try:
         descriptor = directories[directory]
         with os.scandir(descriptor) as entries:
-            for entry in entries:
-                path = parent + entry.name
-                items.append(_describe(path, entry, descriptor, exclude))
+            return [_describe(path := parent + entry.name, entry, descriptor, exclude) for entry in entries]
     except OSError as error:
         raise map_os_error(error, f"{top}/{path}".rstrip("/"), "read") from None
-    return items
 
 
 def _describe(

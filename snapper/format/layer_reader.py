@@ -135,14 +135,13 @@ def read_members(
             # Paths in one directory differ only in their last component: it is enough to check one of them in full.
             # In a shared directory, what is allowed depends on all components.
             if (
-                not directory
-                or directory not in checked
+                directory not in checked
                 or last[:1] in _SPECIAL_BEGINNINGS
                 or len(last) > LONGEST_FILE_NAME
                 or "\0" in last
             ):
                 check_path(path)
-                if not is_shared(path):
+                if directory and not is_shared(path):
                     checked.add(directory)
                 if path.casefold() in SHARED_DIRECTORIES and member.type != "directory":
                     raise InvalidSegment(f"{path!r} is not a directory")

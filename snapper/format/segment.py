@@ -79,7 +79,8 @@ def _parse_member(fields: tuple[bytes, ...], records: dict[bytes, bytes]) -> Mem
     if kind is None or magic != MAGIC:
         raise InvalidSegment("a member has a type that layers may not contain")
     size, time, nanoseconds = _parse_octal(length), _parse_octal(mtime), 0
-    name, target = _until_nul(name), _until_nul(target)
+    name = _until_nul(name)
+    target = _until_nul(target) if target[0] else b""
     if prefix[0]:
         name = _until_nul(prefix) + b"/" + name
     if records:

@@ -207,20 +207,18 @@ class _Linker:
             status = os.stat(name, dir_fd=self.source[parent], follow_symlinks=False)
         except OSError:
             return False
+        st_mode = status.st_mode
         if path.endswith("/"):
-            return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == mode
+            return stat.S_ISDIR(st_mode) and stat.S_IMODE(st_mode) == mode
         return (
-            (status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_ino)
+            (status.st_size, stat.S_IMODE(st_mode), status.st_mtime_ns, status.st_ino)
             == (size, mode, mtime, inode)
             and ctime in (status.st_ctime_ns, ANY_CTIME)
             and status.st_ctime_ns < self.taken
             and status.st_dev == self.device
             and is_of_this_user(status)
-            and (stat.S_ISLNK(status.st_mode) or self._is_restored_file(status))
+            and (stat.S_ISLNK(st_mode) or (stat.S_ISREG(st_mode) and mode == file_mode(mode)))
         )
-
-    def _is_restored_file(self, status: os.stat_result) -> bool:
-        return stat.S_ISREG(status.st_mode) and stat.S_IMODE(status.st_mode) == file_mode(status.st_mode)
 
     def link(self, number: int, entries: Sequence[EntryFields]) -> ExtractedLayer:
         """Link the files of one layer and make its directories; may raise OSError."""
