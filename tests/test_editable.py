@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -167,6 +168,158 @@ def test_sources_are_not_widened(tmp_path: Path, machine: Machine) -> None:
     machine.run_json("restore", "data", "--prefix", tmp_path / "restored")
     included = tmp_path / "restored/share/snapper/editable/mine"
     assert {path.name for path in included.rglob("*")} == {"setup.py", "src", "mine", "__init__.py"}
+
+
+SITE = "lib/python3.11/site-packages"
+
+
+def write_source(top: Path, name: str = "mine") -> Path:
+    """Create a Python project with one package; return the directory of the project."""
+    (top / name).mkdir(parents=True)
+    (top / name / "__init__.py").write_text("HERE = __file__\n")
+    (top / "pyproject.toml").touch()
+    return top
+
+
+def write_direct_url(site: Path, name: str, source: str) -> None:
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    url = {"url": f"file://{quote(source)}", "dir_info": {"editable": True}}
+    (info / "direct_url.json").write_text(json.dumps(url))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (f"{SITE}/relative.pth", "\ufeff# a comment\n../../../../../home/mine\n"),
+        (f"{SITE}/code.pth", 'import sys; sys.path.append("{source}")\n'),
+        (f"{SITE}/quoted.pth", "import site; site.addsitedir('{source}')\n"),
+        (f"{SITE}/mine.egg-link", "../../../../../home/mine\n../\n"),
+        (f"{SITE}/_editable_impl_mine.py", "F.map_module('mine', '{source}/mine/__init__.py')\n"),
+        (f"venv/{SITE}/mine.pth", "{source}\n"),
+        ("venv/lib64/python3.12t/site-packages/mine.pth", "{source}/\n"),
+        (f"{SITE}/mine", ""),
+        (f"{SITE}/egg.pth", "{source}/dist/mine.egg\n"),
+    ],
+)
+def test_unusual_links_are_found(tmp_path: Path, path: str, text: str) -> None:
+    prefix, source = tmp_path / "envs" / "work", write_source(tmp_path / "home" / "mine")
+    (source / "dist").mkdir()
+    (source / "dist" / "mine.egg").touch()
+    link = prefix / path
+    link.parent.mkdir(parents=True)
+    if text:
+        link.write_text(text.replace("{source}", str(source)))
+    else:
+        link.symlink_to(source / "mine")
+        (prefix / "conda-meta").mkdir()
+    (found,) = editable.find(prefix, walk(prefix))
+    assert found.links == (path,)
+    assert found.source in (str(source), str(source / "mine"), str(source / "dist" / "mine.egg"))
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (f"{SITE}/inside.pth", "../../../src/mine\n"),
+        (f"{SITE}/gone.pth", "/nowhere/at/all\n"),
+        (f"{SITE}/code.pth", "import os; os.environ.get('/'); x = '/usr/bin/env'\n"),
+        (
+            f"{SITE}/_editable_x.py",
+            "if path[0] == '/': ninja = '/usr/bin/env'; bad = '/\\x00'; '/\\N{{x}}'\n",
+        ),
+        (f"{SITE}/_hook.py", "cache = '/tmp'\n"),
+    ],
+)
+def test_other_paths_are_no_links(tmp_path: Path, path: str, text: str) -> None:
+    prefix = tmp_path / "env"
+    (prefix / "src/mine").mkdir(parents=True)
+    (prefix / path).parent.mkdir(parents=True)
+    (prefix / path).write_text(text)
+    assert editable.find(prefix, walk(prefix)) == ()
+
+
+def test_links_of_conda_to_its_cache_are_no_editable_installs(tmp_path: Path) -> None:
+    prefix = make_data(tmp_path / "env")
+    site = prefix / SITE
+    site.mkdir(parents=True)
+    (tmp_path / "pkgs").mkdir()
+    (tmp_path / "pkgs" / "six.py").touch()
+    (site / "six.py").symlink_to(tmp_path / "pkgs" / "six.py")
+    record = next(prefix.glob("conda-meta/*.json"))
+    fields = json.loads(record.read_text())
+    assert [each.links for each in editable.find(prefix, walk(prefix))] == [(f"{SITE}/six.py",)]
+    fields["paths_data"]["paths"].append({"_path": f"{SITE}/six.py", "path_type": "softlink"})
+    fields["files"].append(f"{SITE}/six.py")
+    record.write_text(json.dumps(fields))
+    assert editable.find(prefix, walk(prefix)) == ()
+
+
+def test_all_spellings_of_a_source_are_replaced_everywhere(machine: Machine, tmp_path: Path) -> None:
+    """The home directory is a link, and the path has characters that are quoted in URLs."""
+    source = write_source(tmp_path / "disk" / "my code")
+    (tmp_path / "home").symlink_to("disk")
+    logical = f"{tmp_path}/home/my code"
+    prefix = make_data(machine.envs / "data")
+    site = prefix / SITE
+    write_direct_url(site, "mine", logical)
+    (site / "__editable__.mine-1.0.pth").write_text(f"{source}\n")
+    (site / "__editable___mine_finder.py").write_text(f"MAPPING = {{'mine': {str(source / 'mine')!r}}}\n")
+    (site / "__pycache__").mkdir()
+    (site / "__pycache__" / "__editable___mine_finder.cpython-311.pyc").write_bytes(b"stale" + bytes(source))
+    (prefix / "bin").mkdir(exist_ok=True)
+    (prefix / "bin" / "develop").write_text(f"__file__ = {logical + '/scripts/develop'!r}\n")
+    (prefix / "share" / "mine").symlink_to(f"{logical}/mine")
+    (source / "absolute").symlink_to(source / "mine" / "__init__.py")
+    (source / "relative").symlink_to("mine/__init__.py")
+    (source / "other").symlink_to("../other")
+    (source / "notes.txt").write_text(f"cd {logical}\ncd {source}-other\n")
+    (source / "cache").mkdir()
+    (source / "cache" / "CACHEDIR.TAG").touch()
+    (source / "odd.bin").write_bytes(b"\0" + bytes(source) + b"\0")
+
+    packed = machine.snapper("pack", "data", "--editable=include", "--json").json
+    included = "share/snapper/editable/mine"
+    assert packed["included"] == [logical]
+    assert packed["skipped"] == [{"path": f"{logical}/cache", "reason": "it is a cache"}]
+    assert packed["unrelocated"] == [f"{included}/odd.bin"]
+    assert packed["outside"] == [f"{included}/other"]
+    shutil.rmtree(tmp_path / "disk")
+    restored = tmp_path / "restored"
+    machine.run_json("restore", "data", "--prefix", restored)
+    new = restored / included
+    assert (
+        json.loads((restored / SITE / "mine-1.0.dist-info/direct_url.json").read_text())["url"]
+        == f"file://{new}"
+    )
+    assert (restored / SITE / "__editable__.mine-1.0.pth").read_text() == f"{new}\n"
+    assert f"'{new}/mine'" in (restored / SITE / "__editable___mine_finder.py").read_text()
+    assert list((restored / SITE / "__pycache__").iterdir()) == []
+    assert f"'{new}/scripts/develop'" in (restored / "bin/develop").read_text()
+    links = ("share/mine", f"{included}/absolute", f"{included}/relative", f"{included}/other")
+    assert [os.readlink(restored / link) for link in links] == [
+        f"{new}/mine",
+        f"{new}/mine/__init__.py",
+        "mine/__init__.py",
+        f"{tmp_path}/home/other",
+    ]
+    assert (new / "notes.txt").read_text() == f"cd {new}\ncd {source}-other\n"
+
+
+def test_sources_inside_of_others_are_told_apart(machine: Machine, tmp_path: Path) -> None:
+    """A workspace and one of its members are both installed."""
+    workspace = write_source(tmp_path / "workspace", "outer")
+    member = write_source(workspace / "packages" / "inner", "inner")
+    prefix = make_data(machine.envs / "data")
+    for name, source in (("outer", workspace), ("inner", member)):
+        write_direct_url(prefix / SITE, name, str(source))
+        (prefix / SITE / f"{name}.pth").write_text(f"{source}\n")
+    machine.run_json("pack", "data", "--editable=include")
+    machine.run_json("restore", "data", "--prefix", tmp_path / "restored")
+    for name in ("outer", "inner"):
+        path = Path((tmp_path / "restored" / SITE / f"{name}.pth").read_text().strip())
+        assert path == tmp_path / "restored/share/snapper/editable" / name
+        assert (path / name / "__init__.py").is_file()
 
 
 NAMES = ("by_conda", "by_egg", "by_finder", "by_pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import sys
 import zipfile
@@ -88,16 +89,16 @@ FORMS = {
         "setuptools.build_meta", "[tool.setuptools]\npackages = ['{name}']\n", (C_FILES[0],), flat=True
     ),
     "exact": Form("hatchling.build", "[tool.hatch.build]\ndev-mode-exact = true\n"),
-    "flit": Form("flit_core.buildapi"),
+    "flit_path": Form("flit_core.buildapi"),
 }
 REFUSED = {"meson": Form("mesonpy", files=(("meson.build", MESON),))}
 SLOW = {
     "compat": Form(
         "setuptools.build_meta", files=(*C_FILES, ("setup.cfg", "[editable_wheel]\nmode = compat\n"))
     ),
-    "hatchling": Form("hatchling.build"),
-    "poetry": Form("poetry.core.masonry.api"),
-    "pdm": Form("pdm.backend"),
+    "hatchling_path": Form("hatchling.build"),
+    "poetry_path": Form("poetry.core.masonry.api"),
+    "pdm_path": Form("pdm.backend"),
     "pdm_exact": Form("pdm.backend", '[tool.pdm.build]\neditable-backend = "editables"\n'),
     "uv": Form("uv_build"),
     "redirect": Form("scikit_build_core.build", files=(("c.c", C_MODULE), ("CMakeLists.txt", CMAKE))),
@@ -106,7 +107,7 @@ SLOW = {
         '[tool.scikit-build]\neditable.mode = "inplace"\n',
         (("c.c", C_MODULE), ("CMakeLists.txt", CMAKE)),
     ),
-    "maturin": Form(
+    "maturin_path": Form(
         "maturin", MATURIN, (("Cargo.toml", CARGO), ("rust.rs", '#[no_mangle] pub extern "C" fn one() {}\n'))
     ),
 }
@@ -166,7 +167,9 @@ def unpack(requirements: Sequence[str], tools: Path) -> dict[str, str]:
     meson.parent.mkdir(exist_ok=True)
     meson.write_text(f"#!{sys.executable}\nfrom mesonbuild.mesonmain import main\nraise SystemExit(main())\n")
     meson.chmod(0o755)
-    return {"PYTHONPATH": str(tools), "PATH": f"{tools}/bin:{os.environ['PATH']}"}
+    rustup = Path(pwd.getpwuid(os.getuid()).pw_dir, ".rustup")
+    variables = {"PYTHONPATH": str(tools), "PATH": f"{tools}/bin:{os.environ['PATH']}"}
+    return variables | ({"RUSTUP_HOME": str(rustup)} if rustup.is_dir() else {})
 
 
 @pytest.fixture
@@ -230,12 +233,14 @@ def test_sources_of_other_backends_are_included(
         pytest.skip("installing these backends takes a minute: use --long")
     tools = unpack(SLOW_TOOLS, workshop.code.with_name("tools"))
     forms = (
-        SLOW if shutil.which("cargo") else {name: form for name, form in SLOW.items() if name != "maturin"}
+        SLOW
+        if shutil.which("cargo")
+        else {name: form for name, form in SLOW.items() if name != "maturin_path"}
     )
     workshop.install({**forms, **SLOW_REFUSED})
     for editables in wheels("editables"):
         pip(workshop.prefix, "install", "--no-index", "--no-deps", editables)
-    flit = write_project(workshop.code / "linked", "linked", FORMS["flit"])
+    flit = write_project(workshop.code / "linked", "linked", FORMS["flit_path"])
     command = [sys.executable, "-m", "flit", "install", "--symlink", "--deps", "none", "--python"]
     run(command, [python_of(workshop.prefix)], flit, FLIT_ROOT_INSTALL="1", **tools)
     assert any(path.is_symlink() for path in workshop.prefix.glob("lib/python3*/site-packages/linked"))
