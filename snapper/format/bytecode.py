@@ -49,14 +49,14 @@ def probable_source_of(path: str) -> str | None:
     return f"{directory}{name.partition('.')[0]}.py"
 
 
-def with_source_mtime(data: bytes | memoryview, old: int, new: int) -> memoryview:
-    """Return the module, valid for the source's mtime `new` if it was valid for `old` (in seconds since 1970)."""
+def with_source_mtime(data: memoryview, old: int, new: int) -> bytes | None:
+    """Return the module valid for the source's mtime `new`, None if it was not valid for `old` (seconds since 1970)."""
     if len(data) < _HEADER.size:
-        return memoryview(data)
+        return None
     magic, flags, mtime, size = _HEADER.unpack_from(data)
     if flags != 0 or mtime != old & 0xFFFFFFFF:
-        return memoryview(data)
-    return memoryview(_HEADER.pack(magic, flags, new & 0xFFFFFFFF, size) + data[_HEADER.size :])
+        return None
+    return _HEADER.pack(magic, flags, new & 0xFFFFFFFF, size) + data[_HEADER.size :]
 
 
 def without_source_mtime(data: bytes) -> bytes:

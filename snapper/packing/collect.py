@@ -214,11 +214,12 @@ def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes 
 
 def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:
     """Return the compiled module, valid for the time that its source has in a layer, if that is another one."""
-    module = view
     for source_mtime in (item.source_mtime, RESTORED_LINK_TIME):
-        if source_mtime is not None:
-            module = bytecode.with_source_mtime(module, source_mtime, LINK_TIME)
-    return None if module == view else bytes(module)
+        if source_mtime not in (None, LINK_TIME):
+            module = bytecode.with_source_mtime(view, source_mtime, LINK_TIME)
+            if module is not None:
+                return module
+    return None
 
 
 def _package_placeholders(item: PackItem) -> tuple[str, ...]:

@@ -198,7 +198,8 @@ class _Writer:
             return
         relocation = self._relocations.get(path)
         if path.endswith(".pyc") and self._job.layer.kind != "package":  # those of packages have checksums
-            data = bytecode.with_source_mtime(data, LINK_TIME, RESTORED_LINK_TIME)
+            module = bytecode.with_source_mtime(data, LINK_TIME, RESTORED_LINK_TIME)
+            data = data if module is None else memoryview(module)
         content = data if relocation is None else self._relocated_content(path, data, relocation)
         directory, _, name = path.rpartition("/")
         mode = file_mode(member.mode)
