@@ -111,13 +111,13 @@ def test_every_reader_of_layers_survives_every_attack_on_extraction(sandbox: Pat
         stored = [pack_members(encode_member(META)), *attack(outside)]
         publish_layers(store, stored)
         layers = tuple(layer for layer, _ in stored)
-        snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
         with WorkerPool(store, 1) as workers:
             for name in ("contents", "compare"):
                 try:
                     if name == "contents":
                         list_contents(layers, workers, NO_PROGRESS)
                     else:
+                        snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
                         compare_environment(snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS)
                 except Corrupted:
                     refused[name] += 1
