@@ -35,6 +35,7 @@ from tests.support.archives import (
     without,
 )
 from tests.support.commands import start_command
+from tests.support.programs import compile_program
 
 
 class Stock(NamedTuple):
@@ -171,8 +172,7 @@ def test_files_that_conda_unpack_cannot_relocate_keep_their_placeholder(
     py_compile.compile(str(prefix / "module.py"), cfile=str(prefix / "module.pyc"), doraise=True)
     script = f"#!{prefix}/bin/python\nprint('{prefix}')\n"
     (prefix / "bin" / "script").write_text(script)
-    program = b"\x7fELF" + bytes(12) + bytes(prefix) + b"/lib" + bytes(80)
-    (prefix / "bin" / "python").write_bytes(program)
+    compile_program(prefix / "bin" / "python", f"-Wl,-rpath,{prefix}/lib")
     machine.run_json("pack", "-p", prefix)
     machine.run_json("export", "own", "-o", scratch / "own.tar")
     unpacked = unpack(scratch / "own.tar", scratch / ("long" * 40))
@@ -209,7 +209,7 @@ def test_binaries_that_may_not_fit_are_relocated_last(machine: Machine, scratch:
     prefix = scratch / "own"
     (prefix / "conda-meta").mkdir(parents=True)
     (prefix / "bin").mkdir()
-    (prefix / "bin" / "program").write_bytes(b"\x7fELF" + bytes(12) + bytes(prefix) + b"/share" + bytes(80))
+    compile_program(prefix / "bin" / "program", f"-Wl,-rpath,{prefix}/share")
     (prefix / "text").write_text(f"{prefix}\n")
     machine.run_json("pack", "-p", prefix)
     document = machine.run_json("export", "own", "-o", scratch / "own.tar")

@@ -16,9 +16,10 @@ from snapper.archives.origin import NO_PREFIX, OriginSearch
 from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
 from snapper.format import shebang
-from snapper.format.canonicalize import candidate_originals, default_placeholders
+from snapper.format.canonicalize import TEXT_PLACEHOLDERS, candidate_originals
+from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.model import Mode, path_bytes
-from snapper.format.relocate import PlaceholderTooShort, replace_placeholder
+from snapper.format.relocate import replace_placeholder
 
 #: How scripts begin whose interpreter conda-pack changed.
 _BY_ENV = b"#!/usr/bin/env "
@@ -58,7 +59,7 @@ def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecor
             _relocate_file(files.top, path, record.mode, record.placeholder, prefix)
     if prefix == NO_PREFIX:
         modules = [path for path in files.paths if path.endswith(".pyc")]
-        for module, placeholder in itertools.product(modules, default_placeholders("pyc", 0)):
+        for module, placeholder in itertools.product(modules, TEXT_PLACEHOLDERS):
             _relocate_file(files.top, module, "pyc", placeholder, prefix)
 
 
@@ -153,7 +154,7 @@ def _proven_facts(top: Path, entry: PathEntry, prefix: str) -> FileFacts | None:
     if entry.mode == "binary":
         digest = hashlib.sha256()
         for piece in unpacked.read_strings(top, entry.path):
-            digest.update(candidate_originals(piece, entry.mode, entry.placeholder, prefix)[0])
+            digest.update(next(candidate_originals(piece, entry.mode, entry.placeholder, prefix)))
         is_proven = digest.hexdigest() == entry.sha256
     else:
         originals = candidate_originals(unpacked.read(top, entry.path), entry.mode, entry.placeholder, prefix)

@@ -17,10 +17,11 @@ from snapper.environment.conda import FileFacts, with_facts, without_prefix_fact
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format import bytecode
 from snapper.format.canonicalize import candidate_originals
+from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot, packed_mode
-from snapper.format.relocate import PlaceholderTooShort, relocate_file, relocate_link, replace_placeholder
+from snapper.format.relocate import relocate_file, relocate_link, replace_kept, replace_placeholder
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer
@@ -204,7 +205,7 @@ class _LayerComparison:
         if stat.S_IFMT(status.st_mode) != _FILE_TYPES[member.type]:
             return "type"
         if member.type == "symlink":
-            expected = relocate_link(member.target, self._layer.relocations.get(member.path), self._prefix)
+            expected = relocate_link(member.target, self._layer.links.get(member.path), self._prefix)
             return None if self._files.target(member.path) == expected else "target"
         if member.type == "hardlink":
             other = self._files.status(member.target)
@@ -226,19 +227,31 @@ class _LayerComparison:
             self.result.records.append(StoredRecord(member.path, relocation.mode, bytes(data)))
             return True
         is_module = member.path.endswith(".pyc")
-        if relocation is None:
+        kept = self._layer.links.get(member.path)
+        if relocation is None and kept is None:
             return on_disk == data or (is_module and _is_same_module(on_disk, bytes(data)))
         self.result.facts[member.path] = FileFacts(hashlib.sha256(on_disk).hexdigest(), len(on_disk))
-        return self._is_relocated(on_disk, bytes(data), relocation, is_module)
+        return self._is_relocated(on_disk, bytes(data), relocation, kept, is_module)
 
-    def _is_relocated(self, on_disk: bytes, stored: bytes, relocation: Relocation, is_module: bool) -> bool:
+    def _is_relocated(
+        self,
+        on_disk: bytes,
+        stored: bytes,
+        relocation: Relocation | None,
+        kept: Relocation | None,
+        is_module: bool,
+    ) -> bool:
         """Return whether relocating the stored file gives the one on disk, or undoing that gives the stored one."""
-        try:
-            expected = relocate_file(stored, relocation.mode, relocation.placeholder, self._prefix)
-        except PlaceholderTooShort:
-            expected = stored
+        expected = stored
+        if relocation:
+            with suppress(PlaceholderTooShort):
+                expected = relocate_file(stored, relocation.mode, relocation.placeholder, self._prefix)
+        if kept:
+            expected = replace_kept(expected, kept.placeholder, self._prefix)
         if on_disk == expected or (is_module and _is_same_module(on_disk, expected)):
             return True
+        if relocation is None:
+            return False
         return stored in candidate_originals(on_disk, relocation.mode, relocation.placeholder, self._prefix)
 
     def _is_same_piece(self, piece: Piece) -> bool:

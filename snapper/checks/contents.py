@@ -13,9 +13,9 @@ from contextlib import closing
 from typing import NamedTuple
 
 from snapper.environment.conda import META, without_prefix_facts
-from snapper.format.layer_reader import LayerReader
+from snapper.format.layer_reader import LayerReader, OpenLayer
 from snapper.format.member import Member, MemberType
-from snapper.format.model import RECORD_MODES, Layer, Relocation, packed_mode
+from snapper.format.model import RECORD_MODES, Layer, packed_mode
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer
@@ -69,20 +69,21 @@ def list_layer(store: Store, layer: Layer) -> list[ListedMember]:
     listed: list[ListedMember] = []
     piece = opened.continuation
     if piece is not None:
-        relocation = _relocation_key(opened.relocations.get(piece.start.path))
+        relocation = _relocation_key(opened, piece.start.path)
         digest = hashlib.sha256(piece.data).hexdigest()
         listed.append(
             ListedMember(piece.start.path, Content("file", 0, digest, relocation, piece.start.offset))
         )
     for member, data in opened.members():
-        relocation = _relocation_key(opened.relocations.get(member.path))
+        relocation = _relocation_key(opened, member.path)
         mode = packed_mode(member.path, member.type, member.mode)
         content = Content(member.type, mode, _data(member, data), relocation)
         listed.append(ListedMember(member.path, content))
     return listed
 
 
-def _relocation_key(relocation: Relocation | None) -> tuple[str, str] | None:
+def _relocation_key(layer: OpenLayer, path: str) -> tuple[str, str] | None:
+    relocation = layer.relocations.get(path) or layer.links.get(path)
     if relocation is None or relocation.mode in RECORD_MODES:
         return None
     return relocation.mode, relocation.placeholder

@@ -218,6 +218,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         known=known,
         checked=read_checked_layers(),
         placeholders=source.placeholders,
+        kept=source.kept_prefixes,
         included=tuple(
             IncludedSource(install.source, install.included_path, install.spellings)
             for install in source.editables

@@ -79,7 +79,7 @@ def local_sources(
             sources[str(prefix)] = copy
             write_pages(copy, previous.encoded.pages)
             write_snapshot(copy, previous.encoded)
-            foreign_prefix = ForeignPrefix(state.prefix, previous.placeholders())
+            foreign_prefix = ForeignPrefix(state.prefix, previous.placeholders(), previous.kept_prefixes())
             options = PackOptions(level=level, editables="ignore", foreign_prefix=foreign_prefix)
             try:
                 pack(copy, prefix, state.environment, options, jobs=jobs, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapper.environment.conda import Record
@@ -15,11 +15,13 @@ from snapper.fs.small_files import read_beneath
 class ForeignPrefix:
     """The prefix in the files of an environment that is temporarily in another directory.
 
-    `placeholders` maps paths to the placeholders that these files had before the prefix was written into them.
+    `placeholders` maps paths to the placeholders that these files had before the prefix was written into them, and
+    `kept` to the prefixes that they contained then.
     """
 
     prefix: str
     placeholders: Mapping[str, str]
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 def embedded_prefix(prefix: Path, records: Iterable[Record]) -> str:

@@ -26,10 +26,14 @@ _LARGEST_RECORD = 32 << 20
 
 @dataclass(frozen=True)
 class Distribution:
-    """An installed distribution, and the files of the environment that it lists."""
+    """An installed distribution, and the files of the environment that it lists.
+
+    Its programs are `prebuilt` if they were compiled for many machines, rather than for this one.
+    """
 
     package: PipPackage
     files: tuple[str, ...]
+    prebuilt: bool
 
     @property
     def owner(self) -> str:
@@ -72,7 +76,15 @@ def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
 def _read_distribution(prefix: Path, metadata: str, unowned: Mapping[str, File]) -> Distribution:
     directory = posixpath.dirname(metadata)
     package = _parse_metadata(_read(prefix, metadata, SMALL), directory)
-    return Distribution(package, tuple(sorted(_listed_files(prefix, f"{directory}/RECORD", unowned))))
+    files = tuple(sorted(_listed_files(prefix, f"{directory}/RECORD", unowned)))
+    prebuilt = any(path.endswith(".so") for path in files) and _is_prebuilt(prefix, directory)
+    return Distribution(package, files, prebuilt)
+
+
+def _is_prebuilt(prefix: Path, directory: str) -> bool:
+    """Return whether the wheel's tags name a platform that pip does not use for wheels that it builds itself."""
+    tags = BytesHeaderParser().parsebytes(_read(prefix, f"{directory}/WHEEL", SMALL)).get_all("Tag", [])
+    return any("manylinux" in str(tag) or "musllinux" in str(tag) for tag in tags)
 
 
 def _listed_files(prefix: Path, record: str, wanted: Collection[str]) -> dict[str, str]:

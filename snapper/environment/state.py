@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, STATE_DIRECTORY, Snapshot, is_digest, is_valid_name
+from snapper.format.model import FORMAT, STATE_DIRECTORY, Relocation, Snapshot, is_digest, is_valid_name
 from snapper.fs import atomic
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
@@ -67,10 +67,18 @@ class PreviousSnapshot(NamedTuple):
 
     def placeholders(self) -> dict[str, str]:
         """Return the placeholders that the snapshot's files contain, by path."""
+        return self._placeholders(lambda relocation: relocation.mode != "link")
+
+    def kept_prefixes(self) -> dict[str, str]:
+        """Return the prefixes that the snapshot's files contain and that could not be replaced, by path."""
+        return self._placeholders(lambda relocation: relocation.mode == "link")
+
+    def _placeholders(self, select: Callable[[Relocation], bool]) -> dict[str, str]:
         return {
             path: relocation.placeholder
             for layer in self.snapshot.layers
             for relocation in layer.relocations
+            if select(relocation)
             for path in relocation.paths
         }
 

@@ -6,104 +6,116 @@ A result is only used if relocating it gives the file on disk again.
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from snapper.format import shebang
+from snapper.format import elf, object_code, shebang
 from snapper.format.bytecode import replace_paths
-from snapper.format.model import Mode, path_bytes
+from snapper.format.cstrings import original_strings
+from snapper.format.encodings import encode_wide, find_wide_encoding
+from snapper.format.model import Mode, is_placeholder, path_bytes
+from snapper.format.paths import contains_path, replace_path
 from snapper.format.relocate import (
     encode_prefix,
-    encode_wide,
-    find_wide_encoding,
     grows_too_large,
+    is_complete,
+    is_unsafe_placeholder,
     relocate_file,
-    replace_in_strings,
+    replace_kept,
     replace_placeholder,
 )
+from snapper.format.text import is_text
 
 #: The placeholder in text files that had none from conda.
 TEXT_PLACEHOLDER = "/opt/snapper_prefix_placehold_placehold_placehold"
 
+#: The same, and what replaces it in files that already contain it.
+TEXT_PLACEHOLDERS = (TEXT_PLACEHOLDER, TEXT_PLACEHOLDER + "_")
+
 #: The placeholder in binaries of conda packages whose placeholder is not recorded: as long as conda's own.
 BINARY_PLACEHOLDER = ("/opt/snapper_prefix" + "_placehold" * 24)[:255]
 
-_MIN_BINARY_PLACEHOLDER = 12
-_OBJECT_MAGICS = (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
-
-#: What must precede a path: not part of another path or a URL, but possibly a flag such as -I. %b is the path.
-_BEFORE = rb"(?:(?<![\w.~+\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\x80-\xff-]-[A-Za-z]%b))"
-#: What must follow a path: not more of the same name.
-_AFTER = rb"(?![\w~+\x80-\xff-]|\.\w)"
+#: How placeholders begin that replace the prefix in what the dynamic loader reads.
+_LOADER_PLACEHOLDER = "/snapper_prefix"
+_MIN_LOADER_PLACEHOLDER = 4
 
 
 @dataclass(frozen=True)
 class CanonicalFile:
-    """A file with placeholders, and how to relocate it."""
+    """A file with placeholders, and how to relocate it: `mode` is None if it has no placeholder.
+
+    `kept` is a prefix that the file also contains, but not in a form that is understood. If what the file does can
+    depend on that, it is `unrelocated`.
+    """
 
     data: bytes
-    mode: Mode
+    mode: Mode | None
     placeholder: str
+    kept: str = ""
+    unrelocated: bool = False
 
 
-def canonicalize(data: bytes, prefix: str, placeholders: tuple[str, ...] = ()) -> CanonicalFile | None:
-    """Return a file without a package's placeholder in canonical form, or None if it cannot be relocated safely.
+def canonicalize(
+    data: bytes, prefix: str, placeholders: tuple[str, ...] = (), kept: tuple[str, ...] = ()
+) -> CanonicalFile | None:
+    """Return a file without a package's placeholder in canonical form, or None if it does not contain the prefix.
 
-    The prefix is only replaced where it is a path by itself or the beginning of one. `placeholders` are tried first:
-    those of an earlier snapshot, which can be longer than the prefix is now.
+    The prefix is only replaced where it is a path by itself or the beginning of one, and where nothing can depend on
+    its length. `placeholders`, and prefixes `kept`, are those of an earlier snapshot, which are tried first: they can
+    have other lengths than the prefix has now.
     """
-    if _may_be_wide(data) and (encoding := find_wide_encoding(data, prefix)):
-        return _canonicalize_wide(data, prefix, encoding)
     mode = _mode_of(data)
     if mode is None:
-        return None
-    for placeholder in (*placeholders, *default_placeholders(mode, len(encode_prefix(prefix, mode)))):
-        canonical: bytes | None = None
-        if placeholder.encode() not in data:
-            canonical = _insert_placeholder(data, mode, placeholder, prefix)
-        elif mode == "binary" and placeholder in placeholders and not contains_path(data, prefix):
-            canonical = data  # never relocated: the prefix did not fit
-        if canonical is not None:
-            return CanonicalFile(canonical, mode, placeholder)
-    return None
+        return _canonicalize_wide(data, prefix) or _canonicalize_binary(data, prefix, placeholders, kept)
+    if mode == "pyc" or is_text(data, encode_prefix(prefix, mode)):
+        for placeholder in (*placeholders, *TEXT_PLACEHOLDERS):
+            if placeholder.encode() not in data:
+                canonical = _insert_placeholder(data, mode, placeholder, prefix)
+                if canonical is not None:
+                    return CanonicalFile(canonical, mode, placeholder)
+        if not contains_path(data, prefix):
+            return None
+    return keep_unchanged(data, prefix) if object_code.mentions(data, prefix) else None
 
 
-def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) -> list[bytes]:
-    """Return what a package's file can have been before conda put the prefix into it, the most likely first.
+def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) -> Iterator[bytes]:
+    """Yield what a package's file can have been before conda put the prefix into it, the most likely first.
 
     Only a checksum can tell which one it was: a package's file can contain the prefix by itself.
     """
     old, new = encode_prefix(prefix, mode), placeholder.encode()
     if mode == "binary":
-        return [_lengthen_strings(data, old, new)]
-    if grows_too_large(data, old, new):
-        return [data]
-    if mode == "pyc":
-        return [replace_paths(data, old, new, lambda text: _replace_path(text, old, new))]
-    everywhere = data.replace(old, new)
-    as_path = _replace_path(data, old, new)
-    scripts = [_replace_path(script, old, new) for script in shebang.original_shebangs(data, new, old)]
-    return list(dict.fromkeys((everywhere, as_path, *scripts)))
+        yield from original_strings(data, placeholder, prefix)
+    elif grows_too_large(data, old, new):
+        yield data
+    elif mode == "pyc":
+        yield replace_paths(data, old, new, lambda text: replace_path(text, old, new))
+    else:
+        yield data.replace(old, new)
+        yield replace_path(data, old, new)
+        for script in shebang.original_shebangs(data, new, old):
+            yield replace_path(script, old, new)
 
 
-def default_placeholders(mode: Mode, length: int) -> tuple[str, ...]:
-    """Return placeholders for a file that had none; in binaries, as long as the prefix, which is `length` bytes."""
-    if mode != "binary":
-        return TEXT_PLACEHOLDER, TEXT_PLACEHOLDER + "_"
-    if length < _MIN_BINARY_PLACEHOLDER:
+def is_package_placeholder(placeholder: str) -> bool:
+    """Return whether the placeholder of a binary can be one that a package was built with."""
+    return not placeholder.startswith(_LOADER_PLACEHOLDER) and not is_unsafe_placeholder(placeholder)
+
+
+def loader_placeholders(length: int) -> tuple[str, ...]:
+    """Return placeholders for a program's loader: as long as the prefix, which is `length` bytes."""
+    if length < _MIN_LOADER_PLACEHOLDER:
         return ()
-    return (("/snapper" + "_placehold" * length)[:length],)
+    return ((_LOADER_PLACEHOLDER + "_placehold" * length)[:length],)
 
 
-def contains_path(data: bytes, prefix: str) -> bool:
-    """Return whether the prefix occurs as a path, or as the beginning of one."""
-    needle = path_bytes(prefix)
-    return needle in data and _path_pattern(needle).search(data) is not None
+def search_patterns(prefix: str, head: bytes, *, prebuilt: bool = False) -> tuple[bytes, ...]:
+    """Return byte strings: a file that begins with `head` and contains the prefix contains at least one of them.
 
-
-def search_patterns(prefix: str, head: bytes) -> tuple[bytes, ...]:
-    """Return byte strings: a file that begins with `head` and contains the prefix contains at least one of them."""
+    A program that was compiled elsewhere, `prebuilt`, cannot contain it in forms that only a compiler makes.
+    """
+    if head.startswith(elf.MAGIC) and not prebuilt:
+        return object_code.search_needles(prefix)
     return encode_prefix(prefix, "text"), *(encode_wide(prefix) if _may_be_wide(head) else ())
 
 
@@ -111,42 +123,38 @@ def replace_directory(data: bytes, old: str, new: str) -> bytes:
     """Return a text with directory `new` for `old` wherever that is a path; other files unchanged."""
     if b"\0" in data:
         return data
-    return _replace_path(data, os.fsencode(old), os.fsencode(new))
-
-
-def is_object_code(data: bytes) -> bool:
-    """Return whether the bytes begin like an ELF or Mach-O file, whose strings are NUL-terminated."""
-    return data.startswith(_OBJECT_MAGICS)
+    return replace_path(data, os.fsencode(old), os.fsencode(new))
 
 
 def _mode_of(data: bytes) -> Mode | None:
-    """Return how the file can be relocated; None for binaries other than object code, whose strings are not C's."""
+    """Return how the file can be relocated; None for data with NULs that is not a compiled module."""
     if data[2:4] == b"\r\n" and b"\0" in data[:16]:
         return "pyc"
-    if b"\0" not in data:
-        return "text"
-    return "binary" if is_object_code(data) else None
+    return None if b"\0" in data else "text"
 
 
 def _may_be_wide(data: bytes) -> bool:
     """Return whether a file that begins like this can be a text with more than one byte per character."""
-    return b"\0" in data[:256] and not is_object_code(data)
+    return b"\0" in data[:256] and not object_code.is_program(data)
+
+
+def keep_unchanged(data: bytes, prefix: str) -> CanonicalFile:
+    """Return the file as it is, because it contains the prefix in a form that is not understood."""
+    return CanonicalFile(data, None, "", prefix if is_placeholder(prefix) else "", unrelocated=True)
 
 
 def _insert_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes | None:
     """Return the file with the placeholder for the prefix, or None unless relocating that gives the file again."""
     old, new = encode_prefix(prefix, mode), placeholder.encode()
-    if mode != "binary" and grows_too_large(data, old, new):
+    if grows_too_large(data, old, new):
         return None
     if mode == "text":
         canonical = _restore_long_shebang(data, placeholder, prefix)
         if canonical is not None:
             return canonical
-        canonical = _replace_path(data, old, new)
+        canonical = replace_path(data, old, new)
     else:
-        canonical = candidate_originals(data, mode, placeholder, prefix)[0]
-    if mode == "binary" and contains_path(canonical, prefix):
-        return None
+        canonical = next(candidate_originals(data, mode, placeholder, prefix))
     is_proven = canonical != data and replace_placeholder(canonical, mode, placeholder, prefix) == data
     return canonical if is_proven else None
 
@@ -159,58 +167,105 @@ def _restore_long_shebang(data: bytes, placeholder: str, prefix: str) -> bytes |
     if not data.startswith(b"#!/bin/sh\n"):
         return None
     old, new = encode_prefix(prefix, "text"), placeholder.encode()
-    scripts = (_replace_path(original, old, new) for original in shebang.original_shebangs(data, new, old))
+    scripts = (replace_path(original, old, new) for original in shebang.original_shebangs(data, new, old))
     return next(
         (script for script in scripts if relocate_file(script, "text", placeholder, prefix) == data), None
     )
 
 
-def _canonicalize_wide(data: bytes, prefix: str, encoding: str) -> CanonicalFile | None:
+def _canonicalize_wide(data: bytes, prefix: str) -> CanonicalFile | None:
     """Do the same as `canonicalize` for a text in an encoding with more than one byte per character."""
+    encoding = find_wide_encoding(data, prefix) if _may_be_wide(data) else None
+    if encoding is None:
+        return None
     try:
         text = data.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
         return None
-    replaced = _replace_path(text, prefix.encode("utf-8", "surrogatepass"), TEXT_PLACEHOLDER.encode())
+    old = prefix.encode("utf-8", "surrogatepass")
+    if not is_text(text, old):
+        return None
+    replaced = replace_path(text, old, TEXT_PLACEHOLDER.encode())
     canonical = replaced.decode("utf-8", "surrogatepass").encode(encoding, "surrogatepass")
     if canonical != data and replace_placeholder(canonical, "text", TEXT_PLACEHOLDER, prefix) == data:
         return CanonicalFile(canonical, "text", TEXT_PLACEHOLDER)
     return None
 
 
-def _replace_path(data: bytes, old: bytes, new: bytes) -> bytes:
-    """Return the text with `new` for `old` wherever that is a path, or the beginning of one."""
-    return _path_pattern(old).sub(new.replace(b"\\", rb"\\"), data)
+# --- binaries -------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=8)
-def _path_pattern(path: bytes) -> re.Pattern[bytes]:
-    """Return a pattern for the path or the beginning of one, but not the end of a longer path or URL.
+def _canonicalize_binary(
+    data: bytes, prefix: str, placeholders: tuple[str, ...], kept: tuple[str, ...]
+) -> CanonicalFile | None:
+    """Do the same as `canonicalize` for a binary.
 
-    It looks back from the end of the path, because patterns that begin with a literal are found fastest.
+    If a package's placeholder fits everywhere, the binary is the package's, although it was altered: for example, it
+    was stripped.
     """
-    literal = re.escape(path)
-    return re.compile(literal + _BEFORE % ((literal,) * 4) + _AFTER)
+    if not object_code.is_program(data):
+        return _with_kept(CanonicalFile(data, None, ""), prefix, kept)
+    for placeholder in filter(is_package_placeholder, placeholders):
+        canonical = _insert_package_placeholder(data, placeholder, prefix)
+        if canonical is not None:
+            return CanonicalFile(canonical, "binary", placeholder)
+    return canonicalize_program(data, prefix, placeholders, kept)
 
 
-@lru_cache(maxsize=8)
-def _string_pattern(path: bytes) -> re.Pattern[bytes]:
-    """Return a pattern for the end of a NUL-terminated string, from the path on."""
-    return re.compile(re.escape(path) + rb"([^\0]*)(\0+)")
+def canonicalize_program(
+    data: bytes, prefix: str, placeholders: tuple[str, ...], kept: tuple[str, ...]
+) -> CanonicalFile | None:
+    """Do the same as `canonicalize` for a program or a library that a package does not explain.
+
+    Only what its loader reads gets a placeholder.
+    """
+    unsafe = tuple(filter(is_unsafe_placeholder, placeholders))
+    return _with_kept(_insert_loader_placeholder(data, prefix, placeholders), prefix, (*kept, *unsafe))
 
 
-def _lengthen_strings(data: bytes, old: bytes, new: bytes) -> bytes:
-    """Replace `old` by a longer `new` in NUL-terminated strings, at the expense of the NULs that padded them."""
-    growth = len(new) - len(old)
-    if growth < 0:
-        return data
+def _insert_package_placeholder(data: bytes, placeholder: str, prefix: str) -> bytes | None:
+    """Return the file with the placeholder for the prefix in all strings, None if it does not fit into one of them."""
+    if placeholder.encode() in data:  # never relocated: the prefix did not fit
+        return None if object_code.mentions(data, prefix) else data
+    for canonical in candidate_originals(data, "binary", placeholder, prefix):
+        is_proven = canonical != data and not object_code.mentions(canonical, prefix)
+        if is_proven and replace_placeholder(canonical, "binary", placeholder, prefix) == data:
+            return canonical
+    return None
 
-    def lengthen(match: re.Match[bytes]) -> bytes:
-        text = old + match.group(1)
-        nuls = len(match.group(2))
-        needed = growth * text.count(old)
-        if nuls <= needed:
-            return match.group()
-        return text.replace(old, new) + b"\0" * (nuls - needed)
 
-    return replace_in_strings(data, old, lambda strings: _string_pattern(old).sub(lengthen, strings))
+def _insert_loader_placeholder(data: bytes, prefix: str, placeholders: tuple[str, ...]) -> CanonicalFile:
+    """Return the program with a placeholder in what its loader reads; as it is if there is no prefix."""
+    old = encode_prefix(prefix, "binary")
+    earlier = tuple(each for each in placeholders if each.startswith(_LOADER_PLACEHOLDER))
+    for placeholder in (*earlier, *loader_placeholders(len(old))):
+        new = placeholder.encode()
+        if new in data:
+            if placeholder in earlier and old not in data:  # never relocated: the prefix did not fit
+                return CanonicalFile(data, "binary", placeholder)
+        elif len(new) >= len(old):
+            canonical = object_code.replace_loader_paths(data, old, new)
+            if canonical != data and replace_placeholder(canonical, "binary", placeholder, prefix) == data:
+                return CanonicalFile(canonical, "binary", placeholder)
+    return CanonicalFile(data, None, "")
+
+
+def _with_kept(file: CanonicalFile, prefix: str, earlier: tuple[str, ...]) -> CanonicalFile | None:
+    """Return the file with the prefix that it contains apart from placeholders; None if it contains nothing at all.
+
+    One that was kept before stays the one that is recorded, if it was replaced because the new one was as long.
+    """
+    data = file.data
+    for kept in earlier:
+        if kept != prefix and object_code.mentions(data, kept):
+            if not object_code.mentions_besides(data, prefix, kept):
+                return replace(file, kept=kept, unrelocated=not is_complete(data, kept))
+        elif kept != prefix and len(path_bytes(kept)) == len(path_bytes(prefix)):
+            original = replace_kept(data, prefix, kept)
+            is_proven = original != data and replace_kept(original, kept, prefix) == data
+            if is_proven and not object_code.mentions(original, prefix):
+                return replace(file, data=original, kept=kept, unrelocated=not is_complete(original, kept))
+    if not object_code.mentions(data, prefix):
+        return file if file.mode else None
+    kept = prefix if is_placeholder(prefix) else ""
+    return replace(file, kept=kept, unrelocated=not is_complete(data, prefix))

@@ -40,6 +40,7 @@ class LayerBuilder:
         self._staged = 0
         self._members = 0
         self._relocated: dict[tuple[str, str], list[str]] = {}
+        self._kept: dict[str, list[str]] = {}
 
     @property
     def empty(self) -> bool:
@@ -94,7 +95,10 @@ class LayerBuilder:
 
     def note(self, path: str, how: CanonicalFile) -> None:
         """Record that the member of that path is relocated."""
-        self._relocated.setdefault((how.mode, how.placeholder), []).append(path)
+        if how.mode is not None:
+            self._relocated.setdefault((how.mode, how.placeholder), []).append(path)
+        if how.kept:
+            self._kept.setdefault(how.kept, []).append(path)
 
     def seal(
         self,
@@ -129,9 +133,12 @@ class LayerBuilder:
         return SealedLayer(layer, data)
 
     def _relocations(self) -> tuple[Relocation, ...]:
+        """Return the groups of relocations. Readers of 0.1.0 know one for each path, the last."""
+        groups = [(("link", kept), paths) for kept, paths in sorted(self._kept.items())]
+        groups += sorted(self._relocated.items())
         return tuple(
             Relocation(mode, placeholder, tuple(sorted(paths, key=path_bytes)))  # type: ignore[arg-type]
-            for (mode, placeholder), paths in sorted(self._relocated.items())
+            for (mode, placeholder), paths in groups
         )
 
     def _grow(self, size: int) -> None:

@@ -66,8 +66,9 @@ class Piece(NamedTuple):
 class OpenLayer:
     """A decompressed layer, valid until its reader opens the next one.
 
-    `continuation` is the data that it begins with, of a file that began in an earlier layer. `relocations` says how
-    members depend on the prefix, by path; it lacks those that do not.
+    `continuation` is the data that it begins with, of a file that began in an earlier layer. `relocations` says how the
+    data of members depends on the prefix, by path; it lacks those that do not. `links` does the same for the targets of
+    symlinks, and for files that contain a prefix which only one of the same length can replace.
     """
 
     def __init__(self, name: str, layer: Layer, segment: memoryview) -> None:
@@ -75,7 +76,12 @@ class OpenLayer:
         self._segment = segment
         self._layer = layer
         self._start = segment_start(layer.begins, len(segment))
-        self.relocations = {path: group for group in layer.relocations for path in group.paths}
+        self.relocations: dict[str, Relocation] = {}
+        self.links: dict[str, Relocation] = {}
+        for group in layer.relocations:
+            (self.links if group.mode == "link" else self.relocations).update(
+                dict.fromkeys(group.paths, group)
+            )
         self.continuation = Piece(layer.begins, segment[: self._start.size]) if layer.begins else None
 
     def members(self) -> Iterator[tuple[Member, memoryview]]:

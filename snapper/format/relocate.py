@@ -1,24 +1,19 @@
 """Relocate stored files: replace placeholders by the prefix. The opposite direction is `canonicalize`.
 
-This does what conda does when it installs a package (`conda_pack.prefixes`, after conda/core/portability.py): in text,
-every occurrence is replaced; in binaries, each NUL-terminated string is, and padded with NULs to its length.
+This does what conda does when it installs a package (conda/core/portability.py): in text, every occurrence is replaced;
+in binaries, each NUL-terminated string is, and padded with NULs to its length (`cstrings`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from conda_pack.prefixes import binary_replace
-
-from snapper.format import shebang
+from snapper.format import object_code, shebang
 from snapper.format.bytecode import replace_paths
+from snapper.format.cstrings import replace_strings
+from snapper.format.encodings import find_wide_encoding
 from snapper.format.model import LARGEST_LAYER, Mode, Relocation
 
-_WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
-
-
-class PlaceholderTooShort(ValueError):
-    """The prefix is longer than the placeholder that it should replace in a binary."""
+#: How placeholders begin that 0.1.0 put into all NUL-terminated strings of programs that users had compiled.
+_UNSAFE_PLACEHOLDER = "/snapper_pla"
 
 
 class RelocatedFileTooLarge(ValueError):
@@ -50,11 +45,9 @@ def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
     """
     old, new = placeholder.encode(), encode_prefix(prefix, mode)
     if mode == "binary":
-        if len(new) > len(old):
-            if old in data:
-                raise PlaceholderTooShort
-            return data
-        return replace_in_strings(data, old, lambda strings: bytes(binary_replace(strings, old, new)))
+        if is_unsafe_placeholder(placeholder) and len(new) < len(old):
+            return object_code.replace_loader_paths(data, old, new)
+        return replace_strings(data, placeholder, prefix)
     if mode == "pyc":
         _check_growth(data, old, new)
         return replace_paths(data, old, new, lambda text: text.replace(old, new))
@@ -65,15 +58,22 @@ def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
     return data.replace(old, new)
 
 
-def replace_in_strings(data: bytes, old: bytes, replace: Callable[[bytes], bytes]) -> bytes:
-    """Return the data with its NUL-terminated strings replaced, for a function that looks for a NUL after each `old`.
+def replace_kept(data: bytes, kept: str, prefix: str) -> bytes:
+    """Return a file, or part of one, that contains the prefix `kept` in a form that is not understood.
 
-    Where none follows, the function would search the rest of the data for each `old`, so it does not get that part.
+    It is replaced if the new one is as long, so that nothing in the file can depend on the difference.
     """
-    end = data.rfind(b"\0") + 1
-    if data.find(old, end) < 0:
-        return replace(data)
-    return replace(data[:end]) + data[end:]
+    return object_code.replace_equally_long(data, kept, prefix)
+
+
+def is_complete(data: bytes, path: str) -> bool:
+    """Return whether nothing that a relocated file is used for can depend on the path: a placeholder, or a prefix."""
+    return not object_code.mentions(object_code.without_debug_information(data), path)
+
+
+def is_unsafe_placeholder(placeholder: str) -> bool:
+    """Return whether 0.1.0 used the placeholder in all NUL-terminated strings of a program that a user had compiled."""
+    return placeholder.startswith(_UNSAFE_PLACEHOLDER)
 
 
 def grows_too_large(data: bytes, old: bytes, new: bytes) -> bool:
@@ -99,22 +99,3 @@ def relocate_link(target: str, relocation: Relocation | None, prefix: str) -> st
 def encode_prefix(prefix: str, mode: Mode) -> bytes:
     """Return the prefix as files contain it. In compiled modules, bytes that are not UTF-8 are encoded surrogates."""
     return prefix.encode("utf-8", "surrogatepass" if mode == "pyc" else "surrogateescape")
-
-
-def encode_wide(path: str) -> tuple[bytes, ...]:
-    """Return the path in each encoding with more than one byte per character."""
-    return tuple(path.encode(encoding, "surrogatepass") for encoding in _WIDE_ENCODINGS)
-
-
-def find_wide_encoding(data: bytes, path: str) -> str | None:
-    """Return the encoding with more than one byte per character in which a text contains the path, if any."""
-    return next((encoding for encoding in _WIDE_ENCODINGS if _contains_wide(data, path, encoding)), None)
-
-
-def _contains_wide(data: bytes, path: str, encoding: str) -> bool:
-    """Return whether the path occurs in this encoding, at an offset where a character can begin."""
-    needle, width = path.encode(encoding, "surrogatepass"), len("/".encode(encoding))
-    offset = data.find(needle)
-    while offset >= 0 and offset % width:
-        offset = data.find(needle, offset + 1)
-    return offset >= 0

@@ -18,7 +18,6 @@ from snapper.format.canonicalize import (
     CanonicalFile,
     candidate_originals,
     canonicalize,
-    contains_path,
     search_patterns,
 )
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
@@ -186,20 +185,20 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     view = builder.stage(member_of(item, kind))
     read_into(context.place_of(file), file, view)
     data = _rewritten(context, item, view)
-    placeholders = context.earlier_placeholders(file)
+    placeholders, kept = context.earlier_placeholders(file), context.kept_prefixes(file)
     if data is None:
-        patterns = (*search_patterns(context.prefix, bytes(view[:256])), *map(path_bytes, placeholders))
-        if not any(map(builder.mentions, patterns)):
+        patterns = search_patterns(context.prefix, bytes(view[:256]), prebuilt=item.prebuilt)
+        if not kept and not any(map(builder.mentions, (*patterns, *map(path_bytes, placeholders)))):
             builder.keep()
             return
         data = bytes(view)
-    canonical = canonicalize(data, context.prefix, (*placeholders, *_package_placeholders(item)))
+    canonical = canonicalize(data, context.prefix, (*placeholders, *_package_placeholders(item)), kept)
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
-        canonical = None
+        canonical = CanonicalFile(data, None, "", unrelocated=True)
     stored = data if canonical is None else canonical.data
-    if (canonical is None and contains_path(data, context.prefix)) or context.has_included_paths(stored):
+    if (canonical is not None and canonical.unrelocated) or context.has_included_paths(stored):
         collection.unrelocated.append(file.path)
-    elif canonical is not None and item.made_at_link:
+    if canonical is not None and item.made_at_link:
         collection.facts[file.path] = facts_of(data, canonical.data)
     collection.make_room(len(stored))
     builder.add(member_of(item, kind, len(stored)), stored, canonical)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import quote
 
 from snapper.environment.tree import File
-from snapper.format.canonicalize import contains_path, replace_directory
+from snapper.format.canonicalize import replace_directory
 from snapper.format.model import StoredLayer
+from snapper.format.paths import contains_path
 from snapper.packing.files import FilePlace
 from snapper.repository.checked_layers import has_content
 from snapper.repository.locks import Intent
@@ -34,7 +35,7 @@ class PackContext:
 
     `directory` is where the environment is, and `prefix` the one in its files. `known` maps diff_ids to layers that
     the store has had, according to the snapshots in it; `checked` are the keys of layers that need not be read again.
-    `placeholders` are those that files had in an earlier snapshot, by path.
+    `placeholders` are those that files had in an earlier snapshot, by path, and `kept` the prefixes they contained.
     """
 
     directory: str
@@ -45,6 +46,7 @@ class PackContext:
     known: Mapping[str, StoredLayer]
     checked: frozenset[bytes]
     placeholders: Mapping[str, str]
+    kept: Mapping[str, str] = field(default_factory=dict)
     included: tuple[IncludedSource, ...] = ()
 
     def find_stored(self, diff_id: str, size: int) -> StoredLayer | None:
@@ -58,6 +60,11 @@ class PackContext:
         """Return the placeholder that the file had in an earlier snapshot, if any, to be tried before others."""
         placeholder = self.placeholders.get(file.path)
         return (placeholder,) if placeholder else ()
+
+    def kept_prefixes(self, file: File) -> tuple[str, ...]:
+        """Return the prefix that the file kept in an earlier snapshot, because it could not be replaced, if any."""
+        kept = self.kept.get(file.path)
+        return (kept,) if kept else ()
 
     def place_of(self, file: File) -> FilePlace:
         """Return where to read the file from."""

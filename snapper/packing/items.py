@@ -16,7 +16,7 @@ class PackItem(NamedTuple):
 
     `entry` is its package's, if it has one. `linked` is the path, packed before, that it is a hard link to.
     `made_at_link` says that it was created when its package was installed, and `source_mtime` is the time of the
-    relocated source that it was compiled from, in seconds.
+    relocated source that it was compiled from, in seconds. What is `prebuilt` was compiled on another machine.
     """
 
     file: File
@@ -24,6 +24,7 @@ class PackItem(NamedTuple):
     linked: str = ""
     made_at_link: bool = False
     source_mtime: int | None = None
+    prebuilt: bool = False
 
 
 class RelocatedFacts(NamedTuple):

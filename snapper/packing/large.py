@@ -12,18 +12,24 @@ from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
 from snapper.format.canonicalize import (
+    TEXT_PLACEHOLDERS,
     CanonicalFile,
     candidate_originals,
-    default_placeholders,
-    is_object_code,
+    canonicalize_program,
+    is_package_placeholder,
+    keep_unchanged,
     replace_directory,
+    search_patterns,
 )
+from snapper.format.encodings import WIDE_ENCODINGS
 from snapper.format.member import padding
 from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, path_bytes
+from snapper.format.object_code import is_program
 from snapper.format.relocate import replace_placeholder
+from snapper.format.text import is_text
 from snapper.packing.collect import layer_builder, member_of, store_layer
 from snapper.packing.context import PackContext
-from snapper.packing.files import open_checked, read_range, read_range_into
+from snapper.packing.files import open_checked, read_file, read_range, read_range_into
 from snapper.packing.items import CollectedGroup, PackItem, RelocatedFacts
 from snapper.process.worker import Deferred
 
@@ -33,16 +39,34 @@ _LOOK_AHEAD = 64 * 1024
 #: How many bytes of a file are read at a time when it is surveyed.
 _READ_SIZE = 1024 * 1024
 
+#: The largest program that is read as a whole to find out what its loader reads.
+_LARGEST_PROGRAM = 1 << 30
+
 #: How many bytes around a prefix decide whether it is a path of its own.
 _CONTEXT = 4
 
 
 class RelocationMethod(NamedTuple):
-    """How a file is relocated: `everywhere`, as conda does it, or only where the prefix is a path of its own."""
+    """How a file is relocated: `everywhere`, as conda does it, or only where the prefix is a path of its own.
+
+    `wide` includes strings in UTF-16 and UTF-32, as newer versions of conda do.
+    """
 
     mode: Mode
     placeholder: str
     everywhere: bool = False
+    wide: bool = False
+
+
+class Edit(NamedTuple):
+    """Bytes that replace as many bytes of a file from `start` on."""
+
+    start: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
 
 
 class PieceStart(NamedTuple):
@@ -57,7 +81,8 @@ class PieceStart(NamedTuple):
 class LargeFileScan:
     """How to pack a large file. `starts` has one more element than there are pieces: the end of the file.
 
-    `proved` says whether the file is its package's, `method` how it is relocated, if it is.
+    `proved` says whether the file is its package's, `method` how it is relocated, if it is, and `kept` which prefix it
+    contains apart from that. What the loader of a program reads is replaced by `edits`.
     """
 
     item: PackItem
@@ -66,6 +91,8 @@ class LargeFileScan:
     starts: tuple[PieceStart, ...]
     unrelocated: bool
     facts: RelocatedFacts | None = None
+    kept: str = ""
+    edits: tuple[Edit, ...] = ()
 
     @property
     def size(self) -> int:
@@ -90,20 +117,60 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
     """Read the file, possibly several times: prove that it is its package's, or find a way to relocate it."""
     entry = item.entry
     if entry and entry.sha256 and entry.placeholder:
-        method = RelocationMethod(entry.mode, entry.placeholder, everywhere=True)
-        original = _relocate(context, item, method)
-        if original.stored.sha256 == entry.sha256:
-            facts = RelocatedFacts(original.disk, original.stored)
-            return LargeFileScan(item, True, method, original.starts, False, facts)
+        for wide in (False, True) if entry.mode == "binary" else (False,):
+            method = RelocationMethod(entry.mode, entry.placeholder, everywhere=True, wide=wide)
+            original = _relocate(context, item, method)
+            if original.stored.sha256 == entry.sha256:
+                facts = RelocatedFacts(original.disk, original.stored)
+                return LargeFileScan(item, True, method, original.starts, False, facts)
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
-    if proved or not survey.has_prefix:
+    if proved or not survey.may_have_prefix:
         return LargeFileScan(item, proved, None, survey.starts, False)
     for method in _relocation_methods(context, item, survey):
         relocated = _relocate(context, item, method)
         if relocated.reversible:
             return LargeFileScan(item, False, method, relocated.starts, False)
-    return LargeFileScan(item, False, None, survey.starts, True)
+    if survey.is_program and item.file.size <= _LARGEST_PROGRAM:
+        return _scan_program(context, item, survey)
+    kept = keep_unchanged(b"", context.prefix).kept
+    return LargeFileScan(item, False, None, survey.starts, True, kept=kept)
+
+
+def _scan_program(context: PackContext, item: PackItem, survey: _Survey) -> LargeFileScan:
+    """Read the whole program: its pieces do not tell what its loader reads."""
+    file = item.file
+    data = read_file(context.place_of(file), file)
+    placeholders = context.earlier_placeholders(file)
+    # What is as long as the prefix is not replaced when pieces are restored.
+    kept = tuple(path for path in context.kept_prefixes(file) if len(path) != len(context.prefix))
+    canonical = canonicalize_program(data, context.prefix, placeholders, kept)
+    if canonical is None:
+        return LargeFileScan(item, False, None, survey.starts, False)
+    edits = tuple(_edits(data, canonical.data))
+    method = RelocationMethod(canonical.mode, canonical.placeholder) if canonical.mode else None
+    starts = tuple(PieceStart(cut, cut, 0) for cut in (*_cuts_between(edits, len(data)), len(data)))
+    return LargeFileScan(item, False, method, starts, canonical.unrelocated, None, canonical.kept, edits)
+
+
+def _edits(before: bytes, after: bytes) -> Iterator[Edit]:
+    """Yield the differences of two files of one size, each up to the end of a NUL-terminated string."""
+    at = 0
+    for start in range(0, len(before), _READ_SIZE):
+        end, at = start + _READ_SIZE, max(start, at)
+        while before[at:end] != after[at:end]:
+            first = next(i for i in range(at, end) if before[i] != after[i])
+            at = max(before.find(0, first), after.find(0, first)) + 1
+            yield Edit(first, after[first:at])
+
+
+def _cuts_between(edits: tuple[Edit, ...], size: int) -> Iterator[int]:
+    """Yield where the pieces of a file begin, none of them within an edit."""
+    cut = 0
+    while cut < size:
+        yield cut
+        end = cut + LAYER_SIZE
+        cut = next((edit.start for edit in edits if cut < edit.start < end < edit.end), end)
 
 
 def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup]:
@@ -115,17 +182,22 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
     tail = padding(scan.size) if piece.number == len(scan.starts) - 2 else b""
     place = context.place_of(item.file)
 
-    if scan.method is None:
+    if scan.method is None or scan.edits:
         view = builder.make_piece(member, end.position - start.position, tail)
         with open_checked(place, item.file) as descriptor:
             read_range_into(descriptor, start.position, view, place)
+        for edit in scan.edits:
+            if start.position <= edit.start < end.position:
+                at = edit.start - start.position
+                view[at : at + len(edit.data)] = edit.data
     else:
         with open_checked(place, item.file) as descriptor:
             data = read_range(descriptor, start.position, end.position - start.position, place)
         data = _canonical(data, scan.method, context.prefix)
         builder.add_piece(member, data, tail)
-        builder.note(item.file.path, CanonicalFile(b"", scan.method.mode, scan.method.placeholder))
         del data
+    mode, placeholder = (scan.method.mode, scan.method.placeholder) if scan.method else (None, "")
+    builder.note(item.file.path, CanonicalFile(b"", mode, placeholder, scan.kept))
     begins = Continuation(item.file.path, start.offset, scan.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.find_stored, begins)
     layer, added_size = sealed.layer, store_layer(context, sealed)
@@ -138,9 +210,9 @@ class _Survey:
 
     starts: tuple[PieceStart, ...]
     sha256: str
-    has_prefix: bool
+    may_have_prefix: bool
     has_nul: bool
-    is_object_code: bool
+    is_program: bool
 
 
 @dataclass(frozen=True)
@@ -155,21 +227,24 @@ class _Relocated:
 
 def _survey(context: PackContext, item: PackItem) -> _Survey:
     """Read the file once, in blocks that are small compared to a layer."""
-    prefix, place, size = path_bytes(context.prefix), context.place_of(item.file), item.file.size
+    place, size = context.place_of(item.file), item.file.size
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
-    has_prefix = has_nul = object_code = False
+    needles: tuple[bytes, ...] = ()
+    may_have_prefix, has_nul, program = bool(context.kept_prefixes(item.file)), False, False
     with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
             read_range_into(descriptor, position, view, place)
             digest.update(view)
+            if position == 0:
+                needles = search_patterns(context.prefix, bytes(view[:256]), prebuilt=item.prebuilt)
+                program = is_program(bytes(view[:256]))
             block = carried + bytes(view)
-            has_prefix = has_prefix or prefix in block
+            may_have_prefix = may_have_prefix or any(needle in block for needle in needles)
             has_nul = has_nul or b"\0" in block
-            object_code = object_code or (position == 0 and is_object_code(block[:4]))
-            carried = block[len(block) - len(prefix) + 1 :]
+            carried = block[len(block) - max(map(len, needles)) + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
-    return _Survey(starts, digest.hexdigest(), has_prefix, has_nul, object_code)
+    return _Survey(starts, digest.hexdigest(), may_have_prefix, has_nul, program)
 
 
 def _relocate(context: PackContext, item: PackItem, method: RelocationMethod) -> _Relocated:
@@ -188,65 +263,97 @@ def _relocate(context: PackContext, item: PackItem, method: RelocationMethod) ->
         reversible = (
             reversible
             and len(canonical) <= LAYER_SIZE + LAYER_SIZE // 2
-            and replace_placeholder(canonical, method.mode, method.placeholder, context.prefix) == data
+            and _is_exact(data, canonical, method, context.prefix)
         )
     end = starts[-1]
     disk_facts = FileFacts(disk.hexdigest(), end.position)
     return _Relocated(tuple(starts), disk_facts, FileFacts(stored.hexdigest(), end.offset), reversible)
 
 
+def _is_exact(data: bytes, canonical: bytes, method: RelocationMethod, prefix: str) -> bool:
+    """Return whether relocating a canonical piece gives the one on disk, and replaces all that it has to."""
+    old = path_bytes(prefix)
+    if method.mode == "text" and not method.everywhere and not is_text(data, old):
+        return False
+    if method.mode == "binary" and old in canonical:
+        return False
+    return replace_placeholder(canonical, method.mode, method.placeholder, prefix) == data
+
+
 def _canonical(data: bytes, method: RelocationMethod, prefix: str) -> bytes:
     if method.mode == "text" and not method.everywhere:
         return replace_directory(data, prefix, method.placeholder)
-    return candidate_originals(data, method.mode, method.placeholder, prefix)[0]
+    *_, everything = originals = list(candidate_originals(data, method.mode, method.placeholder, prefix))
+    return everything if method.wide else originals[0]
 
 
 def _relocation_methods(context: PackContext, item: PackItem, survey: _Survey) -> list[RelocationMethod]:
-    """Return the methods to try, in order; none for data that is neither text nor object code."""
-    if survey.has_nul and not survey.is_object_code:
-        return []
-    mode: Mode = "binary" if survey.has_nul else "text"
+    """Return the methods to try, in order; none for data that is neither text nor a package's program."""
     earlier = context.earlier_placeholders(item.file)
+    if not survey.has_nul:
+        return [RelocationMethod("text", placeholder) for placeholder in (*earlier, *TEXT_PLACEHOLDERS)]
+    if not survey.is_program:
+        return []
+    entry = item.entry
+    recorded = (entry.placeholder,) if entry and entry.mode == "binary" and entry.placeholder else ()
     return [
-        RelocationMethod(mode, placeholder)
-        for placeholder in (*earlier, *default_placeholders(mode, len(path_bytes(context.prefix))))
+        RelocationMethod("binary", placeholder, wide=True)
+        for placeholder in filter(is_package_placeholder, (*earlier, *recorded))
     ]
 
 
 def _pieces(context: PackContext, item: PackItem, method: RelocationMethod) -> Iterator[bytes]:
     """Yield the file's data in pieces."""
-    prefix, place = path_bytes(context.prefix), context.place_of(item.file)
+    place = context.place_of(item.file)
     with open_checked(place, item.file) as descriptor:
         position, size = 0, item.file.size
         while position < size:
             length = min(LAYER_SIZE, size - position)
             data = read_range(descriptor, position, min(length + _LOOK_AHEAD, size - position), place)
             if position + length < size:
-                length = _safe_cut(data, length, prefix, method.mode)
+                length = _safe_cut(data, length, method, context.prefix)
             data = data[:length]
             yield data
             position += length
 
 
-def _safe_cut(data: bytes, length: int, prefix: bytes, mode: Mode) -> int:
+def _safe_cut(data: bytes, length: int, method: RelocationMethod, prefix: str) -> int:
     """Return the last position up to `length` at which a cut splits nothing that relocation replaces.
 
     Return `length` if there is none.
     """
-    if mode == "text":
-        cut, reach = length, len(prefix) + _CONTEXT - 1
-        while (start := data.find(prefix, max(0, cut - reach), cut + reach)) >= 0:
-            cut = start - _CONTEXT
-            if cut <= 0:
-                return length
-        return cut
-    last = data.rfind(prefix, 0, length + len(prefix) - 1)
+    if method.mode == "text":
+        return _cut_in_text(data, length, path_bytes(prefix))
+    paths = [(path_bytes(prefix), 1)]
+    for encoding in WIDE_ENCODINGS:
+        width = len("/".encode(encoding))
+        paths += [(path.encode(encoding, "surrogatepass"), width) for path in (prefix, method.placeholder)]
+    cut, previous = length, 0
+    while cut != previous:
+        previous = cut
+        for path, width in paths:
+            cut = _cut_in_strings(data, cut, path, width)
+    return cut
+
+
+def _cut_in_text(data: bytes, length: int, path: bytes) -> int:
+    cut, reach = length, len(path) + _CONTEXT - 1
+    while (start := data.find(path, max(0, cut - reach), cut + reach)) >= 0:
+        cut = start - _CONTEXT
+        if cut <= 0:
+            return length
+    return cut
+
+
+def _cut_in_strings(data: bytes, length: int, path: bytes, width: int) -> int:
+    """Return where to cut NUL-terminated strings, whose characters have `width` bytes, if they contain the path."""
+    last = data.rfind(path, 0, length + len(path) - 1)
     if last < 0:
         return length
-    end = data.find(0, last)
+    end = data.find(b"\0" * width, last + len(path))
     while 0 <= end < len(data) and data[end] == 0:
         end += 1
     if 0 <= end < length:
         return length
-    first = data.find(prefix, data.rfind(b"\0", 0, last) + 1)
+    first = data.find(path, data.rfind(b"\0" * width, 0, last) + 1)
     return first if first > 0 else length

@@ -185,7 +185,8 @@ def _pip_files(distributions: Iterable[pip.Distribution], unowned: dict[str, Fil
     items: dict[str, list[PackItem]] = defaultdict(list)
     for distribution in distributions:
         paths = [path for path in distribution.files if path in unowned]
-        items[distribution.owner] += [PackItem(unowned.pop(path)) for path in paths]
+        prebuilt = distribution.prebuilt
+        items[distribution.owner] += [PackItem(unowned.pop(path), prebuilt=prebuilt) for path in paths]
     return [_owner_files("pip", owner, owned) for owner, owned in items.items()]
 
 

@@ -74,6 +74,13 @@ class PackSource:
             )
         )
 
+    @property
+    def kept_prefixes(self) -> Mapping[str, str]:
+        """The prefixes that files of an earlier snapshot contained and that could not be replaced, by path."""
+        if self.foreign_prefix:
+            return self.foreign_prefix.kept
+        return self.previous.kept_prefixes() if self.previous else {}
+
     def links_outside(self, prefix: str) -> tuple[str, ...]:
         """Return the symlinks whose absolute targets are not below `prefix`."""
         links = [file for file in self.tree.files if file.type == "symlink" and file.target.startswith("/")]

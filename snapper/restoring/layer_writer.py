@@ -21,14 +21,17 @@ from snapper.environment.conda import FileFacts
 from snapper.environment.index import EntryFields, directory_entry, encode_block
 from snapper.errors import TooManyFiles
 from snapper.format import bytecode
+from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import MOST_KEPT, InvalidSegment, Member, kept_size
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
 from snapper.format.relocate import (
-    PlaceholderTooShort,
+    is_complete,
+    is_unsafe_placeholder,
     relocate_file,
     relocate_link,
+    replace_kept,
     replace_placeholder,
 )
 from snapper.format.times import LINK_TIME, RESTORED_LINK_TIME, restored_time
@@ -140,7 +143,7 @@ class _Writer:
     def __init__(self, name: str, job: ExtractJob, layer: OpenLayer, directories: DirectoryTree) -> None:
         self._name = name
         self._job = job
-        self._relocations = layer.relocations
+        self._relocations, self._links = layer.relocations, layer.links
         self._directories = directories
         self._growth = 0
         self._most_made = directories.made + job.layer.members * _DIRECTORIES_PER_MEMBER + _FEW_DIRECTORIES
@@ -178,7 +181,7 @@ class _Writer:
             self._result.split = SplitFile(member, piece.end, replaced)
 
     def _note_link(self, member: Member) -> None:
-        relocation = self._relocations.get(member.path)
+        relocation = self._links.get(member.path)
         target = relocate_link(member.target, relocation, self._job.prefix)
         self._keep(member.path, target)
         self._directories[member.path.rpartition("/")[0]]
@@ -196,11 +199,11 @@ class _Writer:
             replaced = self._write_piece(Piece.first(member, data))
             self._result.split = SplitFile(member, len(data), replaced)
             return
-        relocation = self._relocations.get(path)
+        relocation, kept = self._relocations.get(path), self._links.get(path)
         if path.endswith(".pyc") and self._job.layer.kind != "package":  # those of packages have checksums
             module = bytecode.with_source_mtime(data, LINK_TIME, RESTORED_LINK_TIME)
             data = data if module is None else memoryview(module)
-        content = data if relocation is None else self._relocated_content(path, data, relocation)
+        content = data if not (relocation or kept) else self._relocated_content(path, data, relocation, kept)
         directory, _, name = path.rpartition("/")
         mode = file_mode(member.mode)
         descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[directory])
@@ -210,15 +213,20 @@ class _Writer:
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        inode = 0 if relocation and path in self._result.unrelocated else status.st_ino
+        inode = 0 if (relocation or kept) and path in self._result.unrelocated else status.st_ino
         self._index.append((path, status.st_size, mode, status.st_mtime_ns, status.st_ctime_ns, inode))
 
-    def _relocated_content(self, path: str, data: memoryview, relocation: Relocation) -> memoryview | bytes:
+    def _relocated_content(
+        self, path: str, data: memoryview, relocation: Relocation | None, kept: Relocation | None
+    ) -> memoryview | bytes:
         """Return what to write of a file that has relocations, and note what `finalize` has to know of it."""
-        if relocation.mode in RECORD_MODES:
+        if relocation and relocation.mode in RECORD_MODES:
             self._result.records.append((path, relocation.mode))
             return data
-        content = self._relocate(path, data, relocation, relocate_file)
+        content = self._relocate(path, data, relocation, relocate_file) if relocation else bytes(data)
+        if kept and kept.placeholder != self._job.prefix:
+            content = replace_kept(content, kept.placeholder, self._job.prefix)
+            self._check_complete(path, content, kept.placeholder)
         self._result.facts[path] = FileFacts(hashlib.sha256(content).hexdigest(), len(content))
         return content
 
@@ -232,6 +240,9 @@ class _Writer:
         offset = piece.offset_on_disk(relocation, self._job.prefix)
         replaced = None
         content = piece.data
+        kept = self._links.get(path)
+        if kept and kept.placeholder != self._job.prefix and piece.start.offset == 0:
+            self._result.unrelocated.append(path)  # this piece does not tell how the others can be changed
         if relocation and relocation.mode not in RECORD_MODES:
             content = memoryview(self._relocate(path, piece.data, relocation, replace_placeholder))
             replaced = piece.start.replaced
@@ -258,14 +269,19 @@ class _Writer:
         relocate: Callable[[bytes, Mode, str, str], bytes],
     ) -> bytes:
         """Return the relocated bytes; the unchanged ones, noted as unrelocated, if the prefix is too long."""
-        if relocation.mode == "link":  # the prefix is in the target of a symlink (`_note_link`), not in data
-            return bytes(data)
         try:
             relocated = relocate(bytes(data), relocation.mode, relocation.placeholder, self._job.prefix)
         except PlaceholderTooShort:
             self._result.unrelocated.append(path)
             return bytes(data)
+        if is_unsafe_placeholder(relocation.placeholder):
+            self._check_complete(path, relocated, relocation.placeholder)
         self._growth += len(relocated) - len(data)
         if self._growth > self._most_growth:
             raise InvalidSegment("relocating its files makes it more than twice as large")
         return relocated
+
+    def _check_complete(self, path: str, content: bytes, replaced: str) -> None:
+        """Note the file as unrelocated if it can still depend on what should have been replaced."""
+        if path not in self._result.unrelocated and not is_complete(content, replaced):
+            self._result.unrelocated.append(path)

@@ -106,7 +106,8 @@ class Reader:
             for relocation in layer["relocations"]:
                 for path in relocation["paths"]:
                     kind, mode, data = found[path]
-                    found[path] = kind, mode, _relocated(data, relocation, prefix)
+                    if relocation["mode"] != "link" or kind == "symlink":
+                        found[path] = kind, mode, _relocated(data, relocation, prefix)
         return found
 
     def _check_environment(self, key: str, name: str) -> str:

@@ -107,9 +107,7 @@ def print_deviations(
 
 def print_unrelocated(paths: Sequence[str]) -> None:
     """Warn about files that could not be relocated."""
-    print_paths(
-        "these files still contain another prefix, because this one is too long for them", paths, warn
-    )
+    print_paths("these files still contain another prefix, in a form that cannot be changed", paths, warn)
 
 
 def print_clamped(paths: Sequence[str], what: str) -> None:

@@ -19,14 +19,16 @@ def report(result: PackResult, as_json: bool) -> ExitCode:
         output.print_json(_fields(result))
     else:
         _print(result)
-    return ExitCode.PARTIAL if result.clamped else ExitCode.DONE
+    return ExitCode.PARTIAL if result.unrelocated or result.clamped else ExitCode.DONE
 
 
 def _print(result: PackResult) -> None:
     for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
     output.print_paths(
-        "these files contain the path of the environment and cannot be relocated", result.unrelocated
+        "these files contain the path of the environment in a form that cannot be changed; elsewhere, they still "
+        "refer to it",
+        result.unrelocated,
     )
     output.print_paths(
         "these symlinks point outside the environment and are packed as they are", result.outside

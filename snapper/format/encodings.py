@@ -1,0 +1,39 @@
+"""The encodings with more than one byte per character in which files contain paths."""
+
+from __future__ import annotations
+
+WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+def encode_wide(path: str) -> tuple[bytes, ...]:
+    """Return the path in each encoding with more than one byte per character."""
+    return tuple(path.encode(encoding, "surrogatepass") for encoding in WIDE_ENCODINGS)
+
+
+def wide_needles(path: str) -> tuple[bytes, ...]:
+    """Return byte strings: data that contains the path in a wide encoding contains one of them, whatever byte order."""
+    if not path.isascii():
+        return encode_wide(path)
+    characters = [character.encode() for character in path]
+    return b"\0".join(characters), b"\0\0\0".join(characters)
+
+
+def wide_encodings_of(data: bytes, path: str) -> tuple[str, ...]:
+    """Return the wide encodings in which the data contains the path, at any offset."""
+    if not any(needle in data for needle in wide_needles(path)):
+        return ()
+    return tuple(encoding for encoding in WIDE_ENCODINGS if path.encode(encoding, "surrogatepass") in data)
+
+
+def find_wide_encoding(data: bytes, path: str) -> str | None:
+    """Return the wide encoding in which a text contains the path, if any."""
+    return next((encoding for encoding in WIDE_ENCODINGS if _contains_wide(data, path, encoding)), None)
+
+
+def _contains_wide(data: bytes, path: str, encoding: str) -> bool:
+    """Return whether the path occurs in this encoding, at an offset where a character can begin."""
+    needle, width = path.encode(encoding, "surrogatepass"), len("/".encode(encoding))
+    offset = data.find(needle)
+    while offset >= 0 and offset % width:
+        offset = data.find(needle, offset + 1)
+    return offset >= 0

@@ -1,0 +1,165 @@
+"""Binaries that no package's record explains: what of them is understood, and whether they contain a path at all.
+
+Compilers put the lengths of strings into code and tables, store strings without a terminator or one inside of another,
+and copy short ones with instructions that contain their characters, eight at a time. Nothing in a program tells where.
+So only what the dynamic loader reads is ever changed (`elf`); a path of the same length can be replaced anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+from snapper.format import elf, java, x86
+from snapper.format.encodings import wide_encodings_of, wide_needles
+from snapper.format.model import path_bytes
+from snapper.format.paths import contains_path, replace_path
+
+_MACH_O = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_SHORT_BINUNICODE = b"\x8c"
+
+#: How files begin that contain no checksums of their own bytes; the last two are archives of object files, and arrays
+#: of NumPy.
+_WITHOUT_CHECKSUMS = (elf.MAGIC, *_MACH_O, java.MAGIC, *_PICKLES, b"!<arch>\n", b"\x93NUMPY")
+
+#: How many characters of a string one instruction can contain, and how few are too few to recognize a path by.
+_PIECE = 8
+_SHORT_PIECE, _TELLING_PIECE = 4, 6
+_LARGEST_REST = _SHORT_PIECE - 1
+
+
+def is_program(data: bytes) -> bool:
+    """Return whether the bytes begin like a program or a library; `java.MAGIC` is also that of several in one."""
+    return data.startswith((elf.MAGIC, *_MACH_O, java.MAGIC))
+
+
+def replace_loader_paths(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Return a program with `new` for `old` in what its dynamic loader reads, where it fits."""
+    if old not in data or not data.startswith(elf.MAGIC):
+        return data
+    result = bytearray(data)
+    for string in elf.parse(data).strings:
+        text = data[string.start : string.end]
+        replaced = replace_path(text, old, new)
+        if len(replaced) <= string.capacity:
+            size = max(len(text), len(replaced))
+            result[string.start : string.start + size] = replaced.ljust(size, b"\0")
+    return bytes(result)
+
+
+def replace_equally_long(data: bytes, old: str, new: str) -> bytes:
+    """Return the file with `new` for `old`, which has as many bytes.
+
+    It is unchanged if that could invalidate it, or if it is not certain everywhere that `old` is a path of its own.
+    """
+    before, after = path_bytes(old), path_bytes(new)
+    if len(before) != len(after) or not data.startswith(_WITHOUT_CHECKSUMS):
+        return data
+    if data.startswith(elf.MAGIC) and _is_in_pieces(data, before):
+        return data
+    if data.startswith(java.MAGIC):
+        result = bytearray(java.replace_in_constants(data, before, after))
+    else:
+        result = bytearray(replace_path(data, before, after))
+    for start in _starts_of_counted_strings(data, before):
+        result[start : start + len(after)] = after
+    for encoding in wide_encodings_of(data, old):
+        wide, needle = new.encode(encoding, "surrogatepass"), old.encode(encoding, "surrogatepass")
+        if len(wide) == len(needle):
+            result = result.replace(needle, wide)
+    is_complete = before not in result and not wide_encodings_of(bytes(result), old)
+    return bytes(result) if is_complete else data
+
+
+def _is_in_pieces(data: bytes, path: bytes) -> bool:
+    """Return whether pieces of the path may be in instructions, or in constants that instructions copy."""
+    if _contains_pieces(data, path):
+        return True
+    layout = elf.parse(data)
+    found = [match.start() for match in re.finditer(re.escape(path), data)]
+    if any(code.start <= start < code.end for code in layout.code for start in found):
+        return True
+    near = [(start - x86.LARGEST_VECTOR, start + len(path) + 1) for start in found]
+    return any(a < operand < b for operand in x86.vector_operands(data, layout) for a, b in near)
+
+
+def _starts_of_counted_strings(pickle: bytes, path: bytes) -> Iterator[int]:
+    """Yield where the path, or a path below it, is a string of a pickle, whose length precedes it."""
+    start = pickle.find(path) if pickle.startswith(_PICKLES) else -1
+    while start >= 0:
+        if pickle[max(0, start - 2) : start - 1] == _SHORT_BINUNICODE:
+            length = pickle[start - 1]
+        else:
+            length = int.from_bytes(pickle[max(0, start - 4) : start], "little")
+        if length == len(path) or (length > len(path) and pickle[start + len(path)] == ord("/")):
+            yield start
+        start = pickle.find(path, start + len(path))
+
+
+def mentions(data: bytes, prefix: str) -> bool:
+    """Return whether the file may contain the prefix, anywhere and in any form."""
+    return _contains(data, path_bytes(prefix)) or _contains_wide_or_pieces(data, prefix)
+
+
+def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
+    """Return whether the file may contain the prefix, other than as part of the prefix `known`."""
+    if known in prefix and _contains(data, path_bytes(prefix)):
+        return True
+    rest = data.replace(path_bytes(known), b"\0")
+    for encoding in wide_encodings_of(rest, known):
+        rest = rest.replace(known.encode(encoding, "surrogatepass"), b"\0")
+    if data.startswith(elf.MAGIC) and _contains_pieces(rest, path_bytes(known)):
+        return _contains(rest, path_bytes(prefix)) or bool(wide_encodings_of(rest, prefix))
+    return mentions(rest, prefix)
+
+
+def _contains_wide_or_pieces(data: bytes, prefix: str) -> bool:
+    return bool(wide_encodings_of(data, prefix)) or (
+        data.startswith(elf.MAGIC) and _contains_pieces(data, path_bytes(prefix))
+    )
+
+
+def without_debug_information(data: bytes) -> bytes:
+    """Return the file with zeros for everything that is never loaded, and therefore cannot change what it does."""
+    if not data.startswith(elf.MAGIC):
+        return data
+    result = bytearray(data)
+    for span in elf.parse(data).unloaded:
+        result[span.start : span.end] = bytes(span.end - span.start)
+    return bytes(result)
+
+
+def search_needles(prefix: str) -> tuple[bytes, ...]:
+    """Return byte strings: a program in which `mentions` finds the prefix contains at least one of them."""
+    needle = path_bytes(prefix)
+    end = len(needle)
+    # At most one of two adjacent halves is cut where the code that copies a string goes on to its next piece.
+    halves = (needle[end - 9 : end - 4], needle[end - 5 :]) if end > _PIECE else ()
+    return needle, *wide_needles(prefix), *halves
+
+
+def _contains(data: bytes, needle: bytes) -> bool:
+    """Return whether the data contains the path, even if it does not look like one because of what is around it.
+
+    Only a prefix such as `/env` must look like one: it is part of many paths, such as `/usr/bin/env`.
+    """
+    if needle.count(b"/") == 1:
+        return contains_path(data, needle.decode("utf-8", "surrogateescape"))
+    return needle in data
+
+
+def _contains_pieces(data: bytes, needle: bytes) -> bool:
+    """Return whether the data contains all the pieces of the path that instructions can contain.
+
+    Pieces in a string that begins like the path, and then continues in another way, do not count.
+    """
+    others = re.escape(needle[:-_LARGEST_REST]) + rb"[!-~]{%d}" % _LARGEST_REST
+    data = re.sub(others, b"\0", data) if len(needle) > 2 * _PIECE else data.replace(needle, b"\0")
+    for first in range(_PIECE):
+        cuts = [0, *range(first or _PIECE, len(needle), _PIECE), len(needle)]
+        pieces = [needle[a:b] for a, b in pairwise(cuts) if b - a >= _SHORT_PIECE]
+        if max(map(len, pieces), default=0) >= _TELLING_PIECE and all(piece in data for piece in pieces):
+            return True
+    return False

@@ -1,0 +1,34 @@
+"""Find and replace a path in text: only where it is a path by itself, or the beginning of one."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from snapper.format.model import path_bytes
+
+#: What must precede a path: not part of another path or a URL, but possibly a flag such as -I. %b is the path.
+_BEFORE = rb"(?:(?<![\w.~+\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\x80-\xff-]-[A-Za-z]%b))"
+#: What must follow a path: not more of the same name.
+_AFTER = rb"(?![\w~+\x80-\xff-]|\.\w)"
+
+
+def replace_path(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Return the text with `new` for `old` wherever that is a path, or the beginning of one."""
+    return _path_pattern(old).sub(new.replace(b"\\", rb"\\"), data)
+
+
+def contains_path(data: bytes, prefix: str) -> bool:
+    """Return whether the prefix occurs as a path, or as the beginning of one."""
+    needle = path_bytes(prefix)
+    return needle in data and _path_pattern(needle).search(data) is not None
+
+
+@lru_cache(maxsize=8)
+def _path_pattern(path: bytes) -> re.Pattern[bytes]:
+    """Return a pattern for the path or the beginning of one, but not the end of a longer path or URL.
+
+    It looks back from the end of the path, because patterns that begin with a literal are found fastest.
+    """
+    literal = re.escape(path)
+    return re.compile(literal + _BEFORE % ((literal,) * 4) + _AFTER)

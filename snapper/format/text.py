@@ -1,0 +1,71 @@
+"""Tell text from data without NUL bytes that states the lengths of its strings: msgpack, protobuf, serialized PHP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+#: Control characters other than those that terminals and editors know.
+_CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
+
+#: How many bytes can state the length of a string in msgpack.
+_LENGTH_BYTES = 4
+
+#: A length in decimal digits, as in `s:12:"..."` and `12:...`, and how far before a path it is looked for.
+_DECIMAL_LENGTH = re.compile(rb'(?<!\d)(?P<length>\d{1,9}):(?P<quote>"?)')
+_REACH = 256
+_FOLLOWS_UNQUOTED = b",0123456789dile"
+
+_PATH = re.compile(rb"[\w./+~@=-]*\Z")
+
+
+def is_text(data: bytes, path: bytes) -> bool:
+    """Return whether the data is text in which the path can be replaced: nothing states how long it is."""
+    if _CONTROL.search(data):
+        return False
+    is_utf8 = _is_utf8(data.replace(path, b""))
+    ends_as_text = data.endswith(b"\n")
+    return not any(
+        _has_decimal_length(data, start, path)
+        or (not is_utf8 and not data[max(0, start - _LENGTH_BYTES) : start].isascii())
+        or (not ends_as_text and _has_length_byte(data, start, path))
+        for start in _occurrences(data, path)
+    )
+
+
+def _occurrences(data: bytes, path: bytes) -> Iterator[int]:
+    start = data.find(path)
+    while start >= 0:
+        yield start
+        start = data.find(path, start + len(path))
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _has_decimal_length(data: bytes, start: int, path: bytes) -> bool:
+    """Return whether a number before the path is the length of a string that contains it."""
+    for match in _DECIMAL_LENGTH.finditer(data, max(0, start - _REACH), start):
+        end = match.end() + int(match["length"])
+        following = data[end : end + 1]
+        closes = following == b'"' if match["quote"] else following in _FOLLOWS_UNQUOTED or end == len(data)
+        if start + len(path) <= end <= len(data) and closes:
+            return True
+    return False
+
+
+def _has_length_byte(data: bytes, start: int, path: bytes) -> bool:
+    """Return whether the byte before the path is the length of a string that begins with it."""
+    length = data[start - 1] if start else 0
+    end = start + length
+    return (
+        len(path) <= length
+        and end <= len(data)
+        and _PATH.match(data, start, end) is not None
+        and (end == len(data) or not 0x20 <= data[end] < 0x7F)
+    )
