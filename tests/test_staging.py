@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from snapper.environment.scan import scan
 from snapper.errors import (
     FileOperationFailed,
     InsufficientSpace,
@@ -761,6 +762,25 @@ def test_others_create_no_environments_during_a_swap(
     assert stat.S_IMODE((target / "envs").stat().st_mode) == 0o1777
     assert attempt("finally") == [None, None]
     os.close(opened)
+
+
+def test_what_others_have_in_the_directory_for_environments_survives_as_it_is(
+    target: Path, swap_method: str
+) -> None:
+    """It is moved as a whole: to list or remove it would have no end if its owner adds to it meanwhile."""
+    need_two_users()
+    make_base(target)
+    hidden = target / "envs" / ".theirs"
+    hidden.mkdir()
+    (hidden / "precious").touch()
+    os.chown(hidden, NOBODY, NOBODY)
+    before = hidden.stat().st_ino
+    (target / "conda-meta").mkdir()
+    assert not [file.path for file in scan(target).files if "theirs" in file.path]
+    swap_in(target, "new")
+    assert hidden.stat().st_ino == before
+    assert names(hidden) == ["precious"]
+    assert not (target / "envs" / ".mine").exists()
 
 
 def test_others_may_create_environments_after_an_interrupted_swap(target: Path, swap_method: str) -> None:

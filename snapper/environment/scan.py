@@ -14,6 +14,7 @@ from snapper.errors import NotAnEnvironment
 from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.fs.directories import closing_descriptor, open_if_directory, opened_directory
 from snapper.fs.errors import os_errors
+from snapper.fs.ownership import is_own, owner_name
 
 #: Paths up to this length, in characters, cannot be too deep for a snapshot, so their depth is not checked.
 _NEVER_TOO_DEEP = 500
@@ -79,7 +80,18 @@ def _exclude_nested(path: str, directory: int) -> str | None:
         return ""
     if _type_of(f"{path}/{conda.META}", directory) == stat.S_IFDIR:
         return "it is another environment"
-    return _exclude_invalid(path)
+    return _exclude_invalid(path) or _exclude_of_others(path, directory)
+
+
+def _exclude_of_others(path: str, directory: int) -> str | None:
+    """Exclude what neither this user nor the environment's owner has put into `envs`, where others may create names."""
+    try:
+        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
+    except (OSError, ValueError):
+        return None
+    if is_own(status) or status.st_uid == os.fstat(directory).st_uid:
+        return None
+    return f"it belongs to the user {owner_name(status)}"
 
 
 def _type_of(path: str, directory: int, *, follow: bool = True) -> int | None:
