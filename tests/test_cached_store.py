@@ -6,13 +6,14 @@ import hashlib
 import logging
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from snapper.errors import NotInStore, StoreUnreachable
+from snapper.errors import NotAStore, NotInStore, StoreUnreachable
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store import open_store
@@ -325,5 +326,51 @@ def test_caches_of_earlier_versions_are_marked_and_used(
     limited = CachedStore(origin, CacheDirectory(str(tmp_path / "cache"), NAME), 1_112)
     limited.put(*layer(1))
     limited.put(*layer(2))
+    assert (other / LAYER).exists() and not (other / TAG).exists()
+    CacheDirectory(str(tmp_path / "cache"), other.name).make()
+    limited.put(*layer(3))
+    limited.put(*layer(4))
     assert not (other / LAYER).exists()
-    assert (other / TAG).exists()
+
+
+@pytest.mark.parametrize("lacks", [Layout.LOCKS, Layout.REFS, "nothing"])
+def test_stores_next_to_caches_are_not_taken_for_caches(
+    lacks: str, origin: UnpluggableStore, tmp_path: Path
+) -> None:
+    """A directory store may have a name like a cache: with a commit or an account at its end."""
+    root = tmp_path / "cache"
+    for name in ("envs-3f2a9c81d04b", NAME):
+        store = open_store(str(root / name), create=True)
+        key, data = layer(0)
+        store.put(key, data)
+        store.replace(REF, b"one", None)
+        store.put(Layout.new_trial(), b"lock")
+        if lacks != "nothing":
+            shutil.rmtree(root / name / lacks)
+    before = files_in(root)
+    CachedStore(origin, CacheDirectory(str(root), NAME), 10).make_directory()
+    limited = CachedStore(origin, CacheDirectory(str(root), "bucket-0123456789ab"), 2_000)
+    limited.make_directory()
+    for number in range(1, 5):
+        limited.put(*layer(number))
+    assert before <= files_in(root)
+    assert not list(root.glob(f"*-3f2a9c81d04b/{TAG}")) and not (root / NAME / TAG).exists()
+    assert open_store(str(root / NAME)).read(key) == data
+
+
+@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("is_filled", [False, True])
+def test_no_store_is_opened_in_a_cache(
+    is_filled: bool, create: bool, origin: UnpluggableStore, tmp_path: Path
+) -> None:
+    """Its objects can be evicted at any time."""
+    cache = CacheDirectory(str(tmp_path / "cache"), NAME)
+    cached = CachedStore(origin, cache, 10**9)
+    cached.make_directory()
+    if is_filled:
+        origin.put(Layout.MARKER, b'{"format":1}')
+        cached.read(Layout.MARKER)
+    before = files_in(tmp_path)
+    with pytest.raises(NotAStore, match="it is the cache of another store"):
+        open_store(cache.path, create=create)
+    assert files_in(tmp_path) == before

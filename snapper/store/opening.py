@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -15,9 +16,10 @@ from snapper.format.model import FORMAT, StoreMarker
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 from snapper.store.base import Store
-from snapper.store.cache_directory import CacheDirectory
+from snapper.store.cache_directory import TAG, CacheDirectory, is_cache
 from snapper.store.cached import CachedStore
 from snapper.store.local import LocalStore
+from snapper.store.object_files import opened_files
 
 if TYPE_CHECKING:
     from snapper.store.s3 import S3Location
@@ -69,6 +71,7 @@ def open_store(
     StoreRefused, StoreUnreachable, and UsageError if the store is inside the directory `apart_from`.
     """
     store = locate_store(url, apart_from=apart_from, cache=cache)
+    _check_no_cache(store)
     try:
         marker = store.read(Layout.MARKER, _LARGEST_MARKER)
     except NotInStore:
@@ -122,6 +125,16 @@ def _local(url: str, apart_from: Path | None) -> LocalStore:
             f"the store {url} is inside the environment {apart_from}", "Choose another location with --store."
         )
     return LocalStore(root).pinned()
+
+
+def _check_no_cache(store: Store) -> None:
+    """Raise NotAStore if the directory of the store is a cache, from which objects are deleted at any time."""
+    if not isinstance(store, LocalStore):
+        return
+    with suppress(OSError), opened_files(store.root) as files:
+        if is_cache(files.top):
+            advice = f"Choose another directory with --store. If it is none, remove {TAG} from it."
+            raise NotAStore(store.url, "it is the cache of another store", advice)
 
 
 def _directory(url: str) -> Path:
