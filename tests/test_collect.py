@@ -214,13 +214,12 @@ def test_paths_that_no_snapshot_may_contain_are_left_out_and_reported(tmp_path: 
     tree = scan(tmp_path)
     assert {file.path for file in tree.files if file.type == "file"} == {
         "conda-meta/history",
-        "envs/data/file",
         "lib/.snapper.py",
         "lib/snapper/file",
     }
     assert [path for path, _ in tree.skipped] == [
         "envs/.Team.Snapper",
-        "envs/data/conda-meta",
+        "envs/data",
         "envs/team",
         "lib/.snapper",
         "pkgs",
