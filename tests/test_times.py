@@ -18,7 +18,7 @@ from scripts.maker import make
 from snapper.format.times import LINK_TIME, RESTORED_LINK_TIME
 from tests.conftest import Machine
 from tests.support.environments import forget_state, make_data
-from tests.support.pip import python_of, run
+from tests.support.pip import pip, python_of, run, wheels
 
 DAY = 24 * 3600
 SECOND = 10**9
@@ -27,9 +27,8 @@ import numba
 @numba.njit(cache=True)
 def double(x):
     return 2 * x
-if __name__ == "__main__":
-    double(1)
-    print(*double.stats.cache_hits.values())
+double(1)
+print(sum(double.stats.cache_hits.values()))
 """
 
 #: Times in nanoseconds, and what a snapshot has instead.
@@ -120,6 +119,42 @@ def test_nanoseconds_and_limits_survive_any_number_of_moves(
         assert (again["unchanged"], again["added_layers"], again["clamped"]) == (True, 0, [])
         forget_state(restored)
         assert other.run_json("pack", "data")["snapshot"] == packed.json["snapshot"]
+
+
+def test_times_that_numba_depends_on_are_exact(tmp_path: Path, machine: Machine) -> None:
+    """Other files of packages have whole seconds, so that installations by different programs share layers."""
+    prefix = tmp_path / "env"
+    make("compiled", prefix, copy=True)
+    (library,) = prefix.glob("lib/python3*")
+    for name in ("this.py", "abc.py"):
+        os.utime(library / name, ns=(0, 1_700_000_000_123_456_789))
+    machine.run_json("pack", "-p", prefix, "--name", "work")
+    machine.run_json("restore", "work", "--envs-dir", machine.envs)
+    restored = machine.envs / "work" / library.relative_to(prefix)
+    assert mtime_of(restored / "this.py") == mtime_of(restored / "abc.py") == 1_700_000_000_000_000_000
+
+    (library / "__pycache__" / "this.rot13-2.py311.nbi").write_text("x")
+    packed = machine.run_json("pack", "-p", prefix, "--name", "work")
+    assert machine.run_json("pack", "-p", prefix, "--name", "work", "--full")["unchanged"]
+    machine.run_json("restore", "work", "--envs-dir", machine.envs, "--replace")
+    assert mtime_of(restored / "this.py") == 1_700_000_000_123_456_789
+    assert mtime_of(restored / "abc.py") == 1_700_000_000_000_000_000
+    assert machine.run_json("pack", "work", "--full")["snapshot"] == packed["snapshot"]
+
+
+def test_numba_uses_its_caches(machine: Machine, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--long"):
+        pytest.skip("numba is large: use --long")
+    prefix = tmp_path / "env"
+    make("compiled", prefix, copy=True)
+    pip(prefix, "install", "--no-index", *wheels("numba", "llvmlite", "numpy"))
+    (site,) = prefix.glob("lib/python3*/site-packages")
+    (site / "mine.py").write_text(CACHED)
+    count = [python_of(prefix), "-c"], ["import mine"]
+    assert run(*count, tmp_path).split() == ["0"]
+    assert run(*count, tmp_path).split() == ["1"]
+    restored = moved(prefix, machine)
+    assert run([python_of(restored), "-c"], ["import mine"], tmp_path).split() == ["1"]
 
 
 def test_files_at_the_time_of_linked_ones_are_restored_alike(data: Path, machine: Machine) -> None:

@@ -106,14 +106,14 @@ def store_layer(context: PackContext, sealed: SealedLayer) -> Callable[[], int]:
 def member_of(item: PackItem, kind: Kind, size: int | None = None, *, at_link: bool = False) -> Member:
     """Return the tar member for a file or hard link, with canonical mode and time.
 
-    `at_link` says that it got its time when it was installed. Times of other files from packages are whole seconds:
-    some installers round them, some do not.
+    `at_link` says that it got its time when it was installed. Times of other files from packages are whole seconds
+    unless a cache depends on them: some installers round them, some do not.
     """
     file = item.file
     seconds, nanoseconds = divmod(stored_time(file.mtime_ns), NANOSECONDS)
     if at_link or item.made_at_link:
         seconds, nanoseconds = LINK_TIME, 0
-    elif kind == "package":
+    elif kind == "package" and not item.exact_time:
         nanoseconds = 0
     mode = file_mode(file.mode)
     if item.linked:

@@ -16,7 +16,8 @@ class PackItem(NamedTuple):
 
     `entry` is its package's, if it has one. `linked` is the path, packed before, that it is a hard link to.
     `made_at_link` says that it was created when its package was installed, and `source_mtime` is the time of the
-    relocated source that it was compiled from, in seconds. What is `prebuilt` was compiled on another machine.
+    relocated source that it was compiled from, in seconds. What is `prebuilt` was compiled on another machine. A cache
+    depends on the `exact_time`.
     """
 
     file: File
@@ -25,6 +26,7 @@ class PackItem(NamedTuple):
     made_at_link: bool = False
     source_mtime: int | None = None
     prebuilt: bool = False
+    exact_time: bool = False
 
 
 class RelocatedFacts(NamedTuple):

@@ -90,6 +90,7 @@ def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
         for entry in record.entries
         if entry.placeholder
     }
+    cached = cached_sources(files)
     from_package: dict[str, list[PackItem]] = defaultdict(list)
     from_link: dict[str, list[PackItem]] = defaultdict(list)
     record_items: dict[str, list[PackItem]] = defaultdict(list)
@@ -99,7 +100,7 @@ def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
         claim = _claim_files(record, files, unowned)
         for file, entry in claim.owned:
             if _is_provable(file, entry) and bytecode.source_of(file.path) not in relocated:
-                from_package[dist].append(PackItem(file, entry))
+                from_package[dist].append(PackItem(file, entry, exact_time=file.path in cached))
             else:
                 source_mtime = _source_mtime(file, relocated)
                 from_link[dist].append(PackItem(file, entry, made_at_link=True, source_mtime=source_mtime))
@@ -156,6 +157,15 @@ def members(tree: Tree) -> list[File]:
         or directory_mode(file.path, file.mode) != USUAL_DIRECTORY_MODE
         or file.path not in non_empty
     ]
+
+
+def cached_sources(paths: Iterable[str]) -> frozenset[str]:
+    """Return the modules of which numba has cached functions: it compares their times to the nanosecond.
+
+    It names its caches `__pycache__/MODULE.FUNCTION-LINE.VERSION.nbi`.
+    """
+    caches = (path.rpartition("__pycache__/") for path in paths if path.endswith(".nbi"))
+    return frozenset(f"{directory}{name.partition('.')[0]}.py" for directory, _, name in caches)
 
 
 class _Claim(NamedTuple):

@@ -5,6 +5,7 @@ layer contains depends on more than the bytes of its files, so all of this is ch
 
 - which files they are: those planned for an owner, or a group, must be exactly those of its layers;
 - the package's record, which is one of these files;
+- whether a cache depends on the exact time of a package's file;
 - the sources of compiled modules: a source that belongs to another owner must be vouched for, and all of conda's
   records must be unchanged;
 - symlinked directories: groups with files that were found through one are always read.
@@ -24,7 +25,7 @@ from snapper.format import bytecode
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Kind, Layer, Snapshot
 from snapper.packing.items import PackItem
-from snapper.packing.plan import members
+from snapper.packing.plan import cached_sources, members
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class PreviousPack:
             path = item.file.path
             if (
                 path not in self._vouched
+                or path in self._differently_cached
                 or not self._is_direct(item)
                 or not self._has_known_source(path, own_paths)
             ):
@@ -116,6 +118,11 @@ class PreviousPack:
         before = {path for path in self.index.rows if conda.is_record_path(path)}
         now = {path for path in self._paths if conda.is_record_path(path)}
         return before == now and before <= self._vouched
+
+    @cached_property
+    def _differently_cached(self) -> frozenset[str]:
+        """The sources of which either there were caches before, or there are now."""
+        return cached_sources(self.index.rows) ^ cached_sources(self._paths)
 
     @cached_property
     def _paths(self) -> frozenset[str]:
