@@ -29,9 +29,10 @@ def main() -> None:
     for number in TERMINATION_SIGNALS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _Interrupt())
-    _set_home()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    if hasattr(os, "geteuid"):  # not on Windows, which _run reports
+        _set_home()
     try:
         code = _run()
     except KeyboardInterrupt:
@@ -49,11 +50,28 @@ def main() -> None:
 
 
 def _set_home() -> None:
-    """Use the home of the user's account if HOME is empty or relative, and `/` if there is none, like login(1)."""
-    if not os.environ.get("HOME", "/").startswith("/"):
+    """Use the home of the user's account if HOME cannot be used, and `/` if there is none, like login(1).
+
+    HOME cannot be used if it is empty or relative. Root does not use that of another user (sudo -E): what is in it,
+    such as AWS's settings, says which programs are run.
+    """
+    home = os.environ.get("HOME", "/")
+    if not home.startswith("/"):
         del os.environ["HOME"]
+    elif os.geteuid() == 0 and _is_anothers(home):
+        del os.environ["HOME"]
+        instead = os.path.expanduser("~")
+        if instead != home:
+            sys.stderr.write(f"snapper: warning: {home!r} (HOME) is of another user; root uses {instead}\n")
     if not os.path.expanduser("~").startswith("/"):
         os.environ["HOME"] = "/"
+
+
+def _is_anothers(directory: str) -> bool:
+    try:
+        return os.stat(directory).st_uid != 0
+    except OSError:
+        return False
 
 
 def _run() -> int:

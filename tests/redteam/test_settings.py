@@ -124,6 +124,22 @@ def test_programs_in_a_directory_of_another_user(world: World) -> None:
     withstood(not list(world.top.rglob("PWNED")), "ran a program of the attacker")
 
 
+def test_aws_settings_of_a_user_for_root(world: World) -> None:
+    """Root works with the home of the attacker (sudo -E), where AWS's settings name a program."""
+    ran = world.attacker.home / "ran"
+    settings = f"[default]\nregion = us-east-1\ncredential_process = /usr/bin/touch {ran}\n"
+    (world.attacker.home / ".aws/config").write_text(settings)
+    world.attacker.owns(world.attacker.home)
+    where = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    outcome = world.root.snapper("list", "--store", "s3://bucket/x", HOME=str(world.attacker.home), **where)
+    withstood(not ran.exists(), "ran a program of the attacker as root")
+    withstood("is of another user; root uses" in outcome.err, "did not say which home is used")
+
+
 # --- editable installs ------------------------------------------------------------------------------------
 
 _SITE = "lib/python3.11/site-packages"
