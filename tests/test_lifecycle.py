@@ -114,6 +114,8 @@ def test_any_options_give_a_valid_script(tmp_path: Path) -> None:
         ("--wheelhouse", "/a\rb", "'/a\\rb' contains a line break or another unprintable character"),
         ("--only", "\x1b[2J", "'\\x1b[2J' contains a line break or another unprintable character"),
         ("--requirement", "\udcff", "'\\udcff' contains a line break or another unprintable character"),
+        ("--store", "s3://b/p?endpoint_url=http://a:b@h", "the setting store contains credentials"),
+        ("--store", "s3://b/p?aws_secret_access_key=k", "the setting store contains credentials"),
         ("--user", "-u root", "invalid user name: -u root"),
         ("--user", "root:x", "invalid user name: root:x"),
         ("--budget", "291", "the time limit of 291 s is too long for a SageMaker notebook instance"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from snapper.errors import UsageError
+from snapper.errors.redaction import redact
 from snapper.process.shell import Code, comment, fill, quote
 from snapper.settings.resolution import variable_name
 from snapper.version import __version__
@@ -122,7 +123,8 @@ def render_script(options: LifecycleOptions) -> str:
 def _check(options: LifecycleOptions, platform: ScriptPlatform) -> None:
     """Raise UsageError if the time limit is too long, or if a text is not what it should be.
 
-    A line break would end a comment in the script.
+    A line break would end a comment in the script. Credentials would be in the script, and in arguments of commands,
+    which all users can see.
     """
     if options.budget > platform.max_budget:
         raise UsageError(
@@ -134,6 +136,12 @@ def _check(options: LifecycleOptions, platform: ScriptPlatform) -> None:
     for text in texts:
         if not text.isprintable():
             raise UsageError(f"{text!r} contains a line break or another unprintable character")
+    for key, value in options.settings.items():
+        if redact(value) != value:
+            raise UsageError(
+                f"the setting {key} contains credentials",
+                "Others could see them in the script and its processes. Use a role, or the user's ~/.aws/credentials.",
+            )
     if options.user.startswith("-") or ":" in options.user:
         raise UsageError(f"invalid user name: {options.user}")
 
