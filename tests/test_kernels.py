@@ -286,7 +286,9 @@ def test_registered_kernels_keep_their_names(home: Path, monkeypatch: pytest.Mon
 def test_display_names_cannot_hide_the_environment(home: Path) -> None:
     """Languages and display names may be long, and contain spaces and characters that cannot be seen."""
     hiding = [
-        Kernel("a", "x" * 10_000, "Python 3 (ipykernel)\u202e\n" + " " * 300 + "x"),
+        Kernel(
+            "a", "x" * 10_000, "Python 3 (ipykernel)\u202e\n\u3164\u115f\u1160\uffa0\u2800" + " " * 300 + "x"
+        ),
         Kernel("b", "B", "\x1b[2J"),
     ]
     (first, second) = register_names(home / "envs/work", "work", hiding)

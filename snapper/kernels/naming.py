@@ -27,6 +27,9 @@ from snapper.settings.resolution import load_settings
 #: The kernel that Jupyter itself comes with.
 _NATIVE = "python3"
 
+#: Letters and a symbol that look like nothing: fillers of Korean, and Braille without dots.
+_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+
 _LONGEST_STEM = 200
 _LONGEST_TEXT = 40
 
@@ -197,7 +200,9 @@ def _fill(template: str, environment: str, language: str, kernel: str) -> str:
 
 def _clean(text: str) -> str:
     """Return the beginning of the text, in one line and without characters that cannot be seen."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
+    printable = "".join(
+        character if character.isprintable() and character not in _BLANK else " " for character in text
+    )
     return " ".join(printable.split())[:_LONGEST_TEXT].rstrip()
 
 
