@@ -306,6 +306,28 @@ def test_all_spellings_of_a_source_are_replaced_everywhere(machine: Machine, tmp
     assert (new / "notes.txt").read_text() == f"cd {new}\ncd {source}-other\n"
 
 
+def test_programs_of_sources_find_their_libraries(machine: Machine, tmp_path: Path) -> None:
+    """The linker has written the path of the source into the program, and the compiler what only debuggers read."""
+    source = write_source(tmp_path / "the directory of the project" / "mine")
+    (source / "lib").mkdir()
+    (source / "help.c").write_text("int help(void) { return 42; }\n")
+    (source / "main.c").write_text("int help(void); int main(void) { return help(); }\n")
+    compile_ = ["cc", "-g", "-o"]
+    run(compile_, ["lib/libhelp.so", "-shared", "-fPIC", "help.c"], source)
+    linked = ["-L", "lib", "-lhelp", f"-Wl,-rpath,{source}/lib"]
+    run(compile_, ["mine/main", "main.c", *linked], source)
+    prefix = make_data(machine.envs / "data")
+    write_direct_url(prefix / SITE, "mine", str(source))
+    packed = machine.run_json("pack", "data", "--editable=include")
+    shutil.rmtree(source)
+    machine.run_json("restore", "data", "--prefix", tmp_path / "restored")
+    restored = tmp_path / "restored/share/snapper/editable/mine"
+    assert subprocess.run([restored / "mine/main"], check=False).returncode == 42
+    assert packed["unrelocated"] == []
+    for file in restored.rglob("*"):
+        assert file.is_dir() or bytes(source) not in file.read_bytes(), file
+
+
 def test_sources_inside_of_others_are_told_apart(machine: Machine, tmp_path: Path) -> None:
     """A workspace and one of its members are both installed."""
     workspace = write_source(tmp_path / "workspace", "outer")

@@ -23,7 +23,8 @@ from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
 from snapper.packing.build import BuildResult, LayerBuild
-from snapper.packing.context import IncludedSource, PackContext
+from snapper.packing.context import PackContext
+from snapper.packing.included import IncludedSources
 from snapper.packing.plan import make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.packing.source import EditablePolicy, PackSource, read_source
@@ -219,10 +220,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         checked=read_checked_layers(),
         placeholders=source.placeholders,
         kept=source.kept_prefixes,
-        included=tuple(
-            IncludedSource(install.source, install.included_path, install.spellings)
-            for install in source.editables
-        ),
+        included=IncludedSources(source.prefix_in_files, source.editables),
     )
 
 

@@ -49,6 +49,18 @@ def replace_loader_paths(data: bytes, old: bytes, new: bytes) -> bytes:
     return bytes(result)
 
 
+def replace_in_debug_information(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Return a program with `new`, which has as many bytes, for the path `old` in what is never loaded."""
+    if not data.startswith(elf.MAGIC):
+        return data
+    result = bytearray(data)
+    pattern = re.compile(re.escape(old) + rb"(?=[/\0])")
+    for span in elf.parse(data).unloaded:
+        for match in pattern.finditer(data, span.start, span.end):
+            result[match.start() : match.end()] = new
+    return bytes(result)
+
+
 def replace_equally_long(data: bytes, old: str, new: str) -> bytes:
     """Return the file with `new` for `old`, which has as many bytes.
 

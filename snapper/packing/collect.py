@@ -196,7 +196,7 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
         canonical = CanonicalFile(data, None, "", unrelocated=True)
     stored = data if canonical is None else canonical.data
-    if (canonical is not None and canonical.unrelocated) or context.has_included_paths(stored):
+    if (canonical is not None and canonical.unrelocated) or context.included.are_mentioned_in(stored):
         collection.unrelocated.append(file.path)
     if canonical is not None and item.made_at_link:
         collection.facts[file.path] = facts_of(data, canonical.data)
@@ -208,7 +208,7 @@ def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes 
     """Return the data if it changes when it is packed: a compiled module's, or with paths of included sources."""
     if item.file.path.endswith(".pyc"):
         return _with_stored_source_mtime(item, view)
-    return context.with_included_paths(bytes(view)) if context.included else None
+    return context.included.with_new_paths(bytes(view), item.file.path) if context.included.sources else None
 
 
 def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from urllib.parse import quote
 
 from snapper.environment.tree import File
-from snapper.format.canonicalize import replace_directory
 from snapper.format.model import StoredLayer
-from snapper.format.paths import contains_path
 from snapper.packing.files import FilePlace
+from snapper.packing.included import IncludedSources
 from snapper.repository.checked_layers import has_content
 from snapper.repository.locks import Intent
 from snapper.store import Store
-
-
-@dataclass(frozen=True)
-class IncludedSource:
-    """A directory outside of the environment that is packed as `path`.
-
-    `spellings` are the paths by which files refer to it.
-    """
-
-    directory: str
-    path: str
-    spellings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +32,7 @@ class PackContext:
     checked: frozenset[bytes]
     placeholders: Mapping[str, str]
     kept: Mapping[str, str] = field(default_factory=dict)
-    included: tuple[IncludedSource, ...] = ()
+    included: IncludedSources = field(default_factory=IncludedSources)
 
     def find_stored(self, diff_id: str, size: int) -> StoredLayer | None:
         """Return the stored layer with this content of `size` bytes, if one is known and still in the store."""
@@ -68,27 +53,4 @@ class PackContext:
 
     def place_of(self, file: File) -> FilePlace:
         """Return where to read the file from."""
-        for source in self.included:
-            if file.path.startswith(source.path + "/"):
-                return FilePlace(source.directory, file.path[len(source.path) + 1 :])
-        return FilePlace(self.directory, file.path)
-
-    @cached_property
-    def included_paths(self) -> tuple[tuple[str, str], ...]:
-        """The paths by which files refer to included sources, also in URLs, and what replaces them."""
-        paths = {}
-        for source in self.included:
-            for spelling in source.spellings:
-                for text in (spelling, quote(spelling, errors="surrogateescape")):
-                    paths[text] = f"{self.prefix}/{source.path}"
-        return tuple(sorted(paths.items(), key=lambda pair: (-len(pair[0]), pair[0])))
-
-    def with_included_paths(self, data: bytes) -> bytes:
-        """Return a text with the paths that included sources will have; other files unchanged."""
-        for old, new in self.included_paths:
-            data = replace_directory(data, old, new)
-        return data
-
-    def has_included_paths(self, data: bytes) -> bool:
-        """Return whether the data refers to an included source by the path that this has now."""
-        return any(contains_path(data, old) for old, _ in self.included_paths)
+        return self.included.place_of(file.path) or FilePlace(self.directory, file.path)

@@ -1,0 +1,64 @@
+"""Sources of editable installs that are packed as if they were in the environment, and the paths that refer to them."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import quote
+
+from snapper.environment.editable import Editable
+from snapper.format.canonicalize import replace_directory
+from snapper.format.model import path_bytes
+from snapper.format.object_code import is_program, replace_in_debug_information, replace_loader_paths
+from snapper.format.paths import contains_path
+from snapper.packing.files import FilePlace
+
+
+@dataclass(frozen=True)
+class IncludedSources:
+    """The sources that are packed with an environment, whose files contain `prefix`."""
+
+    prefix: str = ""
+    sources: tuple[Editable, ...] = ()
+
+    def place_of(self, path: str) -> FilePlace | None:
+        """Return where the file at this path of the environment is if it is from a source."""
+        for source in self.sources:
+            if path.startswith(source.included_path + "/"):
+                return FilePlace(source.source, path[len(source.included_path) + 1 :])
+        return None
+
+    def with_new_paths(self, data: bytes, path: str) -> bytes:
+        """Return the file at `path` with the paths that the sources will have, where these can be changed.
+
+        They are changed in texts, and in what the dynamic loader reads of programs: there, they are relative to the
+        program. In what only debuggers read of programs, they become relative to the current directory.
+        """
+        for old, source in self._mentioned_in(data):
+            if not is_program(data):
+                data = replace_directory(data, old, f"{self.prefix}/{source.included_path}")
+                continue
+            relative = posixpath.relpath(source.included_path, posixpath.dirname(path))
+            data = replace_loader_paths(data, path_bytes(old), path_bytes(f"$ORIGIN/{relative}"))
+            data = replace_in_debug_information(data, path_bytes(old), b".".ljust(len(path_bytes(old)), b"/"))
+        return data
+
+    def are_mentioned_in(self, data: bytes) -> bool:
+        """Return whether the data contains a path that a source has now."""
+        is_binary = b"\0" in data
+        return any(is_binary or contains_path(data, old) for old, _ in self._mentioned_in(data))
+
+    def _mentioned_in(self, data: bytes) -> list[tuple[str, Editable]]:
+        return [(path, source) for path, source in self._paths if path_bytes(path) in data]
+
+    @cached_property
+    def _paths(self) -> list[tuple[str, Editable]]:
+        """The paths by which files refer to the sources, also in URLs, the longest first."""
+        paths = {
+            text: source
+            for source in self.sources
+            for spelling in source.spellings
+            for text in (spelling, quote(spelling, errors="surrogateescape"))
+        }
+        return sorted(paths.items(), key=lambda pair: (-len(pair[0]), pair[0]))
