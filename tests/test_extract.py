@@ -448,13 +448,13 @@ STEPS: dict[str, tuple[str, Callable[..., object]]] = {
         "snapper.commands.restore.make_plan",
         lambda _store, inspected, _time: inspected.target.prefix,
     ),
-    "announcing": ("snapper.kernels.register_pending", lambda prefix, *_: prefix),
+    "announcing": ("snapper.kernels.Registrar.register_pending", lambda _registrar, prefix, *_: prefix),
     "staging": ("snapper.restoring.engine.staging_directory", lambda prefix: prefix),
     "linking": ("snapper.restoring.unpacker.link_unchanged", lambda prefix, *_: prefix),
     "writing": ("snapper.restoring.layer_writer._Writer.write_members", lambda writer, _: writer._job.prefix),
     "finalizing": ("snapper.restoring.unpacker.finalize_tree", lambda _directory, prefix, *_: prefix),
     "swapping": ("snapper.restoring.engine._check_target_again", lambda _store, plan: plan.target.prefix),
-    "registering": ("snapper.kernels.register", lambda prefix, _name: prefix),
+    "registering": ("snapper.kernels.Registrar.register", lambda _registrar, prefix, _name: prefix),
 }
 
 
@@ -473,8 +473,7 @@ def test_failure_of_one_environment_never_stops_the_others(
     """Whatever happens while it is restored is reported as its error; the log has the tracebacks of bugs."""
     target, prefix_of = STEPS[step]
     bad = sandbox / "home" / "envs" / "2"
-    module, _, name = target.rpartition(".")
-    original = pkgutil.resolve_name(f"{module.replace('._Writer', ':_Writer')}").__dict__[name]
+    original = pkgutil.resolve_name(target)
 
     def failing(*arguments: Any, **options: Any) -> Any:
         if str(prefix_of(*arguments)) == str(bad):

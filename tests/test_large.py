@@ -156,7 +156,7 @@ def test_files_of_about_a_layer_size_are_restored_exactly(data: Path, machine: M
         if file.name.startswith(("of-", "a-hard")):
             copy = machine.envs / "big" / file.name
             assert (copy.stat().st_size, digest(copy)) == (file.stat().st_size, digest(file))
-            assert copy.stat().st_mtime == int(file.stat().st_mtime)
+            assert copy.stat().st_mtime_ns == file.stat().st_mtime_ns
 
 
 def peak_memory(command: list[str], variables: dict[str, str]) -> int:

@@ -16,8 +16,9 @@ import pytest
 
 from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import InsufficientSpace, TooManyFiles
+from snapper.errors import InsufficientSpace, TargetOccupied, TooManyFiles
 from snapper.format.model import LAYER_SIZE, Layer, Mode, Relocation
+from snapper.fs.space import FreeSpace
 from snapper.kernels import naming
 from snapper.process.identity import is_process_alive
 from snapper.repository.specs import SnapshotSpec
@@ -253,6 +254,63 @@ def test_snapshots_that_claim_all_space_do_not_stop_the_others(three: Machine) -
     failed = three.snapper("restore", "--all", "--json").json["failed"]
     assert sorted(path.name for path in three.envs.iterdir()) == ["one", "three", "two"]
     assert len(failed) == 5
+
+
+def restore_nested(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, **sizes: int
+) -> list[RestoreResult | RestoreFailure]:
+    """Publish environments whose snapshots state these sizes, `team` inside of `base`; restore them to 300 kB of space.
+
+    `base` really has 200 kB.
+    """
+    for name, value in {**machine.variables, "CONDA_ENVS_PATH": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("snapper.restoring.space.free_space", lambda directory: FreeSpace(300_000, None))
+    publisher.make_store(machine.store)
+    root = machine.home / "miniconda3"
+    for name, size in sizes.items():
+        content = b"".join(
+            (*publisher.ENVIRONMENT, publisher.file(name, bytes(200_000 if name == "base" else 10)))
+        )
+        layer = publisher.put_layer(machine.store, content, diff_size=size or len(content))
+        prefix = {"base": root, "team": root / "envs/team"}.get(name, "")
+        publisher.put_entry(machine.store, name, publisher.put_snapshot(machine.store, [layer]), prefix)
+    requests = [RestoreRequest(SnapshotSpec(name)) for name in sizes]
+    return list(restore(open_store(str(machine.store)), requests))
+
+
+def test_environments_inside_of_another_one_wait_until_there_is_space_for_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that states nearly the size of `base` makes that wait, and `team` with it, which belongs inside."""
+    claim, base, team = restore_nested(machine, monkeypatch, team=0, base=0, claim=190_000)
+    assert (claim.environment, base.environment, team.environment) == ("claim", "base", "team")
+    assert isinstance(claim, RestoreFailure)
+    assert isinstance(base, RestoreResult)
+    assert isinstance(team, RestoreResult)
+    assert team.prefix == str(machine.home / "miniconda3/envs/team")
+
+
+def test_environments_inside_of_another_one_that_fails_do_not_keep_it_from_being_restored_later(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is never enough space for `base`. What is restored inside of its directory is still there afterwards."""
+    base, team = restore_nested(machine, monkeypatch, base=400_000, team=0)
+    assert (base.environment, team.environment) == ("base", "team")
+    assert isinstance(base, RestoreFailure)
+    assert isinstance(base.error, InsufficientSpace)
+    assert isinstance(team, RestoreResult)
+    root = machine.home / "miniconda3"
+    assert team.prefix == str(root / "envs/team")
+    tree = tree_of(root / "envs/team")
+    (root / "own").touch()
+    (refused,) = restore_nested(machine, monkeypatch, base=0)
+    assert isinstance(refused, RestoreFailure)
+    assert isinstance(refused.error, TargetOccupied)
+    (root / "own").unlink()
+    (base,) = restore_nested(machine, monkeypatch, base=0)
+    assert isinstance(base, RestoreResult)
+    assert tree_of(root / "envs/team") == tree
 
 
 def test_snapshot_that_needs_too_much_memory_does_not_stop_the_others(

@@ -160,11 +160,12 @@ class _Restore:
         self._progress.start(f"Restoring {what}", sum(plan.snapshot.size for plan in plans))
         with WorkerPool(self._store, jobs) as workers:
             while plans:
-                fitting, refused = select_fitting(plans)
-                if not fitting:
-                    yield from (self._fail(plan.request, error) for plan, error in refused)
-                    return
-                plans = [plan for plan, _ in refused]
+                fitting, put_off = select_fitting(plans)
+                if not fitting:  # no more space will become free
+                    yield from (self._fail(plan.request, error) for plan, error in put_off if error)
+                    plans = [plan for plan, error in put_off if not error]
+                    continue
+                plans = [plan for plan, _ in put_off]
                 with closing(run_plans(self._store, fitting, workers, self._advance)) as outcomes:
                     yield from map(self._settle, outcomes)
             if not self._failures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment import state
@@ -64,28 +65,38 @@ def make_plan(store: Store, inspected: InspectedRequest, started: float) -> Rest
 
 
 class FittingPlans(NamedTuple):
-    """The plans that there is space for at the same time, and the others, with errors; both in their original order."""
+    """The plans to carry out together, and those put off, with the reason if that is a lack of space.
+
+    Both are in their original order.
+    """
 
     fitting: list[RestorePlan]
-    refused: list[tuple[RestorePlan, Exception]]
+    put_off: list[tuple[RestorePlan, Exception | None]]
 
 
 def select_fitting(plans: Sequence[RestorePlan]) -> FittingPlans:
-    """Select plans to carry out together, the smallest first.
+    """Select plans that there is space for at the same time, the smallest first.
 
     The sizes are what publishers have stated. One that states more than it writes, or that cannot be restored at all,
-    must not keep smaller ones from being restored, nor larger ones once it has ended.
+    must not keep smaller ones from being restored, nor larger ones once it has ended. What is put off takes with it
+    what has to come after it.
     """
     reservations = SpaceReservations()
-    errors: dict[int, Exception] = {}
-    for number in sorted(range(len(plans)), key=lambda number: plans[number].snapshot.size):
+    predecessors = _predecessors(plans)
+    put_off: dict[int, Exception | None] = {}
+    for number in sorted(
+        range(len(plans)), key=lambda number: (len(predecessors[number]), plans[number].snapshot.size)
+    ):
+        if predecessors[number] & put_off.keys():
+            put_off[number] = None
+            continue
         try:
             _reserve_space(reservations, plans[number])
         except Exception as error:
-            errors[number] = error
+            put_off[number] = error
     return FittingPlans(
-        [plan for number, plan in enumerate(plans) if number not in errors],
-        [(plan, errors[number]) for number, plan in enumerate(plans) if number in errors],
+        [plan for number, plan in enumerate(plans) if number not in put_off],
+        [(plan, put_off[number]) for number, plan in enumerate(plans) if number in put_off],
     )
 
 
@@ -108,15 +119,27 @@ def _reserve_space(reservations: SpaceReservations, plan: RestorePlan) -> None:
 
 
 def split_into_waves(plans: Sequence[RestorePlan]) -> Iterator[list[RestorePlan]]:
-    """Yield plans that can be carried out together.
+    """Yield plans that can be carried out together, each after all of its predecessors."""
+    waves = [len(before) for before in _predecessors(plans)]
+    for number in sorted(set(waves)):
+        yield [plan for plan, wave in zip(plans, waves, strict=True) if wave == number]
+
+
+def _predecessors(plans: Sequence[RestorePlan]) -> list[frozenset[int]]:
+    """Return, for each plan, the numbers of those that it has to come after.
 
     An environment inside of another one comes after it, and of those with the same prefix each comes after the one
     that was requested before it.
     """
-    prefixes = [plan.target.prefix for plan in plans]
-    waves = [
-        sum(other in prefix.parents for other in prefixes) + prefixes[:number].count(prefix)
-        for number, prefix in enumerate(prefixes)
+    numbers: dict[Path, list[int]] = {}
+    for number, plan in enumerate(plans):
+        numbers.setdefault(plan.target.prefix, []).append(number)
+    return [
+        frozenset(
+            other
+            for prefix in (plan.target.prefix, *plan.target.prefix.parents)
+            for other in numbers.get(prefix, ())
+            if other < number or prefix != plan.target.prefix
+        )
+        for number, plan in enumerate(plans)
     ]
-    for number in sorted(set(waves)):
-        yield [plan for plan, wave in zip(plans, waves, strict=True) if wave == number]

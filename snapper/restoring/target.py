@@ -18,7 +18,7 @@ from snapper.errors import (
     StoreUnreachable,
     TargetOccupied,
 )
-from snapper.format.model import Ref, Snapshot
+from snapper.format.model import SHARED_DIRECTORIES, Ref, Snapshot
 from snapper.fs.ownership import is_of_this_user, is_own
 from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
@@ -158,11 +158,15 @@ def _status(prefix: Path) -> os.stat_result | None:
 
 
 def _is_replaceable_directory(prefix: Path) -> bool:
-    """Return whether the prefix is an empty directory; raise TargetOccupied if it is not an environment either."""
+    """Return whether nothing in the directory at the prefix would be lost.
+
+    It is empty, or has only what survives the restore, such as environments that were restored before. Raise
+    TargetOccupied if it is not an environment either.
+    """
     if not prefix.is_dir():
         raise TargetOccupied(str(prefix), "it is not a directory", _ELSEWHERE_OR_MOVE)
     try:
-        if not any(prefix.iterdir()) and not prefix.is_symlink():
+        if not prefix.is_symlink() and all(map(_survives, prefix.iterdir())):
             return True
         if not (prefix / "conda-meta").is_dir():
             reason = "it is a directory that is not a conda environment"
@@ -170,6 +174,11 @@ def _is_replaceable_directory(prefix: Path) -> bool:
     except PermissionError:
         raise PermissionDenied(str(prefix), "read") from None
     return False
+
+
+def _survives(path: Path) -> bool:
+    """Return whether what is in a directory is kept when an environment replaces it."""
+    return path.name in SHARED_DIRECTORIES and path.is_dir() and not path.is_symlink()
 
 
 def _check_same_environment(
