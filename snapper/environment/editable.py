@@ -129,8 +129,6 @@ def include(tree: Tree, editables: tuple[Editable, ...], prefix: str) -> Tree:
     Links to the sources lead to where they will be. Environments inside of a source, caches, modules compiled from it,
     and what is hidden, such as `.git` and `.env`, which may contain credentials, are left out.
     """
-    if not editables:
-        return tree
     changed = {link for editable in editables for link in editable.links}
     files = [file for file in tree.files if bytecode.source_of(file.path) not in changed]
     files = [_retarget(file, posixpath.join(prefix, file.path), editables, prefix) for file in files]

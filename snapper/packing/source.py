@@ -98,8 +98,10 @@ def read_source(prefix: Path, policy: EditablePolicy, foreign_prefix: ForeignPre
     read_at = 0 if foreign_prefix else _file_system_time(prefix)
     status = installed.status
     editables = _find_editables(installed, policy)
-    prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
-    tree = editable.include(installed.tree, editables, prefix_in_files)
+    tree = installed.tree
+    if editables:  # the prefix in files is only known once all package records are read
+        prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
+        tree = editable.include(tree, editables, prefix_in_files)
     return PackSource(installed, foreign_prefix, status, read_at, editables, tree)
 
 
