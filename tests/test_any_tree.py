@@ -240,7 +240,7 @@ def create_foreign(top: Path, node: Node, number: int, created: CreatedTree) -> 
     elif node.kind == "environment":
         (top / "envs" / str(number) / "conda-meta").mkdir(parents=True)
         (top / "envs" / f"{number}.txt").write_text("mine")
-        created.skipped |= {f"envs/{number}", f"envs/{number}.txt"}
+        created.skipped.add("envs")
     else:
         (top / "pkgs" / str(number)).mkdir(parents=True)
         (top / "pkgs" / "urls.txt").touch()

@@ -203,7 +203,7 @@ def test_paths_that_no_snapshot_may_contain_are_left_out_and_reported(tmp_path: 
         "envs/team/conda-meta/history",
         "envs/data/file",
         "envs/data/conda-meta",
-        "envs/.Team.Snapper/lock",
+        "Envs/file",
         "lib/.snapper/state.json",
         "lib/.snapper.py",
         "lib/snapper/file",
@@ -218,9 +218,8 @@ def test_paths_that_no_snapshot_may_contain_are_left_out_and_reported(tmp_path: 
         "lib/snapper/file",
     }
     assert [path for path, _ in tree.skipped] == [
-        "envs/.Team.Snapper",
-        "envs/data",
-        "envs/team",
+        "Envs",
+        "envs",
         "lib/.snapper",
         "pkgs",
     ]

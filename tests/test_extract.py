@@ -149,7 +149,7 @@ def test_modes_do_not_depend_on_the_umask(sandbox: Path, mask: int) -> None:
 
 def test_owner_can_enter_every_directory_whatever_its_mode(sandbox: Path) -> None:
     prefix = restore_layers(sandbox, [pack_members(encode_member(META), directory("private", 0))], mode=0)
-    assert stat.S_IMODE(prefix.stat().st_mode) == 0o500
+    assert stat.S_IMODE(prefix.stat().st_mode) == 0o700
     assert stat.S_IMODE((prefix / "private").stat().st_mode) == 0o500
 
 
@@ -233,6 +233,15 @@ def test_hard_link_to_file_of_another_layer(sandbox: Path) -> None:
         )
         assert (prefix / "b").read_bytes() == text
         assert (prefix / "b").samefile(prefix / "a")
+
+
+@pytest.mark.parametrize("name", ["envs", "pkgs", "Envs"])
+def test_files_in_a_shared_directory_are_left_out(sandbox: Path, name: str) -> None:
+    """Version 0.1.0 packed those that it did not take for environments or packages."""
+    parts = [encode_member(META), directory(f"{name}/other"), file(f"{name}/notes", b"mine"), file("z", b"z")]
+    prefix = restore_layers(sandbox, [pack_members(*parts)], jobs=1)
+    assert (prefix / "z").read_bytes() == b"z"
+    assert not (prefix / name).exists()
 
 
 @pytest.mark.parametrize("name", ["envs", "pkgs"])
@@ -545,7 +554,7 @@ def test_unprivileged_user_restores_read_only_files_and_directories(public: Path
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     tree = tree_of(public / "work")
-    assert (public / "work").stat().st_mode & 0o777 == 0o555
+    assert (public / "work").stat().st_mode & 0o777 == 0o755
     assert tree["d"][:2] == ("directory", 0o555)
     assert tree["d/e"][:2] == ("directory", 0o500)
     assert tree["d/e/f"] == ("file", 0o444, b"x")

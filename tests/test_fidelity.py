@@ -337,30 +337,29 @@ def test_nested_environments_and_caches_are_not_packed(tools: Path, machine: Mac
     (tools / "envs/other/conda-meta").mkdir(parents=True)
     (tools / "envs/other/file").touch()
     (tools / "envs/notes.txt").write_text("where conda would put an environment of this name")
-    (tools / "envs/.conda_envs_dir_test").touch()
     (tools / "pkgs/numpy-1").mkdir(parents=True)
     (tools / "pkgs/urls.txt").touch()
     (tools / "bin/old.c~").write_text("an editor's copy of old.c")
     (tools / ".snapper").mkdir()
     (tools / ".snapper/whatever").touch()
     restored = pack_and_move(machine, tools)
-    assert (restored / "envs/.conda_envs_dir_test").exists()
     assert (restored / "bin/old.c~").read_text() == "an editor's copy of old.c"
-    for path in ("envs/other", "envs/notes.txt", "pkgs", ".snapper/whatever"):
+    for path in ("envs", "pkgs", ".snapper/whatever"):
         assert not (restored / path).exists(), path
 
 
-def test_directory_called_pkgs_is_packed_unless_it_is_where_conda_keeps_packages(
+def test_directories_of_these_names_are_packed_where_conda_does_not_use_them(
     tools: Path, machine: Machine
 ) -> None:
-    for path in ("lib/pkgs/mine", "pkgs/mine"):
+    for path in ("lib/pkgs/mine", "lib/envs/mine", "pkgs/mine", "envs/mine"):
         (tools / path).mkdir(parents=True)
         (tools / path / "file").write_text("mine")
     restored = pack_and_move(machine, tools)
-    assert (restored / "lib/pkgs/mine/file").read_text() == "mine"
-    assert not (restored / "pkgs").exists()
+    for name in ("envs", "pkgs"):
+        assert (restored / f"lib/{name}/mine/file").read_text() == "mine"
+        assert not (restored / name).exists()
     result = machine.run_json("pack", "-p", tools, "--name", "moved")
-    assert [item["path"] for item in result["skipped"]] == ["pkgs"]
+    assert [item["path"] for item in result["skipped"]] == ["envs", "pkgs"]
 
 
 def test_files_with_credentials_are_named(tools: Path, machine: Machine) -> None:

@@ -24,12 +24,7 @@ from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import HistoryEntry, Layer, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.repository.checked_layers import (
-    intact_layers,
-    object_key,
-    read_checked_layers,
-    remember_checked_layers,
-)
+from snapper.repository.checked_layers import intact_layers, read_checked_layers
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import read_layer, write_pages
 from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
@@ -204,13 +199,11 @@ class _Copy:
     def _copy_layers(self, name: str, layers: Iterable[Layer]) -> dict[str, int]:
         """Copy the layers that the target does not have; return the sizes of those that were added, by digest."""
         unique = {layer.digest: layer for layer in layers}
-        checked = read_checked_layers()
-        present = intact_layers(self.target, unique.values(), checked)
+        present = intact_layers(self.target, unique.values(), read_checked_layers())
         missing = [layer for digest, layer in unique.items() if digest not in present]
         self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
         added = {layer.digest: layer.size for layer in self._copy_concurrently(missing)}
         self.progress.done()
-        remember_checked_layers((object_key(self.target.url, digest) for digest in unique), checked)
         return added
 
     def _copy_concurrently(self, layers: Sequence[Layer]) -> Iterator[Layer]:

@@ -22,7 +22,7 @@ from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
-from snapper.packing.build import BuildResult, LayerBuild
+from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
 from snapper.packing.included import IncludedSources
 from snapper.packing.plan import make_plan
@@ -34,7 +34,6 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.checked_layers import (
     content_key,
     intact_layers,
-    object_key,
     read_checked_layers,
     remember_checked_layers,
 )
@@ -242,7 +241,8 @@ def _build_snapshot(
             build.run(workers, progress)
         progress.done()
     built = build.result()
-    _remember_layers(context, built)
+    keys = (content_key(layer.digest, layer.diff_id) for layer in built.checked)
+    remember_checked_layers(keys, context.checked)
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),
@@ -259,13 +259,6 @@ def _build_snapshot(
     return _Packed(
         encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added, credentials
     )
-
-
-def _remember_layers(context: PackContext, built: BuildResult) -> None:
-    """Remember the layers that this pack has written, read, or found to be intact."""
-    keys = [content_key(layer.digest, layer.diff_id) for layer in built.checked]
-    keys += [object_key(context.store.url, packed.layer.digest) for packed in built.layers]
-    remember_checked_layers(keys, context.checked)
 
 
 def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: bool) -> int:

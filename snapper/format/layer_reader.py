@@ -5,6 +5,7 @@ The digest of the stored bytes has been verified before, by `repository.objects.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from snapper.format.model import (
     path_bytes,
 )
 from snapper.format.segment import iter_members, segment_start
+
+logger = logging.getLogger(__name__)
 
 #: How names begin that no path may contain, or that are reserved.
 _SPECIAL_BEGINNINGS = ("", ".")
@@ -127,19 +130,21 @@ class LayerReader:
 def read_members(
     segment: memoryview, start: int, name: str, expected: int | None = None
 ) -> Iterator[tuple[Member, memoryview]]:
-    """Yield the members from offset `start` on, with their data.
+    """Yield the members from offset `start` on, with their data, but those below `envs` and `pkgs`.
 
+    These belong to other environments and to the package cache. snapper 0.1.0 packed what it did not recognize as such.
     Raise Corrupted about the layer `name` if anything is not allowed, or if there are not as many as `expected`.
     """
     checked: set[str] = set()
     count = 0
+    left_out = False
     try:
         for member_with_data in iter_members(segment, start):
+            count += 1
             member = member_with_data[0]
             path = member.path
             directory, _, last = path.rpartition("/")
             # Paths in one directory differ only in their last component: it is enough to check one of them in full.
-            # In a shared directory, what is allowed depends on all components.
             if (
                 directory not in checked
                 or last[:1] in _SPECIAL_BEGINNINGS
@@ -147,18 +152,24 @@ def read_members(
                 or "\0" in last
             ):
                 check_path(path)
-                if directory and not is_shared(path):
+                if is_shared(path):
+                    left_out = True
+                    continue
+                if directory:
                     checked.add(directory)
                 if path.casefold() in SHARED_DIRECTORIES and member.type != "directory":
                     raise InvalidSegment(f"{path!r} is not a directory")
             if member.type == "hardlink":
                 check_path(member.target)
+                if is_shared(member.target):
+                    raise InvalidSegment(f"{path!r} is a link to {member.target!r}, which is not part of it")
             elif member.type == "symlink":
                 check_target(member.target)
             yield member_with_data
-            count += 1
     except ValueError as error:
         raise Corrupted(name, str(error)) from None
+    if left_out:
+        logger.warning("%s has files in envs or pkgs; they are left out, as no environment owns them", name)
     if expected is not None and count != expected:
         raise Corrupted(name, f"it has {count} members instead of {expected}")
 

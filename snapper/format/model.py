@@ -35,9 +35,8 @@ SHARED_DIRECTORIES = ("envs", "pkgs")
 #: Names of snapper's own directories: what is in them decides what later commands do.
 _RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
 
-#: What would belong to another environment, to the package cache, or to conda's trash, and survive later restores. In
-#: `envs`, that is all but hidden files, such as the one that conda tests with whether it can write there.
-_SHARED = re.compile(r"pkgs/|envs/\w|(?:envs/[^/]+/conda-meta|\.condatmp)(?:/|\Z)")
+#: conda's trash, which is removed at any time.
+_TRASH = re.compile(r"\.condatmp(?:/|\Z)")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
@@ -110,8 +109,8 @@ def check_path(path: str) -> str:
     folded = path.casefold()
     if _RESERVED.search(folded):
         raise ValueError(f"{path!r} is reserved for snapper")
-    if _SHARED.match(folded):
-        raise ValueError(f"{path!r} would be in another environment or in the package cache")
+    if _TRASH.match(folded):
+        raise ValueError(f"{path!r} would be in conda's trash")
     path_bytes(path)
     return path
 
@@ -198,6 +197,8 @@ class Continuation:
 
     def __post_init__(self) -> None:
         check_path(self.path)
+        if is_shared(self.path):
+            raise ValueError(f"{self.path!r} is not part of an environment")
         _check_counts(self.offset, self.size, self.replaced)
         if self.offset > self.size or self.replaced > self.offset:
             raise ValueError(f"a layer starts outside {self.path!r}")

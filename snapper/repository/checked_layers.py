@@ -1,11 +1,12 @@
 """Check that stored layers are intact and have the content that a snapshot states, and remember which are and have.
 
 A layer can be shared by environments, so a pack refers to layers that others have stored already. They could have put
-other bytes there, of the same size. Which content a layer has is stated by their snapshots. Therefore a layer is only
-shared once this user has written it to the store, or has read it there and compared its content.
+other bytes there, of the same size. Which content a layer has is stated by their snapshots. Therefore a layer that
+another user may have written is only shared once this user has read it and compared its content.
 
-The file `checked-layers` in the state directory has a key of 32 bytes for each layer in a store that is intact, and one
-for each layer that has the content stated for it, the latest last. Without it, layers are read again.
+The file `checked-layers` in the state directory has a key of 32 bytes for each object that has been read, as long as
+nothing replaces it, and one for each layer that has the content stated for it, the latest last. Without it, layers are
+read again.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from snapper.format.model import Layer, StoredLayer
 from snapper.fs.own_directory import own_directory
 from snapper.repository.objects import intact_objects, read_verified
 from snapper.settings.directories import state_directory
-from snapper.store import Store
+from snapper.store import ObjectStatus, Store
 
 _FILE = "checked-layers"
 _KEY_SIZE = 32
 
-#: How many keys are remembered: those of some 200 large environments.
-_MOST = 200_000
+#: How many keys are remembered: those of some 100 large environments.
+_MOST = 100_000
 
 
 def content_key(digest: str, diff_id: str) -> bytes:
@@ -35,9 +36,9 @@ def content_key(digest: str, diff_id: str) -> bytes:
     return hashlib.sha256(f"{digest} {diff_id}".encode()).digest()
 
 
-def object_key(store_url: str, digest: str) -> bytes:
-    """Return the key of a layer that is intact in a store."""
-    return hashlib.sha256(f"{digest} in {store_url}".encode()).digest()
+def _object_key(store: Store, key: str, status: ObjectStatus) -> bytes:
+    """Return the key of an object that is intact."""
+    return hashlib.sha256(f"{status.identity} {key} in {store.url}".encode()).digest()
 
 
 def read_checked_layers() -> frozenset[bytes]:
@@ -58,14 +59,16 @@ def remember_checked_layers(keys: Iterable[bytes], known: Collection[bytes]) -> 
 def intact_layers(store: Store, layers: Iterable[Layer], checked: Collection[bytes]) -> frozenset[str]:
     """Return the digests of those layers that the store has, intact.
 
-    Layers are read unless the store attests their digests, or they are among those `checked`.
+    Layers are read unless the store attests their digests, or they are among those `checked`; these are remembered.
     """
 
-    def is_checked(key: str) -> bool:
-        return object_key(store.url, Layout.digest_of(key)) in checked
+    def is_checked(key: str, status: ObjectStatus) -> bool:
+        return _object_key(store, key, status) in checked
 
-    sizes = {Layout.layer(layer.digest): layer.size for layer in layers}
-    return frozenset(map(Layout.digest_of, intact_objects(store, sizes, is_checked)))
+    found = intact_objects(store, {Layout.layer(layer.digest): layer.size for layer in layers}, is_checked)
+    read = (_object_key(store, key, status) for key, status in found.items() if not status.is_attested)
+    remember_checked_layers(read, checked)
+    return frozenset(map(Layout.digest_of, found))
 
 
 def has_content(
@@ -79,7 +82,7 @@ def has_content(
     status = store.inspect(key)
     if status is None or status.size != stored.size:
         return False
-    is_intact = status.is_attested or object_key(store.url, stored.digest) in checked
+    is_intact = status.is_attested or _object_key(store, key, status) in checked
     if is_intact and content_key(stored.digest, diff_id) in checked:
         return True
     try:

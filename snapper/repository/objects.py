@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from snapper.errors import Corrupted, NotInStore, ObjectTooLarge, SnapperError
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT, Layer, Page, sha256_hex
-from snapper.store import Store
+from snapper.store import ObjectStatus, Store
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -76,23 +76,25 @@ def is_intact(store: Store, key: str, digest: str) -> bool:
 
 
 def intact_objects(
-    store: Store, sizes: Mapping[str, int], is_checked: Callable[[str], bool] = lambda _: False
-) -> frozenset[str]:
-    """Return the keys of those objects that exist with these sizes, in bytes, and the digests in their keys.
+    store: Store,
+    sizes: Mapping[str, int],
+    is_checked: Callable[[str, ObjectStatus], bool] = lambda *_: False,
+) -> dict[str, ObjectStatus]:
+    """Return the status of those objects that exist with these sizes, in bytes, and the digests in their keys.
 
-    Objects are read unless the store attests their digest, or `is_checked` returns true for their keys.
+    Objects are read unless the store attests their digest, or `is_checked` returns true for them.
     """
 
-    def is_intact_object(key: str) -> bool:
+    def inspect(key: str) -> ObjectStatus | None:
         status = store.inspect(key)
         if status is None or status.size != sizes[key]:
-            return False
-        digest = Layout.digest_of(key)
-        is_known = digest is None or status.is_attested or is_checked(key)
-        return is_known or is_intact(store.authoritative(), key, digest)
+            return None
+        if status.is_attested or is_checked(key, status):
+            return status
+        return status if is_intact(store.authoritative(), key, Layout.digest_of(key)) else None
 
-    found = map_concurrently(is_intact_object, sizes)
-    return frozenset(key for key, is_found in zip(sizes, found, strict=True) if is_found)
+    found = zip(sizes, map_concurrently(inspect, sizes), strict=True)
+    return {key: status for key, status in found if status is not None}
 
 
 def read_object(

@@ -32,16 +32,9 @@ from snapper.fs.private import create_private_directory, path_by_descriptor
 from snapper.fs.removal import remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
-from snapper.restoring.nested import (
-    make_writable,
-    names_in_envs,
-    nested_environments,
-    put_back,
-    rescue,
-    set_aside,
-)
+from snapper.restoring.nested import make_writable, put_back, rescue, set_aside
 from snapper.restoring.parent import open_parent
-from snapper.restoring.staging_lock import KEPT, LOCK, OLD, TREE, lock_staging, staging_path
+from snapper.restoring.staging_lock import KEPT, LOCK, OLD, REPLACED, TREE, lock_staging, staging_path
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
@@ -64,9 +57,8 @@ _NOT_IN_IMAGE = (
 class Staging:
     """A directory to build, and where it is swapped to.
 
-    `tree` is the directory to build, and `descriptor` the same directory, open; `entry` is the target. After a swap by
-    exchange, what was at `target` is at `tree` instead; where the system cannot exchange directories, it is at `old`
-    next to it. The `descriptor` is of the new directory all the time.
+    `tree` is the directory to build, and `descriptor` the same directory, open; `entry` is the target. After a swap,
+    what was at `target` is next to where the tree was. The `descriptor` is of the new directory all the time.
     """
 
     target: Path
@@ -92,8 +84,8 @@ class Staging:
             if old is None:
                 self._move_in()
             else:
-                known = self._replace(old)
-                rescue(old, self.descriptor, self.target, known)
+                self._replace(old)
+                rescue(old, self.descriptor, self.target)
             os.fchmod(self.descriptor, mode)
             put_back(self._directory, self.descriptor, self.target)
 
@@ -108,12 +100,17 @@ class Staging:
         with closing_descriptor(os.dup(self.descriptor)) as descriptor:
             yield descriptor
 
+    @property
+    def _replaced(self) -> Path:
+        """Where the replaced directory is after a swap in one step."""
+        return self.tree.with_name(self.tree.name.replace(TREE, REPLACED, 1))
+
     def remove_replaced(self, workers: WorkerPool[Store]) -> None:
         """Remove most of the directory that an exchange has replaced, with the workers, which must be idle.
 
         The end of `staging_directory` removes the rest.
         """
-        replaced = str(self.tree)
+        replaced = str(self._replaced)
         paths = _directories_at_depth(replaced, _REMOVAL_DEPTH)
         for first in range(0, len(paths), _REMOVAL_BATCH):
             batch = paths[first : first + _REMOVAL_BATCH]
@@ -122,15 +119,11 @@ class Staging:
             for _ in results:
                 pass
 
-    def _replace(self, old: int) -> frozenset[str]:
-        """Replace the open directory at the target; if that fails, everything is as it was.
-
-        Return the names in its `envs/` that belong to it. Names that are created there later do not.
-        """
+    def _replace(self, old: int) -> None:
+        """Replace the open directory at the target; if that fails, everything is as it was."""
         mode = make_writable(old)
         try:
             set_aside(old, self.descriptor, self._directory, self.target)
-            known = names_in_envs(old)
             self._exchange(old)
         except BaseException:
             with suppress(OSError, TargetOccupied):
@@ -139,7 +132,6 @@ class Staging:
                 put_back(self._directory, self.descriptor if is_in_place else old, self.target)
                 os.fchmod(old, mode)
             raise
-        return known
 
     def _exchange(self, old: int) -> None:
         """Exchange the tree with the open directory, in two steps if necessary; raise TargetOccupied."""
@@ -156,6 +148,7 @@ class Staging:
             if not tree.is_open_as(old):
                 exchange(tree, self.entry)
                 raise replaced
+            move(tree, Entry(self._directory, self._replaced.name))
         else:
             move(self.entry, aside)
             if not aside.is_open_as(old):
@@ -215,23 +208,20 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
         for name in os.listdir(directory):
             if name not in (LOCK, KEPT):
                 with suppress(OSError, TargetOccupied):
-                    _remove(name, directory, environment, target)
+                    if environment is not None and name.startswith((OLD, REPLACED)):
+                        _rescue_from(name, directory, environment, target)
+                    remove_tree(name, directory)
     finally:
         if environment is not None:
             os.close(environment)
 
 
-def _remove(name: str, directory: int, environment: int | None, target: Path) -> None:
-    """Remove a tree, unless there are other environments in it that cannot be moved to the environment."""
-    tree = open_if_directory(name, directory)
-    if tree is None:
-        return
-    with closing_descriptor(tree):
-        if environment is not None:
-            rescue(tree, environment, target)
-        if nested_environments(tree):
-            return
-    remove_tree(name, directory)
+def _rescue_from(name: str, directory: int, environment: int, target: Path) -> None:
+    """Move what others have created in a replaced directory to the environment; raise TargetOccupied, OSError."""
+    replaced = open_if_directory(name, directory)
+    if replaced is not None:
+        with closing_descriptor(replaced):
+            rescue(replaced, environment, target)
 
 
 def _undo_first_step(directory: int, entry: Entry) -> None:

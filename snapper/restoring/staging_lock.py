@@ -30,8 +30,11 @@ KEPT = "kept"
 #: The beginning of the name of the directory that is built.
 TREE = "tree"
 
-_OWN_NAME = re.compile(rf"(?:{LOCK}|{OLD}|{KEPT}|{TREE}\w*)\Z")
-_STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
+#: The beginning of the name of the replaced directory, after a swap in one step.
+REPLACED = "replaced"
+
+_OWN_NAME = re.compile(rf"(?:{LOCK}|{OLD}|{KEPT}|(?:{TREE}|{REPLACED})\w*)\Z")
+STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
 _MAX_SIGNATURE = 1024
 
 #: Attempts to lock a staging directory that other processes remove, or replace, at the same time.
@@ -106,7 +109,7 @@ def find_leftovers(parent: Path) -> list[Path]:
     """Return this user's staging directories in a directory that no process uses."""
     try:
         with closing_descriptor(os.open(parent, LOOKUP & ~os.O_NOFOLLOW)) as directory:
-            names = filter(_STAGING_NAME.match, sorted(os.listdir(parent)))
+            names = filter(STAGING_NAME.match, sorted(os.listdir(parent)))
             return [parent / name for name in names if _is_leftover(name, directory)]
     except OSError:
         return []

@@ -33,11 +33,12 @@ class ObjectInfo(NamedTuple):
 
 class ObjectStatus(NamedTuple):
     """What is known of an object without reading it: its size in bytes, and whether its bytes have the digest in its
-    key. `is_attested` is false if only reading it can tell.
+    key. `is_attested` is false if only reading it can tell. Whatever replaces the object has another `identity`.
     """
 
     size: int
     is_attested: bool
+    identity: str
 
 
 class Store(Protocol):

@@ -98,7 +98,8 @@ class LocalStore(DirectStore):
         if status is None:
             return None
         is_attested = is_own(status) and not others_can_write(status) and status.st_nlink == 1
-        return ObjectStatus(status.st_size, is_attested)
+        identity = f"{status.st_dev}:{status.st_ino}:{status.st_ctime_ns}"
+        return ObjectStatus(status.st_size, is_attested, identity)
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if self.size(key) == len(data) and not self._is_false(key, data):

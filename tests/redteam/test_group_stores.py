@@ -75,17 +75,29 @@ def _contents(top: Path) -> set[str]:
 
 @variants("kind", ["layers", "pages", "snapshots"], usually=("layers", "snapshots"))
 @pytest.mark.parametrize("command", ["pack work", "pack work --full", "push work"])
-def test_objects_planted_in_advance(command: str, kind: str, world: World) -> None:
-    """The attacker knows what the victim will store, and stores something else of the same size under these names."""
+@variants("before", ["nothing", "the same"], usually=("nothing", "the same"))
+def test_objects_planted_in_advance(before: str, command: str, kind: str, world: World) -> None:
+    """The attacker knows what the victim will store, and stores something else of the same size under these names.
+
+    The victim may have stored the same before, and deleted it.
+    """
     world.publish("other")
     own = world.victim.home / "own"
     prefixes.make(world.victim.envs / "work", {"lib/data": "data"})
     world.victim.owns(world.victim.envs)
     world.victim.snapper("pack", "work", SNAPPER_STORE=str(own))
+    if before == "the same":
+        world.victim.owns(world.store)
+        for _ in range(2):
+            world.victim.snapper("pack", "work")
+            for path in world.store.rglob("*"):
+                path.chmod(0o777 if path.is_dir() else 0o666)
+        (world.store / "environments/work.json").unlink()
     for source in (own / kind).rglob("*"):
         if source.is_file():
             planted = world.store / source.relative_to(own)
             planted.parent.mkdir(exist_ok=True)
+            planted.unlink(missing_ok=True)
             planted.write_bytes(bytes(source.stat().st_size))
     world.attacker.owns(world.store)
     for path in (world.store, *world.store.rglob("*")):

@@ -91,11 +91,7 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
         first_piece(2000, b"x" * 500, "envs"),
         next_piece(500, b"x" * 1548, path="envs"),
     ],
-    "an environment in envs": lambda _: [pack_members(file("envs/team/conda-meta/history"))],
-    "a package cache": lambda _: [pack_members(file("pkgs/urls.txt"), file("pkgs/evil"))],
-    "a link that makes a package cache": lambda out: [pack_members(symlink("pkgs/urls", out / "secret"))],
     "conda's trash": lambda _: [pack_members(file(".condatmp/evil"))],
-    "an empty environment in envs": lambda _: [pack_members(directory("envs/team/Conda-Meta"))],
     # links
     "a file through a symlink": lambda out: [pack_members(symlink("a", out), file("a/victim"))],
     "a file through a symlink that comes later": lambda out: [

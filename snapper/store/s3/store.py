@@ -89,9 +89,9 @@ class S3Store(DirectStore):
 
     def inspect(self, key: str) -> ObjectStatus | None:
         head = self._head(key)
-        return (
-            None if head is None or head.attested is False else ObjectStatus(head.size, bool(head.attested))
-        )
+        if head is None or head.attested is False:
+            return None
+        return ObjectStatus(head.size, bool(head.attested), head.etag)
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         head = self._head(key) if len(data) >= _CHECK_FIRST else None
