@@ -73,9 +73,9 @@ def canonicalize(
                 canonical = _insert_placeholder(data, mode, placeholder, prefix)
                 if canonical is not None:
                     return CanonicalFile(canonical, mode, placeholder)
-        if not contains_path(data, prefix):
+        if not contains_path(data, prefix) and not any(object_code.mentions(data, path) for path in kept):
             return None
-    return keep_unchanged(data, prefix) if object_code.mentions(data, prefix) else None
+    return _with_kept(CanonicalFile(data, None, ""), prefix, kept)
 
 
 def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) -> Iterator[bytes]:
@@ -136,11 +136,6 @@ def _mode_of(data: bytes) -> Mode | None:
 def _may_be_wide(data: bytes) -> bool:
     """Return whether a file that begins like this can be a text with more than one byte per character."""
     return b"\0" in data[:256] and not object_code.is_program(data)
-
-
-def keep_unchanged(data: bytes, prefix: str) -> CanonicalFile:
-    """Return the file as it is, because it contains the prefix in a form that is not understood."""
-    return CanonicalFile(data, None, "", prefix if is_placeholder(prefix) else "", unrelocated=True)
 
 
 def _insert_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes | None:

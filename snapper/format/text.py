@@ -8,8 +8,8 @@ from collections.abc import Iterator
 #: Control characters other than those that terminals and editors know.
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 
-#: How many bytes can state the length of a string in msgpack.
-_LENGTH_BYTES = 4
+#: How many bytes state the length of a short string in msgpack.
+_LENGTH_BYTES = 2
 
 #: A length in decimal digits, as in `s:12:"..."` and `12:...`, and how far before a path it is looked for.
 _DECIMAL_LENGTH = re.compile(rb'(?<!\d)(?P<length>\d{1,9}):(?P<quote>"?)')

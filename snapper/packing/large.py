@@ -17,13 +17,12 @@ from snapper.format.canonicalize import (
     candidate_originals,
     canonicalize_program,
     is_package_placeholder,
-    keep_unchanged,
     replace_directory,
     search_patterns,
 )
 from snapper.format.encodings import WIDE_ENCODINGS
 from snapper.format.member import padding
-from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, path_bytes
+from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, is_placeholder, path_bytes
 from snapper.format.object_code import is_program
 from snapper.format.relocate import replace_placeholder
 from snapper.format.text import is_text
@@ -125,7 +124,7 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
                 return LargeFileScan(item, True, method, original.starts, False, facts)
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
-    if proved or not survey.may_have_prefix:
+    if proved or not (survey.may_have_prefix or survey.has_kept):
         return LargeFileScan(item, proved, None, survey.starts, False)
     for method in _relocation_methods(context, item, survey):
         relocated = _relocate(context, item, method)
@@ -133,7 +132,8 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
             return LargeFileScan(item, False, method, relocated.starts, False)
     if survey.is_program and item.file.size <= _LARGEST_PROGRAM:
         return _scan_program(context, item, survey)
-    kept = keep_unchanged(b"", context.prefix).kept
+    kept = (*context.kept_prefixes(item.file), context.prefix)[0 if survey.has_kept else -1]
+    kept = kept if is_placeholder(kept) else ""
     return LargeFileScan(item, False, None, survey.starts, True, kept=kept)
 
 
@@ -141,10 +141,9 @@ def _scan_program(context: PackContext, item: PackItem, survey: _Survey) -> Larg
     """Read the whole program: its pieces do not tell what its loader reads."""
     file = item.file
     data = read_file(context.place_of(file), file)
-    placeholders = context.earlier_placeholders(file)
-    # What is as long as the prefix is not replaced when pieces are restored.
-    kept = tuple(path for path in context.kept_prefixes(file) if len(path) != len(context.prefix))
-    canonical = canonicalize_program(data, context.prefix, placeholders, kept)
+    # A kept prefix is not replaced by one that is as long: when pieces are restored, that is not possible.
+    kept = tuple(path for path in context.kept_prefixes(file) if path_bytes(path) in data)
+    canonical = canonicalize_program(data, context.prefix, context.earlier_placeholders(file), kept)
     if canonical is None:
         return LargeFileScan(item, False, None, survey.starts, False)
     edits = tuple(_edits(data, canonical.data))
@@ -206,11 +205,15 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
 
 @dataclass(frozen=True)
 class _Survey:
-    """What a file contains, and where its pieces start if it is packed as it is."""
+    """What a file contains, and where its pieces start if it is packed as it is.
+
+    It `has_kept` the prefix that it contained in an earlier snapshot.
+    """
 
     starts: tuple[PieceStart, ...]
     sha256: str
     may_have_prefix: bool
+    has_kept: bool
     has_nul: bool
     is_program: bool
 
@@ -230,7 +233,8 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
     place, size = context.place_of(item.file), item.file.size
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
     needles: tuple[bytes, ...] = ()
-    may_have_prefix, has_nul, program = bool(context.kept_prefixes(item.file)), False, False
+    kept = tuple(map(path_bytes, context.kept_prefixes(item.file)))
+    may_have_prefix = has_kept = has_nul = program = False
     with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
@@ -241,10 +245,11 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
                 program = is_program(bytes(view[:256]))
             block = carried + bytes(view)
             may_have_prefix = may_have_prefix or any(needle in block for needle in needles)
+            has_kept = has_kept or any(path in block for path in kept)
             has_nul = has_nul or b"\0" in block
-            carried = block[len(block) - max(map(len, needles)) + 1 :]
+            carried = block[len(block) - max(map(len, (*needles, *kept))) + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
-    return _Survey(starts, digest.hexdigest(), may_have_prefix, has_nul, program)
+    return _Survey(starts, digest.hexdigest(), may_have_prefix, has_kept, has_nul, program)
 
 
 def _relocate(context: PackContext, item: PackItem, method: RelocationMethod) -> _Relocated:

@@ -39,8 +39,11 @@ def finalize_tree(
     try:
         with unpack_errors(what, prefix), without_umask():
             _check_whole_files(layers, extracted)
+            unrelocated = {path for result in extracted for path in result.unrelocated}
             for number, member in _join_split_files(what, layers, extracted):
-                index[number].append(_set_attributes(directories, member))
+                entry = _set_attributes(directories, member)
+                # The index does not vouch for what is unrelocated, so that the next pack reports it, too.
+                index[number].append(entry._replace(inode=0) if member.path in unrelocated else entry)
             for number, entry in _update_records(directories, layers, extracted, altered):
                 index[number].append(entry)
             for number, entry in _make_links(directories, extracted):

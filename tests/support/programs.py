@@ -200,15 +200,43 @@ def random_program(seed: int, language: str) -> Program:
     return make(f"{language.replace('+', 'x')}{seed}", choose)
 
 
+def _find_rustc() -> str | None:
+    """Return Rust's compiler itself: what is on PATH may be rustup, which needs the developer's home."""
+    try:
+        command = ["rustc", "--print", "sysroot"]
+        sysroot = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return shutil.which("rustc", path=f"{sysroot}/bin")
+
+
+_COMPILERS = {
+    "c": shutil.which("cc"),
+    "link": shutil.which("cc"),
+    "c++": shutil.which("c++"),
+    "rust": _find_rustc(),
+    "java": shutil.which("javac"),
+}
+
+
 def available(language: str) -> bool:
     """Return whether there is a compiler for the language."""
-    needed = {"c": "cc", "link": "cc", "c++": "c++", "rust": "rustc", "java": "javac"}
-    return shutil.which(needed[language]) is not None
+    return _COMPILERS[language] is not None
 
 
 def compile_program(file: Path, *options: str, source: str = "int main(void) { return 0; }") -> None:
     """Compile a program in C."""
     _run(["cc", "-xc", "-", "-xnone", "-w", "-o", str(file), *options], source.encode())
+
+
+def program_from(language: str, text: str) -> Program:
+    """Return a program with this text: P is the prefix in C, `p!()` in Rust, and PREFIX in Java."""
+    if language == "java":
+        return _java_program("Case", text, "")
+    build = {"c": _build_c, "rust": _build_rust}[language]
+    return Program(
+        "case", "", lambda prefix, top: build(text, prefix, top / "case", []), lambda top: [str(top / "case")]
+    )
 
 
 def add_libraries(prefix: Path) -> None:
@@ -253,9 +281,13 @@ def _c(name: str, choose: random.Random) -> Program:
     options = _options(choose)
 
     def build(prefix: str, top: Path) -> None:
-        _run(["cc", "-xc", "-", "-w", f'-DP="{prefix}"', "-o", str(top / name), *options], text.encode())
+        _build_c(text, prefix, top / name, options)
 
     return Program(name, f"C, {form}, {' '.join(options)}", build, lambda top: [str(top / name)])
+
+
+def _build_c(text: str, prefix: str, file: Path, options: list[str]) -> None:
+    _run(["cc", "-xc", "-", "-w", f'-DP="{prefix}"', "-o", str(file), *options], text.encode())
 
 
 def _cxx(name: str, choose: random.Random) -> Program:
@@ -313,27 +345,34 @@ def _rust(name: str, choose: random.Random) -> Program:
     )
 
     def build(prefix: str, top: Path) -> None:
-        literals = f'macro_rules! p {{ () => {{ "{prefix}" }} }} macro_rules! t {{ () => {{ "{tail}" }} }}\n'
+        tail_macro = f'macro_rules! t {{ () => {{ "{tail}" }} }}\n'
         main = f"{before}\nfn main() {{ let a = std::env::args().nth(1).unwrap(); {body} }}\n"
-        text = f"#![allow(unused)]\n{literals}{main}"
-        _run(["rustc", "-", "-Cstrip=debuginfo", "-o", str(top / name), *options], text.encode())
+        _build_rust(tail_macro + main, prefix, top / name, options)
 
     tail = choose.choice(_TAILS)
     return Program(name, f"Rust, {form}, {' '.join(options)}", build, lambda top: [str(top / name)])
 
 
+def _build_rust(text: str, prefix: str, file: Path, options: list[str]) -> None:
+    text = f'#![allow(unused)]\nmacro_rules! p {{ () => {{ "{prefix}" }} }}\n{text}'
+    _run([str(_COMPILERS["rust"]), "-", "-Cstrip=debuginfo", "-o", str(file), *options], text.encode())
+
+
 def _java(name: str, choose: random.Random) -> Program:
     body, tail = choose.choice(_JAVA_FORMS), choose.choice(_TAILS)
-
-    def build(prefix: str, top: Path) -> None:
-        text = f"""class {name} {{
-    static final String P = "{prefix}", T = "{tail}";
+    text = f"""class {name} {{
+    static final String P = "PREFIX", T = "{tail}";
     public static void main(String[] args) throws Exception {{ {body} }}
 }}
 """
+    return _java_program(name, text, body)
+
+
+def _java_program(name: str, text: str, form: str) -> Program:
+    def build(prefix: str, top: Path) -> None:
         source = top / f"{name}.java"
-        source.write_text(text)
+        source.write_text(text.replace("PREFIX", prefix))
         _run(["javac", "-encoding", "utf-8", "-d", str(top), str(source)], b"")
         source.unlink()
 
-    return Program(name, f"Java, {body}", build, lambda top: ["java", "-Xshare:auto", "-cp", str(top), name])
+    return Program(name, f"Java, {form}", build, lambda top: ["java", "-cp", str(top), name])
