@@ -18,7 +18,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +46,9 @@ _BATCH_SIZE = 256 * 1024
 
 #: What restored files have that were created when their package was installed.
 _LINK_TIME = RESTORED_LINK_TIME * NANOSECONDS
+
+#: How long a time of access is recent, in nanoseconds: file systems do not update it more often either (`relatime`).
+_RECENT = 24 * 60 * 60 * NANOSECONDS
 
 #: Layers that are linked together: an index block with the entries of each, by its number in the new snapshot.
 _Unit = dict[int, bytes]
@@ -192,12 +195,17 @@ def _batches(units: Iterator[_Unit]) -> Iterator[_Batch]:
 
 @dataclass(frozen=True)
 class _Linker:
-    """Links files from the `source` tree, which is on a `device` and whose index was `taken` then, to the `target`."""
+    """Links files from the `source` tree, which is on a `device` and whose index was `taken` then, to the `target`.
+
+    `unused` collects the paths of files that have not been accessed recently.
+    """
 
     source: DirectoryTree
     target: DirectoryTree
     device: int
     taken: int
+    began: int = field(default_factory=time.time_ns)
+    unused: set[str] = field(default_factory=set)
 
     def is_linkable(self, entry: EntryFields) -> bool:
         """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them."""
@@ -210,6 +218,8 @@ class _Linker:
         st_mode = status.st_mode
         if path.endswith("/"):
             return stat.S_ISDIR(st_mode) and stat.S_IMODE(st_mode) == mode
+        if status.st_atime_ns < self.began - _RECENT:
+            self.unused.add(path)
         return (
             (status.st_size, stat.S_IMODE(st_mode), status.st_mtime_ns, status.st_ino)
             == (size, mode, mtime, inode)
@@ -224,7 +234,6 @@ class _Linker:
         """Link the files of one layer and make its directories; may raise OSError."""
         result = ExtractedLayer(linked=True)
         index: list[EntryFields] = []
-        now = time.time_ns()
         for path, size, mode, mtime, _, inode in entries:
             if path.endswith("/"):
                 self.target[path[:-1]]
@@ -234,7 +243,8 @@ class _Linker:
                 parent, _, name = path.rpartition("/")
                 source, target = self.source[parent], self.target[parent]
                 os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-                os.utime(name, ns=(now, mtime), dir_fd=target, follow_symlinks=False)
+                if path in self.unused:
+                    os.utime(name, ns=(self.began, mtime), dir_fd=target, follow_symlinks=False)
                 index.append((path, size, mode, mtime, ANY_CTIME, inode))
         result.index = encode_block(number, index)
         return result
