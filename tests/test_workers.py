@@ -142,6 +142,29 @@ def test_workers_are_spawned_if_forking_is_not_safe(monkeypatch: pytest.MonkeyPa
             all_results(workers)
 
 
+def test_spawned_workers_run_no_code_of_the_current_directory(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for module in ("multiprocessing", "pickle", "socket", "signal", "runpy"):
+        (here / f"{module}.py").write_text("import sys; sys.stderr.write('planted code ran')")
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from operator import add
+from snapper.process.pool import WorkerPool
+if __name__ == "__main__":
+    workers = WorkerPool(40, 2)
+    workers._forks = False
+    with workers:
+        workers.submit(add, 2, 1)
+        print([*workers.results()], end="")
+""")
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("[(1, 42)]", "")
+
+
 # --- errors -----------------------------------------------------------------------------------------------
 
 

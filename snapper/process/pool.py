@@ -105,6 +105,23 @@ def default_worker_count() -> int:
     return min(usable, _MAX_WORKERS)
 
 
+@contextlib.contextmanager
+def _root_as_current_directory() -> Iterator[None]:
+    """Make the root directory the current one.
+
+    `multiprocessing` starts a spawned worker, and the process that tracks its resources, as `python -c`, which imports
+    modules from the current directory. The worker then gets the module search path of its parent, and stays in the
+    root directory: all paths that it is given are absolute.
+    """
+    before = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.chdir("/")
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
 class WorkerPool(Generic[C]):
     """A pool of `count` workers, by default one per CPU. Use it as a context manager.
 
@@ -138,7 +155,8 @@ class WorkerPool(Generic[C]):
         process = method.Process(target=run_worker, args=(theirs, setup, inherited), daemon=True)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
         try:
-            process.start()
+            with contextlib.nullcontext() if self._forks else _root_as_current_directory():
+                process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
