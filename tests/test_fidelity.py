@@ -374,11 +374,29 @@ def test_files_with_credentials_are_named(tools: Path, machine: Machine) -> None
     (tools / ".condarc").write_text("channels: [https://conda.example/t/s3cret-3/channel]\n")
     (tools / "conda-meta" / "state").write_text('{"env_vars": {"SERVICE_API_KEY": "s3cret-4", "LANG": "C"}}')
     paths = [".condarc", "conda-meta/history", "conda-meta/state", f"conda-meta/{record.name}", "pip.conf"]
+    for path, text in {
+        ".netrc": "machine conda.example login me password s3cret-5\n",
+        ".pypirc": "[pypi]\nusername = __token__\npassword = s3cret-6\n",
+        "etc/conda/env_vars.d/aws.json": '{"AWS_SECRET_ACCESS_KEY": "s3cret-7"}',
+        "etc/conda/env_vars.d/harmless.json": '{"AWS_SECRET_ACCESS_KEY": "", "SSH_AUTH_SOCK": "/run/ssh"}',
+        "etc/conda/env_vars.d/database.json": '{"DATABASE_URL": "postgres://me:s3cret-8@db.example/data"}',
+        "etc/conda/activate.d/key.sh": 'if true; then\n    export OPENAI_API_KEY="s3cret-9"\nfi\n',
+        "etc/conda/activate.d/key.fish": "set -gx PGPASSWORD s3cret-10\n",
+        "etc/conda/activate.d/harmless.sh": 'export API_TOKEN="$OTHER"\nunset SERVICE_API_KEY\nKEYBOARD=us\n',
+        "etc/jupyter/jupyter_server_config.json": '{"IdentityProvider": {"token": "s3cret-11"}}',
+        "etc/jupyter/jupyter_server_config.py": "c.ServerApp.password = 's3cret-12'\n",
+    }.items():
+        file = tools / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        if "harmless" not in path:
+            paths.append(path)
+    paths.sort()
     assert machine.run_json("pack", "-p", tools, "--name", "moved")["credentials"] == paths
     (tools / "new").touch()
     outcome = machine.snapper("pack", "-p", tools, "--name", "moved")
     assert "files contain credentials" in outcome.err
-    assert all(f"    {path}\n" in outcome.err for path in paths)
+    assert all(f"    {path}\n" in outcome.err for path in paths[:5])
     shown = (
         machine.snapper("show", "moved", "--json").out + machine.snapper("show", "moved", "--explicit").out
     )

@@ -1,24 +1,85 @@
-"""Find credentials in what conda and pip write into an environment: whoever can read its snapshots can use them."""
+"""Find credentials in files of an environment that usually hold them: whoever can read its snapshots can use them.
+
+These are what conda and pip write, files with variables and settings, and the files in which programs look for
+passwords.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from snapper.environment.conda import META, Record
-from snapper.fs.small_files import read_beneath
+from snapper.fs.small_files import list_beneath, read_beneath
 
 #: Files that may contain URLs of channels and package indexes: conda's history of commands, and settings.
 _SETTINGS = (f"{META}/history", ".condarc", "condarc", "pip.conf")
 
-#: The variables that `conda env config vars set` has set.
-_VARIABLES = f"{META}/state"
+#: Files that have a field for a password.
+_LOGINS = (".netrc", ".pypirc", ".aws/credentials", ".git-credentials")
+
+#: Directories, and the endings of files in them that define variables or settings, in JSON or as shell scripts.
+_DEFINITIONS = (
+    (META, "state"),
+    ("etc/conda/env_vars.d", ".json"),
+    ("etc/conda/activate.d", ("sh", ".csh", ".fish", ".xsh")),
+    ("etc/jupyter", "_config.json"),
+    ("etc/jupyter", "_config.py"),
+    ("", ".env"),
+)
+
+#: The most files of these directories that are read.
+_MOST_FILES = 1000
 
 _WORDS = re.compile(rb"""[^\s'"]+""")
-_SECRET_NAME = re.compile(r"token|secret|passw|credential|(api|access|auth|private)_?key", re.I)
+_LOGIN = re.compile(rb"\b(password|secret|aws_secret_access_key|aws_session_token)\b|://[^\s/]*@", re.I)
+_SECRET_NAME = re.compile(
+    r"token|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd)\Z"
+    r"|(api|access|auth|private|account|storage|encryption)_?key",
+    re.I,
+)
+
+#: A variable or setting that gets a value, other than that of another variable, in a line of a script.
+_DEFINITION = re.compile(
+    r"""^[ \t]*(?:export[ \t]+|setenv[ \t]+|set(?:[ \t]+-\w+)*[ \t]+)?[$\w.]*?(\w+)[ \t]*[= \t][ \t]*["']?[^\s"'$`]""",
+    re.M,
+)
+
+#: A user and a password in any URL.
+_LOGIN_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
+
+
+def find_credentials(prefix: Path, records: Iterable[Record]) -> tuple[str, ...]:
+    """Return the paths of package records and other files in the environment that contain credentials, sorted.
+
+    It is not known what other files contain.
+    """
+    paths = {record.file for record in records if record.has_credentials}
+    paths |= {path for path in _SETTINGS if any(map(_has_credentials, _WORDS.findall(_read(prefix, path))))}
+    paths |= {path for path in _LOGINS if _LOGIN.search(_read(prefix, path))}
+    paths |= {path for path in _definition_files(prefix) if _defines_secret(_read(prefix, path))}
+    return tuple(sorted(paths))
+
+
+def _definition_files(prefix: Path) -> Iterator[str]:
+    """Yield the paths of files that define variables or settings."""
+    for directory, endings in _DEFINITIONS:
+        with suppress(OSError):
+            for name in list_beneath(prefix, directory, _MOST_FILES):
+                if name.endswith(endings):
+                    yield f"{directory}/{name}".lstrip("/")
+
+
+def _read(prefix: Path, path: str) -> bytes:
+    """Return the contents of a file, nothing if it cannot be read."""
+    try:
+        return read_beneath(prefix, path)
+    except OSError:
+        return b""
 
 
 def _has_credentials(word: bytes) -> bool:
@@ -31,17 +92,26 @@ def _has_credentials(word: bytes) -> bool:
     return False
 
 
-def find_credentials(prefix: Path, records: Iterable[Record]) -> tuple[str, ...]:
-    """Return the paths of package records and settings in the environment that contain credentials, sorted.
+def _defines_secret(data: bytes) -> bool:
+    """Return whether JSON or a script defines something that is named like a secret, or a URL with a password."""
+    try:
+        return any(_is_secret(name, value) for name, value in _members(json.loads(data)))
+    except (ValueError, RecursionError):
+        text = data.decode("utf-8", "replace")
+        return any(map(_SECRET_NAME.search, _DEFINITION.findall(text))) or bool(_LOGIN_IN_URL.search(text))
 
-    It is not known what other files contain.
-    """
-    paths = [record.file for record in records if record.has_credentials]
-    for path in _SETTINGS:
-        with suppress(OSError):
-            if any(map(_has_credentials, _WORDS.findall(read_beneath(prefix, path)))):
-                paths.append(path)
-    with suppress(OSError, ValueError, RecursionError, KeyError, TypeError):
-        if any(map(_SECRET_NAME.search, json.loads(read_beneath(prefix, _VARIABLES))["env_vars"])):
-            paths.append(_VARIABLES)
-    return tuple(sorted(paths))
+
+def _members(value: Any) -> Iterator[tuple[str, object]]:
+    """Yield the names and values in all objects of a JSON document."""
+    if isinstance(value, dict):
+        yield from value.items()
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _members(item)
+
+
+def _is_secret(name: str, value: object) -> bool:
+    return bool(
+        isinstance(value, str) and value and (_SECRET_NAME.search(name) or _LOGIN_IN_URL.search(value))
+    )
