@@ -328,6 +328,17 @@ def test_programs_of_sources_find_their_libraries(machine: Machine, tmp_path: Pa
         assert file.is_dir() or bytes(source) not in file.read_bytes(), file
 
 
+def test_large_files_that_refer_to_sources_are_reported(machine: Machine, tmp_path: Path) -> None:
+    """Files larger than a layer are packed in pieces, as they are."""
+    source = write_source(tmp_path / "mine")
+    prefix = make_data(machine.envs / "data")
+    write_direct_url(prefix / SITE, "mine", str(source))
+    (source / "log.txt").write_text("." * (32 * 2**20 - 10) + f"\nsee {source}/mine\n" + "." * 100)
+    (source / "plain.txt").write_text("." * (33 * 2**20))
+    packed = machine.snapper("pack", "data", "--editable=include", "--json")
+    assert (packed.code, packed.json["unrelocated"]) == (3, ["share/snapper/editable/mine/log.txt"])
+
+
 def test_sources_inside_of_others_are_told_apart(machine: Machine, tmp_path: Path) -> None:
     """A workspace and one of its members are both installed."""
     workspace = write_source(tmp_path / "workspace", "outer")

@@ -17,6 +17,7 @@ import json
 import os
 import posixpath
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -103,14 +104,23 @@ def _paths(lines: Iterable[str], site: str) -> Iterator[str]:
 def _quoted_directories(code: str) -> Iterator[str]:
     """Yield the directories in string literals with absolute paths; for a module, the one that contains it."""
     for literal in _ABSOLUTE_PATH.findall(code):
-        try:
-            path = posixpath.normpath(ast.literal_eval(literal))
-        except (ValueError, SyntaxError):
-            continue
+        path = posixpath.normpath(_value_of(literal))
         if path.endswith(_CODE_ENDINGS):
             path = posixpath.dirname(path)
-        if path != "/" and is_possible_path(path) and os.path.isdir(path):
+        if path.startswith("/") and path != "/" and is_possible_path(path) and os.path.isdir(path):
             yield path
+
+
+def _value_of(literal: str) -> str:
+    """Return the value of a string literal; empty if it is invalid."""
+    if "\\" not in literal:
+        return literal[1:-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unknown escapes
+        try:
+            return str(ast.literal_eval(literal))
+        except (ValueError, SyntaxError):
+            return ""
 
 
 def _read_symlink(prefix: Path, file: File) -> Iterator[Link]:

@@ -84,14 +84,12 @@ def encode_header(member: Member) -> bytes:
         records += _record(b"linkpath", target)
     if member.size > _LARGEST_OCTAL:
         records += _record(b"size", b"%d" % member.size)
-    if member.nanoseconds:
+    if records and not _is_utf8(records):
+        records = _record(b"hdrcharset", b"BINARY") + records
+    if member.nanoseconds:  # most extended headers are there for these only
         records += _record(b"mtime", b"%d.%09d" % (member.mtime, member.nanoseconds))
     blocks = _block(split, member, target[:100])
-    if not records:
-        return blocks
-    if not _is_utf8(records):
-        records = _record(b"hdrcharset", b"BINARY") + records
-    return _extended_header(len(records)) + records + padding(len(records)) + blocks
+    return _extended_header(len(records)) + records + padding(len(records)) + blocks if records else blocks
 
 
 def padding(size: int) -> bytes:
@@ -126,11 +124,17 @@ def _is_utf8(data: bytes) -> bool:
 
 def _record(key: bytes, value: bytes) -> bytes:
     """Return a pax record, `LENGTH KEY=VALUE\\n`, where LENGTH counts its own digits too."""
-    body = b" " + key + b"=" + value + b"\n"
-    length = len(body)
-    while len(b"%d" % length) + len(body) != length:
-        length = len(b"%d" % length) + len(body)
-    return b"%d" % length + body
+    body = b" %b=%b\n" % (key, value)
+    return b"%d%b" % (_record_length(len(body)), body)
+
+
+@lru_cache(maxsize=256)
+def _record_length(size: int) -> int:
+    """Return the length of a pax record whose part after the number of that length has this size."""
+    length = size
+    while len(str(length)) + size != length:
+        length = len(str(length)) + size
+    return length
 
 
 def _block(split: tuple[bytes, bytes], member: Member, target: bytes, flag: bytes = b"") -> bytes:

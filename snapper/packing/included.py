@@ -49,6 +49,11 @@ class IncludedSources:
         is_binary = b"\0" in data
         return any(is_binary or contains_path(data, old) for old, _ in self._mentioned_in(data))
 
+    @cached_property
+    def longest_path(self) -> int:
+        """The length of the longest path that refers to a source, in bytes."""
+        return max((len(path_bytes(path)) for path, _ in self._paths), default=0)
+
     def _mentioned_in(self, data: bytes) -> list[tuple[str, Editable]]:
         return [(path, source) for path, source in self._paths if path_bytes(path) in data]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
@@ -113,7 +113,10 @@ class Piece:
 
 
 def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
-    """Read the file, possibly several times: prove that it is its package's, or find a way to relocate it."""
+    """Read the file, possibly several times: prove that it is its package's, or find a way to relocate it.
+
+    The paths of included sources are not replaced.
+    """
     entry = item.entry
     if entry and entry.sha256 and entry.placeholder:
         for wide in (False, True) if entry.mode == "binary" else (False,):
@@ -125,7 +128,13 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
     if proved or not (survey.may_have_prefix or survey.has_kept):
-        return LargeFileScan(item, proved, None, survey.starts, False)
+        return LargeFileScan(item, proved, None, survey.starts, survey.has_source_path and not proved)
+    scan = _scan_with_prefix(context, item, survey)
+    return replace(scan, unrelocated=scan.unrelocated or survey.has_source_path)
+
+
+def _scan_with_prefix(context: PackContext, item: PackItem, survey: _Survey) -> LargeFileScan:
+    """Find a way to relocate a file that is not its package's."""
     for method in _relocation_methods(context, item, survey):
         relocated = _relocate(context, item, method)
         if relocated.reversible:
@@ -216,6 +225,7 @@ class _Survey:
     has_kept: bool
     has_nul: bool
     is_program: bool
+    has_source_path: bool
 
 
 @dataclass(frozen=True)
@@ -234,7 +244,7 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
     needles: tuple[bytes, ...] = ()
     kept = tuple(map(path_bytes, context.kept_prefixes(item.file)))
-    may_have_prefix = has_kept = has_nul = program = False
+    may_have_prefix = has_kept = has_nul = program = has_source_path = False
     with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
@@ -247,9 +257,11 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
             may_have_prefix = may_have_prefix or any(needle in block for needle in needles)
             has_kept = has_kept or any(path in block for path in kept)
             has_nul = has_nul or b"\0" in block
-            carried = block[len(block) - max(map(len, (*needles, *kept))) + 1 :]
+            has_source_path = has_source_path or context.included.are_mentioned_in(block)
+            longest = max(context.included.longest_path, *map(len, (*needles, *kept)))
+            carried = block[len(block) - longest + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
-    return _Survey(starts, digest.hexdigest(), may_have_prefix, has_kept, has_nul, program)
+    return _Survey(starts, digest.hexdigest(), may_have_prefix, has_kept, has_nul, program, has_source_path)
 
 
 def _relocate(context: PackContext, item: PackItem, method: RelocationMethod) -> _Relocated:

@@ -146,6 +146,7 @@ class _Writer:
         self._relocations, self._links = layer.relocations, layer.links
         self._directories = directories
         self._growth = 0
+        self._now = time.time_ns()
         self._most_made = directories.made + job.layer.members * _DIRECTORIES_PER_MEMBER + _FEW_DIRECTORIES
         self._most_growth = tolerated_growth(job.layer, job.prefix)
         self._result = ExtractedLayer()
@@ -209,7 +210,7 @@ class _Writer:
         descriptor = os.open(name, _NEW_FILE, mode, dir_fd=self._directories[directory])
         try:
             write_all(descriptor, content)
-            os.utime(descriptor, ns=(time.time_ns(), restored_time(member.mtime_ns)))
+            os.utime(descriptor, ns=(self._now, restored_time(member.mtime_ns)))
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)

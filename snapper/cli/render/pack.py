@@ -26,8 +26,8 @@ def _print(result: PackResult) -> None:
     for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
     output.print_paths(
-        "these files contain the path of the environment in a form that cannot be changed; elsewhere, they still "
-        "refer to it",
+        "these files contain the path of the environment, or of an included source, in a form that cannot be changed; "
+        "elsewhere, they still refer to it",
         result.unrelocated,
     )
     output.print_paths(
