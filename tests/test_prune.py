@@ -8,9 +8,12 @@ import shutil
 import socket
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +31,10 @@ from snapper.process.identity import process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
 from snapper.repository.locks import boot_id, boottime, pack_intent, prune_lock
-from snapper.store import Store, open_store
+from snapper.repository.refs import environment_names
+from snapper.repository.snapshots import has_snapshot
+from snapper.repository.specs import SnapshotSpec
+from snapper.store import Store, object_files, open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine
 from tests.support.environments import make_data
@@ -231,6 +237,57 @@ def test_invalid_arguments_and_corrupted_stores_are_refused(packed: tuple[Machin
     (machine.store / "environments" / "data.json").write_bytes(b"{}")
     assert machine.expect_error(12, "prune", "--grace", "0s", "--yes")["type"] == "Corrupted"
     assert sorted(machine.store.rglob("*")) == before
+
+
+@pytest.fixture
+def decomposed_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """List names as HFS+ does, and ZFS and network file systems may: decomposed (NFD). Files are found by any form."""
+    scandir = os.scandir
+
+    class Entry:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.is_dir, self.stat = entry.is_dir, entry.stat
+            self.name = unicodedata.normalize("NFD", entry.name)
+
+    def decomposed(directory: int) -> object:
+        with scandir(directory) as entries:
+            return nullcontext([Entry(entry) for entry in entries])
+
+    monkeypatch.setattr(object_files, "os", SimpleNamespace(**{**vars(os), "scandir": decomposed}))
+
+
+@pytest.mark.parametrize("name", ["donn\u00e9es", "\ud55c\uae00"])
+@pytest.mark.usefixtures("decomposed_names")
+def test_environments_are_found_where_the_file_system_decomposes_names(name: str, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"), create=True)
+    packed = packing.pack(store, make_data(tmp_path / "data"), name, jobs=1)
+    assert environment_names(store) == (name,)
+    assert not prune(store, RetentionPolicy(), dry=False, grace=-1).snapshots
+    assert has_snapshot(store, packed.snapshot_id)
+    assert SnapshotSpec.parse(unicodedata.normalize("NFD", name)) == SnapshotSpec(name)
+
+
+def test_nothing_is_pruned_while_an_entry_may_have_another_name(packed: tuple[Machine, list[str]]) -> None:
+    """Another program, such as one that synchronizes directories, has renamed an entry, or the file system has."""
+    machine, _ = packed
+    entries = machine.store / "environments"
+    for name in ("conflict (data).json", "donne\u0301es.json", "data/old.json"):
+        other = entries / name
+        other.parent.mkdir(exist_ok=True)
+        shutil.copy(entries / "data.json", other)
+        shown = unicodedata.normalize("NFC", name).removesuffix(".json")
+        before = sorted(machine.store.rglob("[!.]*.*"))
+        for option in ("--json", "--yes"):
+            outcome = machine.snapper("prune", "--grace", "0s", "--keep-last", 1, "--json", option)
+            assert outcome.code in (10, 12)
+            assert shown in outcome.json["error"]["message"]
+            assert sorted(machine.store.rglob("[!.]*.*")) == before
+        assert shown in machine.snapper("list").err
+        outcome = machine.snapper("restore", "--all")
+        assert outcome.code in (3, 10, 12)
+        assert shown in outcome.out + outcome.err
+        other.unlink()
+    assert len(machine.run_json("prune", "--grace", "0s", "--keep-last", 1, "--yes")["dropped"]) == 3
 
 
 def test_leftovers_of_killed_writers_are_removed(packed: tuple[Machine, list[str]]) -> None:

@@ -19,7 +19,13 @@ from snapper.format.manifest import Manifest
 from snapper.format.model import Page, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.locks import GRACE, prune_lock
-from snapper.repository.refs import environment_names, read_ref, referenced_snapshots, replace_history
+from snapper.repository.refs import (
+    invalid_entry,
+    list_refs,
+    read_ref,
+    referenced_snapshots,
+    replace_history,
+)
 from snapper.repository.snapshots import iter_layer_pages, read_manifest
 from snapper.repository.specs import check_environment_name
 from snapper.store import ObjectInfo, Store
@@ -95,7 +101,7 @@ def prune(
         try:
             for trim in _trim_histories(store, retention, names):
                 trims.append(trim)
-            refs = [read_ref(store, name).ref for name in environment_names(store)]
+            refs = [read_ref(store, name).ref for name in _list_names(store)]
             garbage = _find_garbage(references, refs, lock.now - grace)
             _delete(store, garbage, lock.check, progress)
             return _make_result(trims, garbage, dry=False, left_over=store.remove_leftovers())
@@ -121,14 +127,22 @@ def _plan_trims(store: Store, retention: RetentionPolicy, names: Sequence[str]) 
     """Yield all refs in the store; those of other than the named environments stay as they are."""
     for name in names:
         read_ref(store, check_environment_name(name))  # before anything else: raises NotInStore
-    for name in environment_names(store):
+    for name in _list_names(store):
         ref = read_ref(store, name).ref
         yield _Trim(ref, retention.apply(ref) if not names or name in names else ref)
 
 
+def _list_names(store: Store) -> tuple[str, ...]:
+    """Return the names of all environments; raise Corrupted if there is anything else that may refer to snapshots."""
+    listed = list_refs(store)
+    for key in listed.invalid:
+        raise invalid_entry(store, key)
+    return listed.names
+
+
 def _trim_histories(store: Store, retention: RetentionPolicy, names: Sequence[str]) -> Iterator[_Trim]:
     """Apply the retention policy to the named environments, by default all; yield each when it is done."""
-    for name in names or list(environment_names(store)):
+    for name in names or _list_names(store):
         yield _trim_history(store, retention, name)
 
 

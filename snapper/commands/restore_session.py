@@ -22,7 +22,7 @@ from snapper.kernels.restore_record import RestoreRecorder
 from snapper.kernels.usage import recently_used
 from snapper.process.background import run_in_background
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.repository.refs import environment_names
+from snapper.repository.refs import invalid_entry, list_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.selection import NamePatterns, rank_names
@@ -111,13 +111,15 @@ def restore_all(
     """
     try:
         store = open_store()
-        names = list(environment_names(store))
-        removed = kernels.remove_orphaned(names) if store.stale_since() is None else ()
+        names, invalid = list_refs(store)
+        is_complete = store.stale_since() is None and not invalid
+        removed = kernels.remove_orphaned(names) if is_complete else ()
         specs = [SnapshotSpec(name) for name in patterns.select_from_store(names, store.url)]
     except SnapperError as error:
         _record_failure(url, error, log)
         raise
     yield SessionStarted(store.url, tuple(specs), _stale_since(store, specs), removed)
+    yield from (RestoreFailure(key, invalid_entry(store, key)) for key in invalid)
     requests = _requests(specs, options, keep_changed=not options.replace)
     yield from restore(store, requests, jobs=options.jobs, progress=progress, log=log, restores_all=True)
     yield SessionEnded(_stale_since(store, specs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -69,9 +70,14 @@ def is_valid_name(text: str) -> bool:
     """Return whether the text can name an environment or a tag.
 
     It consists of letters, digits, `_`, and, except as the first character, `.`, `+`, and `-`. It has at most 128 bytes
-    in UTF-8, so that files can be named after it.
+    in UTF-8, so that files can be named after it, and is in Unicode's composed form (NFC), so that there is one file
+    for each name on all file systems.
     """
-    return _NAME.match(text) is not None and len(path_bytes(text)) <= _LONGEST_NAME
+    return (
+        _NAME.match(text) is not None
+        and len(path_bytes(text)) <= _LONGEST_NAME
+        and unicodedata.is_normalized("NFC", text)
+    )
 
 
 def check_name(text: str) -> str:

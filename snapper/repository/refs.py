@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from snapper.errors import ConcurrentUpdate, EntryTooLarge, NotInStore, SnapperError
+from snapper.errors import ConcurrentUpdate, Corrupted, EntryTooLarge, NotInStore, SnapperError
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT, HistoryEntry, Ref
@@ -25,12 +26,38 @@ class VersionedRef:
     version: str
 
 
-def environment_names(store: Store) -> Iterator[str]:
-    """Yield the names of all environments in the store, in order."""
+class ListedRefs(NamedTuple):
+    """The names of the environments in a store, in order, and the keys among those of refs that no ref can have."""
+
+    names: tuple[str, ...]
+    invalid: tuple[str, ...]
+
+
+def list_refs(store: Store) -> ListedRefs:
+    """List the refs in the store. Keys that end in `/` are no objects: S3's console makes them to show directories."""
+    names: dict[str, None] = {}
+    invalid = []
     for key in store.list_keys(Layout.REFS):
         parsed = Layout.parse(key)
-        if parsed and parsed.kind is ObjectKind.REF:
-            yield parsed.name
+        if parsed and parsed.kind is ObjectKind.REF and parsed.name not in names:
+            names[parsed.name] = None
+        elif not key.endswith("/"):
+            invalid.append(key)
+    return ListedRefs(tuple(names), tuple(invalid))
+
+
+def environment_names(store: Store) -> tuple[str, ...]:
+    """Return the names of all environments in the store, in order."""
+    return list_refs(store).names
+
+
+def invalid_entry(store: Store, key: str) -> Corrupted:
+    """Return the error for a key that no ref can have."""
+    return Corrupted(
+        f"{key} in {store.url}",
+        "no entry of an environment can have this name",
+        "If another program has renamed an entry, give it its name again. Otherwise, move the file out of the store.",
+    )
 
 
 def ref_version(store: Store, name: str) -> str:
@@ -51,7 +78,7 @@ def read_ref(store: Store, name: str) -> VersionedRef:
 
 
 def _no_environment(store: Store, name: str) -> NotInStore:
-    return NotInStore(f"environment {name!r}", store.url, tuple(environment_names(store)), name)
+    return NotInStore(f"environment {name!r}", store.url, environment_names(store), name)
 
 
 def decode_ref(store: Store, name: str, data: bytes) -> Ref:
@@ -180,9 +207,16 @@ class StoredEnvironment:
 
 
 def read_all_refs(store: Store) -> Iterator[StoredEnvironment]:
-    """Yield all refs in the store, in order; one that cannot be read does not hide the others."""
-    for name in environment_names(store):
+    """Yield all refs in the store, in order; one that cannot be read does not hide the others.
+
+    Keys that no ref can have come last, with an error, as what may have been the refs of environments.
+    """
+    listed = list_refs(store)
+    for name in listed.names:
         try:
             yield StoredEnvironment(name, read_ref(store, name).ref)
         except SnapperError as error:
             yield StoredEnvironment(name, None, error)
+    for key in listed.invalid:
+        name = key.removeprefix(Layout.REFS).removesuffix(".json")
+        yield StoredEnvironment(name, None, invalid_entry(store, key))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
+from unicodedata import normalize
 
 from snapper.errors import NotInStore, UsageError
 from snapper.format.model import Ref, is_valid_name
@@ -29,8 +30,7 @@ class SnapshotSpec:
     def parse(cls, text: str) -> SnapshotSpec:
         """Raise UsageError if the environment's name is invalid."""
         name, _, snapshot = text.partition("@")
-        check_environment_name(name)
-        return cls(name, snapshot)
+        return cls(check_environment_name(name), snapshot)
 
     def __str__(self) -> str:
         return f"{self.environment}@{self.snapshot}" if self.snapshot else self.environment
@@ -44,7 +44,8 @@ class ResolvedSpec(NamedTuple):
 
 
 def check_environment_name(name: str, advice: str = "") -> str:
-    """Return the name; raise UsageError if it is not a valid name of an environment."""
+    """Return the name, composed (NFC); raise UsageError if it is not a valid name of an environment."""
+    name = normalize("NFC", name)
     if not is_valid_name(name):
         advice = advice or ("Give a directory with --prefix." if "/" in name else "")
         rule = "Use letters, digits, '_', '.', '+' and '-', at most 128 characters, starting with a letter or digit."

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.directories import open_below
@@ -70,12 +71,13 @@ class ObjectFiles(NamedTuple):
     def walk(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield everything below the prefix except directories, with its key.
 
-        Files whose names begin with a dot are no objects.
+        Files whose names begin with a dot are no objects. Keys are in Unicode's composed form (NFC), in which snapper
+        writes them: some file systems list names decomposed.
         """
         for directory in self.directories(prefix):
             for entry in directory.entries:
                 if not (entry.name.startswith(".") or entry.is_dir(follow_symlinks=False)):
-                    yield directory.prefix + entry.name, entry
+                    yield normalize("NFC", directory.prefix + entry.name), entry
 
     def directories(self, prefix: str) -> Iterator[OpenDirectory]:
         """Yield the directory of the prefix and those below it; none if it does not exist. Each is closed at the next
