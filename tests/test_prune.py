@@ -31,8 +31,8 @@ from snapper.process.identity import process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
 from snapper.repository.locks import boot_id, boottime, pack_intent, prune_lock
-from snapper.repository.refs import environment_names
-from snapper.repository.snapshots import has_snapshot
+from snapper.repository.refs import advance_ref, environment_names
+from snapper.repository.snapshots import has_snapshot, read_snapshot, require_layers
 from snapper.repository.specs import SnapshotSpec
 from snapper.store import Store, object_files, open_store
 from snapper.store.local import LocalStore
@@ -256,7 +256,7 @@ def decomposed_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_files, "os", SimpleNamespace(**{**vars(os), "scandir": decomposed}))
 
 
-@pytest.mark.parametrize("name", ["donn\u00e9es", "\ud55c\uae00"])
+@pytest.mark.parametrize("name", ["r\u00e9sum\u00e9", "\ud55c\uae00"])
 @pytest.mark.usefixtures("decomposed_names")
 def test_environments_are_found_where_the_file_system_decomposes_names(name: str, tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"), create=True)
@@ -271,7 +271,7 @@ def test_nothing_is_pruned_while_an_entry_may_have_another_name(packed: tuple[Ma
     """Another program, such as one that synchronizes directories, has renamed an entry, or the file system has."""
     machine, _ = packed
     entries = machine.store / "environments"
-    for name in ("conflict (data).json", "donne\u0301es.json", "data/old.json"):
+    for name in ("conflict (data).json", "re\u0301sume\u0301.json", "data/old.json"):
         other = entries / name
         other.parent.mkdir(exist_ok=True)
         shutil.copy(entries / "data.json", other)
@@ -541,14 +541,81 @@ class RecordedNotes(NullProgress):
         self.notes.append(text)
 
 
-@pytest.mark.parametrize("kind", ["elsewhere", "here", "unreadable"])
+@pytest.mark.parametrize("step", [3700, -700, 25 * 3600])
+def test_locks_of_living_processes_do_not_expire(
+    step: int, meeting: Callable[..., Interrupted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock may be set while they work: at boot, or when a virtual machine is resumed."""
+    monkeypatch.setattr(locks, "_MAX_WAIT", 0)
+    store = meeting(0, prune_everything).store
+    with subprocess.Popen(["sleep", "100"]) as alive:
+        holder = {"pid": alive.pid, "started": process_start_time(alive.pid)}
+        intent, lock = (write_lock(tmp_path / "store0", name, **holder) for name in (INTENT, "prune"))
+        backdate(tmp_path / "store0/locks", step)
+        with pytest.raises(StoreLocked, match="locked by a prune"):
+            packing.pack(store, tmp_path / "data", "new", jobs=1)
+        with pytest.raises(StoreLocked, match="locked by a prune"):
+            prune_everything(store)
+        lock.unlink()
+        with pytest.raises(StoreLocked, match="locked by a pack"):
+            prune_everything(store)
+        assert intent.exists()
+        lock = write_lock(tmp_path / "store0", "prune", **holder)
+        alive.kill()
+    packing.pack(store, tmp_path / "data", "new", jobs=1)
+    assert prune_everything(store) == "pruned"
+    assert not intent.exists() and not lock.exists()
+
+
+def test_prune_that_has_lost_its_lock_deletes_nothing_more(
+    meeting: Callable[..., Interrupted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine has removed it: its clock, or that of the store, was wrong."""
+    monkeypatch.setattr(locks, "_CONFIRM_INTERVAL", 0)
+    store = meeting(0, prune_everything).store
+    monkeypatch.setattr(pruning, "_find_garbage", with_lost_lock(store, pruning._find_garbage))
+    before = [*store.list_keys(Layout.SNAPSHOTS), *store.list_keys(Layout.LAYERS)]
+    with pytest.raises(LeaseExpired):
+        prune_everything(store)
+    assert [*store.list_keys(Layout.SNAPSHOTS), *store.list_keys(Layout.LAYERS)] == before
+
+
+def with_lost_lock(store: Store, find: Callable[..., Any]) -> Callable[..., Any]:
+    def find_and_lose(*arguments: Any) -> Any:
+        found = find(*arguments)
+        assert found.deleted
+        store.delete(Layout.PRUNE_LOCK)
+        return found
+
+    return find_and_lose
+
+
+@pytest.mark.parametrize("prefix", [Layout.SNAPSHOTS, Layout.PAGES, Layout.LAYERS])
+def test_pack_fails_if_what_it_published_is_missing(
+    prefix: str, meeting: Callable[..., Interrupted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune that has lost its lock may have deleted it. The next pack stores it again."""
+    store = meeting(0, prune_everything).store
+
+    def advance_and_lose(*arguments: Any, **options: Any) -> None:
+        advance_ref(*arguments, **options)
+        for key in store.list_keys(prefix):
+            store.delete(key)
+
+    monkeypatch.setattr(packing, "advance_ref", advance_and_lose)
+    with pytest.raises((LayersPruned, LeaseExpired)):
+        packing.pack(store, tmp_path / "data", "new", jobs=1)
+    monkeypatch.undo()
+    packed = packing.pack(store, tmp_path / "data", "new", jobs=1)
+    require_layers(store, read_snapshot(store, packed.snapshot_id).layers)
+
+
+@pytest.mark.parametrize("kind", ["elsewhere", "unreadable"])
 def test_locks_that_may_be_held_are_respected_until_they_expire(
     kind: str, packed: tuple[Machine, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine, _ = packed
     changes: dict[str, object] = {"machine": "another", "host": "far"}
-    if kind == "here":
-        changes = {"pid": os.getpid(), "started": process_start_time(os.getpid())}
     intent = write_lock(machine.store, INTENT, **changes)
     if kind == "unreadable":
         intent.write_text("{")

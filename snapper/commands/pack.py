@@ -44,6 +44,7 @@ from snapper.repository.snapshots import (
     has_encoded_snapshot,
     known_layers,
     require_layers,
+    require_snapshot,
     write_snapshot,
 )
 from snapper.repository.specs import check_environment_name
@@ -134,6 +135,7 @@ def pack(
         if not is_current:
             entry = _history_entry(source, packed, options.message, added_size)
             advance_ref(store, name, entry, published, force=options.force)
+            require_snapshot(store, packed.encoded, packed.snapshot.layers)
     replaced = None if is_current else _replaced_entry(source, published)
     _remember(source, name, packed)
     logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))

@@ -32,10 +32,12 @@ GRACE = 24 * 3600
 #: of that time deletes nothing more.
 LEASE = 3600
 
-#: How long a pack waits for a prune, how often it looks, and how often a prune renews its lock, in seconds.
+#: How long a pack waits for a prune, how often it looks, how often a prune renews its lock, and how often it looks
+#: whether it has lost it, in seconds.
 _MAX_WAIT = 600
 _POLL_INTERVAL = 0.2
 _RENEW_INTERVAL = 60
+_CONFIRM_INTERVAL = 1
 
 #: The largest lock that is read, in bytes: several times as large as one with the longest names.
 _LARGEST_LOCK = 4096
@@ -76,6 +78,13 @@ class Lock:
         return (
             bool(self.machine) and self.machine == boot_id() and not is_process_alive(self.pid, self.started)
         )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the holder is known to be alive. Then the lock does not expire, whatever has become of the clock."""
+        is_here = bool(self.machine) and self.machine == boot_id()
+        started = process_start_time(self.pid) if is_here else ""
+        return bool(started) and started == self.started and not self.is_dead
 
 
 @dataclass(eq=False)
@@ -132,6 +141,7 @@ class PruneLock:
     _version: str
     _acquired: float  # by the store's clock
     _renewed: float = field(default_factory=boottime)
+    _confirmed: float = field(default_factory=boottime)
     _started: float = field(default_factory=boottime)
 
     @property
@@ -140,17 +150,32 @@ class PruneLock:
         return self._acquired + boottime() - self._started
 
     def check(self) -> None:
-        """Renew the lock if necessary; call this before each deletion. Raise LeaseExpired if the lock is lost."""
-        age = boottime() - self._renewed
-        if age < _RENEW_INTERVAL:
-            return
-        if age > LEASE / 2:
+        """Confirm and renew the lock if that was long ago; call this before each deletion.
+
+        Raise LeaseExpired if the lock is lost.
+        """
+        now = boottime()
+        if now - self._renewed > LEASE / 2:
             raise LeaseExpired(self.store.url)
+        if now - self._renewed >= _RENEW_INTERVAL:
+            self._renew()
+        elif now - self._confirmed >= _CONFIRM_INTERVAL:
+            if not self._is_held():
+                raise LeaseExpired(self.store.url)
+            self._confirmed = now
+
+    def _renew(self) -> None:
         try:
             self._version = _write_prune_lock(self.store, self._version)
         except VersionMismatch:
             raise LeaseExpired(self.store.url) from None
         self._renewed = boottime()
+
+    def _is_held(self) -> bool:
+        try:
+            return self.store.read_versioned(Layout.PRUNE_LOCK, _LARGEST_LOCK).version == self._version
+        except (NotInStore, Corrupted):
+            return False
 
     def release(self) -> None:
         with suppress(SnapperError, VersionMismatch):
@@ -197,7 +222,7 @@ def _remove_dead_intents(store: Store, now: float) -> None:
             continue
         with suppress(NotInStore):
             lock = _read_intent(store, info.key)
-            if not lock.is_dead and _is_valid(info.modified, now, GRACE):
+            if lock.is_alive or (not lock.is_dead and _is_valid(info.modified, now, GRACE)):
                 raise StoreLocked(store.url, lock.action, lock.holder)
             store.delete(info.key)
 
@@ -232,7 +257,7 @@ def _wait_for_prune(store: Store, now: float) -> None:
 
 def _break(store: Store, held: _HeldLock, now: float) -> bool:
     """Remove the lock if its holder is dead or has not renewed it in time; return whether that was so."""
-    if not held.lock.is_dead and _is_valid(held.modified, now, LEASE):
+    if held.lock.is_alive or (not held.lock.is_dead and _is_valid(held.modified, now, LEASE)):
         return False
     with suppress(VersionMismatch):
         store.delete(Layout.PRUNE_LOCK, held.version)

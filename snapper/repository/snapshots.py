@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from snapper.errors import Corrupted, LayersPruned, NotInStore, SnapperError
+from snapper.errors import Corrupted, LayersPruned, LeaseExpired, NotInStore, SnapperError
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot, Manifest, SnapshotDecoder
@@ -119,6 +119,13 @@ def require_layers(store: Store, layers: Collection[Layer]) -> None:
     ]
     if missing:
         raise LayersPruned(store.url, len(missing))
+
+
+def require_snapshot(store: Store, encoded: EncodedSnapshot, layers: Collection[Layer]) -> None:
+    """Raise LeaseExpired or LayersPruned unless the store has the snapshot with all of its pages and layers."""
+    if not has_encoded_snapshot(store, encoded):
+        raise LeaseExpired(store.url)
+    require_layers(store, layers)
 
 
 def known_layers(store: Store) -> dict[str, StoredLayer]:
