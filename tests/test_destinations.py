@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from snapper.environment.conda_directories import (
+    conda_commands,
+    envs_dirs,
+    envs_dirs_to_restore_into,
+    find_roots,
+)
 from snapper.environment.condarc import configured_envs_dirs
+from snapper.environment.locations import find_environment
 from snapper.environment.own_locations import own_locations, remember_location
 from snapper.environment.state import EnvironmentState
-from snapper.errors import NoTargetDirectory
+from snapper.errors import EnvironmentNotFound, NoTargetDirectory
 from snapper.format import canonical
 from snapper.format.model import FORMAT
 from snapper.restoring.destinations import Destination, Destinations
@@ -247,15 +255,135 @@ def test_restored_base_does_not_decide_where_others_go(home: Path, monkeypatch: 
     assert choose("keys", home / ".ssh/keys").prefix == root / "envs/keys"
 
 
-def test_envs_directory_of_a_restored_base_is_no_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_envs_directory_of_a_restored_base_may_be_on_another_disk(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the user can have made the link: no snapshot can contain it."""
     monkeypatch.delenv("CONDA_ENVS_PATH")
     root = conda_root(home / "miniforge3")
-    (home / ".config").mkdir()
-    (root / "envs").rmdir()
-    (root / "envs").symlink_to(home / ".config")
-    assert choose("git", root / "envs/git").prefix == root / "envs/git"
+    volume = tmp_path / "volume"
+    (volume / "envs").mkdir(parents=True)
     (root / ".snapper").mkdir()
-    assert choose("git", root / "envs/git").prefix == home / ".conda/envs/git"
+    (root / "envs").rmdir()
+    (root / "envs").symlink_to(volume / "envs")
+    assert choose("team-x", root / "envs/team-x").prefix == root / "envs/team-x"
+    assert choose("team-x", volume / "envs/team-x").prefix == root / "envs/team-x"
+    environment(root / "lib")
+    (root / "envs").unlink()
+    (root / "envs").symlink_to("lib")
+    assert choose("team-x", root / "envs/team-x").prefix == home / ".conda/envs/team-x"
+
+
+@needs_root
+def test_link_of_others_to_envs_directories_is_not_followed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    root = conda_root(home / "miniforge3")
+    (tmp_path / "volume").mkdir()
+    (root / "envs").rmdir()
+    (root / "envs").symlink_to(tmp_path / "volume")
+    assert choose("team-x", "").prefix == root / "envs/team-x"
+    give_away(tmp_path / "volume")
+    assert choose("team-x", "").prefix == home / ".conda/envs/team-x"
+    os.chown(tmp_path / "volume", 0, 0)
+    give_away(root / "envs")
+    assert choose("team-x", "").prefix == home / ".conda/envs/team-x"
+
+
+@pytest.mark.parametrize("variable", ["CONDA_EXE", "PATH"])
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"bin/conda": "../lib/y/bin/conda"},
+        {"bin": "lib/y/bin"},
+        {"bin/conda": "../share/conda", "share/conda": "../lib/y/bin/conda"},
+        {"bin/conda": "../envs/.y/bin/conda"},
+        {"bin/conda": "../../downloads/bin/conda"},
+        {"bin/conda": "../../mine/evil/bin/conda"},
+        {"bin/conda": "../../evil-envs/evil/bin/conda"},
+    ],
+)
+def test_restored_base_does_not_choose_the_conda_of_this_user(
+    home: Path, links: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its program is a link to that of another root prefix, whose settings would count."""
+    monkeypatch.setenv("CONDA_ENVS_PATH", str(home / "evil-envs"))
+    base = environment(home / "miniforge3", "base")
+    (home / ".config").mkdir()
+    environment(home / "evil-envs/evil", "evil")
+    planted = [
+        base / "lib/y",
+        base / "envs/.y",
+        home / "downloads",
+        home / "mine/evil",
+        home / "evil-envs/evil",
+    ]
+    for root in planted:
+        for directory in ("bin", "condabin", "envs"):
+            (root / directory).mkdir(parents=True, exist_ok=True)
+        (root / "bin/conda").touch(0o755)
+        (root / ".condarc").write_text(f"envs_dirs: [{home}/.config]\n")
+    for name, target in links.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).symlink_to(target)
+    program = {"CONDA_EXE": f"{base}/bin/conda", "PATH": f"{base}/bin:/usr/bin"}[variable]
+    monkeypatch.setenv(variable, program)
+    no_system_conda()
+    assert find_roots() == [base]
+    assert envs_dirs() == [home / "evil-envs", base / "envs", home / ".conda/envs"]
+    assert [each.path for each in envs_dirs_to_restore_into()] == envs_dirs()
+    assert conda_commands() == ("", "")
+
+
+def test_environment_in_an_envs_directory_is_no_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user has the programs of a restored environment in PATH, and it has a `conda`."""
+    no_system_conda()
+    for directory in (home / "envs", home / "miniforge3/envs"):
+        tools = environment(directory / "tools", "tools")
+        (tools / "bin").mkdir()
+        (tools / "bin/conda").touch(0o755)
+        monkeypatch.setenv("PATH", f"{tools}/bin:/usr/bin")
+        assert tools not in find_roots()
+        shutil.rmtree(tools / ".snapper")
+        assert tools in find_roots()
+
+
+def test_program_of_the_users_own_conda_may_be_a_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for root in (conda_root(home / "apps/conda"), environment(home / "apps/base", "base")):
+        for directory in ("bin", "condabin"):
+            (root / directory).mkdir(exist_ok=True)
+        (root / "bin/conda").touch(0o755)
+        link = home / root.name / "conda"
+        link.parent.mkdir()
+        link.symlink_to(root / "bin/conda")
+        monkeypatch.setenv("CONDA_EXE", str(link))
+        assert find_roots()[0] == root
+        assert root / "envs" in envs_dirs()
+        is_managed = (root / ".snapper").exists()
+        assert conda_commands() == (str(root), "" if is_managed else f"{root}/condabin")
+
+
+def test_settings_in_a_restored_environment_name_no_envs_directories(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever environments are searched or restored, and also if a link of another root prefix leads there."""
+    monkeypatch.delenv("CONDA_ENVS_PATH")
+    root, base = conda_root(home / "miniforge3"), conda_root(home / "miniconda3")
+    (base / ".snapper").mkdir()
+    environment(base / "lib/x/team")
+    (base / ".condarc").write_text(f"envs_dirs: [{base}/lib/x, {home}/work]\n")
+    expected = {root / "envs", base / "envs", home / ".conda/envs"}
+    assert set(envs_dirs()) == expected
+    with pytest.raises(EnvironmentNotFound):
+        find_environment("team")
+    (root / ".condarc").symlink_to(base / ".condarc")
+    (home / ".condarc").symlink_to(base / ".condarc")
+    assert set(envs_dirs()) == expected
+    (home / ".condarc").unlink()
+    (home / ".condarc").write_text(f"envs_dirs: [{base}/lib/x]\n")
+    assert set(envs_dirs()) == {*expected, base / "lib/x"}
+    assert find_environment("team") == base / "lib/x/team"
 
 
 def test_restored_environment_does_not_become_a_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

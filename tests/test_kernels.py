@@ -17,6 +17,7 @@ import pytest
 
 from scripts.maker import make
 from snapper import kernels
+from snapper.environment.conda_directories import CondaCommands
 from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice
@@ -231,6 +232,23 @@ def test_names_of_other_kernels_are_not_used(home: Path, monkeypatch: pytest.Mon
     assert register_names(home / "envs/python3", "python3", [PY])[0][0].startswith("python3-")
 
 
+def test_registered_kernels_keep_names_that_appear_elsewhere(home: Path) -> None:
+    """Notebooks refer to them, and Jupyter looks in the user's own directory first."""
+    registered = register_names(home / "envs/a", "a", [PY])
+    add_kernelspec(home / "miniforge3/share/jupyter/kernels", "a-py")
+    assert register_names(home / "envs/a", "a", [PY]) == registered
+    shutil.rmtree(home / ".local/share/jupyter/kernels/a-py")
+    assert register_names(home / "envs/a", "a", [PY])[0][0] == f"a-py-{digest('a', 'py')}"
+
+
+def test_kernels_of_a_restored_base_take_no_names(home: Path) -> None:
+    """Whoever published it must not get the names of other environments' kernels."""
+    add_kernelspec(home / "miniforge3/share/jupyter/kernels", "a-py")
+    for directory in ("conda-meta", ".snapper"):
+        (home / "miniforge3" / directory).mkdir()
+    assert register_names(home / "envs/a", "a", [PY])[0][0] == "a-py"
+
+
 @pytest.mark.parametrize(
     "template", ["{env}-{kernel}", "{kernel}.{env}", "{env}{kernel}", "{env}", "k-{env}-{language}"]
 )
@@ -398,7 +416,9 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     condabin = tmp_path / "conda/condabin"
     condabin.mkdir(parents=True)
     waiting, used = tmp_path / "waiting", tmp_path / "used"
-    target = launcher.LaunchTarget("it's", prefix, (), str(condabin), waiting, used)
+    target = launcher.LaunchTarget(
+        "it's", prefix, (), CondaCommands(str(tmp_path / "conda"), str(condabin)), waiting, used
+    )
     (kernel / launcher.LAUNCH_SCRIPT).write_text(launcher.render_launch_script(target))
     argv = [
         sys.executable, "-I", "-S", "-c",
@@ -518,7 +538,7 @@ def test_launcher_ignores_waiting_files_that_are_not_snappers(
 
 
 def test_launcher_passes_shellcheck(tmp_path: Path) -> None:
-    target = launcher.LaunchTarget("a", tmp_path, (0, 1), "", tmp_path / "w", tmp_path / "u")
+    target = launcher.LaunchTarget("a", tmp_path, (0, 1), CondaCommands(), tmp_path / "w", tmp_path / "u")
     (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))
     done = subprocess.run(
         [shutil.which("shellcheck") or "shellcheck", tmp_path / "launch.sh"],

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from snapper.environment.conda_directories import CondaCommands
 from snapper.kernels import launcher
 from snapper.process.shell import Code, comment, fill, is_variable_name, quote
 
@@ -86,7 +87,12 @@ def test_values_in_scripts_of_kernels_arrive_unchanged(
         (prefix / "etc/conda/activate.d/a.sh").touch()
         os.mkdir(encode(str(kernel)))
         target = launcher.LaunchTarget(
-            environment, prefix, (), condabin, directory / name / "w", directory / name / "u"
+            environment,
+            prefix,
+            (),
+            CondaCommands("", condabin),
+            directory / name / "w",
+            directory / name / "u",
         )
         (kernel / "launch.sh").write_bytes(encode(launcher.render_launch_script(target)))
 

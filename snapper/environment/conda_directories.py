@@ -1,8 +1,11 @@
 """Where conda keeps environments on this machine: its root prefixes and its envs directories.
 
 Variables and the `.condarc` of the user and the system are their own decision. What is found in other ways may belong
-to other users, and a root prefix may have come from a store: environments are found there, but they are only restored
-into directories that no other user controls, and the `.condarc` of a root prefix that snapper manages has no say.
+to other users: environments are found there, but they are only restored into directories that no other user controls.
+
+A root prefix may be a managed environment, whose files may have come from a store: it is one if the user or the system
+has conda there, and its `envs` directory counts, but nothing in it says where other root prefixes or envs directories
+are.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import NamedTuple
 
 from snapper.environment.condarc import configured_envs_dirs
 from snapper.environment.control import control_problem_in_home, owner_problem
-from snapper.format.model import STATE_DIRECTORY
+from snapper.environment.managed import is_inside_managed, managed_environments
 from snapper.settings.directories import home_directory
 
 #: Where the root prefixes of installations usually are, below the home or absolute.
@@ -48,11 +51,19 @@ class EnvsDirectory(NamedTuple):
         return owner_problem(prefix) if self.is_chosen else control_problem_in_home(prefix)
 
 
+class CondaCommands(NamedTuple):
+    """The root prefix with conda's commands, and the directory of these if they may be in every environment's PATH.
+
+    Both are empty if there is none.
+    """
+
+    root: str = ""
+    condabin: str = ""
+
+
 def envs_dirs() -> list[Path]:
     """Return the directories that conda finds environments in, in the order in which it chooses one."""
-    roots = find_roots()
-    by_roots = (directory for root in roots for directory in _from_condarc(root / ".condarc"))
-    return _unique([*_chosen_envs_dirs(), *by_roots, *(root / "envs" for root in roots), user_envs_dir()])
+    return _unique([*_chosen_envs_dirs(find_roots()), *_envs_dirs_of_roots(), user_envs_dir()])
 
 
 def envs_dirs_to_restore_into() -> list[EnvsDirectory]:
@@ -60,14 +71,9 @@ def envs_dirs_to_restore_into() -> list[EnvsDirectory]:
 
     They may not exist, and this user may not be able to write to them.
     """
-    roots = trusted_roots()
-    chosen = _chosen_envs_dirs()
-    for root in roots:
-        if not _is_managed(root):
-            chosen += _from_condarc(root / ".condarc")
+    chosen = _chosen_envs_dirs(trusted_roots())
     of_mamba = [root / "envs" for root in _mamba_root()]
-    of_roots = (root / "envs" for root in find_roots() if not _leads_elsewhere(root))
-    in_order = _unique([*chosen, *of_roots, user_envs_dir()])
+    in_order = _unique([*chosen, *_envs_dirs_of_roots(), user_envs_dir()])
     return [EnvsDirectory(path, path in chosen or path in of_mamba) for path in in_order]
 
 
@@ -79,7 +85,8 @@ def user_envs_dir() -> Path:
 def find_roots() -> list[Path]:
     """Return the root prefixes of conda, mamba and micromamba on this machine, as far as they can be found."""
     existing = (path for path in usual_roots() if os.path.isdir(path))
-    return _unique([*_root_of_program(), *_root_in_use(), *_mamba_root(), *existing])
+    found = _unique([*_root_of_program(), *_root_in_use(), *_mamba_root(), *existing])
+    return [root for root in found if not is_inside_managed(root)]
 
 
 def trusted_roots() -> list[Path]:
@@ -93,8 +100,8 @@ def usual_roots() -> list[Path]:
     return [home / path for path in _USUAL_ROOTS]
 
 
-def condabin() -> str:
-    """Return the directory with conda's commands, "" if there is none.
+def conda_commands() -> CondaCommands:
+    """Return where conda's commands are.
 
     Another user's installation only counts if it is the one that this user runs.
     """
@@ -102,12 +109,20 @@ def condabin() -> str:
     for root in find_roots():
         directory = root / "condabin"
         if os.path.isdir(directory) and (root in chosen or not control_problem_in_home(directory)):
-            return str(directory)
-    return ""
+            return CondaCommands(str(root), "" if managed_environments(directory) else str(directory))
+    return CondaCommands()
 
 
-def _chosen_envs_dirs() -> list[Path]:
-    """Return the directories that variables, the user's settings, and the system's settings of conda name."""
+def _chosen_envs_dirs(roots: Iterable[Path]) -> list[Path]:
+    """Return the directories that variables and the settings of the user, the system, and these root prefixes name."""
+    directories = _named_envs_dirs()
+    for root in roots:
+        directories += _from_condarc(root / ".condarc")
+    return directories
+
+
+def _named_envs_dirs() -> list[Path]:
+    """Return the directories that variables and the settings of the user and the system name."""
     directories = [*_from_variables()]
     if os.environ.get("CONDARC"):
         directories += _from_condarc(_expand(os.environ["CONDARC"]))
@@ -115,6 +130,11 @@ def _chosen_envs_dirs() -> list[Path]:
         if not control_problem_in_home(file):
             directories += _from_condarc(file)
     return directories
+
+
+def _envs_dirs_of_roots() -> list[Path]:
+    directories = [root / "envs" for root in find_roots()]
+    return [directory for directory in directories if not managed_environments(directory)]
 
 
 def _from_variables() -> Iterator[Path]:
@@ -125,13 +145,25 @@ def _from_variables() -> Iterator[Path]:
 
 
 def _from_condarc(file: Path) -> list[Path]:
-    return [_expand(text) for text in configured_envs_dirs(file)]
+    """Return the envs directories that the file names; none if it may have come from a store."""
+    texts = configured_envs_dirs(file)
+    return [] if texts and managed_environments(file) else [_expand(text) for text in texts]
 
 
 def _root_of_program() -> list[Path]:
-    """Return the root prefix of the conda that this user runs, if any."""
-    executable = os.environ.get("CONDA_EXE") or shutil.which("conda")
-    return [Path(os.path.realpath(executable)).parent.parent] if executable else []
+    """Return the root prefix of the conda that this user runs, if any.
+
+    If a managed environment has the program, or a link to it, it is the root prefix, unless it is in an envs directory.
+    """
+    found = os.environ.get("CONDA_EXE") or shutil.which("conda")
+    if not found:
+        return []
+    program = Path(os.path.abspath(found))
+    managed = [Path(prefix) for prefix in sorted(managed_environments(program))]
+    if not managed:
+        return [Path(os.path.realpath(program)).parent.parent]
+    named = _named_envs_dirs()
+    return [prefix for prefix in managed if prefix.parent.name != "envs" and prefix.parent not in named]
 
 
 def _root_in_use() -> list[Path]:
@@ -142,7 +174,7 @@ def _root_in_use() -> list[Path]:
     outer = Path(active).parent
     if outer.name == "envs":
         return [outer.parent]
-    has_conda = os.path.isdir(Path(active, "condabin")) and not _is_managed(Path(active))
+    has_conda = os.path.isdir(Path(active, "condabin")) and not managed_environments(Path(active))
     return [Path(active)] if has_conda or os.environ.get("CONDA_DEFAULT_ENV") == "base" else []
 
 
@@ -150,16 +182,6 @@ def _mamba_root() -> list[Path]:
     """Return the root prefix that the user has chosen for mamba, if any."""
     chosen = os.environ.get("MAMBA_ROOT_PREFIX")
     return [_expand(chosen)] if chosen else []
-
-
-def _is_managed(prefix: Path) -> bool:
-    """Return whether snapper has packed or restored the environment, so that its files may be from a store."""
-    return os.path.lexists(prefix / STATE_DIRECTORY)
-
-
-def _leads_elsewhere(root: Path) -> bool:
-    """Return whether the envs directory of a root prefix is a link that may be from a store."""
-    return _is_managed(root) and os.path.islink(root / "envs")
 
 
 def _expand(text: str) -> Path:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapper.environment.conda_directories import find_roots
+from snapper.environment.managed import managed_environments
 
 _KERNELS = "share/jupyter/kernels"
 
@@ -30,7 +31,9 @@ def kernel_directories() -> list[str]:
 def kernel_names_elsewhere(own: Path) -> Iterator[str]:
     """Yield the names, in lower case, of kernels that Jupyter may find in other directories than the user's own.
 
-    Besides Jupyter's search path, this looks where Jupyter itself may be installed: snapper often is elsewhere.
+    Besides Jupyter's search path, this looks where Jupyter itself may be installed: snapper often is elsewhere. The
+    kernels that managed environments ship do not count: the user's own directory precedes theirs, and whoever published
+    them must not take the names of other environments' kernels.
     """
     prefixes = find_roots()
     program = shutil.which("jupyter")
@@ -39,7 +42,7 @@ def kernel_names_elsewhere(own: Path) -> Iterator[str]:
     seen = {None, _identity(own)}
     for directory in (*kernel_directories(), *(str(prefix / _KERNELS) for prefix in prefixes)):
         identity = _identity(directory)
-        if identity not in seen:
+        if identity not in seen and not managed_environments(Path(directory)):
             seen.add(identity)
             with suppress(OSError):
                 yield from (name.lower() for name in os.listdir(directory))

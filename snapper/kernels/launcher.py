@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from snapper.environment.conda_directories import CondaCommands
 from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.process.shell import fill, is_variable_name, quote
 
@@ -53,6 +54,7 @@ snapper_environment=@ENVIRONMENT@
 snapper_prefix=@PREFIX@
 snapper_default=@DEFAULT@
 snapper_owners=@OWNERS@
+snapper_conda=@CONDA@
 snapper_condabin=@CONDABIN@
 snapper_waiting=@WAITING@
 snapper_used=@USED@
@@ -202,8 +204,8 @@ else
     case :${PATH:-/usr/bin:/bin}: in
     *condabin:*) ;;
     *)
-        # What was restored from a store must not get into the PATH of other environments.
-        if [ -d "$snapper_condabin" ] && [ ! -e "${snapper_condabin%/*}/.snapper" ]; then
+        # What was restored from a store must not get into the PATH of other environments, also not later.
+        if [ -d "$snapper_condabin" ] && [ ! -e "$snapper_conda/.snapper" ]; then
             PATH=$snapper_condabin:${PATH:-/usr/bin:/bin}
         fi
         ;;
@@ -211,8 +213,8 @@ else
     PATH=$snapper_prefix/bin:${PATH:-/usr/bin:/bin}
 fi
 # %conda needs CONDA_EXE, which is not set where conda was never activated.
-if [ -z "${CONDA_EXE:-}" ] && [ -x "${snapper_condabin%/*}/bin/conda" ]; then
-    export CONDA_EXE="${snapper_condabin%/*}/bin/conda"
+if [ -z "${CONDA_EXE:-}" ] && [ -n "$snapper_conda" ] && [ -x "$snapper_conda/bin/conda" ]; then
+    export CONDA_EXE="$snapper_conda/bin/conda"
 fi
 CONDA_PREFIX=$snapper_prefix
 CONDA_SHLVL=$snapper_level
@@ -232,14 +234,14 @@ class LaunchTarget:
     """The environment that a launch script starts a kernel in.
 
     `owners` are the numbers of the users that the environment may belong to, besides the one who starts the kernel.
-    `condabin` is the directory of conda's own program, or empty. The script reads the file `waiting` while it waits,
-    and touches the file `used` when it starts the kernel, if there are such files.
+    The script reads the file `waiting` while it waits, and touches the file `used` when it starts the kernel, if there
+    are such files.
     """
 
     environment: str
     prefix: Path
     owners: Sequence[int]
-    condabin: str
+    conda: CondaCommands
     waiting: Path | None
     used: Path | None
 
@@ -249,9 +251,10 @@ def render_launch_script(target: LaunchTarget) -> str:
     values = {
         "ENVIRONMENT": target.environment,
         "PREFIX": str(target.prefix),
-        "DEFAULT": conda_default_env(target.prefix, target.condabin),
+        "DEFAULT": conda_default_env(target.prefix, target.conda.root),
         "OWNERS": " ".join(map(str, target.owners)),
-        "CONDABIN": target.condabin,
+        "CONDA": target.conda.root,
+        "CONDABIN": target.conda.condabin,
         "WAITING": str(target.waiting or ""),
         "USED": str(target.used or ""),
         "COMMAND": COMMAND_SCRIPT,
@@ -285,9 +288,9 @@ def argv_fields(argv: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(("connection_file", *fields)))
 
 
-def conda_default_env(prefix: Path, condabin: str = "") -> str:
+def conda_default_env(prefix: Path, root: str = "") -> str:
     """Return CONDA_DEFAULT_ENV as conda sets it: the environment's name in an envs directory, else its prefix."""
-    if condabin and Path(condabin).parent == prefix:
+    if root and Path(root) == prefix:
         return "base"
     return prefix.name if prefix.parent.name == "envs" else str(prefix)
 

@@ -115,8 +115,13 @@ class KernelNames:
         with_digest = f"{stem}-{sha256_hex(identity)[:_DIGEST_LENGTH]}"
         wanted = stem if is_plain else with_digest
         numbered = (f"{with_digest}-{number}" for number in range(2, _MOST_NUMBERS))
-        for name in chain(self._kept(stem, environment, kernel), (wanted, with_digest), numbered):
-            if name not in chosen and self._is_free(name, environment, kernel):
+        new = (
+            name
+            for name in chain((wanted, with_digest), numbered)
+            if self._is_free(name, environment, kernel)
+        )
+        for name in chain(self._kept(stem, environment, kernel), new):
+            if name not in chosen:
                 is_wanted = name == wanted or (
                     wanted not in chosen and self._is_free(wanted, environment, kernel)
                 )
@@ -124,15 +129,27 @@ class KernelNames:
         return with_digest, ""
 
     def _kept(self, stem: str, environment: str, kernel: str) -> Iterator[str]:
-        """Yield the names under which the kernel is registered, as far as the template still gives them."""
+        """Yield the names under which the kernel is registered, as far as the template still gives them.
+
+        It keeps them when other kernels of these names appear elsewhere, which the user's own directory precedes.
+        """
         pattern = re.escape(stem) + _SUFFIX
         for known in self.registered(environment):
-            if known.kernel == kernel and re.fullmatch(pattern, known.name):
+            is_this = known.kernel == kernel and known.name != _NATIVE
+            if (
+                is_this
+                and re.fullmatch(pattern, known.name)
+                and self._is_unused(known.name, environment, kernel)
+            ):
                 yield known.name
 
     def _is_free(self, name: str, environment: str, kernel: str) -> bool:
-        """Return whether the kernel can have the name, which is in lower case."""
-        return name not in self._foreign and all(
+        """Return whether the kernel can be registered by the name, which is in lower case."""
+        return name not in self._foreign and self._is_unused(name, environment, kernel)
+
+    def _is_unused(self, name: str, environment: str, kernel: str) -> bool:
+        """Return whether nothing else has the name in the user's own directory."""
+        return all(
             self._is_available(own, environment, kernel)
             if own == name
             else not os.path.lexists(self._directory / own / KERNEL_JSON)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper.environment import conda
-from snapper.environment.conda_directories import condabin
+from snapper.environment.conda_directories import conda_commands
 from snapper.format.model import Kernel
 from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
 from snapper.fs.ownership import trusted_users
@@ -59,7 +59,7 @@ class Registrar:
 
     def __init__(self) -> None:
         self._names = KernelNames()
-        self._condabin = condabin()
+        self._conda = conda_commands()
         self._is_anothers = cache(_is_anothers)
 
     def register(self, prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
@@ -147,7 +147,7 @@ class Registrar:
     ) -> None:
         files = (waiting_file(environment), used_file(environment))
         waiting, used = (None if self._is_anothers(file.parent) else file for file in files)
-        target = launcher.LaunchTarget(environment, prefix, owners, self._condabin, waiting, used)
+        target = launcher.LaunchTarget(environment, prefix, owners, self._conda, waiting, used)
         directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 

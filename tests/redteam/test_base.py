@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.redteam.accounts import withstood
-from tests.support.redteam.publisher import directory, encode, file, link
+from tests.support.redteam.publisher import directory, encode, file, kernelspec, link
 from tests.support.redteam.variants import variants
 from tests.support.redteam.world import World
 
@@ -137,6 +138,104 @@ def test_settings_in_the_environment(world: World, base: Path) -> None:
     condarc = f"envs_dirs: [{world.victim.home}/.aws, {world.victim.home}/work]\n"
     world.publish("base", file(".condarc", condarc), prefix=base)
     _restore(world, base)
+
+
+_PLANTED_CONDA = {
+    "in a directory": [link("bin/conda", "../lib/y/bin/conda")],
+    "by two links": [link("bin/conda", "../share/conda"), link("share/conda", "../lib/y/bin/conda")],
+    "directory as a link": [link("bin", "lib/y/bin")],
+    "hidden below envs": [link("bin/conda", "../envs/.y/bin/conda")],
+    "elsewhere": [link("bin/conda", "../../work/bin/conda")],
+}
+
+
+@variants("variable", ["CONDA_EXE", "PATH"], usually=("CONDA_EXE", "PATH"))
+@variants("planted", _PLANTED_CONDA, usually=("in a directory", "elsewhere"))
+def test_program_that_leads_to_another_conda(planted: str, variable: str, world: World, base: Path) -> None:
+    """Its `conda` is a link to one with settings of its own, and programs for the PATH of all kernels."""
+    home = world.victim.home
+    base.mkdir()
+    (home / ".config").mkdir()
+    (home / "work/bin").mkdir()
+    (home / "work/.condarc").write_text("envs_dirs: [~/.config]\n")
+    (home / "work/bin/conda").touch(0o755)
+    world.victim.owns(home)
+    members = [
+        member
+        for top in ("lib/y", "envs/.y")
+        for member in (
+            file(f"{top}/bin/conda", "#!/bin/sh\n", 0o755),
+            file(f"{top}/condabin/ls", "evil", 0o755),
+            file(f"{top}/.condarc", "envs_dirs: [~/.config]\n"),
+        )
+    ]
+    variables = {
+        variable: f"{base}/bin/conda" if variable == "CONDA_EXE" else f"{base}/bin:/usr/bin:/bin",
+        "CONDA_ENVS_PATH": "",
+    }
+    world.publish("base", *members, *_PLANTED_CONDA[planted], prefix=base)
+    world.victim.snapper("restore", "--all", **variables)
+    world.publish("git", file("config", "evil"), prefix=home / ".config/git")
+    world.publish("work", prefix="/nowhere/envs/work")
+    also = [directory / "envs" / name for directory in (base, home / ".conda") for name in ("git", "work")]
+    with world.unharmed("base", also=(base, *also)):
+        world.victim.snapper("restore", "--all", **variables)
+    on_path = [text for text in world.victim.kernel_scripts().values() if "y/condabin" in text]
+    withstood(not on_path, "put its programs into the PATH of other environments")
+
+
+@variants("how", [".condarc", "bin/conda", "environment"], usually=(".condarc", "bin/conda"))
+def test_environment_that_is_found_by_name(how: str, world: World, base: Path) -> None:
+    """It has something like an environment in it, and says that environments of the victim are there."""
+    home = world.victim.home
+    base.mkdir()
+    world.victim.owns(base)
+    planted = "lib/x/envs/team"
+    members = {
+        ".condarc": [file(".condarc", f"envs_dirs: [{base}/lib/x/envs]\n")],
+        "bin/conda": [link("bin/conda", "../lib/x/bin/conda"), file("lib/x/bin/conda", "", 0o755)],
+        "environment": [directory("lib/x/conda-meta")],
+    }[how]
+    evil = json.dumps({"argv": ["EVIL"], "display_name": "x", "language": "x"})
+    world.publish(
+        "base",
+        *members,
+        file(f"{planted}/conda-meta/history", ""),
+        file(f"{planted}/share/jupyter/kernels/python3/kernel.json", evil),
+        prefix=base,
+    )
+    variables = {"CONDA_ENVS_PATH": "", "PATH": f"{base}/bin:/usr/bin:/bin"}
+    world.victim.snapper("restore", "--all", **variables)
+    with world.unharmed("base", also=(base,)):
+        for command in ("pack", "status", "kernels register"):
+            outcome = world.victim.snapper(*command.split(), "team", **variables)
+            withstood(outcome.code, f"`{command} team` works on its files")
+    world.publish("team", prefix=home / ".conda/envs/team")
+    world.victim.snapper("restore", "team", **variables)
+    for command in ("status", "kernels register", "pack"):
+        outcome = world.victim.snapper(*command.split(), "team", **variables)
+        withstood(outcome.code == 0, f"`{command} team` fails: {outcome.err}")
+    withstood("EVIL" not in f"{world.victim.kernel_scripts()}", "registered its kernel as another's")
+
+
+@variants("when", ["at once", "later"], usually=("at once", "later"))
+def test_kernel_with_the_name_of_anothers(when: str, world: World, base: Path) -> None:
+    """It ships a kernel with the name that `team`'s has: Jupyter in base finds it if that gets another name."""
+    base.mkdir()
+    world.victim.owns(base)
+    jupyter = [file("bin/jupyter", "", 0o755)]
+    variables = {"PATH": f"{base}/bin:/usr/bin:/bin"}
+    world.publish("team", prefix=world.victim.envs / "team")
+    if when == "later":
+        world.publish("base", prefix=base)
+        world.victim.snapper("restore", "--all", **variables)
+    world.publish("base", kernelspec("team-python3", argv=["EVIL"]), *jupyter, prefix=base)
+    for _ in range(2):
+        world.victim.snapper("restore", "--all", **variables)
+    kernels = world.victim.registered_kernels()
+    withstood("team-python3" in kernels, f"took the name; the victim has {sorted(kernels)}")
+    mark = kernels["team-python3"]["metadata"]["snapper"]
+    withstood(mark["environment"] == "team", "took the kernel")
 
 
 def test_package_cache_of_the_victim(world: World, base: Path) -> None:

@@ -1,0 +1,90 @@
+"""Tell what may have come from a store: the files of managed environments, which snapper has packed or restored.
+
+Whoever published such an environment has chosen its files. They are for whoever starts its programs, and decide nothing
+else: not where environments are found or restored, what snapper and other environments run, or how kernels are named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from snapper.environment import conda
+from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
+from snapper.settings.directories import home_directory
+
+_MOST_LINKS = 40
+
+
+def managed_environments(path: Path) -> frozenset[str]:
+    """Return the real paths of the managed environments that the absolute path is, or that it may be part of.
+
+    This includes those that links on the path are in or lead through. Nothing in `envs` and `pkgs` of an environment is
+    part of it. Raise UsageError if this user has no home directory.
+    """
+    home = home_directory()
+    tops = {str(home), os.path.realpath(home)}
+    return frozenset(
+        os.path.realpath(prefix)
+        for spelling in _spellings(str(path))
+        for prefix in _environments_with(spelling, tops)
+    )
+
+
+def is_inside_managed(path: Path) -> bool:
+    """Return whether the path may be part of a managed environment; one that is not in another is not."""
+    return not managed_environments(path) <= {os.path.realpath(path)}
+
+
+def _environments_with(path: str, homes: set[str]) -> Iterator[str]:
+    """Yield the managed environments that the path, without following links, is or may be part of.
+
+    Neither the home directory nor what is above it is one for the paths below it.
+    """
+    prefix, inside = path, ""
+    while prefix not in homes:
+        if _may_be_part(inside) and _is_managed(prefix):
+            yield prefix
+        parent, name = os.path.split(prefix)
+        if parent == prefix:
+            return
+        prefix, inside = parent, f"{name}/{inside}" if inside else name
+
+
+def _is_managed(prefix: str) -> bool:
+    return os.path.lexists(os.path.join(prefix, STATE_DIRECTORY)) and conda.is_environment(Path(prefix))
+
+
+def _may_be_part(inside: str) -> bool:
+    """Return whether a snapshot can have something at this path of the environment; an empty one is itself."""
+    path = os.path.normpath(inside)
+    if path == "." or path in SHARED_DIRECTORIES:
+        return path == "."
+    try:
+        return bool(check_path(path))
+    except ValueError:
+        return False
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """Yield the path, and what it becomes with each link that is followed."""
+    yield path
+    done, pending, links = "/", path.split("/")[::-1], 0
+    while pending and links < _MOST_LINKS:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            done = os.path.dirname(done)
+            continue
+        child = os.path.join(done, name)
+        try:
+            target = os.readlink(child)
+        except OSError:
+            done = child
+            continue
+        links += 1
+        pending += target.split("/")[::-1]
+        done = "/" if target.startswith("/") else done
+        yield os.path.join(done, *pending[::-1])
