@@ -12,7 +12,7 @@ import pytest
 
 from snapper.environment.scan import scan
 from snapper.environment.tree import File, walk
-from snapper.errors import ChangedWhilePacking, FileOperationFailed, TooManyFiles
+from snapper.errors import ChangedWhilePacking, FileOperationFailed, TooManyDirectories, TooManyFiles
 from snapper.format import layer_builder
 from snapper.format.model import LAYER_SIZE
 from snapper.packing.collect import collect_group
@@ -35,6 +35,19 @@ def test_links_that_a_restore_would_refuse_are_not_packed(
     for number in range(30):
         (tmp_path / f"link{number}").symlink_to("x" * 200)
     with pytest.raises(TooManyFiles, match=f"{tmp_path} has too many files: links and directories"):
+        make_plan(tmp_path, walk(tmp_path), ())
+
+
+def test_directories_that_a_restore_would_refuse_are_not_packed(tmp_path: Path) -> None:
+    """Those that are members of layers do not count: space is reserved for members."""
+    (tmp_path / "/".join(["a"] * 240)).mkdir(parents=True)
+    (tmp_path / "b").mkdir()
+    for number in range(20):
+        (tmp_path / f"b/{number}").mkdir()
+        (tmp_path / f"b/{number}").chmod(0o700)
+    make_plan(tmp_path, walk(tmp_path), ())
+    (tmp_path / "/".join(["b"] * 100)).mkdir(parents=True)
+    with pytest.raises(TooManyDirectories, match=f"{tmp_path} has too many directories: more than 261 "):
         make_plan(tmp_path, walk(tmp_path), ())
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import Corrupted, TooManyFiles, UnexpectedError
+from snapper.errors import Corrupted, TooManyDirectories, TooManyFiles, UnexpectedError
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
@@ -31,7 +31,7 @@ from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
 from tests.conftest import tree_of, without_run_records
-from tests.support.hostile_layers import GOOD, HOSTILE_LAYERS
+from tests.support.hostile_layers import GOOD, HOSTILE_LAYERS, with_description
 from tests.support.layers import (
     META,
     PLACEHOLDER,
@@ -154,7 +154,7 @@ def test_owner_can_enter_every_directory_whatever_its_mode(sandbox: Path) -> Non
 
 
 def test_tree_with_more_directories_than_open_descriptors(sandbox: Path) -> None:
-    paths = [f"d{number}/" + "below/" * (number % 9) + "file" for number in range(400)]
+    paths = [f"d{number}/" + "below/" * (number % 3 // 2 * 2) + "file" for number in range(400)]
     layers = [
         pack_members(encode_member(META), *(file(path, path.encode()) for path in paths[start::3]))
         for start in range(3)
@@ -291,6 +291,30 @@ def test_links_that_would_take_too_much_memory_are_refused(
     assert isinstance(outcome, RestoreFailure)
     assert isinstance(outcome.error, TooManyFiles)
     assert "links and directories" in outcome.error.message
+
+
+DEEP = "/".join(["d"] * 250)
+
+
+def test_directories_of_a_layer_are_limited_by_the_members_that_it_has(sandbox: Path) -> None:
+    """What is stated does not count: it is found to be false only at the end of the layer."""
+    layer = pack_members(
+        *(file(f"{number}/{DEEP}", b"") for number in range(9)), file("data", bytes(1 << 20))
+    )
+    most = with_description(layer, members=layer.layer.diff_size // 512)
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), most])
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreFailure)
+    assert isinstance(outcome.error, Corrupted)
+    assert "more directories than members" in outcome.error.message
+
+
+def test_directories_of_all_layers_are_limited_by_the_space_reserved_for_them(sandbox: Path) -> None:
+    layers = [pack_members(file(f"{number}/{DEEP}", b"")) for number in range(2)]
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *layers])
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreFailure)
+    assert isinstance(outcome.error, TooManyDirectories)
 
 
 @pytest.mark.parametrize("limit", ["layer_writer._LARGEST_BLOCK", "unpacker._MOST_DESCRIBED"])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +73,21 @@ def test_space_is_reserved_for_prefixes_that_are_longer_than_placeholders(tmp_pa
     with pytest.raises(InsufficientSpace) as caught:
         SpaceReservations().reserve(tmp_path, layers, "/" + "q" * 79)
     assert free < caught.value.needed < 2 * free
+
+
+def test_space_is_reserved_for_directories_that_only_exist_in_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = Layer("0" * 64, 1, "0" * 64, LAYER_SIZE, "files", "", 1000, (), None)
+    needed = LAYER_SIZE + 1000 * 2304 + (1000 // 2 + 250) * 4096
+    for free, fits in (
+        (FreeSpace(needed, 1750), True),
+        (FreeSpace(needed - 1, 1750), False),
+        (FreeSpace(needed, 1749), False),
+    ):
+        monkeypatch.setattr("snapper.restoring.space.free_space", lambda _, free=free: free)
+        with nullcontext() if fits else pytest.raises(InsufficientSpace):
+            SpaceReservations().reserve(tmp_path, [layer], "/prefix")
 
 
 @pytest.fixture
@@ -259,18 +275,18 @@ def test_snapshots_that_claim_all_space_do_not_stop_the_others(three: Machine) -
 def restore_nested(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, **sizes: int
 ) -> list[RestoreResult | RestoreFailure]:
-    """Publish environments whose snapshots state these sizes, `team` inside of `base`; restore them to 300 kB of space.
+    """Publish environments whose snapshots state these sizes, `team` inside of `base`; restore them to 4 MB of space.
 
-    `base` really has 200 kB.
+    `base` really has 2 MB.
     """
     for name, value in {**machine.variables, "CONDA_ENVS_PATH": ""}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("snapper.restoring.space.free_space", lambda directory: FreeSpace(300_000, None))
+    monkeypatch.setattr("snapper.restoring.space.free_space", lambda directory: FreeSpace(4_000_000, None))
     publisher.make_store(machine.store)
     root = machine.home / "miniconda3"
     for name, size in sizes.items():
         content = b"".join(
-            (*publisher.ENVIRONMENT, publisher.file(name, bytes(200_000 if name == "base" else 10)))
+            (*publisher.ENVIRONMENT, publisher.file(name, bytes(2_000_000 if name == "base" else 10)))
         )
         layer = publisher.put_layer(machine.store, content, diff_size=size or len(content))
         prefix = {"base": root, "team": root / "envs/team"}.get(name, "")
@@ -283,7 +299,7 @@ def test_environments_inside_of_another_one_wait_until_there_is_space_for_it(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that states nearly the size of `base` makes that wait, and `team` with it, which belongs inside."""
-    claim, base, team = restore_nested(machine, monkeypatch, team=0, base=0, claim=190_000)
+    claim, base, team = restore_nested(machine, monkeypatch, team=0, base=0, claim=1_900_000)
     assert (claim.environment, base.environment, team.environment) == ("claim", "base", "team")
     assert isinstance(claim, RestoreFailure)
     assert isinstance(base, RestoreResult)
@@ -295,7 +311,7 @@ def test_environments_inside_of_another_one_that_fails_do_not_keep_it_from_being
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is never enough space for `base`. What is restored inside of its directory is still there afterwards."""
-    base, team = restore_nested(machine, monkeypatch, base=400_000, team=0)
+    base, team = restore_nested(machine, monkeypatch, base=5_000_000, team=0)
     assert (base.environment, team.environment) == ("base", "team")
     assert isinstance(base, RestoreFailure)
     assert isinstance(base.error, InsufficientSpace)

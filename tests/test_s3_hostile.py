@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from snapper.errors import ExitCode, SnapperError, StoreRefused
+from snapper.errors import ExitCode, NotAStore, SnapperError, StoreRefused
 from snapper.format.layout import Layout
 from snapper.store import VersionMismatch
 from snapper.store.s3 import S3Store, client, parse_url
@@ -137,6 +137,10 @@ LISTINGS: dict[str, Behavior] = {
     "without times": lambda *_: Answer(body=listing(key("a") + "<Size>1</Size>")),
     "with a size that is no number": lambda *_: Answer(body=listing(key("a") + XML.replace("1</", "x</"))),
     "with a time that is none": lambda *_: Answer(body=listing(key("a") + XML.replace("2020-01", "2020-99"))),
+    "with a negative size": lambda *_: Answer(body=listing(key("a") + XML.replace("1</", "-5</"))),
+    "with a huge size": lambda *_: Answer(body=listing(key("a") + XML.replace("1</", "9" * 400 + "</"))),
+    "from the year 1": lambda *_: Answer(body=listing(key("a") + XML.replace("2020-", "0001-"))),
+    "from the year 9999": lambda *_: Answer(body=listing(key("a") + XML.replace("2020-", "9999-"))),
     "of other prefixes": lambda *_: Answer(body=listing(f"<Key>other/environments/a.json</Key>{XML}")),
     "of other keys": lambda *_: Answer(body=listing(f"<Key>store/layers/a</Key>{XML}")),
     "that is empty": lambda *_: Answer(),
@@ -167,6 +171,33 @@ def test_malformed_listings_are_refused(
     with pytest.raises(SnapperError) as caught:
         list(store.list_objects(Layout.REFS))
     assert caught.value.code == ExitCode.STORE
+
+
+def uploads(
+    name: str, time: str = "2020-01-01T00:00:00Z", more: str = "<IsTruncated>false</IsTruncated>"
+) -> bytes:
+    upload = f"<Upload><Key>{name}</Key><UploadId>1</UploadId><Initiated>{time}</Initiated></Upload>"
+    return f"<ListMultipartUploadsResult>{more}{upload}</ListMultipartUploadsResult>".encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        uploads("other/secret"),
+        uploads("store/a", "0001-01-01T00:00:00Z"),
+        uploads("store/a", more=""),
+        uploads("store/a", more="<IsTruncated>true</IsTruncated>"),
+        b"<html/>",
+        b"",
+    ],
+    ids=["other keys", "time", "no end", "no next page", "HTML", "empty"],
+)
+def test_malformed_listings_of_uploads_are_refused(body: bytes, bucket: Bucket, store: S3Store) -> None:
+    """Nothing outside of the store is aborted."""
+    bucket.behave = lambda *_: Answer(body=body)
+    with pytest.raises(NotAStore):
+        store.remove_leftovers()
+    assert not any("secret" in asked for asked in bucket.asked)
 
 
 def test_keys_of_a_listing_stay_below_its_prefix(bucket: Bucket, store: S3Store) -> None:

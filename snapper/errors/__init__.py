@@ -13,6 +13,7 @@ from snapper.errors.environments import (
     PlatformMismatch,
     PrefixTooLong,
     TargetOccupied,
+    TooManyDirectories,
     TooManyFiles,
 )
 from snapper.errors.stores import (
@@ -87,6 +88,7 @@ __all__ = [
     "TagExists",
     "TargetLocked",
     "TargetOccupied",
+    "TooManyDirectories",
     "TooManyFiles",
     "UnexpectedError",
     "UnsupportedFormat",

@@ -90,6 +90,18 @@ class TooManyFiles(SnapperError):
 
 
 @dataclass(eq=False)
+class TooManyDirectories(SnapperError):
+    """There are more directories than `limit` in which there is hardly a file."""
+
+    name: str
+    limit: int
+    message_template = "{name} has too many directories: more than {limit:,} for so few files"
+    hint_template = (
+        "Move caches out of it before it is packed. If it is packed already, restore an earlier snapshot."
+    )
+
+
+@dataclass(eq=False)
 class EditableInstallsFound(SnapperError):
     """The source code of some packages is outside the environment; each source is `NAME (DIRECTORY)`."""
 

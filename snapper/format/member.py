@@ -38,6 +38,11 @@ _CONSTANT_SUM = sum(MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
 #: until all files are written. There can be more than 200,000 with usual paths.
 MOST_KEPT: Final = 64 << 20
 
+#: How many directories that are no members an environment may have: one for every so many files and links, and a few
+#: more. There usually are ten times fewer.
+_MEMBERS_PER_DIRECTORY = 2
+_FEW_DIRECTORIES = 250
+
 #: What a link or directory takes in memory besides its path and target, in bytes.
 _KEPT_OVERHEAD = 200
 
@@ -69,6 +74,11 @@ class Member(NamedTuple):
 def kept_size(path: str, target: str = "") -> int:
     """Return how many bytes a link or directory takes in memory, approximately."""
     return _KEPT_OVERHEAD + len(path) + len(target)
+
+
+def most_implied_directories(members: int) -> int:
+    """Return how many directories may exist only because this number of files and links have them in their paths."""
+    return members // _MEMBERS_PER_DIRECTORY + _FEW_DIRECTORIES
 
 
 def encode_header(member: Member) -> bytes:

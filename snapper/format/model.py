@@ -19,6 +19,9 @@ LARGEST_LAYER = 4 * LAYER_SIZE
 #: The maximum size of an object in a store, in bytes: zstd adds little to data that cannot be compressed.
 LARGEST_OBJECT = LARGEST_LAYER + LARGEST_LAYER // 128
 
+#: The size of a member's header in a segment, in bytes.
+_BLOCK = 512
+
 #: snapper's own directory inside an environment, which is never packed or restored.
 STATE_DIRECTORY = ".snapper"
 
@@ -238,6 +241,8 @@ class Layer:
         _check_counts(self.size, self.diff_size, self.members)
         if self.diff_size > LARGEST_LAYER:
             raise ValueError(f"a layer of {self.diff_size:,} bytes is larger than {LARGEST_LAYER:,}")
+        if self.members > self.diff_size // _BLOCK:
+            raise ValueError(f"a layer of {self.diff_size:,} bytes cannot have {self.members:,} members")
         if self.size > LARGEST_OBJECT:
             raise ValueError(f"an object of {self.size:,} bytes is larger than {LARGEST_OBJECT:,}")
 

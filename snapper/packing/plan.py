@@ -14,9 +14,9 @@ from snapper.environment.changes import PackageSet
 from snapper.environment.conda import PathEntry, Record
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
-from snapper.errors import ChangedWhilePacking, TooManyFiles
+from snapper.errors import ChangedWhilePacking, TooManyDirectories, TooManyFiles
 from snapper.format import bytecode
-from snapper.format.member import MOST_KEPT, kept_size
+from snapper.format.member import MOST_KEPT, kept_size, most_implied_directories
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, directory_mode, path_bytes
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
 
@@ -79,11 +79,11 @@ class PackPlan:
 def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
     """Assign each file of the tree to the conda package that installed it, to a pip distribution, or to no owner.
 
-    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles.
+    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles, TooManyDirectories.
     """
     files = {file.path: file for file in tree.files}
     unowned = {file.path: file for file in members(tree)}
-    _check_restorable(prefix, unowned)
+    _check_restorable(prefix, files, unowned)
     relocated = {
         entry.path: files.get(entry.path)
         for record in records
@@ -141,10 +141,15 @@ def link_time_files(
     return replace(owner_files, records=planned.records, facts=facts)
 
 
-def _check_restorable(prefix: Path, files: Mapping[str, File]) -> None:
-    """Raise TooManyFiles if a restore would refuse links and directories that take so much memory."""
-    if sum(kept_size(path, file.target) for path, file in files.items() if file.type != "file") > MOST_KEPT:
+def _check_restorable(prefix: Path, files: Mapping[str, File], members: Mapping[str, File]) -> None:
+    """Raise TooManyFiles or TooManyDirectories if a restore would refuse so many links or directories."""
+    kept = [file for file in members.values() if file.type != "file"]
+    if sum(kept_size(file.path, file.target) for file in kept) > MOST_KEPT:
         raise TooManyFiles(str(prefix), "links and directories", MOST_KEPT)
+    directories = sum(file.type == "directory" for file in files.values())
+    most = most_implied_directories(len(members))
+    if directories - sum(file.type == "directory" for file in kept) > most:
+        raise TooManyDirectories(str(prefix), most)
 
 
 def members(tree: Tree) -> list[File]:

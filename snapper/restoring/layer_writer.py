@@ -44,9 +44,9 @@ from snapper.store import Store
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: How many directories a layer may make: so many for each member, and a few more. In environments, there are ten times
-#: fewer directories than files.
-_DIRECTORIES_PER_MEMBER = 2
+#: How many directories a layer may make: so many for each member up to there, and a few more. All layers of a snapshot
+#: may make fewer (`most_implied_directories`), but some have files in directories of their own.
+_DIRECTORIES_PER_MEMBER = 4
 _FEW_DIRECTORIES = 1000
 
 #: The largest index block of a layer, in bytes. The layers that snapper writes have half as many bytes of members.
@@ -89,7 +89,8 @@ class ExtractedLayer:
     `records` are conda package records that have to be updated with the `facts` of relocated files. `split` is the
     last file if it continues in the next layer. `index` is a block of the environment's index. A layer that was
     `linked` has not been written: its files are hard links to those of the environment that is replaced. `kept` is how
-    many bytes of memory `links` and `directories` take.
+    many bytes of memory `links` and `directories` take. `implied_directories` counts those that it made
+    although they are no members of it.
     """
 
     links: list[Link] = field(default_factory=list)
@@ -101,6 +102,7 @@ class ExtractedLayer:
     index: bytes = b""
     linked: bool = False
     kept: int = 0
+    implied_directories: int = 0
 
     @property
     def described(self) -> int:
@@ -147,13 +149,15 @@ class _Writer:
         self._directories = directories
         self._growth = 0
         self._now = time.time_ns()
-        self._most_made = directories.made + job.layer.members * _DIRECTORIES_PER_MEMBER + _FEW_DIRECTORIES
+        self._made_before = directories.made
         self._most_growth = tolerated_growth(job.layer, job.prefix)
         self._result = ExtractedLayer()
         self._index: list[EntryFields] = []
 
     def result(self) -> ExtractedLayer:
         """Return what the layer wrote; raise TooManyFiles if its index block is larger than any layer's."""
+        made = self._directories.made - self._made_before
+        self._result.implied_directories = made - len(self._result.directories)
         self._result.index = encode_block(self._job.number, self._index)
         if len(self._result.index) > _LARGEST_BLOCK:
             raise TooManyFiles(self._name, "paths", _LARGEST_BLOCK)
@@ -161,9 +165,11 @@ class _Writer:
 
     def write_members(self, members: Iterable[tuple[Member, memoryview]]) -> None:
         """Write files and directories, and note the links."""
+        most_made = self._made_before + _FEW_DIRECTORIES
         for member, data in members:
-            if self._directories.made > self._most_made:
+            if self._directories.made > most_made:
                 raise InvalidSegment("its paths have more directories than members")
+            most_made += _DIRECTORIES_PER_MEMBER
             if member.type == "file":
                 self._write_file(member, data)
             elif member.type == "directory":

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from snapper.errors import InsufficientSpace
 from snapper.format.growth import largest_growth
+from snapper.format.member import most_implied_directories
 from snapper.format.model import Layer
 from snapper.fs.space import free_space
+
+#: What a directory takes, in bytes: a block.
+_DIRECTORY_SIZE = 4096
 
 #: What a file takes besides its data, in bytes: half a block, and its directory entry.
 _FILE_OVERHEAD = 2304
@@ -39,7 +43,9 @@ class SpaceReservations:
             files += layer.members
         free = free_space(directory)
         reserved = self._reserved.setdefault(os.stat(directory).st_dev, _Reserved())
-        needed = size + files * _FILE_OVERHEAD
+        directories = most_implied_directories(files)
+        needed = size + files * _FILE_OVERHEAD + directories * _DIRECTORY_SIZE
+        files += directories
         available = max(free.size - reserved.size, 0)
         if needed > available:
             raise InsufficientSpace(str(directory), needed, available)

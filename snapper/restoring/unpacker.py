@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper.errors import PrefixTooLong, TooManyFiles
-from snapper.format.member import MOST_KEPT
+from snapper.errors import PrefixTooLong, TooManyDirectories, TooManyFiles
+from snapper.format.member import MOST_KEPT, most_implied_directories
 from snapper.format.model import Layer
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
@@ -54,7 +54,8 @@ class SnapshotUnpacker:
         self._layers = tuple(layers)
         self._directory, self._prefix = directory, prefix
         self._jobs: dict[int, int] = {}
-        self._kept = self._described = 0
+        self._most_implied = most_implied_directories(sum(layer.members for layer in self._layers))
+        self._kept = self._described = self._implied = 0
         self._extracted: dict[int, ExtractedLayer] = {}
 
     @property
@@ -102,28 +103,32 @@ class SnapshotUnpacker:
         for number in workers.withdraw(self._jobs):
             del self._jobs[number]
         self._extracted.clear()
-        self._kept = self._described = 0
+        self._kept = self._described = self._implied = 0
 
     def take(self, job: int, extracted: ExtractedLayer) -> int:
         """Keep the result of a job; return the unpacked size of its layer in bytes.
 
-        Raise TooManyFiles if those of the snapshot take more memory than those of any environment.
+        Raise TooManyFiles if those of the snapshot take more memory than those of any environment, and
+        TooManyDirectories.
         """
         number = self._jobs.pop(job)
         self._kept += extracted.kept
         self._described += extracted.described
+        self._implied += extracted.implied_directories
         name = f"the snapshot for {self._prefix}"
         if self._kept > MOST_KEPT:
             raise TooManyFiles(name, "links and directories", MOST_KEPT)
         if self._described > _MOST_DESCRIBED:
             raise TooManyFiles(name, "paths and checksums", _MOST_DESCRIBED)
+        if self._implied > self._most_implied:
+            raise TooManyDirectories(name, self._most_implied)
         self._extracted[number] = extracted
         return self._layers[number].diff_size
 
     def complete(self) -> UnpackResult:
         """Finalize the tree when all layers are written; raise Corrupted if split files do not join."""
         extracted = [self._extracted.pop(number) for number in range(len(self._layers))]
-        self._kept = self._described = 0
+        self._kept = self._described = self._implied = 0
         last_blocks = finalize_tree(self._directory, self._prefix, self._layers, extracted, self._altered)
         return UnpackResult(
             tuple(sorted(path for layer in extracted for path in layer.unrelocated)),

@@ -27,7 +27,7 @@ def sample_layer(**changes: Any) -> Layer:
         Relocation("text", "/opt/placeholder", ("bin/tool", "lib/\udcff")),
         Relocation("pyc", "/opt/placeholder", ()),
     )
-    return replace(Layer(A, 10, B, 1000, "package", "p-1-0", 2, relocations), **changes)
+    return replace(Layer(A, 10, B, 1024, "package", "p-1-0", 2, relocations), **changes)
 
 
 def sample_snapshot(**changes: Any) -> Snapshot:

@@ -15,7 +15,6 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -36,6 +35,7 @@ from snapper.store.s3.errors import (
     status_of,
     was_retried,
 )
+from snapper.store.s3.listing import Upload, check_page, object_info, relative_key, unfinished_upload
 from snapper.store.s3.location import S3Location
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ _CHECK_FIRST = 4 * 1024 * 1024
 #: Attempts to write an object while S3 reports that another write to it is in progress.
 _MAX_CONFLICTS = 8
 
-#: Age at which a multipart upload counts as abandoned.
-_ABANDONED = timedelta(days=1)
+#: Age at which a multipart upload counts as abandoned, in seconds.
+_ABANDONED = 24 * 60 * 60
 
 #: The most pages of a listing, of a thousand keys each.
 _MOST_PAGES = 2_000
@@ -113,11 +113,11 @@ class S3Store(DirectStore):
         return (entry.key for entry in self.list_objects(prefix))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        found = []
+        found, top = [], self.location.prefix
         with mapped_errors(self.location, prefix, "list"):
-            for page in self._pages("list_objects_v2", self.location.prefix + prefix):
-                _check_listing(page)
-                found += [self._object_info(entry, prefix) for entry in page.get("Contents", ())]
+            for page in self._pages("list_objects_v2", top + prefix):
+                check_page(page, "NextContinuationToken")
+                found += [object_info(entry, top, prefix) for entry in page.get("Contents", ())]
         return iter(sorted(info for info in found if info.key.rpartition("/")[2][:1] not in ("", ".")))
 
     def delete(self, key: str, version: str | None = None) -> bool:
@@ -138,22 +138,23 @@ class S3Store(DirectStore):
         top = self.location.prefix
         with mapped_errors(self.location, "", "list objects"):
             page = self._client.list_objects_v2(**self._bucket, Prefix=top, Delimiter="/", MaxKeys=20)
-            _check_listing(page)
+            check_page(page, "NextContinuationToken")
             names = [entry["Key"] for entry in page.get("Contents", ())]
             names += [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
-        return sorted(name[len(top) :].rstrip("/") for name in names if name != top) or None
+            relative = [relative_key(name, top).rstrip("/") for name in names]
+        return sorted(filter(None, relative)) or None
 
     def remove_leftovers(self) -> int:
         """Abort multipart uploads that snapper 0.1 left if it was killed; later versions make none."""
-        limit = datetime.now(timezone.utc) - _ABANDONED
+        top, limit = self.location.prefix, time.time() - _ABANDONED
+        uploads: list[Upload] = []
         with mapped_errors(self.location, "", "list unfinished uploads"):
-            pages = self._pages("list_multipart_uploads", self.location.prefix)
-            uploads = [upload for page in pages for upload in page.get("Uploads", ())]
-            old = [upload for upload in uploads if upload["Initiated"] < limit]
+            for page in self._pages("list_multipart_uploads", top):
+                check_page(page, "NextKeyMarker")
+                uploads += [unfinished_upload(entry, top) for entry in page.get("Uploads", ())]
+            old = [upload for upload in uploads if upload.initiated < limit]
             for upload in old:
-                self._client.abort_multipart_upload(
-                    **self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+                self._client.abort_multipart_upload(**self._bucket, Key=upload.key, UploadId=upload.upload_id)
         return len(old)
 
     def _pages(self, operation: str, prefix: str) -> Iterator[Mapping[str, Any]]:
@@ -163,13 +164,6 @@ class S3Store(DirectStore):
             if number == _MOST_PAGES:
                 raise NotS3("a listing does not end")
             yield page
-
-    def _object_info(self, entry: Mapping[str, Any], prefix: str) -> ObjectInfo:
-        """Return an entry of a listing; raise NotS3 if it is not below the prefix that was asked for."""
-        top = self.location.prefix
-        if not entry["Key"].startswith(top + prefix):
-            raise NotS3("a listing contains keys that were not asked for")
-        return ObjectInfo(entry["Key"][len(top) :], entry["Size"], entry["LastModified"].timestamp())
 
     @property
     def _client(self) -> Any:
@@ -242,14 +236,6 @@ class S3Store(DirectStore):
             return self.read(key) == data
         except NotInStore:
             return False
-
-
-def _check_listing(page: Mapping[str, Any]) -> None:
-    """Raise NotS3 unless the page says whether it is the last one, and where the next one begins: else objects might be
-    taken for missing.
-    """
-    if "IsTruncated" not in page or (page["IsTruncated"] and not page.get("NextContinuationToken")):
-        raise NotS3("a listing is incomplete")
 
 
 def _is_attested(key: str, response: Mapping[str, Any]) -> bool | None:
