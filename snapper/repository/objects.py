@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
-from snapper.errors import Corrupted, NotInStore, ObjectTooLarge, SnapperError
+from snapper.errors import Corrupted, NotInStore, ObjectTooLarge, SnapperError, StoreRefused
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT, Layer, Page, sha256_hex
 from snapper.store import ObjectStatus, Store
@@ -68,11 +68,15 @@ def read_verified(store: Store, key: str, digest: str, limit: int = LARGEST_OBJE
 
 
 def is_intact(store: Store, key: str, digest: str) -> bool:
-    """Return whether the object exists and its content has the digest."""
+    """Return whether the object exists, can be read, and its content has the digest."""
     try:
         return read_verified(store, key, digest) is not None
     except (NotInStore, Corrupted):
         return False
+    except StoreRefused as error:
+        if error.unreadable:
+            return False
+        raise
 
 
 def intact_objects(

@@ -28,7 +28,7 @@ from snapper.errors import (
 )
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
-from snapper.fs.atomic import make_directory, remove_leftovers, write_entry
+from snapper.fs.atomic import make_directory, remove_leftovers, replace_entry, temporary_name, write_entry
 from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.errors import is_disk_full
@@ -105,7 +105,7 @@ class LocalStore(DirectStore):
         if self.size(key) == len(data) and not self._is_false(key, data):
             return False
         with self._mapped_errors(key, "write"), self._new_entry(key) as entry:
-            write_entry(entry, data)
+            write_entry(entry, data, _replace)
         return True
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
@@ -184,13 +184,20 @@ class LocalStore(DirectStore):
             raise StoreRefused(self.url, action, "permission denied, or the file system is read-only")
 
     def _is_false(self, key: str, data: bytes | memoryview) -> bool:
-        """Return whether an object that is named by its digest has other bytes than these, which have that digest."""
+        """Return whether an object that is named by its digest has other bytes than these, which have that digest.
+
+        Whoever has written one that cannot be read must not keep this user from storing it.
+        """
         if not Layout.digest_of(key):
             return False
         try:
             return self.read(key) != data
         except (NotInStore, Corrupted):
             return True
+        except StoreRefused as error:
+            if error.unreadable:
+                return True
+            raise
 
     @contextmanager
     def _files(self) -> Iterator[ObjectFiles]:
@@ -286,6 +293,15 @@ _UNREADABLE: Mapping[int | None, Callable[[str, str], SnapperError]] = {
     errno.EFBIG: lambda key, url: ObjectTooLarge(f"{key} in {url}"),
     errno.EIO: lambda key, url: Corrupted(f"{key} in {url}", "the disk cannot read it"),
 }
+
+
+def _replace(temporary: Entry, target: Entry) -> None:
+    """Rename the file to the name of the target. A directory of that name gets another one, which no object has."""
+    try:
+        replace_entry(temporary, target)
+    except IsADirectoryError:
+        move(target, Entry(target.directory, temporary_name(target.name)))
+        replace_entry(temporary, target)
 
 
 def _identity(descriptor: int) -> tuple[int, int]:

@@ -73,6 +73,16 @@ def _contents(top: Path) -> set[str]:
 # --- objects under false names ----------------------------------------------------------------------------
 
 
+def _pack_elsewhere(world: World) -> Path:
+    """Pack an environment into a store of the victim's own, which tells what it will store; return that store."""
+    world.publish("other")
+    own = world.victim.home / "own"
+    prefixes.make(world.victim.envs / "work", {"lib/data": "data"})
+    world.victim.owns(world.victim.envs)
+    world.victim.snapper("pack", "work", SNAPPER_STORE=str(own))
+    return own
+
+
 @variants("kind", ["layers", "pages", "snapshots"], usually=("layers", "snapshots"))
 @pytest.mark.parametrize("command", ["pack work", "pack work --full", "push work"])
 @variants("before", ["nothing", "the same"], usually=("nothing", "the same"))
@@ -81,11 +91,7 @@ def test_objects_planted_in_advance(before: str, command: str, kind: str, world:
 
     The victim may have stored the same before, and deleted it.
     """
-    world.publish("other")
-    own = world.victim.home / "own"
-    prefixes.make(world.victim.envs / "work", {"lib/data": "data"})
-    world.victim.owns(world.victim.envs)
-    world.victim.snapper("pack", "work", SNAPPER_STORE=str(own))
+    own = _pack_elsewhere(world)
     if before == "the same":
         world.victim.owns(world.store)
         for _ in range(2):
@@ -109,6 +115,33 @@ def test_objects_planted_in_advance(before: str, command: str, kind: str, world:
     done = world.root.snapper("verify", "--data")
     withstood(done.code == 0, "published a snapshot of which objects are corrupted")
     withstood((world.store / "environments/work.json").exists(), "prevented the victim from publishing")
+
+
+@variants("kind", ["layers", "pages", "snapshots"], usually=("layers",))
+@pytest.mark.parametrize("command", ["pack work", "push work"])
+@pytest.mark.parametrize("planted", ["unreadable file", "directory"])
+def test_unreadable_objects_planted_in_advance(planted: str, command: str, kind: str, world: World) -> None:
+    """The same, but what has these names cannot be read."""
+    own = _pack_elsewhere(world)
+    for source in filter(Path.is_file, (own / kind).rglob("*")):
+        path = world.store / source.relative_to(own)
+        path.parent.mkdir(exist_ok=True)
+        if planted == "directory":
+            path.mkdir()
+            (path / "file").touch()
+        else:
+            path.write_bytes(bytes(source.stat().st_size))
+            path.chmod(0)
+    world.attacker.owns(world.store)
+    for path in filter(Path.is_dir, (world.store, *world.store.rglob("*"))):
+        path.chmod(0o777)
+    if "push" in command:
+        world.victim.snapper("push", "work", "--to", world.store, SNAPPER_STORE=str(own))
+    else:
+        world.victim.snapper(*command.split())
+    withstood((world.store / "environments/work.json").exists(), "prevented the victim from publishing")
+    done = world.victim.snapper("restore", "work", "--prefix", world.victim.home / "copy")
+    withstood(done.code == 0, "published a snapshot that cannot be restored")
 
 
 # --- objects that are not files ---------------------------------------------------------------------------
