@@ -299,6 +299,11 @@ def test_history_must_end_at_the_current_snapshot() -> None:
     assert "history" in reject_ref_with("history", [])
 
 
+@pytest.mark.parametrize("field", ["packages", "size", "stored_size", "added_size"])
+def test_history_entries_with_impossible_sizes_are_rejected(field: str) -> None:
+    assert "larger than that of any snapshot" in reject_ref_with(f"history.0.{field}", 2**45 + 1)
+
+
 @pytest.mark.parametrize("prefix", ["/a\0b", "/\ud800", "/" + "x" * 4096])
 def test_history_entries_with_impossible_prefixes_are_rejected(prefix: str) -> None:
     reject_ref_with("history.0.prefix", prefix)

@@ -91,12 +91,12 @@ def test_installation_that_is_lost_at_the_next_stop(machine: Machine) -> None:
 
 
 def test_too_little_space_for_what_would_be_restored(machine: Machine) -> None:
-    """Sizes are taken from the entries in the store."""
+    """Sizes are taken from the entries in the store. The environment with the largest, which may be false, is named."""
     prefix = pack_with_kernel(machine)
     shutil.rmtree(prefix)
     entry = machine.store / "environments/data.json"
     size = machine.run_json("list")["environments"][0]["size"]
-    entry.write_text(entry.read_text().replace(f'"size":{size}', f'"size":{10**15}'))
+    entry.write_text(entry.read_text().replace(f'"size":{size}', f'"size":{10**13}'))
     disks = findings(machine, code=3)["Disk space"]
     (problem,) = (finding for finding in disks if finding["level"] == "problem")
-    assert "environments to restore there need 1000000.0 GB" in problem["detail"]
+    assert "need 10000.0 GB according to the store, data 10000.0 GB of it" in problem["detail"]

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +149,9 @@ def _check_cache(url: str | None) -> Iterator[Finding]:
 
 def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
     """Check that there are directories to restore all environments into, and that these have enough space."""
-    needed: Counter[Path] = Counter()  # bytes to restore into each directory
+    needed: defaultdict[Path, Counter[str]] = defaultdict(
+        Counter
+    )  # bytes to restore into each directory, by name
     for ref in (entry.ref for entry in refs):
         if ref is None:
             continue
@@ -159,7 +161,7 @@ def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
             hint = "Choose one: snapper config set envs_dir DIRECTORY."
             yield Finding("problem", "Target directory", detail, hint)
         elif not prefix.exists():
-            needed[prefix.parent] += ref.latest.size
+            needed[prefix.parent][ref.name] = ref.latest.size
     for directory in dict.fromkeys([*needed, *(path for path in envs_dirs() if path.is_dir())]):
         yield _check_space(directory, needed[directory])
 
@@ -171,17 +173,23 @@ def _target_prefix(ref: Ref) -> Path | None:
         return None
 
 
-def _check_space(directory: Path, needed: int) -> Finding:
-    """Check that the file system has `needed` bytes free, and inodes."""
+def _check_space(directory: Path, sizes: Counter[str]) -> Finding:
+    """Check that the file system has space for environments with these sizes in bytes, and inodes.
+
+    The sizes are what the store states, which can be false: the one that needs most is named.
+    """
     status = os.statvfs(_existing_directory(directory))
     free = status.f_bavail * status.f_frsize
+    needed = sizes.total()
     detail = f"{directory}: {free / 1e9:.1f} GB free"
     if needed:
-        detail += f"; environments to restore there need {needed / 1e9:.1f} GB"
+        detail += f"; environments to restore there need {needed / 1e9:.1f} GB according to the store"
     if needed > free:
+        ((largest, size),) = sizes.most_common(1)
+        detail += f", {largest} {size / 1e9:.1f} GB of it"
         hint = (
-            "Free some space, restore fewer environments (snapper config set only NAME...) or elsewhere "
-            "(snapper config set envs_dir DIRECTORY)."
+            "Free some space, restore fewer environments (snapper config set except NAME...) or elsewhere "
+            "(snapper config set envs_dir DIRECTORY). Smaller environments are restored in any case."
         )
         return Finding("problem", "Disk space", detail, hint)
     if status.f_files and status.f_favail < _FEW_INODES:

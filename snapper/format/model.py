@@ -53,6 +53,9 @@ LONGEST_FILE_NAME = 255
 LONGEST_TARGET = 4095
 
 _LARGEST_COUNT = 2**63 - 1
+
+#: More than any snapshot can have, in bytes: its pages describe at most 150,000 layers, of 128 MiB each.
+_LARGEST_SNAPSHOT = 1 << 45
 _LARGEST_MODE = 0o7777
 
 #: The permissions that are packed and restored.
@@ -375,6 +378,8 @@ class HistoryEntry:
     def __post_init__(self) -> None:
         _check_digest(self.snapshot)
         _check_counts(self.packages, self.size, self.stored_size, self.added_size)
+        if max(self.packages, self.size, self.stored_size, self.added_size) > _LARGEST_SNAPSHOT:
+            raise ValueError("a size in a history entry is larger than that of any snapshot")
         prefix = path_bytes(self.prefix)
         if b"\0" in prefix or len(prefix) > _LONGEST_PREFIX:
             raise ValueError("the prefix in a history entry is not a path")

@@ -43,9 +43,7 @@ class SpaceReservations:
             files += layer.members
         free = free_space(directory)
         reserved = self._reserved.setdefault(os.stat(directory).st_dev, _Reserved())
-        directories = most_implied_directories(files)
-        needed = size + files * _FILE_OVERHEAD + directories * _DIRECTORY_SIZE
-        files += directories
+        needed = size + files * _FILE_OVERHEAD + most_implied_directories(files) * _DIRECTORY_SIZE
         available = max(free.size - reserved.size, 0)
         if needed > available:
             raise InsufficientSpace(str(directory), needed, available)
