@@ -9,6 +9,7 @@ from snapper.environment import conda
 from snapper.environment.tree import Tree, walk
 from snapper.errors import NotAnEnvironment
 from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
+from snapper.fs.mounts import mount_points_below
 
 #: Paths up to this length, in characters, cannot be too deep for a snapshot, so their depth is not checked.
 _NEVER_TOO_DEEP = 500
@@ -26,7 +27,12 @@ def scan(prefix: Path) -> Tree:
     """
     if not conda.is_environment(prefix):
         raise NotAnEnvironment(str(prefix))
-    return walk(prefix, _exclude)
+    mounts = frozenset(mount_points_below(prefix))
+
+    def exclude(path: str) -> str | None:
+        return "another file system is mounted there" if path in mounts else _exclude(path)
+
+    return walk(prefix, exclude if mounts else _exclude)
 
 
 def foreign_names(directory: int) -> list[str]:

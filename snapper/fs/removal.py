@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from snapper.fs.beneath import LISTING
+from snapper.fs.beneath import LISTING, LOOKUP
+from snapper.fs.directories import closing_descriptor
+from snapper.fs.mounts import mount_points_below
 
 #: Directories at this depth are moved up before they are removed: each level takes a descriptor and a stack frame.
 _MAX_DEPTH = 100
 
 
 def remove_tree(top: str | Path, dir_fd: int | None = None) -> None:
-    """Remove a directory and all below it; `top` is relative to the directory `dir_fd` if given. May raise OSError."""
+    """Remove a directory and all below it; `top` is relative to the directory `dir_fd` if given.
+
+    Raise OSError, with EBUSY and nothing removed if another file system is mounted below it.
+    """
+    with closing_descriptor(os.open(top, LOOKUP, dir_fd=dir_fd)) as directory:
+        _check_no_mounts(directory)
+    remove_unmounted_tree(top, dir_fd)
+
+
+def remove_unmounted_tree(top: str | Path, dir_fd: int | None = None) -> None:
+    """Do what `remove_tree` does for a directory below which nothing is mounted, so that this is not checked."""
     try:
         directory = os.open(top, LISTING, dir_fd=dir_fd)
     except PermissionError:
         _make_accessible(top, dir_fd)
         directory = os.open(top, LISTING, dir_fd=dir_fd)
     try:
-        remove_contents(directory)
+        _remove_contents(directory)
     finally:
         os.close(directory)
     os.rmdir(top, dir_fd=dir_fd)
 
 
 def remove_contents(directory: int) -> None:
-    """Remove everything in an open directory. May raise OSError."""
+    """Remove everything in an open directory; raise what `remove_tree` raises."""
+    _check_no_mounts(directory)
+    _remove_contents(directory)
+
+
+def _check_no_mounts(directory: int) -> None:
+    mounts = mount_points_below(directory)
+    if mounts:
+        raise OSError(errno.EBUSY, "another file system is mounted in it", mounts[0])
+
+
+def _remove_contents(directory: int) -> None:
     moved: list[str] = []
 
     def move_up(name: str, parent: int) -> None:

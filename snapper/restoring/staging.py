@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from snapper.errors import SnapperError, TargetOccupied
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
+from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.private import create_private_directory, path_by_descriptor
-from snapper.fs.removal import remove_tree
+from snapper.fs.removal import remove_tree, remove_unmounted_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import make_writable, put_back, rescue, set_aside
@@ -268,12 +269,14 @@ class _RemovalJob(NamedTuple):
 
 
 def _remove_directories(_: object, job: _RemovalJob) -> None:
-    """Remove the directories as far as that is possible."""
+    """Remove the directories as far as that is possible, if nothing is mounted below them."""
+    if mount_points_below(job.top):
+        return
     with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
         for path in job.paths:
             parent, _, name = path.rpartition("/")
             with suppress(OSError):
-                remove_tree(name, directories[parent])
+                remove_unmounted_tree(name, directories[parent])
 
 
 def _directories_at_depth(top: str, depth: int) -> list[str]:

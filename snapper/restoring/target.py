@@ -19,6 +19,7 @@ from snapper.errors import (
     TargetOccupied,
 )
 from snapper.format.model import SHARED_DIRECTORIES, Ref, Snapshot
+from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import is_of_this_user, is_own
 from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
@@ -129,6 +130,8 @@ def check_replaceable(
         if not (is_own(status) and is_present(environment, snapshot_id, request)):
             raise occupied_by_other(prefix, status)
         return
+    if not is_present(environment, snapshot_id, request):
+        _check_no_mounts(prefix)
     if _is_replaceable_directory(prefix):
         return
     if prefix.is_symlink():
@@ -147,6 +150,18 @@ def check_replaceable(
         raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
     if not again or installed.snapshot == snapshot_id:
         _check_unchanged(environment, installed, snapshot_id, request)
+
+
+def _check_no_mounts(prefix: Path) -> None:
+    """Raise TargetOccupied if a file system is mounted in the environment, which would go with it.
+
+    What is mounted in the directories of other environments and packages moves along with these.
+    """
+    for path in mount_points_below(prefix):
+        top, _, inner = path.partition("/")
+        if top not in SHARED_DIRECTORIES or not inner:
+            reason = "another file system is mounted there"
+            raise TargetOccupied(str(prefix / path), reason, "Unmount it, then restore again.")
 
 
 def _status(prefix: Path) -> os.stat_result | None:
