@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -267,6 +268,9 @@ def test_all_spellings_of_a_source_are_replaced_everywhere(machine: Machine, tmp
     (site / "__editable___mine_finder.py").write_text(f"MAPPING = {{'mine': {str(source / 'mine')!r}}}\n")
     (site / "__pycache__").mkdir()
     (site / "__pycache__" / "__editable___mine_finder.cpython-311.pyc").write_bytes(b"stale" + bytes(source))
+    (site / "left_over.py").write_text(f"WHERE = {logical + '/mine'!r}\n")
+    py_compile.compile(str(site / "left_over.py"), str(site / "__pycache__" / "left_over.cpython-311.pyc"))
+    (site / "left_over.py").unlink()
     (prefix / "bin").mkdir(exist_ok=True)
     (prefix / "bin" / "develop").write_text(f"__file__ = {logical + '/scripts/develop'!r}\n")
     (prefix / "share" / "mine").symlink_to(f"{logical}/mine")
@@ -294,7 +298,9 @@ def test_all_spellings_of_a_source_are_replaced_everywhere(machine: Machine, tmp
     )
     assert (restored / SITE / "__editable__.mine-1.0.pth").read_text() == f"{new}\n"
     assert f"'{new}/mine'" in (restored / SITE / "__editable___mine_finder.py").read_text()
-    assert list((restored / SITE / "__pycache__").iterdir()) == []
+    (module,) = (restored / SITE / "__pycache__").iterdir()
+    assert f"{new}/mine".encode() in module.read_bytes()
+    assert logical.encode() not in module.read_bytes()
     assert f"'{new}/scripts/develop'" in (restored / "bin/develop").read_text()
     links = ("share/mine", f"{included}/absolute", f"{included}/relative", f"{included}/other")
     assert [os.readlink(restored / link) for link in links] == [

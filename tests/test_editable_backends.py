@@ -153,16 +153,27 @@ class Workshop:
         command = ("install", "--no-index", "--no-build-isolation", "--no-deps", "--use-pep517")
         pip(self.prefix, *command, *arguments, **self.variables)
 
+    def uninstall(self, name: str) -> None:
+        """Remove the package's link and metadata; pip would take longer."""
+        (site,) = self.prefix.glob("lib/python3*/site-packages")
+        for path in (*site.glob(f"*{name}*"), *site.glob(f"__pycache__/*{name}*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-def unpack(requirements: Sequence[str], tools: Path) -> dict[str, str]:
-    """Unpack wheels, and return variables that make Python and the shell find what is in them."""
+
+def unpack(requirements: Sequence[str], directory: Path) -> None:
+    """Unpack wheels, and make their programs executable."""
     for wheel in wheels(*requirements):
         with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(tools)
-        for scripts in tools.glob("*.data/scripts"):
-            shutil.copytree(scripts, tools / "bin", dirs_exist_ok=True)
-    for program in (tools / "bin").glob("*"):
+            archive.extractall(directory)
+    for scripts in directory.glob("*.data/scripts"):
+        shutil.copytree(scripts, directory / "bin", dirs_exist_ok=True)
+    for program in (directory / "bin").glob("*"):
         program.chmod(0o755)
+
+
+def unpack_tools(requirements: Sequence[str], tools: Path) -> dict[str, str]:
+    """Unpack build backends, and return variables that make Python and the shell find what is in them."""
+    unpack(requirements, tools)
     meson = tools / "bin" / "meson"
     meson.parent.mkdir(exist_ok=True)
     meson.write_text(f"#!{sys.executable}\nfrom mesonbuild.mesonmain import main\nraise SystemExit(main())\n")
@@ -176,7 +187,8 @@ def unpack(requirements: Sequence[str], tools: Path) -> dict[str, str]:
 def workshop(tmp_path: Path) -> Workshop:
     prefix = tmp_path / "the_origin_of_the_environment" / "work"
     make("compiled", prefix, copy=True)
-    return Workshop(prefix, tmp_path / "code with space", unpack(TOOLS, tmp_path / "tools"))
+    unpack(["editables"], next(prefix.glob("lib/python3*/site-packages")))
+    return Workshop(prefix, tmp_path / "code with space", unpack_tools(TOOLS, tmp_path / "tools"))
 
 
 def assert_works(prefix: Path, names: Sequence[str], code: Path) -> None:
@@ -210,8 +222,6 @@ def check_included(workshop: Workshop, machine: Machine, names: Sequence[str]) -
 
 def test_sources_of_common_backends_are_included(workshop: Workshop, machine: Machine) -> None:
     workshop.install({**FORMS, **REFUSED})
-    for editables in wheels("editables"):
-        pip(workshop.prefix, "install", "--no-index", "--no-deps", editables)
     error = machine.expect_error(1, "pack", "-p", workshop.prefix)
     for name in (*FORMS, *REFUSED):
         assert f"{name} ({workshop.code / name})" in error["message"]
@@ -220,7 +230,7 @@ def test_sources_of_common_backends_are_included(workshop: Workshop, machine: Ma
     assert f"{workshop.code}/meson: " in error["message"]
     assert "meson-python" in error["message"]
     assert "without -e" in error["hint"]
-    pip(workshop.prefix, "uninstall", "-y", "meson")
+    workshop.uninstall("meson")
 
     restored = check_included(workshop, machine, [*FORMS])
     run([python_of(restored), "-c", "import strict._c"], [], restored)
@@ -231,15 +241,13 @@ def test_sources_of_other_backends_are_included(
 ) -> None:
     if not request.config.getoption("--long"):
         pytest.skip("installing these backends takes a minute: use --long")
-    tools = unpack(SLOW_TOOLS, workshop.code.with_name("tools"))
+    tools = unpack_tools(SLOW_TOOLS, workshop.code.with_name("tools"))
     forms = (
         SLOW
         if shutil.which("cargo")
         else {name: form for name, form in SLOW.items() if name != "maturin_path"}
     )
     workshop.install({**forms, **SLOW_REFUSED})
-    for editables in wheels("editables"):
-        pip(workshop.prefix, "install", "--no-index", "--no-deps", editables)
     flit = write_project(workshop.code / "linked", "linked", FORMS["flit_path"])
     command = [sys.executable, "-m", "flit", "install", "--symlink", "--deps", "none", "--python"]
     run(command, [python_of(workshop.prefix)], flit, FLIT_ROOT_INSTALL="1", **tools)
@@ -248,7 +256,7 @@ def test_sources_of_other_backends_are_included(
     error = machine.expect_error(1, "pack", "-p", workshop.prefix, "--editable=include")
     assert f"{workshop.code}/rebuild: " in error["message"]
     assert "scikit-build-core" in error["message"]
-    pip(workshop.prefix, "uninstall", "-y", "rebuild")
+    workshop.uninstall("rebuild")
 
     restored = check_included(workshop, machine, [*forms, "linked"])
     run([python_of(restored), "-c", "import compat._c, redirect._c"], [], restored)

@@ -206,9 +206,11 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
 
 def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes | None:
     """Return the data if it changes when it is packed: a compiled module's, or with paths of included sources."""
-    if item.file.path.endswith(".pyc"):
-        return _with_stored_source_mtime(item, view)
-    return context.included.with_new_paths(bytes(view), item.file.path) if context.included.sources else None
+    path = item.file.path
+    data = _with_stored_source_mtime(item, view) if path.endswith(".pyc") else None
+    if context.included.sources:
+        return context.included.with_new_paths(bytes(view) if data is None else data, path)
+    return data
 
 
 def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:

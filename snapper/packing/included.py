@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from urllib.parse import quote
 
 from snapper.environment.editable import Editable
+from snapper.format.bytecode import replace_paths
 from snapper.format.canonicalize import replace_directory
 from snapper.format.model import path_bytes
 from snapper.format.object_code import is_program, replace_in_debug_information, replace_loader_paths
-from snapper.format.paths import contains_path
+from snapper.format.paths import contains_path, replace_path
 from snapper.packing.files import FilePlace
 
 
@@ -32,16 +33,19 @@ class IncludedSources:
     def with_new_paths(self, data: bytes, path: str) -> bytes:
         """Return the file at `path` with the paths that the sources will have, where these can be changed.
 
-        They are changed in texts, and in what the dynamic loader reads of programs: there, they are relative to the
-        program. In what only debuggers read of programs, they become relative to the current directory.
+        They are changed in texts, in compiled modules, and in what the dynamic loader reads of programs: there, they
+        are relative to the program. In what only debuggers read, they become relative to the current directory.
         """
         for old, source in self._mentioned_in(data):
-            if not is_program(data):
+            before, after = path_bytes(old), path_bytes(f"{self.prefix}/{source.included_path}")
+            if path.endswith(".pyc"):
+                data = replace_paths(data, before, after, partial(replace_path, old=before, new=after))
+            elif is_program(data):
+                relative = posixpath.relpath(source.included_path, posixpath.dirname(path))
+                data = replace_loader_paths(data, before, path_bytes(f"$ORIGIN/{relative}"))
+                data = replace_in_debug_information(data, before, b".".ljust(len(before), b"/"))
+            else:
                 data = replace_directory(data, old, f"{self.prefix}/{source.included_path}")
-                continue
-            relative = posixpath.relpath(source.included_path, posixpath.dirname(path))
-            data = replace_loader_paths(data, path_bytes(old), path_bytes(f"$ORIGIN/{relative}"))
-            data = replace_in_debug_information(data, path_bytes(old), b".".ljust(len(path_bytes(old)), b"/"))
         return data
 
     def are_mentioned_in(self, data: bytes) -> bool:
