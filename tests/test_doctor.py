@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.conftest import Machine
@@ -100,3 +104,21 @@ def test_too_little_space_for_what_would_be_restored(machine: Machine) -> None:
     disks = findings(machine, code=3)["Disk space"]
     (problem,) = (finding for finding in disks if finding["level"] == "problem")
     assert "need 10000.0 GB according to the store, data 10000.0 GB of it" in problem["detail"]
+
+
+def test_snapper_that_runs_with_the_python_of_a_restored_environment(machine: Machine) -> None:
+    """Whoever publishes that environment decides what snapper does."""
+    base = make_data(machine.home / "miniconda3")
+    (base / "lib").symlink_to(Path(sys.base_prefix) / "lib")
+    variables = {"PYTHONHOME": str(base), "PYTHONPATH": os.pathsep.join(sys.path)}
+    for directory in ("", ".snapper"):
+        (base / directory).mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "snapper", "doctor", "--json"],
+            env={**machine.variables, **variables},
+            capture_output=True,
+            check=False,
+        )
+        found = [finding for finding in json.loads(done.stdout)["findings"] if finding["title"] == "snapper"]
+        reported = f"runs with the Python of an environment that it has packed or restored: {base}"
+        assert (reported in [finding["detail"] for finding in found]) == bool(directory)

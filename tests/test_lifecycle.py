@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import secrets
 import shlex
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,6 +127,86 @@ def test_values_that_would_break_the_script_are_refused(
 ) -> None:
     command = ("lifecycle", "on-start", "--platform", "notebook-instance", option, value)
     assert machine.expect_error(2, *command)["message"] == message
+
+
+@pytest.fixture
+def functions(tmp_path: Path) -> Callable[..., str]:
+    """Run code with the functions of a script, for a user whose PATH has only what they need; return the output."""
+    text = render_script(LifecycleOptions("on-start", "ec2-user-data"))
+    definitions = "\n".join(re.findall(r"(?m)^\w+\(\) \{(?: .* \}$|\n(?:.*\n)*?\}$)", text))
+    for name in ("date", "readlink", "timeout"):
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or "")
+
+    def call(code: str, path: str = "") -> str:
+        bash = shutil.which("bash") or ""
+        done = subprocess.run(
+            [bash, "-c", f"{definitions}\nbudget=60 venv=$HOME/.snapper/venv; {code}"],
+            env={"HOME": str(tmp_path), "PATH": f"{path}:{tmp_path}/bin".lstrip(":")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    return call
+
+
+_NOT_USED = "is not used, because it is in an environment that snapper has packed or restored"
+
+
+def python_in(prefix: Path) -> Path:
+    """Make an environment with a program that says that it was run."""
+    for directory in ("bin", "conda-meta"):
+        (prefix / directory).mkdir(parents=True)
+    program = prefix / "bin/python3"
+    program.write_text('#!/bin/sh\n: >"${0%/*}/ran"\n')
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    "links", [{}, {"linked": "anaconda3"}, {"linked/bin/python3": "anaconda3/bin/python3"}]
+)
+def test_python_of_a_restored_environment_is_not_run(
+    links: dict[str, str], functions: Callable[..., str], tmp_path: Path
+) -> None:
+    """It would be run before anybody starts a program of the environment; one that is not from a store is used."""
+    program = python_in(tmp_path / "anaconda3")
+    for name, target in links.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(tmp_path / target)
+    path = str(tmp_path / "linked/bin") if links else ""
+    found = tmp_path / "linked/bin/python3" if links else program
+    assert functions('find_python; echo "$python"', path) == f"{found}\n"
+    assert (found.parent / "ran").exists()
+    (program.parent / "ran").unlink(missing_ok=True)
+    (tmp_path / "anaconda3/.snapper").mkdir()
+    output = functions("use_own_path; find_python || echo none", path)
+    assert output.endswith("none\n")
+    assert f"{program} {_NOT_USED}" in output
+    assert f"{found} {_NOT_USED}" in output or f"{found.parent} {_NOT_USED}" in output
+    assert not (program.parent / "ran").exists()
+    inner = python_in(tmp_path / "anaconda3/envs/python3")
+    assert functions('find_python >/dev/null; echo "$python"') == f"{inner}\n"
+
+
+def test_snapper_that_was_installed_with_the_python_of_a_restored_environment_is_not_run(
+    functions: Callable[..., str], tmp_path: Path
+) -> None:
+    program = python_in(tmp_path / "anaconda3")
+    link = tmp_path / ".snapper/venv/bin/python"
+    link.parent.mkdir(parents=True)
+    (link.parent / "python3").symlink_to(program)
+    link.symlink_to("python3")
+    assert functions("is_installed && echo installed") == "installed\n"
+    (tmp_path / "anaconda3/.snapper").mkdir()
+    for target in ("", "/bin/true", "python3.12"):
+        if target:
+            program.unlink()
+            program.symlink_to(target)
+        (line,) = functions("is_installed && echo installed").splitlines()
+        assert line.endswith(f"{link} {_NOT_USED}")
 
 
 def test_missing_and_unknown_events_are_refused(machine: Machine) -> None:

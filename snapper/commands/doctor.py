@@ -18,6 +18,7 @@ from snapper.environment import conda, editable
 from snapper.environment.conda_directories import envs_dirs
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
+from snapper.environment.managed import managed_environments
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
 from snapper.fs.small_files import read_file
@@ -210,7 +211,11 @@ def _existing_directory(directory: Path) -> Path:
 
 
 def _check_installation() -> Iterator[Finding]:
-    """Check that snapper itself is still installed after a stop of the machine."""
+    """Check that snapper itself runs with its own Python, and is still installed after a stop of the machine."""
+    if managed_environments(Path(sys.base_prefix)):
+        detail = f"runs with the Python of an environment that it has packed or restored: {sys.base_prefix}"
+        hint = "Install it with another Python: whoever publishes this environment decides what snapper does."
+        yield Finding("warning", "snapper", detail, hint)
     platform, volume = detect_platform(), notebook_volume()
     if volume and not Path(sys.prefix).is_relative_to(volume):
         detail = f"installed in {sys.prefix}, which is deleted when the instance stops"

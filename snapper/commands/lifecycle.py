@@ -230,7 +230,8 @@ supervise() {
 
 # --- work: install snapper, and restore. All of this runs as the user.
 
-work_functions=(say left limited find_python is_installed install link restore write_log work)
+work_functions=(say left limited is_below_managed is_managed use_own_path find_python is_installed install link restore
+    write_log work)
 
 # Prints the seconds that remain until $1 seconds before the time limit, at least 1.
 left() { echo $((budget - $1 - SECONDS > 1 ? budget - $1 - SECONDS : 1)); }
@@ -243,26 +244,69 @@ limited() {
     timeout --foreground -k 2 "$seconds" "${@:2}"
 }
 
+# Succeeds if a directory above the path $1 is an environment that snapper has packed or restored. What is in its `envs`
+# is not part of it.
+is_below_managed() {
+    local directory=$1
+    while [[ $directory == */* ]]; do
+        directory=${directory%/*}
+        case $directory in
+        "$HOME") return 1 ;;
+        */envs) directory=${directory%/*} ;;
+        *) if [ -e "$directory/.snapper" ] && [ -d "$directory/conda-meta" ]; then return; fi ;;
+        esac
+    done
+    return 1
+}
+
+# Succeeds if $1, or a link that it leads through, is in such an environment: what is there may have come from a store,
+# so this script does not run it.
+is_managed() {
+    local path=$1 target count=0
+    while ! is_below_managed "$path" && ! is_below_managed "$(cd -P -- "${path%/*}" 2>/dev/null && pwd)/"; do
+        if [ ! -L "$path" ] || ((++count == 40)); then return 1; fi
+        target=$(readlink -- "$path")
+        if [ "${target:0:1}" != / ]; then target=${path%/*}/$target; fi
+        path=$target
+    done
+    say "${1%/.} is not used, because it is in an environment that snapper has packed or restored"
+}
+
+# Removes the directories of such environments from PATH.
+use_own_path() {
+    local rest=$PATH: directory path=
+    while [ -n "$rest" ]; do
+        directory=${rest%%:*}
+        rest=${rest#*:}
+        if ! is_managed "$directory/."; then path=$path:$directory; fi
+    done
+    PATH=${path#:}
+}
+
 # Sets python, last to that of an environment, which a restore may replace.
 find_python() {
-    local check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
-    for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 /opt/conda/bin/python3 \
+    local name check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 /opt/conda/bin/python3 \
         "$HOME"/anaconda3/bin/python3 "$HOME"/anaconda3/envs/python3/bin/python3; do
+        python=$(command -v "$name") || continue
+        if is_managed "$python"; then continue; fi
         if limited 10 "$python" -I -c "$check" >/dev/null 2>&1; then return; fi
     done
     return 1
 }
 
-is_installed() { limited 30 "$venv/bin/python" -I -c 'import snapper' >/dev/null 2>&1; }
+is_installed() {
+    ! is_managed "$venv/bin/python" && limited 30 "$venv/bin/python" -I -c 'import snapper' >/dev/null 2>&1
+}
 
 # Installs snapper into a virtual environment that survives stops.
 install() {
     local python source=(--find-links="$wheelhouse" --no-index)
     if ! find_python; then
-        say "cannot install snapper: no Python 3.10 or later was found"
+        say "cannot install snapper: no Python 3.10 or later was found outside of such environments"
         return 1
     fi
-    say "installing $requirement with $(command -v "$python")"
+    say "installing $requirement with $python"
     case $wheelhouse in
     '') source=(--disable-pip-version-check) ;;
     s3://*)
@@ -324,6 +368,7 @@ work() {
         say "the home directory $HOME does not exist: nothing to do"
         return
     fi
+    use_own_path
     restore > >(tee >(write_log)) 2>&1 # does not wait for processes that keep the output open
 }
 
