@@ -19,6 +19,7 @@ from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import InsufficientSpace, TargetOccupied, TooManyFiles
 from snapper.format.model import LAYER_SIZE, Layer, Mode, Relocation
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.space import FreeSpace
 from snapper.kernels import naming
 from snapper.process.identity import is_process_alive
@@ -205,11 +206,11 @@ def test_an_unexpected_error_in_one_environment_does_not_stop_others(
     )
 
     def register_or_fail(
-        registrar: kernels.Registrar, prefix: Path, environment: str
+        registrar: kernels.Registrar, directory: PinnedDirectory, environment: str
     ) -> tuple[kernels.KernelRegistration, ...]:
         if environment in errors:
             raise errors[environment]
-        return register(registrar, prefix, environment)
+        return register(registrar, directory, environment)
 
     monkeypatch.setattr(kernels.Registrar, "register", register_or_fail)
     for name, value in machine.variables.items():

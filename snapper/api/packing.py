@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapper.api.arguments import find_prefix
+from snapper.api.arguments import pin_environment
 from snapper.archives.importer import archive_stem
 from snapper.commands.import_archive import import_archive as pack_archive
 from snapper.commands.pack import PackOptions, PackResult
@@ -35,16 +35,19 @@ def pack(
     read unless `full`. `editables` says what to do about editable installs: "refuse", "include" their sources, or
     "ignore". With `force`, publish even if someone else has published in the meantime.
 
-    Raise EnvironmentNotFound, AmbiguousName, NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking,
-    PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the store's environments are then unchanged.
+    An environment of another user, who decides what is in it, has to be given by its directory.
+
+    Raise EnvironmentNotFound, AmbiguousName, EnvironmentOfOther, NotAnEnvironment, EditableInstallsFound,
+    ChangedWhilePacking, PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the store's environments
+    are then unchanged.
     """
     settings = load_settings()
-    prefix = find_prefix(environment)
-    name = name or (prefix.name if isinstance(environment, Path) else environment)
+    opened = pin_environment(environment)
+    name = name or (opened.path.name if isinstance(environment, Path) else environment)
     options = PackOptions(
         message=message, level=level or settings.level, editables=editables, full=full, force=force
     )
-    return pack_environment(store, prefix, name, options, jobs=jobs or settings.jobs, progress=progress)
+    return pack_environment(store, opened, name, options, jobs=jobs or settings.jobs, progress=progress)
 
 
 def import_archive(

@@ -73,7 +73,7 @@ def _updated_packages(
         ),
         (
             *(package for package in snapshot.pip if normalize_name(package.name) not in changed),
-            *(distribution.package for distribution in pip.distributions(installed.prefix, pip_metadata)),
+            *(distribution.package for distribution in pip.distributions(installed.directory, pip_metadata)),
         ),
     )
 

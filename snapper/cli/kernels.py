@@ -13,11 +13,12 @@ from snapper.cli import help
 from snapper.cli.completion import complete_any_environment, complete_installed
 from snapper.cli.options import JsonOption, with_general_options
 from snapper.cli.render import output
-from snapper.errors import ExitCode, KernelNotRegistered, NotAnEnvironment
+from snapper.errors import ExitCode, KernelNotRegistered
 from snapper.format.canonical import to_jsonable
 from snapper.settings.directories import absolute_directory
 
 if TYPE_CHECKING:
+    from snapper.fs.pinned import PinnedDirectory
     from snapper.kernels import KernelRegistration, RegisteredKernel
 
 app = typer.Typer(
@@ -99,7 +100,8 @@ def register(
         snapper kernels register myenv
         snapper kernels register -p ~/work/env
     """
-    from snapper.environment.locations import find_environment
+    from snapper.environment.conda import pin_environment
+    from snapper.environment.locations import pin_own_environment
     from snapper.errors import UsageError
 
     if bool(names) == (prefix is not None):
@@ -107,10 +109,13 @@ def register(
             "give environment names, or a directory with --prefix",
             "See: snapper kernels register --help.",
         )
-    prefixes = [absolute_directory(prefix)] if prefix else [find_environment(name) for name in names or []]
+    if prefix:
+        environments = [pin_environment(absolute_directory(prefix))]
+    else:
+        environments = [pin_own_environment(name) for name in names or []]
     results = []
-    for directory in prefixes:
-        result = _register(directory)
+    for environment in environments:
+        result = _register(environment)
         results.append(result)
         if not as_json:
             _print_result(result)
@@ -154,16 +159,14 @@ class _Registration:
         return bool(self.kernels) and not any(kernel.problem for kernel in self.kernels)
 
 
-def _register(prefix: Path) -> _Registration:
+def _register(environment: PinnedDirectory) -> _Registration:
     from snapper import kernels
-    from snapper.environment import conda, state
+    from snapper.environment import state
 
-    if not conda.is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))
-    known = state.read(prefix)
-    environment = known.environment if known else _valid_name(prefix.name)
-    registered = kernels.register(prefix, environment)
-    return _Registration(environment, registered, "" if registered else kernels.install_hint(prefix))
+    known = state.read(environment)
+    name = known.environment if known else _valid_name(environment.path.name)
+    registered = kernels.register(environment, name)
+    return _Registration(name, registered, "" if registered else kernels.install_hint(environment.path))
 
 
 def _valid_name(directory: str) -> str:

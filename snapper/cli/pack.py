@@ -92,12 +92,12 @@ def pack(
     """
     from snapper.cli.render.progress import reporter
 
-    prefix, name_in_store = _prefix_and_name(name, prefix, store_name)
-    opened = open_store(store, create=True, apart_from=prefix)
+    directory, name_in_store = _prefix_and_name(name, prefix, store_name)
+    opened = open_store(store, create=True, apart_from=directory)
     with reporter(quiet=as_json) as progress:
         result = snapper.pack(
             opened,
-            prefix,
+            name if name is not None else directory,
             name=name_in_store,
             message=message,
             level=level,
@@ -113,7 +113,7 @@ def pack(
 def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
     """Return the prefix of the environment and its name in the store."""
     from snapper.environment import conda
-    from snapper.environment.locations import find_environment
+    from snapper.environment.locations import pin_own_environment
     from snapper.repository.specs import check_environment_name
 
     if (name is None) == (prefix is None):
@@ -126,7 +126,7 @@ def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | No
         store_name or (directory.name if directory else str(name)),
         "Give a directory with --prefix, and its name in the store with --name.",
     )
-    directory = directory or find_environment(str(name))
+    directory = directory or pin_own_environment(str(name)).path
     if not conda.is_environment(directory):
         raise NotAnEnvironment(str(directory))
     return directory, name_in_store

@@ -274,8 +274,9 @@ def _check_environments() -> Iterator[Finding]:
     for prefix in installed_environments():
         if not conda.is_environment(prefix):
             continue
+        installed = InstalledEnvironment(prefix)
         try:
-            editables = editable.find(prefix, InstalledEnvironment(prefix).tree)
+            editables = editable.find(installed.directory, installed.tree)
         except SnapperError as error:
             yield Finding("warning", "Environment", error.message, error.hint)
             continue
@@ -283,7 +284,7 @@ def _check_environments() -> Iterator[Finding]:
             names = ", ".join(f"{install.name} ({install.source})" for install in editables)
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
-        if not kernels.shipped_kernels(prefix):
+        if not kernels.shipped_kernels(installed.directory):
             detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
 

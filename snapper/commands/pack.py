@@ -14,6 +14,7 @@ from snapper import kernels
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
 from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
@@ -22,9 +23,10 @@ from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
+from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
-from snapper.packing.included import IncludedSources
+from snapper.packing.included import included_sources
 from snapper.packing.plan import make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.packing.source import EditablePolicy, PackSource, read_source
@@ -57,18 +59,20 @@ logger = logging.getLogger(__name__)
 class PackResult:
     """The snapshot of a pack, and what it added to the store; sizes in bytes.
 
-    `prefix` is empty for an imported environment. `skipped` are paths that were not packed, `unrelocated` those
-    with a prefix that cannot be relocated, and `outside` symlinks to absolute paths outside of the environment.
-    `clamped` are files with times that a snapshot cannot hold; it has the nearest ones. `included` are the sources
-    of editable installs that were packed too. `credentials` are files that contain some; they are not looked for if
-    the environment is unchanged. `first` says whether the store had no environments before. `replaced` is the
-    history entry that was current before, if this environment was not packed or restored from it.
+    `prefix` is empty for an imported environment, and `owner` unless the environment belongs to another user. `skipped`
+    are paths that were not packed, `unrelocated` those with a prefix that cannot be relocated, and `outside` symlinks
+    to absolute paths outside of the environment. `clamped` are files with times that a snapshot cannot hold; it has the
+    nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files that
+    contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
+    environments before. `replaced` is the history entry that was current before, if this environment was not packed or
+    restored from it.
     """
 
     environment: str
     snapshot_id: str
     snapshot: Snapshot
     prefix: str
+    owner: str
     store: str
     unchanged: bool
     added_layers: int
@@ -106,21 +110,21 @@ _DEFAULT_OPTIONS = PackOptions()
 
 def pack(
     store: Store,
-    prefix: Path,
+    prefix: Path | PinnedDirectory,
     name: str,
     options: PackOptions = _DEFAULT_OPTIONS,
     *,
     jobs: int | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> PackResult:
-    """Pack the environment at `prefix` as `name`: write its layers, pages, snapshot, and ref, in this order.
+    """Pack the environment at an absolute prefix as `name`: write its layers, pages, snapshot, and ref, in this order.
 
     Raise NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking, ConcurrentUpdate, and what files and stores do.
     """
     started = time.monotonic()
     published = find_ref(store, check_environment_name(name))
     is_first = published is None and not any(environment_names(store))
-    source = read_source(Path(os.path.abspath(prefix)), options.editables, options.foreign_prefix)
+    source = read_source(InstalledEnvironment(prefix), options.editables, options.foreign_prefix)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if options.full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
@@ -144,6 +148,7 @@ def pack(
         snapshot_id=packed.encoded.digest,
         snapshot=packed.snapshot,
         prefix=source.origin,
+        owner=source.owner,
         store=store.url,
         unchanged=is_current,
         added_layers=len(packed.added),
@@ -152,7 +157,7 @@ def pack(
         unrelocated=packed.unrelocated,
         outside=source.links_outside(packed.prefix),
         clamped=source.clamped_times,
-        included=tuple(install.source for install in source.editables),
+        included=tuple(str(opened.directory) for opened in source.editables),
         credentials=packed.credentials,
         first=is_first,
         replaced=replaced,
@@ -197,7 +202,7 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
     """Return whether the environment is still its previous snapshot, and the store has all of that."""
     return (
         previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
-        and directory_mode("", previous.snapshot.mode) == directory_mode("", source.status.st_mode)
+        and directory_mode("", previous.snapshot.mode) == directory_mode("", source.directory.status.st_mode)
         and has_encoded_snapshot(store, previous.encoded)
         and previous.is_unchanged()
     )
@@ -212,7 +217,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
     known = known_layers(store)
     known |= {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in layers}
     return PackContext(
-        directory=str(source.prefix),
+        directory=str(source.directory),
         prefix=source.prefix_in_files,
         store=store,
         intent=intent,
@@ -221,7 +226,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         checked=read_checked_layers(),
         placeholders=source.placeholders,
         kept=source.kept_prefixes,
-        included=IncludedSources(source.prefix_in_files, source.editables),
+        included=included_sources(source.prefix_in_files, source.editables),
     )
 
 
@@ -235,7 +240,7 @@ def _build_snapshot(
 ) -> _Packed:
     """Write the layers that the store does not have, and describe the snapshot."""
     records = source.installed.records
-    plan = make_plan(source.prefix, source.tree, records)
+    plan = make_plan(source.directory, source.tree, records)
     build = LayerBuild(plan, previous if previous and previous.prefix == context.prefix else None)
     if build.has_work:
         with WorkerPool(context, jobs, build.first_arguments) as workers:
@@ -248,16 +253,16 @@ def _build_snapshot(
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),
-        mode=directory_mode("", source.status.st_mode),
+        mode=directory_mode("", source.directory.status.st_mode),
         packages=tuple(record.package for record in records),
         pip=tuple(sorted(plan.pip, key=lambda package: (package.name.lower(), package.version))),
-        kernels=kernels.shipped_kernels(source.prefix),
+        kernels=kernels.shipped_kernels(source.directory),
         altered=built.altered,
         missing=plan.missing,
         layers=tuple(packed.layer for packed in built.layers),
     )
     encoded = manifest.encode(snapshot)
-    credentials = find_credentials(source.prefix, records)
+    credentials = find_credentials(source.directory, records)
     return _Packed(
         encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added, credentials
     )
@@ -312,15 +317,13 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     """Write state and index into the environment, and remember where it is.
 
     Neither is done for one with a foreign prefix. Nothing is written into an environment that belongs to another user,
-    that cannot be written to, or that has been replaced in the meantime.
+    or that cannot be written to.
     """
     if source.foreign_prefix:
         return
     remember_location(name, source.prefix)
     current = EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
-    with suppress(OSError), state.open_environment(source.prefix) as environment:
-        if not os.path.samestat(os.fstat(environment), source.status):
-            return
+    with suppress(OSError), state.open_environment(source.directory) as environment:
         if packed.layers is not None:
             header = index.IndexHeader(
                 packed.encoded.digest, packed.prefix, source.read_at, packed.unrelocated

@@ -201,7 +201,8 @@ class _Restore:
         """Register the environment at the target with Jupyter and conda; `size` is what was written, in bytes."""
         if request.prefix:
             remember_location(target.name, target.prefix)
-        registered = registrar.register(target.prefix, target.name)
+        assert target.directory is not None
+        registered = registrar.register(target.directory, target.name)
         logger.info(
             "%s %s: %s; %d kernels registered",
             target.name,

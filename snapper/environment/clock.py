@@ -11,17 +11,18 @@ from snapper.environment.state import open_environment, state_directory
 from snapper.format.model import STATE_DIRECTORY
 from snapper.fs.atomic import remove_leftovers, temporary_name
 from snapper.fs.directories import closing_descriptor
+from snapper.fs.pinned import PinnedDirectory
 
 #: How long to wait at most for the clock to advance, in seconds.
 _LONGEST_TICK = 0.05
 
 
-def now(top: Path | int) -> int:
+def now(top: Path | PinnedDirectory | int) -> int:
     """Return the time of the file system that an environment is on, in nanoseconds; may raise OSError."""
     return _read(top, -1)
 
 
-def next_tick(top: Path | int) -> int:
+def next_tick(top: Path | PinnedDirectory | int) -> int:
     """Wait until the clock has advanced, and return the time in nanoseconds; may raise OSError.
 
     The result is later than the ctime of everything written before, except on file systems with a coarse clock, for
@@ -30,7 +31,7 @@ def next_tick(top: Path | int) -> int:
     return _read(top, now(top))
 
 
-def _read(top: Path | int, after: int) -> int:
+def _read(top: Path | PinnedDirectory | int, after: int) -> int:
     with open_environment(top) as environment:
         try:
             with state_directory(environment, make=True) as directory:

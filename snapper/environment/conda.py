@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,9 @@ from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.model import Mode, Package, is_placeholder, path_bytes
-from snapper.fs.errors import read_errors
+from snapper.fs.directories import pin_directory
+from snapper.fs.errors import map_os_error, read_errors
+from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.fs.small_files import list_beneath, read_all_beneath, read_beneath
 
 META = "conda-meta"
@@ -31,6 +34,9 @@ _LARGEST_RECORDS = 256 << 20
 _LONGEST_PATH = 4096
 
 _ADVICE = "Reinstall that package (conda install --force-reinstall), or remove the file if it does not belong to conda."
+
+#: What to do about a link of another user on the way to an environment.
+_REAL_PATH = "Give the path that the link leads to, if you trust it."
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
 #: A brace, or a string, which ends where the text ends at the latest: every byte is only looked at once.
@@ -76,9 +82,30 @@ class Record:
     has_credentials: bool = False
 
 
-def is_environment(prefix: Path) -> bool:
+def is_environment(prefix: Path | PinnedDirectory) -> bool:
     """Return whether the directory is a conda environment; like conda, look for conda-meta."""
+    if isinstance(prefix, PinnedDirectory):
+        status = prefix.stat(META)
+        return status is not None and stat.S_ISDIR(status.st_mode)
     return os.path.isdir(prefix / META)
+
+
+def pin_environment(prefix: Path | PinnedDirectory) -> PinnedDirectory:
+    """Open a conda environment, unless it is open, for all that is read from it.
+
+    Raise NotAnEnvironment, PermissionDenied, FileOperationFailed.
+    """
+    try:
+        environment = pin_directory(prefix)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotAnEnvironment(str(prefix)) from None
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise FileOperationFailed(str(prefix), str(error.strerror), _REAL_PATH) from None
+        raise map_os_error(error, str(prefix), "read") from None
+    if not is_environment(environment):
+        raise NotAnEnvironment(str(prefix))
+    return environment
 
 
 def is_record_path(path: str) -> bool:
@@ -86,32 +113,31 @@ def is_record_path(path: str) -> bool:
     return path.startswith(f"{META}/") and path.endswith(".json") and path.count("/") == 1
 
 
-def read_records(prefix: Path) -> list[Record]:
+def read_records(prefix: Path | PinnedDirectory) -> list[Record]:
     """Return the records of all installed packages, sorted by file name.
 
     Raise NotAnEnvironment, PermissionDenied, and FileOperationFailed if a record is malformed.
     """
-    if not is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))
+    environment = pin_environment(prefix)
     records = []
     remaining = _LARGEST_RECORDS
     with read_errors(_ADVICE):
-        for name, text in read_all_beneath(prefix, META, ".json", LARGEST_RECORD):
+        for name, text in read_all_beneath(environment, META, ".json", LARGEST_RECORD):
             remaining -= len(text)
             if remaining < 0:
                 reason = f"its records have more than {_LARGEST_RECORDS:,} bytes"
-                raise OSError(errno.EFBIG, reason, str(prefix / META))
+                raise OSError(errno.EFBIG, reason, f"{prefix}/{META}")
             records.append(_parse(prefix, f"{META}/{name}", text))
     return records
 
 
-def read_record(prefix: Path, path: str) -> Record:
+def read_record(prefix: Top, path: str) -> Record:
     """Return the record at a path in the environment; raise PermissionDenied, FileOperationFailed."""
     with read_errors(_ADVICE):
         return _parse(prefix, path, read_record_text(prefix, path))
 
 
-def read_record_text(prefix: Path, path: str) -> bytes:
+def read_record_text(prefix: Top, path: str) -> bytes:
     """Return the text of the record at a path in the environment; may raise OSError."""
     return read_beneath(prefix, path, LARGEST_RECORD)
 
@@ -258,7 +284,7 @@ def _checksum(entry: dict[str, Any]) -> re.Pattern[bytes]:
     return _IN_PREFIX if "sha256_in_prefix" in entry else _OWN
 
 
-def _parse(prefix: Path, path: str, text: bytes) -> Record:
+def _parse(prefix: Top, path: str, text: bytes) -> Record:
     try:
         fields = json.loads(text)
         if not isinstance(fields, dict):
@@ -274,7 +300,7 @@ def _parse(prefix: Path, path: str, text: bytes) -> Record:
         reason = "it is malformed"
     except ValueError as error:
         reason = str(error)
-    raise FileOperationFailed(str(prefix / path), f"not a conda package record ({reason})", _ADVICE)
+    raise FileOperationFailed(f"{prefix}/{path}", f"not a conda package record ({reason})", _ADVICE)
 
 
 def _package(fields: dict[str, Any]) -> Package:

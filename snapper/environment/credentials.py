@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from snapper.environment.conda import META, Record
+from snapper.fs.pinned import Top
 from snapper.fs.small_files import list_beneath, read_beneath
 
 #: Files that may contain URLs of channels and package indexes: conda's history of commands, and settings.
@@ -53,7 +53,7 @@ _DEFINITION = re.compile(
 _LOGIN_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
 
 
-def find_credentials(prefix: Path, records: Iterable[Record]) -> tuple[str, ...]:
+def find_credentials(prefix: Top, records: Iterable[Record]) -> tuple[str, ...]:
     """Return the paths of package records and other files in the environment that contain credentials, sorted.
 
     It is not known what other files contain.
@@ -65,7 +65,7 @@ def find_credentials(prefix: Path, records: Iterable[Record]) -> tuple[str, ...]
     return tuple(sorted(paths))
 
 
-def _definition_files(prefix: Path) -> Iterator[str]:
+def _definition_files(prefix: Top) -> Iterator[str]:
     """Yield the paths of files that define variables or settings."""
     for directory, endings in _DEFINITIONS:
         with suppress(OSError):
@@ -74,7 +74,7 @@ def _definition_files(prefix: Path) -> Iterator[str]:
                     yield f"{directory}/{name}".lstrip("/")
 
 
-def _read(prefix: Path, path: str) -> bytes:
+def _read(prefix: Top, path: str) -> bytes:
     """Return the contents of a file, nothing if it cannot be read."""
     try:
         return read_beneath(prefix, path)

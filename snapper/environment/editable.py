@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +20,12 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.editable_links import Link, read_links
 from snapper.environment.tree import File, SkippedPath, Tree, walk
-from snapper.errors import FileOperationFailed
+from snapper.errors import FileOperationFailed, PermissionDenied
 from snapper.format import bytecode
 from snapper.fs.beneath import is_possible_path
+from snapper.fs.directories import pin_directory
+from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.pinned import PinnedDirectory
 from snapper.settings.directories import home_directory
 
 #: The directory in the environment for the sources of included editable installs.
@@ -64,14 +69,22 @@ class Editable:
         return f"{INCLUDED}/{self.name}"
 
 
-def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
+@dataclass(frozen=True)
+class OpenedSource:
+    """The source of an editable install that is to be included, open."""
+
+    editable: Editable
+    directory: PinnedDirectory
+
+
+def find(prefix: Path | PinnedDirectory, tree: Tree) -> tuple[Editable, ...]:
     """Return the editable installs of an environment whose sources are outside of it, by source.
 
     A source that does not exist counts if it is known which package it belongs to: a mere line in a `.pth` file may
     be a leftover. Raise PermissionDenied, FileOperationFailed.
     """
     links = read_links(prefix, tree)
-    tops = os.path.abspath(prefix), os.path.realpath(prefix)
+    tops = os.path.abspath(str(prefix)), os.path.realpath(str(prefix))
     named = {link.source for link in links if link.name}
     links = [
         link
@@ -83,37 +96,66 @@ def find(prefix: Path, tree: Tree) -> tuple[Editable, ...]:
     return tuple(_with_unique_names([_make_editable(group) for group in _by_source(links)]))
 
 
-def check_source(install: Editable, prefix: Path) -> None:
-    """Raise FileOperationFailed if the source cannot be included.
-
-    It is missing, it is not a Python project, or it is compiled when it is imported.
+def open_source(install: Editable, prefix: Path) -> OpenedSource:
+    """Open the source directory to include it; what is at its path later does not matter.
 
     Whoever published an environment chose what its links refer to: it may be a directory of credentials, which must not
-    become part of the next snapshot.
+    become part of the next snapshot. Raise FileOperationFailed if it is missing, of another user, not a Python project,
+    or compiled when it is imported; PermissionDenied.
     """
-    reason, advice = _why_not_python(install.source, prefix), _IGNORE
-    if not os.path.lexists(install.source):
-        reason, advice = "the directory does not exist", _RESTORE_SOURCE
-    elif install.builder:
-        reason, advice = _why_rebuilt(install), _REINSTALL
+    try:
+        directory = pin_directory(Path(install.source))
+    except FileNotFoundError:
+        raise _refused(install, "the directory does not exist", _RESTORE_SOURCE) from None
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            raise PermissionDenied(install.source, "read") from None
+        raise _refused(install, str(error.strerror), _IGNORE) from None
+    if not is_own(directory.status):
+        owner = owner_name(directory.status)
+        raise _refused(install, f"it belongs to the user {owner}", _REINSTALL)
+    if install.builder:
+        raise _refused(install, _why_rebuilt(install), _REINSTALL)
+    reason = _why_not_python(directory, prefix)
     if reason:
-        reason = f"{install.links[0]} in the environment refers to it, but {reason}"
-        raise FileOperationFailed(install.source, reason, advice)
+        raise _refused(install, reason, _IGNORE)
+    return OpenedSource(install, directory)
 
 
-def _why_not_python(source: str, prefix: Path) -> str:
+def _refused(install: Editable, reason: str, advice: str) -> FileOperationFailed:
+    reason = f"{install.links[0]} in the environment refers to it, but {reason}"
+    return FileOperationFailed(install.source, reason, advice)
+
+
+def _why_not_python(directory: PinnedDirectory, prefix: Path) -> str:
     """Return why the directory is not taken for a Python project, "" if it is."""
+    source, home = str(directory), home_directory()
     real = os.path.realpath(source)
-    home = os.path.realpath(home_directory())
-    if any(_is_within(path, real) for path in (home, os.path.realpath(prefix))):
+    if not _is_at(directory, real):
+        return "it was replaced while it was opened"
+    if any(_is_at(directory, top) for path in (home, prefix) for top in _with_parents(path)):
         return "it contains your home directory or the environment"
     if "/." in real or "/." in source:
         return "hidden directories are not included"
     parent, name = os.path.split(real)
-    tops = (real, parent) if name in _SOURCE_DIRECTORIES and parent != home else (real,)
-    if any(os.path.lexists(os.path.join(top, file)) for top in tops for file in _PROJECT_FILES):
-        return ""
+    is_below_project = name in _SOURCE_DIRECTORIES and parent != os.path.realpath(home)
+    for top in (".", "..") if is_below_project else (".",):
+        if any(directory.stat(f"{top}/{file}", follow=False) for file in _PROJECT_FILES):
+            return ""
     return f"it is not a Python project: it has none of the files {', '.join(_PROJECT_FILES)}"
+
+
+def _with_parents(path: Path) -> tuple[Path, ...]:
+    real = Path(os.path.realpath(path))
+    return (real, *real.parents)
+
+
+def _is_at(directory: PinnedDirectory, path: str | Path) -> bool:
+    """Return whether the path leads to the directory."""
+    try:
+        return os.path.samestat(os.stat(path), directory.status)
+    except OSError:
+        return False
 
 
 def _why_rebuilt(install: Editable) -> str:
@@ -123,20 +165,21 @@ def _why_rebuilt(install: Editable) -> str:
     )
 
 
-def include(tree: Tree, editables: tuple[Editable, ...], prefix: str) -> Tree:
+def include(tree: Tree, sources: tuple[OpenedSource, ...], prefix: str) -> Tree:
     """Return the tree with the sources in it, as if they were in the environment, whose files contain `prefix`.
 
     Links to the sources lead to where they will be. Environments inside of a source, caches, modules compiled from it,
     and what is hidden, such as `.git` and `.env`, which may contain credentials, are left out.
     """
+    editables = [source.editable for source in sources]
     changed = {link for editable in editables for link in editable.links}
     files = [file for file in tree.files if bytecode.source_of(file.path) not in changed]
     files = [_retarget(file, posixpath.join(prefix, file.path), editables, prefix) for file in files]
     skipped = list(tree.skipped)
     paths = {file.path for file in files}
-    for editable in editables:
-        source = Path(editable.source)
-        included = walk(source, partial(_exclude, source))
+    for source in sources:
+        editable = source.editable
+        included = walk(source.directory, partial(_exclude, source.directory))
         for path in accumulate(editable.included_path.split("/"), posixpath.join):
             if path not in paths:
                 paths.add(path)
@@ -223,13 +266,19 @@ def _is_within(path: str, top: str) -> bool:
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
-def _exclude(source: Path, path: str) -> str | None:
+def _exclude(source: PinnedDirectory, path: str) -> str | None:
     """Return why a path in a source is left out, for `walk`."""
     name = posixpath.basename(path)
     if name == "__pycache__" or name.startswith("."):
         return ""
-    if any((source / path / sign).is_file() for sign in _CACHE_FILES):
+    if any(_has(source, stat.S_IFREG, f"{path}/{sign}") for sign in _CACHE_FILES):
         return "it is a cache"
-    if (source / path / conda.META).is_dir() or (source / path / "pyvenv.cfg").is_file():
+    if _has(source, stat.S_IFDIR, f"{path}/{conda.META}") or _has(source, stat.S_IFREG, f"{path}/pyvenv.cfg"):
         return "it is another environment"
     return None
+
+
+def _has(source: PinnedDirectory, type_: int, path: str) -> bool:
+    """Return whether something of this type is at the path, or a link to it."""
+    status = source.stat(path)
+    return status is not None and stat.S_IFMT(status.st_mode) == type_

@@ -27,6 +27,7 @@ from snapper.environment import conda
 from snapper.environment.tree import File, Tree
 from snapper.fs.beneath import is_possible_path
 from snapper.fs.errors import read_errors
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
 
 _SITE = re.compile(r"(?:.*/)?site-packages/[^/]+\Z", re.S)
@@ -56,7 +57,7 @@ class Link(NamedTuple):
     builder: str = ""
 
 
-def read_links(prefix: Path, tree: Tree) -> list[Link]:
+def read_links(prefix: Path | PinnedDirectory, tree: Tree) -> list[Link]:
     """Return the links to directories and files; some are to paths in the environment, or that do not exist.
 
     Raise PermissionDenied, FileOperationFailed.
@@ -70,7 +71,7 @@ def read_links(prefix: Path, tree: Tree) -> list[Link]:
     return links
 
 
-def _read_links(prefix: Path, file: File) -> Iterator[Link]:
+def _read_links(prefix: Path | PinnedDirectory, file: File) -> Iterator[Link]:
     path = file.path
     if file.type != "file" or not (path.endswith(_ENDINGS) or "editable" in path):
         return  # most files are none of the below
@@ -81,7 +82,7 @@ def _read_links(prefix: Path, file: File) -> Iterator[Link]:
             yield Link(source, path, posixpath.basename(directory).partition("-")[0])
     elif _SITE.match(path) and (name.endswith(_ENDINGS) or _REDIRECTOR.match(name)):
         text = read_beneath(prefix, path).decode("utf-8-sig", "surrogateescape")
-        site = f"{os.path.abspath(prefix)}/{directory}"
+        site = f"{os.path.abspath(str(prefix))}/{directory}"
         if name.endswith(".egg-link"):
             package = name.removesuffix(".egg-link")
             yield from (Link(source, path, package) for source in _paths(text.splitlines()[:1], site))
@@ -123,10 +124,10 @@ def _value_of(literal: str) -> str:
             return ""
 
 
-def _read_symlink(prefix: Path, file: File) -> Iterator[Link]:
+def _read_symlink(prefix: Path | PinnedDirectory, file: File) -> Iterator[Link]:
     """Yield a package or module that is a link; its source is the directory that contains its target."""
     if file.type == "symlink" and "site-packages/" in file.path and _SITE.match(file.path):
-        place = f"{os.path.abspath(prefix)}/{posixpath.dirname(file.path)}"
+        place = f"{os.path.abspath(str(prefix))}/{posixpath.dirname(file.path)}"
         target = posixpath.normpath(posixpath.join(place, file.target))
         if os.path.isdir(target) or target.endswith(_CODE_ENDINGS):
             yield Link(posixpath.dirname(target), file.path)

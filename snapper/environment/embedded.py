@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from snapper.environment.conda import Record
+from snapper.fs.pinned import Top
 from snapper.fs.small_files import read_beneath
 
 
@@ -24,13 +24,13 @@ class ForeignPrefix:
     kept: Mapping[str, str] = field(default_factory=dict)
 
 
-def embedded_prefix(prefix: Path, records: Iterable[Record]) -> str:
+def embedded_prefix(prefix: Top, records: Iterable[Record]) -> str:
     """Return the prefix as it is written in the environment's files.
 
     It is how the directory was spelled when packages were installed. If there is a symlink in the path, that can be
     either `prefix` or its real path.
     """
-    absolute, real = os.path.abspath(prefix), os.path.realpath(prefix)
+    absolute, real = os.path.abspath(str(prefix)), os.path.realpath(str(prefix))
     if absolute == real:
         return absolute
     entries = (entry for record in records for entry in record.entries)
@@ -42,7 +42,7 @@ def embedded_prefix(prefix: Path, records: Iterable[Record]) -> str:
     return absolute
 
 
-def _first_contained(prefix: Path, path: str, texts: Iterable[str]) -> str:
+def _first_contained(prefix: Top, path: str, texts: Iterable[str]) -> str:
     """Return the first of the texts that the file contains; "" if it contains none or cannot be read."""
     try:
         data = read_beneath(prefix, path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from snapper.environment import conda, state
 from snapper.environment.conda import Record
@@ -14,51 +15,56 @@ from snapper.environment.index import Index
 from snapper.environment.scan import scan
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
+from snapper.errors import SnapperError
+from snapper.fs.pinned import PinnedDirectory
+
+T = TypeVar("T")
 
 
 class InstalledEnvironment:
-    """A conda environment at a prefix. Everything is read on first use, and at most once.
+    """A conda environment at a prefix. It is opened once, and everything is read on first use, and at most once.
 
     What it returns is what the disk held then; create another instance to look again.
     """
 
-    def __init__(self, prefix: Path) -> None:
-        self.prefix = prefix
+    def __init__(self, prefix: Path | PinnedDirectory) -> None:
+        self.prefix = prefix.path if isinstance(prefix, PinnedDirectory) else prefix
+        self._opened = prefix
 
     @cached_property
-    def status(self) -> os.stat_result:
-        """The status of the prefix itself; may raise OSError."""
-        return self.prefix.stat()
+    def directory(self) -> PinnedDirectory:
+        """The directory of the environment; raises NotAnEnvironment, PermissionDenied, FileOperationFailed."""
+        return conda.pin_environment(self._opened)
 
     @cached_property
     def tree(self) -> Tree:
         """The environment's own files; raises NotAnEnvironment, PermissionDenied, FileOperationFailed."""
-        return scan(self.prefix)
+        return scan(self.directory)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:
         """conda's package records; raises NotAnEnvironment, PermissionDenied, FileOperationFailed."""
-        return tuple(conda.read_records(self.prefix))
+        return tuple(conda.read_records(self.directory))
 
     @cached_property
     def state(self) -> EnvironmentState | None:
         """Which environment and snapshot this was when it was last packed or restored, if known."""
-        return state.read(self.prefix)
+        return self._recorded(state.read)
 
     @cached_property
     def previous(self) -> PreviousSnapshot | None:
         """The snapshot that this was last packed as or restored from, if known."""
-        return state.read_previous(self.prefix)
+        return self._recorded(state.read_previous)
 
     @cached_property
     def index(self) -> Index | None:
         """What the last pack or restore saw of each file, if known. It need not be of `previous`."""
-        return state.read_index(self.prefix)
+        return self._recorded(state.read_index)
 
     @cached_property
     def prefix_in_files(self) -> str:
         """The prefix as it is written in the environment's files; raises what `records` raises."""
-        return embedded_prefix(self.prefix, self.records)
+        return embedded_prefix(self.directory, self.records)
 
     def drift(self) -> Drift | None:
         """Return what differs from the snapshot in `state` as far as its index tells, or None without that index.
@@ -70,6 +76,13 @@ class InstalledEnvironment:
     def is_touched(self) -> bool:
         """Return whether packages may have been installed or removed since the index was written (see `drift`)."""
         return is_touched(self.prefix)
+
+    def _recorded(self, read: Callable[[PinnedDirectory], T | None]) -> T | None:
+        """Return what snapper has recorded, None if the environment cannot be opened."""
+        try:
+            return read(self.directory)
+        except SnapperError:
+            return None
 
     @cached_property
     def _drift(self) -> Drift | None:

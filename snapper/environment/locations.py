@@ -9,7 +9,9 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.conda_directories import envs_dirs, find_roots
 from snapper.environment.control import control_problem_in_home
-from snapper.errors import AmbiguousName, EnvironmentNotFound
+from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther
+from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
 
@@ -21,11 +23,33 @@ def find_environment(name: str) -> Path:
 
     Raise EnvironmentNotFound, and AmbiguousName if there is more than one.
     """
+    return _only(name, _find(name))
+
+
+def pin_own_environment(name: str) -> PinnedDirectory:
+    """Open the environment with that name that belongs to this user or root.
+
+    Where others may create names, an environment must not be published, and its code not be run, just because it has
+    one. Raise EnvironmentNotFound, AmbiguousName, and EnvironmentOfOther if there are only those of others.
+    """
+    environments = [conda.pin_environment(prefix) for prefix in _find(name)]
+    own = [environment for environment in environments if is_own(environment.status)]
+    if environments and not own:
+        raise EnvironmentOfOther(str(environments[0]), owner_name(environments[0].status))
+    prefix = _only(name, [environment.path for environment in own])
+    return next(environment for environment in own if environment.path == prefix)
+
+
+def _find(name: str) -> list[Path]:
+    """Return the prefixes of all environments with that name."""
     candidates = [path for path in registered_prefixes() if path.name == name]
     candidates += [directory / name for directory in envs_dirs()]
     if name == "base":
         candidates += find_roots()
-    prefixes = _distinct_environments(candidates)
+    return _distinct_environments(candidates)
+
+
+def _only(name: str, prefixes: list[Path]) -> Path:
     if not prefixes:
         searched = tuple(str(path) for path in envs_dirs() if os.path.isdir(path))
         raise EnvironmentNotFound(name, searched, tuple(path.name for path in installed_environments()))

@@ -13,11 +13,11 @@ import posixpath
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
-from pathlib import Path
 
 from snapper.environment.tree import File
 from snapper.format.model import PipPackage
 from snapper.fs.errors import read_errors
+from snapper.fs.pinned import Top
 from snapper.fs.small_files import SMALL, read_beneath
 
 #: The largest RECORD, in bytes.
@@ -40,7 +40,7 @@ class Distribution:
         return f"{self.package.name}-{self.package.version}"
 
 
-def distributions(prefix: Path, unowned: Mapping[str, File]) -> list[Distribution]:
+def distributions(prefix: Top, unowned: Mapping[str, File]) -> list[Distribution]:
     """Return the distributions whose metadata is among the files that no conda package owns.
 
     Distributions inside of others, such as those that setuptools vendors, are left out. Raise PermissionDenied,
@@ -58,7 +58,7 @@ def distributions(prefix: Path, unowned: Mapping[str, File]) -> list[Distributio
     return [distribution for path, distribution in by_metadata.items() if path not in nested]
 
 
-def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
+def checksums(prefix: Top, paths: Collection[str]) -> dict[str, str]:
     """Return the sha256, in hexadecimal, that distributions among the paths list for files among them.
 
     May raise OSError.
@@ -73,7 +73,7 @@ def checksums(prefix: Path, paths: Collection[str]) -> dict[str, str]:
     return checksums
 
 
-def _read_distribution(prefix: Path, metadata: str, unowned: Mapping[str, File]) -> Distribution:
+def _read_distribution(prefix: Top, metadata: str, unowned: Mapping[str, File]) -> Distribution:
     directory = posixpath.dirname(metadata)
     package = _parse_metadata(_read(prefix, metadata, SMALL), directory)
     files = tuple(sorted(_listed_files(prefix, f"{directory}/RECORD", unowned)))
@@ -81,13 +81,13 @@ def _read_distribution(prefix: Path, metadata: str, unowned: Mapping[str, File])
     return Distribution(package, files, prebuilt)
 
 
-def _is_prebuilt(prefix: Path, directory: str) -> bool:
+def _is_prebuilt(prefix: Top, directory: str) -> bool:
     """Return whether the wheel's tags name a platform that pip does not use for wheels that it builds itself."""
     tags = BytesHeaderParser().parsebytes(_read(prefix, f"{directory}/WHEEL", SMALL)).get_all("Tag", [])
     return any("manylinux" in str(tag) or "musllinux" in str(tag) for tag in tags)
 
 
-def _listed_files(prefix: Path, record: str, wanted: Collection[str]) -> dict[str, str]:
+def _listed_files(prefix: Top, record: str, wanted: Collection[str]) -> dict[str, str]:
     """Return the files of the environment that a RECORD lists, if wanted, and their checksums as ALGORITHM=BASE64.
 
     There are none if it is missing or malformed.
@@ -105,7 +105,7 @@ def _listed_files(prefix: Path, record: str, wanted: Collection[str]) -> dict[st
     return listed
 
 
-def _read(prefix: Path, path: str, limit: int) -> bytes:
+def _read(prefix: Top, path: str, limit: int) -> bytes:
     """Return the contents of a file, nothing if it is missing or a link that leads out of the environment."""
     try:
         return read_beneath(prefix, path, limit)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.tree import Tree, walk
-from snapper.errors import NotAnEnvironment
+from snapper.environment.tree import Refuse, Tree, walk
 from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.fs.mounts import mount_points_below
+from snapper.fs.ownership import ROOT, is_own, owner_name
+from snapper.fs.pinned import PinnedDirectory
 
 #: Paths up to this length, in characters, cannot be too deep for a snapshot, so their depth is not checked.
 _NEVER_TOO_DEEP = 500
@@ -20,19 +22,34 @@ _REASONS = {
 }
 
 
-def scan(prefix: Path) -> Tree:
+def scan(prefix: Path | PinnedDirectory) -> Tree:
     """List the environment's files, without other environments, the package cache, trash, and snapper's state.
 
     Raise NotAnEnvironment, PermissionDenied, FileOperationFailed.
     """
-    if not conda.is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))
-    mounts = frozenset(mount_points_below(prefix))
+    directory = conda.pin_environment(prefix)
+    mounts = frozenset(mount_points_below(directory.descriptor))
 
     def exclude(path: str) -> str | None:
         return "another file system is mounted there" if path in mounts else _exclude(path)
 
-    return walk(prefix, exclude if mounts else _exclude)
+    return walk(directory, exclude if mounts else _exclude, _refusal(directory))
+
+
+def _refusal(directory: PinnedDirectory) -> Refuse:
+    """Return a function that says why what has a status is not part of the environment of another user, for `walk`.
+
+    There, others' files may be hard links to what this user can read, but the owner of the environment cannot.
+    """
+    owner = directory.status.st_uid
+
+    def refuse(status: os.stat_result) -> str | None:
+        is_secret = stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not status.st_mode & stat.S_IROTH
+        if status.st_uid == owner or (status.st_uid == ROOT and not is_secret):
+            return None
+        return f"it belongs to the user {owner_name(status)}"
+
+    return (lambda _: None) if is_own(directory.status) else refuse
 
 
 def foreign_names(directory: int) -> list[str]:

@@ -27,6 +27,7 @@ from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_own_entry, read_own_line
 
 _STATE = "state.json"
@@ -83,19 +84,19 @@ class PreviousSnapshot(NamedTuple):
         }
 
 
-def read(prefix: Path) -> EnvironmentState | None:
+def read(prefix: Path | PinnedDirectory) -> EnvironmentState | None:
     """Return the environment's state, or None if there is none or it is for another prefix or format."""
     try:
         data = _read(prefix, _STATE, _MAX_STATE)
         state = canonical.decode(EnvironmentState, canonical.parse(data))
     except (OSError, canonical.MalformedDocument):
         return None
-    if state.format != FORMAT or os.path.realpath(state.prefix) != os.path.realpath(prefix):
+    if state.format != FORMAT or os.path.realpath(state.prefix) != os.path.realpath(str(prefix)):
         return None
     return state
 
 
-def read_previous(prefix: Path) -> PreviousSnapshot | None:
+def read_previous(prefix: Path | PinnedDirectory) -> PreviousSnapshot | None:
     """Return the environment's last snapshot, or None if it is missing or unreadable."""
     try:
         encoded = EncodedSnapshot.parse(_read(prefix, _SNAPSHOT, _MAX_SNAPSHOT))
@@ -104,7 +105,7 @@ def read_previous(prefix: Path) -> PreviousSnapshot | None:
         return None
 
 
-def read_index(prefix: Path) -> Index | None:
+def read_index(prefix: Path | PinnedDirectory) -> Index | None:
     """Return the environment's index, or None if it is missing or unusable."""
     try:
         return decode(_read(prefix, _INDEX, _MAX_INDEX))
@@ -112,7 +113,7 @@ def read_index(prefix: Path) -> Index | None:
         return None
 
 
-def read_index_header(prefix: Path) -> IndexHeader | None:
+def read_index_header(prefix: Path | PinnedDirectory) -> IndexHeader | None:
     """Return the header of the environment's index, or None if it is missing or unusable."""
     try:
         with _state_file(prefix, _INDEX) as file:
@@ -122,7 +123,7 @@ def read_index_header(prefix: Path) -> IndexHeader | None:
 
 
 def write(
-    top: Path | int,
+    top: Path | PinnedDirectory | int,
     state: EnvironmentState,
     snapshot: EncodedSnapshot,
     header: IndexHeader,
@@ -135,26 +136,26 @@ def write(
         _replace(directory, _STATE, canonical.encode(state))
 
 
-def write_index(top: Path | int, header: IndexHeader, blocks: Iterable[bytes]) -> None:
+def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: Iterable[bytes]) -> None:
     """Write the index only; may raise OSError."""
     with state_directory(top, make=True) as directory:
         _replace(directory, _INDEX, encode(header, blocks))
 
 
-def write_state(top: Path | int, state: EnvironmentState) -> None:
+def write_state(top: Path | PinnedDirectory | int, state: EnvironmentState) -> None:
     """Write `state.json` only; may raise OSError."""
     with state_directory(top, make=True) as directory:
         _replace(directory, _STATE, canonical.encode(state))
 
 
-def remove_leftovers(prefix: Path) -> None:
+def remove_leftovers(prefix: Path | PinnedDirectory) -> None:
     """Remove temporary files that a killed process left in the state directory."""
     with suppress(OSError), state_directory(prefix) as directory:
         atomic.remove_leftovers(directory)
 
 
 @contextmanager
-def state_directory(top: Path | int, *, make: bool = False) -> Iterator[int]:
+def state_directory(top: Path | PinnedDirectory | int, *, make: bool = False) -> Iterator[int]:
     """Open the state directory of an environment; with `make`, create it if necessary.
 
     Raise OSError, with EPERM if the environment or its state directory does not belong to this user or root.
@@ -177,12 +178,15 @@ def _open_state_directory(environment: int) -> Iterator[int]:
 
 
 @contextmanager
-def open_environment(top: Path | int) -> Iterator[int]:
+def open_environment(top: Path | PinnedDirectory | int) -> Iterator[int]:
     """Open an environment, or a staged tree, by its path or a descriptor.
 
     Raise OSError, with EPERM if it, or a link on the path, does not belong to this user or root.
     """
-    descriptor = open_own_path(str(top), LISTING) if isinstance(top, Path) else os.dup(top)
+    if isinstance(top, Path):
+        descriptor = open_own_path(str(top), LISTING)
+    else:
+        descriptor = os.dup(top.descriptor if isinstance(top, PinnedDirectory) else top)
     with closing_descriptor(descriptor):
         _check_own(os.fstat(descriptor), str(top))
         yield descriptor
@@ -194,14 +198,14 @@ def _check_own(status: os.stat_result, path: str) -> None:
         raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", path)
 
 
-def _read(prefix: Path, name: str, limit: int) -> bytes:
+def _read(prefix: Path | PinnedDirectory, name: str, limit: int) -> bytes:
     """Return the contents of a file in the state directory; may raise OSError."""
     with _state_file(prefix, name) as file:
         return read_own_entry(file, limit)
 
 
 @contextmanager
-def _state_file(prefix: Path, name: str) -> Iterator[Entry]:
+def _state_file(prefix: Path | PinnedDirectory, name: str) -> Iterator[Entry]:
     """Yield a file in the state directory of an environment, to read it.
 
     Raise OSError, with EPERM if others may write to the file or the directory, but not to the environment.

@@ -12,8 +12,13 @@ from typing import Literal, NamedTuple
 
 from snapper.fs.directories import DirectoryTree
 from snapper.fs.errors import map_os_error, os_errors
+from snapper.fs.pinned import PinnedDirectory
 
 Type = Literal["file", "symlink", "directory"]
+
+#: Say why a path, or what has a status, is to be skipped; None to include it.
+Exclude = Callable[[str], str | None]
+Refuse = Callable[[os.stat_result], str | None]
 
 _TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
 
@@ -52,18 +57,23 @@ class Tree:
     skipped: tuple[SkippedPath, ...]
 
 
-def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tree:
+def walk(
+    top: Path | PinnedDirectory,
+    exclude: Exclude = lambda _: None,
+    refuse: Refuse = lambda _: None,
+) -> Tree:
     """Describe everything below `top`, which may be a symlink, without following other symlinks.
 
     `exclude` returns why a path is to be skipped, or None to include it; paths with an empty reason are skipped
-    without being reported. Raise PermissionDenied, FileOperationFailed.
+    without being reported. `refuse` does that for a status. Raise PermissionDenied, FileOperationFailed.
     """
     files: list[File] = []
     skipped: list[SkippedPath] = []
     pending = [""]
-    with os_errors(top, "read"), closing(DirectoryTree(os.path.realpath(top), make=False)) as directories:
+    opened = top if isinstance(top, PinnedDirectory) else os.path.realpath(top)
+    with os_errors(str(top), "read"), closing(DirectoryTree(opened, make=False)) as directories:
         while pending:
-            for item in _read_directory(top, directories, pending.pop(), exclude):
+            for item in _read_directory(top, directories, pending.pop(), exclude, refuse):
                 if isinstance(item, File):
                     files.append(item)
                     if item.type == "directory":
@@ -74,19 +84,30 @@ def walk(top: Path, exclude: Callable[[str], str | None] = lambda _: None) -> Tr
 
 
 def _read_directory(
-    top: Path, directories: DirectoryTree, directory: str, exclude: Callable[[str], str | None]
+    top: Path | PinnedDirectory,
+    directories: DirectoryTree,
+    directory: str,
+    exclude: Exclude,
+    refuse: Refuse,
 ) -> list[File | SkippedPath]:
     parent = path = f"{directory}/" if directory else ""
     try:
         descriptor = directories[directory]
         with os.scandir(descriptor) as entries:
-            return [_describe(path := parent + entry.name, entry, descriptor, exclude) for entry in entries]
+            return [
+                _describe(path := parent + entry.name, entry, descriptor, exclude, refuse)
+                for entry in entries
+            ]
     except OSError as error:
         raise map_os_error(error, f"{top}/{path}".rstrip("/"), "read") from None
 
 
 def _describe(
-    path: str, entry: os.DirEntry[str], directory: int, exclude: Callable[[str], str | None]
+    path: str,
+    entry: os.DirEntry[str],
+    directory: int,
+    exclude: Exclude,
+    refuse: Refuse,
 ) -> File | SkippedPath:
     reason = exclude(path)
     if reason is not None:
@@ -96,6 +117,9 @@ def _describe(
     type_ = _TYPES.get(stat.S_IFMT(mode))
     if type_ is None:
         return SkippedPath(path, "it is a socket, a pipe or a device")
+    reason = refuse(status)
+    if reason is not None:
+        return SkippedPath(path, reason)
     return File(
         path,
         type_,

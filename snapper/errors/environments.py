@@ -53,6 +53,20 @@ class AmbiguousName(SnapperError):
 
 
 @dataclass(eq=False)
+class EnvironmentOfOther(SnapperError):
+    """What has the name of an environment belongs to another user, who decides what is in it."""
+
+    prefix: str
+    owner: str
+    code = ExitCode.CONFLICT
+    message_template = "{prefix} belongs to the user {owner}, not to you"
+
+    @property
+    def hint(self) -> str:
+        return f"If you trust {self.owner}, give its directory instead of the name: -p {shlex.quote(self.prefix)}."
+
+
+@dataclass(eq=False)
 class ChangedWhilePacking(SnapperError):
     """A file of the environment was modified while it was being read."""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from pathlib import Path
 
 from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.pinned import PinnedDirectory, Top
 
 #: Flags that open a file without waiting for a writer, should it be a pipe.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -29,15 +29,15 @@ _MAX_LINKS = 40
 _IS_LINK = (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
 
 
-def open_beneath(top: str | Path, path: str, flags: int = FILE, *, own_links: bool = False) -> int:
+def open_beneath(top: Top, path: str, flags: int = FILE, *, own_links: bool = False) -> int:
     """Open what is at `path` beneath `top` and return a descriptor; `top` itself may be a link.
 
     Raise OSError: ELOOP if the path leads outside, EINVAL if no file can have it, and with `own_links`, EPERM if it has
     a link that belongs neither to this user nor to root.
     """
     if not is_possible_path(path):
-        raise OSError(errno.EINVAL, "no file can have this path", os.path.join(top, path))
-    walk = _Walk(os.fspath(top), path, own_links=own_links)
+        raise OSError(errno.EINVAL, "no file can have this path", os.path.join(str(top), path))
+    walk = _Walk(top, path, own_links=own_links)
     try:
         return walk.open(flags)
     finally:
@@ -70,13 +70,13 @@ def is_possible_path(path: str) -> bool:
 class _Walk:
     """One resolution: the open directories from the top down, and the components still to come, the next one last."""
 
-    def __init__(self, top: str, path: str, *, own_links: bool) -> None:
-        self._top = top
-        self._name = os.path.join(top, path)
+    def __init__(self, top: Top, path: str, *, own_links: bool) -> None:
+        self._top = str(top)
+        self._name = os.path.join(self._top, path)
         self._own_links = own_links
         self._pending = path.split("/")[::-1]
         self._links = 0
-        self._opened = [os.open(top, LOOKUP & ~os.O_NOFOLLOW)]
+        self._opened = [_open_top(top)]
 
     def open(self, flags: int) -> int:
         while self._pending:
@@ -144,6 +144,12 @@ class _Walk:
 
     def _failure(self, code: int | None, reason: str | None) -> OSError:
         return OSError(code, reason, self._name)
+
+
+def _open_top(top: Top) -> int:
+    return (
+        os.dup(top.descriptor) if isinstance(top, PinnedDirectory) else os.open(top, LOOKUP & ~os.O_NOFOLLOW)
+    )
 
 
 def _read_link(name: str, directory: int) -> tuple[os.stat_result, str]:

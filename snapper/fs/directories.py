@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapper.fs.beneath import LISTING, LOOKUP
+from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.pinned import PinnedDirectory
 
 _MAX_DESCRIPTORS = 128
 
@@ -24,11 +25,16 @@ class DirectoryTree:
     a file. `made` is how many it has created.
     """
 
-    def __init__(self, top: str, *, make: bool = True, own: bool = False) -> None:
+    def __init__(self, top: str | PinnedDirectory, *, make: bool = True, own: bool = False) -> None:
         self._make = make
         self.made = 0
         self._open_directory = open_own_directory if own else _open_directory
-        self._open = {"": self._open_directory(top)}
+        opened = (
+            self._open_directory(".", top.descriptor)
+            if isinstance(top, PinnedDirectory)
+            else self._open_directory(top)
+        )
+        self._open = {"": opened}
 
     def close(self) -> None:
         for descriptor in self._open.values():
@@ -86,6 +92,16 @@ class RecentTrees:
                 self._trees.pop(stale).close()
             self._trees[top] = tree
         return tree
+
+
+def pin_directory(path: Path | PinnedDirectory) -> PinnedDirectory:
+    """Open a directory, unless it is open, for everything that is to happen in it.
+
+    Links on the way must belong to this user or root. May raise OSError.
+    """
+    if isinstance(path, PinnedDirectory):
+        return path
+    return PinnedDirectory(path, open_own_path(str(path), LISTING))
 
 
 def _open_directory(path: str | Path, dir_fd: int | None = None) -> int:

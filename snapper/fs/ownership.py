@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _MAX_LINKS = 40
-_ROOT = 0
+ROOT = 0
 
 #: The least number of an account of a person, on macOS; it is 1000 on Linux.
 _FIRST_USER = 500
@@ -37,7 +37,7 @@ class UntrustedComponent(NamedTuple):
 
 def is_own(status: os.stat_result) -> bool:
     """Return whether the file belongs to this user or root."""
-    return status.st_uid in (os.geteuid(), _ROOT) or status.st_uid == _home_owner()
+    return status.st_uid in (os.geteuid(), ROOT) or status.st_uid == _home_owner()
 
 
 def is_of_this_user(status: os.stat_result) -> bool:
@@ -48,7 +48,7 @@ def is_of_this_user(status: os.stat_result) -> bool:
 def trusted_users() -> tuple[int, ...]:
     """Return the numbers of the users whose files count as this user's own, or root's."""
     owner = _home_owner()
-    return tuple(sorted({os.geteuid(), _ROOT} | (set() if owner is None else {owner})))
+    return tuple(sorted({os.geteuid(), ROOT} | (set() if owner is None else {owner})))
 
 
 def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bool:
@@ -129,13 +129,13 @@ def _is_home(directory: str) -> bool:
 
 def _home_owner() -> int | None:
     """Return the owner of this user's home, unless that is root, or root is the user."""
-    if os.geteuid() == _ROOT:
+    if os.geteuid() == ROOT:
         return None
     try:
         owner = os.stat(os.path.expanduser("~")).st_uid
     except OSError:
         return None
-    return None if owner == _ROOT else owner
+    return None if owner == ROOT else owner
 
 
 def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedComponent | None:
@@ -160,12 +160,12 @@ def _is_private_group(gid: int, trusted: tuple[int, ...]) -> bool:
     try:
         group = grp.getgrgid(gid)
     except KeyError:
-        return gid == _ROOT
+        return gid == ROOT
     try:
         members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
     except KeyError:
         return False
-    if gid == _ROOT:
+    if gid == ROOT:
         accounts = [account for account in accounts if account.pw_uid >= _FIRST_USER]
     elif _is_unlisted(accounts) and group.gr_name != pwd.getpwuid(os.geteuid()).pw_name:
         return False

@@ -19,6 +19,7 @@ from snapper.fs.beneath import FILE, LISTING, open_beneath, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.pinned import Top
 
 #: The largest file that is read by default, in bytes.
 SMALL = 4 << 20
@@ -29,12 +30,12 @@ MANY = 10_000
 _CHUNK = 64 * 1024
 
 
-def read_beneath(top: str | Path, path: str, limit: int = SMALL) -> bytes:
+def read_beneath(top: Top, path: str, limit: int = SMALL) -> bytes:
     """Return the contents of the regular file at `path` below `top`. May raise OSError.
 
     Links are followed as long as they stay below `top`; `top` itself may be a link.
     """
-    return _read(open_beneath(top, path), os.path.join(top, path), limit)
+    return _read(open_beneath(top, path), os.path.join(str(top), path), limit)
 
 
 def read_file(path: str | Path, limit: int = SMALL) -> bytes:
@@ -78,31 +79,29 @@ def read_own_line(entry: Entry, limit: int = SMALL) -> bytes:
     return line
 
 
-def list_beneath(top: str | Path, path: str, limit: int = MANY) -> list[str]:
+def list_beneath(top: Top, path: str, limit: int = MANY) -> list[str]:
     """Return the sorted names in the directory at `path` below `top`, resolved as `read_beneath` does.
 
     Raise OSError: EFBIG if there are more than `limit`.
     """
     with closing_descriptor(open_beneath(top, path, LISTING)) as directory:
-        return _list(directory, os.path.join(top, path), limit)
+        return _list(directory, os.path.join(str(top), path), limit)
 
 
-def read_all_beneath(
-    top: str | Path, path: str, suffix: str, limit: int = SMALL
-) -> Iterator[tuple[str, bytes]]:
+def read_all_beneath(top: Top, path: str, suffix: str, limit: int = SMALL) -> Iterator[tuple[str, bytes]]:
     """Yield the names and contents of the files in a directory that end with `suffix`, sorted by name.
 
     This does what `list_beneath` and `read_beneath` do, for many files faster. May raise OSError.
     """
     with closing_descriptor(open_beneath(top, path, LISTING)) as directory:
-        for name in _list(directory, os.path.join(top, path), MANY):
+        for name in _list(directory, os.path.join(str(top), path), MANY):
             if name.endswith(suffix):
                 file = f"{path}/{name}"
                 try:
                     descriptor = os.open(name, FILE, dir_fd=directory)
                 except OSError:
                     descriptor = open_beneath(top, file)  # it may be a link
-                yield name, _read(descriptor, os.path.join(top, file), limit)
+                yield name, _read(descriptor, os.path.join(str(top), file), limit)
 
 
 def _list(directory: int, path: str, limit: int) -> list[str]:

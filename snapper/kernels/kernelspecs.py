@@ -18,6 +18,7 @@ from typing import Any
 
 from snapper.environment import conda
 from snapper.format.model import Kernel
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.process.shell import is_variable_name
 
@@ -52,25 +53,28 @@ _PROVISIONER = "kernel_provisioner"
 
 @dataclass(frozen=True)
 class Kernelspec:
-    """A kernelspec of the environment at `prefix`, which is in `directory` below it.
+    """A kernelspec of an environment, which is in `directory` below it.
 
     `fields` are those of its `kernel.json` besides the command and the names: metadata, variables, and how to interrupt
     the kernel.
     """
 
     kernel: Kernel
-    prefix: Path
+    environment: PinnedDirectory
     directory: str
     command: tuple[str, ...]
     fields: dict[str, Any]
+
+    @property
+    def prefix(self) -> Path:
+        return self.environment.path
 
     def argv(self) -> list[str]:
         """Return the kernel's command with absolute paths of the environment's program and resources."""
         resources = str(self.prefix / self.directory)
         argv = [word.replace("{resource_dir}", resources) for word in self.command]
-        program = self.prefix / "bin" / argv[0]
-        if not os.path.isabs(argv[0]) and program.exists():
-            argv[0] = str(program)
+        if not os.path.isabs(argv[0]) and self.environment.stat(f"bin/{argv[0]}"):
+            argv[0] = str(self.prefix / "bin" / argv[0])
         return argv
 
     def variables(self) -> dict[str, str]:
@@ -81,28 +85,29 @@ class Kernelspec:
     def assets(self) -> Iterator[tuple[str, bytes]]:
         """Yield the names and contents of the logos and front-end files next to `kernel.json`."""
         for name in ASSETS:
-            data = _read(self.prefix, f"{self.directory}/{name}", _LARGEST_ASSET)
+            data = _read(self.environment, f"{self.directory}/{name}", _LARGEST_ASSET)
             if data is not None:
                 yield name, data
 
 
-def find_kernelspecs(prefix: Path) -> Iterator[Kernelspec]:
+def find_kernelspecs(environment: PinnedDirectory) -> Iterator[Kernelspec]:
     """Yield the valid kernelspecs of the environment, sorted by name."""
-    for name in _list(prefix):
+    for name in _list(environment):
         directory = f"{_KERNELS}/{name}"
-        data = _read(prefix, f"{directory}/{KERNEL_JSON}", _LARGEST_SPEC)
+        data = _read(environment, f"{directory}/{KERNEL_JSON}", _LARGEST_SPEC)
         try:
-            spec = None if data is None else _parse_kernelspec(prefix, directory, data)
+            spec = None if data is None else _parse_kernelspec(environment, directory, data)
         except KERNELSPEC_ERRORS as error:
-            logger.info("ignored the kernel in %s: %s: %s", prefix / directory, type(error).__name__, error)
+            reason = f"{type(error).__name__}: {error}"
+            logger.info("ignored the kernel in %s/%s: %s", environment, directory, reason)
             continue
         if spec:
             yield spec
 
 
-def shipped_kernels(prefix: Path) -> tuple[Kernel, ...]:
+def shipped_kernels(environment: PinnedDirectory) -> tuple[Kernel, ...]:
     """Return the kernels that the environment ships, sorted by name."""
-    return tuple(spec.kernel for spec in find_kernelspecs(prefix))
+    return tuple(spec.kernel for spec in find_kernelspecs(environment))
 
 
 def possible_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:
@@ -127,7 +132,7 @@ def install_hint(prefix: Path) -> str:
     return f"conda install {where} {package}"
 
 
-def _parse_kernelspec(prefix: Path, directory: str, data: bytes) -> Kernelspec | None:
+def _parse_kernelspec(environment: PinnedDirectory, directory: str, data: bytes) -> Kernelspec | None:
     """Return the kernelspec, or None if it has no command; may raise KERNELSPEC_ERRORS."""
     found = json.loads(data)
     argv = found["argv"]
@@ -138,7 +143,7 @@ def _parse_kernelspec(prefix: Path, directory: str, data: bytes) -> Kernelspec |
     display_name, language = str(found["display_name"]), str(found.get("language", ""))
     f"{display_name}{language}".encode()  # raise UnicodeEncodeError for what Jupyter could not display
     kernel = Kernel(directory.rpartition("/")[2], display_name, language)
-    return Kernelspec(kernel, prefix, directory, tuple(argv), _known_fields(found))
+    return Kernelspec(kernel, environment, directory, tuple(argv), _known_fields(found))
 
 
 def _known_fields(found: dict[str, Any]) -> dict[str, Any]:
@@ -180,10 +185,10 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _list(prefix: Path) -> list[str]:
+def _list(environment: PinnedDirectory) -> list[str]:
     """Return the names of the directories with kernelspecs, sorted."""
     try:
-        return list_beneath(prefix, _KERNELS, MOST_KERNELS)
+        return list_beneath(environment, _KERNELS, MOST_KERNELS)
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -191,10 +196,10 @@ def _list(prefix: Path) -> list[str]:
         return []
 
 
-def _read(prefix: Path, path: str, limit: int) -> bytes | None:
+def _read(environment: PinnedDirectory, path: str, limit: int) -> bytes | None:
     """Return the contents of a file of the environment, or None if there is none."""
     try:
-        return read_beneath(prefix, path, limit)
+        return read_beneath(environment, path, limit)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

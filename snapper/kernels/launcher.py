@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from snapper.environment.conda_directories import CondaCommands
+from snapper.fs.pinned import Top
 from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.process.shell import fill, is_variable_name, quote
 
@@ -263,7 +264,7 @@ def render_launch_script(target: LaunchTarget) -> str:
 
 
 def render_command_script(
-    prefix: Path, argv: Sequence[str], variables: Mapping[str, object] = MappingProxyType({})
+    prefix: Top, argv: Sequence[str], variables: Mapping[str, object] = MappingProxyType({})
 ) -> str:
     """Return the text of `command.sh` for a kernel's own command and the variables of its kernelspec.
 
@@ -306,14 +307,14 @@ def _shell_word(word: str, positions: Mapping[str, int]) -> str:
     return "".join(quoted) or "''"
 
 
-def _environment_variables(prefix: Path) -> Iterator[tuple[str, str]]:
+def _environment_variables(prefix: Top) -> Iterator[tuple[str, str]]:
     """Yield the variables that packages (etc/conda/env_vars.d) and `conda env config vars` (conda-meta/state) set."""
     variables: dict[str, Any] = {}
     remaining = _MOST_BYTES
     for path in (*_package_variables(prefix), _STATE):
         data = _read(prefix, path, remaining)
         remaining -= len(data)
-        fields = _parse_object(prefix / path, data)
+        fields = _parse_object(f"{prefix}/{path}", data)
         values = fields.get("env_vars") if path == _STATE else fields
         variables.update(values if isinstance(values, dict) else {})
     for name, value in variables.items():
@@ -321,7 +322,7 @@ def _environment_variables(prefix: Path) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _package_variables(prefix: Path) -> list[str]:
+def _package_variables(prefix: Top) -> list[str]:
     """Return the paths of the files with variables of packages, sorted."""
     try:
         names = list_beneath(prefix, _ENV_VARS, _MOST_FILES)
@@ -333,7 +334,7 @@ def _package_variables(prefix: Path) -> list[str]:
     return [f"{_ENV_VARS}/{name}" for name in names if name.endswith(".json")]
 
 
-def _read(prefix: Path, path: str, limit: int) -> bytes:
+def _read(prefix: Top, path: str, limit: int) -> bytes:
     """Return the contents of a file of the environment, nothing if it cannot be read."""
     try:
         return read_beneath(prefix, path, limit)
@@ -344,7 +345,7 @@ def _read(prefix: Path, path: str, limit: int) -> bytes:
         return b""
 
 
-def _parse_object(file: Path, data: bytes) -> dict[str, Any]:
+def _parse_object(file: str, data: bytes) -> dict[str, Any]:
     """Return the JSON object in the data of a file, an empty one if there is none."""
     try:
         fields = json.loads(data or b"{}")

@@ -16,8 +16,10 @@ from typing import Any
 from snapper.environment import conda
 from snapper.environment.conda_directories import conda_commands
 from snapper.format.model import Kernel
+from snapper.fs.directories import pin_directory
 from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
 from snapper.fs.ownership import trusted_users
+from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import KernelNames, NamedKernel
@@ -45,9 +47,9 @@ class KernelRegistration:
     instead_of: str = ""
 
 
-def register(prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
-    """Do what `Registrar.register` does for one environment."""
-    return Registrar().register(prefix, environment)
+def register(prefix: Path | PinnedDirectory, environment: str) -> tuple[KernelRegistration, ...]:
+    """Do what `Registrar.register` does for one environment; may raise OSError."""
+    return Registrar().register(pin_directory(prefix), environment)
 
 
 class Registrar:
@@ -62,12 +64,12 @@ class Registrar:
         self._conda = conda_commands()
         self._is_anothers = cache(_is_anothers)
 
-    def register(self, prefix: Path, environment: str) -> tuple[KernelRegistration, ...]:
-        """Register the kernels that the environment ships, and remove those that it no longer ships.
+    def register(self, directory: PinnedDirectory, environment: str) -> tuple[KernelRegistration, ...]:
+        """Register the kernels that the environment in the directory ships, and remove those that it no longer ships.
 
         Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
         """
-        specs = list(find_kernelspecs(prefix))
+        specs = list(find_kernelspecs(directory))
         named = self._names.choose(environment, [spec.kernel for spec in specs])
         current = {kernel.name for kernel in named}
         for registered in self._names.registered(environment):
@@ -103,7 +105,7 @@ class Registrar:
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
         def write(directory: OwnDirectory) -> None:
-            owners = (*trusted_users(), spec.prefix.stat().st_uid)
+            owners = (*trusted_users(), spec.environment.status.st_uid)
             self._write_launch_script(directory, spec.prefix, environment, owners)
             for name, data in spec.assets():
                 directory.write(name, data, _PUBLIC)
@@ -111,7 +113,7 @@ class Registrar:
             fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
             _write_kernelspec(directory, named, fields, spec.prefix, environment)
             # The command script comes last: it makes the kernel ready.
-            script = launcher.render_command_script(spec.prefix, argv, spec.variables())
+            script = launcher.render_command_script(spec.environment, argv, spec.variables())
             directory.write(launcher.COMMAND_SCRIPT, _encode(script))
 
         return self._attempt(named, environment, write)

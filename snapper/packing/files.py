@@ -1,7 +1,8 @@
 """Read files, and make sure that they are still what the walk of the tree has seen.
 
-The environment may belong to another user, who could replace a directory by a link while it is packed. Files are
-therefore opened below the top directory, component by component, without following links.
+The environment may belong to another user, who could put something else at its path, or a link in place of a directory
+in it, while it is packed. Files are therefore opened component by component without following links, and must be the
+very files that the walk has seen in the directory that it was given open.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from urllib.parse import quote
 
-from snapper.environment.editable import Editable
+from snapper.environment.editable import OpenedSource
 from snapper.format.bytecode import replace_paths
 from snapper.format.canonicalize import replace_directory
 from snapper.format.model import path_bytes
@@ -17,17 +18,29 @@ from snapper.packing.files import FilePlace
 
 
 @dataclass(frozen=True)
+class IncludedSource:
+    """A directory outside of the environment that is packed as `included_path`.
+
+    `spellings` are the paths by which files refer to it.
+    """
+
+    directory: str
+    included_path: str
+    spellings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class IncludedSources:
     """The sources that are packed with an environment, whose files contain `prefix`."""
 
     prefix: str = ""
-    sources: tuple[Editable, ...] = ()
+    sources: tuple[IncludedSource, ...] = ()
 
     def place_of(self, path: str) -> FilePlace | None:
         """Return where the file at this path of the environment is if it is from a source."""
         for source in self.sources:
             if path.startswith(source.included_path + "/"):
-                return FilePlace(source.source, path[len(source.included_path) + 1 :])
+                return FilePlace(source.directory, path[len(source.included_path) + 1 :])
         return None
 
     def with_new_paths(self, data: bytes, path: str) -> bytes:
@@ -58,11 +71,11 @@ class IncludedSources:
         """The length of the longest path that refers to a source, in bytes."""
         return max((len(path_bytes(path)) for path, _ in self._paths), default=0)
 
-    def _mentioned_in(self, data: bytes) -> list[tuple[str, Editable]]:
+    def _mentioned_in(self, data: bytes) -> list[tuple[str, IncludedSource]]:
         return [(path, source) for path, source in self._paths if path_bytes(path) in data]
 
     @cached_property
-    def _paths(self) -> list[tuple[str, Editable]]:
+    def _paths(self) -> list[tuple[str, IncludedSource]]:
         """The paths by which files refer to the sources, also in URLs, the longest first."""
         paths = {
             text: source
@@ -71,3 +84,14 @@ class IncludedSources:
             for text in (spelling, quote(spelling, errors="surrogateescape"))
         }
         return sorted(paths.items(), key=lambda pair: (-len(pair[0]), pair[0]))
+
+
+def included_sources(prefix: str, sources: Iterable[OpenedSource]) -> IncludedSources:
+    """Return what workers need to know of the sources that are packed with an environment."""
+    return IncludedSources(
+        prefix,
+        tuple(
+            IncludedSource(str(opened.directory), opened.editable.included_path, opened.editable.spellings)
+            for opened in sources
+        ),
+    )

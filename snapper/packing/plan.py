@@ -18,6 +18,7 @@ from snapper.errors import ChangedWhilePacking, TooManyDirectories, TooManyFiles
 from snapper.format import bytecode
 from snapper.format.member import MOST_KEPT, kept_size, most_implied_directories
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, directory_mode, path_bytes
+from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
 
 #: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
@@ -76,7 +77,7 @@ class PackPlan:
     pip: tuple[PipPackage, ...]
 
 
-def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
+def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Record]) -> PackPlan:
     """Assign each file of the tree to the conda package that installed it, to a pip distribution, or to no owner.
 
     Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles, TooManyDirectories.
@@ -129,7 +130,7 @@ def make_plan(prefix: Path, tree: Tree, records: Sequence[Record]) -> PackPlan:
 def installed_packages(environment: InstalledEnvironment) -> PackageSet:
     """Return what is installed in an environment; raise as `make_plan` does, and FileOperationFailed."""
     records = environment.records
-    plan = make_plan(environment.prefix, environment.tree, records)
+    plan = make_plan(environment.directory, environment.tree, records)
     return PackageSet(tuple(record.package for record in records), plan.pip)
 
 
@@ -141,7 +142,9 @@ def link_time_files(
     return replace(owner_files, records=planned.records, facts=facts)
 
 
-def _check_restorable(prefix: Path, files: Mapping[str, File], members: Mapping[str, File]) -> None:
+def _check_restorable(
+    prefix: Path | PinnedDirectory, files: Mapping[str, File], members: Mapping[str, File]
+) -> None:
     """Raise TooManyFiles or TooManyDirectories if a restore would refuse so many links or directories."""
     kept = [file for file in members.values() if file.type != "file"]
     if sum(kept_size(file.path, file.target) for file in kept) > MOST_KEPT:

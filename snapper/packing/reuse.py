@@ -144,4 +144,4 @@ def load_previous_pack(environment: InstalledEnvironment, stored: frozenset[str]
         return None
     if not state.snapshot == index.header.snapshot == previous.encoded.digest:
         return None
-    return PreviousPack(*previous, index, environment.tree, environment.status.st_dev, stored)
+    return PreviousPack(*previous, index, environment.tree, environment.directory.status.st_dev, stored)

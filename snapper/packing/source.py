@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from snapper.environment import clock, conda, editable
-from snapper.environment.editable import Editable
+from snapper.environment import clock, editable
+from snapper.environment.editable import OpenedSource
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
-from snapper.errors import EditableInstallsFound, NotAnEnvironment
+from snapper.errors import EditableInstallsFound
 from snapper.format.times import clamped
+from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.pinned import PinnedDirectory
 
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
@@ -25,20 +26,29 @@ EditablePolicy = Literal["refuse", "include", "ignore"]
 class PackSource:
     """An environment as it is on disk when it is packed. With a `foreign_prefix`, what snapper recorded is ignored.
 
-    `status` is that of its directory, `read_at` the time of its file system, in nanoseconds, before it was read; 0 if
-    unknown. `tree` has the files of the environment, and of the sources of `editables`.
+    `read_at` is the time of its file system, in nanoseconds, before it was read; 0 if unknown. `tree` has the files of
+    the environment, and of the sources of `editables`.
     """
 
     installed: InstalledEnvironment
     foreign_prefix: ForeignPrefix | None
-    status: os.stat_result
     read_at: int
-    editables: tuple[Editable, ...]
+    editables: tuple[OpenedSource, ...]
     tree: Tree
 
     @property
     def prefix(self) -> Path:
         return self.installed.prefix
+
+    @property
+    def directory(self) -> PinnedDirectory:
+        return self.installed.directory
+
+    @property
+    def owner(self) -> str:
+        """The other user whom the environment belongs to, empty if it is this user or root."""
+        status = self.directory.status
+        return "" if is_own(status) else owner_name(status)
 
     @property
     def origin(self) -> str:
@@ -87,39 +97,35 @@ class PackSource:
         return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
 
 
-def read_source(prefix: Path, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None) -> PackSource:
-    """Read what packing needs of the environment at `prefix`.
+def read_source(
+    installed: InstalledEnvironment, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None
+) -> PackSource:
+    """Read what packing needs of the environment.
 
     Raise NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied.
     """
-    if not conda.is_environment(prefix):
-        raise NotAnEnvironment(str(prefix))  # before the clock is read, which creates files
-    installed = InstalledEnvironment(prefix)
-    read_at = 0 if foreign_prefix else _file_system_time(prefix)
-    status = installed.status
+    read_at = 0 if foreign_prefix else _file_system_time(installed.directory)
     editables = _find_editables(installed, policy)
     tree = installed.tree
     if editables:  # the prefix in files is only known once all package records are read
         prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
         tree = editable.include(tree, editables, prefix_in_files)
-    return PackSource(installed, foreign_prefix, status, read_at, editables, tree)
+    return PackSource(installed, foreign_prefix, read_at, editables, tree)
 
 
-def _file_system_time(prefix: Path) -> int:
+def _file_system_time(environment: PinnedDirectory) -> int:
     """Return the time of the environment's file system; 0 if nothing can be written into the environment."""
     try:
-        return clock.now(prefix)
+        return clock.now(environment)
     except OSError:
         return 0
 
 
-def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[Editable, ...]:
+def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[OpenedSource, ...]:
     """Return the editable installs whose sources are to be included; raise EditableInstallsFound to refuse them."""
     if policy == "ignore":
         return ()
-    editables = editable.find(installed.prefix, installed.tree)
+    editables = editable.find(installed.directory, installed.tree)
     if editables and policy == "refuse":
         raise EditableInstallsFound(tuple(f"{install.name} ({install.source})" for install in editables))
-    for install in editables:
-        editable.check_source(install, installed.prefix)
-    return editables
+    return tuple(editable.open_source(install, installed.prefix) for install in editables)

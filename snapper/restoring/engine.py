@@ -14,6 +14,7 @@ from snapper.environment.index import IndexHeader
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import TooManyFiles
 from snapper.format.model import FORMAT, directory_mode
+from snapper.fs.pinned import PinnedDirectory
 from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
@@ -182,27 +183,27 @@ class _Wave:
         """Complete the staged tree, check the target a last time, and swap the tree in."""
         plan, staging = staged.plan, staged.staging
         try:
-            with staging.keep_open() as tree:
-                with staged.resources:
-                    unpacked = staged.unpacker.complete()
-                    header = _write_state(plan, tree, unpacked)
-                    # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it,
-                    # in this process; if the workers are idle, they remove most of it before.
-                    staging.swap(lambda: _check_target_again(self._store, plan))
-                    if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
-                        staging.remove_replaced(self._workers)
-                if unpacked.linked:
-                    _renew_index(tree, header, unpacked)
+            tree = staging.pin()
+            with staged.resources:
+                unpacked = staged.unpacker.complete()
+                header = _write_state(plan, tree, unpacked)
+                # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
+                # this process; if the workers are idle, they remove most of it before.
+                staging.swap(lambda: _check_target_again(self._store, plan))
+                if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
+                    staging.remove_replaced(self._workers)
+            if unpacked.linked:
+                _renew_index(tree, header, unpacked)
         except Exception as error:
             return _fail(plan, staged.resources, error)
-        return Outcome(plan, plan.target, unpacked.unrelocated)
+        return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated)
 
 
 def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:
     return unpack_errors(f"snapshot {plan.target.snapshot_id[:12]}", str(plan.target.prefix))
 
 
-def _write_state(plan: RestorePlan, tree: int, unpacked: UnpackResult) -> IndexHeader:
+def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResult) -> IndexHeader:
     """Write the state of the environment into the staged tree, which is open; return the header of its index."""
     target = plan.target
     environment_state = state.EnvironmentState(FORMAT, target.name, target.snapshot_id, str(target.prefix))
@@ -210,7 +211,7 @@ def _write_state(plan: RestorePlan, tree: int, unpacked: UnpackResult) -> IndexH
         taken = 0 if unpacked.linked else clock.next_tick(tree)
         header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
         state.write(tree, environment_state, plan.encoded, header, unpacked.index)
-        os.fchmod(tree, directory_mode("", plan.snapshot.mode))
+        os.fchmod(tree.descriptor, directory_mode("", plan.snapshot.mode))
     return header
 
 
@@ -221,7 +222,7 @@ def _check_target_again(store: Store, plan: RestorePlan) -> None:
     check_replaceable(store, environment, target.ref, target.snapshot_id, plan.request)
 
 
-def _renew_index(tree: int, header: IndexHeader, unpacked: UnpackResult) -> None:
+def _renew_index(tree: PinnedDirectory, header: IndexHeader, unpacked: UnpackResult) -> None:
     """Write the index after the swap: removing the replaced tree changed the ctime of files that both trees link."""
     with suppress(OSError):
         state.write_index(tree, replace(header, taken=clock.next_tick(tree)), unpacked.index)

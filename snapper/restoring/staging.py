@@ -29,6 +29,7 @@ from snapper.fs.errors import os_errors
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.ownership import is_of_this_user
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.private import create_private_directory, path_by_descriptor
 from snapper.fs.removal import remove_tree, remove_unmounted_tree
 from snapper.process.signals import defer_signals
@@ -95,11 +96,9 @@ class Staging:
         """The path of the tree to give to other programs."""
         return path_by_descriptor(self.descriptor, self.tree)
 
-    @contextmanager
-    def keep_open(self) -> Iterator[int]:
-        """Yield a descriptor of the tree that stays open after the end of `staging_directory`."""
-        with closing_descriptor(os.dup(self.descriptor)) as descriptor:
-            yield descriptor
+    def pin(self) -> PinnedDirectory:
+        """Return the tree, which stays open after the end of `staging_directory`, at its target."""
+        return PinnedDirectory(self.target, os.dup(self.descriptor))
 
     @property
     def _replaced(self) -> Path:

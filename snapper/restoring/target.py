@@ -21,6 +21,7 @@ from snapper.errors import (
 from snapper.format.model import SHARED_DIRECTORIES, Ref, Snapshot
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import is_of_this_user, is_own
+from snapper.fs.pinned import PinnedDirectory
 from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import resolve_in_ref
@@ -39,6 +40,7 @@ _ELSEWHERE_OR_MOVE = "Restore elsewhere with --prefix or --envs-dir, or move it 
 class RestoreTarget:
     """A snapshot and the prefix to restore it to; `present` if it is there already.
 
+    `directory` is the environment, if it is present or has been restored.
     `instead_of` is the current snapshot of the environment if the cache of an offline store has only this one.
     `unused_location` is where the environment was packed if it is restored elsewhere and nobody asked for that.
     """
@@ -47,6 +49,7 @@ class RestoreTarget:
     snapshot_id: str
     prefix: Path
     present: bool
+    directory: PinnedDirectory | None = None
     instead_of: str = ""
     unused_location: UnusedLocation | None = None
 
@@ -69,7 +72,7 @@ def inspect_target(
     environment = InstalledEnvironment(prefix)
     check_replaceable(store, environment, ref, snapshot_id, request, again=again)
     present = is_present(environment, snapshot_id, request)
-    return RestoreTarget(ref, snapshot_id, prefix, present)
+    return RestoreTarget(ref, snapshot_id, prefix, present, environment.directory if present else None)
 
 
 def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:

@@ -23,6 +23,8 @@ def report(result: PackResult, as_json: bool) -> ExitCode:
 
 
 def _print(result: PackResult) -> None:
+    if result.owner:
+        output.notice(f"{result.prefix} belongs to the user {result.owner}, who decides what is in it")
     for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
     output.print_paths(
@@ -71,6 +73,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "snapshot": result.snapshot_id,
         "unchanged": result.unchanged,
         "prefix": result.prefix,
+        "owner": result.owner,
         "store": result.store,
         "platform": result.snapshot.platform,
         "packages": len(result.snapshot.packages),
