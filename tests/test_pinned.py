@@ -240,6 +240,28 @@ def test_environment_that_is_swapped_after_it_is_restored(
     assert SECRET not in (Path(kernel.path) / "command.sh").read_text()
 
 
+@pytest.mark.parametrize(
+    ("moment", "is_removed"),
+    [
+        ("snapper.kernels.registration.remove_registered", False),
+        ("snapper.fs.own_directory.remove_contents", True),
+    ],
+)
+def test_kernel_that_is_swapped_while_it_is_removed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, moment: str, is_removed: bool
+) -> None:
+    """In a shared directory, another user can put what belongs to this one where the kernel was."""
+    (outcome,) = kernels.register(make(machine.envs / "work", "good"), "work")
+    path = Path(outcome.path)
+    mine = add_kernel(machine.home, "mine", argv=["mine"], display_name="Mine")
+    swap_before(monkeypatch, moment, path, mine)
+    with suppress(FileExistsError):
+        kernels.remove("work")
+    assert path.is_symlink()
+    assert (mine / "kernel.json").exists()
+    assert list(path.with_name("aside").iterdir()) == [] or not is_removed
+
+
 def test_error_names_who_owns_what_has_the_name() -> None:
     error = EnvironmentOfOther("/shared/my env", "bob")
     assert error.hint == "If you trust bob, give its directory instead of the name: -p '/shared/my env'."

@@ -20,7 +20,7 @@ from snapper.fs.directories import closing_descriptor
 from snapper.fs.locks import is_open_file, try_lock
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
-from snapper.fs.removal import remove_tree
+from snapper.fs.removal import remove_contents
 from snapper.fs.small_files import read_own_entry
 
 #: The mode of files that may contain secrets, such as values of variables.
@@ -75,6 +75,15 @@ class OwnDirectory:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._descriptor)
 
+    def remove_all(self) -> None:
+        """Remove everything in the directory, and then the directory itself, unless it is elsewhere by now.
+
+        A link to it stays. May raise OSError.
+        """
+        remove_contents(self._descriptor)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.rmdir(self.path)  # this can only remove an empty directory
+
     def _open_to_append(self, name: str) -> int:
         descriptor = os.open(name, _APPENDING, PRIVATE, dir_fd=self._descriptor)
         status = os.fstat(descriptor)
@@ -127,15 +136,6 @@ def list_directory(path: Path) -> list[str]:
         return []
     with closing_descriptor(descriptor):
         return sorted(os.listdir(descriptor))
-
-
-def remove_directory(path: Path) -> None:
-    """Remove a directory, or the link to it; may raise OSError."""
-    with closing_descriptor(open_own_path(str(path.parent), LISTING)) as parent:
-        if stat.S_ISLNK(os.stat(path.name, dir_fd=parent, follow_symlinks=False).st_mode):
-            os.unlink(path.name, dir_fd=parent)
-        else:
-            remove_tree(path.name, parent)
 
 
 def _remove_files_of_others(directory: int) -> None:

@@ -5,6 +5,7 @@ Their `kernel.json` says in `metadata.snapper` which kernel of which environment
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,15 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
         )
     except KERNELSPEC_ERRORS:
         return None
+
+
+def remove_registered(kernel: RegisteredKernel) -> None:
+    """Remove the directory of the kernel, unless something else is there by now. May raise OSError."""
+    with own_directory(Path(kernel.path)) as directory:
+        found = read_registered(directory)
+        if found is None or (found.environment, found.kernel) != (kernel.environment, kernel.kernel):
+            raise FileExistsError(errno.EEXIST, "another kernel has been put there", kernel.path)
+        directory.remove_all()
 
 
 def _read_path(path: Path) -> RegisteredKernel | None:

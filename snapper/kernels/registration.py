@@ -17,13 +17,19 @@ from snapper.environment import conda
 from snapper.environment.conda_directories import conda_commands
 from snapper.format.model import Kernel
 from snapper.fs.directories import pin_directory
-from snapper.fs.own_directory import OwnDirectory, own_directory, remove_directory
+from snapper.fs.own_directory import OwnDirectory, own_directory
 from snapper.fs.ownership import trusted_users
 from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import KernelNames, NamedKernel
-from snapper.kernels.registered import RegisteredKernel, is_usable, registered_kernels, with_mark
+from snapper.kernels.registered import (
+    RegisteredKernel,
+    is_usable,
+    registered_kernels,
+    remove_registered,
+    with_mark,
+)
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
 
@@ -75,7 +81,7 @@ class Registrar:
         for registered in self._names.registered(environment):
             if registered.name not in current:
                 with suppress(OSError):
-                    remove_directory(Path(registered.path))
+                    remove_registered(registered)
         outcomes = tuple(
             self._register(kernel, environment, spec) for kernel, spec in zip(named, specs, strict=True)
         )
@@ -157,7 +163,7 @@ def remove(environment: str) -> tuple[RegisteredKernel, ...]:
     """Remove the kernels of the environment from the user's Jupyter and return them; may raise OSError."""
     removed = tuple(kernel for kernel in registered_kernels() if kernel.environment == environment)
     for kernel in removed:
-        remove_directory(Path(kernel.path))
+        remove_registered(kernel)
     remove_notice(environment)
     return removed
 
@@ -169,7 +175,7 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     for kernel in registered_kernels():
         if kernel.environment not in known and not os.path.lexists(kernel.prefix):
             with suppress(OSError):
-                remove_directory(Path(kernel.path))
+                remove_registered(kernel)
                 removed.append(kernel)
     return tuple(removed)
 
