@@ -27,6 +27,7 @@ from snapper.process import pool as pool_module
 from snapper.process import worker
 from snapper.process.logs import configure_logging
 from snapper.process.pool import WorkerPool, default_worker_count
+from snapper.process.worker import Prefetch
 from tests.support.jobs import (
     add,
     exit_with,
@@ -509,7 +510,11 @@ def _fail_if_odd(_: None, number: int) -> int:
     return number
 
 
-def _kill_worker_if_odd(_: None, number: int) -> int:
+def _prefetch_nothing(_: None, number: int) -> None:
+    """Let jobs be sent to a worker before it has ended others."""
+
+
+def _kill_worker_if_odd(_: None, number: int, prefetched: None = None) -> int:
     if number % 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
@@ -535,6 +540,23 @@ def test_killed_worker_fails_only_its_own_job() -> None:
         outcomes = dict(workers.outcomes())
         assert isinstance(outcomes[last[0]], WorkerDied)
         assert outcomes[last[1]] == 8
+
+
+def test_jobs_that_ended_before_their_worker_died_have_results() -> None:
+    """It dies before its reports are read, which is noticed when it is sent another job."""
+    with WorkerPool(None, 1) as workers:
+        for number in (2, 4, 5):
+            workers.submit(_kill_worker_if_odd, number, 10 - number, Prefetch(_prefetch_nothing, 1))
+        outcomes = workers.outcomes()
+        assert next(outcomes) == (1, 2)
+        (worker,) = (each.process.pid for each in workers._workers)
+        assert worker is not None
+        wait_until(lambda: has_ended(worker))
+        last = workers.submit(_kill_worker_if_odd, 6, 1, Prefetch(_prefetch_nothing, 1))
+        others = dict(outcomes)
+    assert others.pop(2) == 4
+    assert isinstance(others.pop(3), WorkerDied)
+    assert others == {last: 6}
 
 
 def test_dead_workers_are_replaced() -> None:

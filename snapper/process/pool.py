@@ -284,8 +284,8 @@ class WorkerPool(Generic[C]):
             with contextlib.suppress(OSError):
                 worker.connection.send(task)
                 sent = True
-            if not sent:
-                yield from self._bury(worker)
+            while not sent and worker in self._workers:  # it may have ended jobs before it died
+                yield from self._receive(worker)
 
     def _receive(self, worker: _Worker) -> list[_Answer]:
         """Receive a worker's next report; return the jobs that it ended, or all started ones if the worker died."""
