@@ -307,6 +307,23 @@ def test_planted_metadata_is_not_read(prefix: Path, secret: Path, name: str, pla
         assert plant is not two_gigabytes
 
 
+@pytest.mark.parametrize("name", ["METADATA", "RECORD"])
+def test_metadata_is_limited_in_total(prefix: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file can be a link to a large one, which takes no space."""
+    site = prefix / "lib/python3.11/site-packages"
+    for number in range(4):
+        (site / f"a{number}-2.dist-info").mkdir(parents=True)
+        (site / f"a{number}-2.dist-info/METADATA").write_text("Name: a\n")
+        (site / f"a{number}-2.dist-info" / name).unlink(missing_ok=True)
+        (site / f"a{number}-2.dist-info" / name).symlink_to("../large")
+    (site / "large").write_bytes(b"x\n" * 5000)
+    unowned = {file.path: file for file in walk(prefix).files}
+    assert len(pip.distributions(prefix, unowned)) == 4
+    monkeypatch.setattr(pip, "_MOST_METADATA", 35_000)
+    with pytest.raises(FileOperationFailed, match=r"a3-2\.dist-info"):
+        pip.distributions(prefix, unowned)
+
+
 @pytest.mark.parametrize(
     "unit", ['{"\\"', "{", '"', '\\"', '{"', '"_path"', '{"_path": "a{"', "}", '"_path"  ']
 )

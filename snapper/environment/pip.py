@@ -23,6 +23,9 @@ from snapper.fs.small_files import SMALL, read_beneath
 #: The largest RECORD, in bytes.
 _LARGEST_RECORD = 32 << 20
 
+#: The most metadata of all distributions, in bytes: a RECORD takes 100 for each file. Many can be links to one file.
+_MOST_METADATA = 128 << 20
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -46,9 +49,10 @@ def distributions(prefix: Top, unowned: Mapping[str, File]) -> list[Distribution
     Distributions inside of others, such as those that setuptools vendors, are left out. Raise PermissionDenied,
     FileOperationFailed.
     """
+    files = _MetadataFiles(prefix)
     with read_errors():
         by_metadata = {
-            path: _read_distribution(prefix, path, unowned)
+            path: _read_distribution(files, path, unowned)
             for path in sorted(unowned)
             if path.endswith(".dist-info/METADATA") and unowned[path].type != "directory"
         }
@@ -64,36 +68,61 @@ def checksums(prefix: Top, paths: Collection[str]) -> dict[str, str]:
     May raise OSError.
     """
     checksums: dict[str, str] = {}
+    files = _MetadataFiles(prefix)
     for path in paths:
         if path.endswith(".dist-info/RECORD"):
-            for file, checksum in _listed_files(prefix, path, paths).items():
+            for file, checksum in _listed_files(files, path, paths).items():
                 algorithm, _, value = checksum.partition("=")
                 if algorithm == "sha256":
                     checksums[file] = _base64_to_hex(value)
     return checksums
 
 
-def _read_distribution(prefix: Top, metadata: str, unowned: Mapping[str, File]) -> Distribution:
+class _MetadataFiles:
+    """The metadata in an environment, of which no more is read than any environment has."""
+
+    def __init__(self, prefix: Top) -> None:
+        self._prefix = prefix
+        self._remaining = _MOST_METADATA
+
+    def read(self, path: str, limit: int = SMALL) -> bytes:
+        """Return the contents of a file, nothing if it is missing or a link that leads out of the environment."""
+        try:
+            data = read_beneath(self._prefix, path, limit)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return b""
+            raise
+        self._remaining -= len(data)
+        if self._remaining < 0:
+            reason = f"with it, the metadata of distributions has more than {_MOST_METADATA:,} bytes"
+            raise OSError(errno.EFBIG, reason, f"{self._prefix}/{path}")
+        return data
+
+
+def _read_distribution(files: _MetadataFiles, metadata: str, unowned: Mapping[str, File]) -> Distribution:
     directory = posixpath.dirname(metadata)
-    package = _parse_metadata(_read(prefix, metadata, SMALL), directory)
-    files = tuple(sorted(_listed_files(prefix, f"{directory}/RECORD", unowned)))
-    prebuilt = any(path.endswith(".so") for path in files) and _is_prebuilt(prefix, directory)
-    return Distribution(package, files, prebuilt)
+    package = _parse_metadata(files.read(metadata), directory)
+    listed = tuple(sorted(_listed_files(files, f"{directory}/RECORD", unowned)))
+    prebuilt = any(path.endswith(".so") for path in listed) and _is_prebuilt(files, directory)
+    return Distribution(package, listed, prebuilt)
 
 
-def _is_prebuilt(prefix: Top, directory: str) -> bool:
+def _is_prebuilt(files: _MetadataFiles, directory: str) -> bool:
     """Return whether the wheel's tags name a platform that pip does not use for wheels that it builds itself."""
-    tags = BytesHeaderParser().parsebytes(_read(prefix, f"{directory}/WHEEL", SMALL)).get_all("Tag", [])
+    tags = BytesHeaderParser().parsebytes(files.read(f"{directory}/WHEEL")).get_all("Tag", [])
     return any("manylinux" in str(tag) or "musllinux" in str(tag) for tag in tags)
 
 
-def _listed_files(prefix: Top, record: str, wanted: Collection[str]) -> dict[str, str]:
+def _listed_files(files: _MetadataFiles, record: str, wanted: Collection[str]) -> dict[str, str]:
     """Return the files of the environment that a RECORD lists, if wanted, and their checksums as ALGORITHM=BASE64.
 
     There are none if it is missing or malformed.
     """
     site = posixpath.dirname(posixpath.dirname(record))
-    text = _read(prefix, record, _LARGEST_RECORD).decode("utf-8", "surrogateescape")
+    text = files.read(record, _LARGEST_RECORD).decode("utf-8", "surrogateescape")
     listed: dict[str, str] = {}
     try:
         for row in csv.reader(io.StringIO(text, newline="")):
@@ -103,18 +132,6 @@ def _listed_files(prefix: Top, record: str, wanted: Collection[str]) -> dict[str
     except csv.Error:
         return {}
     return listed
-
-
-def _read(prefix: Top, path: str, limit: int) -> bytes:
-    """Return the contents of a file, nothing if it is missing or a link that leads out of the environment."""
-    try:
-        return read_beneath(prefix, path, limit)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return b""
-        raise
 
 
 def _base64_to_hex(value: str) -> str:
