@@ -326,18 +326,23 @@ def test_environments_inside_of_another_one_that_fails_do_not_keep_it_from_being
     assert tree_of(root / "envs/team") == tree
 
 
+@pytest.mark.parametrize(
+    ("limit", "size"), [("restoring.engine._MOST_MEMORY", 100_000), ("commands.restore._MOST_MEMORY", 60_000)]
+)
 def test_snapshot_that_needs_too_much_memory_does_not_stop_the_others(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, limit: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If what is kept of all snapshots takes too much memory, that with the most is given up."""
+    """If all snapshots, or what is kept to complete them, take too much memory, the one with the most is given up."""
     for name, links in (("few", 3), ("many", 200), ("some", 30)):
         publisher.make_store(machine.store)
         layers = [publisher.put_layer(machine.store, b"".join(publisher.ENVIRONMENT))]
         for layer in range(3):
             members = [publisher.link(f"{layer}/{number}", "t" * 100) for number in range(links)]
             layers.append(publisher.put_layer(machine.store, b"".join(members)))
-        publisher.put_entry(machine.store, name, publisher.put_snapshot(machine.store, layers), "")
-    monkeypatch.setattr("snapper.restoring.engine._MOST_MEMORY", 100_000)
+        distributions = [{"name": "x" * 100, "version": f"{number}"} for number in range(links)]
+        snapshot = publisher.put_snapshot(machine.store, layers, pip=distributions)
+        publisher.put_entry(machine.store, name, snapshot, "")
+    monkeypatch.setattr(f"snapper.{limit}", size)
     for name, value in machine.variables.items():
         monkeypatch.setenv(name, value)
     requests = [RestoreRequest(SnapshotSpec(name)) for name in ("few", "many", "some")]

@@ -21,7 +21,7 @@ from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
-from snapper.errors import SnapperError, UnexpectedError
+from snapper.errors import SnapperError, TooManyFiles, UnexpectedError
 from snapper.fs.errors import map_os_error
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -34,6 +34,9 @@ from snapper.store import Store
 
 if TYPE_CHECKING:
     from snapper.restoring.engine import Outcome
+
+#: How much memory all snapshots may take that are restored together, in bytes. Most take a few million.
+_MOST_MEMORY = 512 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +120,7 @@ class _Restore:
             planned = self._plan(located)
             if isinstance(planned, RestorePlan):
                 plans.append(planned)
+                yield from self._limit_memory(plans)
             else:
                 yield planned
         if plans:
@@ -143,6 +147,14 @@ class _Restore:
             return plan
         except Exception as error:  # whatever is wrong with one environment must not stop the others
             return self._fail(located.request, error)
+
+    def _limit_memory(self, plans: list[RestorePlan]) -> Iterator[RestoreFailure]:
+        """Give up those with the largest snapshots while all take too much memory together."""
+        while sum(plan.memory for plan in plans) > _MOST_MEMORY:
+            plan = plans.pop(max(range(len(plans)), key=lambda number: plans[number].memory))
+            what = "the snapshots that are restored together"
+            error = TooManyFiles(f"the snapshot for {plan.target.prefix}", what, _MOST_MEMORY)
+            yield self._fail(plan.request, error)
 
     def _announce(self, plan: RestorePlan) -> None:
         """Register kernels that wait for the environment."""

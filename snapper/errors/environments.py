@@ -99,7 +99,7 @@ class TooManyFiles(SnapperError):
     message_template = "{name} has too many files: {what} take more than {limit:,} bytes"
     hint_template = (
         "No environment needs that many. Move data that is not software, such as unpacked data sets, out of it before "
-        "it is packed; if it is packed already, restore an earlier snapshot."
+        "it is packed; if it is packed already, restore it alone, or an earlier snapshot."
     )
 
 

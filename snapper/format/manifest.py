@@ -27,6 +27,9 @@ from snapper.format.model import (
 #: A page ends after a name whose sha256 is less than those of this many names before and after it.
 _NEIGHBORS = 4
 
+#: What a string takes in memory besides its characters, in bytes: this much for each of its quotation marks.
+_PER_QUOTATION_MARK = 32
+
 _PACKAGE_KINDS = ("package", "link")
 
 
@@ -69,6 +72,11 @@ class EncodedSnapshot:
         """Return the snapshot from the bytes that `joined` returned."""
         document, *pages = data.split(b"\n")
         return cls(sha256_hex(document), document, {sha256_hex(page): page for page in pages})
+
+    @property
+    def memory(self) -> int:
+        """How many bytes of memory it takes together with what is decoded from it, approximately."""
+        return sum(map(_memory, (self.document, *self.pages.values())))
 
     def joined(self) -> bytes:
         """Return the snapshot in one piece, to be kept outside of stores: the manifest, and one line for each page."""
@@ -173,6 +181,15 @@ class SnapshotDecoder:
             if page not in self._layers:
                 self._layers[page] = decode_page(Layer, page, pages[page.digest])
         return assemble_snapshot(document, self._packages, self._layers)
+
+
+def _memory(data: bytes) -> int:
+    """Return how many bytes a JSON document takes together with what is decoded from it, approximately.
+
+    A string takes a byte for each character, up to four if it is not ASCII, and some 60 more.
+    """
+    width = 1 if data.isascii() and b"\\u" not in data else 4
+    return len(data) + width * len(data) + _PER_QUOTATION_MARK * data.count(b'"')
 
 
 def _check_size(size: int) -> None:

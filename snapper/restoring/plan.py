@@ -30,12 +30,16 @@ class InspectedRequest:
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """A snapshot to write to a target; `started` is when the work on it began, by the monotonic clock."""
+    """A snapshot to write to a target.
+
+    `memory` is what the snapshot takes, in bytes, `started` when the work on it began, by the monotonic clock.
+    """
 
     request: RestoreRequest
     target: RestoreTarget
     encoded: EncodedSnapshot
     snapshot: Snapshot
+    memory: int
     started: float
 
     @property
@@ -61,7 +65,7 @@ def make_plan(store: Store, inspected: InspectedRequest, started: float) -> Rest
     encoded = read_encoded_snapshot(store, target.snapshot_id)
     snapshot = decode_snapshot(store, encoded)
     check_target(target, snapshot)
-    return RestorePlan(inspected.request, target, encoded, snapshot, started)
+    return RestorePlan(inspected.request, target, encoded, snapshot, encoded.memory, started)
 
 
 class FittingPlans(NamedTuple):
