@@ -6,21 +6,16 @@ the kernel's own command from `command.sh` next to it. That file exists only whi
 
 from __future__ import annotations
 
-import json
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from snapper.environment.conda_directories import CondaCommands
+from snapper.environment.variables import environment_variables
 from snapper.fs.pinned import Top
-from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.process.shell import fill, is_variable_name, quote
-
-logger = logging.getLogger(__name__)
 
 LAUNCH_SCRIPT = "launch.sh"
 COMMAND_SCRIPT = "command.sh"
@@ -30,17 +25,6 @@ _FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
 
 #: A reference that Jupyter would replace in the value of a kernel's variable.
 _REFERENCE = re.compile(r"\$\{?[A-Za-z_]")
-
-#: Where an environment keeps variables: a directory of packages' files, and the file of `conda env config vars`.
-_ENV_VARS = "etc/conda/env_vars.d"
-_STATE = "conda-meta/state"
-
-#: The most files in that directory, and the most bytes in all files with variables. No system passes on more.
-_MOST_FILES = 256
-_MOST_BYTES = 1 << 20
-
-#: The value in `conda-meta/state` of a variable that is not to be set.
-_UNSET = "***unset***"
 
 _LAUNCH_TEMPLATE = r"""#!/bin/sh
 # Written by snapper. Waits for an environment, activates it as `conda activate` does, and starts its kernel.
@@ -277,7 +261,7 @@ def render_command_script(
         for name, value in variables.items()
         if is_variable_name(name) and isinstance(value, str) and not _REFERENCE.search(value)
     ]
-    lines += [f"export {name}={quote(value)}" for name, value in _environment_variables(prefix)]
+    lines += [f"export {name}={quote(value)}" for name, value in environment_variables(prefix).items()]
     positions = {field: position for position, field in enumerate(argv_fields(argv), 1)}
     words = " ".join(_shell_word(word, positions) for word in argv)
     return "\n".join([*lines, "snapper_kernel() {", f"    exec {words}", "}", ""])
@@ -305,51 +289,3 @@ def _shell_word(word: str, positions: Mapping[str, int]) -> str:
         if index % 2 or part
     ]
     return "".join(quoted) or "''"
-
-
-def _environment_variables(prefix: Top) -> Iterator[tuple[str, str]]:
-    """Yield the variables that packages (etc/conda/env_vars.d) and `conda env config vars` (conda-meta/state) set."""
-    variables: dict[str, Any] = {}
-    remaining = _MOST_BYTES
-    for path in (*_package_variables(prefix), _STATE):
-        data = _read(prefix, path, remaining)
-        remaining -= len(data)
-        fields = _parse_object(f"{prefix}/{path}", data)
-        values = fields.get("env_vars") if path == _STATE else fields
-        variables.update(values if isinstance(values, dict) else {})
-    for name, value in variables.items():
-        if is_variable_name(name) and isinstance(value, str) and value != _UNSET:
-            yield name, value
-
-
-def _package_variables(prefix: Top) -> list[str]:
-    """Return the paths of the files with variables of packages, sorted."""
-    try:
-        names = list_beneath(prefix, _ENV_VARS, _MOST_FILES)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        logger.warning("ignored %s: %s", error.filename, error.strerror)
-        return []
-    return [f"{_ENV_VARS}/{name}" for name in names if name.endswith(".json")]
-
-
-def _read(prefix: Top, path: str, limit: int) -> bytes:
-    """Return the contents of a file of the environment, nothing if it cannot be read."""
-    try:
-        return read_beneath(prefix, path, limit)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        logger.warning("ignored %s: %s", error.filename, error.strerror)
-        return b""
-
-
-def _parse_object(file: str, data: bytes) -> dict[str, Any]:
-    """Return the JSON object in the data of a file, an empty one if there is none."""
-    try:
-        fields = json.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        logger.warning("ignored %s: it is not valid JSON", file)
-        return {}
-    return fields if isinstance(fields, dict) else {}
