@@ -34,6 +34,8 @@ def documents(machine: Machine, prefix: Path) -> Iterator[tuple[str, dict[str, o
     (prefix / "new.txt").write_text("new")
     (prefix / "share" / "textdata" / "numbers.bin").unlink()
     (prefix / "out").symlink_to("/nowhere")
+    state = {"version": 1, "env_vars": {"PYTHONPATH": str(machine.home)}}
+    (prefix / "conda-meta/state").write_text(json.dumps(state))
     yield ran("tag", "tag", "text", "v1")
     yield ran("diff: with the disk", "diff", "text", "-p", prefix, "--files")
     yield ran("status: changed", "status", "-p", prefix)

@@ -16,9 +16,11 @@ from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.environment import conda, editable
 from snapper.environment.conda_directories import envs_dirs
+from snapper.environment.dependencies import Dependency, find_dependencies
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
+from snapper.environment.variables import environment_variables
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
 from snapper.fs.small_files import read_file
@@ -34,6 +36,9 @@ from snapper.settings.resolution import explain_settings, resolve_envs_dir, stor
 
 #: Fewer free inodes than this are reported: an environment can have tens of thousands of files.
 _FEW_INODES = 50_000
+
+#: How many things of a kind are named in a finding.
+_MOST_NAMED = 10
 
 #: Files larger than this, in bytes, are not taken for scripts.
 _MAX_SCRIPT_SIZE = 1024 * 1024
@@ -284,9 +289,21 @@ def _check_environments() -> Iterator[Finding]:
             names = ", ".join(f"{install.name} ({install.source})" for install in editables)
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
+        for dependency in find_dependencies(installed.directory, environment_variables(installed.directory)):
+            yield _dependency_finding(prefix, dependency)
         if not kernels.shipped_kernels(installed.directory):
             detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
+
+
+def _dependency_finding(prefix: Path, dependency: Dependency) -> Finding:
+    """Return the finding about something outside of the environment that it uses."""
+    named = ", ".join(dependency.names[:_MOST_NAMED])
+    rest = len(dependency.names) - _MOST_NAMED
+    more = f" and {rest:,} more" if rest > 0 else ""
+    return Finding(
+        "warning", "Environment", f"{prefix} needs {dependency.summary}: {named}{more}", dependency.advice
+    )
 
 
 def _check_leftovers() -> Iterator[Finding]:

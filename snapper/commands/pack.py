@@ -13,12 +13,14 @@ from pathlib import Path
 from snapper import kernels
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
+from snapper.environment.dependencies import Dependency, find_dependencies
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
 from snapper.environment.tree import SkippedPath, Tree
+from snapper.environment.variables import environment_variables
 from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
@@ -61,11 +63,11 @@ class PackResult:
 
     `prefix` is empty for an imported environment, and `owner` unless the environment belongs to another user. `skipped`
     are paths that were not packed, `unrelocated` those with a prefix that cannot be relocated, and `outside` symlinks
-    to absolute paths outside of the environment. `clamped` are files with times that a snapshot cannot hold; it has the
-    nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files that
-    contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
-    environments before. `replaced` is the history entry that was current before, if this environment was not packed or
-    restored from it.
+    to absolute paths outside of the environment. `dependencies` are what else the environment uses that is outside of
+    it and not packed. `clamped` are files with times that a snapshot cannot hold; it has the nearest ones. `included`
+    are the sources of editable installs that were packed too. `credentials` are files that contain some; they are not
+    looked for if the environment is unchanged. `first` says whether the store had no environments before. `replaced` is
+    the history entry that was current before, if this environment was not packed or restored from it.
     """
 
     environment: str
@@ -80,6 +82,7 @@ class PackResult:
     skipped: tuple[SkippedPath, ...]
     unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
+    dependencies: tuple[Dependency, ...]
     clamped: tuple[str, ...]
     included: tuple[str, ...]
     credentials: tuple[str, ...]
@@ -156,6 +159,7 @@ def pack(
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated,
         outside=source.links_outside(packed.prefix),
+        dependencies=_find_dependencies(source),
         clamped=source.clamped_times,
         included=tuple(str(opened.directory) for opened in source.editables),
         credentials=packed.credentials,
@@ -282,6 +286,13 @@ def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: b
     added_size = write_pages(store, packed.encoded.pages)
     intent.check()
     return added_size + write_snapshot(store, packed.encoded)
+
+
+def _find_dependencies(source: PackSource) -> tuple[Dependency, ...]:
+    """Return what the environment uses that is outside of it; for an imported one, this cannot be known."""
+    if source.foreign_prefix:
+        return ()
+    return find_dependencies(source.directory, environment_variables(source.directory))
 
 
 # --- publishing and remembering ---------------------------------------------------------------------------

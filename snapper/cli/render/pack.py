@@ -19,7 +19,8 @@ def report(result: PackResult, as_json: bool) -> ExitCode:
         output.print_json(_fields(result))
     else:
         _print(result)
-    return ExitCode.PARTIAL if result.unrelocated or result.clamped else ExitCode.DONE
+    is_partial = result.unrelocated or result.clamped or result.dependencies
+    return ExitCode.PARTIAL if is_partial else ExitCode.DONE
 
 
 def _print(result: PackResult) -> None:
@@ -35,6 +36,10 @@ def _print(result: PackResult) -> None:
     output.print_paths(
         "these symlinks point outside the environment and are packed as they are", result.outside
     )
+    for dependency in result.dependencies:
+        output.print_paths(f"not packed: {dependency.summary}", dependency.names, output.warn)
+    for advice in dict.fromkeys(dependency.advice for dependency in result.dependencies):
+        output.warn(f"  {advice}")
     output.print_clamped(result.clamped, "a snapshot")
     output.print_paths("these source directories of editable installs are included", result.included)
     output.print_paths(
@@ -89,6 +94,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "skipped": [{"path": path, "reason": reason} for path, reason in result.skipped],
         "unrelocated": list(result.unrelocated),
         "outside": list(result.outside),
+        "dependencies": [to_jsonable(dependency) for dependency in result.dependencies],
         "clamped": list(result.clamped),
         "included": list(result.included),
         "credentials": list(result.credentials),

@@ -1,0 +1,136 @@
+"""What an environment uses outside of it is packed, or named by `pack` and `doctor`, with exit code 3."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.maker import make
+from tests.conftest import Machine
+from tests.support.environments import make_data
+from tests.support.pip import pip, wheels
+
+
+@pytest.fixture
+def data(machine: Machine) -> Path:
+    return make_data(machine.envs / "work")
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A machine with an environment `work` that has Python and pip; tests may change the user's home."""
+    home = tmp_path_factory.mktemp("python")
+    machine = Machine(home, home / "envs", home / "store")
+    machine.envs.mkdir()
+    make("compiled", machine.envs / "work")
+    return machine
+
+
+def dependencies(machine: Machine) -> list[tuple[str, str, list[str]]]:
+    """Return what `pack` and `doctor` name, with the home as `~`; both exit with 3 if there is something."""
+    outcome = machine.snapper("pack", "work", "--json")
+    found = outcome.json["dependencies"]
+    assert outcome.code == (3 if found else 0)
+    shown = machine.snapper("pack", "work").err
+    checked = machine.snapper("doctor").out
+    for dependency in found:
+        for text in (dependency["path"], dependency["names"][0]):
+            assert text in shown
+            assert text in checked
+    assert found or "not packed: " not in shown
+    home = str(machine.home)
+    return [(each["kind"], each["path"].replace(home, "~"), each["names"]) for each in found]
+
+
+def write(file: Path, text: str = "") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def set_variables(prefix: Path, **variables: str) -> None:
+    """Do what `conda env config vars set` does."""
+    write(prefix / "conda-meta/state", json.dumps({"version": 1, "env_vars": variables}))
+
+
+# --- packages of the user's own ---------------------------------------------------------------------------
+
+
+def test_packages_in_the_user_site_are_named(python: Machine) -> None:
+    prefix = python.envs / "work"
+    assert dependencies(python) == []
+    wheel = wheels("six==1.16.0")[0]
+    pip(prefix, "install", "--user", "--no-deps", "--no-index", wheel, HOME=str(python.home))
+    site = next(python.home.glob(".local/lib/python3.*/site-packages"))
+    write(site / "mine.py")
+    where = str(site).replace(str(python.home), "~")
+    assert dependencies(python) == [("python", where, ["mine.py", "six 1.16.0"])]
+    set_variables(prefix, PYTHONNOUSERSITE="1")
+    assert dependencies(python) == []
+    base = python.home / "volume/python"
+    set_variables(prefix, PYTHONUSERBASE=str(base))
+    assert dependencies(python) == []
+    pip(prefix, "install", "--user", "--no-deps", "--no-index", wheel, PYTHONUSERBASE=str(base))
+    where = f"~/volume/python/lib/{site.parent.name}/site-packages"
+    assert dependencies(python) == [("python", where, ["six 1.16.0"])]
+    (prefix / "conda-meta/state").unlink()
+
+
+def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -> None:
+    write(machine.home / ".local/lib/python3.6/site-packages/six.py")
+    assert dependencies(machine) == []
+
+
+def test_directories_that_variables_name_are_named(data: Path, machine: Machine) -> None:
+    for name in ("one", "two", "target"):
+        (machine.home / name).mkdir()
+    paths = [machine.home / "one", data / "lib", "/nowhere", "relative", machine.home / "two"]
+    set_variables(data, PYTHONPATH=":".join(map(str, paths)), OTHER=str(machine.home))
+    write(data / "etc/conda/env_vars.d/x.json", json.dumps({"PIP_TARGET": str(machine.home / "target")}))
+    assert dependencies(machine) == [
+        ("variable", "~/one", ["PYTHONPATH"]),
+        ("variable", "~/two", ["PYTHONPATH"]),
+        ("variable", "~/target", ["PIP_TARGET"]),
+    ]
+
+
+@pytest.mark.parametrize("named", [None, "~/R/%v"])
+def test_packages_in_the_library_of_r_are_named(named: str | None, data: Path, machine: Machine) -> None:
+    record: dict[str, Any] = json.loads(next(data.glob("conda-meta/textdata-*.json")).read_text())
+    record |= {"name": "r-base", "version": "4.3.1", "files": [], "paths_data": {"paths": []}}
+    write(data / "conda-meta/r-base-4.3.1-h1_0.json", json.dumps(record))
+    if named:
+        set_variables(data, R_LIBS_USER=named)
+    where = "R/4.3" if named else "R/x86_64-conda-linux-gnu-library/4.3"
+    write(machine.home / "R/x86_64-pc-linux-gnu-library/4.2/old/DESCRIPTION")
+    write(machine.home / where / "ggplot2/DESCRIPTION")
+    (machine.home / where / "00LOCK").mkdir()
+    assert dependencies(machine) == [("r", f"~/{where}", ["ggplot2"])]
+
+
+def test_packages_in_the_depot_of_julia_are_named(data: Path, machine: Machine) -> None:
+    write(machine.home / ".julia/packages/IJulia/abcde/src/kernel.jl")
+    assert dependencies(machine) == []
+    write(data / "bin/julia").chmod(0o755)
+    assert dependencies(machine) == [("julia", "~/.julia", ["IJulia"])]
+    write(
+        data / "etc/conda/activate.d/julia_activate.sh",
+        'export JULIA_DEPOT_PATH="$CONDA_PREFIX/share/julia:"',
+    )
+    assert dependencies(machine) == []
+
+
+# --- variables --------------------------------------------------------------------------------------------
+
+
+def test_variables_of_conda_are_restored(data: Path, machine: Machine) -> None:
+    set_variables(data, MODE="fast", DATA=f"{data}/share")
+    machine.run_json("pack", "work")
+    data.rename(machine.home / "old")
+    target = machine.home / "elsewhere"
+    machine.run_json("restore", "work", "--prefix", target)
+    state = json.loads((target / "conda-meta/state").read_text())
+    assert state["env_vars"] == {"MODE": "fast", "DATA": f"{target}/share"}
