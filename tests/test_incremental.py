@@ -208,6 +208,7 @@ def test_coarse_clock_causes_one_more_read(env: RestoredEnvironment, monkeypatch
     """The clock has not advanced since the files were written, for example because it has only whole seconds."""
     newest = max(file.ctime_ns for file in scan(env.prefix).files)
     monkeypatch.setattr(clock, "now", lambda _: newest)
+    monkeypatch.setattr(clock, "next_tick", lambda *_, **__: newest)
     env.pack(full=True)
     assert not env.previous().is_unchanged()
     monkeypatch.undo()

@@ -21,6 +21,7 @@ from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
 from snapper.environment.tree import SkippedPath, Tree
 from snapper.environment.variables import environment_variables
+from snapper.errors import UsageError
 from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
@@ -53,6 +54,7 @@ from snapper.repository.snapshots import (
 )
 from snapper.repository.specs import check_environment_name
 from snapper.store import Store
+from snapper.store.used_directories import used_directory_in
 
 logger = logging.getLogger(__name__)
 
@@ -122,12 +124,15 @@ def pack(
 ) -> PackResult:
     """Pack the environment at an absolute prefix as `name`: write its layers, pages, snapshot, and ref, in this order.
 
-    Raise NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking, ConcurrentUpdate, and what files and stores do.
+    Raise NotAnEnvironment, EditableInstallsFound, ChangedWhilePacking, ConcurrentUpdate, UsageError if the environment
+    contains the home directory or what snapper uses, and what files and stores do.
     """
     started = time.monotonic()
     published = find_ref(store, check_environment_name(name))
     is_first = published is None and not any(environment_names(store))
-    source = read_source(InstalledEnvironment(prefix), options.editables, options.foreign_prefix)
+    installed = InstalledEnvironment(prefix)
+    _check_contains_no_used_directory(installed.prefix, store)
+    source = read_source(installed, options.editables, options.foreign_prefix)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if options.full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
@@ -167,6 +172,13 @@ def pack(
         replaced=replaced,
         seconds=time.monotonic() - started,
     )
+
+
+def _check_contains_no_used_directory(prefix: Path, store: Store) -> None:
+    used = used_directory_in(prefix, store)
+    if used:
+        reason = f"the environment {prefix} contains {used}, which would be published with it"
+        raise UsageError(reason, "Pack environments that are in directories of their own.")
 
 
 @dataclass(frozen=True)

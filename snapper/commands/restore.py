@@ -188,6 +188,8 @@ class _Restore:
         plan = outcome.plan
         if outcome.error is not None:
             return self._fail(plan.request, outcome.error)
+        if outcome.discarded:
+            logger.warning("%s: discarded %s", plan.target.prefix, outcome.discarded)
         try:
             size = 0 if outcome.target.present else plan.snapshot.size
             registrar = kernels.Registrar()  # what has been written may have changed what Jupyter finds

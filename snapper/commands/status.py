@@ -34,8 +34,8 @@ class EnvironmentStatus:
 
     `drift` and `packages` are what has changed since then. `current` is the current snapshot of that name in the store,
     and `behind` the number of history entries after this one, None if the history does not contain it. `stored` is
-    whether the store has the snapshot at all, None if that is unknown. For an absent environment, `error` is what would
-    prevent restoring it.
+    whether the store has the snapshot and will keep it, None if that is unknown. For an absent environment, `error` is
+    what would prevent restoring it.
     """
 
     environment: str
@@ -161,7 +161,7 @@ def _compare_with_store(status: EnvironmentStatus, store: Store) -> EnvironmentS
     try:
         published = find_ref(store, status.environment)
         referenced = referenced_snapshots(published.ref) if published else ()
-        stored = snapshot_id in referenced or has_snapshot(store, snapshot_id)
+        stored = snapshot_id in referenced or (not published and has_snapshot(store, snapshot_id))
     except SnapperError as error:
         return replace(status, error=error)
     if published is None:

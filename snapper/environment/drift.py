@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.index import Index
+from snapper.environment.scan import is_kept
 from snapper.environment.state import read_index_header
-from snapper.environment.tree import Tree
+from snapper.environment.tree import WITHOUT_DATA, Tree
 from snapper.format import bytecode
 from snapper.format.times import clamped
+
+#: Later than all times that an index can have.
+_NEVER = sys.maxsize
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The paths that differ from the index, sorted, without modules that Python compiled from other files."""
+    """The paths that differ from the index, sorted, without modules that Python compiled from other files.
+
+    Among the added paths are those that no snapshot can have, and directories with nothing in them, whose paths end in
+    `/`. What is moved along when the environment is replaced does not count.
+    """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -28,19 +37,26 @@ class Drift:
 
 
 def find_drift(tree: Tree, index: Index) -> Drift:
-    """Compare the files on disk with the index: paths, sizes, modes, and mtimes."""
+    """Compare the files on disk with the index: paths, sizes, modes, and mtimes.
+
+    A file that was written when the index was taken, or later, may have been written again in the same tick of the file
+    system's clock, so it counts as changed.
+    """
     added: list[str] = []
     changed: list[str] = []
     present: set[str] = set()
     rows = index.rows
+    taken = index.header.taken or _NEVER
     for file in tree.files:
         if file.type != "directory":
             present.add(file.path)
             row = rows.get(file.path)
             if row is None:
                 added.append(file.path)
-            elif row[:3] != (file.size, file.mode, clamped(file.mtime_ns)):
+            elif row[:3] != (file.size, file.mode, clamped(file.mtime_ns)) or taken <= row[2] <= row[3]:
                 changed.append(file.path)
+    added += (f"{path}/" for path in _empty_directories(tree) if f"{path}/" not in rows)
+    added += (path for path, reason in tree.skipped if reason != WITHOUT_DATA and not is_kept(path))
     removed = (path for path in rows if path not in present and not path.endswith("/"))
 
     def without_compiled(paths: Iterable[str]) -> tuple[str, ...]:
@@ -48,6 +64,15 @@ def find_drift(tree: Tree, index: Index) -> Drift:
         return tuple(sorted(path for path, source in sources if not (source in present or source in rows)))
 
     return Drift(without_compiled(added), without_compiled(removed), without_compiled(changed))
+
+
+def _empty_directories(tree: Tree) -> Iterator[str]:
+    """Yield the directories with nothing in them. Python leaves directories for compiled modules empty."""
+    paths = (*(file.path for file in tree.files), *(path for path, _ in tree.skipped))
+    parents = {path.rpartition("/")[0] for path in paths}
+    for file in tree.files:
+        if file.type == "directory" and file.path not in parents and not file.path.endswith("__pycache__"):
+            yield file.path
 
 
 def is_touched(prefix: Path) -> bool:

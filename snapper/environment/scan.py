@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.tree import Refuse, Tree, walk
+from snapper.environment.tree import Refuse, SkippedPath, Tree, walk
 from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import ROOT, is_own, owner_name
@@ -21,6 +21,11 @@ _REASONS = {
     "pkgs": "conda keeps its package cache in the directory of this name",
 }
 
+_NESTED = "it is another environment"
+
+#: What every environment has.
+_HISTORY = "/conda-meta/history"
+
 
 def scan(prefix: Path | PinnedDirectory) -> Tree:
     """List the environment's files, without other environments, the package cache, trash, and snapper's state.
@@ -33,7 +38,8 @@ def scan(prefix: Path | PinnedDirectory) -> Tree:
     def exclude(path: str) -> str | None:
         return "another file system is mounted there" if path in mounts else _exclude(path)
 
-    return walk(directory, exclude if mounts else _exclude, _refusal(directory))
+    tree = walk(directory, exclude if mounts else _exclude, _refusal(directory))
+    return _without_nested(tree, directory)
 
 
 def _refusal(directory: PinnedDirectory) -> Refuse:
@@ -52,12 +58,42 @@ def _refusal(directory: PinnedDirectory) -> Refuse:
     return (lambda _: None) if is_own(directory.status) else refuse
 
 
+def nested_environments(tree: Tree) -> list[str]:
+    """Return the paths of other environments inside of the scanned one that a replacement would not keep."""
+    return [path for path, reason in tree.skipped if reason == _NESTED]
+
+
+def _without_nested(tree: Tree, directory: PinnedDirectory) -> Tree:
+    """Skip the environments that are inside of the one in the directory, but not in `envs`.
+
+    Packages from conda or pip may have a `conda-meta` of their own, such as data for tests, which is part of it.
+    """
+    found = [file.path for file in tree.files if file.path.endswith(_HISTORY)]
+    found = [path for path in found if "/site-packages/" not in path]
+    if found:
+        owned = {entry.path for record in conda.read_records(directory) for entry in record.entries}
+        found = [path for path in found if path not in owned]
+    if not found:
+        return tree
+    tops = tuple(path.removesuffix(_HISTORY) + "/" for path in found)
+    outermost = [top[:-1] for top in tops if not top[:-1].startswith(tops)]
+    skipped = [item for item in tree.skipped if not item.path.startswith(tops)]
+    skipped += (SkippedPath(path, _NESTED) for path in outermost)
+    files = (file for file in tree.files if not f"{file.path}/".startswith(tops))
+    return Tree(tuple(files), tuple(sorted(skipped)))
+
+
+def is_kept(path: str) -> bool:
+    """Return whether what is at the path survives the replacement of the environment."""
+    return path.casefold() in SHARED_DIRECTORIES
+
+
 def foreign_names(directory: int) -> list[str]:
     """List the names in an open environment that are not part of it and must survive its replacement.
 
     These are the directory with other environments, and the package cache, or links to these. May raise OSError.
     """
-    return sorted(name for name in os.listdir(directory) if name.casefold() in SHARED_DIRECTORIES)
+    return sorted(name for name in os.listdir(directory) if is_kept(name))
 
 
 def _exclude(path: str) -> str | None:
@@ -67,7 +103,7 @@ def _exclude(path: str) -> str | None:
         return None
     if path in (STATE_DIRECTORY, ".condatmp"):
         return ""
-    if path.casefold() in SHARED_DIRECTORIES:
+    if is_kept(path):
         return _REASONS[path.casefold()]
     try:
         check_path(path)

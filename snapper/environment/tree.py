@@ -22,6 +22,9 @@ Refuse = Callable[[os.stat_result], str | None]
 
 _TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
 
+#: Why something is skipped that no data is lost with.
+WITHOUT_DATA = "it is a socket, a pipe or a device"
+
 
 class File(NamedTuple):
     """A file, symlink or directory of a tree; times in nanoseconds, `target` for symlinks only."""
@@ -116,7 +119,7 @@ def _describe(
     mode = status.st_mode
     type_ = _TYPES.get(stat.S_IFMT(mode))
     if type_ is None:
-        return SkippedPath(path, "it is a socket, a pipe or a device")
+        return SkippedPath(path, WITHOUT_DATA)
     reason = refuse(status)
     if reason is not None:
         return SkippedPath(path, reason)

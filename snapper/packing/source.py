@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -104,19 +105,22 @@ def read_source(
 
     Raise NotAnEnvironment, EditableInstallsFound, FileOperationFailed, PermissionDenied.
     """
-    read_at = 0 if foreign_prefix else _file_system_time(installed.directory)
+    read_at = 0 if foreign_prefix else _time_of(installed.directory, clock.now)
     editables = _find_editables(installed, policy)
     tree = installed.tree
     if editables:  # the prefix in files is only known once all package records are read
         prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
         tree = editable.include(tree, editables, prefix_in_files)
+    if read_at and any(file.ctime_ns >= read_at for file in installed.tree.files):
+        # What is written to these files while they are packed must give them another time.
+        read_at = _time_of(installed.directory, partial(clock.next_tick, longest=clock.LONGEST_TICK))
     return PackSource(installed, foreign_prefix, read_at, editables, tree)
 
 
-def _file_system_time(environment: PinnedDirectory) -> int:
-    """Return the time of the environment's file system; 0 if nothing can be written into the environment."""
+def _time_of(environment: PinnedDirectory, read: Callable[[PinnedDirectory], int]) -> int:
+    """Return a time of the environment's file system; 0 if nothing can be written into the environment."""
     try:
-        return clock.now(environment)
+        return read(environment)
     except OSError:
         return 0
 

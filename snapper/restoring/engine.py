@@ -22,7 +22,7 @@ from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.staging import Staging, staging_directory
-from snapper.restoring.target import RestoreTarget, check_replaceable, inspect_target
+from snapper.restoring.target import RestoreTarget, check_replaceable, describe_discarded, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
 
@@ -38,11 +38,13 @@ class Outcome(NamedTuple):
 
     Without an `error`, the environment is at the target, which is `present` if another process restored it after it
     had been planned; with one, the target is as it was. `unrelocated` are paths that still hold a placeholder.
+    `discarded` describes what was at the target and in no snapshot.
     """
 
     plan: RestorePlan
     target: RestoreTarget
     unrelocated: tuple[str, ...] = ()
+    discarded: str = ""
     error: Exception | None = None
 
 
@@ -189,14 +191,15 @@ class _Wave:
                 header = _write_state(plan, tree, unpacked)
                 # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
                 # this process; if the workers are idle, they remove most of it before.
-                staging.swap(lambda: _check_target_again(self._store, plan))
+                discarded: list[str] = []
+                staging.swap(lambda: discarded.append(_check_target_again(self._store, plan)))
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
             if unpacked.linked:
                 _renew_index(tree, header, unpacked)
         except Exception as error:
             return _fail(plan, staged.resources, error)
-        return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated)
+        return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated, "".join(discarded))
 
 
 def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:
@@ -215,11 +218,15 @@ def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResul
     return header
 
 
-def _check_target_again(store: Store, plan: RestorePlan) -> None:
-    """Raise TargetOccupied if the target has changed since it was inspected, and replacing it would lose something."""
+def _check_target_again(store: Store, plan: RestorePlan) -> str:
+    """Raise TargetOccupied if the target has changed since it was inspected, and replacing it would lose something.
+
+    Describe what is discarded because the request says so.
+    """
     target = plan.target
     environment = InstalledEnvironment(target.prefix)
     check_replaceable(store, environment, target.ref, target.snapshot_id, plan.request)
+    return describe_discarded(environment) if plan.request.replace else ""
 
 
 def _renew_index(tree: PinnedDirectory, header: IndexHeader, unpacked: UnpackResult) -> None:

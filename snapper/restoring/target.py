@@ -8,11 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.environment import state
+from snapper.environment import conda, state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.platforms import this_platform
+from snapper.environment.scan import nested_environments
 from snapper.errors import (
+    Corrupted,
     FileOperationFailed,
+    LayersPruned,
+    NotInStore,
     PermissionDenied,
     PlatformMismatch,
     StoreUnreachable,
@@ -23,7 +27,7 @@ from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import is_of_this_user, is_own
 from snapper.fs.pinned import PinnedDirectory
 from snapper.repository.refs import referenced_snapshots
-from snapper.repository.snapshots import has_snapshot
+from snapper.repository.snapshots import has_snapshot, read_snapshot, require_layers
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.errors import occupied_by_other
@@ -31,9 +35,13 @@ from snapper.restoring.parent import check_parent, existing_parent
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.staging import remove_leftover_staging
 from snapper.store import Store
+from snapper.store.used_directories import used_directory_in
 
 _ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
 _ELSEWHERE_OR_MOVE = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
+
+#: How many of the paths are named that a replacement discards.
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -140,17 +148,36 @@ def check_replaceable(
     if prefix.is_symlink():
         _check_link(environment, snapshot_id, request)
         return
+    if not is_present(environment, snapshot_id, request):
+        _check_environment(store, environment, ref, snapshot_id, request, again=again)
+
+
+def _check_environment(
+    store: Store,
+    environment: InstalledEnvironment,
+    ref: Ref,
+    snapshot_id: str,
+    request: RestoreRequest,
+    *,
+    again: bool,
+) -> None:
+    """Raise TargetOccupied if replacing an environment of this user would lose something."""
+    prefix = environment.prefix
+    _check_contains_no_used_directory(environment, store)
     installed = environment.state
+    if request.replace and not again:
+        _check_nothing_nested(environment)
     if installed is None:
         if request.replace:
             return
         reason = "it is an environment that snapper has neither packed nor restored"
         raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
     _check_same_environment(prefix, ref, installed, snapshot_id)
-    replaceable = request.replace or installed.snapshot == snapshot_id
-    if not (replaceable or _is_stored(store, ref, installed.snapshot)):
-        reason = f"it is snapshot {installed.snapshot[:12]}, which is not in the store {store.url}"
-        raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
+    if not (request.replace or again or installed.snapshot == snapshot_id):
+        reason = _why_not_stored(store, ref, environment, installed.snapshot)
+        if reason:
+            reason = f"it is snapshot {installed.snapshot[:12]}, which {reason}"
+            raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
     if not again or installed.snapshot == snapshot_id:
         _check_unchanged(environment, installed, snapshot_id, request)
 
@@ -221,16 +248,28 @@ def _how_to_save(prefix: Path) -> str:
     )
 
 
-def _is_stored(store: Store, ref: Ref, snapshot_id: str) -> bool:
-    """Return whether the snapshot is in the store; of an offline store, whether the ref refers to it."""
+def _why_not_stored(store: Store, ref: Ref, environment: InstalledEnvironment, snapshot_id: str) -> str:
+    """Return why the store may not have the snapshot, or not keep it; empty if it does.
+
+    Of an offline store, it is only known whether the ref refers to the snapshot.
+    """
     try:
-        stored = has_snapshot(store, snapshot_id)
-        store.require_online()  # the cache cannot tell what others have deleted
-        return stored
+        if not has_snapshot(store, snapshot_id):
+            store.require_online()  # the cache cannot tell what others have changed
+            return f"is not in the store {store.url}"
+        if snapshot_id not in referenced_snapshots(ref):
+            store.require_online()
+            return f"is not in the history of {ref.name!r} in the store {store.url}"
+        previous = environment.previous
+        is_known = previous is not None and previous.encoded.digest == snapshot_id
+        snapshot = previous.snapshot if previous and is_known else read_snapshot(store, snapshot_id)
+        require_layers(store, snapshot.layers)
     except StoreUnreachable:
-        if snapshot_id in referenced_snapshots(ref):
-            return True
-        raise
+        if snapshot_id not in referenced_snapshots(ref):
+            raise
+    except (Corrupted, LayersPruned, NotInStore):
+        return f"is no longer complete in the store {store.url}"
+    return ""
 
 
 def _check_link(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> None:
@@ -256,16 +295,57 @@ def _check_unchanged(
     if request.keep_changed and installed.snapshot == snapshot_id:
         return
     prefix = environment.prefix
-    changed = _changed_paths(environment)
-    if changed == [] or request.replace:
+    changes = _describe_changes(environment)
+    if not changes or request.replace:
         return
-    files = "1 file" if changed and len(changed) == 1 else f"{len(changed or ())} files"
-    what = f"{files}, such as {changed[0]!r}" if changed else "unknown which files"
-    raise TargetOccupied(
-        str(prefix),
-        f"it has changed since snapshot {installed.snapshot[:12]} ({what})",
-        f"Pack the changes ({pack_command(prefix, installed.environment)}), or discard them with --replace.",
+    skipped = {path for path, _ in environment.tree.skipped}
+    unpackable = [path for path in _changed_paths(environment) or () if path in skipped]
+    advice = (
+        f"Pack the changes ({pack_command(prefix, installed.environment)}), or discard them with --replace."
     )
+    if unpackable:
+        advice = f"Move elsewhere what cannot be packed (such as {unpackable[0]!r}). {advice}"
+    raise TargetOccupied(
+        str(prefix), f"it has changed since snapshot {installed.snapshot[:12]} ({changes})", advice
+    )
+
+
+def describe_discarded(environment: InstalledEnvironment) -> str:
+    """Return what a replacement discards of what is at the prefix; empty if that is only a snapshot."""
+    if not conda.is_environment(environment.prefix):
+        return ""
+    if environment.state is None:
+        return "an environment that snapper had neither packed nor restored"
+    return _describe_changes(environment, _MOST_NAMED)
+
+
+def _describe_changes(environment: InstalledEnvironment, most: int = 1) -> str:
+    """Return what differs from the environment's last snapshot, with at most so many paths; empty if nothing does."""
+    changed = _changed_paths(environment)
+    if changed is None:
+        return "unknown which files"
+    if not changed:
+        return ""
+    files = "1 file" if len(changed) == 1 else f"{len(changed)} files"
+    return f"{files}, such as {', '.join(map(repr, changed[:most]))}"
+
+
+def _check_contains_no_used_directory(environment: InstalledEnvironment, store: Store) -> None:
+    """Raise TargetOccupied if the environment contains a directory that is not part of any environment."""
+    used = used_directory_in(environment.prefix, store)
+    if used:
+        raise TargetOccupied(str(environment.prefix), f"it contains {used}", _ELSEWHERE)
+
+
+def _check_nothing_nested(environment: InstalledEnvironment) -> None:
+    """Raise TargetOccupied if there are other environments in this one, but not in `envs`, which is kept."""
+    for path in nested_environments(environment.tree):
+        inner = environment.prefix / path
+        raise TargetOccupied(
+            str(environment.prefix),
+            f"it contains another environment, {inner}",
+            f"Move that elsewhere, for example below {environment.prefix / 'envs'}, then restore again.",
+        )
 
 
 def _changed_paths(environment: InstalledEnvironment) -> list[str] | None:

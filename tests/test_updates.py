@@ -1,0 +1,201 @@
+"""What would be lost when a restore replaces an environment with another snapshot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from snapper.commands import pack as packing
+from snapper.environment import clock
+from snapper.environment.drift import find_drift
+from snapper.environment.index import Index, IndexHeader, index_entry
+from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.tree import File, Tree
+from snapper.store import open_store
+from tests.conftest import Machine
+from tests.support.environments import make_data
+
+
+@pytest.fixture
+def outdated(machine: Machine) -> Path:
+    """Return an environment on disk that is the snapshot before the current one."""
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
+    (prefix / "new").write_text("new")
+    machine.run_json("pack", "data")
+    machine.run_json("restore", "data@~1", "--replace")
+    return prefix
+
+
+#: Paths that no snapshot can have, and directories that would be lost with an environment, none of which is packed.
+UNPACKED = [
+    "work/project/.snapper/store.txt",
+    "notes/.draft.snapper/text",
+    ("d/" * 256) + "data.csv",
+    "private/",
+    "results/run1/",
+    "my-envs/work/conda-meta/history",
+]
+
+
+@pytest.mark.parametrize("path", UNPACKED)
+def test_update_does_not_lose_what_cannot_be_packed(path: str, machine: Machine, outdated: Path) -> None:
+    inside = outdated / path
+    os.makedirs(inside if path.endswith("/") else inside.parent)
+    if not path.endswith("/"):
+        inside.write_text("mine")
+    assert machine.run_json("status", "data")["environments"][0]["condition"] == "changed"
+    error = machine.expect_error(11, "restore", "data")
+    assert error["type"] == "TargetOccupied"
+    assert path.split("/", maxsplit=1)[0] in error["message"]
+    assert machine.snapper("restore", "--all").code == 11
+    assert inside.exists()
+
+
+def test_what_survives_an_update_is_no_difference(machine: Machine, outdated: Path) -> None:
+    """That is also true of what cannot be lost: sockets, and directories that Python has left empty."""
+    kept = [outdated / path for path in ("Envs/exp/data", "PKGS/data", "envs/x/conda-meta/history")]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(outdated)
+        server.bind("socket")
+    (outdated / "lib/__pycache__").mkdir(parents=True, exist_ok=True)
+    assert machine.run_json("status", "data")["environments"][0]["condition"] == "unchanged"
+    machine.run_json("restore", "data")
+    assert (outdated / "new").exists()
+    assert all(path.read_text() == "mine" for path in kept)
+
+
+def test_replacing_an_environment_says_what_is_discarded(machine: Machine, outdated: Path) -> None:
+    for number in range(7):
+        (outdated / f"mine{number}").touch()
+    (outdated / "work/.snapper").mkdir(parents=True)
+    outcome = machine.snapper("restore", "data", "--replace")
+    assert outcome.code == 0
+    assert (
+        f"{outdated}: discarded 8 files, such as 'mine0', 'mine1', 'mine2', 'mine3', 'mine4'" in outcome.err
+    )
+    assert "discarded" not in machine.snapper("restore", "data", "--replace").err
+    shutil.rmtree(outdated / ".snapper")
+    outcome = machine.snapper("restore", "data", "--replace")
+    assert "discarded an environment that snapper had neither packed nor restored" in outcome.err
+
+
+def test_other_environments_inside_of_an_environment_are_neither_packed_nor_replaced(
+    machine: Machine, outdated: Path
+) -> None:
+    """The user has a second directory for environments in there, which conda's configuration names."""
+    mine = outdated / "my-envs/work/secret"
+    shutil.copytree(outdated / "conda-meta", outdated / "my-envs/work/conda-meta")
+    (outdated / "my-envs/work/conda-meta/history").touch()
+    (outdated / "lib/python3.12/site-packages/tests/conda-meta").mkdir(parents=True)
+    (outdated / "lib/python3.12/site-packages/tests/conda-meta/history").touch()
+    mine.write_text("secret")
+    error = machine.expect_error(11, "restore", "data", "--replace")
+    assert str(outdated / "my-envs/work") in error["message"]
+    packed = machine.snapper("pack", "data", "--json").json
+    assert packed["skipped"] == [{"path": "my-envs/work", "reason": "it is another environment"}]
+    restored = machine.home / "again"
+    machine.run_json("restore", "data", "--prefix", restored)
+    assert not list(restored.rglob("secret"))
+    assert (restored / "lib/python3.12/site-packages/tests/conda-meta/history").exists()
+    assert mine.read_text() == "secret"
+    (outdated / "my-envs").rename(outdated / "envs")
+    machine.run_json("restore", "data", "--replace")
+    assert (outdated / "envs/work/secret").read_text() == "secret"
+
+
+def test_files_written_in_the_tick_of_the_index_count_as_changed(tmp_path: Path) -> None:
+    """Where times are coarse, such as on network file systems, one can be written again without a trace."""
+    taken = 5_000_000_000
+    before, in_tick, in_future = (
+        File(path, "file", 1, 0o644, mtime, ctime, 1, 1, 1)
+        for path, mtime, ctime in (
+            ("before", taken - 10**9, taken),
+            ("in tick", taken, taken),
+            ("in future", taken + 10**12, taken),
+        )
+    )
+    for header in (IndexHeader("a" * 64, "/p", taken), IndexHeader("a" * 64, "/p", 0)):
+        files = (before, in_tick, in_future)
+        index = Index(header, {file.path: (*index_entry(file)[1:], 0) for file in files})
+        assert find_drift(Tree(files, ()), index).paths == (["in tick"] if header.taken else [])
+
+
+def test_pack_waits_until_the_clock_of_the_file_system_has_advanced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, what is written while it reads could look like what it has read."""
+    prefix = make_data(tmp_path / "data")
+    written = prefix / "notes"
+    written.touch()
+    monkeypatch.setattr(clock, "now", lambda _: written.stat().st_ctime_ns)
+    packing.pack(open_store(str(tmp_path / "store"), create=True), prefix, "data", jobs=1)
+    installed = InstalledEnvironment(prefix)
+    assert installed.index is not None
+    assert installed.index.header.taken > written.stat().st_ctime_ns
+    assert installed.index.vouches(
+        next(f for f in installed.tree.files if f.path == "notes"), written.stat().st_dev
+    )
+
+
+# --- when the store may not have the only other copy ------------------------------------------------------
+
+
+def lose_layers(store: Path, _: str) -> None:
+    shutil.rmtree(store / "layers")
+
+
+def lose_history(store: Path, snapshot_id: str) -> None:
+    """Write the entry as another publisher might: without the snapshot that this machine has."""
+    file = store / "environments/data.json"
+    entry = json.loads(file.read_text())
+    entry["history"] = [change for change in entry["history"] if change["snapshot"] != snapshot_id]
+    file.write_text(json.dumps(entry, sort_keys=True, separators=(",", ":")))
+
+
+@pytest.mark.parametrize(
+    ("lose", "reason"), [(lose_layers, "no longer complete"), (lose_history, "not in the history of 'data'")]
+)
+def test_environment_is_not_replaced_if_the_store_may_have_lost_it(
+    lose: Callable[[Path, str], None], reason: str, machine: Machine, outdated: Path
+) -> None:
+    status = machine.run_json("status", "data")["environments"][0]
+    assert (status["condition"], status["stored"]) == ("unchanged", True)
+    lose(machine.store, status["snapshot"])
+    assert reason in machine.expect_error(11, "restore", "data")["message"]
+    assert not (outdated / "new").exists()
+    stored = machine.run_json("status", "data")["environments"][0]["stored"]
+    assert stored == (lose is lose_layers)
+
+
+# --- directories that snapper or the user needs -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", ["HOME", "SNAPPER_STORE", "SNAPPER_CACHE", "XDG_STATE_HOME"])
+def test_environment_that_contains_what_is_in_use_is_neither_packed_nor_replaced(
+    inside: str, machine: Machine, tmp_path: Path
+) -> None:
+    """conda has been installed into the home directory, or the user keeps the store in an environment."""
+    prefix = make_data(tmp_path / "other/data")
+    machine.run_json("pack", "-p", prefix)
+    within = prefix / "within"
+    variables = {inside: str(within)}
+    if inside == "SNAPPER_STORE":
+        shutil.copytree(machine.store, within)
+    else:
+        within.mkdir()
+    (within / "secret").write_text("secret")
+    error = machine.expect_error(2, "pack", "-p", prefix, **variables)
+    assert str(within) in error["message"]
+    error = machine.expect_error(11, "restore", "data", "-p", prefix, "--replace", **variables)
+    assert str(within) in error["message"]
+    assert (within / "secret").read_text() == "secret"
