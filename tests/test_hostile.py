@@ -296,7 +296,7 @@ def test_oversized_objects_are_not_read(kind: str, sandbox: Path) -> None:
     os.truncate(target, 2**40)
     outcome = restore_work(sandbox)
     assert outcome.error.code == 12  # type: ignore[union-attr]
-    store = LocalStore(sandbox / "store")
+    store = LocalStore.opened(sandbox / "store")
     with pytest.raises(ObjectTooLarge):
         store.read(str(target.relative_to(store.root)))
     os.truncate(target, LARGEST_OBJECT + 1)

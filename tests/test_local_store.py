@@ -13,17 +13,27 @@ import signal
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from snapper.cli.app import run
-from snapper.errors import Corrupted, LockHeld, NotInStore, ObjectTooLarge, SnapperError, StoreRefused
+from snapper.errors import (
+    Corrupted,
+    LockHeld,
+    NotAStore,
+    NotInStore,
+    ObjectTooLarge,
+    SnapperError,
+    StoreRefused,
+)
 from snapper.format.layout import Layout
 from snapper.fs import atomic, lock_file
 from snapper.fs.locks import try_lock
 from snapper.store import Store, VersionMismatch, entry_lock, open_store
+from snapper.store.local import LocalStore
 from tests.support.processes import forking, run_as_nobody
 from tests.support.store_races import check_creations, check_increments
 
@@ -180,6 +190,52 @@ def test_a_store_whose_directory_is_replaced_is_not_used_any_more(tmp_path: Path
         (tmp_path / "moved").rename(tmp_path / "store")
         assert list(store.list_keys("environments/")) == []
     assert contents(tmp_path / "other") == {MUTABLE: b"there", "snapper.json": b'{"format":1}'}
+
+
+def test_a_store_that_appears_after_it_was_looked_for_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory is renamed away, so that it is not known which one this is, and another one is put in its place."""
+    other = open_store(str(tmp_path / "other"), create=True)
+    other.replace(MUTABLE, b"there", None)
+    monkeypatch.setattr(
+        "snapper.store.opening._check_no_cache",
+        lambda store: (tmp_path / "store").symlink_to(tmp_path / "other"),
+    )
+    with pytest.raises(NotAStore, match="it does not exist"):
+        open_store(str(tmp_path / "store"))
+    unopened = LocalStore.opened(tmp_path / "none")
+    (tmp_path / "none").symlink_to(tmp_path / "other")
+    for operation in everything(unopened, MUTABLE):
+        with suppress(SnapperError, VersionMismatch):
+            assert not operation()
+    assert contents(tmp_path / "other") == {MUTABLE: b"there", "snapper.json": b'{"format":1}'}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_default_store_that_another_user_puts_in_place_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    """Nobody has chosen it: its owner is checked after it has been opened, and no path is followed afterwards."""
+    theirs = tmp_path / "theirs"
+    open_store(str(theirs), create=True)
+    os.chown(theirs, 54321, 54321)
+    if exists:
+        open_store(str(tmp_path / "store"), create=True)
+
+    def swap(store: object) -> None:
+        if exists:
+            (tmp_path / "store").rename(tmp_path / "mine")
+        theirs.rename(tmp_path / "store")
+
+    monkeypatch.setattr("snapper.store.opening._check_no_cache", swap)
+    with pytest.raises(StoreRefused):
+        open_store(str(tmp_path / "store"), create=True, is_default=True)
+    monkeypatch.undo()
+    with pytest.raises(StoreRefused, match="it is the default, but its directory belongs to the user 54321"):
+        open_store(str(tmp_path / "store"), is_default=True)
+    assert open_store(str(tmp_path / "store"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a link to another user")

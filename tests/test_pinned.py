@@ -262,6 +262,19 @@ def test_kernel_that_is_swapped_while_it_is_removed(
     assert list(path.with_name("aside").iterdir()) == [] or not is_removed
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+@pytest.mark.parametrize("command", [["list"], ["restore", "--all"], ["doctor"]], ids="-".join)
+def test_default_store_of_another_user_is_not_used(machine: Machine, command: list[str]) -> None:
+    store = machine.home / "SageMaker/.snapper"
+    store.parent.mkdir()
+    open_store(str(store), create=True)
+    os.chown(store, OTHER, OTHER)
+    outcome = machine.snapper(*command, SNAPPER_STORE="")
+    assert outcome.code != 0
+    assert f"it is the default, but its directory belongs to the user {OTHER}" in outcome.out + outcome.err
+    assert machine.snapper("list", "--store", store).code == 0
+
+
 def test_error_names_who_owns_what_has_the_name() -> None:
     error = EnvironmentOfOther("/shared/my env", "bob")
     assert error.hint == "If you trust bob, give its directory instead of the name: -p '/shared/my env'."

@@ -12,7 +12,7 @@ from snapper.format.model import Snapshot
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.snapshots import read_snapshot as read_stored_snapshot
 from snapper.repository.specs import SnapshotSpec, resolve_spec
-from snapper.settings.resolution import store_url
+from snapper.settings.resolution import choose_store
 from snapper.store import Store
 
 
@@ -24,9 +24,14 @@ def open_store(
     With `create`, a missing or empty directory or S3 prefix becomes a store. Raise NotAStore, UnsupportedFormat,
     StoreRefused, StoreUnreachable, and UsageError if the store is inside the directory `apart_from`.
     """
-    location = store_url(str(url) if url is not None else None)
-    cache = stores.configured_cache(location)
-    return stores.open_store(location, create=create, apart_from=apart_from, cache=cache)
+    chosen = choose_store(str(url) if url is not None else None)
+    return stores.open_store(
+        chosen.url,
+        create=create,
+        apart_from=apart_from,
+        cache=stores.configured_cache(chosen.url),
+        is_default=chosen.is_default,
+    )
 
 
 def environments(store: Store) -> tuple[StoredEnvironment, ...]:

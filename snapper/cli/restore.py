@@ -26,7 +26,7 @@ from snapper.cli.render import output
 from snapper.cli.render import restore as render
 from snapper.errors import SnapperError, UsageError
 from snapper.settings.directories import absolute_directory, log_file
-from snapper.settings.resolution import load_settings, resolve_envs_dir, store_url
+from snapper.settings.resolution import choose_store, load_settings, resolve_envs_dir
 
 if TYPE_CHECKING:
     from snapper.commands.restore_session import RestoreOptions, SessionEvent, SessionReport
@@ -135,7 +135,7 @@ class _Session:
 
         if self.specs:
             return restore_named(opened(), self.specs, self.options, progress=progress, log=log)
-        url = store_url(self.store)
+        url = choose_store(self.store).url
         return restore_all(opened, url, self.patterns, self.options, progress=progress, log=log)
 
 

@@ -32,7 +32,7 @@ from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.restoring.staging_lock import find_leftovers
 from snapper.settings.directories import Platform, detect_platform, home_directory, notebook_volume
-from snapper.settings.resolution import explain_settings, resolve_envs_dir, store_url
+from snapper.settings.resolution import choose_store, explain_settings, resolve_envs_dir
 
 #: Fewer free inodes than this are reported: an environment can have tens of thousands of files.
 _FEW_INODES = 50_000
@@ -111,8 +111,9 @@ def _check_store(url: str | None, refs: list[StoredEnvironment]) -> Iterator[Fin
     Add the refs in the store to `refs`; if it is offline, those in the cache.
     """
     try:
-        location = store_url(url)
-        opened = store.open_store(location, cache=store.configured_cache(location))
+        chosen = choose_store(url)
+        cache = store.configured_cache(chosen.url)
+        opened = store.open_store(chosen.url, cache=cache, is_default=chosen.is_default)
         refs += read_all_refs(opened)
         opened.require_online()
     except NotAStore as error:
@@ -134,7 +135,7 @@ def _check_store(url: str | None, refs: list[StoredEnvironment]) -> Iterator[Fin
 
 def _check_cache(url: str | None) -> Iterator[Finding]:
     """Check that what is read from S3 is cached for the next start."""
-    location = store_url(url)
+    location = choose_store(url).url
     if not location.startswith("s3://"):
         return
     cache = store.configured_cache(location)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from snapper.errors import InvalidSettings, SnapperError, StoreRefused
+from snapper.errors import InvalidSettings, SnapperError
 from snapper.errors.redaction import redact_url
-from snapper.fs.ownership import is_own, owner_name
 from snapper.settings.directories import Platform, absolute_directory, detect_platform
 from snapper.settings.file import VARIABLE, SettingsFile, find_settings_file
 from snapper.settings.keys import SETTINGS, Value, check_key, suggest_setting
@@ -99,26 +96,19 @@ def explain_setting(key: str) -> Setting:
     return _with_line(_resolve(check_key(key), file), file)
 
 
-def store_url(option: str | None) -> str:
-    """Return the store to use: the option, or else the setting.
+class ChosenStore(NamedTuple):
+    """The URL of a store, and whether that is a default, which nobody has chosen."""
 
-    Raise StoreRefused if that is a default, which nobody has chosen, and its directory belongs to another user.
-    """
+    url: str
+    is_default: bool = False
+
+
+def choose_store(option: str | None) -> ChosenStore:
+    """Return the store to use: the option, or else the setting."""
     if option:
-        return option
-    store = load_settings().store
-    if _resolve("store", find_settings_file()).origin.startswith(DEFAULT):
-        _check_default_store(store)
-    return store
-
-
-def _check_default_store(store: str) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        status = os.stat(store)
-        if not is_own(status):
-            reason = f"it is the default, but its directory belongs to the user {owner_name(status)}"
-            advice = f"If you trust that user, choose it: snapper config set store {shlex.quote(store)}"
-            raise StoreRefused(store, "", reason, f"{advice}. Otherwise, choose another directory.")
+        return ChosenStore(option)
+    setting = _resolve("store", find_settings_file())
+    return ChosenStore(load_settings().store, setting.origin.startswith(DEFAULT))
 
 
 def resolve_envs_dir(option: Path | None) -> Path | None:

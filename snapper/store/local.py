@@ -11,6 +11,7 @@ import errno
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ from snapper.fs.directories import closing_descriptor
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.moves import Entry, move
-from snapper.fs.ownership import is_own, others_can_write
+from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.small_files import read_entry
 from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
 from snapper.store.entry_lock import locked_entry
@@ -56,29 +57,42 @@ class LocalStore(DirectStore):
 
     root: Path
 
-    #: The device and inode of the directory when the store was opened: nothing is done in another directory that has
-    #: taken its place since.
+    #: The device and inode of the directory when the store was opened, None if there was none: nothing is done in
+    #: another directory that has taken its place since.
     identity: tuple[int, int] | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     @property
     def url(self) -> str:
         return str(self.root)
 
-    def pinned(self) -> LocalStore:
-        """Return the same store for the directory that is there now; for any if there is none that can be opened.
+    @classmethod
+    def opened(cls, root: Path, *, is_default: bool = False) -> LocalStore:
+        """Return the store in the directory that is at `root` now, if there is one.
 
         Raise StoreRefused if a link of another user leads to it: who can change where it leads could have objects of
-        this user's other stores deleted.
+        this user's other stores deleted. Raise it as well if nobody has chosen the directory, because it is the
+        default, and it belongs to another user.
         """
         try:
-            descriptor = open_own_path(str(self.root), LOOKUP)
+            descriptor = open_own_path(str(root), LOOKUP)
         except OSError as error:
             if error.errno == errno.EPERM:
-                advice = f"If you trust that user, name the directory itself: {os.path.realpath(self.root)}."
-                raise StoreRefused(self.url, "", str(error.strerror), advice) from None
-            return self
+                advice = f"If you trust that user, name the directory itself: {os.path.realpath(root)}."
+                raise StoreRefused(str(root), "", str(error.strerror), advice) from None
+            return cls(root)
         with closing_descriptor(descriptor):
-            return replace(self, identity=_identity(descriptor))
+            status = os.fstat(descriptor)
+            if is_default and not is_own(status):
+                raise _default_of_other(root, status)
+            return cls(root, identity=_identity(status))
+
+    def made(self, *, is_default: bool = False) -> LocalStore:
+        """Return the store in its directory, which is created if there is none; raise what `opened` raises."""
+        if self.identity is not None:
+            return self
+        with self._mapped_errors(Layout.MARKER, "write"):
+            make_directory(self.root)
+        return LocalStore.opened(self.root, is_default=is_default)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:
         with self._mapped_errors(key, "read"), self._files() as files:
@@ -158,7 +172,8 @@ class LocalStore(DirectStore):
         if os.path.lexists(self.root) and not os.path.isdir(self.root):
             raise NotAStore(self.url, "it is a file")
         try:
-            return sorted(os.listdir(self.root))
+            with self._files() as files, closing_descriptor(os.open(".", LISTING, dir_fd=files.top)) as top:
+                return sorted(os.listdir(top))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -202,7 +217,9 @@ class LocalStore(DirectStore):
     @contextmanager
     def _files(self) -> Iterator[ObjectFiles]:
         with opened_files(self.root) as files:
-            if self.identity not in (None, _identity(files.top)):
+            if self.identity is None:
+                raise FileNotFoundError(errno.ENOENT, "it did not exist when it was opened", self.url)
+            if _identity(os.fstat(files.top)) != self.identity:
                 reason = "another directory has taken its place since it was opened"
                 raise OSError(errno.ESTALE, reason, self.url)
             yield files
@@ -210,7 +227,6 @@ class LocalStore(DirectStore):
     @contextmanager
     def _new_entry(self, key: str) -> Iterator[Entry]:
         """Yield the entry at which to write the object, in a directory that is created if necessary."""
-        make_directory(self.root)
         with self._files() as files, files.entry(key, LISTING, make=True) as entry:
             yield entry
 
@@ -304,9 +320,14 @@ def _replace(temporary: Entry, target: Entry) -> None:
         replace_entry(temporary, target)
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _default_of_other(root: Path, status: os.stat_result) -> StoreRefused:
+    reason = f"it is the default, but its directory belongs to the user {owner_name(status)}"
+    advice = f"If you trust that user, choose it: snapper config set store {shlex.quote(str(root))}"
+    return StoreRefused(str(root), "", reason, f"{advice}. Otherwise, choose another directory.")
 
 
 def _version(data: bytes) -> str:

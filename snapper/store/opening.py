@@ -63,14 +63,20 @@ def cache_problem(url: str, cache: CacheConfig) -> str:
 
 
 def open_store(
-    url: str, *, create: bool = False, apart_from: Path | None = None, cache: CacheConfig | None = None
+    url: str,
+    *,
+    create: bool = False,
+    apart_from: Path | None = None,
+    cache: CacheConfig | None = None,
+    is_default: bool = False,
 ) -> Store:
     """Open the store at a directory, a `file://` URL, or `s3://BUCKET/PREFIX`.
 
-    With `create`, a missing or empty directory or prefix becomes a store. Raise NotAStore, UnsupportedFormat,
-    StoreRefused, StoreUnreachable, and UsageError if the store is inside the directory `apart_from`.
+    With `create`, a missing or empty directory or prefix becomes a store. One that `is_default`, which nobody has
+    chosen, must not belong to another user. Raise NotAStore, UnsupportedFormat, StoreRefused, StoreUnreachable, and
+    UsageError if the store is inside the directory `apart_from`.
     """
-    store = locate_store(url, apart_from=apart_from, cache=cache)
+    store = locate_store(url, apart_from=apart_from, cache=cache, is_default=is_default)
     _check_no_cache(store)
     try:
         marker = store.read(Layout.MARKER, _LARGEST_MARKER)
@@ -79,9 +85,9 @@ def open_store(
             absent = store.list_root() is None
             reason = "it does not exist" if absent else f"it has no {Layout.MARKER}"
             raise NotAStore(url, reason, absent=absent) from None
-        marker = _create(store, url)
         if isinstance(store, LocalStore):
-            store = store.pinned()
+            store = store.made(is_default=is_default)
+        marker = _create(store, url)
     except ObjectTooLarge as error:
         raise NotAStore(url, f"its {Layout.MARKER} is unreadable: {error.reason}") from None
     except StoreRefused:
@@ -95,12 +101,18 @@ def open_store(
     return store
 
 
-def locate_store(url: str, *, apart_from: Path | None = None, cache: CacheConfig | None = None) -> Store:
+def locate_store(
+    url: str,
+    *,
+    apart_from: Path | None = None,
+    cache: CacheConfig | None = None,
+    is_default: bool = False,
+) -> Store:
     """Return the store that would be at the URL, whether or not one has been created there.
 
-    Raise NotAStore for an invalid URL, UsageError as `open_store` does.
+    Raise NotAStore for an invalid URL, StoreRefused and UsageError as `open_store` does.
     """
-    return _s3(url, cache) if url.startswith(_S3_SCHEME) else _local(url, apart_from)
+    return _s3(url, cache) if url.startswith(_S3_SCHEME) else _local(url, apart_from, is_default=is_default)
 
 
 def _s3(url: str, cache: CacheConfig | None) -> Store:
@@ -118,13 +130,13 @@ def _cache_directory(location: S3Location, cache: CacheConfig) -> CacheDirectory
     return CacheDirectory(cache.directory, Layout.cache_name(location.bucket, location.url))
 
 
-def _local(url: str, apart_from: Path | None) -> LocalStore:
+def _local(url: str, apart_from: Path | None, *, is_default: bool) -> LocalStore:
     root = _directory(url)
     if apart_from and Path(os.path.realpath(root)).is_relative_to(os.path.realpath(apart_from)):
         raise UsageError(
             f"the store {url} is inside the environment {apart_from}", "Choose another location with --store."
         )
-    return LocalStore(root).pinned()
+    return LocalStore.opened(root, is_default=is_default)
 
 
 def _check_no_cache(store: Store) -> None:
