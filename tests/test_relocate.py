@@ -442,8 +442,18 @@ SLOW: dict[str, Callable[[], object]] = {
     "strings without an end that contain the prefix": lambda: canonicalize(
         ELF + b"/home/ada/envs/work" * N, "/home/ada/envs/work"
     ),
-    "an env line without an end": lambda: list(
-        original_shebangs(b"#!/usr/bin/env " + b"a" * N, b"/p", b"/q")
+    "an env line without an end": lambda: list(original_shebangs(b"#!/usr/bin/env " + b"a" * N, b"/p")),
+    "a first line of blanks": lambda: relocate_file(
+        b"#!/p/perl" + b" \t" * N + b"x", "text", "/p", "/with space"
+    ),
+    "a first line of options for env": lambda: relocate_file(
+        b"#!/usr/bin/env -S" + b" -i a=b" * N + b" /p/perl", "text", "/p", "/with space"
+    ),
+    "a line for the shell without an end": lambda: list(
+        original_shebangs(b'#!/bin/sh\nexec "/p/perl"' + b' "$0" ' * N, b"/p")
+    ),
+    "a program without an end": lambda: relocate_file(
+        b"#!/bin/sh\n'''exec' /p/" + b"a" * N, "text", "/p", "/with space"
     ),
 }
 

@@ -121,8 +121,7 @@ def _original_script(data: bytes, prefix: str, entry: PathEntry | None, pip_chec
 
     Entry points need no proof: conda generates them.
     """
-    encoded = path_bytes(prefix)
-    originals = shebang.original_shebangs(data, encoded, encoded)
+    originals = shebang.original_shebangs(data, path_bytes(prefix))
     if entry is not None and entry.type == "unix_python_entry_point":
         return next(iter(originals), None)
     checksums = {entry.sha256, entry.sha256_in_prefix} if entry else {pip_checksum}

@@ -93,7 +93,7 @@ def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) 
     else:
         yield data.replace(old, new)
         yield replace_path(data, old, new)
-        for script in shebang.original_shebangs(data, new, old):
+        for script in shebang.original_shebangs(data, old):
             yield replace_path(script, old, new)
 
 
@@ -159,10 +159,10 @@ def _restore_long_shebang(data: bytes, placeholder: str, prefix: str) -> bytes |
 
     Return None if it is not such a script.
     """
-    if not data.startswith(b"#!/bin/sh\n"):
+    if not data.startswith((b"#!/bin/sh\n", b"#! /bin/sh\n")):
         return None
     old, new = encode_prefix(prefix, "text"), placeholder.encode()
-    scripts = (replace_path(original, old, new) for original in shebang.original_shebangs(data, new, old))
+    scripts = (replace_path(original, old, new) for original in shebang.original_shebangs(data, old))
     return next(
         (script for script in scripts if relocate_file(script, "text", placeholder, prefix) == data), None
     )

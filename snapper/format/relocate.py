@@ -31,10 +31,10 @@ def relocate_file(data: bytes, mode: Mode, placeholder: str, prefix: str) -> byt
     Raise PlaceholderTooShort for a binary with a placeholder that is shorter than the prefix, RelocatedFileTooLarge.
     """
     if mode == "text" and data.startswith(b"#!"):
-        first_line = shebang.fit_shebang(data, placeholder.encode(), encode_prefix(prefix, mode))
-        if first_line is not None:
-            rest = data[data.index(b"\n") + 1 :]
-            return first_line + replace_placeholder(rest, mode, placeholder, prefix)
+        beginning = shebang.fit_shebang(data, placeholder.encode(), encode_prefix(prefix, mode))
+        if beginning is not None:
+            rest = data[beginning.length :]
+            return beginning.text + replace_placeholder(rest, mode, placeholder, prefix)
     return replace_placeholder(data, mode, placeholder, prefix)
 
 

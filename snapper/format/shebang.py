@@ -1,57 +1,199 @@
-"""Make scripts executable whose interpreter line is too long, or has white space in the interpreter's path.
+"""Make scripts executable whose first line (`#!`) is too long, or has white space in the interpreter's path.
 
-Before version 5.1, Linux reads only 127 bytes of that line, and all versions split it at white space. Python scripts
-get the form that pip and conda use, a shell command that Python reads as a string. Other scripts look up their
-interpreter on PATH, as with conda.
+Before version 5.1, Linux reads only 127 bytes of that line, and all versions split it at white space. Such a script is
+started by `/bin/sh` instead, which executes the interpreter with the same options and arguments. The interpreter then
+reads the same file, so the lines for the shell must mean nothing in its language. Where no such form is known, the
+interpreter is looked up on PATH, as conda does it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_LENGTH = 127
 
 #: Files may come from an attacker, so matching any of these takes linear time: nothing is tried again after a failure.
 _COOKIE = re.compile(rb"[^\n]*\n(?=[^\n]*\n)([ \t\f]*#.*?coding[:=][ \t]*[-\w.][^\n]*\n)")
-_PYTHON = re.compile(rb"(?:.*/)?(?:python|pypy)[\d.]*w?\Z", re.S)
+_BLANKS = re.compile(rb"[ \t]+")
+_BY_ENV = re.compile(rb"#!/usr/bin/env (?:-S )?(?P<name>[^\s]+)(?P<options>(?:[^\S\n][^\n]*)?)\n")
+_COMMAND = rb'"(?P<program>[^"\n]*)"(?P<options>[^\n]*?) "\$0" "\$@"'
+#: What pip writes: newer versions without quotes, if the path has no space.
 _BY_SHELL = re.compile(
-    rb"#!/bin/sh\n(?:[ \t\f]*#[^\n]*\n)?'''exec' \"(?P<program>[^\"\n]*)\"(?P<options>[^\n]*?) \"\$0\" \"\$@\"\n' '''\n"
+    rb"#!/bin/sh\n(?:[ \t\f]*#[^\n]*\n)?'''exec' "
+    rb"(?:\"(?P<double>[^\"\n]*)\"|'(?P<single>[^'\n]*)'|(?P<bare>[^\s\"']+)) "
 )
-_BY_ENV = re.compile(rb"#!/usr/bin/env (?P<name>[^\s]+)(?P<options>(?:[^\S\n][^\n]*)?)\n")
+_QUOTED = re.compile(rb'"([^"\n]*)"')
+_SAFE = re.compile(rb"[\w@%+=:,./-]+\Z")
+
+#: What the shell treats differently in each kind of quotes.
+_UNSAFE = {
+    "double": re.compile(rb'["$`\\]'),
+    "single": re.compile(rb"'"),
+    "bare": re.compile(rb"[^\w@%+=:,./-]"),
+}
 
 
-def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> bytes | None:
-    """Return what replaces the script's first line, to start its interpreter below `prefix`.
+@dataclass(frozen=True)
+class _Language:
+    """How a file starts that both the shell and a certain kind of interpreter can read.
 
-    `script` has the placeholder in that line. Return None if replacing the placeholder is enough, or if there is no
-    interpreter line.
+    `lines` follow `#!/bin/sh`, with `%b` for the command. `option` is one that the interpreter needs for that.
     """
-    match = re.match(rb"#![ \t]*" + re.escape(placeholder) + rb"(/[^\s]*)((?:[^\S\n][^\n]*)?)\n", script)
-    if match is None:
-        return None
-    length = len(match.group()) - 1 - len(placeholder) + len(prefix)
-    if length <= MAX_LENGTH and not re.search(rb"\s", prefix):
-        return None
-    program, options = prefix + match[1], match[2].rstrip()
-    if not _PYTHON.match(program):
-        return b"#!/usr/bin/env " + program.rpartition(b"/")[2] + options + b"\n"
-    cookie = _COOKIE.match(script)
-    # Quotes rather than backslashes: Python reads the line as a string, and warns about unknown escapes.
-    quoted = re.sub(rb'["$`]+', rb'''"'\g<0>'"''', program.replace(b"\\", b"\\\\"))
-    command = b"'''exec' \"" + quoted + b'"' + options + b' "$0" "$@"\n' + b"' '''\n"
-    return b"#!/bin/sh\n" + (cookie[1] if cookie else b"") + command
+
+    programs: re.Pattern[bytes]
+    lines: bytes
+    option: bytes = b""
+
+    @property
+    def pattern(self) -> re.Pattern[bytes]:
+        before, _, after = self.lines.partition(b"%b")
+        comment = rb"(?:[ \t\f]*#[^!\n][^\n]*\n)?" if self is _PYTHON else b""
+        return re.compile(
+            rb"#!(?P<space> ?)/bin/sh\n" + comment + re.escape(before) + _COMMAND + re.escape(after)
+        )
 
 
-def original_shebangs(script: bytes, placeholder: bytes, prefix: bytes) -> Iterator[bytes]:
-    """Yield the scripts that `fit_shebang` can have changed into this one."""
-    match = _BY_SHELL.match(script)
-    if match and match["program"].startswith(prefix + b"/"):
-        program, options = match["program"][len(prefix) :], match["options"]
-    else:
-        match = _BY_ENV.match(script)
-        if match is None:
+_PYTHON = _Language(re.compile(rb"(?:python|pypy)[\d.]*w?\Z"), b"'''exec' %b\n' '''\n")
+_LANGUAGES = (
+    _PYTHON,
+    # These skip everything up to a line that begins with `#!` and contains their name.
+    _Language(re.compile(rb"perl[\d.]*\Z"), b"exec %b\n#!perl\n", b"-x"),
+    _Language(re.compile(rb"ruby[\d.]*\Z"), b"exec %b\n#!ruby\n", b"-x"),
+    # These read the line again, as the same process.
+    _Language(
+        re.compile(rb"(?:ba|da|a|k|mk|z)?sh\Z"),
+        b'[ "$SNAPPER_EXEC" = $$ ] || SNAPPER_EXEC=$$ exec %b\nunset SNAPPER_EXEC\n',
+    ),
+    _Language(re.compile(rb"(?:node|nodejs|deno|bun)\Z"), b"':' //; exec %b\n"),
+    # For these, it is an assignment and a comment.
+    _Language(re.compile(rb"(?:Rscript|julia)\Z"), b"snapper=0#; exec %b\n"),
+    _Language(re.compile(rb"(?:tclsh|wish|expect)[\d.]*\Z"), b"# \\\nexec %b\n"),
+    _Language(re.compile(rb"lua(?:jit)?[\d.]*\Z"), b"_=[[\nexec %b\n]]\n"),
+)
+_PATTERNS = tuple((language, language.pattern) for language in _LANGUAGES)
+
+
+class Beginning(NamedTuple):
+    """What the first `length` bytes of a script are replaced with."""
+
+    text: bytes
+    length: int
+
+
+class _Invocation(NamedTuple):
+    """What a first line executes: a program, and words before the script's name."""
+
+    program: bytes
+    words: tuple[bytes, ...]
+
+    @property
+    def interpreter(self) -> bytes:
+        """The name of the interpreter, which `env` may have to find."""
+        name = _name(self.program)
+        if name != b"env":
+            return name
+        return next(
+            (_name(word) for word in self.words if not word.startswith(b"-") and b"=" not in word), b""
+        )
+
+
+def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning | None:
+    """Return what replaces the beginning of a script, to start its interpreter below `prefix`.
+
+    `script` has the placeholder there. Return None if replacing the placeholder is enough.
+    """
+    end = script.find(b"\n") if b"\n" in script else len(script)
+    line = script[:end]
+    if placeholder not in line:
+        return _quote_program(script, placeholder, prefix)
+    invocation, is_split = _parse(line)
+    program = invocation.program.replace(placeholder, prefix)
+    has_blank = re.search(rb"\s", program) or (is_split and re.search(rb"\s", prefix))
+    if not has_blank and len(line.replace(placeholder, prefix)) <= MAX_LENGTH:
+        return None
+    words = tuple(word.replace(placeholder, prefix) for word in invocation.words)
+    return Beginning(_start_by_shell(_Invocation(program, words), script), end + 1)
+
+
+def original_shebangs(script: bytes, prefix: bytes) -> Iterator[bytes]:
+    """Yield the scripts, with their interpreter below `prefix`, that may have been changed into this one.
+
+    That is done by `fit_shebang`, by conda, and by conda-pack.
+    """
+    for language, pattern in _PATTERNS:
+        match = pattern.match(script)
+        if match:
+            options = _QUOTED.sub(rb"\1", match["options"])
+            options = options.replace(b" " + language.option, b"", 1) if language.option else options
+            start = match["program"] + options
+            if match["program"].endswith(b"/env") and options.count(b" ") > 1:
+                yield _with_shebang(script, match, match["program"] + b" -S" + options, match["space"])
+            yield _with_shebang(script, match, start, match["space"])
+            yield _with_shebang(script, match, start, b" ")  # 0.1.0 did not keep the space
             return
-        program, options = b"/bin/" + match["name"], match["options"]
-    for space in (b"", b" "):
-        yield b"#!" + space + placeholder + program + options + b"\n" + script[match.end() :]
+    match = _BY_ENV.match(script)
+    if match:
+        start = prefix + b"/bin/" + match["name"] + match["options"]
+        yield _with_shebang(script, match, start)
+        yield _with_shebang(script, match, start, b" ")
+
+
+def _with_shebang(script: bytes, replaced: re.Match[bytes], line: bytes, space: bytes = b"") -> bytes:
+    return b"#!" + space + line + b"\n" + script[replaced.end() :]
+
+
+def _parse(line: bytes) -> tuple[_Invocation, bool]:
+    """Return what the line executes, and whether that is `env`, which splits its argument into words."""
+    program, *rest = _BLANKS.split(line[2:].strip(b" \t"), maxsplit=1)
+    argument = rest[0] if rest else b""
+    is_split = _name(program) == b"env" and argument.startswith((b"-S", b"--split-string"))
+    if is_split:
+        argument = re.sub(rb"\A(?:-S|--split-string=?)[ \t]*", b"", argument)
+    elif re.search(rb"[\"'\\]", argument):
+        return _Invocation(program, (argument,)), False
+    return _Invocation(program, tuple(_BLANKS.split(argument)) if argument else ()), is_split
+
+
+def _start_by_shell(invocation: _Invocation, script: bytes) -> bytes:
+    """Return the first lines for the shell, or one that looks for the interpreter on PATH."""
+    name = invocation.interpreter
+    language = next((each for each in _LANGUAGES if each.programs.match(name)), None)
+    if language is None:
+        words = invocation.words if _name(invocation.program) != b"env" else invocation.words[1:]
+        return b"#!/usr/bin/env " + b" ".join([*([b"-S"] if words else []), name, *words]) + b"\n"
+    options = [_quote(word) for word in invocation.words]
+    if language.option:
+        position = 1 if _name(invocation.program) == b"env" else 0
+        options.insert(position, language.option)
+    command = b" ".join([_in_quotes(invocation.program), *options, b'"$0" "$@"'])
+    cookie = _COOKIE.match(script) if language is _PYTHON else None
+    start = b"#! /bin/sh\n" if script.startswith(b"#! ") else b"#!/bin/sh\n"
+    return start + (cookie[1] if cookie else b"") + language.lines.replace(b"%b", command)
+
+
+def _quote_program(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning | None:
+    """Return the beginning of a script that pip has made to be started by the shell, if the prefix needs quotes."""
+    match = _BY_SHELL.match(script)
+    kind = match.lastgroup if match else None
+    if not match or not kind or placeholder not in match[kind] or not _UNSAFE[kind].search(prefix):
+        return None
+    start, end = match.span(kind)
+    quotes = 0 if kind == "bare" else 1
+    program = match[kind].replace(placeholder, prefix)
+    return Beginning(script[: start - quotes] + _in_quotes(program), end + quotes)
+
+
+def _name(program: bytes) -> bytes:
+    return program.rpartition(b"/")[2]
+
+
+def _quote(word: bytes) -> bytes:
+    return word if _SAFE.match(word) else _in_quotes(word)
+
+
+def _in_quotes(text: bytes) -> bytes:
+    """Quote text for the shell; without backslashes before other characters, about which Python would warn."""
+    return b'"' + re.sub(rb'["$`]+', rb'''"'\g<0>'"''', text.replace(b"\\", b"\\\\")) + b'"'
