@@ -18,6 +18,7 @@ import pytest
 
 from scripts.maker import make
 from snapper.environment import editable
+from snapper.environment.projects import project_names
 from snapper.environment.tree import walk
 from tests.conftest import Machine
 from tests.support.environments import make_data
@@ -154,6 +155,7 @@ def test_sources_are_not_widened(tmp_path: Path, machine: Machine) -> None:
     (work / "mine/src/mine").mkdir(parents=True)
     for name in ("setup.py", ".env", ".git", "src/mine/__init__.py", "src/mine/.secret"):
         (work / "mine" / name).touch()
+    (work / "mine/setup.py").write_text("setup(name='mine')\n")
     (work / "data.csv").touch()
     url = {"url": f"file://{work}/mine", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(url))
@@ -171,6 +173,46 @@ def test_sources_are_not_widened(tmp_path: Path, machine: Machine) -> None:
     assert {path.name for path in included.rglob("*")} == {"setup.py", "src", "mine", "__init__.py"}
 
 
+#: What files of projects say that these are called `My.project`.
+_NAMED = {
+    "pyproject.toml": '[build-system]\nname = "x"\n[ project ] # PEP 621\nversion = "1"\nname="My.project"\n',
+    "setup.cfg": "[metadata]\nname = My.project\n",
+    "setup.py": "from setuptools import setup\nsetup(version='1',\n    name = 'My.project')\n",
+    "Cargo.toml": '[package]\nname = "my-project"\n[lib]\nname = "x"\n',
+    "PKG-INFO": "Metadata-Version: 2.1\nName: My_project\n\nName: x\n",
+    "My_project.egg-info/PKG-INFO": "Name: My_project\n",
+    "src/My_project.egg-info/PKG-INFO": "Name: My_project\n",
+    "pyproject.toml ": "[tool.poetry]\nname = 'my_project'\n[tool.poetry.dependencies]\nname = 'x'\n",
+    "pyproject.toml  ": '[tool.flit.metadata]\nmodule = "my_project"\n',
+}
+
+
+@pytest.mark.parametrize("file", _NAMED)
+def test_names_of_projects(file: str, tmp_path: Path) -> None:
+    """All that installers of editable packages read them from."""
+    path = tmp_path / file.rstrip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_NAMED[file])
+    assert project_names([tmp_path]) == {"my-project"}
+    assert project_names([tmp_path / "elsewhere"]) == frozenset()
+
+
+@pytest.mark.parametrize("text", ["", "[project]\nname = 'payroll'\n"])
+def test_projects_of_other_packages_are_not_included(text: str, machine: Machine) -> None:
+    """Whoever published the environment may have named any project of the user."""
+    prefix = make_data(machine.envs / "data")
+    project = machine.home / "work/payroll"
+    project.mkdir(parents=True)
+    (project / "pyproject.toml").write_text(text)
+    write_direct_url(prefix / SITE, "numpy", str(project))
+    error = machine.expect_error(1, "pack", "data")
+    assert f"numpy ({project})" in error["message"]
+    error = machine.expect_error(1, "pack", "data", "--editable=include")
+    called = "is called payroll" if text else "does not say what it is called"
+    assert error["message"].endswith(f"that project {called}, and the installed package is numpy")
+    assert "--editable=ignore" in error["hint"]
+
+
 SITE = "lib/python3.11/site-packages"
 
 
@@ -178,7 +220,7 @@ def write_source(top: Path, name: str = "mine") -> Path:
     """Create a Python project with one package; return the directory of the project."""
     (top / name).mkdir(parents=True)
     (top / name / "__init__.py").write_text("HERE = __file__\n")
-    (top / "pyproject.toml").touch()
+    (top / "pyproject.toml").write_text(f'[project]\nname = "{name.upper()}"\n')
     return top
 
 

@@ -19,13 +19,20 @@ from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.editable_links import Link, read_links
+from snapper.environment.projects import (
+    PROJECT_FILES,
+    SOURCE_DIRECTORIES,
+    is_project,
+    normalized,
+    project_names,
+)
 from snapper.environment.tree import File, SkippedPath, Tree, walk
 from snapper.errors import FileOperationFailed, PermissionDenied
 from snapper.format import bytecode
 from snapper.fs.beneath import is_possible_path
 from snapper.fs.directories import pin_directory
 from snapper.fs.ownership import is_own, owner_name
-from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.settings.directories import home_directory
 
 #: The directory in the environment for the sources of included editable installs.
@@ -33,11 +40,6 @@ INCLUDED = "share/snapper/editable"
 
 #: The longest name of an included source, in characters: it names a directory.
 _LONGEST_NAME = 60
-
-#: What is in the directory of a Python project, or in that above its `src`: at least one of these.
-_PROJECT_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
-
-_SOURCE_DIRECTORIES = ("src", "lib", "python")
 
 #: What is in directories that the tools which made them make again: the sign of all caches, and that of Cargo's.
 _CACHE_FILES = ("CACHEDIR.TAG", ".rustc_info.json")
@@ -54,7 +56,8 @@ class Editable:
     """A source directory, and the environment's files that refer to it.
 
     `spellings` are the paths by which they do that, the longest first: some may lead through links. `builder` compiles
-    the package when it is imported; empty if none does.
+    the package when it is imported; empty if none does. `distribution` is the name of the package as installed, if the
+    files have it.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Editable:
     links: tuple[str, ...]
     spellings: tuple[str, ...] = ()
     builder: str = ""
+    distribution: str = ""
 
     @property
     def included_path(self) -> str:
@@ -100,8 +104,9 @@ def open_source(install: Editable, prefix: Path) -> OpenedSource:
     """Open the source directory to include it; what is at its path later does not matter.
 
     Whoever published an environment chose what its links refer to: it may be a directory of credentials, which must not
-    become part of the next snapshot. Raise FileOperationFailed if it is missing, of another user, not a Python project,
-    or compiled when it is imported; PermissionDenied.
+    become part of the next snapshot. Nor must another project of the user, so the project must have the package's name.
+    Raise FileOperationFailed if it is missing, of another user, not such a project, or compiled when it is imported;
+    PermissionDenied.
     """
     try:
         directory = pin_directory(Path(install.source))
@@ -116,7 +121,7 @@ def open_source(install: Editable, prefix: Path) -> OpenedSource:
         raise _refused(install, f"it belongs to the user {owner}", _REINSTALL)
     if install.builder:
         raise _refused(install, _why_rebuilt(install), _REINSTALL)
-    reason = _why_not_python(directory, prefix)
+    reason = _why_not_project(install, directory, prefix)
     if reason:
         raise _refused(install, reason, _IGNORE)
     return OpenedSource(install, directory)
@@ -127,8 +132,8 @@ def _refused(install: Editable, reason: str, advice: str) -> FileOperationFailed
     return FileOperationFailed(install.source, reason, advice)
 
 
-def _why_not_python(directory: PinnedDirectory, prefix: Path) -> str:
-    """Return why the directory is not taken for a Python project, "" if it is."""
+def _why_not_project(install: Editable, directory: PinnedDirectory, prefix: Path) -> str:
+    """Return why the directory is not taken for the Python project of the package, "" if it is."""
     source, home = str(directory), home_directory()
     real = os.path.realpath(source)
     if not _is_at(directory, real):
@@ -138,11 +143,24 @@ def _why_not_python(directory: PinnedDirectory, prefix: Path) -> str:
     if "/." in real or "/." in source:
         return "hidden directories are not included"
     parent, name = os.path.split(real)
-    is_below_project = name in _SOURCE_DIRECTORIES and parent != os.path.realpath(home)
-    for top in (".", "..") if is_below_project else (".",):
-        if any(directory.stat(f"{top}/{file}", follow=False) for file in _PROJECT_FILES):
-            return ""
-    return f"it is not a Python project: it has none of the files {', '.join(_PROJECT_FILES)}"
+    tops: list[Top] = [directory]
+    if name in SOURCE_DIRECTORIES and parent != os.path.realpath(home):
+        tops.append(parent)
+    if not any(is_project(top) for top in tops):
+        return f"it is not a Python project: it has none of the files {', '.join(PROJECT_FILES)}"
+    return _why_not_of_package(tops, install.distribution)
+
+
+def _why_not_of_package(tops: Iterable[Top], distribution: str) -> str:
+    """Return why a project is not taken for that of the installed package, "" if it is or if that has no name.
+
+    `tops` are directories that may be that of the project.
+    """
+    names = project_names(tops)
+    if not distribution or normalized(distribution) in names:
+        return ""
+    called = f"is called {', '.join(sorted(names))}" if names else "does not say what it is called"
+    return f"that project {called}, and the installed package is {distribution}"
 
 
 def _with_parents(path: Path) -> tuple[Path, ...]:
@@ -230,15 +248,11 @@ def _by_source(links: Iterable[Link]) -> list[list[Link]]:
     for real, link in sorted(located, key=lambda pair: (pair[0].rstrip("/") + "/", not pair[1].name)):
         while around and not _is_within(real, around[-1][0]):
             around.pop()
-        if not around or (link.name and _normalized(link.name) != _normalized(around[-1][1][0].name)):
+        if not around or (link.name and normalized(link.name) != normalized(around[-1][1][0].name)):
             groups.append([])
             around.append((real, groups[-1]))
         around[-1][1].append(link)
     return groups
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _make_editable(links: Sequence[Link]) -> Editable:
@@ -247,7 +261,7 @@ def _make_editable(links: Sequence[Link]) -> Editable:
     name = re.sub(r"[^\w.+-]|^[.+-]", "_", links[0].name or posixpath.basename(source))[:_LONGEST_NAME]
     paths = tuple(sorted({link.path for link in links}))
     builder = next((link.builder for link in links if link.builder), "")
-    return Editable(name or "_", source, paths, _spellings(links), builder)
+    return Editable(name or "_", source, paths, _spellings(links), builder, links[0].name)
 
 
 def _spellings(links: Sequence[Link]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from tests.support.redteam import prefixes, publisher
 from tests.support.redteam.accounts import withstood
 from tests.support.redteam.publisher import file
 from tests.support.redteam.variants import variants
-from tests.support.redteam.world import World
+from tests.support.redteam.world import SECRET, World
 
 _DEEP_YAML = "envs_dirs: " + "[" * 2000
 _BOMB_YAML = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -162,6 +162,20 @@ def test_secrets_as_sources_of_an_editable_install(place: str, way: str, world: 
     """A published environment says that the victim's private directory is the source of one of its packages."""
     directory = Path(os.path.normpath(world.victim.home / place))
     world.publish("work", _editables(directory)[way], prefix=world.victim.envs / "work")
+    world.victim.owns(world.store)
+    world.victim.snapper("restore", "--all", "--envs-dir", world.victim.envs)
+    with world.unharmed("work", also=(world.store,)):
+        world.victim.snapper("pack", "work", "--editable=include")
+
+
+def test_project_as_the_source_of_another_package(world: World) -> None:
+    """A published environment says that a project of the victim is the source of a package that everyone has."""
+    project = world.victim.home / "work/payroll"
+    project.mkdir()
+    (project / "pyproject.toml").write_text("[project]\nname = 'payroll'\n")
+    (project / "salaries.csv").write_bytes(SECRET)
+    world.victim.owns(project)
+    world.publish("work", _editables(project)["direct_url.json"], prefix=world.victim.envs / "work")
     world.victim.owns(world.store)
     world.victim.snapper("restore", "--all", "--envs-dir", world.victim.envs)
     with world.unharmed("work", also=(world.store,)):
