@@ -336,6 +336,35 @@ def test_restored_base_does_not_choose_the_conda_of_this_user(
     assert conda_commands() == ("", "")
 
 
+def test_managed_environment_may_have_no_records(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its publisher leaves out `conda-meta`, or has a link there that leads nowhere."""
+    no_system_conda()
+    base = environment(home / "miniforge3", "base")
+    (base / "conda-meta").rmdir()
+    (base / "lib/y/bin").mkdir(parents=True)
+    (base / "lib/y/bin/conda").touch(0o755)
+    monkeypatch.setenv("CONDA_EXE", f"{base}/lib/y/bin/conda")
+    assert find_roots() == [base]
+    (base / "conda-meta").symlink_to("nowhere")
+    assert find_roots() == [base]
+
+
+@pytest.mark.parametrize("place", ["", "SageMaker", "SageMaker/team"])
+def test_other_directories_of_snapper_make_nothing_managed(
+    home: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings, state, store and programs are in a directory of the same name."""
+    (home / place / ".snapper/venv/bin").mkdir(parents=True)
+    (home / place / ".snapper/config.toml").touch()
+    monkeypatch.setenv("CONDA_ENVS_PATH", "")
+    root = conda_root(home / place / "conda")
+    (root / "bin/conda").touch(0o755)
+    (root / ".condarc").write_text(f"envs_dirs: [{home}/envs]\n")
+    monkeypatch.setenv("CONDA_EXE", f"{root}/bin/conda")
+    assert envs_dirs()[:2] == [home / "envs", root / "envs"]
+    assert conda_commands() == (str(root), f"{root}/condabin")
+
+
 def test_environment_in_an_envs_directory_is_no_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A user has the programs of a restored environment in PATH, and it has a `conda`."""
     no_system_conda()

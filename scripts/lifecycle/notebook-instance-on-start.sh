@@ -92,7 +92,10 @@ is_below_managed() {
         case $directory in
         "$HOME") return 1 ;;
         */envs) directory=${directory%/*} ;;
-        *) if [ -e "$directory/.snapper" ] && [ -d "$directory/conda-meta" ]; then return; fi ;;
+        *)
+            if [ -e "$directory/.snapper/state.json" ]; then return; fi
+            if [ -e "$directory/.snapper" ] && [ -d "$directory/conda-meta" ]; then return; fi
+            ;;
         esac
     done
     return 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from snapper.environment import conda
+from snapper.environment.state import STATE_FILE
 from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.settings.directories import home_directory
 
@@ -53,7 +54,14 @@ def _environments_with(path: str, homes: set[str]) -> Iterator[str]:
 
 
 def _is_managed(prefix: str) -> bool:
-    return os.path.lexists(os.path.join(prefix, STATE_DIRECTORY)) and conda.is_environment(Path(prefix))
+    """Return whether there is snapper's state of an environment; other things of snapper are in such directories, too.
+
+    A published environment need not have `conda-meta`.
+    """
+    signs = (os.path.join(STATE_DIRECTORY, STATE_FILE), conda.META)
+    return os.path.lexists(os.path.join(prefix, STATE_DIRECTORY)) and any(
+        os.path.lexists(os.path.join(prefix, sign)) for sign in signs
+    )
 
 
 def _may_be_part(inside: str) -> bool:

@@ -30,7 +30,8 @@ from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_own_entry, read_own_line
 
-_STATE = "state.json"
+#: The file that says which environment it is.
+STATE_FILE = "state.json"
 _SNAPSHOT = "snapshot"
 _INDEX = "index"
 
@@ -87,7 +88,7 @@ class PreviousSnapshot(NamedTuple):
 def read(prefix: Path | PinnedDirectory) -> EnvironmentState | None:
     """Return the environment's state, or None if there is none or it is for another prefix or format."""
     try:
-        data = _read(prefix, _STATE, _MAX_STATE)
+        data = _read(prefix, STATE_FILE, _MAX_STATE)
         state = canonical.decode(EnvironmentState, canonical.parse(data))
     except (OSError, canonical.MalformedDocument):
         return None
@@ -133,7 +134,7 @@ def write(
     with state_directory(top, make=True) as directory:
         _replace(directory, _INDEX, encode(header, blocks))
         _replace(directory, _SNAPSHOT, snapshot.joined())
-        _replace(directory, _STATE, canonical.encode(state))
+        _replace(directory, STATE_FILE, canonical.encode(state))
 
 
 def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: Iterable[bytes]) -> None:
@@ -145,7 +146,7 @@ def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: 
 def write_state(top: Path | PinnedDirectory | int, state: EnvironmentState) -> None:
     """Write `state.json` only; may raise OSError."""
     with state_directory(top, make=True) as directory:
-        _replace(directory, _STATE, canonical.encode(state))
+        _replace(directory, STATE_FILE, canonical.encode(state))
 
 
 def remove_leftovers(prefix: Path | PinnedDirectory) -> None:

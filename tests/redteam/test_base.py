@@ -146,11 +146,12 @@ _PLANTED_CONDA = {
     "directory as a link": [link("bin", "lib/y/bin")],
     "hidden below envs": [link("bin/conda", "../envs/.y/bin/conda")],
     "elsewhere": [link("bin/conda", "../../work/bin/conda")],
+    "without records": [link("bin/conda", "../lib/y/bin/conda"), link("conda-meta", "nowhere")],
 }
 
 
 @variants("variable", ["CONDA_EXE", "PATH"], usually=("CONDA_EXE", "PATH"))
-@variants("planted", _PLANTED_CONDA, usually=("in a directory", "elsewhere"))
+@variants("planted", _PLANTED_CONDA, usually=("in a directory", "elsewhere", "without records"))
 def test_program_that_leads_to_another_conda(planted: str, variable: str, world: World, base: Path) -> None:
     """Its `conda` is a link to one with settings of its own, and programs for the PATH of all kernels."""
     home = world.victim.home
