@@ -22,7 +22,7 @@ from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice
 from snapper.process.identity import process_start_time
-from tests.conftest import Machine
+from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
 from tests.support.kernelspecs import add_kernel
@@ -292,6 +292,8 @@ def test_registered_kernels_keep_their_names(home: Path, monkeypatch: pytest.Mon
     top = home / ".local/share/jupyter/kernels"
     ((name, _),) = register_names(home / "envs/Work", "Work", [PY])
     for earlier in ("work-py", "work-py-2"):
+        text = (top / name / "kernel.json").read_text().replace(f"/{name}/", f"/{earlier}/")
+        (top / name / "kernel.json").write_text(text)
         (top / name).rename(top / earlier)
         name = earlier
         ((kept, _),) = register_names(home / "envs/Work", "Work", [PY])
@@ -359,6 +361,55 @@ def test_kernels_are_removed_with_their_environments(machine: Machine) -> None:
     machine.run_json("kernels", "remove", "one")
     assert registered() == {"own"}
     assert (machine.envs / "one" / "conda-meta").is_dir()
+
+
+def test_kernels_that_users_changed_are_theirs(machine: Machine) -> None:
+    """Restores keep copies of registered kernels, changes, and files that the user has put beside them."""
+    prefix = make_data(machine.envs / "one")
+    for name in ("text", "more"):
+        add_kernel(prefix, name, argv=["true"], display_name=name, language=name)
+    machine.run_json("pack", "one")
+    machine.run_json("restore", "one")
+    registered, more = kernels_dir(machine) / "one-text", kernels_dir(machine) / "one-more"
+    copies = [shutil.copytree(registered, kernels_dir(machine) / name) for name in ("gpu", "one-gpu")]
+    fields = json.loads((registered / "kernel.json").read_text())
+    for directory in (registered, copies[0]):
+        text = json.dumps({**fields, "env": {"CUDA_VISIBLE_DEVICES": "1"}})
+        (directory / "kernel.json").write_text(text)
+    (more / "notes.txt").write_text("mine")
+    before = [tree_of(directory) for directory in copies]
+    (prefix / "share/jupyter/kernels/text/kernel.json").write_text(
+        json.dumps({"argv": ["false"], "display_name": "text", "language": "text"})
+    )
+    shutil.rmtree(prefix / "share/jupyter/kernels/more")
+    outcome = machine.snapper("restore", "--all")
+    assert "with your changes to its kernel.json" in outcome.out
+    assert [tree_of(directory) for directory in copies] == before
+    assert (registered / "kernel.json").read_text() == text
+    assert "false" in (registered / "command.sh").read_text()
+    assert [file.name for file in more.iterdir()] == ["notes.txt"]
+    shutil.rmtree(prefix)
+    (machine.store / "environments/one.json").unlink()
+    machine.run_json("restore", "--all")
+    assert [tree_of(directory) for directory in copies] == before
+    assert (registered / "kernel.json").read_text() == text
+
+
+def test_files_of_registered_kernels_are_private(machine: Machine) -> None:
+    """The publisher chose what is beside a kernelspec: it may be a link, or get a secret later."""
+    prefix = make_data(machine.envs / "one")
+    kernel = add_kernel(prefix, "text", argv=["true"], display_name="T", language="text")
+    (prefix / "conda-meta/state").write_text('{"env_vars": {"TOKEN": "s3cret"}}')
+    (prefix / "conda-meta/state").chmod(0o600)
+    (kernel / "logo-svg.svg").symlink_to("../../../../conda-meta/state")
+    os.link(prefix / "conda-meta/state", kernel / "kernel.css")
+    (kernel / "logo-64x64.png").write_bytes(b"PNG")
+    machine.snapper("kernels", "register", "one")
+    registered = kernels_dir(machine) / "one-text"
+    files = {file.name: file.stat().st_mode & 0o077 for file in registered.iterdir()}
+    assert {name for name, mode in files.items() if mode} <= {"launch.sh"}
+    assert {"logo-64x64.png", "kernel.css"} <= files.keys()
+    assert "logo-svg.svg" not in files
 
 
 def test_environment_without_a_kernel_gets_a_hint(machine: Machine) -> None:

@@ -20,7 +20,6 @@ from snapper.fs.directories import closing_descriptor
 from snapper.fs.locks import is_open_file, try_lock
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
-from snapper.fs.removal import remove_contents
 from snapper.fs.small_files import read_own_entry
 
 #: The mode of files that may contain secrets, such as values of variables.
@@ -75,14 +74,14 @@ class OwnDirectory:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._descriptor)
 
-    def remove_all(self) -> None:
-        """Remove everything in the directory, and then the directory itself, unless it is elsewhere by now.
+    def remove_if_empty(self) -> None:
+        """Remove the directory if nothing is in it, and it is not elsewhere by now.
 
         A link to it stays. May raise OSError.
         """
-        remove_contents(self._descriptor)
-        with suppress(FileNotFoundError, NotADirectoryError):
-            os.rmdir(self.path)  # this can only remove an empty directory
+        if not self.names():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.rmdir(self.path)  # this can only remove an empty directory
 
     def _open_to_append(self, name: str) -> int:
         descriptor = os.open(name, _APPENDING, PRIVATE, dir_fd=self._descriptor)

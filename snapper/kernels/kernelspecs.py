@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shlex
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,14 @@ class Kernelspec:
         return variables
 
     def assets(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the names and contents of the logos and front-end files next to `kernel.json`."""
+        """Yield the names and contents of the logos and front-end files next to `kernel.json`.
+
+        A link does not count: it may lead to a file with secrets.
+        """
         for name in ASSETS:
+            status = self.environment.stat(f"{self.directory}/{name}", follow=False)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                continue
             data = _read(self.environment, f"{self.directory}/{name}", _LARGEST_ASSET)
             if data is not None:
                 yield name, data

@@ -1,6 +1,8 @@
 """The kernels that snapper has registered in the user's Jupyter.
 
-Their `kernel.json` says in `metadata.snapper` which kernel of which environment they are.
+Their `kernel.json` says in `metadata.snapper` which kernel of which environment they are, and has a digest of what was
+written. A copy of such a directory under another name is the user's own kernel. So is what a user has changed: it keeps
+its `kernel.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper.environment import conda
-from snapper.format.model import check_name
+from snapper.format.model import check_name, sha256_hex
 from snapper.fs.atomic import is_temporary
 from snapper.fs.own_directory import OwnDirectory, list_directory, own_directory
 from snapper.kernels.jupyter import user_kernels_directory
@@ -21,11 +23,15 @@ from snapper.kernels.launcher import COMMAND_SCRIPT, LAUNCH_SCRIPT
 
 #: What snapper writes into the directory of a kernel before its kernel.json.
 _WRITTEN_FIRST = {LAUNCH_SCRIPT, COMMAND_SCRIPT, *ASSETS}
+_WRITTEN = {KERNEL_JSON, *_WRITTEN_FIRST}
 
 
 @dataclass(frozen=True)
 class RegisteredKernel:
-    """A kernel that snapper has registered; `ready` if its environment is in its place and has the kernel."""
+    """A kernel that snapper has registered; `ready` if its environment is in its place and has the kernel.
+
+    If `edited`, its `kernel.json` is not as snapper wrote it.
+    """
 
     name: str
     display_name: str
@@ -35,6 +41,7 @@ class RegisteredKernel:
     prefix: str
     path: str
     ready: bool
+    edited: bool = False
 
 
 def registered_kernels() -> tuple[RegisteredKernel, ...]:
@@ -70,7 +77,17 @@ def is_usable(directory: OwnDirectory, environment: str, kernel: str) -> bool:
 def with_mark(fields: dict[str, Any], environment: str, kernel: str, prefix: Path) -> dict[str, Any]:
     """Return the fields of a `kernel.json` marked as a kernel that snapper has registered."""
     mark = {"environment": environment, "kernel": kernel, "prefix": str(prefix)}
-    return {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
+    fields = {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
+    mark["digest"] = _digest(fields)
+    return fields
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """Return the digest of the fields of a `kernel.json`, except for the digest that is in them."""
+    metadata = fields["metadata"]
+    mark = {name: value for name, value in metadata["snapper"].items() if name != "digest"}
+    text = json.dumps({**fields, "metadata": {**metadata, "snapper": mark}}, sort_keys=True)
+    return sha256_hex(text.encode("ascii"))
 
 
 def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
@@ -80,6 +97,8 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
         fields = json.loads(directory.read(KERNEL_JSON))
         mark = fields["metadata"]["snapper"]
         prefix = Path(mark["prefix"])
+        if Path(fields["argv"][1]).parent.name != path.name:
+            return None  # a copy
         return RegisteredKernel(
             name=path.name,
             display_name=str(fields["display_name"]),
@@ -89,18 +108,30 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
             prefix=str(prefix),
             path=str(path),
             ready=COMMAND_SCRIPT in directory.names() and conda.is_environment(prefix),
+            edited=mark.get("digest", _digest(fields)) != _digest(fields),  # 0.1.0 wrote no digest
         )
-    except KERNELSPEC_ERRORS:
+    except (*KERNELSPEC_ERRORS, IndexError):
         return None
 
 
 def remove_registered(kernel: RegisteredKernel) -> None:
-    """Remove the directory of the kernel, unless something else is there by now. May raise OSError."""
-    with own_directory(Path(kernel.path)) as directory:
+    """Remove the files of the kernel, and its directory if it has no others. May raise OSError.
+
+    Nothing is removed if something else is there by now. Of a link, only the link itself is removed.
+    """
+    path = Path(kernel.path)
+    if path.is_symlink():
+        with own_directory(path.parent) as parent:
+            parent.remove(path.name)
+        return
+    with own_directory(path) as directory:
         found = read_registered(directory)
         if found is None or (found.environment, found.kernel) != (kernel.environment, kernel.kernel):
             raise FileExistsError(errno.EEXIST, "another kernel has been put there", kernel.path)
-        directory.remove_all()
+        for name in directory.names():
+            if name in _WRITTEN or is_temporary(name):
+                directory.remove(name)
+        directory.remove_if_empty()
 
 
 def _read_path(path: Path) -> RegisteredKernel | None:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from snapper.kernels.naming import KernelNames, NamedKernel
 from snapper.kernels.registered import (
     RegisteredKernel,
     is_usable,
+    read_registered,
     registered_kernels,
     remove_registered,
     with_mark,
@@ -43,7 +44,8 @@ _PUBLIC = 0o644
 class KernelRegistration:
     """The outcome of registering a kernel: empty `problem`, or the reason why it failed.
 
-    `instead_of` is the name that it should have, if that is taken.
+    `instead_of` is the name that it should have, if that is taken. If it is `edited`, the user has changed its
+    `kernel.json`, which is kept.
     """
 
     name: str
@@ -51,6 +53,7 @@ class KernelRegistration:
     path: str
     problem: str = ""
     instead_of: str = ""
+    edited: bool = False
 
 
 def register(prefix: Path | PinnedDirectory, environment: str) -> tuple[KernelRegistration, ...]:
@@ -79,7 +82,7 @@ class Registrar:
         named = self._names.choose(environment, [spec.kernel for spec in specs])
         current = {kernel.name for kernel in named}
         for registered in self._names.registered(environment):
-            if registered.name not in current:
+            if registered.name not in current and not registered.edited:
                 with suppress(OSError):
                     remove_registered(registered)
         outcomes = tuple(
@@ -110,14 +113,15 @@ class Registrar:
         )
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
-        def write(directory: OwnDirectory) -> None:
+        def write(directory: OwnDirectory, edited: bool) -> None:
             owners = (*trusted_users(), spec.environment.status.st_uid)
             self._write_launch_script(directory, spec.prefix, environment, owners)
             for name, data in spec.assets():
-                directory.write(name, data, _PUBLIC)
+                directory.write(name, data)
             argv = spec.argv()
             fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
-            _write_kernelspec(directory, named, fields, spec.prefix, environment)
+            if not edited:
+                _write_kernelspec(directory, named, fields, spec.prefix, environment)
             # The command script comes last: it makes the kernel ready.
             script = launcher.render_command_script(spec.environment, argv, spec.variables())
             directory.write(launcher.COMMAND_SCRIPT, _encode(script))
@@ -125,7 +129,7 @@ class Registrar:
         return self._attempt(named, environment, write)
 
     def _register_pending(self, named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
-        def write(directory: OwnDirectory) -> None:
+        def write(directory: OwnDirectory, _: bool) -> None:
             if not conda.is_environment(prefix):
                 directory.remove(launcher.COMMAND_SCRIPT)
             self._write_launch_script(directory, prefix, environment, trusted_users())
@@ -136,7 +140,7 @@ class Registrar:
         return self._attempt(named, environment, write)
 
     def _attempt(
-        self, named: NamedKernel, environment: str, write: Callable[[OwnDirectory], None]
+        self, named: NamedKernel, environment: str, write: Callable[[OwnDirectory, bool], None]
     ) -> KernelRegistration:
         """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
         self._names.add(named.name)
@@ -144,11 +148,13 @@ class Registrar:
             with own_directory(named.directory, make=True) as directory:
                 if not is_usable(directory, environment, named.kernel.name):
                     raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
-                write(directory)
+                known = read_registered(directory)
+                edited = known is not None and known.edited
+                write(directory, edited)
         except Exception as error:
             logger.debug("traceback", exc_info=error)
             return _registration(named, error)
-        return _registration(named)
+        return replace(_registration(named), edited=edited)
 
     def _write_launch_script(
         self, directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
@@ -173,7 +179,8 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     known = set(environments)
     removed = []
     for kernel in registered_kernels():
-        if kernel.environment not in known and not os.path.lexists(kernel.prefix):
+        is_gone = kernel.environment not in known and not os.path.lexists(kernel.prefix)
+        if is_gone and not kernel.edited:
             with suppress(OSError):
                 remove_registered(kernel)
                 removed.append(kernel)

@@ -132,7 +132,8 @@ def _print_result(result: RestoreResult) -> None:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
             taken = f", as {kernel.name}: another kernel has the name {kernel.instead_of}"
-            output.echo(f"  kernel: {kernel.display_name}{taken if kernel.instead_of else ''}")
+            edited = ", with your changes to its kernel.json" if kernel.edited else ""
+            output.echo(f"  kernel: {kernel.display_name}{taken if kernel.instead_of else ''}{edited}")
     if not result.kernels:
         output.echo(f"  no kernel found. Install one with: {result.suggestion}")
 
