@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from snapper.fs.ownership import (
     trusted_users,
     untrusted_component,
 )
+from tests.conftest import Machine
+from tests.support.environments import make_data
 from tests.support.processes import run_as, run_as_nobody
 
 OTHER_USER = 65534
@@ -158,3 +161,31 @@ def test_root_is_trusted_by_other_users_but_not_the_reverse(directory: Path) -> 
     os.chown(directory, OTHER_USER, OTHER_USER)
     assert run_as_nobody(lambda: untrusted_component(directory)) is None
     assert reason(directory) == (str(directory), "belongs to the user nobody")
+
+
+def test_new_directories_are_not_writable_by_others_whatever_the_umask(machine: Machine) -> None:
+    """A container or a service may run with umask 000. Nobody else can enter what nobody has chosen to share."""
+    prefix = make_data(machine.home / "project/data")
+    home, shared = machine.home / "new", machine.home / "shared/team"
+    home.mkdir(mode=0o755)
+    variables = {name: value for name, value in machine.variables.items() if not name.startswith("SNAPPER_")}
+    variables |= {"HOME": str(home), "CONDA_ENVS_PATH": ""}
+    for arguments in (
+        ("pack", "-p", prefix),
+        ("pack", "-p", prefix, "--store", shared),
+        ("config", "set", "level", 4),
+        ("restore", "--all"),
+        ("restore", "--all"),
+        ("restore", "data", "-p", home / "other/envs/data"),
+    ):
+        command = ["sh", "-c", 'umask 0; exec "$@"', "sh", *machine.command(*arguments)]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (arguments, done)
+        assert "could not" not in done.stderr
+    found = [path for path in home.rglob("*") if not path.is_symlink()]
+    store, state = home / ".local/share/snapper", home / ".local/state/snapper"
+    assert [path for path in found if others_can_write(path.stat()) and store not in path.parents] == []
+    assert home / ".conda/environments.txt" in found and home / "other/envs" in found
+    assert (store.stat().st_mode & 0o777, state.stat().st_mode & 0o777) == (0o700, 0o700)
+    assert shared.stat().st_mode & 0o777 == (shared / "layers").stat().st_mode & 0o777 == 0o777
+    assert not others_can_write(shared.parent.stat())

@@ -10,6 +10,7 @@ from snapper.environment import conda
 from snapper.environment.conda_directories import envs_dirs, find_roots
 from snapper.environment.control import control_problem_in_home
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther
+from snapper.fs.atomic import make_directory
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
@@ -94,7 +95,7 @@ def register_with_conda(prefix: Path) -> None:
     if str(prefix).splitlines() != [str(prefix)]:
         return
     file = _environments_txt()
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(file.parent)
     try:
         lines = _read_environments_txt()
         if str(prefix) in lines or prefix in map(Path, lines):
@@ -103,7 +104,7 @@ def register_with_conda(prefix: Path) -> None:
     except FileNotFoundError:
         ends_with_newline = True
     line = f"{'' if ends_with_newline else os.linesep}{prefix}\n"
-    with open(os.open(file, _APPEND, 0o666), "ab") as out:
+    with open(os.open(file, _APPEND, 0o644), "ab") as out:
         out.write(os.fsencode(line))
 
 

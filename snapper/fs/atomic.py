@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING
-from snapper.fs.directories import opened_directory, sync_directory
+from snapper.fs.directories import sync_directory
 from snapper.fs.locks import is_open_file, try_lock
 from snapper.fs.moves import Entry
 from snapper.process.signals import defer_signals
@@ -30,13 +30,6 @@ _ATTEMPTS = 20
 def replace_entry(temporary: Entry, target: Entry) -> None:
     """Rename the file to the name of the target. May raise OSError."""
     os.rename(temporary.name, target.name, src_dir_fd=temporary.directory, dst_dir_fd=target.directory)
-
-
-def atomic_write(target: Path, data: bytes | memoryview, *, durable: bool = True, mode: int = 0o666) -> None:
-    """Write the file at a path, and create its directory if necessary; otherwise do what `write_entry` does."""
-    make_directory(target.parent)
-    with opened_directory(target.parent) as directory:
-        write_entry(Entry(directory, target.name), data, durable=durable, mode=mode)
 
 
 def write_entry(
@@ -106,11 +99,14 @@ def temporary_name(target: str) -> str:
     return f".{target[:16]}.{secrets.token_hex(8)}"
 
 
-def make_directory(directory: Path) -> None:
-    """Create the directory and its parents; each is durable before anything is created in it. May raise OSError."""
+def make_directory(directory: Path, mode: int = 0o755) -> None:
+    """Create the directory with this mode, less the umask, and its parents, to which only this user can write.
+
+    Each is durable before anything is created in it. May raise OSError.
+    """
     if not directory.is_dir():
         make_directory(directory.parent)
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(mode, exist_ok=True)
         sync_directory(directory.parent)
 
 

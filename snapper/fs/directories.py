@@ -118,19 +118,21 @@ def opened_directory(path: str | Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def open_below(top: int, path: str, flags: int = LOOKUP, *, make: bool = False, durable: bool = True) -> int:
+def open_below(
+    top: int, path: str, flags: int = LOOKUP, *, mode: int | None = None, durable: bool = True
+) -> int:
     """Open the directory at `path` below the open directory `top`, and return a descriptor. No link is followed.
 
-    With `make`, missing directories are created; if `durable`, each is on the disk before anything is created in it.
-    Raise OSError, with ELOOP and the path of the component that is a link.
+    With a `mode`, missing directories are created with it, less the umask; if `durable`, each is on the disk before
+    anything is created in it. Raise OSError, with ELOOP and the path of the component that is a link.
     """
     current = os.dup(top)
     try:
         parents = path.split("/") if path else ["."]
         for depth, name in enumerate(parents, 1):
             beginning = "/".join(parents[:depth])
-            if make:
-                _make_component(current, name, beginning, durable=durable)
+            if mode is not None:
+                _make_component(current, name, beginning, mode, durable=durable)
             below = _open_component(current, name, flags if depth == len(parents) else LOOKUP, beginning)
             os.close(current)
             current = below
@@ -202,12 +204,12 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
         written += os.write(descriptor, memoryview(data)[written:])
 
 
-def _make_component(directory: int, name: str, path: str, *, durable: bool) -> None:
+def _make_component(directory: int, name: str, path: str, mode: int, *, durable: bool) -> None:
     """Create a directory in an open directory, unless there is something of that name; `path` names it in errors."""
     try:
         if not Entry(directory, name).exists():
             with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=directory)
+                os.mkdir(name, mode, dir_fd=directory)
                 if durable:
                     sync_directory(".", directory)
     except OSError as error:

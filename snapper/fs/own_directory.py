@@ -24,6 +24,7 @@ from snapper.fs.small_files import read_own_entry
 
 #: The mode of files that may contain secrets, such as values of variables.
 PRIVATE = 0o600
+_PRIVATE_DIRECTORY = 0o700
 
 #: Flags that open a file to append to it, without waiting for a reader, should it be a pipe.
 _APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -95,13 +96,15 @@ class OwnDirectory:
 
 
 @contextmanager
-def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
+def own_directory(
+    path: Path, *, make: bool = False, mode: int = _PRIVATE_DIRECTORY
+) -> Iterator[OwnDirectory]:
     """Open a directory that belongs to this user or root.
 
-    With `make`, create it if there is none. If others could write to it, let them no longer, and remove their files.
-    Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
+    With `make`, create it, and its parents, with this mode if there is none. If others could write to it, let them no
+    longer, and remove their files. Raise OSError: EPERM if it, or a link on the way to it, belongs to another user.
     """
-    opened = open_or_make(str(path)) if make else open_own_path(str(path), LISTING)
+    opened = open_or_make(str(path), mode) if make else open_own_path(str(path), LISTING)
     with closing_descriptor(opened) as descriptor:
         status = os.fstat(descriptor)
         if not is_own(status):
@@ -112,7 +115,7 @@ def own_directory(path: Path, *, make: bool = False) -> Iterator[OwnDirectory]:
         yield OwnDirectory(path, descriptor)
 
 
-def open_or_make(path: str) -> int:
+def open_or_make(path: str, mode: int = 0o755) -> int:
     """Open a directory, after creating it and its parents if necessary; links on the way must be this user's or root's.
 
     May raise OSError.
@@ -121,9 +124,9 @@ def open_or_make(path: str) -> int:
         return open_own_path(path, LISTING)
     except FileNotFoundError:
         parent, name = os.path.split(os.path.abspath(path))
-        directory = open_or_make(parent)
+        directory = open_or_make(parent, mode)
     with closing_descriptor(directory), suppress(FileExistsError):
-        os.mkdir(name, 0o755, dir_fd=directory)
+        os.mkdir(name, mode, dir_fd=directory)
     return open_own_path(path, LISTING)
 
 

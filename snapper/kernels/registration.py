@@ -145,7 +145,7 @@ class Registrar:
         """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
         self._names.add(named.name)
         try:
-            with own_directory(named.directory, make=True) as directory:
+            with own_directory(named.directory, make=True, mode=0o755) as directory:
                 if not is_usable(directory, environment, named.kernel.name):
                     raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
                 known = read_registered(directory)
@@ -203,7 +203,7 @@ def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
 def _is_anothers(directory: Path) -> bool:
     """Return whether the directory, which is created if necessary, belongs to another user."""
     try:
-        with own_directory(directory, make=True):
+        with own_directory(directory, make=True, mode=0o755):
             return False
     except OSError as error:
         return error.errno == errno.EPERM

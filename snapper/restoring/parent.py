@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from snapper.errors import TargetOccupied
@@ -17,13 +18,17 @@ def check_parent(target: Path) -> None:
 
 
 def open_parent(target: Path) -> int:
-    """Open the directory that holds the target, and create it if necessary; raise TargetOccupied, OSError."""
+    """Open the directory that holds the target, and create it if necessary; raise TargetOccupied, OSError.
+
+    Others may write to new directories only if a group shares the existing one, and only that group.
+    """
     existing = existing_parent(target)
     if existing == target.parent:
         return _open_existing(existing)
     missing = str(target.parent.relative_to(existing))
     with closing_descriptor(_open_existing(existing)) as directory:
-        return open_below(directory, missing, make=True, durable=False)
+        is_shared = os.fstat(directory).st_mode & stat.S_ISGID
+        return open_below(directory, missing, mode=0o775 if is_shared else 0o755, durable=False)
 
 
 def existing_parent(target: Path) -> Path:

@@ -43,6 +43,11 @@ from snapper.store.object_files import ObjectFiles, opened_files
 
 logger = logging.getLogger(__name__)
 
+#: The modes of new stores, less the umask: a group may share a store, but nobody else should be able to read private
+#: environments in one that nobody has chosen.
+_MODE = 0o777
+_MODE_OF_DEFAULT = 0o700
+
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _REPLACE_LINK = (
@@ -91,7 +96,7 @@ class LocalStore(DirectStore):
         if self.identity is not None:
             return self
         with self._mapped_errors(Layout.MARKER, "write"):
-            make_directory(self.root)
+            make_directory(self.root, _MODE_OF_DEFAULT if is_default else _MODE)
         return LocalStore.opened(self.root, is_default=is_default)
 
     def read(self, key: str, limit: int = LARGEST_OBJECT) -> bytes:

@@ -22,6 +22,9 @@ from snapper.fs.small_files import read_entry
 #: The most components that a listed key may have below the prefix that is listed. Keys of objects have at most two.
 _MAX_DEPTH = 8
 
+#: The mode of directories in a store, less the umask: a group may share the store.
+_MODE = 0o777
+
 
 class ObjectFiles(NamedTuple):
     """The objects below the open directory `top`. All methods may raise OSError: ELOOP if a component of the key is a
@@ -36,7 +39,8 @@ class ObjectFiles(NamedTuple):
     ) -> Iterator[Entry]:
         """Yield the key as a name in its directory, which is opened with these flags, and created with `make`."""
         parent, _, name = key.rpartition("/")
-        directory = open_below(self.top, parent, flags, make=make, durable=durable)
+        mode = _MODE if make else None
+        directory = open_below(self.top, parent, flags, mode=mode, durable=durable)
         try:
             yield Entry(directory, name)
         finally:
