@@ -542,3 +542,47 @@ def test_snapshot_of_an_older_version_is_restored_without_shortening_strings(
         data = (prefix / "bin/program").read_bytes()
         assert f"\0{prefix}/lib\0".encode() in data
         assert (f"\0{placeholder}/x\0".encode() in data) == (prefix == shorter)
+
+
+# --- macOS ----------------------------------------------------------------------------------------------------
+
+ARM64 = b"\xcf\xfa\xed\xfe\x0c\0\0\1"
+INTEL = b"\xcf\xfa\xed\xfe\x07\0\0\1"
+BOTH = b"\xca\xfe\xba\xbe\0\0\0\2\1\0\0\7" + bytes(16) + b"\1\0\0\x0c" + bytes(16)
+
+
+@pytest.mark.parametrize(("begins", "is_signed"), [(ARM64, True), (BOTH, True), (INTEL, False)])
+@pytest.mark.parametrize("codesign", ["signs", "fails", "missing"])
+def test_programs_for_macos_are_signed_after_relocation(
+    begins: bytes, is_signed: bool, codesign: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program in `PATH` stands in for codesign. Without it, such programs keep what they contain, and can start."""
+    monkeypatch.setenv("PATH", f"{sandbox / 'tools'}:/usr/bin:/bin")
+    if codesign != "missing":
+        script = sandbox / "tools/codesign"
+        script.parent.mkdir()
+        done = (
+            "exit 1"
+            if codesign == "fails"
+            else f'printf "%s " "$1" "$2" "$3" >> {sandbox}/log; printf signed >> "$4"'
+        )
+        script.write_text(f"#!/bin/sh\n{done}\n")
+        script.chmod(0o755)
+    stored = begins + PLACEHOLDER.encode() + b"/lib\0"
+    unchanged = file("bin/unchanged", begins + b"/opt/other", mode=0o755)
+    members = encode_member(META) + file("bin/program", stored, mode=0o755) + unchanged
+    layer = pack_segment(members, 3, (Relocation("binary", PLACEHOLDER, ("bin/program", "bin/unchanged")),))
+    publish_layers(open_store(str(sandbox / "store")), [layer])
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreResult)
+    relocated = replace_strings(stored, PLACEHOLDER, outcome.prefix)
+    content = Path(outcome.prefix, "bin/program").read_bytes()
+    assert Path(outcome.prefix, "bin/unchanged").read_bytes() == begins + b"/opt/other"
+    if is_signed and codesign != "signs":
+        assert (outcome.unrelocated, content) == (("bin/program",), stored)
+    else:
+        assert (outcome.unrelocated, content) == ((), relocated + b"signed" * is_signed)
+    log = sandbox / "log"
+    assert (log.read_text() if log.exists() else "") == "--sign - --force " * (
+        is_signed and codesign == "signs"
+    )

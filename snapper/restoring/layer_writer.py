@@ -24,6 +24,7 @@ from snapper.format import bytecode
 from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
+from snapper.format.macho import needs_signature
 from snapper.format.member import MOST_KEPT, InvalidSegment, Member, kept_size
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
 from snapper.format.relocate import (
@@ -39,6 +40,7 @@ from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
 from snapper.fs.errors import os_errors
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
+from snapper.restoring.signing import sign
 from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -234,8 +236,17 @@ class _Writer:
         if kept and kept.placeholder != self._job.prefix:
             content = replace_kept(content, kept.placeholder, self._job.prefix)
             self._check_complete(path, content, kept.placeholder)
+        if content != data and needs_signature(content):
+            content = self._signed(path, content, data)
         self._result.facts[path] = FileFacts(hashlib.sha256(content).hexdigest(), len(content))
         return content
+
+    def _signed(self, path: str, content: bytes, stored: memoryview) -> bytes:
+        """Return a program for macOS with a valid signature; the stored one, noted as unrelocated, if that fails."""
+        signed = sign(content)
+        if signed is None and path not in self._result.unrelocated:
+            self._result.unrelocated.append(path)
+        return bytes(stored) if signed is None else signed
 
     def _write_piece(self, piece: Piece) -> int | None:
         """Write a piece of a split file at its offset in the relocated file.
