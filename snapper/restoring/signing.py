@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 
 from snapper.format.model import LARGEST_LAYER
-from snapper.fs.directories import closing_descriptor, write_all
+from snapper.fs.atomic import atomic_write
 from snapper.fs.small_files import read_own_path
 from snapper.fs.temporary import temporary_directory
 
@@ -22,9 +21,7 @@ def sign(program: bytes) -> bytes | None:
         return None
     with temporary_directory() as directory:
         file = directory / "program"
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
-        with closing_descriptor(descriptor):
-            write_all(descriptor, program)
+        atomic_write(file, program, durable=False, mode=0o600)
         command = [codesign, "--sign", "-", "--force", str(file)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         return None if done.returncode else read_own_path(file, len(program) + _LARGEST_SIGNATURE)
