@@ -6,7 +6,9 @@ import shutil
 import subprocess
 
 from snapper.format.model import LARGEST_LAYER
-from snapper.fs.atomic import atomic_write
+from snapper.fs.atomic import write_entry
+from snapper.fs.directories import opened_directory
+from snapper.fs.moves import Entry
 from snapper.fs.small_files import read_own_path
 from snapper.fs.temporary import temporary_directory
 
@@ -21,7 +23,8 @@ def sign(program: bytes) -> bytes | None:
         return None
     with temporary_directory() as directory:
         file = directory / "program"
-        atomic_write(file, program, durable=False, mode=0o600)
+        with opened_directory(directory) as opened:
+            write_entry(Entry(opened, file.name), program, durable=False, mode=0o600)
         command = [codesign, "--sign", "-", "--force", str(file)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         return None if done.returncode else read_own_path(file, len(program) + _LARGEST_SIGNATURE)
