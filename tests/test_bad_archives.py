@@ -367,6 +367,20 @@ def test_squashfs_without_space_is_not_unpacked(
     assert error.needed
 
 
+def test_unsquashfs_of_a_restored_environment_is_not_run(
+    image: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Unless there is no other."""
+    for name in ("conda-meta", ".snapper", "bin"):
+        (tmp_path / name).mkdir()
+    program = tmp_path / "bin/unsquashfs"
+    program.touch(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert squashfs.squashfs_program("unsquashfs") != str(program)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
+    assert squashfs.squashfs_program("unsquashfs") == str(program)
+
+
 @pytest.mark.parametrize("hangs", ["-lln", "-d"])
 def test_unsquashfs_that_hangs_is_killed(hangs: str, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = image.with_name("bin") / "unsquashfs"

@@ -378,6 +378,19 @@ def test_environment_in_an_envs_directory_is_no_root(home: Path, monkeypatch: py
         assert tools in find_roots()
 
 
+def test_conda_in_an_environment_of_a_restored_base_may_be_used(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in `envs` is not from the snapshot of base."""
+    base = environment(home / "miniforge3", "base")
+    tools = conda_root(base / "envs/tools")
+    (tools / "bin/conda").touch(0o755)
+    (tools / ".condarc").write_text(f"envs_dirs: [{home}/mine]\n")
+    monkeypatch.setenv("CONDA_EXE", f"{tools}/bin/conda")
+    assert find_roots() == [tools, base]
+    assert envs_dirs()[1:4] == [home / "mine", tools / "envs", base / "envs"]
+
+
 def test_program_of_the_users_own_conda_may_be_a_link(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for root in (conda_root(home / "apps/conda"), environment(home / "apps/base", "base")):
         for directory in ("bin", "condabin"):

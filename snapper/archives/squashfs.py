@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from snapper.environment.managed import find_program
 from snapper.errors import InsufficientSpace, InvalidArchive, ProgramNotFound
 from snapper.fs.directories import opened_directory
 from snapper.fs.private import path_by_descriptor
@@ -48,7 +48,7 @@ class _Contents(NamedTuple):
 
 def squashfs_program(name: str) -> str:
     """Return the path of a program of squashfs-tools; raise ProgramNotFound."""
-    path = shutil.which(name)
+    path = find_program(name)
     if path is None:
         raise ProgramNotFound(name, "the squashfs format", _ADVICE)
     return path

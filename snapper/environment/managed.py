@@ -7,12 +7,14 @@ else: not where environments are found or restored, what snapper and other envir
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.state import STATE_FILE
-from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
+from snapper.errors import UsageError
+from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_shared
 from snapper.settings.directories import home_directory
 
 _MOST_LINKS = 40
@@ -22,15 +24,21 @@ def managed_environments(path: Path) -> frozenset[str]:
     """Return the real paths of the managed environments that the absolute path is, or that it may be part of.
 
     This includes those that links on the path are in or lead through. Nothing in `envs` and `pkgs` of an environment is
-    part of it. Raise UsageError if this user has no home directory.
+    part of it.
     """
-    home = home_directory()
-    tops = {str(home), os.path.realpath(home)}
+    homes = _homes()
     return frozenset(
         os.path.realpath(prefix)
         for spelling in _spellings(str(path))
-        for prefix in _environments_with(spelling, tops)
+        for prefix in _environments_with(spelling, homes)
     )
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of a program in PATH, preferably of one that is not in a managed environment."""
+    directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    own = (path for path in directories if not managed_environments(Path(os.path.abspath(path))))
+    return shutil.which(name, path=os.pathsep.join(own)) or shutil.which(name)
 
 
 def is_inside_managed(path: Path) -> bool:
@@ -38,7 +46,16 @@ def is_inside_managed(path: Path) -> bool:
     return not managed_environments(path) <= {os.path.realpath(path)}
 
 
-def _environments_with(path: str, homes: set[str]) -> Iterator[str]:
+def _homes() -> frozenset[str]:
+    """Return the path of this user's home directory and its real path; nothing if there is none."""
+    try:
+        home = str(home_directory())
+    except UsageError:
+        return frozenset()
+    return frozenset({home, os.path.realpath(home)})
+
+
+def _environments_with(path: str, homes: frozenset[str]) -> Iterator[str]:
     """Yield the managed environments that the path, without following links, is or may be part of.
 
     Neither the home directory nor what is above it is one for the paths below it.
@@ -67,10 +84,10 @@ def _is_managed(prefix: str) -> bool:
 def _may_be_part(inside: str) -> bool:
     """Return whether a snapshot can have something at this path of the environment; an empty one is itself."""
     path = os.path.normpath(inside)
-    if path == "." or path in SHARED_DIRECTORIES:
-        return path == "."
+    if path == ".":
+        return True
     try:
-        return bool(check_path(path))
+        return path not in SHARED_DIRECTORIES and not is_shared(check_path(path))
     except ValueError:
         return False
 
