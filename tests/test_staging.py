@@ -570,11 +570,39 @@ def test_directory_of_root_is_not_replaced(public: Path) -> None:
     assert text_in(public / "work") == "old"
 
 
-@pytest.mark.parametrize("when", ["while it is checked", "while it is exchanged"])
-def test_target_that_is_replaced_meanwhile_is_kept(
-    target: Path, swap_method: str, when: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["refused", "killed"])
+def test_target_is_put_back_if_it_was_changed_before_the_swap(
+    public: Path, swap_method: str, how: str
 ) -> None:
-    """Whoever may write to the directory above puts another directory in place of the one that was checked."""
+    """It is checked when no program finds it by its path any more, so no change is missed."""
+    target = public / "envs" / "base"
+    make_base(target)
+    target.chmod(0o755)
+    (target / "notebook").write_text("saved a moment ago")
+    before = tree_of(target)
+
+    def check(old: int) -> None:
+        assert text_in(target) == "new"
+        assert "notebook" in os.listdir(old)
+        if how == "killed":
+            kill_self()
+        raise KeyError
+
+    def swap() -> None:
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap(check)
+
+    assert in_process(swap) != 0
+    remove_leftover_staging(target)
+    assert tree_of(target) == before
+    assert names(target.parent) == ["base"]
+
+
+def test_target_that_is_replaced_meanwhile_is_kept(
+    target: Path, swap_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write to the directory above puts another directory in place of the one that was opened."""
     make_base(target)
     away, other = target.with_name("away"), target.with_name("other")
     build_tree(other, "other")
@@ -590,11 +618,10 @@ def test_target_that_is_replaced_meanwhile_is_kept(
         replace_it()
         return exchange_after(one, two)
 
-    if when == "while it is exchanged":
-        monkeypatch.setattr(staging, "exchange", exchange_after)
+    monkeypatch.setattr(staging, "exchange", exchange_after)
     with pytest.raises(TargetOccupied) as caught, staging_directory(target) as staged:
         build_tree(staged.tree, "new")
-        staged.swap(replace_it if when == "while it is checked" else lambda: None)
+        staged.swap()
     assert "replaced" in caught.value.message
     assert (tree_of(away), tree_of(target)) == before
     assert names(target.parent) == ["away", "work"]
@@ -671,9 +698,9 @@ def test_environments_created_at_the_same_time_survive(
 
     real = Staging._exchange
 
-    def create_and_exchange(self: Staging, old: int) -> None:
+    def create_and_exchange(self: Staging, old: int) -> Entry:
         create()
-        real(self, old)
+        return real(self, old)
 
     def swap() -> None:
         if when == "during the swap":
@@ -991,13 +1018,13 @@ def test_environment_in_a_container_image_is_not_replaced(tmp_path: Path) -> Non
             staging_directory(envs / "env") as staged,
         ):
             (staged.tree / "new").touch()
-            staged.swap(lambda: None)
+            staged.swap()
         assert "rm -r" in caught.value.hint
         assert os.listdir(envs) == ["env"]
         shutil.rmtree(envs / "env")
         with staging_directory(envs / "env") as staged:
             (staged.tree / "new").touch()
-            staged.swap(lambda: None)
+            staged.swap()
         assert os.listdir(envs / "env") == ["new"]
     finally:
         subprocess.run(["umount", "-l", str(envs)], check=True)

@@ -90,7 +90,8 @@ class Index:
             return row is not None and row[1] == file.mode and row[5] >= 0
         size, mode, mtime, ctime, inode, layer = self.rows.get(file.path, _NO_ROW)
         return (
-            (size, mode, mtime, inode) == (file.size, file.mode, clamped(file.mtime_ns), file.inode)
+            (size, mode, inode) == (file.size, file.mode, file.inode)
+            and (mtime == file.mtime_ns or mtime == clamped(file.mtime_ns))
             and ctime in (file.ctime_ns, ANY_CTIME)
             and layer >= 0
             and file.ctime_ns < self.header.taken

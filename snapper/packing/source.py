@@ -15,7 +15,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
 from snapper.errors import EditableInstallsFound
-from snapper.format.times import clamped
+from snapper.format.times import LATEST
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 
@@ -80,9 +80,7 @@ class PackSource:
         """The files with times that layers cannot hold."""
         files = self.tree.files
         return tuple(
-            sorted(
-                file.path for file in files if file.type == "file" and clamped(file.mtime_ns) != file.mtime_ns
-            )
+            sorted(file.path for file in files if not 0 <= file.mtime_ns <= LATEST and file.type == "file")
         )
 
     @property

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
-from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import TooManyFiles
 from snapper.format.model import FORMAT, directory_mode
 from snapper.fs.pinned import PinnedDirectory
@@ -22,7 +21,7 @@ from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
 from snapper.restoring.staging import Staging, staging_directory
-from snapper.restoring.target import RestoreTarget, check_replaceable, describe_discarded, inspect_target
+from snapper.restoring.target import RestoreTarget, check_replaced, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
 
@@ -182,7 +181,7 @@ class _Wave:
         return None
 
     def _swap_in(self, staged: _StagedRestore) -> Outcome:
-        """Complete the staged tree, check the target a last time, and swap the tree in."""
+        """Complete the staged tree, swap it in, and check what it has replaced."""
         plan, staging = staged.plan, staged.staging
         try:
             tree = staging.pin()
@@ -192,7 +191,7 @@ class _Wave:
                 # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
                 # this process; if the workers are idle, they remove most of it before.
                 discarded: list[str] = []
-                staging.swap(lambda: discarded.append(_check_target_again(self._store, plan)))
+                staging.swap(lambda replaced: discarded.append(self._check_replaced(plan, replaced)))
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
             if unpacked.linked:
@@ -200,6 +199,15 @@ class _Wave:
         except Exception as error:
             return _fail(plan, staged.resources, error)
         return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated, "".join(discarded))
+
+    def _check_replaced(self, plan: RestorePlan, replaced: int) -> str:
+        """Raise TargetOccupied if something is lost with the open directory that was at the target.
+
+        Describe what is discarded because the request says so.
+        """
+        target = plan.target
+        directory = PinnedDirectory(target.prefix, os.dup(replaced))
+        return check_replaced(self._store, directory, target.ref, target.snapshot_id, plan.request)
 
 
 def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:
@@ -216,17 +224,6 @@ def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResul
         state.write(tree, environment_state, plan.encoded, header, unpacked.index)
         os.fchmod(tree.descriptor, directory_mode("", plan.snapshot.mode))
     return header
-
-
-def _check_target_again(store: Store, plan: RestorePlan) -> str:
-    """Raise TargetOccupied if the target has changed since it was inspected, and replacing it would lose something.
-
-    Describe what is discarded because the request says so.
-    """
-    target = plan.target
-    environment = InstalledEnvironment(target.prefix)
-    check_replaceable(store, environment, target.ref, target.snapshot_id, plan.request)
-    return describe_discarded(environment) if plan.request.replace else ""
 
 
 def _renew_index(tree: PinnedDirectory, header: IndexHeader, unpacked: UnpackResult) -> None:

@@ -6,7 +6,7 @@ process, and is removed.
 
 What is inside of an environment without being part of it, such as other environments below `envs/` of a base
 environment, is moved to `kept` in the staging directory for the moment of the swap (`nested`). That is never removed,
-but moved back, by the next process if need be; so is the replaced directory, `old`, where a swap takes two steps.
+but moved back, by the next process if need be; so is the replaced directory until it has been checked.
 
 Everything happens by descriptors: of the directory that holds the target, which is opened once, of the staging
 directory, and of the tree that is built. Whoever may write to directories above can therefore not direct it elsewhere.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -36,7 +37,17 @@ from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import make_writable, put_back, rescue, set_aside
 from snapper.restoring.parent import open_parent
-from snapper.restoring.staging_lock import KEPT, LOCK, OLD, REPLACED, TREE, lock_staging, staging_path
+from snapper.restoring.staging_lock import (
+    KEPT,
+    LOCK,
+    OLD,
+    REPLACED,
+    TREE,
+    is_unchecked,
+    lock_staging,
+    staging_path,
+    unchecked_name,
+)
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
@@ -69,24 +80,24 @@ class Staging:
     entry: Entry
     _directory: int
 
-    def swap(self, check: Callable[[], None] = lambda: None) -> None:
+    def swap(self, check: Callable[[int], None] = lambda _: None) -> None:
         """Put the tree at the target, in one step if the system can exchange directories.
 
-        The target is opened, then `check` may inspect it and raise an error, and then it is replaced if it is still the
-        same directory. What was at the target is in the staging directory then, except for what is not part of the
-        environment: that moves into the new one.
+        The target is opened and replaced if it is still the same directory. Then `check` inspects what was there by the
+        descriptor: no program finds it by its path any more, so nothing can be added to it after that without being
+        noticed. If it raises an error, the target is put back. What was at the target is in the staging directory then,
+        except for what is not part of the environment: that moves into the new one.
 
-        Raise TargetOccupied if the target is not a directory of this user, if it was created or replaced in the
-        meantime, or if something cannot be moved, and TargetLocked if another process restores an environment inside
-        the target.
+        Raise what `check` does, TargetOccupied if the target is not a directory of this user, if it was created or
+        replaced in the meantime, or if something cannot be moved, and TargetLocked if another process restores an
+        environment inside the target.
         """
         with _opened_target(self.target, self.entry) as old:
-            check()
             mode = make_writable(self.descriptor)
             if old is None:
                 self._move_in()
             else:
-                self._replace(old)
+                self._replace(old, check)
                 rescue(old, self.descriptor, self.target)
             os.fchmod(self.descriptor, mode)
             put_back(self._directory, self.descriptor, self.target)
@@ -119,41 +130,48 @@ class Staging:
             for _ in results:
                 pass
 
-    def _replace(self, old: int) -> None:
-        """Replace the open directory at the target; if that fails, everything is as it was."""
+    def _replace(self, old: int, check: Callable[[int], None]) -> None:
+        """Replace the open directory at the target; if that or the check fails, everything is as it was."""
         mode = make_writable(old)
         try:
             set_aside(old, self.descriptor, self._directory, self.target)
-            self._exchange(old)
+            aside = self._exchange(old)
+            check(old)
+            move(aside, Entry(self._directory, self._replaced.name))
         except BaseException:
             with suppress(OSError, TargetOccupied):
-                _undo_first_step(self._directory, self.entry)
+                _undo_swap(self._directory, self.entry)
                 is_in_place = self.entry.is_open_as(self.descriptor)
                 put_back(self._directory, self.descriptor if is_in_place else old, self.target)
                 os.fchmod(old, mode)
             raise
 
-    def _exchange(self, old: int) -> None:
-        """Exchange the tree with the open directory, in two steps if necessary; raise TargetOccupied."""
-        tree, aside = Entry(self._directory, self.tree.name), Entry(self._directory, OLD)
+    def _exchange(self, old: int) -> Entry:
+        """Exchange the tree with the open directory, in two steps if necessary; return where that is now.
+
+        Until it has been checked, its name says that it is to be put back. Raise TargetOccupied.
+        """
+        tree, aside = Entry(self._directory, self.tree.name), Entry(self._directory, unchecked_name(old))
         replaced = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
+        move(tree, aside)
         try:
-            in_one_step = exchange(tree, self.entry)
+            in_one_step = exchange(aside, self.entry)
         except OSError as error:
             if error.errno == errno.EXDEV:
                 reason = "it is part of a container image, in which directories cannot be renamed"
                 raise TargetOccupied(str(self.target), reason, _NOT_IN_IMAGE) from None
             raise
-        if in_one_step:
-            if not tree.is_open_as(old):
-                exchange(tree, self.entry)
-                raise replaced
-            move(tree, Entry(self._directory, self._replaced.name))
-        else:
+        if not in_one_step:
+            move(aside, tree)
+            aside = Entry(self._directory, OLD)
             move(self.entry, aside)
-            if not aside.is_open_as(old):
-                raise replaced
+        if not aside.is_open_as(old):
+            if in_one_step:
+                exchange(aside, self.entry)
+            raise replaced
+        if not in_one_step:
             self._move_in()
+        return aside
 
     def _move_in(self) -> None:
         """Rename the tree to the target, at which nothing must be."""
@@ -200,7 +218,7 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
 
     What cannot be removed (another user's files, files that are open on NFS) is left. Raise TargetOccupied, OSError.
     """
-    _undo_first_step(directory, entry)
+    _undo_swap(directory, entry)
     environment = _open_own(entry)
     try:
         if environment is not None:
@@ -208,26 +226,48 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
         for name in os.listdir(directory):
             if name not in (LOCK, KEPT):
                 with suppress(OSError, TargetOccupied):
-                    if environment is not None and name.startswith((OLD, REPLACED)):
-                        _rescue_from(name, directory, environment, target)
-                    remove_tree(name, directory)
+                    _remove(name, directory, environment, target)
     finally:
         if environment is not None:
             os.close(environment)
 
 
-def _rescue_from(name: str, directory: int, environment: int, target: Path) -> None:
-    """Move what others have created in a replaced directory to the environment; raise TargetOccupied, OSError."""
-    replaced = open_if_directory(name, directory)
+def _remove(name: str, directory: int, environment: int | None, target: Path) -> None:
+    """Remove a tree, after what others have created in a replaced one was moved to the environment.
+
+    Raise TargetOccupied, OSError.
+    """
+    if is_unchecked(name, directory):
+        return
+    replaced = open_if_directory(name, directory) if name.startswith(REPLACED) else None
     if replaced is not None:
         with closing_descriptor(replaced):
-            rescue(replaced, environment, target)
+            if environment is not None:
+                rescue(replaced, environment, target)
+    remove_tree(name, directory)
 
 
-def _undo_first_step(directory: int, entry: Entry) -> None:
-    """Move the replaced directory back to the target if nothing is there."""
-    with suppress(FileNotFoundError, FileExistsError):
-        move(Entry(directory, OLD), entry)
+def _undo_swap(directory: int, entry: Entry) -> None:
+    """Put back what a swap that was not completed has taken from the target. May raise OSError."""
+    for name in os.listdir(directory):
+        if is_unchecked(name, directory):
+            _put_back_at_target(Entry(directory, name), entry)
+
+
+def _put_back_at_target(aside: Entry, target: Entry) -> None:
+    """Move the directory back; a new one that is there gives way to it. May raise OSError."""
+    try:
+        move(aside, target)
+        return
+    except FileExistsError:
+        if not is_of_this_user(os.lstat(target.name, dir_fd=target.directory)):
+            return
+    new = Entry(aside.directory, f"{REPLACED}_{secrets.token_hex(8)}")
+    if exchange(aside, target):
+        move(aside, new)
+    else:
+        move(target, new)
+        move(aside, target)
 
 
 @contextmanager

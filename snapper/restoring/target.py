@@ -23,6 +23,7 @@ from snapper.errors import (
     TargetOccupied,
 )
 from snapper.format.model import SHARED_DIRECTORIES, Ref, Snapshot
+from snapper.fs.directories import opened_directory
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import is_of_this_user, is_own
 from snapper.fs.pinned import PinnedDirectory
@@ -142,7 +143,7 @@ def check_replaceable(
             raise occupied_by_other(prefix, status)
         return
     if not is_present(environment, snapshot_id, request):
-        _check_no_mounts(prefix)
+        _check_no_mounts(prefix, prefix)
     if _is_replaceable_directory(prefix):
         return
     if prefix.is_symlink():
@@ -150,6 +151,22 @@ def check_replaceable(
         return
     if not is_present(environment, snapshot_id, request):
         _check_environment(store, environment, ref, snapshot_id, request, again=again)
+
+
+def check_replaced(
+    store: Store, replaced: PinnedDirectory, ref: Ref, snapshot_id: str, request: RestoreRequest
+) -> str:
+    """Raise TargetOccupied if something is lost with a directory that the snapshot has replaced.
+
+    The directory has been moved from its path, which has the snapshot now. Describe what is discarded because the
+    request says so.
+    """
+    _check_no_mounts(replaced.path, replaced.descriptor)
+    if _has_only_shared(replaced.path, replaced.descriptor):
+        return ""
+    environment = InstalledEnvironment(replaced)
+    _check_environment(store, environment, ref, snapshot_id, request, again=False)
+    return describe_discarded(environment) if request.replace else ""
 
 
 def _check_environment(
@@ -182,12 +199,13 @@ def _check_environment(
         _check_unchanged(environment, installed, snapshot_id, request)
 
 
-def _check_no_mounts(prefix: Path) -> None:
+def _check_no_mounts(prefix: Path, directory: Path | int) -> None:
     """Raise TargetOccupied if a file system is mounted in the environment, which would go with it.
 
-    What is mounted in the directories of other environments and packages moves along with these.
+    What is mounted in the directories of other environments and packages moves along with these. `directory` is where
+    the environment is, or its descriptor.
     """
-    for path in mount_points_below(prefix):
+    for path in mount_points_below(directory):
         top, _, inner = path.partition("/")
         if top not in SHARED_DIRECTORIES or not inner:
             reason = "another file system is mounted there"
@@ -203,27 +221,29 @@ def _status(prefix: Path) -> os.stat_result | None:
 
 
 def _is_replaceable_directory(prefix: Path) -> bool:
-    """Return whether nothing in the directory at the prefix would be lost.
-
-    It is empty, or has only what survives the restore, such as environments that were restored before. Raise
-    TargetOccupied if it is not an environment either.
-    """
+    """Return whether nothing in the directory at the prefix would be lost; raise TargetOccupied, PermissionDenied."""
     if not prefix.is_dir():
         raise TargetOccupied(str(prefix), "it is not a directory", _ELSEWHERE_OR_MOVE)
     try:
-        if not prefix.is_symlink() and all(map(_survives, prefix.iterdir())):
-            return True
-        if not (prefix / "conda-meta").is_dir():
-            reason = "it is a directory that is not a conda environment"
-            raise TargetOccupied(str(prefix), reason, _ELSEWHERE_OR_MOVE)
+        with opened_directory(prefix) as directory:
+            return _has_only_shared(prefix, directory) and not prefix.is_symlink()
     except PermissionError:
         raise PermissionDenied(str(prefix), "read") from None
+
+
+def _has_only_shared(prefix: Path, directory: int) -> bool:
+    """Return whether an open directory is empty, or has only what survives a restore, such as other environments.
+
+    Raise TargetOccupied if it has more, but is not an environment.
+    """
+    with os.scandir(directory) as entries:
+        found = list(entries)
+        if all(entry.name in SHARED_DIRECTORIES and entry.is_dir(follow_symlinks=False) for entry in found):
+            return True
+    if not any(entry.name == conda.META and entry.is_dir() for entry in found):
+        reason = "it is a directory that is not a conda environment"
+        raise TargetOccupied(str(prefix), reason, _ELSEWHERE_OR_MOVE)
     return False
-
-
-def _survives(path: Path) -> bool:
-    """Return whether what is in a directory is kept when an environment replaces it."""
-    return path.name in SHARED_DIRECTORIES and path.is_dir() and not path.is_symlink()
 
 
 def _check_same_environment(
