@@ -82,7 +82,7 @@ def local_sources(
             foreign_prefix = ForeignPrefix(state.prefix, previous.placeholders(), previous.kept_prefixes())
             options = PackOptions(level=level, editables="ignore", foreign_prefix=foreign_prefix)
             try:
-                pack(copy, prefix, state.environment, options, jobs=jobs, progress=progress)
+                pack(copy, installed.directory, state.environment, options, jobs=jobs, progress=progress)
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be used for repair: {error.message}")
         yield sources
