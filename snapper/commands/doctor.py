@@ -218,8 +218,9 @@ def _existing_directory(directory: Path) -> Path:
 
 def _check_installation() -> Iterator[Finding]:
     """Check that snapper itself runs with its own Python, and is still installed after a stop of the machine."""
-    if managed_environments(Path(sys.base_prefix)):
-        detail = f"runs with the Python of an environment that it has packed or restored: {sys.base_prefix}"
+    managed = managed_environments(Path(sys.prefix)) | managed_environments(Path(sys.base_prefix))
+    if managed:
+        detail = f"runs with the Python of an environment that it has packed or restored: {min(managed)}"
         hint = "Install it with another Python: whoever publishes this environment decides what snapper does."
         yield Finding("warning", "snapper", detail, hint)
     platform, volume = detect_platform(), notebook_volume()
