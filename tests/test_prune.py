@@ -286,6 +286,9 @@ def test_nothing_is_pruned_while_an_entry_may_have_another_name(packed: tuple[Ma
         outcome = machine.snapper("restore", "--all")
         assert outcome.code in (3, 10, 12)
         assert shown in outcome.out + outcome.err
+        outcome = machine.snapper("push", "--all", "--to", machine.home / "backup")
+        assert outcome.code in (10, 12)
+        assert shown in outcome.err
         other.unlink()
     assert len(machine.run_json("prune", "--grace", "0s", "--keep-last", 1, "--yes")["dropped"]) == 3
 

@@ -27,7 +27,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.checked_layers import intact_layers, read_checked_layers
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import read_layer, write_pages
-from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
+from snapper.repository.refs import VersionedRef, advance_ref, find_ref, list_refs, name_in
 from snapper.repository.snapshots import (
     decode_snapshot,
     read_encoded_snapshot,
@@ -82,12 +82,17 @@ class CopyFailure:
 def select_snapshots(source: Store, specs: Iterable[SnapshotSpec] = ()) -> list[SnapshotSpec]:
     """Return the snapshots to copy: the given ones, all of which must exist, or all current ones if none are given.
 
+    The latter include those of keys that no ref can have: copying them reports what is wrong.
+
     Raise NotInStore, UsageError.
     """
     selected = list(dict.fromkeys(specs))
     for spec in selected:
         resolve_spec(source, spec)
-    return selected or [SnapshotSpec(name) for name in environment_names(source)]
+    if selected:
+        return selected
+    listed = list_refs(source)
+    return [SnapshotSpec(name) for name in (*listed.names, *map(name_in, listed.invalid))]
 
 
 def copy_environments(

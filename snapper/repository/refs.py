@@ -51,6 +51,11 @@ def environment_names(store: Store) -> tuple[str, ...]:
     return list_refs(store).names
 
 
+def name_in(key: str) -> str:
+    """Return what is at the place of the name in a key that no ref can have."""
+    return key.removeprefix(Layout.REFS).removesuffix(".json")
+
+
 def invalid_entry(store: Store, key: str) -> Corrupted:
     """Return the error for a key that no ref can have."""
     return Corrupted(
@@ -218,5 +223,4 @@ def read_all_refs(store: Store) -> Iterator[StoredEnvironment]:
         except SnapperError as error:
             yield StoredEnvironment(name, None, error)
     for key in listed.invalid:
-        name = key.removeprefix(Layout.REFS).removesuffix(".json")
-        yield StoredEnvironment(name, None, invalid_entry(store, key))
+        yield StoredEnvironment(name_in(key), None, invalid_entry(store, key))
