@@ -117,7 +117,7 @@ def test_environment_that_is_swapped_while_it_is_packed(
 @pytest.mark.parametrize(
     "moment",
     [
-        "snapper.environment.editable._why_not_python",
+        "snapper.environment.editable._why_not_project",
         "snapper.packing.source.editable.include",
         "snapper.commands.pack.make_plan",
         "snapper.commands.pack.WorkerPool",

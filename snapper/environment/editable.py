@@ -29,7 +29,7 @@ from snapper.environment.projects import (
 from snapper.environment.tree import File, SkippedPath, Tree, walk
 from snapper.errors import FileOperationFailed, PermissionDenied
 from snapper.format import bytecode
-from snapper.fs.beneath import is_possible_path
+from snapper.fs.beneath import LOOKUP, is_possible_path
 from snapper.fs.directories import pin_directory
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory, Top
@@ -145,7 +145,8 @@ def _why_not_project(install: Editable, directory: PinnedDirectory, prefix: Path
     parent, name = os.path.split(real)
     tops: list[Top] = [directory]
     if name in SOURCE_DIRECTORIES and parent != os.path.realpath(home):
-        tops.append(parent)
+        above = os.open("..", LOOKUP, dir_fd=directory.descriptor)
+        tops.append(PinnedDirectory(Path(parent), above))
     if not any(is_project(top) for top in tops):
         return f"it is not a Python project: it has none of the files {', '.join(PROJECT_FILES)}"
     return _why_not_of_package(tops, install.distribution)
