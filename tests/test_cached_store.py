@@ -59,7 +59,7 @@ class UnpluggableStore(LocalStore):
 @pytest.fixture
 def origin(tmp_path: Path) -> UnpluggableStore:
     open_store(str(tmp_path / "store"), create=True)
-    return UnpluggableStore(tmp_path / "store")
+    return UnpluggableStore(tmp_path / "store", identity=LocalStore.opened(tmp_path / "store").identity)
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ class Counting(LocalStore):
 def store(tmp_path: Path) -> Counting:
     """Return a store with an environment `work` that has one snapshot."""
     open_store(str(tmp_path / "store"), create=True)
-    store = Counting(tmp_path / "store")
+    store = Counting(tmp_path / "store", identity=LocalStore.opened(tmp_path / "store").identity)
     publish_layers(store, [pack_members(encode_member(META))])
     return store
 

@@ -174,7 +174,7 @@ HOSTILE_LAYERS: dict[str, Callable[[Path], list[StoredLayer]]] = {
     "a layer that unpacks to 100 MB": lambda _: stored_as(PLAIN, zstandard.compress(b"\0" * 100_000_000)),
     "no members at all": lambda _: [pack_segment(b"\xff" * 1024, 1)],
     "an end of an archive inside": lambda _: [pack_members(file("a"), b"\0" * 1024)],
-    "a layer that ends inside a header": lambda _: [pack_segment(file("a")[:100], 1)],
+    "a layer that ends inside a header": lambda _: [pack_segment(file("b") + file("a")[:100], 1)],
     # split files
     "a split file without its end": lambda _: [first_piece(2000, b"x" * 500)],
     "a split file without its middle": lambda _: [
