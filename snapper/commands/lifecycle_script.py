@@ -1,0 +1,276 @@
+"""The text of lifecycle scripts, with fields for `process.shell.fill`.
+
+Root runs a part of it. In the rest, everything belongs to the user; what may have come from a store is not run.
+"""
+
+from __future__ import annotations
+
+#: The whole script.
+SCRIPT = r"""#!/bin/bash
+# snapper: @EVENT@ of @TITLE@.
+# @NOTE@
+# Made by: @MADE_BY@
+# shellcheck disable=SC2329 # functions are called in the shells that they are passed to
+( # in a subshell, so that a shell that sources this script continues
+set +e
+SECONDS=0
+
+user=@USER@ # who owns the environments, if root runs this script
+requirement=@REQUIREMENT@
+wheelhouse=@WHEELHOUSE@
+budget=@BUDGET@ # time limit of this script in seconds
+settings=(LANG=C.UTF-8@SETTINGS@) # these override the settings file
+
+say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*"; }
+
+# --- supervise: run the work with limits. Root runs this part only, and it uses no file that the user can write.
+
+# Kills this process group, which is all that `supervise` has started and itself, after $1 seconds.
+stop_after() {
+    sleep "$1"
+    kill -KILL 0
+}
+
+# Prints stdin, at most 2,000 lines of 1,000 bytes, with "?" instead of control characters and non-ASCII bytes.
+show() {
+    local line count=0 unsafe=$'[^\t -~]' LC_ALL=C
+    while IFS= read -r -n 1000 line || [ -n "$line" ]; do
+        printf '%s\n' "${line//$unsafe/?}"
+        if ((++count == 2000)); then
+            echo "more output is not shown"
+            cat >/dev/null # the writer must not wait
+        fi
+    done
+}
+
+# Must be called in a new session without a terminal, with stdin from /dev/null and a clean environment.
+supervise() {
+    local fd home='' uid gid groups as_user=(env)
+    for fd in /proc/self/fd/*; do
+        fd=${fd##*/}
+        if ((fd > 2)); then exec {fd}>&-; fi
+    done
+    export "${settings[@]}" # they may contain secrets, and everyone can see arguments
+    stop_after $((budget - SECONDS)) &
+    if [ "$EUID" = 0 ]; then
+        IFS=: read -r _ _ uid gid _ home _ < <(getent passwd -- "$user")
+        if [ "${home:0:1}" != / ]; then
+            say "user $user does not exist or has no home directory: nothing to do"
+            return
+        fi
+        umask 022
+        as_user+=(HOME="$home" USER="$user" LOGNAME="$user" PATH=/usr/local/bin:/usr/bin:/bin:/opt/conda/bin)
+        if command -v setpriv >/dev/null; then
+            groups=$(id -G -- "$user" | tr ' ' ,)
+            as_user=(setpriv --reuid "$uid" --regid "$gid" --groups "$groups" -- "${as_user[@]}")
+        else
+            as_user=(runuser -u "$user" -- "${as_user[@]}")
+        fi
+    fi
+    {
+        "${as_user[@]}" bash -c "$(declare -p requirement wheelhouse budget)
+            $(declare -f "${work_functions[@]}")
+            SECONDS=$SECONDS; work"
+        stop_after 2 >/dev/null 2>&1 & # if a process that has left the group keeps the pipe open
+    } 2>&1 | show
+}
+
+# --- work: install snapper, and restore. All of this runs as the user.
+
+work_functions=(say left limited is_below_managed is_managed use_own_path find_python is_installed install link restore
+    write_log work)
+
+# Prints the seconds that remain until $1 seconds before the time limit, at least 1.
+left() { echo $((budget - $1 - SECONDS > 1 ? budget - $1 - SECONDS : 1)); }
+
+# Runs a command for at most $1 seconds, and not beyond the time limit; returns 124 or 137 if it was stopped.
+limited() {
+    local seconds
+    seconds=$(left 5)
+    if (($1 < seconds)); then seconds=$1; fi
+    timeout --foreground -k 2 "$seconds" "${@:2}"
+}
+
+# Succeeds if a directory above the path $1 is an environment that snapper has packed or restored. What is in its `envs`
+# is not part of it.
+is_below_managed() {
+    local directory=$1
+    while [[ $directory == */* ]]; do
+        directory=${directory%/*}
+        case $directory in
+        "$HOME") return 1 ;;
+        */envs) directory=${directory%/*} ;;
+        *)
+            if [ -e "$directory/.snapper/state.json" ]; then return; fi
+            if [ -e "$directory/.snapper" ] && [ -d "$directory/conda-meta" ]; then return; fi
+            ;;
+        esac
+    done
+    return 1
+}
+
+# Succeeds if $1, or a link that it leads through, is in such an environment: what is there may have come from a store,
+# so this script does not run it.
+is_managed() {
+    local path=$1 target count=0
+    while ! is_below_managed "$path" && ! is_below_managed "$(cd -P -- "${path%/*}" 2>/dev/null && pwd)/"; do
+        if [ ! -L "$path" ] || ((++count == 40)); then return 1; fi
+        target=$(readlink -- "$path")
+        if [ "${target:0:1}" != / ]; then target=${path%/*}/$target; fi
+        path=$target
+    done
+    say "${1%/.} is not used, because it is in an environment that snapper has packed or restored"
+}
+
+# Removes the directories of such environments from PATH.
+use_own_path() {
+    local rest=$PATH: directory path=
+    while [ -n "$rest" ]; do
+        directory=${rest%%:*}
+        rest=${rest#*:}
+        if ! is_managed "$directory/."; then path=$path:$directory; fi
+    done
+    PATH=${path#:}
+}
+
+# Sets python, last to that of an environment, which a restore may replace.
+find_python() {
+    local name check='import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))'
+    for name in python3 python3.14 python3.13 python3.12 python3.11 python3.10 /opt/conda/bin/python3 \
+        "$HOME"/anaconda3/bin/python3 "$HOME"/anaconda3/envs/python3/bin/python3; do
+        python=$(command -v "$name") || continue
+        if is_managed "$python"; then continue; fi
+        if limited 10 "$python" -I -c "$check" >/dev/null 2>&1; then return; fi
+    done
+    return 1
+}
+
+is_installed() {
+    ! is_managed "$venv/bin/python" && limited 30 "$venv/bin/python" -I -c 'import snapper' >/dev/null 2>&1
+}
+
+# Installs snapper into a virtual environment that survives stops.
+install() {
+    local python source=(--find-links="$wheelhouse" --no-index)
+    if ! find_python; then
+        say "cannot install snapper: no Python 3.10 or later was found outside of such environments"
+        return 1
+    fi
+    say "installing $requirement with $python"
+    case $wheelhouse in
+    '') source=(--disable-pip-version-check) ;;
+    s3://*)
+        limited "$budget" aws s3 sync --only-show-errors "$wheelhouse" "$base/wheelhouse" || return
+        source=(--find-links="$base/wheelhouse" --no-index)
+        ;;
+    esac
+    limited "$budget" "$python" -m venv --clear "$venv" &&
+        limited "$budget" "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --no-cache-dir "${source[@]}" -- "$requirement" &&
+        say "snapper is installed"
+}
+
+# Links snapper into a PATH directory of the user, unless there is another one.
+link() {
+    local bin=$HOME/.local/bin
+    if [ "$EUID" = 0 ]; then bin=/usr/local/bin; fi
+    mkdir -p "$bin"
+    case $(readlink "$bin/snapper" || echo none) in
+    none) [ -e "$bin/snapper" ] || ln -s "$venv/bin/snapper" "$bin/snapper" ;;
+    */.snapper/venv/bin/snapper) ln -sfn "$venv/bin/snapper" "$bin/snapper" ;;
+    esac
+}
+
+restore() {
+    say "@EVENT@ started"
+    is_installed
+    case $? in
+    0) ;;
+    124 | 137)
+        say "nothing is restored, because this did not start in time: $venv/bin/python"
+        return
+        ;;
+    *)
+        if ! install; then
+            say "snapper could not be installed, so nothing is restored"
+            return
+        fi
+        ;;
+    esac
+    link
+@SAVE_SETTINGS@@MAIN@
+}
+
+# Writes stdin to the log, which must not be a link, and at most 4 MB. Reads all of it even if the log is not written.
+write_log() {
+    local log=$base/log/@EVENT@.log
+    mkdir -p "$base/log"
+    if [ -f "$log" ] && [ "$(wc -c <"$log")" -gt 1000000 ]; then mv -f "$log" "$log.1"; fi
+    (ulimit -f 4000 && exec dd bs=64k of="$log" oflag=append,nofollow,nonblock conv=notrunc) 2>/dev/null
+    cat >/dev/null
+}
+
+work() {
+    export HOME
+    base=$HOME/@BASE@
+    venv=$base/venv
+    if [ ! -d "$HOME" ]; then
+        say "the home directory $HOME does not exist: nothing to do"
+        return
+    fi
+    use_own_path
+    restore > >(tee >(write_log)) 2>&1 # does not wait for processes that keep the output open
+}
+
+# --- start
+
+if [ "$EUID" = 0 ]; then
+    PATH=/usr/sbin:/usr/bin:/sbin:/bin
+    environment=(-i "PATH=$PATH")
+    # What says where the AWS role and the network are, without keys and tokens.
+    for name in AWS_{REGION,DEFAULT_REGION,ROLE_ARN,WEB_IDENTITY_TOKEN_FILE,STS_REGIONAL_ENDPOINTS,CA_BUNDLE} \
+        AWS_CONTAINER_{CREDENTIALS_FULL_URI,CREDENTIALS_RELATIVE_URI,AUTHORIZATION_TOKEN_FILE} \
+        AWS_ENDPOINT_URL{,_S3,_STS} SSL_CERT_{FILE,DIR} REQUESTS_CA_BUNDLE \
+        {HTTP,HTTPS,NO}_PROXY {http,https,no}_proxy; do
+        case ${!name:-} in
+        '') ;;
+        *@*) say "$name is not passed on to $user, because it may contain a password" ;;
+        *) settings+=("$name=${!name}") ;;
+        esac
+    done
+else
+    environment=("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin")
+fi
+cd /
+{
+    env "${environment[@]}" setsid --wait bash -c \
+        "eval \"\$(cat)\"; exec </dev/null; supervise; kill -KILL 0" 2>&1 < <(
+        declare -p user requirement wheelhouse budget settings work_functions
+        declare -f stop_after show supervise "${work_functions[@]}"
+        echo "SECONDS=$SECONDS"
+    )
+} 2>/dev/null # without the shell's message that a process was killed
+if ((SECONDS >= budget)); then say "@EVENT@ was stopped: it reached its time limit of $budget s"; fi
+exit 0
+)
+"""
+
+#: Fills the field SAVE_SETTINGS, followed by SAVE_SETTING for each setting.
+BEFORE_SETTINGS = """\
+    # Save the settings, so that they apply in the user's terminals too.
+"""
+
+SAVE_SETTING = """\
+    limited 30 "$venv/bin/snapper" config set --json -- @KEY@ @VALUE@ >/dev/null ||
+        say "could not save the setting @KEY@: it does not apply in terminals"
+"""
+
+#: Fill the field MAIN, of the script for either event.
+SHOW_SETTINGS = """\
+    limited 30 "$venv/bin/snapper" config
+    say "on-create finished after $SECONDS s\""""
+
+RESTORE = """\
+    # Jupyter need not be restarted: it looks for kernels whenever it shows its menu.
+    limited "$budget" "$venv/bin/snapper" restore --all --budget "$(left 10)"
+    say "on-start finished with exit code $? after $SECONDS s\""""
