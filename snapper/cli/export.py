@@ -107,6 +107,7 @@ def _print_result(result: ExportResult, staleness: Staleness, as_json: bool) -> 
     if as_json:
         fields = to_jsonable(result)
         fields["snapshot"] = fields.pop("snapshot_id")
+        del fields["own_unrelocated"]
         fields |= {
             "longest_prefix": result.longest_prefix,
             "seconds": round(result.seconds, 3),
@@ -114,7 +115,7 @@ def _print_result(result: ExportResult, staleness: Staleness, as_json: bool) -> 
         }
         output.print_json(fields)
         return code
-    output.print_unrelocated(result.unrelocated)
+    output.print_unrelocated(result.unrelocated, result.own_unrelocated)
     output.print_clamped(result.clamped, f"a {result.format} file")
     output.echo(f"Exported {result.environment}@{result.snapshot_id[:12]} to {result.output}")
     output.echo(

@@ -29,6 +29,7 @@ from snapper.errors import (
     UsageError,
 )
 from snapper.format.model import Snapshot
+from snapper.format.owners import OwnedPaths
 from snapper.format.times import NANOSECONDS
 from snapper.fs.moves import Entry, move
 from snapper.process.pool import WorkerPool, default_worker_count
@@ -60,8 +61,8 @@ class ExportResult:
     """A written archive; `size` in bytes.
 
     `longest_prefix` is the maximum length, in bytes, of the path of the directory to unpack it in; None if there is
-    none. `unrelocated` are files in which `dest_prefix` did not fit, `clamped` those with times that the format cannot
-    hold; they have the nearest ones.
+    none. `unrelocated` are files in which `dest_prefix` did not fit, the first `own_unrelocated` of them in no conda
+    package. `clamped` are files with times that the format cannot hold; they have the nearest ones.
     """
 
     environment: str
@@ -73,6 +74,7 @@ class ExportResult:
     size: int
     longest_prefix: int | None
     unrelocated: tuple[str, ...]
+    own_unrelocated: int
     clamped: tuple[str, ...]
     seconds: float
 
@@ -116,7 +118,8 @@ def export_snapshot(
         files=sum(file.type != "directory" for file in source.files.values()),
         size=size,
         longest_prefix=min((record.max_prefix_length for record in binaries), default=None),
-        unrelocated=unrelocated,
+        unrelocated=unrelocated.paths,
+        own_unrelocated=unrelocated.own,
         clamped=clamped,
         seconds=time.monotonic() - began,
     )
@@ -199,7 +202,7 @@ def _check_snapshot(request: ExportRequest, snapshot: Snapshot) -> None:
 
 def _unpack(
     store: Store, snapshot: Snapshot, tree: Path, request: ExportRequest, jobs: int | None, progress: Progress
-) -> tuple[str, ...]:
+) -> OwnedPaths:
     """Unpack the snapshot for the `dest_prefix`, or with its placeholders; return paths that could not be relocated."""
     layers = snapshot.layers if request.dest_prefix else without_relocations(snapshot.layers)
     try:

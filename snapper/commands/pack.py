@@ -26,6 +26,7 @@ from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
+from snapper.format.owners import OwnedPaths
 from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
@@ -64,12 +65,13 @@ class PackResult:
     """The snapshot of a pack, and what it added to the store; sizes in bytes.
 
     `prefix` is empty for an imported environment, and `owner` unless the environment belongs to another user. `skipped`
-    are paths that were not packed, `unrelocated` those with a prefix that cannot be relocated, and `outside` symlinks
-    to absolute paths outside of the environment. `dependencies` are what else the environment uses that is outside of
-    it and not packed. `clamped` are files with times that a snapshot cannot hold; it has the nearest ones. `included`
-    are the sources of editable installs that were packed too. `credentials` are files that contain some; they are not
-    looked for if the environment is unchanged. `first` says whether the store had no environments before. `replaced` is
-    the history entry that was current before, if this environment was not packed or restored from it.
+    are paths that were not packed. `unrelocated` are those with a prefix that cannot be relocated; the first
+    `own_unrelocated` of them are in no conda package. `outside` are symlinks to absolute paths outside of the
+    environment. `dependencies` are what else the environment uses that is outside of it and not packed. `clamped` are
+    files with times that a snapshot cannot hold; it has the nearest ones. `included` are the sources of editable
+    installs that were packed too. `credentials` are files that contain some; they are not looked for if the environment
+    is unchanged. `first` says whether the store had no environments before. `replaced` is the history entry that was
+    current before, if this environment was not packed or restored from it.
     """
 
     environment: str
@@ -83,6 +85,7 @@ class PackResult:
     added_size: int
     skipped: tuple[SkippedPath, ...]
     unrelocated: tuple[str, ...]
+    own_unrelocated: int
     outside: tuple[str, ...]
     dependencies: tuple[Dependency, ...]
     clamped: tuple[str, ...]
@@ -162,7 +165,8 @@ def pack(
         added_layers=len(packed.added),
         added_size=added_size,
         skipped=source.tree.skipped,
-        unrelocated=packed.unrelocated,
+        unrelocated=packed.unrelocated.paths,
+        own_unrelocated=packed.unrelocated.own,
         outside=source.links_outside(packed.prefix),
         dependencies=_find_dependencies(source),
         clamped=source.clamped_times,
@@ -192,15 +196,14 @@ class _Packed:
     encoded: EncodedSnapshot
     snapshot: Snapshot
     prefix: str
-    unrelocated: tuple[str, ...]
+    unrelocated: OwnedPaths
     layers: tuple[PackedLayer, ...] | None = None
     added: Mapping[str, int] = field(default_factory=dict)
     credentials: tuple[str, ...] = ()
 
     @classmethod
     def from_previous(cls, previous: PreviousPack) -> _Packed:
-        unrelocated = previous.index.header.unrelocated
-        return cls(previous.encoded, previous.snapshot, previous.prefix, unrelocated)
+        return cls(previous.encoded, previous.snapshot, previous.prefix, previous.unrelocated)
 
 
 # --- deciding what is unchanged ---------------------------------------------------------------------------
@@ -349,7 +352,7 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     with suppress(OSError), state.open_environment(source.directory) as environment:
         if packed.layers is not None:
             header = index.IndexHeader(
-                packed.encoded.digest, packed.prefix, source.read_at, packed.unrelocated
+                packed.encoded.digest, packed.prefix, source.read_at, packed.unrelocated.paths
             )
             blocks = _index_blocks(packed.layers, source.installed.tree)
             state.write(environment, current, packed.encoded, header, blocks)

@@ -22,6 +22,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
 from snapper.errors import SnapperError, TooManyFiles, UnexpectedError
+from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.errors import map_os_error
 from snapper.kernels.restore_record import RestoreRecorder
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -47,7 +48,8 @@ class RestoreResult:
 
     It may have been `present` before; then `changed` is the number of files that differ from the snapshot, which are
     only looked for if directories that installing and removing packages modifies have been modified. `suggestion` is
-    the command that adds a kernel if there is none. `instead_of` is the current snapshot in the store if that was
+    the command that adds a kernel if there is none. The first `own_unrelocated` of the `unrelocated` files are in no
+    conda package. `instead_of` is the current snapshot in the store if that was
     not available and an earlier one was restored. `unused_location` is where the environment was packed if it is
     elsewhere and nobody asked for that. Sizes in bytes.
     """
@@ -60,6 +62,7 @@ class RestoreResult:
     size: int
     kernels: tuple[kernels.KernelRegistration, ...]
     unrelocated: tuple[str, ...]
+    own_unrelocated: int
     seconds: float
     suggestion: str = ""
     instead_of: str = ""
@@ -210,7 +213,7 @@ class _Restore:
         target: RestoreTarget,
         started: float,
         size: int = 0,
-        unrelocated: tuple[str, ...] = (),
+        unrelocated: OwnedPaths = NO_PATHS,
     ) -> RestoreResult:
         """Register the environment at the target with Jupyter and conda; `size` is what was written, in bytes."""
         if request.prefix:
@@ -244,7 +247,8 @@ class _Restore:
             changed=_count_changes(target.prefix) if target.present else 0,
             size=size,
             kernels=registered,
-            unrelocated=unrelocated,
+            unrelocated=unrelocated.paths,
+            own_unrelocated=unrelocated.own,
             seconds=time.monotonic() - started,
             suggestion="" if registered else kernels.install_hint(target.prefix),
             instead_of=target.instead_of,

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from snapper.format.model import Deviation, Kind, Layer, path_bytes
+from snapper.format.owners import OwnedPaths, order_by_owner
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext
 from snapper.packing.items import CollectedGroup, FileGroup, PackItem, RelocatedFacts
@@ -56,7 +57,7 @@ class BuildResult:
 
     layers: tuple[PackedLayer, ...]
     altered: tuple[Deviation, ...]
-    unrelocated: tuple[str, ...]
+    unrelocated: OwnedPaths
     added: Mapping[str, int]
     checked: tuple[Layer, ...]
 
@@ -82,7 +83,7 @@ class LayerBuild:
     previous: PreviousPack | None
     _layers: dict[_LayerKey, PackedLayer] = field(default_factory=dict)
     _altered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    _unrelocated: list[str] = field(default_factory=list)
+    _unrelocated: dict[str, Kind] = field(default_factory=dict)
     _added: dict[str, int] = field(default_factory=dict)
     _checked: list[Layer] = field(default_factory=list)
     _ready: list[_Job] = field(default_factory=list)
@@ -157,7 +158,7 @@ class LayerBuild:
                 Deviation(package, tuple(sorted(paths, key=path_bytes)))
                 for package, paths in sorted(self._altered.items())
             ),
-            tuple(sorted(self._unrelocated, key=path_bytes)),
+            order_by_owner(self._unrelocated),
             self._added,
             tuple(self._checked),
         )
@@ -180,8 +181,9 @@ class LayerBuild:
         assert self.previous is not None
         for number, packed in enumerate(layers):
             self._layers[_LayerKey(_KIND_ORDER[packed.layer.kind], owner, order, number)] = packed
-        paths = {path for packed in layers for path in packed.paths}
-        self._unrelocated += paths.intersection(self.previous.index.header.unrelocated)
+        unrelocated = frozenset(self.previous.index.header.unrelocated)
+        for packed in layers if unrelocated else ():
+            self._unrelocated.update(dict.fromkeys(unrelocated.intersection(packed.paths), packed.layer.kind))
         for deviation in self.previous.snapshot.altered:
             if deviation.package == owner:
                 self._altered[owner] = list(deviation.paths)
@@ -221,7 +223,7 @@ class LayerBuild:
             self._defer_unproved(owner, scan.item)
             return
         if scan.unrelocated:
-            self._unrelocated.append(path)
+            self._unrelocated[path] = kind
         if kind == "package" and scan.facts:
             self._open_packages[owner].facts[path] = scan.facts
         for number in range(len(scan.starts) - 1):
@@ -240,7 +242,7 @@ class LayerBuild:
         for layer, size in zip(result.layers, result.added_sizes, strict=True):
             if size:
                 self._added[layer.digest] = size
-        self._unrelocated += result.unrelocated
+        self._unrelocated.update(dict.fromkeys(result.unrelocated, kind))
         if kind == "package":
             self._open_packages[owner].facts.update(result.facts)
         for item in result.unproved:

@@ -24,6 +24,7 @@ from snapper.environment.tree import Tree
 from snapper.format import bytecode
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Kind, Layer, Snapshot
+from snapper.format.owners import OwnedPaths, order_by_owner
 from snapper.packing.items import PackItem
 from snapper.packing.plan import cached_sources, members
 
@@ -49,6 +50,12 @@ class PreviousPack:
     tree: Tree
     device: int
     stored: frozenset[str]
+
+    @property
+    def unrelocated(self) -> OwnedPaths:
+        """The files that could not be relocated when the snapshot was packed."""
+        rows, layers = self.index.rows, self.snapshot.layers
+        return order_by_owner({path: layers[rows[path][5]].kind for path in self.index.header.unrelocated})
 
     @property
     def prefix(self) -> str:

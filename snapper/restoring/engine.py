@@ -13,6 +13,7 @@ from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
 from snapper.errors import TooManyFiles
 from snapper.format.model import FORMAT, directory_mode
+from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.pinned import PinnedDirectory
 from snapper.process.pool import WorkerPool
 from snapper.repository.refs import read_ref
@@ -42,7 +43,7 @@ class Outcome(NamedTuple):
 
     plan: RestorePlan
     target: RestoreTarget
-    unrelocated: tuple[str, ...] = ()
+    unrelocated: OwnedPaths = NO_PATHS
     discarded: str = ""
     error: Exception | None = None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from snapper.errors import PrefixTooLong, TooManyDirectories, TooManyFiles
 from snapper.format.member import MOST_KEPT, most_implied_directories
 from snapper.format.model import Layer
+from snapper.format.owners import OwnedPaths, order_by_owner
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.process.worker import Prefetch
@@ -32,7 +33,7 @@ class UnpackResult:
     blocks of the index. `linked` tells whether any file is shared with the tree that was there before.
     """
 
-    unrelocated: tuple[str, ...]
+    unrelocated: OwnedPaths
     index: tuple[bytes, ...]
     linked: bool
 
@@ -131,7 +132,13 @@ class SnapshotUnpacker:
         self._kept = self._described = self._implied = 0
         last_blocks = finalize_tree(self._directory, self._prefix, self._layers, extracted, self._altered)
         return UnpackResult(
-            tuple(sorted(path for layer in extracted for path in layer.unrelocated)),
+            order_by_owner(
+                {
+                    path: layer.kind
+                    for layer, result in zip(self._layers, extracted, strict=True)
+                    for path in result.unrelocated
+                }
+            ),
             (*(layer.index for layer in extracted), *last_blocks),
             any(layer.linked for layer in extracted),
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from snapper.cli.logs import Verbosity
+from snapper.cli.render import grouping
 from snapper.cli.render.style import Style, styled
 from snapper.cli.render.text import plural
 from snapper.errors import SnapperError
@@ -16,8 +17,6 @@ from snapper.process.logs import escape_controls
 
 if TYPE_CHECKING:
     from snapper.environment.changes import PackageChange, PackageChanges
-
-_MOST_LISTED = 10
 
 _ADDED, _REMOVED, _CHANGED = "+", "-", "~"
 _CHANGE_STYLES: dict[str, Style] = {_ADDED: "green", _REMOVED: "red", _CHANGED: "yellow"}
@@ -105,9 +104,16 @@ def print_deviations(
         print_paths(f"{deviation.package}: {count} {what}", deviation.paths, write)
 
 
-def print_unrelocated(paths: Sequence[str]) -> None:
-    """Warn about files that could not be relocated."""
-    print_paths("these files still contain another prefix, in a form that cannot be changed", paths, warn)
+def print_unrelocated(
+    paths: Sequence[str],
+    own: int,
+    what: str = "these files still contain another prefix, in a form that cannot be changed",
+) -> None:
+    """Warn about files that could not be relocated, the first `own` of which are in no conda package."""
+    if paths:
+        warn(f"{what}:")
+        for line in grouping.lines_by_owner(paths, own):
+            warn(f"    {line}")
 
 
 def print_clamped(paths: Sequence[str], what: str) -> None:
@@ -142,13 +148,11 @@ def _manager(change: PackageChange) -> str:
 
 
 def print_paths(what: str, paths: Sequence[str], write: Callable[[str], None] = notice) -> None:
-    """Print the first of the paths below what they have in common, if there are any."""
+    """Print the paths below what they have in common, if there are any; of many, the directories."""
     if paths:
         write(f"{what}:")
-        for path in paths[:_MOST_LISTED]:
-            write(f"    {path}")
-        if len(paths) > _MOST_LISTED:
-            write(f"    and {len(paths) - _MOST_LISTED:,} more (--json lists all)")
+        for line in grouping.path_lines(paths):
+            write(f"    {line}")
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:

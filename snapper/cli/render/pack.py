@@ -28,10 +28,11 @@ def _print(result: PackResult) -> None:
         output.notice(f"{result.prefix} belongs to the user {result.owner}, who decides what is in it")
     for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
-    output.print_paths(
+    output.print_unrelocated(
+        result.unrelocated,
+        result.own_unrelocated,
         "these files contain the path of the environment, or of an included source, in a form that cannot be changed; "
         "elsewhere, they still refer to it",
-        result.unrelocated,
     )
     output.print_paths(
         "these symlinks point outside the environment and are packed as they are", result.outside

@@ -126,7 +126,7 @@ def _print_result(result: RestoreResult) -> None:
         )
     if result.unused_location and not result.present:
         output.notice(f"  {_not_there(result.unused_location)}")
-    output.print_unrelocated(result.unrelocated)
+    output.print_unrelocated(result.unrelocated, result.own_unrelocated)
     for kernel in result.kernels:
         if kernel.problem:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
