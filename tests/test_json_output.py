@@ -9,6 +9,7 @@ from pathlib import Path
 from scripts.maker import make
 from snapper.cli.app import SECTIONS
 from tests.conftest import Machine
+from tests.support.jupyter import kernels_dir
 
 
 def key_paths(value: object, path: str = "") -> Iterator[str]:
@@ -34,6 +35,10 @@ def documents(machine: Machine, prefix: Path) -> Iterator[tuple[str, dict[str, o
     (prefix / "new.txt").write_text("new")
     (prefix / "share" / "textdata" / "numbers.bin").unlink()
     (prefix / "out").symlink_to("/nowhere")
+    kernel = kernels_dir(machine) / "mine"
+    kernel.mkdir(parents=True)
+    spec = {"argv": [f"{prefix}/bin/mine"], "display_name": "Mine", "language": "text"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
     state = {"version": 1, "env_vars": {"PYTHONPATH": str(machine.home)}}
     (prefix / "conda-meta/state").write_text(json.dumps(state))
     yield ran("tag", "tag", "text", "v1")

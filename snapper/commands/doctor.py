@@ -293,6 +293,10 @@ def _check_environments() -> Iterator[Finding]:
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         for dependency in find_dependencies(installed.directory, environment_variables(installed.directory)):
             yield _dependency_finding(prefix, dependency)
+        outside = [str(kernel.path) for kernel in kernels.find_outside_kernels(installed.directory)]
+        if outside:
+            detail = f"{prefix} is started by {', '.join(outside)}: `pack` copies what is there into the environment"
+            yield Finding("note", "Environment", detail)
         if not kernels.shipped_kernels(installed.directory):
             detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,11 +67,12 @@ class PackResult:
     `prefix` is empty for an imported environment, and `owner` unless the environment belongs to another user. `skipped`
     are paths that were not packed. `unrelocated` are those with a prefix that cannot be relocated; the first
     `own_unrelocated` of them are in no conda package. `outside` are symlinks to absolute paths outside of the
-    environment. `dependencies` are what else the environment uses that is outside of it and not packed. `clamped` are
-    files with times that a snapshot cannot hold; it has the nearest ones. `included` are the sources of editable
-    installs that were packed too. `credentials` are files that contain some; they are not looked for if the environment
-    is unchanged. `first` says whether the store had no environments before. `replaced` is the history entry that was
-    current before, if this environment was not packed or restored from it.
+    environment. `dependencies` are what else the environment uses that is outside of it and not packed. `kernels` are
+    kernelspecs that start the environment and were copied into it. `clamped` are files with times that a snapshot
+    cannot hold; it has the nearest ones. `included` are the sources of editable installs that were packed too.
+    `credentials` are files that contain some; they are not looked for if the environment is unchanged. `first` says
+    whether the store had no environments before. `replaced` is the history entry that was current before, if this
+    environment was not packed or restored from it.
     """
 
     environment: str
@@ -88,6 +89,7 @@ class PackResult:
     own_unrelocated: int
     outside: tuple[str, ...]
     dependencies: tuple[Dependency, ...]
+    kernels: tuple[kernels.CarriedKernel, ...]
     clamped: tuple[str, ...]
     included: tuple[str, ...]
     credentials: tuple[str, ...]
@@ -135,6 +137,7 @@ def pack(
     is_first = published is None and not any(environment_names(store))
     installed = InstalledEnvironment(prefix)
     _check_contains_no_used_directory(installed.prefix, store)
+    outside = () if options.foreign_prefix else kernels.carry_kernels(installed.directory)
     source = read_source(installed, options.editables, options.foreign_prefix)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if options.full else _load_previous_pack(store, source)
@@ -168,7 +171,8 @@ def pack(
         unrelocated=packed.unrelocated.paths,
         own_unrelocated=packed.unrelocated.own,
         outside=source.links_outside(packed.prefix),
-        dependencies=_find_dependencies(source),
+        dependencies=_find_dependencies(source, outside),
+        kernels=tuple(kernel for kernel in outside if not kernel.problem),
         clamped=source.clamped_times,
         included=tuple(str(opened.directory) for opened in source.editables),
         credentials=packed.credentials,
@@ -303,11 +307,18 @@ def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: b
     return added_size + write_snapshot(store, packed.encoded)
 
 
-def _find_dependencies(source: PackSource) -> tuple[Dependency, ...]:
-    """Return what the environment uses that is outside of it; for an imported one, this cannot be known."""
+def _find_dependencies(
+    source: PackSource, outside: Iterable[kernels.CarriedKernel]
+) -> tuple[Dependency, ...]:
+    """Return what the environment uses that is outside of it; for an imported one, this cannot be known.
+
+    `outside` are the kernelspecs that start it; some could not be copied into it.
+    """
     if source.foreign_prefix:
         return ()
-    return find_dependencies(source.directory, environment_variables(source.directory))
+    found = find_dependencies(source.directory, environment_variables(source.directory))
+    missing = [Dependency("kernel", str(kernel.path), (kernel.name,)) for kernel in outside if kernel.problem]
+    return (*found, *missing)
 
 
 # --- publishing and remembering ---------------------------------------------------------------------------

@@ -32,6 +32,9 @@ _DEFINITIONS = (
     ("", ".env"),
 )
 
+#: The directories with kernelspecs, which may set variables.
+_KERNELS = ("share/jupyter/kernels", "share/snapper/kernels")
+
 #: The most files of these directories that are read.
 _MOST_FILES = 1000
 
@@ -72,6 +75,10 @@ def _definition_files(prefix: Top) -> Iterator[str]:
             for name in list_beneath(prefix, directory, _MOST_FILES):
                 if name.endswith(endings):
                     yield f"{directory}/{name}".lstrip("/")
+    for directory in _KERNELS:
+        with suppress(OSError):
+            for name in list_beneath(prefix, directory, _MOST_FILES):
+                yield f"{directory}/{name}/kernel.json"
 
 
 def _read(prefix: Top, path: str) -> bytes:

@@ -20,7 +20,7 @@ from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.settings.directories import home_directory
 
 #: What a dependency is: packages of a language, or a directory that a variable names.
-DependencyKind = Literal["python", "r", "julia", "variable", "library", "cache"]
+DependencyKind = Literal["python", "r", "julia", "variable", "library", "cache", "kernel"]
 
 _SUMMARIES: Mapping[DependencyKind, str] = {
     "python": "packages of yours in {path}, which the environment's Python imports",
@@ -29,6 +29,7 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
     "variable": "{path}, which variables of the environment name",
     "library": "{path}, which compiled files need",
     "cache": "{path}, to which files of packages are links",
+    "kernel": "the kernelspec {path}, which starts the environment",
 }
 
 _INSTALL = "Install them into the environment."
@@ -38,6 +39,7 @@ _ADVICE: Mapping[DependencyKind, str] = {
     "julia": _INSTALL,
     "variable": "Have the variable name a directory in the environment, or one that all machines have.",
     "library": "Install the library into the environment, or on all machines.",
+    "kernel": "Pack the environment as its owner, so that the kernelspec can be copied into it.",
     "cache": "Reinstall these packages, so that their files are in the environment.",
 }
 

@@ -4,8 +4,10 @@ A registered kernel is a kernelspec in Jupyter's data directory whose argv runs 
 `snapper.kernels.launcher`). It can be registered before its environment is restored, and waits for that if started.
 """
 
+from snapper.kernels.carried import CarriedKernel, carry_kernels
 from snapper.kernels.jupyter import kernel_directories
 from snapper.kernels.kernelspecs import install_hint, shipped_kernels
+from snapper.kernels.outside import find_outside_kernels
 from snapper.kernels.registered import RegisteredKernel, registered_kernels
 from snapper.kernels.registration import (
     KernelRegistration,
@@ -16,9 +18,12 @@ from snapper.kernels.registration import (
 )
 
 __all__ = [
+    "CarriedKernel",
     "KernelRegistration",
     "RegisteredKernel",
     "Registrar",
+    "carry_kernels",
+    "find_outside_kernels",
     "install_hint",
     "kernel_directories",
     "register",

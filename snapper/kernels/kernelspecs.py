@@ -38,6 +38,9 @@ ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kern
 
 _KERNELS = "share/jupyter/kernels"
 
+#: The directory in an environment for kernelspecs that were outside of it, and are to be registered by their own names.
+CARRIED = "share/snapper/kernels"
+
 #: The largest `kernel.json`, and the largest logo or front-end file, in bytes.
 _LARGEST_SPEC = 64 * 1024
 _LARGEST_ASSET = 1 << 20
@@ -65,6 +68,11 @@ class Kernelspec:
     directory: str
     command: tuple[str, ...]
     fields: dict[str, Any]
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether it was outside of the environment when that was packed."""
+        return self.directory.startswith(f"{CARRIED}/")
 
     @property
     def prefix(self) -> Path:
@@ -98,12 +106,12 @@ class Kernelspec:
 
 
 def find_kernelspecs(environment: PinnedDirectory) -> Iterator[Kernelspec]:
-    """Yield the valid kernelspecs of the environment, sorted by name."""
-    for name in _list(environment):
-        directory = f"{_KERNELS}/{name}"
+    """Yield the valid kernelspecs that the environment ships, sorted by name, and then those that it carries."""
+    directories = [f"{top}/{name}" for top in (_KERNELS, CARRIED) for name in _list(environment, top)]
+    for directory in directories[:MOST_KERNELS]:
         data = _read(environment, f"{directory}/{KERNEL_JSON}", _LARGEST_SPEC)
         try:
-            spec = None if data is None else _parse_kernelspec(environment, directory, data)
+            spec = None if data is None else parse_kernelspec(environment, directory, data)
         except KERNELSPEC_ERRORS as error:
             reason = f"{type(error).__name__}: {error}"
             logger.info("ignored the kernel in %s/%s: %s", environment, directory, reason)
@@ -114,7 +122,7 @@ def find_kernelspecs(environment: PinnedDirectory) -> Iterator[Kernelspec]:
 
 def shipped_kernels(environment: PinnedDirectory) -> tuple[Kernel, ...]:
     """Return the kernels that the environment ships, sorted by name."""
-    return tuple(spec.kernel for spec in find_kernelspecs(environment))
+    return tuple(spec.kernel for spec in find_kernelspecs(environment) if not spec.is_carried)
 
 
 def possible_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:
@@ -139,7 +147,7 @@ def install_hint(prefix: Path) -> str:
     return f"conda install {where} {package}"
 
 
-def _parse_kernelspec(environment: PinnedDirectory, directory: str, data: bytes) -> Kernelspec | None:
+def parse_kernelspec(environment: PinnedDirectory, directory: str, data: bytes) -> Kernelspec | None:
     """Return the kernelspec, or None if it has no command; may raise KERNELSPEC_ERRORS."""
     found = json.loads(data)
     argv = found["argv"]
@@ -192,10 +200,10 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _list(environment: PinnedDirectory) -> list[str]:
-    """Return the names of the directories with kernelspecs, sorted."""
+def _list(environment: PinnedDirectory, top: str) -> list[str]:
+    """Return the names of the directories with kernelspecs in a directory, sorted."""
     try:
-        return list_beneath(environment, _KERNELS, MOST_KERNELS)
+        return list_beneath(environment, top, MOST_KERNELS)
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -12,20 +12,26 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
 
+from snapper.environment.locations import installed_environments
 from snapper.format.model import Kernel, sha256_hex
 from snapper.fs.own_directory import list_directory
+from snapper.fs.small_files import list_beneath
 from snapper.kernels.jupyter import kernel_names_elsewhere, user_kernels_directory
-from snapper.kernels.kernelspecs import KERNEL_JSON, MOST_KERNELS
+from snapper.kernels.kernelspecs import CARRIED, KERNEL_JSON, MOST_KERNELS
 from snapper.kernels.registered import RegisteredKernel, is_available, registered_kernels
 from snapper.settings.resolution import load_settings
 
 #: The kernel that Jupyter itself comes with.
 _NATIVE = "python3"
+
+#: How the names begin that the extension nb_conda_kernels gives to the kernels of environments.
+_RESERVED = ("conda-env-", "conda-base-", "conda-root-")
 
 #: Letters and a symbol that look like nothing: fillers of Korean, and Braille without dots.
 _BLANK = "\u115f\u1160\u2800\u3164\uffa0"
@@ -47,13 +53,14 @@ _MOST_NUMBERS = 2 * MOST_KERNELS
 class NamedKernel:
     """A kernel of an environment, its name in Jupyter's menu, and the directory of its registered kernelspec.
 
-    `instead_of` is the name that it should have, if that is taken.
+    `instead_of` is the name that it should have, if that is taken. It `claims` a name that is not of the template.
     """
 
     kernel: Kernel
     display_name: str
     directory: Path
     instead_of: str = ""
+    claims: bool = False
 
     @property
     def name(self) -> str:
@@ -74,28 +81,90 @@ class KernelNames:
         for name in list_directory(self._directory):
             self._own.setdefault(name.lower(), []).append(name)
         self._registered = {kernel.name: kernel for kernel in registered_kernels()}
+        self._carried_names = cache(_carried_names)
 
     def registered(self, environment: str) -> list[RegisteredKernel]:
         """Return the kernels of the environment that snapper has registered."""
         return [kernel for kernel in self._registered.values() if kernel.environment == environment]
 
-    def choose(self, environment: str, kernels: Sequence[Kernel]) -> list[NamedKernel]:
+    def choose(
+        self,
+        environment: str,
+        kernels: Sequence[Kernel],
+        carried: Collection[int] = (),
+        prefix: Path | None = None,
+    ) -> list[NamedKernel]:
         """Return the kernels of one environment with names that no other kernel has or can get.
 
-        A registered kernel keeps its name. Other kernels are looked for wherever Jupyter finds them.
+        A registered kernel keeps its name. Other kernels are looked for wherever Jupyter finds them. Kernels at the
+        positions in `carried`, of an environment at `prefix`, keep their own names, unless these could be those of
+        other environments' kernels.
         """
         template = self._settings.kernel_name
         display_names = _display_names(self._settings.kernel_display_name, environment, kernels)
         chosen: set[str] = set()
         named = []
-        for kernel, display_name in zip(kernels, display_names, strict=True):
+        for position, (kernel, display_name) in enumerate(zip(kernels, display_names, strict=True)):
+            own = kernel.name.lower()
+            is_kept = position in carried and self._may_keep(own, environment, kernel.name, prefix)
+            if is_kept and own not in chosen:
+                chosen.add(own)
+                named.append(NamedKernel(kernel, display_name, self._directory / own, claims=True))
+                continue
             text = _fill(template, environment, kernel.language.lower(), kernel.name)
             stem = _normalize(text)[:_LONGEST_STEM]
             is_plain = len(text) <= _LONGEST_STEM and _is_unambiguous(template, environment, kernel)
             name, instead_of = self._choose(stem, environment, kernel.name, chosen, is_plain=is_plain)
             chosen.add(name)
+            instead_of = own if position in carried else instead_of
             named.append(NamedKernel(kernel, display_name, self._directory / name, instead_of))
         return named
+
+    def rivals(self, environment: str, named: Iterable[NamedKernel]) -> list[RegisteredKernel]:
+        """Return the registered kernels that claim names which kernels of another environment should have, too."""
+        wanted = {kernel.instead_of for kernel in named}
+        kernels = self._registered.values()
+        return [
+            known
+            for known in kernels
+            if known.claims and known.environment != environment and known.name in wanted
+        ]
+
+    def _may_keep(self, name: str, environment: str, kernel: str, prefix: Path | None) -> bool:
+        """Return whether a kernel that the environment carries may be registered by its own name, in lower case.
+
+        A publisher can choose any name. So it must not be that of another environment, nor one that a kernel of another
+        environment has or could get: then, neither gets it, in whatever order they are restored.
+        """
+        return (
+            self._is_free(name, environment, kernel)
+            and not name.startswith(_RESERVED)
+            and not any(self._is_named_like(name, other) for other in self._others(environment, prefix))
+            and not self._is_carried(name, environment)
+        )
+
+    def _is_carried(self, name: str, environment: str) -> bool:
+        """Return whether another environment whose kernels are registered carries a kernel of this name."""
+        kernels = self._registered.values()
+        own = {kernel.prefix for kernel in kernels if kernel.environment == environment}
+        others = {kernel.prefix for kernel in kernels} - own
+        return any(name in self._carried_names(prefix) for prefix in others)
+
+    def _is_named_like(self, name: str, other: str) -> bool:
+        """Return whether the name is that of another environment, or one that its kernels could get."""
+        text = _fill(self._settings.kernel_name, _normalize(other), "\0", "\0")
+        pattern = "[a-z0-9._-]*".join(re.escape(part) for part in text.split("\0"))
+        return name == _normalize(other) or re.fullmatch(pattern + _SUFFIX, name) is not None
+
+    def _others(self, environment: str, prefix: Path | None) -> set[str]:
+        """Return the names of environments on this machine other than the one at `prefix`."""
+        known = {kernel.environment for kernel in self._registered.values()}
+        installed = {other.name for other in self._installed if other != prefix}
+        return (known - {environment}) | installed
+
+    @cached_property
+    def _installed(self) -> list[Path]:
+        return installed_environments()
 
     def add(self, name: str) -> None:
         """Note that a kernel may have been registered by this name."""
@@ -118,12 +187,14 @@ class KernelNames:
         new = (
             name
             for name in chain((wanted, with_digest), numbered)
-            if self._is_free(name, environment, kernel)
+            if self._is_free(name, environment, kernel) and not self._is_carried(name, environment)
         )
         for name in chain(self._kept(stem, environment, kernel), new):
             if name not in chosen:
                 is_wanted = name == wanted or (
-                    wanted not in chosen and self._is_free(wanted, environment, kernel)
+                    wanted not in chosen
+                    and self._is_free(wanted, environment, kernel)
+                    and not self._is_carried(wanted, environment)
                 )
                 return name, "" if is_wanted else wanted
         return with_digest, ""
@@ -161,6 +232,14 @@ class KernelNames:
         if known is None:
             return is_available(self._directory / name, environment, kernel)
         return (known.environment, known.kernel) == (environment, kernel)
+
+
+def _carried_names(prefix: str) -> frozenset[str]:
+    """Return the names, in lower case, of the kernels that an environment carries."""
+    try:
+        return frozenset(map(str.lower, list_beneath(prefix, CARRIED, MOST_KERNELS)))
+    except OSError:
+        return frozenset()
 
 
 def _is_unambiguous(template: str, environment: str, kernel: Kernel) -> bool:

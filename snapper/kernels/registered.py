@@ -30,7 +30,8 @@ _WRITTEN = {KERNEL_JSON, *_WRITTEN_FIRST}
 class RegisteredKernel:
     """A kernel that snapper has registered; `ready` if its environment is in its place and has the kernel.
 
-    If `edited`, its `kernel.json` is not as snapper wrote it.
+    If `edited`, its `kernel.json` is not as snapper wrote it. It `claims` its name if the environment carried it by
+    that name, rather than by one of the template's.
     """
 
     name: str
@@ -42,6 +43,7 @@ class RegisteredKernel:
     path: str
     ready: bool
     edited: bool = False
+    claims: bool = False
 
 
 def registered_kernels() -> tuple[RegisteredKernel, ...]:
@@ -74,9 +76,13 @@ def is_usable(directory: OwnDirectory, environment: str, kernel: str) -> bool:
     return registered is not None and (registered.environment, registered.kernel) == (environment, kernel)
 
 
-def with_mark(fields: dict[str, Any], environment: str, kernel: str, prefix: Path) -> dict[str, Any]:
+def with_mark(
+    fields: dict[str, Any], environment: str, kernel: str, prefix: Path, *, claims: bool = False
+) -> dict[str, Any]:
     """Return the fields of a `kernel.json` marked as a kernel that snapper has registered."""
-    mark = {"environment": environment, "kernel": kernel, "prefix": str(prefix)}
+    mark: dict[str, object] = {"environment": environment, "kernel": kernel, "prefix": str(prefix)}
+    if claims:
+        mark["claims"] = True
     fields = {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
     mark["digest"] = _digest(fields)
     return fields
@@ -97,7 +103,7 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
         fields = json.loads(directory.read(KERNEL_JSON))
         mark = fields["metadata"]["snapper"]
         prefix = Path(mark["prefix"])
-        if Path(fields["argv"][1]).parent.name != path.name:
+        if _written_for(fields) != path.name:
             return None  # a copy
         return RegisteredKernel(
             name=path.name,
@@ -109,8 +115,9 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
             path=str(path),
             ready=COMMAND_SCRIPT in directory.names() and conda.is_environment(prefix),
             edited=mark.get("digest", _digest(fields)) != _digest(fields),  # 0.1.0 wrote no digest
+            claims=mark.get("claims") is True,
         )
-    except (*KERNELSPEC_ERRORS, IndexError):
+    except KERNELSPEC_ERRORS:
         return None
 
 
@@ -132,6 +139,21 @@ def remove_registered(kernel: RegisteredKernel) -> None:
             if name in _WRITTEN or is_temporary(name):
                 directory.remove(name)
         directory.remove_if_empty()
+
+
+def registered_kernel_of(fields: Any) -> tuple[str, str, str] | None:
+    """Return which registered kernel a `kernel.json` is, or was copied from: its name, and its kernel and prefix.
+
+    Return None if it is neither. May raise KERNELSPEC_ERRORS.
+    """
+    mark = fields.get("metadata", {}).get("snapper")
+    return (_written_for(fields), str(mark["kernel"]), str(mark["prefix"])) if mark else None
+
+
+def _written_for(fields: dict[str, Any]) -> str:
+    """Return the name of the registered kernel that a `kernel.json` was written for."""
+    words = fields["argv"]
+    return Path(words[1]).parent.name if len(words) > 1 else ""
 
 
 def _read_path(path: Path) -> RegisteredKernel | None:

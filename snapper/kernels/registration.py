@@ -23,6 +23,7 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import KernelNames, NamedKernel
+from snapper.kernels.outside import find_outside_kernels
 from snapper.kernels.registered import (
     RegisteredKernel,
     is_usable,
@@ -78,8 +79,12 @@ class Registrar:
 
         Files that are up to date are not written. Kernelspecs that are not of this environment stay as they are.
         """
-        specs = list(find_kernelspecs(directory))
-        named = self._names.choose(environment, [spec.kernel for spec in specs])
+        specs = self._own_specs(directory)
+        carried = [number for number, spec in enumerate(specs) if spec.is_carried]
+        named = self._names.choose(environment, [spec.kernel for spec in specs], carried, directory.path)
+        for rival in self._names.rivals(environment, named):
+            with suppress(OSError):
+                remove_registered(rival)
         current = {kernel.name for kernel in named}
         for registered in self._names.registered(environment):
             if registered.name not in current and not registered.edited:
@@ -111,6 +116,15 @@ class Registrar:
             else self._register_pending(kernel, prefix, environment)
             for kernel in self._names.choose(environment, possible_kernels(kernels))
         )
+
+    @staticmethod
+    def _own_specs(directory: PinnedDirectory) -> list[Kernelspec]:
+        """Return the kernelspecs of the environment, except for those it carries that are where they were, too."""
+        specs = list(find_kernelspecs(directory))
+        if not any(spec.is_carried for spec in specs):
+            return specs
+        outside = {kernel.name for kernel in find_outside_kernels(directory)}
+        return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in outside)]
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
         def write(directory: OwnDirectory, edited: bool) -> None:
@@ -212,7 +226,8 @@ def _is_anothers(directory: Path) -> bool:
 def _write_kernelspec(
     directory: OwnDirectory, named: NamedKernel, fields: dict[str, Any], prefix: Path, environment: str
 ) -> None:
-    fields = with_mark({**fields, "display_name": named.display_name}, environment, named.kernel.name, prefix)
+    fields = {**fields, "display_name": named.display_name}
+    fields = with_mark(fields, environment, named.kernel.name, prefix, claims=named.claims)
     directory.write(KERNEL_JSON, json.dumps(fields).encode("ascii"))
 
 

@@ -41,6 +41,10 @@ def _print(result: PackResult) -> None:
         output.print_paths(f"not packed: {dependency.summary}", dependency.names, output.warn)
     for advice in dict.fromkeys(dependency.advice for dependency in result.dependencies):
         output.warn(f"  {advice}")
+    output.print_paths(
+        "these kernelspecs start the environment, and are packed with it",
+        [str(kernel.path) for kernel in result.kernels],
+    )
     output.print_clamped(result.clamped, "a snapshot")
     output.print_paths("these source directories of editable installs are included", result.included)
     output.print_paths(
@@ -96,6 +100,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "unrelocated": list(result.unrelocated),
         "outside": list(result.outside),
         "dependencies": [to_jsonable(dependency) for dependency in result.dependencies],
+        "kernels": [{"name": kernel.name, "path": str(kernel.path)} for kernel in result.kernels],
         "clamped": list(result.clamped),
         "included": list(result.included),
         "credentials": list(result.credentials),

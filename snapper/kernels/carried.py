@@ -1,0 +1,63 @@
+"""Carry kernelspecs that start an environment from outside of it: copy them into the environment when it is packed."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from snapper.environment.state import open_environment
+from snapper.fs.atomic import write_entry
+from snapper.fs.directories import DirectoryTree
+from snapper.fs.moves import Entry
+from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.small_files import read_beneath
+from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON
+from snapper.kernels.outside import OutsideKernel, find_outside_kernels
+
+logger = logging.getLogger(__name__)
+
+#: The modes of kernelspecs, which can contain secrets, such as values of variables, and of scripts.
+_PRIVATE, _EXECUTABLE = 0o600, 0o700
+
+
+@dataclass(frozen=True)
+class CarriedKernel:
+    """A kernelspec in the directory `path` that starts an environment.
+
+    `problem` says why it could not be copied into the environment; it is empty if it was.
+    """
+
+    name: str
+    path: Path
+    problem: str = ""
+
+
+def carry_kernels(environment: PinnedDirectory) -> tuple[CarriedKernel, ...]:
+    """Copy kernelspecs that start the environment from outside into it, and return them.
+
+    Nothing is written that is there already, or into an environment of another user.
+    """
+    return tuple(_carry(environment, kernel) for kernel in find_outside_kernels(environment))
+
+
+def _carry(environment: PinnedDirectory, kernel: OutsideKernel) -> CarriedKernel:
+    try:
+        with open_environment(environment):
+            for name, data in {KERNEL_JSON: kernel.kernel_json(), **kernel.files}.items():
+                _write(environment, f"{CARRIED}/{kernel.name}", name, data)
+    except OSError as error:
+        logger.info("%s was not copied into %s: %s", kernel.path, environment, error.strerror)
+        return CarriedKernel(kernel.name, kernel.path, error.strerror or str(error))
+    return CarriedKernel(kernel.name, kernel.path)
+
+
+def _write(environment: PinnedDirectory, directory: str, name: str, data: bytes) -> None:
+    """Write a file in the environment, unless it has these contents. Links are not followed. May raise OSError."""
+    with suppress(OSError):
+        if read_beneath(environment, f"{directory}/{name}", len(data)) == data:
+            return
+    with closing(DirectoryTree(environment, own=True)) as tree:
+        mode = _PRIVATE if name in (KERNEL_JSON, *ASSETS) else _EXECUTABLE
+        write_entry(Entry(tree[directory], name), data, durable=False, mode=mode)

@@ -1,0 +1,245 @@
+"""Find kernelspecs outside of an environment that start it: the user's own, the system's, those of other environments.
+
+`python -m ipykernel install --user`, IRkernel, and IJulia write such kernelspecs. The environment is named by its path,
+in the command itself or in a script that the command runs, or by the name that `conda run` or `conda activate` finds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from snapper.environment.locations import installed_environments
+from snapper.format.paths import contains_path
+from snapper.fs.own_directory import list_directory
+from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.small_files import read_own_path
+from snapper.kernels.jupyter import kernel_directories, kernels_of_prefixes, user_kernels_directory
+from snapper.kernels.kernelspecs import (
+    ASSETS,
+    CARRIED,
+    KERNEL_JSON,
+    KERNELSPEC_ERRORS,
+    Kernelspec,
+    find_kernelspecs,
+    parse_kernelspec,
+)
+from snapper.kernels.registered import registered_kernel_of
+
+#: The largest kernelspec, script, or logo, in bytes.
+_LARGEST = 1 << 20
+
+#: Names that Jupyter accepts.
+_VALID_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+
+_SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
+_CONDA = ("conda", "mamba", "micromamba", "conda.exe")
+
+#: Options of `conda run` that are followed by a value.
+_WITH_VALUE = ("-p", "--prefix", "-n", "--name", "--cwd", "-e", "--env", "-r", "--root-prefix")
+
+_ACTIVATED = re.compile(
+    rb"\bactivate[ \t]+['\"]?([\w./~$-]+)|\brun\b[^\n;&|]*?(?:-n|--name)[ =]['\"]?([\w.-]+)"
+)
+
+
+@dataclass(frozen=True)
+class OutsideKernel:
+    """A kernelspec in the directory `path` that starts an environment, as it is to be there: with relative paths.
+
+    `files` are logos and scripts that belong beside it.
+    """
+
+    name: str
+    path: Path
+    spec: Kernelspec
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def kernel_json(self) -> bytes:
+        """Return the text of its `kernel.json` in the environment."""
+        fields = {**self.spec.fields, "argv": list(self.spec.command)}
+        fields["display_name"] = self.spec.kernel.display_name
+        return json.dumps(fields, indent=1, sort_keys=True).encode("ascii")
+
+
+def find_outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
+    """Return the kernelspecs outside of the environment that start it, unless snapper has registered them; by name.
+
+    Of several with one name, only the one that Jupyter finds first counts. Files of other users do not count.
+    """
+    found: dict[str, OutsideKernel | None] = {}
+    names = _Names(environment)
+    for directory in _search_path(environment):
+        for name in list_directory(directory):
+            if _VALID_NAME.fullmatch(name) and name.lower() not in found:
+                with suppress(*KERNELSPEC_ERRORS):
+                    found[name.lower()] = names.read(directory / name)
+    return [kernel for _, kernel in sorted(found.items()) if kernel]
+
+
+def _search_path(environment: PinnedDirectory) -> Iterator[Path]:
+    """Yield the directories with kernelspecs outside of the environment, those that Jupyter looks in first."""
+    top = os.path.realpath(environment.path) + "/"
+    prefixes = installed_environments()
+    for directory in dict.fromkeys(
+        [str(user_kernels_directory()), *kernel_directories(), *kernels_of_prefixes(prefixes)]
+    ):
+        if not os.path.realpath(directory).startswith(top):
+            yield Path(directory)
+
+
+class _Names:
+    """The ways in which a kernelspec can name an environment."""
+
+    def __init__(self, environment: PinnedDirectory) -> None:
+        self._environment = environment
+        path = environment.path
+        self._prefix = str(path)
+        self._spellings = tuple(dict.fromkeys((os.path.realpath(path), os.path.abspath(path))))
+
+    def read(self, directory: Path) -> OutsideKernel | None:
+        """Return the kernelspec in a directory if it starts the environment. May raise KERNELSPEC_ERRORS."""
+        data = read_own_path(directory / KERNEL_JSON, _LARGEST)
+        spec = parse_kernelspec(self._environment, f"{CARRIED}/{directory.name}", data)
+        if spec is None:
+            return None
+        registered = registered_kernel_of(json.loads(data))
+        if registered:
+            return self._copy(directory, spec, *registered)
+        resources = str(directory)
+        command = [word.replace("{resource_dir}", resources) for word in spec.command]
+        variables, command = _without_env(command)
+        target, inner = _without_conda_run(command)
+        files = dict(_files(directory))
+        if target and inner and self._is_named(target):
+            command = inner
+        elif not self._starts(command, resources, files):
+            return None
+        words = (self._own_path(word).replace(resources, "{resource_dir}") for word in command)
+        fields = {**spec.fields, "env": {**spec.variables(), **variables}}
+        own = replace(spec, command=(self._program(next(words)), *words), fields=fields)
+        return OutsideKernel(directory.name, directory, own, files)
+
+    def _copy(
+        self, directory: Path, spec: Kernelspec, name: str, kernel: str, prefix: str
+    ) -> OutsideKernel | None:
+        """Return a copy of a registered kernel that the user has changed; its command is that of the environment."""
+        if directory.name == name or prefix not in (*self._spellings, self._prefix):
+            return None
+        for shipped in find_kernelspecs(self._environment):
+            if shipped.kernel.name == kernel:
+                metadata = {key: value for key, value in spec.fields["metadata"].items() if key != "snapper"}
+                fields = {**spec.fields, "metadata": metadata}
+                own = replace(spec, command=shipped.command, fields=fields)
+                return OutsideKernel(directory.name, directory, own, dict(_files(directory)))
+        return None
+
+    def _starts(self, command: list[str], resources: str, files: dict[str, bytes]) -> bool:
+        """Return whether a command starts the environment.
+
+        Scripts of the user's that it runs are added to `files`, and replaced in the command by what will be there.
+        """
+        scripts = dict(_scripts(command))
+        words = (self._own_path(word).encode("utf-8", "surrogateescape") for word in command)
+        texts = [*words, *scripts.values()]
+        if not any(map(self._is_mentioned, texts)):
+            return False
+        for position, script in scripts.items():
+            path = command[position]
+            is_inside = self._own_path(path).startswith(f"{self._prefix}/")
+            if not is_inside and (path.startswith(f"{resources}/") or self._is_mentioned(script)):
+                name = posixpath.basename(path)
+                files[name] = script
+                command[position] = f"{{resource_dir}}/{name}"
+        return True
+
+    def _is_mentioned(self, text: bytes) -> bool:
+        """Return whether a text contains the path of the environment, or activates it by name."""
+        if any(contains_path(text, spelling) for spelling in self._spellings):
+            return True
+        return any(self._is_named((a or b).decode()) for a, b in _ACTIVATED.findall(text))
+
+    def _is_named(self, target: str) -> bool:
+        """Return whether a name or path that conda accepts is the environment's."""
+        if "/" in target:
+            return os.path.realpath(os.path.expanduser(target)) == self._spellings[0]
+        path = self._environment.path
+        return target == path.name and path.parent.name == "envs"
+
+    def _own_path(self, word: str) -> str:
+        """Return the path of the environment for another spelling of it, and other words as they are."""
+        directory, name = posixpath.split(word)
+        if word.startswith("/") and name:
+            real = posixpath.join(os.path.realpath(directory), name)
+            for spelling in self._spellings:
+                for path in (word, real):
+                    if path == spelling or path.startswith(f"{spelling}/"):
+                        return self._prefix + path[len(spelling) :]
+        return word
+
+    def _program(self, word: str) -> str:
+        """Return the name of a program in the environment's `bin`, and other programs as they are."""
+        directory, name = posixpath.split(word)
+        return name if directory == f"{self._prefix}/bin" else word
+
+
+def _files(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and contents of logos and front-end files beside a kernelspec."""
+    for name in ASSETS:
+        with suppress(OSError):
+            yield name, read_own_path(directory / name, _LARGEST)
+
+
+def _scripts(command: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+    """Yield the scripts of this user or root that a command runs, by their positions in it."""
+    for position, word in enumerate(command):
+        if word.startswith("/") and (position == 0 or posixpath.basename(command[0]) in _SHELLS):
+            script = _read_script(word)
+            if script is not None:
+                yield position, script
+
+
+def _read_script(path: str) -> bytes | None:
+    """Return the text of a script of this user or root; None if there is none at the path."""
+    try:
+        data = read_own_path(path, _LARGEST)
+    except OSError:
+        return None
+    return None if b"\0" in data else data
+
+
+def _without_env(command: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that `env` sets at the beginning of a command, and the rest of the command."""
+    if posixpath.basename(command[0]) != "env":
+        return {}, command
+    variables = {}
+    for position, word in enumerate(command[1:], 1):
+        name, separator, value = word.partition("=")
+        if separator:
+            variables[name] = value
+        elif word.startswith("-"):
+            return {}, command  # an option: leave it as it is
+        else:
+            return variables, command[position:]
+    return {}, command
+
+
+def _without_conda_run(command: list[str]) -> tuple[str, list[str]]:
+    """Return the environment that `conda run` names, and what it runs there; nothing if it is another command."""
+    if posixpath.basename(command[0]) not in _CONDA or "run" not in command:
+        return "", []
+    target, words = "", iter(command[command.index("run") + 1 :])
+    for word in words:
+        option, _, value = word.partition("=")
+        if not word.startswith("-"):
+            return target, [word, *words]
+        if option in _WITH_VALUE:
+            value = value or next(words, "")
+            target = value if option in ("-p", "--prefix", "-n", "--name") else target
+    return target, []

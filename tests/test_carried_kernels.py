@@ -1,0 +1,236 @@
+"""Kernelspecs outside of an environment that start it are packed with it, and registered under their own names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.maker import make
+from tests.conftest import Machine
+from tests.support.environments import make_data
+from tests.support.jupyter import kernels_dir, nbconvert, started
+from tests.support.kernelspecs import add_kernel
+from tests.support.pip import python_of, run
+
+
+@pytest.fixture
+def work(machine: Machine) -> Path:
+    """A small environment `work`, whose program `bin/run` counts as that of a kernel."""
+    prefix = make_data(machine.envs / "work")
+    program(prefix / "bin/run")
+    return prefix
+
+
+def program(file: Path, text: str = "#!/bin/sh\necho ran\n") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+    return file
+
+
+def add(directory: Path, *argv: object, **fields: object) -> None:
+    """Write a kernelspec by hand."""
+    directory.mkdir(parents=True, exist_ok=True)
+    spec = {"argv": [*map(str, argv)], "display_name": directory.name, "language": "text", **fields}
+    (directory / "kernel.json").write_text(json.dumps(spec))
+
+
+def move(machine: Machine, *names: str, to: str = "elsewhere") -> Machine:
+    """Pack environments, lose them and the user's home, and restore them in another one; return that machine."""
+    for name in names:
+        outcome = machine.snapper("pack", name)
+        assert outcome.code == 0, outcome
+    home = machine.home.parent / to
+    other = Machine(home, home / "envs", machine.store)
+    other.envs.mkdir(parents=True)
+    shutil.rmtree(machine.home)
+    outcome = other.snapper("restore", "--all")
+    assert outcome.code == 0, outcome
+    return other
+
+
+def registered(machine: Machine) -> list[str]:
+    return sorted(path.name for path in kernels_dir(machine).iterdir())
+
+
+def test_notebook_that_names_the_users_kernel_runs(machine: Machine) -> None:
+    make("tiny", machine.envs / "lab")
+    python = python_of(machine.envs / "lab")
+    run(
+        [python, "-W", "ignore"],
+        ["-m", "ipykernel", "install", "--user", "--name", "work"],
+        machine.home,
+    )
+    result = machine.run_json("pack", "lab")
+    assert result["kernels"] == [{"name": "work", "path": str(kernels_dir(machine) / "work")}]
+    assert f"{kernels_dir(machine) / 'work'}" in machine.snapper("pack", "lab").err
+    assert f"{kernels_dir(machine) / 'work'}" in machine.snapper("doctor").out
+    assert machine.run_json("pack", "lab")["unchanged"]
+    other = move(machine, "lab")
+    assert registered(other) == ["lab-python3", "work"]
+    assert other.run_json("pack", "lab")["unchanged"]
+    assert nbconvert(other, "work", ["import sys; print(sys.prefix)"]) == [f"{other.envs / 'lab'}\n"]
+    other.run_json("restore", "--all")
+    assert registered(other) == ["lab-python3", "work"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["{bin}/run", "{connection_file}"],
+        ["/usr/bin/env", "GREETING=hello", "{bin}/run", "{connection_file}"],
+        ["/opt/conda/bin/conda", "run", "--no-capture-output", "-p", "{prefix}", "run", "{connection_file}"],
+        ["conda", "run", "--name=work", "--live-stream", "run", "{connection_file}"],
+        ["{home}/bin/start-by-path", "{connection_file}"],
+        ["bash", "{home}/bin/start-by-path", "{connection_file}"],
+        ["{resource_dir}/start-by-path", "{connection_file}"],
+        ["bash", "-c", "exec {bin}/run"],
+        ["{link}/bin/run", "{connection_file}"],
+        ["{bin}/own-script", "{connection_file}"],
+    ],
+    ids=[
+        "path",
+        "env",
+        "conda-p",
+        "conda-n",
+        "script",
+        "shell-script",
+        "beside",
+        "shell",
+        "link",
+        "own-script",
+    ],
+)
+def test_commands_that_start_the_environment(argv: list[str], work: Path, machine: Machine) -> None:
+    directory = kernels_dir(machine) / "mine"
+    (machine.home / "link").symlink_to(work)
+    values = {
+        "{bin}": work / "bin",
+        "{prefix}": work,
+        "{home}": machine.home,
+        "{link}": machine.home / "link",
+    }
+    for name, value in values.items():
+        argv = [word.replace(name, str(value)) for word in argv]
+    add(directory, *argv)
+    for place in (machine.home / "bin", directory):
+        program(place / "start-by-path", f"#!/bin/sh\nexec {work}/bin/run\n")
+    program(work / "bin/own-script", f"#!/bin/sh\nexec {work}/bin/run\n")
+    other = move(machine, "work")
+    assert registered(other) == ["mine"]
+    with started(other, "mine") as kernel:
+        assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
+        assert kernel.log == "ran\n"
+    carried = {path.name for path in (other.envs / "work/share/snapper/kernels/mine").iterdir()}
+    assert carried <= {"kernel.json", "start-by-path"}
+
+
+def test_kernelspecs_are_found_wherever_jupyter_looks(work: Path, machine: Machine) -> None:
+    """Those that start something else, and those of other users, are left alone."""
+    other = make_data(machine.envs / "other")
+    path = machine.home / "path"
+    add(path / "kernels/from-path", work / "bin/run")
+    add_kernel(other, "from-other", argv=[f"{work}/bin/run"], display_name="x", language="x")
+    add(kernels_dir(machine) / "python3", work / "bin/run")
+    add(kernels_dir(machine) / "system", "/usr/bin/python3")
+    add(kernels_dir(machine) / "longer", f"{work}-2/bin/run")
+    (kernels_dir(machine) / "broken").mkdir()
+    (kernels_dir(machine) / "broken/kernel.json").write_text("{")
+    result = machine.run_json("pack", "work", JUPYTER_PATH=str(path))
+    assert [kernel["name"] for kernel in result["kernels"]] == ["from-other", "from-path", "python3"]
+
+
+def test_fields_logos_and_copies_of_registered_kernels_are_carried(work: Path, machine: Machine) -> None:
+    add_kernel(work, "text", argv=["run"], display_name="Text", language="text")
+    machine.run_json("pack", "work")
+    machine.run_json("kernels", "register", "work")
+    copy = shutil.copytree(kernels_dir(machine) / "work-text", kernels_dir(machine) / "gpu1")
+    fields = json.loads((copy / "kernel.json").read_text())
+    (copy / "kernel.json").write_text(json.dumps({**fields, "env": {"CUDA_VISIBLE_DEVICES": "1"}}))
+    add(
+        kernels_dir(machine) / "rich",
+        work / "bin/run",
+        env={"DATA": f"{work}/share"},
+        interrupt_mode="message",
+        metadata={"debugger": True},
+    )
+    (kernels_dir(machine) / "rich/logo-64x64.png").write_bytes(b"PNG")
+    other = move(machine, "work")
+    assert registered(other) == ["gpu1", "rich", "work-text"]
+    gpu, rich = (
+        json.loads((kernels_dir(other) / name / "kernel.json").read_text()) for name in ("gpu1", "rich")
+    )
+    assert gpu["env"] == {"CUDA_VISIBLE_DEVICES": "1"}
+    assert f"{other.envs}/work/bin/run" in (kernels_dir(other) / "gpu1/command.sh").read_text()
+    assert rich["env"] == {"DATA": f"{other.envs}/work/share"}
+    assert (rich["interrupt_mode"], rich["metadata"]["debugger"]) == ("message", True)
+    assert (kernels_dir(other) / "rich/logo-64x64.png").read_bytes() == b"PNG"
+
+
+def test_kernelspec_with_a_secret_is_private_and_named(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run", env={"API_TOKEN": "s3cret"})
+    carried = "share/snapper/kernels/mine/kernel.json"
+    assert machine.run_json("pack", "work")["credentials"] == [carried]
+    assert (work / carried).stat().st_mode & 0o777 == 0o600
+
+
+# --- names that could be another's ------------------------------------------------------------------------
+
+
+def carry(prefix: Path, *names: str) -> None:
+    """Do what a publisher can: put kernelspecs into an environment as if they were carried."""
+    program(prefix / "bin/run", "#!/bin/sh\necho attacker\n")
+    for name in names:
+        add(prefix / "share/snapper/kernels" / name, "run")
+
+
+@pytest.mark.parametrize("order", [("work", "evil"), ("evil", "work")])
+def test_names_of_other_environments_are_not_taken(
+    order: tuple[str, str], work: Path, machine: Machine
+) -> None:
+    """A publisher cannot have a kernel started under a name that another environment's kernel has or will have."""
+    add_kernel(work, "text", argv=["run"], display_name="Text", language="text")
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    evil = make_data(machine.envs / "evil")
+    carry(evil, "mine", "python3", "work", "work-text", "conda-env-work-py", "unique")
+    for name in ("work", "evil"):
+        machine.run_json("pack", name)
+    home = machine.home.parent / "elsewhere"
+    other = Machine(home, home / "envs", machine.store)
+    other.envs.mkdir(parents=True)
+    add(kernels_dir(other) / "own", "/bin/true")
+    for name in (*order, *order):
+        other.run_json("restore", name)
+    for path in kernels_dir(other).iterdir():
+        mark = json.loads((path / "kernel.json").read_text()).get("metadata", {}).get("snapper", {})
+        if path.name in ("mine", "python3", "work", "conda-env-work-py") or path.name.startswith("work-"):
+            assert mark["environment"] == "work", path.name
+        elif path.name == "unique":
+            assert mark["environment"] == "evil"
+    assert "unique" in registered(other)
+    assert (kernels_dir(other) / "own/kernel.json").read_text().count("/bin/true") == 1
+
+
+def test_kernel_that_cannot_keep_its_name_is_reported(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    machine.run_json("pack", "work")
+    shutil.rmtree(kernels_dir(machine))
+    add(kernels_dir(machine) / "mine", "/bin/true")
+    (restored,) = machine.run_json("restore", "work")["restored"]
+    assert [(kernel["name"], kernel["instead_of"]) for kernel in restored["kernels"]] == [
+        ("work-mine", "mine")
+    ]
+
+
+def test_kernelspec_that_is_still_there_is_not_registered_twice(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    machine.run_json("pack", "work")
+    before = (kernels_dir(machine) / "mine/kernel.json").read_bytes()
+    machine.run_json("restore", "--all")
+    assert registered(machine) == ["mine"]
+    assert (kernels_dir(machine) / "mine/kernel.json").read_bytes() == before
+    assert subprocess.run([work / "bin/run"], capture_output=True, check=True).stdout == b"ran\n"
