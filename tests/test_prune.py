@@ -275,19 +275,19 @@ def test_nothing_is_pruned_while_an_entry_may_have_another_name(packed: tuple[Ma
         other = entries / name
         other.parent.mkdir(exist_ok=True)
         shutil.copy(entries / "data.json", other)
-        shown = unicodedata.normalize("NFC", name).removesuffix(".json")
+        shown = name.removesuffix(".json")
         before = sorted(machine.store.rglob("[!.]*.*"))
         for option in ("--json", "--yes"):
             outcome = machine.snapper("prune", "--grace", "0s", "--keep-last", 1, "--json", option)
-            assert outcome.code in (10, 12)
+            assert outcome.code == 12
             assert shown in outcome.json["error"]["message"]
             assert sorted(machine.store.rglob("[!.]*.*")) == before
         assert shown in machine.snapper("list").err
         outcome = machine.snapper("restore", "--all")
-        assert outcome.code in (3, 10, 12)
+        assert outcome.code in (3, 12)
         assert shown in outcome.out + outcome.err
         outcome = machine.snapper("push", "--all", "--to", machine.home / "backup")
-        assert outcome.code in (10, 12)
+        assert outcome.code == 12
         assert shown in outcome.err
         other.unlink()
     assert len(machine.run_json("prune", "--grace", "0s", "--keep-last", 1, "--yes")["dropped"]) == 3

@@ -35,12 +35,11 @@ class ListedRefs(NamedTuple):
 
 def list_refs(store: Store) -> ListedRefs:
     """List the refs in the store. Keys that end in `/` are no objects: S3's console makes them to show directories."""
-    names: dict[str, None] = {}
-    invalid = []
+    names, invalid = [], []
     for key in store.list_keys(Layout.REFS):
         parsed = Layout.parse(key)
-        if parsed and parsed.kind is ObjectKind.REF and parsed.name not in names:
-            names[parsed.name] = None
+        if parsed and parsed.kind is ObjectKind.REF:
+            names.append(parsed.name)
         elif not key.endswith("/"):
             invalid.append(key)
     return ListedRefs(tuple(names), tuple(invalid))

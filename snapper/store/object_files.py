@@ -75,13 +75,12 @@ class ObjectFiles(NamedTuple):
     def walk(self, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """Yield everything below the prefix except directories, with its key.
 
-        Files whose names begin with a dot are no objects. Keys are in Unicode's composed form (NFC), in which snapper
-        writes them: some file systems list names decomposed.
+        Files whose names begin with a dot are no objects.
         """
         for directory in self.directories(prefix):
             for entry in directory.entries:
                 if not (entry.name.startswith(".") or entry.is_dir(follow_symlinks=False)):
-                    yield normalize("NFC", directory.prefix + entry.name), entry
+                    yield directory.prefix + _composed_name(entry, directory.descriptor), entry
 
     def directories(self, prefix: str) -> Iterator[OpenDirectory]:
         """Yield the directory of the prefix and those below it; none if it does not exist. Each is closed at the next
@@ -110,6 +109,16 @@ class OpenDirectory(NamedTuple):
     descriptor: int
     prefix: str
     entries: list[os.DirEntry[str]]
+
+
+def _composed_name(entry: os.DirEntry[str], directory: int) -> str:
+    """Return the name of an entry as snapper has written it, composed (NFC), where the file system decomposes names."""
+    name = normalize("NFC", entry.name)
+    if name != entry.name:
+        with suppress(OSError):
+            listed, composed = entry.stat(follow_symlinks=False), os.lstat(name, dir_fd=directory)
+            return name if os.path.samestat(listed, composed) else entry.name
+    return entry.name
 
 
 def _walk(descriptor: int, prefix: str, depth: int) -> Iterator[OpenDirectory]:
