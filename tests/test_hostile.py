@@ -23,7 +23,6 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper.archives.conda_unpack import ADDED_FILES
 from snapper.archives.importer import unpacked_archive
 from snapper.checks.audit import AuditJob, audit_layer
 from snapper.checks.compare import compare_environment
@@ -34,6 +33,7 @@ from snapper.commands.export import export_snapshot
 from snapper.commands.lockfile import render_environment_yml
 from snapper.commands.repair import repair_objects
 from snapper.commands.restore import RestoreFailure
+from snapper.environment.conda_unpack import ADDED_FILES
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import (
     Corrupted,

@@ -17,7 +17,7 @@ import pytest
 from snapper import kernels
 from snapper.environment import conda, editable, pip
 from snapper.environment.conda import FileFacts
-from snapper.environment.embedded import embedded_prefix
+from snapper.environment.embedded import find_prefixes
 from snapper.environment.tree import walk
 from snapper.errors import FileOperationFailed
 from snapper.format.model import Kernel, Package
@@ -365,7 +365,8 @@ def test_paths_in_records_lead_nowhere_else(tmp_path: Path, prefix: Path) -> Non
     paths = ["../../outside", f"{tmp_path}/outside", "a\0b", "share/inside"]
     entries = tuple(conda.PathEntry(path, placeholder="/placeholder") for path in paths)
     package = Package("a", "1", "0", "", "", "")
-    assert embedded_prefix(link, [conda.Record("conda-meta/a.json", package, entries)]) == str(link)
+    record = conda.Record("conda-meta/a.json", package, entries)
+    assert find_prefixes(conda.pin_environment(link), [record], []).found == (str(link),)
 
 
 # --- the user's Jupyter -----------------------------------------------------------------------------------

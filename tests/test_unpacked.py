@@ -113,7 +113,7 @@ def test_archives_with_files_that_would_fill_memory_are_refused(
 ) -> None:
     monkeypatch.setattr(unpacked, "LARGEST", 1000)
     monkeypatch.setattr(conda, "LARGEST_RECORD", 1000)
-    monkeypatch.setattr("snapper.archives.conda_unpack._MAX_SCRIPT_SIZE", 1000)
+    monkeypatch.setattr("snapper.environment.conda_unpack._MAX_SCRIPT_SIZE", 1000)
     files, message = LARGE[what]
     members = [member(path, data) for path, data in files.items()]
     file = write_tar(tmp_path / "large.tar", member("conda-meta/history", b""), *members)

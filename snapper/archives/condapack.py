@@ -21,7 +21,7 @@ from conda_pack.core import CondaPackException, Packer
 from conda_pack.formats import TarArchive
 from conda_pack.formats import archive as conda_pack_archive
 
-from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, PrefixRecord
+from snapper.environment.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, PrefixRecord
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format.compression import zstd_writer

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS
 from snapper.archives.links import LeadsOutside, Links
 from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
+from snapper.environment.conda_unpack import ACTIVATION_SCRIPTS
 from snapper.errors import InsufficientSpace, InvalidArchive
 from snapper.format.member import MOST_KEPT, kept_size
 from snapper.format.model import path_bytes

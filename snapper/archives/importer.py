@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.archives.conda_unpack import ADDED_FILES, PrefixRecord, read_prefix_records
 from snapper.archives.extract import create_symlinks, extract_archive
 from snapper.archives.normalize import UnpackedFiles, normalize
 from snapper.archives.origin import archived_prefix, destination_prefix
 from snapper.archives.reader import detect_format
 from snapper.environment import conda
 from snapper.environment.conda import PathEntry
+from snapper.environment.conda_unpack import ADDED_FILES, PrefixRecord, read_prefix_records
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import FileOperationFailed, InvalidArchive, NotAnArchive, NotAnEnvironment

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.archives import unpacked
-from snapper.archives.conda_unpack import PrefixRecord
 from snapper.archives.origin import NO_PREFIX, OriginSearch
 from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
+from snapper.environment.conda_unpack import PrefixRecord
 from snapper.format import shebang
 from snapper.format.canonicalize import TEXT_PLACEHOLDERS, candidate_originals
 from snapper.format.cstrings import PlaceholderTooShort

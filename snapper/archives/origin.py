@@ -9,23 +9,21 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from snapper.archives import unpacked
-from snapper.archives.conda_unpack import PrefixRecord
 from snapper.environment.conda import PathEntry
+from snapper.environment.conda_unpack import PrefixRecord
+from snapper.environment.embedded import candidate_prefixes, is_prefix
 from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
 
 #: The prefix for environments that have none, or only placeholders; as short as the shortest of these.
 NO_PREFIX = "/snapper-env"
 
-_PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
 _INTERPRETER = re.compile(rb"#! ?(/[^\n]*?)/(bin/[^/\s]+)[ \n]")
 _MAX_FILES = 50
-_MAX_CANDIDATES = 500
-_MAX_COMPONENTS = 32
 _LONGEST_LINE = 4096
 
 #: How much data is searched at most, in bytes: each file counts once for every candidate.
@@ -52,7 +50,7 @@ def archived_prefix(records: Iterable[PrefixRecord], entries: Mapping[str, PathE
         and (record.path not in entries or entries[record.path].placeholder != record.placeholder)
     )
     for path, _ in counts.most_common():
-        if _is_prefix(path):
+        if is_prefix(path):
             return NO_PREFIX if path.startswith(TEXT_PLACEHOLDER) else path
     return NO_PREFIX
 
@@ -75,7 +73,7 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
         if (match := _INTERPRETER.match(unpacked.read_head(top, path, _LONGEST_LINE)))
         and os.path.lexists(top / os.fsdecode(match[2]))
     )
-    return next((path for path, _ in counts.most_common() if _is_prefix(path)), NO_PREFIX)
+    return next((path for path, _ in counts.most_common() if is_prefix(path)), NO_PREFIX)
 
 
 class OriginSearch:
@@ -91,7 +89,7 @@ class OriginSearch:
             data = unpacked.read(self._top, entry.path)
         except OSError:
             return None
-        for prefix in _candidate_prefixes(data):
+        for prefix in candidate_prefixes(data):
             self._remaining -= len(data)
             if self._remaining < 0:
                 return None
@@ -99,22 +97,3 @@ class OriginSearch:
                 if hashlib.sha256(original).hexdigest() == entry.sha256:
                     return ProvenOrigin(prefix, original)
         return None
-
-
-def _candidate_prefixes(data: bytes) -> Iterator[str]:
-    """Yield the absolute paths in the data, and their parents."""
-    seen: set[bytes] = set()
-    for match in _PATH.finditer(data):
-        parts = match.group().split(b"/")
-        for count in range(min(len(parts), _MAX_COMPONENTS), 1, -1):
-            path = b"/".join(parts[:count])
-            name = path.decode("utf-8", "surrogateescape")
-            if path not in seen and _is_prefix(name):
-                seen.add(path)
-                yield name
-        if len(seen) > _MAX_CANDIDATES:
-            return
-
-
-def _is_prefix(path: str) -> bool:
-    return path.startswith("/") and len(path) > 1 and "\0" not in path and os.path.normpath(path) == path

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from snapper.archives import unpacked
-from snapper.archives.conda_unpack import PrefixRecord
 from snapper.environment import conda
+from snapper.environment.conda_unpack import PrefixRecord
 from snapper.environment.tree import File, walk
 from snapper.format.model import RECORD_MODES, Layer, Relocation
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from snapper.archives.conda_unpack import ADDED_FILES
 from snapper.archives.condapack import ArchiveJob, ArchiveSource
 from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
+from snapper.environment.conda_unpack import ADDED_FILES
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format.model import path_bytes

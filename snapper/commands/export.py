@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.archives.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, CONDA_UNPACK
 from snapper.archives.condapack import FORMATS, ArchiveJob, ArchiveSource, OutputFormat, write_archive
 from snapper.archives.portable import make_portable
 from snapper.archives.readback import check_archive
 from snapper.archives.squashfs import squashfs_program
 from snapper.environment import conda
+from snapper.environment.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, CONDA_UNPACK
 from snapper.environment.tree import File, walk
 from snapper.errors import (
     FileOperationFailed,

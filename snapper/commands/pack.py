@@ -88,6 +88,7 @@ class PackResult:
     unrelocated: tuple[str, ...]
     own_unrelocated: int
     outside: tuple[str, ...]
+    found_prefixes: tuple[str, ...]
     dependencies: tuple[Dependency, ...]
     kernels: tuple[kernels.CarriedKernel, ...]
     clamped: tuple[str, ...]
@@ -170,7 +171,8 @@ def pack(
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated.paths,
         own_unrelocated=packed.unrelocated.own,
-        outside=source.links_outside(packed.prefix),
+        outside=source.links_outside(packed.prefixes),
+        found_prefixes=packed.found_prefixes,
         dependencies=_find_dependencies(source, outside),
         kernels=tuple(kernel for kernel in outside if not kernel.problem),
         clamped=source.clamped_times,
@@ -193,21 +195,23 @@ def _check_contains_no_used_directory(prefix: Path, store: Store) -> None:
 class _Packed:
     """A snapshot whose layers are in the store.
 
-    `prefix` is the one in the environment's files. `added` maps the digests of layers that were added to the store to
-    their sizes. `layers` is None if the environment is unchanged, so that its index remains valid.
+    `prefixes` are those in the environment's files, most of which contain the first; `found_prefixes` are those to
+    report. `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
+    environment is unchanged, so that its index remains valid.
     """
 
     encoded: EncodedSnapshot
     snapshot: Snapshot
-    prefix: str
+    prefixes: tuple[str, ...]
     unrelocated: OwnedPaths
     layers: tuple[PackedLayer, ...] | None = None
     added: Mapping[str, int] = field(default_factory=dict)
     credentials: tuple[str, ...] = ()
+    found_prefixes: tuple[str, ...] = ()
 
     @classmethod
     def from_previous(cls, previous: PreviousPack) -> _Packed:
-        return cls(previous.encoded, previous.snapshot, previous.prefix, previous.unrelocated)
+        return cls(previous.encoded, previous.snapshot, (previous.prefix,), previous.unrelocated)
 
 
 # --- deciding what is unchanged ---------------------------------------------------------------------------
@@ -250,6 +254,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         placeholders=source.placeholders,
         kept=source.kept_prefixes,
         included=included_sources(source.prefix_in_files, source.editables),
+        other_prefixes=source.prefixes_in_files[1:],
     )
 
 
@@ -287,7 +292,14 @@ def _build_snapshot(
     encoded = manifest.encode(snapshot)
     credentials = find_credentials(source.directory, records)
     return _Packed(
-        encoded, snapshot, context.prefix, built.unrelocated, built.layers, built.added, credentials
+        encoded,
+        snapshot,
+        context.prefixes,
+        built.unrelocated,
+        built.layers,
+        built.added,
+        credentials,
+        source.found_prefixes,
     )
 
 
@@ -363,7 +375,7 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     with suppress(OSError), state.open_environment(source.directory) as environment:
         if packed.layers is not None:
             header = index.IndexHeader(
-                packed.encoded.digest, packed.prefix, source.read_at, packed.unrelocated.paths
+                packed.encoded.digest, packed.prefixes[0], source.read_at, packed.unrelocated.paths
             )
             blocks = _index_blocks(packed.layers, source.installed.tree)
             state.write(environment, current, packed.encoded, header, blocks)

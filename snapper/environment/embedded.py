@@ -1,14 +1,64 @@
-"""The prefix that the files of an environment contain, which need not be the directory they are in."""
+"""The prefixes that the files of an environment contain. They need not be the directory that it is in.
+
+It may have been installed through a link, in a container, or somewhere else and then moved, copied, or unpacked. A few
+small files show that: those into which conda wrote the prefix, according to its records, scripts, and kernelspecs.
+
+Anybody may have written these files. A prefix that they contain is only used to replace text in the environment, but
+no directory that holds more than environments is accepted.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from snapper.environment.conda import Record
-from snapper.fs.pinned import Top
+from snapper.environment.conda import PathEntry, Record, is_environment
+from snapper.environment.conda_unpack import CONDA_UNPACK, read_prefix_records
+from snapper.environment.tree import File
+from snapper.format.canonicalize import candidate_originals
+from snapper.format.model import is_placeholder
+from snapper.format.paths import contains_path
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
+
+_LARGEST_TEXT = 64 << 10
+_LARGEST_BINARY = 4 << 20
+_LARGEST_SCRIPT = 256 << 10
+
+#: How many files of each kind are read.
+_MAX_TRIED = 4  # of a package
+_MAX_TEXTS = 200  # packages
+_MAX_BINARIES = 8  # packages
+_MAX_SCRIPTS = 300
+_MAX_KERNELS = 50
+_MAX_ARCHIVED = 16
+_MAX_ARCHIVED_PREFIXES = 4
+
+#: How much data is searched for unknown prefixes at most, in bytes: each file counts once for every candidate.
+_MOST_SEARCHED = 128 << 20
+
+_PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
+_PATH_WITH_SPACES = re.compile(rb"[\"'=](/[^\n\0\"'=]{1,1023})")
+_MAX_CANDIDATES = 500
+_MAX_COMPONENTS = 32
+
+_KERNELSPEC = re.compile(r"share/jupyter/kernels/[^/]+/kernel\.json\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+#: Directories that hold more than environments.
+_SYSTEM = re.compile(
+    r"/(?:bin|boot|dev|etc|home|lib\w*|media|mnt|nix|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)?"
+    r"|/usr/(?:bin|lib\w*|local|local/bin|local/lib|sbin|share)|/var/(?:lib|tmp)"
+    r"|/(?:Applications|Library|System|Users|Volumes)|/private(?:/tmp|/var)?"
+)
 
 
 @dataclass(frozen=True)
@@ -24,28 +74,231 @@ class ForeignPrefix:
     kept: Mapping[str, str] = field(default_factory=dict)
 
 
-def embedded_prefix(prefix: Top, records: Iterable[Record]) -> str:
-    """Return the prefix as it is written in the environment's files.
+@dataclass(frozen=True)
+class EmbeddedPrefixes:
+    """The prefixes that were `found` in files, the most frequent first; none if no file contains any.
 
-    It is how the directory was spelled when packages were installed. If there is a symlink in the path, that can be
-    either `prefix` or its real path.
+    If the environment is an unpacked archive, `archived` are those for which it was made, which conda-unpack may have
+    left in files. Until that has run, programs have `placeholders`, by path.
     """
-    absolute, real = os.path.abspath(str(prefix)), os.path.realpath(str(prefix))
-    if absolute == real:
-        return absolute
-    entries = (entry for record in records for entry in record.entries)
-    for entry in entries:
-        if entry.placeholder and entry.mode == "text":
-            embedded = _first_contained(prefix, entry.path, (absolute, real))
-            if embedded:
-                return embedded
-    return absolute
+
+    found: tuple[str, ...] = ()
+    archived: tuple[str, ...] = ()
+    placeholders: Mapping[str, str] = field(default_factory=dict)
 
 
-def _first_contained(prefix: Top, path: str, texts: Iterable[str]) -> str:
-    """Return the first of the texts that the file contains; "" if it contains none or cannot be read."""
-    try:
-        data = read_beneath(prefix, path)
-    except OSError:
+def find_prefixes(
+    directory: PinnedDirectory, records: Iterable[Record], files: Iterable[File]
+) -> EmbeddedPrefixes:
+    """Find the prefixes in the environment's files."""
+    records, paths = tuple(records), {file.path for file in files if file.type == "file"}
+    search = _Search(directory)
+    search.read_package_files(records)
+    archived, placeholders = search.read_archive(records) if CONDA_UNPACK in paths else ((), {})
+    search.read_scripts(paths, records)
+    search.read_kernelspecs(paths)
+    return EmbeddedPrefixes(search.result(), archived, placeholders)
+
+
+def candidate_prefixes(data: bytes) -> Iterator[str]:
+    """Yield the absolute paths in the data, and their parents."""
+    seen: set[bytes] = set()
+    for pattern in (_PATH, _PATH_WITH_SPACES):
+        for match in pattern.finditer(data):
+            parts = match[match.lastindex or 0].split(b"/")
+            for count in range(min(len(parts), _MAX_COMPONENTS), 1, -1):
+                path = b"/".join(parts[:count])
+                name = path.decode("utf-8", "surrogateescape")
+                if path not in seen and is_prefix(name):
+                    seen.add(path)
+                    yield name
+            if len(seen) > _MAX_CANDIDATES:
+                return
+
+
+def spellings(prefix: Path) -> tuple[str, ...]:
+    """Return the paths of a directory: as it was named, and without links."""
+    return tuple(dict.fromkeys((os.path.abspath(prefix), os.path.realpath(prefix))))
+
+
+def is_prefix(path: str) -> bool:
+    """Return whether the text can be a prefix: a normal absolute path."""
+    return (
+        path.startswith("/")
+        and len(path) > 1
+        and not _CONTROL.search(path)
+        and os.path.normpath(path) == path
+    )
+
+
+class _Search:
+    """What is known so far about an environment's prefixes.
+
+    `counts` says how many files contain each one. Scripts and kernelspecs can name programs of other environments, so
+    what only they contain are `claims`, until more is known.
+    """
+
+    def __init__(self, directory: PinnedDirectory) -> None:
+        self._top = directory
+        self._own = spellings(directory.path)
+        self._counts: Counter[str] = Counter()
+        self._claims: Counter[tuple[str, str]] = Counter()
+        self._remaining = _MOST_SEARCHED
+
+    def result(self) -> tuple[str, ...]:
+        """Return the prefixes, the most frequent first."""
+        is_proven = bool(self._counts)
+        for (path, program), count in self._claims.most_common():
+            if path in (*self._counts, *self._own) or self._is_moved(path, program) or not is_proven:
+                self._counts[path] += count
+                is_proven = True
+        return tuple(path for path, _ in self._counts.most_common())
+
+    def read_package_files(self, records: tuple[Record, ...]) -> None:
+        """Look at files into which conda wrote the prefix: small texts, or programs if there are none."""
+        for entries in _samples(records, "text", _LARGEST_TEXT, _MAX_TEXTS):
+            any(self._read_package_file(entry, _LARGEST_TEXT) for entry in entries)
+        if not self._counts:
+            for entries in _samples(records, "binary", _LARGEST_BINARY, _MAX_BINARIES):
+                any(self._read_package_file(entry, _LARGEST_BINARY) for entry in entries)
+
+    def _read_package_file(self, entry: PathEntry, limit: int) -> bool:
+        """Count the prefix in a file; return whether it has told anything."""
+        try:
+            data = read_beneath(self._top, entry.path, limit)
+        except OSError:
+            return False
+        if entry.placeholder.encode() in data:
+            return True  # never relocated
+        known = (*self._own, *self._counts)
+        prefix = next((path for path in known if is_proven(data, entry, path)), "")
+        prefix = prefix or self._prove(data, entry)
+        prefix = prefix or next((path for path in known if contains_path(data, path)), "")
+        if prefix:
+            self._counts[prefix] += 1
+        return bool(prefix)
+
+    def _prove(self, data: bytes, entry: PathEntry) -> str:
+        """Return the prefix in a package's file if the checksum proves that a path in the file is one."""
+        for prefix in candidate_prefixes(data) if entry.sha256 else ():
+            self._remaining -= len(data)
+            if self._remaining < 0:
+                return ""
+            if is_acceptable(prefix, self._top.path) and is_proven(data, entry, prefix):
+                return prefix
         return ""
-    return next((text for text in texts if os.fsencode(text) in data), "")
+
+    def read_archive(self, records: tuple[Record, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+        """Look at files that the archive's `conda-unpack` relocates.
+
+        Return the prefixes that they had, and the placeholders of programs, by path.
+        """
+        try:
+            listed = read_prefix_records(self._top) or ()
+        except ValueError:
+            return (), {}
+        own = {
+            (entry.path, entry.placeholder)
+            for record in records
+            for entry in record.entries
+            if entry.placeholder
+        }
+        texts = [
+            record
+            for record in listed
+            if record.mode == "text"
+            and record[:2] not in own
+            and is_prefix(record.placeholder)
+            and is_acceptable(record.placeholder, self._top.path)
+        ]
+        for record in texts[:_MAX_ARCHIVED]:
+            with suppress(OSError):
+                if contains_path(read_beneath(self._top, record.path), record.placeholder):
+                    self._counts[record.placeholder] += 1
+        prefixes = Counter(record.placeholder for record in texts)
+        binaries = {record.path: record.placeholder for record in listed if record.mode == "binary"}
+        return tuple(prefix for prefix, _ in prefixes.most_common(_MAX_ARCHIVED_PREFIXES)), binaries
+
+    def read_scripts(self, paths: set[str], records: tuple[Record, ...]) -> None:
+        """Look at the first lines of scripts that do not come from packages as they are."""
+        packaged = {
+            entry.path
+            for record in records
+            for entry in record.entries
+            if entry.path.startswith("bin/") and not entry.type.endswith("entry_point")
+        }
+        scripts = sorted(path for path in paths if path.startswith("bin/") and path not in packaged)
+        for path in scripts[:_MAX_SCRIPTS]:
+            with suppress(OSError):
+                data = read_beneath(self._top, path, _LARGEST_SCRIPT)
+                if data.startswith(b"#!"):
+                    self._claim(_program_of(data))
+
+    def read_kernelspecs(self, paths: set[str]) -> None:
+        """Look at the programs of kernels."""
+        for path in sorted(filter(_KERNELSPEC.match, paths))[:_MAX_KERNELS]:
+            with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                self._claim(str(json.loads(read_beneath(self._top, path))["argv"][0]))
+
+    def _claim(self, program: str) -> None:
+        """Note that a file names a program, if there is one of this name in the environment."""
+        path, _, name = program.rpartition("/bin/")
+        if is_prefix(path) and (path in self._own or is_acceptable(path, self._top.path)):
+            is_below = any(path.startswith(f"{own}/") for own in self._own)
+            if not is_below and "/" not in name and self._top.stat(f"bin/{name}", follow=False):
+                self._claims[path, name] += 1
+
+    def _is_moved(self, path: str, program: str) -> bool:
+        """Return whether the program is no longer below that path, or the path leads to this environment."""
+        with suppress(OSError):
+            return os.path.samestat(os.stat(path), self._top.status)
+        return not os.path.lexists(f"{path}/bin/{program}")
+
+
+def is_proven(data: bytes, entry: PathEntry, prefix: str) -> bool:
+    """Return whether the checksum in a record proves that this is the package's file with that prefix."""
+    originals = candidate_originals(data, entry.mode, entry.placeholder, prefix)
+    return any(
+        original != data and hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals
+    )
+
+
+def is_acceptable(path: str, top: Path) -> bool:
+    """Return whether a path from a file can be the prefix of the environment at `top`."""
+    home, current = os.path.expanduser("~"), os.path.abspath(top)
+    is_parent = f"{current}/".startswith(f"{path}/") and path != current
+    return (
+        is_placeholder(path)
+        and not _SYSTEM.fullmatch(path)
+        and not f"{home}/".startswith(f"{path}/")
+        and not (is_parent and not is_environment(Path(path)))
+    )
+
+
+def _samples(records: tuple[Record, ...], mode: str, limit: int, count: int) -> list[list[PathEntry]]:
+    """Return, for each package that has any, its smallest files that have a placeholder of this mode."""
+    samples = []
+    for record in records:
+        entries = [
+            entry
+            for entry in record.entries
+            if entry.placeholder and entry.mode == mode and (entry.size or 0) <= limit
+        ]
+        if entries:
+            samples.append(heapq.nsmallest(_MAX_TRIED, entries, key=lambda entry: entry.size or limit))
+    return samples[:count]
+
+
+def _program_of(script: bytes) -> str:
+    """Return the program that a script's first lines start, as far as it can be told."""
+    lines = script[:4096].split(b"\n", 4)
+    command = lines[0][2:].strip()
+    if command == b"/bin/sh":
+        command = next((line.partition(b"exec")[2] for line in lines[1:4] if b"exec" in line), b"").lstrip(
+            b"' "
+        )
+    elif command.startswith(b"/usr/bin/env "):
+        command = command.removeprefix(b"/usr/bin/env ").removeprefix(b"-S ").lstrip()
+    is_quoted = command[:1] in (b'"', b"'")
+    words = command[1:].split(command[:1], 1) if is_quoted else command.split(None, 1)
+    return words[0].decode("utf-8", "surrogateescape") if words else ""

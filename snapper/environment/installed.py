@@ -10,7 +10,7 @@ from typing import TypeVar
 from snapper.environment import conda, state
 from snapper.environment.conda import Record
 from snapper.environment.drift import Drift, find_drift, is_touched
-from snapper.environment.embedded import embedded_prefix
+from snapper.environment.embedded import EmbeddedPrefixes, find_prefixes, is_acceptable, spellings
 from snapper.environment.index import Index
 from snapper.environment.scan import scan
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
@@ -62,9 +62,25 @@ class InstalledEnvironment:
         return self._recorded(state.read_index)
 
     @cached_property
+    def embedded(self) -> EmbeddedPrefixes:
+        """The prefixes that were found in the environment's files; raises what `records` and `tree` raise."""
+        return find_prefixes(self.directory, self.records, self.tree.files)
+
+    @cached_property
+    def prefixes_in_files(self) -> tuple[str, ...]:
+        """All paths of the environment that its files may contain; raises what `embedded` raises.
+
+        The first is the one that most of them contain.
+        """
+        found = self.embedded.found
+        if not found and self.index and is_acceptable(self.index.header.prefix, self.prefix):
+            found = (self.index.header.prefix,)
+        return tuple(dict.fromkeys((*found, *spellings(self.prefix), *self.embedded.archived)))
+
+    @property
     def prefix_in_files(self) -> str:
-        """The prefix as it is written in the environment's files; raises what `records` raises."""
-        return embedded_prefix(self.directory, self.records)
+        """The prefix that most of the environment's files contain; raises what `embedded` raises."""
+        return self.prefixes_in_files[0]
 
     def drift(self) -> Drift | None:
         """Return what differs from the snapshot in `state` as far as its index tells, or None without that index.

@@ -15,6 +15,7 @@ from snapper.format.cstrings import original_strings
 from snapper.format.encodings import encode_wide, find_wide_encoding
 from snapper.format.model import Mode, is_placeholder, path_bytes
 from snapper.format.paths import contains_path, replace_path
+from snapper.format.paths import replace_paths as replace_paths_in_text
 from snapper.format.relocate import (
     encode_prefix,
     grows_too_large,
@@ -124,6 +125,22 @@ def replace_directory(data: bytes, old: str, new: str) -> bytes:
     if b"\0" in data:
         return data
     return replace_path(data, os.fsencode(old), os.fsencode(new))
+
+
+def with_one_prefix(data: bytes, prefix: str, others: tuple[str, ...]) -> bytes:
+    """Return a text or compiled module with the prefix wherever it contains another one; other files unchanged."""
+    mode = _mode_of(data)
+    if mode is None or not is_placeholder(prefix):
+        return data
+    if mode == "pyc":
+        for other in others:
+            if path_bytes(other) in data and not f"{prefix}/".startswith(f"{other}/"):
+                data = next(candidate_originals(data, mode, prefix, other))
+        return data
+    paths = [path_bytes(other) for other in others if contains_path(data, other)]
+    if paths and all(is_text(data, path) for path in paths):
+        return replace_paths_in_text(data, paths, path_bytes(prefix))
+    return data
 
 
 def _mode_of(data: bytes) -> Mode | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import lru_cache
 
 from snapper.format.model import path_bytes
@@ -18,10 +19,22 @@ def replace_path(data: bytes, old: bytes, new: bytes) -> bytes:
     return _path_pattern(old).sub(new.replace(b"\\", rb"\\"), data)
 
 
+def replace_paths(data: bytes, old: Collection[bytes], new: bytes) -> bytes:
+    """Do the same for several paths, of which one may be the beginning of another one or of the new one."""
+    return _paths_pattern(tuple(sorted({*old, new}, key=len, reverse=True))).sub(
+        new.replace(b"\\", rb"\\"), data
+    )
+
+
 def contains_path(data: bytes, prefix: str) -> bool:
     """Return whether the prefix occurs as a path, or as the beginning of one."""
     needle = path_bytes(prefix)
     return needle in data and _path_pattern(needle).search(data) is not None
+
+
+@lru_cache(maxsize=8)
+def _paths_pattern(paths: tuple[bytes, ...]) -> re.Pattern[bytes]:
+    return re.compile(b"|".join(_path_pattern(path).pattern for path in paths))
 
 
 @lru_cache(maxsize=8)

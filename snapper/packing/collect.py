@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from snapper.environment.conda import FileFacts, with_facts
@@ -19,11 +19,13 @@ from snapper.format.canonicalize import (
     candidate_originals,
     canonicalize,
     search_patterns,
+    with_one_prefix,
 )
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
 from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode, directory_mode, file_mode, path_bytes
+from snapper.format.paths import contains_path
 from snapper.format.times import LINK_TIME, NANOSECONDS, RESTORED_LINK_TIME, stored_time
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
@@ -138,11 +140,12 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
             Member(file.path, "directory", directory_mode(file.path, file.mode), LINK_TIME)
         )
         return
-    target, prefix = file.target, collection.context.prefix
-    canonical = None
-    if target == prefix or target.startswith(prefix + "/"):
-        canonical = CanonicalFile(b"", "link", _LINK_PLACEHOLDER)
-        target = _LINK_PLACEHOLDER + target[len(prefix) :]
+    target, canonical = file.target, None
+    for prefix in sorted(collection.context.prefixes, key=len, reverse=True):
+        if target == prefix or target.startswith(prefix + "/"):
+            canonical = CanonicalFile(b"", "link", _LINK_PLACEHOLDER)
+            target = _LINK_PLACEHOLDER + target[len(prefix) :]
+            break
     collection.builder.add(Member(file.path, "symlink", 0o777, LINK_TIME, 0, target), how=canonical)
 
 
@@ -161,11 +164,18 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
             collection.unproved.append(item._replace(made_at_link=sha256 == entry.sha256_in_prefix))
         return sha256 == entry.sha256
     data = read_file(collection.context.place_of(item.file), item.file)
-    for original in candidate_originals(data, entry.mode, entry.placeholder, collection.context.prefix):
+    originals = (
+        original
+        for prefix in collection.context.prefixes
+        for original in candidate_originals(data, entry.mode, entry.placeholder, prefix)
+    )
+    for original in originals:
         if hashlib.sha256(original).hexdigest() == entry.sha256:
             collection.make_room(len(original))
             canonical = None
-            if original != data:
+            if (
+                original != data or entry.placeholder.encode() in data
+            ):  # never relocated: an unpacked archive's
                 canonical = CanonicalFile(original, entry.mode, entry.placeholder)
                 collection.facts[item.file.path] = facts_of(data, original)
             collection.builder.add(
@@ -187,21 +197,41 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     data = _rewritten(context, item, view)
     placeholders, kept = context.earlier_placeholders(file), context.kept_prefixes(file)
     if data is None:
-        patterns = search_patterns(context.prefix, bytes(view[:256]), prebuilt=item.prebuilt)
+        head, prebuilt = bytes(view[:256]), item.prebuilt
+        patterns = (
+            pattern
+            for prefix in context.prefixes
+            for pattern in search_patterns(prefix, head, prebuilt=prebuilt)
+        )
         if not kept and not any(map(builder.mentions, (*patterns, *map(path_bytes, placeholders)))):
             builder.keep()
             return
         data = bytes(view)
-    canonical = canonicalize(data, context.prefix, (*placeholders, *_package_placeholders(item)), kept)
+    on_disk, data = data, with_one_prefix(data, context.prefix, context.other_prefixes)
+    canonical = _canonicalize(context, data, (*placeholders, *_package_placeholders(item)), kept)
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
         canonical = CanonicalFile(data, None, "", unrelocated=True)
     stored = data if canonical is None else canonical.data
     if (canonical is not None and canonical.unrelocated) or context.included.are_mentioned_in(stored):
         collection.unrelocated.append(file.path)
     if canonical is not None and item.made_at_link:
-        collection.facts[file.path] = facts_of(data, canonical.data)
+        collection.facts[file.path] = facts_of(on_disk, canonical.data)
     collection.make_room(len(stored))
     builder.add(member_of(item, kind, len(stored)), stored, canonical)
+
+
+def _canonicalize(
+    context: PackContext, data: bytes, placeholders: tuple[str, ...], kept: tuple[str, ...]
+) -> CanonicalFile | None:
+    """Return the file in canonical form; unrelocated if it contains several prefixes, which a snapshot cannot note."""
+    result = canonicalize(data, context.prefix, placeholders, kept)
+    for other in context.other_prefixes:
+        if result is None or not result.mode:
+            candidate = canonicalize(data, other, placeholders, kept)
+            result = candidate if candidate and candidate.mode else result or candidate
+        elif contains_path(result.data, other):
+            result = replace(result, unrelocated=True)
+    return result
 
 
 def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes | None:

@@ -18,9 +18,10 @@ from snapper.store import Store
 class PackContext:
     """What every packing worker knows from its start.
 
-    `directory` is where the environment is, and `prefix` the one in its files. `known` maps diff_ids to layers that
-    the store has had, according to the snapshots in it; `checked` are the keys of layers that need not be read again.
-    `placeholders` are those that files had in an earlier snapshot, by path, and `kept` the prefixes they contained.
+    `directory` is where the environment is, and `prefix` the one in its files; some may contain `other_prefixes`.
+    `known` maps diff_ids to layers that the store has had, according to the snapshots in it; `checked` are the keys of
+    layers that need not be read again. `placeholders` are those that files had in an earlier snapshot, by path, and
+    `kept` the prefixes they contained.
     """
 
     directory: str
@@ -33,6 +34,12 @@ class PackContext:
     placeholders: Mapping[str, str]
     kept: Mapping[str, str] = field(default_factory=dict)
     included: IncludedSources = field(default_factory=IncludedSources)
+    other_prefixes: tuple[str, ...] = ()
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """All prefixes that files may contain."""
+        return (self.prefix, *self.other_prefixes)
 
     def find_stored(self, diff_id: str, size: int) -> StoredLayer | None:
         """Return the stored layer with this content of `size` bytes, if one is known and still in the store."""

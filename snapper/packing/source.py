@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,18 @@ class PackSource:
 
     @property
     def prefix_in_files(self) -> str:
-        return self.foreign_prefix.prefix if self.foreign_prefix else self.installed.prefix_in_files
+        return self.prefixes_in_files[0]
+
+    @property
+    def prefixes_in_files(self) -> tuple[str, ...]:
+        """The paths of the environment that files may contain; most contain the first."""
+        return (self.foreign_prefix.prefix,) if self.foreign_prefix else self.installed.prefixes_in_files
+
+    @property
+    def found_prefixes(self) -> tuple[str, ...]:
+        """The prefixes that files contain, if there is one in which the environment is not."""
+        found = () if self.foreign_prefix else self.installed.embedded.found
+        return () if set(found) <= {str(self.prefix)} else found
 
     @property
     def state(self) -> EnvironmentState | None:
@@ -73,7 +84,8 @@ class PackSource:
         """The placeholders that an earlier snapshot, or the imported archive, had in files, by path."""
         if self.foreign_prefix:
             return self.foreign_prefix.placeholders
-        return self.previous.placeholders() if self.previous else {}
+        previous = self.previous.placeholders() if self.previous else {}
+        return {**self.installed.embedded.placeholders, **previous}
 
     @property
     def clamped_times(self) -> tuple[str, ...]:
@@ -90,10 +102,11 @@ class PackSource:
             return self.foreign_prefix.kept
         return self.previous.kept_prefixes() if self.previous else {}
 
-    def links_outside(self, prefix: str) -> tuple[str, ...]:
-        """Return the symlinks whose absolute targets are not below `prefix`."""
+    def links_outside(self, prefixes: Collection[str]) -> tuple[str, ...]:
+        """Return the symlinks whose absolute targets are not below any of the prefixes."""
         links = [file for file in self.tree.files if file.type == "symlink" and file.target.startswith("/")]
-        return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(f"{prefix}/")))
+        inside = tuple(f"{prefix}/" for prefix in prefixes)
+        return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(inside)))
 
 
 def read_source(

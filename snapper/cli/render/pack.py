@@ -24,6 +24,7 @@ def report(result: PackResult, as_json: bool) -> ExitCode:
 
 
 def _print(result: PackResult) -> None:
+    _print_prefixes(result.found_prefixes)
     if result.owner:
         output.notice(f"{result.prefix} belongs to the user {result.owner}, who decides what is in it")
     for path, reason in result.skipped:
@@ -77,12 +78,23 @@ def _print(result: PackResult) -> None:
         )
 
 
+def _print_prefixes(prefixes: tuple[str, ...]) -> None:
+    if len(prefixes) == 1:
+        output.notice(f"its files refer to {prefixes[0]}, where it was installed; restores replace that")
+    elif prefixes:
+        output.print_paths(
+            "its files refer to several directories, because it was moved or copied; restores replace them all",
+            prefixes,
+        )
+
+
 def _fields(result: PackResult) -> dict[str, Any]:
     return {
         "environment": result.environment,
         "snapshot": result.snapshot_id,
         "unchanged": result.unchanged,
         "prefix": result.prefix,
+        "found_prefixes": list(result.found_prefixes),
         "owner": result.owner,
         "store": result.store,
         "platform": result.snapshot.platform,

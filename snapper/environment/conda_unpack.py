@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 from snapper.format.model import Mode
+from snapper.fs.pinned import Top
 from snapper.fs.small_files import read_beneath
 
 ACTIVATION_SCRIPTS = ("bin/activate", "bin/activate.fish", "bin/deactivate")
@@ -32,7 +32,7 @@ class PrefixRecord(NamedTuple):
         return len(self.placeholder.encode())
 
 
-def read_prefix_records(top: Path) -> tuple[PrefixRecord, ...] | None:
+def read_prefix_records(top: Top) -> tuple[PrefixRecord, ...] | None:
     """Return the `_prefix_records` of the `bin/conda-unpack` below `top`, which is not executed; None without one.
 
     Raise ValueError if they do not have the form that conda-pack writes.

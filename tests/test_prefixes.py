@@ -1,0 +1,237 @@
+"""Environments whose files contain another prefix than the directory that is packed: moved, copied, or linked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.maker import make
+from snapper.environment import conda
+from snapper.environment.embedded import find_prefixes
+from snapper.environment.scan import scan
+from tests.conftest import Machine, tree_of, without_run_records
+from tests.support.archives import Tree, conda_pack, conda_unpack, make_odd, unpack
+
+
+@pytest.fixture
+def restored_at(machine: Machine) -> Callable[[str], Tree]:
+    """Return a function that restores an environment, always to the same prefix, and returns its files."""
+
+    def restore(name: str) -> Tree:
+        target = machine.envs / "restored"
+        shutil.rmtree(target, ignore_errors=True)
+        machine.run_json("restore", name, "--prefix", target)
+        return without_run_records(tree_of(target))
+
+    return restore
+
+
+def pack(machine: Machine, prefix: Path, name: str) -> dict[str, Any]:
+    """Pack the environment, completely, and check that packing it again changes nothing."""
+    packed: dict[str, Any] = machine.run_json("pack", "-p", prefix, "--name", name)
+    assert not packed["unrelocated"]
+    for options in ((), ("--full",)):
+        again = machine.run_json("pack", "-p", prefix, "--name", name, *options)
+        assert again["unchanged"]
+    return packed
+
+
+def by_logical_path(prefix: Path) -> Path:
+    """The home directory is a link; the environment is made through it, and packed by its real path."""
+    return prefix.resolve()
+
+
+def moved(prefix: Path) -> Path:
+    """The environment is moved into a directory that did not exist when it was made."""
+    new = prefix.parent / "deep" / "er" / "moved"
+    new.parent.mkdir(parents=True)
+    return prefix.rename(new)
+
+
+def moved_up(prefix: Path) -> Path:
+    """The environment is moved to where the directory was that contained it."""
+    parent = prefix.parent
+    new = prefix.rename(parent.parent / "temporary")
+    parent.rmdir()
+    return new.rename(parent)
+
+
+def renamed(prefix: Path) -> Path:
+    """The old name is the beginning of the new one."""
+    return prefix.rename(f"{prefix}-2")
+
+
+def copied(prefix: Path) -> Path:
+    """The original is still there."""
+    new = prefix.parent / "copy"
+    subprocess.run(["cp", "-a", prefix, new], check=True)
+    return new
+
+
+FORMS = (by_logical_path, moved, moved_up, renamed, copied)
+
+
+@pytest.mark.parametrize("move", FORMS, ids=lambda form: form.__name__)
+def test_environments_are_relocated_from_the_prefix_in_their_files(
+    machine: Machine,
+    tmp_path: Path,
+    restored_at: Callable[[str], Tree],
+    move: Callable[[Path], Path],
+) -> None:
+    (tmp_path / "mnt/home/u").mkdir(parents=True)
+    (tmp_path / "home").symlink_to("mnt/home")
+    prefix = make_odd(tmp_path / "home/u/work")
+    pack(machine, prefix, "reference")
+    shutil.rmtree(prefix / ".snapper")
+    current = move(prefix)
+    packed = pack(machine, current, "moved")
+    assert packed["found_prefixes"] == [str(prefix)]
+    assert packed["snapshot"] == machine.run_json("show", "reference")["snapshot"]
+    restored = restored_at("moved")
+    assert not any(
+        str(path).encode() in data for path in (prefix, current) for _, _, data in restored.values()
+    )
+
+
+def test_environments_made_at_their_real_path_are_packed_through_a_link(
+    machine: Machine, tmp_path: Path
+) -> None:
+    prefix = make_odd(tmp_path / "mnt/work")
+    pack(machine, prefix, "reference")
+    (tmp_path / "link").symlink_to("mnt")
+    shutil.rmtree(prefix / ".snapper")
+    packed = pack(machine, tmp_path / "link/work", "moved")
+    assert packed["found_prefixes"] == [str(prefix)]
+    assert packed["snapshot"] == machine.run_json("show", "reference")["snapshot"]
+
+
+def test_the_other_prefix_is_named(machine: Machine, tmp_path: Path) -> None:
+    prefix = make_odd(tmp_path / "work")
+    outcome = machine.snapper("pack", "-p", prefix.rename(tmp_path / "new"), "--name", "moved")
+    assert outcome.code == 0
+    assert f"refer to {prefix}, where it was installed" in outcome.err.replace("\n", " ")
+
+
+def test_environments_that_were_moved_while_they_grew_are_relocated_from_every_prefix(
+    machine: Machine, tmp_path: Path, restored_at: Callable[[str], Tree]
+) -> None:
+    """A script is added by pip after the first move, a package is installed again after the second."""
+    first = make_odd(tmp_path / "first")
+    second = first.rename(tmp_path / "second")
+    (second / "bin/later").write_text(f"#!{second}/bin/whereami -x\n# {first}/share\n")
+    (second / "share/both.txt").write_text(f"{first}/a {second}/b\n")
+    (second / "share/absolute").symlink_to(second / "share/textdata")
+    third = second.rename(tmp_path / "third")
+    third.rename(tmp_path / "kept")
+    make("no-python", third, copy=True)
+    for path in ("share/textdata/config.ini", "bin/textdata-home"):
+        (third / path).replace(tmp_path / "kept" / path)
+    shutil.rmtree(third)
+    (tmp_path / "kept").rename(third)
+    (third / "share/third.txt").write_text(f"{third}\n")
+    packed = pack(machine, third, "moved")
+    assert sorted(packed["found_prefixes"]) == sorted(map(str, (first, second, third)))
+    assert packed["altered"] == []
+    restored = restored_at("moved")
+    target = machine.envs / "restored"
+    assert restored["share/both.txt"][2].decode() == f"{target}/a {target}/b\n"
+    assert restored["bin/later"][2].decode() == f"#!{target}/bin/whereami -x\n# {target}/share\n"
+    assert os.readlink(target / "share/absolute") == f"{target}/share/textdata"
+    for prefix in (first, second, third):
+        assert not [path for path, entry in restored.items() if os.fsencode(prefix) in entry[2]]
+    outcome = machine.snapper("pack", "-p", third, "--name", "moved", "--full")
+    assert "refer to several directories" in outcome.err
+    assert outcome.code == 0
+
+
+@pytest.mark.parametrize("unpacked", [False, True], ids=["before conda-unpack", "after conda-unpack"])
+def test_unpacked_archives_of_conda_pack(
+    machine: Machine, tmp_path: Path, restored_at: Callable[[str], Tree], unpacked: bool
+) -> None:
+    prefix = make_odd(tmp_path / "work")
+    (prefix / "share/own/other.txt").unlink()  # conda-pack corrupts archives with hard links
+    top = unpack(conda_pack(prefix, tmp_path / "archive.tar.gz"), tmp_path / "unpacked")
+    if unpacked:
+        conda_unpack(top)
+        top = top.rename(tmp_path / "moved")
+    packed = machine.run_json("pack", "-p", top, "--name", "archive")
+    assert packed["found_prefixes"] == [str(tmp_path / "unpacked" if unpacked else prefix)]
+    restored = restored_at("archive")
+    target = machine.envs / "restored"
+    for path, (_, _, data) in restored.items():
+        if not path.startswith(("conda-meta/", "bin/conda")):
+            assert os.fsencode(prefix) not in data, path
+            assert b"placehold" not in data.replace(str(target).encode(), b""), path
+    assert str(target) in subprocess.check_output([target / "bin/whereami"], text=True)
+
+
+def test_environments_without_files_of_packages_that_contain_the_prefix(
+    machine: Machine, tmp_path: Path, restored_at: Callable[[str], Tree]
+) -> None:
+    """Only a script and a kernelspec tell where the environment was."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    kernel = new / "share/jupyter/kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    (new / "conda-meta").mkdir()
+    (new / "bin").mkdir()
+    (new / "bin/python").write_text("#!/bin/sh\n")
+    kernel.write_text(json.dumps({"argv": [f"{old}/bin/python", "-m", "ipykernel_launcher"]}))
+    (new / "bin/tool").write_text(f"#!{old}/bin/python\n")
+    (new / "bin/foreign").write_text(f"#!{tmp_path}/other/bin/unknown\n")
+    assert pack(machine, new, "moved")["found_prefixes"] == [str(old)]
+    restored = restored_at("moved")
+    assert restored["bin/tool"][2].decode() == f"#!{machine.envs}/restored/bin/python\n"
+    assert restored["bin/foreign"][2].decode() == f"#!{tmp_path}/other/bin/unknown\n"
+
+
+def test_scripts_of_other_environments_are_no_evidence(machine: Machine, tmp_path: Path) -> None:
+    prefix, other = make_odd(tmp_path / "work"), tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    for path in (prefix / "bin/python", other / "bin/python"):
+        path.write_text("#!/bin/sh\n")
+    for number in range(9):
+        (prefix / f"bin/foreign{number}").write_text(f"#!{other}/bin/python\n")
+    assert pack(machine, prefix, "work")["found_prefixes"] == []
+
+
+@pytest.mark.parametrize("claimed", ["/usr", "/", "/usr/local", "/home", "~", "parent", "/etc"])
+def test_system_directories_are_never_taken_for_a_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: str
+) -> None:
+    """A record and a checksum prove nothing about a directory that holds more than environments."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    claimed = {"~": str(tmp_path / "home"), "parent": str(tmp_path)}.get(claimed, claimed)
+    prefix = tmp_path / "envs" / "evil"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    original, placeholder = b"#!/placeholder/bin/env python\n", "/placeholder"
+    data = original.replace(placeholder.encode(), claimed.encode())
+    for name in ("claim", "env", "python"):
+        (prefix / "bin" / name).write_bytes(data)
+    record = {
+        "name": "evil",
+        "version": "1",
+        "build_string": "0",
+        "paths_data": {
+            "paths": [
+                {
+                    "_path": "bin/claim",
+                    "path_type": "hardlink",
+                    "sha256": hashlib.sha256(original).hexdigest(),
+                    "prefix_placeholder": placeholder,
+                    "file_mode": "text",
+                }
+            ]
+        },
+    }
+    (prefix / "conda-meta/evil-1-0.json").write_text(json.dumps(record))
+    directory = conda.pin_environment(prefix)
+    assert find_prefixes(directory, conda.read_records(prefix), scan(directory).files).found == ()
