@@ -86,6 +86,14 @@ class EmbeddedPrefixes:
     archived: tuple[str, ...] = ()
     placeholders: Mapping[str, str] = field(default_factory=dict)
 
+    def with_paths_of(self, directory: Path, recorded: str = "") -> tuple[str, ...]:
+        """Return all prefixes that files may contain, the most frequent first, with the paths of the directory.
+
+        `recorded` is what snapper has recorded earlier, which counts if none was found.
+        """
+        earlier = (recorded,) if recorded and is_acceptable(recorded, directory) else ()
+        return tuple(dict.fromkeys((*(self.found or earlier), *spellings(directory), *self.archived)))
+
 
 def find_prefixes(
     directory: PinnedDirectory, records: Iterable[Record], files: Iterable[File]

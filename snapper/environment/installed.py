@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from snapper.environment import conda, state
 from snapper.environment.conda import Record
 from snapper.environment.drift import Drift, find_drift, is_touched
-from snapper.environment.embedded import EmbeddedPrefixes, find_prefixes, is_acceptable, spellings
 from snapper.environment.index import Index
 from snapper.environment.scan import scan
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
 from snapper.errors import SnapperError
 from snapper.fs.pinned import PinnedDirectory
+
+if TYPE_CHECKING:
+    from snapper.environment.embedded import EmbeddedPrefixes
 
 T = TypeVar("T")
 
@@ -64,6 +66,8 @@ class InstalledEnvironment:
     @cached_property
     def embedded(self) -> EmbeddedPrefixes:
         """The prefixes that were found in the environment's files; raises what `records` and `tree` raise."""
+        from snapper.environment.embedded import find_prefixes  # noqa: PLC0415 - slow to import, and often not needed
+
         return find_prefixes(self.directory, self.records, self.tree.files)
 
     @cached_property
@@ -72,10 +76,8 @@ class InstalledEnvironment:
 
         The first is the one that most of them contain.
         """
-        found = self.embedded.found
-        if not found and self.index and is_acceptable(self.index.header.prefix, self.prefix):
-            found = (self.index.header.prefix,)
-        return tuple(dict.fromkeys((*found, *spellings(self.prefix), *self.embedded.archived)))
+        recorded = self.index.header.prefix if self.index and not self.embedded.found else ""
+        return self.embedded.with_paths_of(self.prefix, recorded)
 
     @property
     def prefix_in_files(self) -> str:
