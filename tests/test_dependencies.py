@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.maker import make
-from tests.conftest import Machine
+from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
-from tests.support.pip import pip, wheels
+from tests.support.pip import pip, python_of, run, wheels
 
 
 @pytest.fixture
@@ -121,6 +123,78 @@ def test_packages_in_the_depot_of_julia_are_named(data: Path, machine: Machine) 
         'export JULIA_DEPOT_PATH="$CONDA_PREFIX/share/julia:"',
     )
     assert dependencies(machine) == []
+
+
+# --- links into a package cache ---------------------------------------------------------------------------
+
+
+def link_into_cache(prefix: Path, cache: Path) -> int:
+    """Do what conda does with `always_softlink`, and return the number of links."""
+    count = 0
+    for record in prefix.glob("conda-meta/*.json"):
+        fields = json.loads(record.read_text())
+        for entry in fields["paths_data"]["paths"]:
+            file, cached = prefix / entry["_path"], cache / record.stem / entry["_path"]
+            if entry["path_type"] == "hardlink" and "prefix_placeholder" not in entry and file.exists():
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(cached)
+                file.symlink_to(cached)
+                count += 1
+    return count
+
+
+def test_links_into_a_package_cache_are_followed(machine: Machine) -> None:
+    prefix = machine.envs / "work"
+    make("tiny", prefix, copy=True)
+    before = tree_of(prefix)
+    cache = machine.home / "pkgs"
+    assert link_into_cache(prefix, cache) > 1000
+    result = machine.run_json("pack", "work")
+    assert (result["outside"], result["dependencies"]) == ([], [])
+    assert machine.run_json("pack", "work")["unchanged"]
+    assert machine.snapper("doctor").out.count("work has editable") == 0
+    shutil.rmtree(prefix)
+    shutil.rmtree(cache)
+    machine.run_json("restore", "work")
+    after = tree_of(prefix)
+    assert {path: entry[::2] for path, entry in after.items()} == {
+        path: entry[::2] for path, entry in before.items()
+    }
+    run([python_of(prefix)], ["-c", "import ipykernel"], machine.home)
+
+
+def test_links_of_distributions_are_followed(data: Path, machine: Machine) -> None:
+    """uv makes such links with `--link-mode=symlink`, except for RECORD."""
+    site = data / "lib/python3.12/site-packages"
+    with zipfile.ZipFile(wheels("six==1.16.0")[0]) as wheel:
+        wheel.extractall(site)
+    cached = machine.home / ".cache/uv/six.py"
+    cached.parent.mkdir(parents=True)
+    (site / "six.py").rename(cached)
+    (site / "six.py").symlink_to(cached)
+    contents = cached.read_bytes()
+    assert dependencies(machine) == []
+    cached.unlink()
+    shutil.rmtree(data)
+    machine.run_json("restore", "work")
+    assert (site / "six.py").read_bytes() == contents
+
+
+def test_links_to_something_else_are_not_followed(data: Path, machine: Machine) -> None:
+    """A publisher, or another user, may have made the link and the record."""
+    secret = write(machine.home / "secret", "s3cret")
+    record = next(data.glob("conda-meta/textdata-*.json"))
+    fields = json.loads(record.read_text())
+    entry = {"_path": "share/planted", "path_type": "hardlink", "sha256": "0" * 64, "size_in_bytes": 6}
+    fields["paths_data"]["paths"].append(entry)
+    record.write_text(json.dumps(fields))
+    (data / "share/planted").symlink_to(secret)
+    (data / "own").symlink_to(secret)
+    assert dependencies(machine) == [("cache", "~", ["share/planted"])]
+    secret.unlink()
+    shutil.rmtree(data)
+    machine.run_json("restore", "work")
+    assert (data / "share/planted").readlink() == (data / "own").readlink() == secret
 
 
 # --- variables --------------------------------------------------------------------------------------------

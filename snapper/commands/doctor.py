@@ -16,7 +16,7 @@ from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.environment import conda, editable
 from snapper.environment.conda_directories import envs_dirs
-from snapper.environment.dependencies import Dependency, find_dependencies
+from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
@@ -283,7 +283,7 @@ def _check_environments() -> Iterator[Finding]:
             continue
         installed = InstalledEnvironment(prefix)
         try:
-            editables = editable.find(installed.directory, installed.tree)
+            editables = editable.find(installed.directory, installed.followed.tree)
         except SnapperError as error:
             yield Finding("warning", "Environment", error.message, error.hint)
             continue
@@ -291,7 +291,9 @@ def _check_environments() -> Iterator[Finding]:
             names = ", ".join(f"{install.name} ({install.source})" for install in editables)
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
-        for dependency in find_dependencies(installed.directory, environment_variables(installed.directory)):
+        variables = environment_variables(installed.directory)
+        unproved = unproved_links(installed.followed)
+        for dependency in (*find_dependencies(installed.directory, variables), *unproved):
             yield _dependency_finding(prefix, dependency)
         outside = [str(kernel.path) for kernel in kernels.find_outside_kernels(installed.directory)]
         if outside:

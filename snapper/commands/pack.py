@@ -13,7 +13,7 @@ from pathlib import Path
 from snapper import kernels
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
-from snapper.environment.dependencies import Dependency, find_dependencies
+from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.own_locations import remember_location
@@ -255,6 +255,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         kept=source.kept_prefixes,
         included=included_sources(source.prefix_in_files, source.editables),
         other_prefixes=source.prefixes_in_files[1:],
+        followed=source.followed,
     )
 
 
@@ -330,7 +331,7 @@ def _find_dependencies(
         return ()
     found = find_dependencies(source.directory, environment_variables(source.directory))
     missing = [Dependency("kernel", str(kernel.path), (kernel.name,)) for kernel in outside if kernel.problem]
-    return (*found, *missing)
+    return (*found, *missing, *unproved_links(source.installed.followed))
 
 
 # --- publishing and remembering ---------------------------------------------------------------------------

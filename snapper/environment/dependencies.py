@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from snapper.environment.cached_links import FollowedLinks
 from snapper.environment.conda import META
 from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.fs.small_files import list_beneath, read_beneath
@@ -97,6 +99,14 @@ def find_dependencies(environment: PinnedDirectory, variables: Mapping[str, str]
     """
     found = [*_user_packages(environment, variables), *_named_by_variables(environment, variables)]
     return tuple(dependency for dependency in found if dependency.names)
+
+
+def unproved_links(links: FollowedLinks) -> tuple[Dependency, ...]:
+    """Return the links in place of files of packages that lead to something else than the package's file."""
+    by_directory: dict[str, list[str]] = defaultdict(list)
+    for file in links.unproved:
+        by_directory[os.path.dirname(file.target)].append(file.path)
+    return tuple(Dependency("cache", path, tuple(names)) for path, names in sorted(by_directory.items()))
 
 
 def user_sites(environment: PinnedDirectory, variables: Mapping[str, str]) -> list[UserSite]:

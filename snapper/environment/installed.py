@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from snapper.environment import conda, state
+from snapper.environment.cached_links import FollowedLinks, follow, leads_outside
 from snapper.environment.conda import Record
 from snapper.environment.drift import Drift, find_drift, is_touched
 from snapper.environment.index import Index
@@ -15,6 +16,7 @@ from snapper.environment.scan import scan
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
 from snapper.errors import SnapperError
+from snapper.fs.errors import read_errors
 from snapper.fs.pinned import PinnedDirectory
 
 if TYPE_CHECKING:
@@ -42,6 +44,15 @@ class InstalledEnvironment:
     def tree(self) -> Tree:
         """The environment's own files; raises NotAnEnvironment, PermissionDenied, FileOperationFailed."""
         return scan(self.directory)
+
+    @cached_property
+    def followed(self) -> FollowedLinks:
+        """The tree with links of packages into a package cache followed; raises what `tree` and `records` raise."""
+        links = [file for file in self.tree.files if leads_outside(file, self.directory)]
+        if not links:
+            return FollowedLinks(self.tree)
+        with read_errors():
+            return follow(self.directory, self.tree, links, self.records)
 
     @cached_property
     def records(self) -> tuple[Record, ...]:

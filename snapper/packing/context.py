@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ class PackContext:
     `known` maps diff_ids to layers that the store has had, according to the snapshots in it; `checked` are the keys of
     layers that need not be read again. `placeholders` are those that files had in an earlier snapshot, by path, and
     `kept` the prefixes they contained.
+    `followed` are the paths that links in the environment lead to, whose files are packed in place of the links.
     """
 
     directory: str
@@ -34,6 +36,7 @@ class PackContext:
     placeholders: Mapping[str, str]
     kept: Mapping[str, str] = field(default_factory=dict)
     included: IncludedSources = field(default_factory=IncludedSources)
+    followed: Mapping[str, str] = field(default_factory=dict)
     other_prefixes: tuple[str, ...] = ()
 
     @property
@@ -60,4 +63,6 @@ class PackContext:
 
     def place_of(self, file: File) -> FilePlace:
         """Return where to read the file from."""
+        if file.path in self.followed:
+            return FilePlace(*posixpath.split(self.followed[file.path]))
         return self.included.place_of(file.path) or FilePlace(self.directory, file.path)

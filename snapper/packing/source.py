@@ -72,6 +72,11 @@ class PackSource:
         return () if set(found) <= {str(self.prefix)} else found
 
     @property
+    def followed(self) -> Mapping[str, str]:
+        """Where links into a package cache lead to, whose files are packed in place of the links."""
+        return {} if self.foreign_prefix else self.installed.followed.targets
+
+    @property
     def state(self) -> EnvironmentState | None:
         return None if self.foreign_prefix else self.installed.state
 
@@ -118,7 +123,7 @@ def read_source(
     """
     read_at = 0 if foreign_prefix else _time_of(installed.directory, clock.now)
     editables = _find_editables(installed, policy)
-    tree = installed.tree
+    tree = installed.followed.tree if not foreign_prefix else installed.tree
     if editables:  # the prefix in files is only known once all package records are read
         prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
         tree = editable.include(tree, editables, prefix_in_files)
@@ -140,7 +145,7 @@ def _find_editables(installed: InstalledEnvironment, policy: EditablePolicy) -> 
     """Return the editable installs whose sources are to be included; raise EditableInstallsFound to refuse them."""
     if policy == "ignore":
         return ()
-    editables = editable.find(installed.directory, installed.tree)
+    editables = editable.find(installed.directory, installed.followed.tree)
     if editables and policy == "refuse":
         raise EditableInstallsFound(tuple(f"{install.name} ({install.source})" for install in editables))
     return tuple(editable.open_source(install, installed.prefix) for install in editables)
