@@ -89,7 +89,10 @@ def test_layers_of_linked_files_are_not_read_from_the_store(store: Store, scratc
     for layer in previous.snapshot.layers:
         if "whereami" in layer.owner:
             (scratch / "store" / Layout.layer(layer.digest)).unlink()
-    assert isinstance(restore_snapshot(store, prefix, ""), RestoreResult)
+    assert isinstance(
+        restore_snapshot(store, prefix, ""), RestoreFailure
+    )  # only this machine has all of the old one
+    assert isinstance(restore_snapshot(store, prefix, "", replace=True), RestoreResult)
     shutil.rmtree(prefix)
     assert isinstance(restore_snapshot(store, prefix, ""), RestoreFailure)
 
