@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from snapper.format import elf, object_code, shebang
+from snapper.format import elf, object_code, shebang, zipapp
 from snapper.format.bytecode import replace_paths
 from snapper.format.cstrings import original_strings
 from snapper.format.encodings import encode_wide, find_wide_encoding
@@ -40,6 +40,9 @@ BINARY_PLACEHOLDER = ("/opt/snapper_prefix" + "_placehold" * 24)[:255]
 _LOADER_PLACEHOLDER = "/snapper_prefix"
 _MIN_LOADER_PLACEHOLDER = 4
 
+#: How a file with a first line may have been relocated: by snapper, or so that the line does not work.
+_RELOCATE = (relocate_file, replace_placeholder)
+
 
 @dataclass(frozen=True)
 class CanonicalFile:
@@ -67,6 +70,9 @@ def canonicalize(
     """
     mode = _mode_of(data)
     if mode is None:
+        zipped = _canonicalize_zipapp(data, prefix, placeholders)
+        if zipped is not None:
+            return _with_kept(zipped, prefix, kept)
         return _canonicalize_wide(data, prefix) or _canonicalize_binary(data, prefix, placeholders, kept)
     if mode == "pyc" or is_text(data, encode_prefix(prefix, mode)):
         for placeholder in (*placeholders, *TEXT_PLACEHOLDERS):
@@ -201,6 +207,24 @@ def _canonicalize_wide(data: bytes, prefix: str) -> CanonicalFile | None:
     canonical = replaced.decode("utf-8", "surrogatepass").encode(encoding, "surrogatepass")
     if canonical != data and replace_placeholder(canonical, "text", TEXT_PLACEHOLDER, prefix) == data:
         return CanonicalFile(canonical, "text", TEXT_PLACEHOLDER)
+    return None
+
+
+def _canonicalize_zipapp(data: bytes, prefix: str, placeholders: tuple[str, ...]) -> CanonicalFile | None:
+    """Do the same as `canonicalize` for the text before an archive, with a placeholder as long as the prefix."""
+    archive = zipapp.start_of_archive(data)
+    text = data[:archive]
+    if not contains_path(text, prefix):
+        return None
+    for placeholder in (*placeholders, *loader_placeholders(len(path_bytes(prefix)))):
+        if placeholder.encode() in data:
+            continue
+        for original in (zipapp.without_padding(text), text):
+            canonical = _insert_placeholder(original, "text", placeholder, prefix)
+            if canonical is not None:
+                canonical += data[archive:]
+                if any(relocate(canonical, "text", placeholder, prefix) == data for relocate in _RELOCATE):
+                    return CanonicalFile(canonical, "text", placeholder)
     return None
 
 

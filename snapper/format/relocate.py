@@ -6,7 +6,7 @@ in binaries, each NUL-terminated string is, and padded with NULs to its length (
 
 from __future__ import annotations
 
-from snapper.format import object_code, shebang
+from snapper.format import object_code, shebang, zipapp
 from snapper.format.bytecode import replace_paths
 from snapper.format.cstrings import replace_strings
 from snapper.format.encodings import find_wide_encoding
@@ -30,6 +30,10 @@ def relocate_file(data: bytes, mode: Mode, placeholder: str, prefix: str) -> byt
 
     Raise PlaceholderTooShort for a binary with a placeholder that is shorter than the prefix, RelocatedFileTooLarge.
     """
+    archive = zipapp.start_of_archive(data) if mode == "text" else 0
+    if archive:
+        text = relocate_file(data[:archive], mode, placeholder, prefix)
+        return zipapp.padded(text, archive) + data[archive:]
     if mode == "text" and data.startswith(b"#!"):
         beginning = shebang.fit_shebang(data, placeholder.encode(), encode_prefix(prefix, mode))
         if beginning is not None:
