@@ -12,8 +12,6 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.format.model import Snapshot
 from snapper.packing.plan import installed_packages
 
-_METADATA = ".dist-info/METADATA"
-
 
 class _ChangedFiles(NamedTuple):
     """The paths of changed files that describe packages: conda's records, and metadata of Python distributions."""
@@ -30,8 +28,8 @@ def find_package_changes(installed: InstalledEnvironment, drift: Drift) -> Packa
     """
     snapshot = installed.previous.snapshot if installed.previous else None
     files = _ChangedFiles(
-        [path for path in drift.paths if posixpath.dirname(path) == conda.META and path.endswith(".json")],
-        [path for path in drift.paths if path.endswith(_METADATA)],
+        [path for path in drift.paths if conda.is_record_path(path)],
+        [path for path in drift.paths if pip.is_metadata_path(path)],
     )
     if snapshot is None or not (files.records or files.metadata):
         return PackageChanges((), (), ())

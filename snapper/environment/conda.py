@@ -110,7 +110,19 @@ def pin_environment(prefix: Path | PinnedDirectory) -> PinnedDirectory:
 
 def is_record_path(path: str) -> bool:
     """Return whether the path is that of a package's record."""
-    return path.startswith(f"{META}/") and path.endswith(".json") and path.count("/") == 1
+    directory, _, name = path.rpartition("/")
+    return directory == META and _is_record_name(name)
+
+
+def _is_record_name(name: str) -> bool:
+    """Return whether a file of this name is a record: not if macOS (`._NAME`) or an editor (`.#NAME`) makes it."""
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _is_copy(record: Record) -> bool:
+    """Return whether the file is a copy of a record, such as `NAME-VERSION-BUILD (1).json`, which conda ignores."""
+    name, dist = record.file.rpartition("/")[2].removesuffix(".json"), record.package.dist
+    return name != dist and name.startswith(dist)
 
 
 def read_records(prefix: Path | PinnedDirectory) -> list[Record]:
@@ -122,13 +134,13 @@ def read_records(prefix: Path | PinnedDirectory) -> list[Record]:
     records = []
     remaining = _LARGEST_RECORDS
     with read_errors(_ADVICE):
-        for name, text in read_all_beneath(environment, META, ".json", LARGEST_RECORD):
+        for name, text in read_all_beneath(environment, META, _is_record_name, LARGEST_RECORD):
             remaining -= len(text)
             if remaining < 0:
                 reason = f"its records have more than {_LARGEST_RECORDS:,} bytes"
                 raise OSError(errno.EFBIG, reason, f"{prefix}/{META}")
             records.append(_parse(prefix, f"{META}/{name}", text))
-    return records
+    return [record for record in records if not _is_copy(record)]
 
 
 def read_record(prefix: Top, path: str) -> Record:
@@ -144,7 +156,7 @@ def read_record_text(prefix: Top, path: str) -> bytes:
 
 def installed_names(prefix: Path) -> set[str]:
     """Return the names of installed packages as far as file names of records tell; may raise OSError."""
-    names = (name for name in list_beneath(prefix, META) if name.endswith(".json"))  # NAME-VERSION-BUILD.json
+    names = (name for name in list_beneath(prefix, META) if _is_record_name(name))  # NAME-VERSION-BUILD.json
     return {name.rsplit("-", 2)[0] for name in names}
 
 

@@ -123,7 +123,7 @@ def user_sites(environment: PinnedDirectory, variables: Mapping[str, str]) -> li
 def python_packages(directory: Path) -> tuple[str, ...]:
     """Return the distributions in a directory of Python packages, and modules that belong to none, sorted."""
     packages, owned = [], set(_NO_MODULES)
-    names = _names(directory)
+    names = [name for name in _names(directory) if name[0] not in ".~#"]  # what macOS, pip, and editors leave
     for name in names:
         distribution = _DISTRIBUTION.fullmatch(name)
         if distribution:

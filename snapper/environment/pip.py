@@ -54,12 +54,20 @@ def distributions(prefix: Top, unowned: Mapping[str, File]) -> list[Distribution
         by_metadata = {
             path: _read_distribution(files, path, unowned)
             for path in sorted(unowned)
-            if path.endswith(".dist-info/METADATA") and unowned[path].type != "directory"
+            if is_metadata_path(path) and unowned[path].type != "directory"
         }
     nested = {
         file for path, distribution in by_metadata.items() for file in distribution.files if file != path
     }
     return [distribution for path, distribution in by_metadata.items() if path not in nested]
+
+
+def is_metadata_path(path: str) -> bool:
+    """Return whether the path is that of a distribution's METADATA.
+
+    pip ignores directories such as `~ame-1.0.dist-info`, which it leaves if an update fails.
+    """
+    return path.endswith(".dist-info/METADATA") and path.split("/")[-2][0].isalnum()
 
 
 def checksums(prefix: Top, paths: Collection[str]) -> dict[str, str]:

@@ -53,7 +53,7 @@ def _package_variables(prefix: Top) -> list[str]:
     except OSError as error:
         logger.warning("ignored %s: %s", error.filename, error.strerror)
         return []
-    return [f"{_ENV_VARS}/{name}" for name in names if name.endswith(".json")]
+    return [f"{_ENV_VARS}/{name}" for name in names if name.endswith(".json") and not name.startswith(".")]
 
 
 def _read(prefix: Top, path: str, limit: int) -> bytes:

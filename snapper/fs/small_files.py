@@ -12,7 +12,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from snapper.fs.beneath import FILE, LISTING, open_beneath, open_own_path
@@ -88,14 +88,16 @@ def list_beneath(top: Top, path: str, limit: int = MANY) -> list[str]:
         return _list(directory, os.path.join(str(top), path), limit)
 
 
-def read_all_beneath(top: Top, path: str, suffix: str, limit: int = SMALL) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and contents of the files in a directory that end with `suffix`, sorted by name.
+def read_all_beneath(
+    top: Top, path: str, is_wanted: Callable[[str], bool], limit: int = SMALL
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and contents of the files in a directory with names that are wanted, sorted by name.
 
     This does what `list_beneath` and `read_beneath` do, for many files faster. May raise OSError.
     """
     with closing_descriptor(open_beneath(top, path, LISTING)) as directory:
         for name in _list(directory, os.path.join(str(top), path), MANY):
-            if name.endswith(suffix):
+            if is_wanted(name):
                 file = f"{path}/{name}"
                 try:
                     descriptor = os.open(name, FILE, dir_fd=directory)
