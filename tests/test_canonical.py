@@ -261,7 +261,7 @@ def test_malformed_placeholders_are_rejected(placeholder: str) -> None:
         ("layers.1.begins.offset", -1),
         ("layers.1.begins.replaced", -1),
         ("layers.1.begins.size", 699),
-        ("layers.1.begins.offset", 1001),
+        ("layers.1.begins.offset", 9001),
         ("layers.1.begins.replaced", 701),
         ("layers.0.begins", {"path": "big", "offset": 1, "size": 9000, "replaced": 0}),
     ],
