@@ -81,6 +81,47 @@ def test_packages_in_the_user_site_are_named(python: Machine) -> None:
     (prefix / "conda-meta/state").unlink()
 
 
+def test_packages_in_the_user_site_are_included(python: Machine, tmp_path: Path) -> None:
+    """The restored environment imports what the packed one did, with nothing in the user's home."""
+    prefix, site = python.envs / "work", next(python.home.glob(".local/lib/python3.*/site-packages"))
+    own = prefix / "lib" / site.parent.name / "site-packages"
+    write(own / "six.py", "__version__ = 'old'\n")
+    write(own / "six-0.1.dist-info/METADATA", "Name: six\nVersion: 0.1\n")
+    write(own / "spaces/own.py")
+    write(own / "whole/__init__.py")
+    write(own / "whole/stale.py")
+    write(site / "spaces/mine.py")
+    write(site / "whole/__init__.py")
+    write(site / "where.txt", f"{site}/six.py")
+    (site / "link.py").symlink_to(site / "mine.py")
+    pip(prefix, "install", "--user", "--no-deps", "--no-index", wheels("tabulate")[0], HOME=str(python.home))
+    assert (python.home / ".local/bin/tabulate").exists()
+    result = python.run_json("pack", "work", "--user-site", "include")
+    assert (result["included"], result["dependencies"]) == ([str(site)], [])
+    assert "included" in python.snapper("pack", "work", "--user-site", "include").err
+    home = tmp_path / "other"
+    other = Machine(home, home / "envs", python.store)
+    other.envs.mkdir(parents=True)
+    other.run_json("restore", "work")
+    restored = other.envs / "work"
+    code = """
+import importlib.metadata, importlib.util, six, mine, link, spaces.own, spaces.mine, tabulate
+print(six.__version__, importlib.metadata.version("six"), six.__file__, importlib.util.find_spec("whole.stale"))
+"""
+    shown = run([python_of(restored)], ["-W", "error", "-c", code], home)
+    packages = restored / "lib" / site.parent.name / "site-packages"
+    assert shown == f"1.16.0 1.16.0 {packages}/six.py None\n"
+    assert (packages / "where.txt").read_text() == f"{packages}/six.py"
+    assert run([restored / "bin/tabulate"], ["--help"], home).startswith("Usage: tabulate")
+    assert [path.name for path in packages.glob("six-*")] == ["six-1.16.0.dist-info"]
+    assert python.snapper("pack", "work").code == 3
+    write(
+        site / "e-1.dist-info/direct_url.json", '{"url": "file:///nowhere", "dir_info": {"editable": true}}'
+    )
+    error = python.expect_error(1, "pack", "work", "--user-site", "include")
+    assert "e (/nowhere)" in error["message"]
+
+
 def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -> None:
     write(machine.home / ".local/lib/python3.6/site-packages/six.py")
     assert dependencies(machine) == []

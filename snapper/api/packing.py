@@ -9,7 +9,7 @@ from snapper.archives.importer import archive_stem
 from snapper.commands.import_archive import import_archive as pack_archive
 from snapper.commands.pack import PackOptions, PackResult
 from snapper.commands.pack import pack as pack_environment
-from snapper.packing.source import EditablePolicy
+from snapper.packing.source import EditablePolicy, UserSitePolicy
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
@@ -24,6 +24,7 @@ def pack(
     message: str = "",
     level: int | None = None,
     editables: EditablePolicy = "refuse",
+    user_site: UserSitePolicy = "report",
     full: bool = False,
     force: bool = False,
     jobs: int | None = None,
@@ -33,7 +34,8 @@ def pack(
 
     The name defaults to that of the environment. Files that have not changed since the last pack or restore are not
     read unless `full`. `editables` says what to do about editable installs: "refuse", "include" their sources, or
-    "ignore". With `force`, publish even if someone else has published in the meantime.
+    "ignore". `user_site` says what to do about packages in the user site: "report", or "include" them. With `force`,
+    publish even if someone else has published in the meantime.
 
     An environment of another user, who decides what is in it, has to be given by its directory.
 
@@ -45,7 +47,12 @@ def pack(
     opened = pin_environment(environment)
     name = name or (opened.path.name if isinstance(environment, Path) else environment)
     options = PackOptions(
-        message=message, level=level or settings.level, editables=editables, full=full, force=force
+        message=message,
+        level=level or settings.level,
+        editables=editables,
+        user_site=user_site,
+        full=full,
+        force=force,
     )
     return pack_environment(store, opened, name, options, jobs=jobs or settings.jobs, progress=progress)
 

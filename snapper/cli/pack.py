@@ -32,6 +32,13 @@ class EditableMode(str, Enum):
     ignore = "ignore"
 
 
+class UserSiteMode(str, Enum):
+    """The values of --user-site."""
+
+    report = "report"
+    include = "include"
+
+
 InstalledArgument = Annotated[
     str | None,
     typer.Argument(
@@ -55,6 +62,15 @@ EditableOption = Annotated[
         "only the links to them).",
     ),
 ]
+UserSiteOption = Annotated[
+    UserSiteMode,
+    typer.Option(
+        "--user-site",
+        metavar="MODE",
+        help="Packages of yours that the environment's Python imports (pip install --user): report "
+        "(default), or include them.",
+    ),
+]
 FullOption = Annotated[
     bool,
     typer.Option(
@@ -75,6 +91,7 @@ def pack(
     message: MessageOption = "",
     level: LevelOption = None,
     editable: EditableOption = EditableMode.refuse,
+    user_site: UserSiteOption = UserSiteMode.report,
     full: FullOption = False,
     force: ForceOption = False,
     store: StoreOption = None,
@@ -102,6 +119,7 @@ def pack(
             message=message,
             level=level,
             editables=editable.value,
+            user_site=user_site.value,
             full=full,
             force=force,
             jobs=jobs,

@@ -33,7 +33,7 @@ from snapper.packing.context import PackContext
 from snapper.packing.included import included_sources
 from snapper.packing.plan import make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
-from snapper.packing.source import EditablePolicy, PackSource, read_source
+from snapper.packing.source import EditablePolicy, PackSource, UserSitePolicy, read_source
 from snapper.process.identity import current_user, hostname, utc_now
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -111,6 +111,7 @@ class PackOptions:
     message: str = ""
     level: int = DEFAULT_LEVEL
     editables: EditablePolicy = "refuse"
+    user_site: UserSitePolicy = "report"
     foreign_prefix: ForeignPrefix | None = None
     full: bool = False
     force: bool = False
@@ -139,7 +140,7 @@ def pack(
     installed = InstalledEnvironment(prefix)
     _check_contains_no_used_directory(installed.prefix, store)
     outside = () if options.foreign_prefix else kernels.carry_kernels(installed.directory)
-    source = read_source(installed, options.editables, options.foreign_prefix)
+    source = read_source(installed, options.editables, options.foreign_prefix, options.user_site)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if options.full else _load_previous_pack(store, source)
     with pack_intent(store) as intent:
@@ -176,7 +177,7 @@ def pack(
         dependencies=_find_dependencies(source, outside),
         kernels=tuple(kernel for kernel in outside if not kernel.problem),
         clamped=source.clamped_times,
-        included=tuple(str(opened.directory) for opened in source.editables),
+        included=source.included,
         credentials=packed.credentials,
         first=is_first,
         replaced=replaced,
@@ -218,8 +219,8 @@ class _Packed:
 
 
 def _load_previous_pack(store: Store, source: PackSource) -> PreviousPack | None:
-    """Return the previous pack, whose layers can be reused; None if there is none or editables are included."""
-    if source.previous is None or source.editables:
+    """Return the previous pack, whose layers can be reused; None if there is none, or if it is not all."""
+    if source.previous is None or source.has_included:
         return None
     layers = source.previous.snapshot.layers
     return load_previous_pack(source.installed, intact_layers(store, layers, read_checked_layers()))
@@ -253,7 +254,7 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
         checked=read_checked_layers(),
         placeholders=source.placeholders,
         kept=source.kept_prefixes,
-        included=included_sources(source.prefix_in_files, source.editables),
+        included=included_sources(source.prefix_in_files, source.editables, source.sites),
         other_prefixes=source.prefixes_in_files[1:],
         followed=source.followed,
     )
@@ -331,6 +332,7 @@ def _find_dependencies(
         return ()
     found = find_dependencies(source.directory, environment_variables(source.directory))
     missing = [Dependency("kernel", str(kernel.path), (kernel.name,)) for kernel in outside if kernel.problem]
+    found = tuple(dependency for dependency in found if dependency.path not in source.included)
     return (*found, *missing, *unproved_links(source.installed.followed))
 
 

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from urllib.parse import quote
 
 from snapper.environment.editable import OpenedSource
+from snapper.environment.user_site import OpenedSite
 from snapper.format.bytecode import replace_paths
 from snapper.format.canonicalize import replace_directory
 from snapper.format.model import path_bytes
@@ -21,10 +22,11 @@ from snapper.packing.files import FilePlace
 class IncludedSource:
     """A directory outside of the environment that is packed as `included_path`.
 
-    `spellings` are the paths by which files refer to it.
+    `spellings` are the paths by which files refer to it. `directory` is None if it is merged with a directory of the
+    environment, so that not all files below that path are in it.
     """
 
-    directory: str
+    directory: str | None
     included_path: str
     spellings: tuple[str, ...]
 
@@ -39,7 +41,7 @@ class IncludedSources:
     def place_of(self, path: str) -> FilePlace | None:
         """Return where the file at this path of the environment is if it is from a source."""
         for source in self.sources:
-            if path.startswith(source.included_path + "/"):
+            if source.directory and path.startswith(source.included_path + "/"):
                 return FilePlace(source.directory, path[len(source.included_path) + 1 :])
         return None
 
@@ -86,12 +88,13 @@ class IncludedSources:
         return sorted(paths.items(), key=lambda pair: (-len(pair[0]), pair[0]))
 
 
-def included_sources(prefix: str, sources: Iterable[OpenedSource]) -> IncludedSources:
-    """Return what workers need to know of the sources that are packed with an environment."""
-    return IncludedSources(
-        prefix,
-        tuple(
-            IncludedSource(str(opened.directory), opened.editable.included_path, opened.editable.spellings)
-            for opened in sources
-        ),
-    )
+def included_sources(
+    prefix: str, sources: Iterable[OpenedSource], sites: Iterable[OpenedSite] = ()
+) -> IncludedSources:
+    """Return what workers need to know of the sources, and of the user sites, that are packed with an environment."""
+    editables = [
+        IncludedSource(str(opened.directory), opened.editable.included_path, opened.editable.spellings)
+        for opened in sources
+    ]
+    merged = [IncludedSource(None, opened.included_path, opened.spellings) for opened in sites]
+    return IncludedSources(prefix, (*editables, *merged))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from snapper.environment import clock, editable
+from snapper.environment.cached_links import FollowedLinks
+from snapper.environment.dependencies import user_sites
 from snapper.environment.editable import OpenedSource
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
+from snapper.environment.user_site import OpenedSite, merge_sites, open_site
+from snapper.environment.variables import environment_variables
 from snapper.errors import EditableInstallsFound
 from snapper.format.times import LATEST
 from snapper.fs.ownership import is_own, owner_name
@@ -22,13 +26,17 @@ from snapper.fs.pinned import PinnedDirectory
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
 
+#: What to do about packages in the user site: report them, or include them.
+UserSitePolicy = Literal["report", "include"]
+
 
 @dataclass(frozen=True)
 class PackSource:
     """An environment as it is on disk when it is packed. With a `foreign_prefix`, what snapper recorded is ignored.
 
     `read_at` is the time of its file system, in nanoseconds, before it was read; 0 if unknown. `tree` has the files of
-    the environment, and of the sources of `editables`.
+    the environment, of the sources of `editables`, and of the user `sites`. `followed` has the places of files that are
+    not where their path says: those of user sites, and those that links into a package cache lead to.
     """
 
     installed: InstalledEnvironment
@@ -36,6 +44,19 @@ class PackSource:
     read_at: int
     editables: tuple[OpenedSource, ...]
     tree: Tree
+    sites: tuple[OpenedSite, ...] = ()
+    followed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_included(self) -> bool:
+        """Whether something outside of the environment is packed with it."""
+        return bool(self.editables or self.sites)
+
+    @property
+    def included(self) -> tuple[str, ...]:
+        """The directories outside of the environment that are packed with it."""
+        sources = (str(opened.directory) for opened in self.editables)
+        return (*sources, *(str(opened.site.path) for opened in self.sites))
 
     @property
     def prefix(self) -> Path:
@@ -70,11 +91,6 @@ class PackSource:
         """The prefixes that files contain, if there is one in which the environment is not."""
         found = () if self.foreign_prefix else self.installed.embedded.found
         return () if set(found) <= {str(self.prefix)} else found
-
-    @property
-    def followed(self) -> Mapping[str, str]:
-        """Where links into a package cache lead to, whose files are packed in place of the links."""
-        return {} if self.foreign_prefix else self.installed.followed.targets
 
     @property
     def state(self) -> EnvironmentState | None:
@@ -115,7 +131,10 @@ class PackSource:
 
 
 def read_source(
-    installed: InstalledEnvironment, policy: EditablePolicy, foreign_prefix: ForeignPrefix | None
+    installed: InstalledEnvironment,
+    policy: EditablePolicy,
+    foreign_prefix: ForeignPrefix | None,
+    user_site: UserSitePolicy = "report",
 ) -> PackSource:
     """Read what packing needs of the environment.
 
@@ -123,14 +142,29 @@ def read_source(
     """
     read_at = 0 if foreign_prefix else _time_of(installed.directory, clock.now)
     editables = _find_editables(installed, policy)
-    tree = installed.followed.tree if not foreign_prefix else installed.tree
-    if editables:  # the prefix in files is only known once all package records are read
+    sites = _open_sites(installed, policy) if user_site == "include" and not foreign_prefix else ()
+    followed = FollowedLinks(installed.tree) if foreign_prefix else installed.followed
+    tree, targets = followed.tree, followed.targets
+    if editables or sites:  # the prefix in files is only known once all package records are read
         prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
         tree = editable.include(tree, editables, prefix_in_files)
+        merged = merge_sites(tree, sites, prefix_in_files)
+        tree, targets = merged.tree, {**targets, **merged.targets}
     if read_at and any(file.ctime_ns >= read_at for file in installed.tree.files):
         # What is written to these files while they are packed must give them another time.
         read_at = _time_of(installed.directory, partial(clock.next_tick, longest=clock.LONGEST_TICK))
-    return PackSource(installed, foreign_prefix, read_at, editables, tree)
+    return PackSource(installed, foreign_prefix, read_at, editables, tree, sites, targets)
+
+
+def _open_sites(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[OpenedSite, ...]:
+    """Open the user sites of the environment's Python; raise EditableInstallsFound if there are any in them."""
+    variables = environment_variables(installed.directory)
+    sites = tuple(map(open_site, user_sites(installed.directory, variables)))
+    for opened in sites:
+        found = editable.find(opened.directory, opened.tree) if policy != "ignore" else ()
+        if found:
+            raise EditableInstallsFound(tuple(f"{install.name} ({install.source})" for install in found))
+    return sites
 
 
 def _time_of(environment: PinnedDirectory, read: Callable[[PinnedDirectory], int]) -> int:

@@ -47,7 +47,7 @@ def _print(result: PackResult) -> None:
         [str(kernel.path) for kernel in result.kernels],
     )
     output.print_clamped(result.clamped, "a snapshot")
-    output.print_paths("these source directories of editable installs are included", result.included)
+    output.print_paths("these directories outside of the environment are included", result.included)
     output.print_paths(
         "these files contain credentials, which everyone who can read the store can use from now on",
         result.credentials,

@@ -1,0 +1,166 @@
+"""Pack the user's own Python packages with an environment, as if they were installed in it.
+
+Python looks in the user site before the environment's own packages. So what is there replaces modules, packages, and
+metadata of the same names in the environment. Packages without `__init__.py` are merged, as Python does. Scripts and
+data that distributions have installed beside the user site get the same places in the environment, unless something is
+there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from snapper.environment.dependencies import UserSite
+from snapper.environment.tree import File, SkippedPath, Tree, walk
+from snapper.errors import FileOperationFailed
+from snapper.fs.directories import pin_directory
+from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.small_files import read_beneath
+
+#: The largest RECORD, in bytes.
+_LARGEST_RECORD = 32 << 20
+
+#: The directories beside the user site in which distributions install scripts and data.
+_BESIDE = ("bin", "share", "etc", "include")
+
+_ADVICE = "Install these packages into the environment, or pack it without --user-site=include."
+
+_METADATA = re.compile(r"([^-]+)-.*\.(?:dist-info|egg-info)")
+
+
+@dataclass(frozen=True)
+class OpenedSite:
+    """A user site that is to be included, open, and what is in it."""
+
+    site: UserSite
+    directory: PinnedDirectory
+    tree: Tree
+
+    @property
+    def included_path(self) -> str:
+        """Where in the environment its packages will be."""
+        return f"lib/{self.site.python}/site-packages"
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """The paths by which files may refer to it, the longest first."""
+        path = str(self.site.path)
+        return tuple(sorted({path, os.path.realpath(path)}, key=lambda spelling: (-len(spelling), spelling)))
+
+    @property
+    def base(self) -> str:
+        """The directory whose `lib` it is in."""
+        return str(self.site.path.parent.parent.parent)
+
+
+@dataclass(frozen=True)
+class MergedSites:
+    """A tree with user sites in it, and where their files are, by the path in the environment."""
+
+    tree: Tree
+    targets: Mapping[str, str]
+
+
+def open_site(site: UserSite) -> OpenedSite:
+    """Open a user site, and list what is in it. Raise FileOperationFailed, PermissionDenied."""
+    try:
+        directory = pin_directory(site.path)
+    except OSError as error:
+        raise FileOperationFailed(str(site.path), str(error.strerror), _ADVICE) from None
+    if not is_own(directory.status):
+        reason = f"it belongs to the user {owner_name(directory.status)}"
+        raise FileOperationFailed(str(site.path), reason, _ADVICE)
+    return OpenedSite(site, directory, walk(directory))
+
+
+def merge_sites(tree: Tree, sites: Iterable[OpenedSite], prefix: str) -> MergedSites:
+    """Return the tree with what is in the user sites, as if it was in the environment, whose files contain `prefix`."""
+    files = {file.path: file for file in tree.files}
+    targets: dict[str, str] = {}
+    skipped = list(tree.skipped)
+    for opened in sites:
+        top = opened.included_path
+        replaced = _replaced_names(opened.tree)
+        files = {path: file for path, file in files.items() if not _is_replaced(path, top, replaced)}
+        for file in opened.tree.files:
+            path = f"{top}/{file.path}"
+            files[path] = _retarget(file, opened.base, prefix)._replace(path=path)
+            targets[path] = f"{opened.site.path}/{file.path}"
+        for file in _files_beside(opened):
+            if file.path not in files:
+                files |= {parent.path: parent for parent in _parents(file.path) if parent.path not in files}
+                files[file.path] = file
+                targets[file.path] = f"{opened.base}/{file.path}"
+        skipped += [SkippedPath(f"{opened.site.path}/{path}", reason) for path, reason in opened.tree.skipped]
+    return MergedSites(replace(tree, files=tuple(files.values()), skipped=tuple(skipped)), targets)
+
+
+def _replaced_names(site: Tree) -> frozenset[str]:
+    """Return the names of modules, packages and metadata that the user site has, as `_name_of` gives them."""
+    paths = {file.path for file in site.files}
+    directories = {file.path for file in site.files if file.type == "directory" and "/" not in file.path}
+    merged = {
+        path for path in directories if f"{path}/__init__.py" not in paths and not _METADATA.fullmatch(path)
+    }
+    return frozenset(_name_of(path) for path in paths if "/" not in path and path not in merged)
+
+
+def _is_replaced(path: str, top: str, replaced: frozenset[str]) -> bool:
+    """Return whether a file of the environment belongs to something that the user site replaces."""
+    if not path.startswith(f"{top}/"):
+        return False
+    name, _, rest = path[len(top) + 1 :].partition("/")
+    return _name_of(rest if name == "__pycache__" and rest else name) in replaced
+
+
+def _name_of(name: str) -> str:
+    """Return the name by which a module is imported, or the normalized one of a distribution and a slash."""
+    metadata = _METADATA.fullmatch(name)
+    if metadata:
+        return re.sub(r"[-_.]+", "-", metadata[1]).lower() + "/"
+    return name if name.endswith(".pth") or name == "__pycache__" else name.partition(".")[0]
+
+
+def _retarget(file: File, base: str, prefix: str) -> File:
+    """Return the file; if it is an absolute link into the user's directory, one to where that will be."""
+    is_own_link = file.type == "symlink" and file.target.startswith(f"{base}/lib/")
+    return file._replace(target=prefix + file.target[len(base) :]) if is_own_link else file
+
+
+def _files_beside(opened: OpenedSite) -> Iterator[File]:
+    """Yield the scripts and data that distributions list, with their paths in the environment."""
+    for file in opened.tree.files:
+        if re.fullmatch(r"[^/]+\.dist-info/RECORD", file.path):
+            with suppress(OSError, csv.Error):
+                text = read_beneath(opened.directory, file.path, _LARGEST_RECORD).decode(
+                    "utf-8", "surrogateescape"
+                )
+                for row in csv.reader(io.StringIO(text, newline="")):
+                    path = posixpath.normpath(posixpath.join(opened.included_path, *row[:1]))
+                    if path.split("/")[0] in _BESIDE:
+                        with suppress(OSError, ValueError):
+                            status = os.lstat(f"{opened.base}/{path}")
+                            if stat.S_ISREG(status.st_mode) and is_own(status):
+                                yield _file(path, status)
+
+
+def _file(path: str, status: os.stat_result) -> File:
+    mode, links = stat.S_IMODE(status.st_mode), status.st_nlink
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return File(path, "file", status.st_size, mode, *times, status.st_ino, status.st_dev, links)
+
+
+def _parents(path: str) -> Iterator[File]:
+    """Yield the directories above a path."""
+    for parent in accumulate(posixpath.dirname(path).split("/"), posixpath.join):
+        yield File(parent, "directory", 0, 0o755, 0, 0, 0, 0, 1)
