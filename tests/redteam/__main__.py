@@ -23,8 +23,8 @@ _LONGEST = 90
 
 _HEAD = """# Results of the red team
 
-What the attacks of `tests/redteam` achieved against an earlier version and this one. `python -m tests.redteam SNAPPER`
-writes this file. Each row is an attack, and where it says so, one of its variants.
+What the attacks of `tests/redteam` achieved against an earlier version and a commit of this one.
+`python -m tests.redteam SNAPPER` writes this file. Each row is an attack, and where it says so, one of its variants.
 """
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     other = _attack("--snapper", options.snapper)
     now = _attack()
-    columns = {_version(options.snapper): other, "now": now}
+    columns = {_version(options.snapper): other, _commit(): now}
     options.output.write_text("\n".join(_table(columns)))
 
 
@@ -78,12 +78,19 @@ def _outcome(case: ElementTree.Element) -> tuple[Attack, str]:
 def _shorten(text: str) -> str:
     """Return the text without temporary paths, in one line of a table."""
     text = re.sub(r"/\S*?snapper-world-\w+/", "", " ".join(text.split())).replace("|", "\\|")
+    text = re.sub(r'File "/\S*?/(?=[^/"]+/[^/"]+")', 'File "', text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _version(snapper: str) -> str:
     done = subprocess.run([snapper, "--version"], check=True, capture_output=True, text=True)
     return done.stdout.split()[-1]
+
+
+def _commit() -> str:
+    """Return the commit that is attacked."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=_HERE, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _table(columns: Mapping[str, Outcomes]) -> Iterator[str]:
