@@ -404,6 +404,32 @@ def test_programs_compiled_elsewhere_are_not_searched_for_pieces(moves: Moves) -
     assert packed == {"lib/python3.11/site-packages/local.so"}
 
 
+def program_storing(text: bytes, starts: list[int]) -> bytes:
+    """Return a program with an instruction for each position in the text, which stores the next 8 characters."""
+    return b"\x7fELF" + b"\x48\xb8".join([b"", *(text[start : start + 8] for start in starts), b""])
+
+
+@pytest.mark.parametrize("rest", [b"", b"\0", b"/\0", b"/x\0", b"/x/y\0", b"/x.json\0"])
+@pytest.mark.parametrize("name", ["w", "wo", "wor", "work", "work1", "work12", "work123", "work1234"])
+@pytest.mark.parametrize("lead", [b"", b"-I", b"PATH="])
+def test_path_is_found_in_instructions_whose_last_ones_overlap(lead: bytes, name: str, rest: bytes) -> None:
+    """Where a text does not end with a whole piece, compilers store one or two that begin inside of the one before."""
+    path = f"/home/ada/envs/{name}"
+    text = lead + path.encode() + rest
+    whole, end = list(range(0, len(text) - 7, 8)), len(text)
+    for starts in ([*whole, end - 8], [*whole[:-1], end - 16, end - 8]):
+        assert object_code.mentions(program_storing(text, starts), path)
+
+
+def test_pieces_of_another_path_are_not_taken_for_one_that_is_shorter() -> None:
+    """Otherwise, a program would only seem to contain the prefix where it was restored."""
+    other = b"/home/ada/envs23/play/one"
+    program = program_storing(other, list(range(0, len(other), 8)))
+    assert object_code.mentions(program, other.decode())
+    for name in ("w", "wo", "wor"):
+        assert not object_code.mentions(program, f"/home/ada/envs23/{name}")
+
+
 @given(st.data())
 def test_malformed_programs_are_kept(data: st.DataObject) -> None:
     """Whatever they contain, nothing fails, and what is changed can be undone."""

@@ -24,10 +24,12 @@ _SHORT_BINUNICODE = b"\x8c"
 #: of NumPy.
 _WITHOUT_CHECKSUMS = (elf.MAGIC, *_MACH_O, java.MAGIC, *_PICKLES, b"!<arch>\n", b"\x93NUMPY")
 
-#: How many characters of a string one instruction can contain, and how few are too few to recognize a path by.
+#: How many characters of a string one instruction can contain, and how many are enough to recognize a path by.
 _PIECE = 8
-_SHORT_PIECE, _TELLING_PIECE = 4, 6
-_LARGEST_REST = _SHORT_PIECE - 1
+_TELLING_PIECE = 6
+
+#: How many characters at the end of a path may be in no piece of their own.
+_LARGEST_REST = 3
 
 
 def is_program(data: bytes) -> bool:
@@ -169,9 +171,33 @@ def _contains_pieces(data: bytes, needle: bytes) -> bool:
     """
     others = re.escape(needle[:-_LARGEST_REST]) + rb"[!-~]{%d}" % _LARGEST_REST
     data = re.sub(others, b"\0", data) if len(needle) > 2 * _PIECE else data.replace(needle, b"\0")
+    return any(
+        all(piece in data for piece in pieces) and _contains_end(data, needle, sum(map(len, pieces)))
+        for pieces in _whole_pieces(needle)
+    )
+
+
+def _whole_pieces(path: bytes) -> Iterator[list[bytes]]:
+    """Yield the pieces that a path can begin with; one of its own, or two that overlap, are its end."""
     for first in range(_PIECE):
-        cuts = [0, *range(first or _PIECE, len(needle), _PIECE), len(needle)]
-        pieces = [needle[a:b] for a, b in pairwise(cuts) if b - a >= _SHORT_PIECE]
-        if max(map(len, pieces), default=0) >= _TELLING_PIECE and all(piece in data for piece in pieces):
-            return True
-    return False
+        cuts = [0, *range(first or _PIECE, len(path), _PIECE)]
+        pieces = [path[a:b] for a, b in pairwise(cuts)]
+        yield pieces
+        if pieces:
+            yield pieces[:-1]
+
+
+def _contains_end(data: bytes, path: bytes, cut: int) -> bool:
+    """Return whether the data contains the end of the path, from the cut on, in one piece or in two.
+
+    The one before the last begins at the cut, or before it, and ends where the last one begins.
+    """
+    end = len(path)
+    if end - cut <= _PIECE and (cut >= _TELLING_PIECE or end - cut >= _TELLING_PIECE) and path[cut:] in data:
+        return True
+    return any(
+        max(middle, end - middle) >= _TELLING_PIECE
+        and path[max(0, middle - _PIECE) : middle] in data
+        and path[middle:] in data
+        for middle in range(max(cut + 1, end - _PIECE), min(cut + _PIECE, end))
+    )
