@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,42 @@ def test_links_to_something_else_are_not_followed(data: Path, machine: Machine) 
     shutil.rmtree(data)
     machine.run_json("restore", "work")
     assert (data / "share/planted").readlink() == (data / "own").readlink() == secret
+
+
+# --- libraries --------------------------------------------------------------------------------------------
+
+
+def compile_c(output: Path, *options: object, text: str = "int main(void) { return 0; }") -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    source = output.with_suffix(".c")
+    source.write_text(text)
+    run(["cc"], [source, "-o", output, "-Wl,--no-as-needed", *options], output.parent)
+    source.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the programs are in ELF format")
+def test_libraries_outside_that_programs_need_are_named(data: Path, machine: Machine) -> None:
+    function = "int one(void) { return 1; }"
+    shared = ("-shared", "-fPIC")
+    outside = machine.home / "libs"
+    for place in (data / "lib", data / "lib/private", outside):
+        name = f"lib{place.name}.so"
+        compile_c(place / name, *shared, f"-Wl,-soname,{name}", text=function)
+    compile_c(data / "bin/plain", "-lm")
+    compile_c(data / "bin/origin", f"-L{data}/lib", "-llib", "-Wl,-rpath,$ORIGIN/../lib")
+    compile_c(data / "bin/prefix", f"-L{data}/lib/private", "-lprivate", f"-Wl,-rpath,{data}/lib/private")
+    assert dependencies(machine) == []
+    compile_c(data / "lib/module.so", *shared, f"-L{data}/lib", "-llib", f"-L{outside}", "-llibs")
+    compile_c(data / "bin/pinned", f"-L{outside}", "-llibs", f"-Wl,-rpath,{outside}")
+    compile_c(data / "bin/found", f"-L{data}/lib", "-llib")
+    (data / "bin/broken").write_bytes((data / "bin/plain").read_bytes()[:200])
+    (data / "bin/broken").chmod(0o755)
+    assert dependencies(machine) == [
+        ("library", "~/libs/liblibs.so", ["bin/pinned"]),
+        ("library", "liblib.so", ["bin/found"]),
+        ("library", "liblibs.so", ["lib/module.so"]),
+    ]
+    assert machine.snapper("pack", "work").out.startswith("work is unchanged")
 
 
 # --- variables --------------------------------------------------------------------------------------------

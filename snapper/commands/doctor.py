@@ -18,6 +18,7 @@ from snapper.environment import conda, editable
 from snapper.environment.conda_directories import envs_dirs
 from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.libraries import outside_libraries
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
 from snapper.environment.variables import environment_variables
@@ -27,6 +28,7 @@ from snapper.fs.small_files import read_file
 from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
+from snapper.packing.plan import make_plan, own_programs
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
@@ -284,6 +286,7 @@ def _check_environments() -> Iterator[Finding]:
         installed = InstalledEnvironment(prefix)
         try:
             editables = editable.find(installed.directory, installed.followed.tree)
+            libraries = _outside_libraries(installed)
         except SnapperError as error:
             yield Finding("warning", "Environment", error.message, error.hint)
             continue
@@ -293,7 +296,7 @@ def _check_environments() -> Iterator[Finding]:
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         variables = environment_variables(installed.directory)
         unproved = unproved_links(installed.followed)
-        for dependency in (*find_dependencies(installed.directory, variables), *unproved):
+        for dependency in (*find_dependencies(installed.directory, variables), *libraries, *unproved):
             yield _dependency_finding(prefix, dependency)
         outside = [str(kernel.path) for kernel in kernels.find_outside_kernels(installed.directory)]
         if outside:
@@ -302,6 +305,15 @@ def _check_environments() -> Iterator[Finding]:
         if not kernels.shipped_kernels(installed.directory):
             detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
+
+
+def _outside_libraries(installed: InstalledEnvironment) -> list[Dependency]:
+    """Return the libraries outside of the environment that compiled files in it need; raise what `make_plan` raises."""
+    tree = installed.followed.tree
+    plan = make_plan(installed.directory, tree, installed.records)
+    paths = {file.path for file in tree.files}
+    found = outside_libraries(installed.directory, own_programs(plan), paths)
+    return [Dependency("library", library.library, library.files) for library in found]
 
 
 def _dependency_finding(prefix: Path, dependency: Dependency) -> Finding:

@@ -16,6 +16,7 @@ from snapper.environment.credentials import find_credentials
 from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.libraries import OutsideLibrary, outside_libraries
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
@@ -31,7 +32,7 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
 from snapper.packing.included import included_sources
-from snapper.packing.plan import make_plan
+from snapper.packing.plan import make_plan, own_programs
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.packing.source import EditablePolicy, PackSource, UserSitePolicy, read_source
 from snapper.process.identity import current_user, hostname, utc_now
@@ -174,7 +175,7 @@ def pack(
         own_unrelocated=packed.unrelocated.own,
         outside=source.links_outside(packed.prefixes),
         found_prefixes=packed.found_prefixes,
-        dependencies=_find_dependencies(source, outside),
+        dependencies=_find_dependencies(source, outside, packed.libraries),
         kernels=tuple(kernel for kernel in outside if not kernel.problem),
         clamped=source.clamped_times,
         included=source.included,
@@ -198,7 +199,8 @@ class _Packed:
 
     `prefixes` are those in the environment's files, most of which contain the first; `found_prefixes` are those to
     report. `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
-    environment is unchanged, so that its index remains valid.
+    environment is unchanged, so that its index remains valid. `libraries` are those outside of the environment that
+    files in it are linked with.
     """
 
     encoded: EncodedSnapshot
@@ -209,10 +211,13 @@ class _Packed:
     added: Mapping[str, int] = field(default_factory=dict)
     credentials: tuple[str, ...] = ()
     found_prefixes: tuple[str, ...] = ()
+    libraries: tuple[OutsideLibrary, ...] = ()
 
     @classmethod
     def from_previous(cls, previous: PreviousPack) -> _Packed:
-        return cls(previous.encoded, previous.snapshot, (previous.prefix,), previous.unrelocated)
+        libraries = previous.index.header.libraries
+        prefixes = (previous.prefix,)
+        return cls(previous.encoded, previous.snapshot, prefixes, previous.unrelocated, libraries=libraries)
 
 
 # --- deciding what is unchanged ---------------------------------------------------------------------------
@@ -293,6 +298,8 @@ def _build_snapshot(
     )
     encoded = manifest.encode(snapshot)
     credentials = find_credentials(source.directory, records)
+    paths = {file.path for file in source.tree.files}
+    libraries = outside_libraries(source.directory, own_programs(plan), paths)
     return _Packed(
         encoded,
         snapshot,
@@ -302,6 +309,7 @@ def _build_snapshot(
         built.added,
         credentials,
         source.found_prefixes,
+        libraries,
     )
 
 
@@ -322,7 +330,7 @@ def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: b
 
 
 def _find_dependencies(
-    source: PackSource, outside: Iterable[kernels.CarriedKernel]
+    source: PackSource, outside: Iterable[kernels.CarriedKernel], libraries: Iterable[OutsideLibrary]
 ) -> tuple[Dependency, ...]:
     """Return what the environment uses that is outside of it; for an imported one, this cannot be known.
 
@@ -333,7 +341,8 @@ def _find_dependencies(
     found = find_dependencies(source.directory, environment_variables(source.directory))
     missing = [Dependency("kernel", str(kernel.path), (kernel.name,)) for kernel in outside if kernel.problem]
     found = tuple(dependency for dependency in found if dependency.path not in source.included)
-    return (*found, *missing, *unproved_links(source.installed.followed))
+    linked = [Dependency("library", library.library, library.files) for library in libraries]
+    return (*found, *linked, *missing, *unproved_links(source.installed.followed))
 
 
 # --- publishing and remembering ---------------------------------------------------------------------------
@@ -378,7 +387,11 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     with suppress(OSError), state.open_environment(source.directory) as environment:
         if packed.layers is not None:
             header = index.IndexHeader(
-                packed.encoded.digest, packed.prefixes[0], source.read_at, packed.unrelocated.paths
+                packed.encoded.digest,
+                packed.prefixes[0],
+                source.read_at,
+                packed.unrelocated.paths,
+                packed.libraries,
             )
             blocks = _index_blocks(packed.layers, source.installed.tree)
             state.write(environment, current, packed.encoded, header, blocks)

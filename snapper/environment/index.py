@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
 
+from snapper.environment.libraries import OutsideLibrary
 from snapper.environment.tree import File
 from snapper.format import canonical
 from snapper.format.model import path_bytes
@@ -67,13 +68,14 @@ class IndexHeader:
     """Which snapshot an index describes, the prefix in its files, and when it was taken.
 
     `taken` is a time of the file system's clock, in nanoseconds. `unrelocated` are paths with a prefix that cannot be
-    relocated.
+    relocated, and `libraries` those outside of the environment that files in it are linked with.
     """
 
     snapshot: str
     prefix: str
     taken: int
     unrelocated: tuple[str, ...] = ()
+    libraries: tuple[OutsideLibrary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def block_entries(data: bytes) -> list[EntryFields]:
 
 def encode(header: IndexHeader, blocks: Iterable[bytes]) -> bytes:
     """Encode an index."""
-    fields = {**vars(header), "version": __version__}
+    fields = {**canonical.to_jsonable(header), "version": __version__}
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
 
 

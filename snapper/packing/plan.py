@@ -134,6 +134,18 @@ def installed_packages(environment: InstalledEnvironment) -> PackageSet:
     return PackageSet(tuple(record.package for record in records), plan.pip)
 
 
+def own_programs(plan: PackPlan) -> list[str]:
+    """Return the paths of files that may be programs or libraries which the user or pip compiled on this machine."""
+    return [
+        item.file.path
+        for owner_files in plan.others
+        for item in owner_files.files
+        if not item.prebuilt
+        and item.file.type == "file"
+        and (".so" in posixpath.basename(item.file.path) or item.file.mode & 0o111)
+    ]
+
+
 def link_time_files(
     planned: OwnerFiles, unproved: Iterable[PackItem], facts: Mapping[str, RelocatedFacts]
 ) -> OwnerFiles:
