@@ -8,6 +8,7 @@ import py_compile
 import shutil
 import signal
 import sys
+import zipapp
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -391,3 +392,76 @@ def test_output_for_people_and_programs(stocked: Machine, stock: Stock) -> None:
     members = run("tar", "--numeric-owner", "-tvf", document["output"]).splitlines()
     assert document["files"] + len(ADDED) == sum(not line.startswith("d") for line in members)
     assert all(line.split()[1] == "0/0" for line in members)
+
+
+# --- used without conda-unpack, as Spark, YARN, and Dask do ---------------------------------------------------------
+
+
+def test_scripts_run_in_an_activated_environment_before_conda_unpack(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """So do conda-pack's, but not with options. Afterwards, the lines are those that they had."""
+    prefix = tmp_path / "work"
+    make("no-python", prefix, copy=True)
+    lines = {
+        "python": b"import sys; print(sys.argv[1:])\n",
+        "python -s": b"# coding: latin-1\nimport sys; print(sys.argv[1:], sys.flags.no_user_site) # \xe9\n",
+        "python ": b"# coding: latin-1\nimport sys; print(sys.argv[1:]) # \xe9\n",
+        "perl -w": b'print "$^W @ARGV\\n";\n',
+        "bash": b'echo "$0" "$@"\n',
+        "node": b"console.log(process.argv.slice(2))\n",
+    }
+    for name in {line.split()[0] for line in lines} - {"python"}:
+        if shutil.which(name):
+            (prefix / "bin" / name).symlink_to(shutil.which(name) or "")
+    (prefix / "bin/python").symlink_to(sys.executable)
+    for number, (line, body) in enumerate(lines.items()):
+        script = prefix / "bin" / f"script{number}"
+        script.write_bytes(f"#!{prefix}/bin/{line}\n".encode() + body + b"# " + os.fsencode(prefix) + b"\n")
+        script.chmod(0o755)
+    (prefix / "bin/script5").write_bytes(f"#!{prefix}/bin/node\n".encode() + lines["node"])
+    machine.run_json("pack", "-p", prefix, "--name", "work")
+    machine.run_json("export", "work", "-o", tmp_path / "work.tar")
+    unpacked = unpack(tmp_path / "work.tar", tmp_path / "unpacked")
+    machine.run_json("restore", "work", "--prefix", tmp_path / "restored")
+    for number, line in enumerate(lines):
+        if (prefix / "bin" / line.split()[0]).exists():
+            expected = run(tmp_path / "restored" / "bin" / f"script{number}", "a b", "-x")
+            command = f'. "{unpacked}/bin/activate" && script{number} "a b" -x'
+            assert run("bash", "-ec", command).replace(str(unpacked), str(tmp_path / "restored")) == expected
+    conda_unpack(unpacked)
+    for number in range(len(lines)):
+        restored = (tmp_path / "restored" / "bin" / f"script{number}").read_bytes()
+        relocated = restored.replace(os.fsencode(tmp_path / "restored"), os.fsencode(unpacked))
+        assert (unpacked / "bin" / f"script{number}").read_bytes() == relocated
+
+
+def test_zipapps_run_in_an_activated_environment_before_and_after_conda_unpack(
+    machine: Machine, tmp_path: Path
+) -> None:
+    prefix = tmp_path / ("a-long-name-for-a-directory" * 2)
+    make("no-python", prefix, copy=True)
+    (prefix / "bin/python").symlink_to(sys.executable)
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "__main__.py").write_text("print('zipped')\n")
+    zipapp.create_archive(source, prefix / "bin/app", f"{prefix}/bin/python -s")
+    machine.run_json("pack", "-p", prefix, "--name", "work")
+    machine.run_json("export", "work", "-o", tmp_path / "work.tar")
+    unpacked = unpack(tmp_path / "work.tar", tmp_path / "u")
+    for _ in range(2):
+        assert run("bash", "-ec", f'. "{unpacked}/bin/activate" && app') == "zipped\n"
+        conda_unpack(unpacked)
+
+
+def test_exported_scripts_are_the_same_when_they_are_imported(machine: Machine, tmp_path: Path) -> None:
+    prefix = tmp_path / "work"
+    make("no-python", prefix, copy=True)
+    (prefix / "bin/python").write_text("")
+    script = prefix / "bin/tool"
+    script.write_text(f"#!{prefix}/bin/python -s\nprint('{prefix}')\n")
+    packed = machine.run_json("pack", "-p", prefix, "--name", "work")
+    machine.run_json("export", "work", "-o", tmp_path / "work.tar")
+    assert (
+        machine.run_json("import", tmp_path / "work.tar", "--name", "again")["snapshot"] == packed["snapshot"]
+    )

@@ -21,7 +21,7 @@ from snapper.archives.reader import detect_format
 from snapper.environment import conda
 from snapper.environment.conda import PathEntry
 from snapper.environment.conda_unpack import ADDED_FILES, PrefixRecord, read_prefix_records
-from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.embedded import ForeignPrefix, is_prefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import FileOperationFailed, InvalidArchive, NotAnArchive, NotAnEnvironment
 from snapper.format.model import STATE_DIRECTORY
@@ -85,7 +85,9 @@ def _restore_environment(file: Path, tree: Path, symlinks: dict[str, str]) -> Un
             (top / path).unlink()
     create_symlinks(file, top, prefix, symlinks)
     placeholders = {
-        record.path: record.placeholder for record in records or () if record.placeholder != prefix
+        record.path: record.placeholder
+        for record in records or ()
+        if record.placeholder != prefix and is_prefix(record.placeholder)
     }
     return UnpackedArchive(top, ForeignPrefix(prefix, placeholders))
 

@@ -50,13 +50,13 @@ def normalize(files: UnpackedFiles, prefix_records: Collection[PrefixRecord] | N
 
 def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecord], prefix: str) -> None:
     """Do what conda-unpack would do, and what it omits: Python's own programs, and compiled modules."""
-    recorded: dict[str, PathEntry | PrefixRecord] = {
-        entry.path: entry for entry in files.entries.values() if entry.placeholder
-    }
-    listed = {record.path: record for record in prefix_records if record.path in files.paths}
-    for path, record in {**recorded, **listed}.items():
+    listed = [record for record in prefix_records if record.path in files.paths]
+    paths = {record.path for record in listed}
+    recorded = [entry for entry in files.entries.values() if entry.placeholder and entry.path not in paths]
+    relocated: list[PathEntry | PrefixRecord] = [*recorded, *listed]
+    for record in relocated:
         if record.placeholder != prefix:
-            _relocate_file(files.top, path, record.mode, record.placeholder, prefix)
+            _relocate_file(files.top, record.path, record.mode, record.placeholder, prefix)
     if prefix == NO_PREFIX:
         modules = [path for path in files.paths if path.endswith(".pyc")]
         for module, placeholder in itertools.product(modules, TEXT_PLACEHOLDERS):

@@ -6,6 +6,7 @@ compiled modules. It opens every file for writing, and stops at the first error.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,13 @@ from snapper.archives import unpacked
 from snapper.environment import conda
 from snapper.environment.conda_unpack import PrefixRecord
 from snapper.environment.tree import File, walk
+from snapper.format import shebang, zipapp
 from snapper.format.model import RECORD_MODES, Layer, Relocation
 
 #: What conda-pack omits from conda-unpack's list, because the running program cannot be written to.
 _PYTHON = re.compile("bin/python")
+
+_SCRIPTS = "bin/"
 
 
 def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, ...]:
@@ -37,7 +41,7 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
         if _is_applicable(relocation, files.get(path))
     }
     records = sorted(
-        _prefix_records(files, relocations),
+        _prefix_records(tree, files, relocations),
         key=lambda record: (record.mode == "binary", -record.max_prefix_length),
     )
     for record in records:
@@ -60,22 +64,51 @@ def _is_applicable(relocation: Relocation, file: File | None) -> bool:
 
 
 def _prefix_records(
-    files: Mapping[str, File], relocations: Mapping[str, Relocation]
+    tree: Path, files: Mapping[str, File], relocations: Mapping[str, Relocation]
 ) -> Iterator[PrefixRecord]:
-    """Yield what conda-unpack must change: every name of a file, as hard links in a zip become separate files."""
+    """Yield what conda-unpack must change: every name of a file, as hard links in a zip become separate files.
+
+    Scripts get a first line that works until then.
+    """
     names: dict[int, list[str]] = {}
     for file in files.values():
         if file.type == "file" and file.links > 1:
             names.setdefault(file.inode, []).append(file.path)
+    done: set[int] = set()
     for path, relocation in sorted(relocations.items()):
-        mode, placeholder = relocation.mode, relocation.placeholder
-        if mode not in ("text", "binary"):
+        mode, inode = relocation.mode, files[path].inode
+        if mode not in ("text", "binary") or inode in done:
             continue
-        for name in names.get(files[path].inode, [path]):
+        done.add(inode)
+        all_names = names.get(inode, [path])
+        placeholders = [relocation.placeholder]
+        if mode == "text" and any(name.startswith(_SCRIPTS) for name in all_names):
+            placeholders = _make_script_portable(tree, path, relocation.placeholder)
+        for name, placeholder in itertools.product(all_names, placeholders):
             if not _PYTHON.match(name):
                 yield PrefixRecord(name, placeholder, mode)
             elif mode == "text":
                 yield PrefixRecord(f"./{name}", placeholder, mode)
+
+
+def _make_script_portable(tree: Path, path: str, placeholder: str) -> list[str]:
+    """Have a script look for its interpreter on PATH until it is relocated; return what has to be replaced in it."""
+    if not unpacked.read_head(tree, path, len(b"#!")).startswith(b"#!"):
+        return [placeholder]
+    script = unpacked.read(tree, path)
+    archive = zipapp.start_of_archive(script)
+    portable = shebang.portable_shebang(script[: archive or len(script)], placeholder.encode())
+    if portable is None:
+        return [placeholder]
+    beginning, rest = portable.beginning, script[portable.beginning.length :]
+    if archive:  # conda-unpack could make it shorter
+        text = beginning.text[: beginning.text.index(portable.stand_in) + len(portable.stand_in)]
+        text = text[: text.rindex(b"\n") + 1] + script[portable.beginning.length : archive]
+        unpacked.rewrite(tree, path, zipapp.padded(text, archive) + script[archive:])
+        return [placeholder] if placeholder.encode() in text else []
+    unpacked.rewrite(tree, path, beginning.text + rest)
+    stand_in = portable.stand_in.decode()
+    return [stand_in, placeholder] if placeholder.encode() in rest else [stand_in]
 
 
 def _make_link_relative(tree: Path, path: str, placeholder: str) -> None:

@@ -40,12 +40,14 @@ _UNSAFE = {
 class _Language:
     """How a file starts that both the shell and a certain kind of interpreter can read.
 
-    `lines` follow `#!/bin/sh`, with `%b` for the command. `option` is one that the interpreter needs for that.
+    `lines` follow `#!/bin/sh`, with `%b` for the command. `option` is one that the interpreter needs for that. A line
+    is a comment if `comment` is in front of `/bin/`.
     """
 
     programs: re.Pattern[bytes]
     lines: bytes
     option: bytes = b""
+    comment: bytes = b"#"
 
     @property
     def pattern(self) -> re.Pattern[bytes]:
@@ -67,12 +69,15 @@ _LANGUAGES = (
         re.compile(rb"(?:ba|da|a|k|mk|z)?sh\Z"),
         b'[ "$SNAPPER_EXEC" = $$ ] || SNAPPER_EXEC=$$ exec %b\nunset SNAPPER_EXEC\n',
     ),
-    _Language(re.compile(rb"(?:node|nodejs|deno|bun)\Z"), b"':' //; exec %b\n"),
+    _Language(re.compile(rb"(?:node|nodejs|deno|bun)\Z"), b"':' //; exec %b\n", comment=b"/"),
     # For these, it is an assignment and a comment.
     _Language(re.compile(rb"(?:Rscript|julia)\Z"), b"snapper=0#; exec %b\n"),
     _Language(re.compile(rb"(?:tclsh|wish|expect)[\d.]*\Z"), b"# \\\nexec %b\n"),
-    _Language(re.compile(rb"lua(?:jit)?[\d.]*\Z"), b"_=[[\nexec %b\n]]\n"),
+    _Language(re.compile(rb"lua(?:jit)?[\d.]*\Z"), b"_=[[\nexec %b\n]]\n", comment=b"--"),
 )
+#: Languages in which a line that begins with `#` is not a comment.
+_OTHER_COMMENTS = re.compile(rb"(?:php|guile|racket|sbcl|ghc|runghc|runhaskell|ocaml|scala)[\d.]*\Z")
+
 _PATTERNS = tuple((language, language.pattern) for language in _LANGUAGES)
 
 
@@ -116,6 +121,47 @@ def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning |
         return None
     words = tuple(word.replace(placeholder, prefix) for word in invocation.words)
     return Beginning(_start_by_shell(_Invocation(program, words), script), end + 1)
+
+
+class PortableScript(NamedTuple):
+    """A script that looks for its interpreter on PATH until `stand_in` is replaced by a prefix.
+
+    `beginning` is what it begins with.
+    """
+
+    beginning: Beginning
+    stand_in: bytes
+
+
+def portable_shebang(script: bytes, placeholder: bytes) -> PortableScript | None:
+    """Return the script for an archive; None if its interpreter is not in `bin` of the environment.
+
+    The interpreter's path becomes a comment, which the replacement turns into the first line that the script had.
+    """
+    end = script.find(b"\n")
+    blank = script[2 : 2 + len(script[2:end]) - len(script[2:end].lstrip(b" \t"))]
+    start = b"#!" + blank + placeholder + b"/bin/"
+    if end < 0 or not script.startswith(start):
+        return None
+    invocation, _ = _parse(script[:end])
+    name, language = _name(invocation.program), _language_of(_name(invocation.program))
+    if invocation.program != placeholder + b"/bin/" + name or _OTHER_COMMENTS.match(name):
+        return None
+    env = _Invocation(b"/usr/bin/env", (name, *invocation.words))
+    comment = language.comment if language else b"#"
+    cookie = _COOKIE.match(script) if language is _PYTHON else None
+    if invocation.words:
+        first = _start_by_shell(env, script).removeprefix(b"#!").lstrip(b" ")
+    else:
+        first = b"/usr/bin/env " + name + b"\n"
+        comment = cookie[1].rstrip(b"\r\n") + b" " if cookie else comment
+    stand_in = first + comment
+    if not stand_in.isascii():
+        return None
+    beginning = b"#!" + blank + stand_in + script[len(start) - len(b"/bin/") : end + 1]
+    if placeholder in stand_in or (beginning + script[end + 1 :]).count(stand_in) != 1:
+        return None
+    return PortableScript(Beginning(beginning, end + 1), stand_in)
 
 
 def original_shebangs(script: bytes, prefix: bytes) -> Iterator[bytes]:
@@ -172,6 +218,10 @@ def _start_by_shell(invocation: _Invocation, script: bytes) -> bytes:
     cookie = _COOKIE.match(script) if language is _PYTHON else None
     start = b"#! /bin/sh\n" if script.startswith(b"#! ") else b"#!/bin/sh\n"
     return start + (cookie[1] if cookie else b"") + language.lines.replace(b"%b", command)
+
+
+def _language_of(name: bytes) -> _Language | None:
+    return next((language for language in _LANGUAGES if language.programs.match(name)), None)
 
 
 def _quote_program(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning | None:

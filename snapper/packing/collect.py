@@ -229,7 +229,7 @@ def _canonicalize(
         if result is None or not result.mode:
             candidate = canonicalize(data, other, placeholders, kept)
             result = candidate if candidate and candidate.mode else result or candidate
-        elif contains_path(result.data, other):
+        elif other != result.placeholder and contains_path(result.data, other):
             result = replace(result, unrelocated=True)
     return result
 
