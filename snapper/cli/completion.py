@@ -134,14 +134,16 @@ def _stored_objects(ctx: typer.Context) -> Iterator[ObjectFiles]:
     """Yield the objects of the store that the command line or the settings name, or of each cache of it."""
     with suppress(Exception):
         from snapper.settings.resolution import load_settings
+        from snapper.store.buckets import split_bucket
         from snapper.store.object_files import opened_files
 
         settings = load_settings()
         url = str(ctx.params.get("store") or settings.store)
-        parts = urlsplit(url)
-        if parts.scheme == "s3":
-            yield from _cached_objects(settings.cache, parts.netloc)
+        if url.startswith("s3://"):
+            path = url.removeprefix("s3://").partition("?")[0]
+            yield from _cached_objects(settings.cache, split_bucket(path).label)
             return
+        parts = urlsplit(url)
         directory = Path(unquote(parts.path)) if parts.scheme == "file" else Path(url).expanduser()
         with opened_files(directory) as files:
             yield files

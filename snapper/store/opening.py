@@ -127,7 +127,7 @@ def _s3(url: str, cache: CacheConfig | None) -> Store:
 
 
 def _cache_directory(location: S3Location, cache: CacheConfig) -> CacheDirectory:
-    return CacheDirectory(cache.directory, Layout.cache_name(location.bucket, location.url))
+    return CacheDirectory(cache.directory, Layout.cache_name(location.path.label, location.url))
 
 
 def _local(url: str, apart_from: Path | None, *, is_default: bool) -> LocalStore:

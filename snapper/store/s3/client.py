@@ -71,7 +71,7 @@ def _create_client(location: S3Location) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    region = session.region_name or "us-east-1"
+    region = session.region_name or location.path.region or "us-east-1"
     client = session.client("s3", region_name=region, config=config, **location.client_options)
     bound_responses(client)
     return client

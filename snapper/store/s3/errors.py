@@ -35,6 +35,7 @@ _CREDENTIALS_HINT = (
 )
 _ENDPOINT_HINT = "Check the store's URL, AWS_ENDPOINT_URL_S3 and the region."
 _PROFILE_HINT = "Check AWS_PROFILE, profile_name in the store's URL, and ~/.aws/config."
+_CRT_HINT = "Install it where snapper is installed: pip install 'botocore[crt]'."
 _CONFIG_HINT = "Check ~/.aws/config."
 _BUCKET_HINT = "Create the bucket first, or check its name, the credentials and the endpoint."
 _PERMISSION_HINT = (
@@ -115,6 +116,10 @@ _FAILURES: tuple[tuple[type[Exception], _Failure], ...] = (
     (
         boto.SSLError,
         _Failure(StoreUnreachable, "no secure connection can be made ({detail})", _ENDPOINT_HINT),
+    ),
+    (
+        boto.MissingDependencyException,
+        _Failure(StoreRefused, "multi-region access points need the package awscrt", _CRT_HINT),
     ),
     (boto.ReadTimeoutError, _TIMEOUT),
     (boto.ConnectTimeoutError, _TIMEOUT),
@@ -231,8 +236,10 @@ def _missing_permission(location: S3Location, key: str, operation: str, message:
     if match:
         return f"these credentials lack the permission {match[1]}" + (f" on {match[2]}" if match[2] else "")
     permission = _PERMISSIONS.get(operation, f"s3:{operation}")
-    bucket = f"arn:aws:s3:::{location.bucket}"
-    resource = bucket if permission.startswith("s3:List") else f"{bucket}/{location.prefix}{key}"
+    is_arn = location.bucket.startswith("arn:")
+    bucket = location.bucket if is_arn else f"arn:aws:s3:::{location.bucket}"
+    objects = f"{bucket}/object" if is_arn else bucket
+    resource = bucket if permission.startswith("s3:List") else f"{objects}/{location.prefix}{key}"
     reason = f"these credentials lack the permission {permission} on {resource}"
     if permission == "s3:GetObject":
         reason += f" (or the object does not exist, and they lack s3:ListBucket on {bucket})"

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote
 from snapper.errors import NotAStore
 from snapper.errors.redaction import redact_url
 from snapper.format.model import path_bytes
+from snapper.store.buckets import BucketPath, bucket_refusal, split_bucket
 
 #: Options of the session and of the client.
 _SESSION = ("profile_name", "region_name")
@@ -37,7 +38,7 @@ _LONGEST_PREFIX = 1024 - 200
 
 @dataclass(frozen=True)
 class S3Location:
-    """A bucket, the prefix of all keys (empty, or ending in `/`), and options."""
+    """A bucket or the ARN of an access point, the prefix of all keys (empty, or ending in `/`), and options."""
 
     bucket: str
     prefix: str
@@ -48,6 +49,11 @@ class S3Location:
         """The URL without credentials: it is shown and recorded, and names the location."""
         query = "&".join(f"{name}={quote(value, safe='/:@,')}" for name, value in self.options)
         return redact_url(f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f"?{query}" if query else ""))
+
+    @property
+    def path(self) -> BucketPath:
+        """The names in the URL."""
+        return BucketPath(self.bucket, self.prefix)
 
     @property
     def session_options(self) -> dict[str, str]:
@@ -75,7 +81,10 @@ class S3Location:
 def parse_url(url: str) -> S3Location:
     """Return the location that an `s3://` URL names; its prefix is not percent-decoded. Raise NotAStore if invalid."""
     path, _, query = url.removeprefix("s3://").partition("?")
-    bucket, _, prefix = path.partition("/")
+    refusal = bucket_refusal(path)
+    if refusal:
+        raise NotAStore(url, *refusal)
+    bucket, prefix = split_bucket(path)
     prefix = prefix.rstrip("/")
     if not bucket:
         raise NotAStore(url, "it names no bucket", _HINT)
