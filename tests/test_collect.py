@@ -40,14 +40,15 @@ def test_links_that_a_restore_would_refuse_are_not_packed(
 
 def test_directories_that_a_restore_would_refuse_are_not_packed(tmp_path: Path) -> None:
     """Those that are members of layers do not count: space is reserved for members."""
-    (tmp_path / "/".join(["a"] * 240)).mkdir(parents=True)
+    for number in range(4):
+        (tmp_path / f"{number}" / "/".join(["a"] * 240)).mkdir(parents=True)
     (tmp_path / "b").mkdir()
     for number in range(20):
         (tmp_path / f"b/{number}").mkdir()
         (tmp_path / f"b/{number}").chmod(0o700)
     make_plan(tmp_path, walk(tmp_path), ())
-    (tmp_path / "/".join(["b"] * 100)).mkdir(parents=True)
-    with pytest.raises(TooManyDirectories, match=f"{tmp_path} has too many directories: more than 261 "):
+    (tmp_path / "/".join(["c"] * 200)).mkdir(parents=True)
+    with pytest.raises(TooManyDirectories, match=f"{tmp_path} has too many directories: more than 1,100 "):
         make_plan(tmp_path, walk(tmp_path), ())
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import Corrupted, TooManyDirectories, TooManyFiles, UnexpectedError
+from snapper.errors import Corrupted, InsufficientSpace, TooManyDirectories, TooManyFiles, UnexpectedError
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
@@ -309,12 +309,19 @@ def test_directories_of_a_layer_are_limited_by_the_members_that_it_has(sandbox: 
     assert "more directories than members" in outcome.error.message
 
 
-def test_directories_of_all_layers_are_limited_by_the_space_reserved_for_them(sandbox: Path) -> None:
-    layers = [pack_members(file(f"{number}/{DEEP}", b"")) for number in range(2)]
-    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *layers])
+@pytest.mark.parametrize(("layers", "error"), [(2, None), (2, InsufficientSpace), (5, TooManyDirectories)])
+def test_directories_of_all_layers_are_limited(
+    sandbox: Path, layers: int, error: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For more than were expected, there must be space to spare."""
+    packed = [pack_members(file(f"{number}/{DEEP}", b"")) for number in range(layers)]
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META)), *packed])
+    if error is InsufficientSpace:
+        monkeypatch.setattr("snapper.restoring.unpacker._SPARE_SPACE", 1 << 60)
     outcome = restore_work(sandbox)
-    assert isinstance(outcome, RestoreFailure)
-    assert isinstance(outcome.error, TooManyDirectories)
+    assert isinstance(outcome, RestoreFailure if error else RestoreResult)
+    if isinstance(outcome, RestoreFailure):
+        assert isinstance(outcome.error, error or ())
 
 
 @pytest.mark.parametrize("limit", ["layer_writer._LARGEST_BLOCK", "unpacker._MOST_DESCRIBED"])

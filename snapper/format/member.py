@@ -38,10 +38,13 @@ _CONSTANT_SUM = sum(MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
 #: until all files are written. There can be more than 200,000 with usual paths.
 MOST_KEPT: Final = 64 << 20
 
-#: How many directories that are no members an environment may have: one for every so many files and links, and a few
-#: more. There usually are ten times fewer.
+#: How many directories for each file or link, and how many more, may exist only because these have them in their paths.
+_DIRECTORIES_PER_MEMBER = 4
+_FEW_DIRECTORIES = 1000
+
+#: One for that many members, and a few more, are expected. There usually are ten times fewer.
 _MEMBERS_PER_DIRECTORY = 2
-_FEW_DIRECTORIES = 250
+_SOME_DIRECTORIES = 250
 
 #: What a link or directory takes in memory besides its path and target, in bytes.
 _KEPT_OVERHEAD = 200
@@ -78,7 +81,12 @@ def kept_size(path: str, target: str = "") -> int:
 
 def most_implied_directories(members: int) -> int:
     """Return how many directories may exist only because this number of files and links have them in their paths."""
-    return members // _MEMBERS_PER_DIRECTORY + _FEW_DIRECTORIES
+    return members * _DIRECTORIES_PER_MEMBER + _FEW_DIRECTORIES
+
+
+def expected_implied_directories(members: int) -> int:
+    """Return for how many of these directories space is reserved: nearly all environments have fewer."""
+    return members // _MEMBERS_PER_DIRECTORY + _SOME_DIRECTORIES
 
 
 def encode_header(member: Member) -> bytes:

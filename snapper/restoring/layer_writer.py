@@ -46,8 +46,7 @@ from snapper.store import Store
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: How many directories a layer may make: so many for each member up to there, and a few more. All layers of a snapshot
-#: may make fewer (`most_implied_directories`), but some have files in directories of their own.
+#: How many directories a layer may make: so many for each member up to there, and a few more.
 _DIRECTORIES_PER_MEMBER = 4
 _FEW_DIRECTORIES = 1000
 

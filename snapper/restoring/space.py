@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snapper.errors import InsufficientSpace
 from snapper.format.growth import largest_growth
-from snapper.format.member import most_implied_directories
+from snapper.format.member import expected_implied_directories
 from snapper.format.model import Layer
 from snapper.fs.space import free_space
 
@@ -43,7 +43,7 @@ class SpaceReservations:
             files += layer.members
         free = free_space(directory)
         reserved = self._reserved.setdefault(os.stat(directory).st_dev, _Reserved())
-        needed = size + files * _FILE_OVERHEAD + most_implied_directories(files) * _DIRECTORY_SIZE
+        needed = size + files * _FILE_OVERHEAD + expected_implied_directories(files) * _DIRECTORY_SIZE
         available = max(free.size - reserved.size, 0)
         if needed > available:
             raise InsufficientSpace(str(directory), needed, available)

@@ -8,10 +8,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper.errors import PrefixTooLong, TooManyDirectories, TooManyFiles
-from snapper.format.member import MOST_KEPT, most_implied_directories
+from snapper.errors import InsufficientSpace, PrefixTooLong, TooManyDirectories, TooManyFiles
+from snapper.format.member import MOST_KEPT, expected_implied_directories, most_implied_directories
 from snapper.format.model import Layer
 from snapper.format.owners import OwnedPaths, order_by_owner
+from snapper.fs.space import free_space
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.process.worker import Prefetch
@@ -23,6 +24,9 @@ from snapper.store import Store
 #: How much memory the index of a snapshot and checksums of its relocated files may take, in bytes. The index of a
 #: million files with paths of 100 bytes has 140 MB.
 _MOST_DESCRIBED = 192 << 20
+
+#: How much space must be left on the disk for more directories than were expected, in bytes.
+_SPARE_SPACE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class SnapshotUnpacker:
         self._layers = tuple(layers)
         self._directory, self._prefix = directory, prefix
         self._jobs: dict[int, int] = {}
-        self._most_implied = most_implied_directories(sum(layer.members for layer in self._layers))
+        members = sum(layer.members for layer in self._layers)
+        self._most_implied = most_implied_directories(members)
+        self._reserved_implied = expected_implied_directories(members)
         self._kept = self._described = self._implied = 0
         self._extracted: dict[int, ExtractedLayer] = {}
 
@@ -109,8 +115,8 @@ class SnapshotUnpacker:
     def take(self, job: int, extracted: ExtractedLayer) -> int:
         """Keep the result of a job; return the unpacked size of its layer in bytes.
 
-        Raise TooManyFiles if those of the snapshot take more memory than those of any environment, and
-        TooManyDirectories.
+        Raise TooManyFiles if those of the snapshot take more memory than those of any environment, TooManyDirectories,
+        and InsufficientSpace if there are more directories than space is reserved for, and little is left.
         """
         number = self._jobs.pop(job)
         self._kept += extracted.kept
@@ -123,6 +129,10 @@ class SnapshotUnpacker:
             raise TooManyFiles(name, "paths and checksums", _MOST_DESCRIBED)
         if self._implied > self._most_implied:
             raise TooManyDirectories(name, self._most_implied)
+        if self._implied > self._reserved_implied:
+            free = free_space(Path(self._directory)).size
+            if free < _SPARE_SPACE:
+                raise InsufficientSpace(self._directory, _SPARE_SPACE, free)
         self._extracted[number] = extracted
         return self._layers[number].diff_size
 
