@@ -91,6 +91,7 @@ def test_notebook_that_names_the_users_kernel_runs(machine: Machine) -> None:
         ["bash", "-c", "exec {bin}/run"],
         ["{link}/bin/run", "{connection_file}"],
         ["{bin}/own-script", "{connection_file}"],
+        ["{prefix}/lib/R/bin/R", "--slave", "-e", "IRkernel::main()", "--args", "{connection_file}"],
     ],
     ids=[
         "path",
@@ -103,6 +104,7 @@ def test_notebook_that_names_the_users_kernel_runs(machine: Machine) -> None:
         "shell",
         "link",
         "own-script",
+        "R",
     ],
 )
 def test_commands_that_start_the_environment(argv: list[str], work: Path, machine: Machine) -> None:
@@ -119,6 +121,7 @@ def test_commands_that_start_the_environment(argv: list[str], work: Path, machin
     add(directory, *argv)
     for place in (machine.home / "bin", directory):
         program(place / "start-by-path", f"#!/bin/sh\nexec {work}/bin/run\n")
+    program(work / "lib/R/bin/R")
     program(work / "bin/own-script", f"#!/bin/sh\nexec {work}/bin/run\n")
     other = move(machine, "work")
     assert registered(other) == ["mine"]
@@ -169,6 +172,32 @@ def test_fields_logos_and_copies_of_registered_kernels_are_carried(work: Path, m
     assert rich["env"] == {"DATA": f"{other.envs}/work/share"}
     assert (rich["interrupt_mode"], rich["metadata"]["debugger"]) == ("message", True)
     assert (kernels_dir(other) / "rich/logo-64x64.png").read_bytes() == b"PNG"
+
+
+def test_kernelspec_is_carried_from_an_environment_packed_by_another_path(
+    work: Path, machine: Machine
+) -> None:
+    """Neither the path by which it is packed nor that in the kernelspec is the one in its files."""
+    for link in ("link", "other-link"):
+        (machine.home / link).symlink_to(work)
+    program(work / "lib/R/bin/R")
+    add(kernels_dir(machine) / "ir", machine.home / "other-link/lib/R/bin/R", "{connection_file}")
+    machine.run_json("pack", "-p", machine.home / "link", "--name", "work")
+    shutil.rmtree(machine.home)
+    machine.envs.mkdir(parents=True)
+    machine.run_json("restore", "work")
+    assert registered(machine) == ["ir"]
+    with started(machine, "ir") as kernel:
+        assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
+        assert kernel.log == "ran\n"
+
+
+def test_kernelspec_named_python3_is_not_registered_beside_the_environments_own(
+    work: Path, machine: Machine
+) -> None:
+    add_kernel(work, "python3", argv=["run"], display_name="x", language="python")
+    add(kernels_dir(machine) / "python3", work / "bin/run")
+    assert registered(move(machine, "work")) == ["work-python3"]
 
 
 def test_kernelspec_with_a_secret_is_private_and_named(work: Path, machine: Machine) -> None:
@@ -230,7 +259,7 @@ def test_kernelspec_that_is_still_there_is_not_registered_twice(work: Path, mach
     add(kernels_dir(machine) / "mine", work / "bin/run")
     machine.run_json("pack", "work")
     before = (kernels_dir(machine) / "mine/kernel.json").read_bytes()
-    machine.run_json("restore", "--all")
+    assert "no kernel" not in machine.snapper("restore", "--all").out
     assert registered(machine) == ["mine"]
     assert (kernels_dir(machine) / "mine/kernel.json").read_bytes() == before
     assert subprocess.run([work / "bin/run"], capture_output=True, check=True).stdout == b"ran\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -88,6 +89,22 @@ def test_environment_of_a_colleague_is_packed(world: World, shared: Path, state:
     assert packed["snapshot"] == first
     assert tree_of(shared) == before
     assert [path.lstat().st_mtime_ns for path in sorted((prefix / ".snapper").iterdir())] == times
+
+
+def test_kernelspec_for_the_environment_of_a_colleague_is_named(world: World, shared: Path) -> None:
+    """It would have to be copied into the environment; nothing is written there."""
+    pack(world.attacker, shared / "team")
+    kernel = world.victim.home / ".local/share/jupyter/kernels/mine"
+    kernel.mkdir(parents=True)
+    spec = {"argv": [f"{shared}/team/bin/run"], "display_name": "Mine", "language": "text"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    world.victim.owns(world.victim.home)
+    before = tree_of(shared)
+    outcome = world.victim.snapper("pack", "-p", shared / "team", "--json")
+    assert outcome.code == 3
+    result = json.loads(outcome.out)
+    assert result["dependencies"] == [{"kind": "kernel", "path": str(kernel), "names": ["mine"]}]
+    assert tree_of(shared) == before
 
 
 def test_environment_that_root_has_installed_is_shared(world: World) -> None:

@@ -250,7 +250,7 @@ class _Restore:
             unrelocated=unrelocated.paths,
             own_unrelocated=unrelocated.own,
             seconds=time.monotonic() - started,
-            suggestion="" if registered else kernels.install_hint(target.prefix),
+            suggestion="" if kernels.has_kernels(target.directory) else kernels.install_hint(target.prefix),
             instead_of=target.instead_of,
             unused_location=target.unused_location,
         )

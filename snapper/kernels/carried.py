@@ -58,6 +58,6 @@ def _write(environment: PinnedDirectory, directory: str, name: str, data: bytes)
     with suppress(OSError):
         if read_beneath(environment, f"{directory}/{name}", len(data)) == data:
             return
-    with closing(DirectoryTree(environment, own=True)) as tree:
+    with closing(DirectoryTree(environment)) as tree:
         mode = _PRIVATE if name in (KERNEL_JSON, *ASSETS) else _EXECUTABLE
         write_entry(Entry(tree[directory], name), data, durable=False, mode=mode)

@@ -30,6 +30,9 @@ KERNEL_JSON = "kernel.json"
 #: The most kernels that an environment can have.
 MOST_KERNELS = 100
 
+#: What leads from the directory of a kernelspec that the environment carries to the environment.
+TO_PREFIX = "../../../.."
+
 #: What parsing a kernelspec can raise. It may be any file: deeply nested JSON, not UTF-8, or of unexpected types.
 KERNELSPEC_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
@@ -82,6 +85,8 @@ class Kernelspec:
         """Return the kernel's command with absolute paths of the environment's program and resources."""
         resources = str(self.prefix / self.directory)
         argv = [word.replace("{resource_dir}", resources) for word in self.command]
+        if self.is_carried:
+            argv = [os.path.normpath(word) if word.startswith(f"{resources}/") else word for word in argv]
         if not os.path.isabs(argv[0]) and self.environment.stat(f"bin/{argv[0]}"):
             argv[0] = str(self.prefix / "bin" / argv[0])
         return argv
@@ -123,6 +128,11 @@ def find_kernelspecs(environment: PinnedDirectory) -> Iterator[Kernelspec]:
 def shipped_kernels(environment: PinnedDirectory) -> tuple[Kernel, ...]:
     """Return the kernels that the environment ships, sorted by name."""
     return tuple(spec.kernel for spec in find_kernelspecs(environment) if not spec.is_carried)
+
+
+def has_kernels(environment: PinnedDirectory) -> bool:
+    """Return whether the environment ships or carries a kernel."""
+    return any(True for _ in find_kernelspecs(environment))
 
 
 def possible_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:

@@ -28,7 +28,7 @@ from snapper.kernels.registered import RegisteredKernel, is_available, registere
 from snapper.settings.resolution import load_settings
 
 #: The kernel that Jupyter itself comes with.
-_NATIVE = "python3"
+NATIVE = "python3"
 
 #: How the names begin that the extension nb_conda_kernels gives to the kernels of environments.
 _RESERVED = ("conda-env-", "conda-base-", "conda-root-")
@@ -76,7 +76,7 @@ class KernelNames:
     def __init__(self) -> None:
         self._settings = load_settings()
         self._directory = user_kernels_directory()
-        self._foreign = frozenset({_NATIVE, *kernel_names_elsewhere(self._directory)})
+        self._foreign = frozenset({NATIVE, *kernel_names_elsewhere(self._directory)})
         self._own: dict[str, list[str]] = {}
         for name in list_directory(self._directory):
             self._own.setdefault(name.lower(), []).append(name)
@@ -206,7 +206,7 @@ class KernelNames:
         """
         pattern = re.escape(stem) + _SUFFIX
         for known in self.registered(environment):
-            is_this = known.kernel == kernel and known.name != _NATIVE
+            is_this = known.kernel == kernel and known.name != NATIVE
             if (
                 is_this
                 and re.fullmatch(pattern, known.name)

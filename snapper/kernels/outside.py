@@ -26,6 +26,7 @@ from snapper.kernels.kernelspecs import (
     CARRIED,
     KERNEL_JSON,
     KERNELSPEC_ERRORS,
+    TO_PREFIX,
     Kernelspec,
     find_kernelspecs,
     parse_kernelspec,
@@ -121,7 +122,7 @@ class _Names:
             command = inner
         elif not self._starts(command, resources, files):
             return None
-        words = (self._own_path(word).replace(resources, "{resource_dir}") for word in command)
+        words = (self._relative(word.replace(resources, "{resource_dir}")) for word in command)
         fields = {**spec.fields, "env": {**spec.variables(), **variables}}
         own = replace(spec, command=(self._program(next(words)), *words), fields=fields)
         return OutsideKernel(directory.name, directory, own, files)
@@ -183,10 +184,16 @@ class _Names:
                         return self._prefix + path[len(spelling) :]
         return word
 
+    def _relative(self, word: str) -> str:
+        """Return a path in the environment relative to the kernelspec that it will carry; other words as they are."""
+        path = self._own_path(word)
+        inside = path.startswith(f"{self._prefix}/")
+        return f"{{resource_dir}}/{TO_PREFIX}{path[len(self._prefix) :]}" if inside else word
+
     def _program(self, word: str) -> str:
         """Return the name of a program in the environment's `bin`, and other programs as they are."""
         directory, name = posixpath.split(word)
-        return name if directory == f"{self._prefix}/bin" else word
+        return name if directory == f"{{resource_dir}}/{TO_PREFIX}/bin" else word
 
 
 def _files(directory: Path) -> Iterator[tuple[str, bytes]]:

@@ -22,7 +22,7 @@ from snapper.fs.ownership import trusted_users
 from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
-from snapper.kernels.naming import KernelNames, NamedKernel
+from snapper.kernels.naming import NATIVE, KernelNames, NamedKernel
 from snapper.kernels.outside import find_outside_kernels
 from snapper.kernels.registered import (
     RegisteredKernel,
@@ -119,12 +119,16 @@ class Registrar:
 
     @staticmethod
     def _own_specs(directory: PinnedDirectory) -> list[Kernelspec]:
-        """Return the kernelspecs of the environment, except for those it carries that are where they were, too."""
+        """Return the kernelspecs of the environment, except for those it carries that need not be registered.
+
+        They are still where they were, or are called as Jupyter's own kernel, and the environment ships such a kernel.
+        """
         specs = list(find_kernelspecs(directory))
         if not any(spec.is_carried for spec in specs):
             return specs
-        outside = {kernel.name for kernel in find_outside_kernels(directory)}
-        return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in outside)]
+        others = {kernel.name for kernel in find_outside_kernels(directory)}
+        others |= {NATIVE} & {spec.kernel.name for spec in specs if not spec.is_carried}
+        return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in others)]
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
         def write(directory: OwnDirectory, edited: bool) -> None:

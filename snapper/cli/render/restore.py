@@ -134,7 +134,7 @@ def _print_result(result: RestoreResult) -> None:
             taken = f", as {kernel.name}: another kernel has the name {kernel.instead_of}"
             edited = ", with your changes to its kernel.json" if kernel.edited else ""
             output.echo(f"  kernel: {kernel.display_name}{taken if kernel.instead_of else ''}{edited}")
-    if not result.kernels:
+    if result.suggestion:
         output.echo(f"  no kernel found. Install one with: {result.suggestion}")
 
 
