@@ -421,6 +421,19 @@ def test_path_is_found_in_instructions_whose_last_ones_overlap(lead: bytes, name
         assert object_code.mentions(program_storing(text, starts), path)
 
 
+@pytest.mark.parametrize("name", ["w", "wo", "wor", "work", "work1", "work12", "work123", "work1234"])
+def test_path_without_terminator_is_found_in_instructions(name: str) -> None:
+    """What is left at the end are four, two, or one characters, or one piece that overlaps the one before."""
+    path = f"/home/ada/envs23/{name}".encode()
+    rest = len(path) % 8
+    sizes = [8] * (len(path) // 8) + [size for size in (4, 2, 1) if rest & size and rest <= 4]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    ends = [path[start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    program = b"\x7fELF" + b"\x48\xb8".join([b"", *ends, path[-8:] if rest > 4 else b"", b""])
+    assert path not in program
+    assert object_code.mentions(program, path.decode())
+
+
 def test_pieces_of_another_path_are_not_taken_for_one_that_is_shorter() -> None:
     """Otherwise, a program would only seem to contain the prefix where it was restored."""
     other = b"/home/ada/envs23/play/one"

@@ -193,7 +193,8 @@ def _contains_end(data: bytes, path: bytes, cut: int) -> bool:
     The one before the last begins at the cut, or before it, and ends where the last one begins.
     """
     end = len(path)
-    if end - cut <= _PIECE and (cut >= _TELLING_PIECE or end - cut >= _TELLING_PIECE) and path[cut:] in data:
+    last = path[cut : cut + 2] if end - cut == 3 else path[cut:]  # three are stored as two and one
+    if end - cut <= _PIECE and (cut >= _TELLING_PIECE or end - cut >= _TELLING_PIECE) and last in data:
         return True
     return any(
         max(middle, end - middle) >= _TELLING_PIECE
