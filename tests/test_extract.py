@@ -21,7 +21,14 @@ import pytest
 
 from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
-from snapper.errors import Corrupted, InsufficientSpace, TooManyDirectories, TooManyFiles, UnexpectedError
+from snapper.errors import (
+    Corrupted,
+    InsufficientSpace,
+    TargetOccupied,
+    TooManyDirectories,
+    TooManyFiles,
+    UnexpectedError,
+)
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
@@ -672,3 +679,25 @@ def test_malformed_index_does_not_allow_replacing_the_environment(
     assert isinstance(outcome, RestoreFailure)
     assert outcome.error.code == 11
     assert without_run_records(tree_of(sandbox)) == before
+
+
+@pytest.mark.parametrize("worked_in", [False, True])
+def test_new_environment_that_gives_way_to_the_old_one_is_removed_if_nobody_has_worked_in_it(
+    sandbox: Path, worked_in: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is at the path while the old one is checked, and must not be lost with what was saved in it."""
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("a", b"1"))])
+
+    def refuse(*_: object) -> str:
+        assert (prefix / "a").read_bytes() == b"2"
+        if worked_in:
+            (prefix / "result").write_text("saved")
+        raise TargetOccupied(str(prefix), "it has changed", "")
+
+    monkeypatch.setattr("snapper.restoring.engine.check_replaced", refuse)
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META), file("a", b"2"))])
+    assert isinstance(restore_work(sandbox), RestoreFailure)
+    assert (prefix / "a").read_bytes() == b"1"
+    kept = [path for path in prefix.parent.iterdir() if path.name.startswith("work.replaced-")]
+    assert [(path / "result").read_text() for path in kept] == (["saved"] if worked_in else [])
+    assert not prefix.with_name(".work.snapper").exists()

@@ -221,7 +221,11 @@ def test_nested_environments_and_package_cache_survive_a_swap(public: Path, swap
 
 
 @pytest.mark.parametrize("how", ["killed", "failed"])
-def test_nested_environments_survive_an_interrupted_swap(tmp_path: Path, swap_method: str, how: str) -> None:
+def test_nested_environments_survive_an_interrupted_swap(
+    tmp_path: Path, swap_method: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging, "is_as_written", lambda *_: True)
+
     def swap_in_cut_short(target: Path, at: int) -> None:
         steps = itertools.count()
 
@@ -570,37 +574,106 @@ def test_directory_of_root_is_not_replaced(public: Path) -> None:
     assert text_in(public / "work") == "old"
 
 
+@pytest.fixture
+def new_is_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trees of these tests have no index; only `new` counts as unchanged since it was written."""
+
+    def is_as_written(directory: int, _: Path) -> bool:
+        with open(os.open("lib/deep/file", os.O_RDONLY, dir_fd=directory)) as file:
+            return file.read() == "new"
+
+    monkeypatch.setattr(staging, "is_as_written", is_as_written)
+
+
+def check_too_late(old: int, target: Path, how: str) -> None:
+    """Check what was replaced: a program has just saved something in it, and goes on in what is at the path now."""
+    assert text_in(target) == "new"
+    assert "notebook" in os.listdir(old)
+    if how == "killed":
+        kill_self()
+    raise KeyError
+
+
 @pytest.mark.parametrize("how", ["refused", "killed"])
-def test_target_is_put_back_if_it_was_changed_before_the_swap(
-    public: Path, swap_method: str, how: str
+def test_what_is_saved_right_before_the_swap_is_not_lost(
+    target: Path, swap_method: str, how: str, new_is_as_written: None
 ) -> None:
     """It is checked when no program finds it by its path any more, so no change is missed."""
-    target = public / "envs" / "base"
     make_base(target)
     target.chmod(0o755)
     (target / "notebook").write_text("saved a moment ago")
     before = tree_of(target)
 
-    def check(old: int) -> None:
-        assert text_in(target) == "new"
-        assert "notebook" in os.listdir(old)
-        if how == "killed":
-            kill_self()
-        raise KeyError
-
     def swap() -> None:
         with staging_directory(target) as staged:
             build_tree(staged.tree, "new")
-            staged.swap(check)
+            staged.swap(lambda old: check_too_late(old, target, how))
 
     assert in_process(swap) != 0
     remove_leftover_staging(target)
-    assert tree_of(target) == before
-    assert names(target.parent) == ["base"]
+    if how == "refused":
+        assert tree_of(target) == before
+        assert names(target.parent) == ["work"]
+        return
+    assert text_in(target) == "new", "the user may have worked in it since"
+    assert foreign_entries(target).keys() == {path for path in before if path.startswith(("envs", "pkgs"))}
+    kept, _ = names(target.parent)[::-1]
+    assert kept.startswith("work.replaced-")
+    assert (target.with_name(kept) / "notebook").read_text() == "saved a moment ago"
+
+
+def test_what_is_saved_while_the_replaced_directory_is_checked_is_not_lost(
+    target: Path, swap_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is saved in the new directory, which gives way to the old one again."""
+    swap_in(target, "old")
+    monkeypatch.setattr(staging, "is_as_written", lambda *_: False)
+
+    def check(_: int) -> None:
+        (target / "log").write_text("written by a program that is running")
+        raise KeyError
+
+    with pytest.raises(KeyError), staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(check)
+    assert text_in(target) == "old"
+    kept, _ = names(target.parent)[::-1]
+    assert (target.with_name(kept) / "log").exists()
+
+
+@pytest.mark.parametrize("failing", ["killed", "cannot be put back"])
+def test_directory_of_others_that_was_exchanged_is_not_lost(
+    target: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Someone puts it at the target in the last moment; it is found there only once it has been exchanged."""
+    swap_in(target, "old")
+    away, precious = target.with_name("away"), target.with_name("precious")
+    build_tree(precious, "precious")
+
+    def exchange_too_late(one: Entry, two: Entry) -> bool:
+        if away.exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        target.rename(away)
+        precious.rename(target)
+        exchange(one, two)
+        if failing == "killed":
+            kill_self()
+        return True
+
+    def swap() -> None:
+        monkeypatch.setattr(staging, "exchange", exchange_too_late)
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap()
+
+    assert in_process(swap) != 0
+    remove_leftover_staging(target)
+    assert "precious" in [text_in(path) for path in target.parent.iterdir()]
+    assert text_in(away) == "old"
 
 
 def test_target_that_is_replaced_meanwhile_is_kept(
-    target: Path, swap_method: str, monkeypatch: pytest.MonkeyPatch
+    target: Path, swap_method: str, new_is_as_written: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may write to the directory above puts another directory in place of the one that was opened."""
     make_base(target)

@@ -6,7 +6,8 @@ process, and is removed.
 
 What is inside of an environment without being part of it, such as other environments below `envs/` of a base
 environment, is moved to `kept` in the staging directory for the moment of the swap (`nested`). That is never removed,
-but moved back, by the next process if need be; so is the replaced directory until it has been checked.
+but moved back, by the next process if need be. A directory that has been at the target is only removed once it has been
+checked, or if it has not changed since snapper wrote it; else it gets a name of its own next to the target.
 
 Everything happens by descriptors: of the directory that holds the target, which is opened once, of the staging
 directory, and of the tree that is built. Whoever may write to directories above can therefore not direct it elsewhere.
@@ -16,14 +17,17 @@ Only the workers use the path of the tree: they find the tree or nothing there, 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import SnapperError, TargetOccupied
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
@@ -43,15 +47,16 @@ from snapper.restoring.staging_lock import (
     OLD,
     REPLACED,
     TREE,
-    is_unchecked,
+    UNCHECKED,
     lock_staging,
     staging_path,
-    unchecked_name,
 )
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
     from snapper.store import Store
+
+logger = logging.getLogger(__name__)
 
 #: The depth at which most directories of an environment are (`lib/python3.12/site-packages/NAME`).
 _REMOVAL_DEPTH = 4
@@ -136,11 +141,15 @@ class Staging:
         try:
             set_aside(old, self.descriptor, self._directory, self.target)
             aside = self._exchange(old)
-            check(old)
+            try:
+                check(old)
+            except BaseException:
+                self._exchange_back(aside)
+                raise
             move(aside, Entry(self._directory, self._replaced.name))
         except BaseException:
             with suppress(OSError, TargetOccupied):
-                _undo_swap(self._directory, self.entry)
+                _fill_target(self._directory, self.entry)
                 is_in_place = self.entry.is_open_as(self.descriptor)
                 put_back(self._directory, self.descriptor if is_in_place else old, self.target)
                 os.fchmod(old, mode)
@@ -149,29 +158,39 @@ class Staging:
     def _exchange(self, old: int) -> Entry:
         """Exchange the tree with the open directory, in two steps if necessary; return where that is now.
 
-        Until it has been checked, its name says that it is to be put back. Raise TargetOccupied.
+        Raise TargetOccupied.
         """
-        tree, aside = Entry(self._directory, self.tree.name), Entry(self._directory, unchecked_name(old))
+        tree, aside = (Entry(self._directory, name) for name in (self.tree.name, UNCHECKED))
         replaced = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
         move(tree, aside)
         try:
             in_one_step = exchange(aside, self.entry)
         except OSError as error:
+            move(aside, tree)
             if error.errno == errno.EXDEV:
                 reason = "it is part of a container image, in which directories cannot be renamed"
                 raise TargetOccupied(str(self.target), reason, _NOT_IN_IMAGE) from None
             raise
-        if not in_one_step:
-            move(aside, tree)
-            aside = Entry(self._directory, OLD)
-            move(self.entry, aside)
+        if in_one_step:
+            if not aside.is_open_as(old):
+                self._exchange_back(aside)
+                raise replaced
+            return aside
+        move(aside, tree)
+        aside = Entry(self._directory, OLD)
+        move(self.entry, aside)
         if not aside.is_open_as(old):
-            if in_one_step:
-                exchange(aside, self.entry)
             raise replaced
-        if not in_one_step:
-            self._move_in()
+        self._move_in()
         return aside
+
+    def _exchange_back(self, aside: Entry) -> None:
+        """Put back what the tree has replaced, as long as the tree is at the target. May raise OSError."""
+        if not self.entry.is_open_as(self.descriptor):
+            return
+        if not exchange(aside, self.entry):
+            move(self.entry, Entry(self._directory, UNCHECKED))
+            move(aside, self.entry)
 
     def _move_in(self) -> None:
         """Rename the tree to the target, at which nothing must be."""
@@ -218,7 +237,7 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
 
     What cannot be removed (another user's files, files that are open on NFS) is left. Raise TargetOccupied, OSError.
     """
-    _undo_swap(directory, entry)
+    _fill_target(directory, entry)
     environment = _open_own(entry)
     try:
         if environment is not None:
@@ -232,42 +251,49 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
             os.close(environment)
 
 
+def _fill_target(directory: int, entry: Entry) -> None:
+    """Put back what a swap has taken from the target, if nothing is there. May raise OSError."""
+    for name in (OLD, UNCHECKED):
+        with suppress(FileNotFoundError, FileExistsError):
+            move(Entry(directory, name), entry)
+
+
 def _remove(name: str, directory: int, environment: int | None, target: Path) -> None:
     """Remove a tree, after what others have created in a replaced one was moved to the environment.
 
-    Raise TargetOccupied, OSError.
+    What has been at the target without being checked is kept if it may have changed. Raise TargetOccupied, OSError.
     """
-    if is_unchecked(name, directory):
-        return
-    replaced = open_if_directory(name, directory) if name.startswith(REPLACED) else None
-    if replaced is not None:
-        with closing_descriptor(replaced):
+    tree = None if name.startswith(TREE) else open_if_directory(name, directory)
+    if tree is not None:
+        with closing_descriptor(tree):
+            if name in (OLD, UNCHECKED) and not is_as_written(tree, target):
+                _keep(Entry(directory, name), target)
+                return
             if environment is not None:
-                rescue(replaced, environment, target)
+                rescue(tree, environment, target)
     remove_tree(name, directory)
 
 
-def _undo_swap(directory: int, entry: Entry) -> None:
-    """Put back what a swap that was not completed has taken from the target. May raise OSError."""
-    for name in os.listdir(directory):
-        if is_unchecked(name, directory):
-            _put_back_at_target(Entry(directory, name), entry)
-
-
-def _put_back_at_target(aside: Entry, target: Entry) -> None:
-    """Move the directory back; a new one that is there gives way to it. May raise OSError."""
+def is_as_written(directory: int, target: Path) -> bool:
+    """Return whether an open directory is an environment that has not changed since it was packed or restored here."""
     try:
-        move(aside, target)
-        return
-    except FileExistsError:
-        if not is_of_this_user(os.lstat(target.name, dir_fd=target.directory)):
-            return
-    new = Entry(aside.directory, f"{REPLACED}_{secrets.token_hex(8)}")
-    if exchange(aside, target):
-        move(aside, new)
-    else:
-        move(target, new)
-        move(aside, target)
+        environment = InstalledEnvironment(PinnedDirectory(target, os.dup(directory)))
+        drift = environment.drift()
+    except (SnapperError, OSError):
+        return False
+    return drift is not None and not drift.paths
+
+
+def _keep(aside: Entry, target: Path) -> None:
+    """Move a directory to a name of its own next to the target, and say so. May raise OSError."""
+    name = f"{target.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    with closing_descriptor(open_parent(target)) as parent:
+        move(aside, Entry(parent, name))
+    logger.warning(
+        "%s was being replaced when it changed, or when snapper was killed; what may be lost of it is kept in %s",
+        target,
+        target.with_name(name),
+    )
 
 
 @contextmanager

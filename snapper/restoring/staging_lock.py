@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,23 +21,22 @@ from snapper.process.identity import user_at_host, utc_now
 
 LOCK = "lock"
 
-#: The replaced directory in a swap that takes two steps, until it has been checked.
-OLD = "old"
-
 #: What is not part of the replaced environment, during a swap.
 KEPT = "kept"
 
 #: The beginning of the name of the directory that is built.
 TREE = "tree"
 
-#: The beginning of the name of the replaced directory, which is to be removed.
+#: The beginning of the name of the replaced directory once it has been checked.
 REPLACED = "replaced"
 
-#: The same before it has been checked, after a swap in one step. The number of its inode follows: before the swap, the
-#: new directory has this name.
-_UNCHECKED = "unchecked_"
+#: What is exchanged with the target: at first the new directory, then the replaced one, until it has been checked.
+UNCHECKED = "unchecked"
 
-_OWN_NAME = re.compile(rf"(?:{LOCK}|{OLD}|{KEPT}|(?:{TREE}|{REPLACED}|{_UNCHECKED})\w*)\Z")
+#: The same where the swap takes two steps.
+OLD = "old"
+
+_OWN_NAME = re.compile(rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|(?:{TREE}|{REPLACED})\w*)\Z")
 STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
 _MAX_SIGNATURE = 1024
 
@@ -63,20 +61,6 @@ class LockedStaging(NamedTuple):
         os.close(self.directory)
         with suppress(OSError):
             os.rmdir(staging_path(target).name, dir_fd=parent)
-
-
-def unchecked_name(replaced: int) -> str:
-    """Return the name in the staging directory that an open directory gets when it is replaced in one step."""
-    return f"{_UNCHECKED}{os.fstat(replaced).st_ino}"
-
-
-def is_unchecked(name: str, directory: int) -> bool:
-    """Return whether this is a replaced directory that has not been checked, so that it must not be removed."""
-    try:
-        status = os.lstat(name, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and name in (OLD, f"{_UNCHECKED}{status.st_ino}")
 
 
 def staging_path(target: Path) -> Path:
