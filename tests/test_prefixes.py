@@ -162,6 +162,8 @@ def test_unpacked_archives_of_conda_pack(
     if unpacked:
         conda_unpack(top)
         top = top.rename(tmp_path / "moved")
+    script = prefix / "bin/own-script"
+    assert script.read_text().startswith(f"#!{prefix}/bin/python\n")
     packed = machine.run_json("pack", "-p", top, "--name", "archive")
     assert packed["found_prefixes"] == [str(tmp_path / "unpacked" if unpacked else prefix)]
     restored = restored_at("archive")
@@ -202,7 +204,9 @@ def test_scripts_of_other_environments_are_no_evidence(machine: Machine, tmp_pat
     assert pack(machine, prefix, "work")["found_prefixes"] == []
 
 
-@pytest.mark.parametrize("claimed", ["/usr", "/", "/usr/local", "/home", "~", "parent", "/etc"])
+@pytest.mark.parametrize(
+    "claimed", ["/usr", "/", "/usr/local", "/usr/bin/env", "/home", "~", "parent", "/etc"]
+)
 def test_system_directories_are_never_taken_for_a_prefix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: str
 ) -> None:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from snapper.environment.conda import PathEntry, Record, is_environment
 from snapper.environment.conda_unpack import CONDA_UNPACK, read_prefix_records
 from snapper.environment.tree import File
 from snapper.format.canonicalize import candidate_originals
-from snapper.format.model import is_placeholder
+from snapper.format.model import is_placeholder, path_bytes
 from snapper.format.paths import contains_path
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
@@ -51,11 +51,15 @@ _MAX_CANDIDATES = 500
 _MAX_COMPONENTS = 32
 
 _KERNELSPEC = re.compile(r"share/jupyter/kernels/[^/]+/kernel\.json\Z")
+#: Where scripts and kernelspecs are.
+_DIRECTORIES = ("bin/", "share/jupyter/kernels/")
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 #: Directories that hold more than environments.
 _SYSTEM = re.compile(
     r"/(?:bin|boot|dev|etc|home|lib\w*|media|mnt|nix|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)?"
+    r"|/(?:usr/(?:local/)?)?s?bin/.*|/(?:etc|proc|sys)/.*"
     r"|/usr/(?:bin|lib\w*|local|local/bin|local/lib|sbin|share)|/var/(?:lib|tmp)"
     r"|/(?:Applications|Library|System|Users|Volumes)|/private(?:/tmp|/var)?"
 )
@@ -96,14 +100,15 @@ class EmbeddedPrefixes:
 
 
 def find_prefixes(
-    directory: PinnedDirectory, records: Iterable[Record], files: Iterable[File]
+    directory: PinnedDirectory, records: Sequence[Record], files: Iterable[File]
 ) -> EmbeddedPrefixes:
     """Find the prefixes in the environment's files."""
-    records, paths = tuple(records), {file.path for file in files if file.type == "file"}
-    search = _Search(directory)
-    search.read_package_files(records)
-    archived, placeholders = search.read_archive(records) if CONDA_UNPACK in paths else ((), {})
-    search.read_scripts(paths, records)
+    paths = {file.path for file in files if file.path.startswith(_DIRECTORIES) and file.type == "file"}
+    relocated = [[entry for entry in record.entries if entry.placeholder] for record in records]
+    search = _Search(directory, {entry.placeholder for entries in relocated for entry in entries})
+    search.read_package_files(relocated)
+    archived, placeholders = search.read_archive(relocated) if CONDA_UNPACK in paths else ((), {})
+    search.read_scripts(paths - _unchanged_scripts(paths, records))
     search.read_kernelspecs(paths)
     return EmbeddedPrefixes(search.result(), archived, placeholders)
 
@@ -146,8 +151,9 @@ class _Search:
     what only they contain are `claims`, until more is known.
     """
 
-    def __init__(self, directory: PinnedDirectory) -> None:
+    def __init__(self, directory: PinnedDirectory, placeholders: Set[str]) -> None:
         self._top = directory
+        self._placeholders = placeholders
         self._own = spellings(directory.path)
         self._counts: Counter[str] = Counter()
         self._claims: Counter[tuple[str, str]] = Counter()
@@ -162,12 +168,12 @@ class _Search:
                 is_proven = True
         return tuple(path for path, _ in self._counts.most_common())
 
-    def read_package_files(self, records: tuple[Record, ...]) -> None:
+    def read_package_files(self, relocated: list[list[PathEntry]]) -> None:
         """Look at files into which conda wrote the prefix: small texts, or programs if there are none."""
-        for entries in _samples(records, "text", _LARGEST_TEXT, _MAX_TEXTS):
+        for entries in _samples(relocated, "text", _LARGEST_TEXT, _MAX_TEXTS):
             any(self._read_package_file(entry, _LARGEST_TEXT) for entry in entries)
         if not self._counts:
-            for entries in _samples(records, "binary", _LARGEST_BINARY, _MAX_BINARIES):
+            for entries in _samples(relocated, "binary", _LARGEST_BINARY, _MAX_BINARIES):
                 any(self._read_package_file(entry, _LARGEST_BINARY) for entry in entries)
 
     def _read_package_file(self, entry: PathEntry, limit: int) -> bool:
@@ -196,7 +202,7 @@ class _Search:
                 return prefix
         return ""
 
-    def read_archive(self, records: tuple[Record, ...]) -> tuple[tuple[str, ...], dict[str, str]]:
+    def read_archive(self, relocated: list[list[PathEntry]]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Look at files that the archive's `conda-unpack` relocates.
 
         Return the prefixes that they had, and the placeholders of programs, by path.
@@ -205,12 +211,7 @@ class _Search:
             listed = read_prefix_records(self._top) or ()
         except ValueError:
             return (), {}
-        own = {
-            (entry.path, entry.placeholder)
-            for record in records
-            for entry in record.entries
-            if entry.placeholder
-        }
+        own = {(entry.path, entry.placeholder) for entries in relocated for entry in entries}
         texts = [
             record
             for record in listed
@@ -227,22 +228,16 @@ class _Search:
         binaries = {record.path: record.placeholder for record in listed if record.mode == "binary"}
         return tuple(prefix for prefix, _ in prefixes.most_common(_MAX_ARCHIVED_PREFIXES)), binaries
 
-    def read_scripts(self, paths: set[str], records: tuple[Record, ...]) -> None:
-        """Look at the first lines of scripts that do not come from packages as they are."""
-        packaged = {
-            entry.path
-            for record in records
-            for entry in record.entries
-            if entry.path.startswith("bin/") and not entry.type.endswith("entry_point")
-        }
-        scripts = sorted(path for path in paths if path.startswith("bin/") and path not in packaged)
+    def read_scripts(self, paths: Set[str]) -> None:
+        """Look at the first lines of scripts."""
+        scripts = sorted(path for path in paths if path.startswith("bin/"))
         for path in scripts[:_MAX_SCRIPTS]:
             with suppress(OSError):
                 data = read_beneath(self._top, path, _LARGEST_SCRIPT)
                 if data.startswith(b"#!"):
                     self._claim(_program_of(data))
 
-    def read_kernelspecs(self, paths: set[str]) -> None:
+    def read_kernelspecs(self, paths: Set[str]) -> None:
         """Look at the programs of kernels."""
         for path in sorted(filter(_KERNELSPEC.match, paths))[:_MAX_KERNELS]:
             with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -251,7 +246,12 @@ class _Search:
     def _claim(self, program: str) -> None:
         """Note that a file names a program, if there is one of this name in the environment."""
         path, _, name = program.rpartition("/bin/")
-        if is_prefix(path) and (path in self._own or is_acceptable(path, self._top.path)):
+        is_unwritten = any(placeholder.startswith(path) for placeholder in self._placeholders)
+        if (
+            not is_unwritten
+            and is_prefix(path)
+            and (path in self._own or is_acceptable(path, self._top.path))
+        ):
             is_below = any(path.startswith(f"{own}/") for own in self._own)
             if not is_below and "/" not in name and self._top.stat(f"bin/{name}", follow=False):
                 self._claims[path, name] += 1
@@ -265,8 +265,10 @@ class _Search:
 
 def is_proven(data: bytes, entry: PathEntry, prefix: str) -> bool:
     """Return whether the checksum in a record proves that this is the package's file with that prefix."""
+    # Where conda or conda-pack wrote `env` into the first line, the original of that can be made up for any prefix.
+    evidence = data.partition(b"\n")[2] if data.startswith(b"#!/usr/bin/env ") else data
     originals = candidate_originals(data, entry.mode, entry.placeholder, prefix)
-    return any(
+    return path_bytes(prefix) in evidence and any(
         original != data and hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals
     )
 
@@ -283,18 +285,24 @@ def is_acceptable(path: str, top: Path) -> bool:
     )
 
 
-def _samples(records: tuple[Record, ...], mode: str, limit: int, count: int) -> list[list[PathEntry]]:
+def _samples(relocated: list[list[PathEntry]], mode: str, limit: int, count: int) -> list[list[PathEntry]]:
     """Return, for each package that has any, its smallest files that have a placeholder of this mode."""
     samples = []
-    for record in records:
-        entries = [
-            entry
-            for entry in record.entries
-            if entry.placeholder and entry.mode == mode and (entry.size or 0) <= limit
-        ]
-        if entries:
-            samples.append(heapq.nsmallest(_MAX_TRIED, entries, key=lambda entry: entry.size or limit))
+    for entries in relocated:
+        small = [entry for entry in entries if entry.mode == mode and (entry.size or 0) <= limit]
+        if small:
+            samples.append(heapq.nsmallest(_MAX_TRIED, small, key=lambda entry: entry.size or limit))
     return samples[:count]
+
+
+def _unchanged_scripts(paths: Set[str], records: Iterable[Record]) -> set[str]:
+    """Return the paths of files that packages brought as they are, and did not generate when they were installed."""
+    return {
+        entry.path
+        for record in records
+        for entry in record.entries
+        if entry.path in paths and not entry.type.endswith("entry_point")
+    }
 
 
 def _program_of(script: bytes) -> str:
