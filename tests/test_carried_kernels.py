@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -225,7 +226,9 @@ def test_names_of_other_environments_are_not_taken(
     add_kernel(work, "text", argv=["run"], display_name="Text", language="text")
     add(kernels_dir(machine) / "mine", work / "bin/run")
     evil = make_data(machine.envs / "evil")
-    carry(evil, "mine", "python3", "work", "work-text", "conda-env-work-py", "unique")
+    digest = hashlib.sha256(b"work/text").hexdigest()[:16]
+    taken = ["mine", "python3", "work", "work-text", "work-text-2", f"x-{digest}", "conda-env-work-py"]
+    carry(evil, *taken, "unique", "a b", "..x", "n" * 210)
     for name in ("work", "evil"):
         machine.run_json("pack", name)
     home = machine.home.parent / "elsewhere"
@@ -236,10 +239,10 @@ def test_names_of_other_environments_are_not_taken(
         other.run_json("restore", name)
     for path in kernels_dir(other).iterdir():
         mark = json.loads((path / "kernel.json").read_text()).get("metadata", {}).get("snapper", {})
-        if path.name in ("mine", "python3", "work", "conda-env-work-py") or path.name.startswith("work-"):
+        if path.name in taken:
             assert mark["environment"] == "work", path.name
-        elif path.name == "unique":
-            assert mark["environment"] == "evil"
+        elif mark:
+            assert path.name == "unique" or path.name.startswith(f"{mark['environment']}-"), path.name
     assert "unique" in registered(other)
     assert (kernels_dir(other) / "own/kernel.json").read_text().count("/bin/true") == 1
 

@@ -137,8 +137,10 @@ class KernelNames:
         environment has or could get: then, neither gets it, in whatever order they are restored.
         """
         return (
-            self._is_free(name, environment, kernel)
-            and not name.startswith(_RESERVED)
+            _normalize(name)[:_LONGEST_STEM] == name
+            and not name.startswith((*_RESERVED, ".", "-"))
+            and not _ENDS_IN_DIGEST.match(name)
+            and self._is_free(name, environment, kernel)
             and not any(self._is_named_like(name, other) for other in self._others(environment, prefix))
             and not self._is_carried(name, environment)
         )
