@@ -208,6 +208,16 @@ def test_kernelspec_with_a_secret_is_private_and_named(work: Path, machine: Mach
     assert (work / carried).stat().st_mode & 0o777 == 0o600
 
 
+def test_kernelspecs_of_other_published_environments_are_not_carried(work: Path, machine: Machine) -> None:
+    """Their publishers could have a command of theirs started under a name of this environment."""
+    other = make_data(machine.envs / "other")
+    add_kernel(other, "evil", argv=["sh", "-c", f"evil # {work}/bin/run"], display_name="x", language="x")
+    machine.run_json("pack", "other")
+    machine.run_json("restore", "other")
+    assert registered(machine) == ["other-evil"]
+    assert machine.run_json("pack", "work")["kernels"] == []
+
+
 # --- names that could be another's ------------------------------------------------------------------------
 
 

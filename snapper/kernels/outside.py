@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapper.environment.locations import installed_environments
+from snapper.environment.managed import managed_environments
 from snapper.format.paths import contains_path
 from snapper.fs.own_directory import list_directory
 from snapper.fs.pinned import PinnedDirectory
@@ -85,14 +86,19 @@ def find_outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
 
 
 def _search_path(environment: PinnedDirectory) -> Iterator[Path]:
-    """Yield the directories with kernelspecs outside of the environment, those that Jupyter looks in first."""
+    """Yield the directories with kernelspecs outside of the environment, those that Jupyter looks in first.
+
+    Kernelspecs in environments that snapper manages do not count: their publishers would decide what is packed with
+    this one, and what colleagues start.
+    """
     top = os.path.realpath(environment.path) + "/"
     prefixes = installed_environments()
     for directory in dict.fromkeys(
         [str(user_kernels_directory()), *kernel_directories(), *kernels_of_prefixes(prefixes)]
     ):
-        if not os.path.realpath(directory).startswith(top):
-            yield Path(directory)
+        path = Path(directory)
+        if not os.path.realpath(path).startswith(top) and not managed_environments(path):
+            yield path
 
 
 class _Names:
