@@ -14,6 +14,7 @@ import pytest
 from scripts.maker import make
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
+from tests.support.kernelspecs import add_kernel
 from tests.support.pip import pip, python_of, run, wheels
 
 
@@ -129,8 +130,17 @@ def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -
 
 
 def test_directories_that_variables_name_are_named(data: Path, machine: Machine) -> None:
-    for name in ("one", "two", "target"):
+    for name in ("one", "two", "target", "of-kernel", "of-script"):
         (machine.home / name).mkdir()
+    add_kernel(
+        data,
+        "text",
+        argv=["true"],
+        display_name="x",
+        env={"PYTHONPATH": f"{machine.home}/of-kernel:${{PYTHONPATH}}"},
+    )
+    script = f'export PYTHONPATH="{machine.home}/of-script:$CONDA_PREFIX/x"\n'
+    write(data / "etc/conda/activate.d/path.sh", script)
     paths = [machine.home / "one", data / "lib", "/nowhere", "relative", machine.home / "two"]
     set_variables(data, PYTHONPATH=":".join(map(str, paths)), OTHER=str(machine.home))
     write(data / "etc/conda/env_vars.d/x.json", json.dumps({"PIP_TARGET": str(machine.home / "target")}))
@@ -138,6 +148,8 @@ def test_directories_that_variables_name_are_named(data: Path, machine: Machine)
         ("variable", "~/one", ["PYTHONPATH"]),
         ("variable", "~/two", ["PYTHONPATH"]),
         ("variable", "~/target", ["PIP_TARGET"]),
+        ("variable", "~/of-kernel", ["PYTHONPATH"]),
+        ("variable", "~/of-script", ["PYTHONPATH"]),
     ]
 
 

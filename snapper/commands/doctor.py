@@ -295,8 +295,11 @@ def _check_environments() -> Iterator[Finding]:
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         variables = environment_variables(installed.directory)
+        used = find_dependencies(
+            installed.directory, variables, kernels.kernel_variables(installed.directory)
+        )
         unproved = unproved_links(installed.followed)
-        for dependency in (*find_dependencies(installed.directory, variables), *libraries, *unproved):
+        for dependency in (*used, *libraries, *unproved):
             yield _dependency_finding(prefix, dependency)
         outside = [str(kernel.path) for kernel in kernels.find_outside_kernels(installed.directory)]
         if outside:

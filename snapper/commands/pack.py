@@ -338,7 +338,8 @@ def _find_dependencies(
     """
     if source.foreign_prefix:
         return ()
-    found = find_dependencies(source.directory, environment_variables(source.directory))
+    variables = environment_variables(source.directory)
+    found = find_dependencies(source.directory, variables, kernels.kernel_variables(source.directory))
     missing = [Dependency("kernel", str(kernel.path), (kernel.name,)) for kernel in outside if kernel.problem]
     found = tuple(dependency for dependency in found if dependency.path not in source.included)
     linked = [Dependency("library", library.library, library.files) for library in libraries]

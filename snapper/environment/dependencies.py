@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,10 @@ _SEARCH_PATHS = (
     *("PYTHONPATH", "PIP_TARGET", "R_LIBS", "R_LIBS_SITE", "JULIA_LOAD_PATH", "JULIA_PROJECT"),
     *("LD_LIBRARY_PATH", "PERL5LIB", "NODE_PATH", "CLASSPATH"),
 )
+
+#: Where an environment has scripts that activate it, and what sets a variable in one.
+_ACTIVATE = "etc/conda/activate.d"
+_ASSIGNMENT = re.compile(rf"""\b({"|".join(_SEARCH_PATHS)})=("[^"\n]*"|'[^'\n]*'|[^\s;"']*)""")
 
 #: The most names in one directory that are looked at.
 _MOST_NAMES = 100_000
@@ -92,12 +96,22 @@ class UserSite:
     path: Path
 
 
-def find_dependencies(environment: PinnedDirectory, variables: Mapping[str, str]) -> tuple[Dependency, ...]:
-    """Return what an environment that sets these variables uses outside of it.
+def find_dependencies(
+    environment: PinnedDirectory, variables: Mapping[str, str], of_kernels: Iterable[Mapping[str, str]] = ()
+) -> tuple[Dependency, ...]:
+    """Return what an environment that sets these variables, or whose kernelspecs set those, uses outside of it.
 
     What cannot be read does not count: neither could it be used.
     """
-    found = [*_user_packages(environment, variables), *_named_by_variables(environment, variables)]
+    named: dict[str, list[str]] = defaultdict(list)
+    for settings in (variables, *of_kernels, *_set_by_scripts(environment)):
+        for variable, path in _named_paths(environment, settings):
+            if variable not in named[path]:
+                named[path].append(variable)
+    found = [
+        *_user_packages(environment, variables),
+        *(Dependency("variable", path, tuple(names)) for path, names in named.items()),
+    ]
     return tuple(dependency for dependency in found if dependency.names)
 
 
@@ -170,7 +184,7 @@ def _julia_depots(environment: PinnedDirectory, variables: Mapping[str, str]) ->
     if not environment.stat("bin/julia"):
         return
     named = variables.get("JULIA_DEPOT_PATH") or os.environ.get("JULIA_DEPOT_PATH")
-    scripts = (name for name in _names(environment, "etc/conda/activate.d") if "julia" in name.lower())
+    scripts = (name for name in _names(environment, _ACTIVATE) if "julia" in name.lower())
     if named is None and any(scripts):
         return
     for path in (named or "~/.julia").split(":"):
@@ -179,12 +193,20 @@ def _julia_depots(environment: PinnedDirectory, variables: Mapping[str, str]) ->
             yield depot
 
 
-def _named_by_variables(environment: PinnedDirectory, variables: Mapping[str, str]) -> Iterator[Dependency]:
-    """Yield the directories outside of the environment that its variables name."""
+def _named_paths(environment: PinnedDirectory, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield variables that list directories with code, each with a path outside of the environment that it names."""
     for variable in _SEARCH_PATHS:
         for path in dict.fromkeys(variables.get(variable, "").split(":")):
             if path.startswith("/") and os.path.exists(path) and not _is_inside(Path(path), environment):
-                yield Dependency("variable", path, (variable,))
+                yield variable, path
+
+
+def _set_by_scripts(environment: PinnedDirectory) -> Iterator[dict[str, str]]:
+    """Yield the variables that list directories with code, as scripts that activate the environment set them."""
+    for name in _names(environment, _ACTIVATE):
+        with suppress(OSError):
+            text = read_beneath(environment, f"{_ACTIVATE}/{name}").decode("utf-8", "replace")
+            yield {variable: value.strip("\"'") for variable, value in _ASSIGNMENT.findall(text)}
 
 
 def _is_inside(path: Path, environment: PinnedDirectory) -> bool:

@@ -6,7 +6,7 @@ A registered kernel is a kernelspec in Jupyter's data directory whose argv runs 
 
 from snapper.kernels.carried import CarriedKernel, carry_kernels
 from snapper.kernels.jupyter import kernel_directories
-from snapper.kernels.kernelspecs import has_kernels, install_hint, shipped_kernels
+from snapper.kernels.kernelspecs import has_kernels, install_hint, kernel_variables, shipped_kernels
 from snapper.kernels.outside import find_outside_kernels
 from snapper.kernels.registered import RegisteredKernel, registered_kernels
 from snapper.kernels.registration import (
@@ -27,6 +27,7 @@ __all__ = [
     "has_kernels",
     "install_hint",
     "kernel_directories",
+    "kernel_variables",
     "register",
     "registered_kernels",
     "remove",

@@ -130,6 +130,11 @@ def shipped_kernels(environment: PinnedDirectory) -> tuple[Kernel, ...]:
     return tuple(spec.kernel for spec in find_kernelspecs(environment) if not spec.is_carried)
 
 
+def kernel_variables(environment: PinnedDirectory) -> list[dict[str, str]]:
+    """Return the variables that each kernelspec of the environment sets."""
+    return [spec.variables() for spec in find_kernelspecs(environment)]
+
+
 def has_kernels(environment: PinnedDirectory) -> bool:
     """Return whether the environment ships or carries a kernel."""
     return any(True for _ in find_kernelspecs(environment))
