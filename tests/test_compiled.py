@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapper.commands.restore import RestoreResult
-from snapper.format import object_code
+from snapper.format import elf, object_code
 from snapper.format.canonicalize import canonicalize
 from snapper.format.cstrings import replace_strings
 from snapper.format.model import LAYER_SIZE, Relocation
@@ -458,6 +458,34 @@ def test_malformed_programs_are_kept(data: st.DataObject) -> None:
     assert len(object_code.replace_equally_long(cut, "/home/ada/envs/work", "/home/bob/envs/play")) == len(
         cut
     )
+
+
+def _elf(
+    segments: list[bytes], sections: list[bytes], sizes: tuple[int, int], counts: tuple[int, int]
+) -> bytes:
+    """Make an ELF file whose header states these sizes and counts of its headers."""
+    tables = b"".join([*segments, *sections])
+    fields = (3, 62, 1, 0, 64, 64 + 56 * len(segments), 0, 64, sizes[0], counts[0], sizes[1], counts[1], 0)
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HHIQQQIHHHHHH", *fields) + tables + bytes(4096)
+
+
+_LOAD = struct.pack("<IIQQQQQQ", 1, 4, 1 << 30, 0, 0, 16, 16, 1)
+_DYNAMIC = struct.pack("<IIQQQQQQ", 2, 4, 64, 0, 0, 4096, 4096, 1)
+_CODE = struct.pack("<IIQQQQIIQQ", 0, 1, 6, 0, 64, 4096, 0, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _elf([_LOAD], [_CODE], (0, 0), (65535, 65535)),
+        _elf([_LOAD] * 65, [], (56, 64), (65, 0)),
+        _elf([_DYNAMIC] * 60, [], (56, 64), (60, 0)),
+        _elf([_LOAD], [_CODE] * 100, (56, 64), (1, 100)),
+    ],
+    ids=["one record many times", "segments", "dynamic sections", "code"],
+)
+def test_tables_that_take_long_to_read_are_not_understood(data: bytes) -> None:
+    assert elf.parse(data) == elf.ElfLayout((), ())
 
 
 @functools.cache

@@ -29,6 +29,13 @@ _DEBUG_SECTIONS = (b".debug", b".zdebug", b".gnu_debug", b".stab", b".gdb_index"
 _OTHER_UNLOADED = frozenset((b".comment", b".strtab", b".symtab", b".shstrtab", b".GCC.command.line"))
 
 
+#: The most segments that a file is understood with; linkers make some fifteen.
+_MOST_SEGMENTS = 64
+
+#: The sizes of the headers of segments and sections, in bytes, by whether addresses have 64 bits.
+_HEADER_SIZES = {True: (56, 64), False: (32, 40)}
+
+
 class Span(NamedTuple):
     """A range of a file."""
 
@@ -112,8 +119,19 @@ class _Elf:
         self._order = "<" if data[5] == 1 else ">"
         header = self._unpack("HHIQQQIHHHHHH" if self._wide else "HHIIIIIHHHHHH", 16)
         self._machine, self._names_index = header[1], header[12]
+        expected = _HEADER_SIZES[self._wide]
+        if (header[9] and header[8] != expected[0]) or (header[11] and header[10] != expected[1]):
+            raise _Malformed
+        if header[9] > _MOST_SEGMENTS:
+            raise _Malformed
         self._segments = [self._segment(header[4] + number * header[8]) for number in range(header[9])]
         self._sections = [self._section(header[5] + number * header[10]) for number in range(header[11])]
+        if sum(segment.type == _PT_DYNAMIC for segment in self._segments) > 1:
+            raise _Malformed
+        if sum(end - start for start, end, _ in self.code()) > len(
+            data
+        ):  # parts of it would be read again and again
+            raise _Malformed
 
     def interpreter(self) -> Iterator[LoaderString]:
         """Yield the path of the program that loads this one."""

@@ -22,17 +22,26 @@ _SIZES = {
 }
 
 
+#: The largest class that is changed, in bytes, and how many of its strings are: each is searched for in all of it.
+_LARGEST = 4 << 20
+_MOST_CHANGED = 1000
+
+
 def replace_in_constants(data: bytes, old: bytes, new: bytes) -> bytes:
     """Return the class with `new` for `old`, which is as long.
 
-    It is unchanged if it is malformed, or contains the hash code of a string to change.
+    It is unchanged if it is malformed or larger than any class, contains the hash code of a string to change, or has
+    more such strings than any class.
     """
-    result = bytearray(data)
+    result, changed = bytearray(data), 0
+    if len(data) > _LARGEST:
+        return data
     try:
         for start, end in _constants(data):
             text = data[start:end]
             replaced = replace_path(text, old, new)
-            if replaced != text and _hash_code(text) in data:
+            changed += replaced != text
+            if replaced != text and (changed > _MOST_CHANGED or _hash_code(text) in data):
                 return data
             result[start:end] = replaced
     except (struct.error, KeyError, IndexError):

@@ -8,6 +8,7 @@ So only what the dynamic loader reads is ever changed (`elf`); a path of the sam
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -93,10 +94,17 @@ def _is_in_pieces(data: bytes, path: bytes) -> bool:
         return True
     layout = elf.parse(data)
     found = [match.start() for match in re.finditer(re.escape(path), data)]
-    if any(code.start <= start < code.end for code in layout.code for start in found):
+    if any(_has_between(found, code.start, code.end) for code in layout.code):
         return True
-    near = [(start - x86.LARGEST_VECTOR, start + len(path) + 1) for start in found]
-    return any(a < operand < b for operand in x86.vector_operands(data, layout) for a, b in near)
+    before, after = x86.LARGEST_VECTOR, len(path) + 1
+    operands = x86.vector_operands(data, layout)
+    return any(_has_between(found, operand - after + 1, operand + before) for operand in operands)
+
+
+def _has_between(offsets: list[int], start: int, end: int) -> bool:
+    """Return whether one of the sorted offsets is in the range, whose end is not part of it."""
+    index = bisect_left(offsets, start)
+    return index < len(offsets) and offsets[index] < end
 
 
 def _starts_of_counted_strings(pickle: bytes, path: bytes) -> Iterator[int]:
