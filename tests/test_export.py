@@ -118,6 +118,25 @@ def test_hard_links_stay_hard_links(stocked: Machine, tmp_path: Path) -> None:
     assert (prefix / "share/own/one.txt").read_text() == f"{prefix}\n"
 
 
+@pytest.mark.parametrize("options", [(), ("--dest-prefix", "/opt/elsewhere")])
+def test_files_that_contain_another_prefix_are_reported(
+    options: tuple[str, ...], machine: Machine, tmp_path: Path
+) -> None:
+    """What only debuggers read is not reported."""
+    prefix = tmp_path / "work"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "conda-meta/history").touch()
+    constant = f'const char *p = "{prefix}/x"; int main(void) {{ return !p; }}'
+    compile_program(prefix / "kept", f"-Wl,-rpath,{prefix}/lib", source=constant)
+    debugged = f'#line 1 "{prefix}/source.c"\nint main(void) {{ return 0; }}\n'
+    compile_program(prefix / "debugged", "-g", source=debugged)
+    (prefix / "text").write_text(f"{prefix}\n")
+    (prefix / "link").symlink_to(prefix / "text")
+    assert machine.snapper("pack", "-p", prefix, "--name", "work").code == 3
+    outcome = machine.snapper("export", "work", "-o", tmp_path / "work.tar", *options, "--json")
+    assert (outcome.code, outcome.json["unrelocated"]) == (3, ["kept"])
+
+
 @pytest.mark.parametrize("form", ["tar.zst", "zip"])
 def test_archive_with_dest_prefix_needs_no_conda_unpack(form: str, stocked: Machine, scratch: Path) -> None:
     need_tools(form)

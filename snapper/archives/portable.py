@@ -17,7 +17,9 @@ from snapper.environment import conda
 from snapper.environment.conda_unpack import PrefixRecord
 from snapper.environment.tree import File, walk
 from snapper.format import shebang, zipapp
-from snapper.format.model import RECORD_MODES, Layer, Relocation
+from snapper.format.model import LAYER_SIZE, RECORD_MODES, Kind, Layer, Relocation
+from snapper.format.owners import OwnedPaths, order_by_owner
+from snapper.format.relocate import is_complete
 
 #: What conda-pack omits from conda-unpack's list, because the running program cannot be written to.
 _PYTHON = re.compile("bin/python")
@@ -56,6 +58,24 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
             sizes = relocation.mode == "sized-record"
             unpacked.rewrite(tree, path, conda.without_facts_of(text, changed, sizes=sizes))
     return tuple(records)
+
+
+def files_with_other_prefixes(tree: Path, layers: tuple[Layer, ...]) -> OwnedPaths:
+    """Return the files that contain a prefix in a form that cannot be changed: conda-unpack leaves it there."""
+    files = {file.path: file for file in walk(tree).files}
+    found: dict[str, Kind] = {}
+    for layer in layers:
+        for relocation in layer.relocations:
+            for path in relocation.paths if relocation.mode == "link" else ():
+                file = files.get(path)
+                if file and file.type == "file" and _depends_on(tree, file, relocation.placeholder):
+                    found[path] = layer.kind
+    return order_by_owner(found)
+
+
+def _depends_on(tree: Path, file: File, prefix: str) -> bool:
+    """Return whether anything can depend on the prefix in a file. Files larger than a layer are not read."""
+    return file.size > LAYER_SIZE or not is_complete(unpacked.read(tree, file.path), prefix)
 
 
 def _is_applicable(relocation: Relocation, file: File | None) -> bool:

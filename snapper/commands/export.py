@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.archives.condapack import FORMATS, ArchiveJob, ArchiveSource, OutputFormat, write_archive
-from snapper.archives.portable import make_portable
+from snapper.archives.portable import files_with_other_prefixes, make_portable
 from snapper.archives.readback import check_archive
 from snapper.archives.squashfs import squashfs_program
 from snapper.environment import conda
@@ -61,8 +61,9 @@ class ExportResult:
     """A written archive; `size` in bytes.
 
     `longest_prefix` is the maximum length, in bytes, of the path of the directory to unpack it in; None if there is
-    none. `unrelocated` are files in which `dest_prefix` did not fit, the first `own_unrelocated` of them in no conda
-    package. `clamped` are files with times that the format cannot hold; they have the nearest ones.
+    none. `unrelocated` are files that still contain another prefix than that of the archive's destination, the first
+    `own_unrelocated` of them in no conda package. `clamped` are files with times that the format cannot hold; they have
+    the nearest ones.
     """
 
     environment: str
@@ -203,15 +204,16 @@ def _check_snapshot(request: ExportRequest, snapshot: Snapshot) -> None:
 def _unpack(
     store: Store, snapshot: Snapshot, tree: Path, request: ExportRequest, jobs: int | None, progress: Progress
 ) -> OwnedPaths:
-    """Unpack the snapshot for the `dest_prefix`, or with its placeholders; return paths that could not be relocated."""
+    """Unpack the snapshot for the `dest_prefix`, or with its placeholders; return paths that cannot be relocated."""
     layers = snapshot.layers if request.dest_prefix else without_relocations(snapshot.layers)
     try:
         with WorkerPool(store, jobs) as workers:
             prefix = request.dest_prefix or str(request.output)
             altered = snapshot.altered_paths
-            return unpack_layers(layers, str(tree), prefix, workers, progress, altered).unrelocated
+            unrelocated = unpack_layers(layers, str(tree), prefix, workers, progress, altered).unrelocated
     except InsufficientSpace:
         raise InsufficientSpace(str(request.output.parent)) from None
+    return unrelocated if request.dest_prefix else files_with_other_prefixes(tree, snapshot.layers)
 
 
 def _prepare_source(
