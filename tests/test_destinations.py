@@ -15,7 +15,7 @@ from snapper.environment.conda_directories import (
     envs_dirs_to_restore_into,
     find_roots,
 )
-from snapper.environment.condarc import configured_envs_dirs
+from snapper.environment.condarc import EnvsDirs, read_envs_dirs
 from snapper.environment.locations import find_environment
 from snapper.environment.own_locations import own_locations, remember_location
 from snapper.environment.state import EnvironmentState
@@ -584,7 +584,7 @@ def test_envs_directory_may_be_a_link(home: Path, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_malformed_condarc_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / ".condarc").write_text(text)
-    assert configured_envs_dirs(tmp_path / ".condarc") == []
+    assert read_envs_dirs(tmp_path / ".condarc") == EnvsDirs()
 
 
 def test_condarc_that_expands_is_not_expanded(tmp_path: Path) -> None:
@@ -593,7 +593,7 @@ def test_condarc_that_expands_is_not_expanded(tmp_path: Path) -> None:
     aliases = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
     text = f"l0: &l0 {{a: 1, b: 2}}\n{levels}a0: &a0 [x]\n{aliases}envs_dirs: [~/here, *a59]\n"
     (tmp_path / ".condarc").write_text(text)
-    assert configured_envs_dirs(tmp_path / ".condarc") == ["~/here"]
+    assert read_envs_dirs(tmp_path / ".condarc").directories == ("~/here",)
 
 
 @pytest.mark.parametrize("name", [".condarc", ".conda/environments.txt"])

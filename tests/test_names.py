@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from snapper.environment import conda_directories, condarc_files
+from snapper.environment.locations import find_environment
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.users import unprivileged
@@ -62,15 +64,104 @@ def test_environments_in_directories_from_the_environment_are_found(variable: st
     not_found(machine, "env")
 
 
-@pytest.mark.parametrize("file", [".condarc", ".conda/.condarc", ".mambarc", "elsewhere/condarc"])
+@pytest.mark.parametrize(
+    "file", [".condarc", ".conda/condarc", ".config/conda/.condarc", ".mambarc", "elsewhere/condarc"]
+)
 def test_environments_in_directories_from_a_condarc_are_found(file: str, machine: Machine) -> None:
     there = machine.home / file
-    there.parent.mkdir(exist_ok=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
     there.write_text("channels: [conda-forge]\nenvs_dirs:\n  - ~/tilde\n  - $PLACE/variable\n  - 5\n")
     variables = {"PLACE": str(machine.home), "CONDARC": str(machine.home / "elsewhere" / "condarc")}
     for directory in ("tilde", "variable"):
         prefix = environment(machine.home / directory / f"in-{directory}")
         assert found(machine, f"in-{directory}", **variables) == str(prefix)
+
+
+#: Files of conda and mamba, by what they are relative to, in the order of precedence, the lowest first.
+FILES = (
+    *(f"root/{name}" for name in (".condarc", "condarc", "condarc.d/x.yml", "condarc.d/y.yaml", ".mambarc")),
+    *(f"xdg/conda/{name}" for name in (".condarc", "condarc", "condarc.d/x.yml")),
+    *(f".config/conda/{name}" for name in (".condarc", "condarc", "condarc.d/x.yml")),
+    *(f".conda/{name}" for name in (".condarc", "condarc", "condarc.d/x.yml")),
+    ".condarc",
+    *(f"xdg/mamba/{name}" for name in (".mambarc", "mambarc", "mambarc.d/x.yml")),
+    *(f".config/mamba/{name}" for name in (".mambarc", "mambarc", "mambarc.d/x.yml")),
+    *(f".mamba/{name}" for name in (".mambarc", "mambarc", "mambarc.d/x.yml")),
+    ".mambarc",
+    *(f"active/{name}" for name in (".condarc", "condarc", "condarc.d/x.yml", ".mambarc")),
+    "by-variable/conda.yml",
+    "by-variable-of-mamba/x.yaml",
+)
+
+
+@pytest.fixture
+def files_of_conda(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Write files with envs directories that are named like them, and return those that are found, in order."""
+    home = machine.home
+    environment(home / "active")
+    monkeypatch.setattr(conda_directories, "system_files", lambda: iter(()))
+    for name, value in {
+        "HOME": home,
+        "CONDA_ROOT": home / "root",
+        "XDG_CONFIG_HOME": home / "xdg",
+        "CONDA_PREFIX": home / "active",
+        "CONDARC": "~/by-variable/conda.yml",
+        "MAMBARC": "~/by-variable-of-mamba",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("CONDA_ENVS_DIRS", "CONDA_ENVS_PATH", "CONDA_EXE", "MAMBA_ROOT_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+
+    def order(texts: dict[str, str]) -> list[str]:
+        for file, text in texts.items():
+            (home / file).parent.mkdir(parents=True, exist_ok=True)
+            (home / file).write_text(text)
+        found = [str(path) for path in conda_directories.envs_dirs()]
+        return [path.removeprefix("/of/") for path in found if path.startswith("/of/")]
+
+    return order
+
+
+def test_all_files_of_conda_and_mamba_are_read_in_order(files_of_conda: Callable[..., list[str]]) -> None:
+    texts = {file: f"envs_dirs: [/of/{file}]\n" for file in FILES}
+    assert files_of_conda(texts) == [*reversed(FILES)]
+
+
+@pytest.mark.parametrize("file", ["condarc.d/x.txt", "condarc.d/yml", "condarc.d/sub/x.yml", "mamba.yml"])
+def test_other_files_are_not_read(file: str, files_of_conda: Callable[..., list[str]]) -> None:
+    assert files_of_conda({f".conda/{file}": "envs_dirs: [/of/it]\n"}) == []
+
+
+def test_flags_in_files_of_conda_are_followed(files_of_conda: Callable[..., list[str]]) -> None:
+    texts = {
+        "root/.condarc": "envs_dirs:\n  - /of/root\n  - /of/first  #!top\n  - /of/last  #!bottom\n",
+        ".condarc": "envs_dirs:  #!final\n  - /of/home\n  - /of/lower  #!bottom\n  - /of/plain # top\n",
+        "active/.condarc": "envs_dirs: [/of/hidden]\n",
+    }
+    assert files_of_conda(texts) == ["first", "home", "plain", "root", "lower", "last"]
+
+
+def test_values_that_conda_has_by_other_names(files_of_conda: Callable[..., list[str]]) -> None:
+    texts = {
+        "root/.condarc": "envs_path: [/of/path]\n",
+        ".condarc": "\ufeffenvs_dirs: ['/of/quoted # not a comment', /of/path, '${HOME}/x']\n",
+    }
+    assert files_of_conda(texts) == ["quoted # not a comment", "path"]
+
+
+def test_files_of_the_system_are_searched() -> None:
+    assert list(map(str, condarc_files._SYSTEM)) == ["/etc/conda", "/var/lib/conda"]
+
+
+@pytest.mark.parametrize("name", ["condarc.d/x.yml", "condarc", ".condarc", ".mambarc"])
+def test_environments_in_directories_that_the_system_names_are_found(
+    name: str, machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "etc" / name).parent.mkdir(parents=True)
+    (tmp_path / "etc" / name).write_text(f"envs_dirs: [{tmp_path}/shared]\n")
+    prefix = environment(tmp_path / "shared" / "env")
+    monkeypatch.setattr(condarc_files, "_SYSTEM", (tmp_path / "etc",))
+    assert find_environment("env") == prefix
 
 
 def test_invalid_condarc_files_are_ignored(machine: Machine) -> None:
@@ -140,6 +231,33 @@ def test_base_is_the_environment_of_conda_itself(way: str, machine: Machine) -> 
     assert packed["prefix"] == str(prefix)
     assert packed["environment"] == "base"
     assert {each["path"] for each in packed["skipped"]} == {"envs", "pkgs"}
+
+
+def test_root_is_another_name_of_base(machine: Machine) -> None:
+    no_system_conda()
+    prefix = root(machine)
+    environment(prefix / "envs" / "root")  # conda never finds it by its name
+    packed = machine.run_json("pack", "root", PATH=PROGRAMS, CONDA_EXE=f"{prefix}/bin/conda")
+    assert (packed["prefix"], packed["environment"]) == (str(prefix), "base")
+
+
+def test_the_first_configured_directory_with_the_name_counts(machine: Machine) -> None:
+    """As for `conda activate`; what conda does not find by its name does not count."""
+    prefix = root(machine)
+    for directory in ("first", "second", "listed", "of-the-root"):
+        environment(machine.home / directory / "env")
+    environment(prefix / "envs" / "env")
+    register(machine, f"{machine.home}/listed/env\n")
+    variables = {"CONDA_EXE": f"{prefix}/bin/conda"}
+    assert found(machine, "env", **variables) == f"{machine.home}/of-the-root/env"
+    variables["CONDA_ENVS_DIRS"] = f"{machine.home}/missing:{machine.home}/second:{machine.home}/first"
+    assert found(machine, "env", **variables) == f"{machine.home}/second/env"
+
+
+def test_environments_of_several_installations_are_ambiguous(machine: Machine) -> None:
+    for installation in ("miniforge3", "micromamba"):
+        environment(machine.home / installation / "envs" / "env")
+    assert machine.expect_error(11, "pack", "env", PATH=PROGRAMS)["type"] == "AmbiguousName"
 
 
 def test_active_environments_are_not_base(machine: Machine) -> None:

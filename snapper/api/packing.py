@@ -9,6 +9,7 @@ from snapper.archives.importer import archive_stem
 from snapper.commands.import_archive import import_archive as pack_archive
 from snapper.commands.pack import PackOptions, PackResult
 from snapper.commands.pack import pack as pack_environment
+from snapper.environment.locations import ROOT_NAMES
 from snapper.packing.source import EditablePolicy, UserSitePolicy
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.settings.directories import absolute_directory
@@ -44,6 +45,7 @@ def pack(
     are then unchanged.
     """
     settings = load_settings()
+    environment = ROOT_NAMES[0] if environment in ROOT_NAMES else environment
     opened = pin_environment(environment)
     name = name or (opened.path.name if isinstance(environment, Path) else environment)
     options = PackOptions(

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.environment.condarc import configured_envs_dirs
+from snapper.environment.condarc import EnvsDirs, merge, read_envs_dirs
+from snapper.environment.condarc_files import files_in_prefix, files_of_variables, system_files, user_files
 from snapper.environment.control import control_problem_in_home, owner_problem
 from snapper.environment.managed import is_inside_managed, managed_environments
 from snapper.settings.directories import home_directory
@@ -33,7 +34,6 @@ _USUAL_ROOTS = (
     "/opt/miniconda3",
     "/opt/miniforge3",
 )
-_CONDARC_FILES = ("~/.condarc", "~/.conda/.condarc", "~/.mambarc", "/etc/conda/.condarc")
 
 
 class EnvsDirectory(NamedTuple):
@@ -63,7 +63,12 @@ class CondaCommands(NamedTuple):
 
 def envs_dirs() -> list[Path]:
     """Return the directories that conda finds environments in, in the order in which it chooses one."""
-    return _unique([*_chosen_envs_dirs(find_roots()), *_envs_dirs_of_roots(), user_envs_dir()])
+    return _unique([*configured_envs_dirs(), *_envs_dirs_of_roots(), user_envs_dir()])
+
+
+def configured_envs_dirs() -> list[Path]:
+    """Return the directories that variables and conda's settings name, in the order in which conda searches them."""
+    return _chosen_envs_dirs(find_roots())
 
 
 def envs_dirs_to_restore_into() -> list[EnvsDirectory]:
@@ -96,8 +101,8 @@ def trusted_roots() -> list[Path]:
 
 def usual_roots() -> list[Path]:
     """Return where the root prefixes of conda installations usually are."""
-    home = home_directory()
-    return [home / path for path in _USUAL_ROOTS]
+    home, data = home_directory(), os.environ.get("XDG_DATA_HOME", "")
+    return [*(home / path for path in _USUAL_ROOTS), *([Path(data, "mamba")] if os.path.isabs(data) else [])]
 
 
 def conda_commands() -> CondaCommands:
@@ -114,22 +119,21 @@ def conda_commands() -> CondaCommands:
 
 
 def _chosen_envs_dirs(roots: Iterable[Path]) -> list[Path]:
-    """Return the directories that variables and the settings of the user, the system, and these root prefixes name."""
-    directories = _named_envs_dirs()
-    for root in roots:
-        directories += _from_condarc(root / ".condarc")
-    return directories
+    """Return the directories that variables and the settings of the user, the system, and these root prefixes name.
 
-
-def _named_envs_dirs() -> list[Path]:
-    """Return the directories that variables and the settings of the user and the system name."""
-    directories = [*_from_variables()]
-    if os.environ.get("CONDARC"):
-        directories += _from_condarc(_expand(os.environ["CONDARC"]))
-    for file in map(_expand, _CONDARC_FILES):
-        if not control_problem_in_home(file):
-            directories += _from_condarc(file)
-    return directories
+    They are in conda's order. Files that another user controls do not count, except those in a root prefix of another
+    user, and those that variables name; neither do files that may have come from a store.
+    """
+    files = [
+        *_own(system_files()),
+        *(file for root in reversed([*roots]) for file in files_in_prefix(root)),
+        *_own(_files_in_prefix_of("CONDA_ROOT")),
+        *_own(user_files()),
+        *_own(_files_in_prefix_of("CONDA_PREFIX")),
+        *files_of_variables(),
+    ]
+    configured = [read_envs_dirs(file) for file in _unique(files) if not managed_environments(file)]
+    return _unique(map(_expand, merge([*configured, *_from_variables()])))
 
 
 def _envs_dirs_of_roots() -> list[Path]:
@@ -137,17 +141,19 @@ def _envs_dirs_of_roots() -> list[Path]:
     return [directory for directory in directories if not managed_environments(directory)]
 
 
-def _from_variables() -> Iterator[Path]:
-    for variable in ("CONDA_ENVS_DIRS", "CONDA_ENVS_PATH"):
-        for directory in os.environ.get(variable, "").split(os.pathsep):
-            if directory:
-                yield _expand(directory)
+def _from_variables() -> Iterator[EnvsDirs]:
+    for variable in ("CONDA_ENVS_PATH", "CONDA_ENVS_DIRS"):
+        directories = map(str.strip, os.environ.get(variable, "").split(os.pathsep))
+        yield EnvsDirs(tuple(filter(None, directories)))
 
 
-def _from_condarc(file: Path) -> list[Path]:
-    """Return the envs directories that the file names; none if it may have come from a store."""
-    texts = configured_envs_dirs(file)
-    return [] if texts and managed_environments(file) else [_expand(text) for text in texts]
+def _files_in_prefix_of(variable: str) -> Iterator[Path]:
+    prefix = os.environ.get(variable, "")
+    return files_in_prefix(Path(prefix)) if os.path.isabs(prefix) else iter(())
+
+
+def _own(files: Iterable[Path]) -> Iterator[Path]:
+    return (file for file in files if not control_problem_in_home(file))
 
 
 def _root_of_program() -> list[Path]:
@@ -162,7 +168,7 @@ def _root_of_program() -> list[Path]:
     managed = [Path(prefix) for prefix in sorted(managed_environments(program))]
     if not managed:
         return [Path(os.path.realpath(program)).parent.parent]
-    named = _named_envs_dirs()
+    named = _chosen_envs_dirs([])
     return [prefix for prefix in managed if prefix.parent.name != "envs" and prefix.parent not in named]
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.conda_directories import envs_dirs, find_roots
+from snapper.environment.conda_directories import configured_envs_dirs, envs_dirs, find_roots
 from snapper.environment.control import control_problem_in_home
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther
 from snapper.fs.atomic import make_directory
@@ -16,13 +16,17 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
 
+#: conda's names for the environment that it is installed in itself; snapshots of it have the first one.
+ROOT_NAMES = ("base", "root")
+
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def find_environment(name: str) -> Path:
     """Return the prefix of the environment with that name.
 
-    Raise EnvironmentNotFound, and AmbiguousName if there is more than one.
+    Like conda, prefer those in directories that its settings name, in their order. Raise EnvironmentNotFound, and
+    AmbiguousName if there is more than one elsewhere: these may be of several installations.
     """
     return _only(name, _find(name))
 
@@ -42,11 +46,11 @@ def pin_own_environment(name: str) -> PinnedDirectory:
 
 
 def _find(name: str) -> list[Path]:
-    """Return the prefixes of all environments with that name."""
-    candidates = [path for path in registered_prefixes() if path.name == name]
-    candidates += [directory / name for directory in envs_dirs()]
-    if name == "base":
-        candidates += find_roots()
+    """Return the prefixes of all environments with that name, in conda's order."""
+    if name in ROOT_NAMES:
+        return _distinct_environments(find_roots())
+    candidates = [directory / name for directory in envs_dirs()]
+    candidates += [path for path in registered_prefixes() if path.name == name]
     return _distinct_environments(candidates)
 
 
@@ -54,7 +58,7 @@ def _only(name: str, prefixes: list[Path]) -> Path:
     if not prefixes:
         searched = tuple(str(path) for path in envs_dirs() if os.path.isdir(path))
         raise EnvironmentNotFound(name, searched, tuple(path.name for path in installed_environments()))
-    if len(prefixes) > 1:
+    if len(prefixes) > 1 and prefixes[0].parent not in configured_envs_dirs():
         raise AmbiguousName(name, tuple(sorted(map(str, prefixes))))
     return prefixes[0]
 
@@ -73,9 +77,10 @@ def installed_environments() -> list[Path]:
 
 def _distinct_environments(candidates: list[Path]) -> list[Path]:
     """Return the candidates that are environments, and only the first of those that are the same directory."""
-    by_real_path = {
-        os.path.realpath(path): path for path in reversed(candidates) if conda.is_environment(path)
-    }
+    by_real_path: dict[str, Path] = {}
+    for path in candidates:
+        if conda.is_environment(path):
+            by_real_path.setdefault(os.path.realpath(path), path)
     return list(by_real_path.values())
 
 
