@@ -95,6 +95,7 @@ def test_environments_are_relocated_from_the_prefix_in_their_files(
     packed = pack(machine, current, "moved")
     assert packed["found_prefixes"] == [str(prefix)]
     assert packed["snapshot"] == machine.run_json("show", "reference")["snapshot"]
+    machine.run_json("verify", "-p", current)
     restored = restored_at("moved")
     assert not any(
         str(path).encode() in data for path in (prefix, current) for _, _, data in restored.values()
@@ -140,6 +141,7 @@ def test_environments_that_were_moved_while_they_grew_are_relocated_from_every_p
     packed = pack(machine, third, "moved")
     assert sorted(packed["found_prefixes"]) == sorted(map(str, (first, second, third)))
     assert packed["altered"] == []
+    machine.run_json("verify", "-p", third)
     restored = restored_at("moved")
     target = machine.envs / "restored"
     assert restored["share/both.txt"][2].decode() == f"{target}/a {target}/b\n"
@@ -239,3 +241,17 @@ def test_system_directories_are_never_taken_for_a_prefix(
     (prefix / "conda-meta/evil-1-0.json").write_text(json.dumps(record))
     directory = conda.pin_environment(prefix)
     assert find_prefixes(directory, conda.read_records(prefix), scan(directory).files).found == ()
+
+
+def test_files_larger_than_a_layer_are_relocated_from_the_other_prefix(
+    machine: Machine, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "work"
+    make("no-python", prefix, copy=True)
+    text = (f"{prefix}/share " + "x" * 10_000 + "\n") * 3_500
+    (prefix / "share/large.txt").write_text(text)
+    new = prefix.rename(tmp_path / "new")
+    machine.run_json("pack", "-p", new, "--name", "moved")
+    target = machine.envs / "restored"
+    machine.run_json("restore", "moved", "--prefix", target)
+    assert (target / "share/large.txt").read_text() == text.replace(str(prefix), str(target))

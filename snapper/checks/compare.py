@@ -16,7 +16,7 @@ from snapper.checks.disk_files import DiskFiles
 from snapper.environment.conda import FileFacts, with_facts, without_prefix_facts
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format import bytecode
-from snapper.format.canonicalize import candidate_originals
+from snapper.format.canonicalize import candidate_originals, with_one_prefix
 from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
@@ -41,11 +41,15 @@ class FileDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class CompareJob:
-    """A layer to compare with the files in `directory`, which contain `prefix`."""
+    """A layer to compare with the files in `directory`, which contain one of the `prefixes`, most of them the first."""
 
     directory: str
-    prefix: str
+    prefixes: tuple[str, ...]
     layer: Layer
+
+    @property
+    def prefix(self) -> str:
+        return self.prefixes[0]
 
 
 class StoredRecord(NamedTuple):
@@ -109,11 +113,11 @@ def _compare_layers(
     workers: WorkerPool[Store],
     progress: Progress,
 ) -> list[tuple[Layer, ComparedLayer]]:
-    directory, prefix = str(installed.prefix), installed.prefix_in_files
+    directory, prefixes = str(installed.prefix), installed.prefixes_in_files
     layers = {
         workers.submit(
             compare_layer,
-            CompareJob(directory, prefix, layer),
+            CompareJob(directory, prefixes, layer),
             layer.diff_size,
             label=f"comparing {layer.owner}",
         ): layer
@@ -169,7 +173,7 @@ def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
     layer = _reader.open(job.layer, read_layer(store, job.layer), store.url)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     with unpack_errors(what, job.prefix), DiskFiles(job.directory) as files:
-        comparison = _LayerComparison(layer, files, job.prefix)
+        comparison = _LayerComparison(layer, files, job.prefixes)
         if layer.continuation is not None:
             comparison.compare_piece(layer.continuation)
         for member, data in layer.members():
@@ -180,10 +184,11 @@ def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
 class _LayerComparison:
     """Compares the members of one layer with the files on disk."""
 
-    def __init__(self, layer: OpenLayer, files: DiskFiles, prefix: str) -> None:
+    def __init__(self, layer: OpenLayer, files: DiskFiles, prefixes: tuple[str, ...]) -> None:
         self._layer = layer
         self._files = files
-        self._prefix = prefix
+        self._prefix, *others = prefixes
+        self._prefixes, self._others = prefixes, tuple(others)
         self.result = ComparedLayer()
 
     def compare_member(self, member: Member, data: memoryview) -> None:
@@ -205,8 +210,9 @@ class _LayerComparison:
         if stat.S_IFMT(status.st_mode) != _FILE_TYPES[member.type]:
             return "type"
         if member.type == "symlink":
-            expected = relocate_link(member.target, self._layer.links.get(member.path), self._prefix)
-            return None if self._files.target(member.path) == expected else "target"
+            relocation, target = self._layer.links.get(member.path), self._files.target(member.path)
+            expected = {relocate_link(member.target, relocation, prefix) for prefix in self._prefixes}
+            return None if target in expected else "target"
         if member.type == "hardlink":
             other = self._files.status(member.target)
             return None if other and os.path.samestat(status, other) else "target"
@@ -231,10 +237,15 @@ class _LayerComparison:
         if relocation is None and kept is None:
             return on_disk == data or (is_module and _is_same_module(on_disk, bytes(data)))
         self.result.facts[member.path] = FileFacts(hashlib.sha256(on_disk).hexdigest(), len(on_disk))
-        return self._is_relocated(on_disk, bytes(data), relocation, kept, is_module)
+        on_disk = with_one_prefix(on_disk, self._prefix, self._others)
+        return any(
+            self._is_relocated(prefix, on_disk, bytes(data), relocation, kept, is_module)
+            for prefix in self._prefixes
+        )
 
     def _is_relocated(
         self,
+        prefix: str,
         on_disk: bytes,
         stored: bytes,
         relocation: Relocation | None,
@@ -245,14 +256,14 @@ class _LayerComparison:
         expected = stored
         if relocation:
             with suppress(PlaceholderTooShort):
-                expected = relocate_file(stored, relocation.mode, relocation.placeholder, self._prefix)
+                expected = relocate_file(stored, relocation.mode, relocation.placeholder, prefix)
         if kept:
-            expected = replace_kept(expected, kept.placeholder, self._prefix)
+            expected = replace_kept(expected, kept.placeholder, prefix)
         if on_disk == expected or (is_module and _is_same_module(on_disk, expected)):
             return True
         if relocation is None:
             return False
-        return stored in candidate_originals(on_disk, relocation.mode, relocation.placeholder, self._prefix)
+        return stored in candidate_originals(on_disk, relocation.mode, relocation.placeholder, prefix)
 
     def _is_same_piece(self, piece: Piece) -> bool:
         relocation = self._layer.relocations.get(piece.start.path)

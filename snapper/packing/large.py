@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, product
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
@@ -81,7 +82,8 @@ class LargeFileScan:
     """How to pack a large file. `starts` has one more element than there are pieces: the end of the file.
 
     `proved` says whether the file is its package's, `method` how it is relocated, if it is, and `kept` which prefix it
-    contains apart from that. What the loader of a program reads is replaced by `edits`.
+    contains apart from that. What the loader of a program reads is replaced by `edits`. `prefix` is the one that is
+    replaced.
     """
 
     item: PackItem
@@ -92,6 +94,7 @@ class LargeFileScan:
     facts: RelocatedFacts | None = None
     kept: str = ""
     edits: tuple[Edit, ...] = ()
+    prefix: str = ""
 
     @property
     def size(self) -> int:
@@ -118,19 +121,22 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
     The paths of included sources are not replaced.
     """
     entry = item.entry
+    views = {prefix: replace(context, prefix=prefix, other_prefixes=()) for prefix in context.prefixes}
     if entry and entry.sha256 and entry.placeholder:
-        for wide in (False, True) if entry.mode == "binary" else (False,):
+        for view, wide in product(views.values(), (False, True) if entry.mode == "binary" else (False,)):
             method = RelocationMethod(entry.mode, entry.placeholder, everywhere=True, wide=wide)
-            original = _relocate(context, item, method)
+            original = _relocate(view, item, method)
             if original.stored.sha256 == entry.sha256:
                 facts = RelocatedFacts(original.disk, original.stored)
-                return LargeFileScan(item, True, method, original.starts, False, facts)
+                return LargeFileScan(item, True, method, original.starts, False, facts, prefix=view.prefix)
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
-    if proved or not (survey.may_have_prefix or survey.has_kept):
+    if proved or not (survey.prefixes or survey.has_kept):
         return LargeFileScan(item, proved, None, survey.starts, survey.has_source_path and not proved)
-    scan = _scan_with_prefix(context, item, survey)
-    return replace(scan, unrelocated=scan.unrelocated or survey.has_source_path)
+    prefix, *others = survey.prefixes or (context.prefix,)
+    scan = replace(_scan_with_prefix(views[prefix], item, survey), prefix=prefix)
+    has_others = any(not f"{prefix}/".startswith(f"{other}/") for other in others)
+    return replace(scan, unrelocated=scan.unrelocated or survey.has_source_path or has_others)
 
 
 def _scan_with_prefix(context: PackContext, item: PackItem, survey: _Survey) -> LargeFileScan:
@@ -201,7 +207,7 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
     else:
         with open_checked(place, item.file) as descriptor:
             data = read_range(descriptor, start.position, end.position - start.position, place)
-        data = _canonical(data, scan.method, context.prefix)
+        data = _canonical(data, scan.method, scan.prefix)
         builder.add_piece(member, data, tail)
         del data
     mode, placeholder = (scan.method.mode, scan.method.placeholder) if scan.method else (None, "")
@@ -216,12 +222,12 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
 class _Survey:
     """What a file contains, and where its pieces start if it is packed as it is.
 
-    It `has_kept` the prefix that it contained in an earlier snapshot.
+    `prefixes` are those that it may contain. It `has_kept` the prefix that it contained in an earlier snapshot.
     """
 
     starts: tuple[PieceStart, ...]
     sha256: str
-    may_have_prefix: bool
+    prefixes: tuple[str, ...]
     has_kept: bool
     has_nul: bool
     is_program: bool
@@ -242,26 +248,34 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
     """Read the file once, in blocks that are small compared to a layer."""
     place, size = context.place_of(item.file), item.file.size
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
-    needles: tuple[bytes, ...] = ()
+    needles: dict[str, tuple[bytes, ...]] = {}
+    found: set[str] = set()
     kept = tuple(map(path_bytes, context.kept_prefixes(item.file)))
-    may_have_prefix = has_kept = has_nul = program = has_source_path = False
+    has_kept = has_nul = program = has_source_path = False
     with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
             read_range_into(descriptor, position, view, place)
             digest.update(view)
             if position == 0:
-                needles = search_patterns(context.prefix, bytes(view[:256]), prebuilt=item.prebuilt)
-                program = is_program(bytes(view[:256]))
+                head = bytes(view[:256])
+                needles = {
+                    prefix: search_patterns(prefix, head, prebuilt=item.prebuilt)
+                    for prefix in context.prefixes
+                }
+                program = is_program(head)
             block = carried + bytes(view)
-            may_have_prefix = may_have_prefix or any(needle in block for needle in needles)
+            for prefix in needles.keys() - found:
+                if any(needle in block for needle in needles[prefix]):
+                    found.add(prefix)
             has_kept = has_kept or any(path in block for path in kept)
             has_nul = has_nul or b"\0" in block
             has_source_path = has_source_path or context.included.are_mentioned_in(block)
-            longest = max(context.included.longest_path, *map(len, (*needles, *kept)))
+            longest = max(context.included.longest_path, *map(len, chain(kept, *needles.values())))
             carried = block[len(block) - longest + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
-    return _Survey(starts, digest.hexdigest(), may_have_prefix, has_kept, has_nul, program, has_source_path)
+    prefixes = tuple(prefix for prefix in context.prefixes if prefix in found)
+    return _Survey(starts, digest.hexdigest(), prefixes, has_kept, has_nul, program, has_source_path)
 
 
 def _relocate(context: PackContext, item: PackItem, method: RelocationMethod) -> _Relocated:
