@@ -178,7 +178,8 @@ def _contains_pieces(data: bytes, needle: bytes) -> bool:
     Pieces in a string that begins like the path, and then continues in another way, do not count.
     """
     others = re.escape(needle[:-_LARGEST_REST]) + rb"[!-~]{%d}" % _LARGEST_REST
-    data = re.sub(others, b"\0", data) if len(needle) > 2 * _PIECE else data.replace(needle, b"\0")
+    is_longer_than_piece = len(needle) - _LARGEST_REST > _PIECE
+    data = re.sub(others, b"\0", data) if is_longer_than_piece else data.replace(needle, b"\0")
     return any(
         all(piece in data for piece in pieces) and _contains_end(data, needle, sum(map(len, pieces)))
         for pieces in _whole_pieces(needle)
