@@ -68,15 +68,10 @@ def test_notebook_that_names_the_users_kernel_runs(machine: Machine) -> None:
     )
     result = machine.run_json("pack", "lab")
     assert result["kernels"] == [{"name": "work", "path": str(kernels_dir(machine) / "work")}]
-    assert f"{kernels_dir(machine) / 'work'}" in machine.snapper("pack", "lab").err
-    assert f"{kernels_dir(machine) / 'work'}" in machine.snapper("doctor").out
-    assert machine.run_json("pack", "lab")["unchanged"]
     other = move(machine, "lab")
     assert registered(other) == ["lab-python3", "work"]
     assert other.run_json("pack", "lab")["unchanged"]
     assert nbconvert(other, "work", ["import sys; print(sys.prefix)"]) == [f"{other.envs / 'lab'}\n"]
-    other.run_json("restore", "--all")
-    assert registered(other) == ["lab-python3", "work"]
 
 
 @pytest.mark.parametrize(
@@ -271,6 +266,9 @@ def test_kernel_that_cannot_keep_its_name_is_reported(work: Path, machine: Machi
 def test_kernelspec_that_is_still_there_is_not_registered_twice(work: Path, machine: Machine) -> None:
     add(kernels_dir(machine) / "mine", work / "bin/run")
     machine.run_json("pack", "work")
+    assert machine.run_json("pack", "work")["unchanged"]
+    assert f"{kernels_dir(machine) / 'mine'}\n" in machine.snapper("pack", "work").err
+    assert f"{kernels_dir(machine) / 'mine'}:" in machine.snapper("doctor").out
     before = (kernels_dir(machine) / "mine/kernel.json").read_bytes()
     assert "no kernel" not in machine.snapper("restore", "--all").out
     assert registered(machine) == ["mine"]
