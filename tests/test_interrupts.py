@@ -285,7 +285,7 @@ def test_interrupted_replacement_keeps_the_old_environment(
 def test_interrupt_while_removing_the_old_environment_keeps_the_new_one(
     number: signal.Signals, packed: Packed, complete: Tree, target: Path, old: Tree
 ) -> None:
-    """The new environment is in place and the old one is being removed: now, or by the next command."""
+    """The new environment is in place; the old one was checked and is being removed: now, or by the next command."""
 
     def start() -> RunningCommand:
         if (target / ".snapper").exists():
@@ -295,7 +295,10 @@ def test_interrupt_while_removing_the_old_environment_keeps_the_new_one(
                 (target / f"mine{count}").write_text("mine")
         return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--replace")
 
-    running = halt_between(start, (target / ".snapper").exists, lambda: not staging(target).exists())
+    def is_being_removed() -> bool:
+        return any(staging(target).glob("replaced*"))
+
+    running = halt_between(start, is_being_removed, lambda: not staging(target).exists())
     interrupt(running, number)
     assert tree_of(target) == complete
     (document,) = packed.machine.run_json("restore", "many", "--envs-dir", target.parent)["restored"]

@@ -35,7 +35,8 @@ _REDIRECTOR = re.compile(r"_.*editable.*\.py\Z", re.S)
 _ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
 _CODE_ENDINGS = (".py", ".so")
 
-_ABSOLUTE_PATH = re.compile(r"""'/(?:[^'\\\n]|\\.)*'|"/(?:[^"\\\n]|\\.)*\"""")
+#: String literals of Python, and what is between them, so that no part of a text is searched twice.
+_LITERALS = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\\.|[^'"\\]+|.""", re.S)
 
 #: Modules that compile the package when it is imported, by the builder that writes them. They have a call with a build
 #: directory, and in scikit-build-core's also that it is to be used.
@@ -104,7 +105,9 @@ def _paths(lines: Iterable[str], site: str) -> Iterator[str]:
 
 def _quoted_directories(code: str) -> Iterator[str]:
     """Yield the directories in string literals with absolute paths; for a module, the one that contains it."""
-    for literal in _ABSOLUTE_PATH.findall(code):
+    for literal in _LITERALS.findall(code):
+        if literal[:2] not in ("'/", '"/'):
+            continue
         path = posixpath.normpath(_value_of(literal))
         if path.endswith(_CODE_ENDINGS):
             path = posixpath.dirname(path)
