@@ -500,7 +500,7 @@ STEPS: dict[str, tuple[str, Callable[..., object]]] = {
     "linking": ("snapper.restoring.unpacker.link_unchanged", lambda prefix, *_: prefix),
     "writing": ("snapper.restoring.layer_writer._Writer.write_members", lambda writer, _: writer._job.prefix),
     "finalizing": ("snapper.restoring.unpacker.finalize_tree", lambda _directory, prefix, *_: prefix),
-    "swapping": ("snapper.restoring.engine._check_target_again", lambda _store, plan: plan.target.prefix),
+    "swapping": ("snapper.restoring.staging.Staging.swap", lambda staging, *_: staging.target),
     "registering": ("snapper.kernels.Registrar.register", lambda _registrar, prefix, _name: prefix),
 }
 
