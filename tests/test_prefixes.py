@@ -38,9 +38,7 @@ def pack(machine: Machine, prefix: Path, name: str) -> dict[str, Any]:
     """Pack the environment, completely, and check that packing it again changes nothing."""
     packed: dict[str, Any] = machine.run_json("pack", "-p", prefix, "--name", name)
     assert not packed["unrelocated"]
-    for options in ((), ("--full",)):
-        again = machine.run_json("pack", "-p", prefix, "--name", name, *options)
-        assert again["unchanged"]
+    assert machine.run_json("pack", "-p", prefix, "--name", name, "--full")["unchanged"]
     return packed
 
 
@@ -150,8 +148,7 @@ def test_environments_that_were_moved_while_they_grew_are_relocated_from_every_p
     for prefix in (first, second, third):
         assert not [path for path, entry in restored.items() if os.fsencode(prefix) in entry[2]]
     outcome = machine.snapper("pack", "-p", third, "--name", "moved", "--full")
-    assert "refer to several directories" in outcome.err
-    assert outcome.code == 0
+    assert (outcome.code, "refer to several directories" in outcome.err) == (0, True)
 
 
 @pytest.mark.parametrize("unpacked", [False, True], ids=["before conda-unpack", "after conda-unpack"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,12 @@ def add_interpreter(prefix: Path, name: str) -> None:
     (prefix / "bin" / name).symlink_to(program)
 
 
-@pytest.mark.parametrize("case", LANGUAGES)
-@pytest.mark.parametrize("line", ["#!{}/bin/{} {}", "#! {}/bin/{}\t{} ", "#!/usr/bin/env -S {}/bin/{} {}"])
+@pytest.mark.parametrize("prefix", [LONG, "with 'quotes' and $dollars \"too\""], indirect=True)
+@pytest.mark.parametrize(
+    ("case", "line"),
+    [(case, "#!{}/bin/{} {}") for case in LANGUAGES]
+    + list(product(["perl", "bash"], ["#! {}/bin/{}\t{} ", "#!/usr/bin/env -S {}/bin/{} {}"])),
+)
 def test_scripts_in_other_languages_keep_their_options_and_arguments(
     prefix: Path, tmp_path: Path, case: str, line: str
 ) -> None:

@@ -61,7 +61,7 @@ def run(file: Path, data: bytes) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-@pytest.mark.parametrize("old", [PREFIXES[1], PREFIXES[3], PREFIXES[4]])
+@pytest.mark.parametrize("old", [PREFIXES[1], PREFIXES[4]])
 def test_zipapps_run_below_other_prefixes(tmp_path: Path, form: type, old: str) -> None:
     prefix = make_prefix(tmp_path / "old" / old)
     data = form(prefix)
