@@ -252,3 +252,14 @@ def test_files_larger_than_a_layer_are_relocated_from_the_other_prefix(
     target = machine.envs / "restored"
     machine.run_json("restore", "moved", "--prefix", target)
     assert (target / "share/large.txt").read_text() == text.replace(str(prefix), str(target))
+
+
+def test_stores_are_repaired_with_moved_environments(machine: Machine) -> None:
+    prefix = make_odd(machine.envs / "work").rename(machine.envs / "new")
+    machine.run_json("pack", "-p", prefix, "--name", "moved")
+    for layer in (machine.store / "layers").rglob("*"):
+        if layer.is_file():
+            layer.chmod(0o600)
+            layer.write_bytes(b"corrupted")
+    machine.run_json("verify", "--repair")
+    machine.run_json("verify")

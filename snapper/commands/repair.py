@@ -79,9 +79,10 @@ def local_sources(
             sources[str(prefix)] = copy
             write_pages(copy, previous.encoded.pages)
             write_snapshot(copy, previous.encoded)
-            foreign_prefix = ForeignPrefix(state.prefix, previous.placeholders(), previous.kept_prefixes())
-            options = PackOptions(level=level, editables="ignore", foreign_prefix=foreign_prefix)
+            placeholders, kept = previous.placeholders(), previous.kept_prefixes()
             try:
+                foreign_prefix = ForeignPrefix(installed.prefix_in_files, placeholders, kept)
+                options = PackOptions(level=level, editables="ignore", foreign_prefix=foreign_prefix)
                 pack(copy, installed.directory, state.environment, options, jobs=jobs, progress=progress)
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be used for repair: {error.message}")

@@ -46,7 +46,7 @@ _MAX_ARCHIVED_PREFIXES = 4
 _MOST_SEARCHED = 128 << 20
 
 _PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
-_PATH_WITH_SPACES = re.compile(rb"[\"'=](/[^\n\0\"'=]{1,1023})")
+_PATH_WITH_SPACES = re.compile(rb"[\"'=] ?(/[^\n\0\"'=]{1,1023})")
 _MAX_CANDIDATES = 500
 _MAX_COMPONENTS = 32
 
