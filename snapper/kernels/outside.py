@@ -47,7 +47,7 @@ _CONDA = ("conda", "mamba", "micromamba", "conda.exe")
 _WITH_VALUE = ("-p", "--prefix", "-n", "--name", "--cwd", "-e", "--env", "-r", "--root-prefix")
 
 _ACTIVATED = re.compile(
-    rb"\bactivate[ \t]+['\"]?([\w./~$-]+)|\brun\b[^\n;&|]*?(?:-n|--name)[ =]['\"]?([\w.-]+)"
+    rb"\bactivate[ \t]{1,400}['\"]?([\w./~$-]{1,4096})|\brun\b[^\n;&|]{0,400}?(?:-n|--name)[ =]['\"]?([\w.-]+)"
 )
 
 
