@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,12 +26,6 @@ def kernel_directories() -> list[str]:
     from jupyter_core.paths import jupyter_path  # noqa: PLC0415
 
     return [path for path in jupyter_path("kernels") if os.path.isdir(path)]
-
-
-def kernels_of_prefixes(prefixes: Iterable[Path]) -> list[str]:
-    """Return the existing directories with kernelspecs in these prefixes."""
-    directories = (str(prefix / _KERNELS) for prefix in prefixes)
-    return [directory for directory in directories if os.path.isdir(directory)]
 
 
 def kernel_names_elsewhere(own: Path) -> Iterator[str]:

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from snapper.environment.locations import installed_environments
+from snapper.environment.own_locations import own_locations
 from snapper.format.model import Kernel, sha256_hex
 from snapper.fs.own_directory import list_directory
 from snapper.fs.small_files import list_beneath
@@ -141,6 +142,7 @@ class KernelNames:
             and not name.startswith((*_RESERVED, ".", "-"))
             and not _ENDS_IN_DIGEST.match(name)
             and self._is_free(name, environment, kernel)
+            and (self._is_packed_here(environment, prefix) or not self._is_of_template(name))
             and not any(self._is_named_like(name, other) for other in self._others(environment, prefix))
             and not self._is_carried(name, environment)
         )
@@ -151,6 +153,17 @@ class KernelNames:
         own = {kernel.prefix for kernel in kernels if kernel.environment == environment}
         others = {kernel.prefix for kernel in kernels} - own
         return any(name in self._carried_names(prefix) for prefix in others)
+
+    @staticmethod
+    def _is_packed_here(environment: str, prefix: Path | None) -> bool:
+        """Return whether this user has packed the environment, or chosen its prefix."""
+        return str(prefix) in own_locations(environment)
+
+    def _is_of_template(self, name: str) -> bool:
+        """Return whether the template could give the name to a kernel of any environment with a name of its own."""
+        text = _fill(self._settings.kernel_name, "\0", "\0", "\0")
+        parts = [re.escape(part) for part in text.split("\0")]
+        return len(parts) > 2 and re.fullmatch("[a-z0-9._-]+".join(parts) + _SUFFIX, name) is not None
 
     def _is_named_like(self, name: str, other: str) -> bool:
         """Return whether the name is that of another environment, or one that its kernels could get."""
@@ -189,14 +202,12 @@ class KernelNames:
         new = (
             name
             for name in chain((wanted, with_digest), numbered)
-            if self._is_free(name, environment, kernel) and not self._is_carried(name, environment)
+            if self._is_free(name, environment, kernel)
         )
         for name in chain(self._kept(stem, environment, kernel), new):
             if name not in chosen:
                 is_wanted = name == wanted or (
-                    wanted not in chosen
-                    and self._is_free(wanted, environment, kernel)
-                    and not self._is_carried(wanted, environment)
+                    wanted not in chosen and self._is_free(wanted, environment, kernel)
                 )
                 return name, "" if is_wanted else wanted
         return with_digest, ""

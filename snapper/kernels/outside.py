@@ -6,6 +6,7 @@ in the command itself or in a script that the command runs, or by the name that 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import posixpath
@@ -13,15 +14,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
-from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
 from snapper.format.paths import contains_path
-from snapper.fs.own_directory import list_directory
+from snapper.fs.own_directory import list_directory, own_directory
 from snapper.fs.pinned import PinnedDirectory
-from snapper.fs.small_files import read_own_path
-from snapper.kernels.jupyter import kernel_directories, kernels_of_prefixes, user_kernels_directory
+from snapper.kernels.jupyter import kernel_directories, user_kernels_directory
 from snapper.kernels.kernelspecs import (
     ASSETS,
     CARRIED,
@@ -35,20 +35,17 @@ from snapper.kernels.kernelspecs import (
 from snapper.kernels.registered import registered_kernel_of
 
 #: The largest kernelspec, script, or logo, in bytes.
-_LARGEST = 1 << 20
+_LARGEST = 64 << 10
 
 #: Names that Jupyter accepts.
 _VALID_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
-_SHELLS = ("sh", "bash", "dash", "zsh", "ksh")
 _CONDA = ("conda", "mamba", "micromamba", "conda.exe")
 
 #: Options of `conda run` that are followed by a value.
 _WITH_VALUE = ("-p", "--prefix", "-n", "--name", "--cwd", "-e", "--env", "-r", "--root-prefix")
 
-_ACTIVATED = re.compile(
-    rb"\bactivate[ \t]{1,400}['\"]?([\w./~$-]{1,4096})|\brun\b[^\n;&|]{0,400}?(?:-n|--name)[ =]['\"]?([\w.-]+)"
-)
+_SEPARATORS = re.compile(rb"""[\s'\";&|()=]+""")
 
 
 @dataclass(frozen=True)
@@ -92,10 +89,7 @@ def _search_path(environment: PinnedDirectory) -> Iterator[Path]:
     this one, and what colleagues start.
     """
     top = os.path.realpath(environment.path) + "/"
-    prefixes = installed_environments()
-    for directory in dict.fromkeys(
-        [str(user_kernels_directory()), *kernel_directories(), *kernels_of_prefixes(prefixes)]
-    ):
+    for directory in dict.fromkeys([str(user_kernels_directory()), *kernel_directories()]):
         path = Path(directory)
         if not os.path.realpath(path).startswith(top) and not managed_environments(path):
             yield path
@@ -112,7 +106,7 @@ class _Names:
 
     def read(self, directory: Path) -> OutsideKernel | None:
         """Return the kernelspec in a directory if it starts the environment. May raise KERNELSPEC_ERRORS."""
-        data = read_own_path(directory / KERNEL_JSON, _LARGEST)
+        data = _read(directory, KERNEL_JSON)
         spec = parse_kernelspec(self._environment, f"{CARRIED}/{directory.name}", data)
         if spec is None:
             return None
@@ -152,7 +146,7 @@ class _Names:
 
         Scripts of the user's that it runs are added to `files`, and replaced in the command by what will be there.
         """
-        scripts = dict(_scripts(command))
+        scripts = dict(_scripts(command, resources))
         words = (self._own_path(word).encode("utf-8", "surrogateescape") for word in command)
         texts = [*words, *scripts.values()]
         if not any(map(self._is_mentioned, texts)):
@@ -160,7 +154,7 @@ class _Names:
         for position, script in scripts.items():
             path = command[position]
             is_inside = self._own_path(path).startswith(f"{self._prefix}/")
-            if not is_inside and (path.startswith(f"{resources}/") or self._is_mentioned(script)):
+            if not is_inside:
                 name = posixpath.basename(path)
                 files[name] = script
                 command[position] = f"{{resource_dir}}/{name}"
@@ -170,7 +164,13 @@ class _Names:
         """Return whether a text contains the path of the environment, or activates it by name."""
         if any(contains_path(text, spelling) for spelling in self._spellings):
             return True
-        return any(self._is_named((a or b).decode()) for a, b in _ACTIVATED.findall(text))
+        words = _SEPARATORS.split(text)
+        named = {
+            word
+            for before, word in pairwise(words)
+            if before.endswith(b"activate") or (before in (b"-n", b"--name") and b"run" in words)
+        }
+        return any(self._is_named(word.decode("utf-8", "surrogateescape")) for word in named)
 
     def _is_named(self, target: str) -> bool:
         """Return whether a name or path that conda accepts is the environment's."""
@@ -206,25 +206,32 @@ def _files(directory: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the names and contents of logos and front-end files beside a kernelspec."""
     for name in ASSETS:
         with suppress(OSError):
-            yield name, read_own_path(directory / name, _LARGEST)
+            yield name, _read(directory, name)
 
 
-def _scripts(command: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-    """Yield the scripts of this user or root that a command runs, by their positions in it."""
+def _scripts(command: Sequence[str], resources: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the scripts beside a kernelspec that a command runs, by their positions in it.
+
+    Scripts elsewhere may contain anything, and are not packed.
+    """
     for position, word in enumerate(command):
-        if word.startswith("/") and (position == 0 or posixpath.basename(command[0]) in _SHELLS):
-            script = _read_script(word)
-            if script is not None:
-                yield position, script
+        if posixpath.dirname(word) == resources:
+            with suppress(OSError):
+                script = _read(Path(resources), posixpath.basename(word))
+                if b"\0" not in script:
+                    yield position, script
 
 
-def _read_script(path: str) -> bytes | None:
-    """Return the text of a script of this user or root; None if there is none at the path."""
-    try:
-        data = read_own_path(path, _LARGEST)
-    except OSError:
-        return None
-    return None if b"\0" in data else data
+def _read(directory: Path, name: str) -> bytes:
+    """Return the contents of a regular file, and no link, of this user or root in a directory of theirs.
+
+    May raise OSError.
+    """
+    with own_directory(directory) as opened:
+        data = opened.read(name)
+    if len(data) > _LARGEST:
+        raise OSError(errno.EFBIG, f"it is larger than {_LARGEST:,} bytes", name)
+    return data
 
 
 def _without_env(command: list[str]) -> tuple[dict[str, str], list[str]]:
