@@ -164,6 +164,15 @@ def test_environments_in_directories_that_the_system_names_are_found(
     assert find_environment("env") == prefix
 
 
+def test_credentials_in_all_files_of_conda_are_named(machine: Machine) -> None:
+    prefix = environment(machine.envs / "env")
+    (prefix / "condarc.d").mkdir()
+    for file in ("condarc.d/x.yml", "condarc", ".mambarc"):
+        (prefix / file).write_text("channels: [https://conda.example/t/s3cret-3/channel]\n")
+    packed = machine.run_json("pack", "env", PATH=PROGRAMS)
+    assert packed["credentials"] == [".mambarc", "condarc", "condarc.d/x.yml"]
+
+
 def test_invalid_condarc_files_are_ignored(machine: Machine) -> None:
     strange = {
         ".condarc": "[",

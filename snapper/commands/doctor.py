@@ -40,7 +40,7 @@ from snapper.settings.resolution import choose_store, explain_settings, resolve_
 _FEW_INODES = 50_000
 
 #: How many things of a kind are named in a finding.
-_MOST_NAMED = 10
+_MOST_NAMED = 50
 
 #: Files larger than this, in bytes, are not taken for scripts.
 _MAX_SCRIPT_SIZE = 1024 * 1024

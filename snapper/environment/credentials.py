@@ -17,7 +17,7 @@ from snapper.fs.pinned import Top
 from snapper.fs.small_files import list_beneath, read_beneath
 
 #: Files that may contain URLs of channels and package indexes: conda's history of commands, and settings.
-_SETTINGS = (f"{META}/history", ".condarc", "condarc", "pip.conf")
+_SETTINGS = (f"{META}/history", ".condarc", "condarc", ".mambarc", "pip.conf")
 
 #: Files that have a field for a password.
 _LOGINS = (".netrc", ".pypirc", ".aws/credentials", ".git-credentials")
@@ -62,10 +62,23 @@ def find_credentials(prefix: Top, records: Iterable[Record]) -> tuple[str, ...]:
     It is not known what other files contain.
     """
     paths = {record.file for record in records if record.has_credentials}
-    paths |= {path for path in _SETTINGS if any(map(_has_credentials, _WORDS.findall(_read(prefix, path))))}
+    paths |= {
+        path
+        for path in _settings_files(prefix)
+        if any(map(_has_credentials, _WORDS.findall(_read(prefix, path))))
+    }
     paths |= {path for path in _LOGINS if _LOGIN.search(_read(prefix, path))}
     paths |= {path for path in _definition_files(prefix) if _defines_secret(_read(prefix, path))}
     return tuple(sorted(paths))
+
+
+def _settings_files(prefix: Top) -> Iterator[str]:
+    """Yield the paths of files with settings of conda and pip."""
+    yield from _SETTINGS
+    with suppress(OSError):
+        for name in list_beneath(prefix, "condarc.d", _MOST_FILES):
+            if name.endswith((".yml", ".yaml")):
+                yield f"condarc.d/{name}"
 
 
 def _definition_files(prefix: Top) -> Iterator[str]:
