@@ -135,7 +135,7 @@ def replace_directory(data: bytes, old: str, new: str) -> bytes:
 
 def with_one_prefix(data: bytes, prefix: str, others: tuple[str, ...]) -> bytes:
     """Return a text or compiled module with the prefix wherever it contains another one; other files unchanged."""
-    mode = _mode_of(data)
+    mode = _mode_of(data) if others else None
     if mode is None or not is_placeholder(prefix):
         return data
     if mode == "pyc":
