@@ -164,6 +164,48 @@ def test_environments_in_directories_that_the_system_names_are_found(
     assert find_environment("env") == prefix
 
 
+@pytest.mark.parametrize("name", ["condarc", "condarc.d/x.yml", ".mambarc"])
+def test_files_of_managed_environments_decide_nothing(
+    name: str, files_of_conda: Callable[..., list[str]], machine: Machine
+) -> None:
+    text = "envs_dirs: [/of/it]\n"
+    assert files_of_conda({f"active/{name}": text}) == ["it"]
+    machine.run_json("pack", "-p", machine.home / "active")
+    assert files_of_conda({}) == []
+    (machine.home / ".conda").mkdir()
+    (machine.home / ".conda/condarc").symlink_to(machine.home / "active" / name)
+    assert files_of_conda({}) == []
+
+
+@pytest.mark.parametrize("controlled", [".conda/condarc.d", ".conda/condarc.d/x.yml", ".mambarc"])
+def test_files_of_other_users_decide_nothing(
+    controlled: str, files_of_conda: Callable[..., list[str]], machine: Machine
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give files to another user")
+    file = controlled if controlled.endswith("rc") else ".conda/condarc.d/x.yml"
+    assert files_of_conda({file: "envs_dirs: [/of/it]\n"}) == ["it"]
+    os.chown(machine.home / controlled, 12345, -1)
+    assert files_of_conda({}) == []
+
+
+def test_default_root_prefixes_of_micromamba_are_searched(machine: Machine) -> None:
+    for top in ("micromamba", "xdg/mamba"):
+        prefix = environment(machine.home / top / "envs" / f"in-{top[:3]}")
+        assert found(machine, prefix.name, XDG_DATA_HOME=f"{machine.home}/xdg") == str(prefix)
+
+
+def test_environments_are_restored_into_directories_of_all_files(machine: Machine, tmp_path: Path) -> None:
+    prefix = make_data(tmp_path / "origin" / "data")
+    machine.run_json("pack", "-p", prefix)
+    shutil.rmtree(tmp_path / "origin")
+    shutil.rmtree(machine.home / ".local", ignore_errors=True)
+    (machine.home / "mine").mkdir()
+    (machine.home / ".config/conda/condarc.d").mkdir(parents=True)
+    (machine.home / ".config/conda/condarc.d/x.yaml").write_text(f"envs_dirs: [{machine.home}/mine]\n")
+    assert restored(machine, CONDA_ENVS_PATH="") == machine.home / "mine" / "data"
+
+
 def test_credentials_in_all_files_of_conda_are_named(machine: Machine) -> None:
     prefix = environment(machine.envs / "env")
     (prefix / "condarc.d").mkdir()
