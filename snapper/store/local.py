@@ -108,15 +108,19 @@ class LocalStore(DirectStore):
         return VersionedObject(data, _version(data))
 
     def inspect(self, key: str) -> ObjectStatus | None:
-        """Return what is known of the object; a file that only this user or root can have written is attested."""
+        """Return what is known of the object.
+
+        A file that only this user or root can have put there is attested: others cannot write to it or its directory.
+        """
         try:
             with self._mapped_errors(key, "inspect"), self._files() as files:
-                status = files.status(key)
+                found = files.status(key)
         except NotInStore:
             return None
-        if status is None:
+        if found is None:
             return None
-        is_attested = is_own(status) and not others_can_write(status) and status.st_nlink == 1
+        status = found[0]
+        is_attested = status.st_nlink == 1 and not any(not is_own(s) or others_can_write(s) for s in found)
         identity = f"{status.st_dev}:{status.st_ino}:{status.st_ctime_ns}"
         return ObjectStatus(status.st_size, is_attested, identity)
 

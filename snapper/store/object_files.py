@@ -54,14 +54,14 @@ class ObjectFiles(NamedTuple):
             except OSError as error:
                 raise OSError(error.errno, error.strerror, key) from None
 
-    def status(self, key: str) -> os.stat_result | None:
-        """Return the status of the object's file, or None if there is no regular file."""
+    def status(self, key: str) -> tuple[os.stat_result, os.stat_result] | None:
+        """Return the status of the object's file and of its directory, or None if there is no regular file."""
         try:
             with self.entry(key) as entry:
-                status = os.lstat(entry.name, dir_fd=entry.directory)
+                status, directory = os.lstat(entry.name, dir_fd=entry.directory), os.fstat(entry.directory)
         except FileNotFoundError:
             return None
-        return status if stat.S_ISREG(status.st_mode) else None
+        return (status, directory) if stat.S_ISREG(status.st_mode) else None
 
     def remove(self, key: str) -> bool:
         """Remove the file; return whether it existed."""
