@@ -240,7 +240,9 @@ def test_names_of_other_environments_are_not_taken(
         other.run_json("restore", name)
     for path in kernels_dir(other).iterdir():
         mark = json.loads((path / "kernel.json").read_text()).get("metadata", {}).get("snapper", {})
-        if path.name in taken:
+        if path.name == "mine":
+            assert mark["environment"] == order[0]  # the first keeps it
+        elif path.name in taken:
             assert mark["environment"] == "work", path.name
         elif mark:
             assert path.name == "unique" or path.name.startswith(f"{mark['environment']}-"), path.name

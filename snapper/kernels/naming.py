@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
@@ -121,22 +121,16 @@ class KernelNames:
             named.append(NamedKernel(kernel, display_name, self._directory / name, instead_of))
         return named
 
-    def rivals(self, environment: str, named: Iterable[NamedKernel]) -> list[RegisteredKernel]:
-        """Return the registered kernels that claim names which kernels of another environment should have, too."""
-        wanted = {kernel.instead_of for kernel in named}
-        kernels = self._registered.values()
-        return [
-            known
-            for known in kernels
-            if known.claims and known.environment != environment and known.name in wanted
-        ]
-
     def _may_keep(self, name: str, environment: str, kernel: str, prefix: Path | None) -> bool:
         """Return whether a kernel that the environment carries may be registered by its own name, in lower case.
 
-        A publisher can choose any name. So it must not be that of another environment, nor one that a kernel of another
-        environment has or could get: then, neither gets it, in whatever order they are restored.
+        A publisher can choose any name. So it must not be one that the template could give, unless this user has packed
+        the environment, nor that of another environment, nor one that another environment carries. One that is
+        registered keeps its name.
         """
+        known = self._registered.get(name)
+        if known and (known.environment, known.kernel, known.claims) == (environment, kernel, True):
+            return not any(self._is_named_like(name, other) for other in self._others(environment, prefix))
         return (
             _normalize(name)[:_LONGEST_STEM] == name
             and not name.startswith((*_RESERVED, ".", "-"))

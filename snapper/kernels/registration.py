@@ -82,9 +82,6 @@ class Registrar:
         specs = self._own_specs(directory)
         carried = [number for number, spec in enumerate(specs) if spec.is_carried]
         named = self._names.choose(environment, [spec.kernel for spec in specs], carried, directory.path)
-        for rival in self._names.rivals(environment, named):
-            with suppress(OSError):
-                remove_registered(rival)
         current = {kernel.name for kernel in named}
         for registered in self._names.registered(environment):
             if registered.name not in current and not registered.edited:
