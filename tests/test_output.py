@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from snapper.store.cache_directory import CacheDirectory
 from tests.conftest import Machine
 from tests.support.stores import edit_ref
 
@@ -142,7 +143,8 @@ def test_completion_suggests_nothing_that_a_shell_would_evaluate(packed: Machine
 
 def test_completion_of_a_store_on_s3_reads_the_cache_only(machine: Machine) -> None:
     cached = machine.home / "cache" / "bucket-0123456789ab"
-    (cached / "environments").mkdir(parents=True)
+    CacheDirectory(str(cached.parent), cached.name).make()
+    (cached / "environments").mkdir()
     (cached / "environments.json").write_text('["environments/team.json"]')
     (cached / "environments" / "mine.json").write_text('{"tags": {"v2": "x"}}')
     (machine.home / "cache" / "other-0123456789ab" / "environments").mkdir(parents=True)
