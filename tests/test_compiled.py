@@ -31,6 +31,7 @@ from snapper.format.canonicalize import canonicalize
 from snapper.format.cstrings import replace_strings
 from snapper.format.model import LAYER_SIZE, Relocation
 from snapper.format.relocate import relocate_file
+from snapper.restoring import signing
 from snapper.store import open_store
 from tests.conftest import Machine
 from tests.support.layers import META, encode_member, file, pack_segment
@@ -656,3 +657,21 @@ def test_programs_for_macos_are_signed_after_relocation(
     assert (log.read_text() if log.exists() else "") == "--sign - --force " * (
         is_signed and codesign == "signs"
     )
+
+
+def test_programs_of_managed_environments_sign_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever published the environment would have them run when another one is restored."""
+    program = tmp_path / "base" / "bin" / "codesign"
+    for path, text in {
+        program: f"#!/bin/sh\ntouch {tmp_path}/ran\n",
+        tmp_path / "base" / "conda-meta" / "history": "",
+        tmp_path / "base" / ".snapper" / "state.json": "{}",
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    assert signing.sign(b"program") is None
+    assert not (tmp_path / "ran").exists()

@@ -35,10 +35,10 @@ def managed_environments(path: Path) -> frozenset[str]:
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of a program in PATH, preferably of one that is not in a managed environment."""
+    """Return the path of a program in PATH that is not in a managed environment, None if there is none."""
     directories = os.environ.get("PATH", os.defpath).split(os.pathsep)
     own = (path for path in directories if not managed_environments(Path(os.path.abspath(path))))
-    return shutil.which(name, path=os.pathsep.join(own)) or shutil.which(name)
+    return shutil.which(name, path=os.pathsep.join(own))
 
 
 def is_inside_managed(path: Path) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
+from snapper.environment.managed import find_program
 from snapper.format.model import LARGEST_LAYER
 from snapper.fs.atomic import write_entry
 from snapper.fs.directories import opened_directory
@@ -18,7 +18,7 @@ _LARGEST_SIGNATURE = LARGEST_LAYER // 64
 
 def sign(program: bytes) -> bytes | None:
     """Return the program with an ad hoc signature; None if codesign is missing or fails. May raise OSError."""
-    codesign = shutil.which("codesign")
+    codesign = find_program("codesign")
     if codesign is None:
         return None
     with temporary_directory() as directory:
