@@ -476,6 +476,7 @@ def _elf(
 _LOAD = struct.pack("<IIQQQQQQ", 1, 4, 1 << 30, 0, 0, 16, 16, 1)
 _DYNAMIC = struct.pack("<IIQQQQQQ", 2, 4, 64, 0, 0, 4096, 4096, 1)
 _CODE = struct.pack("<IIQQQQIIQQ", 0, 1, 6, 0, 64, 4096, 0, 0, 1, 0)
+_FAR_CODE = struct.pack("<IIQQQQIIQQ", 0, 1, 6, 0, 1 << 63, 16, 0, 0, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -485,10 +486,11 @@ _CODE = struct.pack("<IIQQQQIIQQ", 0, 1, 6, 0, 64, 4096, 0, 0, 1, 0)
         _elf([_LOAD] * 65, [], (56, 64), (65, 0)),
         _elf([_DYNAMIC] * 60, [], (56, 64), (60, 0)),
         _elf([_LOAD], [_CODE] * 100, (56, 64), (1, 100)),
+        _elf([_LOAD], [_FAR_CODE], (56, 64), (1, 1)),
     ],
-    ids=["one record many times", "segments", "dynamic sections", "code"],
+    ids=["one record many times", "segments", "dynamic sections", "code", "code outside of the file"],
 )
-def test_tables_that_take_long_to_read_are_not_understood(data: bytes) -> None:
+def test_impossible_tables_are_not_understood(data: bytes) -> None:
     assert elf.parse(data) == elf.ElfLayout((), ())
 
 

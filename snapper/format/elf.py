@@ -128,9 +128,10 @@ class _Elf:
         self._sections = [self._section(header[5] + number * header[10]) for number in range(header[11])]
         if sum(segment.type == _PT_DYNAMIC for segment in self._segments) > 1:
             raise _Malformed
-        if sum(end - start for start, end, _ in self.code()) > len(
-            data
-        ):  # parts of it would be read again and again
+        code = list(self.code())
+        if any(end > len(data) for _, end, _ in code):
+            raise _Malformed
+        if sum(end - start for start, end, _ in code) > len(data):  # parts of it would be read many times
             raise _Malformed
 
     def interpreter(self) -> Iterator[LoaderString]:
