@@ -32,8 +32,8 @@ def kernel_names_elsewhere(own: Path) -> Iterator[str]:
     """Yield the names, in lower case, of kernels that Jupyter may find in other directories than the user's own.
 
     Besides Jupyter's search path, this looks where Jupyter itself may be installed: snapper often is elsewhere. The
-    kernels that managed environments ship do not count: the user's own directory precedes theirs, and whoever published
-    them must not take the names of other environments' kernels.
+    kernels that managed environments ship do not count: whoever published them must not take the names of other
+    environments' kernels. The user's own directory precedes theirs, unless Jupyter prefers its own environment's.
     """
     prefixes = find_roots()
     program = shutil.which("jupyter")
