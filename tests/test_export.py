@@ -217,7 +217,7 @@ def test_scripts_owned_by_a_package_are_kept(machine: Machine, tmp_path: Path) -
     fields = json.loads(record.read_text())
     fields["paths_data"]["paths"].append({"_path": "bin/activate", "path_type": "hardlink"})
     record.write_text(json.dumps(fields))
-    machine.run_json("pack", "base")
+    machine.run_json("pack", "-p", prefix, "--name", "base")
     machine.run_json("export", "base", "-o", tmp_path / "base.tar")
     unpacked = unpack(tmp_path / "base.tar", tmp_path / "unpacked")
     conda_unpack(unpacked)

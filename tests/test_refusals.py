@@ -118,8 +118,10 @@ def test_pack_refuses_an_ambiguous_name(machine: Machine, refused: Refused) -> N
     directories = ("one; $(id)", "two")
     for directory in directories:
         (machine.home / directory / "twin" / "conda-meta").mkdir(parents=True)
-    listed = os.pathsep.join(str(machine.home / directory) for directory in directories)
-    error = refused(11, "pack", "twin", CONDA_ENVS_PATH=listed)
+    (machine.home / ".conda").mkdir(exist_ok=True)
+    listed = "".join(f"{machine.home / directory / 'twin'}\n" for directory in directories)
+    (machine.home / ".conda" / "environments.txt").write_text(listed)
+    error = refused(11, "pack", "twin")
     for directory in directories:
         assert str(machine.home / directory / "twin") in error["message"]
     assert f"-p '{machine.home / directories[0] / 'twin'}'" in error["hint"]  # to be pasted into a shell
@@ -905,7 +907,7 @@ def test_a_read_only_environment_is_restored_and_replaced(other_user: Unprivileg
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & 0o555)
     other_user.run_json("pack", "data")
-    before = tree_of(prefix), prefix.stat().st_mode
+    before = tree_of(prefix), prefix.stat().st_mode | 0o200  # where its owner can always create something
     for path in [prefix, *(each for each in prefix.rglob("*") if each.is_dir() and not each.is_symlink())]:
         path.chmod(0o755)
     shutil.rmtree(prefix)

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -328,7 +327,7 @@ def test_sweep_aborts_old_multipart_uploads(
 
     assert store.remove_leftovers() == 0
     assert uploads() == [request["Key"]]
-    monkeypatch.setattr(s3_store, "_ABANDONED", timedelta(seconds=-60))
+    monkeypatch.setattr(s3_store, "_ABANDONED", -60.0)
     assert store.remove_leftovers() == 1
     assert uploads() == []
     assert store.remove_leftovers() == 0

@@ -10,7 +10,7 @@ from snapper.restoring.schedule import ScheduledLayer, SnapshotLoad, schedule_la
 
 
 def load(*sizes: int, rank: int = 0) -> SnapshotLoad:
-    layers = tuple(Layer("0" * 64, 1, "0" * 64, size, "files", "", 1, (), None) for size in sizes)
+    layers = tuple(Layer("0" * 64, 1, "0" * 64, size, "files", "", 0, (), None) for size in sizes)
     return SnapshotLoad(rank, layers)
 
 
