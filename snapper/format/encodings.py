@@ -1,8 +1,17 @@
-"""The encodings with more than one byte per character in which files contain paths."""
+"""The encodings of texts that contain paths: UTF-8, and those with more than one byte per character."""
 
 from __future__ import annotations
 
 WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+def is_utf8(data: bytes) -> bool:
+    """Return whether the data is text in UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def encode_wide(path: str) -> tuple[bytes, ...]:

@@ -11,6 +11,7 @@ import struct
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
+from snapper.format.encodings import is_utf8
 from snapper.format.model import path_bytes
 from snapper.format.times import NANOSECONDS
 
@@ -39,8 +40,8 @@ _CONSTANT_SUM = sum(MAGIC) + sum(4 * _ZERO) + sum(8 * b" ")
 MOST_KEPT: Final = 64 << 20
 
 #: How many directories for each file or link, and how many more, may exist only because these have them in their paths.
-_DIRECTORIES_PER_MEMBER = 4
-_FEW_DIRECTORIES = 1000
+DIRECTORIES_PER_MEMBER = 4
+FEW_DIRECTORIES = 1000
 
 #: One for that many members, and a few more, are expected. There usually are ten times fewer.
 _MEMBERS_PER_DIRECTORY = 2
@@ -81,7 +82,7 @@ def kept_size(path: str, target: str = "") -> int:
 
 def most_implied_directories(members: int) -> int:
     """Return how many directories may exist only because this number of files and links have them in their paths."""
-    return members * _DIRECTORIES_PER_MEMBER + _FEW_DIRECTORIES
+    return members * DIRECTORIES_PER_MEMBER + FEW_DIRECTORIES
 
 
 def expected_implied_directories(members: int) -> int:
@@ -102,7 +103,7 @@ def encode_header(member: Member) -> bytes:
         records += _record(b"linkpath", target)
     if member.size > _LARGEST_OCTAL:
         records += _record(b"size", b"%d" % member.size)
-    if records and not _is_utf8(records):
+    if records and not is_utf8(records):
         records = _record(b"hdrcharset", b"BINARY") + records
     if member.nanoseconds:  # most extended headers are there for these only
         records += _record(b"mtime", b"%d.%09d" % (member.mtime, member.nanoseconds))
@@ -130,14 +131,6 @@ def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
     if 0 < slash <= 155 and slash + 1 < len(name):
         return name[:slash], name[slash + 1 :]
     return None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from snapper.format.encodings import is_utf8
+
 #: Control characters other than those that terminals and editors know.
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 
@@ -23,11 +25,11 @@ def is_text(data: bytes, path: bytes) -> bool:
     """Return whether the data is text in which the path can be replaced: nothing states how long it is."""
     if _CONTROL.search(data):
         return False
-    is_utf8 = _is_utf8(data.replace(path, b""))
+    is_text = is_utf8(data.replace(path, b""))
     ends_as_text = data.endswith(b"\n")
     return not any(
         _has_decimal_length(data, start, path)
-        or (not is_utf8 and not data[max(0, start - _LENGTH_BYTES) : start].isascii())
+        or (not is_text and not data[max(0, start - _LENGTH_BYTES) : start].isascii())
         or (not ends_as_text and _has_length_byte(data, start, path))
         for start in _occurrences(data, path)
     )
@@ -38,14 +40,6 @@ def _occurrences(data: bytes, path: bytes) -> Iterator[int]:
     while start >= 0:
         yield start
         start = data.find(path, start + len(path))
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _has_decimal_length(data: bytes, start: int, path: bytes) -> bool:

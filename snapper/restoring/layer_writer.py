@@ -25,7 +25,14 @@ from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.macho import needs_signature
-from snapper.format.member import MOST_KEPT, InvalidSegment, Member, kept_size
+from snapper.format.member import (
+    DIRECTORIES_PER_MEMBER,
+    FEW_DIRECTORIES,
+    MOST_KEPT,
+    InvalidSegment,
+    Member,
+    kept_size,
+)
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
 from snapper.format.relocate import (
     is_complete,
@@ -45,10 +52,6 @@ from snapper.store import Store
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHARED_FILE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-
-#: How many directories a layer may make: so many for each member up to there, and a few more.
-_DIRECTORIES_PER_MEMBER = 4
-_FEW_DIRECTORIES = 1000
 
 #: The largest index block of a layer, in bytes. The layers that snapper writes have half as many bytes of members.
 _LARGEST_BLOCK = 64 << 20
@@ -166,11 +169,11 @@ class _Writer:
 
     def write_members(self, members: Iterable[tuple[Member, memoryview]]) -> None:
         """Write files and directories, and note the links."""
-        most_made = self._made_before + _FEW_DIRECTORIES
+        most_made = self._made_before + FEW_DIRECTORIES
         for member, data in members:
             if self._directories.made > most_made:
                 raise InvalidSegment("its paths have more directories than members")
-            most_made += _DIRECTORIES_PER_MEMBER
+            most_made += DIRECTORIES_PER_MEMBER
             if member.type == "file":
                 self._write_file(member, data)
             elif member.type == "directory":
