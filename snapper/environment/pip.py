@@ -87,7 +87,7 @@ def checksums(prefix: Top, paths: Collection[str]) -> dict[str, str]:
 
 
 class _MetadataFiles:
-    """The metadata in an environment, of which no more is read than any environment has."""
+    """The metadata in an environment. No more is read than any environment has."""
 
     def __init__(self, prefix: Top) -> None:
         self._prefix = prefix

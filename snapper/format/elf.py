@@ -311,7 +311,7 @@ class _Elf:
             at += record[-1]
 
     def _chain(self, at: int, count: int, layout: str, next_field: int) -> Iterator[tuple[int, ...]]:
-        """Yield records, each of which says how far away the next one is."""
+        """Yield records; each says how far away the next one is."""
         for _ in range(count):
             self._unread -= 1
             if self._unread < 0:

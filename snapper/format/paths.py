@@ -20,7 +20,7 @@ def replace_path(data: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def replace_paths(data: bytes, old: Collection[bytes], new: bytes) -> bytes:
-    """Do the same for several paths, of which one may be the beginning of another one or of the new one."""
+    """Do the same for several paths; one may be the beginning of another one, or of the new one."""
     return _paths_pattern(tuple(sorted({*old, new}, key=len, reverse=True))).sub(
         new.replace(b"\\", rb"\\"), data
     )

@@ -1,6 +1,6 @@
 """Find what programs for x86-64 load into vector registers.
 
-To copy a string whose length they know, compilers cut it into pieces of up to 64 characters, the last of which may
+To copy a string whose length they know, compilers cut it into pieces of up to 64 characters. The last piece may
 begin before the one before it ends. The pieces are constants in memory, in any order, or parts of instructions. If all
 pieces happen to lie one behind the other, they look like the string, but changing them does not change all of it.
 """

@@ -28,7 +28,7 @@ def path_lines(paths: Sequence[str], most: int = _MOST) -> list[str]:
 
 
 def lines_by_owner(paths: Sequence[str], own: int) -> list[str]:
-    """Return lines for files with another prefix, the first `own` of which are in no conda package.
+    """Return lines for files with another prefix. The first `own` paths are those of files in no conda package.
 
     These come first. Files in which nobody notices it come last, in one line.
     """

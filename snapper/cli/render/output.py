@@ -109,7 +109,7 @@ def print_unrelocated(
     own: int,
     what: str = "these files still contain another prefix, in a form that cannot be changed",
 ) -> None:
-    """Warn about files that could not be relocated, the first `own` of which are in no conda package."""
+    """Warn about files that could not be relocated; the first `own` are in no conda package."""
     if paths:
         warn(f"{what}:")
         for line in grouping.lines_by_owner(paths, own):
