@@ -182,7 +182,7 @@ def test_python_of_a_restored_environment_is_not_run(
     assert (found.parent / "ran").exists()
     (program.parent / "ran").unlink(missing_ok=True)
     (tmp_path / "anaconda3/.snapper").mkdir()
-    output = functions("use_own_path; find_python || echo none", path)
+    output = functions("own_path=$PATH; use_own_path; find_python || echo none", path)
     assert output.endswith("none\n")
     assert f"{program} {_NOT_USED}" in output
     assert f"{found} {_NOT_USED}" in output or f"{found.parent} {_NOT_USED}" in output
@@ -241,11 +241,16 @@ class Instance:
     def log(self) -> str:
         return (self.home / "SageMaker/.snapper/log/on-start.log").read_text()
 
-    def start(self, *options: str) -> tuple[str, float]:
-        """Run the on-start script as SageMaker does, and return its output and how many seconds it took."""
+    def script(self, *options: str) -> Path:
+        """Write the on-start script."""
         file = self.home / "on-start.sh"
         command = [sys.executable, "-m", "snapper", "lifecycle", "on-start", "--user", self.user, *options]
         file.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        return file
+
+    def start(self, *options: str) -> tuple[str, float]:
+        """Run the on-start script as SageMaker does, and return its output and how many seconds it took."""
+        file = self.script(*options)
         own = [] if os.geteuid() == 0 else [f"HOME={self.home}"]
         began = time.monotonic()
         done = subprocess.run(
@@ -393,6 +398,38 @@ def test_on_start_restores_environments_with_kernels(instance: Instance) -> None
         assert "0 restored, 2 already in place, 0 failed" in output
         assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
     assert min(times) < 2, times
+
+
+def test_programs_of_a_restored_environment_in_the_path_of_the_user_are_not_run(instance: Instance) -> None:
+    """A base environment is first in PATH after `conda init`."""
+    team = instance.home / "team"
+    for directory in ("bin", "conda-meta", ".snapper"):
+        (team / directory).mkdir(parents=True)
+    for name in (
+        "bash",
+        "cat",
+        "date",
+        "dd",
+        "env",
+        "mkdir",
+        "readlink",
+        "setsid",
+        "sleep",
+        "tee",
+        "timeout",
+        "wc",
+    ):
+        program = team / "bin" / name
+        program.write_text(f'#!/bin/sh\n: >"$0.ran"\nexec /usr/bin/{name} "$@"\n')
+        program.chmod(0o755)
+    (team / "bin").chmod(0o777)  # each user may leave a sign here
+    try:
+        output = instance.as_user("/usr/bin/env", f"PATH={team}/bin", "/bin/bash", instance.script())
+        assert "2 restored, 0 already in place, 0 failed" in output
+        assert f"{team}/bin {_NOT_USED}" in output
+        assert not list((team / "bin").glob("*.ran"))
+    finally:
+        shutil.rmtree(team)
 
 
 def test_link_to_snapper_is_in_the_path_of_the_user_only(instance: Instance) -> None:

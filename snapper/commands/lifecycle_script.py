@@ -59,7 +59,7 @@ supervise() {
             return
         fi
         umask 022
-        as_user+=(HOME="$home" USER="$user" LOGNAME="$user" PATH=/usr/local/bin:/usr/bin:/bin:/opt/conda/bin)
+        as_user+=(HOME="$home" USER="$user" LOGNAME="$user" PATH="$PATH")
         if command -v setpriv >/dev/null; then
             groups=$(id -G -- "$user" | tr ' ' ,)
             as_user=(setpriv --reuid "$uid" --regid "$gid" --groups "$groups" -- "${as_user[@]}")
@@ -68,7 +68,7 @@ supervise() {
         fi
     fi
     {
-        "${as_user[@]}" bash -c "$(declare -p requirement wheelhouse budget)
+        "${as_user[@]}" bash -c "$(declare -p requirement wheelhouse budget own_path)
             $(declare -f "${work_functions[@]}")
             SECONDS=$SECONDS; work"
         stop_after 2 >/dev/null 2>&1 & # if a process that has left the group keeps the pipe open
@@ -122,9 +122,9 @@ is_managed() {
     say "${1%/.} is not used, because it is in an environment that snapper has packed or restored"
 }
 
-# Removes the directories of such environments from PATH.
+# Sets PATH to own_path without the directories of such environments.
 use_own_path() {
-    local rest=$PATH: directory path=
+    local rest=$own_path: directory path=
     while [ -n "$rest" ]; do
         directory=${rest%%:*}
         rest=${rest#*:}
@@ -224,9 +224,13 @@ work() {
 
 # --- start
 
+# The first directory in the user's PATH may be one of an environment that came from a store.
+own_path=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+environment=()
 if [ "$EUID" = 0 ]; then
-    PATH=/usr/sbin:/usr/bin:/sbin:/bin
-    environment=(-i "PATH=$PATH")
+    own_path=/usr/local/bin:/usr/bin:/bin:/opt/conda/bin
+    environment=(-i)
     # What says where the AWS role and the network are, without keys and tokens.
     for name in AWS_{REGION,DEFAULT_REGION,ROLE_ARN,WEB_IDENTITY_TOKEN_FILE,STS_REGIONAL_ENDPOINTS,CA_BUNDLE} \
         AWS_CONTAINER_{CREDENTIALS_FULL_URI,CREDENTIALS_RELATIVE_URI,AUTHORIZATION_TOKEN_FILE} \
@@ -238,14 +242,12 @@ if [ "$EUID" = 0 ]; then
         *) settings+=("$name=${!name}") ;;
         esac
     done
-else
-    environment=("PATH=${PATH:-/usr/bin}:/usr/local/bin:/usr/bin:/bin")
 fi
 cd /
 {
-    env "${environment[@]}" setsid --wait bash -c \
+    env "${environment[@]}" PATH="$PATH" setsid --wait bash -c \
         "eval \"\$(cat)\"; exec </dev/null; supervise; kill -KILL 0" 2>&1 < <(
-        declare -p user requirement wheelhouse budget settings work_functions
+        declare -p user requirement wheelhouse budget own_path settings work_functions
         declare -f stop_after show supervise "${work_functions[@]}"
         echo "SECONDS=$SECONDS"
     )
