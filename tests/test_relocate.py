@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
+from typing import Any
 
 import pytest
 from conda_pack.prefixes import binary_replace, text_replace
@@ -24,6 +25,7 @@ from snapper.format.canonicalize import (
     canonicalize,
 )
 from snapper.format.cstrings import PlaceholderTooShort
+from snapper.format.encodings import WIDE_ENCODINGS, find_wide_encoding
 from snapper.format.model import Mode
 from snapper.format.paths import contains_path
 from snapper.format.relocate import RelocatedFileTooLarge, relocate_file
@@ -463,3 +465,44 @@ def test_relocation_takes_linear_time(what: str) -> None:
     began = time.process_time()
     SLOW[what]()
     assert time.process_time() - began < 2
+
+
+class CountedBytes(bytes):
+    """A file that counts how often a search in it begins."""
+
+    searches = 0
+
+    def find(self, *args: Any) -> int:
+        self.searches += 1
+        return super().find(*args)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32-be"])
+def test_search_for_a_wide_path_begins_once(encoding: str) -> None:
+    """A path with a period can occur between characters as often as there are characters."""
+    shifted = CountedBytes(b"\0" + ("/a" * 100_000).encode(encoding))
+    assert find_wide_encoding(shifted, "/a" * 2040) != encoding
+    assert shifted.searches <= len(WIDE_ENCODINGS)
+
+
+@pytest.mark.parametrize("distance", [*range(-20, 8, 4), 2])
+def test_wide_paths_are_found_after_others_between_characters(distance: int) -> None:
+    """At the end of what is searched at once, too."""
+    path = "/env".encode("utf-32-le")
+    data = b"\0" + path + bytes((1 << 20) + distance - len(path) - 1) + path
+    assert find_wide_encoding(data, "/env") == ("utf-32-le" if distance % 4 == 0 else None)
+
+
+@given(st.text("/a\u2f61\u612f\u4100", max_size=20), st.data())
+def test_wide_paths_are_found_where_characters_begin(text: str, draw: st.DataObject) -> None:
+    encoding = draw.draw(st.sampled_from(WIDE_ENCODINGS))
+    data = bytes(draw.draw(st.integers(0, 4))) + text.encode(encoding) + bytes(draw.draw(st.integers(0, 4)))
+    begin = draw.draw(st.integers(0, len(text)))
+    path = text[begin : draw.draw(st.integers(begin, len(text)))] or "/"
+    expected = [
+        other
+        for other in WIDE_ENCODINGS
+        for needle, width in [(path.encode(other), len("/".encode(other)))]
+        if any(data.startswith(needle, start) for start in range(0, len(data), width))
+    ]
+    assert find_wide_encoding(data, path) == (expected[0] if expected else None)

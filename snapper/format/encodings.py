@@ -4,6 +4,12 @@ from __future__ import annotations
 
 WIDE_ENCODINGS = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 
+#: How many bytes are searched at once where it matters where characters begin: a multiple of their widths.
+_WINDOW = 1 << 20
+
+#: What is put before each character then, in UTF-16: one that is beyond those with the numbers of bytes.
+_MARK = "\u0100".encode("utf-16-le")
+
 
 def is_utf8(data: bytes) -> bool:
     """Return whether the data is text in UTF-8."""
@@ -40,9 +46,26 @@ def find_wide_encoding(data: bytes, path: str) -> str | None:
 
 
 def _contains_wide(data: bytes, path: str, encoding: str) -> bool:
-    """Return whether the path occurs in this encoding, at an offset where a character can begin."""
+    """Return whether the path occurs in this encoding, at an offset where a character can begin.
+
+    This takes linear time, also if a path such as `/a/a/a` occurs at every other offset.
+    """
     needle, width = path.encode(encoding, "surrogatepass"), len("/".encode(encoding))
-    offset = data.find(needle)
-    while offset >= 0 and offset % width:
-        offset = data.find(needle, offset + 1)
-    return offset >= 0
+    first = data.find(needle)
+    if first < 0 or first % width == 0:
+        return first >= 0
+    marked = _mark_characters(needle, width)
+    return any(
+        marked in _mark_characters(data[start : start + _WINDOW + len(needle)], width)
+        for start in range(first - first % width, len(data), _WINDOW)
+    )
+
+
+def _mark_characters(data: bytes, width: int) -> str:
+    """Return the bytes of all complete characters as text, with a mark that is no byte before each character."""
+    count, stride = len(data) // width, 2 * (width + 1)
+    text = bytearray(_MARK * (count * (width + 1)))
+    for byte in range(width):
+        text[2 * byte + 2 :: stride] = data[byte : count * width : width]
+        text[2 * byte + 3 :: stride] = bytes(count)
+    return text.decode("utf-16-le")
