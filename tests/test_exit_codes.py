@@ -138,7 +138,7 @@ def _(packed: Packed, command: str) -> Outcome:
     return packed.run(command, "work", "--store", packed.prefix / "store")
 
 
-@scenario("a file with the prefix could not be relocated")
+@scenario("a file with the prefix could not be relocated, other than caches and static libraries")
 def _(packed: Packed, command: str) -> Outcome:
     contain_prefix(packed.prefix)
     outcome = packed.run("pack", "work")
@@ -362,6 +362,17 @@ def _(packed: Packed, command: str) -> Outcome:
 def _(packed: Packed, command: str) -> Outcome:
     (packed.machine.home / "x.tar").write_text("mine")
     return packed.run(command, "work", "-o", packed.machine.home / "x.tar")
+
+
+@scenario("a file has a time that the format cannot hold")
+def _(packed: Packed, command: str) -> Outcome:
+    (packed.prefix / "notes").write_text("x")
+    os.utime(packed.prefix / "notes", (1, 1))
+    assert packed.run("pack", "work").code == 0
+    assert packed.run(command, "work", "-o", packed.machine.home / "x.tar").code == 0
+    outcome = packed.run(command, "work", "-o", packed.machine.home / "x.zip")
+    assert "notes" in outcome.err
+    return outcome
 
 
 @scenario("there is no environment in the archive")

@@ -266,7 +266,7 @@ def test_exports_report_times_that_the_format_cannot_hold(
     archive = machine.home / f"data.{suffix}"
     exported = machine.snapper("export", "data", "-o", archive, "--json")
     assert exported.json["clamped"] == ([] if suffix == "tar" else ["mine"])
-    assert exported.code == 0
+    assert exported.code == (3 if exported.json["clamped"] else 0)
     machine.run_json("import", archive, "--name", "again")
     machine.run_json("restore", "again")
     assert time.gmtime((machine.envs / "again" / "mine").stat().st_mtime).tm_year == kept

@@ -103,7 +103,7 @@ def export(
 
 def _print_result(result: ExportResult, staleness: Staleness, as_json: bool) -> int:
     """Report an export and return the exit code."""
-    code = ExitCode.PARTIAL if result.unrelocated else staleness.code
+    code = ExitCode.PARTIAL if result.unrelocated or result.clamped else staleness.code
     if as_json:
         fields = to_jsonable(result)
         fields["snapshot"] = fields.pop("snapshot_id")
@@ -115,7 +115,7 @@ def _print_result(result: ExportResult, staleness: Staleness, as_json: bool) -> 
         }
         output.print_json(fields)
         return code
-    output.print_unrelocated(result.unrelocated, result.own_unrelocated)
+    output.print_unrelocated(result.unrelocated, result.own_unrelocated, result.harmless_unrelocated)
     output.print_clamped(result.clamped, f"a {result.format} file")
     output.echo(f"Exported {result.environment}@{result.snapshot_id[:12]} to {result.output}")
     output.echo(

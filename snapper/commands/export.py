@@ -62,8 +62,8 @@ class ExportResult:
 
     `longest_prefix` is the maximum length, in bytes, of the path of the directory to unpack it in; None if there is
     none. `unrelocated` are files that still contain another prefix than that of the archive's destination, the first
-    `own_unrelocated` of them in no conda package. `clamped` are files with times that the format cannot hold; they have
-    the nearest ones.
+    `own_unrelocated` of them in no conda package. `harmless_unrelocated` are further ones, in which that does no harm.
+    `clamped` are files with times that the format cannot hold; they have the nearest ones.
     """
 
     environment: str
@@ -76,6 +76,7 @@ class ExportResult:
     longest_prefix: int | None
     unrelocated: tuple[str, ...]
     own_unrelocated: int
+    harmless_unrelocated: tuple[str, ...]
     clamped: tuple[str, ...]
     seconds: float
 
@@ -121,6 +122,7 @@ def export_snapshot(
         longest_prefix=min((record.max_prefix_length for record in binaries), default=None),
         unrelocated=unrelocated.paths,
         own_unrelocated=unrelocated.own,
+        harmless_unrelocated=unrelocated.harmless,
         clamped=clamped,
         seconds=time.monotonic() - began,
     )

@@ -67,13 +67,14 @@ class PackResult:
 
     `prefix` is empty for an imported environment, and `owner` unless the environment belongs to another user. `skipped`
     are paths that were not packed. `unrelocated` are those with a prefix that cannot be relocated; the first
-    `own_unrelocated` of them are in no conda package. `outside` are symlinks to absolute paths outside of the
-    environment. `dependencies` are what else the environment uses that is outside of it and not packed. `kernels` are
-    kernelspecs that start the environment and were copied into it. `clamped` are files with times that a snapshot
-    cannot hold; it has the nearest ones. `included` are the sources of editable installs that were packed too.
-    `credentials` are files that contain some; they are not looked for if the environment is unchanged. `first` says
-    whether the store had no environments before. `replaced` is the history entry that was current before, if this
-    environment was not packed or restored from it.
+    `own_unrelocated` of them are in no conda package. `harmless_unrelocated` are further ones, caches and static
+    libraries, in which that does no harm. `outside` are symlinks to absolute paths outside of the environment.
+    `dependencies` are what else the environment uses that is outside of it and not packed. `kernels` are kernelspecs
+    that start the environment and were copied into it. `clamped` are files with times that a snapshot cannot hold; it
+    has the nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files
+    that contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
+    environments before. `replaced` is the history entry that was current before, if this environment was not packed or
+    restored from it.
     """
 
     environment: str
@@ -88,6 +89,7 @@ class PackResult:
     skipped: tuple[SkippedPath, ...]
     unrelocated: tuple[str, ...]
     own_unrelocated: int
+    harmless_unrelocated: tuple[str, ...]
     outside: tuple[str, ...]
     found_prefixes: tuple[str, ...]
     dependencies: tuple[Dependency, ...]
@@ -173,6 +175,7 @@ def pack(
         skipped=source.tree.skipped,
         unrelocated=packed.unrelocated.paths,
         own_unrelocated=packed.unrelocated.own,
+        harmless_unrelocated=packed.unrelocated.harmless,
         outside=source.links_outside(packed.prefixes),
         found_prefixes=packed.found_prefixes,
         dependencies=_find_dependencies(source, outside, packed.libraries),
@@ -391,7 +394,7 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
                 packed.encoded.digest,
                 packed.prefixes[0],
                 source.read_at,
-                packed.unrelocated.paths,
+                packed.unrelocated.with_harmless,
                 packed.libraries,
             )
             blocks = _index_blocks(packed.layers, source.installed.tree)

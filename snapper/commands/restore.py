@@ -49,9 +49,9 @@ class RestoreResult:
     It may have been `present` before; then `changed` is the number of files that differ from the snapshot, which are
     only looked for if directories that installing and removing packages modifies have been modified. `suggestion` is
     the command that adds a kernel if there is none. The first `own_unrelocated` of the `unrelocated` files are in no
-    conda package. `instead_of` is the current snapshot in the store if that was
-    not available and an earlier one was restored. `unused_location` is where the environment was packed if it is
-    elsewhere and nobody asked for that. Sizes in bytes.
+    conda package; `harmless_unrelocated` are further ones, in which another prefix does no harm. `instead_of` is the
+    current snapshot in the store if that was not available and an earlier one was restored. `unused_location` is where
+    the environment was packed if it is elsewhere and nobody asked for that. Sizes in bytes.
     """
 
     environment: str
@@ -63,6 +63,7 @@ class RestoreResult:
     kernels: tuple[kernels.KernelRegistration, ...]
     unrelocated: tuple[str, ...]
     own_unrelocated: int
+    harmless_unrelocated: tuple[str, ...]
     seconds: float
     suggestion: str = ""
     instead_of: str = ""
@@ -249,6 +250,7 @@ class _Restore:
             kernels=registered,
             unrelocated=unrelocated.paths,
             own_unrelocated=unrelocated.own,
+            harmless_unrelocated=unrelocated.harmless,
             seconds=time.monotonic() - started,
             suggestion="" if kernels.has_kernels(target.directory) else kernels.install_hint(target.prefix),
             instead_of=target.instead_of,

@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from snapper.cli.render.text import plural
+from snapper.format.owners import is_static_library
 
 #: How many lines a list has before the files of a directory share one, and that of files of conda packages.
 _MOST = 50
 _MOST_PACKAGED = 10
-
-_CACHES = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".mypy_cache", ".ruff_cache"}
 
 
 def path_lines(paths: Sequence[str], most: int = _MOST) -> list[str]:
@@ -28,36 +27,19 @@ def path_lines(paths: Sequence[str], most: int = _MOST) -> list[str]:
 
 
 def lines_by_owner(paths: Sequence[str], own: int) -> list[str]:
-    """Return lines for files with another prefix. The first `own` paths are those of files in no conda package.
-
-    These come first. Files in which nobody notices it come last, in one line.
-    """
-    harmful, harmful_packaged = (
-        [path for path in part if not _is_harmless(path)] for part in (paths[:own], paths[own:])
-    )
-    harmless = [path for path in paths if _is_harmless(path)]
-    return [*path_lines(harmful), *path_lines(harmful_packaged, _MOST_PACKAGED), *_harmless_lines(harmless)]
+    """Return lines for files, of which the first `own` are in no conda package and come first."""
+    return [*path_lines(paths[:own]), *path_lines(paths[own:], _MOST_PACKAGED)]
 
 
-def _is_harmless(path: str) -> bool:
-    """Return whether nobody notices another prefix in the file: only a linker reads it, or it is a cache."""
-    return (
-        path.endswith(".a") or path.startswith("var/cache/") or not _CACHES.isdisjoint(path.split("/")[:-1])
-    )
-
-
-def _harmless_lines(paths: Sequence[str]) -> list[str]:
-    libraries = sum(path.endswith(".a") for path in paths)
+def count_harmless(paths: Sequence[str]) -> str:
+    """Return how many static libraries and caches these harmless files are."""
+    libraries = sum(map(is_static_library, paths))
     caches = len(paths) - libraries
     counts = [
         f"{libraries:,} static {'library' if libraries == 1 else 'libraries'}" if libraries else "",
         f"{plural(caches, 'file')} in caches" if caches else "",
     ]
-    return (
-        [f"and {' and '.join(filter(None, counts))}, where it does no harm (--json lists all)"]
-        if paths
-        else []
-    )
+    return " and ".join(filter(None, counts))
 
 
 def _directory_lines(paths: Sequence[str], level: int) -> list[str]:

@@ -107,13 +107,20 @@ def print_deviations(
 def print_unrelocated(
     paths: Sequence[str],
     own: int,
+    harmless: Sequence[str],
     what: str = "these files still contain another prefix, in a form that cannot be changed",
 ) -> None:
-    """Warn about files that could not be relocated; the first `own` are in no conda package."""
+    """Warn about files that could not be relocated, the first `own` of them in no conda package.
+
+    Only the number of those in which that is `harmless` is mentioned.
+    """
     if paths:
         warn(f"{what}:")
         for line in grouping.lines_by_owner(paths, own):
             warn(f"    {line}")
+    if harmless:
+        count = grouping.count_harmless(harmless)
+        notice(f"{count} could not be relocated, which does no harm (--json lists them)")
 
 
 def print_clamped(paths: Sequence[str], what: str) -> None:

@@ -32,6 +32,7 @@ def _print(result: PackResult) -> None:
     output.print_unrelocated(
         result.unrelocated,
         result.own_unrelocated,
+        result.harmless_unrelocated,
         "these files contain the path of the environment, or of an included source, in a form that cannot be changed; "
         "elsewhere, they still refer to it",
     )
@@ -110,6 +111,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "missing": to_jsonable(result.snapshot.missing),
         "skipped": [{"path": path, "reason": reason} for path, reason in result.skipped],
         "unrelocated": list(result.unrelocated),
+        "harmless_unrelocated": list(result.harmless_unrelocated),
         "outside": list(result.outside),
         "dependencies": [to_jsonable(dependency) for dependency in result.dependencies],
         "kernels": [{"name": kernel.name, "path": str(kernel.path)} for kernel in result.kernels],

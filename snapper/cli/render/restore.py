@@ -126,7 +126,7 @@ def _print_result(result: RestoreResult) -> None:
         )
     if result.unused_location and not result.present:
         output.notice(f"  {_not_there(result.unused_location)}")
-    output.print_unrelocated(result.unrelocated, result.own_unrelocated)
+    output.print_unrelocated(result.unrelocated, result.own_unrelocated, result.harmless_unrelocated)
     for kernel in result.kernels:
         if kernel.problem:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
@@ -151,5 +151,6 @@ def _fields(result: RestoreResult) -> dict[str, Any]:
         "kernels": to_jsonable(result.kernels),
         "suggestion": result.suggestion,
         "unrelocated": list(result.unrelocated),
+        "harmless_unrelocated": list(result.harmless_unrelocated),
         "seconds": round(result.seconds, 3),
     }
