@@ -65,10 +65,17 @@ def leftovers(directory: Path) -> list[str]:
     return [path.name for path in directory.iterdir() if path.name.endswith(".snapper")]
 
 
+def export_odd(machine: Machine, archive: Path, *options: object) -> Any:
+    """Export the environment `odd`, one of whose files has a time that a zip cannot hold; return the JSON output."""
+    outcome = machine.snapper("export", "odd", "-o", archive, *options, "--json")
+    assert outcome.code == (3 if archive.suffix == ".zip" else 0), outcome
+    return outcome.json
+
+
 def export_and_restore(machine: Machine, form: str, directory: Path) -> tuple[Tree, Tree]:
     """Return the environment `odd` at one prefix: unpacked from an archive, and restored."""
     archive = machine.home / f"odd.{form}"
-    machine.run_json("export", "odd", "-o", archive)
+    export_odd(machine, archive)
     prefix = directory / "odd"
     conda_unpack(unpack(archive, prefix))
     unpacked = tree_of(prefix)
@@ -142,7 +149,7 @@ def test_archive_with_dest_prefix_needs_no_conda_unpack(form: str, stocked: Mach
     need_tools(form)
     prefix = scratch / "odd"
     archive = stocked.home / f"odd.{form}"
-    document = stocked.run_json("export", "odd", "-o", archive, "--dest-prefix", prefix)
+    document = export_odd(stocked, archive, "--dest-prefix", prefix)
     assert document["dest_prefix"] == str(prefix)
     assert document["unrelocated"] == []
     unpacked = tree_of(unpack(archive, prefix))
@@ -249,7 +256,7 @@ def test_binaries_that_may_not_fit_are_relocated_last(machine: Machine, scratch:
 @pytest.mark.parametrize(("form", "low", "high"), [("tar.gz", 1, 9), ("tar.zst", 1, 19), ("zip", 0, 9)])
 def test_higher_levels_give_smaller_archives(form: str, low: int, high: int, stocked: Machine) -> None:
     sizes = [
-        stocked.run_json("export", "odd", "-o", stocked.home / f"{level}.{form}", "--level", level)["size"]
+        export_odd(stocked, stocked.home / f"{level}.{form}", "--level", level)["size"]
         for level in (low, high)
     ]
     assert sizes[1] < sizes[0]
