@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -196,6 +198,7 @@ def link_into_cache(prefix: Path, cache: Path) -> int:
     count = 0
     for record in prefix.glob("conda-meta/*.json"):
         fields = json.loads(record.read_text())
+        write(cache / record.stem / "info/index.json", "{}")
         for entry in fields["paths_data"]["paths"]:
             file, cached = prefix / entry["_path"], cache / record.stem / entry["_path"]
             if entry["path_type"] == "hardlink" and "prefix_placeholder" not in entry and file.exists():
@@ -231,7 +234,8 @@ def test_links_of_distributions_are_followed(data: Path, machine: Machine) -> No
     site = data / "lib/python3.12/site-packages"
     with zipfile.ZipFile(wheels("six==1.16.0")[0]) as wheel:
         wheel.extractall(site)
-    cached = machine.home / ".cache/uv/six.py"
+    write(machine.home / ".cache/uv/CACHEDIR.TAG")
+    cached = machine.home / ".cache/uv/archive-v0/Wwbx2A4Yp3-DmvWz/six.py"
     cached.parent.mkdir(parents=True)
     (site / "six.py").rename(cached)
     (site / "six.py").symlink_to(cached)
@@ -243,21 +247,76 @@ def test_links_of_distributions_are_followed(data: Path, machine: Machine) -> No
     assert (site / "six.py").read_bytes() == contents
 
 
-def test_links_to_something_else_are_not_followed(data: Path, machine: Machine) -> None:
-    """A publisher, or another user, may have made the link and the record."""
-    secret = write(machine.home / "secret", "s3cret")
-    record = next(data.glob("conda-meta/textdata-*.json"))
+def list_in_record(prefix: Path, **contents: str) -> None:
+    """Have a package's record list files with these contents in `share`."""
+    record = next(prefix.glob("conda-meta/textdata-*.json"))
     fields = json.loads(record.read_text())
-    entry = {"_path": "share/planted", "path_type": "hardlink", "sha256": "0" * 64, "size_in_bytes": 6}
-    fields["paths_data"]["paths"].append(entry)
+    for name, text in contents.items():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        entry = {
+            "_path": f"share/{name}",
+            "path_type": "hardlink",
+            "sha256": digest,
+            "size_in_bytes": len(text),
+        }
+        fields["paths_data"]["paths"].append(entry)
     record.write_text(json.dumps(fields))
+
+
+def test_links_to_something_else_are_not_followed(data: Path, machine: Machine) -> None:
+    """A publisher, or another user, may have made the link and the record, and guess what a secret is."""
+    secret = write(machine.home / "secret", "s3cret")
+    list_in_record(data, planted="s3cret", endless="")
     (data / "share/planted").symlink_to(secret)
+    (data / "share/endless").symlink_to("/proc/self/pagemap")
     (data / "own").symlink_to(secret)
-    assert dependencies(machine) == [("cache", "~", ["share/planted"])]
+    assert dependencies(machine) == [
+        ("cache", "~", ["share/planted"]),
+        ("cache", "/proc/self", ["share/endless"]),
+    ]
     secret.unlink()
     shutil.rmtree(data)
     machine.run_json("restore", "work")
     assert (data / "share/planted").readlink() == (data / "own").readlink() == secret
+
+
+def test_package_caches_are_recognized(data: Path, machine: Machine) -> None:
+    """Nothing is one that only has the name, or that is in a restored environment."""
+    other = make_data(machine.envs / "other")
+    machine.run_json("pack", "other")
+    tops = {
+        "conda": write(machine.home / "any/urls.txt").parent,
+        "pixi": machine.home / ".cache/rattler/cache/pkgs",
+        "published": other / "share/pkgs",
+        "unknown": machine.home / "project",
+        "wheels": machine.home / "data/archive-v0",
+        "without": machine.home / "pkgs",
+    }
+    list_in_record(data, **dict.fromkeys([*tops, "again", "longer"], "secret"))
+    for name, top in tops.items():
+        if name not in ("without", "wheels"):
+            write(top / "x-1-0/info/index.json")
+        (data / "share" / name).symlink_to(write(top / "x-1-0/lib/x", "secret"))
+    (data / "share/again").symlink_to(tops["pixi"] / "x-1-0/lib/x")
+    (data / "share/longer").symlink_to(write(tops["pixi"] / "x-1-0/lib/y", "secrets"))
+    found = packed_dependencies(machine)
+    assert {name for each in found for name in each["names"]} == {
+        f"share/{name}" for name in ("again", "longer", "published", "unknown", "wheels", "without")
+    }
+    shutil.rmtree(data)
+    machine.run_json("restore", "work")
+    assert [(data / "share" / name).is_symlink() for name in ("conda", "pixi")] == [False, False]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_package_caches_of_others_are_not_used(data: Path, machine: Machine) -> None:
+    cached = write(machine.home / "pkgs/x-1-0/lib/x", "secret")
+    write(machine.home / "pkgs/x-1-0/info/index.json")
+    list_in_record(data, planted="secret")
+    (data / "share/planted").symlink_to(cached)
+    assert packed_dependencies(machine) == []
+    os.chown(machine.home / "pkgs", 12345, 12345)
+    assert dependencies(machine) == [("cache", "~/pkgs/x-1-0/lib", ["share/planted"])]
 
 
 # --- libraries --------------------------------------------------------------------------------------------

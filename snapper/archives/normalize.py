@@ -104,14 +104,15 @@ def _check_growth(file: Path, data: bytes, placeholder: str, prefix: str) -> Non
 
 def _restore_shebangs(files: UnpackedFiles, prefix: str) -> None:
     """Restore the interpreter of scripts that conda-pack changed to look it up on PATH, where a checksum proves it."""
-    pip_checksums = pip.checksums(files.top, files.paths)
+    of_pip = pip.recorded_files(files.top, files.paths)
     for path in files.paths:
         entry = files.entries.get(path)
         if not path.startswith("bin/") or (entry and entry.placeholder):
             continue
         if unpacked.read_head(files.top, path, len(_BY_ENV)) == _BY_ENV:
             script = unpacked.read(files.top, path)
-            original = _original_script(script, prefix, entry, pip_checksums.get(path, ""))
+            pip_checksum = of_pip[path].sha256 if path in of_pip else ""
+            original = _original_script(script, prefix, entry, pip_checksum)
             if original is not None:
                 unpacked.rewrite(files.top, path, original)
 

@@ -1,7 +1,8 @@
 """Files of packages that are links into a package cache, as conda's `always_softlink` and uv's symlink mode make them.
 
-Such a link counts as the file that it leads to if that has the checksum which the package's record, or pip's RECORD,
-has. Whoever wrote the environment knew the contents then, so a link to a file with secrets reveals nothing.
+Such a link counts as the file that it leads to if that is in a package cache of this user and has the size and the
+checksum which the package's record, or pip's RECORD, has. Others may have made the link and the record. Nothing else is
+read, because many records together could tell what a short file contains, and each target is read only once.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from snapper.environment import pip
-from snapper.environment.conda import Record
+from snapper.environment.conda import FileFacts, Record
+from snapper.environment.package_caches import PackageCaches
 from snapper.environment.tree import File, Tree
-from snapper.fs.beneath import FILE, is_possible_path
-from snapper.fs.directories import closing_descriptor, opened_directory
+from snapper.fs.beneath import FILE, is_possible_path, open_own_path
+from snapper.fs.directories import closing_descriptor
 from snapper.fs.pinned import PinnedDirectory
 
 _CHUNK = 1 << 20
@@ -56,52 +58,51 @@ def follow(
     May raise OSError.
     """
     outside = {file.path: file for file in links}
-    checksums = _checksums(environment, tree, outside, records)
+    recorded = _recorded(environment, tree, outside, records)
+    caches = PackageCaches()
     files: dict[str, File] = {}
-    targets: dict[str, str] = {}
-    for path, sha256 in checksums.items():
+    paths: dict[str, str] = {}
+    for path, facts in recorded.items():
         target = os.path.realpath(
             os.path.join(environment.path, posixpath.dirname(path), outside[path].target)
         )
-        with suppress(OSError):
-            found = _read(target, path, sha256)
-            if found is not None:
-                files[path], targets[path] = found, target
-    unproved = tuple(outside[path] for path in sorted(checksums.keys() - files.keys()))
+        if target not in paths and is_possible_path(target) and caches.contain(target):
+            paths[target] = path
+            with suppress(OSError):
+                found = _read(target, path, facts)
+                if found is not None:
+                    files[path] = found
+    targets = {path: target for target, path in paths.items() if path in files}
+    unproved = tuple(outside[path] for path in sorted(recorded.keys() - files.keys()))
     followed = tuple(files.get(file.path, file) for file in tree.files)
     return FollowedLinks(replace(tree, files=followed), targets, unproved)
 
 
-def _checksums(
+def _recorded(
     environment: PinnedDirectory, tree: Tree, links: Mapping[str, File], records: Iterable[Record]
-) -> dict[str, str]:
-    """Return the checksums of those of the links that were installed as files."""
-    checksums = {
-        entry.path: entry.sha256
+) -> dict[str, FileFacts]:
+    """Return the checksums and sizes of those of the links that were installed as files."""
+    of_conda = {
+        entry.path: FileFacts(entry.sha256, -1 if entry.size is None else entry.size)
         for record in records
         for entry in record.entries
         if entry.path in links and entry.type != "softlink"
     }
-    listed = pip.checksums(environment, {file.path for file in tree.files})
-    return {**{path: sha256 for path, sha256 in listed.items() if path in links}, **checksums}
+    of_pip = pip.recorded_files(environment, {file.path for file in tree.files})
+    return {**{path: facts for path, facts in of_pip.items() if path in links}, **of_conda}
 
 
-def _read(target: str, path: str, sha256: str) -> File | None:
-    """Return the file at `target`, as one at `path`, if it is a regular one with this checksum. May raise OSError."""
-    directory, name = posixpath.split(target)
-    if not is_possible_path(target):
-        return None
-    with (
-        opened_directory(directory) as parent,
-        closing_descriptor(os.open(name, FILE, dir_fd=parent)) as file,
-    ):
+def _read(target: str, path: str, facts: FileFacts) -> File | None:
+    """Return the file at `target`, as one at `path`, if it is what was recorded. May raise OSError."""
+    with closing_descriptor(open_own_path(target, FILE)) as file:
         status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) or status.st_size != facts.size:
             return None
-        digest = hashlib.sha256()
-        while chunk := os.read(file, _CHUNK):
+        digest, remaining = hashlib.sha256(), facts.size
+        while remaining and (chunk := os.read(file, min(remaining, _CHUNK))):
             digest.update(chunk)
-    if digest.hexdigest() != sha256:
+            remaining -= len(chunk)
+    if digest.hexdigest() != facts.sha256:
         return None
     return File(
         path,

@@ -10,10 +10,12 @@ import csv
 import errno
 import io
 import posixpath
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 
+from snapper.environment.conda import FileFacts
 from snapper.environment.tree import File
 from snapper.format.model import PipPackage
 from snapper.fs.errors import read_errors
@@ -25,6 +27,9 @@ _LARGEST_RECORD = 32 << 20
 
 #: The most metadata of all distributions, in bytes: a RECORD takes 100 for each file. Many can be links to one file.
 _MOST_METADATA = 128 << 20
+
+
+_SIZE = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -70,20 +75,22 @@ def is_metadata_path(path: str) -> bool:
     return path.endswith(".dist-info/METADATA") and path.split("/")[-2][0].isalnum()
 
 
-def checksums(prefix: Top, paths: Collection[str]) -> dict[str, str]:
-    """Return the sha256, in hexadecimal, that distributions among the paths list for files among them.
+def recorded_files(prefix: Top, paths: Collection[str]) -> dict[str, FileFacts]:
+    """Return what distributions among the paths list for files among them; the size is -1 if they list none.
 
     May raise OSError.
     """
-    checksums: dict[str, str] = {}
+    recorded: dict[str, FileFacts] = {}
     files = _MetadataFiles(prefix)
     for path in paths:
         if path.endswith(".dist-info/RECORD"):
-            for file, checksum in _listed_files(files, path, paths).items():
+            for file, (checksum, size) in _listed_files(files, path, paths).items():
                 algorithm, _, value = checksum.partition("=")
                 if algorithm == "sha256":
-                    checksums[file] = _base64_to_hex(value)
-    return checksums
+                    recorded[file] = FileFacts(
+                        _base64_to_hex(value), int(size) if _SIZE.fullmatch(size) else -1
+                    )
+    return recorded
 
 
 class _MetadataFiles:
@@ -124,19 +131,20 @@ def _is_prebuilt(files: _MetadataFiles, directory: str) -> bool:
     return any("manylinux" in str(tag) or "musllinux" in str(tag) for tag in tags)
 
 
-def _listed_files(files: _MetadataFiles, record: str, wanted: Collection[str]) -> dict[str, str]:
-    """Return the files of the environment that a RECORD lists, if wanted, and their checksums as ALGORITHM=BASE64.
+def _listed_files(files: _MetadataFiles, record: str, wanted: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Return the files of the environment that a RECORD lists, if wanted.
 
-    There are none if it is missing or malformed.
+    Each has a checksum as ALGORITHM=BASE64 and a size, both as text. There are none if it is missing or malformed.
     """
     site = posixpath.dirname(posixpath.dirname(record))
     text = files.read(record, _LARGEST_RECORD).decode("utf-8", "surrogateescape")
-    listed: dict[str, str] = {}
+    listed: dict[str, tuple[str, str]] = {}
     try:
         for row in csv.reader(io.StringIO(text, newline="")):
             path = posixpath.normpath(posixpath.join(site, row[0])) if row else ""
             if path in wanted:
-                listed[path] = row[1] if len(row) > 1 else ""
+                checksum, size, *_ = (*row[1:], "", "")
+                listed[path] = checksum, size
     except csv.Error:
         return {}
     return listed
