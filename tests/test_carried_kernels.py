@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -192,11 +193,63 @@ def test_kernelspec_named_python3_is_not_registered_beside_the_environments_own(
     assert registered(move(machine, "work")) == ["work-python3"]
 
 
-def test_kernelspec_with_a_secret_is_private_and_named(work: Path, machine: Machine) -> None:
-    add(kernels_dir(machine) / "mine", work / "bin/run", env={"API_TOKEN": "s3cret"})
-    carried = "share/snapper/kernels/mine/kernel.json"
-    assert machine.run_json("pack", "work")["credentials"] == [carried]
-    assert (work / carried).stat().st_mode & 0o777 == 0o600
+def withheld(machine: Machine, *args: object) -> list[tuple[str, str, list[str]]]:
+    """Pack `work`, and return what of kernelspecs was not packed; the exit code is 3 if there is something."""
+    outcome = machine.snapper("pack", "work", "--json", *args)
+    found = outcome.json["dependencies"]
+    assert outcome.code == (3 if found else 0)
+    return [(each["kind"], Path(each["path"]).name, each["names"]) for each in found]
+
+
+def test_variables_that_look_like_credentials_are_not_carried(work: Path, machine: Machine) -> None:
+    variables = {
+        "API_TOKEN": "s3cret",
+        "DATABASE": "postgres://me:s3cret@db.example/data",
+        "HF_TOKEN": "${HF_TOKEN}",
+        "TOKENIZERS_PARALLELISM": "false",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json",
+    }
+    add(kernels_dir(machine) / "mine", "env", "DB_PASSWORD=s3cret", work / "bin/run", env=variables)
+    assert withheld(machine) == [("secret", "mine", ["API_TOKEN", "DATABASE", "DB_PASSWORD"])]
+    carried = work / "share/snapper/kernels/mine/kernel.json"
+    assert carried.stat().st_mode & 0o777 == 0o600
+    assert "s3cret" not in carried.read_text()
+    kept = ["GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "TOKENIZERS_PARALLELISM"]
+    assert sorted(json.loads(carried.read_text())["env"]) == kept
+    assert "look like credentials: API_TOKEN, DATABASE, DB_PASSWORD" in machine.snapper("doctor").out
+
+
+def test_kernelspecs_with_private_files_are_not_carried(work: Path, machine: Machine) -> None:
+    """Those that contain credentials, and those that their user has made private."""
+    top = kernels_dir(machine)
+    script = f"#!/bin/sh\ncd /; export DB_PASSWORD=s3cret\nexec {work}/bin/run\n"
+    add(top / "script", program(top / "script/start", script))
+    add(top / "option", work / "bin/run", "--token=s3cret")
+    add(top / "shell", "sh", "-c", f"env API_KEY=s3cret {work}/bin/run")
+    add(top / "nested", work / "bin/run", metadata={"service": {"password": "s3cret"}})
+    add(top / "mode", work / "bin/run")
+    (top / "mode/kernel.json").chmod(0o600)
+    add(top / "start", program(top / "start/start", f"#!/bin/sh\nexec {work}/bin/run\n"))
+    (top / "start/start").chmod(0o700)
+    assert withheld(machine) == [
+        ("private", name, [file])
+        for name, file in (
+            *(("mode", "kernel.json"), ("nested", "kernel.json"), ("option", "kernel.json")),
+            *(("script", "start"), ("shell", "kernel.json"), ("start", "start")),
+        )
+    ]
+    assert not (work / "share/snapper").exists()
+    assert "the kernelspec" in machine.snapper("pack", "work").err
+
+
+def test_modes_that_the_umask_gives_do_not_make_kernelspecs_private(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    (kernels_dir(machine) / "mine/kernel.json").chmod(0o600)
+    umask = os.umask(0o077)
+    try:
+        assert withheld(machine) == []
+    finally:
+        os.umask(umask)
 
 
 def test_kernelspecs_of_other_published_environments_are_not_carried(work: Path, machine: Machine) -> None:

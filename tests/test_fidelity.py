@@ -8,12 +8,18 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from scripts.maker import make
+from snapper.commands.pack import pack
+from snapper.environment.credentials import defines_secret
+from snapper.process.progress import NullProgress
+from snapper.store import open_store
 from tests.conftest import Machine, tree_of
 from tests.support.programs import compile_program
 from tests.support.users import unprivileged
@@ -401,6 +407,35 @@ def test_files_with_credentials_are_named(tools: Path, machine: Machine) -> None
         machine.snapper("show", "moved", "--json").out + machine.snapper("show", "moved", "--explicit").out
     )
     assert "s3cret" not in outcome.out + outcome.err + shown
+
+
+def test_credentials_are_named_before_anything_is_stored(tools: Path, machine: Machine) -> None:
+    class Notes(NullProgress):
+        noted: ClassVar[list[tuple[str, int]]] = []
+
+        def note(self, text: str) -> None:
+            self.noted.append((text, len([*machine.store.rglob("*.zst")])))
+
+    machine.run_json("pack", "-p", tools, "--name", "moved")
+    stored = len([*machine.store.rglob("*.zst")])
+    (tools / "new").write_text("more to store")
+    for path in ("pip.conf", "share/snapper/kernels/mine/start.sh"):
+        (tools / path).parent.mkdir(parents=True, exist_ok=True)
+    (tools / "pip.conf").write_text("[global]\nindex-url = https://me:s3cret@pypi.example/simple\n")
+    (tools / "share/snapper/kernels/mine/start.sh").write_text("export API_TOKEN=s3cret\n")
+    pack(open_store(str(machine.store)), tools, "moved", jobs=1, progress=Notes())
+    named = "pip.conf, share/snapper/kernels/mine/start.sh"
+    everyone = "will be readable for everyone who can read the store"
+    assert Notes.noted == [(f"moved: 2 files with credentials {everyone}: {named}", stored)]
+    assert len([*machine.store.rglob("*.zst")]) > stored
+
+
+@pytest.mark.parametrize("line", [b"a" * 60_000, b"a" + b" " * 60_000], ids=["name", "blanks"])
+def test_scripts_are_searched_for_credentials_in_linear_time(line: bytes) -> None:
+    """Whoever published the environment wrote them. Careful searches take milliseconds, others half a minute."""
+    began = time.process_time()
+    assert not defines_secret(line)
+    assert time.process_time() - began < 2
 
 
 def test_text_in_other_encodings_is_relocated(tools: Path, machine: Machine) -> None:

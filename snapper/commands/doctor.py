@@ -299,11 +299,13 @@ def _check_environments() -> Iterator[Finding]:
             installed.directory, variables, kernels.kernel_variables(installed.directory)
         )
         unproved = unproved_links(installed.followed)
-        for dependency in (*used, *libraries, *unproved):
+        outside = kernels.find_outside_kernels(installed.directory)
+        withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
+        for dependency in (*used, *libraries, *withheld, *unproved):
             yield _dependency_finding(prefix, dependency)
-        outside = [str(kernel.path) for kernel in kernels.find_outside_kernels(installed.directory)]
-        if outside:
-            detail = f"{prefix} is started by {', '.join(outside)}: `pack` copies what is there into the environment"
+        paths = ", ".join(str(kernel.path) for kernel in outside if not kernel.private)
+        if paths:
+            detail = f"{prefix} is started by {paths}: `pack` copies what is there into the environment"
             yield Finding("note", "Environment", detail)
         if not kernels.shipped_kernels(installed.directory):
             detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"

@@ -60,6 +60,9 @@ from snapper.store.used_directories import used_directory_in
 
 logger = logging.getLogger(__name__)
 
+#: How many files with credentials are named before they are written to the store; all are named at the end.
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class PackResult:
@@ -179,7 +182,7 @@ def pack(
         outside=source.links_outside(packed.prefixes),
         found_prefixes=packed.found_prefixes,
         dependencies=_find_dependencies(source, outside, packed.libraries),
-        kernels=tuple(kernel for kernel in outside if not kernel.problem),
+        kernels=tuple(kernel for kernel in outside if kernel.is_carried),
         clamped=source.clamped_times,
         included=source.included,
         credentials=packed.credentials,
@@ -279,6 +282,8 @@ def _build_snapshot(
     """Write the layers that the store does not have, and describe the snapshot."""
     records = source.installed.records
     plan = make_plan(source.directory, source.tree, records)
+    credentials = find_credentials(source.directory, records)
+    _announce(credentials, name, progress)
     build = LayerBuild(plan, previous if previous and previous.prefix == context.prefix else None)
     if build.has_work:
         with WorkerPool(context, jobs, build.first_arguments) as workers:
@@ -300,7 +305,6 @@ def _build_snapshot(
         layers=tuple(packed.layer for packed in built.layers),
     )
     encoded = manifest.encode(snapshot)
-    credentials = find_credentials(source.directory, records)
     paths = {file.path for file in source.tree.files}
     libraries = outside_libraries(source.directory, own_programs(plan), paths)
     return _Packed(
@@ -314,6 +318,16 @@ def _build_snapshot(
         source.found_prefixes,
         libraries,
     )
+
+
+def _announce(credentials: tuple[str, ...], name: str, progress: Progress) -> None:
+    """Tell the user, before anything is written to the store, that files with credentials will be."""
+    if credentials:
+        named = ", ".join(credentials[:_MOST_NAMED]) + (", …" if len(credentials) > _MOST_NAMED else "")
+        count = "1 file" if len(credentials) == 1 else f"{len(credentials)} files"
+        progress.note(
+            f"{name}: {count} with credentials will be readable for everyone who can read the store: {named}"
+        )
 
 
 def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: bool) -> int:
@@ -343,10 +357,10 @@ def _find_dependencies(
         return ()
     variables = environment_variables(source.directory)
     found = find_dependencies(source.directory, variables, kernels.kernel_variables(source.directory))
-    missing = [Dependency("kernel", str(kernel.path), (kernel.name,)) for kernel in outside if kernel.problem]
+    withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
     found = tuple(dependency for dependency in found if dependency.path not in source.included)
     linked = [Dependency("library", library.library, library.files) for library in libraries]
-    return (*found, *linked, *missing, *unproved_links(source.installed.followed))
+    return (*found, *linked, *withheld, *unproved_links(source.installed.followed))
 
 
 # --- publishing and remembering ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from snapper.environment.conda import META, Record
@@ -41,14 +42,21 @@ _MOST_FILES = 1000
 _WORDS = re.compile(rb"""[^\s'"]+""")
 _LOGIN = re.compile(rb"\b(password|secret|aws_secret_access_key|aws_session_token)\b|://[^\s/]*@", re.I)
 _SECRET_NAME = re.compile(
-    r"token|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd)\Z"
+    r"token(?!s|i[sz])|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd)\Z"
     r"|(api|access|auth|private|account|storage|encryption)_?key",
     re.I,
 )
 
-#: A variable or setting that gets a value, other than that of another variable, in a line of a script.
+#: Names of what says where a secret is.
+_PLACE = re.compile(r"(file|path|dir|directory|application_credentials)\Z", re.I)
+
+#: Values that are no secrets: switches, and references to other variables.
+_NO_SECRET = re.compile(r"(?:true|false|yes|no|on|off|none|null|[01]|\$\w+|\$\{\w+\})?\Z", re.I)
+
+#: A variable or setting that gets a value, other than that of another variable, in a script.
 _DEFINITION = re.compile(
-    r"""^[ \t]*(?:export[ \t]+|setenv[ \t]+|set(?:[ \t]+-\w+)*[ \t]+)?[$\w.]*?(\w+)[ \t]*[= \t][ \t]*["']?[^\s"'$`]""",
+    r"""(?:^|[;&])[ \t]*(?:export[ \t]+|setenv[ \t]+|env[ \t]+|set(?:[ \t]+-\w+)*[ \t]+)?"""
+    r"""([$\w.]+)(?:[ \t]*=[ \t]*|[ \t]+)["']?([^\s"'$`;&|)]+)""",
     re.M,
 )
 
@@ -68,8 +76,23 @@ def find_credentials(prefix: Top, records: Iterable[Record]) -> tuple[str, ...]:
         if any(map(_has_credentials, _WORDS.findall(_read(prefix, path))))
     }
     paths |= {path for path in _LOGINS if _LOGIN.search(_read(prefix, path))}
-    paths |= {path for path in _definition_files(prefix) if _defines_secret(_read(prefix, path))}
+    paths |= {path for path in _definition_files(prefix) if defines_secret(_read(prefix, path))}
     return tuple(sorted(paths))
+
+
+def defines_secret(data: bytes) -> bool:
+    """Return whether JSON or a script defines something that is named like a secret, or a URL with a password."""
+    try:
+        return any(is_secret(name, value) for name, value in _members(json.loads(data)))
+    except (ValueError, RecursionError):
+        text = data.decode("utf-8", "replace")
+        defined = (_is_named_secret(name, value) for name, value in _DEFINITION.findall(text))
+        return any(defined) or bool(_LOGIN_IN_URL.search(text))
+
+
+def is_secret(name: str, value: object) -> bool:
+    """Return whether a variable or setting is named like a secret and has a value, or is a URL with a password."""
+    return isinstance(value, str) and (_is_named_secret(name, value) or bool(_LOGIN_IN_URL.search(value)))
 
 
 def _settings_files(prefix: Top) -> Iterator[str]:
@@ -88,10 +111,17 @@ def _definition_files(prefix: Top) -> Iterator[str]:
             for name in list_beneath(prefix, directory, _MOST_FILES):
                 if name.endswith(endings):
                     yield f"{directory}/{name}".lstrip("/")
-    for directory in _KERNELS:
+    yield from islice(_kernel_files(prefix), _MOST_FILES)
+
+
+def _kernel_files(prefix: Top) -> Iterator[str]:
+    """Yield the paths of kernelspecs, and of scripts beside them."""
+    for top in _KERNELS:
         with suppress(OSError):
-            for name in list_beneath(prefix, directory, _MOST_FILES):
-                yield f"{directory}/{name}/kernel.json"
+            for name in list_beneath(prefix, top, _MOST_FILES):
+                with suppress(OSError):
+                    for file in list_beneath(prefix, f"{top}/{name}", _MOST_FILES):
+                        yield f"{top}/{name}/{file}"
 
 
 def _read(prefix: Top, path: str) -> bytes:
@@ -112,15 +142,6 @@ def _has_credentials(word: bytes) -> bool:
     return False
 
 
-def _defines_secret(data: bytes) -> bool:
-    """Return whether JSON or a script defines something that is named like a secret, or a URL with a password."""
-    try:
-        return any(_is_secret(name, value) for name, value in _members(json.loads(data)))
-    except (ValueError, RecursionError):
-        text = data.decode("utf-8", "replace")
-        return any(map(_SECRET_NAME.search, _DEFINITION.findall(text))) or bool(_LOGIN_IN_URL.search(text))
-
-
 def _members(value: Any) -> Iterator[tuple[str, object]]:
     """Yield the names and values in all objects of a JSON document."""
     if isinstance(value, dict):
@@ -131,7 +152,5 @@ def _members(value: Any) -> Iterator[tuple[str, object]]:
             yield from _members(item)
 
 
-def _is_secret(name: str, value: object) -> bool:
-    return bool(
-        isinstance(value, str) and value and (_SECRET_NAME.search(name) or _LOGIN_IN_URL.search(value))
-    )
+def _is_named_secret(name: str, value: str) -> bool:
+    return bool(_SECRET_NAME.search(name)) and not (_PLACE.search(name) or _NO_SECRET.match(value))

@@ -22,7 +22,9 @@ from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.settings.directories import home_directory
 
 #: What a dependency is: packages of a language, or a directory that a variable names.
-DependencyKind = Literal["python", "r", "julia", "variable", "library", "cache", "kernel"]
+DependencyKind = Literal[
+    "python", "r", "julia", "variable", "library", "cache", "kernel", "private", "secret"
+]
 
 _SUMMARIES: Mapping[DependencyKind, str] = {
     "python": "packages of yours in {path}, which the environment's Python imports",
@@ -32,6 +34,8 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
     "library": "{path}, which compiled files need",
     "cache": "{path}, to which files of packages are links",
     "kernel": "the kernelspec {path}, which starts the environment",
+    "private": "the kernelspec {path}, because these files contain credentials, or only you may read them",
+    "secret": "variables of the kernelspec {path} that look like credentials",
 }
 
 _INSTALL = "Install them into the environment."
@@ -42,6 +46,8 @@ _ADVICE: Mapping[DependencyKind, str] = {
     "variable": "Have the variable name a directory in the environment, or one that all machines have.",
     "library": "Install the library into the environment, or on all machines.",
     "kernel": "Pack the environment as its owner, so that the kernelspec can be copied into it.",
+    "private": "Remove the credentials, or let others read the files (chmod a+r), so that the kernelspec is packed.",
+    "secret": "Set them where you start Jupyter, or have your program read them from a file.",
     "cache": "Reinstall these packages, so that their files are in the environment.",
 }
 

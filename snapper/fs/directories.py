@@ -187,6 +187,13 @@ def closing_descriptor(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def current_umask() -> int:
+    """Return the umask."""
+    umask = os.umask(stat.S_IRWXG | stat.S_IRWXO)
+    os.umask(umask)
+    return umask
+
+
 @contextmanager
 def without_umask() -> Iterator[None]:
     """Create files and directories with exactly the modes that are asked for."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from snapper.environment.dependencies import Dependency
 from snapper.environment.state import open_environment
 from snapper.fs.atomic import write_entry
 from snapper.fs.directories import DirectoryTree
 from snapper.fs.moves import Entry
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
+from snapper.kernels import withheld
 from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON
 from snapper.kernels.outside import OutsideKernel, find_outside_kernels
 
@@ -26,31 +29,51 @@ _PRIVATE, _EXECUTABLE = 0o600, 0o700
 class CarriedKernel:
     """A kernelspec in the directory `path` that starts an environment.
 
-    `problem` says why it could not be copied into the environment; it is empty if it was.
+    `problem` says why it could not be copied into the environment; it is empty if it was. `secret_variables` of it were
+    not, because they look like credentials. It was not either if some of its files are `private`: they contain
+    credentials, or only this user may read them.
     """
 
     name: str
     path: Path
     problem: str = ""
+    secret_variables: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the environment has it now."""
+        return not self.problem and not self.private
+
+    def dependencies(self) -> Iterator[Dependency]:
+        """Yield what the environment does not have of it."""
+        if self.problem:
+            yield Dependency("kernel", str(self.path), (self.name,))
+        else:
+            yield from withheld.dependencies(self.path, self.private, self.secret_variables)
 
 
 def carry_kernels(environment: PinnedDirectory) -> tuple[CarriedKernel, ...]:
     """Copy kernelspecs that start the environment from outside into it, and return them.
 
-    Nothing is written that is there already, or into an environment of another user.
+    Nothing is written that is there already, is private, or looks like a credential, or into an environment of another
+    user.
     """
     return tuple(_carry(environment, kernel) for kernel in find_outside_kernels(environment))
 
 
 def _carry(environment: PinnedDirectory, kernel: OutsideKernel) -> CarriedKernel:
+    carried = CarriedKernel(kernel.name, kernel.path, "", kernel.secret_variables, kernel.private)
+    if carried.private:
+        return carried
     try:
         with open_environment(environment):
             for name, data in {KERNEL_JSON: kernel.kernel_json(), **kernel.files}.items():
                 _write(environment, f"{CARRIED}/{kernel.name}", name, data)
     except OSError as error:
         logger.info("%s was not copied into %s: %s", kernel.path, environment, error.strerror)
-        return CarriedKernel(kernel.name, kernel.path, error.strerror or str(error))
-    return CarriedKernel(kernel.name, kernel.path)
+        return replace(carried, problem=error.strerror or str(error))
+    return carried
 
 
 def _write(environment: PinnedDirectory, directory: str, name: str, data: bytes) -> None:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+from snapper.environment.dependencies import Dependency
 from snapper.environment.managed import managed_environments
 from snapper.format.paths import contains_path
 from snapper.fs.own_directory import list_directory, own_directory
 from snapper.fs.pinned import PinnedDirectory
+from snapper.kernels import withheld
 from snapper.kernels.jupyter import kernel_directories, user_kernels_directory
 from snapper.kernels.kernelspecs import (
     ASSETS,
@@ -52,13 +54,35 @@ _SEPARATORS = re.compile(rb"""[\s'\";&|()=]+""")
 class OutsideKernel:
     """A kernelspec in the directory `path` that starts an environment, as it is to be there: with relative paths.
 
-    `files` are logos and scripts that belong beside it.
+    `files` are logos and scripts that belong beside it. It does not have the `secret_variables`, which look like
+    credentials. Those of its `private` files also contain credentials, or only this user may read them.
     """
 
     name: str
     path: Path
     spec: Kernelspec
     files: dict[str, bytes] = field(default_factory=dict)
+    secret_variables: tuple[str, ...] = ()
+    private: tuple[str, ...] = ()
+
+    def without_secrets(self, *, modes: bool) -> OutsideKernel:
+        """Return it without variables that look like credentials, and state which of its files are private.
+
+        The `modes` of files can tell. May raise OSError.
+        """
+        variables = self.spec.variables()
+        secret = withheld.secret_variables(variables)
+        kept = {name: value for name, value in variables.items() if name not in secret}
+        spec = replace(self.spec, fields={**self.spec.fields, "env": kept})
+        kernel = replace(self, spec=spec, secret_variables=secret)
+        private = {*withheld.files_with_secrets(spec, kernel.kernel_json(), self.files)}
+        if modes:
+            private |= {*withheld.private_files(self.path, (KERNEL_JSON, *self.files))}
+        return replace(kernel, private=tuple(sorted(private)))
+
+    def dependencies(self) -> Iterator[Dependency]:
+        """Yield what is not packed of it."""
+        yield from withheld.dependencies(self.path, self.private, self.secret_variables)
 
     def kernel_json(self) -> bytes:
         """Return the text of its `kernel.json` in the environment."""
@@ -125,7 +149,7 @@ class _Names:
         words = (self._relative(word.replace(resources, "{resource_dir}")) for word in command)
         fields = {**spec.fields, "env": {**spec.variables(), **variables}}
         own = replace(spec, command=(self._program(next(words)), *words), fields=fields)
-        return OutsideKernel(directory.name, directory, own, files)
+        return OutsideKernel(directory.name, directory, own, files).without_secrets(modes=True)
 
     def _copy(
         self, directory: Path, spec: Kernelspec, name: str, kernel: str, prefix: str
@@ -138,7 +162,8 @@ class _Names:
                 metadata = {key: value for key, value in spec.fields["metadata"].items() if key != "snapper"}
                 fields = {**spec.fields, "metadata": metadata}
                 own = replace(spec, command=shipped.command, fields=fields)
-                return OutsideKernel(directory.name, directory, own, dict(_files(directory)))
+                copy = OutsideKernel(directory.name, directory, own, dict(_files(directory)))
+                return copy.without_secrets(modes=False)  # the modes are those that snapper has chosen
         return None
 
     def _starts(self, command: list[str], resources: str, files: dict[str, bytes]) -> bool:

@@ -1,0 +1,47 @@
+"""Decide what of a kernelspec outside of an environment is not published with it: credentials, and private files.
+
+Whoever packs an environment expects its own files to be in the store, but not necessarily what is in the home.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from snapper.environment.credentials import defines_secret, is_secret
+from snapper.environment.dependencies import Dependency
+from snapper.fs.directories import current_umask
+from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec
+
+_BY_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def secret_variables(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the variables whose values look like credentials."""
+    return tuple(name for name, value in variables.items() if is_secret(name, value))
+
+
+def files_with_secrets(spec: Kernelspec, kernel_json: bytes, files: Mapping[str, bytes]) -> Iterator[str]:
+    """Yield the names of those of a kernelspec's files that contain credentials; it has the `files` beside it."""
+    words = "\n".join(word.lstrip("-") for word in spec.command).encode("utf-8", "surrogatepass")
+    if defines_secret(kernel_json) or defines_secret(words):
+        yield KERNEL_JSON
+    yield from (name for name, data in files.items() if defines_secret(data))
+
+
+def private_files(directory: Path, names: Iterable[str]) -> Iterator[str]:
+    """Yield the names of files in a directory that nobody but this user may access, if that is not due to the umask.
+
+    May raise OSError.
+    """
+    if _BY_OTHERS & ~current_umask():
+        yield from (name for name in names if not (directory / name).stat().st_mode & _BY_OTHERS)
+
+
+def dependencies(path: Path, private: tuple[str, ...], variables: tuple[str, ...]) -> Iterator[Dependency]:
+    """Yield what is not packed of the kernelspec at a path: all of it, or variables that look like credentials."""
+    if private:
+        yield Dependency("private", str(path), private)
+    elif variables:
+        yield Dependency("secret", str(path), variables)
