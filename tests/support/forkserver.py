@@ -27,18 +27,26 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from tests.support.line_coverage import Measurement
 
 #: The environment variables that Python reads at startup, with the values that the server is started with.
 STARTUP_VARIABLES = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
+
+#: What snapper and its dependencies import in functions, in nearly every command, or in every one that uses S3.
+_IMPORTED_LATER = (
+    *("platformdirs", "jupyter_core.paths", "multiprocessing.popen_fork"),
+    *("boto3.s3.inject", "encodings.idna"),
+)
 
 _ROOT = Path(__file__).parents[2]
 _PR_SET_DUMPABLE = 4
@@ -180,11 +188,13 @@ def _coverage_report(python: str) -> str:
 
 
 def import_all() -> None:
-    """Import all of snapper, and what typer imports when it is first used."""
+    """Import all of snapper, and what it and its dependencies import when they are first used."""
     package = importlib.import_module("snapper")
     for module in pkgutil.walk_packages(package.__path__, "snapper."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    for name in _IMPORTED_LATER:
+        importlib.import_module(name)
     with redirect_stdout(io.StringIO()):
         importlib.import_module("snapper.cli.app").run(["list", "--help"])
 
@@ -212,49 +222,68 @@ def _make_modules_reachable() -> None:
             paths[:] = map(reachable, paths)
 
 
+@dataclass(frozen=True)
+class _Fork:
+    """A fork that runs a command: a descriptor of its process, and the pipe to which its exit code is reported."""
+
+    pid: int
+    process: int
+    report: int
+
+    def close(self) -> None:
+        os.close(self.process)
+        os.close(self.report)
+
+    def report_exit(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        os.write(self.report, str(os.waitstatus_to_exitcode(status)).encode())
+        self.close()
+
+
 def _serve(channel: socket.socket) -> dict[str, Any]:
-    """Fork for each request; return in each fork, with the request."""
+    """Fork for each request, and report the exit codes of the forks; return in each fork, with the request."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with channel:
+    with channel, selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ)
         while True:
-            request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 3)
-            if not request:
-                sys.exit()
-            if os.fork() == 0:
-                break
-            for descriptor in descriptors:
-                os.close(descriptor)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _fork_and_report(descriptors)
-    parsed: dict[str, Any] = json.loads(request)
-    return parsed
+            for key, _ in selector.select():
+                if isinstance(key.data, _Fork):
+                    selector.unregister(key.fd)
+                    key.data.report_exit()
+                    continue
+                request, descriptors, _, _ = socket.recv_fds(channel, 1 << 20, 3)
+                if not request:
+                    sys.exit()
+                if (pid := os.fork()) == 0:
+                    _adopt(descriptors, [other.data for other in selector.get_map().values() if other.data])
+                    parsed: dict[str, Any] = json.loads(request)
+                    return parsed
+                fork = _started(pid, descriptors)
+                selector.register(fork.process, selectors.EVENT_READ, fork)
 
 
-def _fork_and_report(descriptors: list[int]) -> None:
-    """Return in another fork, which has the streams and its own process group.
-
-    This process waits for it and reports its exit code.
-    """
+def _started(pid: int, descriptors: list[int]) -> _Fork:
     out, err, report = descriptors
-    pid = os.fork()
-    if pid == 0:
-        os.setpgid(0, 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        return
     os.close(out)
     os.close(err)
     os.write(report, f"{pid} ".encode())
-    _, status = os.waitpid(pid, 0)
-    os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
-    os._exit(0)
+    return _Fork(pid, os.pidfd_open(pid), report)
 
 
-def _run_snapper(request: dict[str, Any]) -> None:
+def _adopt(descriptors: list[int], others: list[_Fork]) -> None:
+    """Use the streams, and a process group of this process's own; forget the other forks."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgid(0, 0)
+    out, err, _ = descriptors
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    for other in others:
+        other.close()
+
+
+def _run_snapper(request: dict[str, Any]) -> NoReturn:
     os.umask(request["umask"])
     if request["memory"] is not None:
         resource.setrlimit(resource.RLIMIT_AS, (_address_space() + request["memory"],) * 2)
@@ -266,7 +295,27 @@ def _run_snapper(request: dict[str, Any]) -> None:
     time.tzset()
     sys.path[0] = request["directory"]
     sys.argv[1:] = request["arguments"]
-    runpy.run_module("snapper", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("snapper", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """Exit as Python does, but leave the memory to the system: clearing it takes longer than most commands."""
+    threading._shutdown()  # type: ignore[attr-defined] # waits for threads
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:
+        code = 120
+    os._exit(code)
 
 
 def _address_space() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import shutil
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--s3", action="store_true", help="Use a real S3 server instead of a directory.")
     options = parser.parse_args()
     import_all()  # not in each command: importing takes most of its time and of its steps
+    gc.freeze()
     memory = Path("/dev/shm")
     top = Path(tempfile.mkdtemp(prefix="c", dir=memory if os.access(memory, os.W_OK) else None))
     with ExitStack() as stack:
