@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snapper.commands.copy import CopyResult, copy_environments
 from snapper.commands.pack import PackOptions, PackResult, pack
 from snapper.commands.restore import RestoreResult, restore
 from snapper.commands.verify import verify_environment
@@ -24,11 +27,13 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.scan import scan
 from snapper.environment.tree import File
 from snapper.format.layout import Layout
+from snapper.fs import mounts
 from snapper.packing.reuse import PreviousPack
 from snapper.repository.snapshots import read_snapshot, require_layers
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
+from snapper.store.local import LocalStore
 from tests.conftest import Machine
 from tests.support.packs import previous_pack
 from tests.support.stores import edit_ref, page_files, snapshot_document, write_snapshot
@@ -423,3 +428,65 @@ def test_layers_of_others_that_have_the_stated_content_are_shared(
     before = checked.read_bytes()
     assert second.run_json("pack", "mine", "--name", "again", "--full")["added_layers"] == 0
     assert checked.read_bytes() == before
+
+
+# --- file systems that give all files one owner -----------------------------------------------------------
+
+
+@pytest.fixture
+def one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all file systems counted as NFS, as an access point of EFS is."""
+    mounts_file = tmp_path / "mountinfo"
+    mounts_file.write_text(re.sub(r" - \S+ ", " - nfs4 ", Path("/proc/self/mountinfo").read_text()))
+    monkeypatch.setattr(mounts, "_MOUNTS", mounts_file)
+
+
+def layers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the keys of layers are added that this process reads from any store."""
+    read: list[str] = []
+
+    def counted(store: LocalStore, key: str, *limit: int, original: Any = LocalStore.read) -> Any:
+        read.extend([key] if key.startswith("layers/") else [])
+        return original(store, key, *limit)
+
+    monkeypatch.setattr(LocalStore, "read", counted)
+    return read
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the kind of a file system")
+@pytest.mark.usefixtures("one_owner")
+@pytest.mark.parametrize("command", ["pack", "push"])
+def test_layers_of_an_unknown_writer_are_read_once(
+    command: str, env: RestoredEnvironment, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have planted layers that look like this user's own."""
+
+    def publish() -> int:
+        if command == "pack":
+            return pack(target, env.prefix, "env", jobs=1).added_layers
+        (copied,) = copy_environments(env.store, target, [SnapshotSpec("env")], force=True)
+        assert isinstance(copied, CopyResult)
+        return copied.added_layers
+
+    target = open_store(str(scratch / "target"), create=True)
+    source = Path(env.store.url)
+    for layer in source.glob("layers/*/*"):
+        planted = scratch / "target" / layer.relative_to(source)
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_bytes(bytes(layer.stat().st_size))
+    read = layers_read(monkeypatch)
+    assert publish() == len([*source.glob("layers/*/*")])
+    restore_env(target, scratch / "copy")
+    read.clear()
+    (scratch / "target/environments/env.json").unlink()
+    assert publish() == 0
+    assert read == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the kind of a file system")
+def test_layers_of_this_user_are_not_read(env: RestoredEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only they can have put them there."""
+    (env.prefix / "new").write_text("new")
+    read = layers_read(monkeypatch)
+    env.pack()
+    assert read == []

@@ -43,6 +43,7 @@ from snapper.repository.checked_layers import (
     intact_layers,
     read_checked_layers,
     remember_checked_layers,
+    written_keys,
 )
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
@@ -291,8 +292,9 @@ def _build_snapshot(
             build.run(workers, progress)
         progress.done()
     built = build.result()
-    keys = (content_key(layer.digest, layer.diff_id) for layer in built.checked)
-    remember_checked_layers(keys, context.checked)
+    contents = (content_key(layer.digest, layer.diff_id) for layer in built.checked)
+    written = written_keys(context.store, built.added)
+    remember_checked_layers([*contents, *written], context.checked)
     snapshot = Snapshot(
         format=FORMAT,
         platform=platform_of_records(records),

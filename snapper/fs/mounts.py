@@ -1,4 +1,7 @@
-"""Find file systems that are mounted below a directory: their contents are not the directory's own."""
+"""Find file systems that are mounted below a directory: their contents are not the directory's own.
+
+Tell what kind of file system a directory is on.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,19 @@ from pathlib import Path
 
 #: One line for each mount (proc(5)). The fifth field is where it is, with spaces and the like as `\040`.
 _MOUNTS = Path("/proc/self/mountinfo")
+
+#: What an open file is (proc_pid_fdinfo(5)), with the number of its mount, the first field of the line for that.
+_OPEN_FILE = "/proc/self/fdinfo/{}"
+_MOUNT_OF_FILE = re.compile(rb"^mnt_id:\s*(\d+)$", re.M)
+
+#: File systems on which a file belongs to who has written it. Others can show files of everyone as those of one user:
+#: EFS access points (nfs4), network shares, removable disks, and directories of the host of a virtual machine.
+_WITH_OWNERS = frozenset(
+    (
+        *(b"bcachefs", b"beegfs", b"btrfs", b"ext2", b"ext3", b"ext4", b"f2fs", b"gpfs", b"jfs", b"lustre"),
+        *(b"overlay", b"ramfs", b"reiserfs", b"tmpfs", b"xfs", b"zfs"),
+    )
+)
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -27,3 +43,16 @@ def mount_points_below(directory: str | Path | int) -> list[str]:
             if point.startswith(top):
                 found.add(os.fsdecode(point[len(top) :]))
     return sorted(found)
+
+
+def has_true_owners(directory: int) -> bool:
+    """Return whether files on the file system of an open directory belong to those who have written them.
+
+    It is false where the system does not tell, as on macOS, whose disks can ignore owners.
+    """
+    with suppress(OSError):
+        mount = _MOUNT_OF_FILE.search(Path(_OPEN_FILE.format(directory)).read_bytes())
+        for line in _MOUNTS.read_bytes().splitlines() if mount else ():
+            if mount and line.startswith(mount[1] + b" "):
+                return line.partition(b" - ")[2].split(b" ")[0] in _WITH_OWNERS
+    return False

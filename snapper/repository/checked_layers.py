@@ -6,7 +6,7 @@ another user may have written is only shared once this user has read it and comp
 
 The file `checked-layers` in the state directory has a key of 32 bytes for each object that has been read, as long as
 nothing replaces it, and one for each layer that has the content stated for it, the latest last. Without it, layers are
-read again.
+read again. Layers that this user writes are remembered as if they had been read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from snapper.format.compression import FrameDecompressor, ZstdError
 from snapper.format.layout import Layout
 from snapper.format.model import Layer, StoredLayer
 from snapper.fs.own_directory import own_directory
-from snapper.repository.objects import intact_objects, read_verified
+from snapper.repository.objects import intact_objects, map_concurrently, read_verified
 from snapper.settings.directories import state_directory
 from snapper.store import ObjectStatus, Store
 
@@ -54,6 +54,13 @@ def remember_checked_layers(keys: Iterable[bytes], known: Collection[bytes]) -> 
     keys = [*(key for key in _read() if key not in new), *new][-_MOST:]
     with suppress(OSError), own_directory(state_directory(), make=True) as directory:
         directory.write(_FILE, b"".join(keys))
+
+
+def written_keys(store: Store, digests: Iterable[str]) -> list[bytes]:
+    """Return the keys of layers that this user has just written, where the store would not attest them later."""
+    keys = [] if store.attests_own else [Layout.layer(digest) for digest in digests]
+    statuses = zip(keys, map_concurrently(store.inspect, keys), strict=True)
+    return [_object_key(store, key, status) for key, status in statuses if status]
 
 
 def intact_layers(store: Store, layers: Iterable[Layer], checked: Collection[bytes]) -> frozenset[str]:

@@ -60,6 +60,10 @@ class Store(Protocol):
     def inspect(self, key: str) -> ObjectStatus | None:
         """Return what is known of the object without reading it, None if there is no such object."""
 
+    @property
+    def attests_own(self) -> bool:
+        """Whether `inspect` attests the objects that this user writes."""
+
     def size(self, key: str) -> int | None:
         """Return the object's size in bytes, None if there is no such object."""
 
@@ -110,6 +114,10 @@ class DirectStore:
 
     def inspect(self, key: str) -> ObjectStatus | None:
         raise NotImplementedError
+
+    @property
+    def attests_own(self) -> bool:
+        return True
 
     def size(self, key: str) -> int | None:
         status = self.inspect(key)

@@ -101,6 +101,10 @@ class CachedStore:
     def inspect(self, key: str) -> ObjectStatus | None:
         return self._ask(lambda: self.origin.inspect(key))
 
+    @property
+    def attests_own(self) -> bool:
+        return self.origin.attests_own
+
     def size(self, key: str) -> int | None:
         try:
             return self._ask(lambda: self.origin.size(key))

@@ -15,6 +15,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from snapper.errors import (
@@ -34,6 +35,7 @@ from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
+from snapper.fs.mounts import has_true_owners
 from snapper.fs.moves import Entry, move
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.small_files import read_entry
@@ -110,7 +112,8 @@ class LocalStore(DirectStore):
     def inspect(self, key: str) -> ObjectStatus | None:
         """Return what is known of the object.
 
-        A file that only this user or root can have put there is attested: others cannot write to it or its directory.
+        A file that only this user or root can have put there is attested: others cannot write to it or its directory,
+        and it would have another owner if they had.
         """
         try:
             with self._mapped_errors(key, "inspect"), self._files() as files:
@@ -120,9 +123,16 @@ class LocalStore(DirectStore):
         if found is None:
             return None
         status = found[0]
-        is_attested = status.st_nlink == 1 and not any(not is_own(s) or others_can_write(s) for s in found)
-        identity = f"{status.st_dev}:{status.st_ino}:{status.st_ctime_ns}"
+        is_attested = status.st_nlink == 1 and all(map(_is_private, found)) and self._has_true_owners
+        identity = (
+            f"{status.st_ino}:{status.st_ctime_ns}"  # the number of the device can change at each mount
+        )
         return ObjectStatus(status.st_size, is_attested, identity)
+
+    @property
+    def attests_own(self) -> bool:
+        with self._mapped_errors("", "inspect"), self._files() as files:
+            return _is_private(os.fstat(files.top)) and self._has_true_owners
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if self.size(key) == len(data) and not self._is_false(key, data):
@@ -222,6 +232,11 @@ class LocalStore(DirectStore):
             if error.unreadable:
                 return True
             raise
+
+    @cached_property
+    def _has_true_owners(self) -> bool:
+        with self._files() as files:
+            return has_true_owners(files.top)
 
     @contextmanager
     def _files(self) -> Iterator[ObjectFiles]:
@@ -327,6 +342,11 @@ def _replace(temporary: Entry, target: Entry) -> None:
     except IsADirectoryError:
         move(target, Entry(target.directory, temporary_name(target.name)))
         replace_entry(temporary, target)
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Return whether the file or directory belongs to this user or root, and nobody else may write to it."""
+    return is_own(status) and not others_can_write(status)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
