@@ -250,10 +250,14 @@ def test_repeated_interrupts_do_not_break_the_cleanup(packed: Packed, target: Pa
 @pytest.fixture
 def old(packed: Packed, target: Path) -> Tree:
     """Another environment at the target, with local changes, that the restore is to replace."""
+    make_old(target)
+    return tree_of(target)
+
+
+def make_old(target: Path) -> None:
     make_data(target)
     for number in range(2000):
         (target / f"mine{number}").write_text("mine")
-    return tree_of(target)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +271,7 @@ def test_interrupted_replacement_keeps_the_old_environment(
     def start() -> RunningCommand:
         if (target / ".snapper").exists():
             shutil.rmtree(target)
-            make_data(target)
+            make_old(target)
         return start_command(packed.machine, *command)
 
     running = halt_between(start, staging_has(target, STAGES[stage]), (target / ".snapper").exists)
@@ -290,9 +294,7 @@ def test_interrupt_while_removing_the_old_environment_keeps_the_new_one(
     def start() -> RunningCommand:
         if (target / ".snapper").exists():
             shutil.rmtree(target)
-            make_data(target)
-            for count in range(2000):
-                (target / f"mine{count}").write_text("mine")
+            make_old(target)
         return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--replace")
 
     def is_being_removed() -> bool:

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from snapper.commands.restore import RestoreFailure, restore
+from snapper.environment.scan import mounted_file_systems, scan
+from snapper.fs import mounts
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.removal import remove_tree
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.requests import RestoreRequest
+from snapper.store import open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
+from tests.support.layers import META, encode_member, file, pack_members
+from tests.support.sandbox import publish_layers, restore_layers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
 
@@ -102,3 +110,39 @@ def test_mounted_file_systems_are_never_removed(tmp_path: Path, volume: Volume) 
     volume.unmount()
     assert mount_points_below(tmp_path / "tree") == []
     remove_tree(tmp_path / "tree")
+
+
+@pytest.fixture
+def unlisted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Volume]:
+    """A volume where the system does not list what is mounted, as on macOS, or without /proc."""
+    monkeypatch.setattr(mounts, "_MOUNTS", tmp_path / "no mountinfo")
+    made = Volume("tmpfs", tmp_path / "volume")
+    yield made
+    made.unmount()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("place", [PLACE, "lib/deep/below", "envs"])
+def test_file_systems_that_are_not_listed_are_neither_packed_nor_emptied(
+    sandbox: Path, unlisted: Volume, place: str
+) -> None:
+    members = [encode_member(META), file("a", b"1")]
+    prefix = restore_layers(sandbox, [pack_members(*members)])
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(*members, file("new"))])
+    precious = unlisted.mount(prefix / place)
+    assert [path for path, _ in scan(prefix).skipped] == [place]
+    assert mounted_file_systems(scan(prefix)) == ([] if place == "envs" else [place])
+    for replace in (False, True):
+        request = RestoreRequest(SnapshotSpec("work"), prefix=prefix, replace=replace)
+        (outcome,) = restore(open_store(str(sandbox / "store")), [request])
+        assert isinstance(outcome, RestoreFailure), outcome
+        assert outcome.error.code == 11
+        assert precious.read_text() == "the user's"
+    assert not (prefix / "new").exists()
+
+
+def test_file_systems_that_are_not_listed_are_never_removed(tmp_path: Path, unlisted: Volume) -> None:
+    precious = unlisted.mount(tmp_path / "tree" / "a" / PLACE)
+    with pytest.raises(OSError, match="not empty"):
+        remove_tree(tmp_path / "tree")
+    assert precious.exists()

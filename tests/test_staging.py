@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from snapper.environment.scan import scan
+from snapper.environment.tree import Tree, walk
 from snapper.errors import (
     FileOperationFailed,
     InsufficientSpace,
@@ -30,7 +32,9 @@ from snapper.errors import (
 )
 from snapper.fs import moves
 from snapper.fs.moves import Entry, exchange, move
+from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import remove_tree
+from snapper.process.pool import WorkerPool
 from snapper.restoring import nested, staging
 from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
 from snapper.restoring.staging_lock import find_leftovers
@@ -623,11 +627,10 @@ def test_what_is_saved_right_before_the_swap_is_not_lost(
 
 
 def test_what_is_saved_while_the_replaced_directory_is_checked_is_not_lost(
-    target: Path, swap_method: str, monkeypatch: pytest.MonkeyPatch
+    target: Path, swap_method: str
 ) -> None:
     """It is saved in the new directory, which gives way to the old one again."""
     swap_in(target, "old")
-    monkeypatch.setattr(staging, "is_as_written", lambda *_: False)
 
     def check(_: int) -> None:
         (target / "log").write_text("written by a program that is running")
@@ -638,7 +641,131 @@ def test_what_is_saved_while_the_replaced_directory_is_checked_is_not_lost(
         staged.swap(check)
     assert text_in(target) == "old"
     kept, _ = names(target.parent)[::-1]
-    assert (target.with_name(kept) / "log").exists()
+    assert names(target.with_name(kept)) == ["log"]
+
+
+# --- programs that work in the replaced directory ---------------------------------------------------------
+
+MINUTES_AGO = time.time_ns() - 10**11
+
+
+def write_old(path: str) -> None:
+    """Write a file that looks as if it were older, as `cp -p` does."""
+    Path(path).write_text("mine")
+    os.utime(path, ns=(MINUTES_AGO, MINUTES_AGO))
+
+
+def rename_in(path: str) -> None:
+    write_old("../../outside/file")
+    os.rename("../../outside/file", path)
+
+
+def rename_directory_in(path: str) -> None:
+    os.rename("../../outside", path)
+
+
+def append(path: str) -> None:
+    with open(path, "a") as file:
+        file.write("mine")
+
+
+def make_directory(path: str) -> None:
+    os.makedirs(path)
+    write_old(f"{path}/mine")
+
+
+WRITES: dict[str, tuple[Callable[[str], None], str]] = {
+    "a new file": (write_old, "new"),
+    "a file in a deep directory": (write_old, "lib/a/b/c/d/new"),
+    "an existing file": (append, "lib/file"),
+    "over an existing file": (write_old, "lib/file"),
+    "a directory": (make_directory, "lib/new/deep"),
+    "a renamed file": (rename_in, "lib/new"),
+    "a file renamed over another": (rename_in, "lib/a/file"),
+    "a renamed directory": (rename_directory_in, "lib/new"),
+    "a link": (lambda path: os.link("lib/file", path), "lib/a/new"),
+    "a symlink": (lambda path: os.symlink("elsewhere", path), "lib/a/new"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        *((kind, "removed") for kind in WRITES),
+        ("a file in a deep directory", "removed by workers"),
+        ("a renamed directory", "removed by workers"),
+        ("a new file", "killed"),
+    ],
+)
+def test_what_programs_write_to_the_replaced_directory_is_not_lost(
+    target: Path, monkeypatch: pytest.MonkeyPatch, kind: str, how: str
+) -> None:
+    """Paths relative to the working directory still lead to it. The check may have passed there already."""
+    write, path = WRITES[kind]
+    (target / "lib/a/b/c/d").mkdir(parents=True)
+    for parent in ("lib", "lib/a", "lib/a/b/c/d"):
+        (target / parent / "file").write_text("old")
+        os.link(target / parent / "file", target / f"other link to {parent.replace('/', ' ')}")
+    (target.parent / "outside/deep/below").mkdir(parents=True)
+    (target.parent / "outside/deep/below/old").touch()
+    monkeypatch.chdir(target)
+
+    def check(old: int) -> Tree:
+        seen = walk(PinnedDirectory(target, os.dup(old)))
+        write(path)
+        return seen
+
+    def swap() -> None:
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap(check)
+            if how == "killed":
+                kill_self()
+            if how == "removed by workers":
+                with WorkerPool[Any](None, 1) as workers:
+                    staged.remove_replaced(workers)
+
+    assert in_process(swap) in (0, -signal.SIGKILL)
+    monkeypatch.chdir("/")
+    if how == "killed":
+        remove_leftover_staging(target)
+    assert text_in(target) == "new"
+    shutil.rmtree(target.parent / "outside", ignore_errors=True)
+    kept, _ = names(target.parent)[::-1]
+    assert os.path.lexists(target.with_name(kept) / path)
+    assert kind != "a renamed directory" or (target.with_name(kept) / path / "deep/below/old").exists()
+    if how != "killed":
+        assert not (target.with_name(kept) / "lib/a/b/c/d/file").exists()
+        assert not (target.with_name(kept) / "other link to lib a b").exists()
+
+
+def test_replaced_directory_with_several_links_to_files_is_removed(target: Path, swap_method: str) -> None:
+    """Removing one changes the ctime of the others."""
+    for name in ("lib/one", "lib/two", "bin/one", "bin/two"):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if name == "lib/one":
+            (target / name).write_text("old")
+        else:
+            os.link(target / "lib/one", target / name)
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(lambda old: walk(PinnedDirectory(target, os.dup(old))))
+    assert names(target.parent) == ["work"]
+
+
+def test_directories_and_sockets_without_data_do_not_keep_the_replaced_directory(target: Path) -> None:
+    swap_in(target, "old")
+
+    def check(old: int) -> Tree:
+        os.mkdir("empty", dir_fd=old)
+        os.mkfifo("pipe", dir_fd=old)
+        os.mkdir("__pycache__", dir_fd=old)
+        return Tree((), ())
+
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(check)
+    assert names(target.parent) == ["work"]
 
 
 @pytest.mark.parametrize("failing", ["killed", "cannot be put back"])
@@ -771,9 +898,9 @@ def test_environments_created_at_the_same_time_survive(
 
     real = Staging._exchange
 
-    def create_and_exchange(self: Staging, old: int) -> Entry:
+    def create_and_exchange(self: Staging, old: int, replaced: Entry) -> Entry:
         create()
-        return real(self, old)
+        return real(self, old, replaced)
 
     def swap() -> None:
         if when == "during the swap":

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.tree import Refuse, SkippedPath, Tree, walk
+from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk
 from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import ROOT, is_own, owner_name
@@ -36,7 +36,7 @@ def scan(prefix: Path | PinnedDirectory) -> Tree:
     mounts = frozenset(mount_points_below(directory.descriptor))
 
     def exclude(path: str) -> str | None:
-        return "another file system is mounted there" if path in mounts else _exclude(path)
+        return MOUNTED if path in mounts else _exclude(path)
 
     tree = walk(directory, exclude if mounts else _exclude, _refusal(directory))
     return _without_nested(tree, directory)
@@ -61,6 +61,11 @@ def _refusal(directory: PinnedDirectory) -> Refuse:
 def nested_environments(tree: Tree) -> list[str]:
     """Return the paths of other environments inside of the scanned one that a replacement would not keep."""
     return [path for path, reason in tree.skipped if reason == _NESTED]
+
+
+def mounted_file_systems(tree: Tree) -> list[str]:
+    """Return the paths in the scanned environment at which other file systems are mounted."""
+    return [path for path, reason in tree.skipped if reason == MOUNTED]
 
 
 def _without_nested(tree: Tree, directory: PinnedDirectory) -> Tree:

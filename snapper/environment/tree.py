@@ -22,6 +22,9 @@ Refuse = Callable[[os.stat_result], str | None]
 
 _TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
 
+#: Why a directory is skipped that is on another file system than the one above it.
+MOUNTED = "another file system is mounted there"
+
 #: Why something is skipped that no data is lost with.
 WITHOUT_DATA = "it is a socket, a pipe or a device"
 
@@ -65,7 +68,7 @@ def walk(
     exclude: Exclude = lambda _: None,
     refuse: Refuse = lambda _: None,
 ) -> Tree:
-    """Describe everything below `top`, which may be a symlink, without following other symlinks.
+    """Describe everything below `top`, which may be a symlink, without following others or entering other file systems.
 
     `exclude` returns why a path is to be skipped, or None to include it; paths with an empty reason are skipped
     without being reported. `refuse` does that for a status. Raise PermissionDenied, FileOperationFailed.
@@ -75,14 +78,19 @@ def walk(
     pending = [""]
     opened = top if isinstance(top, PinnedDirectory) else os.path.realpath(top)
     with os_errors(str(top), "read"), closing(DirectoryTree(opened, make=False)) as directories:
+        device = os.fstat(directories[""]).st_dev
         while pending:
             for item in _read_directory(top, directories, pending.pop(), exclude, refuse):
-                if isinstance(item, File):
+                if isinstance(item, SkippedPath):
+                    if item.reason:
+                        skipped.append(item)
+                elif item.type != "directory":
                     files.append(item)
-                    if item.type == "directory":
-                        pending.append(item.path)
-                elif item.reason:
-                    skipped.append(item)
+                elif item.device == device:
+                    files.append(item)
+                    pending.append(item.path)
+                else:
+                    skipped.append(SkippedPath(item.path, MOUNTED))
     return Tree(tuple(files), tuple(sorted(skipped)))
 
 

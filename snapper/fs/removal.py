@@ -1,4 +1,8 @@
-"""Remove directory trees, read-only directories included. Links are never followed."""
+"""Remove directory trees, read-only directories included.
+
+Links are never followed. Other file systems are never entered, also where the system does not tell where they are
+mounted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING, LOOKUP
@@ -16,92 +21,149 @@ from snapper.fs.mounts import mount_points_below
 #: Directories at this depth are moved up before they are removed: each level takes a descriptor and a stack frame.
 _MAX_DEPTH = 100
 
+#: Later than all times that a file can have.
+_NEVER = sys.maxsize
+
+#: Something stays in a directory, or what was one is a link or a file by now.
+_STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
+
+#: Tell by its path and status whether something may be removed although its status has changed since.
+IsKnown = Callable[[str, os.stat_result], bool]
+
 
 def remove_tree(top: str | Path, dir_fd: int | None = None) -> None:
     """Remove a directory and all below it; `top` is relative to the directory `dir_fd` if given.
 
-    Raise OSError, with EBUSY and nothing removed if another file system is mounted below it.
+    Raise OSError if another file system is mounted below it; if the system tells so, nothing is removed (EBUSY).
     """
     with closing_descriptor(os.open(top, LOOKUP, dir_fd=dir_fd)) as directory:
-        _check_no_mounts(directory)
-    remove_unmounted_tree(top, dir_fd)
-
-
-def remove_unmounted_tree(top: str | Path, dir_fd: int | None = None) -> None:
-    """Do what `remove_tree` does for a directory below which nothing is mounted, so that this is not checked."""
+        check_no_mounts(directory)
     try:
         directory = os.open(top, LISTING, dir_fd=dir_fd)
     except PermissionError:
         _make_accessible(top, dir_fd)
         directory = os.open(top, LISTING, dir_fd=dir_fd)
-    try:
-        _remove_contents(directory)
-    finally:
-        os.close(directory)
+    with closing_descriptor(directory):
+        remove_older(directory)
     os.rmdir(top, dir_fd=dir_fd)
 
 
 def remove_contents(directory: int) -> None:
     """Remove everything in an open directory; raise what `remove_tree` raises."""
-    _check_no_mounts(directory)
-    _remove_contents(directory)
+    check_no_mounts(directory)
+    remove_older(directory)
 
 
-def _check_no_mounts(directory: int) -> None:
+def remove_older(
+    directory: int, since: int = _NEVER, is_known: IsKnown = lambda *_: False, spared: str = ""
+) -> None:
+    """Remove what is in an open directory, except for what somebody has changed at the time `since` or later.
+
+    What has a later ctime, in nanoseconds, is only removed if it `is_known`, or is an empty directory: what has been
+    written, renamed, or linked has one, but so have further links to a file that was removed. Directories that are not
+    empty in the end stay, and so does the one in the top that is `spared`. It is not checked whether other file systems
+    are mounted below (`check_no_mounts`). May raise OSError.
+    """
+    _Removal(directory, since, is_known, spared).run()
+
+
+def check_no_mounts(directory: int) -> None:
+    """Raise OSError (EBUSY) if the system tells that another file system is mounted below an open directory."""
     mounts = mount_points_below(directory)
     if mounts:
         raise OSError(errno.EBUSY, "another file system is mounted in it", mounts[0])
 
 
-def _remove_contents(directory: int) -> None:
-    moved: list[str] = []
+class _Removal:
+    """Removes what is in an open directory, except for what was changed at the time `since` or later."""
 
-    def move_up(name: str, parent: int) -> None:
-        moved.append(secrets.token_hex(16))
-        os.rename(name, moved[-1], src_dir_fd=parent, dst_dir_fd=directory)
+    def __init__(self, top: int, since: int, is_known: IsKnown, spared: str = "") -> None:
+        self._top = top
+        self._since = since
+        self._is_known = is_known
+        self._spared = spared
+        self._device = os.fstat(top).st_dev
+        self._moved: list[tuple[str, str]] = []
 
-    _empty(directory, 0, move_up)
-    while moved:
-        _remove(moved.pop(), directory, 0, move_up)
+    def run(self) -> None:
+        self._empty(self._top, "", 0)
+        while self._moved:
+            name, path = self._moved.pop()
+            self._remove_directory(name, self._top, path, 0)
 
+    def _empty(self, directory: int, path: str, depth: int) -> None:
+        """Do what shutil.rmtree does in less time. The path ends in `/` unless it is empty."""
+        with os.scandir(directory) as entries:
+            children = list(entries)
+        for entry in children:
+            with suppress(FileNotFoundError):  # programs that still use the directory may remove or rename it
+                if entry.is_dir(follow_symlinks=False):
+                    self._remove_directory(entry.name, directory, path + entry.name, depth)
+                else:
+                    self._remove_file(entry, directory, path)
 
-def _empty(directory: int, depth: int, move_up: Callable[[str, int], None]) -> None:
-    """Do what shutil.rmtree does in half the time, as no paths are built."""
-    with os.scandir(directory) as entries:
-        children = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-    for name, is_directory in children:
-        if is_directory:
-            _remove(name, directory, depth, move_up)
-            continue
+    def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str) -> None:
+        status = entry.stat(follow_symlinks=False)
+        if status.st_ctime_ns >= self._since and not self._is_known(path + entry.name, status):
+            return
         try:
-            os.unlink(name, dir_fd=directory)
+            os.unlink(entry.name, dir_fd=directory)
         except PermissionError:
             os.fchmod(directory, 0o700)
-            os.unlink(name, dir_fd=directory)
+            os.unlink(entry.name, dir_fd=directory)
+
+    def _remove_directory(self, name: str, parent: int, path: str, depth: int) -> None:
+        """Remove the directory, or move it up if it is too deep, unless something stays in it."""
+        try:
+            directory, status = _open_directory(name, parent)
+            with closing_descriptor(directory):
+                if self._stays(name, parent, path, status):
+                    return
+                if depth == _MAX_DEPTH:
+                    os.fchmod(directory, 0o700)
+                    self._move_up(name, parent, path)
+                    return
+                self._empty(directory, path + "/", depth + 1)
+            _remove_empty(name, parent)
+        except OSError as error:
+            if error.errno not in _STAYS:
+                raise
+
+    def _stays(self, name: str, parent: int, path: str, status: os.stat_result) -> bool:
+        """Return whether a directory, which had that status when it was opened, is not to be emptied."""
+        if path == self._spared or status.st_dev != self._device:
+            return True
+        if status.st_ctime_ns < self._since:
+            return False
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=parent)
+            return True
+        return not self._is_known(path, status)
+
+    def _move_up(self, name: str, parent: int, path: str) -> None:
+        os.fchmod(parent, 0o700)
+        self._moved.append((secrets.token_hex(16), path))
+        os.rename(name, self._moved[-1][0], src_dir_fd=parent, dst_dir_fd=self._top)
 
 
-def _remove(name: str, parent: int, depth: int, move_up: Callable[[str, int], None]) -> None:
-    """Remove the directory, or move it up if it is too deep."""
+def _remove_empty(name: str, parent: int) -> None:
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except PermissionError:
+        os.fchmod(parent, 0o700)
+        os.rmdir(name, dir_fd=parent)
+
+
+def _open_directory(name: str, parent: int) -> tuple[int, os.stat_result]:
+    """Open a directory, which may have no permissions; return its status before it was given some."""
     try:
         directory = os.open(name, LISTING, dir_fd=parent)
     except PermissionError:
         os.fchmod(parent, 0o700)
+        status = os.lstat(name, dir_fd=parent)
         _make_accessible(name, parent)
-        directory = os.open(name, LISTING, dir_fd=parent)
-    try:
-        if depth == _MAX_DEPTH:
-            os.fchmod(directory, 0o700)
-            os.fchmod(parent, 0o700)
-            move_up(name, parent)
-            return
-        _empty(directory, depth + 1, move_up)
-    finally:
-        os.close(directory)
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except PermissionError:
-        os.fchmod(parent, 0o700)
-        os.rmdir(name, dir_fd=parent)
+        return os.open(name, LISTING, dir_fd=parent), status
+    return directory, os.fstat(directory)
 
 
 if sys.platform == "linux":

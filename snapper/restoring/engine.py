@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
+from snapper.environment.tree import Tree
 from snapper.errors import TooManyFiles
 from snapper.format.model import FORMAT, directory_mode
 from snapper.format.owners import NO_PATHS, OwnedPaths
@@ -192,7 +193,7 @@ class _Wave:
                 # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
                 # this process; if the workers are idle, they remove most of it before.
                 discarded: list[str] = []
-                staging.swap(lambda replaced: discarded.append(self._check_replaced(plan, replaced)))
+                staging.swap(lambda replaced: self._check_replaced(plan, replaced, discarded))
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
             if unpacked.linked:
@@ -201,14 +202,16 @@ class _Wave:
             return _fail(plan, staged.resources, error)
         return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated, "".join(discarded))
 
-    def _check_replaced(self, plan: RestorePlan, replaced: int) -> str:
+    def _check_replaced(self, plan: RestorePlan, replaced: int, discarded: list[str]) -> Tree:
         """Raise TargetOccupied if something is lost with the open directory that was at the target.
 
-        Describe what is discarded because the request says so.
+        Return what is in it; `discarded` gets a description of what is lost because the request says so.
         """
         target = plan.target
         directory = PinnedDirectory(target.prefix, os.dup(replaced))
-        return check_replaced(self._store, directory, target.ref, target.snapshot_id, plan.request)
+        checked = check_replaced(self._store, directory, target.ref, target.snapshot_id, plan.request)
+        discarded.append(checked.discarded)
+        return checked.tree
 
 
 def _plan_errors(plan: RestorePlan) -> AbstractContextManager[None]:

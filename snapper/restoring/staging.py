@@ -7,7 +7,8 @@ process, and is removed.
 What is inside of an environment without being part of it, such as other environments below `envs/` of a base
 environment, is moved to `kept` in the staging directory for the moment of the swap (`nested`). That is never removed,
 but moved back, by the next process if need be. A directory that has been at the target is only removed once it has been
-checked, or if it has not changed since snapper wrote it; else it gets a name of its own next to the target.
+checked, or if it has not changed since snapper wrote it, and without what was written to it since (`replaced`); else it
+gets a name of its own next to the target.
 
 Everything happens by descriptors: of the directory that holds the target, which is opened once, of the staging
 directory, and of the tree that is built. Whoever may write to directories above can therefore not direct it elsewhere.
@@ -17,52 +18,40 @@ Only the workers use the path of the tree: they find the tree or nothing there, 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import secrets
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.tree import Tree
 from snapper.errors import SnapperError, TargetOccupied
-from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
+from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
-from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.private import create_private_directory, path_by_descriptor
-from snapper.fs.removal import remove_tree, remove_unmounted_tree
+from snapper.fs.removal import remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import make_writable, put_back, rescue, set_aside
 from snapper.restoring.parent import open_parent
-from snapper.restoring.staging_lock import (
-    KEPT,
-    LOCK,
-    OLD,
-    REPLACED,
-    TREE,
-    UNCHECKED,
-    lock_staging,
-    staging_path,
+from snapper.restoring.replaced import (
+    is_as_written,
+    keep,
+    next_tick,
+    remove_unchanged,
+    remove_with_workers,
+    replaced_name,
+    time_in_name,
 )
+from snapper.restoring.staging_lock import KEPT, LOCK, OLD, TREE, UNCHECKED, lock_staging, staging_path
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
     from snapper.store import Store
-
-logger = logging.getLogger(__name__)
-
-#: The depth at which most directories of an environment are (`lib/python3.12/site-packages/NAME`).
-_REMOVAL_DEPTH = 4
-
-#: How many of those directories a worker removes at a time.
-_REMOVAL_BATCH = 16
 
 _AGAIN = "Find out what is there now, then restore again."
 _ELSEWHERE = "Move it elsewhere, then restore again."
@@ -75,8 +64,9 @@ _NOT_IN_IMAGE = (
 class Staging:
     """A directory to build, and where it is swapped to.
 
-    `tree` is the directory to build, and `descriptor` the same directory, open; `entry` is the target. After a swap,
-    what was at `target` is next to where the tree was. The `descriptor` is of the new directory all the time.
+    `tree` is the directory to build, and `descriptor` the same directory, open; `entry` is the target. The `descriptor`
+    is of the new directory all the time. After a swap, what was at `target` is next to where the tree was, and `seen`
+    has its name there, and what was in it when it was checked.
     """
 
     target: Path
@@ -84,14 +74,16 @@ class Staging:
     descriptor: int
     entry: Entry
     _directory: int
+    seen: dict[str, Tree | None]
 
-    def swap(self, check: Callable[[int], None] = lambda _: None) -> None:
+    def swap(self, check: Callable[[int], Tree | None] = lambda _: None) -> None:
         """Put the tree at the target, in one step if the system can exchange directories.
 
         The target is opened and replaced if it is still the same directory. Then `check` inspects what was there by the
-        descriptor: no program finds it by its path any more, so nothing can be added to it after that without being
-        noticed. If it raises an error, the target is put back. What was at the target is in the staging directory then,
-        except for what is not part of the environment: that moves into the new one.
+        descriptor, and returns what it has seen: no program finds the directory by its path any more, and what is
+        written to it in other ways will not be removed. If it raises an error, the target is put back. What was at the
+        target is in the staging directory then, except for what is not part of the environment: that moves into the new
+        one.
 
         Raise what `check` does, TargetOccupied if the target is not a directory of this user, if it was created or
         replaced in the meantime, or if something cannot be moved, and TargetLocked if another process restores an
@@ -116,37 +108,28 @@ class Staging:
         """Return the tree, which stays open after the end of `staging_directory`, at its target."""
         return PinnedDirectory(self.target, os.dup(self.descriptor))
 
-    @property
-    def _replaced(self) -> Path:
-        """Where the replaced directory is after a swap in one step."""
-        return self.tree.with_name(self.tree.name.replace(TREE, REPLACED, 1))
-
     def remove_replaced(self, workers: WorkerPool[Store]) -> None:
-        """Remove most of the directory that an exchange has replaced, with the workers, which must be idle.
+        """Remove most of the directory that was replaced, with the workers, which must be idle.
 
         The end of `staging_directory` removes the rest.
         """
-        replaced = str(self._replaced)
-        paths = _directories_at_depth(replaced, _REMOVAL_DEPTH)
-        for first in range(0, len(paths), _REMOVAL_BATCH):
-            batch = paths[first : first + _REMOVAL_BATCH]
-            workers.submit(_remove_directories, _RemovalJob(replaced, batch), 1)
-        with suppress(SnapperError), closing(workers.results()) as results:
-            for _ in results:
-                pass
+        for name in self.seen:
+            remove_with_workers(self.tree.with_name(name), workers)
 
-    def _replace(self, old: int, check: Callable[[int], None]) -> None:
+    def _replace(self, old: int, check: Callable[[int], Tree | None]) -> None:
         """Replace the open directory at the target; if that or the check fails, everything is as it was."""
         mode = make_writable(old)
         try:
             set_aside(old, self.descriptor, self._directory, self.target)
-            aside = self._exchange(old)
+            replaced = Entry(self._directory, replaced_name(next_tick(self._directory)))
+            aside = self._exchange(old, replaced)
             try:
-                check(old)
+                seen = check(old)
             except BaseException:
-                self._exchange_back(aside)
+                self._exchange_back(aside, replaced)
                 raise
-            move(aside, Entry(self._directory, self._replaced.name))
+            move(aside, replaced)
+            self.seen[replaced.name] = seen
         except BaseException:
             with suppress(OSError, TargetOccupied):
                 _fill_target(self._directory, self.entry)
@@ -155,13 +138,13 @@ class Staging:
                 os.fchmod(old, mode)
             raise
 
-    def _exchange(self, old: int) -> Entry:
+    def _exchange(self, old: int, replaced: Entry) -> Entry:
         """Exchange the tree with the open directory, in two steps if necessary; return where that is now.
 
-        Raise TargetOccupied.
+        If it was another directory, the tree gets the name `replaced`, as for `_exchange_back`. Raise TargetOccupied.
         """
         tree, aside = (Entry(self._directory, name) for name in (self.tree.name, UNCHECKED))
-        replaced = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
+        other = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
         move(tree, aside)
         try:
             in_one_step = exchange(aside, self.entry)
@@ -173,24 +156,30 @@ class Staging:
             raise
         if in_one_step:
             if not aside.is_open_as(old):
-                self._exchange_back(aside)
-                raise replaced
+                self._exchange_back(aside, replaced)
+                raise other
             return aside
         move(aside, tree)
         aside = Entry(self._directory, OLD)
         move(self.entry, aside)
         if not aside.is_open_as(old):
-            raise replaced
+            raise other
         self._move_in()
         return aside
 
-    def _exchange_back(self, aside: Entry) -> None:
-        """Put back what the tree has replaced, as long as the tree is at the target. May raise OSError."""
+    def _exchange_back(self, aside: Entry, replaced: Entry) -> None:
+        """Put back what the tree has replaced, as long as the tree is at the target. May raise OSError.
+
+        The tree gets the name `replaced` in the staging directory, as programs may have written to it meanwhile.
+        """
         if not self.entry.is_open_as(self.descriptor):
             return
-        if not exchange(aside, self.entry):
-            move(self.entry, Entry(self._directory, UNCHECKED))
-            move(aside, self.entry)
+        if exchange(aside, self.entry):
+            if aside.is_open_as(self.descriptor):
+                move(aside, replaced)
+            return
+        move(self.entry, replaced)
+        move(aside, self.entry)
 
     def _move_in(self) -> None:
         """Rename the tree to the target, at which nothing must be."""
@@ -212,15 +201,16 @@ def staging_directory(target: Path) -> Iterator[Staging]:
     with os_errors(target.parent, "write to"), closing_descriptor(open_parent(target)) as parent:
         entry = Entry(parent, target.name)
         locked = lock_staging(parent, target)
+        seen: dict[str, Tree | None] = {}
         try:
-            _clean(locked.directory, target, entry)
+            _clean(locked.directory, target, entry, seen)
             name, descriptor = create_private_directory(TREE, locked.directory)
             with closing_descriptor(descriptor):
-                yield Staging(target, staging_path(target) / name, descriptor, entry, locked.directory)
+                yield Staging(target, staging_path(target) / name, descriptor, entry, locked.directory, seen)
         finally:
             with defer_signals():
                 try:
-                    _clean(locked.directory, target, entry)
+                    _clean(locked.directory, target, entry, seen)
                 finally:
                     locked.release(parent, target)
 
@@ -232,8 +222,8 @@ def remove_leftover_staging(target: Path) -> None:
             pass
 
 
-def _clean(directory: int, target: Path, entry: Entry) -> None:
-    """Complete or undo an interrupted swap, and remove the rest.
+def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Tree | None]) -> None:
+    """Complete or undo an interrupted swap, and remove the rest; `seen` as for Staging.
 
     What cannot be removed (another user's files, files that are open on NFS) is left. Raise TargetOccupied, OSError.
     """
@@ -245,7 +235,7 @@ def _clean(directory: int, target: Path, entry: Entry) -> None:
         for name in os.listdir(directory):
             if name not in (LOCK, KEPT):
                 with suppress(OSError, TargetOccupied):
-                    _remove(name, directory, environment, target)
+                    _remove(name, directory, environment, target, seen)
     finally:
         if environment is not None:
             os.close(environment)
@@ -258,42 +248,30 @@ def _fill_target(directory: int, entry: Entry) -> None:
             move(Entry(directory, name), entry)
 
 
-def _remove(name: str, directory: int, environment: int | None, target: Path) -> None:
+def _remove(
+    name: str, directory: int, environment: int | None, target: Path, seen: Mapping[str, Tree | None]
+) -> None:
     """Remove a tree, after what others have created in a replaced one was moved to the environment.
 
     What has been at the target without being checked is kept if it may have changed. Raise TargetOccupied, OSError.
     """
-    tree = None if name.startswith(TREE) else open_if_directory(name, directory)
-    if tree is not None:
-        with closing_descriptor(tree):
-            if name in (OLD, UNCHECKED) and not is_as_written(tree, target):
-                _keep(Entry(directory, name), target)
+    if name.startswith(TREE):
+        remove_tree(name, directory)
+        return
+    tree = open_if_directory(name, directory)
+    if tree is None:
+        return
+    with closing_descriptor(tree):
+        if time_in_name(name) is None:
+            checked = replaced_name(next_tick(directory))
+            if not is_as_written(tree, target):
+                keep(Entry(directory, name), target, "it changed, or snapper was killed")
                 return
-            if environment is not None:
-                rescue(tree, environment, target)
-    remove_tree(name, directory)
-
-
-def is_as_written(directory: int, target: Path) -> bool:
-    """Return whether an open directory is an environment that has not changed since it was packed or restored here."""
-    try:
-        environment = InstalledEnvironment(PinnedDirectory(target, os.dup(directory)))
-        drift = environment.drift()
-    except (SnapperError, OSError):
-        return False
-    return drift is not None and not drift.paths
-
-
-def _keep(aside: Entry, target: Path) -> None:
-    """Move a directory to a name of its own next to the target, and say so. May raise OSError."""
-    name = f"{target.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    with closing_descriptor(open_parent(target)) as parent:
-        move(aside, Entry(parent, name))
-    logger.warning(
-        "%s was being replaced when it changed, or when snapper was killed; what may be lost of it is kept in %s",
-        target,
-        target.with_name(name),
-    )
+            move(Entry(directory, name), Entry(directory, checked))
+            name = checked
+        if environment is not None:
+            rescue(tree, environment, target)
+    remove_unchanged(name, directory, target, seen.get(name))
 
 
 @contextmanager
@@ -321,39 +299,3 @@ def _open_own(entry: Entry) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
-
-
-# --- removing ---------------------------------------------------------------------------------------------
-
-
-class _RemovalJob(NamedTuple):
-    """Directories to remove, by their paths below `top`."""
-
-    top: str
-    paths: list[str]
-
-
-def _remove_directories(_: object, job: _RemovalJob) -> None:
-    """Remove the directories as far as that is possible, if nothing is mounted below them."""
-    if mount_points_below(job.top):
-        return
-    with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
-        for path in job.paths:
-            parent, _, name = path.rpartition("/")
-            with suppress(OSError):
-                remove_unmounted_tree(name, directories[parent])
-
-
-def _directories_at_depth(top: str, depth: int) -> list[str]:
-    """Return the paths of the directories that many levels below `top`."""
-    paths = [""]
-    for _ in range(depth):
-        parents, paths = paths, []
-        for parent in parents:
-            with suppress(OSError), os.scandir(os.path.join(top, parent)) as entries:
-                paths += [
-                    os.path.join(parent, entry.name)
-                    for entry in entries
-                    if entry.is_dir(follow_symlinks=False)
-                ]
-    return paths

@@ -7,11 +7,13 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.environment import conda, state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.platforms import this_platform
-from snapper.environment.scan import nested_environments
+from snapper.environment.scan import mounted_file_systems, nested_environments
+from snapper.environment.tree import MOUNTED, Tree
 from snapper.errors import (
     Corrupted,
     FileOperationFailed,
@@ -153,20 +155,27 @@ def check_replaceable(
         _check_environment(store, environment, ref, snapshot_id, request, again=again)
 
 
+class Replaced(NamedTuple):
+    """What was in a directory that a snapshot has replaced, and a description of what is `discarded` of it."""
+
+    tree: Tree
+    discarded: str = ""
+
+
 def check_replaced(
     store: Store, replaced: PinnedDirectory, ref: Ref, snapshot_id: str, request: RestoreRequest
-) -> str:
+) -> Replaced:
     """Raise TargetOccupied if something is lost with a directory that the snapshot has replaced.
 
-    The directory has been moved from its path, which has the snapshot now. Describe what is discarded because the
-    request says so.
+    The directory has been moved from its path, which has the snapshot now. Something is discarded if the request says
+    so.
     """
     _check_no_mounts(replaced.path, replaced.descriptor)
     if _has_only_shared(replaced.path, replaced.descriptor):
-        return ""
+        return Replaced(Tree((), ()))
     environment = InstalledEnvironment(replaced)
     _check_environment(store, environment, ref, snapshot_id, request, again=False)
-    return describe_discarded(environment) if request.replace else ""
+    return Replaced(environment.tree, describe_discarded(environment) if request.replace else "")
 
 
 def _check_environment(
@@ -182,13 +191,13 @@ def _check_environment(
     prefix = environment.prefix
     _check_contains_no_used_directory(environment, store)
     installed = environment.state
-    if request.replace and not again:
-        _check_nothing_nested(environment)
-    if installed is None:
-        if request.replace:
-            return
+    if installed is None and not request.replace:
         reason = "it is an environment that snapper has neither packed nor restored"
         raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
+    if not again:
+        _check_nothing_inside(environment, request)
+    if installed is None:
+        return
     _check_same_environment(prefix, ref, installed, snapshot_id)
     if not (request.replace or again or installed.snapshot == snapshot_id):
         reason = _why_not_stored(store, ref, environment, installed.snapshot)
@@ -208,8 +217,11 @@ def _check_no_mounts(prefix: Path, directory: Path | int) -> None:
     for path in mount_points_below(directory):
         top, _, inner = path.partition("/")
         if top not in SHARED_DIRECTORIES or not inner:
-            reason = "another file system is mounted there"
-            raise TargetOccupied(str(prefix / path), reason, "Unmount it, then restore again.")
+            raise _mounted(prefix / path)
+
+
+def _mounted(path: Path) -> TargetOccupied:
+    return TargetOccupied(str(path), MOUNTED, "Unmount it, then restore again.")
 
 
 def _status(prefix: Path) -> os.stat_result | None:
@@ -357,9 +369,14 @@ def _check_contains_no_used_directory(environment: InstalledEnvironment, store: 
         raise TargetOccupied(str(environment.prefix), f"it contains {used}", _ELSEWHERE)
 
 
-def _check_nothing_nested(environment: InstalledEnvironment) -> None:
-    """Raise TargetOccupied if there are other environments in this one, but not in `envs`, which is kept."""
-    for path in nested_environments(environment.tree):
+def _check_nothing_inside(environment: InstalledEnvironment, request: RestoreRequest) -> None:
+    """Raise TargetOccupied if a file system is mounted in the environment, also where only a walk finds it.
+
+    Do so if other environments in it are to be discarded. Those in `envs` are kept.
+    """
+    for path in mounted_file_systems(environment.tree):
+        raise _mounted(environment.prefix / path)
+    for path in nested_environments(environment.tree) if request.replace else ():
         inner = environment.prefix / path
         raise TargetOccupied(
             str(environment.prefix),

@@ -1,0 +1,253 @@
+"""Remove a directory that has been at a target, except for what has been written to it since it was checked.
+
+Programs that work in an environment while it is replaced may still write to the old directory: by paths relative to
+their working directory, or to a file that they have open. So nothing is removed whose status has changed since the
+moment before the swap, unless it is as the check has seen it: removing one of several links to a file changes its
+status, too. What is left gets a name of its own next to the target, and is named in a warning.
+
+The name of the directory in the staging directory has the time, so that the next process can go on after a kill.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from snapper.environment import state
+from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.tree import WITHOUT_DATA, Tree, walk
+from snapper.errors import SnapperError
+from snapper.format import bytecode
+from snapper.format.model import STATE_DIRECTORY
+from snapper.format.times import clamped
+from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
+from snapper.fs.mounts import mount_points_below
+from snapper.fs.moves import Entry, move
+from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.removal import IsKnown, check_no_mounts, remove_older, remove_tree
+from snapper.restoring.parent import open_parent
+from snapper.restoring.staging_lock import REPLACED
+
+if TYPE_CHECKING:
+    from snapper.process.pool import WorkerPool
+    from snapper.store import Store
+
+logger = logging.getLogger(__name__)
+
+#: The depth at which most directories of an environment are (`lib/python3.12/site-packages/NAME`).
+_DEPTH = 4
+
+#: How many of those directories a worker empties at a time.
+_BATCH = 16
+
+#: How long to wait at most for the clock of the file system to advance, in seconds.
+_LONGEST_TICK = 0.05
+
+_NAME = re.compile(rf"{REPLACED}\w+_([0-9]+)\Z")
+
+#: What NFS renames files to that are removed while they are open.
+_OPEN_ON_NFS = re.compile(r"\.nfs[0-9a-f]+\Z")
+
+
+def replaced_name(since: int) -> str:
+    """Return a new name for a directory that has been at the target and was checked after that time."""
+    return f"{REPLACED}{secrets.token_hex(8)}_{since}"
+
+
+def time_in_name(name: str) -> int | None:
+    """Return the time in a name that `replaced_name` has returned; None for other names."""
+    match = _NAME.match(name)
+    return int(match[1]) if match else None
+
+
+def next_tick(directory: int) -> int:
+    """Wait until the clock of a file system has advanced; return its time in nanoseconds.
+
+    The open directory is on it, and gets the time as its mtime. The result is later than the ctime of everything
+    written before, except on file systems whose clock takes longer than that. May raise OSError.
+    """
+    started = time.monotonic()
+    first = _touch(directory)
+    while (now := _touch(directory)) == first and time.monotonic() - started < _LONGEST_TICK:
+        time.sleep(0.001)
+    return now
+
+
+def _touch(directory: int) -> int:
+    os.utime(directory)
+    return os.fstat(directory).st_mtime_ns
+
+
+def remove_unchanged(name: str, directory: int, target: Path, seen: Tree | None) -> None:
+    """Remove what has a `replaced_name` in an open staging directory; keep what was written to it since.
+
+    `seen` is what the check has seen; without it, the index in the directory tells what was there. May raise OSError.
+    """
+    since = time_in_name(name)
+    tree = open_if_directory(name, directory)
+    if tree is None or since is None:
+        return
+    with closing_descriptor(tree):
+        check_no_mounts(tree)
+        remove_older(tree, since, _known(tree, target, seen), spared=STATE_DIRECTORY)
+        with suppress(FileNotFoundError):
+            remove_tree(STATE_DIRECTORY, tree)
+        try:
+            os.rmdir(name, dir_fd=directory)
+        except OSError as error:
+            left = _files_left(tree, target) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else []
+            if not left:
+                raise
+            count = "a file" if len(left) == 1 else f"{len(left)} files"
+            keep(
+                Entry(directory, name),
+                target,
+                f"programs wrote to what was to be removed ({count}, such as {left[0]!r})",
+            )
+
+
+def is_as_written(directory: int, target: Path) -> bool:
+    """Return whether an open directory is an environment that has not changed since it was packed or restored here."""
+    try:
+        environment = InstalledEnvironment(PinnedDirectory(target, os.dup(directory)))
+        drift = environment.drift()
+    except (SnapperError, OSError):
+        return False
+    return drift is not None and not drift.paths
+
+
+def keep(aside: Entry, target: Path, reason: str) -> None:
+    """Move a directory to a name of its own next to the target, and say so. May raise OSError."""
+    name = f"{target.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    with closing_descriptor(open_parent(target)) as parent:
+        move(aside, Entry(parent, name))
+    logger.warning(
+        "while %s was being replaced, %s: what would be lost is kept in %s. Compare the two, then remove it.",
+        target,
+        reason,
+        target.with_name(name),
+    )
+
+
+def _known(tree: int, target: Path, seen: Tree | None) -> IsKnown:
+    """Return a function that tells whether something in the open directory is as it was seen, or of no value."""
+
+    @cache
+    def known() -> IsKnown:
+        return _seen_in_tree(seen) if seen is not None else _seen_in_index(tree, target)
+
+    def is_known(path: str, status: os.stat_result) -> bool:
+        if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            return known()(path, status)
+        return True  # a socket, a pipe, or a device has no data
+
+    return is_known
+
+
+def _seen_in_tree(tree: Tree) -> IsKnown:
+    files = {file.path: file for file in tree.files}
+
+    def is_known(path: str, status: os.stat_result) -> bool:
+        if _is_compiled(path, files.__contains__):
+            return True
+        file = files.get(path)
+        if file is None or file.inode != status.st_ino:
+            return False
+        return file.type == "directory" or (file.size, file.mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+    return is_known
+
+
+def _seen_in_index(tree: int, target: Path) -> IsKnown:
+    index = state.read_index(PinnedDirectory(target, os.dup(tree)))
+    rows = index.rows if index else {}
+    directories = {str(parent) for path in rows for parent in PurePosixPath(path.rstrip("/")).parents}
+
+    def is_known(path: str, status: os.stat_result) -> bool:
+        if stat.S_ISDIR(status.st_mode):
+            return path in directories or _is_compiled(path, rows.__contains__)
+        row = rows.get(path)
+        is_same = row is not None and (row[0], row[2]) == (status.st_size, clamped(status.st_mtime_ns))
+        return is_same or _is_compiled(path, rows.__contains__)
+
+    return is_known
+
+
+def _is_compiled(path: str, is_seen: Callable[[str], bool]) -> bool:
+    """Return whether Python compiles this from a file that was seen, or has its directory for that."""
+    source = bytecode.probable_source_of(path)
+    return path.endswith("__pycache__") if source is None else is_seen(source)
+
+
+def _files_left(tree: int, target: Path) -> list[str]:
+    """Return the paths in an open directory that may have data: not those of files that are only open, on NFS."""
+    found = walk(PinnedDirectory(target, os.dup(tree)))
+    files = (file.path for file in found.files if file.type != "directory")
+    others = (path for path, reason in found.skipped if reason != WITHOUT_DATA)
+    return [path for path in (*files, *others) if not _OPEN_ON_NFS.match(path.rpartition("/")[2])]
+
+
+# --- by workers -------------------------------------------------------------------------------------------
+
+
+class _Job(NamedTuple):
+    """Directories to empty, by their paths below `top`, of what is older than `since`."""
+
+    top: str
+    since: int
+    paths: list[str]
+
+
+def remove_with_workers(replaced: Path, workers: WorkerPool[Store]) -> None:
+    """Remove most of a directory with a `replaced_name`, with the workers, which must be idle.
+
+    They remove nothing that has changed since, and no directories: the ctime of those above would change.
+    """
+    since = time_in_name(replaced.name)
+    if since is None:
+        return
+    paths = list(_old_directories(str(replaced), _DEPTH, since))
+    for first in range(0, len(paths), _BATCH):
+        workers.submit(_empty_directories, _Job(str(replaced), since, paths[first : first + _BATCH]), 1)
+    with suppress(SnapperError), closing(workers.results()) as results:
+        for _ in results:
+            pass
+
+
+def _empty_directories(_: object, job: _Job) -> None:
+    """Empty the directories as far as that is possible, if nothing is mounted below them."""
+    if mount_points_below(job.top):
+        return
+    with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
+        device = os.fstat(directories[""]).st_dev
+        for path in job.paths:
+            with suppress(OSError):
+                status = os.fstat(directories[path])
+                if status.st_ctime_ns < job.since and status.st_dev == device:
+                    remove_older(directories[path], job.since)
+
+
+def _old_directories(top: str, depth: int, since: int) -> Iterator[str]:
+    """Yield the paths of the directories that many levels below `top` that have not changed, nor those above them."""
+    paths = [""]
+    for _ in range(depth):
+        parents, paths = paths, []
+        for parent in parents:
+            with suppress(OSError), os.scandir(os.path.join(top, parent)) as entries:
+                paths += [
+                    os.path.join(parent, entry.name)
+                    for entry in entries
+                    if entry.is_dir(follow_symlinks=False)
+                    and entry.stat(follow_symlinks=False).st_ctime_ns < since
+                ]
+    yield from paths
