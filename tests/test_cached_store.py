@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,10 @@ class UnpluggableStore(LocalStore):
     def size(self, key: str) -> int | None:
         self._check()
         return super().size(key)
+
+    def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
+        self._check()
+        return super().sizes(prefix, keys)
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         self._check()
@@ -89,6 +93,7 @@ def test_offline_store_answers_from_the_cache(new_cached: Callable[[], CachedSto
     assert store.read_versioned(REF) == (b"one", "")
     assert store.read(LAYER) == DATA
     assert store.size(LAYER) == len(DATA)
+    assert store.sizes(Layout.LAYERS, [LAYER]) == {LAYER: len(DATA)}
     assert list(store.list_keys(Layout.REFS)) == [REF]
     assert store.stale_since([REF]) == 1_000_000
     assert store.stale_since() == (tmp_path / "cache" / NAME / Layout.MARKER).stat().st_mtime
@@ -104,6 +109,7 @@ def test_offline_store_refuses_what_the_cache_cannot_answer(
         lambda: store.read(REF),
         lambda: store.read(Layout.layer("0" * 64)),
         lambda: store.size(Layout.layer("0" * 64)),
+        lambda: store.sizes(Layout.LAYERS, [LAYER, Layout.layer("0" * 64)]),
         lambda: list(store.list_keys(Layout.REFS)),
         lambda: store.put(LAYER, DATA),
         lambda: store.replace(REF, b"one", None),

@@ -55,6 +55,7 @@ def bomb(depth: int) -> bytes:
     return text.encode()
 
 
+FORBIDDEN = b"<Error><Code>AccessDenied</Code></Error>"
 ENDLESS = b"<x>" * 50_000
 
 #: Answers to every request.
@@ -171,6 +172,13 @@ def test_malformed_listings_are_refused(
     with pytest.raises(SnapperError) as caught:
         list(store.list_objects(Layout.REFS))
     assert caught.value.code == ExitCode.STORE
+
+
+def test_sizes_are_known_to_those_who_may_not_list(bucket: Bucket, store: S3Store) -> None:
+    keys = [f"{Layout.LAYERS}{number}" for number in range(s3_store._MANY)]
+    bucket.objects |= {f"store/{key}": b"x" for key in keys[1:]}
+    bucket.behave = lambda _method, key, _query: None if key else Answer(403, FORBIDDEN)
+    assert store.sizes(Layout.LAYERS, keys) == dict.fromkeys(keys[1:], 1)
 
 
 def uploads(

@@ -22,6 +22,7 @@ from snapper.format.layout import Layout
 from snapper.store import CacheConfig, Store, VersionMismatch, open_store
 from snapper.store.cache_directory import CacheDirectory
 from snapper.store.cached import CachedStore
+from snapper.store.s3 import store as s3_store
 from tests.support.memory import MEMORY
 from tests.support.processes import run_simultaneously
 from tests.support.s3server import REAL_BUCKET, S3Server
@@ -308,6 +309,17 @@ def test_list_keys_below_a_prefix_in_order(store: Store) -> None:
     assert list(store.list_keys("layers/00/")) == ["layers/00/a", "layers/00/b"]
     assert list(store.list_keys("snapshots/")) == ["snapshots/a"]
     assert list(store.list_keys("environments/")) == []
+
+
+@pytest.mark.parametrize("many", [20, 25])
+def test_sizes_of_those_objects_that_exist(many: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 is asked for a listing, unless it has too few of the objects."""
+    monkeypatch.setattr(s3_store, "_MANY", many)
+    keys = [f"layers/{number:02}/object" for number in range(25)]
+    for number, key in enumerate(keys[:-1]):
+        store.put(key, bytes(number))
+    assert store.sizes(Layout.LAYERS, keys) == {key: number for number, key in enumerate(keys[:-1])}
+    assert store.sizes(Layout.LAYERS, keys[-2:]) == {keys[-2]: 23}
 
 
 def test_list_objects_with_size_and_time(store: Store) -> None:

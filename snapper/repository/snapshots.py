@@ -15,7 +15,6 @@ from snapper.repository.decoding import decode_checked, decoding
 from snapper.repository.objects import (
     intact_objects,
     iter_pages,
-    map_concurrently,
     read_pages,
     read_verified,
 )
@@ -112,11 +111,7 @@ def has_encoded_snapshot(store: Store, snapshot: EncodedSnapshot) -> bool:
 def require_layers(store: Store, layers: Collection[Layer]) -> None:
     """Raise LayersPruned unless the store has all of the layers, in full size."""
     sizes = {Layout.layer(layer.digest): layer.size for layer in layers}
-    missing = [
-        key
-        for key, size in zip(sizes, map_concurrently(store.size, sizes), strict=True)
-        if size != sizes[key]
-    ]
+    missing = sizes.items() - store.sizes(Layout.LAYERS, sizes).items()
     if missing:
         raise LayersPruned(store.url, len(missing))
 

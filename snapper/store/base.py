@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple, Protocol, TypeVar
 
 from snapper.format.model import LARGEST_OBJECT
@@ -66,6 +66,11 @@ class Store(Protocol):
 
     def size(self, key: str) -> int | None:
         """Return the object's size in bytes, None if there is no such object."""
+
+    def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
+        """Return the sizes in bytes of those of the objects that exist, by key. All keys begin with `prefix`, which
+        ends in `/`. Many sizes take fewer requests than each of them on its own.
+        """
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         """Write an immutable object unless it exists; return whether it was written. Durable on return."""

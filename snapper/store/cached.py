@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -113,6 +113,15 @@ class CachedStore:
             if status is None:
                 raise
             return status.st_size
+
+    def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
+        try:
+            return self._ask(lambda: self.origin.sizes(prefix, keys))
+        except StoreUnreachable:
+            cached = {key: self._status(key) for key in keys}
+            if None in cached.values():
+                raise
+            return {key: status.st_size for key, status in cached.items() if status}
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         written = self._ask(lambda: self.origin.put(key, data))

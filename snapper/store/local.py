@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -133,6 +133,12 @@ class LocalStore(DirectStore):
     def attests_own(self) -> bool:
         with self._mapped_errors("", "inspect"), self._files() as files:
             return _is_private(os.fstat(files.top)) and self._has_true_owners
+
+    def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
+        with suppress(NotInStore), self._mapped_errors(prefix, "inspect"), self._files() as files:
+            found = ((key, files.status(key)) for key in keys)
+            return {key: status[0].st_size for key, status in found if status}
+        return {}
 
     def put(self, key: str, data: bytes | memoryview) -> bool:
         if self.size(key) == len(data) and not self._is_false(key, data):

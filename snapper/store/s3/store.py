@@ -13,14 +13,16 @@ import random
 import re
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from snapper.errors import NotInStore
+from snapper.errors import NotInStore, StoreRefused
 from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
@@ -52,6 +54,12 @@ _ABANDONED = 24 * 60 * 60
 
 #: The most pages of a listing, of a thousand keys each.
 _MOST_PAGES = 2_000
+
+#: As long as a page of a listing has this many of the objects that are looked for, the next page is worth a request.
+_MANY = 20
+
+#: How many objects are looked up at the same time.
+_CONCURRENCY = 16
 
 _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
@@ -93,6 +101,26 @@ class S3Store(DirectStore):
             return None
         return ObjectStatus(head.size, bool(head.attested), head.etag)
 
+    def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
+        """Return the sizes of those objects that exist.
+
+        They are looked for in a listing, as long as its pages have many of them; the others are looked up one by one.
+        """
+        wanted, sizes = set(keys), dict[str, int]()
+        if len(wanted) >= _MANY:
+            with suppress(StoreRefused):  # who may read objects need not be allowed to list them
+                for page in self._listing(prefix):
+                    listed = {info.key: info.size for info in page if info.key in wanted}
+                    sizes |= listed
+                    if len(listed) < _MANY:
+                        break
+                else:
+                    return sizes
+        rest = wanted - sizes.keys()
+        with ThreadPoolExecutor(_CONCURRENCY) as pool:
+            found = zip(rest, pool.map(self.size, rest), strict=True)
+            return sizes | {key: size for key, size in found if size is not None}
+
     def put(self, key: str, data: bytes | memoryview) -> bool:
         head = self._head(key) if len(data) >= _CHECK_FIRST else None
         if head is None and self._write(key, data, {"IfNoneMatch": "*"}):
@@ -113,11 +141,7 @@ class S3Store(DirectStore):
         return (entry.key for entry in self.list_objects(prefix))
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        found, top = [], self.location.prefix
-        with mapped_errors(self.location, prefix, "list"):
-            for page in self._pages("list_objects_v2", top + prefix):
-                check_page(page, "NextContinuationToken")
-                found += [object_info(entry, top, prefix) for entry in page.get("Contents", ())]
+        found = (info for page in self._listing(prefix) for info in page)
         return iter(sorted(info for info in found if info.key.rpartition("/")[2][:1] not in ("", ".")))
 
     def delete(self, key: str, version: str | None = None) -> bool:
@@ -156,6 +180,14 @@ class S3Store(DirectStore):
             for upload in old:
                 self._client.abort_multipart_upload(**self._bucket, Key=upload.key, UploadId=upload.upload_id)
         return len(old)
+
+    def _listing(self, prefix: str) -> Iterator[list[ObjectInfo]]:
+        """Yield the objects below the prefix, those of each page of a listing."""
+        top = self.location.prefix
+        with mapped_errors(self.location, prefix, "list"):
+            for page in self._pages("list_objects_v2", top + prefix):
+                check_page(page, "NextContinuationToken")
+                yield [object_info(entry, top, prefix) for entry in page.get("Contents", ())]
 
     def _pages(self, operation: str, prefix: str) -> Iterator[Mapping[str, Any]]:
         """Yield the pages of a listing; raise NotS3 if it does not end."""
