@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from snapper.environment.kept import kept_name
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
@@ -65,6 +66,22 @@ def test_problems_of_environments_kernels_and_scripts(machine: Machine) -> None:
     assert str(leftover) in found["Leftover"][0]["detail"]
     assert found["Script"][0]["level"] == "problem"
     assert str(script) in found["Script"][0]["hint"]
+
+
+def test_what_a_restore_has_kept_is_named_and_is_no_environment(machine: Machine) -> None:
+    prefix = pack_with_kernel(machine)
+    kept = prefix.with_name(kept_name(prefix.name))
+    shutil.copytree(prefix, kept)
+    (status,) = machine.run_json("status")["environments"]
+    assert (status["prefix"], status["kept"]) == (str(prefix), [str(kept)])
+    assert machine.run_json("restore", "--all")["restored"][0]["kept"] == [str(kept)]
+    for command in (("status",), ("restore", "--all")):
+        outcome = machine.snapper(*command)
+        assert f"{kept} has what would have been lost" in outcome.out + outcome.err
+    assert machine.snapper("pack", kept.name).code == 10
+    found = findings(machine, code=3)
+    assert [finding["hint"].rpartition(": ")[2] for finding in found["Leftover"]] == [f"rm -r {kept}."]
+    assert str(kept) not in str(found.get("Environment"))
 
 
 def test_problems_of_store_and_settings(machine: Machine) -> None:

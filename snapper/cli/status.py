@@ -139,6 +139,7 @@ def _print_status(status: EnvironmentStatus, store: str, option: str) -> None:
             )
         for line in _in_store(status, store, option):
             output.echo(f"  {line}")
+        output.print_kept(status.kept, output.echo)
     if status.error is not None:
         output.print_error(status.error, as_json=False)
 
@@ -186,6 +187,7 @@ def _fields(status: EnvironmentStatus) -> dict[str, Any]:
         "current": status.current or None,
         "behind": status.behind,
         "stored": status.stored,
+        "kept": list(status.kept),
         **({"error": output.error_fields(status.error)} if status.error else {}),
     }
 

@@ -18,6 +18,7 @@ from snapper.environment import conda, editable
 from snapper.environment.conda_directories import envs_dirs
 from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.kept import kept_in
 from snapper.environment.libraries import outside_libraries
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
@@ -332,11 +333,15 @@ def _dependency_finding(prefix: Path, dependency: Dependency) -> Finding:
 
 
 def _check_leftovers() -> Iterator[Finding]:
-    """Find staging directories of restores that were killed."""
+    """Find staging directories of restores that were killed, and what restores have kept of environments."""
     for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
         for leftover in find_leftovers(directory):
             detail = f"{leftover} was left over from an interrupted restore"
             yield Finding("note", "Leftover", detail, "The next restore of that environment removes it.")
+        for kept in kept_in(directory):
+            detail = f"{kept} has what would have been lost when an environment was replaced"
+            hint = f"Compare it with the environment, then remove it: rm -r {shlex.quote(str(kept))}."
+            yield Finding("warning", "Leftover", detail, hint)
 
 
 def _check_last_restore() -> Iterator[Finding]:

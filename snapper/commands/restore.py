@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from snapper import kernels
 from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
 from snapper.errors import SnapperError, TooManyFiles, UnexpectedError
@@ -51,7 +52,8 @@ class RestoreResult:
     the command that adds a kernel if there is none. The first `own_unrelocated` of the `unrelocated` files are in no
     conda package; `harmless_unrelocated` are further ones, in which another prefix does no harm. `instead_of` is the
     current snapshot in the store if that was not available and an earlier one was restored. `unused_location` is where
-    the environment was packed if it is elsewhere and nobody asked for that. Sizes in bytes.
+    the environment was packed if it is elsewhere and nobody asked for that. `kept` are directories beside it with what
+    would have been lost when it was replaced, then or earlier. Sizes in bytes.
     """
 
     environment: str
@@ -68,6 +70,7 @@ class RestoreResult:
     suggestion: str = ""
     instead_of: str = ""
     unused_location: UnusedLocation | None = None
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -255,6 +258,7 @@ class _Restore:
             suggestion="" if kernels.has_kernels(target.directory) else kernels.install_hint(target.prefix),
             instead_of=target.instead_of,
             unused_location=target.unused_location,
+            kept=kept_beside(target.prefix),
         )
 
     def _fail(self, request: RestoreRequest, error: Exception) -> RestoreFailure:

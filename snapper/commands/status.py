@@ -12,6 +12,7 @@ from snapper.environment import conda, state
 from snapper.environment.changes import PackageChanges
 from snapper.environment.drift import Drift
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.kept import kept_beside
 from snapper.environment.locations import find_environment, installed_environments
 from snapper.errors import EnvironmentNotFound, NotAnEnvironment, SnapperError
 from snapper.format.model import Ref
@@ -34,8 +35,9 @@ class EnvironmentStatus:
 
     `drift` and `packages` are what has changed since then. `current` is the current snapshot of that name in the store,
     and `behind` the number of history entries after this one, None if the history does not contain it. `stored` is
-    whether the store has the snapshot and will keep it, None if that is unknown. For an absent environment, `error` is
-    what would prevent restoring it.
+    whether the store has the snapshot and will keep it, None if that is unknown. `kept` are directories beside it with
+    what would have been lost when it was replaced. For an absent environment, `error` is what would prevent restoring
+    it.
     """
 
     environment: str
@@ -47,6 +49,7 @@ class EnvironmentStatus:
     current: str = ""
     behind: int | None = None
     stored: bool | None = None
+    kept: tuple[str, ...] = ()
     error: SnapperError | None = None
 
     @property
@@ -81,6 +84,7 @@ def environment_status(store: Store | None, prefix: Path, name: str = "") -> Env
         condition="unknown" if drift is None else "changed" if drift.paths else "unchanged",
         drift=drift,
         packages=find_package_changes(installed, drift) if drift else None,
+        kept=kept_beside(prefix),
     )
     return _compare_with_store(status, store) if store and current_state else status
 

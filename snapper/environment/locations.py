@@ -9,6 +9,7 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.conda_directories import configured_envs_dirs, envs_dirs, find_roots
 from snapper.environment.control import control_problem_in_home
+from snapper.environment.kept import is_kept
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther
 from snapper.fs.atomic import make_directory
 from snapper.fs.ownership import is_own, owner_name
@@ -76,10 +77,13 @@ def installed_environments() -> list[Path]:
 
 
 def _distinct_environments(candidates: list[Path]) -> list[Path]:
-    """Return the candidates that are environments, and only the first of those that are the same directory."""
+    """Return the candidates that are environments, and only the first of those that are the same directory.
+
+    What a restore has kept of an environment is none.
+    """
     by_real_path: dict[str, Path] = {}
     for path in candidates:
-        if conda.is_environment(path):
+        if conda.is_environment(path) and not is_kept(path):
             by_real_path.setdefault(os.path.realpath(path), path)
     return list(by_real_path.values())
 

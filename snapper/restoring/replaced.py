@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.kept import kept_name
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
 from snapper.format import bytecode
@@ -99,7 +100,7 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Tree | None)
         return
     with closing_descriptor(tree):
         check_no_mounts(tree)
-        remove_older(tree, since, _known(tree, target, seen), spared=STATE_DIRECTORY)
+        remove_older(tree, since, _known(tree, target, since, seen), spared=STATE_DIRECTORY)
         with suppress(FileNotFoundError):
             remove_tree(STATE_DIRECTORY, tree)
         try:
@@ -128,7 +129,7 @@ def is_as_written(directory: int, target: Path) -> bool:
 
 def keep(aside: Entry, target: Path, reason: str) -> None:
     """Move a directory to a name of its own next to the target, and say so. May raise OSError."""
-    name = f"{target.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    name = kept_name(target.name)
     with closing_descriptor(open_parent(target)) as parent:
         move(aside, Entry(parent, name))
     logger.warning(
@@ -139,12 +140,12 @@ def keep(aside: Entry, target: Path, reason: str) -> None:
     )
 
 
-def _known(tree: int, target: Path, seen: Tree | None) -> IsKnown:
+def _known(tree: int, target: Path, since: int, seen: Tree | None) -> IsKnown:
     """Return a function that tells whether something in the open directory is as it was seen, or of no value."""
 
     @cache
     def known() -> IsKnown:
-        return _seen_in_tree(seen) if seen is not None else _seen_in_index(tree, target)
+        return _seen_in_tree(seen, since) if seen is not None else _seen_in_index(tree, target)
 
     def is_known(path: str, status: os.stat_result) -> bool:
         if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode):
@@ -154,8 +155,9 @@ def _known(tree: int, target: Path, seen: Tree | None) -> IsKnown:
     return is_known
 
 
-def _seen_in_tree(tree: Tree) -> IsKnown:
-    files = {file.path: file for file in tree.files}
+def _seen_in_tree(tree: Tree, since: int) -> IsKnown:
+    """Return whether something was seen that was there at the time; what was written later was not to be discarded."""
+    files = {file.path: file for file in tree.files if file.type == "directory" or file.ctime_ns < since}
 
     def is_known(path: str, status: os.stat_result) -> bool:
         if _is_compiled(path, files.__contains__):

@@ -162,6 +162,14 @@ def print_paths(what: str, paths: Sequence[str], write: Callable[[str], None] = 
             write(f"    {line}")
 
 
+def print_kept(paths: Sequence[str], write: Callable[[str], None] = warn) -> None:
+    """Name directories with what would have been lost when an environment was replaced, and say what to do."""
+    for path in paths:
+        write(
+            f"  {path} has what would have been lost when this was replaced; compare the two, then remove it"
+        )
+
+
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
     """Print a table; the columns numbered in `right` are aligned to the right."""
     if sys.stdout.isatty():

@@ -79,6 +79,8 @@ def log_result(result: RestoreResult | RestoreFailure) -> None:
             if result.unused_location and not result.present:
                 what += f" to {result.prefix}, {_not_there(result.unused_location)}"
         output.warn(f"{result.environment} {what}")
+        if not isinstance(result, RestoreFailure):
+            output.print_kept(result.kept)
 
 
 def _not_there(unused: UnusedLocation) -> str:
@@ -126,6 +128,7 @@ def _print_result(result: RestoreResult) -> None:
         )
     if result.unused_location and not result.present:
         output.notice(f"  {_not_there(result.unused_location)}")
+    output.print_kept(result.kept)
     output.print_unrelocated(result.unrelocated, result.own_unrelocated, result.harmless_unrelocated)
     for kernel in result.kernels:
         if kernel.problem:
@@ -152,5 +155,6 @@ def _fields(result: RestoreResult) -> dict[str, Any]:
         "suggestion": result.suggestion,
         "unrelocated": list(result.unrelocated),
         "harmless_unrelocated": list(result.harmless_unrelocated),
+        "kept": list(result.kept),
         "seconds": round(result.seconds, 3),
     }

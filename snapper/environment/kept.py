@@ -1,0 +1,56 @@
+"""Directories that a restore has kept beside an environment, because they may have what would be lost.
+
+They are there for the user to look at and remove, and are no environments of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+from snapper.environment import state
+from snapper.fs.ownership import is_own
+
+_NAME = re.compile(r"(.+)\.replaced-[0-9]{8}-[0-9]{6}-[0-9a-f]{4}\Z", re.S)
+
+#: How many bytes of the name of the environment the name can have.
+_LONGEST = 200
+
+
+def kept_name(name: str) -> str:
+    """Return a new name for what is kept of the environment in the directory of that name."""
+    return f"{_shortened(name)}.replaced-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def is_kept(path: Path) -> bool:
+    """Return whether a restore has kept this: by its name, unless an environment was packed or restored there."""
+    return bool(_NAME.match(path.name)) and state.read(path) is None
+
+
+def kept_beside(prefix: Path) -> tuple[str, ...]:
+    """Return the paths of what was kept of the environment at a prefix, sorted."""
+    name = _shortened(prefix.name)
+    return tuple(str(path) for path in kept_in(prefix.parent) if _NAME.sub(r"\1", path.name) == name)
+
+
+def kept_in(directory: Path) -> list[Path]:
+    """Return what this user's restores have kept in a directory, sorted."""
+    try:
+        paths = [directory / name for name in os.listdir(directory) if _NAME.match(name)]
+    except OSError:
+        return []
+    return sorted(path for path in paths if _is_own_directory(path) and is_kept(path))
+
+
+def _shortened(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:_LONGEST])
+
+
+def _is_own_directory(path: Path) -> bool:
+    try:
+        return is_own(os.lstat(path)) and path.is_dir() and not path.is_symlink()
+    except OSError:
+        return False
