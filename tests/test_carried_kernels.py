@@ -125,19 +125,96 @@ def test_commands_that_start_the_environment(argv: list[str], work: Path, machin
     assert carried <= {"kernel.json", "start-by-path"}
 
 
+#: Further commands and variables with which a kernelspec starts the environment, and the command once it is restored.
+UNUSUAL = {
+    "bash": (["bash", "-c", "exec ~/envs/work/bin/run -f {connection_file}"], {}, "exec {prefix}/bin/run"),
+    "home": (["bash", "-c", 'exec "$HOME/envs/work/bin/run"'], {}, '"{prefix}/bin/run"'),
+    "module": (["python", "-m", "conda", "run", "-n", "work", "run", "x"], {}, "exec {prefix}/bin/run x"),
+    "path": (["run", "x"], {"PATH": "{prefix}/bin:/usr/bin:/bin"}, "PATH={prefix}/bin:/usr/bin:/bin"),
+    "variable": (["sh", "-c", "exec $CONDA_PREFIX/bin/run"], {"CONDA_PREFIX": "{prefix}"}, "={prefix}"),
+    "relative": (["{resource_dir}/../../../../../envs/work/bin/run"], {}, "exec {prefix}/bin/run"),
+    "beside": (
+        ["{prefix}/bin/run", "{resource_dir}/data/file.json"],
+        {"PYTHONPATH": "{kernels}/beside/data"},
+        "exec {prefix}/bin/run {prefix}/share/snapper/kernels/beside/data/file.json",
+    ),
+    "sourced": (
+        ["sh", "-c", ". {resource_dir}/env.sh; run"],
+        {},
+        ". {prefix}/share/snapper/kernels/sourced/env.sh",
+    ),
+}
+
+
+def test_unusual_commands_that_start_the_environment(work: Path, machine: Machine) -> None:
+    top = kernels_dir(machine)
+
+    def fill(text: str) -> str:
+        return text.replace("{prefix}", str(work)).replace("{kernels}", str(top))
+
+    for name, (argv, variables, _) in UNUSUAL.items():
+        env = {variable: fill(value) for variable, value in variables.items()}
+        add(top / name, *map(fill, argv), env=env)
+    (top / "beside/data").mkdir()
+    (top / "beside/data/file.json").write_text("{}")
+    (top / "sourced/env.sh").write_text("export PATH=$HOME/envs/work/bin:$PATH")
+    (machine.home / "linked.json").write_bytes((top / "path/kernel.json").read_bytes())
+    (top / "path/kernel.json").unlink()
+    (top / "path/kernel.json").symlink_to(machine.home / "linked.json")
+    (top / "bash/kernel.json").write_text(json.dumps({"argv": UNUSUAL["bash"][0]}))
+    other = move(machine, "work")
+    prefix = other.envs / "work"
+    assert registered(other) == sorted(UNUSUAL)
+    for name, (_, _, command) in UNUSUAL.items():
+        assert (
+            command.replace("{prefix}", str(prefix)) in (kernels_dir(other) / name / "command.sh").read_text()
+        )
+    assert (prefix / "share/snapper/kernels/beside/data/file.json").read_text() == "{}"
+    assert (prefix / "share/snapper/kernels/sourced/env.sh").read_text() == f"export PATH={prefix}/bin:$PATH"
+
+
 def test_kernelspecs_are_found_wherever_jupyter_looks(work: Path, machine: Machine) -> None:
     """Those that start something else, and those of other users, are left alone."""
-    other = make_data(machine.envs / "other")
-    path = machine.home / "path"
+    path, root, project = machine.home / "path", machine.home / "miniforge3", machine.home / "project/.venv"
     add(path / "kernels/from-path", work / "bin/run")
-    add_kernel(other, "from-other", argv=[f"{work}/bin/run"], display_name="x", language="x")
+    add(machine.home / ".ipython/kernels/from-ipython", work / "bin/run")
+    (root / "condabin").mkdir(parents=True)
+    (root / "conda-meta").mkdir()
+    add(root / "share/jupyter/kernels/from-base", work / "bin/run")
     add(kernels_dir(machine) / "python3", work / "bin/run")
     add(kernels_dir(machine) / "system", "/usr/bin/python3")
     add(kernels_dir(machine) / "longer", f"{work}-2/bin/run")
     (kernels_dir(machine) / "broken").mkdir()
     (kernels_dir(machine) / "broken/kernel.json").write_text("{")
-    result = machine.run_json("pack", "work", JUPYTER_PATH=str(path))
-    assert [kernel["name"] for kernel in result["kernels"]] == ["from-path", "python3"]
+    program(project / "bin/jupyter")
+    add(project / "share/jupyter/kernels/from-project", work / "bin/run")
+    variables = {"JUPYTER_PATH": str(path), "PATH": f"{project}/bin:{os.environ['PATH']}"}
+    result = machine.run_json("pack", "work", **variables)
+    names = ["from-base", "from-ipython", "from-path", "from-project", "python3"]
+    assert [kernel["name"] for kernel in result["kernels"]] == names
+
+
+def test_kernelspecs_that_cannot_be_carried_are_named(work: Path, machine: Machine) -> None:
+    top, start = (
+        kernels_dir(machine),
+        program(machine.home / "bin/start", f"#!/bin/sh\nexec {work}/bin/run\n"),
+    )
+    add(top / "script", start, "{connection_file}")
+    add(top / "linked", work / "bin/run")
+    (top / "linked/logo-64x64.png").symlink_to(start)
+    other = make_data(machine.envs / "other")
+    add_kernel(other, "other", argv=[f"{work}/bin/run"], display_name="x", language="x")
+    add(work / "share/jupyter/kernels/shipped", "sh", "-c", f"{start}; exec run")
+    outcome = machine.snapper("pack", "work", "--json")
+    found = {(each["kind"], Path(each["path"]).name): each["names"] for each in outcome.json["dependencies"]}
+    assert found == {
+        ("command", "start"): ["shipped"],
+        ("kernel", "linked"): ["logo-64x64.png: it is a link"],
+        ("kernel", "other"): ["it is in another environment"],
+        ("kernel", "script"): [f"it runs {start}, which is not beside it"],
+    }
+    assert (outcome.code, outcome.json["kernels"]) == (3, [])
+    assert f"which starts the environment: it runs {start}" in machine.snapper("doctor").out
 
 
 def test_fields_logos_and_copies_of_registered_kernels_are_carried(work: Path, machine: Machine) -> None:
@@ -256,7 +333,7 @@ def test_kernelspecs_of_other_published_environments_are_not_carried(work: Path,
     """Their publishers could have a command of theirs started under a name of this environment."""
     other = make_data(machine.envs / "other")
     add_kernel(other, "evil", argv=["sh", "-c", f"evil # {work}/bin/run"], display_name="x", language="x")
-    machine.run_json("pack", "other")
+    assert machine.snapper("pack", "other").code == 3
     machine.run_json("restore", "other")
     assert registered(machine) == ["other-evil"]
     assert machine.run_json("pack", "work")["kernels"] == []

@@ -140,42 +140,80 @@ def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -
     assert dependencies(machine) == []
 
 
-def test_directories_that_variables_name_are_named(data: Path, machine: Machine) -> None:
-    for name in ("one", "two", "target", "of-kernel", "of-script"):
-        (machine.home / name).mkdir()
+def test_what_variables_scripts_and_commands_name_is_named(data: Path, machine: Machine) -> None:
+    home = machine.home
+    for name in (
+        "one",
+        "two",
+        "target",
+        "of-kernel",
+        "of-script",
+        "my data",
+        "of-csh",
+        "of-fish",
+        "optional",
+        "tools",
+    ):
+        (home / name).mkdir()
+    write(home / "setup.sh")
     add_kernel(
         data,
         "text",
-        argv=["true"],
+        argv=["sh", f"{home}/setup.sh", "--data", f"{home}/tools"],
         display_name="x",
-        env={"PYTHONPATH": f"{machine.home}/of-kernel:${{PYTHONPATH}}"},
+        env={"PYTHONPATH": f"{home}/of-kernel:${{PYTHONPATH}}"},
     )
-    script = f'export PYTHONPATH="{machine.home}/of-script:$CONDA_PREFIX/x"\n'
-    write(data / "etc/conda/activate.d/path.sh", script)
-    paths = [machine.home / "one", data / "lib", "/nowhere", "relative", machine.home / "two"]
-    set_variables(data, PYTHONPATH=":".join(map(str, paths)), OTHER=str(machine.home))
-    write(data / "etc/conda/env_vars.d/x.json", json.dumps({"PIP_TARGET": str(machine.home / "target")}))
-    assert dependencies(machine) == [
-        ("variable", "~/one", ["PYTHONPATH"]),
-        ("variable", "~/two", ["PYTHONPATH"]),
-        ("variable", "~/target", ["PIP_TARGET"]),
+    scripts = data / "etc/conda/activate.d"
+    write(
+        scripts / "path.sh",
+        f'export A=1 PYTHONPATH="{home}/of-script:$CONDA_PREFIX/x" B=/usr/bin\n. ~/setup.sh',
+    )
+    write(scripts / "x.csh", "setenv PKG $HOME/of-csh # ${HOME}/not\n")
+    write(scripts / "x.fish", "set -gx PATH ${HOME}/of-fish $PATH\n")
+    write(scripts / "y.sh", f"PERL5LIB={home}/optional${{PERL5LIB:+:$PERL5LIB}}; # {home}/two")
+    paths = [home / "one", data / "lib", "/nowhere", "relative", home / "two"]
+    set_variables(data, PYTHONPATH=":".join(map(str, paths)), OTHER=str(home), DATA=f"{home}/my data")
+    write(data / "etc/conda/env_vars.d/x.json", json.dumps({"PIP_TARGET": str(home / "target")}))
+    assert sorted(dependencies(machine)) == [
+        ("command", "~/tools", ["text"]),
+        ("script", "~/setup.sh", ["etc/conda/activate.d/path.sh"]),
+        ("variable", "~/my data", ["DATA"]),
+        ("variable", "~/of-csh", ["PKG"]),
+        ("variable", "~/of-fish", ["PATH"]),
         ("variable", "~/of-kernel", ["PYTHONPATH"]),
         ("variable", "~/of-script", ["PYTHONPATH"]),
+        ("variable", "~/one", ["PYTHONPATH"]),
+        ("variable", "~/optional", ["PERL5LIB"]),
+        ("variable", "~/target", ["PIP_TARGET"]),
+        ("variable", "~/two", ["PYTHONPATH"]),
     ]
 
 
-@pytest.mark.parametrize("named", [None, "~/R/%v"])
-def test_packages_in_the_library_of_r_are_named(named: str | None, data: Path, machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("where", "file", "text"),
+    [
+        ("R/x86_64-conda-linux-gnu-library/4.3", "{home}/.Rprofile", ""),
+        ("R/4.3", "{prefix}/conda-meta/state", '{"env_vars": {"R_LIBS_USER": "~/R/%v"}}'),
+        ("R/4.3", "{prefix}/lib/R/etc/Renviron.site", "R_LIBS_USER=~/R/%v"),
+        ("other", "{home}/.Renviron", "R_LIBS=${R_LIBS:-'~/other'}"),
+        ("called", "{prefix}/lib/R/etc/Rprofile.site", ".libPaths(c('{home}/called', .libPaths()))"),
+    ],
+    ids=["default", "variable", "Renviron.site", "Renviron", "Rprofile.site"],
+)
+def test_packages_in_the_library_of_r_are_named(
+    where: str, file: str, text: str, data: Path, machine: Machine
+) -> None:
     record: dict[str, Any] = json.loads(next(data.glob("conda-meta/textdata-*.json")).read_text())
     record |= {"name": "r-base", "version": "4.3.1", "files": [], "paths_data": {"paths": []}}
     write(data / "conda-meta/r-base-4.3.1-h1_0.json", json.dumps(record))
-    if named:
-        set_variables(data, R_LIBS_USER=named)
-    where = "R/4.3" if named else "R/x86_64-conda-linux-gnu-library/4.3"
+    places = {"{home}": str(machine.home), "{prefix}": str(data)}
+    for name, path in places.items():
+        file, text = file.replace(name, path), text.replace(name, path)
+    write(Path(file), text)
     write(machine.home / "R/x86_64-pc-linux-gnu-library/4.2/old/DESCRIPTION")
     write(machine.home / where / "ggplot2/DESCRIPTION")
     (machine.home / where / "00LOCK").mkdir()
-    assert dependencies(machine) == [("r", f"~/{where}", ["ggplot2"])]
+    assert with_short_paths(machine, packed_dependencies(machine)) == [("r", f"~/{where}", ["ggplot2"])]
 
 
 def test_packages_in_the_depot_of_julia_are_named(data: Path, machine: Machine) -> None:

@@ -103,7 +103,9 @@ def test_kernelspec_for_the_environment_of_a_colleague_is_named(world: World, sh
     outcome = world.victim.snapper("pack", "-p", shared / "team", "--json")
     assert outcome.code == 3
     result = json.loads(outcome.out)
-    assert result["dependencies"] == [{"kind": "kernel", "path": str(kernel), "names": ["mine"]}]
+    assert result["dependencies"] == [
+        {"kind": "kernel", "path": str(kernel), "names": ["it belongs to the user 64202"]}
+    ]
     assert tree_of(shared) == before
 
 

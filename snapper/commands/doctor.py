@@ -296,15 +296,13 @@ def _check_environments() -> Iterator[Finding]:
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         variables = environment_variables(installed.directory)
-        used = find_dependencies(
-            installed.directory, variables, kernels.kernel_variables(installed.directory)
-        )
+        used = find_dependencies(installed.directory, variables, kernels.kernel_commands(installed.directory))
         unproved = unproved_links(installed.followed)
-        outside = kernels.find_outside_kernels(installed.directory)
+        outside = kernels.outside_kernels(installed.directory)
         withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
         for dependency in (*used, *libraries, *withheld, *unproved):
             yield _dependency_finding(prefix, dependency)
-        paths = ", ".join(str(kernel.path) for kernel in outside if not kernel.private)
+        paths = ", ".join(str(kernel.path) for kernel in outside if kernel.can_be_carried)
         if paths:
             detail = f"{prefix} is started by {paths}: `pack` copies what is there into the environment"
             yield Finding("note", "Environment", detail)

@@ -358,7 +358,7 @@ def _find_dependencies(
     if source.foreign_prefix:
         return ()
     variables = environment_variables(source.directory)
-    found = find_dependencies(source.directory, variables, kernels.kernel_variables(source.directory))
+    found = find_dependencies(source.directory, variables, kernels.kernel_commands(source.directory))
     withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
     found = tuple(dependency for dependency in found if dependency.path not in source.included)
     linked = [Dependency("library", library.library, library.files) for library in libraries]

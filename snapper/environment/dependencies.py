@@ -1,7 +1,8 @@
 """Find what an environment uses that is outside of it: it is not packed, so it may be missing after a restore.
 
-These are packages in the user's own directories, and directories that variables of the environment name. Where Python
-and R look for a user's packages: CPython's Lib/site.py, and R's help on `libPaths`.
+These are packages in the user's own directories, and whatever variables of the environment, the scripts that activate
+it, and the commands of its kernels name. Where Python and R look for a user's packages: CPython's Lib/site.py, and R's
+help on `libPaths`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,24 @@ from typing import Literal
 
 from snapper.environment.cached_links import FollowedLinks
 from snapper.environment.conda import META
+from snapper.environment.outside_paths import is_inside, outside_paths
 from snapper.fs.pinned import PinnedDirectory, Top
-from snapper.fs.small_files import list_beneath, read_beneath
+from snapper.fs.small_files import list_beneath, read_beneath, read_own_path
 from snapper.settings.directories import home_directory
 
-#: What a dependency is: packages of a language, or a directory that a variable names.
+#: What a dependency is: packages of a language, or what names or needs it.
 DependencyKind = Literal[
-    "python", "r", "julia", "variable", "library", "cache", "kernel", "private", "secret"
+    "python",
+    "r",
+    "julia",
+    "variable",
+    "script",
+    "command",
+    "library",
+    "cache",
+    "kernel",
+    "private",
+    "secret",
 ]
 
 _SUMMARIES: Mapping[DependencyKind, str] = {
@@ -31,7 +43,9 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
     "r": "packages of yours in {path}, which the environment's R loads",
     "julia": "packages of yours in {path}, which the environment's Julia loads",
     "variable": "{path}, which variables of the environment name",
-    "library": "{path}, which compiled files need",
+    "script": "{path}, which scripts that activate the environment use",
+    "command": "{path}, which commands of the environment's kernels use",
+    "library": "{path}, which programs need",
     "cache": "{path}, to which files of packages are links",
     "kernel": "the kernelspec {path}, which starts the environment",
     "private": "the kernelspec {path}, because these files contain credentials, or only you may read them",
@@ -43,23 +57,36 @@ _ADVICE: Mapping[DependencyKind, str] = {
     "python": "Pack them with --user-site=include, or install them into the environment.",
     "r": _INSTALL,
     "julia": _INSTALL,
-    "variable": "Have the variable name a directory in the environment, or one that all machines have.",
-    "library": "Install the library into the environment, or on all machines.",
-    "kernel": "Pack the environment as its owner, so that the kernelspec can be copied into it.",
+    "variable": "Have the variable name something in the environment, or that all machines have.",
+    "script": "Use only what is in the environment, or on all machines.",
+    "command": "Use only what is in the environment, or on all machines.",
+    "library": "Install it into the environment, or on all machines.",
+    "kernel": "Pack the environment as its owner, with the kernelspec in your own Jupyter directory, and with the "
+    "scripts that it runs beside it.",
     "private": "Remove the credentials, or let others read the files (chmod a+r), so that the kernelspec is packed.",
     "secret": "Set them where you start Jupyter, or have your program read them from a file.",
     "cache": "Reinstall these packages, so that their files are in the environment.",
 }
 
-#: Variables that list directories with code.
+#: Variables that list directories with code: what is there counts, even if all machines have the directory.
 _SEARCH_PATHS = (
     *("PYTHONPATH", "PIP_TARGET", "R_LIBS", "R_LIBS_SITE", "JULIA_LOAD_PATH", "JULIA_PROJECT"),
     *("LD_LIBRARY_PATH", "PERL5LIB", "NODE_PATH", "CLASSPATH"),
 )
 
-#: Where an environment has scripts that activate it, and what sets a variable in one.
+#: Variables that say where a user's own packages of a language are.
+_OF_LANGUAGES = ("PYTHONUSERBASE", "R_LIBS_USER", "JULIA_DEPOT_PATH")
+
+#: Where an environment has scripts that activate it, and what sets a variable in one: also in fish, and in csh.
 _ACTIVATE = "etc/conda/activate.d"
-_ASSIGNMENT = re.compile(rf"""\b({"|".join(_SEARCH_PATHS)})=("[^"\n]*"|'[^'\n]*'|[^\s;"']*)""")
+_ASSIGNMENT = re.compile(
+    r"""\b(?:(\w+)=|set(?:env|[ \t]+-\w+)[ \t]+(\w+)[ \t]+)("[^"\n]*"|'[^'\n]*'|[^\s;"']*)"""
+)
+_COMMENT = re.compile(r"^[ \t]*#.*", re.M)
+_HOME = re.compile(r"(?<![^\s=:\"'(])~(?=/)|\$HOME\b|\$\{HOME\}")
+_PREFIX = re.compile(r"\$CONDA_PREFIX\b|\$\{CONDA_PREFIX\}")
+#: A value that is only used if a variable is set, or is not.
+_OPTIONAL = re.compile(r"\$\{\w+:?[-+][^{}]*\}")
 
 #: The most names in one directory that are looked at.
 _MOST_NAMES = 100_000
@@ -67,6 +94,10 @@ _MOST_NAMES = 100_000
 _PYTHON = re.compile(r"python3\.\d+t?")
 _DISTRIBUTION = re.compile(r"([^-]+)-([^-]+)(?:-.*)?\.(?:dist-info|egg-info|egg)")
 _R_BASE = re.compile(r"r-base-(\d+\.\d+)[.\d]*-[^-]*\.json")
+_R_LIBS = re.compile(
+    r"""^[ \t]*R_LIBS(?:_USER|_SITE)?[ \t]*=[ \t]*(?:\$\{\w+[:-]+)?['"]?([~/][^\s'"}]*)""", re.M
+)
+_LIB_PATHS = re.compile(r"\.libPaths\(([^\n]*)")
 
 #: What is in a directory of Python packages without being one.
 _NO_MODULES = ("__pycache__", "README", "README.txt")
@@ -76,7 +107,7 @@ _NO_MODULES = ("__pycache__", "README", "README.txt")
 class Dependency:
     """Something at `path`, outside of an environment, that the environment uses, and that is not packed.
 
-    `names` are the packages there, the variables that name it, or the files that need it.
+    `names` are the packages there, the variables that name it, or the files or kernels that need it.
     """
 
     kind: DependencyKind
@@ -95,6 +126,15 @@ class Dependency:
 
 
 @dataclass(frozen=True)
+class KernelCommand:
+    """The command of a kernel, and the variables that its kernelspec sets."""
+
+    kernel: str
+    command: Sequence[str]
+    variables: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class UserSite:
     """A directory of the user's own from which an environment's Python, such as `python3.12`, imports packages."""
 
@@ -103,22 +143,47 @@ class UserSite:
 
 
 def find_dependencies(
-    environment: PinnedDirectory, variables: Mapping[str, str], of_kernels: Iterable[Mapping[str, str]] = ()
+    environment: PinnedDirectory, variables: Mapping[str, str], kernels: Iterable[KernelCommand] = ()
 ) -> tuple[Dependency, ...]:
-    """Return what an environment that sets these variables, or whose kernelspecs set those, uses outside of it.
+    """Return what an environment that sets these variables, and has these kernels, uses outside of it.
 
     What cannot be read does not count: neither could it be used.
     """
-    named: dict[str, list[str]] = defaultdict(list)
-    for settings in (variables, *of_kernels, *_set_by_scripts(environment)):
-        for variable, path in _named_paths(environment, settings):
-            if variable not in named[path]:
-                named[path].append(variable)
-    found = [
-        *_user_packages(environment, variables),
-        *(Dependency("variable", path, tuple(names)) for path, names in named.items()),
-    ]
+    named = _Named()
+    kernels, scripts = [*kernels], [*_activation_scripts(environment)]
+    rest = {name: value for name, value in variables.items() if name not in _OF_LANGUAGES}
+    for settings in (
+        rest,
+        *(kernel.variables for kernel in kernels),
+        *(_set_by(text) for _, text in scripts),
+    ):
+        for variable, value in settings.items():
+            is_search_path = variable in _SEARCH_PATHS
+            named.add("variable", variable, outside_paths(value, environment, anywhere=is_search_path))
+    for name, text in scripts:
+        named.add("script", f"{_ACTIVATE}/{name}", outside_paths(text, environment))
+    for kernel in kernels:
+        for word in kernel.command:
+            named.add("command", kernel.kernel, outside_paths(word, environment))
+    found = [*_user_packages(environment, variables), *named.dependencies()]
     return tuple(dependency for dependency in found if dependency.names)
+
+
+class _Named:
+    """What the environment names outside of it: a path that variables name counts as theirs."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, tuple[DependencyKind, list[str]]] = {}
+
+    def add(self, kind: DependencyKind, name: str, paths: Iterable[str]) -> None:
+        for path in paths:
+            first, names = self._names.setdefault(path, (kind, []))
+            if first == kind and name not in names:
+                names.append(name)
+
+    def dependencies(self) -> Iterator[Dependency]:
+        for path, (kind, names) in self._names.items():
+            yield Dependency(kind, path, tuple(names))
 
 
 def unproved_links(links: FollowedLinks) -> tuple[Dependency, ...]:
@@ -137,7 +202,7 @@ def user_sites(environment: PinnedDirectory, variables: Mapping[str, str]) -> li
     top = Path(os.path.expanduser(base))
     pythons = [name for name in _names(environment, "lib") if _PYTHON.fullmatch(name)]
     sites = [UserSite(python, top / "lib" / python / "site-packages") for python in pythons]
-    return [site for site in sites if site.path.is_dir() and not _is_inside(site.path, environment)]
+    return [site for site in sites if site.path.is_dir() and not is_inside(site.path, environment)]
 
 
 def python_packages(directory: Path) -> tuple[str, ...]:
@@ -173,16 +238,39 @@ def _user_packages(environment: PinnedDirectory, variables: Mapping[str, str]) -
 
 
 def _r_libraries(environment: PinnedDirectory, variables: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the user's libraries for the environment's R: R_LIBS_USER, or as R's own Renviron and conda's name them."""
+    """Yield the user's libraries for the environment's R: R_LIBS_USER, or as R's own Renviron and conda's name them.
+
+    R's startup files may name more.
+    """
     versions = {match[1] for match in map(_R_BASE.fullmatch, _names(environment, META)) if match}
     named = variables.get("R_LIBS_USER") or os.environ.get("R_LIBS_USER")
+    top = home_directory() / "R"
+    defaults = (str(top / name / "%v") for name in _names(top) if name.endswith("-library"))
+    texts = _r_startup_files(environment) if versions else ()
+    found = [*(named.split(":") if named else defaults), *(path for text in texts for path in _r_paths(text))]
     for version in sorted(versions):
-        if named:
-            paths = [Path(os.path.expanduser(path)) for path in named.replace("%v", version).split(":")]
-        else:
-            top = home_directory() / "R"
-            paths = [top / name / version for name in _names(top) if name.endswith("-library")]
-        yield from (path for path in paths if path.is_dir() and not _is_inside(path, environment))
+        paths = [Path(os.path.expanduser(path.replace("%v", version))) for path in dict.fromkeys(found)]
+        yield from (path for path in paths if path.is_dir() and not is_inside(path, environment))
+
+
+def _r_startup_files(environment: PinnedDirectory) -> Iterator[str]:
+    """Yield the texts of the files in which the environment and the user set R's libraries."""
+    for path in ("lib/R/etc/Renviron.site", "lib/R/etc/Rprofile.site"):
+        with suppress(OSError):
+            yield read_beneath(environment, path).decode("utf-8", "replace")
+    for variable, name in (("R_ENVIRON_USER", ".Renviron"), ("R_PROFILE_USER", ".Rprofile")):
+        with suppress(OSError):
+            file = os.environ.get(variable) or home_directory() / name
+            yield read_own_path(os.path.expanduser(file)).decode("utf-8", "replace")
+
+
+def _r_paths(text: str) -> Iterator[str]:
+    """Yield the paths in R_LIBS and similar variables, and in calls of `.libPaths`, in a startup file of R."""
+    text = _HOME.sub("~", _COMMENT.sub("", text))
+    for value in _R_LIBS.findall(text):
+        yield from re.split("[:;]", value)
+    for arguments in _LIB_PATHS.findall(text):
+        yield from re.findall(r"""["']([~/][^"']*)["']""", arguments)
 
 
 def _julia_depots(environment: PinnedDirectory, variables: Mapping[str, str]) -> Iterator[Path]:
@@ -195,33 +283,30 @@ def _julia_depots(environment: PinnedDirectory, variables: Mapping[str, str]) ->
         return
     for path in (named or "~/.julia").split(":"):
         depot = Path(os.path.expanduser(path or "~/.julia"))
-        if depot.is_absolute() and not _is_inside(depot, environment):
+        if depot.is_absolute() and not is_inside(depot, environment):
             yield depot
 
 
-def _named_paths(environment: PinnedDirectory, variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield variables that list directories with code, each with a path outside of the environment that it names."""
-    for variable in _SEARCH_PATHS:
-        for path in dict.fromkeys(variables.get(variable, "").split(":")):
-            if path.startswith("/") and os.path.exists(path) and not _is_inside(Path(path), environment):
-                yield variable, path
+def _activation_scripts(environment: PinnedDirectory) -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of the scripts that activate the environment, without comments.
 
-
-def _set_by_scripts(environment: PinnedDirectory) -> Iterator[dict[str, str]]:
-    """Yield the variables that list directories with code, as scripts that activate the environment set them."""
+    Its own path and that of the home directory are filled in.
+    """
+    prefix, home = str(environment.path), str(home_directory())
     for name in _names(environment, _ACTIVATE):
         with suppress(OSError):
             text = read_beneath(environment, f"{_ACTIVATE}/{name}").decode("utf-8", "replace")
-            yield {variable: value.strip("\"'") for variable, value in _ASSIGNMENT.findall(text)}
+            text = _HOME.sub(lambda _: home, _PREFIX.sub(lambda _: prefix, _COMMENT.sub("", text)))
+            yield name, _OPTIONAL.sub("", text)
 
 
-def _is_inside(path: Path, environment: PinnedDirectory) -> bool:
-    """Return whether a path leads into the environment."""
-    prefix = environment.path
-    return any(
-        os.path.abspath(path) == top or os.path.abspath(path).startswith(f"{top}/")
-        for top in (os.path.abspath(prefix), os.path.realpath(prefix))
-    ) or os.path.realpath(path).startswith(f"{os.path.realpath(prefix)}/")
+def _set_by(script: str) -> dict[str, str]:
+    """Return the variables that a script sets, with all values of one as a list of paths."""
+    values: dict[str, str] = {}
+    for name, other, value in _ASSIGNMENT.findall(script):
+        variable = name or other
+        values[variable] = ":".join(filter(None, (values.get(variable), value.strip("\"'"))))
+    return values
 
 
 def _names(directory: Top, path: str = "") -> list[str]:

@@ -104,11 +104,11 @@ def _paths(lines: Iterable[str], site: str) -> Iterator[str]:
 
 
 def _quoted_directories(code: str) -> Iterator[str]:
-    """Yield the directories in string literals with absolute paths; for a module, the one that contains it."""
+    """Yield the directories in string literals with absolute paths, or in a home; for a module, the one around it."""
     for literal in _LITERALS.findall(code):
-        if literal[:2] not in ("'/", '"/'):
+        if literal[1:2] not in ("/", "~"):
             continue
-        path = posixpath.normpath(_value_of(literal))
+        path = posixpath.normpath(os.path.expanduser(_value_of(literal)))
         if path.endswith(_CODE_ENDINGS):
             path = posixpath.dirname(path)
         if path.startswith("/") and path != "/" and is_possible_path(path) and os.path.isdir(path):

@@ -41,6 +41,10 @@ class OwnDirectory:
         """Return the names of the files."""
         return os.listdir(self._descriptor)
 
+    def is_directory(self, name: str) -> bool:
+        """Return whether there is a directory of that name, rather than a link to one."""
+        return stat.S_ISDIR(os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode)
+
     def read(self, name: str) -> bytes:
         """Return the contents of a file that belongs to this user or root; may raise OSError."""
         return read_own_entry(Entry(self._descriptor, name))

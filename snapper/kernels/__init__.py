@@ -4,10 +4,9 @@ A registered kernel is a kernelspec in Jupyter's data directory whose argv runs 
 `snapper.kernels.launcher`). It can be registered before its environment is restored, and waits for that if started.
 """
 
-from snapper.kernels.carried import CarriedKernel, carry_kernels
+from snapper.kernels.carried import CarriedKernel, carry_kernels, outside_kernels
 from snapper.kernels.jupyter import kernel_directories
-from snapper.kernels.kernelspecs import has_kernels, install_hint, kernel_variables, shipped_kernels
-from snapper.kernels.outside import find_outside_kernels
+from snapper.kernels.kernelspecs import has_kernels, install_hint, kernel_commands, shipped_kernels
 from snapper.kernels.registered import RegisteredKernel, registered_kernels
 from snapper.kernels.registration import (
     KernelRegistration,
@@ -23,11 +22,11 @@ __all__ = [
     "RegisteredKernel",
     "Registrar",
     "carry_kernels",
-    "find_outside_kernels",
     "has_kernels",
     "install_hint",
+    "kernel_commands",
     "kernel_directories",
-    "kernel_variables",
+    "outside_kernels",
     "register",
     "registered_kernels",
     "remove",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
 from snapper.kernels import withheld
 from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON
-from snapper.kernels.outside import OutsideKernel, find_outside_kernels
+from snapper.kernels.outside import OutsideKernel, find_kernels_of_environments, find_outside_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -48,39 +49,45 @@ class CarriedKernel:
     def dependencies(self) -> Iterator[Dependency]:
         """Yield what the environment does not have of it."""
         if self.problem:
-            yield Dependency("kernel", str(self.path), (self.name,))
+            yield Dependency("kernel", str(self.path), (self.problem,))
         else:
             yield from withheld.dependencies(self.path, self.private, self.secret_variables)
 
 
 def carry_kernels(environment: PinnedDirectory) -> tuple[CarriedKernel, ...]:
-    """Copy kernelspecs that start the environment from outside into it, and return them.
+    """Copy kernelspecs that start the environment from outside into it; return them, and those in other environments.
 
     Nothing is written that is there already, is private, or looks like a credential, or into an environment of another
     user.
     """
-    return tuple(_carry(environment, kernel) for kernel in find_outside_kernels(environment))
+    return tuple(_carry(environment, kernel) for kernel in outside_kernels(environment))
+
+
+def outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
+    """Return the kernelspecs that start the environment from outside, those in other environments last."""
+    return [*find_outside_kernels(environment), *find_kernels_of_environments(environment)]
 
 
 def _carry(environment: PinnedDirectory, kernel: OutsideKernel) -> CarriedKernel:
-    carried = CarriedKernel(kernel.name, kernel.path, "", kernel.secret_variables, kernel.private)
-    if carried.private:
+    carried = CarriedKernel(kernel.name, kernel.path, kernel.problem, kernel.secret_variables, kernel.private)
+    if not carried.is_carried:
         return carried
     try:
         with open_environment(environment):
             for name, data in {KERNEL_JSON: kernel.kernel_json(), **kernel.files}.items():
-                _write(environment, f"{CARRIED}/{kernel.name}", name, data)
+                _write(environment, posixpath.join(CARRIED, kernel.name, name), data)
     except OSError as error:
         logger.info("%s was not copied into %s: %s", kernel.path, environment, error.strerror)
         return replace(carried, problem=error.strerror or str(error))
     return carried
 
 
-def _write(environment: PinnedDirectory, directory: str, name: str, data: bytes) -> None:
+def _write(environment: PinnedDirectory, path: str, data: bytes) -> None:
     """Write a file in the environment, unless it has these contents. Links are not followed. May raise OSError."""
     with suppress(OSError):
-        if read_beneath(environment, f"{directory}/{name}", len(data)) == data:
+        if read_beneath(environment, path, len(data)) == data:
             return
+    directory, name = posixpath.split(path)
     with closing(DirectoryTree(environment)) as tree:
         mode = _PRIVATE if name in (KERNEL_JSON, *ASSETS) else _EXECUTABLE
         write_entry(Entry(tree[directory], name), data, durable=False, mode=mode)

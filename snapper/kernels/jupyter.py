@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,25 +22,41 @@ def user_kernels_directory() -> Path:
 
 
 def kernel_directories() -> list[str]:
-    """Return the existing directories in which Jupyter looks for kernelspecs."""
+    """Return the existing directories in which Jupyter looks for kernelspecs; the last one is that of old IPythons."""
     from jupyter_core.paths import jupyter_path  # noqa: PLC0415
 
-    return [path for path in jupyter_path("kernels") if os.path.isdir(path)]
+    ipython = os.path.expanduser(os.environ.get("IPYTHONDIR") or "~/.ipython")
+    return [path for path in (*jupyter_path("kernels"), f"{ipython}/kernels") if os.path.isdir(path)]
 
 
-def kernel_names_elsewhere(own: Path) -> Iterator[str]:
-    """Yield the names, in lower case, of kernels that Jupyter may find in other directories than the user's own.
+def kernel_directories_elsewhere() -> list[str]:
+    """Return the existing directories with kernelspecs where Jupyter may be installed: snapper often is elsewhere.
 
-    Besides Jupyter's search path, this looks where Jupyter itself may be installed: snapper often is elsewhere. The
-    kernels that managed environments ship do not count: whoever published them must not take the names of other
-    environments' kernels. The user's own directory precedes theirs, unless Jupyter prefers its own environment's.
+    These are the root prefixes of conda, and where the program `jupyter` in PATH is. Managed environments do not count.
     """
     prefixes = find_roots()
     program = shutil.which("jupyter")
     if program:
         prefixes += [Path(program).parent.parent, Path(os.path.realpath(program)).parent.parent]
+    return kernels_of_prefixes(prefixes)
+
+
+def kernels_of_prefixes(prefixes: Iterable[Path]) -> list[str]:
+    """Return the existing directories with kernelspecs in these prefixes that are not in a managed environment.
+
+    Whoever published those must not decide what is packed with other environments, nor take their kernels' names.
+    """
+    directories = (prefix / _KERNELS for prefix in prefixes)
+    return [str(path) for path in directories if os.path.isdir(path) and not managed_environments(path)]
+
+
+def kernel_names_elsewhere(own: Path) -> Iterator[str]:
+    """Yield the names, in lower case, of kernels that Jupyter may find in other directories than the user's own.
+
+    The user's own directory precedes those of managed environments, unless Jupyter prefers its own environment's.
+    """
     seen = {None, _identity(own)}
-    for directory in (*kernel_directories(), *(str(prefix / _KERNELS) for prefix in prefixes)):
+    for directory in (*kernel_directories(), *kernel_directories_elsewhere()):
         identity = _identity(directory)
         if identity not in seen and not managed_environments(Path(directory)):
             seen.add(identity)

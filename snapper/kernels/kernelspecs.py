@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper.environment import conda
+from snapper.environment.dependencies import KernelCommand
 from snapper.format.model import Kernel
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import list_beneath, read_beneath
@@ -130,9 +131,12 @@ def shipped_kernels(environment: PinnedDirectory) -> tuple[Kernel, ...]:
     return tuple(spec.kernel for spec in find_kernelspecs(environment) if not spec.is_carried)
 
 
-def kernel_variables(environment: PinnedDirectory) -> list[dict[str, str]]:
-    """Return the variables that each kernelspec of the environment sets."""
-    return [spec.variables() for spec in find_kernelspecs(environment)]
+def kernel_commands(environment: PinnedDirectory) -> list[KernelCommand]:
+    """Return the commands of the environment's kernels, and the variables that the kernelspecs set."""
+    return [
+        KernelCommand(spec.kernel.name, spec.command, spec.variables())
+        for spec in find_kernelspecs(environment)
+    ]
 
 
 def has_kernels(environment: PinnedDirectory) -> bool:
@@ -170,9 +174,10 @@ def parse_kernelspec(environment: PinnedDirectory, directory: str, data: bytes) 
         return None
     if argv[0].startswith("-"):  # an option of the shell's `exec`
         return None
-    display_name, language = str(found["display_name"]), str(found.get("language", ""))
+    name = directory.rpartition("/")[2]
+    display_name, language = str(found.get("display_name", name)), str(found.get("language", ""))
     f"{display_name}{language}".encode()  # raise UnicodeEncodeError for what Jupyter could not display
-    kernel = Kernel(directory.rpartition("/")[2], display_name, language)
+    kernel = Kernel(name, display_name, language)
     return Kernelspec(kernel, environment, directory, tuple(argv), _known_fields(found))
 
 

@@ -6,26 +6,35 @@ in the command itself or in a script that the command runs, or by the name that 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
+from snapper.environment.conda import is_environment
+from snapper.environment.conda_directories import envs_dirs, find_roots
 from snapper.environment.dependencies import Dependency
+from snapper.environment.locations import ROOT_NAMES, installed_environments
 from snapper.environment.managed import managed_environments
+from snapper.environment.outside_paths import is_outside
 from snapper.format.paths import contains_path
-from snapper.fs.own_directory import list_directory, own_directory
+from snapper.fs.own_directory import list_directory
 from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.small_files import read_own_path
 from snapper.kernels import withheld
-from snapper.kernels.jupyter import kernel_directories, user_kernels_directory
+from snapper.kernels.jupyter import (
+    kernel_directories,
+    kernel_directories_elsewhere,
+    kernels_of_prefixes,
+    user_kernels_directory,
+)
+from snapper.kernels.kernelspec_files import KernelspecFiles, read_files
 from snapper.kernels.kernelspecs import (
-    ASSETS,
     CARRIED,
     KERNEL_JSON,
     KERNELSPEC_ERRORS,
@@ -35,8 +44,9 @@ from snapper.kernels.kernelspecs import (
     parse_kernelspec,
 )
 from snapper.kernels.registered import registered_kernel_of
+from snapper.settings.directories import home_directory
 
-#: The largest kernelspec, script, or logo, in bytes.
+#: The largest kernelspec or script, in bytes.
 _LARGEST = 64 << 10
 
 #: Names that Jupyter accepts.
@@ -54,8 +64,9 @@ _SEPARATORS = re.compile(rb"""[\s'\";&|()=]+""")
 class OutsideKernel:
     """A kernelspec in the directory `path` that starts an environment, as it is to be there: with relative paths.
 
-    `files` are logos and scripts that belong beside it. It does not have the `secret_variables`, which look like
-    credentials. Those of its `private` files also contain credentials, or only this user may read them.
+    `files` are the others in that directory, by path. It does not have the `secret_variables`, which look like
+    credentials. Those of its `private` files also contain credentials, or only this user may read them. `problem` says
+    why it cannot be carried.
     """
 
     name: str
@@ -64,6 +75,11 @@ class OutsideKernel:
     files: dict[str, bytes] = field(default_factory=dict)
     secret_variables: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def can_be_carried(self) -> bool:
+        return not self.problem and not self.private
 
     def without_secrets(self, *, modes: bool) -> OutsideKernel:
         """Return it without variables that look like credentials, and state which of its files are private.
@@ -82,7 +98,10 @@ class OutsideKernel:
 
     def dependencies(self) -> Iterator[Dependency]:
         """Yield what is not packed of it."""
-        yield from withheld.dependencies(self.path, self.private, self.secret_variables)
+        if self.problem:
+            yield Dependency("kernel", str(self.path), (self.problem,))
+        else:
+            yield from withheld.dependencies(self.path, self.private, self.secret_variables)
 
     def kernel_json(self) -> bytes:
         """Return the text of its `kernel.json` in the environment."""
@@ -92,31 +111,49 @@ class OutsideKernel:
 
 
 def find_outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
-    """Return the kernelspecs outside of the environment that start it, unless snapper has registered them; by name.
+    """Return the kernelspecs where Jupyter looks that start the environment, unless snapper has registered them.
 
-    Of several with one name, only the one that Jupyter finds first counts. Files of other users do not count.
+    They are sorted by name. Of several with one name, only the one that Jupyter finds first counts. Files of other
+    users do not count.
     """
+    return _find(environment, _search_path())
+
+
+def find_kernels_of_environments(environment: PinnedDirectory) -> list[OutsideKernel]:
+    """Return the kernelspecs in other environments that start this one, sorted by name.
+
+    They are not carried: whoever published these environments would decide what colleagues start. Those in managed
+    environments do not count, because they are packed with these.
+    """
+    known = {os.path.realpath(directory) for directory in _search_path()}
+    others = kernels_of_prefixes(installed_environments())
+    found = _find(environment, [path for path in others if os.path.realpath(path) not in known])
+    return [replace(kernel, problem="it is in another environment") for kernel in found]
+
+
+def _find(environment: PinnedDirectory, directories: Iterable[str]) -> list[OutsideKernel]:
+    top = os.path.realpath(environment.path) + "/"
     found: dict[str, OutsideKernel | None] = {}
     names = _Names(environment)
-    for directory in _search_path(environment):
-        for name in list_directory(directory):
-            if _VALID_NAME.fullmatch(name) and name.lower() not in found:
+    for path in map(Path, directories):
+        if os.path.realpath(path).startswith(top):
+            continue
+        for name in list_directory(path):
+            is_own = not managed_environments(path / name)
+            if is_own and _VALID_NAME.fullmatch(name) and name.lower() not in found:
                 with suppress(*KERNELSPEC_ERRORS):
-                    found[name.lower()] = names.read(directory / name)
+                    found[name.lower()] = names.read(path / name)
     return [kernel for _, kernel in sorted(found.items()) if kernel]
 
 
-def _search_path(environment: PinnedDirectory) -> Iterator[Path]:
-    """Yield the directories with kernelspecs outside of the environment, those that Jupyter looks in first.
+def _search_path() -> list[str]:
+    """Return the directories in which Jupyter looks for kernelspecs, in its order.
 
     Kernelspecs in environments that snapper manages do not count: their publishers would decide what is packed with
-    this one, and what colleagues start.
+    others, and what colleagues start.
     """
-    top = os.path.realpath(environment.path) + "/"
-    for directory in dict.fromkeys([str(user_kernels_directory()), *kernel_directories()]):
-        path = Path(directory)
-        if not os.path.realpath(path).startswith(top) and not managed_environments(path):
-            yield path
+    directories = (str(user_kernels_directory()), *kernel_directories(), *kernel_directories_elsewhere())
+    return [path for path in dict.fromkeys(directories) if not managed_environments(Path(path))]
 
 
 class _Names:
@@ -127,29 +164,54 @@ class _Names:
         path = environment.path
         self._prefix = str(path)
         self._spellings = tuple(dict.fromkeys((os.path.realpath(path), os.path.abspath(path))))
+        self._in_home = _in_home(self._spellings)
 
     def read(self, directory: Path) -> OutsideKernel | None:
         """Return the kernelspec in a directory if it starts the environment. May raise KERNELSPEC_ERRORS."""
-        data = _read(directory, KERNEL_JSON)
+        data = read_own_path(directory / KERNEL_JSON, _LARGEST)
         spec = parse_kernelspec(self._environment, f"{CARRIED}/{directory.name}", data)
         if spec is None:
             return None
         registered = registered_kernel_of(json.loads(data))
         if registered:
             return self._copy(directory, spec, *registered)
-        resources = str(directory)
-        command = [word.replace("{resource_dir}", resources) for word in spec.command]
+        command = [self._with_home(word.replace("{resource_dir}", str(directory))) for word in spec.command]
         variables, command = _without_env(command)
+        variables = {
+            name: self._with_home(value) for name, value in {**spec.variables(), **variables}.items()
+        }
         target, inner = _without_conda_run(command)
-        files = dict(_files(directory))
-        if target and inner and self._is_named(target):
-            command = inner
-        elif not self._starts(command, resources, files):
+        is_named = bool(target and inner and self._is_named(target))
+        command = inner if is_named else command
+        found = read_files(directory)
+        beside = found.files.values() if any(str(directory) in word for word in command) else ()
+        script = self._script_elsewhere(command, directory)
+        if not (is_named or script or self._starts(command, beside) or self._is_used(command, variables)):
             return None
-        words = (self._relative(word.replace(resources, "{resource_dir}")) for word in command)
-        fields = {**spec.fields, "env": {**spec.variables(), **variables}}
-        own = replace(spec, command=(self._program(next(words)), *words), fields=fields)
-        return OutsideKernel(directory.name, directory, own, files).without_secrets(modes=True)
+        problem = f"it runs {script}, which is not beside it" if script else found.problem
+        found = replace(found, problem=problem)
+        return self._relocatable(directory, spec, command, variables, found).without_secrets(modes=True)
+
+    def _relocatable(
+        self,
+        directory: Path,
+        spec: Kernelspec,
+        command: Sequence[str],
+        variables: dict[str, str],
+        found: KernelspecFiles,
+    ) -> OutsideKernel:
+        """Return the kernelspec with paths of the environment, and of its own directory, as they will be there."""
+        own, new = str(directory), f"{self._prefix}/{CARRIED}/{directory.name}"
+        words = [self._relative(word).replace(own, "{resource_dir}") for word in command]
+        fields = {**spec.fields, "env": {name: value.replace(own, new) for name, value in variables.items()}}
+        spec = replace(spec, command=(self._program(words[0]), *words[1:]), fields=fields)
+        files = {
+            path: data
+            if b"\0" in data
+            else self._with_home_in(data).replace(os.fsencode(own), os.fsencode(new))
+            for path, data in found.files.items()
+        }
+        return OutsideKernel(directory.name, directory, spec, files, problem=found.problem)
 
     def _copy(
         self, directory: Path, spec: Kernelspec, name: str, kernel: str, prefix: str
@@ -162,31 +224,39 @@ class _Names:
                 metadata = {key: value for key, value in spec.fields["metadata"].items() if key != "snapper"}
                 fields = {**spec.fields, "metadata": metadata}
                 own = replace(spec, command=shipped.command, fields=fields)
-                copy = OutsideKernel(directory.name, directory, own, dict(_files(directory)))
+                found = read_files(directory)
+                copy = OutsideKernel(directory.name, directory, own, found.logos, problem=found.problem)
                 return copy.without_secrets(modes=False)  # the modes are those that snapper has chosen
         return None
 
-    def _starts(self, command: list[str], resources: str, files: dict[str, bytes]) -> bool:
-        """Return whether a command starts the environment.
+    def _script_elsewhere(self, command: Sequence[str], directory: Path) -> str:
+        """Return the path of a script that a command runs, and that starts the environment; "" if there is none.
 
-        Scripts of the user's that it runs are added to `files`, and replaced in the command by what will be there.
+        Scripts in the kernelspec's directory or in the environment do not count.
         """
-        scripts = dict(_scripts(command, resources))
+        for path in command:
+            if is_outside(path, self._environment) and not path.startswith(f"{directory}/"):
+                with suppress(OSError):
+                    if self._is_mentioned(self._with_home_in(read_own_path(path, _LARGEST))):
+                        return path
+        return ""
+
+    def _starts(self, command: Sequence[str], scripts: Iterable[bytes]) -> bool:
+        """Return whether a command, or one of the scripts that it runs, starts the environment."""
         words = (self._own_path(word).encode("utf-8", "surrogateescape") for word in command)
-        texts = [*words, *scripts.values()]
-        if not any(map(self._is_mentioned, texts)):
-            return False
-        for position, script in scripts.items():
-            path = command[position]
-            is_inside = self._own_path(path).startswith(f"{self._prefix}/")
-            if not is_inside:
-                name = posixpath.basename(path)
-                files[name] = script
-                command[position] = f"{{resource_dir}}/{name}"
-        return True
+        return any(map(self._is_mentioned, (*words, *map(self._with_home_in, scripts))))
+
+    def _is_used(self, command: Sequence[str], variables: dict[str, str]) -> bool:
+        """Return whether variables name the environment, and the command is none of another environment."""
+        prefix = Path(command[0]).parent.parent
+        is_of_another = os.path.isabs(command[0]) and is_environment(prefix)
+        values = (value.encode("utf-8", "surrogateescape") for value in variables.values())
+        return not is_of_another and any(map(self._is_mentioned, values))
 
     def _is_mentioned(self, text: bytes) -> bool:
         """Return whether a text contains the path of the environment, or activates it by name."""
+        if b"\0" in text:
+            return False
         if any(contains_path(text, spelling) for spelling in self._spellings):
             return True
         words = _SEPARATORS.split(text)
@@ -202,7 +272,16 @@ class _Names:
         if "/" in target:
             return os.path.realpath(os.path.expanduser(target)) == self._spellings[0]
         path = self._environment.path
-        return target == path.name and path.parent.name == "envs"
+        if target in ROOT_NAMES:
+            return path in find_roots()
+        return target == path.name and (path.parent.name == "envs" or path.parent in envs_dirs())
+
+    def _with_home(self, text: str) -> str:
+        """Return the text with the path of the environment where it begins with `~` or `$HOME`."""
+        return os.fsdecode(self._with_home_in(os.fsencode(text)))
+
+    def _with_home_in(self, text: bytes) -> bytes:
+        return self._in_home.sub(os.fsencode(self._prefix), text) if self._in_home else text
 
     def _own_path(self, word: str) -> str:
         """Return the path of the environment for another spelling of it, and other words as they are."""
@@ -227,36 +306,16 @@ class _Names:
         return name if directory == f"{{resource_dir}}/{TO_PREFIX}/bin" else word
 
 
-def _files(directory: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the names and contents of logos and front-end files beside a kernelspec."""
-    for name in ASSETS:
-        with suppress(OSError):
-            yield name, _read(directory, name)
-
-
-def _scripts(command: Sequence[str], resources: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the scripts beside a kernelspec that a command runs, by their positions in it.
-
-    Scripts elsewhere may contain anything, and are not packed.
-    """
-    for position, word in enumerate(command):
-        if posixpath.dirname(word) == resources:
-            with suppress(OSError):
-                script = _read(Path(resources), posixpath.basename(word))
-                if b"\0" not in script:
-                    yield position, script
-
-
-def _read(directory: Path, name: str) -> bytes:
-    """Return the contents of a regular file, and no link, of this user or root in a directory of theirs.
-
-    May raise OSError.
-    """
-    with own_directory(directory) as opened:
-        data = opened.read(name)
-    if len(data) > _LARGEST:
-        raise OSError(errno.EFBIG, f"it is larger than {_LARGEST:,} bytes", name)
-    return data
+def _in_home(spellings: Iterable[str]) -> re.Pattern[bytes] | None:
+    """Return a pattern for paths in the home directory that a shell completes; None if there is none of them in it."""
+    homes = {str(home_directory()), os.path.realpath(home_directory())}
+    inside = {
+        spelling[len(home) :] for spelling in spellings for home in homes if spelling.startswith(f"{home}/")
+    }
+    if not inside:
+        return None
+    paths = b"|".join(re.escape(os.fsencode(path)) for path in sorted(inside, key=len, reverse=True))
+    return re.compile(rb"(?:(?<![^\s=:\"'(])~|\$HOME|\$\{HOME\})(?:" + paths + rb")(?![\w.~+-])")
 
 
 def _without_env(command: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -277,6 +336,8 @@ def _without_env(command: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def _without_conda_run(command: list[str]) -> tuple[str, list[str]]:
     """Return the environment that `conda run` names, and what it runs there; nothing if it is another command."""
+    if command[1:3] == ["-m", "conda"]:
+        command = command[2:]
     if posixpath.basename(command[0]) not in _CONDA or "run" not in command:
         return "", []
     target, words = "", iter(command[command.index("run") + 1 :])
