@@ -78,6 +78,18 @@ def test_encode_and_decode(names: list[str]) -> None:
     assert all(sha256_hex(data) == digest for digest, data in encoded.pages.items())
 
 
+def test_pages_that_the_last_snapshot_does_not_have_are_forgotten() -> None:
+    """A history can refer to any number of them."""
+    first, second = (manifest.encode(large(MANY, version)) for version in ("1", "2"))
+    documents = [document_of(large(MANY, version)) for version in ("1", "2")]
+    decoder = manifest.SnapshotDecoder()
+    decoder.decode(documents[0], first.pages)
+    added = decoder.unknown(documents[1])
+    assert 0 < len(added) < len(documents[1].pages) / 2
+    decoder.decode(documents[1], {page.digest: second.pages[page.digest] for page in added})
+    assert {page.digest for page in decoder.unknown(documents[0])} == first.pages.keys() - second.pages.keys()
+
+
 def test_the_id_of_a_snapshot_does_not_depend_on_the_writer() -> None:
     """The division into pages is part of the format, which an independent reader verifies; so is this id."""
     assert manifest.encode(large(MANY)).digest == (

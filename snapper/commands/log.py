@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from snapper.environment import changes
 from snapper.environment.changes import PackageChanges, PackageSet
@@ -43,7 +43,7 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
         tags_of[tagged].append(tag)
     tags_by_snapshot = {tagged: tuple(tags) for tagged, tags in tags_of.items()}
 
-    @cache
+    @lru_cache(maxsize=2)
     def read_packages(snapshot_id: str) -> PackageSet:
         snapshot = read_snapshot(store, snapshot_id, decoder)
         return PackageSet(snapshot.packages, snapshot.pip)
@@ -54,7 +54,7 @@ def read_log(store: Store, name: str, limit: int | None = None) -> tuple[LogEntr
         if number == 0:
             return LogEntry(entry, tags, current, None)
         try:
-            before, after = read_packages(ref.history[number - 1].snapshot), read_packages(entry.snapshot)
+            after, before = read_packages(entry.snapshot), read_packages(ref.history[number - 1].snapshot)
         except SnapperError as error:
             return LogEntry(entry, tags, current, None, error)
         return LogEntry(entry, tags, current, changes.diff_packages(before, after))

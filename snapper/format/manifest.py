@@ -161,7 +161,10 @@ def _continues(layer: Layer, begins: Continuation, previous: Layer | None, conti
 
 
 class SnapshotDecoder:
-    """Decode snapshots, and cache their pages: snapshots of one history share most of them."""
+    """Decode snapshots, and cache the pages of the last one: the next one of a history shares most of them.
+
+    A store can have any number of others.
+    """
 
     def __init__(self) -> None:
         self._packages: dict[Page, tuple[Package, ...]] = {}
@@ -174,13 +177,22 @@ class SnapshotDecoder:
 
     def decode(self, document: Manifest, pages: Mapping[str, bytes]) -> Snapshot:
         """Return the snapshot; `pages` are verified bytes by their digests. Raise MalformedDocument."""
-        for page in document.packages:
-            if page not in self._packages:
-                self._packages[page] = decode_page(Package, page, pages[page.digest])
-        for page in document.layers:
-            if page not in self._layers:
-                self._layers[page] = decode_page(Layer, page, pages[page.digest])
+        self._packages = _decoded(Package, document.packages, pages, self._packages)
+        self._layers = _decoded(Layer, document.layers, pages, self._layers)
         return assemble_snapshot(document, self._packages, self._layers)
+
+
+def _decoded(
+    kind: type[canonical.T],
+    pages: Iterable[Page],
+    data: Mapping[str, bytes],
+    known: Mapping[Page, tuple[canonical.T, ...]],
+) -> dict[Page, tuple[canonical.T, ...]]:
+    """Return the items on each page, from its data if they are not known; raise MalformedDocument."""
+    return {
+        page: known[page] if page in known else decode_page(kind, page, data[page.digest])
+        for page in dict.fromkeys(pages)
+    }
 
 
 def _memory(data: bytes) -> int:
