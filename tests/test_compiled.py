@@ -594,30 +594,6 @@ def test_program_that_replaces_a_package_file_is_treated_as_the_users(moves: Mov
     assert (moves.shorter / "bin/program").read_bytes() == before
 
 
-# --- snapshots of 0.1.0 ---------------------------------------------------------------------------------------
-
-
-def test_snapshot_of_an_older_version_is_restored_without_shortening_strings(
-    sandbox: Path, tmp_path: Path
-) -> None:
-    """0.1.0 put a placeholder that is as long as the prefix into all strings; only the loader's are replaced."""
-    same, shorter = tmp_path / "as-long-as-the-old-prefix", tmp_path / "w"
-    placeholder = ("/snapper" + "_placehold" * 99)[: len(str(same))]
-    source = f'int puts(const char *); int main(void) {{ return puts("{placeholder}/x") < 0; }}'
-    compile_program(tmp_path / "program", f"-Wl,-rpath,{placeholder}/lib", source=source)
-    program = file("bin/program", (tmp_path / "program").read_bytes(), mode=0o755)
-    relocations = (Relocation("binary", placeholder, ("bin/program",)),)
-    layers = [pack_segment(encode_member(META) + program, 2, relocations)]
-    publish_layers(open_store(str(sandbox / "store")), layers)
-    for prefix in (same, shorter):
-        outcome = restore_work(sandbox, prefix=prefix)
-        assert isinstance(outcome, RestoreResult)
-        assert outcome.unrelocated == (() if prefix == same else ("bin/program",))
-        data = (prefix / "bin/program").read_bytes()
-        assert f"\0{prefix}/lib\0".encode() in data
-        assert (f"\0{placeholder}/x\0".encode() in data) == (prefix == shorter)
-
-
 # --- macOS ----------------------------------------------------------------------------------------------------
 
 ARM64 = b"\xcf\xfa\xed\xfe\x0c\0\0\1"

@@ -19,6 +19,7 @@ from snapper.format import shebang
 from snapper.format.canonicalize import TEXT_PLACEHOLDERS, candidate_originals
 from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.model import Mode, path_bytes
+from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import replace_placeholder
 
 #: How scripts begin whose interpreter conda-pack changed.
@@ -55,7 +56,8 @@ def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecor
     recorded = [entry for entry in files.entries.values() if entry.placeholder and entry.path not in paths]
     relocated: list[PathEntry | PrefixRecord] = [*recorded, *listed]
     for record in relocated:
-        if record.placeholder != prefix:
+        is_kept = record.mode == "binary" and is_own_placeholder(record.placeholder)  # as in the snapshot
+        if record.placeholder != prefix and not is_kept:
             _relocate_file(files.top, record.path, record.mode, record.placeholder, prefix)
     if prefix == NO_PREFIX:
         modules = [path for path in files.paths if path.endswith(".pyc")]

@@ -19,7 +19,8 @@ from snapper.environment.tree import File, walk
 from snapper.format import shebang, zipapp
 from snapper.format.model import LAYER_SIZE, RECORD_MODES, Kind, Layer, Relocation
 from snapper.format.owners import OwnedPaths, order_by_owner
-from snapper.format.relocate import is_complete
+from snapper.format.placeholders import is_own_placeholder, paths_for_loader
+from snapper.format.relocate import is_complete, is_for_loader
 
 #: What conda-pack omits from conda-unpack's list, because the running program cannot be written to.
 _PYTHON = re.compile("bin/python")
@@ -42,6 +43,8 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
         for path in relocation.paths
         if _is_applicable(relocation, files.get(path))
     }
+    for path in _programs_to_keep(tree, files, layers):
+        del relocations[path]
     records = sorted(
         _prefix_records(tree, files, relocations),
         key=lambda record: (record.mode == "binary", -record.max_prefix_length),
@@ -63,14 +66,39 @@ def make_portable(tree: Path, layers: tuple[Layer, ...]) -> tuple[PrefixRecord, 
 def files_with_other_prefixes(tree: Path, layers: tuple[Layer, ...]) -> OwnedPaths:
     """Return the files that contain a prefix in a form that cannot be changed: conda-unpack leaves it there."""
     files = {file.path: file for file in walk(tree).files}
-    found: dict[str, Kind] = {}
+    found = {
+        file.path: kind
+        for kind, relocation, file in _relocations_of_files(files, layers)
+        if relocation.mode == "link" and _depends_on(tree, file, relocation.placeholder)
+    }
+    return order_by_owner(found | _programs_to_keep(tree, files, layers))
+
+
+def _programs_to_keep(tree: Path, files: Mapping[str, File], layers: tuple[Layer, ...]) -> dict[str, Kind]:
+    """Return the kinds of programs by path in which conda-unpack would shorten more than what their loaders read."""
+    return {
+        file.path: kind
+        for kind, relocation, file in _relocations_of_files(files, layers)
+        if relocation.mode == "binary"
+        and is_own_placeholder(relocation.placeholder)
+        and not (
+            file.size <= LAYER_SIZE and is_for_loader(unpacked.read(tree, file.path), relocation.placeholder)
+        )
+    }
+
+
+def _relocations_of_files(
+    files: Mapping[str, File], layers: tuple[Layer, ...]
+) -> Iterator[tuple[Kind, Relocation, File]]:
+    """Yield how regular files are relocated, except split programs with placeholders only for their loaders."""
     for layer in layers:
+        for_loader = paths_for_loader(layer)
         for relocation in layer.relocations:
-            for path in relocation.paths if relocation.mode == "link" else ():
+            for path in relocation.paths:
                 file = files.get(path)
-                if file and file.type == "file" and _depends_on(tree, file, relocation.placeholder):
-                    found[path] = layer.kind
-    return order_by_owner(found)
+                is_marked = (path, relocation.placeholder) in for_loader
+                if file and file.type == "file" and not is_marked:
+                    yield layer.kind, relocation, file
 
 
 def _depends_on(tree: Path, file: File, prefix: str) -> bool:

@@ -21,7 +21,7 @@ from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot, packed_mode
-from snapper.format.relocate import relocate_file, relocate_link, replace_kept, replace_placeholder
+from snapper.format.relocate import relocate_file, relocate_link, replace_in_piece, replace_kept
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer
@@ -270,8 +270,12 @@ class _LayerComparison:
         offset, expected = piece.offset_on_disk(relocation, self._prefix), bytes(piece.data)
         if relocation and relocation.mode not in RECORD_MODES:
             with suppress(PlaceholderTooShort):
-                expected = replace_placeholder(
-                    expected, relocation.mode, relocation.placeholder, self._prefix
+                expected = replace_in_piece(
+                    expected,
+                    relocation.mode,
+                    relocation.placeholder,
+                    self._prefix,
+                    is_for_loader=(piece.start.path, relocation.placeholder) in self._layer.for_loader,
                 )
         return self._files.read(piece.start.path, offset, len(expected) + piece.is_last) == expected
 

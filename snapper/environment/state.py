@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, 
 from snapper.format import canonical, manifest
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, STATE_DIRECTORY, Relocation, Snapshot, is_digest, is_valid_name
+from snapper.format.placeholders import paths_for_loader
 from snapper.fs import atomic
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
@@ -69,20 +70,22 @@ class PreviousSnapshot(NamedTuple):
 
     def placeholders(self) -> dict[str, str]:
         """Return the placeholders that the snapshot's files contain, by path."""
-        return self._placeholders(lambda relocation: relocation.mode != "link")
+        return {path: group.placeholder for path, group in self._relocations() if group.mode != "link"}
 
     def kept_prefixes(self) -> dict[str, str]:
         """Return the prefixes that the snapshot's files contain and that could not be replaced, by path."""
-        return self._placeholders(lambda relocation: relocation.mode == "link")
-
-    def _placeholders(self, select: Callable[[Relocation], bool]) -> dict[str, str]:
+        for_loader = {marked for layer in self.snapshot.layers for marked in paths_for_loader(layer)}
         return {
-            path: relocation.placeholder
-            for layer in self.snapshot.layers
-            for relocation in layer.relocations
-            if select(relocation)
-            for path in relocation.paths
+            path: group.placeholder
+            for path, group in self._relocations()
+            if group.mode == "link" and (path, group.placeholder) not in for_loader
         }
+
+    def _relocations(self) -> Iterator[tuple[str, Relocation]]:
+        for layer in self.snapshot.layers:
+            for group in layer.relocations:
+                for path in group.paths:
+                    yield path, group
 
 
 def read(prefix: Path | PinnedDirectory) -> EnvironmentState | None:

@@ -6,7 +6,7 @@ A result is only used if relocating it gives the file on disk again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from snapper.format import elf, object_code, shebang, zipapp
@@ -16,11 +16,12 @@ from snapper.format.encodings import encode_wide, find_wide_encoding
 from snapper.format.model import Mode, is_placeholder, path_bytes
 from snapper.format.paths import contains_path, replace_path
 from snapper.format.paths import replace_paths as replace_paths_in_text
+from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import (
     encode_prefix,
     grows_too_large,
     is_complete,
-    is_unsafe_placeholder,
+    is_for_loader,
     relocate_file,
     replace_kept,
     replace_placeholder,
@@ -106,7 +107,7 @@ def candidate_originals(data: bytes, mode: Mode, placeholder: str, prefix: str) 
 
 def is_package_placeholder(placeholder: str) -> bool:
     """Return whether the placeholder of a binary can be one that a package was built with."""
-    return not placeholder.startswith(_LOADER_PLACEHOLDER) and not is_unsafe_placeholder(placeholder)
+    return not is_own_placeholder(placeholder)
 
 
 def loader_placeholders(length: int) -> tuple[str, ...]:
@@ -253,10 +254,11 @@ def canonicalize_program(
 ) -> CanonicalFile | None:
     """Do the same as `canonicalize` for a program or a library that a package does not explain.
 
-    Only what its loader reads gets a placeholder.
+    Only what its loader reads gets a placeholder. If it has others, which 0.1.0 made, it is unrelocated.
     """
-    unsafe = tuple(filter(is_unsafe_placeholder, placeholders))
-    return _with_kept(_insert_loader_placeholder(data, prefix, placeholders), prefix, (*kept, *unsafe))
+    found = _insert_loader_placeholder(data, prefix, tuple(filter(is_own_placeholder, placeholders)))
+    is_unsafe = bool(found.mode) and not is_for_loader(found.data, found.placeholder)
+    return _with_kept(replace(found, unrelocated=is_unsafe), prefix, kept)
 
 
 def _insert_package_placeholder(data: bytes, placeholder: str, prefix: str) -> bytes | None:
@@ -270,16 +272,18 @@ def _insert_package_placeholder(data: bytes, placeholder: str, prefix: str) -> b
     return None
 
 
-def _insert_loader_placeholder(data: bytes, prefix: str, placeholders: tuple[str, ...]) -> CanonicalFile:
-    """Return the program with a placeholder in what its loader reads; as it is if there is no prefix."""
+def _insert_loader_placeholder(data: bytes, prefix: str, earlier: Sequence[str]) -> CanonicalFile:
+    """Return the program with a placeholder in what its loader reads; as it is if there is no prefix.
+
+    Placeholders of an `earlier` snapshot that are left elsewhere stay there.
+    """
     old = encode_prefix(prefix, "binary")
-    earlier = tuple(each for each in placeholders if each.startswith(_LOADER_PLACEHOLDER))
+    for placeholder in earlier:
+        if placeholder.encode() in data and old not in data:  # never relocated: the prefix did not fit
+            return CanonicalFile(data, "binary", placeholder)
     for placeholder in (*earlier, *loader_placeholders(len(old))):
         new = placeholder.encode()
-        if new in data:
-            if placeholder in earlier and old not in data:  # never relocated: the prefix did not fit
-                return CanonicalFile(data, "binary", placeholder)
-        elif len(new) >= len(old):
+        if len(new) >= len(old):
             canonical = object_code.replace_loader_paths(data, old, new)
             if canonical != data and replace_placeholder(canonical, "binary", placeholder, prefix) == data:
                 return CanonicalFile(canonical, "binary", placeholder)
@@ -295,13 +299,14 @@ def _with_kept(file: CanonicalFile, prefix: str, earlier: tuple[str, ...]) -> Ca
     for kept in earlier:
         if kept != prefix and object_code.mentions(data, kept):
             if not object_code.mentions_besides(data, prefix, kept):
-                return replace(file, kept=kept, unrelocated=not is_complete(data, kept))
+                return replace(file, kept=kept, unrelocated=file.unrelocated or not is_complete(data, kept))
         elif kept != prefix and len(path_bytes(kept)) == len(path_bytes(prefix)):
             original = replace_kept(data, prefix, kept)
             is_proven = original != data and replace_kept(original, kept, prefix) == data
             if is_proven and not object_code.mentions(original, prefix):
-                return replace(file, data=original, kept=kept, unrelocated=not is_complete(original, kept))
+                is_unrelocated = file.unrelocated or not is_complete(original, kept)
+                return replace(file, data=original, kept=kept, unrelocated=is_unrelocated)
     if not object_code.mentions(data, prefix):
         return file if file.mode else None
     kept = prefix if is_placeholder(prefix) else ""
-    return replace(file, kept=kept, unrelocated=not is_complete(data, prefix))
+    return replace(file, kept=kept, unrelocated=file.unrelocated or not is_complete(data, prefix))

@@ -24,6 +24,7 @@ from snapper.format.model import (
     is_shared,
     path_bytes,
 )
+from snapper.format.placeholders import paths_for_loader
 from snapper.format.segment import iter_members, segment_start
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class OpenLayer:
 
     `continuation` is the data that it begins with, of a file that began in an earlier layer. `relocations` says how the
     data of members depends on the prefix, by path; it lacks those that do not. `links` does the same for the targets of
-    symlinks, and for files that contain a prefix which only one of the same length can replace.
+    symlinks, and for files that contain a prefix which only one of the same length can replace. `for_loader` has the
+    `paths_for_loader`.
     """
 
     def __init__(self, name: str, layer: Layer, segment: memoryview) -> None:
@@ -81,10 +83,13 @@ class OpenLayer:
         self._start = segment_start(layer.begins, len(segment))
         self.relocations: dict[str, Relocation] = {}
         self.links: dict[str, Relocation] = {}
+        self.for_loader = paths_for_loader(layer)
         for group in layer.relocations:
-            (self.links if group.mode == "link" else self.relocations).update(
-                dict.fromkeys(group.paths, group)
-            )
+            if group.mode == "link":
+                paths = (path for path in group.paths if (path, group.placeholder) not in self.for_loader)
+                self.links.update(dict.fromkeys(paths, group))
+            else:
+                self.relocations.update(dict.fromkeys(group.paths, group))
         self.continuation = Piece(layer.begins, segment[: self._start.size]) if layer.begins else None
 
     def members(self) -> Iterator[tuple[Member, memoryview]]:

@@ -11,9 +11,8 @@ from snapper.format.bytecode import replace_paths
 from snapper.format.cstrings import replace_strings
 from snapper.format.encodings import find_wide_encoding
 from snapper.format.model import LARGEST_LAYER, Mode, Relocation
-
-#: How placeholders begin that 0.1.0 put into all NUL-terminated strings of programs that users had compiled.
-_UNSAFE_PLACEHOLDER = "/snapper_pla"
+from snapper.format.placeholders import is_own_placeholder
+from snapper.format.text import states_other_length
 
 
 class RelocatedFileTooLarge(ValueError):
@@ -49,7 +48,7 @@ def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
     """
     old, new = placeholder.encode(), encode_prefix(prefix, mode)
     if mode == "binary":
-        if is_unsafe_placeholder(placeholder) and len(new) < len(old):
+        if is_own_placeholder(placeholder) and len(new) < len(old):
             return object_code.replace_loader_paths(data, old, new)
         return replace_strings(data, placeholder, prefix)
     if mode == "pyc":
@@ -60,6 +59,18 @@ def replace_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
         old, new = placeholder.encode(wide), prefix.encode(wide, "surrogatepass")
     _check_growth(data, old, new)
     return data.replace(old, new)
+
+
+def replace_in_piece(data: bytes, mode: Mode, placeholder: str, prefix: str, *, is_for_loader: bool) -> bytes:
+    """Do the same as `replace_placeholder` for a piece of a file that is larger than a layer.
+
+    A piece does not tell what the loader reads. So strings with placeholders of snapper's own are only shortened if
+    that holds for all of them, `is_for_loader`.
+    """
+    if mode == "binary" and is_own_placeholder(placeholder):
+        is_shorter = len(encode_prefix(prefix, mode)) < len(placeholder.encode())
+        return replace_strings(data, placeholder, prefix) if is_for_loader or not is_shorter else data
+    return replace_placeholder(data, mode, placeholder, prefix)
 
 
 def replace_kept(data: bytes, kept: str, prefix: str) -> bytes:
@@ -75,9 +86,22 @@ def is_complete(data: bytes, path: str) -> bool:
     return not object_code.mentions(object_code.without_debug_information(data), path)
 
 
-def is_unsafe_placeholder(placeholder: str) -> bool:
-    """Return whether 0.1.0 used the placeholder in all NUL-terminated strings of a program that a user had compiled."""
-    return placeholder.startswith(_UNSAFE_PLACEHOLDER)
+def may_have_wrong_lengths(text: bytes, prefix: str) -> bool:
+    """Return whether a relocated file may state the lengths of strings with the prefix, which have changed.
+
+    0.1.0 took all files without NUL bytes for text, and put placeholders into them.
+    """
+    wide = find_wide_encoding(text, prefix) if b"\0" in text else None
+    if wide:
+        text = text.decode(wide, "replace").encode("utf-8", "replace")
+    return states_other_length(text, encode_prefix(prefix, "text"))
+
+
+def is_for_loader(program: bytes, placeholder: str) -> bool:
+    """Return whether the program contains the placeholder only in what its loader reads, which can be shortened."""
+    needle = placeholder.encode()
+    rest = object_code.replace_loader_paths(program, needle, b"/")
+    return needle not in rest or needle not in object_code.without_debug_information(rest)
 
 
 def grows_too_large(data: bytes, old: bytes, new: bytes) -> bool:

@@ -16,6 +16,7 @@ _LENGTH_BYTES = 2
 #: A length in decimal digits, as in `s:12:"..."` and `12:...`, and how far before a path it is looked for.
 _DECIMAL_LENGTH = re.compile(rb'(?<!\d)(?P<length>\d{1,9}):(?P<quote>"?)')
 _REACH = 256
+_LONGEST_DECIMAL = 11
 _FOLLOWS_UNQUOTED = b",0123456789dile"
 
 _PATH = re.compile(rb"[\w./+~@=-]*\Z")
@@ -32,6 +33,30 @@ def is_text(data: bytes, path: bytes) -> bool:
         or (not is_text and not data[max(0, start - _LENGTH_BYTES) : start].isascii())
         or (not ends_as_text and _has_length_byte(data, start, path))
         for start in _occurrences(data, path)
+    )
+
+
+def states_other_length(data: bytes, path: bytes) -> bool:
+    """Return whether the data may state the length of a string with the path, and another length than it has.
+
+    0.1.0 took such data for text, and replaced prefixes in it.
+    """
+    if _CONTROL.search(data):
+        return True
+    is_text = is_utf8(data.replace(path, b""))
+    is_bencoded = data[:1] in (b"d", b"l") and data.endswith(b"e")
+    return any(
+        (not is_text and not data[max(0, start - _LENGTH_BYTES) : start].isascii())
+        or (_has_decimal_before(data, start, is_bencoded) and not _has_decimal_length(data, start, path))
+        for start in _occurrences(data, path)
+    )
+
+
+def _has_decimal_before(data: bytes, start: int, is_bencoded: bool) -> bool:
+    """Return whether a number as in `12:"` precedes; without the quote, only bencoded data has lengths."""
+    return any(
+        match.end() == start and (match["quote"] or is_bencoded)
+        for match in _DECIMAL_LENGTH.finditer(data, max(0, start - _LONGEST_DECIMAL), start)
     )
 
 

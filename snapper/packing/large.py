@@ -25,7 +25,8 @@ from snapper.format.encodings import WIDE_ENCODINGS
 from snapper.format.member import padding
 from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, is_placeholder, path_bytes
 from snapper.format.object_code import is_program
-from snapper.format.relocate import replace_placeholder
+from snapper.format.placeholders import is_own_placeholder
+from snapper.format.relocate import is_for_loader, replace_placeholder
 from snapper.format.text import is_text
 from snapper.packing.collect import layer_builder, member_of, store_layer
 from snapper.packing.context import PackContext
@@ -82,8 +83,8 @@ class LargeFileScan:
     """How to pack a large file. `starts` has one more element than there are pieces: the end of the file.
 
     `proved` says whether the file is its package's, `method` how it is relocated, if it is, and `kept` which prefix it
-    contains apart from that. What the loader of a program reads is replaced by `edits`. `prefix` is the one that is
-    replaced.
+    contains apart from that. What the loader of a program reads is replaced by `edits`; the placeholder is only
+    `for_loader` if it is nowhere else. `prefix` is the one that is replaced.
     """
 
     item: PackItem
@@ -95,6 +96,7 @@ class LargeFileScan:
     kept: str = ""
     edits: tuple[Edit, ...] = ()
     prefix: str = ""
+    for_loader: bool = False
 
     @property
     def size(self) -> int:
@@ -131,7 +133,7 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
                 return LargeFileScan(item, True, method, original.starts, False, facts, prefix=view.prefix)
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
-    if proved or not (survey.prefixes or survey.has_kept):
+    if proved or not (survey.prefixes or survey.has_kept or survey.has_placeholder):
         return LargeFileScan(item, proved, None, survey.starts, survey.has_source_path and not proved)
     prefix, *others = survey.prefixes or (context.prefix,)
     scan = replace(_scan_with_prefix(views[prefix], item, survey), prefix=prefix)
@@ -164,7 +166,16 @@ def _scan_program(context: PackContext, item: PackItem, survey: _Survey) -> Larg
     edits = tuple(_edits(data, canonical.data))
     method = RelocationMethod(canonical.mode, canonical.placeholder) if canonical.mode else None
     starts = tuple(PieceStart(cut, cut, 0) for cut in (*_cuts_between(edits, len(data)), len(data)))
-    return LargeFileScan(item, False, method, starts, canonical.unrelocated, None, canonical.kept, edits)
+    return LargeFileScan(
+        item,
+        False,
+        method,
+        starts,
+        canonical.unrelocated,
+        kept=canonical.kept,
+        edits=edits,
+        for_loader=bool(method) and is_for_loader(canonical.data, canonical.placeholder),
+    )
 
 
 def _edits(before: bytes, after: bytes) -> Iterator[Edit]:
@@ -212,6 +223,8 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
         del data
     mode, placeholder = (scan.method.mode, scan.method.placeholder) if scan.method else (None, "")
     builder.note(item.file.path, CanonicalFile(b"", mode, placeholder, scan.kept))
+    if scan.for_loader:  # readers have only pieces, which do not show that
+        builder.note(item.file.path, CanonicalFile(b"", None, "", kept=placeholder))
     begins = Continuation(item.file.path, start.offset, scan.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.find_stored, begins)
     layer, added_size = sealed.layer, store_layer(context, sealed)
@@ -222,13 +235,15 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
 class _Survey:
     """What a file contains, and where its pieces start if it is packed as it is.
 
-    `prefixes` are those that it may contain. It `has_kept` the prefix that it contained in an earlier snapshot.
+    `prefixes` are those that it may contain. It `has_kept` the prefix that it contained in an earlier snapshot, and
+    `has_placeholder`, one of that snapshot that was not replaced in a program.
     """
 
     starts: tuple[PieceStart, ...]
     sha256: str
     prefixes: tuple[str, ...]
     has_kept: bool
+    has_placeholder: bool
     has_nul: bool
     is_program: bool
     has_source_path: bool
@@ -251,7 +266,8 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
     needles: dict[str, tuple[bytes, ...]] = {}
     found: set[str] = set()
     kept = tuple(map(path_bytes, context.kept_prefixes(item.file)))
-    has_kept = has_nul = program = has_source_path = False
+    placeholders = tuple(map(path_bytes, filter(is_own_placeholder, context.earlier_placeholders(item.file))))
+    has_kept = has_placeholder = has_nul = program = has_source_path = False
     with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
@@ -269,13 +285,18 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
                 if any(needle in block for needle in needles[prefix]):
                     found.add(prefix)
             has_kept = has_kept or any(path in block for path in kept)
+            has_placeholder = has_placeholder or any(path in block for path in placeholders)
             has_nul = has_nul or b"\0" in block
             has_source_path = has_source_path or context.included.are_mentioned_in(block)
-            longest = max(context.included.longest_path, *map(len, chain(kept, *needles.values())))
+            longest = max(
+                context.included.longest_path, *map(len, chain(kept, placeholders, *needles.values()))
+            )
             carried = block[len(block) - longest + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
     prefixes = tuple(prefix for prefix in context.prefixes if prefix in found)
-    return _Survey(starts, digest.hexdigest(), prefixes, has_kept, has_nul, program, has_source_path)
+    return _Survey(
+        starts, digest.hexdigest(), prefixes, has_kept, has_placeholder, has_nul, program, has_source_path
+    )
 
 
 def _relocate(context: PackContext, item: PackItem, method: RelocationMethod) -> _Relocated:

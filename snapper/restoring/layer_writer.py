@@ -15,12 +15,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from snapper.environment.conda import FileFacts
 from snapper.environment.index import EntryFields, directory_entry, encode_block
 from snapper.errors import TooManyFiles
 from snapper.format import bytecode
+from snapper.format.canonicalize import TEXT_PLACEHOLDERS
 from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
@@ -34,13 +36,14 @@ from snapper.format.member import (
     kept_size,
 )
 from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
+from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import (
     is_complete,
-    is_unsafe_placeholder,
+    may_have_wrong_lengths,
     relocate_file,
     relocate_link,
+    replace_in_piece,
     replace_kept,
-    replace_placeholder,
 )
 from snapper.format.times import LINK_TIME, RESTORED_LINK_TIME, restored_time
 from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
@@ -150,6 +153,7 @@ class _Writer:
         self._name = name
         self._job = job
         self._relocations, self._links = layer.relocations, layer.links
+        self._for_loader = layer.for_loader
         self._directories = directories
         self._growth = 0
         self._now = time.time_ns()
@@ -264,7 +268,9 @@ class _Writer:
         if kept and kept.placeholder != self._job.prefix and piece.start.offset == 0:
             self._result.unrelocated.append(path)  # this piece does not tell how the others can be changed
         if relocation and relocation.mode not in RECORD_MODES:
-            content = memoryview(self._relocate(path, piece.data, relocation, replace_placeholder))
+            is_for_loader = (path, relocation.placeholder) in self._for_loader
+            relocate = partial(replace_in_piece, is_for_loader=is_for_loader)
+            content = memoryview(self._relocate(path, piece.data, relocation, relocate))
             replaced = piece.start.replaced
             if relocation.mode == "text":
                 replaced += bytes(piece.data).count(relocation.placeholder.encode())
@@ -294,8 +300,12 @@ class _Writer:
         except PlaceholderTooShort:
             self._result.unrelocated.append(path)
             return bytes(data)
-        if is_unsafe_placeholder(relocation.placeholder):
+        is_own_binary = relocation.mode == "binary" and is_own_placeholder(relocation.placeholder)
+        if is_own_binary and relocation.placeholder.encode() in relocated:
             self._check_complete(path, relocated, relocation.placeholder)
+        is_own_text = relocation.mode == "text" and relocation.placeholder in TEXT_PLACEHOLDERS
+        if is_own_text and may_have_wrong_lengths(relocated, self._job.prefix):
+            self._result.unrelocated.append(path)
         self._growth += len(relocated) - len(data)
         if self._growth > self._most_growth:
             raise InvalidSegment("relocating its files makes it more than twice as large")
