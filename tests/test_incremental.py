@@ -483,10 +483,15 @@ def test_layers_of_an_unknown_writer_are_read_once(
     assert read == []
 
 
+@pytest.mark.parametrize("owners", ["true", "one"])
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the kind of a file system")
-def test_layers_of_this_user_are_not_read(env: RestoredEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only they can have put them there."""
+def test_layers_that_were_restored_are_not_read_again(
+    owners: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if owners == "one":
+        request.getfixturevalue("one_owner")
+    env: RestoredEnvironment = request.getfixturevalue("env")
     (env.prefix / "new").write_text("new")
     read = layers_read(monkeypatch)
-    env.pack()
+    assert env.pack().added_layers == 1
     assert read == []

@@ -28,7 +28,7 @@ from snapper.repository.checked_layers import (
     intact_layers,
     read_checked_layers,
     remember_checked_layers,
-    written_keys,
+    unattested_keys,
 )
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import read_layer, write_pages
@@ -215,7 +215,7 @@ class _Copy:
         self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
         added = {layer.digest: layer.size for layer in self._copy_concurrently(missing)}
         self.progress.done()
-        remember_checked_layers(written_keys(self.target, added), checked)
+        remember_checked_layers(unattested_keys(self.target, added), checked)
         return added
 
     def _copy_concurrently(self, layers: Sequence[Layer]) -> Iterator[Layer]:

@@ -43,7 +43,7 @@ from snapper.repository.checked_layers import (
     intact_layers,
     read_checked_layers,
     remember_checked_layers,
-    written_keys,
+    unattested_keys,
 )
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
@@ -293,7 +293,7 @@ def _build_snapshot(
         progress.done()
     built = build.result()
     contents = (content_key(layer.digest, layer.diff_id) for layer in built.checked)
-    written = written_keys(context.store, built.added)
+    written = unattested_keys(context.store, built.added)
     remember_checked_layers([*contents, *written], context.checked)
     snapshot = Snapshot(
         format=FORMAT,

@@ -6,7 +6,7 @@ another user may have written is only shared once this user has read it and comp
 
 The file `checked-layers` in the state directory has a key of 32 bytes for each object that has been read, as long as
 nothing replaces it, and one for each layer that has the content stated for it, the latest last. Without it, layers are
-read again. Layers that this user writes are remembered as if they had been read.
+read again. Layers that this user writes or restores are remembered as if they had been read for this.
 """
 
 from __future__ import annotations
@@ -56,8 +56,11 @@ def remember_checked_layers(keys: Iterable[bytes], known: Collection[bytes]) -> 
         directory.write(_FILE, b"".join(keys))
 
 
-def written_keys(store: Store, digests: Iterable[str]) -> list[bytes]:
-    """Return the keys of layers that this user has just written, where the store would not attest them later."""
+def unattested_keys(store: Store, digests: Iterable[str]) -> list[bytes]:
+    """Return the keys of these layers as they are now, none if the store attests what this user writes.
+
+    This is for layers that this user has just written, or will read before the keys are remembered.
+    """
     keys = [] if store.attests_own else [Layout.layer(digest) for digest in digests]
     statuses = zip(keys, map_concurrently(store.inspect, keys), strict=True)
     return [_object_key(store, key, status) for key, status in statuses if status]

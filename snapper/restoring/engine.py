@@ -17,6 +17,7 @@ from snapper.format.model import FORMAT, directory_mode
 from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.pinned import PinnedDirectory
 from snapper.process.pool import WorkerPool
+from snapper.repository.checked_layers import remember_checked_layers, unattested_keys
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
@@ -64,12 +65,16 @@ def run_plans(
 
 @dataclass
 class _StagedRestore:
-    """A plan whose target is locked for it; `resources` are released when it ends, with or without success."""
+    """A plan whose target is locked for it; `resources` are released when it ends, with or without success.
+
+    `checked` are the keys of layers that will be read, to remember that they are intact.
+    """
 
     plan: RestorePlan
     staging: Staging
     unpacker: SnapshotUnpacker
     resources: ExitStack
+    checked: list[bytes]
     error: Exception | None = None
 
 
@@ -126,7 +131,8 @@ class _Wave:
         unpacker = SnapshotUnpacker(snapshot.layers, str(staging.tree), str(prefix), snapshot.altered_paths)
         with _plan_errors(plan):
             self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
-        return _StagedRestore(plan, staging, unpacker, resources)
+        read = {snapshot.layers[number].digest for number in unpacker.missing}
+        return _StagedRestore(plan, staging, unpacker, resources, unattested_keys(self._store, read))
 
     def _submit_layers(self) -> dict[int, _StagedRestore]:
         """Queue all layers that are still to be written; return whose each job is."""
@@ -198,6 +204,7 @@ class _Wave:
                     staging.remove_replaced(self._workers)
             if unpacked.linked:
                 _renew_index(tree, header, unpacked)
+            remember_checked_layers(staged.checked, ())
         except Exception as error:
             return _fail(plan, staged.resources, error)
         return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated, "".join(discarded))
