@@ -13,11 +13,12 @@ from snapper.version import __version__
 
 if TYPE_CHECKING:
     from snapper.api.comparing import diff, status, verify_environment
+    from snapper.api.histories import read_snapshot, remove, snapshots, tag, untag
     from snapper.api.maintenance import prune, repair, verify
     from snapper.api.packing import import_archive, pack
     from snapper.api.restoring import restore, restore_all, rollback
     from snapper.api.sharing import copy, export
-    from snapper.api.stores import environments, open_store, read_snapshot, remove, snapshots, tag, untag
+    from snapper.api.stores import environments, open_store
     from snapper.commands.copy import CopyFailure, CopyResult
     from snapper.commands.diff import FileChanges, SnapshotDiff
     from snapper.commands.export import ExportResult
@@ -43,6 +44,13 @@ _MODULES = {
         "status",
         "verify_environment",
     ),
+    "snapper.api.histories": (
+        "read_snapshot",
+        "remove",
+        "snapshots",
+        "tag",
+        "untag",
+    ),
     "snapper.api.maintenance": (
         "prune",
         "repair",
@@ -64,11 +72,6 @@ _MODULES = {
     "snapper.api.stores": (
         "environments",
         "open_store",
-        "read_snapshot",
-        "remove",
-        "snapshots",
-        "tag",
-        "untag",
     ),
     "snapper.commands.copy": ("CopyFailure", "CopyResult"),
     "snapper.commands.diff": ("FileChanges", "SnapshotDiff"),

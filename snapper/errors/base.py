@@ -38,9 +38,9 @@ def suggest_name(name: str, known: Iterable[str]) -> str:
 class SnapperError(Exception):
     """Base class of all errors that users can meet.
 
-    A subclass is a dataclass whose fields are the error's data. Its templates are filled with the fields; a subclass
-    whose text needs logic overrides `message` or `hint` instead. Errors cross process boundaries (a worker raises, the
-    command reports), so they are pickled by field.
+    A subclass is a dataclass whose fields are the error's data, with no generated methods but `__init__`. Its templates
+    are filled with the fields; a subclass whose text needs logic overrides `message` or `hint` instead. Errors cross
+    process boundaries (a worker raises, the command reports), so they are pickled by field.
     """
 
     code: ClassVar[ExitCode] = ExitCode.FAILED
@@ -72,6 +72,9 @@ class SnapperError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._values()})"
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self._values())

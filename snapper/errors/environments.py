@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from snapper.errors.base import ExitCode, SnapperError, suggest_name
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotAnEnvironment(SnapperError):
     """A directory given as an environment is not one."""
 
@@ -18,7 +18,7 @@ class NotAnEnvironment(SnapperError):
     hint_template = "Give the environment's own directory: the one that contains bin and conda-meta."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EnvironmentNotFound(SnapperError):
     """This machine has no environment of that name; `known` are the names of those it has."""
 
@@ -35,7 +35,7 @@ class EnvironmentNotFound(SnapperError):
         return f"{suggestion}{where}. If it is elsewhere, give its directory: -p DIRECTORY."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class AmbiguousName(SnapperError):
     """Several environments on this machine have that name."""
 
@@ -52,7 +52,7 @@ class AmbiguousName(SnapperError):
         return f"Choose one by its directory: -p {shlex.quote(self.candidates[0])}."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EnvironmentOfOther(SnapperError):
     """What has the name of an environment belongs to another user, who decides what is in it."""
 
@@ -66,7 +66,7 @@ class EnvironmentOfOther(SnapperError):
         return f"If you trust {self.owner}, give its directory instead of the name: -p {shlex.quote(self.prefix)}."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ChangedWhilePacking(SnapperError):
     """A file of the environment was modified while it was being read."""
 
@@ -76,7 +76,7 @@ class ChangedWhilePacking(SnapperError):
     hint_template = "Wait until the program that writes to the environment has finished, then pack again."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ManifestTooLarge(SnapperError):
     """The manifest of a snapshot would exceed the format's limit; sizes in bytes."""
 
@@ -89,7 +89,7 @@ class ManifestTooLarge(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TooManyFiles(SnapperError):
     """What is kept in memory of an environment's files until all of them are written exceeds a limit, in bytes."""
 
@@ -103,7 +103,7 @@ class TooManyFiles(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TooManyDirectories(SnapperError):
     """There are more directories than `limit` in which there is hardly a file."""
 
@@ -115,7 +115,7 @@ class TooManyDirectories(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EditableInstallsFound(SnapperError):
     """The source code of some packages is outside the environment; each source is `NAME (DIRECTORY)`."""
 
@@ -130,7 +130,7 @@ class EditableInstallsFound(SnapperError):
         return f"the environment has editable installs, whose source code is outside it: {', '.join(self.sources)}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TargetOccupied(SnapperError):
     """Restoring would overwrite something that must be kept."""
 
@@ -142,7 +142,7 @@ class TargetOccupied(SnapperError):
     hint_template = "{advice}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PlatformMismatch(SnapperError):
     """The environment was built for another platform."""
 
@@ -155,7 +155,7 @@ class PlatformMismatch(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PrefixTooLong(SnapperError):
     """The target's path is longer than the prefix compiled into one of the files; lengths in bytes."""
 
@@ -173,7 +173,7 @@ class PrefixTooLong(SnapperError):
         return self.advice or "Restore to a shorter path with --envs-dir or --prefix."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NoTargetDirectory(SnapperError):
     """There is no directory to restore an environment into; `tried` are those that were tried, and why not."""
 
@@ -187,7 +187,7 @@ class NoTargetDirectory(SnapperError):
         return f"there is no directory to restore {self.environment!r} into; tried {', '.join(self.tried)}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class KernelNotRegistered(SnapperError):
     """snapper has registered no kernel of that environment; `known` are the environments with kernels."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from snapper.errors.base import ExitCode, SnapperError, suggest_name
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotInStore(SnapperError):
     """The store has no such environment, snapshot or object.
 
@@ -32,7 +32,7 @@ class NotInStore(SnapperError):
         return f"{suggest_name(self.name, self.known)}The store has: {', '.join(dict.fromkeys(self.known))}."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotAStore(SnapperError):
     """A URL does not lead to a snapper store; `absent` if nothing is there; `advice` replaces the usual hint."""
 
@@ -51,7 +51,7 @@ class NotAStore(SnapperError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnsupportedFormat(SnapperError):
     """A document was written by a later version of snapper, in a format that this version does not know."""
 
@@ -63,7 +63,7 @@ class UnsupportedFormat(SnapperError):
     hint_template = "Upgrade: pip install --upgrade conda-snapper."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StoreRefused(SnapperError):
     """The store does not allow an operation, such as "write KEY", or any access if `action` is empty.
 
@@ -84,7 +84,7 @@ class StoreRefused(SnapperError):
         return f"cannot {what} the store {self.store}: {self.reason}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StoreUnreachable(SnapperError):
     """The store cannot be reached at the moment."""
 
@@ -98,7 +98,7 @@ class StoreUnreachable(SnapperError):
     hint_template = "{advice}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Corrupted(SnapperError):
     """Stored bytes differ from what their name or manifest says; `advice` replaces the usual hint."""
 
@@ -116,7 +116,7 @@ class Corrupted(SnapperError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ObjectTooLarge(Corrupted):
     """An object is larger than any that a store may hold; it is not read."""
 
@@ -125,7 +125,7 @@ class ObjectTooLarge(Corrupted):
     advice: str = ""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ConcurrentUpdate(SnapperError):
     """The environment's entry in the store was updated by someone else in the meantime."""
 
@@ -140,7 +140,7 @@ class ConcurrentUpdate(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EntryTooLarge(SnapperError):
     """With another history entry, the environment's entry would exceed the format's limit; sizes in bytes."""
 
@@ -156,7 +156,7 @@ class EntryTooLarge(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Diverged(SnapperError):
     """The histories of an environment in two stores have diverged."""
 
@@ -176,7 +176,7 @@ class Diverged(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class StoreLocked(SnapperError):
     """Another operation on the store excludes this one."""
 
@@ -195,7 +195,7 @@ class StoreLocked(SnapperError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LockHeld(SnapperError):
     """Another process has kept the entries of a directory store locked for too long; `who` describes it."""
 
@@ -206,7 +206,7 @@ class LockHeld(SnapperError):
     hint_template = "Wait for it to finish, or end it if it hangs. Then run this again."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LeaseExpired(SnapperError):
     """The operation took so long that its lease has expired."""
 
@@ -216,7 +216,7 @@ class LeaseExpired(SnapperError):
     hint_template = "Run this again: data that is already stored is not stored again."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LayersPruned(SnapperError):
     """Layers that a pack relies on have disappeared from the store."""
 
@@ -231,7 +231,7 @@ class LayersPruned(SnapperError):
         return f"{layers} disappeared from the store {self.store} while packing"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TagExists(SnapperError):
     """The environment already has a tag of that name, for another snapshot."""
 
@@ -243,7 +243,7 @@ class TagExists(SnapperError):
     hint_template = "Choose another name, or move the tag with --move."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NoEarlierSnapshot(SnapperError):
     """There is no snapshot to roll back to."""
 
@@ -254,7 +254,7 @@ class NoEarlierSnapshot(SnapperError):
     hint_template = "See its history with: snapper log {environment}."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class NotAnArchive(SnapperError):
     """A file to import is not an archive of a conda environment."""
 
@@ -268,7 +268,7 @@ class NotAnArchive(SnapperError):
     )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidArchive(SnapperError):
     """An archive is corrupted or contains something unsafe."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from snapper.errors.base import ExitCode, SnapperError
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnsupportedPlatform(SnapperError):
     """snapper does not run on this operating system."""
 
@@ -16,7 +16,7 @@ class UnsupportedPlatform(SnapperError):
     hint_template = "On Windows, run it inside WSL 2, where conda environments are Linux environments."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UsageError(SnapperError):
     """The command line is invalid."""
 
@@ -27,7 +27,7 @@ class UsageError(SnapperError):
     hint_template = "{advice}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InvalidSettings(SnapperError):
     """A setting is invalid; `where` is the variable, or the file and its line."""
 
@@ -42,7 +42,7 @@ class InvalidSettings(SnapperError):
         return self.advice or "Correct it there; snapper config shows all settings and their problems."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PermissionDenied(SnapperError):
     """This user may not read or write a file or directory."""
 
@@ -52,7 +52,7 @@ class PermissionDenied(SnapperError):
     hint_template = "Run as the user who owns {path}, or give this user access to it."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class InsufficientSpace(SnapperError):
     """A file system has too little free space or too few inodes; `what` is the unit."""
 
@@ -74,7 +74,7 @@ class InsufficientSpace(SnapperError):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class FileOperationFailed(SnapperError):
     """The operating system failed to read or write a file."""
 
@@ -85,7 +85,7 @@ class FileOperationFailed(SnapperError):
     hint_template = "{advice}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class ProgramNotFound(SnapperError):
     """An external program is needed but not installed."""
 
@@ -96,7 +96,7 @@ class ProgramNotFound(SnapperError):
     hint_template = "{advice}"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TargetLocked(SnapperError):
     """Another snapper process has locked the same target; `who` identifies it if known."""
 
@@ -110,7 +110,7 @@ class TargetLocked(SnapperError):
         return f"{self.what} is locked by another snapper process" + (f": {self.who}" if self.who else "")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class WorkerDied(SnapperError):
     """A worker process ended without an answer.
 
@@ -131,7 +131,7 @@ class WorkerDied(SnapperError):
         return f"a worker process {how}" + (f" while {self.job}" if self.job else "")
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Interrupted(SnapperError):
     """The user pressed Ctrl-C, or the process received a termination signal."""
 
@@ -140,7 +140,7 @@ class Interrupted(SnapperError):
     hint_template = "Nothing was left half-done; run the command again to finish."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class UnexpectedError(SnapperError):
     """An exception that is a bug of snapper; `log` is the file with the traceback, if it could be written."""
 
