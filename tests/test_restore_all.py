@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import secrets
 import shutil
 import signal
@@ -352,6 +353,27 @@ def test_snapshot_that_needs_too_much_memory_does_not_stop_the_others(
     assert isinstance(outcomes["few"], RestoreResult)
     assert isinstance(outcomes["some"], RestoreResult)
     assert sorted(path.name for path in machine.envs.iterdir()) == ["few", "some"]
+
+
+def test_more_environments_are_restored_than_files_can_be_open(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.make_store(machine.store)
+    names = [f"team{number}" for number in range(20)]
+    layer = publisher.put_layer(machine.store, b"".join(publisher.ENVIRONMENT))
+    for name in names:
+        publisher.put_entry(machine.store, name, publisher.put_snapshot(machine.store, [layer]), "")
+    for name, value in machine.variables.items():
+        monkeypatch.setenv(name, value)
+    requests = [RestoreRequest(SnapshotSpec(name)) for name in names]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 50, hard))
+    try:
+        results = list(restore(open_store(str(machine.store)), requests, jobs=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(isinstance(result, RestoreResult) for result in results), results
+    assert sorted(path.name for path in machine.envs.iterdir()) == sorted(names)
 
 
 def test_failed_restore_to_another_prefix_keeps_the_kernels(machine: Machine) -> None:

@@ -10,10 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
+from snapper.fs.descriptors import most_descriptors
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.pinned import PinnedDirectory
 
+#: How many directories a tree keeps open at most, and a quarter of all descriptors, as there can be several trees.
 _MAX_DESCRIPTORS = 128
 
 
@@ -27,6 +29,7 @@ class DirectoryTree:
 
     def __init__(self, top: str | PinnedDirectory, *, make: bool = True, own: bool = False) -> None:
         self._make = make
+        self._most_open = min(_MAX_DESCRIPTORS, most_descriptors() // 4)
         self.made = 0
         self._open_directory = open_own_directory if own else _open_directory
         opened = (
@@ -66,7 +69,7 @@ class DirectoryTree:
                 os.mkdir(name, 0o755, dir_fd=parent_fd)
                 self.made += 1
             descriptor = self._open_directory(name, parent_fd)
-        if len(self._open) > _MAX_DESCRIPTORS:
+        if len(self._open) > self._most_open:
             self._close_except(parent)
         self._open[path] = descriptor
 

@@ -15,6 +15,7 @@ from snapper.environment.tree import Tree
 from snapper.errors import TooManyFiles
 from snapper.format.model import FORMAT, directory_mode
 from snapper.format.owners import NO_PATHS, OwnedPaths
+from snapper.fs.descriptors import free_descriptors
 from snapper.fs.pinned import PinnedDirectory
 from snapper.process.pool import WorkerPool
 from snapper.repository.checked_layers import remember_checked_layers, unattested_keys
@@ -27,6 +28,9 @@ from snapper.restoring.staging import Staging, staging_directory
 from snapper.restoring.target import RestoreTarget, check_replaced, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
+
+#: How many descriptors a staged restore takes. Half of those that are free must be enough for all that are staged.
+_DESCRIPTORS = 6
 
 #: How much memory the results of all layers may take until their snapshots are whole, in bytes: more than those of any
 #: single snapshot.
@@ -60,7 +64,11 @@ def run_plans(
     """Carry out the plans and yield the outcome of each as soon as it is known; a failure does not stop the others."""
     with ExitStack() as resources:
         for wave in split_into_waves(plans):
-            yield from _Wave(store, workers, advance, resources).run(wave)
+            waiting = sorted(wave, key=lambda plan: (plan.request.rank, plan.snapshot.size))
+            while waiting:
+                most = max(1, free_descriptors() // 2 // _DESCRIPTORS)
+                yield from _Wave(store, workers, advance, resources).run(waiting[:most])
+                del waiting[:most]
 
 
 @dataclass
