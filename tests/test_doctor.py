@@ -87,7 +87,7 @@ def test_what_a_restore_has_kept_is_named_and_is_no_environment(machine: Machine
 def test_problems_of_store_and_settings(machine: Machine) -> None:
     (store,) = findings(machine, "--store", machine.home / "none", code=3)["Store"]
     assert store["level"] == "problem"
-    assert "does not exist" in store["detail"]
+    assert "there is no store at" in store["detail"]
     assert store["hint"]
     machine.snapper("restore", "--all")
     assert "could not start" in findings(machine, code=3)["Restore"][0]["detail"]

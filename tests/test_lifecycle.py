@@ -445,7 +445,7 @@ def test_on_start_reports_a_missing_store(instance: Instance) -> None:
     output, seconds = instance.start("--store", f"{instance.home}/nowhere", "--budget", "20")
     assert seconds < 20
     for text in (output, instance.log):
-        assert f"{instance.home}/nowhere is not a snapper store: it does not exist" in text
+        assert f"there is no store at {instance.home}/nowhere" in text
         assert "on-start finished with exit code 13" in text
 
 

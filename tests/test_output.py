@@ -57,6 +57,26 @@ def test_options_of_a_group_apply_to_its_commands(packed: Machine) -> None:
     assert packed.snapper("kernels", "-q", "list", "-v").code == 2
 
 
+def test_options_before_the_command_are_refused_with_the_right_order(packed: Machine) -> None:
+    assert packed.expect_error(2, "--store", "x", "list")["hint"].startswith(
+        "Put options of a command after it."
+    )
+
+
+def test_output_of_both_streams_keeps_its_order(packed: Machine, tmp_path: Path) -> None:
+    """In a log, a problem stands below the environment that it concerns."""
+    packed.run_json("restore", "data")
+    packed.store.rename(packed.store.with_name("elsewhere"))
+    with (tmp_path / "log").open("wb") as log:
+        command = packed.command("status")
+        subprocess.run(command, env=packed.variables, stdout=log, stderr=log, cwd=packed.home, check=False)
+    first, *_, last = (tmp_path / "log").read_text().splitlines()
+    assert first.startswith("data: ") and last.startswith("  The first snapper pack creates it"), (
+        first,
+        last,
+    )
+
+
 # --- colors -----------------------------------------------------------------------------------------------
 
 

@@ -495,6 +495,7 @@ def test_budget_leaves_a_slow_restore_to_the_background(slow: Slow) -> None:
     status = slow.machine.snapper("status", "--json", **slow.variables).json["last_restore"]
     assert status["at_work"]
     assert status["log"] == background["log"]
+    assert "tiny: is being restored" in slow.machine.snapper("status", **slow.variables).out
     with started(slow.machine, "tiny-python3") as kernel:
         wait_until(lambda: "waiting for tiny to be restored:" in kernel.log)
         assert kernel.manager.is_alive()

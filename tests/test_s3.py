@@ -324,7 +324,7 @@ def test_offline_commands_say_that_they_show_the_cache(
         assert outcome.json["store_last_seen"], command
         shown = offline.snapper(*command)
         assert shown.code == 3, shown
-        assert "cannot be reached; showing the cache of" in shown.err, shown
+        assert "cannot be reached; using its cache of" in shown.err, shown
         assert "store_last_seen" not in one.run_json(*command)
     findings = offline.snapper("doctor", "--json").json["findings"]
     (finding,) = (finding for finding in findings if finding["title"] == "Store")

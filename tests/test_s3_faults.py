@@ -428,7 +428,7 @@ def test_wrong_settings_are_reported_with_a_hint(
         cases: list[tuple[str, str, dict[str, str], list[Fault]]] = [
             ("there is no bucket", "s3://no-such-bucket/x", {}, []),
             ("not a valid bucket name", "s3://No_Bucket!/x", {}, []),
-            ("it does not exist", f"{url}/nothing", {}, []),
+            ("there is no store at", f"{url}/nothing", {}, []),
             ("no AWS credentials", url, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, []),
             ("does not know these credentials", url, {"AWS_ACCESS_KEY_ID": "nobody"}, []),
             ("secret key does not match", url, {"AWS_SECRET_ACCESS_KEY": "wrong"}, []),

@@ -173,6 +173,8 @@ def _usage_error(error: Exception) -> UsageError:
         names.insert(0, context.info_name)
         context = context.parent
     see = f"See: {' '.join(['snapper', *names])} --help."
+    if type(error).__name__ == "NoSuchOption" and not names:
+        return UsageError(f"no such option: {option}", f"Put options of a command after it. {see}")
     if type(error).__name__ == "NoSuchOption":
         return UsageError(f"no such option: {option}", suggest_name(option, known) + see)
     text: str = getattr(error, "format_message", error.__str__)()

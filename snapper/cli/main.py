@@ -62,7 +62,9 @@ def _set_home() -> None:
         del os.environ["HOME"]
         instead = os.path.expanduser("~")
         if instead != home:
-            sys.stderr.write(f"snapper: warning: {home!r} (HOME) is of another user; root uses {instead}\n")
+            sys.stderr.write(
+                f"snapper: warning: {home!r} (HOME) belongs to another user; root uses {instead}\n"
+            )
     if not os.path.expanduser("~").startswith("/"):
         os.environ["HOME"] = "/"
 

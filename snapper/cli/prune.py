@@ -122,7 +122,7 @@ def _print_result(result: PruneResult, store: str, as_json: bool) -> None:
     drop, remove = ("would drop", "would remove") if result.dry else ("dropped", "removed")
     for entry in result.dropped:
         snapshot = f"{entry.environment}@{entry.snapshot_id[:12]}"
-        output.echo(f"{drop} history entry {snapshot} from {moment(entry.time)}")
+        output.echo(f"{drop} history entry {snapshot} from {moment(entry.time)} UTC")
     for tag in result.untagged:
         output.echo(f"{remove} tag {tag.environment}@{tag.tag} ({tag.snapshot_id[:12]})")
     snapshots, layers = plural(len(result.snapshots), "snapshot"), plural(len(result.layers), "layer")

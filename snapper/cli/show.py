@@ -9,7 +9,7 @@ import typer
 from snapper.cli.options import JsonOption, ReferenceArgument, StoreOption, open_store
 from snapper.cli.render import output
 from snapper.cli.render.staleness import read_staleness
-from snapper.cli.render.text import plural, size
+from snapper.cli.render.text import moment, plural, size
 from snapper.errors import UsageError
 from snapper.format.canonical import to_jsonable
 
@@ -83,7 +83,7 @@ def _print_snapshot(environment: Ref, snapshot_id: str, snapshot: Snapshot) -> N
     entry = origin_entry(environment, snapshot_id)
     if entry:
         origin = f"packed    {{}} from {entry.prefix}" if entry.prefix else "imported  {}"
-        output.echo("  " + origin.format(f"{entry.time} by {entry.user}@{entry.host}"))
+        output.echo("  " + origin.format(f"{moment(entry.time)} UTC by {entry.user}@{entry.host}"))
         if entry.message:
             output.echo(f"  message   {entry.message}")
     output.echo(f"  platform  {snapshot.platform}")

@@ -15,7 +15,7 @@ from snapper.cli.options import JsonOption, PrefixOption, StoreOption, open_stor
 from snapper.cli.render import output
 from snapper.cli.render.staleness import FRESH, Staleness, read_staleness
 from snapper.cli.render.style import Style
-from snapper.cli.render.text import plural, size
+from snapper.cli.render.text import moment, plural, size
 from snapper.errors import ExitCode, NotAStore, SnapperError, UsageError
 from snapper.errors.redaction import redact_url
 from snapper.format.canonical import to_jsonable
@@ -110,8 +110,12 @@ def _print_all(shown: _Shown, as_json: bool) -> None:
         )
         return
     to_store = f" --store {shlex.quote(redact_url(shown.option))}" if shown.option else ""
+    in_progress = _in_progress()
     for item in shown.statuses:
-        _print_status(item, shown.store, to_store)
+        if item.condition == "absent" and item.environment in in_progress:
+            output.echo(": is being restored", label=item.environment, style="bold")
+        else:
+            _print_status(item, shown.store, to_store)
     if not shown.statuses:
         output.echo("No environments on this machine have been packed or restored with snapper.")
     if failure is not None:
@@ -161,7 +165,7 @@ def _in_store(status: EnvironmentStatus, store: str, option: str) -> Iterator[st
         lost = status.condition != "unchanged" or status.stored is False
         restore = f"snapper restore {status.environment} -p {shlex.quote(status.prefix)}{option}"
         if lost:
-            yield f"the store has {status.current[:12]}{behind}; overwrite this one: {restore} --replace"
+            yield f"the store has {status.current[:12]}{behind}; replace this environment with it: {restore} --replace"
         else:
             yield f"the store has {status.current[:12]}{behind}; update: {restore}"
 
@@ -192,6 +196,18 @@ def _fields(status: EnvironmentStatus) -> dict[str, Any]:
     }
 
 
+def _in_progress() -> frozenset[str]:
+    """Return the environments that a running restore of all environments has not restored yet."""
+    from snapper.kernels.restore_record import last_restore
+
+    record = last_restore()
+    if record is None or not record.is_running:
+        return frozenset()
+    return frozenset(
+        part.environment for part in record.environments if part.condition in ("waiting", "restoring")
+    )
+
+
 def _last_restore_fields() -> dict[str, Any] | None:
     """Return the last restore of all environments as JSON; None if none is on record."""
     from snapper.kernels.restore_record import last_restore
@@ -217,7 +233,7 @@ def _print_last_restore() -> None:
         if record.is_running
         else " (interrupted; continue with: snapper restore --all)"
     )
-    output.echo(f"Last restore --all: {record.began}{how}: {record.error or summary}")
+    output.echo(f"Last restore --all, {moment(record.began)} UTC{how}: {record.error or summary}")
     for part in record.environments:
         if part.condition in ("waiting", "restoring"):
             share = 100 * part.done // part.size if part.size else 0

@@ -304,7 +304,7 @@ def _check_environments() -> Iterator[Finding]:
             yield _dependency_finding(prefix, dependency)
         paths = ", ".join(str(kernel.path) for kernel in outside if kernel.can_be_carried)
         if paths:
-            detail = f"{prefix} is started by {paths}: `pack` copies what is there into the environment"
+            detail = f"kernelspecs outside of {prefix} start it, and are packed with it: {paths}"
             yield Finding("note", "Environment", detail)
         if not kernels.shipped_kernels(installed.directory):
             detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"

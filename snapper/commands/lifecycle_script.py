@@ -193,6 +193,7 @@ restore() {
     *)
         if ! install; then
             say "snapper could not be installed, so nothing is restored"
+            say "install it in $venv, or make this script with --wheelhouse"
             return
         fi
         ;;

@@ -39,9 +39,9 @@ DependencyKind = Literal[
 ]
 
 _SUMMARIES: Mapping[DependencyKind, str] = {
-    "python": "packages of yours in {path}, which the environment's Python imports",
-    "r": "packages of yours in {path}, which the environment's R loads",
-    "julia": "packages of yours in {path}, which the environment's Julia loads",
+    "python": "your packages in {path}, which the environment's Python imports",
+    "r": "your packages in {path}, which the environment's R loads",
+    "julia": "your packages in {path}, which the environment's Julia loads",
     "variable": "{path}, which variables of the environment name",
     "script": "{path}, which scripts that activate the environment use",
     "command": "{path}, which commands of the environment's kernels use",

@@ -41,13 +41,18 @@ class NotAStore(SnapperError):
     advice: str = ""
     absent: bool = False
     code = ExitCode.STORE
-    message_template = "{store} is not a snapper store: {reason}"
+
+    @property
+    def message(self) -> str:
+        if self.absent:
+            return f"there is no store at {self.store}"
+        return f"{self.store} is not a snapper store: {self.reason}"
 
     @property
     def hint(self) -> str:
         return self.advice or (
-            "Check the URL, or choose another store with --store, SNAPPER_STORE or snapper config set store. snapper "
-            "pack creates a store in a new or empty directory or S3 prefix."
+            "The first snapper pack creates it, in a new or empty directory or S3 prefix. If it should exist, check "
+            "--store, SNAPPER_STORE and the setting store (snapper config)."
         )
 
 
@@ -261,7 +266,7 @@ class NotAnArchive(SnapperError):
     file: str
     reason: str
     code = ExitCode.NOT_FOUND
-    message_template = "{file} is not a conda-pack archive: {reason}"
+    message_template = "cannot import {file}: {reason}"
     hint_template = (
         "Give an archive made by conda-pack or snapper export "
         "(.tar.gz, .tar.zst, .tar.bz2, .tar.xz, .tar, .zip, .squashfs)."

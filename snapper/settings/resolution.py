@@ -150,7 +150,7 @@ def _resolve(key: str, file: SettingsFile | None) -> Setting:
         try:
             value = setting.parse(text.split(",") if setting.is_list else text)
         except ValueError as error:
-            raise InvalidSettings(variable, f"it cannot be {text!r}: {error}") from None
+            raise InvalidSettings(variable, f"{key} cannot be {text!r}: {error}") from None
         return Setting(key, value, variable)
     if file and key in file.fields:
         try:

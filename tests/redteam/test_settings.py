@@ -137,7 +137,7 @@ def test_aws_settings_of_a_user_for_root(world: World) -> None:
     }
     outcome = world.root.snapper("list", "--store", "s3://bucket/x", HOME=str(world.attacker.home), **where)
     withstood(not ran.exists(), "ran a program of the attacker as root")
-    withstood("is of another user; root uses" in outcome.err, "did not say which home is used")
+    withstood("belongs to another user; root uses" in outcome.err, "did not say which home is used")
 
 
 # --- editable installs ------------------------------------------------------------------------------------

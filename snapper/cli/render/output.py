@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from snapper.cli.logs import Verbosity
@@ -34,7 +35,12 @@ def notice(line: str) -> None:
 
 
 def warn(line: str, *, label: str = "", style: Style | None = None) -> None:
-    """Print a line about an error or a partial failure on stderr, after a label in that style."""
+    """Print a line about an error or a partial failure on stderr, after a label in that style.
+
+    It comes after all results so far, also where both streams lead to one file.
+    """
+    with suppress(OSError):  # reported at the end
+        sys.stdout.flush()
     print(_styled(label, style, sys.stderr) + escape_controls(line), file=sys.stderr)
 
 

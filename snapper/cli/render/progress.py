@@ -56,8 +56,9 @@ class _Lines:
         self._write(f"{escape_controls(self._task)}: done in {seconds:.1f} s")
 
     def _share(self) -> str:
-        share = 100 * self._size // self._total if self._total else 100
-        return f"{share}% ({size(self._size)} of {size(self._total)})"
+        done = min(self._size, self._total)  # files may grow while they are read
+        share = 100 * done // self._total if self._total else 100
+        return f"{share}% ({size(done)} of {size(self._total)})"
 
     def _write(self, line: str) -> None:
         with suppress(OSError):  # a full disk must not end the work

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from snapper.cli.render import output
-from snapper.cli.render.text import age
+from snapper.cli.render.text import age, moment
 from snapper.errors import ExitCode
 from snapper.process.identity import format_utc
 
@@ -35,7 +35,7 @@ class Staleness:
     def warn(self) -> None:
         if self.since is not None:
             output.warn(
-                f"the store {self.store} cannot be reached; showing the cache of {format_utc(self.since)} "
+                f"the store {self.store} cannot be reached; using its cache of {moment(format_utc(self.since))} UTC "
                 f"({age(time.time() - self.since)} ago)"
             )
 

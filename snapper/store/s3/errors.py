@@ -55,7 +55,7 @@ _BUSY = ("SlowDown", "Throttling", "RequestTimeout")
 _MISSING = ("NoSuchKey", "NotFound", "404")
 
 _EXPIRED = ("the credentials have expired", _LOGIN_HINT)
-_UNKNOWN = ("it does not know these credentials", _CREDENTIALS_HINT)
+_UNKNOWN = ("the server does not know these credentials", _CREDENTIALS_HINT)
 
 #: Error codes with one cause: the cause, and a hint.
 _CAUSES = {
