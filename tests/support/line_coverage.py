@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import pytest
 from coverage import Coverage
@@ -38,14 +38,25 @@ class Measurement:
         self._reported_by = 0
         self._coverage = _new_coverage()
         self._coverage.start()
+        os.register_at_fork(after_in_child=self._forget)
+
+    @property
+    def _lines(self) -> dict[str, set[int]]:
+        """The lines run so far, by file; coverage.py's public functions copy them to a database first."""
+        assert self._coverage._collector
+        return cast(dict[str, set[int]], self._coverage._collector.data)
+
+    def _forget(self) -> None:
+        """Forget the lines run before the fork: the other process reports them."""
+        for lines in self._lines.values():
+            lines.clear()
 
     def report(self) -> None:
         """Append the lines run so far in this process; only the first call in a process has an effect."""
         if self._reported_by == os.getpid():
             return
         self._reported_by = os.getpid()
-        data = self._coverage.get_data()
-        masks = {file: hex(_mask(data.lines(file) or ())) for file in data.measured_files()}
+        masks = {file: hex(_mask(lines)) for file, lines in self._lines.copy().items() if lines}
         with open(self._report, "ab", buffering=0) as file:
             file.write(json.dumps(masks).encode() + b"\n")
 
