@@ -15,7 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -237,10 +238,9 @@ def test_repeated_interrupts_do_not_break_the_cleanup(packed: Packed, target: Pa
         return start_command(packed.machine, "restore", "many", "--envs-dir", target.parent, "--jobs", 1)
 
     running = halt_between(start, staging_has(target, STAGES["files"]), target.exists)
+    running.send(signal.SIGINT)
     running.process.send_signal(signal.SIGCONT)
-    for _ in range(1000):
-        if running.exited:
-            break
+    while not running.exited:
         running.send(signal.SIGINT)
     outcome = running.finish()
     assert outcome.code == 130, outcome
@@ -357,10 +357,33 @@ def test_restore_does_not_discard_changes_made_meanwhile(
 # --- terminals and workers --------------------------------------------------------------------------------
 
 
-def run_on_a_terminal(
-    machine: Machine, act: Callable[[int, Callable[[], bytes]], None], *arguments: object
-) -> str:
-    """Run `snapper` on a pseudo-terminal and call `act` with its other end; return what was displayed."""
+class Terminal:
+    """A pseudo-terminal on which a command runs: its other end, and what was displayed."""
+
+    def __init__(self, descriptor: int, command: RunningCommand) -> None:
+        self.command = command
+        self._descriptor = descriptor
+        self._shown = bytearray()
+
+    @property
+    def shown(self) -> str:
+        return self._shown.decode()
+
+    def read(self) -> bool:
+        """Wait for more output; return False when the command has ended."""
+        try:
+            self._shown += os.read(self._descriptor, 65536)
+        except OSError:
+            return False
+        return True
+
+    def press(self, key: bytes) -> None:
+        os.write(self._descriptor, key)
+
+
+@contextmanager
+def on_a_terminal(machine: Machine, *arguments: object) -> Iterator[Terminal]:
+    """Run `snapper` on a pseudo-terminal, which is closed at the end."""
     ours, theirs = pty.openpty()
     take_terminal = (
         "import fcntl, os, sys, termios;"
@@ -375,34 +398,38 @@ def run_on_a_terminal(
         start_new_session=True,
     ) as process:
         os.close(theirs)
-        shown = bytearray()
-
-        def more() -> bytes:
-            try:
-                shown.extend(os.read(ours, 65536))
-            except OSError:
-                raise EOFError from None
-            return bytes(shown)
-
         try:
-            act(ours, more)
-            while True:
-                more()
-        except EOFError:
+            yield Terminal(ours, RunningCommand(process, machine.home))
+        finally:
+            os.close(ours)
+
+
+def halted_on_a_terminal(machine: Machine, stack: ExitStack, target: Path, *arguments: object) -> Terminal:
+    """Run a restore on a terminal, and halt it when it has displayed that it restores, and before it is complete."""
+    is_late = staging_has(target, STAGES["links"])
+    for _ in range(20):
+        terminal = stack.enter_context(on_a_terminal(machine, *arguments))
+        while "Restoring many" not in terminal.shown and terminal.read():
             pass
-        os.close(ours)
-        assert process.wait(60) == 130
-    return shown.decode()
+        if terminal.command.halt() and not is_late() and not os.path.lexists(target):
+            return terminal
+        terminal.command.send(KILL)
+        terminal.command.process.wait()
+        shutil.rmtree(target, ignore_errors=True)
+    raise AssertionError("the command was too fast every time")
 
 
 def test_ctrl_c_on_a_terminal_is_reported_once(packed: Packed, target: Path) -> None:
-    def press(terminal: int, more: Callable[[], bytes]) -> None:
-        while b"Restoring many" not in more():
+    with ExitStack() as stack:
+        terminal = halted_on_a_terminal(
+            packed.machine, stack, target, "restore", "many", "--envs-dir", target.parent
+        )
+        terminal.press(b"\x03")
+        terminal.command.process.send_signal(signal.SIGCONT)
+        while terminal.read():
             pass
-        os.write(terminal, b"\x03")
-
-    output = run_on_a_terminal(packed.machine, press, "restore", "many", "--envs-dir", target.parent)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)  # without colors
+        assert terminal.command.process.wait(60) == 130
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.shown)  # without colors
     assert "Traceback" not in shown
     assert shown.count("snapper: interrupted") == 1
     assert shown.endswith("finish.\r\n")
@@ -414,17 +441,29 @@ def test_killed_worker_is_reported_and_leaves_nothing_half_done(
     command: str, packed: Packed, machine: Machine, target: Path
 ) -> None:
     """The system kills processes when memory runs out. Other environments are restored all the same."""
-    if command == "pack":
-        running = start_command(machine, "pack", "-p", packed.source, "--level", 19)
-    else:
+    if command == "restore":
         shutil.copytree(packed.machine.store, machine.store)
         make_data(machine.envs / "data")
         machine.run_json("pack", "data")
         shutil.rmtree(machine.envs / "data")
-        running = start_command(machine, "restore", "many", "data", "--envs-dir", target.parent, "--json")
-    assert running.reaches(running.has_workers)
-    assert running.halt()
-    os.kill(max(running.members()), KILL)
+
+    def start() -> RunningCommand:
+        if command == "pack":
+            shutil.rmtree(machine.store, ignore_errors=True)
+            words: tuple[object, ...] = ("pack", "-p", packed.source, "--level", 19)
+        else:
+            shutil.rmtree(target.parent)
+            target.parent.mkdir()
+            words = ("restore", "many", "data", "--envs-dir", target.parent, "--json")
+        started.append(start_command(machine, *words))
+        return started[-1]
+
+    def has_workers() -> bool:
+        return started[-1].has_workers()
+
+    started: list[RunningCommand] = []
+    running = halt_between(start, has_workers, lambda: not has_workers())
+    os.kill(max({*running.members()} - {running.process.pid}), KILL)
     running.process.send_signal(signal.SIGCONT)
     outcome = running.finish()
     assert outcome.code == 1, outcome
