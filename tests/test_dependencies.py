@@ -369,7 +369,7 @@ def compile_c(output: Path, *options: object, text: str = "int main(void) { retu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the programs are in ELF format")
-def test_libraries_outside_that_programs_need_are_named(data: Path, machine: Machine) -> None:
+def test_libraries_and_interpreters_outside_are_named(data: Path, machine: Machine) -> None:
     function = "int one(void) { return 1; }"
     shared = ("-shared", "-fPIC")
     outside = machine.home / "libs"
@@ -379,7 +379,18 @@ def test_libraries_outside_that_programs_need_are_named(data: Path, machine: Mac
     compile_c(data / "bin/plain", "-lm")
     compile_c(data / "bin/origin", f"-L{data}/lib", "-llib", "-Wl,-rpath,$ORIGIN/../lib")
     compile_c(data / "bin/prefix", f"-L{data}/lib/private", "-lprivate", f"-Wl,-rpath,{data}/lib/private")
+    compile_c(data / "bin/by-variable", f"-L{data}/lib/private", "-lprivate")
+    set_variables(data, LD_LIBRARY_PATH=f"{data}/lib/private")
+    write(data / "bin/script", f"#!{data}/bin/prefix\n").chmod(0o755)
+    write(data / "bin/system", "#!/usr/bin/env -S python3 -I\n").chmod(0o755)
     assert dependencies(machine) == []
+    copied = shutil.copytree(data, machine.home / "copied", symlinks=True)
+    packed = machine.run_json("pack", "-p", copied)
+    assert (packed["found_prefixes"], packed["dependencies"]) == ([str(data)], [])
+    shutil.copy("/bin/sh", outside / "shell")
+    write(data / "bin/script", f"#!{outside}/shell -e\n")
+    write(data / "bin/trampoline", f'#!/bin/sh\n\'exec\' "{outside}/shell" "$0" "$@"\n').chmod(0o755)
+    compile_c(data / "bin/loaded", f"-Wl,--dynamic-linker,{outside}/shell")
     compile_c(data / "lib/module.so", *shared, f"-L{data}/lib", "-llib", f"-L{outside}", "-llibs")
     compile_c(data / "bin/pinned", f"-L{outside}", "-llibs", f"-Wl,-rpath,{outside}")
     compile_c(data / "bin/found", f"-L{data}/lib", "-llib")
@@ -387,6 +398,7 @@ def test_libraries_outside_that_programs_need_are_named(data: Path, machine: Mac
     (data / "bin/broken").chmod(0o755)
     assert dependencies(machine) == [
         ("library", "~/libs/liblibs.so", ["bin/pinned"]),
+        ("library", "~/libs/shell", ["bin/loaded", "bin/script", "bin/trampoline"]),
         ("library", "liblib.so", ["bin/found"]),
         ("library", "liblibs.so", ["lib/module.so"]),
     ]

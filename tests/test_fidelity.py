@@ -156,11 +156,12 @@ def test_symlinks_and_hard_links_are_restored(tools: Path, machine: Machine, tmp
         "prefix": str(tools),
         "sibling": f"{tools}-other/x",
         "outside": str(outside),
+        "above": "../../above",
         "loop": "loop",
     }.items():
         (directory / name).symlink_to(target)
     packed = machine.run_json("pack", "-p", tools, "--name", "moved")
-    assert packed["outside"] == ["mine/outside", "mine/sibling"]
+    assert packed["outside"] == ["mine/above", "mine/outside", "mine/sibling"]
     restored = pack_and_move(machine, tools)
     assert_same(tools, restored, machine)
     inodes = {(restored / path).stat().st_ino for path in ("mine/one", "mine/two", "bin/three")}

@@ -19,9 +19,10 @@ from snapper.environment.conda_directories import envs_dirs
 from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_in
-from snapper.environment.libraries import outside_libraries
+from snapper.environment.libraries import ProgramFiles
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
+from snapper.environment.outside_paths import Surroundings
 from snapper.environment.variables import environment_variables
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
@@ -287,7 +288,8 @@ def _check_environments() -> Iterator[Finding]:
         installed = InstalledEnvironment(prefix)
         try:
             editables = editable.find(installed.directory, installed.followed.tree)
-            libraries = _outside_libraries(installed)
+            around = Surroundings(installed.directory, installed.prefixes_in_files)
+            libraries = _outside_libraries(installed, around)
         except SnapperError as error:
             yield Finding("warning", "Environment", error.message, error.hint)
             continue
@@ -296,7 +298,7 @@ def _check_environments() -> Iterator[Finding]:
             hint = "Choose how to pack them: --editable=include or --editable=ignore."
             yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
         variables = environment_variables(installed.directory)
-        used = find_dependencies(installed.directory, variables, kernels.kernel_commands(installed.directory))
+        used = find_dependencies(around, variables, kernels.kernel_commands(installed.directory))
         unproved = unproved_links(installed.followed)
         outside = kernels.outside_kernels(installed.directory)
         withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
@@ -311,12 +313,17 @@ def _check_environments() -> Iterator[Finding]:
             yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
 
 
-def _outside_libraries(installed: InstalledEnvironment) -> list[Dependency]:
-    """Return the libraries outside of the environment that compiled files in it need; raise what `make_plan` raises."""
+def _outside_libraries(installed: InstalledEnvironment, around: Surroundings) -> list[Dependency]:
+    """Return the libraries and interpreters outside of the environment that its programs need.
+
+    Raise what `make_plan` raises.
+    """
     tree = installed.followed.tree
     plan = make_plan(installed.directory, tree, installed.records)
     paths = {file.path for file in tree.files}
-    found = outside_libraries(installed.directory, own_programs(plan), paths)
+    search_path = environment_variables(installed.directory).get("LD_LIBRARY_PATH", "").split(":")
+    files = ProgramFiles(around, paths, search_path)
+    found = files.outside(own_programs(plan))
     return [Dependency("library", library.library, library.files) for library in found]
 
 

@@ -16,7 +16,8 @@ from snapper.environment.credentials import find_credentials
 from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
-from snapper.environment.libraries import OutsideLibrary, outside_libraries
+from snapper.environment.libraries import OutsideLibrary, ProgramFiles
+from snapper.environment.outside_paths import Surroundings
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
@@ -182,7 +183,7 @@ def pack(
         harmless_unrelocated=packed.unrelocated.harmless,
         outside=source.links_outside(packed.prefixes),
         found_prefixes=packed.found_prefixes,
-        dependencies=_find_dependencies(source, outside, packed.libraries),
+        dependencies=_find_dependencies(source, outside, packed),
         kernels=tuple(kernel for kernel in outside if kernel.is_carried),
         clamped=source.clamped_times,
         included=source.included,
@@ -308,7 +309,8 @@ def _build_snapshot(
     )
     encoded = manifest.encode(snapshot)
     paths = {file.path for file in source.tree.files}
-    libraries = outside_libraries(source.directory, own_programs(plan), paths)
+    search_path = environment_variables(source.directory).get("LD_LIBRARY_PATH", "").split(":")
+    files = ProgramFiles(Surroundings(source.directory, context.prefixes), paths, search_path)
     return _Packed(
         encoded,
         snapshot,
@@ -318,7 +320,7 @@ def _build_snapshot(
         built.added,
         credentials,
         source.found_prefixes,
-        libraries,
+        files.outside(own_programs(plan)),
     )
 
 
@@ -349,7 +351,7 @@ def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: b
 
 
 def _find_dependencies(
-    source: PackSource, outside: Iterable[kernels.CarriedKernel], libraries: Iterable[OutsideLibrary]
+    source: PackSource, outside: Iterable[kernels.CarriedKernel], packed: _Packed
 ) -> tuple[Dependency, ...]:
     """Return what the environment uses that is outside of it; for an imported one, this cannot be known.
 
@@ -357,11 +359,12 @@ def _find_dependencies(
     """
     if source.foreign_prefix:
         return ()
+    around = Surroundings(source.directory, packed.prefixes)
     variables = environment_variables(source.directory)
-    found = find_dependencies(source.directory, variables, kernels.kernel_commands(source.directory))
+    found = find_dependencies(around, variables, kernels.kernel_commands(source.directory))
     withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
     found = tuple(dependency for dependency in found if dependency.path not in source.included)
-    linked = [Dependency("library", library.library, library.files) for library in libraries]
+    linked = [Dependency("library", library.library, library.files) for library in packed.libraries]
     return (*found, *linked, *withheld, *unproved_links(source.installed.followed))
 
 

@@ -39,13 +39,15 @@ class FollowedLinks:
     unproved: tuple[File, ...] = ()
 
 
-def leads_outside(file: File, environment: PinnedDirectory) -> bool:
-    """Return whether the file is a link that leads out of the environment; a link on the way is not followed."""
+def leads_outside(file: File, prefixes: Iterable[str]) -> bool:
+    """Return whether the file is a link that leads out of the environment, whatever of the prefixes its path is.
+
+    A link on the way is not followed.
+    """
     if file.type != "symlink":
         return False
     if file.target.startswith("/"):
-        tops = (os.path.abspath(environment.path), os.path.realpath(environment.path))
-        return not any(f"{file.target}/".startswith(f"{top}/") for top in tops)
+        return not any(f"{file.target}/".startswith(f"{prefix}/") for prefix in prefixes)
     target = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.target))
     return target == ".." or target.startswith("../")
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from snapper.environment.cached_links import FollowedLinks
 from snapper.environment.conda import META
-from snapper.environment.outside_paths import is_inside, outside_paths
+from snapper.environment.outside_paths import Surroundings
 from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.fs.small_files import list_beneath, read_beneath, read_own_path
 from snapper.settings.directories import home_directory
@@ -143,13 +143,13 @@ class UserSite:
 
 
 def find_dependencies(
-    environment: PinnedDirectory, variables: Mapping[str, str], kernels: Iterable[KernelCommand] = ()
+    around: Surroundings, variables: Mapping[str, str], kernels: Iterable[KernelCommand] = ()
 ) -> tuple[Dependency, ...]:
-    """Return what an environment that sets these variables, and has these kernels, uses outside of it.
+    """Return what an environment that sets these variables, and has these kernels, uses of what is `around` it.
 
     What cannot be read does not count: neither could it be used.
     """
-    named = _Named()
+    named, environment = _Named(), around.environment
     kernels, scripts = [*kernels], [*_activation_scripts(environment)]
     rest = {name: value for name, value in variables.items() if name not in _OF_LANGUAGES}
     for settings in (
@@ -159,12 +159,12 @@ def find_dependencies(
     ):
         for variable, value in settings.items():
             is_search_path = variable in _SEARCH_PATHS
-            named.add("variable", variable, outside_paths(value, environment, anywhere=is_search_path))
+            named.add("variable", variable, around.paths_in(value, anywhere=is_search_path))
     for name, text in scripts:
-        named.add("script", f"{_ACTIVATE}/{name}", outside_paths(text, environment))
+        named.add("script", f"{_ACTIVATE}/{name}", around.paths_in(text))
     for kernel in kernels:
         for word in kernel.command:
-            named.add("command", kernel.kernel, outside_paths(word, environment))
+            named.add("command", kernel.kernel, around.paths_in(word))
     found = [*_user_packages(environment, variables), *named.dependencies()]
     return tuple(dependency for dependency in found if dependency.names)
 
@@ -202,7 +202,11 @@ def user_sites(environment: PinnedDirectory, variables: Mapping[str, str]) -> li
     top = Path(os.path.expanduser(base))
     pythons = [name for name in _names(environment, "lib") if _PYTHON.fullmatch(name)]
     sites = [UserSite(python, top / "lib" / python / "site-packages") for python in pythons]
-    return [site for site in sites if site.path.is_dir() and not is_inside(site.path, environment)]
+    return [
+        site
+        for site in sites
+        if site.path.is_dir() and not Surroundings(environment).relative(str(site.path))
+    ]
 
 
 def python_packages(directory: Path) -> tuple[str, ...]:
@@ -250,7 +254,9 @@ def _r_libraries(environment: PinnedDirectory, variables: Mapping[str, str]) -> 
     found = [*(named.split(":") if named else defaults), *(path for text in texts for path in _r_paths(text))]
     for version in sorted(versions):
         paths = [Path(os.path.expanduser(path.replace("%v", version))) for path in dict.fromkeys(found)]
-        yield from (path for path in paths if path.is_dir() and not is_inside(path, environment))
+        yield from (
+            path for path in paths if path.is_dir() and not Surroundings(environment).relative(str(path))
+        )
 
 
 def _r_startup_files(environment: PinnedDirectory) -> Iterator[str]:
@@ -283,7 +289,7 @@ def _julia_depots(environment: PinnedDirectory, variables: Mapping[str, str]) ->
         return
     for path in (named or "~/.julia").split(":"):
         depot = Path(os.path.expanduser(path or "~/.julia"))
-        if depot.is_absolute() and not is_inside(depot, environment):
+        if depot.is_absolute() and not Surroundings(environment).relative(str(depot)):
             yield depot
 
 

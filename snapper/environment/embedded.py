@@ -26,6 +26,7 @@ from snapper.environment.tree import File
 from snapper.format.canonicalize import candidate_originals
 from snapper.format.model import is_placeholder, path_bytes
 from snapper.format.paths import contains_path
+from snapper.format.shebang import program_of
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
 
@@ -235,7 +236,7 @@ class _Search:
             with suppress(OSError):
                 data = read_beneath(self._top, path, _LARGEST_SCRIPT)
                 if data.startswith(b"#!"):
-                    self._claim(_program_of(data))
+                    self._claim(program_of(data))
 
     def read_kernelspecs(self, paths: Set[str]) -> None:
         """Look at the programs of kernels."""
@@ -303,18 +304,3 @@ def _unchanged_scripts(paths: Set[str], records: Iterable[Record]) -> set[str]:
         for entry in record.entries
         if entry.path in paths and not entry.type.endswith("entry_point")
     }
-
-
-def _program_of(script: bytes) -> str:
-    """Return the program that a script's first lines start, as far as it can be told."""
-    lines = script[:4096].split(b"\n", 4)
-    command = lines[0][2:].strip()
-    if command == b"/bin/sh":
-        command = next((line.partition(b"exec")[2] for line in lines[1:4] if b"exec" in line), b"").lstrip(
-            b"' "
-        )
-    elif command.startswith(b"/usr/bin/env "):
-        command = command.removeprefix(b"/usr/bin/env ").removeprefix(b"-S ").lstrip()
-    is_quoted = command[:1] in (b'"', b"'")
-    words = command[1:].split(command[:1], 1) if is_quoted else command.split(None, 1)
-    return words[0].decode("utf-8", "surrogateescape") if words else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +49,8 @@ class InstalledEnvironment:
     @cached_property
     def followed(self) -> FollowedLinks:
         """The tree with links of packages into a package cache followed; raises what `tree` and `records` raise."""
-        links = [file for file in self.tree.files if leads_outside(file, self.directory)]
+        own = (os.path.abspath(self.prefix), os.path.realpath(self.prefix))
+        links = [file for file in self.tree.files if leads_outside(file, own)]
         if not links:
             return FollowedLinks(self.tree)
         with read_errors():

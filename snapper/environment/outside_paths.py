@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 from snapper.fs.beneath import is_possible_path
 from snapper.fs.pinned import PinnedDirectory
@@ -27,33 +28,45 @@ _PATH = re.compile(r"""(?:\A|[\s=,;|&(<>"'`]|[\s=,"'(]-[A-Za-z])(/[^\s=,;|&()<>"
 _MOST = 1000
 
 
-def outside_paths(text: str, environment: PinnedDirectory, *, anywhere: bool = False) -> Iterator[str]:
-    """Yield the existing absolute paths in a text that lead out of the environment, each once.
+@dataclass(frozen=True)
+class Surroundings:
+    """What is outside of an environment, whose files may also contain other `prefixes` as its path."""
 
-    Those that all machines have only count if `anywhere`. The text may be a list of paths, separated by colons, which
-    may contain spaces.
-    """
-    for path in dict.fromkeys(islice(_paths(text), _MOST)):
-        counts = not is_inside(Path(path), environment) if anywhere else is_outside(path, environment)
-        if counts and os.path.exists(path):
-            yield path
+    environment: PinnedDirectory
+    prefixes: Collection[str] = ()
 
+    def paths_in(self, text: str, *, anywhere: bool = False) -> Iterator[str]:
+        """Yield the existing absolute paths in a text that lead out of the environment, each once.
 
-def is_outside(path: str, environment: PinnedDirectory) -> bool:
-    """Return whether an absolute path leads out of the environment, to something that not all machines have."""
-    if not path.startswith("/") or not is_possible_path(path) or is_inside(Path(path), environment):
-        return False
-    normal, home = os.path.normpath(path), os.path.realpath(home_directory())
-    return not (_ON_ALL_MACHINES.fullmatch(normal) or f"{home}/".startswith(f"{os.path.realpath(normal)}/"))
+        Those that all machines have only count if `anywhere`. The text may be a list of paths, separated by colons,
+        which may contain spaces.
+        """
+        for path in dict.fromkeys(islice(_paths(text), _MOST)):
+            counts = not self.relative(path) if anywhere else self.has(path)
+            if counts and os.path.exists(path):
+                yield path
 
+    def has(self, path: str) -> bool:
+        """Return whether an absolute path leads out of the environment, to something that not all machines have."""
+        if not path.startswith("/") or not is_possible_path(path) or self.relative(path):
+            return False
+        normal, home = os.path.normpath(path), os.path.realpath(home_directory())
+        return not (
+            _ON_ALL_MACHINES.fullmatch(normal) or f"{home}/".startswith(f"{os.path.realpath(normal)}/")
+        )
 
-def is_inside(path: Path, environment: PinnedDirectory) -> bool:
-    """Return whether a path leads into the environment."""
-    prefix = environment.path
-    return any(
-        os.path.abspath(path) == top or os.path.abspath(path).startswith(f"{top}/")
-        for top in (os.path.abspath(prefix), os.path.realpath(prefix))
-    ) or os.path.realpath(path).startswith(f"{os.path.realpath(prefix)}/")
+    def relative(self, path: str) -> str:
+        """Return the path relative to the environment, "." for this itself; "" if it leads elsewhere."""
+        for spelling in (os.path.abspath(path), os.path.realpath(path)):
+            for top in self._tops:
+                if f"{spelling}/".startswith(f"{top}/"):
+                    return spelling[len(top) + 1 :] or "."
+        return ""
+
+    @cached_property
+    def _tops(self) -> tuple[str, ...]:
+        own = str(self.environment.path)
+        return (os.path.abspath(own), os.path.realpath(own), *self.prefixes)
 
 
 def _paths(text: str) -> Iterator[str]:

@@ -26,12 +26,12 @@ Reader = Callable[[int, int], bytes]
 class NeededLibraries(NamedTuple):
     """The libraries that a file needs, and the directories in which its loader looks for them first.
 
-    `is_program` tells that it is started by itself, rather than loaded by another program.
+    `interpreter` is the loader's path if the file is a program, started by itself rather than loaded by another one.
     """
 
     names: tuple[str, ...]
     search_path: tuple[str, ...]
-    is_program: bool
+    interpreter: str
 
 
 def read_needed(read: Reader) -> NeededLibraries | None:
@@ -51,9 +51,9 @@ def _read(read: Reader, header: bytes) -> NeededLibraries | None:
     table = read(offset, size * count)
     segments = [_segment(table, number * size, order, wide) for number in range(count)]
     dynamic = [segment for segment in segments if segment.type == _PT_DYNAMIC]
-    is_program = any(segment.type == _PT_INTERP for segment in segments)
+    interpreter = "".join(_text(read, segment.offset) for segment in segments if segment.type == _PT_INTERP)
     if not dynamic:
-        return NeededLibraries((), (), is_program)
+        return NeededLibraries((), (), interpreter)
     section = read(dynamic[0].offset, min(dynamic[0].size, _LARGEST_SECTION))
     word = struct.Struct(order + ("QQ" if wide else "II"))
     entries = list(word.iter_unpack(section[: len(section) - len(section) % word.size]))
@@ -65,11 +65,14 @@ def _read(read: Reader, header: bytes) -> NeededLibraries | None:
         return None
 
     def texts(*tags: int) -> list[str]:
-        found = (read(strings + value, _LONGEST_PATH) for tag, value in entries if tag in tags)
-        return [text.partition(b"\0")[0].decode("utf-8", "surrogateescape") for text in found]
+        return [_text(read, strings + value) for tag, value in entries if tag in tags]
 
     search_path = [path for text in texts(_DT_RPATH, _DT_RUNPATH) for path in text.split(":")]
-    return NeededLibraries(tuple(texts(_DT_NEEDED)), tuple(search_path), is_program)
+    return NeededLibraries(tuple(texts(_DT_NEEDED)), tuple(search_path), interpreter)
+
+
+def _text(read: Reader, offset: int) -> str:
+    return read(offset, _LONGEST_PATH).partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 class _Segment(NamedTuple):

@@ -187,6 +187,21 @@ def original_shebangs(script: bytes, prefix: bytes) -> Iterator[bytes]:
         yield _with_shebang(script, match, start, b" ")
 
 
+def program_of(script: bytes) -> str:
+    """Return the program that a script's first lines start, as far as it can be told."""
+    lines = script[:4096].split(b"\n", 4)
+    command = lines[0][2:].strip()
+    if command == b"/bin/sh":
+        command = next((line.partition(b"exec")[2] for line in lines[1:4] if b"exec" in line), b"").lstrip(
+            b"' "
+        )
+    elif command.startswith(b"/usr/bin/env "):
+        command = command.removeprefix(b"/usr/bin/env ").removeprefix(b"-S ").lstrip()
+    is_quoted = command[:1] in (b'"', b"'")
+    words = command[1:].split(command[:1], 1) if is_quoted else command.split(None, 1)
+    return words[0].decode("utf-8", "surrogateescape") if words else ""
+
+
 def _with_shebang(script: bytes, replaced: re.Match[bytes], line: bytes, space: bytes = b"") -> bytes:
     return b"#!" + space + line + b"\n" + script[replaced.end() :]
 

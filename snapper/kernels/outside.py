@@ -21,7 +21,7 @@ from snapper.environment.conda_directories import envs_dirs, find_roots
 from snapper.environment.dependencies import Dependency
 from snapper.environment.locations import ROOT_NAMES, installed_environments
 from snapper.environment.managed import managed_environments
-from snapper.environment.outside_paths import is_outside
+from snapper.environment.outside_paths import Surroundings
 from snapper.format.paths import contains_path
 from snapper.fs.own_directory import list_directory
 from snapper.fs.pinned import PinnedDirectory
@@ -161,6 +161,7 @@ class _Names:
 
     def __init__(self, environment: PinnedDirectory) -> None:
         self._environment = environment
+        self._around = Surroundings(environment)
         path = environment.path
         self._prefix = str(path)
         self._spellings = tuple(dict.fromkeys((os.path.realpath(path), os.path.abspath(path))))
@@ -235,7 +236,7 @@ class _Names:
         Scripts in the kernelspec's directory or in the environment do not count.
         """
         for path in command:
-            if is_outside(path, self._environment) and not path.startswith(f"{directory}/"):
+            if self._around.has(path) and not path.startswith(f"{directory}/"):
                 with suppress(OSError):
                     if self._is_mentioned(self._with_home_in(read_own_path(path, _LARGEST))):
                         return path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from snapper.environment import clock, editable
-from snapper.environment.cached_links import FollowedLinks
+from snapper.environment.cached_links import FollowedLinks, leads_outside
 from snapper.environment.dependencies import user_sites
 from snapper.environment.editable import OpenedSource
 from snapper.environment.embedded import ForeignPrefix
@@ -124,10 +124,8 @@ class PackSource:
         return self.previous.kept_prefixes() if self.previous else {}
 
     def links_outside(self, prefixes: Collection[str]) -> tuple[str, ...]:
-        """Return the symlinks whose absolute targets are not below any of the prefixes."""
-        links = [file for file in self.tree.files if file.type == "symlink" and file.target.startswith("/")]
-        inside = tuple(f"{prefix}/" for prefix in prefixes)
-        return tuple(sorted(file.path for file in links if not f"{file.target}/".startswith(inside)))
+        """Return the symlinks that lead out of the environment, whose path in them is one of the prefixes."""
+        return tuple(sorted(file.path for file in self.tree.files if leads_outside(file, prefixes)))
 
 
 def read_source(
