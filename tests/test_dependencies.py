@@ -308,9 +308,9 @@ def test_links_to_something_else_are_not_followed(data: Path, machine: Machine) 
     (data / "share/planted").symlink_to(secret)
     (data / "share/endless").symlink_to("/proc/self/pagemap")
     (data / "own").symlink_to(secret)
-    assert dependencies(machine) == [
-        ("cache", "~", ["share/planted"]),
+    assert sorted(dependencies(machine)) == [
         ("cache", "/proc/self", ["share/endless"]),
+        ("cache", "~", ["share/planted"]),
     ]
     secret.unlink()
     shutil.rmtree(data)
