@@ -170,12 +170,18 @@ def test_what_variables_scripts_and_commands_name_is_named(data: Path, machine: 
     )
     write(scripts / "x.csh", "setenv PKG $HOME/of-csh # ${HOME}/not\n")
     write(scripts / "x.fish", "set -gx PATH ${HOME}/of-fish $PATH\n")
+    site = data / "lib/python3.12/site-packages"
+    write(site / "start.pth", "import start_up; start_up.run()\nimport os\n")
+    write(site / "start_up.py", "sys.path.append(os.path.expanduser('~/of-module')) # /tmp\n")
+    write(site / "other.py", f"'{home}/two'\n")
+    (home / "of-module").mkdir()
     write(scripts / "y.sh", f"PERL5LIB={home}/optional${{PERL5LIB:+:$PERL5LIB}}; # {home}/two")
     paths = [home / "one", data / "lib", "/nowhere", "relative", home / "two"]
     set_variables(data, PYTHONPATH=":".join(map(str, paths)), OTHER=str(home), DATA=f"{home}/my data")
     write(data / "etc/conda/env_vars.d/x.json", json.dumps({"PIP_TARGET": str(home / "target")}))
     assert sorted(dependencies(machine)) == [
         ("command", "~/tools", ["text"]),
+        ("script", "~/of-module", ["lib/python3.12/site-packages/start_up.py"]),
         ("script", "~/setup.sh", ["etc/conda/activate.d/path.sh"]),
         ("variable", "~/my data", ["DATA"]),
         ("variable", "~/of-csh", ["PKG"]),

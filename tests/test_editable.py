@@ -376,6 +376,23 @@ def test_programs_of_sources_find_their_libraries(machine: Machine, tmp_path: Pa
         assert file.is_dir() or bytes(source) not in file.read_bytes(), file
 
 
+def test_source_named_by_the_home_directory_is_included(machine: Machine, tmp_path: Path) -> None:
+    source = write_source(machine.home / "code/mine")
+    site = make_data(machine.envs / "data") / SITE
+    site.mkdir(parents=True)
+    (site / "x.pth").write_text("import os, sys; sys.path.append(os.path.expanduser('~/code/mine'))\n")
+    for path in (".env", ".gitignore", "mine/.hidden", "mine/.gitignore"):
+        (source / path).touch()
+    packed = machine.run_json("pack", "data", "--editable=include")
+    assert packed["included"] == [str(source)]
+    hidden = [f"{source}/.env", f"{source}/mine/.hidden"]
+    assert packed["skipped"] == [{"path": path, "reason": "it is hidden"} for path in hidden]
+    machine.run_json("restore", "data", "--prefix", tmp_path / "restored")
+    path = (tmp_path / "restored" / SITE / "x.pth").read_text().split("'")[1]
+    assert path == f"{tmp_path}/restored/share/snapper/editable/mine"
+    assert Path(path, "mine/__init__.py").is_file()
+
+
 def test_large_files_that_refer_to_sources_are_reported(machine: Machine, tmp_path: Path) -> None:
     """Files larger than a layer are packed in pieces, as they are."""
     source = write_source(tmp_path / "mine")

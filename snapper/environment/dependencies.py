@@ -43,7 +43,7 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
     "r": "your packages in {path}, which the environment's R loads",
     "julia": "your packages in {path}, which the environment's Julia loads",
     "variable": "{path}, which variables of the environment name",
-    "script": "{path}, which scripts that activate the environment use",
+    "script": "{path}, which scripts use that activate the environment, or that Python runs when it starts",
     "command": "{path}, which commands of the environment's kernels use",
     "library": "{path}, which programs need",
     "cache": "{path}, to which files of packages are links",
@@ -85,6 +85,8 @@ _ASSIGNMENT = re.compile(
 _COMMENT = re.compile(r"^[ \t]*#.*", re.M)
 _HOME = re.compile(r"(?<![^\s=:\"'(])~(?=/)|\$HOME\b|\$\{HOME\}")
 _PREFIX = re.compile(r"\$CONDA_PREFIX\b|\$\{CONDA_PREFIX\}")
+#: A module that a `.pth` file imports.
+_IMPORTED = re.compile(r"^import[ \t]+(\w+)", re.M)
 #: A value that is only used if a variable is set, or is not.
 _OPTIONAL = re.compile(r"\$\{\w+:?[-+][^{}]*\}")
 
@@ -160,8 +162,8 @@ def find_dependencies(
         for variable, value in settings.items():
             is_search_path = variable in _SEARCH_PATHS
             named.add("variable", variable, around.paths_in(value, anywhere=is_search_path))
-    for name, text in scripts:
-        named.add("script", f"{_ACTIVATE}/{name}", around.paths_in(text))
+    for name, text in (*scripts, *_startup_modules(environment)):
+        named.add("script", name, around.paths_in(text))
     for kernel in kernels:
         for word in kernel.command:
             named.add("command", kernel.kernel, around.paths_in(word))
@@ -294,16 +296,42 @@ def _julia_depots(environment: PinnedDirectory, variables: Mapping[str, str]) ->
 
 
 def _activation_scripts(environment: PinnedDirectory) -> Iterator[tuple[str, str]]:
-    """Yield the names and texts of the scripts that activate the environment, without comments.
+    """Yield the paths and texts of the scripts that activate the environment, without comments.
 
     Its own path and that of the home directory are filled in.
     """
-    prefix, home = str(environment.path), str(home_directory())
+    prefix = str(environment.path)
     for name in _names(environment, _ACTIVATE):
         with suppress(OSError):
-            text = read_beneath(environment, f"{_ACTIVATE}/{name}").decode("utf-8", "replace")
-            text = _HOME.sub(lambda _: home, _PREFIX.sub(lambda _: prefix, _COMMENT.sub("", text)))
-            yield name, _OPTIONAL.sub("", text)
+            text = _PREFIX.sub(lambda _: prefix, _read_script(environment, f"{_ACTIVATE}/{name}"))
+            yield f"{_ACTIVATE}/{name}", _OPTIONAL.sub("", text)
+
+
+def _startup_modules(environment: PinnedDirectory) -> Iterator[tuple[str, str]]:
+    """Yield the paths and texts of modules that Python imports when it starts: they may extend its search path.
+
+    Those of editable installs do not count.
+    """
+    for python in filter(_PYTHON.fullmatch, _names(environment, "lib")):
+        site = f"lib/{python}/site-packages"
+        names = _names(environment, site)
+        imported = {"sitecustomize", "usercustomize"}
+        for name in names:
+            if name.endswith(".pth"):
+                with suppress(OSError):
+                    imported |= {*_IMPORTED.findall(_read_script(environment, f"{site}/{name}"))}
+        for module in sorted(imported):
+            if f"{module}.py" in names and "editable" not in module:
+                with suppress(OSError):
+                    yield f"{site}/{module}.py", _read_script(environment, f"{site}/{module}.py")
+
+
+def _read_script(environment: PinnedDirectory, path: str) -> str:
+    """Return the text of a script without comments, with the path of the home directory. May raise OSError."""
+    home = str(home_directory())
+    return _HOME.sub(
+        lambda _: home, _COMMENT.sub("", read_beneath(environment, path).decode("utf-8", "replace"))
+    )
 
 
 def _set_by(script: str) -> dict[str, str]:

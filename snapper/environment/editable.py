@@ -44,6 +44,12 @@ _LONGEST_NAME = 60
 #: What is in directories that the tools which made them make again: the sign of all caches, and that of Cargo's.
 _CACHE_FILES = ("CACHEDIR.TAG", ".rustc_info.json")
 
+#: What tools leave inside of packages; at the top of a project, nearly all that is hidden is theirs.
+_OF_TOOLS = (
+    *("__pycache__", ".ipynb_checkpoints", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+    *(".gitignore", ".gitkeep", ".gitattributes", ".git", ".DS_Store"),
+)
+
 _IGNORE = "Keep the link with --editable=ignore, or remove it from the environment if you do not know it."
 _RESTORE_SOURCE = (
     "Restore or mount the directory, or reinstall the package (without -e if the directory is gone)."
@@ -285,7 +291,8 @@ def _exclude(source: PinnedDirectory, path: str) -> str | None:
     """Return why a path in a source is left out, for `walk`."""
     name = posixpath.basename(path)
     if name == "__pycache__" or name.startswith("."):
-        return ""
+        may_be_data = "/" in path or name.startswith(".env")
+        return "it is hidden" if may_be_data and name not in _OF_TOOLS else ""
     if any(_has(source, stat.S_IFREG, f"{path}/{sign}") for sign in _CACHE_FILES):
         return "it is a cache"
     if _has(source, stat.S_IFDIR, f"{path}/{conda.META}") or _has(source, stat.S_IFREG, f"{path}/pyvenv.cfg"):

@@ -16,6 +16,7 @@ from snapper.format.model import path_bytes
 from snapper.format.object_code import is_program, replace_in_debug_information, replace_loader_paths
 from snapper.format.paths import contains_path, replace_path
 from snapper.packing.files import FilePlace
+from snapper.settings.directories import home_directory
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,19 @@ class IncludedSources:
 
     @cached_property
     def _paths(self) -> list[tuple[str, IncludedSource]]:
-        """The paths by which files refer to the sources, also in URLs, the longest first."""
+        """The paths by which files refer to the sources, also in URLs and with `~`, the longest first."""
+        home = f"{home_directory()}/"
         paths = {
             text: source
             for source in self.sources
             for spelling in source.spellings
-            for text in (spelling, quote(spelling, errors="surrogateescape"))
+            for text in (spelling, quote(spelling, errors="surrogateescape"), _with_tilde(spelling, home))
         }
         return sorted(paths.items(), key=lambda pair: (-len(pair[0]), pair[0]))
+
+
+def _with_tilde(path: str, home: str) -> str:
+    return f"~/{path.removeprefix(home)}" if path.startswith(home) else path
 
 
 def included_sources(
