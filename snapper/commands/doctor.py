@@ -320,9 +320,8 @@ def _outside_libraries(installed: InstalledEnvironment, around: Surroundings) ->
     """
     tree = installed.followed.tree
     plan = make_plan(installed.directory, tree, installed.records)
-    paths = {file.path for file in tree.files}
     search_path = environment_variables(installed.directory).get("LD_LIBRARY_PATH", "").split(":")
-    files = ProgramFiles(around, paths, search_path)
+    files = ProgramFiles(around, tree.by_path, search_path)
     found = files.outside(own_programs(plan))
     return [Dependency("library", library.library, library.files) for library in found]
 

@@ -308,9 +308,9 @@ def _build_snapshot(
         layers=tuple(packed.layer for packed in built.layers),
     )
     encoded = manifest.encode(snapshot)
-    paths = {file.path for file in source.tree.files}
     search_path = environment_variables(source.directory).get("LD_LIBRARY_PATH", "").split(":")
-    files = ProgramFiles(Surroundings(source.directory, context.prefixes), paths, search_path)
+    surroundings = Surroundings(source.directory, context.prefixes)
+    files = ProgramFiles(surroundings, source.tree.by_path, search_path)
     return _Packed(
         encoded,
         snapshot,
@@ -428,7 +428,7 @@ def _index_blocks(layers: tuple[PackedLayer, ...], tree: Tree) -> list[bytes]:
     Included sources are not in the environment. Without them, its files would be in other layers, so their layers
     count as unknown.
     """
-    files = {file.path: file for file in tree.files}
+    files = tree.by_path
     is_complete = all(path in files for packed in layers for path in packed.paths)
     return [
         index.encode_block(

@@ -39,16 +39,14 @@ class FollowedLinks:
     unproved: tuple[File, ...] = ()
 
 
-def leads_outside(file: File, prefixes: Iterable[str]) -> bool:
-    """Return whether the file is a link that leads out of the environment, whatever of the prefixes its path is.
+def leads_outside(link: File, prefixes: Iterable[str]) -> bool:
+    """Return whether a symlink leads out of the environment, whatever of the prefixes its path is.
 
     A link on the way is not followed.
     """
-    if file.type != "symlink":
-        return False
-    if file.target.startswith("/"):
-        return not any(f"{file.target}/".startswith(f"{prefix}/") for prefix in prefixes)
-    target = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.target))
+    if link.target.startswith("/"):
+        return not any(f"{link.target}/".startswith(f"{prefix}/") for prefix in prefixes)
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), link.target))
     return target == ".." or target.startswith("../")
 
 

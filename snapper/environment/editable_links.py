@@ -64,8 +64,9 @@ def read_links(prefix: Path | PinnedDirectory, tree: Tree) -> list[Link]:
     Raise PermissionDenied, FileOperationFailed.
     """
     with read_errors():
-        links = [link for file in tree.files for link in _read_links(prefix, file)]
-        symlinks = [link for file in tree.files for link in _read_symlink(prefix, file)]
+        named = [file for file in tree.files if file.path.endswith(_ENDINGS) or "editable" in file.path]
+        links = [link for file in named for link in _read_links(prefix, file)]
+        symlinks = [link for file in tree.symlinks for link in _read_symlink(prefix, file)]
         if symlinks:  # conda's may lead to its package cache
             owned = {entry.path for record in conda.read_records(prefix) for entry in record.entries}
             links += [link for link in symlinks if link.path not in owned]
@@ -73,9 +74,9 @@ def read_links(prefix: Path | PinnedDirectory, tree: Tree) -> list[Link]:
 
 
 def _read_links(prefix: Path | PinnedDirectory, file: File) -> Iterator[Link]:
+    if file.type != "file":
+        return
     path = file.path
-    if file.type != "file" or not (path.endswith(_ENDINGS) or "editable" in path):
-        return  # most files are none of the below
     directory, name = posixpath.split(path)
     if name == "direct_url.json" and directory.endswith(".dist-info"):
         source = _direct_url_source(read_beneath(prefix, path))
@@ -129,7 +130,7 @@ def _value_of(literal: str) -> str:
 
 def _read_symlink(prefix: Path | PinnedDirectory, file: File) -> Iterator[Link]:
     """Yield a package or module that is a link; its source is the directory that contains its target."""
-    if file.type == "symlink" and "site-packages/" in file.path and _SITE.match(file.path):
+    if _SITE.match(file.path):
         place = f"{os.path.abspath(str(prefix))}/{posixpath.dirname(file.path)}"
         target = posixpath.normpath(posixpath.join(place, file.target))
         if os.path.isdir(target) or target.endswith(_CODE_ENDINGS):

@@ -50,7 +50,7 @@ class InstalledEnvironment:
     def followed(self) -> FollowedLinks:
         """The tree with links of packages into a package cache followed; raises what `tree` and `records` raise."""
         own = (os.path.abspath(self.prefix), os.path.realpath(self.prefix))
-        links = [file for file in self.tree.files if leads_outside(file, own)]
+        links = [link for link in self.tree.symlinks if leads_outside(link, own)]
         if not links:
             return FollowedLinks(self.tree)
         with read_errors():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -61,6 +62,16 @@ class Tree:
 
     files: tuple[File, ...]
     skipped: tuple[SkippedPath, ...]
+
+    @cached_property
+    def by_path(self) -> Mapping[str, File]:
+        """The files by their paths."""
+        return {file.path: file for file in self.files}
+
+    @cached_property
+    def symlinks(self) -> tuple[File, ...]:
+        """The files that are symlinks."""
+        return tuple([file for file in self.files if file.type == "symlink"])
 
 
 def walk(

@@ -82,7 +82,7 @@ def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Reco
 
     Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles, TooManyDirectories.
     """
-    files = {file.path: file for file in tree.files}
+    files = tree.by_path
     unowned = {file.path: file for file in members(tree)}
     _check_restorable(prefix, files, unowned)
     relocated = {
@@ -161,9 +161,8 @@ def _check_restorable(
     kept = [file for file in members.values() if file.type != "file"]
     if sum(kept_size(file.path, file.target) for file in kept) > MOST_KEPT:
         raise TooManyFiles(str(prefix), "links and directories", MOST_KEPT)
-    directories = sum(file.type == "directory" for file in files.values())
     most = most_implied_directories(len(members))
-    if directories - sum(file.type == "directory" for file in kept) > most:
+    if len(files) - len(members) > most:
         raise TooManyDirectories(str(prefix), most)
 
 
@@ -184,7 +183,7 @@ def cached_sources(paths: Iterable[str]) -> frozenset[str]:
 
     It names its caches `__pycache__/MODULE.FUNCTION-LINE.VERSION.nbi`.
     """
-    caches = (path.rpartition("__pycache__/") for path in paths if path.endswith(".nbi"))
+    caches = [path.rpartition("__pycache__/") for path in paths if path.endswith(".nbi")]
     return frozenset(f"{directory}{name.partition('.')[0]}.py" for directory, _, name in caches)
 
 
@@ -195,7 +194,7 @@ class _Claim(NamedTuple):
     missing: tuple[str, ...]
 
 
-def _claim_files(record: Record, files: dict[str, File], unowned: dict[str, File]) -> _Claim:
+def _claim_files(record: Record, files: Mapping[str, File], unowned: dict[str, File]) -> _Claim:
     """Take the record's files out of `unowned`, except those that an earlier record has."""
     owned: list[tuple[File, PathEntry]] = []
     missing: list[str] = []
@@ -220,7 +219,7 @@ def _pip_files(distributions: Iterable[pip.Distribution], unowned: dict[str, Fil
     return [_owner_files("pip", owner, owned) for owner, owned in items.items()]
 
 
-def _physical_path(path: str, files: dict[str, File]) -> str:
+def _physical_path(path: str, files: Mapping[str, File]) -> str:
     """Return the path with symlinked directories resolved, as far as they lead to files of the tree."""
     resolved = ""
     for name in path.split("/"):

@@ -116,24 +116,20 @@ class PreviousPack:
         if source is None or source in own_paths:
             return True
         is_unchanged = source in self._vouched or (
-            source not in self._paths and source not in self.index.rows
+            source not in self.tree.by_path and source not in self.index.rows
         )
         return is_unchanged and self._has_same_records
 
     @cached_property
     def _has_same_records(self) -> bool:
         before = {path for path in self.index.rows if conda.is_record_path(path)}
-        now = {path for path in self._paths if conda.is_record_path(path)}
+        now = {path for path in self.tree.by_path if conda.is_record_path(path)}
         return before == now and before <= self._vouched
 
     @cached_property
     def _differently_cached(self) -> frozenset[str]:
         """The sources of which either there were caches before, or there are now."""
-        return cached_sources(self.index.rows) ^ cached_sources(self._paths)
-
-    @cached_property
-    def _paths(self) -> frozenset[str]:
-        return frozenset(file.path for file in self.tree.files)
+        return cached_sources(self.index.rows) ^ cached_sources(self.tree.by_path)
 
     @cached_property
     def _vouched(self) -> frozenset[str]:

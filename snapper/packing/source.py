@@ -111,10 +111,8 @@ class PackSource:
     @property
     def clamped_times(self) -> tuple[str, ...]:
         """The files with times that layers cannot hold."""
-        files = self.tree.files
-        return tuple(
-            sorted(file.path for file in files if not 0 <= file.mtime_ns <= LATEST and file.type == "file")
-        )
+        outside = [file for file in self.tree.files if not 0 <= file.mtime_ns <= LATEST]
+        return tuple(sorted(file.path for file in outside if file.type == "file"))
 
     @property
     def kept_prefixes(self) -> Mapping[str, str]:
@@ -125,7 +123,7 @@ class PackSource:
 
     def links_outside(self, prefixes: Collection[str]) -> tuple[str, ...]:
         """Return the symlinks that lead out of the environment, whose path in them is one of the prefixes."""
-        return tuple(sorted(file.path for file in self.tree.files if leads_outside(file, prefixes)))
+        return tuple(sorted(link.path for link in self.tree.symlinks if leads_outside(link, prefixes)))
 
 
 def read_source(
