@@ -27,6 +27,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.scan import scan
 from snapper.environment.tree import File
 from snapper.format.layout import Layout
+from snapper.format.model import LAYER_SIZE
 from snapper.fs import mounts
 from snapper.packing.reuse import PreviousPack
 from snapper.repository.snapshots import read_snapshot, require_layers
@@ -35,6 +36,7 @@ from snapper.restoring.requests import RestoreRequest
 from snapper.store import Store, open_store
 from snapper.store.local import LocalStore
 from tests.conftest import Machine
+from tests.support.environments import make_data
 from tests.support.packs import previous_pack
 from tests.support.stores import edit_ref, page_files, snapshot_document, write_snapshot
 
@@ -495,3 +497,34 @@ def test_layers_that_were_restored_are_not_read_again(
     read = layers_read(monkeypatch)
     assert env.pack().added_layers == 1
     assert read == []
+
+
+# --- where layers end -------------------------------------------------------------------------------------
+
+
+def test_files_stay_in_their_layers_at_other_prefixes(scratch: Path, machine: Machine) -> None:
+    """The sizes of a distribution's and the user's files depend on the prefix, and where layers end does not."""
+    prefix = make_data(scratch / "original")
+    site = prefix / "lib/python3.12/site-packages"
+    (site / "big-1.0.dist-info").mkdir(parents=True)
+    (site / "big-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: big\nVersion: 1.0\n")
+    (site / "big-1.0.dist-info/RECORD").write_text("".join(f"big/{number}.txt,,\n" for number in range(5)))
+    # Four files of `big` fit in a layer, but would not at a longer prefix; those of `mine` would at a shorter one.
+    for top, size in (("big", LAYER_SIZE // 4 - 1_000), ("mine", LAYER_SIZE // 4 + 1_000)):
+        (site / top).mkdir()
+        for number in range(5):
+            paths = f"{prefix}/bin\n" * 500
+            (site / top / f"{number}.txt").write_text(paths + "x" * (size - len(paths)))
+    packed = machine.run_json("pack", "-p", prefix, "--name", "env")
+    for target in ("s", "a-prefix-that-is/much/longer/than/before"):
+        moved = scratch / target
+        machine.run_json("restore", "env", "--prefix", moved)
+        again = machine.run_json("pack", "-p", moved, "--name", "env", "--full")
+        assert (again["snapshot"], again["added_layers"]) == (packed["snapshot"], 0)
+    for top in ("big", "mine"):
+        (moved / "lib/python3.12/site-packages" / top / "1.txt").write_text("changed")
+    assert machine.run_json("pack", "-p", moved, "--name", "env")["added_layers"] == 2
+    (moved / "lib/python3.12/site-packages/mine/0.txt").unlink()
+    for name in ("2b.txt", "2c.txt"):
+        (moved / "lib/python3.12/site-packages/mine" / name).write_text("new")
+    assert machine.run_json("pack", "-p", moved, "--name", "env")["added_layers"] == 1

@@ -36,6 +36,7 @@ from snapper.packing.included import included_sources
 from snapper.packing.plan import make_plan, own_programs
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.packing.source import EditablePolicy, PackSource, UserSitePolicy, read_source
+from snapper.packing.splitting import EarlierLayers
 from snapper.process.identity import current_user, hostname, utc_now
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -273,6 +274,14 @@ def _make_context(store: Store, intent: Intent, source: PackSource, level: int) 
     )
 
 
+def _earlier_layers(installed: InstalledEnvironment) -> EarlierLayers:
+    """Return the layers of the environment's last snapshot, if its index says what is in them."""
+    previous, index = installed.previous, installed.index
+    if previous is None or index is None or index.header.snapshot != previous.encoded.digest:
+        return EarlierLayers()
+    return EarlierLayers(previous.snapshot.layers, index.rows)
+
+
 def _build_snapshot(
     source: PackSource,
     previous: PreviousPack | None,
@@ -286,7 +295,8 @@ def _build_snapshot(
     plan = make_plan(source.directory, source.tree, records)
     credentials = find_credentials(source.directory, records)
     _announce(credentials, name, progress)
-    build = LayerBuild(plan, previous if previous and previous.prefix == context.prefix else None)
+    reusable = previous if previous and previous.prefix == context.prefix else None
+    build = LayerBuild(plan, reusable, _earlier_layers(source.installed))
     if build.has_work:
         with WorkerPool(context, jobs, build.first_arguments) as workers:
             progress.start(f"Packing {name}", build.size)

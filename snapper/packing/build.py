@@ -17,6 +17,7 @@ from snapper.packing.items import CollectedGroup, FileGroup, PackItem, Relocated
 from snapper.packing.large import LargeFileScan, Piece, collect_piece, scan_large_file
 from snapper.packing.plan import OwnerFiles, PackPlan, link_time_files
 from snapper.packing.reuse import PackedLayer, PreviousPack
+from snapper.packing.splitting import EarlierLayers
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 
@@ -77,10 +78,14 @@ class _OpenPackage:
 
 @dataclass
 class LayerBuild:
-    """Builds the layers of a plan. Those of the previous pack that can be reused are there from the start."""
+    """Builds the layers of a plan. Those of the previous pack that can be reused are there from the start.
+
+    New ones end where the `earlier` layers did.
+    """
 
     plan: PackPlan
     previous: PreviousPack | None
+    earlier: EarlierLayers
     _layers: dict[_LayerKey, PackedLayer] = field(default_factory=dict)
     _altered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _unrelocated: dict[str, Kind] = field(default_factory=dict)
@@ -194,7 +199,7 @@ class LayerBuild:
         for order, item in enumerate(owner_files.large):
             if not self._reuse_group(owner_files, order, [item]):
                 self._add_job(_Job(owner_files, order, scan_large_file, item, item.file.size))
-        for order, group in enumerate(owner_files.groups(), len(owner_files.large)):
+        for order, group in enumerate(owner_files.groups(self.earlier), len(owner_files.large)):
             if not self._reuse_group(owner_files, order, group.items):
                 self._add_job(_Job(owner_files, order, collect_group, group, group.size))
 

@@ -191,7 +191,6 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     """Add a file as it is on disk, relocated if it contains the prefix and relocation can be undone."""
     context, builder, file = collection.context, collection.builder, item.file
     kind = collection.group.kind
-    collection.make_room(file.size)
     view = builder.stage(member_of(item, kind))
     read_into(context.place_of(file), file, view)
     data = _rewritten(context, item, view)
@@ -204,7 +203,12 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
             for pattern in search_patterns(prefix, head, prebuilt=prebuilt)
         )
         if not kept and not any(map(builder.mentions, (*patterns, *map(path_bytes, placeholders)))):
-            builder.keep()
+            if builder.has_room(file.size):
+                builder.keep()
+                return
+            data = bytes(view)
+            collection.seal()
+            builder.add(member_of(item, kind), data)
             return
         data = bytes(view)
     on_disk, data = data, with_one_prefix(data, context.prefix, context.other_prefixes)

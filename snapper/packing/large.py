@@ -360,13 +360,40 @@ def _pieces(context: PackContext, item: PackItem, method: RelocationMethod) -> I
     with open_checked(place, item.file) as descriptor:
         position, size = 0, item.file.size
         while position < size:
-            length = min(LAYER_SIZE, size - position)
+            length = _largest_piece(method, context.prefix)
             data = read_range(descriptor, position, min(length + _LOOK_AHEAD, size - position), place)
-            if position + length < size:
+            if method.mode == "text":
+                is_last = position + len(data) == size
+                length = _cut_of_layer_size(data, length, method, context.prefix, is_last=is_last)
+            elif position + length < size:
                 length = _safe_cut(data, length, method, context.prefix)
             data = data[:length]
             yield data
-            position += length
+            position += len(data)
+
+
+def _largest_piece(method: RelocationMethod, prefix: str) -> int:
+    """Return how many bytes on disk a layer holds at most; a text may have longer prefixes there than in layers."""
+    if method.mode != "text":
+        return LAYER_SIZE
+    largest = LAYER_SIZE * len(path_bytes(prefix)) // len(method.placeholder.encode())
+    return min(max(largest, LAYER_SIZE), 2 * LAYER_SIZE)
+
+
+def _cut_of_layer_size(
+    data: bytes, most: int, method: RelocationMethod, prefix: str, *, is_last: bool
+) -> int:
+    """Return where to cut a text so that the piece is as large as a layer once it has placeholders, at any prefix.
+
+    Of a text with many prefixes that are more than twice as long as placeholders, pieces have `most` bytes on disk.
+    """
+    canonical = _canonical(data, method, prefix)
+    if is_last and len(canonical) <= LAYER_SIZE:
+        return len(data)
+    old, new = path_bytes(prefix), method.placeholder.encode()
+    cut = _cut_in_text(canonical, LAYER_SIZE, new)
+    on_disk = cut + canonical.count(new, 0, cut) * (len(old) - len(new))
+    return _cut_in_text(data, min(on_disk, most), old)
 
 
 def _safe_cut(data: bytes, length: int, method: RelocationMethod, prefix: str) -> int:
@@ -374,8 +401,6 @@ def _safe_cut(data: bytes, length: int, method: RelocationMethod, prefix: str) -
 
     Return `length` if there is none.
     """
-    if method.mode == "text":
-        return _cut_in_text(data, length, path_bytes(prefix))
     paths = [(path_bytes(prefix), 1)]
     for encoding in WIDE_ENCODINGS:
         width = len("/".encode(encoding))

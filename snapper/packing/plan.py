@@ -20,6 +20,7 @@ from snapper.format.member import MOST_KEPT, kept_size, most_implied_directories
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, directory_mode, path_bytes
 from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
+from snapper.packing.splitting import EarlierLayers, split
 
 #: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
 USUAL_DIRECTORY_MODE = 0o755
@@ -45,21 +46,17 @@ class OwnerFiles:
         """All files."""
         return (*self.items, *self.large, *self.records)
 
-    def groups(self) -> Iterator[FileGroup]:
-        """Yield the items in groups of a layer each, split the same way wherever the package is packed."""
-        group: list[PackItem] = []
-        size = number = 0
-        for item in self.items:
-            expected = _expected_size(item)
-            if group and size + expected > LAYER_SIZE:
-                yield FileGroup(self.kind, self.owner, number, tuple(group))
-                group, size, number = [], 0, number + 1
-            group.append(item)
-            size += expected
-        group += self.records
-        if group:
-            records = frozenset(item.file.path for item in self.records)
-            yield FileGroup(self.kind, self.owner, number, tuple(group), records, self.facts)
+    def groups(self, earlier: EarlierLayers) -> Iterator[FileGroup]:
+        """Yield the items in groups of a layer each."""
+        groups = split(self.kind, self.owner, self.items, self.records, earlier)
+        if self.records:
+            *groups, last = groups or [[]]
+            groups.append([*last, *self.records])
+        records = frozenset(item.file.path for item in self.records)
+        for number, group in enumerate(groups):
+            is_last = number == len(groups) - 1
+            described = (records, self.facts) if is_last else (frozenset(), {})
+            yield FileGroup(self.kind, self.owner, number, tuple(group), *described)
 
 
 @dataclass(frozen=True)
@@ -289,15 +286,3 @@ def _link_identity(kind: Kind, item: PackItem) -> _LinkIdentity | None:
     if file.size > LAYER_SIZE:
         return None
     return _LinkIdentity(file.device, file.inode, (entry.sha256, entry.placeholder))
-
-
-def _expected_size(item: PackItem) -> int:
-    """Return the size that decides where groups end.
-
-    It must not depend on where the environment is, so relocated text counts as empty.
-    """
-    if item.entry and item.entry.placeholder and item.entry.mode == "text":
-        return 0
-    if item.linked and item.file.size > LAYER_SIZE:
-        return 0
-    return item.file.size
