@@ -402,3 +402,39 @@ def test_kernelspec_that_is_still_there_is_not_registered_twice(work: Path, mach
     assert registered(machine) == ["mine"]
     assert (kernels_dir(machine) / "mine/kernel.json").read_bytes() == before
     assert subprocess.run([work / "bin/run"], capture_output=True, check=True).stdout == b"ran\n"
+
+
+# --- copies of kernelspecs that have changed --------------------------------------------------------------
+
+
+def test_copies_of_removed_and_changed_kernelspecs_are_removed(work: Path, machine: Machine) -> None:
+    directories = [kernels_dir(machine) / name for name in ("gone", "elsewhere", "kept", "secret")]
+    for directory in directories:
+        add(directory, work / "bin/run")
+    program(directories[2] / "start-by-path", f"#!/bin/sh\nexec {work}/bin/run\n")
+    add(directories[2], directories[2] / "start-by-path")
+    machine.run_json("pack", "work")
+    copies = work / "share/snapper/kernels"
+    assert sorted(path.name for path in copies.iterdir()) == ["elsewhere", "gone", "kept", "secret"]
+    shutil.rmtree(directories[0])
+    add(directories[1], "/usr/bin/python3")
+    (directories[2] / "start-by-path").unlink()
+    add(directories[2], work / "bin/run")
+    add(directories[3], "sh", "-c", f"DB_PASSWORD=hunter2 {work}/bin/run")
+    outcome = machine.snapper("pack", "work")
+    assert f"{copies}/gone was removed" in outcome.err
+    assert [str(path.relative_to(copies)) for path in copies.rglob("*.*")] == ["kept/kernel.json"]
+    assert [path.name for path in (copies / "kept").iterdir()] == ["kernel.json"]
+
+
+def test_copies_in_a_restored_environment_are_kept(work: Path, machine: Machine) -> None:
+    """Their originals are nowhere; what snapper has registered takes their place."""
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    machine.run_json("pack", "work")
+    shutil.rmtree(kernels_dir(machine))
+    machine.run_json("restore", "work")
+    assert machine.run_json("pack", "work")["unchanged"]
+    assert machine.run_json("pack", "work")["unchanged"]
+    shutil.rmtree(machine.home / ".local")
+    assert machine.run_json("pack", "work")["unchanged"]
+    assert registered(move(machine, "work")) == ["mine"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from snapper.fs.atomic import write_entry
 from snapper.fs.directories import DirectoryTree
 from snapper.fs.moves import Entry
 from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.removal import remove_tree
 from snapper.fs.small_files import read_beneath
 from snapper.kernels import withheld
+from snapper.kernels.carried_before import carried_before, remember_carried
 from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON
 from snapper.kernels.outside import OutsideKernel, find_kernels_of_environments, find_outside_kernels
+from snapper.kernels.registered import registered_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +62,28 @@ def carry_kernels(environment: PinnedDirectory) -> tuple[CarriedKernel, ...]:
     """Copy kernelspecs that start the environment from outside into it; return them, and those in other environments.
 
     Nothing is written that is there already, is private, or looks like a credential, or into an environment of another
-    user.
+    user. Copies of kernelspecs that this user has removed or changed so that they are no longer carried, are removed.
     """
-    return tuple(_carry(environment, kernel) for kernel in outside_kernels(environment))
+    carried = tuple(_carry(environment, kernel) for kernel in outside_kernels(environment))
+    names = {kernel.name for kernel in carried if kernel.is_carried}
+    _remove_copies(environment, carried_before(environment.path) - names)
+    if names or carried_before(environment.path):
+        remember_carried(environment.path, names)
+    return carried
+
+
+def _remove_copies(environment: PinnedDirectory, gone: frozenset[str]) -> None:
+    """Remove copies of kernelspecs, except for those that snapper has registered in place of the lost original."""
+    prefixes = (str(environment.path), os.path.realpath(environment.path))
+    registered = (
+        {kernel.kernel for kernel in registered_kernels() if kernel.prefix in prefixes} if gone else set()
+    )
+    for name in sorted(gone - registered):
+        with suppress(OSError), open_environment(environment), closing(DirectoryTree(environment)) as tree:
+            remove_tree(name, tree[CARRIED])
+            logger.warning(
+                "%s/%s/%s was removed: there is no such kernelspec any more", environment, CARRIED, name
+            )
 
 
 def outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
@@ -74,12 +97,25 @@ def _carry(environment: PinnedDirectory, kernel: OutsideKernel) -> CarriedKernel
         return carried
     try:
         with open_environment(environment):
-            for name, data in {KERNEL_JSON: kernel.kernel_json(), **kernel.files}.items():
-                _write(environment, posixpath.join(CARRIED, kernel.name, name), data)
+            files = {KERNEL_JSON: kernel.kernel_json(), **kernel.files}
+            directory = posixpath.join(CARRIED, kernel.name)
+            _remove_others(environment, directory, files)
+            for name, data in files.items():
+                _write(environment, posixpath.join(directory, name), data)
     except OSError as error:
         logger.info("%s was not copied into %s: %s", kernel.path, environment, error.strerror)
         return replace(carried, problem=error.strerror or str(error))
     return carried
+
+
+def _remove_others(environment: PinnedDirectory, directory: str, names: Collection[str]) -> None:
+    """Remove what the kernelspec no longer has beside it from its copy. May raise OSError."""
+    known = {name.partition("/")[0] for name in names}
+    with closing(DirectoryTree(environment)) as tree:
+        for name in os.listdir(tree[directory]):
+            if name not in known:
+                with suppress(IsADirectoryError):
+                    os.unlink(name, dir_fd=tree[directory])
 
 
 def _write(environment: PinnedDirectory, path: str, data: bytes) -> None:
