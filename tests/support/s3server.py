@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,3 +171,16 @@ def _wait(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < end, log.read_text()[-3000:]
             time.sleep(0.1)
+
+
+def _main() -> None:
+    """Run a server until Ctrl+C, and print the variables that commands in a terminal need."""
+    with running() as server, suppress(KeyboardInterrupt):
+        variables = {**server.variables(), "SNAPPER_STORE": f"s3://{server.bucket}/store"}
+        sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+        sys.stdout.flush()
+        signal.pause()
+
+
+if __name__ == "__main__":
+    _main()
