@@ -103,9 +103,10 @@ class _Removal:
                     self._remove_file(entry, directory, path)
 
     def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str) -> None:
-        status = entry.stat(follow_symlinks=False)
-        if status.st_ctime_ns >= self._since and not self._is_known(path + entry.name, status):
-            return
+        if self._since != _NEVER:
+            status = entry.stat(follow_symlinks=False)
+            if status.st_ctime_ns >= self._since and not self._is_known(path + entry.name, status):
+                return
         try:
             os.unlink(entry.name, dir_fd=directory)
         except PermissionError:
