@@ -228,7 +228,7 @@ def write_with_lengths(before: Callable[[int], bytes], after: bytes = b"") -> Ca
 
 
 DATA: dict[str, Callable[[Path, str], None]] = {
-    **{f"pickle {protocol}": write_pickle(protocol) for protocol in range(1, 6)},
+    **{f"pickle {protocol}": write_pickle(protocol) for protocol in range(6)},
     "SQLite": write_database,
     "zip": write_zip,
     "NumPy": write_numpy_array,
@@ -248,6 +248,13 @@ DATA: dict[str, Callable[[Path, str], None]] = {
     "PHP, inside": write_with_lengths(lambda length: f's:{length + 5}:"PATH='.encode(), b'";\n'),
     "bencode": write_with_lengths(lambda length: f"d4:path{length}:".encode(), b"e"),
     "netstring": write_with_lengths(lambda length: f"{length}:".encode(), b",\n"),
+    "Redis": write_with_lengths(lambda length: f"*1\r\n${length}\r\n".encode(), b"\r\n"),
+    "Subversion": write_with_lengths(lambda length: f"K 4\npath\nV {length}\n".encode(), b"\nEND\n"),
+    "R": write_with_lengths(lambda length: f"A\n3\n262153\n{length}\n".encode(), b"\n"),
+    "mailbox": write_with_lengths(lambda length: f"From x\nContent-Length: {length}\n\n".encode(), b"\n"),
+    "PDF": write_bytes(b"%PDF-1.4\n", b"\nstartxref\n99\n%%EOF\n"),
+    "FITS": write_bytes(b"SIMPLE  =                    T".ljust(80), b"END".ljust(80)),
+    "UTF-16, later": write_bytes(b"%" * 301, b"\0\1", "utf-16-be"),
 }
 
 
@@ -434,6 +441,29 @@ def test_path_without_terminator_is_found_in_instructions(name: str) -> None:
     program = b"\x7fELF" + b"\x48\xb8".join([b"", *ends, path[-8:] if rest > 4 else b"", b""])
     assert path not in program
     assert object_code.mentions(program, path.decode())
+
+
+def test_path_is_found_in_constants_of_which_the_last_one_overlaps() -> None:
+    """Compilers copy 16 characters at a time. Linkers put the constants one behind the other."""
+    text = b"/home/ada/some-directory/envs/work/lib/python\0"
+    for magic in (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"!<arch>\n"):
+        program = magic.ljust(64, b"\0") + text[:32] + text[-16:]
+        assert object_code.mentions(program, "/home/ada/some-directory/envs/work")
+
+
+@pytest.mark.parametrize("magic", [b"\xcf\xfa\xed\xfe", b"!<arch>\n", b"\x80\x04", b"EM_AARCH64"])
+def test_nothing_is_replaced_beside_instructions_that_are_not_understood(
+    magic: bytes, tmp_path: Path
+) -> None:
+    """They may contain pieces of the path that cannot be found."""
+    compile_program(tmp_path / "program", source='const char *p = "/env/x"; int main(void) { return 0; }')
+    program = bytearray((tmp_path / "program").read_bytes())
+    assert b"/new/x" in object_code.replace_equally_long(bytes(program), "/env", "/new")
+    if magic == b"EM_AARCH64":
+        program[18:20] = b"\xb7\0"
+        magic = b""
+    data = magic + bytes(program)
+    assert object_code.replace_equally_long(data, "/env", "/new") == data
 
 
 def test_pieces_of_another_path_are_not_taken_for_one_that_is_shorter() -> None:

@@ -28,7 +28,7 @@ from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.encodings import WIDE_ENCODINGS, find_wide_encoding
 from snapper.format.model import Mode
 from snapper.format.paths import contains_path
-from snapper.format.relocate import RelocatedFileTooLarge, relocate_file
+from snapper.format.relocate import RelocatedFileTooLarge, is_complete, relocate_file
 from snapper.format.shebang import original_shebangs
 
 CONDA_PLACEHOLDER = "/opt/anaconda1anaconda2anaconda3" + "_placehold" * 22
@@ -93,6 +93,8 @@ MOVES = {
     json.dumps({"prefix": "/env", "argv": ["/env/bin/python"]}): json.dumps(
         {"prefix": "/new", "argv": ["/new/bin/python"]}
     ),
+    "\ufeff/env/x": "\ufeff/new/x",
+    json.dumps("1\n/env/x\t/env"): json.dumps("1\n/new/x\t/new"),
     "/env/env": "/new/env",
     "/env/usr/env/x": "/new/usr/env/x",
 }
@@ -129,6 +131,7 @@ STAYS = [
     "é-L/env",
     "http://env/bin",
     "https://env",
+    r"\/usr\/env \/env2 %2Fusr%2Fenv",
 ]
 
 
@@ -142,6 +145,26 @@ def test_text_that_only_resembles_the_prefix_stays(text: str) -> None:
     data = text.encode()
     assert canonicalize(data, "/env") is None
     assert not contains_path(data, "/env")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text"),
+    [
+        ("/home/ada/env", r'{"home": "\/home\/ada\/env\/x", "path": "/home/ada/env"}'),
+        ("/home/ada/env", "http://localhost/?path=%2Fhome%2Fada%2Fenv\n"),
+        ("/home/ada/my env", "file:///home/ada/my%20env/x\n/home/ada/my env\n"),
+        ("/home/zoé/env", r'{"argv": ["/home/zo\u00e9/env/bin/python"]}'),
+    ],
+)
+def test_paths_with_escapes_are_kept_and_reported(prefix: str, text: str) -> None:
+    """What is not escaped in the same file is relocated. Packing the restored file gives the same."""
+    file = canonicalize(text.encode(), prefix)
+    assert file is not None
+    assert (file.kept, file.unrelocated) == (prefix, True)
+    relocated = relocate_to(file, "/new") if file.mode else file.data
+    assert relocated == text.replace(prefix, "/new").encode()
+    assert not is_complete(relocated, prefix)
+    assert canonicalize(relocated, "/new", (file.placeholder,) if file.mode else (), (prefix,)) == file
 
 
 def test_paths_and_similar_text_in_one_file_are_told_apart() -> None:

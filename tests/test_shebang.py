@@ -54,6 +54,19 @@ def test_coding_cookie_still_works(prefix: Path) -> None:
     assert (done.stdout, done.stderr) == ("'\\xe9'\n", "")
 
 
+@pytest.mark.parametrize("prefix", ["short", LONG, "with a space"], indirect=True)
+def test_docstrings_and_future_imports_stay_first(prefix: Path) -> None:
+    body = b'# a comment\n\n"""usage"""\nfrom __future__ import annotations\nprint(__doc__)\n'
+    for start in (f"#!{PLACEHOLDER}/bin/python3\n", f"#!{PLACEHOLDER}/bin/python3 -I\n# coding: utf-8\n"):
+        stored = start.encode() + body
+        relocated = relocate_file(stored, "text", PLACEHOLDER, str(prefix))
+        done = run(prefix / "bin" / "script", relocated)
+        assert (done.stdout, done.stderr) == ("usage\n", "")
+        found = canonicalize(relocated, str(prefix), (PLACEHOLDER,))
+        assert found is not None
+        assert found.data == stored
+
+
 def test_short_prefixes_keep_the_first_line_of_conda() -> None:
     stored = f"#!{PLACEHOLDER}/bin/python3 -E\n".encode() + BODY
     assert relocate_file(stored, "text", PLACEHOLDER, "/opt/env") == b"#!/opt/env/bin/python3 -E\n" + BODY
@@ -117,12 +130,29 @@ def test_lines_of_perl_scripts_keep_their_numbers(prefix: Path) -> None:
     assert done.stderr.endswith("line 2.\n")
 
 
-@pytest.mark.parametrize("line", ["#!/usr/bin/env {}/bin/python3", "#!/usr/bin/env -S {}/bin/python3 -I -u"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#!/usr/bin/env {}/bin/python3",
+        "#!/usr/bin/env -S {}/bin/python3 -I -u",
+        "#!/usr/bin/env -S -u HOME X=1 {}/bin/python3 -I",
+        "#!/usr/bin/env -iS\t{}/bin/python3 -I",
+        "#!/usr/bin/env --split-string={}/bin/python3 -I",
+    ],
+)
 def test_scripts_that_env_starts_run_below_any_prefix(prefix: Path, line: str) -> None:
     stored = line.format(PLACEHOLDER).encode() + b"\n" + BODY
     done = run(prefix / "bin" / "script", relocate_file(stored, "text", PLACEHOLDER, str(prefix)), "x")
     assert (done.returncode, done.stderr) == (7, "")
     assert done.stdout.endswith("['x']\n")
+
+
+@pytest.mark.parametrize("prefix", ["short", LONG, "with a space"], indirect=True)
+def test_env_splits_words_with_quotes_itself(prefix: Path) -> None:
+    line = f'#!/usr/bin/env -S "{PLACEHOLDER}/bin/python3" -c \'print("a  b", __import__("sys").argv[2:])\'\n'
+    data = relocate_file(line.encode(), "text", PLACEHOLDER, str(prefix))
+    done = run(prefix / "bin" / "script", data, "c d")
+    assert (done.stdout, done.stderr) == ("a  b ['c d']\n", "")
 
 
 @pytest.mark.parametrize("quotes", ["", '"'])
@@ -151,11 +181,22 @@ def test_first_lines_without_an_end_or_with_one_of_windows_are_relocated(stored:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("{}/bin/tool", "#!/usr/bin/env tool"), ("{}/bin/awk -f", "#!/usr/bin/env -S awk -f")],
+    [
+        ("{}/bin/tool", "#!/usr/bin/env tool"),
+        ("{}/bin/awk -f", "#!/usr/bin/env -S awk -f"),
+        ("/usr/bin/env -S -u X {}/bin/awk -f", "#!/usr/bin/env -S -u X awk -f"),
+    ],
 )
 def test_unknown_interpreters_are_looked_up_on_path(line: str, expected: str) -> None:
+    """Packed from there, and restored elsewhere, such a script has its first line again."""
     stored = f"#!{line.format(PLACEHOLDER)}\nx\n".encode()
-    assert relocate_file(stored, "text", PLACEHOLDER, "/a b") == f"{expected}\nx\n".encode()
+    relocated = relocate_file(stored, "text", PLACEHOLDER, "/a b")
+    assert relocated == f"{expected}\nx\n".encode()
+    assert canonicalize(relocated, "/a b") is None
+    found = canonicalize(relocated, "/a b", (PLACEHOLDER,))
+    if not line.startswith("/usr/bin/env"):
+        assert found is not None
+        assert found.data == stored
 
 
 def test_only_the_first_line_is_changed() -> None:

@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from snapper.format import elf, object_code, shebang, zipapp
+from snapper.format import object_code, shebang, zipapp
 from snapper.format.bytecode import replace_paths
 from snapper.format.cstrings import original_strings
 from snapper.format.encodings import encode_wide, find_wide_encoding
+from snapper.format.escapes import contains_escaped, escaped_spellings
 from snapper.format.model import Mode, is_placeholder, path_bytes
 from snapper.format.paths import contains_path, replace_path
 from snapper.format.paths import replace_paths as replace_paths_in_text
@@ -78,10 +79,14 @@ def canonicalize(
     if mode == "pyc" or is_text(data, encode_prefix(prefix, mode)):
         for placeholder in (*placeholders, *TEXT_PLACEHOLDERS):
             if placeholder.encode() not in data:
-                canonical = _insert_placeholder(data, mode, placeholder, prefix)
+                by_env = placeholder in placeholders
+                canonical = _insert_placeholder(data, mode, placeholder, prefix, by_env=by_env)
                 if canonical is not None:
-                    return CanonicalFile(canonical, mode, placeholder)
-        if not contains_path(data, prefix) and not any(object_code.mentions(data, path) for path in kept):
+                    file = CanonicalFile(canonical, mode, placeholder)
+                    is_escaped = any(contains_escaped(data, path) for path in (prefix, *kept))
+                    return _with_kept(file, prefix, kept) if is_escaped else file
+        is_contained = contains_path(data, prefix) or contains_escaped(data, prefix)
+        if not is_contained and not any(object_code.mentions(data, path) for path in kept):
             return None
     return _with_kept(CanonicalFile(data, None, ""), prefix, kept)
 
@@ -117,14 +122,16 @@ def loader_placeholders(length: int) -> tuple[str, ...]:
     return ((_LOADER_PLACEHOLDER + "_placehold" * length)[:length],)
 
 
-def search_patterns(prefix: str, head: bytes, *, prebuilt: bool = False) -> tuple[bytes, ...]:
+def search_patterns(prefix: str, head: bytes, *, has_nul: bool, prebuilt: bool = False) -> tuple[bytes, ...]:
     """Return byte strings: a file that begins with `head` and contains the prefix contains at least one of them.
 
     A program that was compiled elsewhere, `prebuilt`, cannot contain it in forms that only a compiler makes.
     """
-    if head.startswith(elf.MAGIC) and not prebuilt:
+    if object_code.has_instructions(head) and not prebuilt:
         return object_code.search_needles(prefix)
-    return encode_prefix(prefix, "text"), *(encode_wide(prefix) if _may_be_wide(head) else ())
+    if object_code.is_program(head):
+        return (encode_prefix(prefix, "text"),)
+    return encode_prefix(prefix, "text"), *(encode_wide(prefix) if has_nul else escaped_spellings(prefix))
 
 
 def replace_directory(data: bytes, old: str, new: str) -> bytes:
@@ -157,18 +164,18 @@ def _mode_of(data: bytes) -> Mode | None:
     return None if b"\0" in data else "text"
 
 
-def _may_be_wide(data: bytes) -> bool:
-    """Return whether a file that begins like this can be a text with more than one byte per character."""
-    return b"\0" in data[:256] and not object_code.is_program(data)
+def _insert_placeholder(
+    data: bytes, mode: Mode, placeholder: str, prefix: str, *, by_env: bool = False
+) -> bytes | None:
+    """Return the file with the placeholder for the prefix, or None unless relocating that gives the file again.
 
-
-def _insert_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) -> bytes | None:
-    """Return the file with the placeholder for the prefix, or None unless relocating that gives the file again."""
+    `by_env` says that `env` in a first line may stand for an interpreter below the prefix.
+    """
     old, new = encode_prefix(prefix, mode), placeholder.encode()
     if grows_too_large(data, old, new):
         return None
     if mode == "text":
-        canonical = _restore_long_shebang(data, placeholder, prefix)
+        canonical = _restore_long_shebang(data, placeholder, prefix, by_env=by_env)
         if canonical is not None:
             return canonical
         canonical = replace_path(data, old, new)
@@ -178,12 +185,13 @@ def _insert_placeholder(data: bytes, mode: Mode, placeholder: str, prefix: str) 
     return canonical if is_proven else None
 
 
-def _restore_long_shebang(data: bytes, placeholder: str, prefix: str) -> bytes | None:
+def _restore_long_shebang(data: bytes, placeholder: str, prefix: str, *, by_env: bool) -> bytes | None:
     """Return a script with the placeholder whose first line was too long for the system once it had the prefix.
 
     Return None if it is not such a script.
     """
-    if not data.startswith((b"#!/bin/sh\n", b"#! /bin/sh\n")):
+    starts = (b"#!/bin/sh\n", b"#! /bin/sh\n", *((b"#!/usr/bin/env ",) if by_env else ()))
+    if not data.startswith(starts):
         return None
     old, new = encode_prefix(prefix, "text"), placeholder.encode()
     scripts = (replace_path(original, old, new) for original in shebang.original_shebangs(data, old))
@@ -194,7 +202,7 @@ def _restore_long_shebang(data: bytes, placeholder: str, prefix: str) -> bytes |
 
 def _canonicalize_wide(data: bytes, prefix: str) -> CanonicalFile | None:
     """Do the same as `canonicalize` for a text in an encoding with more than one byte per character."""
-    encoding = find_wide_encoding(data, prefix) if _may_be_wide(data) else None
+    encoding = None if object_code.is_program(data) else find_wide_encoding(data, prefix)
     if encoding is None:
         return None
     try:

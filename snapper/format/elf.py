@@ -65,13 +65,14 @@ class Segment(NamedTuple):
 class ElfLayout(NamedTuple):
     """The strings that the dynamic loader reads as names and paths, and ranges that are never loaded.
 
-    `loaded` are the others, and `code` those with instructions, if they are x86-64's.
+    `loaded` are the others, and `code` those with instructions, if they are x86-64's: `has_known_instructions`.
     """
 
     strings: tuple[LoaderString, ...]
     unloaded: tuple[Span, ...]
     loaded: tuple[Segment, ...] = ()
     code: tuple[Segment, ...] = ()
+    has_known_instructions: bool = False
 
 
 class _Malformed(ValueError):
@@ -103,7 +104,11 @@ def parse(data: bytes) -> ElfLayout:
         strings = sorted([*elf.interpreter(), *elf.dynamic_strings()])
         disjoint = all(a.start + a.capacity < b.start for a, b in pairwise(strings))
         return ElfLayout(
-            tuple(strings) if disjoint else (), tuple(elf.unloaded()), tuple(elf.loaded()), tuple(elf.code())
+            tuple(strings) if disjoint else (),
+            tuple(elf.unloaded()),
+            tuple(elf.loaded()),
+            tuple(elf.code()),
+            elf.has_known_instructions,
         )
     except (_Malformed, struct.error, IndexError, OverflowError):
         return ElfLayout((), ())
@@ -118,7 +123,7 @@ class _Elf:
         self._wide = data[4] == 2
         self._order = "<" if data[5] == 1 else ">"
         header = self._unpack("HHIQQQIHHHHHH" if self._wide else "HHIIIIIHHHHHH", 16)
-        self._machine, self._names_index = header[1], header[12]
+        self.has_known_instructions, self._names_index = header[1] == _EM_X86_64, header[12]
         expected = _HEADER_SIZES[self._wide]
         if (header[9] and header[8] != expected[0]) or (header[11] and header[10] != expected[1]):
             raise _Malformed
@@ -188,7 +193,7 @@ class _Elf:
 
     def code(self) -> Iterator[Segment]:
         """Yield what has instructions of x86-64: sections, or segments if there are no sections."""
-        if self._machine != _EM_X86_64:
+        if not self.has_known_instructions:
             return
         for section in self._sections:
             if section.flags & _SHF_EXECINSTR and section.type != _SHT_NOBITS:

@@ -38,6 +38,7 @@ class LayerBuilder:
     def _reset(self) -> None:
         self._length = 0
         self._staged = 0
+        self._data = (0, 0)
         self._members = 0
         self._relocated: dict[tuple[str, str], list[str]] = {}
         self._kept: dict[str, list[str]] = {}
@@ -60,11 +61,16 @@ class LayerBuilder:
         self._grow(self._staged)
         self._view[self._length : start] = blocks
         self._view[end : self._staged] = padding(end)
+        self._data = (start, end)
         return self._view[start:end]
 
     def mentions(self, needle: bytes) -> bool:
         """Return whether the staged member contains these bytes."""
         return self._buffer.find(needle, self._length, self._staged) >= 0
+
+    def has_nul(self) -> bool:
+        """Return whether the data of the staged member contains a NUL byte."""
+        return self._buffer.find(0, *self._data) >= 0
 
     def keep(self) -> None:
         """Add the staged member."""

@@ -14,16 +14,21 @@ from itertools import pairwise
 
 from snapper.format import elf, java, x86
 from snapper.format.encodings import wide_encodings_of, wide_needles
+from snapper.format.escapes import contains_escaped
 from snapper.format.model import path_bytes
 from snapper.format.paths import contains_path, replace_path
 
 _MACH_O = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
+_ARCHIVE = b"!<arch>\n"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _SHORT_BINUNICODE = b"\x8c"
 
-#: How files begin that contain no checksums of their own bytes; the last two are archives of object files, and arrays
-#: of NumPy.
-_WITHOUT_CHECKSUMS = (elf.MAGIC, *_MACH_O, java.MAGIC, *_PICKLES, b"!<arch>\n", b"\x93NUMPY")
+#: How files begin that have instructions, or consist of files that have.
+_WITH_INSTRUCTIONS = (elf.MAGIC, *_MACH_O, _ARCHIVE)
+
+#: How files begin in which a path of the same length can be replaced: they contain no checksums of their own bytes,
+#: and no instructions but those that are understood. The last is an array of NumPy.
+_REPLACEABLE = (elf.MAGIC, java.MAGIC, *_PICKLES, b"\x93NUMPY")
 
 #: How many characters of a string one instruction can contain, and how many are enough to recognize a path by.
 _PIECE = 8
@@ -70,9 +75,9 @@ def replace_equally_long(data: bytes, old: str, new: str) -> bytes:
     It is unchanged if that could invalidate it, or if it is not certain everywhere that `old` is a path of its own.
     """
     before, after = path_bytes(old), path_bytes(new)
-    if len(before) != len(after) or not data.startswith(_WITHOUT_CHECKSUMS):
+    if len(before) != len(after) or not data.startswith(_REPLACEABLE):
         return data
-    if data.startswith(elf.MAGIC) and _is_in_pieces(data, before):
+    if elf.MAGIC in data and _is_in_pieces(data, before):
         return data
     if data.startswith(java.MAGIC):
         result = bytearray(java.replace_in_constants(data, before, after))
@@ -89,10 +94,13 @@ def replace_equally_long(data: bytes, old: str, new: str) -> bytes:
 
 
 def _is_in_pieces(data: bytes, path: bytes) -> bool:
-    """Return whether pieces of the path may be in instructions, or in constants that instructions copy."""
-    if _contains_pieces(data, path):
-        return True
+    """Return whether pieces of the path may be in instructions, or in constants that instructions copy.
+
+    That is only known of programs for x86-64: in instructions for other processors, pieces do not look like text.
+    """
     layout = elf.parse(data)
+    if not layout.has_known_instructions or _contains_pieces(data, path):
+        return True
     found = [match.start() for match in re.finditer(re.escape(path), data)]
     if any(_has_between(found, code.start, code.end) for code in layout.code):
         return True
@@ -122,25 +130,34 @@ def _starts_of_counted_strings(pickle: bytes, path: bytes) -> Iterator[int]:
 
 def mentions(data: bytes, prefix: str) -> bool:
     """Return whether the file may contain the prefix, anywhere and in any form."""
-    return _contains(data, path_bytes(prefix)) or _contains_wide_or_pieces(data, prefix)
+    return (
+        _contains(data, path_bytes(prefix))
+        or contains_escaped(data, prefix)
+        or _contains_wide_or_pieces(data, prefix)
+    )
 
 
 def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
     """Return whether the file may contain the prefix, other than as part of the prefix `known`."""
     if known in prefix and _contains(data, path_bytes(prefix)):
         return True
-    rest = data.replace(path_bytes(known), b"\0")
+    rest = _blanked(data, path_bytes(known))
     for encoding in wide_encodings_of(rest, known):
-        rest = rest.replace(known.encode(encoding, "surrogatepass"), b"\0")
-    if data.startswith(elf.MAGIC) and _contains_pieces(rest, path_bytes(known)):
+        rest = _blanked(rest, known.encode(encoding, "surrogatepass"))
+    if data.startswith(_WITH_INSTRUCTIONS) and _contains_pieces(rest, path_bytes(known)):
         return _contains(rest, path_bytes(prefix)) or bool(wide_encodings_of(rest, prefix))
     return mentions(rest, prefix)
 
 
 def _contains_wide_or_pieces(data: bytes, prefix: str) -> bool:
     return bool(wide_encodings_of(data, prefix)) or (
-        data.startswith(elf.MAGIC) and _contains_pieces(data, path_bytes(prefix))
+        data.startswith(_WITH_INSTRUCTIONS) and _contains_pieces(data, path_bytes(prefix))
     )
+
+
+def _blanked(data: bytes, text: bytes) -> bytes:
+    """Return the data with as many zeros for the text."""
+    return data.replace(text, bytes(len(text)))
 
 
 def without_debug_information(data: bytes) -> bytes:
@@ -151,6 +168,11 @@ def without_debug_information(data: bytes) -> bytes:
     for span in elf.parse(data).unloaded:
         result[span.start : span.end] = bytes(span.end - span.start)
     return bytes(result)
+
+
+def has_instructions(head: bytes) -> bool:
+    """Return whether a file that begins like this has instructions, or consists of files that have."""
+    return head.startswith(_WITH_INSTRUCTIONS)
 
 
 def search_needles(prefix: str) -> tuple[bytes, ...]:
@@ -177,12 +199,27 @@ def _contains_pieces(data: bytes, needle: bytes) -> bool:
 
     Pieces in a string that begins like the path, and then continues in another way, do not count.
     """
+
+    def blank_others(match: re.Match[bytes]) -> bytes:
+        return match.group() if _continues_in_next_piece(match, needle) else b"\0"
+
     others = re.escape(needle[:-_LARGEST_REST]) + rb"[!-~]{%d}" % _LARGEST_REST
     is_longer_than_piece = len(needle) - _LARGEST_REST > _PIECE
-    data = re.sub(others, b"\0", data) if is_longer_than_piece else data.replace(needle, b"\0")
+    data = re.sub(others, blank_others, data) if is_longer_than_piece else data.replace(needle, b"\0")
     return any(
         all(piece in data for piece in pieces) and _contains_end(data, needle, sum(map(len, pieces)))
         for pieces in _whole_pieces(needle)
+    )
+
+
+def _continues_in_next_piece(match: re.Match[bytes], path: bytes) -> bool:
+    """Return whether what begins like the path is a constant, and the next one, which overlaps it, is the end."""
+    data, start = match.string, match.start()
+    common = next((n for n in range(len(path)) if data[start + n] != path[n]), len(path))
+    position = start + common
+    return position % _PIECE == 0 and any(
+        data.startswith(path[overlap:], position)
+        for overlap in range(max(0, common - 2 * _PIECE), min(common, len(path) - 1))
     )
 
 

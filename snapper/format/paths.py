@@ -8,8 +8,12 @@ from functools import lru_cache
 
 from snapper.format.model import path_bytes
 
-#: What must precede a path: not part of another path or a URL, but possibly a flag such as -I. %b is the path.
-_BEFORE = rb"(?:(?<![\w.~+\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\x80-\xff-]-[A-Za-z]%b))"
+#: What must precede a path: not part of another path or a URL, but possibly a flag such as -I, the byte order mark of
+#: UTF-8, or the end of a line in a string, as programs and JSON write it. %b is the path.
+_BEFORE = (
+    rb"(?:(?<![\w.~+\\\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\\\x80-\xff-]-[A-Za-z]%b)"
+    rb"|(?<=\A\xef\xbb\xbf%b)|(?<=\\[nrt]%b))"
+)
 #: What must follow a path: not more of the same name.
 _AFTER = rb"(?![\w~+\x80-\xff-]|\.\w)"
 
@@ -44,4 +48,4 @@ def _path_pattern(path: bytes) -> re.Pattern[bytes]:
     It looks back from the end of the path, because patterns that begin with a literal are found fastest.
     """
     literal = re.escape(path)
-    return re.compile(literal + _BEFORE % ((literal,) * 4) + _AFTER)
+    return re.compile(literal + _BEFORE % ((literal,) * 6) + _AFTER)

@@ -17,7 +17,14 @@ MAX_LENGTH = 127
 
 #: Files may come from an attacker, so matching any of these takes linear time: nothing is tried again after a failure.
 _COOKIE = re.compile(rb"[^\n]*\n(?=[^\n]*\n)([ \t\f]*#.*?coding[:=][ \t]*[-\w.][^\n]*\n)")
+#: What must stay the first statement of a script in Python: a docstring, or an import of a future feature.
+_FIRST_STATEMENT = re.compile(
+    rb"[^\n]*\n(?:[ \t\f]*(?:#[^\n]*)?\r?\n)*(?:[rRuU]?[\"']|from[ \t]+__future__\b)"
+)
 _BLANKS = re.compile(rb"[ \t]+")
+#: How `env` is told to split its argument, maybe with other options, and options of `env` that another word follows.
+_SPLIT_OPTION = re.compile(rb"(?:-(?P<flags>[i0v]*)S|--split-string(?:=|(?=[ \t])))[ \t]*")
+_OPTIONS_WITH_WORD = (b"-u", b"-C")
 _BY_ENV = re.compile(rb"#!/usr/bin/env (?:-S )?(?P<name>[^\s]+)(?P<options>(?:[^\S\n][^\n]*)?)\n")
 _COMMAND = rb'"(?P<program>[^"\n]*)"(?P<options>[^\n]*?) "\$0" "\$@"'
 #: What pip writes: newer versions without quotes, if the path has no space.
@@ -52,15 +59,18 @@ class _Language:
     @property
     def pattern(self) -> re.Pattern[bytes]:
         before, _, after = self.lines.partition(b"%b")
-        comment = rb"(?:[ \t\f]*#[^!\n][^\n]*\n)?" if self is _PYTHON else b""
+        comment = rb"(?:[ \t\f]*#[^!\n][^\n]*\n)?" if self.programs is _PYTHON.programs else b""
         return re.compile(
             rb"#!(?P<space> ?)/bin/sh\n" + comment + re.escape(before) + _COMMAND + re.escape(after)
         )
 
 
 _PYTHON = _Language(re.compile(rb"(?:python|pypy)[\d.]*w?\Z"), b"'''exec' %b\n' '''\n")
+#: A form feed is a blank for Python, so that the line is a comment, and part of the name of a program for the shell.
+_PYTHON_WITH_DOCSTRING = _Language(_PYTHON.programs, b"\f# 2>/dev/null; exec %b\n")
+_PYTHONS = (_PYTHON, _PYTHON_WITH_DOCSTRING)
 _LANGUAGES = (
-    _PYTHON,
+    *_PYTHONS,
     # These skip everything up to a line that begins with `#!` and contains their name.
     _Language(re.compile(rb"perl[\d.]*\Z"), b"exec %b\n#!perl\n", b"-x"),
     _Language(re.compile(rb"ruby[\d.]*\Z"), b"exec %b\n#!ruby\n", b"-x"),
@@ -89,20 +99,16 @@ class Beginning(NamedTuple):
 
 
 class _Invocation(NamedTuple):
-    """What a first line executes: a program, and words before the script's name."""
+    """What a first line executes: a program, and words before the script's name.
+
+    `interpreter` is the name of what runs the script, which `env` may start. The options for it come after as many
+    words as `before`.
+    """
 
     program: bytes
     words: tuple[bytes, ...]
-
-    @property
-    def interpreter(self) -> bytes:
-        """The name of the interpreter, which `env` may have to find."""
-        name = _name(self.program)
-        if name != b"env":
-            return name
-        return next(
-            (_name(word) for word in self.words if not word.startswith(b"-") and b"=" not in word), b""
-        )
+    interpreter: bytes
+    before: int = 0
 
 
 def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning | None:
@@ -120,7 +126,7 @@ def fit_shebang(script: bytes, placeholder: bytes, prefix: bytes) -> Beginning |
     if not has_blank and len(line.replace(placeholder, prefix)) <= MAX_LENGTH:
         return None
     words = tuple(word.replace(placeholder, prefix) for word in invocation.words)
-    return Beginning(_start_by_shell(_Invocation(program, words), script), end + 1)
+    return Beginning(_start_by_shell(invocation._replace(program=program, words=words), script), end + 1)
 
 
 class PortableScript(NamedTuple):
@@ -147,9 +153,9 @@ def portable_shebang(script: bytes, placeholder: bytes) -> PortableScript | None
     name, language = _name(invocation.program), _language_of(_name(invocation.program))
     if invocation.program != placeholder + b"/bin/" + name or _OTHER_COMMENTS.match(name):
         return None
-    env = _Invocation(b"/usr/bin/env", (name, *invocation.words))
+    env = _Invocation(b"/usr/bin/env", (name, *invocation.words), name, 1)
     comment = language.comment if language else b"#"
-    cookie = _COOKIE.match(script) if language is _PYTHON else None
+    cookie = _COOKIE.match(script) if language in _PYTHONS else None
     if invocation.words:
         first = _start_by_shell(env, script).removeprefix(b"#!").lstrip(b" ")
     else:
@@ -169,22 +175,27 @@ def original_shebangs(script: bytes, prefix: bytes) -> Iterator[bytes]:
 
     That is done by `fit_shebang`, by conda, and by conda-pack.
     """
-    for language, pattern in _PATTERNS:
-        match = pattern.match(script)
-        if match:
-            options = _QUOTED.sub(rb"\1", match["options"])
-            options = options.replace(b" " + language.option, b"", 1) if language.option else options
-            start = match["program"] + options
-            if match["program"].endswith(b"/env") and options.count(b" ") > 1:
-                yield _with_shebang(script, match, match["program"] + b" -S" + options, match["space"])
-            yield _with_shebang(script, match, start, match["space"])
-            yield _with_shebang(script, match, start, b" ")  # 0.1.0 did not keep the space
-            return
-    match = _BY_ENV.match(script)
-    if match:
-        start = prefix + b"/bin/" + match["name"] + match["options"]
-        yield _with_shebang(script, match, start)
-        yield _with_shebang(script, match, start, b" ")
+    language, match = next(
+        ((language, match) for language, pattern in _PATTERNS if (match := pattern.match(script))),
+        (None, None),
+    )
+    if language and match:
+        options = _QUOTED.sub(rb"\1", match["options"])
+        options = options.replace(b" " + language.option, b"", 1) if language.option else options
+        start = match["program"] + options
+        if match["program"].endswith(b"/env") and options.count(b" ") > 1:
+            yield _with_shebang(script, match, match["program"] + b" -S" + options, match["space"])
+        yield _with_shebang(script, match, start, match["space"])
+        yield _with_shebang(script, match, start, b" ")  # 0.1.0 did not keep the space
+    by_shell = _BY_SHELL.match(script)
+    if by_shell and by_shell["double"]:
+        first, last = by_shell.span("double")
+        yield script[: first - 1] + by_shell["double"] + script[last + 1 :]
+    by_env = _BY_ENV.match(script)
+    if by_env:
+        start = prefix + b"/bin/" + by_env["name"] + by_env["options"]
+        yield _with_shebang(script, by_env, start)
+        yield _with_shebang(script, by_env, start, b" ")
 
 
 def program_of(script: bytes) -> str:
@@ -210,27 +221,52 @@ def _parse(line: bytes) -> tuple[_Invocation, bool]:
     """Return what the line executes, and whether that is `env`, which splits its argument into words."""
     program, *rest = _BLANKS.split(line[2:].strip(b" \t"), maxsplit=1)
     argument = rest[0] if rest else b""
-    is_split = _name(program) == b"env" and argument.startswith((b"-S", b"--split-string"))
-    if is_split:
-        argument = re.sub(rb"\A(?:-S|--split-string=?)[ \t]*", b"", argument)
-    elif re.search(rb"[\"'\\]", argument):
-        return _Invocation(program, (argument,)), False
-    return _Invocation(program, tuple(_BLANKS.split(argument)) if argument else ()), is_split
+    split = _SPLIT_OPTION.match(argument) if _name(program) == b"env" else None
+    if split:
+        return _parse_split(program, argument, split)
+    is_single = re.search(rb"[\"'\\]", argument)
+    words = (argument,) if is_single else tuple(_BLANKS.split(argument)) if argument else ()
+    if _name(program) == b"env" and words:
+        return _Invocation(program, words, _name(words[0]), 1), False
+    return _Invocation(program, words, _name(program)), False
+
+
+def _parse_split(program: bytes, argument: bytes, split: re.Match[bytes]) -> tuple[_Invocation, bool]:
+    """Do the same for a line of `env -S`; an argument with quotes or variables is left to `env`."""
+    text = argument[split.end() :]
+    if re.search(rb"[\"'\\$#]", text):
+        words = [word.strip(b"\"'") for word in _BLANKS.split(text)]
+        return _Invocation(program, (argument,), _name(words[_command_index(words)]), 1), False
+    flags = (b"-" + split["flags"],) if split["flags"] else ()
+    words = [*flags, *_BLANKS.split(text)]
+    index = _command_index(words)
+    return _Invocation(program, tuple(words), _name(words[index]), index + 1), True
+
+
+def _command_index(words: list[bytes]) -> int:
+    """Return which of the words for `env` is the command; the last one if none is."""
+    is_operand = False
+    for index, word in enumerate(words):
+        if not is_operand and not word.startswith(b"-") and b"=" not in word:
+            return index
+        is_operand = not is_operand and word in _OPTIONS_WITH_WORD
+    return len(words) - 1
 
 
 def _start_by_shell(invocation: _Invocation, script: bytes) -> bytes:
     """Return the first lines for the shell, or one that looks for the interpreter on PATH."""
-    name = invocation.interpreter
-    language = next((each for each in _LANGUAGES if each.programs.match(name)), None)
+    language = _language_of(invocation.interpreter)
     if language is None:
-        words = invocation.words if _name(invocation.program) != b"env" else invocation.words[1:]
-        return b"#!/usr/bin/env " + b" ".join([*([b"-S"] if words else []), name, *words]) + b"\n"
+        before = invocation.words[: max(0, invocation.before - 1)]
+        words = (*before, invocation.interpreter, *invocation.words[invocation.before :])
+        return b"#!/usr/bin/env " + b" ".join([*([b"-S"] if words[1:] else []), *words]) + b"\n"
+    if language is _PYTHON and _FIRST_STATEMENT.match(script):
+        language = _PYTHON_WITH_DOCSTRING
     options = [_quote(word) for word in invocation.words]
     if language.option:
-        position = 1 if _name(invocation.program) == b"env" else 0
-        options.insert(position, language.option)
+        options.insert(invocation.before, language.option)
     command = b" ".join([_in_quotes(invocation.program), *options, b'"$0" "$@"'])
-    cookie = _COOKIE.match(script) if language is _PYTHON else None
+    cookie = _COOKIE.match(script) if language in _PYTHONS else None
     start = b"#! /bin/sh\n" if script.startswith(b"#! ") else b"#!/bin/sh\n"
     return start + (cookie[1] if cookie else b"") + language.lines.replace(b"%b", command)
 

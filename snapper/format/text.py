@@ -1,4 +1,4 @@
-"""Tell text from data without NUL bytes that states the lengths of its strings: msgpack, protobuf, serialized PHP."""
+"""Tell text from data without NUL bytes that states how long strings are, or where: msgpack, serialized PHP, PDF."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 #: How many bytes state the length of a short string in msgpack.
 _LENGTH_BYTES = 2
 
-#: A length in decimal digits, as in `s:12:"..."` and `12:...`, and how far before a path it is looked for.
-_DECIMAL_LENGTH = re.compile(rb'(?<!\d)(?P<length>\d{1,9}):(?P<quote>"?)')
+#: A length in decimal digits, as in `s:12:"..."` and `12:...`, or in the line before, as in dumps of Redis and
+#: Subversion and in R's ASCII format, and how far before a path it is looked for.
+_DECIMAL_LENGTH = re.compile(
+    rb'(?<!\d)(?P<length>\d{1,9}):(?P<quote>"?)|^(?:\$|[A-Z] )?(?P<line>\d{1,9})\r?\n', re.MULTILINE
+)
 _REACH = 256
 _LONGEST_DECIMAL = 11
 _FOLLOWS_UNQUOTED = b",0123456789dile"
+
+#: What begins a file, or a line, in formats that state the sizes or positions of texts elsewhere.
+_STATES_POSITIONS = re.compile(rb"\A(?:%PDF-|SIMPLE  =)|^content-length:", re.MULTILINE | re.IGNORECASE)
+
+#: A pickle of protocol 0: it notes that it keeps an object, and ends with a full stop. Letters precede its strings.
+_KEEPS_OBJECT = re.compile(rb"^p\d+\n", re.MULTILINE)
 
 _PATH = re.compile(rb"[\w./+~@=-]*\Z")
 
 
 def is_text(data: bytes, path: bytes) -> bool:
     """Return whether the data is text in which the path can be replaced: nothing states how long it is."""
-    if _CONTROL.search(data):
+    is_pickle = data.endswith(b".") and _KEEPS_OBJECT.search(data)
+    if is_pickle or _CONTROL.search(data) or _STATES_POSITIONS.search(data):
         return False
     is_text = is_utf8(data.replace(path, b""))
     ends_as_text = data.endswith(b"\n")
@@ -70,9 +80,14 @@ def _occurrences(data: bytes, path: bytes) -> Iterator[int]:
 def _has_decimal_length(data: bytes, start: int, path: bytes) -> bool:
     """Return whether a number before the path is the length of a string that contains it."""
     for match in _DECIMAL_LENGTH.finditer(data, max(0, start - _REACH), start):
-        end = match.end() + int(match["length"])
+        end = match.end() + int(match["length"] or match["line"])
         following = data[end : end + 1]
-        closes = following == b'"' if match["quote"] else following in _FOLLOWS_UNQUOTED or end == len(data)
+        if match["line"]:
+            closes = following in b"\r\n"
+        else:
+            closes = (
+                following == b'"' if match["quote"] else following in _FOLLOWS_UNQUOTED or end == len(data)
+            )
         if start + len(path) <= end <= len(data) and closes:
             return True
     return False

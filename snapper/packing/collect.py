@@ -24,7 +24,7 @@ from snapper.format.canonicalize import (
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
-from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode, directory_mode, file_mode, path_bytes
+from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode, directory_mode, file_mode
 from snapper.format.paths import contains_path
 from snapper.format.times import LINK_TIME, NANOSECONDS, RESTORED_LINK_TIME, stored_time
 from snapper.packing.context import PackContext
@@ -196,13 +196,13 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
     data = _rewritten(context, item, view)
     placeholders, kept = context.earlier_placeholders(file), context.kept_prefixes(file)
     if data is None:
-        head, prebuilt = bytes(view[:256]), item.prebuilt
+        head, has_nul = bytes(view[:256]), builder.has_nul()
         patterns = (
             pattern
             for prefix in context.prefixes
-            for pattern in search_patterns(prefix, head, prebuilt=prebuilt)
+            for pattern in search_patterns(prefix, head, has_nul=has_nul, prebuilt=item.prebuilt)
         )
-        if not kept and not any(map(builder.mentions, (*patterns, *map(path_bytes, placeholders)))):
+        if not (kept or placeholders) and not any(map(builder.mentions, patterns)):
             if builder.has_room(file.size):
                 builder.keep()
                 return

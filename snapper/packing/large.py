@@ -274,9 +274,9 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
             read_range_into(descriptor, position, view, place)
             digest.update(view)
             if position == 0:
-                head = bytes(view[:256])
+                head = bytes(view)
                 needles = {
-                    prefix: search_patterns(prefix, head, prebuilt=item.prebuilt)
+                    prefix: search_patterns(prefix, head, has_nul=b"\0" in head, prebuilt=item.prebuilt)
                     for prefix in context.prefixes
                 }
                 program = is_program(head)
