@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -252,7 +253,9 @@ def test_config_shows_valid_settings_and_all_errors(
     assert "Did you mean 'jobs'?" in printed.err
     assert run(["config", "unset", "josb"]) == run(["config", "set", "level", "4"]) == 0
     monkeypatch.delenv("SNAPPER_CACHE_SIZE")
+    capsys.readouterr()
     assert run(["config", "show"]) == 0
+    assert re.search("^cache_size +20.0 GB +default", capsys.readouterr().out, re.M)
     assert file.read_text() == "level = 4\nbudget = 9\n"
     write(file, "jobs == 2\n")
     assert run(["config"]) == 2

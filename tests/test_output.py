@@ -63,6 +63,10 @@ def test_options_before_the_command_are_refused_with_the_right_order(packed: Mac
     )
 
 
+def test_arguments_that_are_too_many_are_named(packed: Machine) -> None:
+    assert packed.expect_error(2, "pack", "one", "two", "three")["message"] == "too many arguments: two three"
+
+
 def test_output_of_both_streams_keeps_its_order(packed: Machine, tmp_path: Path) -> None:
     """In a log, a problem stands below the environment that it concerns."""
     packed.run_json("restore", "data")

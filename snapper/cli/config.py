@@ -10,10 +10,11 @@ from snapper.cli import help
 from snapper.cli.completion import complete_setting
 from snapper.cli.options import JsonOption, with_general_options
 from snapper.cli.render import output
+from snapper.cli.render.text import size
 from snapper.errors import ExitCode, NotAStore, UsageError
 from snapper.format.canonical import to_jsonable
 from snapper.settings.file import find_settings_file, writable_settings_file, write_setting
-from snapper.settings.keys import KEYS, OFF, Value, check_key, parse_value
+from snapper.settings.keys import KEYS, OFF, SETTINGS, check_key, parse_value
 from snapper.settings.resolution import Setting, explain_setting, explain_settings, variable_name
 
 app = typer.Typer(
@@ -63,7 +64,7 @@ def show(as_json: JsonOption = False) -> int:
         return code
     output.print_table(
         ("SETTING", "VALUE", "FROM"),
-        [(setting.key, _format_value(setting.shown), setting.origin) for setting in overview.settings],
+        [(setting.key, _format_value(setting), setting.origin) for setting in overview.settings],
         right=(),
     )
     for error in overview.wrong:
@@ -154,7 +155,7 @@ def _print_change(key: str, file: object, as_json: bool) -> None:
     if as_json:
         output.print_json(_fields(setting))
         return
-    output.echo(f"{key} = {_format_value(setting.shown)}, from {setting.origin}")
+    output.echo(f"{key} = {_format_value(setting)}, from {setting.origin}")
     if setting.origin == variable_name(key):
         output.notice(f"  note: the environment variable {setting.origin} overrides {file}")
 
@@ -173,9 +174,12 @@ def _fields(setting: Setting) -> dict[str, Any]:
     return {"key": setting.key, "value": to_jsonable(setting.shown), "origin": setting.origin}
 
 
-def _format_value(value: Value) -> str:
+def _format_value(setting: Setting) -> str:
+    value = setting.shown
     if value is None:
         return "-"
+    if isinstance(value, int) and SETTINGS[setting.key].is_size:
+        return size(value)
     if isinstance(value, tuple):
         return ", ".join(value) or "-"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -29,6 +29,7 @@ class SettingKey:
     platform_default: bool = False
     is_list: bool = False
     is_path: bool = False
+    is_size: bool = False
 
     def parse_in_file(self, value: object) -> Value:
         """Return the value of a settings file, in which relative paths are not allowed, or raise ValueError."""
@@ -148,7 +149,7 @@ SETTINGS: Mapping[str, SettingKey] = {
     "store": SettingKey(_store, default_store_directory, platform_default=True, is_path=True),
     "envs_dir": SettingKey(_directory, lambda: None, is_path=True),
     "cache": SettingKey(_directory_or_off, default_cache_directory, platform_default=True, is_path=True),
-    "cache_size": SettingKey(_bytes, lambda: 20 * 10**9),
+    "cache_size": SettingKey(_bytes, lambda: 20 * 10**9, is_size=True),
     "only": SettingKey(_patterns, lambda: (), is_list=True),
     "except": SettingKey(_patterns, lambda: (), is_list=True),
     "first": SettingKey(_patterns, lambda: (), is_list=True),
