@@ -175,7 +175,8 @@ def test_repair_uses_environments_on_disk(packed: tuple[Machine, Path], new_mach
     shutil.rmtree(other.envs / "data")
     outcome = machine.snapper("verify", "--data", "--repair")
     assert outcome.code == 12
-    assert "--from URL" in outcome.err
+    assert "No good copies were found. Name another store with --from URL" in outcome.err
+    assert "Repair them with" not in outcome.err
 
 
 def test_samples_are_disjoint_and_complete() -> None:

@@ -101,8 +101,8 @@ def verify(
             return _print_comparison(checked, as_json)
         result = _check_store(opened, data, repair, source, jobs, progress)
     code = _print_problems(result.verified, result.repaired, opened.url, as_json)
-    if not (as_json or source):
-        _suggest_repair(result.verified, opened.url)
+    if not as_json:
+        _suggest_repair(result.verified, opened.url, tried=repair)
     return code
 
 
@@ -135,14 +135,21 @@ def _check_store(
     return snapper.repair(opened, sample, sources, jobs=jobs, progress=progress)
 
 
-def _suggest_repair(verified: VerifyResult, store: str) -> None:
-    """Print the command that repairs corrupted objects, if there are any."""
+def _suggest_repair(verified: VerifyResult, store: str, *, tried: bool) -> None:
+    """Say how corrupted objects can be repaired, if there are any. `tried` if these could not be."""
     from snapper.format.layout import Layout
 
-    if any(Layout.digest_of(problem.key) for problem in verified.problems):
-        part = "--data " if verified.read else ""
-        command = f"snapper verify {part}--repair --store {shlex.quote(store)}"
-        output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
+    if not any(Layout.digest_of(problem.key) for problem in verified.problems):
+        return
+    if tried:
+        output.notice(
+            "  No good copies were found. Name another store with --from URL, or pack the environments again from "
+            "intact copies"
+        )
+        return
+    part = "--data " if verified.read else ""
+    command = f"snapper verify {part}--repair --store {shlex.quote(store)}"
+    output.notice(f"  Repair them with: {command} (add --from URL to copy from another store)")
 
 
 def _print_comparison(checked: EnvironmentCheck, as_json: bool) -> int:
