@@ -438,3 +438,15 @@ def test_copies_in_a_restored_environment_are_kept(work: Path, machine: Machine)
     shutil.rmtree(machine.home / ".local")
     assert machine.run_json("pack", "work")["unchanged"]
     assert registered(move(machine, "work")) == ["mine"]
+
+
+def test_name_that_the_template_could_give_is_kept_by_who_has_chosen_the_environment(
+    work: Path, machine: Machine
+) -> None:
+    """A name such as `my-env` could be that of an environment `my` of somebody else's."""
+    add(kernels_dir(machine) / "my-env", work / "bin/run")
+    other = move(machine, "work")
+    (name,) = registered(other)
+    assert name.startswith("work-my-env")
+    other.run_json("restore", "work", "--prefix", other.envs / "work")
+    assert registered(other) == ["my-env"]

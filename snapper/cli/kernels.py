@@ -179,7 +179,11 @@ def _print_result(result: _Registration) -> None:
         if kernel.problem:
             output.warn(f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
-            taken = f": another kernel has the name {kernel.instead_of}" if kernel.instead_of else ""
+            taken = (
+                f": another kernel has, or could get, the name {kernel.instead_of}"
+                if kernel.instead_of
+                else ""
+            )
             edited = ", with your changes to its kernel.json" if kernel.edited else ""
             output.echo(f"{result.environment}: {kernel.display_name}, as {kernel.name}{taken}{edited}")
     if not result.kernels:

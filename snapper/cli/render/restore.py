@@ -134,7 +134,7 @@ def _print_result(result: RestoreResult) -> None:
         if kernel.problem:
             output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
         else:
-            taken = f", as {kernel.name}: another kernel has the name {kernel.instead_of}"
+            taken = f", as {kernel.name}: another kernel has, or could get, the name {kernel.instead_of}"
             edited = ", with your changes to its kernel.json" if kernel.edited else ""
             output.echo(f"  kernel: {kernel.display_name}{taken if kernel.instead_of else ''}{edited}")
     if result.suggestion:
