@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -440,13 +441,15 @@ def test_scripts_are_searched_for_credentials_in_linear_time(line: bytes) -> Non
 
 
 def test_text_in_other_encodings_is_relocated(tools: Path, machine: Machine) -> None:
-    text = f"path = {tools}/share\nother = {tools}-other/share\n"
-    for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
-        (tools / encoding).write_bytes(("é " + text).encode(encoding))
+    encodings = ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
+    starts = ("é path = ", "-I", "")
+    for encoding, start in itertools.product(encodings, starts):
+        text = f"{start}{tools}/share é\nother = {tools}-other/share\n"
+        (tools / f"{encoding}{start}").write_bytes(text.encode(encoding))
     restored = pack_and_move(machine, tools)
-    expected = f"é path = {restored}/share\nother = {tools}-other/share\n"
-    for encoding in ("latin-1", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
-        assert (restored / encoding).read_bytes() == expected.encode(encoding), encoding
+    for encoding, start in itertools.product(encodings, starts):
+        expected = f"{start}{restored}/share é\nother = {tools}-other/share\n"
+        assert (restored / f"{encoding}{start}").read_bytes() == expected.encode(encoding), encoding
 
 
 def test_three_moves_leave_no_earlier_prefix(tools: Path, machine: Machine, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from snapper.format.model import path_bytes
 #: UTF-8, or the end of a line in a string, as programs and JSON write it. %b is the path.
 _BEFORE = (
     rb"(?:(?<![\w.~+\\\x80-\xff-]%b)(?<!:/%b)|(?<=\A-[A-Za-z]%b)|(?<=[^\w./~+\\\x80-\xff-]-[A-Za-z]%b)"
-    rb"|(?<=\A\xef\xbb\xbf%b)|(?<=\\[nrt]%b))"
+    rb"|(?<=\A\xef\xbb\xbf%b)|(?<=\A\xef\xbb\xbf-[A-Za-z]%b)|(?<=\\[nrt]%b))"
 )
 #: What must follow a path: not more of the same name.
 _AFTER = rb"(?![\w~+\x80-\xff-]|\.\w)"
@@ -48,4 +48,4 @@ def _path_pattern(path: bytes) -> re.Pattern[bytes]:
     It looks back from the end of the path, because patterns that begin with a literal are found fastest.
     """
     literal = re.escape(path)
-    return re.compile(literal + _BEFORE % ((literal,) * 6) + _AFTER)
+    return re.compile(literal + _BEFORE % ((literal,) * 7) + _AFTER)
