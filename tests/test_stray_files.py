@@ -27,6 +27,8 @@ def strewn(machine: Machine) -> Path:
     (meta / f".{record.name}.swp").write_bytes(b"b0VIM 9.0")
     (meta / f"#{record.name}#").write_text("{")
     (meta / f"{record.name}~").write_text("{")
+    (meta / "notes.json").write_text("[]")
+    (meta / "mine.json").mkdir()
     for copy in (f"{record.stem} (1).json", f"{record.stem} copy.json", f"{record.stem}-conflict.json"):
         shutil.copy(record, meta / copy)
     variables = prefix / "etc/conda/env_vars.d"

@@ -115,8 +115,11 @@ def is_record_path(path: str) -> bool:
 
 
 def _is_record_name(name: str) -> bool:
-    """Return whether a file of this name is a record: not if macOS (`._NAME`) or an editor (`.#NAME`) makes it."""
-    return name.endswith(".json") and not name.startswith(".")
+    """Return whether a file of this name is a record, NAME-VERSION-BUILD.json: conda ignores other names.
+
+    macOS (`._NAME`) and editors (`.#NAME`) make such files, too.
+    """
+    return name.endswith(".json") and not name.startswith(".") and name.count("-") >= 2
 
 
 def _is_copy(record: Record) -> bool:
