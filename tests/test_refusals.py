@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import snapper
+from snapper.errors import TargetOccupied
+from snapper.restoring import target
 from tests.conftest import Machine, tree_of, without_run_records
 from tests.support.commands import start_blocked_pack
 from tests.support.environments import forget_state, make_data
@@ -1099,3 +1102,17 @@ def test_a_deleted_working_directory_matters_only_for_relative_paths(machine: Ma
         assert "Traceback" not in done.stderr
         assert done.returncode == code, done.stderr
         here.mkdir()
+
+
+def test_environment_that_is_replaced_while_it_is_inspected_is_a_conflict(
+    restored: Path, stocked: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another restore has done so; it removes the old one."""
+
+    def remove(prefix: Path) -> bool:
+        shutil.rmtree(prefix)
+        return False
+
+    monkeypatch.setattr(target, "_is_replaceable_directory", remove)
+    with pytest.raises(TargetOccupied, match="it was replaced while it was inspected"):
+        snapper.restore(snapper.open_store(str(stocked.store)), "data", prefix=restored, replace=True)

@@ -18,6 +18,7 @@ from snapper.errors import (
     Corrupted,
     FileOperationFailed,
     LayersPruned,
+    NotAnEnvironment,
     NotInStore,
     PermissionDenied,
     PlatformMismatch,
@@ -42,6 +43,7 @@ from snapper.store.used_directories import used_directory_in
 
 _ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
 _ELSEWHERE_OR_MOVE = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
+_AGAIN = "Restore again."
 
 #: How many of the paths are named that a replacement discards.
 _MOST_NAMED = 5
@@ -81,8 +83,11 @@ def inspect_target(
     if not again:
         remove_leftover_staging(prefix)
     environment = InstalledEnvironment(prefix)
-    check_replaceable(store, environment, ref, snapshot_id, request, again=again)
-    present = is_present(environment, snapshot_id, request)
+    try:
+        check_replaceable(store, environment, ref, snapshot_id, request, again=again)
+        present = is_present(environment, snapshot_id, request)
+    except NotAnEnvironment:  # it was one
+        raise TargetOccupied(str(prefix), "it was replaced while it was inspected", _AGAIN) from None
     return RestoreTarget(ref, snapshot_id, prefix, present, environment.directory if present else None)
 
 
