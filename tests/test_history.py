@@ -43,11 +43,11 @@ def names(changes: dict[str, list[dict[str, str]]]) -> dict[str, list[str]]:
 def test_package_changes_in_log_diff_and_status(machine: Machine) -> None:
     """Packages of conda and pip are added, removed and changed; another copy of the environment is not affected."""
     prefix = machine.envs / "work"
-    make("tiny", prefix)
-    change(prefix, install=["six", "click ==8.1.7"])
+    make("tiny", prefix, bytecode=False)
+    change(prefix, install=["six", "click ==8.1.7"], bytecode=False)
     first = machine.run_json("pack", "work")
     assert machine.run_json("status", "work")["environments"][0]["condition"] == "unchanged"
-    change(prefix, install=["tabulate", "click >8.1.7"], remove=["six"])
+    change(prefix, install=["tabulate", "click >8.1.7"], remove=["six"], bytecode=False)
     add_distribution(prefix, "Some.Thing", "1.0")
     (click,) = [path.name for path in (prefix / "conda-meta").glob("click-*.json")]
     (tabulate,) = [path.name for path in (prefix / "conda-meta").glob("tabulate-*.json")]
@@ -89,26 +89,29 @@ def six_version(packed: dict[str, Any]) -> str:
 
 @pytest.fixture
 def two(machine: Machine) -> tuple[Machine, Path, str, str]:
-    """Return a machine with `data`, packed twice: with a file changed, one removed, one added, and a large one."""
+    """Return a machine with `data`, packed twice: with a file changed, one removed, and one added."""
     prefix = make_data(machine.envs / "data")
-    large = prefix / "large.bin"
-    with large.open("wb") as file:
-        file.write(b"begin")
-        file.truncate(130 * 1024 * 1024)
+    return machine, prefix, *pack_twice(machine, prefix)
+
+
+def pack_twice(machine: Machine, prefix: Path, change: Callable[[], None] = lambda: None) -> tuple[str, str]:
+    """Pack, remove a file, add one, change one, make another change, and pack again; return the snapshots."""
     (prefix / "goes").write_text("away")
     first = machine.run_json("pack", "data")["snapshot"]
-    with large.open("r+b") as file:
-        file.truncate(65 * 1024 * 1024)
     (prefix / "goes").unlink()
-    (prefix / "comes").symlink_to("large.bin")
+    (prefix / "comes").symlink_to("elsewhere")
     (prefix / "share/textdata/config.ini").write_text("altered")
-    second = machine.run_json("pack", "data")["snapshot"]
-    return machine, prefix, first, second
+    change()
+    return first, machine.run_json("pack", "data")["snapshot"]
 
 
-def test_changed_files_in_diff(two: tuple[Machine, Path, str, str]) -> None:
+def test_changed_files_in_diff(machine: Machine) -> None:
     """Changes are shown between two snapshots, and to the environment on disk, with its index and without."""
-    machine, prefix, first, _ = two
+    prefix = make_data(machine.envs / "data")
+    large = prefix / "large.bin"
+    large.write_bytes(b"begin")
+    os.truncate(large, 130 * 1024 * 1024)
+    first, _ = pack_twice(machine, prefix, lambda: os.truncate(large, 65 * 1024 * 1024))
     files = {"added": ["comes"], "removed": ["goes"], "changed": ["large.bin", "share/textdata/config.ini"]}
 
     def found(*arguments: object) -> object:

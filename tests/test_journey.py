@@ -69,7 +69,7 @@ def test_restored_environment_works_in_another_directory(journey: Journey) -> No
     assert restored["snapshot"] == packed["snapshot"]
 
     python = prefix / "bin" / "python"
-    code = "import sys, numpy, pandas; print(sys.prefix, pandas.DataFrame(numpy.eye(2)).sum().sum())"
+    code = "import sys, numpy; print(sys.prefix, numpy.linalg.inv(numpy.eye(2)).sum())"
     assert output(python, "-c", code) == f"{prefix} 2.0\n"
     assert output(prefix / "bin" / "ipython", "-c", "print(6 * 7)") == "42\n"
     assert str(prefix) in output(prefix / "bin" / "pip", "--version")
@@ -96,7 +96,7 @@ def test_registered_kernel_runs_in_the_restored_environment(journey: Journey) ->
 
 def test_restored_modules_are_not_recompiled(journey: Journey) -> None:
     def compiled(prefix: Path) -> set[str]:
-        code = "import numpy, pandas, sysconfig; sysconfig.get_config_vars()"
+        code = "import numpy, IPython, sysconfig; sysconfig.get_config_vars()"
         done = subprocess.run(
             [prefix / "bin" / "python", "-v", "-c", code],
             env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
@@ -267,7 +267,7 @@ def test_list_show_and_lock_files_describe_the_snapshot(journey: Journey) -> Non
     assert shown["kernels"] == [
         {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     ]
-    assert {each["name"] for each in shown["packages"]} >= {"python", "numpy", "pandas", "ipykernel"}
+    assert {each["name"] for each in shown["packages"]} >= {"python", "numpy", "ipykernel"}
     assert "numpy" in machine.snapper("show", "science").out
 
     explicit = machine.snapper("show", "science", "--explicit").out.splitlines()

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     machine = Machine(home, home / "envs", home / "store")
     prefix = machine.envs / "work"
     machine.envs.mkdir()
-    make("kernels", prefix, copy=True)
+    make("kernels", prefix, copy=True, bytecode=False)
     install = [str(prefix / "bin/python"), "-W", "ignore", "-m", "bash_kernel.install", "--sys-prefix"]
     subprocess.run(install, check=True, capture_output=True)
     argv = ["whereami", "--file={connection_file}", "{resource_dir}"]
@@ -103,15 +102,13 @@ def test_python_kernel_is_activated_and_can_be_interrupted(multilingual: Machine
         for command in ("%pip --version", "!pip --version"):
             assert f" from {prefix}/" in kernel.run(command)
 
-        kernel.client.execute("import time; print('sleeping', flush=True); time.sleep(60)")
+        kernel.client.execute("import time; print('sleeping', flush=True); time.sleep(3600)")
         while True:
             message = kernel.client.get_iopub_msg(timeout=60)
             if message["content"].get("text", "").startswith("sleeping"):
                 break
-        began = time.monotonic()
         kernel.manager.interrupt_kernel()
-        kernel.client.get_shell_msg(timeout=30)
-        assert time.monotonic() - began < 30
+        assert kernel.client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
         assert kernel.run("print(6 * 7)") == "42\n"
 
 

@@ -12,7 +12,6 @@ import site
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,11 +247,10 @@ class Instance:
         file.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         return file
 
-    def start(self, *options: str) -> tuple[str, float]:
-        """Run the on-start script as SageMaker does, and return its output and how many seconds it took."""
+    def start(self, *options: str) -> str:
+        """Run the on-start script as SageMaker does, and return its output."""
         file = self.script(*options)
         own = [] if os.geteuid() == 0 else [f"HOME={self.home}"]
-        began = time.monotonic()
         done = subprocess.run(
             ["env", "-i", *own, "PATH=/sbin:/bin:/usr/sbin:/usr/bin", "bash", file],
             cwd="/",
@@ -262,9 +260,8 @@ class Instance:
             timeout=120,
             check=False,
         )
-        seconds = time.monotonic() - began
         assert done.returncode == 0, done
-        return done.stdout + done.stderr, seconds
+        return done.stdout + done.stderr
 
     def as_user(self, *command: object) -> str:
         words = [*map(str, command)]
@@ -374,8 +371,8 @@ def launch(instance: Instance, name: str, *arguments: str) -> str:
 
 
 def test_on_start_restores_environments_with_kernels(instance: Instance) -> None:
-    """A second start changes nothing, and takes less than two seconds."""
-    output, _ = instance.start()
+    """A second start changes nothing, and reads no layers, which is what takes time."""
+    output = instance.start()
     assert "2 restored, 0 already in place, 0 failed; 2 kernels" in output
     assert "2 restored, 0 already in place, 0 failed; 2 kernels" in instance.log
     owners = {
@@ -391,13 +388,14 @@ def test_on_start_restores_environments_with_kernels(instance: Instance) -> None
     )
 
     before = [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")]
-    times: list[float] = []
-    while min(times, default=9.0) >= 2 and len(times) < 5:  # the machine may be busy
-        output, seconds = instance.start()
-        times.append(seconds)
-        assert "0 restored, 2 already in place, 0 failed" in output
-        assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
-    assert min(times) < 2, times
+    layers = instance.home / "SageMaker/.snapper/layers"
+    layers.rename(layers.with_name("away"))
+    try:
+        output = instance.start()
+    finally:
+        layers.with_name("away").rename(layers)
+    assert "0 restored, 2 already in place, 0 failed" in output
+    assert [tree_of(top) for top in (instance.envs / "data", instance.home / ".local")] == before
 
 
 def test_programs_of_a_restored_environment_in_the_path_of_the_user_are_not_run(instance: Instance) -> None:
@@ -442,8 +440,7 @@ def test_link_to_snapper_is_in_the_path_of_the_user_only(instance: Instance) -> 
 
 
 def test_on_start_reports_a_missing_store(instance: Instance) -> None:
-    output, seconds = instance.start("--store", f"{instance.home}/nowhere", "--budget", "20")
-    assert seconds < 20
+    output = instance.start("--store", f"{instance.home}/nowhere")
     for text in (output, instance.log):
         assert f"there is no store at {instance.home}/nowhere" in text
         assert "on-start finished with exit code 13" in text
@@ -461,8 +458,7 @@ def test_on_start_reports_full_disks(instance: Instance, tmp_path: Path) -> None
         small.path.chmod(0o777)
         logs.path.chmod(0o777)
         logs.fill()
-        output, seconds = instance.start("--envs-dir", str(small.path), "--budget", "20", "--first", "work")
-        assert seconds < 20
+        output = instance.start("--envs-dir", str(small.path), "--first", "work")
         assert f"not enough space at {small.path}" in output
         assert "on-start finished with exit code 1" in output
     finally:
@@ -474,14 +470,14 @@ def test_on_start_reports_full_disks(instance: Instance, tmp_path: Path) -> None
 def test_on_start_without_the_user_does_nothing(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can run the script as another user")
-    output, _ = Instance(tmp_path, "snapper-nobody").start()
+    output = Instance(tmp_path, "snapper-nobody").start()
     assert "user snapper-nobody does not exist or has no home directory: nothing to do" in output
 
 
 def test_settings_of_the_script_apply_in_terminals(instance: Instance, tmp_path: Path) -> None:
     """They also apply if snapper is already installed. Otherwise, packs would go to the wrong store."""
     store = instance.home / "team store"
-    output, _ = instance.start("--store", str(store), "--only", "team-*")
+    output = instance.start("--store", str(store), "--only", "team-*")
     assert "Traceback" not in output
     program = instance.home / "SageMaker/.snapper/venv/bin/snapper"
     assert instance.as_user(program, "config", "get", "store").strip() == str(store)

@@ -110,7 +110,6 @@ def test_every_answer_ends_in_one_error_or_a_result(answer: str, bucket: Bucket,
     given = ANSWERS[answer]
     headers = {} if answer == "no ETag" else {"ETag": '"version"'}
     bucket.behave = lambda *_: replace(given, headers={**headers, **given.headers})
-    started = time.monotonic()
     errors: list[SnapperError] = []
     for request in requests_of(store):
         try:
@@ -119,7 +118,7 @@ def test_every_answer_ends_in_one_error_or_a_result(answer: str, bucket: Bucket,
             errors.append(error)
         except VersionMismatch:
             continue
-    assert time.monotonic() - started < 30
+    assert len(bucket.asked) < 1000
     assert errors
     for raised in errors:
         assert raised.code in (ExitCode.STORE, ExitCode.INTEGRITY, ExitCode.NOT_FOUND), raised

@@ -41,8 +41,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "tiny": Recipe("Python and a Jupyter kernel", ("ipykernel",), ("python",), SPARES),
         "science": Recipe(
-            "Python, a Jupyter kernel, numpy, pandas and pip",
-            ("ipykernel", "numpy", "pandas", "pip"),
+            "Python, a Jupyter kernel, numpy and pip",
+            ("ipykernel", "numpy", "pip"),
             ("python",),
             SPARES,
         ),

@@ -148,7 +148,7 @@ def test_state_in_a_shared_directory(place: str, world: World) -> None:
     def start() -> int:
         (script,) = world.victim.home.glob(".local/share/jupyter/kernels/work-*/launch.sh")
         return subprocess.run(
-            ["/bin/sh", script, "x"], capture_output=True, timeout=10, check=False
+            ["/bin/sh", script, "x"], capture_output=True, timeout=60, check=False
         ).returncode
 
     world.attacker.do(plant)

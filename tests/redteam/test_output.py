@@ -196,7 +196,7 @@ def _start_kernels(world: World) -> None:
 
 
 def _run(argv: list[str], cwd: Path, variables: dict[str, str]) -> int:
-    done = subprocess.run(argv, env=variables, cwd=cwd, capture_output=True, timeout=20, check=False)
+    done = subprocess.run(argv, env=variables, cwd=cwd, capture_output=True, timeout=60, check=False)
     return done.returncode
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.redteam.accounts import withstood
-from tests.support.redteam.start_script import PATIENCE, SAGEMAKER_PATH, StartScript, new_start_script
+from tests.support.redteam.start_script import SAGEMAKER_PATH, StartScript, new_start_script
 
 SECRET = "a secret of root"
 
@@ -80,9 +80,8 @@ def test_log_that_is_not_a_file(kind: str, script: StartScript) -> None:
         readers.append(os.open(script.log, os.O_RDONLY | os.O_NONBLOCK))
         script.snapper("yes restored | head -c 2000000")  # more than fits into a pipe
     try:
-        start = script.run()
-        withstood(b"restored" in start.output, "suppressed the output of the script")
-        withstood(start.seconds < PATIENCE / 2, "made the script wait")
+        output = script.run()
+        withstood(b"restored" in output, "suppressed the output of the script")
     finally:
         for reader in readers:
             os.close(reader)
@@ -117,23 +116,21 @@ def test_program_that_does_not_end(path: str, text: str, script: StartScript) ->
     if "snapper" in path:
         script.snapper("")
     script.program(path, text)
-    start = script.run(budget=2)
-    withstood(start.seconds < PATIENCE / 2, "made the script exceed its time limit")
-    deadline = time.monotonic() + 5
-    while (
-        script.processes() and time.monotonic() < deadline
-    ):  # they may not have noticed yet that they were killed
+    script.run(budget=2)
+    deadline = time.monotonic() + 60
+    while script.processes():  # they may not have noticed yet that they were killed
+        withstood(
+            time.monotonic() < deadline, "left processes behind, which had not left their process group"
+        )
         time.sleep(0.01)
-    withstood(not script.processes(), "left processes behind, which had not left their process group")
 
 
 def test_child_that_keeps_the_output_open(script: StartScript) -> None:
     """It has a session of its own and outlives the script."""
     script.snapper(f"setsid sh -c {shlex.quote(_WAIT)} & echo restored")
-    start = script.run()
-    withstood(start.seconds < PATIENCE / 2, "made the script wait for a child")
+    output = script.run()
     withstood(
-        b"restored" in start.output and "finished" in script.log.read_text(),
+        b"restored" in output and "finished" in script.log.read_text(),
         "suppressed what the script says",
     )
     assert script.processes()
@@ -144,7 +141,7 @@ def test_endless_output(script: StartScript) -> None:
     script.snapper(
         r"printf '\033]0;title\007\233\0\r'; head -c 50000000 /dev/zero | tr '\0' '\233'; echo; yes"
     )
-    output = script.run(budget=2).output
+    output = script.run(budget=2)
     lines = output.splitlines()
     withstood(len(lines) < 2010 and max(map(len, lines)) < 1010, f"printed {len(output):,} bytes")
     raw = sorted(set(re.sub(rb"[\t\n -~]", b"", output)))
@@ -187,7 +184,7 @@ def test_credentials_among_what_the_user_needs(script: StartScript) -> None:
         "http_proxy": f"http://me:{SECRET}@proxy.example:3128",
     }
     script.snapper("cd; env -0 >variables; cat /proc/[0-9]*/cmdline >arguments")
-    output = script.run(variables={**needed, **credentials}).output
+    output = script.run(variables={**needed, **credentials})
     given = (script.home / "variables").read_bytes()
     lacking = [name for name in needed if f"{name}={needed[name]}".encode() not in given.split(b"\0")]
     withstood(not lacking, f"kept {lacking} from the user")

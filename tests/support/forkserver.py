@@ -43,10 +43,7 @@ if TYPE_CHECKING:
 STARTUP_VARIABLES = {"LANG": "C.UTF-8", "PYTHONWARNINGS": "error"}
 
 #: What snapper and its dependencies import in functions, in nearly every command, or in every one that uses S3.
-_IMPORTED_LATER = (
-    *("platformdirs", "jupyter_core.paths", "multiprocessing.popen_fork"),
-    *("boto3.s3.inject", "encodings.idna"),
-)
+_IMPORTED_LATER = ("platformdirs", "jupyter_core.paths", "multiprocessing.popen_fork", "encodings.idna")
 
 _ROOT = Path(__file__).parents[2]
 _PR_SET_DUMPABLE = 4
@@ -195,8 +192,17 @@ def import_all() -> None:
             importlib.import_module(module.name)
     for name in _IMPORTED_LATER:
         importlib.import_module(name)
+    _load_description_of_s3()
     with redirect_stdout(io.StringIO()):
         importlib.import_module("snapper.cli.app").run(["list", "--help"])
+
+
+def _load_description_of_s3() -> None:
+    """Have all sessions of boto3 share what they read: large JSON files, which describe S3's requests."""
+    loaders: Any = importlib.import_module("botocore.loaders")
+    loaders.create_loader = functools.cache(loaders.create_loader)
+    session = importlib.import_module("boto3.session").Session("a", "b", region_name="us-east-1")
+    session.client("s3")
 
 
 def _make_modules_reachable() -> None:

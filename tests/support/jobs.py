@@ -6,6 +6,7 @@ import multiprocessing.connection
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from snapper.errors import Corrupted
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
@@ -64,7 +65,7 @@ def search(_: object, started: Path) -> None:
 def sleep(_: object, started: Path | None) -> None:
     if started:
         started.touch()
-    time.sleep(600)
+    threading.Event().wait()
 
 
 def kill_worker(_: object, number: int) -> None:

@@ -49,9 +49,9 @@ class S3Server:
     """A running server: its endpoint, a bucket, a file with its users' credentials, and its process id."""
 
     endpoint: str
-    bucket: str
-    credentials: Path
-    process: int
+    bucket: str = "snapper-tests"
+    credentials: Path = Path("/nonexistent")
+    process: int = 0
 
     @staticmethod
     def is_installed() -> bool:
@@ -133,7 +133,7 @@ def _start(program: Path, top: Path) -> tuple[subprocess.Popen[bytes], S3Server]
     ]
     with (top / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=top, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    return process, S3Server(f"http://127.0.0.1:{s3}", "snapper-tests", credentials, process.pid)
+    return process, S3Server(f"http://127.0.0.1:{s3}", credentials=credentials, process=process.pid)
 
 
 def _identity(name: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--pairs", action="store_true", help="Run two commands at a time.")
     parser.add_argument("--only", default="", help="Only these commands, or pairs such as pack+prune.")
     parser.add_argument("--s3", action="store_true", help="Use a real S3 server instead of a directory.")
+    parser.add_argument("--endpoint", default="", help="Use this S3 server of the tests; do not start one.")
     options = parser.parse_args()
     import_all()  # not in each command: importing takes most of its time and of its steps
     gc.freeze()
@@ -33,17 +34,17 @@ def main() -> int:
     top = Path(tempfile.mkdtemp(prefix="c", dir=memory if os.access(memory, os.W_OK) else None))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, top, ignore_errors=True)
-        world = World(top, _store_location(options.s3, top, stack))
+        world = World(top, _store_location(options, top, stack))
         world.make()
         return _run(world, options)
 
 
-def _store_location(s3: bool, top: Path, stack: ExitStack) -> StoreLocation:
-    if not s3:
+def _store_location(options: argparse.Namespace, top: Path, stack: ExitStack) -> StoreLocation:
+    if not options.s3:
         return Directory(top / "work-store")
-    from tests.support.s3server import running
+    from tests.support.s3server import S3Server, running
 
-    server = stack.enter_context(running())
+    server = S3Server(options.endpoint) if options.endpoint else stack.enter_context(running())
     return Bucket(server.client(), server.bucket, server.variables())
 
 

@@ -10,7 +10,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,19 +20,11 @@ import pytest
 
 from tests.support.redteam.accounts import withstood
 
-#: Far more than a script with a small time limit takes on a busy machine.
-PATIENCE = 20
+#: Seconds that a script may take on a busy machine; far less than its usual time limit.
+_PATIENCE = 60
 
 #: PATH as SageMaker sets it: one directory is relative.
 SAGEMAKER_PATH = "/sbin:bin:/usr/sbin:/usr/bin"
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run of the script printed, and how many seconds it took."""
-
-    output: bytes
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -69,15 +60,17 @@ class StartScript:
 
     def run(
         self,
-        budget: int = 20,
+        budget: int = 600,
         *,
         cwd: Path = Path("/"),
         inherited: Sequence[int] = (),
         variables: Mapping[str, str] = MappingProxyType({}),
-    ) -> Start:
-        """Run the script as root with that time limit; raise AttackSucceeded if it does not end, or fails."""
+    ) -> bytes:
+        """Run the script as root with that time limit, and return its output.
+
+        Raise AttackSucceeded if it is made to wait, or fails.
+        """
         file = self._file(budget)
-        began = time.monotonic()
         with open("/dev/zero", "rb") as own_input:
             process = subprocess.Popen(
                 ["/bin/bash", file],
@@ -91,15 +84,15 @@ class StartScript:
                 start_new_session=True,
             )
         try:
-            output, _ = process.communicate(timeout=PATIENCE)
+            output, _ = process.communicate(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             assert process.stdout
             process.stdout.close()
-            withstood(False, f"the script did not end within {PATIENCE} s; its time limit is {budget} s")
+            withstood(False, f"the script did not end within {_PATIENCE} s; its time limit is {budget} s")
         withstood(process.returncode == 0, f"the script exited with code {process.returncode}")
-        return Start(output, time.monotonic() - began)
+        return output
 
     def run_in_terminal(self) -> str:
         """Run the script in a shell of root that has a terminal; return the line that was typed there by then."""
@@ -121,7 +114,7 @@ class StartScript:
         with open(controller, "rb", buffering=0) as screen, suppress(OSError):  # EIO at the end
             while data := screen.read(4096):
                 shown += data
-        process.wait(PATIENCE)
+        process.wait(_PATIENCE)
         (typed,) = re.findall(r"typed: <(.*)>", shown.decode())
         return str(typed)
 
