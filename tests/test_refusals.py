@@ -11,13 +11,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
 import snapper
-from snapper.errors import TargetOccupied
-from snapper.restoring import target
+from snapper.errors import NotAnEnvironment, TargetOccupied
 from tests.conftest import Machine, tree_of, without_run_records
 from tests.support.commands import start_blocked_pack
 from tests.support.environments import forget_state, make_data
@@ -1107,12 +1106,11 @@ def test_a_deleted_working_directory_matters_only_for_relative_paths(machine: Ma
 def test_environment_that_is_replaced_while_it_is_inspected_is_a_conflict(
     restored: Path, stocked: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another restore has done so; it removes the old one."""
+    """Another restore removes the directory that was opened."""
 
-    def remove(prefix: Path) -> bool:
-        shutil.rmtree(prefix)
-        return False
+    def open_removed(prefix: Path) -> NoReturn:
+        raise NotAnEnvironment(str(prefix))
 
-    monkeypatch.setattr(target, "_is_replaceable_directory", remove)
+    monkeypatch.setattr("snapper.environment.conda.pin_environment", open_removed)
     with pytest.raises(TargetOccupied, match="it was replaced while it was inspected"):
         snapper.restore(snapper.open_store(str(stocked.store)), "data", prefix=restored, replace=True)
