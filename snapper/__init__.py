@@ -14,8 +14,9 @@ from snapper.version import __version__
 if TYPE_CHECKING:
     from snapper.api.comparing import diff, status, verify_environment
     from snapper.api.histories import read_snapshot, remove, snapshots, tag, untag
+    from snapper.api.importing import import_archive
     from snapper.api.maintenance import prune, repair, verify
-    from snapper.api.packing import import_archive, pack
+    from snapper.api.packing import pack
     from snapper.api.restoring import restore, restore_all, rollback
     from snapper.api.sharing import copy, export
     from snapper.api.stores import environments, open_store
@@ -51,15 +52,13 @@ _MODULES = {
         "tag",
         "untag",
     ),
+    "snapper.api.importing": ("import_archive",),
     "snapper.api.maintenance": (
         "prune",
         "repair",
         "verify",
     ),
-    "snapper.api.packing": (
-        "import_archive",
-        "pack",
-    ),
+    "snapper.api.packing": ("pack",),
     "snapper.api.restoring": (
         "restore",
         "restore_all",

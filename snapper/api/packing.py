@@ -1,18 +1,15 @@
-"""Pack environments and conda-pack archives."""
+"""Pack environments."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from snapper.api.arguments import pin_environment
-from snapper.archives.importer import archive_stem
-from snapper.commands.import_archive import import_archive as pack_archive
 from snapper.commands.pack import PackOptions, PackResult
 from snapper.commands.pack import pack as pack_environment
 from snapper.environment.locations import ROOT_NAMES
 from snapper.packing.source import EditablePolicy, UserSitePolicy
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 from snapper.store import Store
 
@@ -57,24 +54,3 @@ def pack(
         force=force,
     )
     return pack_environment(store, opened, name, options, jobs=jobs or settings.jobs, progress=progress)
-
-
-def import_archive(
-    store: Store,
-    file: str | Path,
-    *,
-    name: str | None = None,
-    message: str = "",
-    level: int | None = None,
-    jobs: int | None = None,
-    progress: Progress = NO_PROGRESS,
-) -> PackResult:
-    """Pack the environment in a conda-pack archive; nothing in the archive is executed.
-
-    The name defaults to that of the file. Raise NotAnArchive, InvalidArchive, ProgramNotFound, and what `pack` raises.
-    """
-    settings = load_settings()
-    path = absolute_directory(file)
-    name = name or archive_stem(path)
-    level, jobs = level or settings.level, jobs or settings.jobs
-    return pack_archive(lambda: store, path, name, message=message, level=level, jobs=jobs, progress=progress)

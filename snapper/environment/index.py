@@ -87,17 +87,21 @@ class Index:
 
     def vouches(self, file: File, device: int) -> bool:
         """Return whether the file has not changed since the index was taken on `device`."""
-        if file.type == "directory":
-            row = self.rows.get(file.path + "/")
-            return row is not None and row[1] == file.mode and row[5] >= 0
-        size, mode, mtime, ctime, inode, layer = self.rows.get(file.path, _NO_ROW)
+        path, type_, size, mode, mtime, ctime, inode, file_device, _, _ = (
+            file  # faster than by name, for each file
+        )
+        if type_ == "directory":
+            row = self.rows.get(path + "/")
+            return row is not None and row[1] == mode and row[5] >= 0
+        row = self.rows.get(path, _NO_ROW)
         return (
-            (size, mode, inode) == (file.size, file.mode, file.inode)
-            and (mtime == file.mtime_ns or mtime == clamped(file.mtime_ns))
-            and ctime in (file.ctime_ns, ANY_CTIME)
-            and layer >= 0
-            and file.ctime_ns < self.header.taken
-            and file.device == device
+            row[:2] == (size, mode)
+            and row[4] == inode
+            and (row[2] == mtime or row[2] == clamped(mtime))
+            and (row[3] == ctime or row[3] == ANY_CTIME)
+            and row[5] >= 0
+            and ctime < self.header.taken
+            and file_device == device
         )
 
     def layer_of(self, file: File) -> int:

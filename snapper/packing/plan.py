@@ -98,7 +98,8 @@ def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Reco
         claim = _claim_files(record, files, unowned)
         for file, entry in claim.owned:
             if _is_provable(file, entry) and bytecode.source_of(file.path) not in relocated:
-                from_package[dist].append(PackItem(file, entry, exact_time=file.path in cached))
+                item = PackItem(file, entry)
+                from_package[dist].append(item._replace(exact_time=True) if file.path in cached else item)
             else:
                 source_mtime = _source_mtime(file, relocated)
                 from_link[dist].append(PackItem(file, entry, made_at_link=True, source_mtime=source_mtime))
@@ -163,16 +164,16 @@ def _check_restorable(
         raise TooManyDirectories(str(prefix), most)
 
 
-def members(tree: Tree) -> list[File]:
-    """Return the files that become members of layers: all but directories that are created as members need them."""
+def members(tree: Tree) -> Iterator[File]:
+    """Yield the files that become members of layers: all but directories that are created as members need them."""
     non_empty = {file.path.rpartition("/")[0] for file in tree.files}
-    return [
+    return (
         file
         for file in tree.files
         if file.type != "directory"
         or directory_mode(file.path, file.mode) != USUAL_DIRECTORY_MODE
         or file.path not in non_empty
-    ]
+    )
 
 
 def cached_sources(paths: Iterable[str]) -> frozenset[str]:

@@ -134,7 +134,7 @@ class PreviousPack:
     @cached_property
     def _vouched(self) -> frozenset[str]:
         vouches, device = self.index.vouches, self.device
-        return frozenset(file.path for file in self.tree.files if vouches(file, device))
+        return frozenset([file.path for file in self.tree.files if vouches(file, device)])
 
 
 def load_previous_pack(environment: InstalledEnvironment, stored: frozenset[str]) -> PreviousPack | None:
