@@ -22,7 +22,7 @@ def test_create_a_store_in_a_new_directory(tmp_path: Path) -> None:
     top = tmp_path / "a" / "b c"
     with pytest.raises(NotAStore) as caught:
         open_store(str(top))
-    assert "does not exist" in caught.value.message
+    assert "there is no store at" in caught.value.message
     assert caught.value.code == 13
     assert not (tmp_path / "a").exists()
     store = open_store(str(top), create=True)
