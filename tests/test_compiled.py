@@ -451,6 +451,14 @@ def test_path_is_found_in_constants_of_which_the_last_one_overlaps() -> None:
         assert object_code.mentions(program, "/home/ada/some-directory/envs/work")
 
 
+def test_beginning_of_a_path_in_pieces_is_not_taken_for_a_shorter_one() -> None:
+    """A program that was restored at `/a/path/to/envs/wor` would seem to contain that, too."""
+    path = b"/a/path/to/envs/work/x\0"
+    program = b"\x7fELF".ljust(64, b"\0") + path[:19] + b"\1\x48\xb8" + path[-8:]
+    assert object_code.mentions(program, "/a/path/to/envs/work")
+    assert not object_code.mentions_besides(program, "/a/path/to/envs/wor", "/a/path/to/envs/work")
+
+
 @pytest.mark.parametrize("magic", [b"\xcf\xfa\xed\xfe", b"!<arch>\n", b"\x80\x04", b"EM_AARCH64"])
 def test_nothing_is_replaced_beside_instructions_that_are_not_understood(
     magic: bytes, tmp_path: Path
@@ -629,9 +637,12 @@ def test_program_that_replaces_a_package_file_is_treated_as_the_users(moves: Mov
 ARM64 = b"\xcf\xfa\xed\xfe\x0c\0\0\1"
 INTEL = b"\xcf\xfa\xed\xfe\x07\0\0\1"
 BOTH = b"\xca\xfe\xba\xbe\0\0\0\2\1\0\0\7" + bytes(16) + b"\1\0\0\x0c" + bytes(16)
+BOTH_LARGE = b"\xca\xfe\xba\xbf\0\0\0\2\1\0\0\7" + bytes(28) + b"\1\0\0\x0c" + bytes(28)
 
 
-@pytest.mark.parametrize(("begins", "is_signed"), [(ARM64, True), (BOTH, True), (INTEL, False)])
+@pytest.mark.parametrize(
+    ("begins", "is_signed"), [(ARM64, True), (BOTH, True), (BOTH_LARGE, True), (INTEL, False)]
+)
 @pytest.mark.parametrize("codesign", ["signs", "fails", "missing"])
 def test_programs_for_macos_are_signed_after_relocation(
     begins: bytes, is_signed: bool, codesign: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch
@@ -666,6 +677,25 @@ def test_programs_for_macos_are_signed_after_relocation(
     assert (log.read_text() if log.exists() else "") == "--sign - --force " * (
         is_signed and codesign == "signs"
     )
+
+
+def test_programs_for_macos_that_are_larger_than_a_layer_are_signed(moves: Moves, tmp_path: Path) -> None:
+    """Their signatures are made when all of their pieces are written. Without codesign, they are reported."""
+    codesign = tmp_path / "tools" / "codesign"
+    codesign.parent.mkdir()
+    codesign.write_text('#!/bin/sh\nprintf signed >> "$4"\n')
+    codesign.chmod(0o755)
+    packaged = ARM64 + f"{PLACEHOLDER}/lib\0".encode() + bytes(LAYER_SIZE)
+    install_program(moves.old, packaged)
+    snapshot, _ = moves.pack()
+    for path, signature in ((f"{codesign.parent}:/usr/bin:/bin", b"signed"), ("/usr/bin:/bin", b"")):
+        command = ("restore", f"moved@{snapshot}", "--prefix", moves.longer, "--json")
+        outcome = moves.machine.snapper(*command, PATH=path)
+        reported = outcome.json["restored"][0]["unrelocated"]
+        assert (outcome.code, reported) == ((0, []) if signature else (3, ["bin/program"]))
+        relocated = replace_strings(packaged, PLACEHOLDER, str(moves.longer))
+        assert (moves.longer / "bin/program").read_bytes() == relocated + signature
+        shutil.rmtree(moves.longer)
 
 
 def test_programs_of_managed_environments_sign_nothing(

@@ -138,14 +138,17 @@ def mentions(data: bytes, prefix: str) -> bool:
 
 
 def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
-    """Return whether the file may contain the prefix, other than as part of the prefix `known`."""
+    """Return whether the file may contain the prefix, other than as part of the prefix `known`, or of its pieces."""
     if known in prefix and _contains(data, path_bytes(prefix)):
         return True
     rest = _blanked(data, path_bytes(known))
     for encoding in wide_encodings_of(rest, known):
         rest = _blanked(rest, known.encode(encoding, "surrogatepass"))
     if data.startswith(_WITH_INSTRUCTIONS) and _contains_pieces(rest, path_bytes(known)):
-        return _contains(rest, path_bytes(prefix)) or bool(wide_encodings_of(rest, prefix))
+        is_in_piece = known.startswith(prefix)
+        return (not is_in_piece and _contains(rest, path_bytes(prefix))) or bool(
+            wide_encodings_of(rest, prefix)
+        )
     return mentions(rest, prefix)
 
 

@@ -6,6 +6,7 @@ Pieces are as large as a layer, but never end inside what relocation replaces: e
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, product
@@ -427,10 +428,8 @@ def _cut_in_strings(data: bytes, length: int, path: bytes, width: int) -> int:
     last = data.rfind(path, 0, length + len(path) - 1)
     if last < 0:
         return length
-    end = data.find(b"\0" * width, last + len(path))
-    while 0 <= end < len(data) and data[end] == 0:
-        end += 1
-    if 0 <= end < length:
+    nuls = re.compile(rb"\0{%d,}" % width).search(data, last + len(path))
+    if nuls and nuls.end() < length:
         return length
     first = data.find(path, data.rfind(b"\0" * width, 0, last) + 1)
     return first if first > 0 else length

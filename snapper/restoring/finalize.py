@@ -13,12 +13,14 @@ from typing import BinaryIO
 from snapper.environment.conda import LARGEST_RECORD, FileFacts, with_facts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
+from snapper.format.macho import HEAD_SIZE, needs_signature
 from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Continuation, Layer, directory_mode, file_mode, path_bytes
 from snapper.format.times import restored_time
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer, Link, SplitFile
+from snapper.restoring.signing import LARGEST_SIGNED, sign
 
 
 def finalize_tree(
@@ -41,6 +43,9 @@ def finalize_tree(
             _check_whole_files(layers, extracted)
             unrelocated = {path for result in extracted for path in result.unrelocated}
             for number, member in _join_split_files(what, layers, extracted):
+                if not _sign(directories, member, layers) and member.path not in unrelocated:
+                    extracted[number].unrelocated.append(member.path)
+                    unrelocated.add(member.path)
                 entry = _set_attributes(directories, member)
                 # The index does not vouch for what is unrelocated, so that the next pack reports it, too.
                 index[number].append(entry._replace(inode=0) if member.path in unrelocated else entry)
@@ -91,6 +96,22 @@ def _check_joins(what: str, pending: SplitFile | None, begins: Continuation | No
         raise Corrupted(what, "the parts of a large file do not agree on a prefix that spans them")
 
 
+def _sign(directories: DirectoryTree, member: Member, layers: tuple[Layer, ...]) -> bool:
+    """Sign a split file if it is a program for macOS that was relocated; return whether it can start."""
+    path = member.path
+    if not any(path in relocation.paths for layer in layers for relocation in layer.relocations):
+        return True
+    with _open(directories, path) as file:
+        head = file.read(HEAD_SIZE)
+        if not needs_signature(head):
+            return True
+        program = head + file.read(LARGEST_SIGNED)
+    signed = sign(program) if len(program) <= LARGEST_SIGNED else None
+    if signed is not None:
+        _overwrite(directories, path, signed)
+    return signed is not None
+
+
 def _set_attributes(directories: DirectoryTree, member: Member) -> IndexEntry:
     parent, _, name = member.path.rpartition("/")
     os.chmod(name, file_mode(member.mode), dir_fd=directories[parent])
@@ -126,17 +147,22 @@ def _update_records(
 def _update_record(
     directories: DirectoryTree, path: str, facts: dict[str, FileFacts], *, sizes: bool
 ) -> None:
-    """Rewrite one record in place, with the mode and mtime that it had."""
+    """Rewrite one record in place."""
     with _open(directories, path) as file:
-        status = os.fstat(file.fileno())
-        if status.st_size > LARGEST_RECORD:
+        if os.fstat(file.fileno()).st_size > LARGEST_RECORD:
             raise InvalidSegment(f"{path!r} is too large for a package record")
         text = with_facts(file.read(), facts, sizes=sizes)
+    _overwrite(directories, path, text)
+
+
+def _overwrite(directories: DirectoryTree, path: str, data: bytes) -> None:
+    """Write a file in place, with the mode and mtime that it has."""
     parent, _, name = path.rpartition("/")
+    status = os.stat(name, dir_fd=directories[parent], follow_symlinks=False)
     os.chmod(name, 0o600, dir_fd=directories[parent])
     descriptor = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, dir_fd=directories[parent])
     try:
-        write_all(descriptor, text)
+        write_all(descriptor, data)
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
         os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
     finally:

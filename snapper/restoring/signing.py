@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 
 from snapper.environment.managed import find_program
-from snapper.format.model import LARGEST_LAYER
 from snapper.fs.atomic import write_entry
 from snapper.fs.directories import opened_directory
 from snapper.fs.moves import Entry
 from snapper.fs.small_files import read_own_path
 from snapper.fs.temporary import temporary_directory
 
+#: The largest program that is signed, in bytes: it has to fit in memory.
+LARGEST_SIGNED = 1 << 30
+
 #: The largest signature, in bytes: it has a checksum of 32 bytes for each 4096 bytes of the program.
-_LARGEST_SIGNATURE = LARGEST_LAYER // 64
+_LARGEST_SIGNATURE = LARGEST_SIGNED // 64
 
 
 def sign(program: bytes) -> bytes | None:
