@@ -69,12 +69,13 @@ class Reader:
         """
         require(json.loads(self.read("snapper.json")) == {"format": 1}, "the marker")
         named: dict[str, str] = {}
+        checked: set[tuple[object, ...]] = set()
         for key in sorted(self.keys):
             environment = _ENVIRONMENT.fullmatch(key)
             if environment:
                 named[environment[1]] = self._check_environment(key, environment[1])
             elif _SNAPSHOT.fullmatch(key):
-                self._check_snapshot(key)
+                self._check_snapshot(key, checked)
             elif _PAGE.fullmatch(key):
                 _parsed(self.read(key), key)
                 require(_digest(self.read(key)) == key[-len(".json") - 64 : -len(".json")], key)
@@ -122,7 +123,8 @@ class Reader:
             require(f"snapshots/{snapshot}.json" in self.keys, f"{key} names {snapshot}, which is missing")
         return str(document["current"])
 
-    def _check_snapshot(self, key: str) -> None:
+    def _check_snapshot(self, key: str, checked: set[tuple[object, ...]]) -> None:
+        """Check a snapshot and its layers, except those that have been checked: most are those of others, too."""
         require(key == f"snapshots/{_digest(self.read(key))}.json", f"{key}: its name")
         document = self.document(key)
         require(document.keys() == _SNAPSHOT_FIELDS and document["format"] == 1, f"{key}: its fields")
@@ -138,7 +140,10 @@ class Reader:
         )
         for layer in chain(*lists["layers"]):
             require(layer.keys() - {"begins"} == _LAYER_FIELDS, f"{key}: the fields of a layer")
-            self._segment(layer)
+            facts = tuple(layer[name] for name in ("digest", "size", "diff_id", "diff_size"))
+            if facts not in checked:
+                self._segment(layer)
+                checked.add(facts)
 
     def _page(self, page: dict[str, Any]) -> list[dict[str, Any]]:
         digest = page["digest"]

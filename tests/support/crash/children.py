@@ -6,6 +6,7 @@ A step is an event for Python's audit hooks: a file is opened, created, renamed,
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -57,14 +58,15 @@ class Child:
     _status: int | None = None
 
     def _await(self, until: float) -> None:
-        while self._status is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._status = status
-            elif time.monotonic() > until:
-                return
-            else:
-                time.sleep(0.0005)
+        if self._status is not None:
+            return
+        process = os.pidfd_open(self.pid)
+        try:
+            ended, _, _ = select.select([process], [], [], max(0, until - time.monotonic()))
+        finally:
+            os.close(process)
+        if ended:
+            _, self._status = os.waitpid(self.pid, 0)
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):

@@ -56,6 +56,7 @@ class Bucket:
     bucket: str
     settings: Mapping[str, str]
     number: int = 0
+    _read: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -74,13 +75,19 @@ class Bucket:
 
     def reader(self) -> Reader:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
-        keys = [each["Key"][len(self.prefix) :] for page in pages for each in page.get("Contents", ())]
+        tags = {
+            each["Key"][len(self.prefix) :]: each["ETag"]
+            for page in pages
+            for each in page.get("Contents", ())
+        }
 
         def read(key: str) -> bytes:
-            data: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
-            return data
+            if (key, tags[key]) not in self._read:  # its ETag is a digest of its content
+                body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
+                self._read[key, tags[key]] = body.read()
+            return self._read[key, tags[key]]
 
-        return Reader(frozenset(key for key in keys if not Path(key).name.startswith(".")), read)
+        return Reader(frozenset(key for key in tags if not Path(key).name.startswith(".")), read)
 
 
 @dataclass
