@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -133,6 +134,31 @@ print(six.__version__, importlib.metadata.version("six"), six.__file__, importli
     )
     error = python.expect_error(1, "pack", "work", "--user-site", "include")
     assert "e (/nowhere)" in error["message"]
+
+
+def test_only_the_user_determines_what_is_included(data: Path, machine: Machine) -> None:
+    """Others can have published the environment, its variables, and lists of files."""
+    write(data / "lib/python3.6/os.py")
+    base, inner = machine.home / "base", "lib/python3.6/site-packages"
+    write(base / inner / "mine.py")
+    write(base / "share/secret", "private")
+    write(base / "share/data", "data")
+    checksum = base64.urlsafe_b64encode(hashlib.sha256(b"data").digest()).decode().rstrip("=")
+    (base / "share/link").symlink_to(write(machine.home / "data", "data"))
+    record = [f"../../../share/{name},sha256={checksum},4" for name in ("secret", "data", "link")]
+    write(base / inner / "mine-1.dist-info/RECORD", "\n".join(record))
+    set_variables(data, PYTHONUSERBASE=str(base))
+    outcome = machine.snapper("pack", "work", "--user-site=include", "--json")
+    assert (outcome.code, outcome.json["included"]) == (3, [])
+    assert [each["path"] for each in outcome.json["dependencies"]] == [str(base / inner)]
+    outcome = machine.snapper("pack", "work", "--user-site=include", "--json", PYTHONUSERBASE=str(base))
+    assert outcome.json["included"] == [str(base / inner)]
+    assert [each["path"] for each in outcome.json["skipped"]] == [f"{base}/share/secret"]
+    shutil.rmtree(data)
+    machine.run_json("restore", "work")
+    assert sorted(
+        path.name for path in (data / "share").iterdir() if path.name in ("secret", "data", "link")
+    ) == ["data"]
 
 
 def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -> None:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from snapper.environment.cached_links import FollowedLinks
 from snapper.environment.conda import META
+from snapper.environment.managed import managed_environments
 from snapper.environment.outside_paths import Surroundings
 from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.fs.small_files import list_beneath, read_beneath, read_own_path
@@ -54,7 +55,8 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
 
 _INSTALL = "Install them into the environment."
 _ADVICE: Mapping[DependencyKind, str] = {
-    "python": "Pack them with --user-site=include, or install them into the environment.",
+    "python": "Install them into the environment, or pack them with --user-site=include. If only a variable of the "
+    "environment names the directory, set PYTHONUSERBASE for that, too.",
     "r": _INSTALL,
     "julia": _INSTALL,
     "variable": "Have the variable name something in the environment, or that all machines have.",
@@ -138,10 +140,15 @@ class KernelCommand:
 
 @dataclass(frozen=True)
 class UserSite:
-    """A directory of the user's own from which an environment's Python, such as `python3.12`, imports packages."""
+    """A directory of the user's own from which an environment's Python, such as `python3.12`, imports packages.
+
+    `by_user` is whether the user has determined it, and not only variables of the environment, which others may have
+    published.
+    """
 
     python: str
     path: Path
+    by_user: bool = True
 
 
 def find_dependencies(
@@ -200,10 +207,12 @@ def user_sites(environment: PinnedDirectory, variables: Mapping[str, str]) -> li
     """Return the directories of this user's own that the environment's Python imports packages from."""
     if variables.get("PYTHONNOUSERSITE") or os.environ.get("PYTHONNOUSERSITE"):
         return []
-    base = variables.get("PYTHONUSERBASE") or os.environ.get("PYTHONUSERBASE") or "~/.local"
+    of_user = os.environ.get("PYTHONUSERBASE") or "~/.local"
+    base = variables.get("PYTHONUSERBASE") or of_user
     top = Path(os.path.expanduser(base))
+    by_user = top == Path(os.path.expanduser(of_user)) and not managed_environments(top)
     pythons = [name for name in _names(environment, "lib") if _PYTHON.fullmatch(name)]
-    sites = [UserSite(python, top / "lib" / python / "site-packages") for python in pythons]
+    sites = [UserSite(python, top / "lib" / python / "site-packages", by_user) for python in pythons]
     return [
         site
         for site in sites

@@ -3,12 +3,14 @@
 Python looks in the user site before the environment's own packages. So what is there replaces modules, packages, and
 metadata of the same names in the environment. Packages without `__init__.py` are merged, as Python does. Scripts and
 data that distributions have installed beside the user site get the same places in the environment, unless something is
-there.
+there. They must have the checksums in RECORD: others can have written that, and know no checksums of private files.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import os
 import posixpath
@@ -22,13 +24,16 @@ from itertools import accumulate
 from snapper.environment.dependencies import UserSite
 from snapper.environment.tree import File, SkippedPath, Tree, walk
 from snapper.errors import FileOperationFailed
-from snapper.fs.directories import pin_directory
+from snapper.fs.beneath import open_beneath
+from snapper.fs.directories import closing_descriptor, pin_directory
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
 
 #: The largest RECORD, in bytes.
 _LARGEST_RECORD = 32 << 20
+
+_CHUNK = 1 << 20
 
 #: The directories beside the user site in which distributions install scripts and data.
 _BESIDE = ("bin", "share", "etc", "include")
@@ -96,11 +101,13 @@ def merge_sites(tree: Tree, sites: Iterable[OpenedSite], prefix: str) -> MergedS
             path = f"{top}/{file.path}"
             files[path] = _retarget(file, opened.base, prefix)._replace(path=path)
             targets[path] = f"{opened.site.path}/{file.path}"
-        for file in _files_beside(opened):
-            if file.path not in files:
-                files |= {parent.path: parent for parent in _parents(file.path) if parent.path not in files}
-                files[file.path] = file
-                targets[file.path] = f"{opened.base}/{file.path}"
+        for beside in _files_beside(opened):
+            if isinstance(beside, SkippedPath):
+                skipped.append(beside)
+            elif beside.path not in files:
+                files |= {parent.path: parent for parent in _parents(beside.path) if parent.path not in files}
+                files[beside.path] = beside
+                targets[beside.path] = f"{opened.base}/{beside.path}"
         skipped += [SkippedPath(f"{opened.site.path}/{path}", reason) for path, reason in opened.tree.skipped]
     return MergedSites(replace(tree, files=tuple(files.values()), skipped=tuple(skipped)), targets)
 
@@ -137,8 +144,24 @@ def _retarget(file: File, base: str, prefix: str) -> File:
     return file._replace(target=prefix + file.target[len(base) :]) if is_own_link else file
 
 
-def _files_beside(opened: OpenedSite) -> Iterator[File]:
-    """Yield the scripts and data that distributions list, with their paths in the environment."""
+def _files_beside(opened: OpenedSite) -> Iterator[File | SkippedPath]:
+    """Yield the scripts and data that distributions list, with their paths in the environment.
+
+    Those that are not what was installed are skipped.
+    """
+    for path, checksum in _listed_beside(opened):
+        with suppress(OSError), closing_descriptor(open_beneath(opened.base, path)) as file:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode) or not is_own(status):
+                continue
+            if _checksum_of(file) == checksum:
+                yield _file(path, status)
+            else:
+                yield SkippedPath(f"{opened.base}/{path}", "it is not what its distribution has installed")
+
+
+def _listed_beside(opened: OpenedSite) -> Iterator[tuple[str, str]]:
+    """Yield the paths in the environment of scripts and data that distributions list, and their checksums."""
     for file in opened.tree.files:
         if re.fullmatch(r"[^/]+\.dist-info/RECORD", file.path):
             with suppress(OSError, csv.Error):
@@ -147,11 +170,16 @@ def _files_beside(opened: OpenedSite) -> Iterator[File]:
                 )
                 for row in csv.reader(io.StringIO(text, newline="")):
                     path = posixpath.normpath(posixpath.join(opened.included_path, *row[:1]))
-                    if path.split("/")[0] in _BESIDE:
-                        with suppress(OSError, ValueError):
-                            status = os.lstat(f"{opened.base}/{path}")
-                            if stat.S_ISREG(status.st_mode) and is_own(status):
-                                yield _file(path, status)
+                    if path.split("/")[0] in _BESIDE and len(row) > 1 and row[1]:
+                        yield path, row[1]
+
+
+def _checksum_of(file: int) -> str:
+    """Return the checksum of an open file as RECORD has it."""
+    digest = hashlib.sha256()
+    while chunk := os.read(file, _CHUNK):
+        digest.update(chunk)
+    return f"sha256={base64.urlsafe_b64encode(digest.digest()).decode().rstrip('=')}"
 
 
 def _file(path: str, status: os.stat_result) -> File:

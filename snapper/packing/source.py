@@ -153,9 +153,13 @@ def read_source(
 
 
 def _open_sites(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[OpenedSite, ...]:
-    """Open the user sites of the environment's Python; raise EditableInstallsFound if there are any in them."""
+    """Open the user sites of the environment's Python that the user has determined.
+
+    Raise EditableInstallsFound if there are any in them.
+    """
     variables = environment_variables(installed.directory)
-    sites = tuple(map(open_site, user_sites(installed.directory, variables)))
+    found_sites = user_sites(installed.directory, variables)
+    sites = tuple(open_site(site) for site in found_sites if site.by_user)
     for opened in sites:
         found = editable.find(opened.directory, opened.tree) if policy != "ignore" else ()
         if found:
