@@ -396,7 +396,7 @@ def test_kernelspec_that_is_still_there_is_not_registered_twice(work: Path, mach
     machine.run_json("pack", "work")
     assert machine.run_json("pack", "work")["unchanged"]
     assert f"{kernels_dir(machine) / 'mine'}\n" in machine.snapper("pack", "work").err
-    assert f"{kernels_dir(machine) / 'mine'}:" in machine.snapper("doctor").out
+    assert f"are packed with it: {kernels_dir(machine) / 'mine'}" in machine.snapper("doctor").out
     before = (kernels_dir(machine) / "mine/kernel.json").read_bytes()
     assert "no kernel" not in machine.snapper("restore", "--all").out
     assert registered(machine) == ["mine"]
