@@ -138,6 +138,7 @@ UNUSUAL = {
         {"PYTHONPATH": "{kernels}/beside/data"},
         "exec {prefix}/bin/run {prefix}/share/snapper/kernels/beside/data/file.json",
     ),
+    "work-mine": (["{prefix}/bin/run"], {}, "exec {prefix}/bin/run"),
     "sourced": (
         ["sh", "-c", ". {resource_dir}/env.sh; run"],
         {},

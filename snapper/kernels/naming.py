@@ -124,9 +124,9 @@ class KernelNames:
     def _may_keep(self, name: str, environment: str, kernel: str, prefix: Path | None) -> bool:
         """Return whether a kernel that the environment carries may be registered by its own name, in lower case.
 
-        A publisher can choose any name. So it must not be one that the template could give, unless this user has packed
-        the environment, nor that of another environment, nor one that another environment carries. One that is
-        registered keeps its name.
+        A publisher can choose any name. So it must not be one that the template could give to another environment,
+        unless this user has packed this one, nor that of another environment, nor one that another environment
+        carries. One that is registered keeps its name.
         """
         known = self._registered.get(name)
         if known and (known.environment, known.kernel, known.claims) == (environment, kernel, True):
@@ -136,7 +136,11 @@ class KernelNames:
             and not name.startswith((*_RESERVED, ".", "-"))
             and not _ENDS_IN_DIGEST.match(name)
             and self._is_free(name, environment, kernel)
-            and (self._is_packed_here(environment, prefix) or not self._is_of_template(name))
+            and (
+                self._is_packed_here(environment, prefix)
+                or self._is_only_for(name, environment)
+                or not self._is_of_template(name)
+            )
             and not any(self._is_named_like(name, other) for other in self._others(environment, prefix))
             and not self._is_carried(name, environment)
         )
@@ -158,6 +162,16 @@ class KernelNames:
         text = _fill(self._settings.kernel_name, "\0", "\0", "\0")
         parts = [re.escape(part) for part in text.split("\0")]
         return len(parts) > 2 and re.fullmatch("[a-z0-9._-]+".join(parts) + _SUFFIX, name) is not None
+
+    def _is_only_for(self, name: str, environment: str) -> bool:
+        """Return whether the template could give the name to a kernel of this environment, and of no other one."""
+        template = self._settings.kernel_name
+        parts = map(re.escape, _fill(template, environment, "\0", "\0").split("\0"))
+        return (
+            "{env}" in template
+            and _is_unambiguous(template, environment, Kernel("x", "x", "x"))
+            and re.fullmatch("[a-z0-9_]+".join(parts), name) is not None
+        )
 
     def _is_named_like(self, name: str, other: str) -> bool:
         """Return whether the name is that of another environment, or one that its kernels could get."""
