@@ -47,14 +47,18 @@ def find_drift(tree: Tree, index: Index) -> Drift:
     present: set[str] = set()
     rows = index.rows
     taken = index.header.taken or _NEVER
-    for file in tree.files:
-        if file.type != "directory":
-            present.add(file.path)
-            row = rows.get(file.path)
+    for path, type_, size, mode, mtime, _, _, _, _, _ in tree.files:  # faster than by name
+        if type_ != "directory":
+            present.add(path)
+            row = rows.get(path)
             if row is None:
-                added.append(file.path)
-            elif row[:3] != (file.size, file.mode, clamped(file.mtime_ns)) or taken <= row[2] <= row[3]:
-                changed.append(file.path)
+                added.append(path)
+            elif (
+                row[:2] != (size, mode)
+                or (row[2] != mtime and row[2] != clamped(mtime))
+                or taken <= row[2] <= row[3]
+            ):
+                changed.append(path)
     added += (f"{path}/" for path in _empty_directories(tree) if f"{path}/" not in rows)
     added += (path for path, reason in tree.skipped if reason != WITHOUT_DATA and not is_kept(path))
     removed = (path for path in rows if path not in present and not path.endswith("/"))
@@ -68,8 +72,7 @@ def find_drift(tree: Tree, index: Index) -> Drift:
 
 def _empty_directories(tree: Tree) -> Iterator[str]:
     """Yield the directories with nothing in them. Python leaves directories for compiled modules empty."""
-    paths = (*(file.path for file in tree.files), *(path for path, _ in tree.skipped))
-    parents = {path.rpartition("/")[0] for path in paths}
+    parents = tree.parents.union(path.rpartition("/")[0] for path, _ in tree.skipped)
     for file in tree.files:
         if file.type == "directory" and file.path not in parents and not file.path.endswith("__pycache__"):
             yield file.path

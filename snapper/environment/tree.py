@@ -69,6 +69,11 @@ class Tree:
         return {file.path: file for file in self.files}
 
     @cached_property
+    def parents(self) -> frozenset[str]:
+        """The paths of the directories that any of the files are in."""
+        return frozenset([file.path.rpartition("/")[0] for file in self.files])
+
+    @cached_property
     def symlinks(self) -> tuple[File, ...]:
         """The files that are symlinks."""
         return tuple([file for file in self.files if file.type == "symlink"])

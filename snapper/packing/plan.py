@@ -166,7 +166,7 @@ def _check_restorable(
 
 def members(tree: Tree) -> Iterator[File]:
     """Yield the files that become members of layers: all but directories that are created as members need them."""
-    non_empty = {file.path.rpartition("/")[0] for file in tree.files}
+    non_empty = tree.parents
     return (
         file
         for file in tree.files
