@@ -45,10 +45,15 @@ def is_of_this_user(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() or status.st_uid == _home_owner()
 
 
+def own_users() -> frozenset[int]:
+    """Return the numbers of the users whose files count as this user's own."""
+    owner = _home_owner()
+    return frozenset((os.geteuid(),) if owner is None else (os.geteuid(), owner))
+
+
 def trusted_users() -> tuple[int, ...]:
     """Return the numbers of the users whose files count as this user's own, or root's."""
-    owner = _home_owner()
-    return tuple(sorted({os.geteuid(), ROOT} | (set() if owner is None else {owner})))
+    return tuple(sorted(own_users() | {ROOT}))
 
 
 def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bool:

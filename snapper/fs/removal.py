@@ -96,11 +96,13 @@ class _Removal:
         with os.scandir(directory) as entries:
             children = list(entries)
         for entry in children:
-            with suppress(FileNotFoundError):  # programs that still use the directory may remove or rename it
+            try:
                 if entry.is_dir(follow_symlinks=False):
                     self._remove_directory(entry.name, directory, path + entry.name, depth)
                 else:
                     self._remove_file(entry, directory, path)
+            except FileNotFoundError:  # programs that still use the directory may remove or rename it
+                continue
 
     def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str) -> None:
         if self._since != _NEVER:

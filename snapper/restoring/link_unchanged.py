@@ -36,7 +36,7 @@ from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot, directory_mode, file_mode
 from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, restored_time, stored_time
 from snapper.fs.directories import DirectoryTree, without_umask
-from snapper.fs.ownership import is_of_this_user
+from snapper.fs.ownership import own_users
 from snapper.process.pool import WorkerPool
 from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.store import Store
@@ -197,13 +197,14 @@ def _batches(units: Iterator[_Unit]) -> Iterator[_Batch]:
 class _Linker:
     """Links files from the `source` tree, which is on a `device` and whose index was `taken` then, to the `target`.
 
-    `unused` collects the paths of files that have not been accessed recently.
+    Files must belong to the `users`. `unused` collects the paths of files that have not been accessed recently.
     """
 
     source: DirectoryTree
     target: DirectoryTree
     device: int
     taken: int
+    users: frozenset[int] = field(default_factory=own_users)
     began: int = field(default_factory=time.time_ns)
     unused: set[str] = field(default_factory=set)
 
@@ -226,7 +227,7 @@ class _Linker:
             and ctime in (status.st_ctime_ns, ANY_CTIME)
             and status.st_ctime_ns < self.taken
             and status.st_dev == self.device
-            and is_of_this_user(status)
+            and status.st_uid in self.users
             and (stat.S_ISLNK(st_mode) or (stat.S_ISREG(st_mode) and mode == file_mode(mode)))
         )
 
