@@ -85,7 +85,7 @@ _C_FORMS: dict[str, tuple[str, str]] = {
     "own section": ('__attribute__((section("paths"))) static char s[] = P T;', "puts(s + zero);"),
     "sibling": ("", 'puts(P "-other" T); puts(P "2" T);'),
     "percent": ("", 'printf(P "/%s\\n", "x");'),
-    "longer than a register": ("struct s { char c[80]; };", "struct s s = {P}; puts(s.c + zero);"),
+    "longer than a register": ("struct s { char c[sizeof P + 20]; };", "struct s s = {P}; puts(s.c + zero);"),
 }
 
 _CXX_FORMS: dict[str, tuple[str, str]] = {
