@@ -441,13 +441,16 @@ def test_copies_in_a_restored_environment_are_kept(work: Path, machine: Machine)
     assert registered(move(machine, "work")) == ["mine"]
 
 
-def test_name_that_the_template_could_give_is_kept_by_who_has_chosen_the_environment(
-    work: Path, machine: Machine
-) -> None:
+def test_name_that_the_template_could_give_is_kept_where_it_was_packed(work: Path, machine: Machine) -> None:
     """A name such as `my-env` could be that of an environment `my` of somebody else's."""
     add(kernels_dir(machine) / "my-env", work / "bin/run")
-    other = move(machine, "work")
-    (name,) = registered(other)
-    assert name.startswith("work-my-env")
-    other.run_json("restore", "work", "--prefix", other.envs / "work")
-    assert registered(other) == ["my-env"]
+    machine.run_json("pack", "work")
+    shutil.rmtree(kernels_dir(machine))
+    carry(work, "secret-python3")
+    machine.run_json("pack", "work", XDG_STATE_HOME=str(machine.home / "state of a colleague"))
+    shutil.rmtree(work)
+    machine.run_json("restore", "work", "--prefix", work)
+    first, second = registered(machine)
+    assert (first, second.startswith("work-secret-python3")) == ("my-env", True)
+    names = registered(move(machine, "work"))
+    assert [name.startswith("work-") for name in names] == [True, True]

@@ -166,7 +166,8 @@ def pack(
             advance_ref(store, name, entry, published, force=options.force)
             require_snapshot(store, packed.encoded, packed.snapshot.layers)
     replaced = None if is_current else _replaced_entry(source, published)
-    _remember(source, name, packed)
+    carried = tuple(kernel for kernel in outside if kernel.is_carried)
+    _remember(source, name, packed, carried)
     logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))
     return PackResult(
         environment=name,
@@ -185,7 +186,7 @@ def pack(
         outside=source.links_outside(packed.prefixes),
         found_prefixes=packed.found_prefixes,
         dependencies=_find_dependencies(source, outside, packed),
-        kernels=tuple(kernel for kernel in outside if kernel.is_carried),
+        kernels=carried,
         clamped=source.clamped_times,
         included=source.included,
         credentials=packed.credentials,
@@ -407,7 +408,9 @@ def _replaced_entry(source: PackSource, published: VersionedRef | None) -> Histo
     return None if is_its_origin else ref.latest
 
 
-def _remember(source: PackSource, name: str, packed: _Packed) -> None:
+def _remember(
+    source: PackSource, name: str, packed: _Packed, carried: Iterable[kernels.CarriedKernel]
+) -> None:
     """Write state and index into the environment, and remember where it is.
 
     Neither is done for one with a foreign prefix. Nothing is written into an environment that belongs to another user,
@@ -415,7 +418,7 @@ def _remember(source: PackSource, name: str, packed: _Packed) -> None:
     """
     if source.foreign_prefix:
         return
-    remember_location(name, source.prefix)
+    remember_location(name, source.prefix, [kernel.name for kernel in carried])
     current = EnvironmentState(FORMAT, name, packed.encoded.digest, str(source.prefix))
     with suppress(OSError), state.open_environment(source.directory) as environment:
         if packed.layers is not None:

@@ -1,14 +1,15 @@
-"""The directories that this user has packed environments from, or restored them to with --prefix.
+"""What this user has decided about environments on this machine, or another one with the same state directory.
 
-The file `locations/NAME` in the state directory has those of the environment NAME, the latest last. Unlike a store,
-which may state any directory for an environment, it only has what the user decided on this machine, or on another one
-with the same state directory.
+The file `locations/NAME` in the state directory has the directories that the user has packed the environment NAME from,
+or restored it to with --prefix, and the names of kernelspecs outside of the environment that were packed with it; the
+latest last. A store may state any directory, and contain kernels with any names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from snapper.format import canonical
@@ -17,8 +18,9 @@ from snapper.settings.directories import state_directory
 
 FORMAT = 1
 
-#: How many directories of one environment are kept.
+#: How many directories of one environment are kept, and how many names.
 _MOST = 32
+_MOST_KERNELS = 256
 
 
 @dataclass(frozen=True)
@@ -28,27 +30,48 @@ class _Locations:
     format: int
     environment: str
     prefixes: tuple[str, ...]
+    kernels: tuple[str, ...] = ()
 
 
 def own_locations(environment: str) -> tuple[str, ...]:
     """Return the prefixes that this user has chosen for the environment, the latest last."""
+    return _read(environment).prefixes
+
+
+def own_kernel_names(environment: str) -> tuple[str, ...]:
+    """Return the names, in lower case, of this user's kernelspecs that were packed with the environment."""
+    return _read(environment).kernels
+
+
+def remember_location(environment: str, prefix: Path, kernels: Iterable[str] = ()) -> None:
+    """Add a prefix that this user has chosen for the environment, and names of kernelspecs that were packed with it.
+
+    Nothing happens if the file cannot be written.
+    """
+    before = _read(environment)
+    after = replace(
+        before,
+        prefixes=_with_latest(before.prefixes, [str(prefix)])[-_MOST:],
+        kernels=_with_latest(before.kernels, [name.lower() for name in kernels])[-_MOST_KERNELS:],
+    )
+    if after != before:
+        with suppress(OSError), own_directory(_directory(), make=True) as directory:
+            directory.write(environment, canonical.encode(after))
+
+
+def _read(environment: str) -> _Locations:
+    """Return what is known of the environment, nothing if the file is missing or damaged."""
+    nothing = _Locations(FORMAT, environment, ())
     try:
         with own_directory(_directory()) as directory:
             known = canonical.decode(_Locations, canonical.parse(directory.read(environment)))
     except (OSError, canonical.MalformedDocument):
-        return ()
-    return known.prefixes if (known.format, known.environment) == (FORMAT, environment) else ()
+        return nothing
+    return known if (known.format, known.environment) == (FORMAT, environment) else nothing
 
 
-def remember_location(environment: str, prefix: Path) -> None:
-    """Add a prefix that this user has chosen for the environment, if the file can be written."""
-    before = own_locations(environment)
-    if before[-1:] == (str(prefix),):
-        return
-    prefixes = (*(other for other in before if other != str(prefix)), str(prefix))[-_MOST:]
-    data = canonical.encode(_Locations(FORMAT, environment, prefixes))
-    with suppress(OSError), own_directory(_directory(), make=True) as directory:
-        directory.write(environment, data)
+def _with_latest(known: Iterable[str], latest: Sequence[str]) -> tuple[str, ...]:
+    return (*(each for each in known if each not in latest), *latest)
 
 
 def _directory() -> Path:

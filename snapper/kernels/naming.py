@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from snapper.environment.locations import installed_environments
-from snapper.environment.own_locations import own_locations
+from snapper.environment.own_locations import own_kernel_names
 from snapper.format.model import Kernel, sha256_hex
 from snapper.fs.own_directory import list_directory
 from snapper.fs.small_files import list_beneath
@@ -125,8 +125,8 @@ class KernelNames:
         """Return whether a kernel that the environment carries may be registered by its own name, in lower case.
 
         A publisher can choose any name. So it must not be one that the template could give to another environment,
-        unless this user has packed this one, nor that of another environment, nor one that another environment
-        carries. One that is registered keeps its name.
+        unless this user has packed a kernelspec of that name with this one, nor that of another environment, nor one
+        that another environment carries. One that is registered keeps its name.
         """
         known = self._registered.get(name)
         if known and (known.environment, known.kernel, known.claims) == (environment, kernel, True):
@@ -137,7 +137,7 @@ class KernelNames:
             and not _ENDS_IN_DIGEST.match(name)
             and self._is_free(name, environment, kernel)
             and (
-                self._is_packed_here(environment, prefix)
+                name in own_kernel_names(environment)
                 or self._is_only_for(name, environment)
                 or not self._is_of_template(name)
             )
@@ -151,11 +151,6 @@ class KernelNames:
         own = {kernel.prefix for kernel in kernels if kernel.environment == environment}
         others = {kernel.prefix for kernel in kernels} - own
         return any(name in self._carried_names(prefix) for prefix in others)
-
-    @staticmethod
-    def _is_packed_here(environment: str, prefix: Path | None) -> bool:
-        """Return whether this user has packed the environment, or chosen its prefix."""
-        return str(prefix) in own_locations(environment)
 
     def _is_of_template(self, name: str) -> bool:
         """Return whether the template could give the name to a kernel of any environment with a name of its own."""
