@@ -24,7 +24,17 @@ from snapper.errors import Corrupted, ManifestTooLarge, NotInStore
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import Continuation, Layer, Package, Page, PipPackage, Snapshot, sha256_hex
+from snapper.format.model import (
+    FORMAT,
+    Continuation,
+    Layer,
+    Package,
+    Page,
+    PipPackage,
+    Ref,
+    Snapshot,
+    sha256_hex,
+)
 from snapper.repository import objects
 from snapper.repository.objects import iter_pages, write_pages
 from snapper.repository.refs import read_ref
@@ -430,6 +440,21 @@ def test_invalid_layers_are_not_reused(store: Counting) -> None:
     write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
     point_ref(store, sha256_hex(forged))
     assert known_layers(store) == {}
+
+
+@pytest.mark.parametrize("name", ["a", "zzz"])
+def test_smallest_of_equal_layers_is_reused(name: str, store: Counting) -> None:
+    """A publisher can pad layers whose contents others have, too."""
+    before = known_layers(store)
+    found = current(store)
+    layer = found.layers[0]
+    padded = replace(layer, digest="0" * 64, size=layer.size + 1)
+    digest = put_snapshot(store, replace(found, layers=(padded,)))
+    entry = replace(read_ref(store, "work").ref.history[0], snapshot=digest)
+    store.replace(Layout.ref(name), canonical.encode(Ref(FORMAT, name, digest, (entry,), {})), None)
+    assert known_layers(store) == before
+    with pytest.raises(ValueError, match="is larger than"):
+        replace(layer, size=2 * layer.diff_size + 1024)
 
 
 def test_snapshots_with_too_many_pages_are_refused(store: Counting) -> None:

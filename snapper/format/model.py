@@ -246,8 +246,13 @@ class Layer:
             raise ValueError(f"a layer of {self.diff_size:,} bytes is larger than {LARGEST_LAYER:,}")
         if self.members > self.diff_size // _BLOCK:
             raise ValueError(f"a layer of {self.diff_size:,} bytes cannot have {self.members:,} members")
-        if self.size > LARGEST_OBJECT:
-            raise ValueError(f"an object of {self.size:,} bytes is larger than {LARGEST_OBJECT:,}")
+        if self.size > (largest := min(_largest_frame(self.diff_size), LARGEST_OBJECT)):
+            raise ValueError(f"an object of {self.size:,} bytes is larger than {largest:,}")
+
+
+def _largest_frame(size: int) -> int:
+    """Return how many bytes zstd needs at most for a frame with that many (ZSTD_compressBound, with some to spare)."""
+    return size + size // 256 + 1024
 
 
 class StoredLayer(NamedTuple):

@@ -124,17 +124,22 @@ def require_snapshot(store: Store, encoded: EncodedSnapshot, layers: Collection[
 
 
 def known_layers(store: Store) -> dict[str, StoredLayer]:
-    """Return the layers of all current snapshots in the store, by diff_id. What cannot be read is skipped."""
+    """Return the layers of all current snapshots in the store, by diff_id; of equal ones, the smallest.
+
+    What cannot be read is skipped.
+    """
     pages: list[Page] = []
     for name in environment_names(store):
         with suppress(SnapperError):
             pages += read_manifest(store, read_ref(store, name).ref.current).layers
-    return {
-        layer.diff_id: StoredLayer(layer.digest, layer.size)
+    found = [
+        layer
         for _, layers in iter_layer_pages(store, pages)
         if not isinstance(layers, SnapperError)
         for layer in layers
-    }
+    ]
+    found.sort(key=lambda layer: layer.size, reverse=True)
+    return {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in found}
 
 
 def write_snapshot(store: Store, snapshot: EncodedSnapshot) -> int:
