@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from snapper.commands.diff import FileChanges, SnapshotDiff
     from snapper.commands.export import ExportResult
     from snapper.commands.log import LogEntry
-    from snapper.commands.pack import PackResult
+    from snapper.commands.pack_result import PackResult
     from snapper.commands.prune import PruneResult
     from snapper.commands.restore import RestoreFailure, RestoreResult
     from snapper.commands.retention import RetentionPolicy
@@ -76,7 +76,7 @@ _MODULES = {
     "snapper.commands.diff": ("FileChanges", "SnapshotDiff"),
     "snapper.commands.export": ("ExportResult",),
     "snapper.commands.log": ("LogEntry",),
-    "snapper.commands.pack": ("PackResult",),
+    "snapper.commands.pack_result": ("PackResult",),
     "snapper.commands.prune": ("PruneResult",),
     "snapper.commands.retention": ("RetentionPolicy",),
     "snapper.commands.restore": ("RestoreFailure", "RestoreResult"),

@@ -17,7 +17,8 @@ from conda_pack.prefixes import binary_replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapper.commands.pack import PackResult, pack
+from snapper.commands.pack import pack
+from snapper.commands.pack_result import PackResult
 from snapper.commands.restore import RestoreResult, restore
 from snapper.format.model import Deviation
 from snapper.repository.specs import SnapshotSpec

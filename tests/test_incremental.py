@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from snapper.commands.copy import CopyResult, copy_environments
-from snapper.commands.pack import PackOptions, PackResult, pack
+from snapper.commands.pack import PackOptions, pack
+from snapper.commands.pack_result import PackResult
 from snapper.commands.restore import RestoreResult, restore
 from snapper.commands.verify import verify_environment
 from snapper.environment import clock, index, state

@@ -14,7 +14,8 @@ import pytest
 import zstandard
 
 from snapper import kernels
-from snapper.commands.pack import PackOptions, PackResult, pack
+from snapper.commands.pack import PackOptions, pack
+from snapper.commands.pack_result import PackResult
 from snapper.commands.restore import RestoreResult, restore
 from snapper.errors import ChangedWhilePacking, EnvironmentOfOther, FileOperationFailed
 from snapper.fs.directories import pin_directory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from snapper.archives.importer import archive_stem
 from snapper.commands.import_archive import import_archive as pack_archive
-from snapper.commands.pack import PackResult
+from snapper.commands.pack_result import PackResult
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from snapper.api.arguments import pin_environment
-from snapper.commands.pack import PackOptions, PackResult
+from snapper.commands.pack import PackOptions
 from snapper.commands.pack import pack as pack_environment
+from snapper.commands.pack_result import PackResult
 from snapper.environment.locations import ROOT_NAMES
 from snapper.packing.source import EditablePolicy, UserSitePolicy
 from snapper.process.progress import NO_PROGRESS, Progress

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from snapper.archives.importer import unpacked_archive
-from snapper.commands.pack import PackOptions, PackResult, pack
+from snapper.commands.pack import PackOptions, pack
+from snapper.commands.pack_result import PackResult
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.store import Store

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapper import kernels
+from snapper.commands.pack_result import PackResult
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
 from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
@@ -21,7 +22,7 @@ from snapper.environment.outside_paths import Surroundings
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
-from snapper.environment.tree import SkippedPath, Tree
+from snapper.environment.tree import Tree
 from snapper.environment.variables import environment_variables
 from snapper.errors import UsageError
 from snapper.format import manifest
@@ -65,47 +66,6 @@ logger = logging.getLogger(__name__)
 
 #: How many files with credentials are named before they are written to the store; all are named at the end.
 _MOST_NAMED = 5
-
-
-@dataclass(frozen=True)
-class PackResult:
-    """The snapshot of a pack, and what it added to the store; sizes in bytes.
-
-    `prefix` is empty for an imported environment, and `owner` unless the environment belongs to another user. `skipped`
-    are paths that were not packed. `unrelocated` are those with a prefix that cannot be relocated; the first
-    `own_unrelocated` of them are in no conda package. `harmless_unrelocated` are further ones, caches and static
-    libraries, in which that does no harm. `outside` are symlinks to absolute paths outside of the environment.
-    `dependencies` are what else the environment uses that is outside of it and not packed. `kernels` are kernelspecs
-    that start the environment and were copied into it. `clamped` are files with times that a snapshot cannot hold; it
-    has the nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files
-    that contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
-    environments before. `replaced` is the history entry that was current before, if this environment was not packed or
-    restored from it.
-    """
-
-    environment: str
-    snapshot_id: str
-    snapshot: Snapshot
-    prefix: str
-    owner: str
-    store: str
-    unchanged: bool
-    added_layers: int
-    added_size: int
-    skipped: tuple[SkippedPath, ...]
-    unrelocated: tuple[str, ...]
-    own_unrelocated: int
-    harmless_unrelocated: tuple[str, ...]
-    outside: tuple[str, ...]
-    found_prefixes: tuple[str, ...]
-    dependencies: tuple[Dependency, ...]
-    kernels: tuple[kernels.CarriedKernel, ...]
-    clamped: tuple[str, ...]
-    included: tuple[str, ...]
-    credentials: tuple[str, ...]
-    first: bool
-    replaced: HistoryEntry | None
-    seconds: float
 
 
 @dataclass(frozen=True)

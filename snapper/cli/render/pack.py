@@ -10,7 +10,7 @@ from snapper.errors import ExitCode
 from snapper.format.canonical import to_jsonable
 
 if TYPE_CHECKING:
-    from snapper.commands.pack import PackResult
+    from snapper.commands.pack_result import PackResult
 
 
 def report(result: PackResult, as_json: bool) -> ExitCode:
