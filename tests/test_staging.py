@@ -20,6 +20,8 @@ from typing import Any
 
 import pytest
 
+from snapper.environment import state
+from snapper.environment.index import IndexHeader, encode_block, index_entry
 from snapper.environment.scan import scan
 from snapper.environment.tree import Tree, walk
 from snapper.errors import (
@@ -35,7 +37,7 @@ from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import remove_tree
 from snapper.process.pool import WorkerPool
-from snapper.restoring import nested, staging
+from snapper.restoring import nested, replaced, staging
 from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
 from snapper.restoring.staging_lock import find_leftovers
 from tests.conftest import tree_of
@@ -45,6 +47,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 NOBODY = 65534
 
 real_move_in = Staging._move_in
+real_old_directories = replaced._old_directories
 
 forking = multiprocessing.get_context("fork")
 
@@ -61,6 +64,13 @@ def build_tree(top: Path, text: str) -> None:
 
 def text_in(top: Path) -> str:
     return (top / "bin" / "deep" / "file").read_text()
+
+
+def write_index(top: Path) -> None:
+    """Write an index of what is in an environment."""
+    entries = [index_entry(file) for file in walk(top).files]
+    header = IndexHeader("0" * 64, str(top), time.time_ns())
+    state.write_index(top, header, [encode_block(0, entries)])
 
 
 def swap_in(target: Path, text: str) -> None:
@@ -631,17 +641,24 @@ def test_what_is_saved_while_the_replaced_directory_is_checked_is_not_lost(
 ) -> None:
     """It is saved in the new directory, which gives way to the old one again."""
     swap_in(target, "old")
+    build_tree(target.with_name("app"), "deployed")
 
     def check(_: int) -> None:
         (target / "log").write_text("written by a program that is running")
+        (target / "lib").chmod(0o755)
+        (target / "lib").rename(target / "lib.old")
+        target.with_name("app").joinpath("lib").rename(target / "lib")
         raise KeyError
 
     with pytest.raises(KeyError), staging_directory(target) as staged:
         build_tree(staged.tree, "new")
+        write_index(staged.tree)
         staged.swap(check)
     assert text_in(target) == "old"
+    shutil.rmtree(target.with_name("app"))
     kept, _ = names(target.parent)[::-1]
-    assert names(target.with_name(kept)) == ["log"]
+    assert (target.with_name(kept) / "log").exists()
+    assert (target.with_name(kept) / "lib/deep/file").read_text() == "deployed"
 
 
 # --- programs that work in the replaced directory ---------------------------------------------------------
@@ -664,6 +681,11 @@ def rename_directory_in(path: str) -> None:
     os.rename("../../outside", path)
 
 
+def replace_directory(path: str) -> None:
+    os.rename(path, path + ".old")
+    os.rename("../../outside", path)
+
+
 def append(path: str) -> None:
     with open(path, "a") as file:
         file.write("mine")
@@ -683,6 +705,7 @@ WRITES: dict[str, tuple[Callable[[str], None], str]] = {
     "a renamed file": (rename_in, "lib/new"),
     "a file renamed over another": (rename_in, "lib/a/file"),
     "a renamed directory": (rename_directory_in, "lib/new"),
+    "a directory in place of another": (replace_directory, "lib/a"),
     "a link": (lambda path: os.link("lib/file", path), "lib/a/new"),
     "a symlink": (lambda path: os.symlink("elsewhere", path), "lib/a/new"),
 }
@@ -694,7 +717,10 @@ WRITES: dict[str, tuple[Callable[[str], None], str]] = {
         *((kind, "removed") for kind in WRITES),
         ("a file in a deep directory", "removed by workers"),
         ("a renamed directory", "removed by workers"),
+        ("a directory in place of another", "removed by workers"),
+        ("a directory in place of another", "written while workers remove"),
         ("a new file", "killed"),
+        ("a directory in place of another", "killed"),
     ],
 )
 def test_what_programs_write_to_the_replaced_directory_is_not_lost(
@@ -706,14 +732,21 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
     for parent in ("lib", "lib/a", "lib/a/b/c/d"):
         (target / parent / "file").write_text("old")
         os.link(target / parent / "file", target / f"other link to {parent.replace('/', ' ')}")
-    (target.parent / "outside/deep/below").mkdir(parents=True)
-    (target.parent / "outside/deep/below/old").touch()
+    write_index(target)
+    (target.parent / "outside/b/c/d").mkdir(parents=True)
+    (target.parent / "outside/b/c/d/file").write_text("mine")
     monkeypatch.chdir(target)
 
     def check(old: int) -> Tree:
         seen = walk(PinnedDirectory(target, os.dup(old)))
-        write(path)
+        if how != "written while workers remove":
+            write(path)
         return seen
+
+    def list_and_write(*arguments: Any) -> list[str]:
+        paths = list(real_old_directories(*arguments))
+        write(path)
+        return paths
 
     def swap() -> None:
         with staging_directory(target) as staged:
@@ -721,7 +754,9 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
             staged.swap(check)
             if how == "killed":
                 kill_self()
-            if how == "removed by workers":
+            if how == "written while workers remove":
+                monkeypatch.setattr(replaced, "_old_directories", list_and_write)
+            if "workers" in how:
                 with WorkerPool[Any](None, 1) as workers:
                     staged.remove_replaced(workers)
 
@@ -733,8 +768,9 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
     shutil.rmtree(target.parent / "outside", ignore_errors=True)
     kept, _ = names(target.parent)[::-1]
     assert os.path.lexists(target.with_name(kept) / path)
-    assert kind != "a renamed directory" or (target.with_name(kept) / path / "deep/below/old").exists()
-    if how != "killed":
+    if write in (rename_directory_in, replace_directory):
+        assert (target.with_name(kept) / path / "b/c/d/file").read_text() == "mine"
+    if write is not replace_directory:
         assert not (target.with_name(kept) / "lib/a/b/c/d/file").exists()
         assert not (target.with_name(kept) / "other link to lib a b").exists()
 

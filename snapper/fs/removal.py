@@ -24,6 +24,9 @@ _MAX_DEPTH = 100
 #: Later than all times that a file can have.
 _NEVER = sys.maxsize
 
+#: Earlier than all times that a file can have.
+_LONG_AGO = -sys.maxsize
+
 #: Something stays in a directory, or what was one is a link or a file by now.
 _STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
 
@@ -60,9 +63,10 @@ def remove_older(
     """Remove what is in an open directory, except for what somebody has changed at the time `since` or later.
 
     What has a later ctime, in nanoseconds, is only removed if it `is_known`, or is an empty directory: what has been
-    written, renamed, or linked has one, but so have further links to a file that was removed. Directories that are not
-    empty in the end stay, and so does the one in the top that is `spared`. It is not checked whether other file systems
-    are mounted below (`check_no_mounts`). May raise OSError.
+    written, renamed, or linked has one, but so have further links to a file that was removed. In a directory with a
+    later ctime, everything has to be known: it may have been renamed, which changes nothing in it. Directories that are
+    not empty in the end stay, and so does the one in the top that is `spared`. It is not checked whether other file
+    systems are mounted below (`check_no_mounts`). May raise OSError.
     """
     _Removal(directory, since, is_known, spared).run()
 
@@ -86,28 +90,28 @@ class _Removal:
         self._moved: list[tuple[str, str]] = []
 
     def run(self) -> None:
-        self._empty(self._top, "", 0)
+        self._empty(self._top, "", 0, self._since)
         while self._moved:
             name, path = self._moved.pop()
-            self._remove_directory(name, self._top, path, 0)
+            self._remove_directory(name, self._top, path, 0, self._since)
 
-    def _empty(self, directory: int, path: str, depth: int) -> None:
+    def _empty(self, directory: int, path: str, depth: int, since: int) -> None:
         """Do what shutil.rmtree does in less time. The path ends in `/` unless it is empty."""
         with os.scandir(directory) as entries:
             children = list(entries)
         for entry in children:
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    self._remove_directory(entry.name, directory, path + entry.name, depth)
+                    self._remove_directory(entry.name, directory, path + entry.name, depth, since)
                 else:
-                    self._remove_file(entry, directory, path)
+                    self._remove_file(entry, directory, path, since)
             except FileNotFoundError:  # programs that still use the directory may remove or rename it
                 continue
 
-    def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str) -> None:
-        if self._since != _NEVER:
+    def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str, since: int) -> None:
+        if since != _NEVER:
             status = entry.stat(follow_symlinks=False)
-            if status.st_ctime_ns >= self._since and not self._is_known(path + entry.name, status):
+            if status.st_ctime_ns >= since and not self._is_known(path + entry.name, status):
                 return
         try:
             os.unlink(entry.name, dir_fd=directory)
@@ -115,28 +119,30 @@ class _Removal:
             os.fchmod(directory, 0o700)
             os.unlink(entry.name, dir_fd=directory)
 
-    def _remove_directory(self, name: str, parent: int, path: str, depth: int) -> None:
+    def _remove_directory(self, name: str, parent: int, path: str, depth: int, since: int) -> None:
         """Remove the directory, or move it up if it is too deep, unless something stays in it."""
         try:
             directory, status = _open_directory(name, parent)
             with closing_descriptor(directory):
-                if self._stays(name, parent, path, status):
+                if self._stays(name, parent, path, status, since):
                     return
                 if depth == _MAX_DEPTH:
                     os.fchmod(directory, 0o700)
                     self._move_up(name, parent, path)
                     return
-                self._empty(directory, path + "/", depth + 1)
+                self._empty(
+                    directory, path + "/", depth + 1, since if status.st_ctime_ns < since else _LONG_AGO
+                )
             _remove_empty(name, parent)
         except OSError as error:
             if error.errno not in _STAYS:
                 raise
 
-    def _stays(self, name: str, parent: int, path: str, status: os.stat_result) -> bool:
+    def _stays(self, name: str, parent: int, path: str, status: os.stat_result, since: int) -> bool:
         """Return whether a directory, which had that status when it was opened, is not to be emptied."""
         if path == self._spared or status.st_dev != self._device:
             return True
-        if status.st_ctime_ns < self._since:
+        if status.st_ctime_ns < since:
             return False
         with suppress(OSError):
             os.rmdir(name, dir_fd=parent)

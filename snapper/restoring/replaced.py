@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -179,7 +180,11 @@ def _seen_in_index(tree: int, target: Path) -> IsKnown:
         if stat.S_ISDIR(status.st_mode):
             return path in directories or _is_compiled(path, rows.__contains__)
         row = rows.get(path)
-        is_same = row is not None and (row[0], row[2]) == (status.st_size, clamped(status.st_mtime_ns))
+        is_same = row is not None and (row[0], row[2], row[4]) == (
+            status.st_size,
+            clamped(status.st_mtime_ns),
+            status.st_ino,
+        )
         return is_same or _is_compiled(path, rows.__contains__)
 
     return is_known
@@ -234,8 +239,10 @@ def _empty_directories(_: object, job: _Job) -> None:
         device = os.fstat(directories[""]).st_dev
         for path in job.paths:
             with suppress(OSError):
-                status = os.fstat(directories[path])
-                if status.st_ctime_ns < job.since and status.st_dev == device:
+                # One of those above may have been renamed in since they were listed.
+                above = accumulate(path.split("/"), os.path.join)
+                statuses = [os.fstat(directories[parent]) for parent in above]
+                if all(status.st_ctime_ns < job.since and status.st_dev == device for status in statuses):
                     remove_older(directories[path], job.since)
 
 
