@@ -721,6 +721,7 @@ WRITES: dict[str, tuple[Callable[[str], None], str]] = {
         ("a directory in place of another", "written while workers remove"),
         ("a new file", "killed"),
         ("a directory in place of another", "killed"),
+        ("a new file", "killed, and the clock is set back"),
     ],
 )
 def test_what_programs_write_to_the_replaced_directory_is_not_lost(
@@ -749,10 +750,12 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
         return paths
 
     def swap() -> None:
+        if "clock" in how:
+            monkeypatch.setattr(staging, "next_tick", lambda _: time.time_ns() + 10**12)
         with staging_directory(target) as staged:
             build_tree(staged.tree, "new")
             staged.swap(check)
-            if how == "killed":
+            if "killed" in how:
                 kill_self()
             if how == "written while workers remove":
                 monkeypatch.setattr(replaced, "_old_directories", list_and_write)
@@ -762,8 +765,7 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
 
     assert in_process(swap) in (0, -signal.SIGKILL)
     monkeypatch.chdir("/")
-    if how == "killed":
-        remove_leftover_staging(target)
+    remove_leftover_staging(target)
     assert text_in(target) == "new"
     shutil.rmtree(target.parent / "outside", ignore_errors=True)
     kept, _ = names(target.parent)[::-1]
@@ -833,6 +835,36 @@ def test_directory_of_others_that_was_exchanged_is_not_lost(
     remove_leftover_staging(target)
     assert "precious" in [text_in(path) for path in target.parent.iterdir()]
     assert text_in(away) == "old"
+
+
+def test_directory_of_others_that_is_at_the_target_when_it_is_put_back_is_not_lost(
+    target: Path, swap_method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Someone puts it there in the last moment, after it was made sure that the new directory is there."""
+    swap_in(target, "old")
+    away, precious = target.with_name("away"), target.with_name("precious")
+    build_tree(precious, "precious")
+
+    def too_late(real: Callable[[Entry, Entry], Any]) -> Callable[[Entry, Entry], Any]:
+        def run(one: Entry, two: Entry) -> Any:
+            if not away.exists() and target.name in (one.name, two.name) and text_in(target) == "new":
+                target.rename(away)
+                precious.rename(target)
+            return real(one, two)
+
+        return run
+
+    def check(_: int) -> None:
+        for name in ("exchange", "move"):
+            monkeypatch.setattr(staging, name, too_late(getattr(staging, name)))
+        raise KeyError
+
+    with pytest.raises(KeyError), staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(check)
+    assert [text_in(path) for path in (away, target)] == ["new", "old"]
+    (kept,) = target.parent.glob("work.replaced-*")
+    assert text_in(kept) == "precious"
 
 
 def test_target_that_is_replaced_meanwhile_is_kept(

@@ -25,7 +25,7 @@ _MAX_DEPTH = 100
 _NEVER = sys.maxsize
 
 #: Earlier than all times that a file can have.
-_LONG_AGO = -sys.maxsize
+LONG_AGO = -sys.maxsize
 
 #: Something stays in a directory, or what was one is a link or a file by now.
 _STAYS = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
@@ -131,7 +131,7 @@ class _Removal:
                     self._move_up(name, parent, path)
                     return
                 self._empty(
-                    directory, path + "/", depth + 1, since if status.st_ctime_ns < since else _LONG_AGO
+                    directory, path + "/", depth + 1, since if status.st_ctime_ns < since else LONG_AGO
                 )
             _remove_empty(name, parent)
         except OSError as error:

@@ -36,7 +36,7 @@ from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_di
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, move
 from snapper.fs.pinned import PinnedDirectory
-from snapper.fs.removal import IsKnown, check_no_mounts, remove_older, remove_tree
+from snapper.fs.removal import LONG_AGO, IsKnown, check_no_mounts, remove_older, remove_tree
 from snapper.restoring.parent import open_parent
 from snapper.restoring.staging_lock import REPLACED
 
@@ -101,7 +101,10 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Tree | None)
         return
     with closing_descriptor(tree):
         check_no_mounts(tree)
-        remove_older(tree, since, _known(tree, target, since, seen), spared=STATE_DIRECTORY)
+        has_passed = since <= _touch(directory)  # the clock may have been set back
+        remove_older(
+            tree, since if has_passed else LONG_AGO, _known(tree, target, since, seen), spared=STATE_DIRECTORY
+        )
         with suppress(FileNotFoundError):
             remove_tree(STATE_DIRECTORY, tree)
         try:

@@ -170,16 +170,19 @@ class Staging:
     def _exchange_back(self, aside: Entry, replaced: Entry) -> None:
         """Put back what the tree has replaced, as long as the tree is at the target. May raise OSError.
 
-        The tree gets the name `replaced` in the staging directory, as programs may have written to it meanwhile.
+        The tree gets the name `replaced` in the staging directory, as programs may have written to it meanwhile. What
+        others have put at the target in the last moment does not, so it counts as unchecked.
         """
         if not self.entry.is_open_as(self.descriptor):
             return
         if exchange(aside, self.entry):
-            if aside.is_open_as(self.descriptor):
-                move(aside, replaced)
-            return
-        move(self.entry, replaced)
-        move(aside, self.entry)
+            found = aside
+        else:
+            found = Entry(self._directory, UNCHECKED)
+            move(self.entry, found)
+            move(aside, self.entry)
+        if found.is_open_as(self.descriptor):
+            move(found, replaced)
 
     def _move_in(self) -> None:
         """Rename the tree to the target, at which nothing must be."""

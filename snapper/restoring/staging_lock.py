@@ -30,7 +30,8 @@ TREE = "tree"
 #: The beginning of the name of the replaced directory once it has been checked.
 REPLACED = "replaced"
 
-#: What is exchanged with the target: at first the new directory, then the replaced one, until it has been checked.
+#: What is exchanged with the target: at first the new directory, then the replaced one, until it has been checked. What
+#: is taken from the target to put the replaced one back has the name, too.
 UNCHECKED = "unchecked"
 
 #: The same where the swap takes two steps.
