@@ -84,6 +84,19 @@ def test_what_a_restore_has_kept_is_named_and_is_no_environment(machine: Machine
     assert str(kept) not in str(found.get("Environment"))
 
 
+def test_environments_that_were_set_aside_are_named_and_put_back_by_any_restore(machine: Machine) -> None:
+    pack_with_kernel(machine)
+    base = make_data(machine.home / "miniconda3")
+    leftover = base.with_name(".miniconda3.snapper")
+    leftover.mkdir(mode=0o700)
+    make_data(leftover / "kept/envs/mine")
+    (found,) = findings(machine, code=3)["Leftover"]
+    assert (found["level"], found["hint"].partition(":")[0]) == ("problem", "Do not remove it")
+    machine.run_json("restore", "data")
+    assert (base / "envs/mine/conda-meta/history").exists()
+    assert not leftover.exists()
+
+
 def test_problems_of_store_and_settings(machine: Machine) -> None:
     (store,) = findings(machine, "--store", machine.home / "none", code=3)["Store"]
     assert store["level"] == "problem"

@@ -271,6 +271,29 @@ def test_nested_environments_survive_an_interrupted_swap(
     assert texts == ["old"] * (at - 1) + ["new"] * 2
 
 
+def test_nested_environments_are_put_back_beside_those_created_after_a_kill(
+    target: Path, swap_method: str
+) -> None:
+    before = make_base(target)
+
+    def swap() -> None:
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap(lambda _: kill_self())
+
+    assert in_process(swap) == -signal.SIGKILL
+    (target / "envs/other").mkdir(parents=True)
+    (target / "envs/other/precious").write_text("new")
+    remove_leftover_staging(target)
+    assert (target / "envs/other/precious").read_text() == "new"
+    (beside,) = (target / "envs").glob("other.replaced-*")
+    assert (beside / "precious").read_text() == "envs/other"
+    (target / "envs/other").rename(target.with_name("new"))
+    beside.rename(target / "envs/other")
+    (target / "envs").chmod(0o555)
+    assert foreign_entries(target) == before
+
+
 def test_swap_is_refused_if_the_snapshot_has_a_file_in_place_of_a_shared_directory(
     target: Path, swap_method: str
 ) -> None:

@@ -34,7 +34,7 @@ from snapper.packing.plan import make_plan, own_programs
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
-from snapper.restoring.staging_lock import find_leftovers
+from snapper.restoring.staging_lock import find_leftovers, has_kept
 from snapper.settings.directories import Platform, detect_platform, home_directory, notebook_volume
 from snapper.settings.resolution import choose_store, explain_settings, resolve_envs_dir
 
@@ -340,6 +340,13 @@ def _check_leftovers() -> Iterator[Finding]:
     """Find staging directories of restores that were killed, and what restores have kept of environments."""
     for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
         for leftover in find_leftovers(directory):
+            if has_kept(leftover):
+                detail = (
+                    f"{leftover} has environments or packages that an interrupted restore has not put back"
+                )
+                hint = "Do not remove it: snapper restore puts them back, whichever environment it restores."
+                yield Finding("problem", "Leftover", detail, hint)
+                continue
             detail = f"{leftover} was left over from an interrupted restore"
             yield Finding("note", "Leftover", detail, "The next restore of that environment removes it.")
         for kept in kept_in(directory):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from snapper import kernels
 from snapper.environment import state
+from snapper.environment.conda_directories import trusted_roots
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
@@ -30,6 +31,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, select_fitting
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
+from snapper.restoring.staging import remove_leftover_staging
 from snapper.restoring.target import RestoreTarget
 from snapper.settings.log_file import log_crash
 from snapper.store import Store
@@ -118,7 +120,12 @@ class _Restore:
     def run(
         self, requests: Sequence[RestoreRequest], jobs: int | None
     ) -> Iterator[RestoreResult | RestoreFailure]:
-        """Resolve the requests, plan each, write all that are planned, register each that is written."""
+        """Resolve the requests, plan each, write all that are planned, register each that is written.
+
+        Before that, put back environments in conda's root prefix that a killed process has set aside.
+        """
+        for root in trusted_roots():
+            remove_leftover_staging(root)
         resolution = resolve_requests(self._store, requests)
         for refused in resolution.refused:
             yield self._fail(refused.request, refused.error)

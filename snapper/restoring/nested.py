@@ -2,18 +2,21 @@
 
 During a swap, their directories `envs` and `pkgs` are in the directory `kept` of the staging directory. Each is moved
 as a whole, so nothing is lost that others create in it at the same time. Everything is moved by descriptors, to names
-that are free. Links are moved, and not followed.
+that are free; what has a name that somebody has created again gets another one beside it. Links are moved, and not
+followed.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from snapper.environment.kept import kept_name
 from snapper.environment.scan import foreign_names
 from snapper.errors import TargetLocked, TargetOccupied
 from snapper.fs.beneath import LISTING
@@ -21,6 +24,8 @@ from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.moves import Entry, move
 from snapper.fs.ownership import is_of_this_user, owner_name
 from snapper.restoring.staging_lock import KEPT, STAGING_NAME, is_in_use
+
+logger = logging.getLogger(__name__)
 
 _MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
 
@@ -41,13 +46,12 @@ def set_aside(old: int, new: int, staging: int, target: Path) -> None:
             os.mkdir(KEPT, 0o700, dir_fd=staging)
         with closing_descriptor(os.open(KEPT, LISTING, dir_fd=staging)) as kept:
             for name in names:
-                _move(name, old, kept, target)
+                _move(Entry(old, name), Entry(kept, name), target / name)
 
 
 def rescue(replaced: int, environment: int, target: Path) -> None:
     """Move what others have created in a replaced environment to the one at `target`; raise TargetOccupied, OSError."""
-    for name in foreign_names(replaced):
-        _move_or_merge(name, replaced, environment, target)
+    _for_each(foreign_names(replaced), lambda name: _move_or_merge(name, replaced, environment, target))
 
 
 def put_back(staging: int, environment: int, target: Path) -> None:
@@ -56,8 +60,7 @@ def put_back(staging: int, environment: int, target: Path) -> None:
     if kept is None:
         return
     with closing_descriptor(kept):
-        for name in os.listdir(kept):
-            _move_or_merge(name, kept, environment, target)
+        _for_each(os.listdir(kept), lambda name: _move_or_merge(name, kept, environment, target))
     with suppress(OSError):
         os.rmdir(KEPT, dir_fd=staging)
 
@@ -99,28 +102,60 @@ def _move_or_merge(name: str, source: int, destination: int, target: Path) -> No
     with suppress(OSError):
         os.rmdir(name, dir_fd=destination)
     if not Entry(destination, name).exists():
-        _move(name, source, destination, target)
+        _move(Entry(source, name), Entry(destination, name), target / name)
         return
     with (
         closing_descriptor(_open_own(name, source)) as inner,
         closing_descriptor(_open_own(name, destination)) as directory,
     ):
-        for child in os.listdir(inner):
-            _move(child, inner, directory, target / name)
+        _for_each(os.listdir(inner), lambda child: _move_in(child, inner, directory, target / name))
     os.rmdir(name, dir_fd=source)
 
 
-def _move(name: str, source: int, destination: int, target: Path) -> None:
-    """Move what has the name in one open directory to another; raise TargetOccupied.
+def _move_in(name: str, source: int, destination: int, directory: Path) -> None:
+    """Move what has the name in one open directory to another, at the path `directory`; raise TargetOccupied.
 
-    The directories may be read-only. `target` is the path of the first one, for errors.
+    If something there has the name, it gets another one, and a warning says so.
     """
+    moved = Entry(source, name)
     try:
-        with _writable(source), _writable(destination), _movable(name, source):
-            move(Entry(source, name), Entry(destination, name))
+        _move(moved, Entry(destination, name), directory / name)
+    except TargetOccupied:
+        if not Entry(destination, name).exists():
+            raise
+        beside = kept_name(name)
+        _move(moved, Entry(destination, beside), directory / name)
+        logger.warning(
+            "%s was created again while snapper replaced the environment around it: what was there before is %s.",
+            directory / name,
+            beside,
+        )
+
+
+def _for_each(names: Iterable[str], move_one: Callable[[str], None]) -> None:
+    """Move what has the names, also after one cannot be moved; raise TargetOccupied for the first of these."""
+    errors: list[TargetOccupied] = []
+    for name in names:
+        try:
+            move_one(name)
+        except TargetOccupied as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _move(source: Entry, destination: Entry, target: Path) -> None:
+    """Move an entry; raise TargetOccupied, with the path `target`. The directories may be read-only."""
+    try:
+        with (
+            _writable(source.directory),
+            _writable(destination.directory),
+            _movable(source.name, source.directory),
+        ):
+            move(source, destination)
     except OSError as error:
         reason = f"it is not part of the environment and cannot be moved: {error.strerror}"
-        raise TargetOccupied(str(target / name), reason, _MOVE_ELSEWHERE) from None
+        raise TargetOccupied(str(target), reason, _MOVE_ELSEWHERE) from None
 
 
 def _open_own(name: str, dir_fd: int) -> int:

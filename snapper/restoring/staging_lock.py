@@ -119,6 +119,11 @@ def find_leftovers(parent: Path) -> list[Path]:
         return []
 
 
+def has_kept(leftover: Path) -> bool:
+    """Return whether a staging directory has what was not part of an environment that was being replaced."""
+    return os.path.lexists(leftover / KEPT)
+
+
 def _is_leftover(name: str, parent: int) -> bool:
     try:
         with closing_descriptor(open_private_directory(name, parent)) as directory:
