@@ -441,6 +441,26 @@ def test_copies_in_a_restored_environment_are_kept(work: Path, machine: Machine)
     assert registered(move(machine, "work")) == ["mine"]
 
 
+@pytest.mark.parametrize("lost", ["kernelspecs", "state", "variable"])
+def test_copies_of_kernelspecs_that_may_still_exist_elsewhere_are_kept(
+    work: Path, machine: Machine, lost: str
+) -> None:
+    """A notebook instance loses them at each stop, but not the environment, and variables differ between shells."""
+    if lost != "variable":
+        (machine.home / "SageMaker").mkdir()
+    originals = machine.home / ("jupyter/kernels" if lost == "variable" else ".local/share/jupyter/kernels")
+    add(originals / "mine", work / "bin/run")
+    machine.run_json("pack", "work", JUPYTER_PATH=str(machine.home / "jupyter"))
+    if lost == "kernelspecs":
+        originals.rename(originals.with_name("lost"))
+        originals.mkdir()
+    elif lost == "state":
+        shutil.rmtree(originals / "mine")
+        shutil.rmtree(machine.home / ".local/state")
+    assert machine.run_json("pack", "work")["unchanged"]
+    assert (work / "share/snapper/kernels/mine/kernel.json").exists()
+
+
 def test_name_that_the_template_could_give_is_kept_where_it_was_packed(work: Path, machine: Machine) -> None:
     """A name such as `my-env` could be that of an environment `my` of somebody else's."""
     add(kernels_dir(machine) / "my-env", work / "bin/run")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import posixpath
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Set
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +19,14 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import remove_tree
 from snapper.fs.small_files import read_beneath
 from snapper.kernels import withheld
-from snapper.kernels.carried_before import carried_before, remember_carried
+from snapper.kernels.carried_before import Original, carried_before, remember_carried
 from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON
-from snapper.kernels.outside import OutsideKernel, find_kernels_of_environments, find_outside_kernels
+from snapper.kernels.outside import (
+    OutsideKernel,
+    find_kernels_of_environments,
+    find_outside_kernels,
+    search_path,
+)
 from snapper.kernels.registered import registered_kernels
 
 logger = logging.getLogger(__name__)
@@ -65,14 +70,21 @@ def carry_kernels(environment: PinnedDirectory) -> tuple[CarriedKernel, ...]:
     user. Copies of kernelspecs that this user has removed or changed so that they are no longer carried, are removed.
     """
     carried = tuple(_carry(environment, kernel) for kernel in outside_kernels(environment))
-    names = {kernel.name for kernel in carried if kernel.is_carried}
-    _remove_copies(environment, carried_before(environment.path) - names)
-    if names or carried_before(environment.path):
-        remember_carried(environment.path, names)
+    paths = {kernel.name: kernel.path for kernel in carried if kernel.is_carried}
+    before = carried_before(environment.path)
+    missing = [original for original in before if original.name not in paths]
+    searched = {os.path.realpath(directory) for directory in search_path()} if missing else set()
+    gone = {original.name for original in missing if original.is_gone(searched)}
+    _remove_copies(environment, gone)
+    with suppress(OSError):
+        originals = [Original.at(path) for path in paths.values()]
+        originals += [original for original in missing if original.name not in gone]
+        if before != tuple(originals):
+            remember_carried(environment.path, originals)
     return carried
 
 
-def _remove_copies(environment: PinnedDirectory, gone: frozenset[str]) -> None:
+def _remove_copies(environment: PinnedDirectory, gone: Set[str]) -> None:
     """Remove copies of kernelspecs, except for those that snapper has registered in place of the lost original."""
     prefixes = (str(environment.path), os.path.realpath(environment.path))
     registered = (

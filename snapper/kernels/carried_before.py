@@ -1,7 +1,8 @@
-"""Which kernelspecs the last pack by this user on this machine copied into an environment.
+"""Which kernelspecs the last pack by this user on this machine copied into an environment, and where they were.
 
 A restored environment has copies of kernelspecs that do not exist anywhere else. Only those that were outside of it can
-have been removed there since. The file is in the state directory, so that it is lost if the home is.
+have been removed there since, if the directory they were in is still there. The file is in the home directory, so that
+it is lost together with the user's kernelspecs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,37 @@ from pathlib import Path
 from snapper.format import canonical
 from snapper.format.model import sha256_hex
 from snapper.fs.own_directory import own_directory
-from snapper.settings.directories import state_directory
+from snapper.settings.directories import home_state_directory
 
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Original:
+    """A kernelspec that was copied: its name, and the directory that it was in, with the inode of that."""
+
+    name: str
+    directory: str
+    inode: int
+
+    @classmethod
+    def at(cls, path: Path) -> Original:
+        """Return the original at a path; may raise OSError."""
+        return cls(path.name, str(path.parent), os.stat(path.parent).st_ino)
+
+    def is_gone(self, searched: Collection[str]) -> bool:
+        """Return whether it was removed from its directory, or has changed there.
+
+        It is known that it was not found in the `searched` directories, whose paths are without links. Another
+        directory can be in place of the one that it was in, for example if the home directory was lost.
+        """
+        try:
+            if os.stat(self.directory).st_ino != self.inode:
+                return False
+            names = os.listdir(self.directory)
+        except OSError:
+            return False
+        return self.name not in names or os.path.realpath(self.directory) in searched
 
 
 @dataclass(frozen=True)
@@ -26,31 +55,29 @@ class _Carried:
 
     format: int
     prefix: str
-    names: tuple[str, ...]
+    originals: tuple[Original, ...]
 
 
-def carried_before(prefix: Path) -> frozenset[str]:
-    """Return the names of the kernelspecs that were copied into the environment."""
+def carried_before(prefix: Path) -> tuple[Original, ...]:
+    """Return the kernelspecs that were copied into the environment."""
     try:
         with own_directory(_directory()) as directory:
             known = canonical.decode(_Carried, canonical.parse(directory.read(_name(prefix))))
     except (OSError, canonical.MalformedDocument):
-        return frozenset()
+        return ()
     is_this = (known.format, known.prefix) == (_FORMAT, os.path.realpath(prefix))
-    return frozenset(known.names if is_this else ())
+    return known.originals if is_this else ()
 
 
-def remember_carried(prefix: Path, names: Collection[str]) -> None:
-    """Record the names of the kernelspecs that have been copied into the environment, if the file can be written."""
-    if carried_before(prefix) == frozenset(names):
-        return
-    data = canonical.encode(_Carried(_FORMAT, os.path.realpath(prefix), tuple(sorted(names))))
+def remember_carried(prefix: Path, originals: Collection[Original]) -> None:
+    """Record the kernelspecs that have been copied into the environment, if the file can be written."""
+    data = canonical.encode(_Carried(_FORMAT, os.path.realpath(prefix), tuple(originals)))
     with suppress(OSError), own_directory(_directory(), make=True) as directory:
         directory.write(_name(prefix), data)
 
 
 def _directory() -> Path:
-    return state_directory() / "carried-kernels"
+    return home_state_directory() / "carried-kernels"
 
 
 def _name(prefix: Path) -> str:

@@ -116,7 +116,7 @@ def find_outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
     They are sorted by name. Of several with one name, only the one that Jupyter finds first counts. Files of other
     users do not count.
     """
-    return _find(environment, _search_path())
+    return _find(environment, search_path())
 
 
 def find_kernels_of_environments(environment: PinnedDirectory) -> list[OutsideKernel]:
@@ -125,7 +125,7 @@ def find_kernels_of_environments(environment: PinnedDirectory) -> list[OutsideKe
     They are not carried: whoever published these environments would decide what colleagues start. Those in managed
     environments do not count, because they are packed with these.
     """
-    known = {os.path.realpath(directory) for directory in _search_path()}
+    known = {os.path.realpath(directory) for directory in search_path()}
     others = kernels_of_prefixes(installed_environments())
     found = _find(environment, [path for path in others if os.path.realpath(path) not in known])
     return [replace(kernel, problem="it is in another environment") for kernel in found]
@@ -146,7 +146,7 @@ def _find(environment: PinnedDirectory, directories: Iterable[str]) -> list[Outs
     return [kernel for _, kernel in sorted(found.items()) if kernel]
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
     """Return the directories in which Jupyter looks for kernelspecs, in its order.
 
     Kernelspecs in environments that snapper manages do not count: their publishers would decide what is packed with

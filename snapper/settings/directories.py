@@ -54,7 +54,12 @@ def notebook_volume() -> Path | None:
 
 def state_directory() -> Path:
     """Return where snapper keeps its state for this user: on the volume of a notebook instance, if there is one."""
-    return _own_on_volume("state") or _user_directory("user_state_path")
+    return _own_on_volume("state") or home_state_directory()
+
+
+def home_state_directory() -> Path:
+    """Return where snapper keeps what says something about this user's home directory, and is to be lost with it."""
+    return _user_directory("user_state_path")
 
 
 def log_file() -> Path:
