@@ -132,14 +132,12 @@ def known_layers(store: Store) -> dict[str, StoredLayer]:
     for name in environment_names(store):
         with suppress(SnapperError):
             pages += read_manifest(store, read_ref(store, name).ref.current).layers
-    found = [
-        layer
-        for _, layers in iter_layer_pages(store, pages)
-        if not isinstance(layers, SnapperError)
-        for layer in layers
-    ]
-    found.sort(key=lambda layer: layer.size, reverse=True)
-    return {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in found}
+    known: dict[str, StoredLayer] = {}
+    for _, layers in iter_layer_pages(store, pages):
+        for layer in () if isinstance(layers, SnapperError) else layers:
+            if layer.diff_id not in known or layer.size < known[layer.diff_id].size:
+                known[layer.diff_id] = StoredLayer(layer.digest, layer.size)
+    return known
 
 
 def write_snapshot(store: Store, snapshot: EncodedSnapshot) -> int:
