@@ -242,8 +242,14 @@ class _Fork:
 
     def report_exit(self) -> None:
         _, status = os.waitpid(self.pid, 0)
-        os.write(self.report, str(os.waitstatus_to_exitcode(status)).encode())
+        _report(self.report, str(os.waitstatus_to_exitcode(status)))
         self.close()
+
+
+def _report(pipe: int, text: str) -> None:
+    """Write to the pipe of a request, unless whoever made that no longer reads it."""
+    with suppress(BrokenPipeError):
+        os.write(pipe, text.encode())
 
 
 def _serve(channel: socket.socket) -> dict[str, Any]:
@@ -272,7 +278,7 @@ def _started(pid: int, descriptors: list[int]) -> _Fork:
     out, err, report = descriptors
     os.close(out)
     os.close(err)
-    os.write(report, f"{pid} ".encode())
+    _report(report, f"{pid} ")
     return _Fork(pid, os.pidfd_open(pid), report)
 
 
