@@ -68,7 +68,7 @@ snapper_is_alive() {
     if [ -n "$2" ] && read -r snapper_stat 2>/dev/null <"/proc/$1/stat"; then
         snapper_started=$2
         # shellcheck disable=SC2086 # split into fields
-        set -- ${snapper_stat##*) }
+        set -- ${snapper_stat##*") "}
         [ "$1" != Z ] && [ "${20}" = "$snapper_started" ]
     else
         case $(LC_ALL=C kill -0 "$1" 2>&1) in
