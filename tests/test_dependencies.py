@@ -161,6 +161,30 @@ def test_only_the_user_determines_what_is_included(data: Path, machine: Machine)
     ) == ["data"]
 
 
+def test_own_files_in_whose_place_others_were_packed_do_not_count_as_packed(
+    data: Path, machine: Machine, tmp_path: Path
+) -> None:
+    """Neither are they lost, nor restored in place of the others."""
+    path = "lib/python3.6/site-packages/foo.py"
+    write(data / "lib/python3.6/os.py")
+    write(data / path, "own")
+    machine.run_json("pack", "work")
+    write(machine.home / ".local" / path, "included")
+    include = ("pack", "work", "--user-site=include")
+    machine.run_json(*include)
+    other = Machine(tmp_path / "other", tmp_path / "other/envs", machine.store)
+    other.envs.mkdir(parents=True)
+    other.run_json("restore", "work")
+    write(other.envs / "work/new")
+    other.run_json("pack", "work")
+    machine.run_json("restore", "work")
+    assert (data / path).read_text() == "included"
+    assert machine.run_json("status", "work")["environments"][0]["condition"] == "unchanged"
+    write(data / path, "own again")
+    machine.run_json(*include)
+    assert machine.run_json("status", "work")["environments"][0]["drift"]["added"] == [path]
+
+
 def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -> None:
     write(machine.home / ".local/lib/python3.6/site-packages/six.py")
     assert dependencies(machine) == []

@@ -391,6 +391,11 @@ def test_source_named_by_the_home_directory_is_included(machine: Machine, tmp_pa
     path = (tmp_path / "restored" / SITE / "x.pth").read_text().split("'")[1]
     assert path == f"{tmp_path}/restored/share/snapper/editable/mine"
     assert Path(path, "mine/__init__.py").is_file()
+    (source / "mine/__init__.py").rename(source / "mine/renamed.py")
+    shutil.copy(machine.envs / "data" / SITE / "x.pth", tmp_path / "restored" / SITE)
+    machine.run_json("pack", "-p", tmp_path / "restored", "--editable=include", "--name", "again")
+    machine.run_json("restore", "again", "--prefix", tmp_path / "again")
+    assert os.listdir(tmp_path / "again/share/snapper/editable/mine/mine") == ["renamed.py"]
 
 
 def test_large_files_that_refer_to_sources_are_reported(machine: Machine, tmp_path: Path) -> None:

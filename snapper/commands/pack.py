@@ -22,7 +22,6 @@ from snapper.environment.outside_paths import Surroundings
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records
 from snapper.environment.state import EnvironmentState
-from snapper.environment.tree import Tree
 from snapper.environment.variables import environment_variables
 from snapper.errors import UsageError
 from snapper.format import manifest
@@ -34,6 +33,7 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
 from snapper.packing.included import included_sources
+from snapper.packing.index_blocks import index_blocks
 from snapper.packing.plan import make_plan, own_programs
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.packing.source import EditablePolicy, PackSource, UserSitePolicy, read_source
@@ -389,24 +389,7 @@ def _remember(
                 packed.unrelocated.with_harmless,
                 packed.libraries,
             )
-            blocks = _index_blocks(packed.layers, source.installed.tree)
+            blocks = index_blocks(packed.layers, source)
             state.write(environment, current, packed.encoded, header, blocks)
         elif source.state != current:
             state.write_state(environment, current)
-
-
-def _index_blocks(layers: tuple[PackedLayer, ...], tree: Tree) -> list[bytes]:
-    """Encode the index's entries of all files in the layers.
-
-    Included sources are not in the environment. Without them, its files would be in other layers, so their layers
-    count as unknown.
-    """
-    files = tree.by_path
-    is_complete = all(path in files for packed in layers for path in packed.paths)
-    return [
-        index.encode_block(
-            number if is_complete else index.NO_LAYER,
-            [index.index_entry(files[path]) for path in packed.paths if path in files],
-        )
-        for number, packed in enumerate(layers)
-    ]

@@ -193,12 +193,18 @@ def _why_rebuilt(install: Editable) -> str:
 def include(tree: Tree, sources: tuple[OpenedSource, ...], prefix: str) -> Tree:
     """Return the tree with the sources in it, as if they were in the environment, whose files contain `prefix`.
 
-    Links to the sources lead to where they will be. Environments inside of a source, caches, modules compiled from it,
-    and what is hidden, such as `.git` and `.env`, which may contain credentials, are left out.
+    They replace what is there, and links to them lead to where they will be. Environments inside of a source,
+    caches, modules compiled from it, and what is hidden, such as `.git` and `.env`, which may contain credentials,
+    are left out.
     """
     editables = [source.editable for source in sources]
     changed = {link for editable in editables for link in editable.links}
-    files = [file for file in tree.files if bytecode.source_of(file.path) not in changed]
+    replaced = tuple(f"{editable.included_path}/" for editable in editables)
+    files = [
+        file
+        for file in tree.files
+        if bytecode.source_of(file.path) not in changed and not file.path.startswith(replaced)
+    ]
     files = [_retarget(file, posixpath.join(prefix, file.path), editables, prefix) for file in files]
     skipped = list(tree.skipped)
     paths = {file.path for file in files}
