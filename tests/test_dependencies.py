@@ -7,14 +7,20 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import sys
 import zipfile
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.maker import make
+from snapper.environment.dependencies import find_dependencies
+from snapper.environment.lookup import Lookup
+from snapper.environment.outside_paths import Surroundings
+from snapper.fs.directories import pin_directory
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
@@ -364,10 +370,11 @@ def test_links_to_something_else_are_not_followed(data: Path, machine: Machine) 
     (data / "share/planted").symlink_to(secret)
     (data / "share/endless").symlink_to("/proc/self/pagemap")
     (data / "own").symlink_to(secret)
-    assert sorted(dependencies(machine)) == [
-        ("cache", "/proc/self", ["share/endless"]),
-        ("cache", "~", ["share/planted"]),
-    ]
+    found = {path: (kind, names) for kind, path, names in dependencies(machine)}
+    assert found == {
+        "/proc/self": ("cache", ["share/endless"]),
+        "~": ("cache", ["share/planted"]),
+    }
     secret.unlink()
     shutil.rmtree(data)
     machine.run_json("restore", "work")
@@ -472,3 +479,82 @@ def test_variables_of_conda_are_restored(data: Path, machine: Machine) -> None:
     machine.run_json("restore", "work", "--prefix", target)
     state = json.loads((target / "conda-meta/state").read_text())
     assert state["env_vars"] == {"MODE": "fast", "DATA": f"{target}/share"}
+
+
+# --- what others wrote ------------------------------------------------------------------------------------
+
+
+def add_program(file: Path, libraries: int) -> None:
+    """Write a shared library in ELF format that needs others with short names."""
+    names = [f"l{number}.so".encode() for number in range(libraries)]
+    strings = b"\0".join([b"", *names, b""])
+    places = accumulate((len(name) + 1 for name in names[:-1]), initial=1)
+    table, size = 64 + 2 * 56, 16 * (libraries + 2)
+    dynamic = b"".join(struct.pack("<QQ", 1, place) for place in places)
+    dynamic += struct.pack("<QQQQ", 5, table + size, 0, 0)
+    end = table + size + len(strings)
+    header = b"\x7fELF\2\1\1" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+    header += struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, end, end, 4096)
+    header += struct.pack("<IIQQQQQQ", 2, 6, table, table, table, size, size, 8)
+    write(file).write_bytes(header + dynamic + strings)
+    file.chmod(0o755)
+
+
+IMPOSSIBLE = {
+    "PYTHONUSERBASE": "~\0",
+    "R_LIBS_USER": "~\ud800",
+    "JULIA_DEPOT_PATH": "/x\0",
+    "PYTHONPATH": "/x\ud800",
+}
+
+
+def test_paths_that_no_file_can_have_stop_nothing(data: Path, machine: Machine) -> None:
+    """They may be in variables, and in code; and there may be more links on a path than any program follows."""
+    site = data / "lib/python3.12/site-packages"
+    write(site / "x.pth", "import a; '~\\x00', '~\\ud800/x', '~nobody\\x00'\n../../../l0/x.py\n")
+    write(
+        site / "x-1.dist-info/direct_url.json",
+        json.dumps({"url": f"file://{data}/l0", "dir_info": {"editable": True}}),
+    )
+    write(data / "bin/julia").chmod(0o755)
+    add_program(data / "lib/x.so", 1)
+    for number in range(1500):
+        (data / f"l{number}").symlink_to(f"l{number + 1}")
+    for value in (IMPOSSIBLE, dict.fromkeys(IMPOSSIBLE, f"{data}/l0")):
+        set_variables(data, **value, LD_LIBRARY_PATH=f"{data}/l0")
+        for command in (("doctor",), ("pack", "work", "--editable=ignore")):
+            outcome = machine.snapper(*command)
+            assert (outcome.code, "unexpected" in outcome.err) == (3, False), outcome
+            assert "l0.so" in outcome.out + outcome.err
+
+
+def test_searches_end_and_say_so(data: Path, machine: Machine) -> None:
+    """A publisher can choose millions of paths, and what is to be looked for in each of them."""
+    set_variables(data, LD_LIBRARY_PATH=":".join(f"/{number}" for number in range(400)))
+    add_program(data / "lib/x.so", 3000)
+    write(data / "etc/conda/activate.d/x.sh", "A=b;" * 500_000)
+    found = packed_dependencies(machine)
+    assert {"kind": "unsearched", "path": str(data), "names": ["lib/x.so"]} in found
+    assert "not all that" in machine.snapper("doctor").out
+
+
+def test_work_of_a_search_is_limited(data: Path, machine: Machine) -> None:
+    scripts = data / "etc/conda/activate.d"
+    write(scripts / "a.sh", f"A={machine.home}/one")
+    write(scripts / "b.sh", " ".join(f"/{number}" for number in range(1000)))
+    write(scripts / "c.sh", f"B={machine.home}/one")
+    (machine.home / "one").mkdir()
+    found = find_dependencies(Surroundings(pin_directory(data), (), Lookup(5000)), {})
+    assert [(each.kind, each.names) for each in found] == [
+        ("variable", ("A", "B")),
+        ("unsearched", ("etc/conda/activate.d/b.sh",)),
+    ]
+
+
+def test_links_of_too_many_editable_installs_are_refused(data: Path, machine: Machine) -> None:
+    write(data / "lib/python3.12/site-packages/x.pth", "\n".join(map(str, range(100_000))))
+    error = machine.expect_error(1, "pack", "work")
+    assert "x.pth" in error["message"]
+    assert "more directories" in machine.snapper("doctor").out
+    machine.run_json("pack", "work", "--editable=ignore")

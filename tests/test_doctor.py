@@ -8,8 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from snapper.commands import environment_checks
+from snapper.environment.dependencies import Dependency, find_dependencies
 from snapper.environment.kept import kept_name
+from snapper.environment.outside_paths import Surroundings
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
@@ -152,3 +158,20 @@ def test_snapper_that_runs_with_the_python_of_a_restored_environment(machine: Ma
         found = [finding for finding in json.loads(done.stdout)["findings"] if finding["title"] == "snapper"]
         reported = f"runs with the Python of an environment that it has packed or restored: {base}"
         assert (reported in [finding["detail"] for finding in found]) == bool(directory)
+
+
+def test_errors_in_one_environment_are_findings(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others chose what is in it."""
+    good, evil = make_data(machine.envs / "good"), make_data(machine.envs / "evil")
+    for name, value in {"HOME": machine.home, "CONDA_ENVS_PATH": machine.envs}.items():
+        monkeypatch.setenv(name, str(value))
+
+    def fail_for_evil(around: Surroundings, *arguments: Any) -> tuple[Dependency, ...]:
+        if around.environment.path == evil:
+            raise RecursionError("too deep")
+        return find_dependencies(around, *arguments)
+
+    monkeypatch.setattr(environment_checks, "find_dependencies", fail_for_evil)
+    found = [finding.detail for finding in environment_checks.check_environments()]
+    assert f"{evil} could not be checked: RecursionError: too deep" in found
+    assert any(str(good) in detail for detail in found)

@@ -14,23 +14,18 @@ from pathlib import Path
 from snapper import kernels, store
 from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
-from snapper.environment import conda, editable
+from snapper.commands.environment_checks import check_environments
+from snapper.environment import conda
 from snapper.environment.conda_directories import envs_dirs
-from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
-from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_in
-from snapper.environment.libraries import ProgramFiles
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
-from snapper.environment.outside_paths import Surroundings
-from snapper.environment.variables import environment_variables
 from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
 from snapper.format.model import Ref
 from snapper.fs.small_files import read_file
 from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
-from snapper.packing.plan import make_plan, own_programs
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest, choose_prefix
@@ -40,9 +35,6 @@ from snapper.settings.resolution import choose_store, explain_settings, resolve_
 
 #: Fewer free inodes than this are reported: an environment can have tens of thousands of files.
 _FEW_INODES = 50_000
-
-#: How many things of a kind are named in a finding.
-_MOST_NAMED = 50
 
 #: Files larger than this, in bytes, are not taken for scripts.
 _MAX_SCRIPT_SIZE = 1024 * 1024
@@ -76,7 +68,7 @@ def run_checks(options: DoctorOptions) -> Iterator[Finding]:
         "snapper": _check_installation,
         "conda": _check_conda,
         "Jupyter": _check_jupyter,
-        "Environment": _check_environments,
+        "Environment": check_environments,
         "Leftover": _check_leftovers,
         "Restore": _check_last_restore,
         "Script": lambda: _check_scripts(options.scripts),
@@ -277,63 +269,7 @@ def _broken_kernel(kernel: RegisteredKernel) -> Finding:
     return Finding("warning", "Kernel", detail, hint)
 
 
-# --- environments, leftovers, restores, scripts -----------------------------------------------------------
-
-
-def _check_environments() -> Iterator[Finding]:
-    """Check that environments can be packed, and that they have kernels."""
-    for prefix in installed_environments():
-        if not conda.is_environment(prefix):
-            continue
-        installed = InstalledEnvironment(prefix)
-        try:
-            editables = editable.find(installed.directory, installed.followed.tree)
-            around = Surroundings(installed.directory, installed.prefixes_in_files)
-            libraries = _outside_libraries(installed, around)
-        except SnapperError as error:
-            yield Finding("warning", "Environment", error.message, error.hint)
-            continue
-        if editables:
-            names = ", ".join(f"{install.name} ({install.source})" for install in editables)
-            hint = "Choose how to pack them: --editable=include or --editable=ignore."
-            yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
-        variables = environment_variables(installed.directory)
-        used = find_dependencies(around, variables, kernels.kernel_commands(installed.directory))
-        unproved = unproved_links(installed.followed)
-        outside = kernels.outside_kernels(installed.directory)
-        withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
-        for dependency in (*used, *libraries, *withheld, *unproved):
-            yield _dependency_finding(prefix, dependency)
-        paths = ", ".join(str(kernel.path) for kernel in outside if kernel.can_be_carried)
-        if paths:
-            detail = f"kernelspecs outside of {prefix} start it, and are packed with it: {paths}"
-            yield Finding("note", "Environment", detail)
-        if not kernels.shipped_kernels(installed.directory):
-            detail = f"{prefix} has no Jupyter kernel, so Jupyter will not list it after a restore"
-            yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
-
-
-def _outside_libraries(installed: InstalledEnvironment, around: Surroundings) -> list[Dependency]:
-    """Return the libraries and interpreters outside of the environment that its programs need.
-
-    Raise what `make_plan` raises.
-    """
-    tree = installed.followed.tree
-    plan = make_plan(installed.directory, tree, installed.records)
-    search_path = environment_variables(installed.directory).get("LD_LIBRARY_PATH", "").split(":")
-    files = ProgramFiles(around, tree.by_path, search_path)
-    found = files.outside(own_programs(plan))
-    return [Dependency("library", library.library, library.files) for library in found]
-
-
-def _dependency_finding(prefix: Path, dependency: Dependency) -> Finding:
-    """Return the finding about something outside of the environment that it uses."""
-    named = ", ".join(dependency.names[:_MOST_NAMED])
-    rest = len(dependency.names) - _MOST_NAMED
-    more = f" and {rest:,} more" if rest > 0 else ""
-    return Finding(
-        "warning", "Environment", f"{prefix} needs {dependency.summary}: {named}{more}", dependency.advice
-    )
+# --- leftovers, restores, scripts -------------------------------------------------------------------------
 
 
 def _check_leftovers() -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from snapper import kernels
 from snapper.commands.pack_result import PackResult
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
-from snapper.environment.dependencies import Dependency, find_dependencies, unproved_links
+from snapper.environment.dependencies import Dependency, find_dependencies, needed_libraries, unproved_links
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.libraries import OutsideLibrary, ProgramFiles
@@ -291,7 +291,7 @@ def _build_snapshot(
         built.added,
         credentials,
         source.found_prefixes,
-        files.outside(own_programs(plan)),
+        () if source.foreign_prefix else files.outside(own_programs(plan)),
     )
 
 
@@ -335,8 +335,12 @@ def _find_dependencies(
     found = find_dependencies(around, variables, kernels.kernel_commands(source.directory))
     withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
     found = tuple(dependency for dependency in found if dependency.path not in source.included)
-    linked = [Dependency("library", library.library, library.files) for library in packed.libraries]
-    return (*found, *linked, *withheld, *unproved_links(source.installed.followed))
+    return (
+        *found,
+        *needed_libraries(around, packed.libraries),
+        *withheld,
+        *unproved_links(source.installed.followed),
+    )
 
 
 # --- publishing and remembering ---------------------------------------------------------------------------

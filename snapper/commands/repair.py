@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.objects import is_intact, read_verified, write_pages
 from snapper.repository.snapshots import write_snapshot
 from snapper.store import Store, open_store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ def local_sources(
                 pack(copy, installed.directory, state.environment, options, jobs=jobs, progress=progress)
             except SnapperError as error:
                 progress.note(f"{prefix} cannot be used for repair: {error.message}")
+            except Exception as error:  # others chose what is in the environment
+                logger.exception("%s could not be packed for repair", prefix)
+                progress.note(f"{prefix} cannot be used for repair: {type(error).__name__}: {error}")
         yield sources
 
 

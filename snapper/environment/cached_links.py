@@ -17,13 +17,17 @@ from dataclasses import dataclass, field, replace
 
 from snapper.environment import pip
 from snapper.environment.conda import FileFacts, Record
+from snapper.environment.lookup import Lookup
 from snapper.environment.package_caches import PackageCaches
 from snapper.environment.tree import File, Tree
-from snapper.fs.beneath import FILE, is_possible_path, open_own_path
+from snapper.fs.beneath import FILE, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.pinned import PinnedDirectory
 
 _CHUNK = 1 << 20
+
+#: The work of looking up where one link leads, on average. Those whose turn comes later than that are not followed.
+_WORK = 100
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,14 @@ def follow(
     """
     outside = {file.path: file for file in links}
     recorded = _recorded(environment, tree, outside, records)
-    caches = PackageCaches()
+    caches, lookup = PackageCaches(), Lookup(_WORK * len(recorded))
     files: dict[str, File] = {}
     paths: dict[str, str] = {}
     for path, facts in recorded.items():
-        target = os.path.realpath(
-            os.path.join(environment.path, posixpath.dirname(path), outside[path].target)
+        target = lookup.real(
+            os.path.join(os.path.abspath(environment.path), posixpath.dirname(path), outside[path].target)
         )
-        if target not in paths and is_possible_path(target) and caches.contain(target):
+        if target and target not in paths and caches.contain(target):
             paths[target] = path
             with suppress(OSError):
                 found = _read(target, path, facts)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.editable_links import Link, read_links
+from snapper.environment.lookup import Lookup
 from snapper.environment.projects import (
     PROJECT_FILES,
     SOURCE_DIRECTORIES,
@@ -40,6 +41,9 @@ INCLUDED = "share/snapper/editable"
 
 #: The longest name of an included source, in characters: it names a directory.
 _LONGEST_NAME = 60
+
+#: The work of looking up where one link leads, on average.
+_WORK = 1000
 
 #: What is in directories that the tools which made them make again: the sign of all caches, and that of Cargo's.
 _CACHE_FILES = ("CACHEDIR.TAG", ".rustc_info.json")
@@ -249,7 +253,7 @@ def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
         yield editable if counts[name] == 1 else replace(editable, name=f"{name}-{next(numbers[name])}")
 
 
-def _by_source(links: Iterable[Link]) -> list[list[Link]]:
+def _by_source(links: Sequence[Link]) -> list[list[Link]]:
     """Return the links to each source directory and into it, the one that names the directory first.
 
     A link that belongs to another package is not among them: otherwise, one to a directory above the source of a
@@ -257,7 +261,8 @@ def _by_source(links: Iterable[Link]) -> list[list[Link]]:
     """
     groups: list[list[Link]] = []
     around: list[tuple[str, list[Link]]] = []  # those whose sources contain the next link, the innermost last
-    located = [(os.path.realpath(link.source), link) for link in links]
+    lookup = Lookup(_WORK * (1 + len(links)))
+    located = [(lookup.real(link.source) or link.source, link) for link in links]
     for real, link in sorted(located, key=lambda pair: (pair[0].rstrip("/") + "/", not pair[1].name)):
         while around and not _is_within(real, around[-1][0]):
             around.pop()
@@ -280,10 +285,11 @@ def _make_editable(links: Sequence[Link]) -> Editable:
 def _spellings(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the paths of the source directory of the first link that the links use or lead to, the longest first."""
     source = links[0].source
-    real = os.path.realpath(source)
+    lookup = Lookup(_WORK * (1 + len(links)))
+    real = lookup.real(source) or source
     spellings = {source, real}
     for link in links:
-        inside = os.path.realpath(link.source)[len(real) :]
+        inside = (lookup.real(link.source) or link.source)[len(real) :]
         if inside and link.source.endswith(inside):
             spellings.add(link.source.removesuffix(inside))
     return tuple(sorted(spellings, key=lambda path: (-len(path), path)))

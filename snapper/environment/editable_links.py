@@ -24,8 +24,9 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from snapper.environment import conda
+from snapper.environment.lookup import Lookup, expand_home
 from snapper.environment.tree import File, Tree
-from snapper.fs.beneath import is_possible_path
+from snapper.errors import FileOperationFailed
 from snapper.fs.errors import read_errors
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
@@ -34,6 +35,12 @@ _SITE = re.compile(r"(?:.*/)?site-packages/[^/]+\Z", re.S)
 _REDIRECTOR = re.compile(r"_.*editable.*\.py\Z", re.S)
 _ENDINGS = ("/direct_url.json", ".pth", ".egg-link")
 _CODE_ENDINGS = (".py", ".so")
+
+#: The work of one link, and how many bytes of the files that may contain some are 1 more.
+_LINK, _BYTES = 20, 8
+
+_TOO_MANY = "it, and files like it, refer to more directories and modules than editable installs do"
+_ADVICE = "Remove the file, if you do not know it, or keep what it refers to outside with --editable=ignore."
 
 #: String literals of Python, and what is between them, so that no part of a text is searched twice.
 _LITERALS = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\\.|[^'"\\]+|.""", re.S)
@@ -63,9 +70,10 @@ def read_links(prefix: Path | PinnedDirectory, tree: Tree) -> list[Link]:
 
     Raise PermissionDenied, FileOperationFailed.
     """
+    lookup = Lookup()
     with read_errors():
         named = [file for file in tree.files if file.path.endswith(_ENDINGS) or "editable" in file.path]
-        links = [link for file in named for link in _read_links(prefix, file)]
+        links = [link for file in named for link in _read_links(prefix, file, lookup)]
         symlinks = [link for file in tree.symlinks for link in _read_symlink(prefix, file)]
         if symlinks:  # conda's may lead to its package cache
             owned = {entry.path for record in conda.read_records(prefix) for entry in record.entries}
@@ -73,7 +81,17 @@ def read_links(prefix: Path | PinnedDirectory, tree: Tree) -> list[Link]:
     return links
 
 
-def _read_links(prefix: Path | PinnedDirectory, file: File) -> Iterator[Link]:
+def _read_links(prefix: Path | PinnedDirectory, file: File, lookup: Lookup) -> Iterator[Link]:
+    """Yield the links in a file. Raise FileOperationFailed if it is too much to look up, and OSError."""
+    for link in _links_in(prefix, file, lookup):
+        if not lookup.spend(_LINK):
+            raise FileOperationFailed(f"{prefix}/{file.path}", _TOO_MANY, _ADVICE)
+        yield link
+    if lookup.is_exhausted:
+        raise FileOperationFailed(f"{prefix}/{file.path}", _TOO_MANY, _ADVICE)
+
+
+def _links_in(prefix: Path | PinnedDirectory, file: File, lookup: Lookup) -> Iterator[Link]:
     if file.type != "file":
         return
     path = file.path
@@ -83,36 +101,39 @@ def _read_links(prefix: Path | PinnedDirectory, file: File) -> Iterator[Link]:
         if source:
             yield Link(source, path, posixpath.basename(directory).partition("-")[0])
     elif _SITE.match(path) and (name.endswith(_ENDINGS) or _REDIRECTOR.match(name)):
-        text = read_beneath(prefix, path).decode("utf-8-sig", "surrogateescape")
+        data = read_beneath(prefix, path)
+        if not lookup.spend(len(data) // _BYTES):
+            return
+        text = data.decode("utf-8-sig", "surrogateescape")
         site = f"{os.path.abspath(str(prefix))}/{directory}"
         if name.endswith(".egg-link"):
             package = name.removesuffix(".egg-link")
-            yield from (Link(source, path, package) for source in _paths(text.splitlines()[:1], site))
+            yield from (Link(source, path, package) for source in _paths(text.splitlines()[:1], site, lookup))
         elif name.endswith(".pth"):
-            yield from (Link(source, path) for source in _paths(text.splitlines(), site))
+            yield from (Link(source, path) for source in _paths(text.splitlines(), site, lookup))
         else:
             builder = next((name for name, sign in _REBUILDING.items() if sign.search(text)), "")
-            yield from (Link(source, path, "", builder) for source in _quoted_directories(text))
+            yield from (Link(source, path, "", builder) for source in _quoted_directories(text, lookup))
 
 
-def _paths(lines: Iterable[str], site: str) -> Iterator[str]:
+def _paths(lines: Iterable[str], site: str, lookup: Lookup) -> Iterator[str]:
     """Yield the paths that lines of a `.pth` or `.egg-link` file in the directory `site` refer to."""
     for line in lines:
         if line.startswith(("import ", "import\t")):
-            yield from _quoted_directories(line)
+            yield from _quoted_directories(line, lookup)
         elif line.strip() and not line.startswith("#"):
             yield posixpath.normpath(posixpath.join(site, line.rstrip()))
 
 
-def _quoted_directories(code: str) -> Iterator[str]:
+def _quoted_directories(code: str, lookup: Lookup) -> Iterator[str]:
     """Yield the directories in string literals with absolute paths, or in a home; for a module, the one around it."""
     for literal in _LITERALS.findall(code):
         if literal[1:2] not in ("/", "~"):
             continue
-        path = posixpath.normpath(os.path.expanduser(_value_of(literal)))
+        path = posixpath.normpath(expand_home(_value_of(literal)))
         if path.endswith(_CODE_ENDINGS):
             path = posixpath.dirname(path)
-        if path.startswith("/") and path != "/" and is_possible_path(path) and os.path.isdir(path):
+        if path.startswith("/") and path != "/" and lookup.is_directory(path):
             yield path
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 
+from snapper.environment.lookup import Lookup
 from snapper.fs.beneath import is_possible_path
 from snapper.fs.pinned import PinnedDirectory
 from snapper.settings.directories import home_directory
@@ -24,16 +24,21 @@ _ON_ALL_MACHINES = re.compile(
 #: A path in a text, also behind an option such as -I.
 _PATH = re.compile(r"""(?:\A|[\s=,;|&(<>"'`]|[\s=,"'(]-[A-Za-z])(/[^\s=,;|&()<>"'`]+)""")
 
-#: The most paths in one text that are looked at.
-_MOST = 1000
+#: The work of searching a text, and how many of its characters are 1 more.
+_TEXT, _CHARACTERS = 5, 32
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is outside of an environment, whose files may also contain other `prefixes` as its path."""
+    """What is outside of an environment, whose files may also contain other `prefixes` as its path.
+
+    Each instance is one search: paths in what the environment's publisher wrote are only found until the `lookup` is
+    exhausted.
+    """
 
     environment: PinnedDirectory
     prefixes: Collection[str] = ()
+    lookup: Lookup = field(default_factory=Lookup)
 
     def paths_in(self, text: str, *, anywhere: bool = False) -> Iterator[str]:
         """Yield the existing absolute paths in a text that lead out of the environment, each once.
@@ -41,36 +46,51 @@ class Surroundings:
         Those that all machines have only count if `anywhere`. The text may be a list of paths, separated by colons,
         which may contain spaces.
         """
-        for path in dict.fromkeys(islice(_paths(text), _MOST)):
+        if not self.lookup.spend(_TEXT + len(text) // _CHARACTERS):
+            return
+        for path in dict.fromkeys(self._spelled_in(text)):
             counts = not self.relative(path) if anywhere else self.has(path)
-            if counts and os.path.exists(path):
+            if counts and self.lookup.exists(path):
                 yield path
 
     def has(self, path: str) -> bool:
         """Return whether an absolute path leads out of the environment, to something that not all machines have."""
         if not path.startswith("/") or not is_possible_path(path) or self.relative(path):
             return False
-        normal, home = os.path.normpath(path), os.path.realpath(home_directory())
+        normal = os.path.normpath(path)
         return not (
-            _ON_ALL_MACHINES.fullmatch(normal) or f"{home}/".startswith(f"{os.path.realpath(normal)}/")
+            _ON_ALL_MACHINES.fullmatch(normal) or f"{self._home}/".startswith(f"{self.lookup.real(normal)}/")
         )
+
+    def has_directory(self, path: str) -> bool:
+        """Return whether an absolute path leads to a directory outside of the environment."""
+        return self.lookup.is_directory(path) and not self.relative(path)
 
     def relative(self, path: str) -> str:
         """Return the path relative to the environment, "." for this itself; "" if it leads elsewhere."""
-        for spelling in (os.path.abspath(path), os.path.realpath(path)):
-            for top in self._tops:
-                if f"{spelling}/".startswith(f"{top}/"):
-                    return spelling[len(top) + 1 :] or "."
+        if not is_possible_path(path):
+            return ""
+        absolute = os.path.abspath(path)
+        return self._inside(absolute) or self._inside(self.lookup.real(absolute))
+
+    def _inside(self, path: str) -> str:
+        for top in self._tops:
+            if f"{path}/".startswith(f"{top}/"):
+                return path[len(top) + 1 :] or "."
         return ""
+
+    def _spelled_in(self, text: str) -> Iterator[str]:
+        for entry in dict.fromkeys(text.split(":")):
+            if self.lookup.is_exhausted:
+                return
+            if "/" in entry and is_possible_path(entry):
+                yield from [entry] if self.lookup.exists(entry) else _PATH.findall(entry)
 
     @cached_property
     def _tops(self) -> tuple[str, ...]:
         own = str(self.environment.path)
         return (os.path.abspath(own), os.path.realpath(own), *self.prefixes)
 
-
-def _paths(text: str) -> Iterator[str]:
-    for entry in text.split(":"):
-        if is_possible_path(entry):
-            is_path = entry.startswith("/") and os.path.exists(entry)
-            yield from [entry] if is_path else _PATH.findall(entry)
+    @cached_property
+    def _home(self) -> str:
+        return os.path.realpath(home_directory())

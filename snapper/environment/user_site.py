@@ -21,8 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from snapper.environment.dependencies import UserSite
 from snapper.environment.tree import File, SkippedPath, Tree, walk
+from snapper.environment.user_packages import UserSite
 from snapper.errors import FileOperationFailed
 from snapper.fs.beneath import open_beneath
 from snapper.fs.directories import closing_descriptor, pin_directory

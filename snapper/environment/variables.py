@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from snapper.fs.beneath import is_possible_path
 from snapper.fs.pinned import Top
 from snapper.fs.small_files import list_beneath, read_beneath
 from snapper.process.shell import is_variable_name
@@ -37,11 +38,12 @@ def environment_variables(prefix: Top) -> dict[str, str]:
         fields = _parse_object(f"{prefix}/{path}", data)
         values = fields.get("env_vars") if path == _STATE else fields
         variables.update(values if isinstance(values, dict) else {})
-    return {
-        name: value
-        for name, value in variables.items()
-        if is_variable_name(name) and isinstance(value, str) and value != _UNSET
-    }
+    return {name: value for name, value in variables.items() if is_variable_name(name) and _is_value(value)}
+
+
+def _is_value(value: object) -> bool:
+    """Return whether a variable can have the value, and is to be set: some text from JSON cannot be in variables."""
+    return isinstance(value, str) and value != _UNSET and is_possible_path(value)
 
 
 def _package_variables(prefix: Top) -> list[str]:

@@ -39,7 +39,7 @@ def read_needed(read: Reader) -> NeededLibraries | None:
     try:
         header = read(0, 64)
         return _read(read, header) if header.startswith(MAGIC) else None
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):  # the last for offsets that no file has
         return None
 
 
@@ -51,7 +51,8 @@ def _read(read: Reader, header: bytes) -> NeededLibraries | None:
     table = read(offset, size * count)
     segments = [_segment(table, number * size, order, wide) for number in range(count)]
     dynamic = [segment for segment in segments if segment.type == _PT_DYNAMIC]
-    interpreter = "".join(_text(read, segment.offset) for segment in segments if segment.type == _PT_INTERP)
+    interpreters = [segment for segment in segments if segment.type == _PT_INTERP]
+    interpreter = _text(read, interpreters[0].offset) if interpreters else ""
     if not dynamic:
         return NeededLibraries((), (), interpreter)
     section = read(dynamic[0].offset, min(dynamic[0].size, _LARGEST_SECTION))
@@ -64,11 +65,12 @@ def _read(read: Reader, header: bytes) -> NeededLibraries | None:
     if strings is None:
         return None
 
-    def texts(*tags: int) -> list[str]:
-        return [_text(read, strings + value) for tag, value in entries if tag in tags]
-
-    search_path = [path for text in texts(_DT_RPATH, _DT_RUNPATH) for path in text.split(":")]
-    return NeededLibraries(tuple(texts(_DT_NEEDED)), tuple(search_path), interpreter)
+    needed = dict.fromkeys(value for tag, value in entries if tag == _DT_NEEDED)
+    names = dict.fromkeys(_text(read, strings + value) for value in needed)
+    last = dict(entries)  # like the loader
+    paths = [_text(read, strings + last[tag]) for tag in (_DT_RPATH, _DT_RUNPATH) if tag in last]
+    search_path = dict.fromkeys(path for text in paths for path in text.split(":"))
+    return NeededLibraries(tuple(names), tuple(search_path), interpreter)
 
 
 def _text(read: Reader, offset: int) -> str:

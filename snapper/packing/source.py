@@ -10,12 +10,13 @@ from typing import Literal
 
 from snapper.environment import clock, editable
 from snapper.environment.cached_links import FollowedLinks, leads_outside
-from snapper.environment.dependencies import user_sites
 from snapper.environment.editable import OpenedSource
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.outside_paths import Surroundings
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
+from snapper.environment.user_packages import user_sites
 from snapper.environment.user_site import OpenedSite, merge_sites, open_site
 from snapper.environment.variables import environment_variables
 from snapper.errors import EditableInstallsFound
@@ -158,7 +159,7 @@ def _open_sites(installed: InstalledEnvironment, policy: EditablePolicy) -> tupl
     Raise EditableInstallsFound if there are any in them.
     """
     variables = environment_variables(installed.directory)
-    found_sites = user_sites(installed.directory, variables)
+    found_sites = user_sites(Surroundings(installed.directory), variables)
     sites = tuple(open_site(site) for site in found_sites if site.by_user)
     for opened in sites:
         found = editable.find(opened.directory, opened.tree) if policy != "ignore" else ()
