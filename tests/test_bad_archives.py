@@ -19,6 +19,7 @@ from snapper.archives.links import LeadsOutside, Links
 from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, ProgramNotFound, SnapperError
 from snapper.fs.space import FreeSpace
 from snapper.process.progress import NO_PROGRESS
+from tests.conftest import Machine
 from tests.support.archives import FORMATS, archives_of, member, need_tools, write_tar
 
 
@@ -379,6 +380,23 @@ def test_unsquashfs_of_a_restored_environment_is_not_run(
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     with pytest.raises(ProgramNotFound):
         squashfs.squashfs_program("unsquashfs")
+
+
+def test_mksquashfs_of_a_restored_environment_is_not_run(
+    image: Path, machine: Machine, tmp_path: Path
+) -> None:
+    """conda-pack looks for it in PATH, too."""
+    (image / "bin").mkdir()
+    base = tmp_path / "base"
+    for name in ("conda-meta", ".snapper", "bin"):
+        (base / name).mkdir(parents=True)
+    program = base / "bin/mksquashfs"
+    program.write_text('#!/bin/sh\n: >"$0.ran"\nexec /usr/bin/mksquashfs "$@"\n')
+    program.chmod(0o755)
+    machine.run_json("pack", "-p", image, "--name", "work")
+    path = f"{base}/bin:{os.environ['PATH']}"
+    machine.run_json("export", "work", "-o", tmp_path / "work.squashfs", PATH=path)
+    assert not program.with_name("mksquashfs.ran").exists()
 
 
 @pytest.mark.parametrize("hangs", ["-lln", "-d"])

@@ -174,6 +174,17 @@ def test_unusual_commands_that_start_the_environment(work: Path, machine: Machin
     assert (prefix / "share/snapper/kernels/sourced/env.sh").read_text() == f"export PATH={prefix}/bin:$PATH"
 
 
+def test_files_that_a_kernelspec_does_not_use_are_not_carried(work: Path, machine: Machine) -> None:
+    add(machine.home / "project", work / "bin/run", "-m", "mine")
+    for name in ("customers.csv", "logo-64x64.png"):
+        (machine.home / "project" / name).write_text("x")
+    kernels_dir(machine).mkdir(parents=True)
+    (kernels_dir(machine) / "mine").symlink_to(machine.home / "project")
+    machine.run_json("pack", "work")
+    names = {path.name for path in (work / "share/snapper/kernels/mine").iterdir()}
+    assert names == {"kernel.json", "logo-64x64.png"}
+
+
 def test_kernelspecs_are_found_wherever_jupyter_looks(work: Path, machine: Machine) -> None:
     """Those that start something else, and those of other users, are left alone."""
     path, root, project = machine.home / "path", machine.home / "miniforge3", machine.home / "project/.venv"
@@ -203,6 +214,8 @@ def test_kernelspecs_that_cannot_be_carried_are_named(work: Path, machine: Machi
     add(top / "script", start, "{connection_file}")
     add(top / "linked", work / "bin/run")
     (top / "linked/logo-64x64.png").symlink_to(start)
+    add(machine.home / "project", work / "bin/run", "{resource_dir}/main.py")
+    (top / "project").symlink_to(machine.home / "project")
     other = make_data(machine.envs / "other")
     add_kernel(other, "other", argv=[f"{work}/bin/run"], display_name="x", language="x")
     add(work / "share/jupyter/kernels/shipped", "sh", "-c", f"{start}; exec run")
@@ -212,6 +225,7 @@ def test_kernelspecs_that_cannot_be_carried_are_named(work: Path, machine: Machi
         ("command", "start"): ["shipped"],
         ("kernel", "linked"): ["logo-64x64.png: it is a link"],
         ("kernel", "other"): ["it is in another environment"],
+        ("kernel", "project"): ["it uses files beside it, and its directory is a link"],
         ("kernel", "script"): [f"it runs {start}, which is not beside it"],
     }
     assert (outcome.code, outcome.json["kernels"]) == (3, [])
@@ -290,7 +304,7 @@ def test_variables_that_look_like_credentials_are_not_carried(work: Path, machin
     add(kernels_dir(machine) / "mine", "env", "DB_PASSWORD=s3cret", work / "bin/run", env=variables)
     assert withheld(machine) == [("secret", "mine", ["API_TOKEN", "DATABASE", "DB_PASSWORD"])]
     carried = work / "share/snapper/kernels/mine/kernel.json"
-    assert carried.stat().st_mode & 0o777 == 0o600
+    assert carried.stat().st_mode & 0o777 == 0o644  # others may use the environment
     assert "s3cret" not in carried.read_text()
     kept = ["GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "TOKENIZERS_PARALLELISM"]
     assert sorted(json.loads(carried.read_text())["env"]) == kept

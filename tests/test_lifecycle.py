@@ -187,6 +187,9 @@ def test_python_of_a_restored_environment_is_not_run(
     assert f"{found} {_NOT_USED}" in output or f"{found.parent} {_NOT_USED}" in output
     assert not (program.parent / "ran").exists()
     inner = python_in(tmp_path / "anaconda3/envs/python3")
+    (tmp_path / "envs/.snapper").mkdir(parents=True)
+    called_envs = python_in(tmp_path / "envs")
+    assert f"{called_envs} {_NOT_USED}" in functions("find_python || echo none", str(called_envs.parent))
     assert functions('find_python >/dev/null; echo "$python"') == f"{inner}\n"
 
 

@@ -21,6 +21,7 @@ from conda_pack.core import CondaPackException, Packer
 from conda_pack.formats import TarArchive
 from conda_pack.formats import archive as conda_pack_archive
 
+from snapper.archives.squashfs import squashfs_program
 from snapper.environment.conda_unpack import ACTIVATION_SCRIPTS, ADDED_FILES, PrefixRecord
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
@@ -85,7 +86,7 @@ class ArchiveSource:
 def write_archive(job: ArchiveJob, source: ArchiveSource, progress: Progress) -> None:
     """Write the files, and the scripts that conda-pack adds. Raise FileOperationFailed or OSError."""
     try:
-        with _temporary_files_in(job.scratch), job.path.open("xb") as file:
+        with _temporary_files_in(job.scratch), _own_programs(job.format), job.path.open("xb") as file:
             out = _Output(file)
             with _open_archive(job, out, source.files) as archive:
                 _add_files(job, archive, out, source, progress)
@@ -105,6 +106,23 @@ def _temporary_files_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = before
+
+
+@contextmanager
+def _own_programs(output_format: OutputFormat) -> Iterator[None]:
+    """Have conda-pack run the mksquashfs that snapper would: it looks in PATH, which may begin with an environment."""
+    if output_format.name != "squashfs":
+        yield
+        return
+    before, program = os.environ.get("PATH"), squashfs_program("mksquashfs")
+    os.environ["PATH"] = os.path.dirname(program)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PATH"]
+        else:
+            os.environ["PATH"] = before
 
 
 @contextmanager

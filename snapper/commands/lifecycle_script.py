@@ -97,14 +97,10 @@ is_below_managed() {
     local directory=$1
     while [[ $directory == */* ]]; do
         directory=${directory%/*}
-        case $directory in
-        "$HOME") return 1 ;;
-        */envs) directory=${directory%/*} ;;
-        *)
-            if [ -e "$directory/.snapper/state.json" ]; then return; fi
-            if [ -e "$directory/.snapper" ] && [ -d "$directory/conda-meta" ]; then return; fi
-            ;;
-        esac
+        if [ "$directory" = "$HOME" ]; then return 1; fi
+        if [ -e "$directory/.snapper/state.json" ]; then return; fi
+        if [ -e "$directory/.snapper" ] && [ -d "$directory/conda-meta" ]; then return; fi
+        case $directory in */envs) directory=${directory%/*} ;; esac # the environment around it
     done
     return 1
 }

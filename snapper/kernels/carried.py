@@ -31,8 +31,8 @@ from snapper.kernels.registered import registered_kernels
 
 logger = logging.getLogger(__name__)
 
-#: The modes of kernelspecs, which can contain secrets, such as values of variables, and of scripts.
-_PRIVATE, _EXECUTABLE = 0o600, 0o700
+#: The modes of kernelspecs, and of scripts: whoever may use the environment can start its kernels.
+_READABLE, _EXECUTABLE = 0o644, 0o755
 
 
 @dataclass(frozen=True)
@@ -137,5 +137,5 @@ def _write(environment: PinnedDirectory, path: str, data: bytes) -> None:
             return
     directory, name = posixpath.split(path)
     with closing(DirectoryTree(environment)) as tree:
-        mode = _PRIVATE if name in (KERNEL_JSON, *ASSETS) else _EXECUTABLE
+        mode = _READABLE if name in (KERNEL_JSON, *ASSETS) else _EXECUTABLE
         write_entry(Entry(tree[directory], name), data, durable=False, mode=mode)

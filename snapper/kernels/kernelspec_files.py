@@ -23,18 +23,27 @@ class KernelspecFiles:
     files: dict[str, bytes] = field(default_factory=dict)
     problem: str = ""
 
-    @property
-    def logos(self) -> dict[str, bytes]:
-        """The logos and front-end files among them."""
-        return {path: data for path, data in self.files.items() if path in ASSETS}
-
 
 def read_files(directory: Path) -> KernelspecFiles:
-    """Return the regular files of this user or root below a directory that are not hidden."""
+    """Return the regular files of this user or root below a directory that are not hidden.
+
+    None are read from a directory that is a link: it may be that of a project, with files that are for nobody else.
+    """
+    if directory.is_symlink():
+        return KernelspecFiles(problem="it uses files beside it, and its directory is a link")
+    return _collect(_read(directory, "", _DEEPEST))
+
+
+def read_logos(directory: Path) -> KernelspecFiles:
+    """Return the logos and front-end files in a directory, if they are regular files of this user or root."""
+    return _collect(_read_logos(directory))
+
+
+def _collect(found: Iterator[tuple[str, bytes]]) -> KernelspecFiles:
     files: dict[str, bytes] = {}
     size = 0
     try:
-        for path, data in _read(directory, "", _DEEPEST):
+        for path, data in found:
             files[path] = data
             size += len(data)
             if len(files) > _MOST_FILES or size > _MOST_BYTES:
@@ -44,6 +53,11 @@ def read_files(directory: Path) -> KernelspecFiles:
         reason = "it is a link" if error.errno == errno.ELOOP else str(error.strerror)
         return KernelspecFiles(files, f"{error.filename}: {reason}")
     return KernelspecFiles(files)
+
+
+def _read_logos(directory: Path) -> Iterator[tuple[str, bytes]]:
+    with own_directory(directory) as opened:
+        yield from ((name, opened.read(name)) for name in sorted({*opened.names()} & {*ASSETS}))
 
 
 def _read(directory: Path, top: str, depth: int) -> Iterator[tuple[str, bytes]]:

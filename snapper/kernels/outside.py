@@ -33,7 +33,7 @@ from snapper.kernels.jupyter import (
     kernels_of_prefixes,
     user_kernels_directory,
 )
-from snapper.kernels.kernelspec_files import KernelspecFiles, read_files
+from snapper.kernels.kernelspec_files import KernelspecFiles, read_files, read_logos
 from snapper.kernels.kernelspecs import (
     CARRIED,
     KERNEL_JSON,
@@ -184,8 +184,9 @@ class _Names:
         target, inner = _without_conda_run(command)
         is_named = bool(target and inner and self._is_named(target))
         command = inner if is_named else command
-        found = read_files(directory)
-        beside = found.files.values() if any(str(directory) in word for word in command) else ()
+        uses_files = any(str(directory) in text for text in (*command, *variables.values()))
+        found = read_files(directory) if uses_files else read_logos(directory)
+        beside = found.files.values() if uses_files else ()
         script = self._script_elsewhere(command, directory)
         if not (is_named or script or self._starts(command, beside) or self._is_used(command, variables)):
             return None
@@ -225,8 +226,8 @@ class _Names:
                 metadata = {key: value for key, value in spec.fields["metadata"].items() if key != "snapper"}
                 fields = {**spec.fields, "metadata": metadata}
                 own = replace(spec, command=shipped.command, fields=fields)
-                found = read_files(directory)
-                copy = OutsideKernel(directory.name, directory, own, found.logos, problem=found.problem)
+                found = read_logos(directory)
+                copy = OutsideKernel(directory.name, directory, own, found.files, problem=found.problem)
                 return copy.without_secrets(modes=False)  # the modes are those that snapper has chosen
         return None
 
