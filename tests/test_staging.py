@@ -745,6 +745,8 @@ WRITES: dict[str, tuple[Callable[[str], None], str]] = {
         ("a new file", "killed"),
         ("a directory in place of another", "killed"),
         ("a new file", "killed, and the clock is set back"),
+        *((kind, "removed, with shared files") for kind in WRITES if "existing" not in kind),
+        ("a directory in place of another", "removed by workers, with shared files"),
     ],
 )
 def test_what_programs_write_to_the_replaced_directory_is_not_lost(
@@ -777,7 +779,8 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
             monkeypatch.setattr(staging, "next_tick", lambda _: time.time_ns() + 10**12)
         with staging_directory(target) as staged:
             build_tree(staged.tree, "new")
-            staged.swap(check)
+            shared = link_files(target, staged.tree) if "shared" in how else frozenset()
+            staged.swap(check, shared)
             if "killed" in how:
                 kill_self()
             if how == "written while workers remove":
@@ -798,6 +801,39 @@ def test_what_programs_write_to_the_replaced_directory_is_not_lost(
     if write is not replace_directory:
         assert not (target.with_name(kept) / "lib/a/b/c/d/file").exists()
         assert not (target.with_name(kept) / "other link to lib a b").exists()
+
+
+def link_files(source: Path, tree: Path) -> frozenset[int]:
+    """Link the files in `lib` of a directory into a tree, by their inodes; return these."""
+    inodes = {file.stat().st_ino: file for file in (source / "lib").rglob("file")}
+    for inode, file in inodes.items():
+        os.link(file, tree / f"{inode}")
+    return frozenset(inodes)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("write", [append, write_old])
+def test_what_programs_write_to_files_that_the_new_tree_shares_is_there(
+    target: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[str], None], workers: int
+) -> None:
+    path = "lib/a/b/c/d/file"
+    (target / path).parent.mkdir(parents=True)
+    (target / path).write_text("old")
+    monkeypatch.chdir(target)
+
+    def check(old: int) -> Tree:
+        seen = walk(PinnedDirectory(target, os.dup(old)))
+        write(path)
+        return seen
+
+    with staging_directory(target) as staged:
+        shared = link_files(target, staged.tree)
+        staged.swap(check, shared)
+        if workers:
+            with WorkerPool[Any](None, workers) as pool:
+                staged.remove_replaced(pool)
+    assert names(target.parent) == ["work"]
+    assert [(target / f"{inode}").read_text()[-4:] for inode in shared] == ["mine"]
 
 
 def test_replaced_directory_with_several_links_to_files_is_removed(target: Path, swap_method: str) -> None:

@@ -58,7 +58,11 @@ def remove_contents(directory: int) -> None:
 
 
 def remove_older(
-    directory: int, since: int = _NEVER, is_known: IsKnown = lambda *_: False, spared: str = ""
+    directory: int,
+    since: int = _NEVER,
+    is_known: IsKnown = lambda *_: False,
+    spared: str = "",
+    shared: frozenset[int] = frozenset(),
 ) -> None:
     """Remove what is in an open directory, except for what somebody has changed at the time `since` or later.
 
@@ -67,8 +71,12 @@ def remove_older(
     later ctime, everything has to be known: it may have been renamed, which changes nothing in it. Directories that are
     not empty in the end stay, and so does the one in the top that is `spared`. It is not checked whether other file
     systems are mounted below (`check_no_mounts`). May raise OSError.
+
+    `shared` are the inodes of files that another directory has, too, and had at that time: only this name of them can
+    be lost. In a directory with no later ctime, which therefore has the names of that time, they are removed without a
+    look at their status.
     """
-    _Removal(directory, since, is_known, spared).run()
+    _Removal(directory, since, is_known, spared, shared).run()
 
 
 def check_no_mounts(directory: int) -> None:
@@ -81,11 +89,12 @@ def check_no_mounts(directory: int) -> None:
 class _Removal:
     """Removes what is in an open directory, except for what was changed at the time `since` or later."""
 
-    def __init__(self, top: int, since: int, is_known: IsKnown, spared: str = "") -> None:
+    def __init__(self, top: int, since: int, is_known: IsKnown, spared: str, shared: frozenset[int]) -> None:
         self._top = top
         self._since = since
         self._is_known = is_known
         self._spared = spared
+        self._shared = shared
         self._device = os.fstat(top).st_dev
         self._moved: list[tuple[str, str]] = []
 
@@ -99,12 +108,15 @@ class _Removal:
         """Do what shutil.rmtree does in less time. The path ends in `/` unless it is empty."""
         with os.scandir(directory) as entries:
             children = list(entries)
+        shared = self._shared
+        if shared and os.fstat(directory).st_ctime_ns >= since:
+            shared = frozenset()
         for entry in children:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     self._remove_directory(entry.name, directory, path + entry.name, depth, since)
                 else:
-                    self._remove_file(entry, directory, path, since)
+                    self._remove_file(entry, directory, path, _NEVER if entry.inode() in shared else since)
             except FileNotFoundError:  # programs that still use the directory may remove or rename it
                 continue
 

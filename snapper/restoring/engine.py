@@ -207,7 +207,9 @@ class _Wave:
                 # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
                 # this process; if the workers are idle, they remove most of it before.
                 discarded: list[str] = []
-                staging.swap(lambda replaced: self._check_replaced(plan, replaced, discarded))
+                staging.swap(
+                    lambda replaced: self._check_replaced(plan, replaced, discarded), unpacked.linked
+                )
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
             if unpacked.linked:

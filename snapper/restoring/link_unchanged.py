@@ -16,7 +16,7 @@ import os
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,27 +71,34 @@ class _LinkJob:
     units: tuple[_Unit, ...]
 
 
-def link_unchanged(
-    old: Path, layers: Sequence[Layer], directory: str, workers: WorkerPool[Store]
-) -> dict[int, ExtractedLayer]:
+class Linked(NamedTuple):
+    """The results of linked layers, by number, and the inodes of their files."""
+
+    layers: dict[int, ExtractedLayer]
+    inodes: frozenset[int]
+
+
+def link_unchanged(old: Path, layers: Sequence[Layer], directory: str, workers: WorkerPool[Store]) -> Linked:
     """Make links below `directory` to the files of layers that the environment at `old` has.
 
-    Return the results of the linked layers by number; layers that cannot be linked, for whatever reason, are left
-    out. The workers must be idle.
+    Layers that cannot be linked, for whatever reason, are left out. The workers must be idle.
     """
+    nothing = Linked({}, frozenset())
     previous, index = state.read_previous(old), state.read_index(old)
     if previous is None or index is None:
-        return {}
+        return nothing
     header = index.header
     if header.snapshot != previous.encoded.digest or header.prefix != str(old):
-        return {}
+        return nothing
     if os.stat(directory).st_dev != os.stat(old).st_dev:
-        return {}
-    for batch in _batches(_units(_InstalledLayers(previous.snapshot, index), layers)):
+        return nothing
+    installed = _InstalledLayers(previous.snapshot, index)
+    for batch in _batches(_units(installed, layers)):
         job = _LinkJob(str(old), directory, header.taken, batch.units)
         workers.submit(_link_batch, job, batch.size)
     with closing(workers.results()) as results:
-        return {number: result for _, linked in results for number, result in linked.items()}
+        linked = {number: result for _, batch in results for number, result in batch.items()}
+    return Linked(linked, installed.inodes(layers[number] for number in linked))
 
 
 def _link_batch(_: object, job: _LinkJob) -> dict[int, ExtractedLayer]:
@@ -139,6 +146,13 @@ class _InstalledLayers:
         if number is None or number in self._interlinked or len(self.entries[number]) != layer.members:
             return False
         return all(self._is_as_restored(layer, entry) for entry in self.entries[number])
+
+    def inodes(self, layers: Iterable[Layer]) -> frozenset[int]:
+        """Return the inodes of the files of layers that the index has."""
+        numbers = [self.numbers[layer] for layer in layers]
+        return frozenset(
+            entry[5] for number in numbers for entry in self.entries[number] if not entry[0].endswith("/")
+        )
 
     def _find_interlinked(self) -> set[int]:
         """Return the numbers of layers of no package that share a file with another layer by hard links."""

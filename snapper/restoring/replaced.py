@@ -3,7 +3,8 @@
 Programs that work in an environment while it is replaced may still write to the old directory: by paths relative to
 their working directory, or to a file that they have open. So nothing is removed whose status has changed since the
 moment before the swap, unless it is as the check has seen it: removing one of several links to a file changes its
-status, too. What is left gets a name of its own next to the target, and is named in a warning.
+status, too. Files that are linked into the new tree are not looked at: what is written to them is there as well. What
+is left gets a name of its own next to the target, and is named in a warning.
 
 The name of the directory in the staging directory has the time, so that the next process can go on after a kill.
 """
@@ -17,6 +18,7 @@ import re
 import secrets
 import stat
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from functools import cache
@@ -49,8 +51,8 @@ logger = logging.getLogger(__name__)
 #: The depth at which most directories of an environment are (`lib/python3.12/site-packages/NAME`).
 _DEPTH = 4
 
-#: How many of those directories a worker empties at a time.
-_BATCH = 16
+#: How many jobs of workers those directories are divided into: each is sent the inodes of all shared files.
+_JOBS = 8
 
 #: How long to wait at most for the clock of the file system to advance, in seconds.
 _LONGEST_TICK = 0.05
@@ -59,6 +61,16 @@ _NAME = re.compile(rf"{REPLACED}\w+_([0-9]+)\Z")
 
 #: What NFS renames files to that are removed while they are open.
 _OPEN_ON_NFS = re.compile(r"\.nfs[0-9a-f]+\Z")
+
+
+class Seen(NamedTuple):
+    """What the check has seen in a directory, and the inodes of the files that the new tree had before the swap, too.
+
+    Without a `tree`, the index in the directory tells what was there.
+    """
+
+    tree: Tree | None = None
+    shared: frozenset[int] = frozenset()
 
 
 def replaced_name(since: int) -> str:
@@ -90,10 +102,10 @@ def _touch(directory: int) -> int:
     return os.fstat(directory).st_mtime_ns
 
 
-def remove_unchanged(name: str, directory: int, target: Path, seen: Tree | None) -> None:
+def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> None:
     """Remove what has a `replaced_name` in an open staging directory; keep what was written to it since.
 
-    `seen` is what the check has seen; without it, the index in the directory tells what was there. May raise OSError.
+    May raise OSError.
     """
     since = time_in_name(name)
     tree = open_if_directory(name, directory)
@@ -103,7 +115,11 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Tree | None)
         check_no_mounts(tree)
         has_passed = since <= _touch(directory)  # the clock may have been set back
         remove_older(
-            tree, since if has_passed else LONG_AGO, _known(tree, target, since, seen), spared=STATE_DIRECTORY
+            tree,
+            since if has_passed else LONG_AGO,
+            _known(tree, target, since, seen.tree),
+            STATE_DIRECTORY,
+            seen.shared,
         )
         with suppress(FileNotFoundError):
             remove_tree(STATE_DIRECTORY, tree)
@@ -211,14 +227,15 @@ def _files_left(tree: int, target: Path) -> list[str]:
 
 
 class _Job(NamedTuple):
-    """Directories to empty, by their paths below `top`, of what is older than `since`."""
+    """Directories to empty, by their paths below `top`, of what is older than `since` or has one of these inodes."""
 
     top: str
     since: int
     paths: list[str]
+    shared: array[int]
 
 
-def remove_with_workers(replaced: Path, workers: WorkerPool[Store]) -> None:
+def remove_with_workers(replaced: Path, seen: Seen, workers: WorkerPool[Store]) -> None:
     """Remove most of a directory with a `replaced_name`, with the workers, which must be idle.
 
     They remove nothing that has changed since, and no directories: the ctime of those above would change.
@@ -227,8 +244,9 @@ def remove_with_workers(replaced: Path, workers: WorkerPool[Store]) -> None:
     if since is None:
         return
     paths = list(_old_directories(str(replaced), _DEPTH, since))
-    for first in range(0, len(paths), _BATCH):
-        workers.submit(_empty_directories, _Job(str(replaced), since, paths[first : first + _BATCH]), 1)
+    shared = array("Q", seen.shared)
+    for first in range(min(_JOBS, len(paths))):
+        workers.submit(_empty_directories, _Job(str(replaced), since, paths[first::_JOBS], shared), 1)
     with suppress(SnapperError), closing(workers.results()) as results:
         for _ in results:
             pass
@@ -238,6 +256,7 @@ def _empty_directories(_: object, job: _Job) -> None:
     """Empty the directories as far as that is possible, if nothing is mounted below them."""
     if mount_points_below(job.top):
         return
+    shared = frozenset(job.shared)
     with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
         device = os.fstat(directories[""]).st_dev
         for path in job.paths:
@@ -246,7 +265,7 @@ def _empty_directories(_: object, job: _Job) -> None:
                 above = accumulate(path.split("/"), os.path.join)
                 statuses = [os.fstat(directories[parent]) for parent in above]
                 if all(status.st_ctime_ns < job.since and status.st_dev == device for status in statuses):
-                    remove_older(directories[path], job.since)
+                    remove_older(directories[path], job.since, shared=shared)
 
 
 def _old_directories(top: str, depth: int, since: int) -> Iterator[str]:

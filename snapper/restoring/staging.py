@@ -39,6 +39,7 @@ from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import make_writable, put_back, rescue, set_aside
 from snapper.restoring.parent import open_parent
 from snapper.restoring.replaced import (
+    Seen,
     is_as_written,
     keep,
     next_tick,
@@ -74,16 +75,18 @@ class Staging:
     descriptor: int
     entry: Entry
     _directory: int
-    seen: dict[str, Tree | None]
+    seen: dict[str, Seen]
 
-    def swap(self, check: Callable[[int], Tree | None] = lambda _: None) -> None:
+    def swap(
+        self, check: Callable[[int], Tree | None] = lambda _: None, shared: frozenset[int] = frozenset()
+    ) -> None:
         """Put the tree at the target, in one step if the system can exchange directories.
 
         The target is opened and replaced if it is still the same directory. Then `check` inspects what was there by the
         descriptor, and returns what it has seen: no program finds the directory by its path any more, and what is
         written to it in other ways will not be removed. If it raises an error, the target is put back. What was at the
         target is in the staging directory then, except for what is not part of the environment: that moves into the new
-        one.
+        one. `shared` are the inodes of files at the target that are linked into the tree.
 
         Raise what `check` does, TargetOccupied if the target is not a directory of this user, if it was created or
         replaced in the meantime, or if something cannot be moved, and TargetLocked if another process restores an
@@ -94,7 +97,7 @@ class Staging:
             if old is None:
                 self._move_in()
             else:
-                self._replace(old, check)
+                self._replace(old, check, shared)
                 rescue(old, self.descriptor, self.target)
             os.fchmod(self.descriptor, mode)
             put_back(self._directory, self.descriptor, self.target)
@@ -113,10 +116,10 @@ class Staging:
 
         The end of `staging_directory` removes the rest.
         """
-        for name in self.seen:
-            remove_with_workers(self.tree.with_name(name), workers)
+        for name, seen in self.seen.items():
+            remove_with_workers(self.tree.with_name(name), seen, workers)
 
-    def _replace(self, old: int, check: Callable[[int], Tree | None]) -> None:
+    def _replace(self, old: int, check: Callable[[int], Tree | None], shared: frozenset[int]) -> None:
         """Replace the open directory at the target; if that or the check fails, everything is as it was."""
         mode = make_writable(old)
         try:
@@ -124,7 +127,7 @@ class Staging:
             replaced = Entry(self._directory, replaced_name(next_tick(self._directory)))
             aside = self._exchange(old, replaced)
             try:
-                seen = check(old)
+                seen = Seen(check(old), shared)
             except BaseException:
                 self._exchange_back(aside, replaced)
                 raise
@@ -204,7 +207,7 @@ def staging_directory(target: Path) -> Iterator[Staging]:
     with os_errors(target.parent, "write to"), closing_descriptor(open_parent(target)) as parent:
         entry = Entry(parent, target.name)
         locked = lock_staging(parent, target)
-        seen: dict[str, Tree | None] = {}
+        seen: dict[str, Seen] = {}
         try:
             _clean(locked.directory, target, entry, seen)
             name, descriptor = create_private_directory(TREE, locked.directory)
@@ -225,7 +228,7 @@ def remove_leftover_staging(target: Path) -> None:
             pass
 
 
-def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Tree | None]) -> None:
+def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Seen]) -> None:
     """Complete or undo an interrupted swap, and remove the rest; `seen` as for Staging.
 
     What cannot be removed (another user's files, files that are open on NFS) is left. Raise TargetOccupied, OSError.
@@ -252,7 +255,7 @@ def _fill_target(directory: int, entry: Entry) -> None:
 
 
 def _remove(
-    name: str, directory: int, environment: int | None, target: Path, seen: Mapping[str, Tree | None]
+    name: str, directory: int, environment: int | None, target: Path, seen: Mapping[str, Seen]
 ) -> None:
     """Remove a tree, after what others have created in a replaced one was moved to the environment.
 
@@ -274,7 +277,7 @@ def _remove(
             name = checked
         if environment is not None:
             rescue(tree, environment, target)
-    remove_unchanged(name, directory, target, seen.get(name))
+    remove_unchanged(name, directory, target, seen.get(name, Seen()))
 
 
 @contextmanager

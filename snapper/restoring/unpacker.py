@@ -34,12 +34,12 @@ class UnpackResult:
     """A tree that is complete except for its state.
 
     `unrelocated` are the paths that still hold a placeholder because the prefix is too long for it, `index` the
-    blocks of the index. `linked` tells whether any file is shared with the tree that was there before.
+    blocks of the index. `linked` are the inodes of the files that are shared with the tree that was there before.
     """
 
     unrelocated: OwnedPaths
     index: tuple[bytes, ...]
-    linked: bool
+    linked: frozenset[int]
 
 
 class SnapshotUnpacker:
@@ -64,6 +64,7 @@ class SnapshotUnpacker:
         self._reserved_implied = expected_implied_directories(members)
         self._kept = self._described = self._implied = 0
         self._extracted: dict[int, ExtractedLayer] = {}
+        self._linked: frozenset[int] = frozenset()
 
     @property
     def missing(self) -> frozenset[int]:
@@ -90,7 +91,9 @@ class SnapshotUnpacker:
 
         The workers must be idle.
         """
-        self._extracted.update(link_unchanged(old, self._layers, self._directory, workers))
+        linked = link_unchanged(old, self._layers, self._directory, workers)
+        self._extracted.update(linked.layers)
+        self._linked = linked.inodes
         return sum(self._layers[number].diff_size for number in self._extracted)
 
     def submit(self, workers: WorkerPool[Store], number: int, weight: int) -> int:
@@ -150,7 +153,7 @@ class SnapshotUnpacker:
                 }
             ),
             (*(layer.index for layer in extracted), *last_blocks),
-            any(layer.linked for layer in extracted),
+            self._linked,
         )
 
 
