@@ -70,11 +70,13 @@ def remove_older(
     written, renamed, or linked has one, but so have further links to a file that was removed. In a directory with a
     later ctime, everything has to be known: it may have been renamed, which changes nothing in it. Directories that are
     not empty in the end stay, and so does the one in the top that is `spared`. It is not checked whether other file
-    systems are mounted below (`check_no_mounts`). May raise OSError.
+    systems are mounted below (`check_no_mounts`).
 
     `shared` are the inodes of files that another directory has, too, and had at that time: only this name of them can
     be lost. In a directory with no later ctime, which therefore has the names of that time, they are removed without a
     look at their status.
+
+    May raise OSError; PermissionError, with a path, after everything was removed that this user may remove.
     """
     _Removal(directory, since, is_known, spared, shared).run()
 
@@ -97,12 +99,15 @@ class _Removal:
         self._shared = shared
         self._device = os.fstat(top).st_dev
         self._moved: list[tuple[str, str]] = []
+        self._refused: PermissionError | None = None
 
     def run(self) -> None:
         self._empty(self._top, "", 0, self._since)
         while self._moved:
             name, path = self._moved.pop()
             self._remove_directory(name, self._top, path, 0, self._since)
+        if self._refused:
+            raise self._refused
 
     def _empty(self, directory: int, path: str, depth: int, since: int) -> None:
         """Do what shutil.rmtree does in less time. The path ends in `/` unless it is empty."""
@@ -119,6 +124,8 @@ class _Removal:
                     self._remove_file(entry, directory, path, _NEVER if entry.inode() in shared else since)
             except FileNotFoundError:  # programs that still use the directory may remove or rename it
                 continue
+            except PermissionError as error:
+                self._refused = PermissionError(error.errno, error.strerror, path + entry.name)
 
     def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str, since: int) -> None:
         if since != _NEVER:

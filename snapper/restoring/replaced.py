@@ -114,27 +114,27 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> Non
     with closing_descriptor(tree):
         check_no_mounts(tree)
         has_passed = since <= _touch(directory)  # the clock may have been set back
-        remove_older(
-            tree,
-            since if has_passed else LONG_AGO,
-            _known(tree, target, since, seen.tree),
-            STATE_DIRECTORY,
-            seen.shared,
-        )
-        with suppress(FileNotFoundError):
-            remove_tree(STATE_DIRECTORY, tree)
+        is_known = _known(tree, target, since, seen.tree)
+        since = since if has_passed else LONG_AGO
+        reason = ""
+        try:
+            remove_older(tree, since, is_known, STATE_DIRECTORY, seen.shared)
+            with suppress(FileNotFoundError):
+                remove_tree(STATE_DIRECTORY, tree)
+        except PermissionError as error:
+            reason = f"files of other users could not be removed (such as {error.filename!r})"
         try:
             os.rmdir(name, dir_fd=directory)
         except OSError as error:
-            left = _files_left(tree, target) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else []
-            if not left:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            count = "a file" if len(left) == 1 else f"{len(left)} files"
-            keep(
-                Entry(directory, name),
-                target,
-                f"programs wrote to what was to be removed ({count}, such as {left[0]!r})",
-            )
+            if not reason:
+                left = _files_left(tree, target)
+                if not left:
+                    raise
+                count = "a file" if len(left) == 1 else f"{len(left)} files"
+                reason = f"programs wrote to what was to be removed ({count}, such as {left[0]!r})"
+            keep(Entry(directory, name), target, reason)
 
 
 def is_as_written(directory: int, target: Path) -> bool:

@@ -231,7 +231,7 @@ def remove_leftover_staging(target: Path) -> None:
 def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Seen]) -> None:
     """Complete or undo an interrupted swap, and remove the rest; `seen` as for Staging.
 
-    What cannot be removed (another user's files, files that are open on NFS) is left. Raise TargetOccupied, OSError.
+    What cannot be removed, such as files that are open on NFS, is left. Raise TargetOccupied, OSError.
     """
     _fill_target(directory, entry)
     environment = _open_own(entry)
