@@ -850,6 +850,22 @@ def test_replaced_directory_with_several_links_to_files_is_removed(target: Path,
     assert names(target.parent) == ["work"]
 
 
+def test_replaced_directory_from_the_future_is_removed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock ran ahead when it was restored, so all that is in it has a later ctime."""
+    swap_in(target, "old")
+    monkeypatch.setattr(staging, "next_tick", lambda _: 1)
+
+    def check(old: int) -> Tree:
+        seen = walk(PinnedDirectory(target, os.dup(old)))
+        future = time.time_ns() + 10**12
+        return Tree(tuple(file._replace(ctime_ns=future) for file in seen.files), ())
+
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(check)
+    assert names(target.parent) == ["work"]
+
+
 def test_directories_and_sockets_without_data_do_not_keep_the_replaced_directory(target: Path) -> None:
     swap_in(target, "old")
 

@@ -113,9 +113,9 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> Non
         return
     with closing_descriptor(tree):
         check_no_mounts(tree)
-        has_passed = since <= _touch(directory)  # the clock may have been set back
-        is_known = _known(tree, target, since, seen.tree)
-        since = since if has_passed else LONG_AGO
+        now = _touch(directory)
+        is_known = _known(tree, target, since, now, seen.tree)
+        since = since if since <= now else LONG_AGO  # the clock may have been set back
         reason = ""
         try:
             remove_older(tree, since, is_known, STATE_DIRECTORY, seen.shared)
@@ -160,12 +160,12 @@ def keep(aside: Entry, target: Path, reason: str) -> None:
     )
 
 
-def _known(tree: int, target: Path, since: int, seen: Tree | None) -> IsKnown:
+def _known(tree: int, target: Path, since: int, now: int, seen: Tree | None) -> IsKnown:
     """Return a function that tells whether something in the open directory is as it was seen, or of no value."""
 
     @cache
     def known() -> IsKnown:
-        return _seen_in_tree(seen, since) if seen is not None else _seen_in_index(tree, target)
+        return _seen_in_tree(seen, since, now) if seen is not None else _seen_in_index(tree, target)
 
     def is_known(path: str, status: os.stat_result) -> bool:
         if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode):
@@ -175,9 +175,16 @@ def _known(tree: int, target: Path, since: int, seen: Tree | None) -> IsKnown:
     return is_known
 
 
-def _seen_in_tree(tree: Tree, since: int) -> IsKnown:
-    """Return whether something was seen that was there at the time; what was written later was not to be discarded."""
-    files = {file.path: file for file in tree.files if file.type == "directory" or file.ctime_ns < since}
+def _seen_in_tree(tree: Tree, since: int, now: int) -> IsKnown:
+    """Return whether something was seen that was there at the time; what was written later was not to be discarded.
+
+    What was written in the future was there: the clock ran ahead when the environment was restored.
+    """
+    files = {
+        file.path: file
+        for file in tree.files
+        if file.type == "directory" or not since <= file.ctime_ns <= now
+    }
 
     def is_known(path: str, status: os.stat_result) -> bool:
         if _is_compiled(path, files.__contains__):
