@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
+from snapper.environment.credentials import defines_secret
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.jupyter import kernels_dir, nbconvert, started
@@ -323,15 +324,66 @@ def test_kernelspecs_with_private_files_are_not_carried(work: Path, machine: Mac
     (top / "mode/kernel.json").chmod(0o600)
     add(top / "start", program(top / "start/start", f"#!/bin/sh\nexec {work}/bin/run\n"))
     (top / "start/start").chmod(0o700)
+    add(top / "directory", work / "bin/run")
+    (top / "directory").chmod(0o700)
     assert withheld(machine) == [
         ("private", name, [file])
         for name, file in (
-            *(("mode", "kernel.json"), ("nested", "kernel.json"), ("option", "kernel.json")),
+            *(
+                ("directory", "kernel.json"),
+                ("mode", "kernel.json"),
+                ("nested", "kernel.json"),
+                ("option", "kernel.json"),
+            ),
             *(("script", "start"), ("shell", "kernel.json"), ("start", "start")),
         )
     ]
     assert not (work / "share/snapper").exists()
     assert "the kernelspec" in machine.snapper("pack", "work").err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("if true; then export TOKEN=x; fi", "true || export TOKEN=x", "A=1 TOKEN=x exec python"),
+        *(
+            "export A=1 TOKEN=x",
+            "declare -x TOKEN=x",
+            "export 'TOKEN=x'",
+            "curl -H 'Authorization: Bearer 12345678'",
+        ),
+        *(
+            "mysql --password=x",
+            "run --api-key=x",
+            "os.environ['TOKEN'] = 'x'",
+            "connect(password='x')",
+            "token: x",
+        ),
+        *("GITHUB_PAT=x", "-----BEGIN RSA PRIVATE KEY-----"),
+    ],
+)
+def test_credentials_in_scripts_are_found(text: str) -> None:
+    assert defines_secret(f"#!/bin/sh\n{text}\n".encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            'if [ -n "$TOKEN" ]; then echo token; fi',
+            "export TOKEN=$OTHER",
+            "TOKEN_FILE=/run/token",
+            "TOKENS=3",
+        ),
+        *(
+            'echo "the password of the database"',
+            "python -m ipykernel_launcher -f {connection_file}",
+            "TOKEN=",
+        ),
+    ],
+)
+def test_scripts_without_credentials_have_none(text: str) -> None:
+    assert not defines_secret(f"#!/bin/sh\n{text}\n".encode())
 
 
 def test_modes_that_the_umask_gives_do_not_make_kernelspecs_private(work: Path, machine: Machine) -> None:

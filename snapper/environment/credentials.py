@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from snapper.environment.conda import META, Record
@@ -42,8 +42,8 @@ _MOST_FILES = 1000
 _WORDS = re.compile(rb"""[^\s'"]+""")
 _LOGIN = re.compile(rb"\b(password|secret|aws_secret_access_key|aws_session_token)\b|://[^\s/]*@", re.I)
 _SECRET_NAME = re.compile(
-    r"token(?!s|i[sz])|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd)\Z"
-    r"|(api|access|auth|private|account|storage|encryption)_?key",
+    r"token(?!s|i[sz])|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd|pat|sas)\Z"
+    r"|(api|access|auth|private|account|storage|encryption)[-_]?key",
     re.I,
 )
 
@@ -59,6 +59,14 @@ _DEFINITION = re.compile(
     r"""([$\w.]+)(?:[ \t]*=[ \t]*|[ \t]+)["']?([^\s"'$`;&|)]+)""",
     re.M,
 )
+
+#: A variable or option that gets a value anywhere in a line.
+_ASSIGNMENT = re.compile(
+    r"""(?<![^\s;&|'"({,\[])([$\w.-]{1,100})['"\]]{0,2}[ \t]{0,4}[=:][ \t]{0,4}["']?([^\s"'$`;&|)=]+)"""
+)
+
+#: A key in a text, or in a header of HTTP.
+_KEY = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----|\b(?:bearer|basic)[ \t]+[\w.~+/-]{8,}", re.I)
 
 #: A user and a password in any URL.
 _LOGIN_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
@@ -86,8 +94,12 @@ def defines_secret(data: bytes) -> bool:
         return any(is_secret(name, value) for name, value in _members(json.loads(data)))
     except (ValueError, RecursionError):
         text = data.decode("utf-8", "replace")
-        defined = (_is_named_secret(name, value) for name, value in _DEFINITION.findall(text))
-        return any(defined) or bool(_LOGIN_IN_URL.search(text))
+        defined = chain(_DEFINITION.findall(text), _ASSIGNMENT.findall(text))
+        return (
+            any(_is_named_secret(name, value) for name, value in defined)
+            or bool(_LOGIN_IN_URL.search(text))
+            or bool(_KEY.search(text))
+        )
 
 
 def is_secret(name: str, value: object) -> bool:

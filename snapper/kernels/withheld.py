@@ -5,8 +5,10 @@ Whoever packs an environment expects its own files to be in the store, but not n
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from snapper.environment.credentials import defines_secret, is_secret
@@ -24,8 +26,10 @@ def secret_variables(variables: Mapping[str, str]) -> tuple[str, ...]:
 
 def files_with_secrets(spec: Kernelspec, kernel_json: bytes, files: Mapping[str, bytes]) -> Iterator[str]:
     """Yield the names of those of a kernelspec's files that contain credentials; it has the `files` beside it."""
-    words = "\n".join(word.lstrip("-") for word in spec.command).encode("utf-8", "surrogatepass")
-    if defines_secret(kernel_json) or defines_secret(words):
+    words = [word.lstrip("-") for word in spec.command]
+    pairs = (f"{option}={value}" for option, value in pairwise(words) if re.fullmatch(r"[\w-]+", option))
+    text = "\n".join([*words, *pairs]).encode("utf-8", "surrogatepass")
+    if defines_secret(kernel_json) or defines_secret(text):
         yield KERNEL_JSON
     yield from (name for name, data in files.items() if defines_secret(data))
 
@@ -36,7 +40,10 @@ def private_files(directory: Path, names: Iterable[str]) -> Iterator[str]:
     May raise OSError.
     """
     if _BY_OTHERS & ~current_umask():
-        yield from (name for name in names if not (directory / name).stat().st_mode & _BY_OTHERS)
+        is_private = not directory.stat().st_mode & _BY_OTHERS
+        for name in names:
+            if is_private or not (directory / name).stat().st_mode & _BY_OTHERS:
+                yield name
 
 
 def dependencies(path: Path, private: tuple[str, ...], variables: tuple[str, ...]) -> Iterator[Dependency]:
