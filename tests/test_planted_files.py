@@ -17,7 +17,7 @@ import pytest
 from snapper import kernels
 from snapper.environment import conda, editable, pip
 from snapper.environment.conda import FileFacts
-from snapper.environment.embedded import find_prefixes
+from snapper.environment.embedded import candidate_prefixes, find_prefixes
 from snapper.environment.tree import walk
 from snapper.errors import FileOperationFailed
 from snapper.format.model import Kernel, Package
@@ -367,6 +367,14 @@ def test_paths_in_records_lead_nowhere_else(tmp_path: Path, prefix: Path) -> Non
     package = Package("a", "1", "0", "", "", "")
     record = conda.Record("conda-meta/a.json", package, entries)
     assert find_prefixes(conda.pin_environment(link), [record], []).found == (str(link),)
+
+
+@pytest.mark.parametrize("unit", ["/a/../b/" * 4, "/./a", "//a", "/a/\x01", "/a"])
+def test_prefixes_are_found_in_limited_time(unit: str) -> None:
+    """Paths that cannot be prefixes would take minutes for each package."""
+    began = time.process_time()
+    assert len([*candidate_prefixes(f"{unit} ".encode() * (16_000_000 // len(unit)))]) <= 2
+    assert time.process_time() - began < 2
 
 
 # --- the user's Jupyter -----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from snapper.environment.conda import PathEntry, Record, is_environment
@@ -48,6 +49,9 @@ _MOST_SEARCHED = 128 << 20
 
 _PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
 _PATH_WITH_SPACES = re.compile(rb"[\"'=] ?(/[^\n\0\"'=]{1,1023})")
+#: The beginning of such a text that is a normal path: without `//`, `/./`, `/../`, and control characters.
+_NORMAL = re.compile(rb"(?:/(?!\.{0,2}(?:/|\Z))[^/\x00-\x1f\x7f]+(?=/|\Z))*")
+_MAX_MATCHES = 5000  # of each pattern in one file
 _MAX_CANDIDATES = 500
 _MAX_COMPONENTS = 32
 
@@ -118,16 +122,22 @@ def candidate_prefixes(data: bytes) -> Iterator[str]:
     """Yield the absolute paths in the data, and their parents."""
     seen: set[bytes] = set()
     for pattern in (_PATH, _PATH_WITH_SPACES):
-        for match in pattern.finditer(data):
-            parts = match[match.lastindex or 0].split(b"/")
+        for match in islice(pattern.finditer(data), _MAX_MATCHES):
+            parts = _beginning(match[match.lastindex or 0]).split(b"/")
             for count in range(min(len(parts), _MAX_COMPONENTS), 1, -1):
                 path = b"/".join(parts[:count])
-                name = path.decode("utf-8", "surrogateescape")
-                if path not in seen and is_prefix(name):
-                    seen.add(path)
-                    yield name
+                if path in seen:  # so are its parents
+                    break
+                seen.add(path)
+                yield path.decode("utf-8", "surrogateescape")
             if len(seen) > _MAX_CANDIDATES:
                 return
+
+
+def _beginning(text: bytes) -> bytes:
+    """Return the beginning of a text that is a normal absolute path, empty if there is none."""
+    normal = _NORMAL.match(text)
+    return normal[0] if normal else b""
 
 
 def spellings(prefix: Path) -> tuple[str, ...]:
