@@ -850,6 +850,22 @@ def test_replaced_directory_with_several_links_to_files_is_removed(target: Path,
     assert names(target.parent) == ["work"]
 
 
+def test_deep_directories_are_removed_by_workers(target: Path) -> None:
+    deep = target / "lib/a/b/c" / "/".join("d" * 110)
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+
+    def swap() -> None:
+        with staging_directory(target) as staged:
+            build_tree(staged.tree, "new")
+            staged.swap(lambda old: walk(PinnedDirectory(target, os.dup(old))))
+            with WorkerPool[Any](None, 1) as workers:
+                staged.remove_replaced(workers)
+
+    assert in_process(swap) == 0
+    assert names(target.parent) == ["work"]
+
+
 def test_replaced_directory_from_the_future_is_removed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock ran ahead when it was restored, so all that is in it has a later ctime."""
     swap_in(target, "old")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.directories import closing_descriptor
@@ -88,6 +89,18 @@ def check_no_mounts(directory: int) -> None:
         raise OSError(errno.EBUSY, "another file system is mounted in it", mounts[0])
 
 
+class _Moved(NamedTuple):
+    """A directory that was moved up: its name in the top, its path before, its inode, and `since` for what is in it.
+
+    That it was moved has changed its status.
+    """
+
+    name: str
+    path: str
+    inode: int
+    since: int
+
+
 class _Removal:
     """Removes what is in an open directory, except for what was changed at the time `since` or later."""
 
@@ -98,14 +111,13 @@ class _Removal:
         self._spared = spared
         self._shared = shared
         self._device = os.fstat(top).st_dev
-        self._moved: list[tuple[str, str]] = []
+        self._moved: list[_Moved] = []
         self._refused: PermissionError | None = None
 
     def run(self) -> None:
         self._empty(self._top, "", 0, self._since)
         while self._moved:
-            name, path = self._moved.pop()
-            self._remove_directory(name, self._top, path, 0, self._since)
+            self._remove_moved(self._moved.pop())
         if self._refused:
             raise self._refused
 
@@ -145,13 +157,12 @@ class _Removal:
             with closing_descriptor(directory):
                 if self._stays(name, parent, path, status, since):
                     return
+                since = since if status.st_ctime_ns < since else LONG_AGO
                 if depth == _MAX_DEPTH:
                     os.fchmod(directory, 0o700)
-                    self._move_up(name, parent, path)
+                    self._move_up(name, parent, _Moved(secrets.token_hex(16), path, status.st_ino, since))
                     return
-                self._empty(
-                    directory, path + "/", depth + 1, since if status.st_ctime_ns < since else LONG_AGO
-                )
+                self._empty(directory, path + "/", depth + 1, since)
             _remove_empty(name, parent)
         except OSError as error:
             if error.errno not in _STAYS:
@@ -168,10 +179,23 @@ class _Removal:
             return True
         return not self._is_known(path, status)
 
-    def _move_up(self, name: str, parent: int, path: str) -> None:
+    def _move_up(self, name: str, parent: int, moved: _Moved) -> None:
         os.fchmod(parent, 0o700)
-        self._moved.append((secrets.token_hex(16), path))
-        os.rename(name, self._moved[-1][0], src_dir_fd=parent, dst_dir_fd=self._top)
+        os.rename(name, moved.name, src_dir_fd=parent, dst_dir_fd=self._top)
+        self._moved.append(moved)
+
+    def _remove_moved(self, moved: _Moved) -> None:
+        """Remove a directory that was moved up, unless another one was moved because it had just got its name."""
+        try:
+            directory, status = _open_directory(moved.name, self._top)
+            with closing_descriptor(directory):
+                if status.st_ino != moved.inode:
+                    return
+                self._empty(directory, moved.path + "/", 1, moved.since)
+            _remove_empty(moved.name, self._top)
+        except OSError as error:
+            if error.errno not in _STAYS:
+                raise
 
 
 def _remove_empty(name: str, parent: int) -> None:
