@@ -21,6 +21,7 @@ from snapper.environment.locations import installed_environments
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.variables import environment_variables
 from snapper.errors import SnapperError
+from snapper.kernels.carried import outside_kernels
 from snapper.packing.plan import make_plan, own_programs
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def _check_environment(prefix: Path) -> Iterator[Finding]:
         names = ", ".join(f"{install.name} ({install.source})" for install in editables)
         hint = "Choose how to pack them: --editable=include or --editable=ignore."
         yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
-    outside = kernels.outside_kernels(installed.directory)
+    outside = outside_kernels(installed.directory)
     withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
     libraries = _outside_libraries(installed)
     for dependency in (*_dependencies(installed), *libraries, *withheld, *unproved_links(installed.followed)):

@@ -30,6 +30,7 @@ from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
 from snapper.format.owners import OwnedPaths
 from snapper.fs.pinned import PinnedDirectory
+from snapper.kernels.carried import CarriedKernel, carry_kernels
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
 from snapper.packing.included import included_sources
@@ -108,7 +109,7 @@ def pack(
     is_first = published is None and not any(environment_names(store))
     installed = InstalledEnvironment(prefix)
     _check_contains_no_used_directory(installed.prefix, store)
-    outside = () if options.foreign_prefix else kernels.carry_kernels(installed.directory)
+    outside = () if options.foreign_prefix else carry_kernels(installed.directory)
     source = read_source(installed, options.editables, options.foreign_prefix, options.user_site)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     previous = None if options.full else _load_previous_pack(store, source)
@@ -322,7 +323,7 @@ def _write_snapshot(store: Store, intent: Intent, packed: _Packed, is_current: b
 
 
 def _find_dependencies(
-    source: PackSource, outside: Iterable[kernels.CarriedKernel], packed: _Packed
+    source: PackSource, outside: Iterable[CarriedKernel], packed: _Packed
 ) -> tuple[Dependency, ...]:
     """Return what the environment uses that is outside of it; for an imported one, this cannot be known.
 
@@ -372,9 +373,7 @@ def _replaced_entry(source: PackSource, published: VersionedRef | None) -> Histo
     return None if is_its_origin else ref.latest
 
 
-def _remember(
-    source: PackSource, name: str, packed: _Packed, carried: Iterable[kernels.CarriedKernel]
-) -> None:
+def _remember(source: PackSource, name: str, packed: _Packed, carried: Iterable[CarriedKernel]) -> None:
     """Write state and index into the environment, and remember where it is.
 
     Neither is done for one with a foreign prefix. Nothing is written into an environment that belongs to another user,

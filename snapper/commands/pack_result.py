@@ -10,7 +10,7 @@ from snapper.environment.tree import SkippedPath
 from snapper.format.model import HistoryEntry, Snapshot
 
 if TYPE_CHECKING:
-    from snapper.kernels import CarriedKernel
+    from snapper.kernels.carried import CarriedKernel
 
 
 @dataclass(frozen=True)

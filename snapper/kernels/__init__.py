@@ -4,7 +4,6 @@ A registered kernel is a kernelspec in Jupyter's data directory whose argv runs 
 `snapper.kernels.launcher`). It can be registered before its environment is restored, and waits for that if started.
 """
 
-from snapper.kernels.carried import CarriedKernel, carry_kernels, outside_kernels
 from snapper.kernels.jupyter import kernel_directories
 from snapper.kernels.kernelspecs import has_kernels, install_hint, kernel_commands, shipped_kernels
 from snapper.kernels.registered import RegisteredKernel, registered_kernels
@@ -17,16 +16,13 @@ from snapper.kernels.registration import (
 )
 
 __all__ = [
-    "CarriedKernel",
     "KernelRegistration",
     "RegisteredKernel",
     "Registrar",
-    "carry_kernels",
     "has_kernels",
     "install_hint",
     "kernel_commands",
     "kernel_directories",
-    "outside_kernels",
     "register",
     "registered_kernels",
     "remove",
