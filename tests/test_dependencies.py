@@ -519,6 +519,7 @@ def test_paths_that_no_file_can_have_stop_nothing(data: Path, machine: Machine) 
     )
     write(data / "bin/julia").chmod(0o755)
     add_program(data / "lib/x.so", 1)
+    write(data / "lib/odd.so").write_bytes(b"\x7fELF\2\1" + b"\xff" * 200)
     for number in range(1500):
         (data / f"l{number}").symlink_to(f"l{number + 1}")
     for value in (IMPOSSIBLE, dict.fromkeys(IMPOSSIBLE, f"{data}/l0")):
