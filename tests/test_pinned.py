@@ -96,7 +96,7 @@ def pack_or_give_up(machine: Machine, prefix: Path, options: PackOptions) -> Pac
         ("snapper.commands.pack.make_plan", False),
         ("snapper.commands.pack.WorkerPool", False),
         ("snapper.commands.pack.kernels.shipped_kernels", True),
-        ("snapper.commands.pack.find_credentials", True),
+        ("snapper.commands.pack.find_credentials", False),
         ("snapper.commands.pack.state.write", True),
     ],
 )
