@@ -341,6 +341,11 @@ def test_links_of_distributions_are_followed(data: Path, machine: Machine) -> No
     (site / "six.py").symlink_to(cached)
     contents = cached.read_bytes()
     assert dependencies(machine) == []
+    (data / "new").touch()
+    machine.run_json("pack", "work")
+    machine.run_json("restore", "work@~1")  # files of the present environment are used
+    assert not (site / "six.py").is_symlink()
+    machine.run_json("verify", "-p", data)
     cached.unlink()
     shutil.rmtree(data)
     machine.run_json("restore", "work")

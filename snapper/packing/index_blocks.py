@@ -13,13 +13,15 @@ def index_blocks(layers: tuple[PackedLayer, ...], source: PackSource) -> list[by
     """Encode the index's entries of all files in the layers.
 
     What is included from outside of the environment can be in the layers in place of its own files, or with other
-    contents. So all layers count as unknown then.
+    contents. So all layers count as unknown then, and those with files that are links in the environment. So do all if
+    files contain another prefix than the environment's, since restores replace it.
     """
+    is_other = source.has_included or bool(source.found_prefixes)
     files = source.installed.tree.by_path
     unsaved = _unsaved_paths(source) if source.has_included else frozenset()
     return [
         index.encode_block(
-            index.NO_LAYER if source.has_included else number,
+            number if not is_other and source.followed.keys().isdisjoint(packed.paths) else index.NO_LAYER,
             [
                 index.index_entry(files[path])
                 for path in packed.paths
