@@ -58,14 +58,16 @@ def test_update_does_not_lose_what_cannot_be_packed(path: str, machine: Machine,
     assert inside.exists()
 
 
-def test_what_survives_an_update_is_no_difference(machine: Machine, outdated: Path) -> None:
+def test_what_survives_an_update_is_no_difference(
+    machine: Machine, outdated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """That is also true of what cannot be lost: sockets, and directories that Python has left empty."""
     kept = [outdated / path for path in ("Envs/exp/data", "PKGS/data", "envs/x/conda-meta/history")]
     for path in kept:
         path.parent.mkdir(parents=True)
         path.write_text("mine")
     with socket.socket(socket.AF_UNIX) as server:
-        os.chdir(outdated)
+        monkeypatch.chdir(outdated)
         server.bind("socket")
     (outdated / "lib/__pycache__").mkdir(parents=True, exist_ok=True)
     assert machine.run_json("status", "data")["environments"][0]["condition"] == "unchanged"

@@ -115,7 +115,7 @@ def _own_programs(output_format: OutputFormat) -> Iterator[None]:
         yield
         return
     before, program = os.environ.get("PATH"), squashfs_program("mksquashfs")
-    os.environ["PATH"] = os.path.dirname(program)
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(program), before or os.defpath])
     try:
         yield
     finally:

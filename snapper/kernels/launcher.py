@@ -58,7 +58,7 @@ snapper_is_owned() {
     if [ -O "$1" ] 2>/dev/null; then return; fi
     # shellcheck disable=SC2046 # split into fields
     set -- $(LC_ALL=C ls -Lldn "$1" 2>/dev/null)
-    case " $snapper_owners " in *" ${3:-unknown} "*) return ;; esac
+    case " $snapper_owners " in *" ${3:-unknown} "*) return 0 ;; esac
     return 1
 }
 
@@ -72,7 +72,7 @@ snapper_is_alive() {
         [ "$1" != Z ] && [ "${20}" = "$snapper_started" ]
     else
         case $(LC_ALL=C kill -0 "$1" 2>&1) in
-        '' | *ermi*) ;; # alive, or "not permitted": another user's
+        '' | *ermi*) return 0 ;; # alive, or "not permitted": another user's
         *) return 1 ;;
         esac
     fi
