@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from snapper import kernels
@@ -55,8 +55,10 @@ def _check_environment(prefix: Path) -> Iterator[Finding]:
         yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
     outside = outside_kernels(installed.directory)
     withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
-    libraries = _outside_libraries(installed)
-    for dependency in (*_dependencies(installed), *libraries, *withheld, *unproved_links(installed.followed)):
+    variables = environment_variables(installed.directory)
+    found = _dependencies(installed, variables)
+    libraries = _outside_libraries(installed, variables)
+    for dependency in (*found, *libraries, *withheld, *unproved_links(installed.followed)):
         yield _dependency_finding(prefix, dependency)
     paths = ", ".join(str(kernel.path) for kernel in outside if kernel.can_be_carried)
     if paths:
@@ -67,21 +69,23 @@ def _check_environment(prefix: Path) -> Iterator[Finding]:
         yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
 
 
-def _dependencies(installed: InstalledEnvironment) -> tuple[Dependency, ...]:
+def _dependencies(installed: InstalledEnvironment, variables: Mapping[str, str]) -> tuple[Dependency, ...]:
     """Return what the environment's variables, scripts, and kernels name outside of it, and the user's packages."""
     around = Surroundings(installed.directory, installed.prefixes_in_files)
     commands = kernels.kernel_commands(installed.directory)
-    return find_dependencies(around, environment_variables(installed.directory), commands)
+    return find_dependencies(around, variables, commands)
 
 
-def _outside_libraries(installed: InstalledEnvironment) -> tuple[Dependency, ...]:
+def _outside_libraries(
+    installed: InstalledEnvironment, variables: Mapping[str, str]
+) -> tuple[Dependency, ...]:
     """Return the libraries and interpreters outside of the environment that its programs need.
 
     Raise what `make_plan` raises.
     """
     tree = installed.followed.tree
     plan = make_plan(installed.directory, tree, installed.records)
-    search_path = environment_variables(installed.directory).get("LD_LIBRARY_PATH", "").split(":")
+    search_path = variables.get("LD_LIBRARY_PATH", "").split(":")
     around = Surroundings(installed.directory, installed.prefixes_in_files)
     files = ProgramFiles(around, tree.by_path, search_path)
     return needed_libraries(around, files.outside(own_programs(plan)))
