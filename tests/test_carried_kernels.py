@@ -528,7 +528,7 @@ def test_copies_of_kernelspecs_that_may_still_exist_elsewhere_are_kept(
 
 
 def test_name_that_the_template_could_give_is_kept_where_it_was_packed(work: Path, machine: Machine) -> None:
-    """A name such as `my-env` could be that of an environment `my` of somebody else's."""
+    """The kernel `env` of an environment `my` would have the name `my-env`, too."""
     add(kernels_dir(machine) / "my-env", work / "bin/run")
     machine.run_json("pack", "work")
     shutil.rmtree(kernels_dir(machine))

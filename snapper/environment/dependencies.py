@@ -65,7 +65,7 @@ _ADVICE: Mapping[DependencyKind, str] = {
     "private": "Remove the credentials, or let others read the files (chmod a+r), so that the kernelspec is packed.",
     "secret": "Set them where you start Jupyter, or have your program read them from a file.",
     "cache": "Reinstall these packages, so that their files are in the environment.",
-    "unsearched": "Remove what names so many files, if you do not know it.",
+    "unsearched": "Remove files of unknown origin that name many paths, then pack again.",
 }
 
 #: Variables that list directories with code: what is there counts, even if all machines have the directory.

@@ -1,7 +1,7 @@
 """Look up paths that others have written, such as the publisher of an environment in its variables and scripts.
 
-It may be that no file can have such a path, or that it leads through thousands of links, and there may be millions of
-them. So the work of a search is counted. Where it becomes too much, the search ends, and what it found is incomplete.
+Such a path can be impossible, or lead through thousands of links, and a file can contain millions of them. So the work
+of a search is counted. When it exceeds the limit, the search ends, and its results are incomplete.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class KernelspecFiles:
 def read_files(directory: Path) -> KernelspecFiles:
     """Return the regular files of this user or root below a directory that are not hidden.
 
-    None are read from a directory that is a link: it may be that of a project, with files that are for nobody else.
+    None are read from a directory that is a link: it may lead to a project with private files.
     """
     if directory.is_symlink():
         return KernelspecFiles(problem="it uses files beside it, and its directory is a link")

@@ -173,8 +173,8 @@ class Staging:
     def _exchange_back(self, aside: Entry, replaced: Entry) -> None:
         """Put back what the tree has replaced, as long as the tree is at the target. May raise OSError.
 
-        The tree gets the name `replaced` in the staging directory, as programs may have written to it meanwhile. What
-        others have put at the target in the last moment does not, so it counts as unchecked.
+        The tree gets the name `replaced` in the staging directory, because programs may have written to it while it was
+        at the target. If others have put something else there, that does not get the name, and so counts as unchecked.
         """
         if not self.entry.is_open_as(self.descriptor):
             return

@@ -27,7 +27,7 @@ def path_lines(paths: Sequence[str], most: int = _MOST) -> list[str]:
 
 
 def lines_by_owner(paths: Sequence[str], own: int) -> list[str]:
-    """Return lines for files, of which the first `own` are in no conda package and come first."""
+    """Return lines for files; the first `own` of them are in no conda package."""
     return [*path_lines(paths[:own]), *path_lines(paths[own:], _MOST_PACKAGED)]
 
 
