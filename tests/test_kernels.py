@@ -10,15 +10,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scripts.maker import make
 from snapper import kernels
 from snapper.environment.conda_directories import CondaCommands
-from snapper.format.model import Kernel
+from snapper.format.model import Kernel, is_valid_name
 from snapper.kernels import launcher
+from snapper.kernels.naming import KernelNames
 from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice
 from snapper.process.identity import process_start_time
 from tests.conftest import Machine, tree_of
@@ -282,6 +286,39 @@ def test_names_of_environments_never_depend_on_their_order(
     assert len({name for several in names.values() for name in several}) == sum(map(len, shipped.values()))
     if template == "{env}-{kernel}":
         assert names["team-gpu"][:2] == ["team-gpu-python3", "team-gpu-x"]
+
+
+#: Literal text of templates, and what names of environments and kernels are made of.
+TEXTS = ("", "-", ".", " ", "x", "Snap-", "é-")
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=st.permutations(["{env}", "{kernel}", "{language}"]).flatmap(
+        lambda all_: st.integers(all_.index("{env}") + 1, 3).map(lambda count: all_[:count])
+    ),
+    texts=st.lists(st.sampled_from(TEXTS), min_size=4, max_size=4),
+    environments=st.lists(
+        st.text("aB1-._+é", min_size=1, max_size=4).filter(is_valid_name), min_size=2, max_size=2, unique=True
+    ),
+    kernel=st.text("aB1-._+é ", min_size=1, max_size=4),
+    language=st.sampled_from(["", "R", "c", "a-b", "é"]),
+)
+def test_names_that_the_template_gives_are_kept_for_their_environments(
+    home: Path, fields: list[str], texts: list[str], environments: list[str], kernel: str, language: str
+) -> None:
+    """An environment that carries kernelspecs by such names does not get them, even if it is restored first."""
+    text = "".join(
+        text + field for text, field in zip_longest(texts[: len(fields) + 1], fields, fillvalue="")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNAPPER_KERNEL_NAME", text)
+        names = KernelNames()
+    first, second = environments
+    expected = [named.name for named in names.choose(first, [Kernel(kernel, "x", language)] * 3)]
+    carried = [Kernel(name, "x", "x") for name in expected]
+    for named in names.choose(second, carried, carried=range(len(carried))):
+        assert not named.claims or named.name not in expected
 
 
 def test_registered_kernels_keep_their_names(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

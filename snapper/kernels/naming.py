@@ -42,6 +42,7 @@ _LONGEST_TEXT = 40
 
 _DIGEST_LENGTH = 16
 _ENDS_IN_DIGEST = re.compile(r".*-[0-9a-f]{16}\Z")
+_HAS_DIGEST = re.compile(r".*-[0-9a-f]{16}(-[0-9]+)?\Z")
 
 #: What may follow a template's name in the name of a registered kernel; earlier versions only used numbers.
 _SUFFIX = r"(-[0-9a-f]{16})?(-[0-9]+)?"
@@ -134,7 +135,7 @@ class KernelNames:
         return (
             _normalize(name)[:_LONGEST_STEM] == name
             and not name.startswith((*_RESERVED, ".", "-"))
-            and not _ENDS_IN_DIGEST.match(name)
+            and not _HAS_DIGEST.match(name)
             and self._is_free(name, environment, kernel)
             and (
                 name in own_kernel_names(environment)
@@ -153,26 +154,28 @@ class KernelNames:
         return any(name in self._carried_names(prefix) for prefix in others)
 
     def _is_of_template(self, name: str) -> bool:
-        """Return whether the template could give the name to a kernel of any environment with a name of its own."""
-        text = _fill(self._settings.kernel_name, "\0", "\0", "\0")
-        parts = [re.escape(part) for part in text.split("\0")]
-        return len(parts) > 2 and re.fullmatch("[a-z0-9._-]+".join(parts) + _SUFFIX, name) is not None
+        """Return whether the template could give the name to a kernel of any environment."""
+        return re.fullmatch("[a-z0-9._-]+".join(self._literals()) + _SUFFIX, name) is not None
 
     def _is_only_for(self, name: str, environment: str) -> bool:
         """Return whether the template could give the name to a kernel of this environment, and of no other one."""
-        template = self._settings.kernel_name
-        parts = map(re.escape, _fill(template, environment, "\0", "\0").split("\0"))
         return (
-            "{env}" in template
-            and _is_unambiguous(template, environment, Kernel("x", "x", "x"))
-            and re.fullmatch("[a-z0-9_]+".join(parts), name) is not None
+            _is_unambiguous(self._settings.kernel_name, environment, Kernel("x", "x", "x"))
+            and re.fullmatch("[a-z0-9_]+".join(self._literals(environment)), name) is not None
         )
 
     def _is_named_like(self, name: str, other: str) -> bool:
         """Return whether the name is that of another environment, or one that its kernels could get."""
-        text = _fill(self._settings.kernel_name, _normalize(other), "\0", "\0")
-        pattern = "[a-z0-9._-]*".join(re.escape(part) for part in text.split("\0"))
-        return name == _normalize(other) or re.fullmatch(pattern + _SUFFIX, name) is not None
+        pattern = "[a-z0-9._-]*".join(self._literals(other)) + _SUFFIX
+        return name == _normalize(other) or re.fullmatch(pattern, name) is not None
+
+    def _literals(self, environment: str = "\0") -> list[str]:
+        """Return patterns for what the template has around its fields, in names of kernels.
+
+        If an environment is given, its field is replaced.
+        """
+        text = _fill(self._settings.kernel_name, environment, "\0", "\0")
+        return [re.escape(_normalize(literal)) for literal in text.split("\0")]
 
     def _others(self, environment: str, prefix: Path | None) -> set[str]:
         """Return the names of environments on this machine other than the one at `prefix`."""
@@ -261,15 +264,17 @@ def _carried_names(prefix: str) -> frozenset[str]:
 def _is_unambiguous(template: str, environment: str, kernel: Kernel) -> bool:
     """Return whether the template gives the kernel a name that no kernel of another environment can get.
 
-    Nothing in it was replaced, and its fields can be told apart: between two of them, the template has a separator that
-    neither the language nor the kernel contains.
+    Nothing in it was replaced, and its fields can be told apart: none is empty, and between two of them, the template
+    has a separator that neither the language nor the kernel contains.
     """
     fields = {"language": kernel.language.lower(), "kernel": kernel.name}
-    values = "".join(value for field, value in fields.items() if f"{{{field}}}" in template)
+    used = [value for field, value in fields.items() if f"{{{field}}}" in template]
+    values = "".join(used)
     separators = [set(text) & set("-.") for text in re.split(r"\{\w+\}", template)[1:-1]]
     name = _fill(template, environment, kernel.language.lower(), kernel.name)
     return (
         _normalize(environment + values) == environment + values
+        and all(used)
         and all(separators)
         and not set().union(*separators) & set(values)
         and not _ENDS_IN_DIGEST.match(_normalize(name))
