@@ -46,6 +46,9 @@ _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128
 _DEEPEST = 256
 
+#: What is between slashes, but is not the name of a file.
+_NO_NAMES = frozenset(("", ".", ".."))
+
 #: The longest name of a file in a directory, in characters, on the file systems of Linux and macOS.
 LONGEST_FILE_NAME = 255
 
@@ -111,20 +114,26 @@ def check_path(path: str) -> str:
     """Return the path; raise ValueError unless it is relative, normal, and inside the environment."""
     if not path or "\0" in path or path.startswith("/"):
         raise ValueError(f"{path!r} is not a relative path")
-    for part in path.split("/"):
-        if part in ("", ".", ".."):
-            raise ValueError(f"{path!r} is not a normal path")
-        if len(part) > LONGEST_FILE_NAME:
-            raise ValueError(f"a name in a path has more than {LONGEST_FILE_NAME} characters")
-    if path.count("/") >= _DEEPEST:
+    parts = path.split("/")
+    if not _NO_NAMES.isdisjoint(parts):
+        raise ValueError(f"{path!r} is not a normal path")
+    if max(map(len, parts)) > LONGEST_FILE_NAME:
+        raise ValueError(f"a name in a path has more than {LONGEST_FILE_NAME} characters")
+    if len(parts) > _DEEPEST:
         raise ValueError(f"a path has more than {_DEEPEST} parts")
+    if path.startswith(".") or "/." in path:
+        _check_hidden(path)
+    path_bytes(path)
+    return path
+
+
+def _check_hidden(path: str) -> None:
+    """Raise ValueError if a path with a hidden name in it is one of snapper's or conda's own files."""
     folded = path.casefold()
     if _RESERVED.search(folded):
         raise ValueError(f"{path!r} is reserved for snapper")
     if _TRASH.match(folded):
         raise ValueError(f"{path!r} would be in conda's trash")
-    path_bytes(path)
-    return path
 
 
 def check_target(target: str) -> str:
