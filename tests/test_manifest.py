@@ -36,9 +36,10 @@ from snapper.format.model import (
     sha256_hex,
 )
 from snapper.repository import objects
+from snapper.repository.known_layers import known_layers
 from snapper.repository.objects import iter_pages, write_pages
 from snapper.repository.refs import read_ref
-from snapper.repository.snapshots import known_layers, read_encoded_snapshot, read_snapshot, write_snapshot
+from snapper.repository.snapshots import read_encoded_snapshot, read_snapshot, write_snapshot
 from snapper.store import Store, open_store
 from snapper.store.local import LocalStore
 from tests.support.documents import sample_snapshot
@@ -302,7 +303,7 @@ def test_corrupted_pages_are_refused(damage: Callable[[str, Store], None], store
     assert [(each.key, each.environments) for each in found] == [(Layout.page(page), ("work",))]
     with pytest.raises(Corrupted):
         prune(store, RetentionPolicy(), dry=True)
-    assert known_layers(store) == {}
+    assert known_layers(store, "work") == {}
 
 
 @pytest.mark.parametrize(
@@ -425,7 +426,7 @@ def test_prune_fails_if_a_referenced_snapshot_disappears(
 
 def test_invalid_layers_are_not_reused(store: Counting) -> None:
     """The description of a layer on a page is copied into the snapshots that reuse the layer."""
-    before = known_layers(store)
+    before = known_layers(store, "work")
     assert before
     found = current(store)
     document = store.read(Layout.snapshot(manifest.encode(found).digest))
@@ -439,22 +440,46 @@ def test_invalid_layers_are_not_reused(store: Counting) -> None:
     write_pages(store, {changed.digest: forged_page})
     write_snapshot(store, EncodedSnapshot(sha256_hex(forged), forged, {}))
     point_ref(store, sha256_hex(forged))
-    assert known_layers(store) == {}
+    assert known_layers(store, "work") == {}
+
+
+def publish(store: Store, name: str, digest: str, message: str = "") -> None:
+    """Make the snapshot the first one of the environment."""
+    entry = replace(read_ref(store, "work").ref.history[0], snapshot=digest, message=message)
+    store.replace(Layout.ref(name), canonical.encode(Ref(FORMAT, name, digest, (entry,), {})), None)
 
 
 @pytest.mark.parametrize("name", ["a", "zzz"])
 def test_smallest_of_equal_layers_is_reused(name: str, store: Counting) -> None:
     """A publisher can pad layers whose contents others have, too."""
-    before = known_layers(store)
+    before = known_layers(store, "work")
     found = current(store)
     layer = found.layers[0]
     padded = replace(layer, digest="0" * 64, size=layer.size + 1)
     digest = put_snapshot(store, replace(found, layers=(padded,)))
-    entry = replace(read_ref(store, "work").ref.history[0], snapshot=digest)
-    store.replace(Layout.ref(name), canonical.encode(Ref(FORMAT, name, digest, (entry,), {})), None)
-    assert known_layers(store) == before
+    publish(store, name, digest)
+    assert known_layers(store, "work") == before
     with pytest.raises(ValueError, match="is larger than"):
         replace(layer, size=2 * layer.diff_size + 1024)
+
+
+@pytest.mark.parametrize("what", ["pages", "manifest", "entry"])
+def test_little_of_what_others_publish_is_read_for_known_layers(
+    what: str, store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others choose how much they publish. The environment that is packed comes first, then the smallest."""
+    publish(store, "zz", put_snapshot(store, large(["small"])))
+    small = {layer.diff_id for layer in (*large(["small"]).layers, *current(store).layers)}
+    long = large(MANY)
+    if what == "manifest":
+        long = replace(large(["other"]), pip=(PipPackage("x" * 100_000, "1"),))
+    publish(store, "a", put_snapshot(store, long), "x" * 100_000 * (what == "entry"))
+    monkeypatch.setattr("snapper.repository.known_layers._MOST_DATA", 100_000)
+    store.seen.clear()
+    assert small <= known_layers(store, "work").keys() < {*small, *(layer.diff_id for layer in long.layers)}
+    assert sum(store.size(key) or 0 for key in {*store.seen}) <= 100_000
+    monkeypatch.setattr("snapper.repository.known_layers._MOST_ENVIRONMENTS", 1)
+    assert known_layers(store, "zz").keys() == {layer.diff_id for layer in large(["small"]).layers}
 
 
 def test_snapshots_with_too_many_pages_are_refused(store: Counting) -> None:

@@ -49,12 +49,12 @@ from snapper.repository.checked_layers import (
     remember_checked_layers,
     unattested_keys,
 )
+from snapper.repository.known_layers import known_layers
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import write_pages
 from snapper.repository.refs import VersionedRef, advance_ref, environment_names, find_ref
 from snapper.repository.snapshots import (
     has_encoded_snapshot,
-    known_layers,
     require_layers,
     require_snapshot,
     write_snapshot,
@@ -118,7 +118,7 @@ def pack(
             packed = _Packed.from_previous(previous)
         else:
             report_running_prune(store, progress)
-            context = _make_context(store, intent, source, options.level)
+            context = _make_context(store, intent, source, name, options.level)
             packed = _build_snapshot(source, previous, context, name, jobs, progress)
         is_current = published is not None and published.ref.current == packed.encoded.digest
         added_size = sum(packed.added.values()) + _write_snapshot(store, intent, packed, is_current)
@@ -215,10 +215,10 @@ def _is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> b
 # --- writing layers and the snapshot ----------------------------------------------------------------------
 
 
-def _make_context(store: Store, intent: Intent, source: PackSource, level: int) -> PackContext:
+def _make_context(store: Store, intent: Intent, source: PackSource, name: str, level: int) -> PackContext:
     """Return what every worker has to know."""
     layers = source.previous.snapshot.layers if source.previous else ()
-    known = known_layers(store)
+    known = known_layers(store, name)
     known |= {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in layers}
     return PackContext(
         directory=str(source.directory),

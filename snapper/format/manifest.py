@@ -107,9 +107,25 @@ def decode(encoded: EncodedSnapshot) -> Snapshot:
 
 def decode_page(kind: type[canonical.T], page: Page, data: bytes) -> tuple[canonical.T, ...]:
     """Return the items on the page; raise MalformedDocument."""
+    return _decode_items(kind, page, canonical.parse(data))
+
+
+def decode_layers_only(page: Page, data: bytes) -> tuple[Layer, ...]:
+    """Return the layers on the page without their relocations, which are most of it, and are not checked.
+
+    Raise MalformedDocument.
+    """
+    document = canonical.parse(data)
+    for item in document if isinstance(document, list) else ():
+        if isinstance(item, dict) and isinstance(item.get("relocations"), list):
+            item["relocations"] = []
+    return _decode_items(Layer, page, document)
+
+
+def _decode_items(kind: type[canonical.T], page: Page, document: object) -> tuple[canonical.T, ...]:
     shape: Any = tuple[kind, ...]  # type: ignore[valid-type]
     what = f"page {page.digest[:12]}"
-    items: tuple[canonical.T, ...] = canonical.decode(shape, canonical.parse(data), what)
+    items: tuple[canonical.T, ...] = canonical.decode(shape, document, what)
     if not items:
         raise canonical.MalformedDocument(f"{what} is empty")
     return items

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from snapper.errors import Corrupted, LayersPruned, LeaseExpired, NotInStore, SnapperError
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot, Manifest, SnapshotDecoder
-from snapper.format.model import Layer, Page, Snapshot, StoredLayer, sha256_hex
+from snapper.format.model import Layer, Page, Snapshot, sha256_hex
 from snapper.repository.decoding import decode_checked, decoding
 from snapper.repository.objects import (
     intact_objects,
@@ -18,12 +17,11 @@ from snapper.repository.objects import (
     read_pages,
     read_verified,
 )
-from snapper.repository.refs import environment_names, read_ref
 from snapper.store import Store
 
 
 class LayerPage(NamedTuple):
-    """A page with the layers on it, or the error with which reading it failed."""
+    """A page with the layers on it, without relocations, or the error with which reading it failed."""
 
     page: Page
     layers: tuple[Layer, ...] | SnapperError
@@ -85,13 +83,13 @@ def _describe(store: Store, snapshot_id: str) -> str:
 
 
 def iter_layer_pages(store: Store, pages: Iterable[Page]) -> Iterator[LayerPage]:
-    """Yield these pages of layers, each once."""
+    """Yield these pages of layers, each once, without relocations, which are not checked."""
     for page, data in iter_pages(store, pages):
         if isinstance(data, SnapperError):
             yield LayerPage(page, data)
             continue
         try:
-            yield LayerPage(page, manifest.decode_page(Layer, page, data))
+            yield LayerPage(page, manifest.decode_layers_only(page, data))
         except canonical.MalformedDocument as error:
             yield LayerPage(page, Corrupted(f"page {page.digest[:12]} in {store.url}", str(error)))
 
@@ -121,23 +119,6 @@ def require_snapshot(store: Store, encoded: EncodedSnapshot, layers: Collection[
     if not has_encoded_snapshot(store, encoded):
         raise LeaseExpired(store.url)
     require_layers(store, layers)
-
-
-def known_layers(store: Store) -> dict[str, StoredLayer]:
-    """Return the layers of all current snapshots in the store, by diff_id; of equal ones, the smallest.
-
-    What cannot be read is skipped.
-    """
-    pages: list[Page] = []
-    for name in environment_names(store):
-        with suppress(SnapperError):
-            pages += read_manifest(store, read_ref(store, name).ref.current).layers
-    known: dict[str, StoredLayer] = {}
-    for _, layers in iter_layer_pages(store, pages):
-        for layer in () if isinstance(layers, SnapperError) else layers:
-            if layer.diff_id not in known or layer.size < known[layer.diff_id].size:
-                known[layer.diff_id] = StoredLayer(layer.digest, layer.size)
-    return known
 
 
 def write_snapshot(store: Store, snapshot: EncodedSnapshot) -> int:
