@@ -38,8 +38,13 @@ def bare_layer(layer: Layer) -> Layer:
     return replace(layer, kind="files", owner="", relocations=())
 
 
-def check_pages(store: Store, manifests: Iterable[Manifest]) -> Iterator[CheckedPage]:
-    """Read and check each page of these manifests once. Raise what the store raises, except about a single page."""
+def check_pages(
+    store: Store, manifests: Iterable[Manifest], known: Mapping[str, PageContent]
+) -> Iterator[CheckedPage]:
+    """Read and check each page of these manifests once, unless its content is known.
+
+    Raise what the store raises, except about a single page.
+    """
     sizes: dict[str, int] = {}
     types: dict[str, ItemType] = {}
     for document in manifests:
@@ -47,7 +52,9 @@ def check_pages(store: Store, manifests: Iterable[Manifest]) -> Iterator[Checked
             types.setdefault(page.digest, item_type)
             sizes[page.digest] = max(sizes.get(page.digest, 0), page.size)
     shared: dict[Layer, Layer] = {}
-    for page, result in iter_pages(store, (Page(digest, size) for digest, size in sizes.items())):
+    yield from (CheckedPage(digest, known[digest]) for digest in sizes if digest in known)
+    unknown = (Page(digest, size) for digest, size in sizes.items() if digest not in known)
+    for page, result in iter_pages(store, unknown):
         data = _read_any_size(store, page, result) if isinstance(result, Corrupted) else result
         if isinstance(data, Corrupted) or (isinstance(data, StoreRefused) and data.unreadable):
             yield CheckedPage(page.digest, None, data.reason)

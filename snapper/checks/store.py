@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from snapper.checks.audit import MISSING, AuditJob, AuditResult, audit_layer
 from snapper.checks.pages import PageContent, check_pages, find_mismatch
@@ -35,11 +36,13 @@ class Problem:
 class StoreCheck:
     """One check of a store. It first reads everything but layers; `check_layers` reads these, too.
 
-    Raises what the store raises, except about a single object.
+    Pages that are known are not read. Raises what the store raises, except about a single object.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, known_pages: Mapping[str, PageContent] = MappingProxyType({})) -> None:
         self._store = store
+        #: The contents of valid pages, by their digests.
+        self._pages = dict(known_pages)
         self._problems: dict[str, str] = {}
         self._references = _References()
         #: Problems that only reading layers can show.
@@ -76,11 +79,11 @@ class StoreCheck:
         self._layer_problems = frozenset(self._problems) - before
 
     def confirm(self) -> None:
-        """Read everything but layers again, and keep only what is still a problem.
+        """Read everything but layers and valid pages again, and keep only what is still a problem.
 
         Packs and prunes that ran during the check can look like problems.
         """
-        again = StoreCheck(self._store)
+        again = StoreCheck(self._store, self._pages)
         lasting = {key for key in self._layer_problems if self._problems[key] != MISSING}
         lasting |= again._problems.keys()
         self._problems = {key: reason for key, reason in self._problems.items() if key in lasting}
@@ -88,11 +91,11 @@ class StoreCheck:
     def _check_metadata(self) -> None:
         self._list_objects()
         manifests = self._read_manifests(self._read_refs())
-        contents = self._read_pages(manifests)
+        self._read_pages(manifests)
         for digest in self._references.described_layers():
             self._check_layer_size(digest)
         for snapshot_id, document in manifests.items():
-            mismatch = find_mismatch(document, contents)
+            mismatch = find_mismatch(document, self._pages)
             if mismatch:
                 self._problems[Layout.snapshot(snapshot_id)] = mismatch
 
@@ -152,17 +155,14 @@ class StoreCheck:
             self._problems[key] = _NOT_CANONICAL
         return document
 
-    def _read_pages(self, manifests: Mapping[str, Manifest]) -> dict[str, PageContent]:
-        """Return the contents of the valid pages, by their digests."""
-        contents = {}
-        for page in check_pages(self._store, manifests.values()):
+    def _read_pages(self, manifests: Mapping[str, Manifest]) -> None:
+        for page in check_pages(self._store, manifests.values(), self._pages):
             if page.content is None:
                 self._problems[Layout.page(page.digest)] = page.problem
                 continue
-            contents[page.digest] = page.content
+            self._pages[page.digest] = page.content
             for layer in page.content.layers or ():
                 self._references.add_layer(layer, page.digest)
-        return contents
 
     def _check_layer_size(self, digest: str) -> None:
         """Check that the layer exists in its described size. If one description is right, blame the others; if none is,

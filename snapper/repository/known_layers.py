@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 
 from snapper.errors import SnapperError
 from snapper.format.layout import Layout, ObjectKind
@@ -21,7 +22,10 @@ from snapper.store import Store
 #: In how many environments layers are looked for.
 _MOST_ENVIRONMENTS = 1000
 
-#: How many bytes of entries, manifests, and pages are read: those of some 60 environments with 100,000 files each.
+#: How many layers every process of a pack knows at most: it needs some 400 bytes for each.
+_MOST_LAYERS = 100_000
+
+#: How many bytes of entries, manifests, and pages are read: those of some 20 environments with 100,000 files each.
 _MOST_DATA = 64 * 1024 * 1024
 
 
@@ -33,7 +37,8 @@ def known_layers(store: Store, name: str) -> dict[str, StoredLayer]:
     budget = _Budget(_MOST_DATA)
     known: dict[str, StoredLayer] = {}
     for _, layers in iter_layer_pages(store, _find_pages(store, name, budget)):
-        for layer in () if isinstance(layers, SnapperError) else layers:
+        found = () if isinstance(layers, SnapperError) else layers
+        for layer in islice(found, _MOST_LAYERS - len(known)):
             if layer.diff_id not in known or layer.size < known[layer.diff_id].size:
                 known[layer.diff_id] = StoredLayer(layer.digest, layer.size)
     return known
