@@ -13,6 +13,7 @@ from snapper.environment import conda_directories, condarc_files
 from snapper.environment.locations import find_environment
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
+from tests.support.redteam import publisher
 from tests.support.users import unprivileged
 
 #: Without the developer's own conda.
@@ -515,6 +516,39 @@ def test_restore_without_any_writable_directory_is_refused(origin: Path, machine
         assert str(tried) in error["message"]
     assert "--envs-dir" in error["hint"]
     machine.home.chmod(0o755)
+
+
+# --- reserved names ---------------------------------------------------------------------------------------
+
+RESERVED = ("conda-meta", "ENVS", "pkgs", "Root")
+
+
+def test_reserved_names_are_not_packed(machine: Machine) -> None:
+    prefix = make_data(machine.home / "project" / "Root")
+    named = [("pack", "-p", prefix, "--name", name) for name in RESERVED]
+    for arguments in (("pack", "-p", prefix), ("import", "Root.zip"), *named):
+        error = machine.expect_error(2, *arguments)
+        assert "cannot be called" in error["message"]
+        assert "--name" in error["hint"]
+    assert not machine.store.exists()
+    assert machine.run_json("pack", "-p", prefix, "--name", "work")["environment"] == "work"
+
+
+def test_reserved_names_are_only_restored_to_a_given_directory(machine: Machine) -> None:
+    """Others may have written such an entry, with a snapper that does not know what the name means."""
+    for name in (*RESERVED, "base", "work"):
+        publisher.publish(machine.store, name)
+    outcome = machine.snapper("restore", "--all", "--json", "--envs-dir", machine.envs)
+    assert outcome.code == 11
+    assert sorted(path.name for path in machine.envs.iterdir()) == ["base", "work"]
+    assert {error["environment"] for error in outcome.json["failed"]} == {*RESERVED}
+    error = machine.expect_error(11, "restore", "Root", "--replace")
+    assert "--prefix" in error["hint"]
+    assert "'Root' is not restored" in machine.snapper("doctor").out
+    machine.run_json("restore", "Root", "--prefix", machine.home / "elsewhere")
+    assert (
+        machine.run_json("pack", "-p", machine.home / "elsewhere", "--name", "free")["environment"] == "free"
+    )
 
 
 # --- conda's list of environments -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from snapper.archives.importer import archive_stem
 from snapper.commands.import_archive import import_archive as pack_archive
 from snapper.commands.pack_result import PackResult
 from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.specs import check_new_name
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 from snapper.store import Store
@@ -29,6 +30,6 @@ def import_archive(
     """
     settings = load_settings()
     path = absolute_directory(file)
-    name = name or archive_stem(path)
+    name = check_new_name(name or archive_stem(path))
     level, jobs = level or settings.level, jobs or settings.jobs
     return pack_archive(lambda: store, path, name, message=message, level=level, jobs=jobs, progress=progress)

@@ -8,9 +8,10 @@ from snapper.api.arguments import pin_environment
 from snapper.commands.pack import PackOptions
 from snapper.commands.pack import pack as pack_environment
 from snapper.commands.pack_result import PackResult
-from snapper.environment.locations import ROOT_NAMES
+from snapper.environment.names import ROOT_NAMES
 from snapper.packing.source import EditablePolicy, UserSitePolicy
 from snapper.process.progress import NO_PROGRESS, Progress
+from snapper.repository.specs import check_new_name
 from snapper.settings.resolution import load_settings
 from snapper.store import Store
 
@@ -45,7 +46,7 @@ def pack(
     settings = load_settings()
     environment = ROOT_NAMES[0] if environment in ROOT_NAMES else environment
     opened = pin_environment(environment)
-    name = name or (opened.path.name if isinstance(environment, Path) else environment)
+    name = check_new_name(name or (opened.path.name if isinstance(environment, Path) else environment))
     options = PackOptions(
         message=message,
         level=level or settings.level,

@@ -131,8 +131,9 @@ def pack(
 def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | None) -> tuple[Path, str]:
     """Return the prefix of the environment and its name in the store."""
     from snapper.environment import conda
-    from snapper.environment.locations import ROOT_NAMES, pin_own_environment
-    from snapper.repository.specs import check_environment_name
+    from snapper.environment.locations import pin_own_environment
+    from snapper.environment.names import ROOT_NAMES
+    from snapper.repository.specs import check_new_name
 
     if (name is None) == (prefix is None):
         raise UsageError(
@@ -141,7 +142,7 @@ def _prefix_and_name(name: str | None, prefix: Path | None, store_name: str | No
         )
     name = ROOT_NAMES[0] if name in ROOT_NAMES else name
     directory = absolute_directory(prefix) if prefix is not None else None
-    name_in_store = check_environment_name(
+    name_in_store = check_new_name(
         store_name or (directory.name if directory else str(name)),
         "Give a directory with --prefix, and its name in the store with --name.",
     )

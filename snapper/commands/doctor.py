@@ -20,7 +20,14 @@ from snapper.environment.conda_directories import envs_dirs
 from snapper.environment.kept import kept_in
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
-from snapper.errors import InvalidSettings, NoTargetDirectory, NotAStore, SnapperError, StoreUnreachable
+from snapper.errors import (
+    InvalidSettings,
+    NoTargetDirectory,
+    NotAStore,
+    ReservedName,
+    SnapperError,
+    StoreUnreachable,
+)
 from snapper.format.model import Ref
 from snapper.fs.small_files import read_file
 from snapper.kernels import RegisteredKernel
@@ -158,22 +165,24 @@ def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
     for ref in (entry.ref for entry in refs):
         if ref is None:
             continue
-        prefix = _target_prefix(ref)
-        if prefix is None:
+        try:
+            prefix = _target_prefix(ref)
+        except NoTargetDirectory:
             detail = f"there is no writable directory to restore {ref.name!r} into"
             hint = "Choose one: snapper config set envs_dir DIRECTORY."
             yield Finding("problem", "Target directory", detail, hint)
-        elif not prefix.exists():
-            needed[prefix.parent][ref.name] = ref.latest.size
+        except ReservedName as error:
+            yield Finding("warning", "Target directory", error.message, error.hint)
+        else:
+            if not prefix.exists():
+                needed[prefix.parent][ref.name] = ref.latest.size
     for directory in dict.fromkeys([*needed, *(path for path in envs_dirs() if path.is_dir())]):
         yield _check_space(directory, needed[directory])
 
 
-def _target_prefix(ref: Ref) -> Path | None:
-    try:
-        return choose_prefix(ref, RestoreRequest(SnapshotSpec(ref.name), envs_dir=resolve_envs_dir(None)))
-    except NoTargetDirectory:
-        return None
+def _target_prefix(ref: Ref) -> Path:
+    """Return where the environment would be restored; raise NoTargetDirectory, ReservedName."""
+    return choose_prefix(ref, RestoreRequest(SnapshotSpec(ref.name), envs_dir=resolve_envs_dir(None)))
 
 
 def _check_space(directory: Path, sizes: Counter[str]) -> Finding:

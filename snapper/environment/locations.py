@@ -10,15 +10,13 @@ from snapper.environment import conda
 from snapper.environment.conda_directories import configured_envs_dirs, envs_dirs, find_roots
 from snapper.environment.control import control_problem_in_home
 from snapper.environment.kept import is_kept
+from snapper.environment.names import ROOT_NAMES
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther
 from snapper.fs.atomic import make_directory
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
-
-#: conda's names for the environment that it is installed in itself; snapshots of it have the first one.
-ROOT_NAMES = ("base", "root")
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
 

@@ -188,6 +188,18 @@ class NoTargetDirectory(SnapperError):
 
 
 @dataclass(eq=False, repr=False)
+class ReservedName(SnapperError):
+    """An environment in the store has a name that no directory with an environment can have beside others."""
+
+    environment: str
+    code = ExitCode.CONFLICT
+    message_template = (
+        "{environment!r} is not restored into an envs directory: to conda, the name means something else"
+    )
+    hint_template = "Restore it alone, with --prefix DIRECTORY, or leave it out with --except."
+
+
+@dataclass(eq=False, repr=False)
 class KernelNotRegistered(SnapperError):
     """snapper has registered no kernel of that environment; `known` are the environments with kernels."""
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from snapper.environment.conda import is_environment
 from snapper.environment.conda_directories import envs_dirs, find_roots
 from snapper.environment.dependencies import Dependency
-from snapper.environment.locations import ROOT_NAMES, installed_environments
+from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
+from snapper.environment.names import ROOT_NAMES
 from snapper.environment.outside_paths import Surroundings
 from snapper.format.paths import contains_path
 from snapper.fs.own_directory import list_directory

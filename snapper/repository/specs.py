@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from unicodedata import normalize
 
+from snapper.environment.names import is_reserved
 from snapper.errors import NotInStore, UsageError
 from snapper.format.model import Ref, is_valid_name
 from snapper.repository.refs import lineage, read_ref
@@ -50,6 +51,15 @@ def check_environment_name(name: str, advice: str = "") -> str:
         advice = advice or ("Give a directory with --prefix." if "/" in name else "")
         rule = "Use letters, digits, '_', '.', '+' and '-', at most 128 characters, starting with a letter or digit."
         raise UsageError(f"{name!r} is not a valid environment name", f"{rule} {advice}".rstrip())
+    return name
+
+
+def check_new_name(name: str, advice: str = "") -> str:
+    """Return the name like `check_environment_name`; raise UsageError also if it is reserved."""
+    name = check_environment_name(name, advice)
+    if is_reserved(name):
+        reason = f"an environment cannot be called {name!r}: to conda, the name means something else"
+        raise UsageError(reason, advice or "Give it another name in the store.")
     return name
 
 

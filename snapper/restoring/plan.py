@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment import state
-from snapper.errors import InsufficientSpace, NoTargetDirectory
+from snapper.errors import InsufficientSpace, SnapperError
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Snapshot
 from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
@@ -48,8 +48,8 @@ class RestorePlan:
 
 
 def inspect_request(store: Store, located: LocatedRequest) -> InspectedRequest:
-    """Choose the snapshot and inspect the target; raise NoTargetDirectory, and what `inspect_target` raises."""
-    if isinstance(located.destination, NoTargetDirectory):
+    """Choose the snapshot and inspect the target; raise why there is none, and what `inspect_target` raises."""
+    if isinstance(located.destination, SnapperError):
         raise located.destination
     request, ref, (prefix, unused) = located.request, located.ref, located.destination
     spec = available_snapshot(store, ref, request.spec, prefix)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.errors import NoTargetDirectory, SnapperError
+from snapper.environment.names import is_reserved
+from snapper.errors import NoTargetDirectory, ReservedName, SnapperError
 from snapper.format.model import Ref
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
@@ -58,7 +59,7 @@ class LocatedRequest(NamedTuple):
 
     request: RestoreRequest
     ref: Ref
-    destination: Destination | NoTargetDirectory
+    destination: Destination | NoTargetDirectory | ReservedName
 
 
 def resolve_requests(store: Store, requests: Sequence[RestoreRequest]) -> Resolution:
@@ -88,20 +89,22 @@ def choose_destinations(resolved: Sequence[ResolvedRequest]) -> list[LocatedRequ
         request, ref = resolved[number]
         try:
             located[number] = LocatedRequest(request, ref, _choose(ref, request, destinations))
-        except NoTargetDirectory as error:
+        except (NoTargetDirectory, ReservedName) as error:
             located[number] = LocatedRequest(request, ref, error)
     return [located[number] for number in range(len(resolved))]
 
 
 def choose_prefix(ref: Ref, request: RestoreRequest) -> Path:
-    """Return the prefix to restore the environment to if it is the only one; raise NoTargetDirectory."""
+    """Return the prefix to restore the environment to if it is the only one; raise what `_choose` raises."""
     return _choose(ref, request, Destinations()).prefix
 
 
 def _choose(ref: Ref, request: RestoreRequest, destinations: Destinations) -> Destination:
-    """Return the destination of a request; raise NoTargetDirectory."""
+    """Return the destination of a request; raise NoTargetDirectory, and ReservedName if the user has to give it."""
     if request.prefix:
         return Destination(Path(os.path.abspath(request.prefix)))
+    if is_reserved(ref.name):
+        raise ReservedName(ref.name)
     if request.envs_dir:
         return Destination(Path(os.path.abspath(request.envs_dir / ref.name)))
     return destinations.choose(ref.name, ref.latest.prefix)

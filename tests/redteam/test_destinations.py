@@ -30,7 +30,7 @@ _IN_HOME = {
     "envs/.hidden/work": "work",
     "envs/a/b/work": "work",
     "envs/.work": "work",
-    "envs": "envs",
+    "envs": "work",
     "SageMaker/.snapper/venv": "venv",
 }
 
@@ -54,6 +54,17 @@ def test_prefix_in_the_home(place: str, world: World) -> None:
     with world.unharmed(name):
         world.victim.snapper("restore", "--all")
     withstood((world.victim.envs / name / "conda-meta").is_dir(), "the environment is not restored")
+
+
+def test_names_that_make_an_environment_of_the_envs_directory(world: World) -> None:
+    """Where snapper has its own directory, start scripts would run nothing that seems to be in an environment."""
+    for name in ("conda-meta", "Conda-Meta", "envs", "pkgs", "root"):
+        world.publish(name, file("history", ""), prefix=world.victim.envs / name)
+    world.publish("good", prefix=world.victim.envs / "good")
+    with world.unharmed("good"):
+        world.victim.snapper("restore", "--all")
+        world.victim.snapper("restore", "conda-meta", "--envs-dir", world.victim.envs)
+    withstood((world.victim.envs / "good/conda-meta").is_dir(), "another environment is not restored")
 
 
 @pytest.mark.parametrize("name", ["work", "base"])
