@@ -429,6 +429,42 @@ def test_kernels_that_users_changed_are_theirs(machine: Machine) -> None:
     assert (registered / "kernel.json").read_text() == text
 
 
+def test_logos_that_users_changed_are_theirs(machine: Machine) -> None:
+    """Those of the environment come and go with it."""
+    prefix = make_data(machine.envs / "one")
+    shipped = add_kernel(prefix, "text", argv=["true"], display_name="T", language="text")
+    registered = kernels_dir(machine) / "one-text"
+
+    def logos() -> dict[str, str]:
+        return {path.name: path.read_text() for path in registered.glob("*-*.*")}
+
+    for name in ("logo-32x32.png", "logo-64x64.png"):
+        (shipped / name).write_text("shipped")
+    machine.run_json("kernels", "register", prefix)
+    assert logos() == {"logo-32x32.png": "shipped", "logo-64x64.png": "shipped"}
+    (registered / "logo-64x64.png").write_text("mine")
+    (registered / "logo-svg.svg").symlink_to(machine.home / "mine.svg")
+    (machine.home / "mine.svg").write_text("mine")
+    (shipped / "logo-32x32.png").write_text("changed")
+    (shipped / "logo-svg.svg").write_text("shipped")
+    for _ in range(2):
+        machine.run_json("kernels", "register", prefix)
+        assert logos() == {
+            "logo-32x32.png": "changed",
+            "logo-64x64.png": "mine",
+            "logo-svg.svg": "mine",
+        }
+    (shipped / "logo-32x32.png").unlink()
+    machine.run_json("kernels", "register", prefix)
+    kept = {"logo-64x64.png": "mine", "logo-svg.svg": "mine"}
+    assert logos() == kept
+    machine.run_json("kernels", "remove", "one")
+    assert (logos(), len([*registered.iterdir()])) == (kept, 2)
+    machine.run_json("kernels", "register", prefix)
+    assert logos() == kept
+    assert (registered / "command.sh").exists()
+
+
 def test_files_of_registered_kernels_are_private(machine: Machine) -> None:
     """The publisher chose what is beside a kernelspec: it may be a link, or get a secret later."""
     prefix = make_data(machine.envs / "one")

@@ -1,6 +1,6 @@
 """The kernels that snapper has registered in the user's Jupyter.
 
-Their `kernel.json` says in `metadata.snapper` which kernel of which environment they are, and has a digest of what was
+Their `kernel.json` says in `metadata.snapper` which kernel of which environment they are, and has digests of what was
 written. A copy of such a directory under another name is the user's own kernel. So is what a user has changed: it keeps
 its `kernel.json`.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from snapper.environment import conda
 from snapper.format.model import check_name, sha256_hex
 from snapper.fs.atomic import is_temporary
 from snapper.fs.own_directory import OwnDirectory, list_directory, own_directory
+from snapper.kernels.assets import Digests, written_assets
 from snapper.kernels.jupyter import user_kernels_directory
 from snapper.kernels.kernelspecs import ASSETS, KERNEL_JSON, KERNELSPEC_ERRORS
 from snapper.kernels.launcher import COMMAND_SCRIPT, LAUNCH_SCRIPT
 
-#: What snapper writes into the directory of a kernel before its kernel.json.
+#: What snapper always writes into the directory of a kernel, and what it may write before that is complete.
+_WRITTEN = {KERNEL_JSON, LAUNCH_SCRIPT, COMMAND_SCRIPT}
 _WRITTEN_FIRST = {LAUNCH_SCRIPT, COMMAND_SCRIPT, *ASSETS}
-_WRITTEN = {KERNEL_JSON, *_WRITTEN_FIRST}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class RegisteredKernel:
     """A kernel that snapper has registered; `ready` if its environment is in its place and has the kernel.
 
     If `edited`, its `kernel.json` is not as snapper wrote it. It `claims` its name if the environment carried it by
-    that name, rather than by one of the template's.
+    that name, rather than by one of the template's. `assets` are the files beside it that snapper has written.
     """
 
     name: str
@@ -44,6 +46,7 @@ class RegisteredKernel:
     ready: bool
     edited: bool = False
     claims: bool = False
+    assets: Digests = None
 
 
 def registered_kernels() -> tuple[RegisteredKernel, ...]:
@@ -77,10 +80,17 @@ def is_usable(directory: OwnDirectory, environment: str, kernel: str) -> bool:
 
 
 def with_mark(
-    fields: dict[str, Any], environment: str, kernel: str, prefix: Path, *, claims: bool = False
+    fields: dict[str, Any],
+    environment: str,
+    kernel: str,
+    prefix: Path,
+    assets: Mapping[str, str],
+    *,
+    claims: bool = False,
 ) -> dict[str, Any]:
-    """Return the fields of a `kernel.json` marked as a kernel that snapper has registered."""
+    """Return the fields of a `kernel.json` marked as a kernel that snapper has registered with these assets."""
     mark: dict[str, object] = {"environment": environment, "kernel": kernel, "prefix": str(prefix)}
+    mark["assets"] = dict(assets)
     if claims:
         mark["claims"] = True
     fields = {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
@@ -116,6 +126,7 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
             ready=COMMAND_SCRIPT in directory.names() and conda.is_environment(prefix),
             edited=mark.get("digest", _digest(fields)) != _digest(fields),  # 0.1.0 wrote no digest
             claims=mark.get("claims") is True,
+            assets=dict(mark["assets"]) if "assets" in mark else None,
         )
     except KERNELSPEC_ERRORS:
         return None
@@ -124,7 +135,8 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
 def remove_registered(kernel: RegisteredKernel) -> None:
     """Remove the files of the kernel, and its directory if it has no others. May raise OSError.
 
-    Nothing is removed if something else is there by now. Of a link, only the link itself is removed.
+    Files that the user has put there or changed are kept, and nothing is removed if something else is there by now. Of
+    a link, only the link itself is removed.
     """
     path = Path(kernel.path)
     if path.is_symlink():
@@ -135,8 +147,9 @@ def remove_registered(kernel: RegisteredKernel) -> None:
         found = read_registered(directory)
         if found is None or (found.environment, found.kernel) != (kernel.environment, kernel.kernel):
             raise FileExistsError(errno.EEXIST, "another kernel has been put there", kernel.path)
+        written = _WRITTEN | written_assets(directory, found.assets)
         for name in directory.names():
-            if name in _WRITTEN or is_temporary(name):
+            if name in written or is_temporary(name):
                 directory.remove(name)
         directory.remove_if_empty()
 

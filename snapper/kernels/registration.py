@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,6 +21,7 @@ from snapper.fs.own_directory import OwnDirectory, own_directory
 from snapper.fs.ownership import trusted_users
 from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
+from snapper.kernels.assets import replace_assets
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import NATIVE, KernelNames, NamedKernel
 from snapper.kernels.outside import find_outside_kernels
@@ -128,15 +129,14 @@ class Registrar:
         return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in others)]
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
-        def write(directory: OwnDirectory, edited: bool) -> None:
+        def write(directory: OwnDirectory, known: RegisteredKernel | None) -> None:
             owners = (*trusted_users(), spec.environment.status.st_uid)
             self._write_launch_script(directory, spec.prefix, environment, owners)
-            for name, data in spec.assets():
-                directory.write(name, data)
             argv = spec.argv()
-            fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
-            if not edited:
-                _write_kernelspec(directory, named, fields, spec.prefix, environment)
+            if not (known and known.edited):
+                assets = replace_assets(directory, known.assets if known else {}, dict(spec.assets()))
+                fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
+                _write_kernelspec(directory, named, fields, spec.prefix, environment, assets)
             # The command script comes last: it makes the kernel ready.
             script = launcher.render_command_script(spec.environment, argv, spec.variables())
             directory.write(launcher.COMMAND_SCRIPT, _encode(script))
@@ -144,32 +144,37 @@ class Registrar:
         return self._attempt(named, environment, write)
 
     def _register_pending(self, named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
-        def write(directory: OwnDirectory, _: bool) -> None:
+        def write(directory: OwnDirectory, _: RegisteredKernel | None) -> None:
             if not conda.is_environment(prefix):
                 directory.remove(launcher.COMMAND_SCRIPT)
             self._write_launch_script(directory, prefix, environment, trusted_users())
             if KERNEL_JSON not in directory.names():
                 fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
-                _write_kernelspec(directory, named, fields, prefix, environment)
+                _write_kernelspec(directory, named, fields, prefix, environment, {})
 
         return self._attempt(named, environment, write)
 
     def _attempt(
-        self, named: NamedKernel, environment: str, write: Callable[[OwnDirectory, bool], None]
+        self,
+        named: NamedKernel,
+        environment: str,
+        write: Callable[[OwnDirectory, RegisteredKernel | None], None],
     ) -> KernelRegistration:
-        """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels."""
+        """Write into the kernel's directory, and return the outcome. Whatever fails must not stop other kernels.
+
+        `write` gets the kernel as it is registered there, if it is.
+        """
         self._names.add(named.name)
         try:
             with own_directory(named.directory, make=True, mode=0o755) as directory:
                 if not is_usable(directory, environment, named.kernel.name):
                     raise FileExistsError(errno.EEXIST, "there is another kernel of this name")
                 known = read_registered(directory)
-                edited = known is not None and known.edited
-                write(directory, edited)
+                write(directory, known)
         except Exception as error:
             logger.debug("traceback", exc_info=error)
             return _registration(named, error)
-        return replace(_registration(named), edited=edited)
+        return replace(_registration(named), edited=known is not None and known.edited)
 
     def _write_launch_script(
         self, directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
@@ -225,10 +230,15 @@ def _is_anothers(directory: Path) -> bool:
 
 
 def _write_kernelspec(
-    directory: OwnDirectory, named: NamedKernel, fields: dict[str, Any], prefix: Path, environment: str
+    directory: OwnDirectory,
+    named: NamedKernel,
+    fields: dict[str, Any],
+    prefix: Path,
+    environment: str,
+    assets: Mapping[str, str],
 ) -> None:
     fields = {**fields, "display_name": named.display_name}
-    fields = with_mark(fields, environment, named.kernel.name, prefix, claims=named.claims)
+    fields = with_mark(fields, environment, named.kernel.name, prefix, assets, claims=named.claims)
     directory.write(KERNEL_JSON, json.dumps(fields).encode("ascii"))
 
 
