@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,9 @@ def find_drift(tree: Tree, index: Index) -> Drift:
                 or taken <= row[2] <= row[3]
             ):
                 changed.append(path)
-    added += (f"{path}/" for path in _empty_directories(tree) if f"{path}/" not in rows)
+    # Python leaves directories for compiled modules empty.
+    empty = (f"{path}/" for path in tree.empty if not path.endswith("__pycache__"))
+    added += (path for path in empty if path not in rows)
     added += (path for path, reason in tree.skipped if reason != WITHOUT_DATA and not is_kept(path))
     removed = (path for path in rows if path not in present and not path.endswith("/"))
 
@@ -68,14 +70,6 @@ def find_drift(tree: Tree, index: Index) -> Drift:
         return tuple(sorted(path for path, source in sources if not (source in present or source in rows)))
 
     return Drift(without_compiled(added), without_compiled(removed), without_compiled(changed))
-
-
-def _empty_directories(tree: Tree) -> Iterator[str]:
-    """Yield the directories with nothing in them. Python leaves directories for compiled modules empty."""
-    parents = tree.parents.union(path.rpartition("/")[0] for path, _ in tree.skipped)
-    for file in tree.files:
-        if file.type == "directory" and file.path not in parents and not file.path.endswith("__pycache__"):
-            yield file.path
 
 
 def is_touched(prefix: Path) -> bool:

@@ -42,7 +42,7 @@ def scan(prefix: Path | PinnedDirectory) -> Tree:
     return _without_nested(tree, directory)
 
 
-def _refusal(directory: PinnedDirectory) -> Refuse:
+def _refusal(directory: PinnedDirectory) -> Refuse | None:
     """Return a function that says why what has a status is not part of the environment of another user, for `walk`.
 
     There, others' files may be hard links to what this user can read, but the owner of the environment cannot.
@@ -55,7 +55,7 @@ def _refusal(directory: PinnedDirectory) -> Refuse:
             return None
         return f"it belongs to the user {owner_name(status)}"
 
-    return (lambda _: None) if is_own(directory.status) else refuse
+    return None if is_own(directory.status) else refuse
 
 
 def nested_environments(tree: Tree) -> list[str]:
@@ -85,7 +85,8 @@ def _without_nested(tree: Tree, directory: PinnedDirectory) -> Tree:
     skipped = [item for item in tree.skipped if not item.path.startswith(tops)]
     skipped += (SkippedPath(path, _NESTED) for path in outermost)
     files = (file for file in tree.files if not f"{file.path}/".startswith(tops))
-    return Tree(tuple(files), tuple(sorted(skipped)))
+    empty = (path for path in tree.empty if not f"{path}/".startswith(tops))
+    return Tree(tuple(files), tuple(sorted(skipped)), tuple(empty))
 
 
 def is_kept(path: str) -> bool:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,10 +104,16 @@ def read(prefix: Path | PinnedDirectory) -> EnvironmentState | None:
 def read_previous(prefix: Path | PinnedDirectory) -> PreviousSnapshot | None:
     """Return the environment's last snapshot, or None if it is missing or unreadable."""
     try:
-        encoded = EncodedSnapshot.parse(_read(prefix, _SNAPSHOT, _MAX_SNAPSHOT))
-        return PreviousSnapshot(encoded, manifest.decode(encoded))
+        return _decode_previous(_read(prefix, _SNAPSHOT, _MAX_SNAPSHOT))
     except (OSError, canonical.MalformedDocument):
         return None
+
+
+# As with the index, a restore that replaces an environment reads it three times.
+@lru_cache(maxsize=1)
+def _decode_previous(data: bytes) -> PreviousSnapshot:
+    encoded = EncodedSnapshot.parse(data)
+    return PreviousSnapshot(encoded, manifest.decode(encoded))
 
 
 def read_index(prefix: Path | PinnedDirectory) -> Index | None:

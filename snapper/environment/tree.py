@@ -22,6 +22,8 @@ Exclude = Callable[[str], str | None]
 Refuse = Callable[[os.stat_result], str | None]
 
 _TYPES: dict[int, Type] = {stat.S_IFREG: "file", stat.S_IFLNK: "symlink", stat.S_IFDIR: "directory"}
+#: What S_IFMT and S_IMODE return of a mode.
+_TYPE_BITS, _PERMISSION_BITS = 0o170000, 0o7777
 
 #: Why a directory is skipped that is on another file system than the one above it.
 MOUNTED = "another file system is mounted there"
@@ -58,10 +60,11 @@ class SkippedPath(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """All files in no particular order, and the paths that were skipped, sorted."""
+    """All files in no particular order, the paths that were skipped, sorted, and the directories that are empty."""
 
     files: tuple[File, ...]
     skipped: tuple[SkippedPath, ...]
+    empty: tuple[str, ...] = ()
 
     @cached_property
     def by_path(self) -> Mapping[str, File]:
@@ -81,8 +84,8 @@ class Tree:
 
 def walk(
     top: Path | PinnedDirectory,
-    exclude: Exclude = lambda _: None,
-    refuse: Refuse = lambda _: None,
+    exclude: Exclude | None = None,
+    refuse: Refuse | None = None,
 ) -> Tree:
     """Describe everything below `top`, which may be a symlink, without following others or entering other file systems.
 
@@ -91,12 +94,17 @@ def walk(
     """
     files: list[File] = []
     skipped: list[SkippedPath] = []
+    empty: list[str] = []
     pending = [""]
     opened = top if isinstance(top, PinnedDirectory) else os.path.realpath(top)
     with os_errors(str(top), "read"), closing(DirectoryTree(opened, make=False)) as directories:
         device = os.fstat(directories[""]).st_dev
         while pending:
-            for item in _read_directory(top, directories, pending.pop(), exclude, refuse):
+            directory = pending.pop()
+            found = _read_directory(top, directories, directory, exclude, refuse)
+            if not found and directory:
+                empty.append(directory)
+            for item in found:
                 if isinstance(item, SkippedPath):
                     if item.reason:
                         skipped.append(item)
@@ -107,55 +115,50 @@ def walk(
                     pending.append(item.path)
                 else:
                     skipped.append(SkippedPath(item.path, MOUNTED))
-    return Tree(tuple(files), tuple(sorted(skipped)))
+    return Tree(tuple(files), tuple(sorted(skipped)), tuple(empty))
 
 
 def _read_directory(
     top: Path | PinnedDirectory,
     directories: DirectoryTree,
     directory: str,
-    exclude: Exclude,
-    refuse: Refuse,
+    exclude: Exclude | None,
+    refuse: Refuse | None,
 ) -> list[File | SkippedPath]:
+    """Describe what is in a directory. It is one loop, since this is done for each file of an environment."""
+    found: list[File | SkippedPath] = []
     parent = path = f"{directory}/" if directory else ""
+    new_file = tuple.__new__  # as File does, without a call of Python code
     try:
         descriptor = directories[directory]
         with os.scandir(descriptor) as entries:
-            return [
-                _describe(path := parent + entry.name, entry, descriptor, exclude, refuse)
-                for entry in entries
-            ]
+            for entry in entries:
+                path = parent + entry.name
+                if exclude and (reason := exclude(path)) is not None:
+                    found.append(SkippedPath(path, reason))
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                mode = status.st_mode
+                type_ = _TYPES.get(mode & _TYPE_BITS)
+                if type_ is None:
+                    found.append(SkippedPath(path, WITHOUT_DATA))
+                    continue
+                if refuse and (reason := refuse(status)) is not None:
+                    found.append(SkippedPath(path, reason))
+                    continue
+                fields = (
+                    path,
+                    type_,
+                    status.st_size,
+                    mode & _PERMISSION_BITS,
+                    status.st_mtime_ns,
+                    status.st_ctime_ns,
+                    status.st_ino,
+                    status.st_dev,
+                    status.st_nlink,
+                    os.readlink(entry.name, dir_fd=descriptor) if type_ == "symlink" else "",
+                )
+                found.append(new_file(File, fields))
     except OSError as error:
         raise map_os_error(error, f"{top}/{path}".rstrip("/"), "read") from None
-
-
-def _describe(
-    path: str,
-    entry: os.DirEntry[str],
-    directory: int,
-    exclude: Exclude,
-    refuse: Refuse,
-) -> File | SkippedPath:
-    reason = exclude(path)
-    if reason is not None:
-        return SkippedPath(path, reason)
-    status = entry.stat(follow_symlinks=False)
-    mode = status.st_mode
-    type_ = _TYPES.get(stat.S_IFMT(mode))
-    if type_ is None:
-        return SkippedPath(path, WITHOUT_DATA)
-    reason = refuse(status)
-    if reason is not None:
-        return SkippedPath(path, reason)
-    return File(
-        path,
-        type_,
-        status.st_size,
-        stat.S_IMODE(mode),
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-        status.st_ino,
-        status.st_dev,
-        status.st_nlink,
-        os.readlink(entry.name, dir_fd=directory) if type_ == "symlink" else "",
-    )
+    return found

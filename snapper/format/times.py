@@ -34,3 +34,8 @@ def stored_time(time: int) -> int:
 def restored_time(time: int) -> int:
     """Return the time on disk for a file with this time in a layer."""
     return RESTORED_LINK_TIME * NANOSECONDS if time == LINK_TIME * NANOSECONDS else time
+
+
+def is_kept(time: int) -> bool:
+    """Return whether a file with this time on disk still has it after it was packed and restored."""
+    return 0 <= time <= LATEST and time != LINK_TIME * NANOSECONDS

@@ -101,6 +101,13 @@ class _Moved(NamedTuple):
     since: int
 
 
+class _Listing(NamedTuple):
+    """What is in a directory, and its status: had a name been added before it was listed, the ctime would be later."""
+
+    entries: list[os.DirEntry[str]]
+    status: os.stat_result
+
+
 class _Removal:
     """Removes what is in an open directory, except for what was changed at the time `since` or later."""
 
@@ -115,20 +122,16 @@ class _Removal:
         self._refused: PermissionError | None = None
 
     def run(self) -> None:
-        self._empty(self._top, "", 0, self._since)
+        self._remove_all(_list(self._top), self._top, "", 0, self._since)
         while self._moved:
             self._remove_moved(self._moved.pop())
         if self._refused:
             raise self._refused
 
-    def _empty(self, directory: int, path: str, depth: int, since: int) -> None:
+    def _remove_all(self, listing: _Listing, directory: int, path: str, depth: int, since: int) -> None:
         """Do what shutil.rmtree does in less time. The path ends in `/` unless it is empty."""
-        with os.scandir(directory) as entries:
-            children = list(entries)
-        shared = self._shared
-        if shared and os.fstat(directory).st_ctime_ns >= since:
-            shared = frozenset()
-        for entry in children:
+        shared = self._shared if listing.status.st_ctime_ns < since else frozenset()
+        for entry in listing.entries:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     self._remove_directory(entry.name, directory, path + entry.name, depth, since)
@@ -153,8 +156,9 @@ class _Removal:
     def _remove_directory(self, name: str, parent: int, path: str, depth: int, since: int) -> None:
         """Remove the directory, or move it up if it is too deep, unless something stays in it."""
         try:
-            directory, status = _open_directory(name, parent)
-            with closing_descriptor(directory):
+            directory, listing = _open_directory(name, parent)
+            try:
+                status = listing.status
                 if self._stays(name, parent, path, status, since):
                     return
                 since = since if status.st_ctime_ns < since else LONG_AGO
@@ -162,7 +166,9 @@ class _Removal:
                     os.fchmod(directory, 0o700)
                     self._move_up(name, parent, _Moved(secrets.token_hex(16), path, status.st_ino, since))
                     return
-                self._empty(directory, path + "/", depth + 1, since)
+                self._remove_all(listing, directory, path + "/", depth + 1, since)
+            finally:
+                os.close(directory)
             _remove_empty(name, parent)
         except OSError as error:
             if error.errno not in _STAYS:
@@ -187,11 +193,11 @@ class _Removal:
     def _remove_moved(self, moved: _Moved) -> None:
         """Remove a directory that was moved up, unless another one was moved because it had just got its name."""
         try:
-            directory, status = _open_directory(moved.name, self._top)
+            directory, listing = _open_directory(moved.name, self._top)
             with closing_descriptor(directory):
-                if status.st_ino != moved.inode:
+                if listing.status.st_ino != moved.inode:
                     return
-                self._empty(directory, moved.path + "/", 1, moved.since)
+                self._remove_all(listing, directory, moved.path + "/", 1, moved.since)
             _remove_empty(moved.name, self._top)
         except OSError as error:
             if error.errno not in _STAYS:
@@ -206,16 +212,28 @@ def _remove_empty(name: str, parent: int) -> None:
         os.rmdir(name, dir_fd=parent)
 
 
-def _open_directory(name: str, parent: int) -> tuple[int, os.stat_result]:
-    """Open a directory, which may have no permissions; return its status before it was given some."""
+def _open_directory(name: str, parent: int) -> tuple[int, _Listing]:
+    """Open and list a directory, which may have no permissions; return its status before it was given some."""
+    status = None
     try:
         directory = os.open(name, LISTING, dir_fd=parent)
     except PermissionError:
         os.fchmod(parent, 0o700)
         status = os.lstat(name, dir_fd=parent)
         _make_accessible(name, parent)
-        return os.open(name, LISTING, dir_fd=parent), status
-    return directory, os.fstat(directory)
+        directory = os.open(name, LISTING, dir_fd=parent)
+    try:
+        return directory, _list(directory, status)
+    except BaseException:
+        os.close(directory)
+        raise
+
+
+def _list(directory: int, before: os.stat_result | None = None) -> _Listing:
+    """List an open directory. Its status is that of a later moment, unless one from `before` is given."""
+    with os.scandir(directory) as entries:
+        children = list(entries)
+    return _Listing(children, before or os.fstat(directory))
 
 
 if sys.platform == "linux":

@@ -34,7 +34,7 @@ from snapper.environment.index import (
 from snapper.format import bytecode
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot, directory_mode, file_mode
-from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, restored_time, stored_time
+from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, is_kept
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.fs.ownership import own_users
 from snapper.process.pool import WorkerPool
@@ -49,6 +49,8 @@ _LINK_TIME = RESTORED_LINK_TIME * NANOSECONDS
 
 #: How long a time of access is recent, in nanoseconds: file systems do not update it more often either (`relatime`).
 _RECENT = 24 * 60 * 60 * NANOSECONDS
+
+_DIRECTORY, _REGULAR, _LINK = stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK
 
 #: Layers that are linked together: an index block with the entries of each, by its number in the new snapshot.
 _Unit = dict[int, bytes]
@@ -169,9 +171,9 @@ class _InstalledLayers:
         if path.endswith("/"):
             return True
         at_link = layer.kind == "link" or (layer.kind == "package" and path in self._relocated)
-        if not inode or (at_link and mtime != _LINK_TIME) or restored_time(stored_time(mtime)) != mtime:
+        if not inode or (at_link and mtime != _LINK_TIME) or not is_kept(mtime):
             return False
-        if layer.kind == "package" and mode == file_mode(mode) and mtime % NANOSECONDS:
+        if mtime % NANOSECONDS and layer.kind == "package" and mode == file_mode(mode):
             return False
         source = bytecode.source_of(path) if path.endswith(".pyc") else None
         source_mtime = self._index.mtime_of(source) if source in self._relocated and source else None
@@ -230,19 +232,23 @@ class _Linker:
             status = os.stat(name, dir_fd=self.source[parent], follow_symlinks=False)
         except OSError:
             return False
-        st_mode = status.st_mode
         if path.endswith("/"):
-            return stat.S_ISDIR(st_mode) and stat.S_IMODE(st_mode) == mode
+            return status.st_mode == _DIRECTORY | mode
         if status.st_atime_ns < self.began - _RECENT:
             self.unused.add(path)
+        changed = status.st_ctime_ns
         return (
-            (status.st_size, stat.S_IMODE(st_mode), status.st_mtime_ns, status.st_ino)
-            == (size, mode, mtime, inode)
-            and ctime in (status.st_ctime_ns, ANY_CTIME)
-            and status.st_ctime_ns < self.taken
+            status.st_size == size
+            and status.st_mtime_ns == mtime
+            and status.st_ino == inode
+            and ctime in (changed, ANY_CTIME)
+            and changed < self.taken
             and status.st_dev == self.device
             and status.st_uid in self.users
-            and (stat.S_ISLNK(st_mode) or (stat.S_ISREG(st_mode) and mode == file_mode(mode)))
+            and (
+                (status.st_mode == _REGULAR | mode and mode == file_mode(mode))
+                or status.st_mode == _LINK | mode
+            )
         )
 
     def link(self, number: int, entries: Sequence[EntryFields]) -> ExtractedLayer:

@@ -21,7 +21,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -234,12 +234,12 @@ def _files_left(tree: int, target: Path) -> list[str]:
 
 
 class _Job(NamedTuple):
-    """Directories to empty, by their paths below `top`, of what is older than `since` or has one of these inodes."""
+    """Directories to empty, by their paths below `top`, of what is older than `since` or has one of the inodes."""
 
     top: str
     since: int
     paths: list[str]
-    shared: array[int]
+    shared: bytes
 
 
 def remove_with_workers(replaced: Path, seen: Seen, workers: WorkerPool[Store]) -> None:
@@ -251,7 +251,7 @@ def remove_with_workers(replaced: Path, seen: Seen, workers: WorkerPool[Store]) 
     if since is None:
         return
     paths = list(_old_directories(str(replaced), _DEPTH, since))
-    shared = array("Q", seen.shared)
+    shared = array("Q", seen.shared).tobytes()
     for first in range(min(_JOBS, len(paths))):
         workers.submit(_empty_directories, _Job(str(replaced), since, paths[first::_JOBS], shared), 1)
     with suppress(SnapperError), closing(workers.results()) as results:
@@ -263,7 +263,7 @@ def _empty_directories(_: object, job: _Job) -> None:
     """Empty the directories as far as that is possible, if nothing is mounted below them."""
     if mount_points_below(job.top):
         return
-    shared = frozenset(job.shared)
+    shared = _inodes(job.shared)
     with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
         device = os.fstat(directories[""]).st_dev
         for path in job.paths:
@@ -273,6 +273,14 @@ def _empty_directories(_: object, job: _Job) -> None:
                 statuses = [os.fstat(directories[parent]) for parent in above]
                 if all(status.st_ctime_ns < job.since and status.st_dev == device for status in statuses):
                     remove_older(directories[path], job.since, shared=shared)
+
+
+@lru_cache(maxsize=1)
+def _inodes(data: bytes) -> frozenset[int]:
+    """Return the inodes in an array of a job: all jobs of a removal have the same."""
+    inodes = array("Q")
+    inodes.frombytes(data)
+    return frozenset(inodes)
 
 
 def _old_directories(top: str, depth: int, since: int) -> Iterator[str]:
