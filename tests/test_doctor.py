@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from snapper.commands import environment_checks
-from snapper.environment.dependencies import Dependency, find_dependencies
+from snapper.environment.dependencies import find_dependencies
+from snapper.environment.dependency import Dependency
 from snapper.environment.kept import kept_name
 from snapper.environment.outside_paths import Surroundings
 from tests.conftest import Machine

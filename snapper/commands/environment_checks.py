@@ -9,12 +9,8 @@ from pathlib import Path
 from snapper import kernels
 from snapper.checks.findings import Finding
 from snapper.environment import conda, editable
-from snapper.environment.dependencies import (
-    Dependency,
-    find_dependencies,
-    needed_libraries,
-    unproved_links,
-)
+from snapper.environment.dependencies import find_dependencies, needed_libraries, unproved_links
+from snapper.environment.dependency import Dependency
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.libraries import ProgramFiles
 from snapper.environment.locations import installed_environments

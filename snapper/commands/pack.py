@@ -14,10 +14,11 @@ from snapper import kernels
 from snapper.commands.pack_result import PackResult
 from snapper.environment import index, state
 from snapper.environment.credentials import find_credentials
-from snapper.environment.dependencies import Dependency, find_dependencies, needed_libraries, unproved_links
+from snapper.environment.dependencies import find_dependencies, needed_libraries, unproved_links
+from snapper.environment.dependency import Dependency, OutsideLibrary
 from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
-from snapper.environment.libraries import OutsideLibrary, ProgramFiles
+from snapper.environment.libraries import ProgramFiles
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.own_locations import remember_location
 from snapper.environment.platforms import platform_of_records

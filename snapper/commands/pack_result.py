@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from snapper.environment.dependencies import Dependency
+from snapper.environment.dependency import Dependency
 from snapper.environment.tree import SkippedPath
 from snapper.format.model import HistoryEntry, Snapshot
 

@@ -21,7 +21,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
 
-from snapper.environment.libraries import OutsideLibrary
+from snapper.environment.dependency import OutsideLibrary
 from snapper.environment.tree import File
 from snapper.format import canonical
 from snapper.format.model import path_bytes

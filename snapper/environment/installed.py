@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from snapper.environment import conda, state
-from snapper.environment.cached_links import FollowedLinks, follow, leads_outside
 from snapper.environment.conda import Record
 from snapper.environment.drift import Drift, find_drift, is_touched
 from snapper.environment.index import Index
@@ -21,6 +20,7 @@ from snapper.fs.errors import read_errors
 from snapper.fs.pinned import PinnedDirectory
 
 if TYPE_CHECKING:
+    from snapper.environment.cached_links import FollowedLinks
     from snapper.environment.embedded import EmbeddedPrefixes
 
 T = TypeVar("T")
@@ -49,6 +49,9 @@ class InstalledEnvironment:
     @cached_property
     def followed(self) -> FollowedLinks:
         """The tree with links of packages into a package cache followed; raises what `tree` and `records` raise."""
+        # Slow to import, and not needed to find out whether an environment has changed.
+        from snapper.environment.cached_links import FollowedLinks, follow, leads_outside  # noqa: PLC0415
+
         own = (os.path.abspath(self.prefix), os.path.realpath(self.prefix))
         links = [link for link in self.tree.symlinks if leads_outside(link, own)]
         if not links:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import NamedTuple
 
+from snapper.environment.dependency import OutsideLibrary
 from snapper.environment.lookup import Lookup
 from snapper.environment.outside_paths import Surroundings
 from snapper.format.elf_needed import NeededLibraries, read_needed
@@ -42,17 +43,6 @@ class _Directory(NamedTuple):
 
     path: str
     inside: str
-
-
-@dataclass(frozen=True)
-class OutsideLibrary:
-    """A library or interpreter outside of an environment, by its name or path, and the files that need it.
-
-    The name is empty for a file that the search did not get beyond, because these files need too many.
-    """
-
-    library: str
-    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)

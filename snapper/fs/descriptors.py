@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 
 #: What is taken as the limit if there is none, or a very large one.
 _MOST = 1 << 16
@@ -11,8 +10,8 @@ _MOST = 1 << 16
 
 def most_descriptors() -> int:
     """Return how many descriptors this process can have."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if limit == resource.RLIM_INFINITY else min(limit, _MOST)
+    limit = os.sysconf("SC_OPEN_MAX")
+    return _MOST if limit < 0 else min(limit, _MOST)
 
 
 def free_descriptors() -> int:

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper.environment.dependencies import Dependency
+from snapper.environment.dependency import Dependency
 from snapper.environment.state import open_environment
 from snapper.fs.atomic import write_entry
 from snapper.fs.directories import DirectoryTree

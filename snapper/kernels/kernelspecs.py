@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from snapper.environment import conda
-from snapper.environment.dependencies import KernelCommand
+from snapper.environment.dependency import KernelCommand
 from snapper.format.model import Kernel
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import list_beneath, read_beneath

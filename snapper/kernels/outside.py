@@ -18,7 +18,7 @@ from pathlib import Path
 
 from snapper.environment.conda import is_environment
 from snapper.environment.conda_directories import envs_dirs, find_roots
-from snapper.environment.dependencies import Dependency
+from snapper.environment.dependency import Dependency
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
 from snapper.environment.names import ROOT_NAMES

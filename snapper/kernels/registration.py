@@ -24,7 +24,6 @@ from snapper.kernels import launcher
 from snapper.kernels.assets import replace_assets
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import NATIVE, KernelNames, NamedKernel
-from snapper.kernels.outside import find_outside_kernels
 from snapper.kernels.registered import (
     RegisteredKernel,
     is_usable,
@@ -124,6 +123,9 @@ class Registrar:
         specs = list(find_kernelspecs(directory))
         if not any(spec.is_carried for spec in specs):
             return specs
+        # Slow to import, and seldom needed.
+        from snapper.kernels.outside import find_outside_kernels  # noqa: PLC0415
+
         others = {kernel.name for kernel in find_outside_kernels(directory)}
         others |= {NATIVE} & {spec.kernel.name for spec in specs if not spec.is_carried}
         return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in others)]

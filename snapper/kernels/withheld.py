@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from snapper.environment.credentials import defines_secret, is_secret
-from snapper.environment.dependencies import Dependency
+from snapper.environment.dependency import Dependency
 from snapper.fs.directories import current_umask
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec
 
