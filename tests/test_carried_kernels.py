@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
-from snapper.environment.credentials import defines_secret
+from snapper.environment.credential_forms import defines_secret
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.jupyter import kernels_dir, nbconvert, started

@@ -18,7 +18,7 @@ import pytest
 
 from scripts.maker import make
 from snapper.commands.pack import pack
-from snapper.environment.credentials import defines_secret
+from snapper.environment.credential_forms import contains_token, defines_secret
 from snapper.process.progress import NullProgress
 from snapper.store import open_store
 from tests.conftest import Machine, tree_of
@@ -393,15 +393,36 @@ def test_files_with_credentials_are_named(tools: Path, machine: Machine) -> None
         "etc/conda/activate.d/harmless.sh": 'export API_TOKEN="$OTHER"\nunset SERVICE_API_KEY\nKEYBOARD=us\n',
         "etc/jupyter/jupyter_server_config.json": '{"IdentityProvider": {"token": "s3cret-11"}}',
         "etc/jupyter/jupyter_server_config.py": "c.ServerApp.password = 's3cret-12'\n",
+        "etc/jupyter/jupyter_server_config.d/mine.json": '{"ServerApp": {"token": "s3cret-13"}}',
+        "lib/R/etc/Renviron.site": "DB_PASSWORD=s3cret-14\n",
+        "share/jupyter/kernels/mine/kernel.json": '{"argv": ["run", "--api-token", "s3cret-15"]}',
     }.items():
         file = tools / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         if "harmless" not in path:
             paths.append(path)
+    found_by_content = []
+    site = "lib/python3.12/site-packages"
+    for path, text in {
+        "src/mine/.git/config": "[remote]\n\turl = https://oauth2:s3cret-16@git.example/x.git\n",
+        "src/mine/harmless.md": "Use postgres://user:password@host, https://user@host, or https://${TOKEN}@host:80/\n",
+        "src/mine/large.txt": "https://me:s3cret-17@host\n" + "x" * 70_000,
+        f"{site}/mine-1.dist-info/METADATA": "Name: mine\nVersion: 1\n",
+        f"{site}/mine-1.dist-info/RECORD": "mine-1.dist-info/direct_url.json,,\nharmless.py,,\n",
+        f"{site}/mine-1.dist-info/direct_url.json": '{"url": "https://me:s3cret-18@git.example/x.git"}',
+        f"{site}/harmless.py": "url = 'https://me:s3cret-19@host'",
+    }.items():
+        (tools / path).parent.mkdir(parents=True, exist_ok=True)
+        (tools / path).write_text(text)
+        if path.endswith(("config", "direct_url.json")):
+            found_by_content.append(path)
     paths.sort()
-    assert machine.run_json("pack", "-p", tools, "--name", "moved")["credentials"] == paths
+    found = machine.run_json("pack", "-p", tools, "--name", "moved")["credentials"]
+    assert found == sorted([*paths, *found_by_content])
     (tools / "new").touch()
+    assert machine.run_json("pack", "-p", tools, "--name", "moved")["credentials"] == paths
+    (tools / "new").write_text("changed")
     outcome = machine.snapper("pack", "-p", tools, "--name", "moved")
     assert "files contain credentials" in outcome.err
     assert all(f"    {path}\n" in outcome.err for path in paths[:5])
@@ -432,12 +453,53 @@ def test_credentials_are_named_before_anything_is_stored(tools: Path, machine: M
     assert len([*machine.store.rglob("*.zst")]) > stored
 
 
-@pytest.mark.parametrize("line", [b"a" * 60_000, b"a" + b" " * 60_000], ids=["name", "blanks"])
+@pytest.mark.parametrize(
+    "line", [b"a" * 60_000, b"a" + b" " * 60_000, b"://" * 20_000, b"://a:" * 12_000, b"://" + b"a1" * 30_000]
+)
 def test_scripts_are_searched_for_credentials_in_linear_time(line: bytes) -> None:
     """Whoever published the environment wrote them. Careful searches take milliseconds, others half a minute."""
     began = time.process_time()
     assert not defines_secret(line)
+    assert not contains_token(line)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "https://ghp_0123456789abcdefghij@host/x",
+            "https://0123456789abcdef0123@host",
+            "git+ssh://a:b0@host",
+        ),
+        *("x = 'ghp_0123456789abcdefghij'", "github_pat_0123456789abcdefghij", "glpat-0123456789abcdef"),
+        *("AKIA0123456789ABCDEF", "xoxb-0123456789-abc", "-----BEGIN OPENSSH PRIVATE KEY-----"),
+    ],
+)
+def test_tokens_are_recognized(text: str) -> None:
+    assert contains_token(f"a\n{text}\n".encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "https://host:8080/a@b",
+            "git@host:x/y",
+            "ssh://git@host",
+            "https://user:pass@host",
+            "a://u:$PASSWORD@h",
+        ),
+        *(
+            "graphp_0123456789abcdefghij",
+            "https://user:<password>@host",
+            "https://a-long-name-of-a-user@host1/x2",
+        ),
+        *("-----BEGIN PUBLIC KEY-----", "https://ghp_0123456789abcdefghij@host\0"),
+    ],
+)
+def test_texts_without_tokens_have_none(text: str) -> None:
+    assert not contains_token(f"a\n{text}\n".encode())
 
 
 def test_text_in_other_encodings_is_relocated(tools: Path, machine: Machine) -> None:

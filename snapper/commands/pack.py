@@ -13,7 +13,6 @@ from pathlib import Path
 from snapper import kernels
 from snapper.commands.pack_result import PackResult
 from snapper.environment import index, state
-from snapper.environment.credentials import find_credentials
 from snapper.environment.dependencies import find_dependencies, needed_libraries, unproved_links
 from snapper.environment.dependency import Dependency, OutsideLibrary
 from snapper.environment.embedded import ForeignPrefix
@@ -34,6 +33,7 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels.carried import CarriedKernel, carry_kernels
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
+from snapper.packing.credentials import find_credentials
 from snapper.packing.included import included_sources
 from snapper.packing.index_blocks import index_blocks
 from snapper.packing.plan import make_plan, own_programs
@@ -256,7 +256,8 @@ def _build_snapshot(
     """Write the layers that the store does not have, and describe the snapshot."""
     records = source.installed.records
     plan = make_plan(source.directory, source.tree, records)
-    credentials = find_credentials(source.directory, records)
+    unchanged = previous.vouched if previous else frozenset[str]()
+    credentials = find_credentials(source.directory, records, plan, unchanged, context.place_of)
     _announce(credentials, name, progress)
     reusable = previous if previous and previous.prefix == context.prefix else None
     build = LayerBuild(plan, reusable, _earlier_layers(source.installed))

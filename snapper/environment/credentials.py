@@ -6,14 +6,13 @@ passwords.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
 
 from snapper.environment.conda import META, Record
+from snapper.environment.credential_forms import defines_secret
 from snapper.fs.pinned import Top
 from snapper.fs.small_files import list_beneath, read_beneath
 
@@ -28,9 +27,12 @@ _DEFINITIONS = (
     (META, "state"),
     ("etc/conda/env_vars.d", ".json"),
     ("etc/conda/activate.d", ("sh", ".csh", ".fish", ".xsh")),
-    ("etc/jupyter", "_config.json"),
-    ("etc/jupyter", "_config.py"),
-    ("", ".env"),
+    ("etc/jupyter", ("_config.json", "_config.py")),
+    ("etc/jupyter/jupyter_config.d", ".json"),
+    ("etc/jupyter/jupyter_server_config.d", ".json"),
+    ("etc/jupyter/jupyter_notebook_config.d", ".json"),
+    ("lib/R/etc", (".site", "Renviron")),
+    ("", (".env", ".Renviron", ".Rprofile")),
 )
 
 #: The directories with kernelspecs, which may set variables.
@@ -41,41 +43,12 @@ _MOST_FILES = 1000
 
 _WORDS = re.compile(rb"""[^\s'"]+""")
 _LOGIN = re.compile(rb"\b(password|secret|aws_secret_access_key|aws_session_token)\b|://[^\s/]*@", re.I)
-_SECRET_NAME = re.compile(
-    r"token(?!s|i[sz])|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd|pat|sas)\Z"
-    r"|(api|access|auth|private|account|storage|encryption)[-_]?key",
-    re.I,
-)
-
-#: Names of what says where a secret is.
-_PLACE = re.compile(r"(file|path|dir|directory|application_credentials)\Z", re.I)
-
-#: Values that are no secrets: switches, and references to other variables.
-_NO_SECRET = re.compile(r"(?:true|false|yes|no|on|off|none|null|[01]|\$\w+|\$\{\w+\})?\Z", re.I)
-
-#: A variable or setting that gets a value, other than that of another variable, in a script.
-_DEFINITION = re.compile(
-    r"""(?:^|[;&])[ \t]*(?:export[ \t]+|setenv[ \t]+|env[ \t]+|set(?:[ \t]+-\w+)*[ \t]+)?"""
-    r"""([$\w.]+)(?:[ \t]*=[ \t]*|[ \t]+)["']?([^\s"'$`;&|)]+)""",
-    re.M,
-)
-
-#: A variable or option that gets a value anywhere in a line.
-_ASSIGNMENT = re.compile(
-    r"""(?<![^\s;&|'"({,\[])([$\w.-]{1,100})['"\]]{0,2}[ \t]{0,4}[=:][ \t]{0,4}["']?([^\s"'$`;&|)=]+)"""
-)
-
-#: A key in a text, or in a header of HTTP.
-_KEY = re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----|\b(?:bearer|basic)[ \t]+[\w.~+/-]{8,}", re.I)
-
-#: A user and a password in any URL.
-_LOGIN_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
 
 
-def find_credentials(prefix: Top, records: Iterable[Record]) -> tuple[str, ...]:
+def find_in_usual_places(prefix: Top, records: Iterable[Record]) -> tuple[str, ...]:
     """Return the paths of package records and other files in the environment that contain credentials, sorted.
 
-    It is not known what other files contain.
+    Files at other places are not read.
     """
     paths = {record.file for record in records if record.has_credentials}
     paths |= {
@@ -86,25 +59,6 @@ def find_credentials(prefix: Top, records: Iterable[Record]) -> tuple[str, ...]:
     paths |= {path for path in _LOGINS if _LOGIN.search(_read(prefix, path))}
     paths |= {path for path in _definition_files(prefix) if defines_secret(_read(prefix, path))}
     return tuple(sorted(paths))
-
-
-def defines_secret(data: bytes) -> bool:
-    """Return whether JSON or a script defines something that is named like a secret, or a URL with a password."""
-    try:
-        return any(is_secret(name, value) for name, value in _members(json.loads(data)))
-    except (ValueError, RecursionError):
-        text = data.decode("utf-8", "replace")
-        defined = chain(_DEFINITION.findall(text), _ASSIGNMENT.findall(text))
-        return (
-            any(_is_named_secret(name, value) for name, value in defined)
-            or bool(_LOGIN_IN_URL.search(text))
-            or bool(_KEY.search(text))
-        )
-
-
-def is_secret(name: str, value: object) -> bool:
-    """Return whether a variable or setting is named like a secret and has a value, or is a URL with a password."""
-    return isinstance(value, str) and (_is_named_secret(name, value) or bool(_LOGIN_IN_URL.search(value)))
 
 
 def _settings_files(prefix: Top) -> Iterator[str]:
@@ -152,17 +106,3 @@ def _has_credentials(word: bytes) -> bool:
         if b"@" in host or b"/" in token.lstrip(b"/"):
             return True
     return False
-
-
-def _members(value: Any) -> Iterator[tuple[str, object]]:
-    """Yield the names and values in all objects of a JSON document."""
-    if isinstance(value, dict):
-        yield from value.items()
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _members(item)
-
-
-def _is_named_secret(name: str, value: str) -> bool:
-    return bool(_SECRET_NAME.search(name)) and not (_PLACE.search(name) or _NO_SECRET.match(value))

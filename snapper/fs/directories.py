@@ -96,6 +96,11 @@ class RecentTrees:
             self._trees[top] = tree
         return tree
 
+    def close(self) -> None:
+        for tree in self._trees.values():
+            tree.close()
+        self._trees.clear()
+
 
 def pin_directory(path: Path | PinnedDirectory) -> PinnedDirectory:
     """Open a directory, unless it is open, for everything that is to happen in it.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
-from snapper.environment.credentials import defines_secret, is_secret
+from snapper.environment.credential_forms import defines_secret, is_secret
 from snapper.environment.dependency import Dependency
 from snapper.fs.directories import current_umask
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec

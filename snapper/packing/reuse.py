@@ -65,8 +65,8 @@ class PreviousPack:
     def is_unchanged(self) -> bool:
         """Return whether all files are as the snapshot has them, and the store has all of its layers."""
         return (
-            len(self._vouched) == len(self.index.rows)
-            and all(file.path in self._vouched for file in members(self.tree))
+            len(self.vouched) == len(self.index.rows)
+            and all(file.path in self.vouched for file in members(self.tree))
             and all(layer.digest in self.stored for layer in self.snapshot.layers)
         )
 
@@ -79,7 +79,7 @@ class PreviousPack:
         for item in items:
             path = item.file.path
             if (
-                path not in self._vouched
+                path not in self.vouched
                 or path in self._differently_cached
                 or not self._is_direct(item)
                 or not self._has_known_source(path, own_paths)
@@ -115,7 +115,7 @@ class PreviousPack:
         source = bytecode.source_of(path)
         if source is None or source in own_paths:
             return True
-        is_unchanged = source in self._vouched or (
+        is_unchanged = source in self.vouched or (
             source not in self.tree.by_path and source not in self.index.rows
         )
         return is_unchanged and self._has_same_records
@@ -124,7 +124,7 @@ class PreviousPack:
     def _has_same_records(self) -> bool:
         before = {path for path in self.index.rows if conda.is_record_path(path)}
         now = {path for path in self.tree.by_path if conda.is_record_path(path)}
-        return before == now and before <= self._vouched
+        return before == now and before <= self.vouched
 
     @cached_property
     def _differently_cached(self) -> frozenset[str]:
@@ -132,7 +132,8 @@ class PreviousPack:
         return cached_sources(self.index.rows) ^ cached_sources(self.tree.by_path)
 
     @cached_property
-    def _vouched(self) -> frozenset[str]:
+    def vouched(self) -> frozenset[str]:
+        """The paths of the files that are as the snapshot has them."""
         vouches, device = self.index.vouches, self.device
         return frozenset([file.path for file in self.tree.files if vouches(file, device)])
 
