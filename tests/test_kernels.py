@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
@@ -517,7 +518,7 @@ SHELLS = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil
 
 @pytest.fixture
 def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Return a function that runs an environment's launcher in a shell, without bash on PATH."""
+    """Return a function that runs an environment's launcher in a shell on a system without bash."""
     prefix = tmp_path / "envs" / "it's"
     (prefix / "conda-meta").mkdir(parents=True)
     scripts = prefix / "etc/conda/activate.d"
@@ -540,7 +541,8 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     target = launcher.LaunchTarget(
         "it's", prefix, (), CondaCommands(str(tmp_path / "conda"), str(condabin)), waiting, used
     )
-    (kernel / launcher.LAUNCH_SCRIPT).write_text(launcher.render_launch_script(target))
+    script = launcher.render_launch_script(target).replace(launcher.SYSTEM_PATH, "/nonexistent")
+    (kernel / launcher.LAUNCH_SCRIPT).write_text(script)
     argv = [
         sys.executable, "-I", "-S", "-c",
         "import os, sys, json; print(json.dumps([sys.argv[1:], dict(os.environ)]))",
@@ -607,6 +609,34 @@ def test_programs_of_a_restored_base_are_not_on_the_path(
     _, variables = json.loads(launched("dash", "/c.json").stdout)
     assert variables["PATH"] == f"{tmp_path}/envs/it's/bin:{tmp_path}/bin"
     assert variables["CONDA_EXE"] == f"{tmp_path}/conda/bin/conda"
+
+
+def test_launcher_runs_programs_of_the_system(
+    launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """Whatever else is first in PATH, while it waits and before it activates the environment; the kernel uses PATH."""
+    script = tmp_path / "kernel" / launcher.LAUNCH_SCRIPT
+    on_nixos = script.read_text()
+    script.write_text(on_nixos.replace("/nonexistent", launcher.SYSTEM_PATH))
+    base = tmp_path / "base"
+    base.mkdir()
+    for name in ("bash", "ls", "touch", "sleep"):
+        (base / name).write_text(f'#!/bin/sh\necho {name} >>{tmp_path}/ran\nexec /usr/bin/{name} "$@"\n')
+        (base / name).chmod(0o755)
+    conda_meta, start = tmp_path / "envs/it's/conda-meta", process_start_time(os.getpid())
+    (tmp_path / "waiting").write_text(f"restoring\n{os.getpid()} {start}\n41% of 3 MB\n\n")
+    for text in (script.read_text(), on_nixos):
+        script.write_text(text)
+        conda_meta.rename(tmp_path / "hidden")
+        timer = threading.Timer(0.5, (tmp_path / "hidden").rename, [conda_meta])
+        timer.start()
+        done = launched("dash", "/c.json", PATH=f"{base}:/usr/bin")
+        timer.join()
+        assert json.loads(done.stdout)[1]["PATH"].endswith(f"/conda/condabin:{base}:/usr/bin"), done.stderr
+        assert (tmp_path / "used").exists()
+        assert (tmp_path / "ran").exists() == (text is on_nixos)
+        (tmp_path / "used").unlink()
+    assert set((tmp_path / "ran").read_text().split()) == {"bash", "touch", "sleep"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

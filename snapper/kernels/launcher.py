@@ -20,6 +20,9 @@ from snapper.process.shell import fill, is_variable_name, quote
 LAUNCH_SCRIPT = "launch.sh"
 COMMAND_SCRIPT = "command.sh"
 
+#: Where programs of the system are, other than on systems such as NixOS.
+SYSTEM_PATH = "/usr/bin:/bin:/usr/local/bin"
+
 #: A field that Jupyter fills in a kernel's argv, such as `{connection_file}`.
 _FIELD = re.compile(r"\{([A-Za-z0-9_]+)\}")
 
@@ -29,11 +32,18 @@ _REFERENCE = re.compile(r"\$\{?[A-Za-z_]")
 _LAUNCH_TEMPLATE = r"""#!/bin/sh
 # Written by snapper. Waits for an environment, activates it as `conda activate` does, and starts its kernel.
 
-# Scripts in activate.d often need bash without saying so.
-if [ -z "${BASH_VERSION:-}" ] && command -v bash >/dev/null 2>&1; then
-    exec bash "$0" "$@"
-fi
 set +eu
+
+# Programs that this script runs itself are those of the system, if it has them: an environment that is first in PATH
+# may have come from a store.
+snapper_usual_path=${PATH:-}
+PATH=@SYSTEM@:${PATH:-/usr/bin:/bin}
+
+# Scripts in activate.d often need bash without saying so.
+if [ -z "${BASH_VERSION:-}" ] && snapper_bash=$(command -v bash); then
+    PATH=$snapper_usual_path
+    exec "$snapper_bash" "$0" "$@"
+fi
 
 snapper_environment=@ENVIRONMENT@
 snapper_prefix=@PREFIX@
@@ -134,6 +144,7 @@ while ! snapper_is_ready; do
 done
 trap - INT
 if [ -n "$snapper_used" ] && [ ! -L "$snapper_used" ]; then touch "$snapper_used" 2>/dev/null; fi
+PATH=$snapper_usual_path
 
 # --- activate ---
 
@@ -234,6 +245,7 @@ class LaunchTarget:
 def render_launch_script(target: LaunchTarget) -> str:
     """Return the text of `launch.sh`; raise ValueError if a path contains NUL."""
     values = {
+        "SYSTEM": SYSTEM_PATH,
         "ENVIRONMENT": target.environment,
         "PREFIX": str(target.prefix),
         "DEFAULT": conda_default_env(target.prefix, target.conda.root),
