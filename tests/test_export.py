@@ -7,6 +7,7 @@ import os
 import py_compile
 import shutil
 import signal
+import stat
 import sys
 import zipapp
 from collections.abc import Callable
@@ -115,6 +116,26 @@ def test_unpacked_archive_equals_restored_environment(form: str, stocked: Machin
                     entry["size_in_bytes"] = true["size_in_bytes"]
         assert record == known[path]
     assert_same(unpacked, restored)
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "zip", "squashfs"])
+def test_environment_without_programs(form: str, machine: Machine, tmp_path: Path) -> None:
+    """There is a directory for the scripts of conda-pack, which others can use, whatever the umask is."""
+    need_tools(form)
+    prefix = machine.envs / "data"
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "share").mkdir()
+    (prefix / "share/data").write_text(f"{prefix}\n")
+    machine.run_json("pack", "data")
+    umask = os.umask(0o077)
+    try:
+        machine.run_json("export", "data", "-o", tmp_path / f"data.{form}")
+    finally:
+        os.umask(umask)
+    unpacked = unpack(tmp_path / f"data.{form}", tmp_path / "unpacked")
+    assert stat.S_IMODE((unpacked / "bin").stat().st_mode) == 0o755
+    conda_unpack(unpacked)
+    assert (unpacked / "share/data").read_text() == f"{unpacked}\n"
 
 
 def test_hard_links_stay_hard_links(stocked: Machine, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from snapper.errors import (
 )
 from snapper.format.model import Snapshot
 from snapper.format.owners import OwnedPaths
-from snapper.format.times import NANOSECONDS
+from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME
 from snapper.fs.moves import Entry, move
 from snapper.process.pool import WorkerPool, default_worker_count
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -224,23 +224,29 @@ def _prepare_source(
     """Prepare the unpacked files for the archive, and return what to write."""
     prefix_records = () if request.dest_prefix else make_portable(tree, snapshot.layers)
     records = conda.read_records(tree)
+    _make_scripts_directory(tree)
     files = {file.path: file for file in walk(tree).files}
-    _check_scripts_directory(tree)
     _remove_added_files(tree, files, records)
     if output_format.name == "zip":
         _check_names_for_zip(files)
     return ArchiveSource(tree, files, prefix_records, [record.package.name for record in records])
 
 
-def _check_scripts_directory(tree: Path) -> None:
-    """Raise FileOperationFailed if `bin` is not a directory: through a link, scripts would be written elsewhere.
+def _make_scripts_directory(tree: Path) -> None:
+    """Create `bin` for the scripts that conda-pack adds, unless the environment has it.
 
-    That concerns the scripts that conda-pack adds, here and wherever the archive is unpacked.
+    Raise FileOperationFailed if it is not a directory: through a link, the scripts would be written elsewhere, here and
+    wherever the archive is unpacked.
     """
-    directory = posixpath.dirname(CONDA_UNPACK)
-    if os.path.lexists(tree / directory) and not stat.S_ISDIR(os.lstat(tree / directory).st_mode):
+    name = posixpath.dirname(CONDA_UNPACK)
+    directory = tree / name
+    if not os.path.lexists(directory):
+        directory.mkdir()
+        directory.chmod(0o755)
+        os.utime(directory, (RESTORED_LINK_TIME, RESTORED_LINK_TIME))
+    if not stat.S_ISDIR(os.lstat(directory).st_mode):
         raise FileOperationFailed(
-            directory,
+            name,
             "it is not a directory in this snapshot, so there is no place for the scripts of an archive",
             "Restore the snapshot with snapper instead. If someone else packed it, do not trust it.",
         )
