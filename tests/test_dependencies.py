@@ -157,7 +157,11 @@ def test_only_the_user_determines_what_is_included(data: Path, machine: Machine)
     outcome = machine.snapper("pack", "work", "--user-site=include", "--json")
     assert (outcome.code, outcome.json["included"]) == (3, [])
     assert [each["path"] for each in outcome.json["dependencies"]] == [str(base / inner)]
-    outcome = machine.snapper("pack", "work", "--user-site=include", "--json", PYTHONUSERBASE=str(base))
+    chosen = {"PYTHONUSERBASE": f"{base}/"}
+    include = ("pack", "work", "--user-site=include", "--json")
+    for variable in ("CONDA_PREFIX", "CONDA_PREFIX_1"):  # the environment is active, and has set it
+        assert machine.snapper(*include, **chosen, **{variable: str(data)}).json["included"] == []
+    outcome = machine.snapper(*include, **chosen, CONDA_PREFIX=str(make_data(machine.envs / "other")))
     assert outcome.json["included"] == [str(base / inner)]
     assert [each["path"] for each in outcome.json["skipped"]] == [f"{base}/share/secret"]
     shutil.rmtree(data)

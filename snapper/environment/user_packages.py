@@ -18,11 +18,15 @@ from snapper.environment.conda import META
 from snapper.environment.lookup import Lookup, expand_home
 from snapper.environment.managed import managed_environments
 from snapper.environment.outside_paths import Surroundings
+from snapper.environment.variables import environment_variables
 from snapper.fs.small_files import read_own_path
 from snapper.settings.directories import home_directory
 
 #: Variables that say where a user's own packages of a language are.
 OF_LANGUAGES = ("PYTHONUSERBASE", "R_LIBS_USER", "JULIA_DEPOT_PATH")
+
+#: The variables in which conda and snapper's kernels keep the prefixes of active environments.
+_ACTIVE = re.compile(r"CONDA_PREFIX(_\d+)?")
 
 #: The most versions of a language that an environment is taken to have; usually, it has one.
 _MOST_VERSIONS = 10
@@ -81,12 +85,29 @@ def user_sites(around: Surroundings, variables: Mapping[str, str]) -> list[UserS
     """Return the directories of this user's own that the environment's Python imports packages from."""
     if variables.get("PYTHONNOUSERSITE") or os.environ.get("PYTHONNOUSERSITE"):
         return []
-    of_user = os.environ.get("PYTHONUSERBASE") or "~/.local"
-    base = variables.get("PYTHONUSERBASE") or of_user
-    top = Path(expand_home(base))
-    by_user = top == Path(expand_home(of_user)) and not managed_environments(top)
+    of_user = _user_base_of_user()
+    top = _user_base(variables) or of_user
+    by_user = top == of_user and not managed_environments(top)
     sites = [UserSite(python, top / "lib" / python / "site-packages", by_user) for python in pythons(around)]
     return [site for site in sites if around.has_directory(str(site.path))]
+
+
+def _user_base_of_user() -> Path:
+    """Return the user base that this user has chosen.
+
+    Others may have published an active environment, and what its variables name.
+    """
+    chosen = _user_base(os.environ)
+    active = [Path(prefix) for name, prefix in os.environ.items() if _ACTIVE.fullmatch(name) and prefix]
+    if chosen and chosen not in (_user_base(environment_variables(prefix)) for prefix in active):
+        return chosen
+    return Path(expand_home("~/.local"))
+
+
+def _user_base(variables: Mapping[str, str]) -> Path | None:
+    """Return the user base that variables name, if they do."""
+    named = variables.get("PYTHONUSERBASE")
+    return Path(expand_home(named)) if named else None
 
 
 def pythons(around: Surroundings) -> list[str]:
