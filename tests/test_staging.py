@@ -1187,7 +1187,7 @@ def test_concurrent_swaps_succeed_or_find_the_target_locked(target: Path) -> Non
 
     def work(number: int) -> None:
         for _ in range(15):
-            barrier.wait(30)
+            barrier.wait(120)
             try:
                 swap_in(target, str(number))
             except TargetLocked:
@@ -1198,10 +1198,24 @@ def test_concurrent_swaps_succeed_or_find_the_target_locked(target: Path) -> Non
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * 6
     assert text_in(target) in "012345"
     assert names(target.parent) == ["work"]
+
+
+def test_clock_has_advanced_even_if_the_process_was_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else, what was written just before could count as written later, and be kept."""
+    times: list[int] = []
+
+    def touch(_: int) -> int:
+        times.append(time.monotonic_ns() // 10_000_000)
+        if len(times) == 2:
+            time.sleep(2 * replaced._LONGEST_TICK)
+        return times[-1]
+
+    monkeypatch.setattr(replaced, "_touch", touch)
+    assert replaced.next_tick(0) > times[0]
 
 
 def test_lock_is_on_a_writable_file_as_nfs_requires(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

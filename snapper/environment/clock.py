@@ -49,9 +49,12 @@ def _wait(directory: int, after: int, longest: float) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     started = time.monotonic()
     while True:
+        is_last = (
+            time.monotonic() - started > longest
+        )  # before the file, after which this process may be interrupted
         with closing_descriptor(os.open(probe, flags, 0o600, dir_fd=directory)) as descriptor:
             ctime = os.fstat(descriptor).st_ctime_ns
         os.unlink(probe, dir_fd=directory)
-        if ctime > after or time.monotonic() - started > longest:
+        if ctime > after or is_last:
             return ctime
         time.sleep(0.001)

@@ -92,9 +92,14 @@ def next_tick(directory: int) -> int:
     """
     started = time.monotonic()
     first = _touch(directory)
-    while (now := _touch(directory)) == first and time.monotonic() - started < _LONGEST_TICK:
+    while True:
+        is_last = (
+            time.monotonic() - started >= _LONGEST_TICK
+        )  # before the touch, after which this process may be interrupted
+        now = _touch(directory)
+        if now != first or is_last:
+            return now
         time.sleep(0.001)
-    return now
 
 
 def _touch(directory: int) -> int:
