@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 
 from snapper.format import canonical
 from snapper.format.canonical import MalformedDocument, decode, encode, parse, to_jsonable
-from snapper.format.model import (
-    LARGEST_LAYER,
-    Deviation,
-    Ref,
-    Snapshot,
-    is_digest,
-    is_valid_name,
-)
+from snapper.format.constraints import is_digest, is_valid_name
+from snapper.format.model import LARGEST_LAYER, Deviation, Ref, Snapshot
 from tests.support.documents import A, B, sample_ref, sample_snapshot
 
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from scripts.maker import make
 from snapper import kernels
 from snapper.environment.conda_directories import CondaCommands
-from snapper.format.model import Kernel, is_valid_name
+from snapper.format.constraints import is_valid_name
+from snapper.format.model import Kernel
 from snapper.kernels import launcher
 from snapper.kernels.naming import KernelNames
 from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice

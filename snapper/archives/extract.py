@@ -15,8 +15,8 @@ from snapper.archives.links import LeadsOutside, Links
 from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
 from snapper.environment.conda_unpack import ACTIVATION_SCRIPTS
 from snapper.errors import InsufficientSpace, InvalidArchive
+from snapper.format.constraints import path_bytes
 from snapper.format.member import MOST_KEPT, kept_size
-from snapper.format.model import path_bytes
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.fs.errors import is_disk_full
 from snapper.fs.space import free_space

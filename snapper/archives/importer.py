@@ -24,7 +24,7 @@ from snapper.environment.conda_unpack import ADDED_FILES, PrefixRecord, read_pre
 from snapper.environment.embedded import ForeignPrefix, is_prefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.errors import FileOperationFailed, InvalidArchive, NotAnArchive, NotAnEnvironment
-from snapper.format.model import STATE_DIRECTORY
+from snapper.format.constraints import STATE_DIRECTORY
 from snapper.fs.removal import remove_tree
 from snapper.fs.temporary import temporary_directory
 from snapper.process.progress import Progress

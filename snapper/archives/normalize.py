@@ -17,8 +17,9 @@ from snapper.environment.conda import FileFacts, PathEntry, Record
 from snapper.environment.conda_unpack import PrefixRecord
 from snapper.format import shebang
 from snapper.format.canonicalize import TEXT_PLACEHOLDERS, candidate_originals
+from snapper.format.constraints import path_bytes
 from snapper.format.cstrings import PlaceholderTooShort
-from snapper.format.model import Mode, path_bytes
+from snapper.format.model import Mode
 from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import replace_placeholder
 

@@ -10,7 +10,7 @@ from snapper.archives.reader import ArchiveEntry, ReadData, iter_entries
 from snapper.environment.conda_unpack import ADDED_FILES
 from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
-from snapper.format.model import path_bytes
+from snapper.format.constraints import path_bytes
 from snapper.process.progress import Progress
 
 _CHUNK = 1024 * 1024

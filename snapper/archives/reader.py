@@ -28,8 +28,8 @@ from snapper.archives.xz import XzReader
 from snapper.environment.tree import walk
 from snapper.errors import InvalidArchive, NotAnArchive, PermissionDenied
 from snapper.format.compression import ZstdError, zstd_reader
+from snapper.format.constraints import path_bytes
 from snapper.format.member import MemberType
-from snapper.format.model import path_bytes
 from snapper.format.times import LATEST, NANOSECONDS
 from snapper.fs.small_files import read_head
 from snapper.process.progress import Progress

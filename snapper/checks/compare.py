@@ -17,10 +17,11 @@ from snapper.environment.conda import FileFacts, with_facts, without_prefix_fact
 from snapper.environment.installed import InstalledEnvironment
 from snapper.format import bytecode
 from snapper.format.canonicalize import candidate_originals, with_one_prefix
+from snapper.format.constraints import packed_mode
 from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
 from snapper.format.member import Member
-from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot, packed_mode
+from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, Snapshot
 from snapper.format.relocate import relocate_file, relocate_link, replace_in_piece, replace_kept
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress

@@ -13,9 +13,10 @@ from contextlib import closing
 from typing import NamedTuple
 
 from snapper.environment.conda import META, without_prefix_facts
+from snapper.format.constraints import packed_mode
 from snapper.format.layer_reader import LayerReader, OpenLayer
 from snapper.format.member import Member, MemberType
-from snapper.format.model import RECORD_MODES, Layer, packed_mode
+from snapper.format.model import RECORD_MODES, Layer
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
 from snapper.repository.objects import read_layer

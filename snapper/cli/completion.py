@@ -98,7 +98,7 @@ def complete_setting(incomplete: str) -> list[str]:
 def _installed() -> list[str]:
     with suppress(Exception):
         from snapper.environment.locations import installed_environments
-        from snapper.format.model import is_valid_name
+        from snapper.format.constraints import is_valid_name
 
         return sorted({prefix.name for prefix in installed_environments() if is_valid_name(prefix.name)})
     return []
@@ -120,8 +120,8 @@ def _stored(ctx: typer.Context) -> list[str]:
 
 def _tags(ctx: typer.Context, name: str) -> list[str]:
     from snapper.format.canonical import LARGEST_DOCUMENT
+    from snapper.format.constraints import is_valid_name
     from snapper.format.layout import Layout
-    from snapper.format.model import is_valid_name
 
     for files in _stored_objects(ctx):
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -26,8 +26,9 @@ from snapper.environment.variables import environment_variables
 from snapper.errors import UsageError
 from snapper.format import manifest
 from snapper.format.compression import DEFAULT_LEVEL
+from snapper.format.constraints import directory_mode
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer, directory_mode
+from snapper.format.model import FORMAT, HistoryEntry, Snapshot, StoredLayer
 from snapper.format.owners import OwnedPaths
 from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels.carried import CarriedKernel, carry_kernels

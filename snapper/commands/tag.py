@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from snapper.errors import NotInStore, TagExists, UsageError
-from snapper.format.model import is_valid_name
+from snapper.format.constraints import is_valid_name
 from snapper.repository.refs import read_ref, replace_tags
 from snapper.repository.specs import SnapshotSpec, is_like_id, resolve_in_ref
 from snapper.store import Store

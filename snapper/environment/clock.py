@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from snapper.environment.state import open_environment, state_directory
-from snapper.format.model import STATE_DIRECTORY
+from snapper.format.constraints import STATE_DIRECTORY
 from snapper.fs.atomic import remove_leftovers, temporary_name
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.pinned import PinnedDirectory

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, NotAnEnvironment
-from snapper.format.model import Mode, Package, is_placeholder, path_bytes
+from snapper.format.constraints import is_placeholder, path_bytes
+from snapper.format.model import Mode, Package
 from snapper.fs.directories import pin_directory
 from snapper.fs.errors import map_os_error, read_errors
 from snapper.fs.pinned import PinnedDirectory, Top

@@ -25,7 +25,7 @@ from snapper.environment.conda import PathEntry, Record, is_environment
 from snapper.environment.conda_unpack import CONDA_UNPACK, read_prefix_records
 from snapper.environment.tree import File
 from snapper.format.canonicalize import candidate_originals
-from snapper.format.model import is_placeholder, path_bytes
+from snapper.format.constraints import is_placeholder, path_bytes
 from snapper.format.paths import contains_path
 from snapper.format.shebang import program_of
 from snapper.fs.pinned import PinnedDirectory

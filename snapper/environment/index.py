@@ -24,7 +24,7 @@ from typing import NamedTuple
 from snapper.environment.dependency import OutsideLibrary
 from snapper.environment.tree import File
 from snapper.format import canonical
-from snapper.format.model import path_bytes
+from snapper.format.constraints import path_bytes
 from snapper.format.times import clamped
 from snapper.version import __version__
 

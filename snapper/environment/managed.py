@@ -14,7 +14,7 @@ from pathlib import Path
 from snapper.environment import conda
 from snapper.environment.state import STATE_FILE
 from snapper.errors import UsageError
-from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_shared
+from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_shared
 from snapper.settings.directories import home_directory
 
 _MOST_LINKS = 40

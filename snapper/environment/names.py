@@ -6,7 +6,7 @@ A store can have environments with any of them, because others or earlier versio
 from __future__ import annotations
 
 from snapper.environment.conda import META
-from snapper.format.model import SHARED_DIRECTORIES
+from snapper.format.constraints import SHARED_DIRECTORIES
 
 #: conda's names for the environment that it is installed in itself; snapshots of it have the first one.
 ROOT_NAMES = ("base", "root")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk
-from snapper.format.model import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
+from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import ROOT, is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory

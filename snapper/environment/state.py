@@ -21,8 +21,9 @@ from typing import NamedTuple
 
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
+from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, STATE_DIRECTORY, Relocation, Snapshot, is_digest, is_valid_name
+from snapper.format.model import FORMAT, Relocation, Snapshot
 from snapper.format.placeholders import paths_for_loader
 from snapper.fs import atomic
 from snapper.fs.beneath import LISTING, open_own_path

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 
 from snapper.format import object_code, shebang, zipapp
 from snapper.format.bytecode import replace_paths
+from snapper.format.constraints import is_placeholder, path_bytes
 from snapper.format.cstrings import original_strings
 from snapper.format.encodings import encode_wide, find_wide_encoding
 from snapper.format.escapes import contains_escaped, escaped_spellings
-from snapper.format.model import Mode, is_placeholder, path_bytes
+from snapper.format.model import Mode
 from snapper.format.paths import contains_path, replace_path
 from snapper.format.paths import replace_paths as replace_paths_in_text
 from snapper.format.placeholders import is_own_placeholder

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from conda_pack.prefixes import binary_replace
 
+from snapper.format.constraints import path_bytes
 from snapper.format.encodings import wide_encodings_of
-from snapper.format.model import path_bytes
 
 
 class PlaceholderTooShort(ValueError):

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from urllib.parse import quote
 
-from snapper.format.model import path_bytes
+from snapper.format.constraints import path_bytes
 
 #: What is around a path in such a spelling, which is not a part of a longer path; %b is the path.
 _ALONE = rb"(?<![\w.~+-])%b(?![\w~+-]|\.\w)"

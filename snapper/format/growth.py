@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from snapper.format.model import Layer, path_bytes
+from snapper.format.constraints import path_bytes
+from snapper.format.model import Layer
 
 #: By how many bytes relocation may make a layer with short placeholders larger in any case.
 _SMALL_GROWTH = 1 << 20

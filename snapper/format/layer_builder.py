@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from snapper.format.canonicalize import CanonicalFile
 from snapper.format.compression import FrameCompressor
+from snapper.format.constraints import path_bytes
 from snapper.format.member import BLOCK, Member, encode_header, padding
-from snapper.format.model import LAYER_SIZE, Continuation, Kind, Layer, Relocation, StoredLayer, path_bytes
+from snapper.format.model import LAYER_SIZE, Continuation, Kind, Layer, Relocation, StoredLayer
 
 _SPARE = 1024 * 1024
 

@@ -11,19 +11,16 @@ from typing import NamedTuple
 
 from snapper.errors import Corrupted
 from snapper.format.compression import FrameDecompressor, ZstdError
-from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import (
-    LARGEST_LAYER,
+from snapper.format.constraints import (
     LONGEST_FILE_NAME,
     SHARED_DIRECTORIES,
-    Continuation,
-    Layer,
-    Relocation,
     check_path,
     check_target,
     is_shared,
     path_bytes,
 )
+from snapper.format.member import InvalidSegment, Member
+from snapper.format.model import LARGEST_LAYER, Continuation, Layer, Relocation
 from snapper.format.placeholders import paths_for_loader
 from snapper.format.segment import iter_members, segment_start
 

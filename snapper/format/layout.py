@@ -8,7 +8,7 @@ import secrets
 from enum import Enum
 from typing import Final, NamedTuple
 
-from snapper.format.model import is_valid_name
+from snapper.format.constraints import is_valid_name
 
 _KEY = re.compile(
     r"(?P<marker>snapper\.json)"

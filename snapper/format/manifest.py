@@ -11,6 +11,7 @@ from typing import Any
 
 from snapper.errors import ManifestTooLarge
 from snapper.format import canonical
+from snapper.format.constraints import check_mode
 from snapper.format.model import (
     Continuation,
     Deviation,
@@ -20,7 +21,6 @@ from snapper.format.model import (
     Page,
     PipPackage,
     Snapshot,
-    check_mode,
     sha256_hex,
 )
 

@@ -11,8 +11,8 @@ import struct
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
+from snapper.format.constraints import path_bytes
 from snapper.format.encodings import is_utf8
-from snapper.format.model import path_bytes
 from snapper.format.times import NANOSECONDS
 
 BLOCK: Final = 512

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from snapper.format import elf, java, x86
+from snapper.format.constraints import path_bytes
 from snapper.format.encodings import wide_encodings_of, wide_needles
 from snapper.format.escapes import contains_escaped
-from snapper.format.model import path_bytes
 from snapper.format.paths import contains_path, replace_path
 
 _MACH_O = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")

@@ -6,7 +6,8 @@ import posixpath
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from snapper.format.model import Kind, path_bytes
+from snapper.format.constraints import path_bytes
+from snapper.format.model import Kind
 
 #: The user's own files first, then those of pip, then those of conda packages.
 _ORDER: Mapping[Kind, int] = {"files": 0, "pip": 1, "link": 2, "package": 2}

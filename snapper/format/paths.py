@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 
-from snapper.format.model import path_bytes
+from snapper.format.constraints import path_bytes
 
 #: What must precede a path: not part of another path or a URL, but possibly a flag such as -I, the byte order mark of
 #: UTF-8, or the end of a line in a string, as programs and JSON write it. %b is the path.

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from snapper.environment import conda
-from snapper.format.model import check_name, sha256_hex
+from snapper.format.constraints import check_name
+from snapper.format.model import sha256_hex
 from snapper.fs.atomic import is_temporary
 from snapper.fs.own_directory import OwnDirectory, list_directory, own_directory
 from snapper.kernels.assets import Digests, written_assets

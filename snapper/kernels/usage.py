@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from snapper.format.model import check_name
+from snapper.format.constraints import check_name
 from snapper.settings.directories import state_directory
 
 

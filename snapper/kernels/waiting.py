@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from snapper.format.model import check_name
+from snapper.format.constraints import check_name
 from snapper.fs.own_directory import own_directory
 from snapper.process.identity import is_process_alive
 from snapper.process.logs import escape_controls

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from snapper.format.model import Deviation, Kind, Layer, path_bytes
+from snapper.format.constraints import path_bytes
+from snapper.format.model import Deviation, Kind, Layer
 from snapper.format.owners import OwnedPaths, order_by_owner
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext

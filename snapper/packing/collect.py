@@ -21,10 +21,11 @@ from snapper.format.canonicalize import (
     search_patterns,
     with_one_prefix,
 )
+from snapper.format.constraints import directory_mode, file_mode
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
-from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode, directory_mode, file_mode
+from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode
 from snapper.format.paths import contains_path
 from snapper.format.times import LINK_TIME, NANOSECONDS, RESTORED_LINK_TIME, stored_time
 from snapper.packing.context import PackContext

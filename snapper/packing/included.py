@@ -12,7 +12,7 @@ from snapper.environment.editable import OpenedSource
 from snapper.environment.user_site import OpenedSite
 from snapper.format.bytecode import replace_paths
 from snapper.format.canonicalize import replace_directory
-from snapper.format.model import path_bytes
+from snapper.format.constraints import path_bytes
 from snapper.format.object_code import is_program, replace_in_debug_information, replace_loader_paths
 from snapper.format.paths import contains_path, replace_path
 from snapper.packing.files import FilePlace

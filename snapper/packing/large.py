@@ -22,9 +22,10 @@ from snapper.format.canonicalize import (
     replace_directory,
     search_patterns,
 )
+from snapper.format.constraints import is_placeholder, path_bytes
 from snapper.format.encodings import WIDE_ENCODINGS
 from snapper.format.member import padding
-from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode, is_placeholder, path_bytes
+from snapper.format.model import LAYER_SIZE, Continuation, Kind, Mode
 from snapper.format.object_code import is_program
 from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import is_for_loader, replace_placeholder

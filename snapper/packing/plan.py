@@ -16,8 +16,9 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
 from snapper.errors import ChangedWhilePacking, TooManyDirectories, TooManyFiles
 from snapper.format import bytecode
+from snapper.format.constraints import directory_mode, path_bytes
 from snapper.format.member import MOST_KEPT, kept_size, most_implied_directories
-from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage, directory_mode, path_bytes
+from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage
 from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
 from snapper.packing.splitting import EarlierLayers, split

@@ -9,7 +9,8 @@ from unicodedata import normalize
 
 from snapper.environment.names import is_reserved
 from snapper.errors import NotInStore, UsageError
-from snapper.format.model import Ref, is_valid_name
+from snapper.format.constraints import is_valid_name
+from snapper.format.model import Ref
 from snapper.repository.refs import lineage, read_ref
 from snapper.store import Store
 

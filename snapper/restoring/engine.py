@@ -13,7 +13,8 @@ from snapper.environment import clock, state
 from snapper.environment.index import IndexHeader
 from snapper.environment.tree import Tree
 from snapper.errors import TooManyFiles
-from snapper.format.model import FORMAT, directory_mode
+from snapper.format.constraints import directory_mode
+from snapper.format.model import FORMAT
 from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.descriptors import free_descriptors
 from snapper.fs.pinned import PinnedDirectory

@@ -13,9 +13,10 @@ from typing import BinaryIO
 from snapper.environment.conda import LARGEST_RECORD, FileFacts, with_facts
 from snapper.environment.index import IndexEntry, block_paths, encode_block
 from snapper.errors import Corrupted
+from snapper.format.constraints import directory_mode, file_mode, path_bytes
 from snapper.format.macho import HEAD_SIZE, needs_signature
 from snapper.format.member import InvalidSegment, Member
-from snapper.format.model import Continuation, Layer, directory_mode, file_mode, path_bytes
+from snapper.format.model import Continuation, Layer
 from snapper.format.times import restored_time
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
 from snapper.restoring.errors import unpack_errors

@@ -23,6 +23,7 @@ from snapper.environment.index import EntryFields, directory_entry, encode_block
 from snapper.errors import TooManyFiles
 from snapper.format import bytecode
 from snapper.format.canonicalize import TEXT_PLACEHOLDERS
+from snapper.format.constraints import directory_mode, file_mode
 from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.growth import tolerated_growth
 from snapper.format.layer_reader import LayerReader, OpenLayer, Piece
@@ -35,7 +36,7 @@ from snapper.format.member import (
     Member,
     kept_size,
 )
-from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation, directory_mode, file_mode
+from snapper.format.model import RECORD_MODES, Layer, Mode, Relocation
 from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import (
     is_complete,

@@ -32,8 +32,9 @@ from snapper.environment.index import (
     encode_block,
 )
 from snapper.format import bytecode
+from snapper.format.constraints import directory_mode, file_mode
 from snapper.format.member import Member
-from snapper.format.model import RECORD_MODES, Layer, Snapshot, directory_mode, file_mode
+from snapper.format.model import RECORD_MODES, Layer, Snapshot
 from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, is_kept
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.fs.ownership import own_users

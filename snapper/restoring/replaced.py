@@ -32,7 +32,7 @@ from snapper.environment.kept import kept_name
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
 from snapper.format import bytecode
-from snapper.format.model import STATE_DIRECTORY
+from snapper.format.constraints import STATE_DIRECTORY
 from snapper.format.times import clamped
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.mounts import mount_points_below

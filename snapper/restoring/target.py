@@ -25,7 +25,8 @@ from snapper.errors import (
     StoreUnreachable,
     TargetOccupied,
 )
-from snapper.format.model import SHARED_DIRECTORIES, Ref, Snapshot
+from snapper.format.constraints import SHARED_DIRECTORIES
+from snapper.format.model import Ref, Snapshot
 from snapper.fs.directories import opened_directory
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import is_of_this_user, is_own

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote
 
 from snapper.errors import NotAStore
 from snapper.errors.redaction import redact_url
-from snapper.format.model import path_bytes
+from snapper.format.constraints import path_bytes
 from snapper.store.buckets import BucketPath, bucket_refusal, split_bucket
 
 #: Options of the session and of the client.
