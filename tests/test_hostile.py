@@ -117,8 +117,11 @@ def test_every_reader_of_layers_survives_every_attack_on_extraction(sandbox: Pat
                     if name == "contents":
                         list_contents(layers, workers, NO_PROGRESS)
                     else:
-                        snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
-                        compare_environment(snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS)
+                        current = read_ref(store, "work").ref.current
+                        snapshot = read_snapshot(store, current)
+                        compare_environment(
+                            current, snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS
+                        )
                 except Corrupted:
                     refused[name] += 1
         refused["verify"] += bool(verify.verify_store(store, verify.LayerSample(), jobs=1).problems)
@@ -145,9 +148,10 @@ def test_comparing_does_not_read_files_larger_than_any_of_a_layer(sandbox: Path)
     prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("data", b"data"))])
     store = open_store(str(sandbox / "store"))
     os.truncate(prefix / "data", 2**42)
-    snapshot = read_snapshot(store, read_ref(store, "work").ref.current)
+    current = read_ref(store, "work").ref.current
+    snapshot = read_snapshot(store, current)
     with WorkerPool(store, 1) as workers:
-        found = compare_environment(snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS)
+        found = compare_environment(current, snapshot, InstalledEnvironment(prefix), workers, NO_PROGRESS)
     assert [tuple(difference) for difference in found] == [("data", "contents")]
 
 

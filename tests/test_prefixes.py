@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from scripts.maker import make
 from snapper.environment import conda
 from snapper.environment.embedded import find_prefixes
+from snapper.environment.own_locations import remember_location
 from snapper.environment.scan import scan
 from tests.conftest import Machine, tree_of, without_run_records
 from tests.support.archives import Tree, conda_pack, conda_unpack, make_odd, unpack
@@ -38,8 +40,18 @@ def pack(machine: Machine, prefix: Path, name: str) -> dict[str, Any]:
     """Pack the environment, completely, and check that packing it again changes nothing."""
     packed: dict[str, Any] = machine.run_json("pack", "-p", prefix, "--name", name)
     assert not packed["unrelocated"]
+    assert not packed["dependencies"]
     assert machine.run_json("pack", "-p", prefix, "--name", name, "--full")["unchanged"]
     return packed
+
+
+def check_other_directories_are_differences(machine: Machine, prefix: Path, script: str, own: Path) -> None:
+    """Check that `verify` detects a script that names another directory in place of one of the environment's."""
+    text = (prefix / script).read_text()
+    (prefix / script).write_text(text.replace(str(own), str(own.parent / "elsewhere")))
+    outcome = machine.snapper("verify", "-p", prefix, "--json")
+    assert (outcome.code, outcome.json["different"]) == (12, [{"path": script, "what": "contents"}])
+    (prefix / script).write_text(text)
 
 
 def by_logical_path(prefix: Path) -> Path:
@@ -122,10 +134,10 @@ def test_the_other_prefix_is_named(machine: Machine, tmp_path: Path) -> None:
 def test_environments_that_were_moved_while_they_grew_are_relocated_from_every_prefix(
     machine: Machine, tmp_path: Path, restored_at: Callable[[str], Tree]
 ) -> None:
-    """A script is added by pip after the first move, a package is installed again after the second."""
+    """pip installs a script after the first move, conda installs a package again after the second."""
     first = make_odd(tmp_path / "first")
     second = first.rename(tmp_path / "second")
-    (second / "bin/later").write_text(f"#!{second}/bin/whereami -x\n# {first}/share\n")
+    install_script(second, "later", f"#!{second}/bin/whereami -x\n# {first}/share\n")
     (second / "share/both.txt").write_text(f"{first}/a {second}/b\n")
     (second / "share/absolute").symlink_to(second / "share/textdata")
     third = second.rename(tmp_path / "third")
@@ -140,6 +152,7 @@ def test_environments_that_were_moved_while_they_grew_are_relocated_from_every_p
     assert sorted(packed["found_prefixes"]) == sorted(map(str, (first, second, third)))
     assert packed["altered"] == []
     machine.run_json("verify", "-p", third)
+    check_other_directories_are_differences(machine, third, "bin/later", second)
     restored = restored_at("moved")
     target = machine.envs / "restored"
     assert restored["share/both.txt"][2].decode() == f"{target}/a {target}/b\n"
@@ -187,20 +200,131 @@ def test_environments_without_files_of_packages_that_contain_the_prefix(
     kernel.write_text(json.dumps({"argv": [f"{old}/bin/python", "-m", "ipykernel_launcher"]}))
     (new / "bin/tool").write_text(f"#!{old}/bin/python\n")
     (new / "bin/foreign").write_text(f"#!{tmp_path}/other/bin/unknown\n")
-    assert pack(machine, new, "moved")["found_prefixes"] == [str(old)]
+    outcome = machine.snapper("pack", "-p", new, "--name", "moved", "--json")
+    assert (outcome.code, outcome.json["found_prefixes"]) == (3, [str(old)])
+    assert [dependency["path"] for dependency in outcome.json["dependencies"]] == [
+        f"{tmp_path}/other/bin/unknown"
+    ]
     restored = restored_at("moved")
     assert restored["bin/tool"][2].decode() == f"#!{machine.envs}/restored/bin/python\n"
     assert restored["bin/foreign"][2].decode() == f"#!{tmp_path}/other/bin/unknown\n"
 
 
-def test_scripts_of_other_environments_are_no_evidence(machine: Machine, tmp_path: Path) -> None:
+def test_other_environments_are_no_former_prefix(
+    machine: Machine, tmp_path: Path, restored_at: Callable[[str], Tree]
+) -> None:
+    """Scripts and kernelspecs name another environment, which is removed after the first pack."""
     prefix, other = make_odd(tmp_path / "work"), tmp_path / "other"
     (other / "bin").mkdir(parents=True)
     for path in (prefix / "bin/python", other / "bin/python"):
         path.write_text("#!/bin/sh\n")
-    for number in range(9):
-        (prefix / f"bin/foreign{number}").write_text(f"#!{other}/bin/python\n")
-    assert pack(machine, prefix, "work")["found_prefixes"] == []
+    kept = {f"bin/foreign{number}": f"#!{other}/bin/python\n" for number in range(9)}
+    kept["share/jupyter/kernels/other/kernel.json"] = json.dumps({"argv": [f"{other}/bin/python", "-m", "x"]})
+    kept["share/own/worker.cfg"] = f"{other}/bin/worker\n"
+    for name, text in kept.items():
+        (prefix / name).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / name).write_text(text)
+    present = machine.snapper("pack", "-p", prefix, "--name", "work", "--json")
+    shutil.rmtree(other)
+    missing = machine.snapper("pack", "-p", prefix, "--name", "work", "--json", "--full")
+    for outcome in (present, missing):
+        assert (outcome.code, outcome.json["found_prefixes"]) == (3, [])
+        assert [(found["kind"], found["path"]) for found in outcome.json["dependencies"]] == [
+            ("command", f"{other}/bin/python"),
+            ("library", f"{other}/bin/python"),
+        ]
+    restored = restored_at("work")
+    assert {name: restored[name][2].decode() for name in kept} == kept
+
+
+def find(prefix: Path, recorded: str = "") -> tuple[str, ...]:
+    directory = conda.pin_environment(prefix)
+    return find_prefixes(directory, conda.read_records(prefix), scan(directory).files, recorded).found
+
+
+def make_with_scripts(prefix: Path, *interpreters: Path) -> None:
+    """Create an environment with Python and scripts that name these prefixes; conda has installed `bin/own`."""
+    (prefix / "conda-meta").mkdir(parents=True)
+    (prefix / "bin").mkdir()
+    (prefix / "bin/python").touch()
+    for number, interpreter in enumerate(interpreters):
+        (prefix / f"bin/script{number}").write_text(f"#!{interpreter}/bin/python\n")
+
+
+def install_entry_point(prefix: Path, interpreter: Path) -> None:
+    """Add a script that conda has generated."""
+    (prefix / "bin/own").write_text(f"#!{interpreter}/bin/python\n")
+    entry = {"_path": "bin/own", "path_type": "unix_python_entry_point"}
+    record = {"name": "own", "version": "1", "build_string": "0", "paths_data": {"paths": [entry]}}
+    (prefix / "conda-meta/own-1-0.json").write_text(json.dumps(record))
+
+
+def install_script(prefix: Path, name: str, text: str, entry_points: str = "") -> None:
+    """Add a script as pip does."""
+    (prefix / "bin" / name).write_text(text)
+    metadata = prefix / "lib/python3.11/site-packages" / f"{name}-1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(entry_points)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+    (metadata / "RECORD").write_text(f"../../../bin/{name},sha256={digest},{len(text)}\n")
+
+
+@pytest.mark.parametrize(
+    ("form", "counts"),
+    [
+        ("installed", True),
+        ("entry point, relocated", True),
+        ("changed", False),
+        ("not of pip", False),
+        ("present", False),
+        ("of another environment", False),
+    ],
+)
+def test_scripts_of_pip_are_evidence_of_a_former_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, counts: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    prefix, old = tmp_path / "work", tmp_path / "old"
+    make_with_scripts(prefix, old, old)
+    install_entry_point(prefix, prefix)
+    text = f"#!{old}/bin/python\n"
+    if form != "not of pip":
+        entry_points = "[console_scripts]\ntool = module:main\n" if form.startswith("entry point") else ""
+        install_script(prefix, "tool", text, entry_points)
+    if form in ("changed", "entry point, relocated"):
+        (prefix / "bin/tool").write_text(f"{text}# changed\n")
+    if form == "present":
+        (old / "bin").mkdir(parents=True)
+        (old / "bin/python").touch()
+    if form == "of another environment":
+        remember_location("other", old)
+    assert sorted(find(prefix)) == sorted([str(prefix), *[str(old)] * counts])
+
+
+def test_scripts_of_conda_are_evidence_whatever_else_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment was packed under another name before it was moved."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    prefix, old = tmp_path / "work", tmp_path / "old"
+    make_with_scripts(prefix, prefix, old)
+    install_entry_point(prefix, old)
+    remember_location("other", old)
+    assert find(prefix) == (str(old), str(prefix))
+
+
+@pytest.mark.parametrize(("count", "counts"), [(1, False), (2, False), (3, True)])
+def test_without_evidence_the_majority_of_scripts_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, counts: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    prefix, old = tmp_path / "work", tmp_path / "old"
+    make_with_scripts(prefix, prefix, prefix, *[old] * count)
+    assert sorted(find(prefix)) == sorted([str(prefix), *[str(old)] * counts])
+    remember_location("earlier name", old)
+    assert find(prefix) == (str(prefix),)
+    assert (str(old) in find(prefix, str(old))) == counts
 
 
 @pytest.mark.parametrize(
@@ -236,8 +360,7 @@ def test_system_directories_are_never_taken_for_a_prefix(
         },
     }
     (prefix / "conda-meta/evil-1-0.json").write_text(json.dumps(record))
-    directory = conda.pin_environment(prefix)
-    assert find_prefixes(directory, conda.read_records(prefix), scan(directory).files).found == ()
+    assert find(prefix) == ()
 
 
 def test_files_larger_than_a_layer_are_relocated_from_the_other_prefix(

@@ -323,11 +323,14 @@ def test_every_kind_of_difference_on_disk_is_detected(packed: tuple[Machine, Pat
     (share / "déjà vu.txt").unlink()
     (share / "déjà vu.txt").mkdir()
     (share / "new").write_text("new")
+    script = restored / "bin" / "textdata-home"
+    script.write_text(script.read_text().replace(str(restored), str(machine.home / "other")))
     (record,) = (restored / "conda-meta").glob("*.json")
     record.write_text(record.read_text() + " ")
     outcome = machine.snapper("verify", "--prefix", restored, "--json")
     assert outcome.code == 12
     assert {item["path"]: item["what"] for item in outcome.json["different"]} == {
+        "bin/textdata-home": "contents",
         f"conda-meta/{record.name}": "contents",
         "large.bin": "contents",
         "share/textdata/config.ini": "contents",
@@ -343,6 +346,7 @@ def test_every_kind_of_difference_on_disk_is_detected(packed: tuple[Machine, Pat
     )
     shutil.rmtree(restored / ".snapper")
     assert machine.expect_error(2, "verify", "--prefix", restored)["type"] == "UsageError"
+    # conda's record proves the other directory in the script, and nothing says any more that it is none of its own.
     assert len(machine.snapper("verify", "data@~0", "--prefix", restored, "--json").json["different"]) == 9
     assert machine.expect_error(2, "verify", "data", "--repair")["type"] == "UsageError"
 

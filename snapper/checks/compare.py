@@ -85,6 +85,7 @@ _reader = LayerReader()
 
 
 def compare_environment(
+    snapshot_id: str,
     snapshot: Snapshot,
     installed: InstalledEnvironment,
     workers: WorkerPool[Store],
@@ -95,7 +96,8 @@ def compare_environment(
     Compiled modules may be valid for another modification time of their source, and there may be additional ones.
     Raise NotAnEnvironment, Corrupted, PermissionDenied, FileOperationFailed.
     """
-    compared = _compare_layers(snapshot, installed, workers, progress)
+    prefixes = installed.prefixes_as_in(snapshot_id)
+    compared = _compare_layers(snapshot, str(installed.prefix), prefixes, workers, progress)
     differences = {difference.path: difference for _, part in compared for difference in part.differences}
     for difference in _compare_records(installed.prefix, compared, snapshot.altered_paths):
         differences.setdefault(difference.path, difference)
@@ -110,11 +112,11 @@ def compare_environment(
 
 def _compare_layers(
     snapshot: Snapshot,
-    installed: InstalledEnvironment,
+    directory: str,
+    prefixes: tuple[str, ...],
     workers: WorkerPool[Store],
     progress: Progress,
 ) -> list[tuple[Layer, ComparedLayer]]:
-    directory, prefixes = str(installed.prefix), installed.prefixes_in_files
     layers = {
         workers.submit(
             compare_layer,

@@ -156,7 +156,7 @@ def _diff_installed_files(
         return FileChanges(drift.added, drift.removed, drift.changed)
     with WorkerPool(store, jobs) as workers:
         progress.start("Comparing files", snapshot.size)
-        differences = compare_environment(snapshot, installed, workers, progress)
+        differences = compare_environment(snapshot_id, snapshot, installed, workers, progress)
     progress.done()
     paths = {difference.path: difference.what for difference in differences}
     return FileChanges(

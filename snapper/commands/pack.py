@@ -189,8 +189,9 @@ class _Packed:
     @classmethod
     def from_previous(cls, previous: PreviousPack) -> _Packed:
         libraries = previous.index.header.libraries
-        prefixes = (previous.prefix,)
-        return cls(previous.encoded, previous.snapshot, prefixes, previous.unrelocated, libraries=libraries)
+        return cls(
+            previous.encoded, previous.snapshot, previous.prefixes, previous.unrelocated, libraries=libraries
+        )
 
 
 # --- deciding what is unchanged ---------------------------------------------------------------------------
@@ -289,7 +290,7 @@ def _build_snapshot(
     return _Packed(
         encoded,
         snapshot,
-        context.prefixes,
+        tuple(dict.fromkeys((*context.prefixes, *(reusable.prefixes if reusable else ())))),
         built.unrelocated,
         built.layers,
         built.added,
@@ -394,6 +395,7 @@ def _remember(source: PackSource, name: str, packed: _Packed, carried: Iterable[
                 source.read_at,
                 packed.unrelocated.with_harmless,
                 packed.libraries,
+                packed.prefixes,
             )
             blocks = index_blocks(packed.layers, source)
             state.write(environment, current, packed.encoded, header, blocks)

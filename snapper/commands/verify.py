@@ -188,7 +188,7 @@ def verify_environment(
     snapshot = read_snapshot(store, snapshot_id)
     with WorkerPool(store, jobs) as workers:
         progress.start(f"Verifying {prefix.name}", snapshot.size)
-        differences = compare_environment(snapshot, installed, workers, progress)
+        differences = compare_environment(snapshot_id, snapshot, installed, workers, progress)
     progress.done()
     name = installed.state.environment if installed.state else prefix.name
     return EnvironmentCheck(name, str(prefix), snapshot_id, differences)

@@ -80,6 +80,9 @@ def _uses(
     for name, text in (*scripts, *_startup_modules(around)):
         yield "script", name, around.paths_in(text)
     for kernel in kernels:
+        program = kernel.command[0] if kernel.command else ""
+        if around.has(program):  # it can be missing, if it is in an environment of another machine
+            yield "command", kernel.kernel, [program]
         for word in kernel.command:
             yield "command", kernel.kernel, around.paths_in(word)
 

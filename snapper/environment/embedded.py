@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from snapper.environment.conda import PathEntry, Record, is_environment
 from snapper.environment.conda_unpack import CONDA_UNPACK, read_prefix_records
+from snapper.environment.prefix_claims import ClaimedPrefixes, PrefixClaim
 from snapper.environment.tree import File
 from snapper.format.canonicalize import candidate_originals
 from snapper.format.constraints import is_placeholder, path_bytes
@@ -105,17 +106,23 @@ class EmbeddedPrefixes:
 
 
 def find_prefixes(
-    directory: PinnedDirectory, records: Sequence[Record], files: Iterable[File]
+    directory: PinnedDirectory, records: Sequence[Record], files: Collection[File], recorded: str = ""
 ) -> EmbeddedPrefixes:
-    """Find the prefixes in the environment's files."""
+    """Find the prefixes in the environment's files; `recorded` is one that snapper has recorded earlier."""
     paths = {file.path for file in files if file.path.startswith(_DIRECTORIES) and file.type == "file"}
     relocated = [[entry for entry in record.entries if entry.placeholder] for record in records]
     search = _Search(directory, {entry.placeholder for entries in relocated for entry in entries})
     search.read_package_files(relocated)
     archived, placeholders = search.read_archive(relocated) if CONDA_UNPACK in paths else ((), {})
-    search.read_scripts(paths - _unchanged_scripts(paths, records))
+    packaged = _packaged_files(paths, records)
+    generated = {path for path, is_generated in packaged.items() if is_generated}
+    scripts = {path for path in (paths - packaged.keys()) | generated if path.startswith("bin/")}
+    search.read_scripts(scripts, generated)
     search.read_kernelspecs(paths)
-    return EmbeddedPrefixes(search.result(), archived, placeholders)
+    claimed = ClaimedPrefixes(directory, search.claims, records, files)
+    accepted = claimed.accepted(spellings(directory.path), search.counts, recorded)
+    counts = search.counts + Counter(claim.prefix for claim in search.claims if claim.prefix in accepted)
+    return EmbeddedPrefixes(tuple(prefix for prefix, _ in counts.most_common()), archived, placeholders)
 
 
 def candidate_prefixes(data: bytes) -> Iterator[str]:
@@ -158,32 +165,23 @@ def is_prefix(path: str) -> bool:
 class _Search:
     """What is known so far about an environment's prefixes.
 
-    `counts` says how many files contain each one. Scripts and kernelspecs can name programs of other environments, so
-    what only they contain are `claims`, until more is known.
+    `counts` says into how many files conda, or conda-pack, wrote each one. What other scripts, and kernelspecs, name
+    are `claims`: it may be another environment.
     """
 
     def __init__(self, directory: PinnedDirectory, placeholders: Set[str]) -> None:
         self._top = directory
         self._placeholders = placeholders
         self._own = spellings(directory.path)
-        self._counts: Counter[str] = Counter()
-        self._claims: Counter[tuple[str, str]] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.claims: list[PrefixClaim] = []
         self._remaining = _MOST_SEARCHED
-
-    def result(self) -> tuple[str, ...]:
-        """Return the prefixes, the most frequent first."""
-        is_proven = bool(self._counts)
-        for (path, program), count in self._claims.most_common():
-            if path in (*self._counts, *self._own) or self._is_moved(path, program) or not is_proven:
-                self._counts[path] += count
-                is_proven = True
-        return tuple(path for path, _ in self._counts.most_common())
 
     def read_package_files(self, relocated: list[list[PathEntry]]) -> None:
         """Look at files into which conda wrote the prefix: small texts, or programs if there are none."""
         for entries in _samples(relocated, "text", _LARGEST_TEXT, _MAX_TEXTS):
             any(self._read_package_file(entry, _LARGEST_TEXT) for entry in entries)
-        if not self._counts:
+        if not self.counts:
             for entries in _samples(relocated, "binary", _LARGEST_BINARY, _MAX_BINARIES):
                 any(self._read_package_file(entry, _LARGEST_BINARY) for entry in entries)
 
@@ -195,12 +193,12 @@ class _Search:
             return False
         if entry.placeholder.encode() in data:
             return True  # never relocated
-        known = (*self._own, *self._counts)
+        known = (*self._own, *self.counts)
         prefix = next((path for path in known if is_proven(data, entry, path)), "")
         prefix = prefix or self._prove(data, entry)
         prefix = prefix or next((path for path in known if contains_path(data, path)), "")
         if prefix:
-            self._counts[prefix] += 1
+            self.counts[prefix] += 1
         return bool(prefix)
 
     def _prove(self, data: bytes, entry: PathEntry) -> str:
@@ -234,44 +232,39 @@ class _Search:
         for record in texts[:_MAX_ARCHIVED]:
             with suppress(OSError):
                 if contains_path(read_beneath(self._top, record.path), record.placeholder):
-                    self._counts[record.placeholder] += 1
+                    self.counts[record.placeholder] += 1
         prefixes = Counter(record.placeholder for record in texts)
         binaries = {record.path: record.placeholder for record in listed if record.mode == "binary"}
         return tuple(prefix for prefix, _ in prefixes.most_common(_MAX_ARCHIVED_PREFIXES)), binaries
 
-    def read_scripts(self, paths: Set[str]) -> None:
-        """Look at the first lines of scripts."""
-        scripts = sorted(path for path in paths if path.startswith("bin/"))
-        for path in scripts[:_MAX_SCRIPTS]:
+    def read_scripts(self, scripts: Set[str], generated: Set[str]) -> None:
+        """Look at the first lines of scripts; conda has `generated` some of them."""
+        for path in sorted(scripts)[:_MAX_SCRIPTS]:
             with suppress(OSError):
                 data = read_beneath(self._top, path, _LARGEST_SCRIPT)
-                if data.startswith(b"#!"):
-                    self._claim(program_of(data))
+                prefix, program = self._named(program_of(data)) if data.startswith(b"#!") else ("", "")
+                if prefix and path in generated:
+                    self.counts[prefix] += 1
+                elif prefix:
+                    self.claims.append(PrefixClaim(path, prefix, program, hashlib.sha256(data).hexdigest()))
 
     def read_kernelspecs(self, paths: Set[str]) -> None:
         """Look at the programs of kernels."""
         for path in sorted(filter(_KERNELSPEC.match, paths))[:_MAX_KERNELS]:
             with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                self._claim(str(json.loads(read_beneath(self._top, path))["argv"][0]))
+                prefix, program = self._named(str(json.loads(read_beneath(self._top, path))["argv"][0]))
+                if prefix:
+                    self.claims.append(PrefixClaim(path, prefix, program))
 
-    def _claim(self, program: str) -> None:
-        """Note that a file names a program, if there is one of this name in the environment."""
-        path, _, name = program.rpartition("/bin/")
-        is_unwritten = any(placeholder.startswith(path) for placeholder in self._placeholders)
-        if (
-            not is_unwritten
-            and is_prefix(path)
-            and (path in self._own or is_acceptable(path, self._top.path))
-        ):
-            is_below = any(path.startswith(f"{own}/") for own in self._own)
-            if not is_below and "/" not in name and self._top.stat(f"bin/{name}", follow=False):
-                self._claims[path, name] += 1
-
-    def _is_moved(self, path: str, program: str) -> bool:
-        """Return whether the program is no longer below that path, or the path leads to this environment."""
-        with suppress(OSError):
-            return os.path.samestat(os.stat(path), self._top.status)
-        return not os.path.lexists(f"{path}/bin/{program}")
+    def _named(self, program: str) -> tuple[str, str]:
+        """Return prefix and name of a program if there is one of this name in the environment, else empty strings."""
+        prefix, _, name = program.rpartition("/bin/")
+        is_unwritten = any(placeholder.startswith(prefix) for placeholder in self._placeholders)
+        is_below = any(prefix.startswith(f"{own}/") for own in self._own)
+        is_possible = is_prefix(prefix) and (prefix in self._own or is_acceptable(prefix, self._top.path))
+        if is_unwritten or is_below or not is_possible or "/" in name:
+            return "", ""
+        return (prefix, name) if self._top.stat(f"bin/{name}", follow=False) else ("", "")
 
 
 def is_proven(data: bytes, entry: PathEntry, prefix: str) -> bool:
@@ -306,11 +299,11 @@ def _samples(relocated: list[list[PathEntry]], mode: str, limit: int, count: int
     return samples[:count]
 
 
-def _unchanged_scripts(paths: Set[str], records: Iterable[Record]) -> set[str]:
-    """Return the paths of files that packages brought as they are, and did not generate when they were installed."""
+def _packaged_files(paths: Set[str], records: Iterable[Record]) -> dict[str, bool]:
+    """Return which of the files belong to packages, and whether conda generated them when it installed these."""
     return {
-        entry.path
+        entry.path: entry.type.endswith("entry_point")
         for record in records
         for entry in record.entries
-        if entry.path in paths and not entry.type.endswith("entry_point")
+        if entry.path in paths
     }

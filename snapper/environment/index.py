@@ -65,10 +65,11 @@ class InvalidIndex(ValueError):
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """Which snapshot an index describes, the prefix in its files, and when it was taken.
+    """Which snapshot an index describes, the prefix in most of its files, and when it was taken.
 
     `taken` is a time of the file system's clock, in nanoseconds. `unrelocated` are paths with a prefix that cannot be
-    relocated, and `libraries` those outside of the environment that files in it are linked with.
+    relocated, and `libraries` those outside of the environment that files in it are linked with. `prefixes` are all
+    that files may contain; none if this was not recorded.
     """
 
     snapshot: str
@@ -76,6 +77,7 @@ class IndexHeader:
     taken: int
     unrelocated: tuple[str, ...] = ()
     libraries: tuple[OutsideLibrary, ...] = ()
+    prefixes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

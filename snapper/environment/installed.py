@@ -84,7 +84,7 @@ class InstalledEnvironment:
         """The prefixes that were found in the environment's files; raises what `records` and `tree` raise."""
         from snapper.environment.embedded import find_prefixes  # noqa: PLC0415 - slow to import, and often not needed
 
-        return find_prefixes(self.directory, self.records, self.tree.files)
+        return find_prefixes(self.directory, self.records, self.tree.files, self._recorded_prefix)
 
     @cached_property
     def prefixes_in_files(self) -> tuple[str, ...]:
@@ -92,8 +92,20 @@ class InstalledEnvironment:
 
         The first is the one that most of them contain.
         """
-        recorded = self.index.header.prefix if self.index and not self.embedded.found else ""
-        return self.embedded.with_paths_of(self.prefix, recorded)
+        return self.embedded.with_paths_of(self.prefix, self._recorded_prefix)
+
+    def prefixes_as_in(self, snapshot: str) -> tuple[str, ...]:
+        """Return all paths of the environment that files contain if they are as the snapshot has them.
+
+        If it was packed as or restored from this snapshot, these are known: a file with another path has changed. The
+        first is the one that most of them contain. Raise what `embedded` raises.
+        """
+        header = self.index.header if self.index else None
+        if header is None or header.snapshot != snapshot or not header.prefixes:
+            return self.prefixes_in_files
+        return tuple(
+            dict.fromkeys((*header.prefixes, os.path.abspath(self.prefix), os.path.realpath(self.prefix)))
+        )
 
     @property
     def prefix_in_files(self) -> str:
@@ -110,6 +122,11 @@ class InstalledEnvironment:
     def is_touched(self) -> bool:
         """Return whether packages may have been installed or removed since the index was written (see `drift`)."""
         return is_touched(self.prefix)
+
+    @property
+    def _recorded_prefix(self) -> str:
+        """The prefix that most files contained when the index was written, "" if there is none."""
+        return self.index.header.prefix if self.index else ""
 
     def _recorded(self, read: Callable[[PinnedDirectory], T | None]) -> T | None:
         """Return what snapper has recorded, None if the environment cannot be opened."""

@@ -59,7 +59,8 @@ class ProgramFiles:
     def outside(self, candidates: Iterable[str]) -> tuple[OutsideLibrary, ...]:
         """Return the libraries and interpreters outside of the environment that files among the candidates need.
 
-        Only the beginnings of these files are read. Files that cannot be read do not count.
+        Interpreters of scripts also count if they are missing: they can be in an environment of another machine. Only
+        the beginnings of these files are read. Files that cannot be read do not count.
         """
         found: dict[str, set[str]] = defaultdict(set)
         for path in candidates:
@@ -83,7 +84,7 @@ class ProgramFiles:
             beginning = os.pread(file, _BEGINNING, 0)
             if beginning.startswith(b"#!"):
                 interpreter = program_of(beginning)
-                if self._is_outside(interpreter):
+                if self.around.has(interpreter):
                     yield interpreter
                 return
             needed = read_needed(partial(self._read, file))

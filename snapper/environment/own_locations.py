@@ -7,7 +7,8 @@ latest last. A store may state any directory, and contain kernels with any names
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,18 @@ class _Locations:
 def own_locations(environment: str) -> tuple[str, ...]:
     """Return the prefixes that this user has chosen for the environment, the latest last."""
     return _read(environment).prefixes
+
+
+def locations_of_others(own: Collection[str]) -> set[str]:
+    """Return the prefixes, also without links, that this user has chosen for environments other than that at `own`."""
+    try:
+        with own_directory(_directory()) as directory:
+            names = directory.names()
+    except OSError:
+        return set()
+    chosen = [own_locations(name) for name in names]
+    others = {prefix for prefixes in chosen if not set(own) & {*prefixes} for prefix in prefixes}
+    return others | {os.path.realpath(prefix) for prefix in others}
 
 
 def own_kernel_names(environment: str) -> tuple[str, ...]:

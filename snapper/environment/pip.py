@@ -11,7 +11,7 @@ import errno
 import io
 import posixpath
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 
@@ -30,6 +30,7 @@ _MOST_METADATA = 128 << 20
 
 
 _SIZE = re.compile(r"[0-9]{1,18}")
+_ENTRY_POINT = re.compile(r"^[ \t]*([\w.-]+)[ \t]*=", re.M)
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ def is_metadata_path(path: str) -> bool:
     return path.endswith(".dist-info/METADATA") and path.split("/")[-2][0].isalnum()
 
 
+def is_record_path(path: str) -> bool:
+    """Return whether the path is that of a distribution's RECORD."""
+    return path.endswith(".dist-info/RECORD")
+
+
 def recorded_files(prefix: Top, paths: Collection[str]) -> dict[str, FileFacts]:
     """Return what distributions among the paths list for files among them; the size is -1 if they list none.
 
@@ -83,14 +89,32 @@ def recorded_files(prefix: Top, paths: Collection[str]) -> dict[str, FileFacts]:
     recorded: dict[str, FileFacts] = {}
     files = _MetadataFiles(prefix)
     for path in paths:
-        if path.endswith(".dist-info/RECORD"):
+        if is_record_path(path):
             for file, (checksum, size) in _listed_files(files, path, paths).items():
-                algorithm, _, value = checksum.partition("=")
-                if algorithm == "sha256":
-                    recorded[file] = FileFacts(
-                        _base64_to_hex(value), int(size) if _SIZE.fullmatch(size) else -1
-                    )
+                digest = _sha256_in(checksum)
+                if digest:
+                    recorded[file] = FileFacts(digest, int(size) if _SIZE.fullmatch(size) else -1)
     return recorded
+
+
+def installed_scripts(prefix: Top, records: Iterable[str], scripts: Mapping[str, str]) -> set[str]:
+    """Return which of the scripts, given with their SHA-256, distributions with these RECORDs have installed.
+
+    A script that was changed afterwards only counts if it is that of an entry point, which has no code but an import.
+    May raise OSError.
+    """
+    installed: set[str] = set()
+    files = _MetadataFiles(prefix)
+    for record in records:
+        listed = _listed_files(files, record, scripts)
+        path = f"{posixpath.dirname(record)}/entry_points.txt"
+        names = _ENTRY_POINT.findall(files.read(path).decode("utf-8", "replace")) if listed else ()
+        installed |= {
+            script
+            for script, (checksum, _) in listed.items()
+            if not checksum or _sha256_in(checksum) == scripts[script] or posixpath.basename(script) in names
+        }
+    return installed
 
 
 class _MetadataFiles:
@@ -150,8 +174,11 @@ def _listed_files(files: _MetadataFiles, record: str, wanted: Collection[str]) -
     return listed
 
 
-def _base64_to_hex(value: str) -> str:
-    """Decode base64 without padding, as in a RECORD; return "" if it is invalid."""
+def _sha256_in(checksum: str) -> str:
+    """Return the SHA-256 in a RECORD's checksum, in hexadecimal; "" if it is another one, or invalid."""
+    algorithm, _, value = checksum.partition("=")
+    if algorithm != "sha256":
+        return ""
     try:
         return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
     except ValueError:

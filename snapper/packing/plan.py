@@ -134,15 +134,17 @@ def installed_packages(environment: InstalledEnvironment) -> PackageSet:
 
 
 def own_programs(plan: PackPlan) -> list[str]:
-    """Return the paths of files that may be programs or libraries which the user or pip compiled on this machine."""
+    """Return the paths of files that may be programs, scripts, or libraries of the user's or compiled by pip."""
     return [
         item.file.path
         for owner_files in plan.others
         for item in owner_files.files
-        if not item.prebuilt
-        and item.file.type == "file"
-        and (".so" in posixpath.basename(item.file.path) or item.file.mode & 0o111)
+        if not item.prebuilt and item.file.type == "file" and _may_be_program(item.file)
     ]
+
+
+def _may_be_program(file: File) -> bool:
+    return bool(file.mode & 0o111) or file.path.startswith("bin/") or ".so" in posixpath.basename(file.path)
 
 
 def link_time_files(

@@ -62,6 +62,11 @@ class PreviousPack:
         """The prefix in the environment's files."""
         return self.index.header.prefix
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """All prefixes that the environment's files may contain, as far as they were recorded."""
+        return self.index.header.prefixes or (self.prefix,)
+
     def is_unchanged(self) -> bool:
         """Return whether all files are as the snapshot has them, and the store has all of its layers."""
         return (

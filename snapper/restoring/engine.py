@@ -242,7 +242,8 @@ def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResul
     environment_state = state.EnvironmentState(FORMAT, target.name, target.snapshot_id, str(target.prefix))
     with _plan_errors(plan):
         taken = 0 if unpacked.linked else clock.next_tick(tree)
-        header = IndexHeader(target.snapshot_id, str(target.prefix), taken)
+        prefix = str(target.prefix)
+        header = IndexHeader(target.snapshot_id, prefix, taken, prefixes=(prefix,))
         state.write(tree, environment_state, plan.encoded, header, unpacked.index)
         os.fchmod(tree.descriptor, directory_mode("", plan.snapshot.mode))
     return header
