@@ -33,11 +33,13 @@ from snapper.errors import (
     TargetOccupied,
 )
 from snapper.fs import moves
+from snapper.fs.directories import opened_directory
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.pinned import PinnedDirectory
-from snapper.fs.removal import remove_tree
+from snapper.fs.removal import remove_older, remove_tree
 from snapper.process.pool import WorkerPool
 from snapper.restoring import nested, replaced, staging
+from snapper.restoring.replaced import next_tick
 from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
 from snapper.restoring.staging_lock import find_leftovers
 from tests.conftest import tree_of
@@ -834,6 +836,36 @@ def test_what_programs_write_to_files_that_the_new_tree_shares_is_there(
                 staged.remove_replaced(pool)
     assert names(target.parent) == ["work"]
     assert [(target / f"{inode}").read_text()[-4:] for inode in shared] == ["mine"]
+
+
+def test_files_that_replace_shared_ones_while_their_directory_is_emptied_are_kept(target: Path) -> None:
+    """In whatever order the directory is listed, some of them come after the subdirectory."""
+    lib = target / "lib"
+    lib.mkdir(parents=True)
+    files = [lib / name for name in "abcdefgh"]
+    for file in files[:4]:
+        file.touch()
+    (lib / "sub").mkdir()
+    (lib / "sub/last").touch()
+    for file in files[4:]:
+        file.touch()
+    for file in files:
+        os.link(file, target.parent / file.name)
+    shared = frozenset(file.stat().st_ino for file in files)
+
+    def save_files(path: str, _: os.stat_result) -> bool:
+        if path != "lib/sub/last":
+            return False
+        for file in files:
+            (target / "saved").write_text("mine")
+            (target / "saved").rename(file)
+        return True
+
+    with opened_directory(target) as directory:
+        since = next_tick(directory)
+        os.utime(lib / "sub/last")
+        remove_older(directory, since, save_files, shared=shared)
+    assert names(lib) == [file.name for file in files]
 
 
 def test_replaced_directory_with_several_links_to_files_is_removed(target: Path, swap_method: str) -> None:

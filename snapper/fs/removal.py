@@ -74,8 +74,8 @@ def remove_older(
     systems are mounted below (`check_no_mounts`).
 
     `shared` are the inodes of files that another directory has, too, and had at that time: only this name of them can
-    be lost. In a directory with no later ctime, which therefore has the names of that time, they are removed without a
-    look at their status.
+    be lost. In a directory with no later ctime, which therefore has the names of that time, they are removed whatever
+    their ctime is.
 
     May raise OSError; PermissionError, with a path, after everything was removed that this user may remove.
     """
@@ -136,16 +136,20 @@ class _Removal:
                 if entry.is_dir(follow_symlinks=False):
                     self._remove_directory(entry.name, directory, path + entry.name, depth, since)
                 else:
-                    self._remove_file(entry, directory, path, _NEVER if entry.inode() in shared else since)
+                    self._remove_file(entry, directory, path, since, shared)
             except FileNotFoundError:  # programs that still use the directory may remove or rename it
                 continue
             except PermissionError as error:
                 self._refused = PermissionError(error.errno, error.strerror, path + entry.name)
 
-    def _remove_file(self, entry: os.DirEntry[str], directory: int, path: str, since: int) -> None:
+    def _remove_file(
+        self, entry: os.DirEntry[str], directory: int, path: str, since: int, shared: frozenset[int]
+    ) -> None:
         if since != _NEVER:
+            # What has the name now: it may have been replaced since the directory was listed.
             status = entry.stat(follow_symlinks=False)
-            if status.st_ctime_ns >= since and not self._is_known(path + entry.name, status):
+            is_later = status.st_ctime_ns >= since and status.st_ino not in shared
+            if is_later and not self._is_known(path + entry.name, status):
                 return
         try:
             os.unlink(entry.name, dir_fd=directory)

@@ -36,6 +36,7 @@ from snapper.format.constraints import directory_mode, file_mode
 from snapper.format.member import Member
 from snapper.format.model import RECORD_MODES, Layer, Snapshot
 from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, is_kept
+from snapper.fs.access_times import mark_as_accessed
 from snapper.fs.directories import DirectoryTree, without_umask
 from snapper.fs.ownership import own_users
 from snapper.process.pool import WorkerPool
@@ -117,7 +118,7 @@ def _link_batch(_: object, job: _LinkJob) -> dict[int, ExtractedLayer]:
         linker = _Linker(source, target, os.fstat(source[""]).st_dev, job.taken)
         for unit in job.units:
             layers = {number: block_entries(block) for number, block in unit.items()}
-            if all(linker.is_linkable(entry) for entries in layers.values() for entry in entries):
+            if all(map(linker.are_linkable, layers.values())):
                 try:
                     linked.update({number: linker.link(number, layers[number]) for number in layers})
                 except OSError:  # a file system without links, or files of other users
@@ -225,49 +226,59 @@ class _Linker:
     began: int = field(default_factory=time.time_ns)
     unused: set[str] = field(default_factory=set)
 
-    def is_linkable(self, entry: EntryFields) -> bool:
-        """Return whether the index vouches for the file, and its mode, mtime and owner are as restoring sets them."""
-        path, size, mode, mtime, ctime, inode = entry
-        parent, _, name = path.rstrip("/").rpartition("/")
-        try:
-            status = os.stat(name, dir_fd=self.source[parent], follow_symlinks=False)
-        except OSError:
-            return False
-        if path.endswith("/"):
-            return status.st_mode == _DIRECTORY | mode
-        if status.st_atime_ns < self.began - _RECENT:
-            self.unused.add(path)
-        changed = status.st_ctime_ns
-        return (
-            status.st_size == size
-            and status.st_mtime_ns == mtime
-            and status.st_ino == inode
-            and ctime in (changed, ANY_CTIME)
-            and changed < self.taken
-            and status.st_dev == self.device
-            and status.st_uid in self.users
-            and (
-                (status.st_mode == _REGULAR | mode and mode == file_mode(mode))
-                or status.st_mode == _LINK | mode
-            )
-        )
+    def are_linkable(self, entries: Sequence[EntryFields]) -> bool:
+        """Return whether the index vouches for all files, and their mode, mtime and owner are as restoring sets them.
+
+        Entries of one directory follow each other, so it is looked up once.
+        """
+        opened, directory = None, -1
+        for path, size, mode, mtime, ctime, inode in entries:
+            parent, _, name = path.removesuffix("/").rpartition("/")
+            try:
+                if parent != opened:
+                    opened, directory = parent, self.source[parent]
+                status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except OSError:
+                return False
+            changed, st_mode = status.st_ctime_ns, status.st_mode
+            if path.endswith("/"):
+                if st_mode != _DIRECTORY | mode:
+                    return False
+                continue
+            if not (
+                status.st_size == size
+                and status.st_mtime_ns == mtime
+                and status.st_ino == inode
+                and ctime in (changed, ANY_CTIME)
+                and changed < self.taken
+                and status.st_dev == self.device
+                and status.st_uid in self.users
+                and (st_mode == _LINK | mode or (st_mode == _REGULAR | mode and mode == file_mode(mode)))
+            ):
+                return False
+            if status.st_atime_ns < self.began - _RECENT:
+                self.unused.add(path)
+        return True
 
     def link(self, number: int, entries: Sequence[EntryFields]) -> ExtractedLayer:
         """Link the files of one layer and make its directories; may raise OSError."""
         result = ExtractedLayer(linked=True)
         index: list[EntryFields] = []
+        opened, source, target = None, -1, -1
         for path, size, mode, mtime, _, inode in entries:
-            if path.endswith("/"):
-                self.target[path[:-1]]
-                result.directories.append(Member(path[:-1], "directory", mode, 0))
-                index.append(directory_entry(path[:-1], directory_mode(path[:-1], mode)))
-            else:
-                parent, _, name = path.rpartition("/")
-                source, target = self.source[parent], self.target[parent]
-                os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
-                if path in self.unused:
-                    os.utime(name, ns=(self.began, mtime), dir_fd=target, follow_symlinks=False)
-                index.append((path, size, mode, mtime, ANY_CTIME, inode))
+            parent, _, name = path.rpartition("/")
+            if not name:
+                opened = None  # making a directory may close another one
+                self.target[parent]
+                result.directories.append(Member(parent, "directory", mode, 0))
+                index.append(directory_entry(parent, directory_mode(parent, mode)))
+                continue
+            if parent != opened:
+                opened, source, target = parent, self.source[parent], self.target[parent]
+            os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+            if path in self.unused:
+                mark_as_accessed(name, target)
+            index.append((path, size, mode, mtime, ANY_CTIME, inode))
         result.index = encode_block(number, index)
         return result
 
