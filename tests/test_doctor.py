@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from snapper.commands import environment_checks
+from snapper.commands import dependency_report, environment_checks
 from snapper.environment.dependencies import find_dependencies
 from snapper.environment.dependency import Dependency
 from snapper.environment.kept import kept_name
@@ -172,7 +172,7 @@ def test_errors_in_one_environment_are_findings(machine: Machine, monkeypatch: p
             raise RecursionError("too deep")
         return find_dependencies(around, *arguments)
 
-    monkeypatch.setattr(environment_checks, "find_dependencies", fail_for_evil)
+    monkeypatch.setattr(dependency_report, "find_dependencies", fail_for_evil)
     found = [finding.detail for finding in environment_checks.check_environments()]
     assert f"{evil} could not be checked: RecursionError: too deep" in found
     assert any(str(good) in detail for detail in found)

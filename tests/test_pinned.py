@@ -93,10 +93,10 @@ def pack_or_give_up(machine: Machine, prefix: Path, options: PackOptions) -> Pac
         ("snapper.packing.source.clock.now", False),
         ("snapper.environment.installed.scan", False),
         ("snapper.packing.source.editable.find", False),
-        ("snapper.commands.pack.make_plan", False),
-        ("snapper.commands.pack.WorkerPool", False),
-        ("snapper.commands.pack.kernels.shipped_kernels", True),
-        ("snapper.commands.pack.find_credentials", False),
+        ("snapper.commands.snapshot_build.make_plan", False),
+        ("snapper.commands.snapshot_build.WorkerPool", False),
+        ("snapper.commands.snapshot_build.kernels.shipped_kernels", True),
+        ("snapper.commands.snapshot_build.find_credentials", False),
         ("snapper.commands.pack.state.write", True),
     ],
 )
@@ -120,8 +120,8 @@ def test_environment_that_is_swapped_while_it_is_packed(
     [
         "snapper.environment.editable._why_not_project",
         "snapper.packing.source.editable.include",
-        "snapper.commands.pack.make_plan",
-        "snapper.commands.pack.WorkerPool",
+        "snapper.commands.snapshot_build.make_plan",
+        "snapper.commands.snapshot_build.WorkerPool",
     ],
 )
 def test_source_that_is_swapped_while_it_is_included(

@@ -20,6 +20,7 @@ import pytest
 
 from snapper.commands import pack as packing
 from snapper.commands import prune as pruning
+from snapper.commands import snapshot_build
 from snapper.commands.prune import prune
 from snapper.commands.remove import plan_removal, remove_environment
 from snapper.commands.retention import RetentionPolicy
@@ -513,7 +514,7 @@ def test_pack_without_its_intent_publishes_nothing(
 ) -> None:
     """A prune may have deleted what its workers wrote, since no intent protected it."""
     machine, ids = packed
-    make = packing._build_snapshot
+    make = snapshot_build.build_snapshot
 
     def make_and_lose(*arguments: Any) -> Any:
         made = make(*arguments)
@@ -523,7 +524,7 @@ def test_pack_without_its_intent_publishes_nothing(
         machine.run_json("prune", "--grace", "0s", "--yes")
         return made
 
-    monkeypatch.setattr(packing, "_build_snapshot", make_and_lose)
+    monkeypatch.setattr(packing, "build_snapshot", make_and_lose)
     prefix = machine.envs / "data"
     (prefix / "which").write_text("lost")
     with pytest.raises(LeaseExpired):

@@ -24,12 +24,7 @@ from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import HistoryEntry, Layer, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.repository.checked_layers import (
-    intact_layers,
-    read_checked_layers,
-    remember_checked_layers,
-    unattested_keys,
-)
+from snapper.repository.checked_layers import CheckedLayers, intact_layers, unattested_keys
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import read_layer, write_pages
 from snapper.repository.refs import VersionedRef, advance_ref, find_ref, list_refs, name_in
@@ -209,13 +204,13 @@ class _Copy:
     def _copy_layers(self, name: str, layers: Iterable[Layer]) -> dict[str, int]:
         """Copy the layers that the target does not have; return the sizes of those that were added, by digest."""
         unique = {layer.digest: layer for layer in layers}
-        checked = read_checked_layers()
+        checked = CheckedLayers()
         present = intact_layers(self.target, unique.values(), checked)
         missing = [layer for digest, layer in unique.items() if digest not in present]
         self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
         added = {layer.digest: layer.size for layer in self._copy_concurrently(missing)}
         self.progress.done()
-        remember_checked_layers(unattested_keys(self.target, added), checked)
+        checked.remember(unattested_keys(self.target, added))
         return added
 
     def _copy_concurrently(self, layers: Sequence[Layer]) -> Iterator[Layer]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from snapper import kernels
 from snapper.checks.findings import Finding
+from snapper.commands.dependency_report import find_outside_libraries, report_dependencies
 from snapper.environment import conda, editable
-from snapper.environment.dependencies import find_dependencies, needed_libraries, unproved_links
 from snapper.environment.dependency import Dependency
 from snapper.environment.installed import InstalledEnvironment
-from snapper.environment.libraries import ProgramFiles
 from snapper.environment.locations import installed_environments
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.variables import environment_variables
 from snapper.errors import SnapperError
 from snapper.kernels.carried import outside_kernels
-from snapper.packing.plan import make_plan, own_programs
+from snapper.kernels.outside import OutsideKernel
+from snapper.packing.plan import make_plan
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,7 @@ def _check_environment(prefix: Path) -> Iterator[Finding]:
         hint = "Choose how to pack them: --editable=include or --editable=ignore."
         yield Finding("warning", "Environment", f"{prefix} has editable installs: {names}", hint)
     outside = outside_kernels(installed.directory)
-    withheld = (dependency for kernel in outside for dependency in kernel.dependencies())
-    variables = environment_variables(installed.directory)
-    found = _dependencies(installed, variables)
-    libraries = _outside_libraries(installed, variables)
-    for dependency in (*found, *libraries, *withheld, *unproved_links(installed.followed)):
+    for dependency in _dependencies(installed, outside):
         yield _dependency_finding(prefix, dependency)
     paths = ", ".join(str(kernel.path) for kernel in outside if kernel.can_be_carried)
     if paths:
@@ -65,26 +61,19 @@ def _check_environment(prefix: Path) -> Iterator[Finding]:
         yield Finding("note", "Environment", detail, f"Add one: {kernels.install_hint(prefix)}")
 
 
-def _dependencies(installed: InstalledEnvironment, variables: Mapping[str, str]) -> tuple[Dependency, ...]:
-    """Return what the environment's variables, scripts, and kernels name outside of it, and the user's packages."""
-    around = Surroundings(installed.directory, installed.prefixes_in_files)
-    commands = kernels.kernel_commands(installed.directory)
-    return find_dependencies(around, variables, commands)
-
-
-def _outside_libraries(
-    installed: InstalledEnvironment, variables: Mapping[str, str]
+def _dependencies(
+    installed: InstalledEnvironment, kernelspecs: Iterable[OutsideKernel]
 ) -> tuple[Dependency, ...]:
-    """Return the libraries and interpreters outside of the environment that its programs need.
+    """Return what the environment uses outside of it; some of these kernelspecs there cannot be packed with it.
 
     Raise what `make_plan` raises.
     """
-    tree = installed.followed.tree
-    plan = make_plan(installed.directory, tree, installed.records)
-    search_path = variables.get("LD_LIBRARY_PATH", "").split(":")
-    around = Surroundings(installed.directory, installed.prefixes_in_files)
-    files = ProgramFiles(around, tree.by_path, search_path)
-    return needed_libraries(around, files.outside(own_programs(plan)))
+    directory, links = installed.directory, installed.followed
+    variables, prefixes = environment_variables(directory), installed.prefixes_in_files
+    plan = make_plan(directory, links.tree, installed.records)
+    libraries = find_outside_libraries(Surroundings(directory, prefixes), variables, links.tree, plan)
+    withheld = (dependency for kernel in kernelspecs for dependency in kernel.dependencies())
+    return report_dependencies(Surroundings(directory, prefixes), variables, libraries, withheld, links)
 
 
 def _dependency_finding(prefix: Path, dependency: Dependency) -> Finding:

@@ -31,6 +31,23 @@ _KEY_SIZE = 32
 _MOST = 100_000
 
 
+class CheckedLayers:
+    """The `keys` of all layers that this user has packed or checked, as far as that is known: they are read once."""
+
+    def __init__(self) -> None:
+        self.keys = frozenset(_read())
+
+    def remember(self, keys: Iterable[bytes]) -> None:
+        """Add keys, and write all unless these were known; nothing is written if the file cannot be."""
+        new = dict.fromkeys(keys)
+        if self.keys.issuperset(new):
+            return
+        self.keys |= new.keys()
+        latest = [*(key for key in _read() if key not in new), *new][-_MOST:]
+        with suppress(OSError), own_directory(state_directory(), make=True) as directory:
+            directory.write(_FILE, b"".join(latest))
+
+
 def content_key(digest: str, diff_id: str) -> bytes:
     """Return the key of a layer whose content has been compared."""
     return hashlib.sha256(f"{digest} {diff_id}".encode()).digest()
@@ -39,21 +56,6 @@ def content_key(digest: str, diff_id: str) -> bytes:
 def _object_key(store: Store, key: str, status: ObjectStatus) -> bytes:
     """Return the key of an object that is intact."""
     return hashlib.sha256(f"{status.identity} {key} in {store.url}".encode()).digest()
-
-
-def read_checked_layers() -> frozenset[bytes]:
-    """Return the keys of all layers that this user has packed or checked, as far as that is known."""
-    return frozenset(_read())
-
-
-def remember_checked_layers(keys: Iterable[bytes], known: Collection[bytes]) -> None:
-    """Add keys to those that are checked, unless all are in `known` or the file cannot be written."""
-    new = dict.fromkeys(keys)
-    if all(key in known for key in new):
-        return
-    keys = [*(key for key in _read() if key not in new), *new][-_MOST:]
-    with suppress(OSError), own_directory(state_directory(), make=True) as directory:
-        directory.write(_FILE, b"".join(keys))
 
 
 def unattested_keys(store: Store, digests: Iterable[str]) -> list[bytes]:
@@ -66,18 +68,18 @@ def unattested_keys(store: Store, digests: Iterable[str]) -> list[bytes]:
     return [_object_key(store, key, status) for key, status in statuses if status]
 
 
-def intact_layers(store: Store, layers: Iterable[Layer], checked: Collection[bytes]) -> frozenset[str]:
+def intact_layers(store: Store, layers: Iterable[Layer], checked: CheckedLayers) -> frozenset[str]:
     """Return the digests of those layers that the store has, intact.
 
     Layers are read unless the store attests their digests, or they are among those `checked`; these are remembered.
     """
 
     def is_checked(key: str, status: ObjectStatus) -> bool:
-        return _object_key(store, key, status) in checked
+        return _object_key(store, key, status) in checked.keys
 
     found = intact_objects(store, {Layout.layer(layer.digest): layer.size for layer in layers}, is_checked)
     read = (_object_key(store, key, status) for key, status in found.items() if not status.is_attested)
-    remember_checked_layers(read, checked)
+    checked.remember(read)
     return frozenset(map(Layout.digest_of, found))
 
 

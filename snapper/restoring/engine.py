@@ -19,7 +19,7 @@ from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.descriptors import free_descriptors
 from snapper.fs.pinned import PinnedDirectory
 from snapper.process.pool import WorkerPool
-from snapper.repository.checked_layers import remember_checked_layers, unattested_keys
+from snapper.repository.checked_layers import CheckedLayers, unattested_keys
 from snapper.repository.refs import read_ref
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
@@ -215,7 +215,8 @@ class _Wave:
                     staging.remove_replaced(self._workers)
             if unpacked.linked:
                 _renew_index(tree, header, unpacked)
-            remember_checked_layers(staged.checked, ())
+            if staged.checked:
+                CheckedLayers().remember(staged.checked)
         except Exception as error:
             return _fail(plan, staged.resources, error)
         return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated, "".join(discarded))

@@ -1,0 +1,180 @@
+"""Build the snapshot of an environment: write the layers that the store does not have, and describe it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from snapper import kernels
+from snapper.commands.dependency_report import find_outside_libraries
+from snapper.environment.dependency import OutsideLibrary
+from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.outside_paths import Surroundings
+from snapper.environment.platforms import platform_of_records
+from snapper.environment.variables import environment_variables
+from snapper.format import manifest
+from snapper.format.constraints import directory_mode
+from snapper.format.manifest import EncodedSnapshot
+from snapper.format.model import FORMAT, Snapshot, StoredLayer
+from snapper.format.owners import OwnedPaths
+from snapper.packing.build import LayerBuild
+from snapper.packing.context import PackContext
+from snapper.packing.credentials import find_credentials
+from snapper.packing.included import included_sources
+from snapper.packing.plan import make_plan
+from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
+from snapper.packing.source import PackSource
+from snapper.packing.splitting import EarlierLayers
+from snapper.process.pool import WorkerPool
+from snapper.process.progress import Progress
+from snapper.repository.checked_layers import CheckedLayers, content_key, intact_layers, unattested_keys
+from snapper.repository.known_layers import known_layers
+from snapper.repository.locks import Intent
+from snapper.repository.snapshots import has_encoded_snapshot
+from snapper.store import Store
+
+#: How many files with credentials are named before they are written to the store; all are named at the end.
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class PackedSnapshot:
+    """A snapshot whose layers are in the store.
+
+    `prefixes` are those in the environment's files, most of which contain the first; `found_prefixes` are those to
+    report. `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
+    environment is unchanged, so that its index remains valid. `libraries` are those outside of the environment that
+    files in it are linked with.
+    """
+
+    encoded: EncodedSnapshot
+    snapshot: Snapshot
+    prefixes: tuple[str, ...]
+    unrelocated: OwnedPaths
+    layers: tuple[PackedLayer, ...] | None = None
+    added: Mapping[str, int] = field(default_factory=dict)
+    credentials: tuple[str, ...] = ()
+    found_prefixes: tuple[str, ...] = ()
+    libraries: tuple[OutsideLibrary, ...] = ()
+
+    @classmethod
+    def from_previous(cls, previous: PreviousPack) -> PackedSnapshot:
+        libraries = previous.index.header.libraries
+        return cls(
+            previous.encoded, previous.snapshot, previous.prefixes, previous.unrelocated, libraries=libraries
+        )
+
+
+def load_previous(store: Store, source: PackSource, checked: CheckedLayers) -> PreviousPack | None:
+    """Return the previous pack, whose layers can be reused; None if there is none, or if it is not all."""
+    if source.previous is None or source.has_included:
+        return None
+    layers = source.previous.snapshot.layers
+    return load_previous_pack(source.installed, intact_layers(store, layers, checked))
+
+
+def is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> bool:
+    """Return whether the environment is still its previous snapshot, and the store has all of that."""
+    return (
+        previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
+        and directory_mode("", previous.snapshot.mode) == directory_mode("", source.directory.status.st_mode)
+        and has_encoded_snapshot(store, previous.encoded)
+        and previous.is_unchanged()
+    )
+
+
+def make_context(
+    store: Store, intent: Intent, source: PackSource, name: str, level: int, checked: CheckedLayers
+) -> PackContext:
+    """Return what every worker has to know."""
+    layers = source.previous.snapshot.layers if source.previous else ()
+    known = known_layers(store, name)
+    known |= {layer.diff_id: StoredLayer(layer.digest, layer.size) for layer in layers}
+    return PackContext(
+        directory=str(source.directory),
+        prefix=source.prefix_in_files,
+        store=store,
+        intent=intent,
+        level=level,
+        known=known,
+        checked=checked.keys,
+        placeholders=source.placeholders,
+        kept=source.kept_prefixes,
+        included=included_sources(source.prefix_in_files, source.editables, source.sites),
+        other_prefixes=source.prefixes_in_files[1:],
+        followed=source.followed,
+    )
+
+
+def _earlier_layers(installed: InstalledEnvironment) -> EarlierLayers:
+    """Return the layers of the environment's last snapshot, if its index says what is in them."""
+    previous, index = installed.previous, installed.index
+    if previous is None or index is None or index.header.snapshot != previous.encoded.digest:
+        return EarlierLayers()
+    return EarlierLayers(previous.snapshot.layers, index.rows)
+
+
+def build_snapshot(
+    source: PackSource,
+    previous: PreviousPack | None,
+    context: PackContext,
+    checked: CheckedLayers,
+    name: str,
+    jobs: int | None,
+    progress: Progress,
+) -> PackedSnapshot:
+    """Write the layers that the store does not have, and describe the snapshot."""
+    records = source.installed.records
+    plan = make_plan(source.directory, source.tree, records)
+    unchanged = previous.vouched if previous else frozenset[str]()
+    credentials = find_credentials(source.directory, records, plan, unchanged, context.place_of)
+    _announce(credentials, name, progress)
+    reusable = previous if previous and previous.prefix == context.prefix else None
+    build = LayerBuild(plan, reusable, _earlier_layers(source.installed))
+    if build.has_work:
+        with WorkerPool(context, jobs, build.first_arguments) as workers:
+            progress.start(f"Packing {name}", build.size)
+            build.run(workers, progress)
+        progress.done()
+    built = build.result()
+    contents = (content_key(layer.digest, layer.diff_id) for layer in built.checked)
+    written = unattested_keys(context.store, built.added)
+    checked.remember([*contents, *written])
+    snapshot = Snapshot(
+        format=FORMAT,
+        platform=platform_of_records(records),
+        mode=directory_mode("", source.directory.status.st_mode),
+        packages=tuple(record.package for record in records),
+        pip=tuple(sorted(plan.pip, key=lambda package: (package.name.lower(), package.version))),
+        kernels=kernels.shipped_kernels(source.directory),
+        altered=built.altered,
+        missing=plan.missing,
+        layers=tuple(packed.layer for packed in built.layers),
+    )
+    encoded = manifest.encode(snapshot)
+    around, variables = (
+        Surroundings(source.directory, context.prefixes),
+        environment_variables(source.directory),
+    )
+    return PackedSnapshot(
+        encoded,
+        snapshot,
+        tuple(dict.fromkeys((*context.prefixes, *(reusable.prefixes if reusable else ())))),
+        built.unrelocated,
+        built.layers,
+        built.added,
+        credentials,
+        source.found_prefixes,
+        () if source.foreign_prefix else find_outside_libraries(around, variables, source.tree, plan),
+    )
+
+
+def _announce(credentials: tuple[str, ...], name: str, progress: Progress) -> None:
+    """Tell the user, before anything is written to the store, that files with credentials will be."""
+    if credentials:
+        named = ", ".join(credentials[:_MOST_NAMED]) + (", …" if len(credentials) > _MOST_NAMED else "")
+        count = "1 file" if len(credentials) == 1 else f"{len(credentials)} files"
+        progress.note(
+            f"{name}: {count} with credentials will be readable for everyone who can read the store: {named}"
+        )
