@@ -63,6 +63,8 @@ from snapper.format.model import (
     Relocation,
     sha256_hex,
 )
+from snapper.fs.directories import opened_directory
+from snapper.fs.handles import directory_handle
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS
 from snapper.repository.objects import write_pages
@@ -513,9 +515,10 @@ def test_randomly_changed_layers(
         store.put(Layout.layer(stored.digest), data)
         found = audit_layer(store, AuditJob(stored.digest, (stored,)))
         assert not found.reason  # its name is the checksum of its bytes
-        with tempfile.TemporaryDirectory(dir=tmp_path) as target:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as target, opened_directory(target) as opened:
+            directory = directory_handle(opened, target)
             try:
-                extract_layer(store, ExtractJob(target, "/final/prefix", stored, 0), data)
+                extract_layer(store, ExtractJob(directory, "/final/prefix", stored, 0), data)
             except SnapperError as error:
                 assert error.code == 12, error
                 assert "\n" not in error.message

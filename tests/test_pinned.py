@@ -18,7 +18,8 @@ from snapper.commands.pack import PackOptions, pack
 from snapper.commands.pack_result import PackResult
 from snapper.commands.restore import RestoreResult, restore
 from snapper.errors import ChangedWhilePacking, EnvironmentOfOther, FileOperationFailed
-from snapper.fs.directories import pin_directory
+from snapper.fs.directories import opened_directory, pin_directory
+from snapper.fs.handles import directory_handle
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
@@ -283,3 +284,40 @@ def test_default_store_of_another_user_is_not_used(machine: Machine, command: li
 def test_error_names_who_owns_what_has_the_name() -> None:
     error = EnvironmentOfOther("/shared/my env", "bob")
     assert error.hint == "If you trust bob, give its directory instead of the name: -p '/shared/my env'."
+
+
+# --- for workers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_descriptor", [True, False], ids=["by descriptor", "by path"])
+def test_handle_leads_to_the_open_directory_or_nowhere(tmp_path: Path, by_descriptor: bool) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    with opened_directory(directory) as opened:
+        handle = directory_handle(opened, directory)
+        if not by_descriptor:
+            handle = handle._replace(by_descriptor="")
+        assert handle.pin().status.st_ino == handle.inode
+        directory.rename(tmp_path / "moved")
+        directory.mkdir()
+        if handle.by_descriptor:
+            assert handle.pin().status.st_ino == handle.inode
+        else:
+            with pytest.raises(OSError, match="replaced by another directory"):
+                handle.pin()
+
+
+def test_handle_does_not_follow_links_of_others(tmp_path: Path) -> None:
+    """In a mount namespace of their own, such a link leads to the same directory with other things mounted below it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a link to another user")
+    directory = tmp_path / "above/directory"
+    directory.mkdir(parents=True)
+    with opened_directory(directory) as opened:
+        handle = directory_handle(opened, directory)._replace(by_descriptor="")
+        directory.parent.rename(tmp_path / "moved")
+        directory.parent.symlink_to("moved")
+        assert handle.pin().status.st_ino == handle.inode
+        os.chown(directory.parent, OTHER, OTHER, follow_symlinks=False)
+        with pytest.raises(OSError, match="a link of the user"):
+            handle.pin()

@@ -838,6 +838,30 @@ def test_what_programs_write_to_files_that_the_new_tree_shares_is_there(
     assert [(target / f"{inode}").read_text()[-4:] for inode in shared] == ["mine"]
 
 
+def test_workers_remove_nothing_that_others_put_at_the_path_of_the_replaced_directory(target: Path) -> None:
+    """Others may be able to rename the staging directory, and see what is in it as their working directory."""
+    file = Path("lib/a/b/c/file")
+    prepared, away = target.parent / "prepared", target.parent / "away"
+    for top in (target, prepared):
+        (top / file).parent.mkdir(parents=True)
+        (top / file).touch()
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(lambda old: walk(PinnedDirectory(target, os.dup(old))))
+        (name,) = staged.seen
+        directory = staged.tree.parent
+        directory.rename(away)
+        directory.mkdir()
+        prepared.rename(directory / name)
+        with WorkerPool[Any](None, 1) as workers:
+            staged.remove_replaced(workers)
+        assert (directory / name / file).exists()
+        assert not (away / name / file).exists()
+        shutil.rmtree(directory)
+        away.rename(directory)
+    assert names(target.parent) == ["work"]
+
+
 def test_files_that_replace_shared_ones_while_their_directory_is_emptied_are_kept(target: Path) -> None:
     """In whatever order the directory is listed, some of them come after the subdirectory."""
     lib = target / "lib"

@@ -31,6 +31,8 @@ from snapper.errors import (
 from snapper.format.model import Snapshot
 from snapper.format.owners import OwnedPaths
 from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME
+from snapper.fs.directories import opened_directory
+from snapper.fs.handles import directory_handle
 from snapper.fs.moves import Entry, move
 from snapper.process.pool import WorkerPool, default_worker_count
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -209,10 +211,10 @@ def _unpack(
     """Unpack the snapshot for the `dest_prefix`, or with its placeholders; return paths that cannot be relocated."""
     layers = snapshot.layers if request.dest_prefix else without_relocations(snapshot.layers)
     try:
-        with WorkerPool(store, jobs) as workers:
+        with WorkerPool(store, jobs) as workers, opened_directory(tree) as opened:
             prefix = request.dest_prefix or str(request.output)
-            altered = snapshot.altered_paths
-            unrelocated = unpack_layers(layers, str(tree), prefix, workers, progress, altered).unrelocated
+            directory, altered = directory_handle(opened, tree), snapshot.altered_paths
+            unrelocated = unpack_layers(layers, directory, prefix, workers, progress, altered).unrelocated
     except InsufficientSpace:
         raise InsufficientSpace(str(request.output.parent)) from None
     return unrelocated if request.dest_prefix else files_with_other_prefixes(tree, snapshot.layers)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from snapper.fs.beneath import LISTING, LOOKUP, open_own_path
 from snapper.fs.descriptors import most_descriptors
@@ -17,6 +18,9 @@ from snapper.fs.pinned import PinnedDirectory
 
 #: How many directories a tree keeps open at most, and a quarter of all descriptors, as there can be several trees.
 _MAX_DESCRIPTORS = 128
+
+
+T = TypeVar("T", bound=Hashable)
 
 
 class DirectoryTree:
@@ -80,14 +84,14 @@ class DirectoryTree:
                 os.close(self._open.pop(path))
 
 
-class RecentTrees:
+class RecentTrees(Generic[T]):
     """The last two trees that a process has worked on, by their top; `opened` opens one."""
 
-    def __init__(self, opened: Callable[[str], DirectoryTree]) -> None:
+    def __init__(self, opened: Callable[[T], DirectoryTree]) -> None:
         self._opened = opened
-        self._trees: dict[str, DirectoryTree] = {}
+        self._trees: dict[T, DirectoryTree] = {}
 
-    def __getitem__(self, top: str) -> DirectoryTree:
+    def __getitem__(self, top: T) -> DirectoryTree:
         tree = self._trees.get(top)
         if tree is None:
             tree = self._opened(top)

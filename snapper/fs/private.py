@@ -1,8 +1,8 @@
 """Directories that only this user can enter, so that their contents must have been made by this user's processes.
 
-Others who can write to the directory above can still rename such a directory, or put another one in its place. What
-works by path below it therefore uses a directory in it with a random name: those others cannot know that name, so no
-path with it leads anywhere but there.
+Others who can write to the directory above can still rename such a directory, or put another one in its place. What is
+open stays the same, so it is used by its descriptor, or by a path of that. Where other programs need a path and the
+system has none of descriptors, what they use has a random name, which others can hardly know.
 """
 
 from __future__ import annotations

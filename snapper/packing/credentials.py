@@ -74,7 +74,7 @@ def _texts_without_package(plan: PackPlan) -> Iterator[File]:
                 yield file
 
 
-def _read(trees: RecentTrees, place: FilePlace) -> bytes:
+def _read(trees: RecentTrees[str], place: FilePlace) -> bytes:
     parent, _, name = place.path.rpartition("/")
     try:
         return read_entry(Entry(trees[place.top][parent], name), _LARGEST)

@@ -137,7 +137,7 @@ class _Wave:
 
     def _link_unchanged(self, plan: RestorePlan, staging: Staging, resources: ExitStack) -> _StagedRestore:
         prefix, snapshot = plan.target.prefix, plan.snapshot
-        unpacker = SnapshotUnpacker(snapshot.layers, str(staging.tree), str(prefix), snapshot.altered_paths)
+        unpacker = SnapshotUnpacker(snapshot.layers, staging.handle, str(prefix), snapshot.altered_paths)
         with _plan_errors(plan):
             self._advance(plan, unpacker.link_unchanged(prefix, self._workers))
         read = {snapshot.layers[number].digest for number in unpacker.missing}

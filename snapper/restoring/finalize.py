@@ -19,13 +19,14 @@ from snapper.format.member import InvalidSegment, Member
 from snapper.format.model import Continuation, Layer
 from snapper.format.times import restored_time
 from snapper.fs.directories import DirectoryTree, without_umask, write_all
+from snapper.fs.handles import DirectoryHandle
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer, Link, SplitFile
 from snapper.restoring.signing import LARGEST_SIGNED, sign
 
 
 def finalize_tree(
-    directory: str,
+    directory: DirectoryHandle,
     prefix: str,
     layers: tuple[Layer, ...],
     extracted: list[ExtractedLayer],
@@ -36,7 +37,7 @@ def finalize_tree(
     `extracted` are the results of `layers`, in their order. Records are not updated for `altered` paths. Raise
     Corrupted if split files do not join.
     """
-    directories = DirectoryTree(directory)
+    directories = DirectoryTree(directory.pin())
     index: dict[int, list[IndexEntry]] = defaultdict(list)
     what = f"the snapshot for {prefix}"
     try:

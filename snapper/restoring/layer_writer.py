@@ -49,6 +49,7 @@ from snapper.format.relocate import (
 from snapper.format.times import LINK_TIME, RESTORED_LINK_TIME, restored_time
 from snapper.fs.directories import DirectoryTree, RecentTrees, write_all
 from snapper.fs.errors import os_errors
+from snapper.fs.handles import DirectoryHandle
 from snapper.repository.objects import read_layer
 from snapper.restoring.errors import unpack_errors
 from snapper.restoring.signing import sign
@@ -65,7 +66,7 @@ _LARGEST_BLOCK = 64 << 20
 class ExtractJob:
     """A layer to write below `directory`, relocated to `prefix`; `number` is its position in its snapshot."""
 
-    directory: str
+    directory: DirectoryHandle
     prefix: str
     layer: Layer
     number: int
@@ -120,7 +121,13 @@ class ExtractedLayer:
 
 
 _reader = LayerReader()
-_trees = RecentTrees(DirectoryTree)
+
+
+def _open_tree(directory: DirectoryHandle) -> DirectoryTree:
+    return DirectoryTree(directory.pin())
+
+
+_trees = RecentTrees(_open_tree)
 
 
 def fetch_layer(store: Store, job: ExtractJob) -> bytes:
@@ -137,7 +144,7 @@ def extract_layer(store: Store, job: ExtractJob, stored: bytes) -> ExtractedLaye
     os.umask(0)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     layer = _reader.open(job.layer, stored, store.url)
-    with os_errors(job.directory, "write to"):
+    with os_errors(job.directory.path, "write to"):
         tree = _trees[job.directory]
     with unpack_errors(what, job.prefix):
         writer = _Writer(what, job, layer, tree)

@@ -38,6 +38,7 @@ from snapper.format.model import RECORD_MODES, Layer, Snapshot
 from snapper.format.times import NANOSECONDS, RESTORED_LINK_TIME, is_kept
 from snapper.fs.access_times import mark_as_accessed
 from snapper.fs.directories import DirectoryTree, without_umask
+from snapper.fs.handles import DirectoryHandle
 from snapper.fs.ownership import own_users
 from snapper.process.pool import WorkerPool
 from snapper.restoring.layer_writer import ExtractedLayer
@@ -70,7 +71,7 @@ class _LinkJob:
     """Units to link from the environment at `old` to `directory`; `taken` is the time of its index."""
 
     old: str
-    directory: str
+    directory: DirectoryHandle
     taken: int
     units: tuple[_Unit, ...]
 
@@ -82,7 +83,9 @@ class Linked(NamedTuple):
     inodes: frozenset[int]
 
 
-def link_unchanged(old: Path, layers: Sequence[Layer], directory: str, workers: WorkerPool[Store]) -> Linked:
+def link_unchanged(
+    old: Path, layers: Sequence[Layer], directory: DirectoryHandle, workers: WorkerPool[Store]
+) -> Linked:
     """Make links below `directory` to the files of layers that the environment at `old` has.
 
     Layers that cannot be linked, for whatever reason, are left out. The workers must be idle.
@@ -94,7 +97,7 @@ def link_unchanged(old: Path, layers: Sequence[Layer], directory: str, workers: 
     header = index.header
     if header.snapshot != previous.encoded.digest or header.prefix != str(old):
         return nothing
-    if os.stat(directory).st_dev != os.stat(old).st_dev:
+    if directory.device != os.stat(old).st_dev:
         return nothing
     installed = _InstalledLayers(previous.snapshot, index)
     for batch in _batches(_units(installed, layers)):
@@ -112,7 +115,7 @@ def _link_batch(_: object, job: _LinkJob) -> dict[int, ExtractedLayer]:
         suppress(OSError),
         # Where others could replace files, they could do so between a check and the link.
         closing(DirectoryTree(job.old, make=False, own=True)) as source,
-        closing(DirectoryTree(job.directory)) as target,
+        closing(DirectoryTree(job.directory.pin())) as target,
         without_umask(),
     ):
         linker = _Linker(source, target, os.fstat(source[""]).st_dev, job.taken)

@@ -35,6 +35,7 @@ from snapper.format import bytecode
 from snapper.format.constraints import STATE_DIRECTORY
 from snapper.format.times import clamped
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
+from snapper.fs.handles import DirectoryHandle, directory_handle
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, move
 from snapper.fs.pinned import PinnedDirectory
@@ -241,43 +242,48 @@ def _files_left(tree: int, target: Path) -> list[str]:
 class _Job(NamedTuple):
     """Directories to empty, by their paths below `top`, of what is older than `since` or has one of the inodes."""
 
-    top: str
+    top: DirectoryHandle
     since: int
     paths: list[str]
     shared: bytes
 
 
-def remove_with_workers(replaced: Path, seen: Seen, workers: WorkerPool[Store]) -> None:
-    """Remove most of a directory with a `replaced_name`, with the workers, which must be idle.
+def remove_with_workers(entry: Entry, path: Path, seen: Seen, workers: WorkerPool[Store]) -> None:
+    """Remove most of a directory with a `replaced_name`, which is at `path`, with the workers, which must be idle.
 
     They remove nothing that has changed since, and no directories: the ctime of those above would change.
     """
-    since = time_in_name(replaced.name)
-    if since is None:
+    since, tree = time_in_name(entry.name), open_if_directory(entry.name, entry.directory)
+    if since is None or tree is None:
         return
-    paths = list(_old_directories(str(replaced), _DEPTH, since))
-    shared = array("Q", seen.shared).tobytes()
-    for first in range(min(_JOBS, len(paths))):
-        workers.submit(_empty_directories, _Job(str(replaced), since, paths[first::_JOBS], shared), 1)
-    with suppress(SnapperError), closing(workers.results()) as results:
-        for _ in results:
-            pass
+    with closing_descriptor(tree):
+        top = directory_handle(tree, path)
+        paths = list(_old_directories(top, _DEPTH, since))
+        shared = array("Q", seen.shared).tobytes()
+        for first in range(min(_JOBS, len(paths))):
+            workers.submit(_empty_directories, _Job(top, since, paths[first::_JOBS], shared), 1)
+        with suppress(SnapperError), closing(workers.results()) as results:
+            for _ in results:
+                pass
 
 
 def _empty_directories(_: object, job: _Job) -> None:
     """Empty the directories as far as that is possible, if nothing is mounted below them."""
-    if mount_points_below(job.top):
-        return
     shared = _inodes(job.shared)
-    with suppress(OSError), closing(DirectoryTree(job.top, make=False)) as directories:
-        device = os.fstat(directories[""]).st_dev
+    with suppress(OSError), closing(DirectoryTree(job.top.pin(), make=False)) as directories:
+        if mount_points_below(directories[""]):
+            return
         for path in job.paths:
             with suppress(OSError):
                 # One of those above may have been renamed in since they were listed.
                 above = accumulate(path.split("/"), os.path.join)
                 statuses = [os.fstat(directories[parent]) for parent in above]
-                if all(status.st_ctime_ns < job.since and status.st_dev == device for status in statuses):
+                if all(_is_old(status, job.since, job.top.device) for status in statuses):
                     remove_older(directories[path], job.since, shared=shared)
+
+
+def _is_old(status: os.stat_result, since: int, device: int) -> bool:
+    return status.st_ctime_ns < since and status.st_dev == device
 
 
 @lru_cache(maxsize=1)
@@ -288,17 +294,18 @@ def _inodes(data: bytes) -> frozenset[int]:
     return frozenset(inodes)
 
 
-def _old_directories(top: str, depth: int, since: int) -> Iterator[str]:
+def _old_directories(top: DirectoryHandle, depth: int, since: int) -> Iterator[str]:
     """Yield the paths of the directories that many levels below `top` that have not changed, nor those above them."""
     paths = [""]
-    for _ in range(depth):
-        parents, paths = paths, []
-        for parent in parents:
-            with suppress(OSError), os.scandir(os.path.join(top, parent)) as entries:
-                paths += [
-                    os.path.join(parent, entry.name)
-                    for entry in entries
-                    if entry.is_dir(follow_symlinks=False)
-                    and entry.stat(follow_symlinks=False).st_ctime_ns < since
-                ]
-    yield from paths
+    with suppress(OSError), closing(DirectoryTree(top.pin(), make=False)) as directories:
+        for _ in range(depth):
+            parents, paths = paths, []
+            for parent in parents:
+                with suppress(OSError), os.scandir(directories[parent]) as entries:
+                    paths += [
+                        os.path.join(parent, entry.name)
+                        for entry in entries
+                        if entry.is_dir(follow_symlinks=False)
+                        and entry.stat(follow_symlinks=False).st_ctime_ns < since
+                    ]
+        yield from paths

@@ -12,7 +12,7 @@ gets a name of its own next to the target.
 
 Everything happens by descriptors: of the directory that holds the target, which is opened once, of the staging
 directory, and of the tree that is built. Whoever may write to directories above can therefore not direct it elsewhere.
-Only the workers use the path of the tree: they find the tree or nothing there, since its name is random (`private`).
+Workers get handles of these directories.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from snapper.environment.tree import Tree
 from snapper.errors import SnapperError, TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
+from snapper.fs.handles import DirectoryHandle, directory_handle
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.pinned import PinnedDirectory
@@ -107,6 +108,11 @@ class Staging:
         """The path of the tree to give to other programs."""
         return path_by_descriptor(self.descriptor, self.tree)
 
+    @property
+    def handle(self) -> DirectoryHandle:
+        """A handle of the tree for workers."""
+        return directory_handle(self.descriptor, self.tree)
+
     def pin(self) -> PinnedDirectory:
         """Return the tree, which stays open after the end of `staging_directory`, at its target."""
         return PinnedDirectory(self.target, os.dup(self.descriptor))
@@ -117,7 +123,7 @@ class Staging:
         The end of `staging_directory` removes the rest.
         """
         for name, seen in self.seen.items():
-            remove_with_workers(self.tree.with_name(name), seen, workers)
+            remove_with_workers(Entry(self._directory, name), self.tree.with_name(name), seen, workers)
 
     def _replace(self, old: int, check: Callable[[int], Tree | None], shared: frozenset[int]) -> None:
         """Replace the open directory at the target; if that or the check fails, everything is as it was."""

@@ -12,6 +12,7 @@ from snapper.errors import InsufficientSpace, PrefixTooLong, TooManyDirectories,
 from snapper.format.member import MOST_KEPT, expected_implied_directories, most_implied_directories
 from snapper.format.model import Layer
 from snapper.format.owners import OwnedPaths, order_by_owner
+from snapper.fs.handles import DirectoryHandle
 from snapper.fs.space import free_space
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
@@ -51,7 +52,7 @@ class SnapshotUnpacker:
     def __init__(
         self,
         layers: Sequence[Layer],
-        directory: str,
+        directory: DirectoryHandle,
         prefix: str,
         altered: frozenset[str] = frozenset(),
     ) -> None:
@@ -133,9 +134,9 @@ class SnapshotUnpacker:
         if self._implied > self._most_implied:
             raise TooManyDirectories(name, self._most_implied)
         if self._implied > self._reserved_implied:
-            free = free_space(Path(self._directory)).size
+            free = free_space(Path(self._directory.path)).size
             if free < _SPARE_SPACE:
-                raise InsufficientSpace(self._directory, _SPARE_SPACE, free)
+                raise InsufficientSpace(self._directory.path, _SPARE_SPACE, free)
         self._extracted[number] = extracted
         return self._layers[number].diff_size
 
@@ -159,13 +160,13 @@ class SnapshotUnpacker:
 
 def unpack_layers(
     layers: Sequence[Layer],
-    directory: str,
+    directory: DirectoryHandle,
     prefix: str,
     workers: WorkerPool[Store],
     progress: Progress,
     altered: frozenset[str] = frozenset(),
 ) -> UnpackResult:
-    """Write the layers below `directory`, relocated to `prefix`; `altered` as for SnapshotUnpacker.
+    """Write the layers below the open `directory`, relocated to `prefix`; `altered` as for SnapshotUnpacker.
 
     Raise what `extract_layer` raises, and Corrupted if split files do not join.
     """
