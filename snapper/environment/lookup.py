@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Iterator
 
 from snapper.fs.beneath import is_possible_path
 from snapper.fs.pinned import Top
@@ -69,8 +70,35 @@ class Lookup:
     def real(self, path: str) -> str:
         """Return the real path of an absolute path; "" if no file can have it, or if it has too many links."""
         if path not in self._real:
-            self._real[path] = self._resolve(path) if is_possible_path(path) else ""
+            *_, self._real[path] = self.spellings(path)
         return self._real[path]
+
+    def spellings(self, path: str) -> Iterator[str]:
+        """Yield an absolute path, what it becomes with each link that is followed, and at last what `real` returns."""
+        yield path
+        if len(path) > _LONGEST_PATH or not path.startswith("/") or not is_possible_path(path):
+            yield ""
+            return
+        done, pending, links = "/", path.split("/")[::-1], 0
+        while pending:
+            name = pending.pop()
+            if len(pending) % _STEPS == 0 and not self.spend():
+                break
+            if name == "..":
+                done = posixpath.dirname(done)
+            elif name not in ("", "."):
+                child = posixpath.join(done, name)
+                target = self._target(child)
+                if not target:
+                    done = child
+                    continue
+                links += 1
+                if links > _MOST_LINKS:
+                    break
+                done = "/" if target.startswith("/") else done
+                pending += target.split("/")[::-1]
+                yield posixpath.join(done, *pending[::-1])
+        yield "" if pending or self.is_exhausted else done
 
     def read(self, top: Top, path: str) -> str:
         """Return the text of a small file below `top`, "" if it cannot be read."""
@@ -87,29 +115,6 @@ class Lookup:
         except OSError:
             return []
         return names if self.spend(len(names) // _NAMES) else []
-
-    def _resolve(self, path: str) -> str:
-        if len(path) > _LONGEST_PATH or not path.startswith("/"):
-            return ""
-        done, pending, links = "/", path.split("/")[::-1], 0
-        while pending:
-            name = pending.pop()
-            if len(pending) % _STEPS == 0 and not self.spend():
-                return ""
-            if name == "..":
-                done = posixpath.dirname(done)
-            elif name not in ("", "."):
-                child = posixpath.join(done, name)
-                target = self._target(child)
-                if not target:
-                    done = child
-                    continue
-                links += 1
-                if links > _MOST_LINKS:
-                    return ""
-                done = "/" if target.startswith("/") else done
-                pending += target.split("/")[::-1]
-        return "" if self.is_exhausted else done
 
     def _target(self, path: str) -> str:
         """Return where a link leads, "" if it is none."""

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from snapper.environment import conda
+from snapper.environment.lookup import Lookup
 from snapper.environment.state import STATE_FILE
 from snapper.errors import UsageError
 from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path, is_shared
 from snapper.settings.directories import home_directory
-
-_MOST_LINKS = 40
 
 
 def managed_environments(path: Path) -> frozenset[str]:
@@ -29,7 +28,7 @@ def managed_environments(path: Path) -> frozenset[str]:
     homes = _homes()
     return frozenset(
         os.path.realpath(prefix)
-        for spelling in _spellings(str(path))
+        for spelling in filter(None, dict.fromkeys(Lookup().spellings(str(path))))
         for prefix in _environments_with(spelling, homes)
     )
 
@@ -90,26 +89,3 @@ def _may_be_part(inside: str) -> bool:
         return path not in SHARED_DIRECTORIES and not is_shared(check_path(path))
     except ValueError:
         return False
-
-
-def _spellings(path: str) -> Iterator[str]:
-    """Yield the path, and what it becomes with each link that is followed."""
-    yield path
-    done, pending, links = "/", path.split("/")[::-1], 0
-    while pending and links < _MOST_LINKS:
-        name = pending.pop()
-        if name in ("", "."):
-            continue
-        if name == "..":
-            done = os.path.dirname(done)
-            continue
-        child = os.path.join(done, name)
-        try:
-            target = os.readlink(child)
-        except OSError:
-            done = child
-            continue
-        links += 1
-        pending += target.split("/")[::-1]
-        done = "/" if target.startswith("/") else done
-        yield os.path.join(done, *pending[::-1])

@@ -11,7 +11,8 @@ import errno
 import io
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 
@@ -23,11 +24,10 @@ from snapper.fs.pinned import Top
 from snapper.fs.small_files import SMALL, read_beneath
 
 #: The largest RECORD, in bytes.
-_LARGEST_RECORD = 32 << 20
+LARGEST_RECORD = 32 << 20
 
 #: The most metadata of all distributions, in bytes: a RECORD takes 100 for each file. Many can be links to one file.
 _MOST_METADATA = 128 << 20
-
 
 _SIZE = re.compile(r"[0-9]{1,18}")
 _ENTRY_POINT = re.compile(r"^[ \t]*([\w.-]+)[ \t]*=", re.M)
@@ -156,22 +156,23 @@ def _is_prebuilt(files: _MetadataFiles, directory: str) -> bool:
 
 
 def _listed_files(files: _MetadataFiles, record: str, wanted: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Return the files of the environment that a RECORD lists, if wanted.
-
-    Each has a checksum as ALGORITHM=BASE64 and a size, both as text. There are none if it is missing or malformed.
-    """
+    """Return the files of the environment that a RECORD lists, if wanted, with their checksums and sizes as text."""
     site = posixpath.dirname(posixpath.dirname(record))
-    text = files.read(record, _LARGEST_RECORD).decode("utf-8", "surrogateescape")
-    listed: dict[str, tuple[str, str]] = {}
-    try:
+    rows = parse_record(files.read(record, LARGEST_RECORD), site)
+    return {path: (checksum, size) for path, checksum, size in rows if path in wanted}
+
+
+def parse_record(data: bytes, site: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the paths that the RECORD of a distribution in the directory `site` lists, up to a malformed line.
+
+    Each has a checksum as ALGORITHM=BASE64 and a size, both as text.
+    """
+    text = data.decode("utf-8", "surrogateescape")
+    with suppress(csv.Error):
         for row in csv.reader(io.StringIO(text, newline="")):
-            path = posixpath.normpath(posixpath.join(site, row[0])) if row else ""
-            if path in wanted:
-                checksum, size, *_ = (*row[1:], "", "")
-                listed[path] = checksum, size
-    except csv.Error:
-        return {}
-    return listed
+            if row:
+                path, checksum, size, *_ = (*row, "", "")
+                yield posixpath.normpath(posixpath.join(site, path)), checksum, size
 
 
 def _sha256_in(checksum: str) -> str:

@@ -9,9 +9,7 @@ there. They must have the checksums in RECORD: others can have written that, and
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import os
 import posixpath
 import re
@@ -21,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from snapper.environment.pip import LARGEST_RECORD, parse_record
 from snapper.environment.tree import File, SkippedPath, Tree, walk
 from snapper.environment.user_packages import UserSite
 from snapper.errors import FileOperationFailed
@@ -29,9 +28,6 @@ from snapper.fs.directories import closing_descriptor, pin_directory
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_beneath
-
-#: The largest RECORD, in bytes.
-_LARGEST_RECORD = 32 << 20
 
 _CHUNK = 1 << 20
 
@@ -164,14 +160,11 @@ def _listed_beside(opened: OpenedSite) -> Iterator[tuple[str, str]]:
     """Yield the paths in the environment of scripts and data that distributions list, and their checksums."""
     for file in opened.tree.files:
         if re.fullmatch(r"[^/]+\.dist-info/RECORD", file.path):
-            with suppress(OSError, csv.Error):
-                text = read_beneath(opened.directory, file.path, _LARGEST_RECORD).decode(
-                    "utf-8", "surrogateescape"
-                )
-                for row in csv.reader(io.StringIO(text, newline="")):
-                    path = posixpath.normpath(posixpath.join(opened.included_path, *row[:1]))
-                    if path.split("/")[0] in _BESIDE and len(row) > 1 and row[1]:
-                        yield path, row[1]
+            with suppress(OSError):
+                data = read_beneath(opened.directory, file.path, LARGEST_RECORD)
+                for path, checksum, _ in parse_record(data, opened.included_path):
+                    if checksum and path.split("/")[0] in _BESIDE:
+                        yield path, checksum
 
 
 def _checksum_of(file: int) -> str:
