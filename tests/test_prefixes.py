@@ -243,7 +243,7 @@ def find(prefix: Path, recorded: str = "") -> tuple[str, ...]:
 
 
 def make_with_scripts(prefix: Path, *interpreters: Path) -> None:
-    """Create an environment with Python and scripts that name these prefixes; conda has installed `bin/own`."""
+    """Create an environment with Python, and scripts of the user that name these prefixes."""
     (prefix / "conda-meta").mkdir(parents=True)
     (prefix / "bin").mkdir()
     (prefix / "bin/python").touch()
