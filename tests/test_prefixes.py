@@ -221,6 +221,7 @@ def test_other_environments_are_no_former_prefix(
     kept = {f"bin/foreign{number}": f"#!{other}/bin/python\n" for number in range(9)}
     kept["share/jupyter/kernels/other/kernel.json"] = json.dumps({"argv": [f"{other}/bin/python", "-m", "x"]})
     kept["share/own/worker.cfg"] = f"{other}/bin/worker\n"
+    kept["bin/example"] = "#!/usr/local/bin/no-such-program\n"
     for name, text in kept.items():
         (prefix / name).parent.mkdir(parents=True, exist_ok=True)
         (prefix / name).write_text(text)

@@ -34,6 +34,9 @@ _ORIGIN = re.compile(r"\$(ORIGIN\b|\{ORIGIN\})")
 #: The work of naming a library, and how many characters of its name are 1 more.
 _NAMED, _CHARACTERS = 4, 4
 
+#: Where programs are that are in no environment. Examples in distributions name some that no machine has.
+_OF_SYSTEM = "/usr/"
+
 #: How much of a script is read to find its interpreter, in bytes.
 _BEGINNING = 4096
 
@@ -59,8 +62,8 @@ class ProgramFiles:
     def outside(self, candidates: Iterable[str]) -> tuple[OutsideLibrary, ...]:
         """Return the libraries and interpreters outside of the environment that files among the candidates need.
 
-        Interpreters of scripts also count if they are missing: they can be in an environment of another machine. Only
-        the beginnings of these files are read. Files that cannot be read do not count.
+        Interpreters of scripts also count if they are missing, unless they would be the system's: they can be in
+        another environment. Only the beginnings of these files are read. Files that cannot be read do not count.
         """
         found: dict[str, set[str]] = defaultdict(set)
         for path in candidates:
@@ -84,7 +87,8 @@ class ProgramFiles:
             beginning = os.pread(file, _BEGINNING, 0)
             if beginning.startswith(b"#!"):
                 interpreter = program_of(beginning)
-                if self.around.has(interpreter):
+                is_of_system = interpreter.startswith(_OF_SYSTEM)
+                if self._is_outside(interpreter) or (not is_of_system and self.around.has(interpreter)):
                     yield interpreter
                 return
             needed = read_needed(partial(self._read, file))
