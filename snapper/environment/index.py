@@ -47,7 +47,7 @@ EntryFields = tuple[str, int, int, int, int, int]
 #: for each file of an environment.
 IndexRow = tuple[int, int, int, int, int, int]
 
-#: The layer number of files whose layer is unknown; they are never vouched for.
+#: The layer number of files whose layer is unknown. Those with negative numbers are never vouched for.
 NO_LAYER = -1
 
 #: The ctime of files that were hard-linked or unlinked after they were vouched for and before the index was taken.
@@ -57,6 +57,14 @@ _NO_ROW: IndexRow = (-1, 0, 0, 0, 0, NO_LAYER)
 _BLOCK = struct.Struct("<qqq")
 _COLUMNS = "qqqqQ"
 _INTEGERS = {"q": (-(2**63), 2**63 - 1), "Q": (0, 2**64 - 1)}
+
+
+def unattested(layer: int) -> int:
+    """Return the number for files of a layer that would restore others in their place, or from that number the layer's.
+
+    They are not what the layer contains, but the layer was made of them.
+    """
+    return NO_LAYER - 1 - layer
 
 
 class InvalidIndex(ValueError):

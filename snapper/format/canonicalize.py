@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from snapper.format import object_code, shebang, zipapp
 from snapper.format.bytecode import replace_paths
 from snapper.format.constraints import is_placeholder, path_bytes
-from snapper.format.cstrings import original_strings
+from snapper.format.cstrings import PlaceholderTooShort, original_strings
 from snapper.format.encodings import encode_wide, find_wide_encoding
 from snapper.format.escapes import contains_escaped, escaped_spellings
 from snapper.format.model import Mode
@@ -60,6 +61,14 @@ class CanonicalFile:
     placeholder: str
     kept: str = ""
     unrelocated: bool = False
+
+    def restored(self, prefix: str) -> bytes:
+        """Return what a restore at the prefix writes."""
+        data = self.data
+        if self.mode:
+            with suppress(PlaceholderTooShort):
+                data = relocate_file(data, self.mode, self.placeholder, prefix)
+        return replace_kept(data, self.kept, prefix) if self.kept else data
 
 
 def canonicalize(

@@ -240,9 +240,11 @@ class LayerBuild:
         """Take in the layers of a finished job."""
         kind, owner = job.owner_files.kind, job.owner_files.owner
         first = job.argument.number if isinstance(job.argument, Piece) else 0
-        paths = iter(_member_paths(job.argument, result))
+        remaining = iter(_member_paths(job.argument, result))
+        rewritten = frozenset(result.rewritten)
         for number, layer in enumerate(result.layers, first):
-            packed = PackedLayer(layer, tuple(islice(paths, layer.members)))
+            paths = tuple(islice(remaining, layer.members))
+            packed = PackedLayer(layer, paths, rewritten.intersection(paths) if rewritten else rewritten)
             self._layers[_LayerKey(_KIND_ORDER[kind], owner, job.order, number)] = packed
         self._checked += result.layers
         for layer, size in zip(result.layers, result.added_sizes, strict=True):

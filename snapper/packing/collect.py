@@ -50,6 +50,7 @@ class _Collection:
     unproved: list[PackItem] = field(default_factory=list)
     facts: dict[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
+    rewritten: list[str] = field(default_factory=list)
 
     def seal(self) -> None:
         if not self.builder.empty:
@@ -65,7 +66,12 @@ class _Collection:
         """Wait until all layers are stored, and return what was collected."""
         sizes = tuple(added_size() for added_size in self.added_sizes)
         return CollectedGroup(
-            tuple(self.layers), sizes, tuple(self.unproved), self.facts, tuple(self.unrelocated)
+            tuple(self.layers),
+            sizes,
+            tuple(self.unproved),
+            self.facts,
+            tuple(self.unrelocated),
+            tuple(self.rewritten),
         )
 
 
@@ -146,6 +152,8 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
         if target == prefix or target.startswith(prefix + "/"):
             canonical = CanonicalFile(b"", "link", _LINK_PLACEHOLDER)
             target = _LINK_PLACEHOLDER + target[len(prefix) :]
+            if prefix != collection.context.prefix:
+                collection.rewritten.append(file.path)
             break
     collection.builder.add(Member(file.path, "symlink", 0o777, LINK_TIME, 0, target), how=canonical)
 
@@ -166,19 +174,20 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
         return sha256 == entry.sha256
     data = read_file(collection.context.place_of(item.file), item.file)
     originals = (
-        original
+        (prefix, original)
         for prefix in collection.context.prefixes
         for original in candidate_originals(data, entry.mode, entry.placeholder, prefix)
     )
-    for original in originals:
+    for prefix, original in originals:
         if hashlib.sha256(original).hexdigest() == entry.sha256:
             collection.make_room(len(original))
             canonical = None
-            if (
-                original != data or entry.placeholder.encode() in data
-            ):  # never relocated: an unpacked archive's
+            is_relocated = original != data
+            if is_relocated or entry.placeholder.encode() in data:  # never relocated: an unpacked archive's
                 canonical = CanonicalFile(original, entry.mode, entry.placeholder)
                 collection.facts[item.file.path] = facts_of(data, original)
+                if not is_relocated or prefix != collection.context.prefix:
+                    collection.rewritten.append(item.file.path)
             collection.builder.add(
                 member_of(item, "package", len(original), at_link=True), original, canonical
             )
@@ -191,52 +200,99 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
 def _add_as_is(collection: _Collection, item: PackItem) -> None:
     """Add a file as it is on disk, relocated if it contains the prefix and relocation can be undone."""
     context, builder, file = collection.context, collection.builder, item.file
-    kind = collection.group.kind
-    view = builder.stage(member_of(item, kind))
+    member = member_of(item, collection.group.kind)
+    view = builder.stage(member)
     read_into(context.place_of(file), file, view)
     data = _rewritten(context, item, view)
-    placeholders, kept = context.earlier_placeholders(file), context.kept_prefixes(file)
-    if data is None:
-        head, has_nul = bytes(view[:256]), builder.has_nul()
-        patterns = (
-            pattern
-            for prefix in context.prefixes
-            for pattern in search_patterns(prefix, head, has_nul=has_nul, prebuilt=item.prebuilt)
-        )
-        if not (kept or placeholders) and not any(map(builder.mentions, patterns)):
-            if builder.has_room(file.size):
-                builder.keep()
-                return
-            data = bytes(view)
-            collection.seal()
-            builder.add(member_of(item, kind), data)
-            return
+    if _is_restored_otherwise(file.path, view, data):
+        collection.rewritten.append(file.path)
+    if data is not None or _may_be_relocated(collection, item, view):
+        _add_canonical(collection, item, bytes(view) if data is None else data)
+    elif builder.has_room(file.size):
+        builder.keep()
+    else:
         data = bytes(view)
-    on_disk, data = data, with_one_prefix(data, context.prefix, context.other_prefixes)
-    canonical = _canonicalize(context, data, (*placeholders, *_package_placeholders(item)), kept)
+        collection.seal()
+        builder.add(member, data)
+
+
+def _may_be_relocated(collection: _Collection, item: PackItem, view: memoryview) -> bool:
+    """Return whether the staged file may contain a prefix, or had a placeholder or a kept prefix before."""
+    context, builder = collection.context, collection.builder
+    if context.earlier_placeholders(item.file) or context.kept_prefixes(item.file):
+        return True
+    head, has_nul = bytes(view[:256]), builder.has_nul()
+    patterns = (
+        pattern
+        for prefix in context.prefixes
+        for pattern in search_patterns(prefix, head, has_nul=has_nul, prebuilt=item.prebuilt)
+    )
+    return any(map(builder.mentions, patterns))
+
+
+def _add_canonical(collection: _Collection, item: PackItem, data: bytes) -> None:
+    """Add a file with this data in canonical form."""
+    context, path = collection.context, item.file.path
+    with_prefix = with_one_prefix(data, context.prefix, context.other_prefixes)
+    canonical, prefix = _canonicalize(context, item, with_prefix)
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
-        canonical = CanonicalFile(data, None, "", unrelocated=True)
-    stored = data if canonical is None else canonical.data
-    if (canonical is not None and canonical.unrelocated) or context.included.are_mentioned_in(stored):
-        collection.unrelocated.append(file.path)
+        canonical = CanonicalFile(with_prefix, None, "", unrelocated=True)
+    stored = with_prefix if canonical is None else canonical.data
+    depends_on_included = context.included.are_mentioned_in(stored)
+    if (canonical is not None and canonical.unrelocated) or depends_on_included:
+        collection.unrelocated.append(path)
     if canonical is not None and item.made_at_link:
-        collection.facts[file.path] = facts_of(on_disk, canonical.data)
+        collection.facts[path] = facts_of(data, canonical.data)
+    if (
+        depends_on_included
+        or prefix != context.prefix
+        or with_prefix != data
+        or (canonical is not None and not _is_restored_exactly(canonical, with_prefix, prefix))
+    ):
+        collection.rewritten.append(path)
     collection.make_room(len(stored))
-    builder.add(member_of(item, kind, len(stored)), stored, canonical)
+    collection.builder.add(member_of(item, collection.group.kind, len(stored)), stored, canonical)
 
 
-def _canonicalize(
-    context: PackContext, data: bytes, placeholders: tuple[str, ...], kept: tuple[str, ...]
-) -> CanonicalFile | None:
-    """Return the file in canonical form; unrelocated if it contains several prefixes, which a snapshot cannot note."""
-    result = canonicalize(data, context.prefix, placeholders, kept)
+def _is_restored_otherwise(path: str, read: memoryview, data: bytes | None) -> bool:
+    """Return whether a restore would write other bytes than were read if `data` is packed; None stands for these.
+
+    Relocation does not count. Compiled modules become valid for the time that their sources get.
+    """
+    restored = data
+    if path.endswith(".pyc"):
+        stored = read if data is None else memoryview(data)
+        restored = bytecode.with_source_mtime(stored, LINK_TIME, RESTORED_LINK_TIME) or data
+    return restored is not None and restored != bytes(read)
+
+
+def _is_restored_exactly(canonical: CanonicalFile, on_disk: bytes, prefix: str) -> bool:
+    """Return whether a restore at the prefix writes the bytes that are on disk.
+
+    `canonicalize` has proved that, except for first lines, placeholders that were there before, and earlier prefixes.
+    """
+    is_proved = canonical.data != on_disk and not on_disk.startswith(b"#!")
+    if (is_proved or not canonical.mode) and canonical.kept in ("", prefix):
+        return True
+    return canonical.restored(prefix) == on_disk
+
+
+def _canonicalize(context: PackContext, item: PackItem, data: bytes) -> tuple[CanonicalFile | None, str]:
+    """Return the file in canonical form, and the prefix that it contains, else the environment's.
+
+    If it contains several, which a snapshot cannot note, it is unrelocated.
+    """
+    placeholders = (*context.earlier_placeholders(item.file), *_package_placeholders(item))
+    kept = context.kept_prefixes(item.file)
+    result, prefix = canonicalize(data, context.prefix, placeholders, kept), context.prefix
     for other in context.other_prefixes:
         if result is None or not result.mode:
             candidate = canonicalize(data, other, placeholders, kept)
-            result = candidate if candidate and candidate.mode else result or candidate
+            if candidate is not None and (candidate.mode or result is None):
+                result, prefix = candidate, other
         elif other != result.placeholder and contains_path(result.data, other):
             result = replace(result, unrelocated=True)
-    return result
+    return result, prefix
 
 
 def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes | None:

@@ -12,16 +12,20 @@ from snapper.packing.source import PackSource
 def index_blocks(layers: tuple[PackedLayer, ...], source: PackSource) -> list[bytes]:
     """Encode the index's entries of all files in the layers.
 
-    What is included from outside of the environment can be in the layers in place of its own files, or with other
-    contents. So all layers count as unknown then, and those with files that are links in the environment. So do all if
-    files contain another prefix than the environment's, since restores replace it.
+    A layer is only attested if restoring it here writes what is there: not if one of its files was rewritten or taken
+    from elsewhere, or shares its data with one of these by a hard link.
     """
-    is_other = source.has_included or bool(source.found_prefixes)
     files = source.installed.tree.by_path
     unsaved = _unsaved_paths(source) if source.has_included else frozenset()
+    changed = source.from_elsewhere.union(*(packed.rewritten for packed in layers))
+    inodes = {source.tree.by_path[path].inode for path in changed}
+
+    def is_attested(packed: PackedLayer) -> bool:
+        return not changed or not any(source.tree.by_path[path].inode in inodes for path in packed.paths)
+
     return [
         index.encode_block(
-            number if not is_other and source.followed.keys().isdisjoint(packed.paths) else index.NO_LAYER,
+            number if is_attested(packed) else index.unattested(number),
             [
                 index.index_entry(files[path])
                 for path in packed.paths

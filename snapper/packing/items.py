@@ -60,7 +60,8 @@ class CollectedGroup:
     """The layers of a group, and how many bytes each added to the store.
 
     `unproved` are files that differ from what their package installed, `facts` describes relocated files, and
-    `unrelocated` are paths with a prefix that cannot be relocated.
+    `unrelocated` are paths with a prefix that cannot be relocated. `rewritten` are paths of files and links that
+    restores write otherwise than they are, even at the same prefix.
     """
 
     layers: tuple[Layer, ...]
@@ -68,3 +69,4 @@ class CollectedGroup:
     unproved: tuple[PackItem, ...] = ()
     facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()

@@ -86,7 +86,8 @@ class LargeFileScan:
 
     `proved` says whether the file is its package's, `method` how it is relocated, if it is, and `kept` which prefix it
     contains apart from that. What the loader of a program reads is replaced by `edits`; the placeholder is only
-    `for_loader` if it is nowhere else. `prefix` is the one that is replaced.
+    `for_loader` if it is nowhere else. `prefix` is the one that is replaced. A file that is `rewritten` is restored
+    with other contents, even at the same prefix.
     """
 
     item: PackItem
@@ -99,6 +100,7 @@ class LargeFileScan:
     edits: tuple[Edit, ...] = ()
     prefix: str = ""
     for_loader: bool = False
+    rewritten: bool = False
 
     @property
     def size(self) -> int:
@@ -132,15 +134,22 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
             original = _relocate(view, item, method)
             if original.stored.sha256 == entry.sha256:
                 facts = RelocatedFacts(original.disk, original.stored)
-                return LargeFileScan(item, True, method, original.starts, False, facts, prefix=view.prefix)
+                scan = LargeFileScan(item, True, method, original.starts, False, facts, prefix=view.prefix)
+                is_relocated = original.disk != original.stored
+                return replace(scan, rewritten=not is_relocated or view.prefix != context.prefix)
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
     if proved or not (survey.prefixes or survey.has_kept or survey.has_placeholder):
-        return LargeFileScan(item, proved, None, survey.starts, survey.has_source_path and not proved)
+        refers_to_source = survey.has_source_path and not proved
+        return LargeFileScan(item, proved, None, survey.starts, refers_to_source, rewritten=refers_to_source)
     prefix, *others = survey.prefixes or (context.prefix,)
     scan = replace(_scan_with_prefix(views[prefix], item, survey), prefix=prefix)
     has_others = any(not f"{prefix}/".startswith(f"{other}/") for other in others)
-    return replace(scan, unrelocated=scan.unrelocated or survey.has_source_path or has_others)
+    return replace(
+        scan,
+        unrelocated=scan.unrelocated or survey.has_source_path or has_others,
+        rewritten=scan.rewritten or survey.has_source_path or prefix != context.prefix,
+    )
 
 
 def _scan_with_prefix(context: PackContext, item: PackItem, survey: _Survey) -> LargeFileScan:
@@ -177,6 +186,7 @@ def _scan_program(context: PackContext, item: PackItem, survey: _Survey) -> Larg
         kept=canonical.kept,
         edits=edits,
         for_loader=bool(method) and is_for_loader(canonical.data, canonical.placeholder),
+        rewritten=bool(method) and not edits,  # there was a placeholder before
     )
 
 
@@ -230,7 +240,8 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
     begins = Continuation(item.file.path, start.offset, scan.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.find_stored, begins)
     layer, added_size = sealed.layer, store_layer(context, sealed)
-    return Deferred(lambda: CollectedGroup((layer,), (added_size(),)))
+    rewritten = (item.file.path,) if scan.rewritten and piece.number == 0 else ()
+    return Deferred(lambda: CollectedGroup((layer,), (added_size(),), rewritten=rewritten))
 
 
 @dataclass(frozen=True)

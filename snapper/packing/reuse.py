@@ -31,10 +31,11 @@ from snapper.packing.plan import cached_sources, members
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """A layer, and the paths of the members that begin in it."""
+    """A layer, and the paths of the members that begin in it, and of those that restores write with other contents."""
 
     layer: Layer
     paths: tuple[str, ...]
+    rewritten: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class PreviousPack:
 
     def is_unchanged(self) -> bool:
         """Return whether all files are as the snapshot has them, and the store has all of its layers."""
+        rows = len(self.index.rows)  # less than the members if some are not from the environment
         return (
-            len(self.vouched) == len(self.index.rows)
+            len(self.vouched) == rows == sum(layer.members for layer in self.snapshot.layers)
             and all(file.path in self.vouched for file in members(self.tree))
             and all(layer.digest in self.stored for layer in self.snapshot.layers)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +52,14 @@ class PackSource:
     def has_included(self) -> bool:
         """Whether something outside of the environment is packed with it."""
         return bool(self.editables or self.sites)
+
+    @cached_property
+    def from_elsewhere(self) -> frozenset[str]:
+        """The paths at which something else is packed than the environment has there."""
+        if self.tree is self.installed.tree:
+            return frozenset()
+        own = self.installed.tree.by_path
+        return frozenset(path for path, file in self.tree.by_path.items() if own.get(path) != file)
 
     @property
     def included(self) -> tuple[str, ...]:
