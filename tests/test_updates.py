@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import marshal
 import os
 import shutil
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from snapper.environment.drift import find_drift
 from snapper.environment.index import Index, IndexHeader, index_entry
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
+from snapper.format.times import LINK_TIME
 from snapper.store import open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
@@ -201,3 +205,98 @@ def test_environment_that_contains_what_is_in_use_is_neither_packed_nor_replaced
     error = machine.expect_error(11, "restore", "data", "-p", prefix, "--replace", **variables)
     assert str(within) in error["message"]
     assert (within / "secret").read_text() == "secret"
+
+
+# --- what an update takes from the environment that it replaces -------------------------------------------
+
+
+def distribution(site: Path, name: str, **contents: str | bytes) -> None:
+    """Install a distribution with modules and data of these names as pip does; it becomes a layer of its own."""
+    metadata = site / f"{name}-1.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+    for file, content in contents.items():
+        (site / file.replace("__", ".")).write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
+    listed = [*(file.replace("__", ".") for file in contents), f"{metadata.name}/METADATA"]
+    (metadata / "RECORD").write_text("".join(f"{path},,\n" for path in listed))
+
+
+def add_files_that_packing_changes(prefix: Path, home: Path) -> None:
+    """Add files that name the environment by its real path, are elsewhere, or are in the place of others."""
+    real, site = os.path.realpath(prefix), prefix / "lib/python3.6/site-packages"
+    site.mkdir(parents=True)
+    (site.parent / "os.py").touch()
+    distribution(site, "spelled", spelled__py=f"x = '{prefix}/x'", unchanged__py="")
+    distribution(site, "real", real__py=f"x = '{real}/x'")
+    distribution(site, "both", both__py=f"x = '{real}/x', '{prefix}/x'")
+    distribution(site, "wide", wide__txt=f"{real}/x".encode("utf-16"))
+    distribution(site, "escaped", escaped__json=f"{real}/x".replace("/", "\\/"))
+    distribution(site, "script", script__sh=f"#!{real}/bin/python\n")
+    distribution(site, "long", long__sh=f"#!{prefix}/{'x' * 200}/python\n")
+    distribution(site, "module", module__pyc=compiled("x = 1", f"{real}/lib/module.py", 5))
+    distribution(site, "reproducible", reproducible__pyc=compiled("x = 1", "module.py", LINK_TIME))
+    distribution(site, "first", first__txt=f"{real}/x")
+    distribution(site, "second", second__txt="")
+    (site / "second.txt").unlink()
+    os.link(site / "first.txt", site / "second.txt")
+    distribution(site, "link", link__txt="")
+    (site / "link.txt").unlink()
+    (site / "link.txt").symlink_to(f"{real}/lib")
+    distribution(site, "six", six__py="old")
+    distribution(home / ".local/lib/python3.6/site-packages", "six", six__py="included")
+    project = home / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text("[project]\nname = 'project'\n")
+    (project / "project.py").write_text(f"x = '{project}'")
+    url = json.dumps({"url": f"file://{project}", "dir_info": {"editable": True}})
+    distribution(site, "project", project__pth=f"{project}\n")
+    (site / "project-1.dist-info/direct_url.json").write_text(url)
+    with (site / "project-1.dist-info/RECORD").open("a") as record:
+        record.write("project-1.dist-info/direct_url.json,,\n")
+    distribution(site, "mention", mention__txt=f"{project}/data")
+
+
+def compiled(source: str, path: str, mtime: int) -> bytes:
+    """Compile a module as if it was at the path and had this time, in seconds."""
+    header = importlib.util.MAGIC_NUMBER + struct.pack("<III", 0, mtime, len(source))
+    return header + marshal.dumps(compile(source, path, "exec"))
+
+
+def contents_of(prefix: Path) -> dict[str, tuple[object, ...]]:
+    """Return what is at each path, with the first path of the same file."""
+    first: dict[int, str] = {}
+    files = sorted(path for path in prefix.rglob("*") if ".snapper" not in path.parts)
+    return {
+        str(path): (
+            os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "",
+            path.lstat().st_mode,
+            path.lstat().st_mtime_ns if path.is_file() and not path.is_symlink() else 0,
+            first.setdefault(path.lstat().st_ino, str(path)),
+        )
+        for path in files
+    }
+
+
+def test_update_in_place_gives_what_a_new_restore_gives(machine: Machine, tmp_path: Path) -> None:
+    """Files are only taken from the replaced environment if restoring their layers gives the same."""
+    home = tmp_path / "home"
+    (tmp_path / "volume/home").mkdir(parents=True)
+    home.symlink_to("volume/home")
+    user = Machine(home, home / "envs", machine.store)
+    prefix = make_data(user.envs / "work")
+    add_files_that_packing_changes(prefix, home)
+    assert user.snapper("pack", "work", "--editable=include", "--user-site=include").code == 3
+    assert machine.snapper("restore", "work").code == 3
+    (machine.envs / "work/new").touch()
+    machine.snapper("pack", "work")
+    unchanged = prefix / "lib/python3.6/site-packages/unchanged.py"
+    inode = unchanged.stat().st_ino
+    updated = user.snapper("restore", "work", "--replace")
+    assert (prefix / "new").exists()
+    assert unchanged.stat().st_ino == inode
+    in_place = contents_of(prefix)
+    prefix.rename(tmp_path / "replaced")
+    assert user.snapper("restore", "work").code == updated.code
+    assert contents_of(prefix) == in_place
