@@ -480,6 +480,8 @@ def test_little_of_what_others_publish_is_read_for_known_layers(
     assert sum(store.size(key) or 0 for key in {*store.seen}) <= 100_000
     monkeypatch.setattr("snapper.repository.known_layers._MOST_ENVIRONMENTS", 1)
     assert known_layers(store, "zz").keys() == {layer.diff_id for layer in large(["small"]).layers}
+    monkeypatch.setattr("snapper.repository.known_layers._MOST_LAYERS", 1)
+    assert len(known_layers(store, "zz")) == 1
 
 
 def test_snapshots_with_too_many_pages_are_refused(store: Counting) -> None:

@@ -8,6 +8,7 @@ beyond that is stored again.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 
@@ -66,7 +67,9 @@ def _find_pages(store: Store, name: str, budget: _Budget) -> list[Page]:
     current = dict(zip(names, map_concurrently(partial(_current_snapshot, store), names), strict=True))
     snapshots = {Layout.snapshot(found): found for found in current.values() if found}
     first = Layout.snapshot(current.get(name) or "")
-    sizes = store.sizes(Layout.SNAPSHOTS, snapshots)
+    sizes: dict[str, int] = {}
+    with suppress(SnapperError):
+        sizes = store.sizes(Layout.SNAPSHOTS, snapshots)
     keys = [key for key in _in_order(sizes, first) if budget.allows(sizes[key])]
     pages = dict(
         zip(keys, map_concurrently(lambda key: _layer_pages(store, snapshots[key]), keys), strict=True)
