@@ -28,7 +28,7 @@ from snapper.errors import LayersPruned, LeaseExpired, SnapperError, StoreLocked
 from snapper.format.layout import Layout
 from snapper.format.model import HistoryEntry, Ref
 from snapper.kernels import launcher
-from snapper.process.identity import process_start_time
+from snapper.process.identity import is_marked, marked, process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
 from snapper.repository.locks import boot_id, boottime, pack_intent, prune_lock
@@ -545,6 +545,15 @@ class RecordedNotes(NullProgress):
         self.notes.append(text)
 
 
+HOLDER = f"""
+import signal
+from snapper.process.identity import marked
+with marked({locks._MARK!r}):
+    print("ready", flush=True)
+    signal.pause()
+"""
+
+
 @pytest.mark.parametrize("step", [3700, -700, 25 * 3600])
 def test_locks_of_living_processes_do_not_expire(
     step: int, meeting: Callable[..., Interrupted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -552,7 +561,8 @@ def test_locks_of_living_processes_do_not_expire(
     """The clock may be set while they work: at boot, or when a virtual machine is resumed."""
     monkeypatch.setattr(locks, "_MAX_WAIT", 0)
     store = meeting(0, prune_everything).store
-    with subprocess.Popen(["sleep", "100"]) as alive:
+    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE) as alive:
+        assert alive.stdout and alive.stdout.readline()
         holder = {"pid": alive.pid, "started": process_start_time(alive.pid)}
         intent, lock = (write_lock(tmp_path / "store0", name, **holder) for name in (INTENT, "prune"))
         backdate(tmp_path / "store0/locks", step)
@@ -569,6 +579,27 @@ def test_locks_of_living_processes_do_not_expire(
     packing.pack(store, tmp_path / "data", "new", jobs=1)
     assert prune_everything(store) == "pruned"
     assert not intent.exists() and not lock.exists()
+
+
+def test_locks_that_name_a_process_which_holds_none_expire(
+    meeting: Callable[..., Interrupted], tmp_path: Path
+) -> None:
+    """Whoever may write to the store can name any process, such as the first one of this machine."""
+    store = meeting(0, prune_everything).store
+    named = {"pid": os.getppid(), "started": process_start_time(os.getppid())}
+    intent, lock = (write_lock(tmp_path / "store0", name, **named) for name in (INTENT, "prune"))
+    backdate(tmp_path / "store0/locks", 25 * 3600)
+    assert prune_everything(store) == "pruned"
+    assert not intent.exists() and not lock.exists()
+
+
+def test_processes_of_other_users_are_not_known_to_hold_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with marked("held"):
+        assert is_marked(os.getpid(), "held") and not is_marked(os.getppid(), "held")
+        monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+        assert not is_marked(os.getpid(), "held")
+    monkeypatch.undo()
+    assert not is_marked(os.getpid(), "held")
 
 
 def test_prune_that_has_lost_its_lock_deletes_nothing_more(

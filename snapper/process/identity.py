@@ -5,7 +5,10 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +54,43 @@ def is_process_alive(pid: int, start_time: str) -> bool:
         pass  # it exists, and belongs to another user
     process = _read_process(pid)
     return process is None or (process.state not in "ZX" and start_time in ("", process.start_time))
+
+
+@contextmanager
+def marked(name: str) -> Iterator[None]:
+    """Mark this process for others of the same user, until the block or the process ends, where the system can.
+
+    The mark is an open file in memory, whose name `/proc` shows. Other users cannot put one on this user's processes.
+    """
+    descriptor = None
+    if sys.platform == "linux":
+        with suppress(OSError):
+            descriptor = os.memfd_create(name)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def is_marked(pid: int, name: str) -> bool:
+    """Return whether a process of this user has the mark, as far as that can be known."""
+    directory = Path(f"/proc/{pid}/fd")
+    try:
+        if directory.stat().st_uid != os.getuid():
+            return False
+        descriptors = list(directory.iterdir())
+    except OSError:
+        return False
+    return any(_has_name(descriptor, name) for descriptor in descriptors)
+
+
+def _has_name(descriptor: Path, name: str) -> bool:
+    """Return whether a descriptor, as `/proc` shows it, is that of a file in memory of this name."""
+    try:
+        return os.readlink(descriptor) == f"/memfd:{name} (deleted)"
+    except OSError:  # closed meanwhile
+        return False
 
 
 class _Process(NamedTuple):

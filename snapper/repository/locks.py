@@ -21,7 +21,15 @@ from snapper.errors import Corrupted, LeaseExpired, NotInStore, SnapperError, St
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT
-from snapper.process.identity import current_user, hostname, is_process_alive, process_start_time, utc_now
+from snapper.process.identity import (
+    current_user,
+    hostname,
+    is_marked,
+    is_process_alive,
+    marked,
+    process_start_time,
+    utc_now,
+)
 from snapper.process.progress import Progress
 from snapper.store import Store, VersionMismatch
 
@@ -38,6 +46,9 @@ _MAX_WAIT = 600
 _POLL_INTERVAL = 0.2
 _RENEW_INTERVAL = 60
 _CONFIRM_INTERVAL = 1
+
+#: What marks a process that holds locks.
+_MARK = "snapper lock"
 
 #: The largest lock that is read, in bytes: several times as large as one with the longest names.
 _LARGEST_LOCK = 4096
@@ -81,10 +92,14 @@ class Lock:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the holder is known to be alive. Then the lock does not expire, whatever has become of the clock."""
+        """Whether the holder is known to be alive. Then the lock does not expire, whatever has become of the clock.
+
+        Anyone who may write to the store can name any process, so only one of this user's that holds locks counts.
+        """
         is_here = bool(self.machine) and self.machine == boot_id()
         started = process_start_time(self.pid) if is_here else ""
-        return bool(started) and started == self.started and not self.is_dead
+        is_holder = bool(started) and started == self.started and is_marked(self.pid, _MARK)
+        return is_holder and not self.is_dead
 
 
 @dataclass(eq=False)
@@ -119,7 +134,8 @@ def pack_intent(store: Store) -> Iterator[Intent]:
     """Yield an intent for one pack, and delete it at the end if it was declared."""
     intent = Intent(store, Layout.new_intent(), canonical.encode(_new_lock("pack")), boottime())
     try:
-        yield intent
+        with marked(_MARK):
+            yield intent
     finally:
         with suppress(SnapperError):
             if store.size(intent.key) is not None:
@@ -188,17 +204,18 @@ def prune_lock(store: Store) -> Iterator[PruneLock]:
 
     Raise StoreLocked if a pack or another prune is running.
     """
-    version = _acquire_prune_lock(store)
-    acquired = _modified(store, Layout.PRUNE_LOCK) or time.time()
-    lock = PruneLock(store, version, acquired)
-    try:
-        _remove_dead_intents(store, acquired)
-        for info in list(store.list_objects(Layout.LOCKS)):
-            if _is_kind(info.key, ObjectKind.TRIAL) and not _is_valid(info.modified, acquired, LEASE):
-                store.delete(info.key)
-        yield lock
-    finally:
-        lock.release()
+    with marked(_MARK):
+        version = _acquire_prune_lock(store)
+        acquired = _modified(store, Layout.PRUNE_LOCK) or time.time()
+        lock = PruneLock(store, version, acquired)
+        try:
+            _remove_dead_intents(store, acquired)
+            for info in list(store.list_objects(Layout.LOCKS)):
+                if _is_kind(info.key, ObjectKind.TRIAL) and not _is_valid(info.modified, acquired, LEASE):
+                    store.delete(info.key)
+            yield lock
+        finally:
+            lock.release()
 
 
 def _acquire_prune_lock(store: Store) -> str:
