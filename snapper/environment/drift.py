@@ -44,21 +44,23 @@ def find_drift(tree: Tree, index: Index) -> Drift:
     """
     added: list[str] = []
     changed: list[str] = []
-    present: set[str] = set()
     rows = index.rows
     taken = index.header.taken or _NEVER
-    for path, type_, size, mode, mtime, _, _, _, _, _ in tree.files:  # faster than by name
-        if type_ != "directory":
-            present.add(path)
-            row = rows.get(path)
-            if row is None:
-                added.append(path)
-            elif (
-                row[:2] != (size, mode)
-                or (row[2] != mtime and row[2] != clamped(mtime))
-                or taken <= row[2] <= row[3]
-            ):
-                changed.append(path)
+    files = [file for file in tree.files if file[1] != "directory"]  # faster than by name
+    present = {file[0] for file in files}
+    for path, _, size, mode, mtime, _, _, _, _, _ in files:
+        row = rows.get(path)
+        if row is None:
+            added.append(path)
+            continue
+        seen_size, seen_mode, seen_mtime, seen_ctime, _, _ = row
+        if (
+            seen_size != size
+            or seen_mode != mode
+            or (seen_mtime != mtime and seen_mtime != clamped(mtime))
+            or taken <= seen_mtime <= seen_ctime
+        ):
+            changed.append(path)
     # Python leaves directories for compiled modules empty.
     empty = (f"{path}/" for path in tree.empty if not path.endswith("__pycache__"))
     added += (path for path in empty if path not in rows)

@@ -135,27 +135,19 @@ class _Removal:
             try:
                 if entry.is_dir(follow_symlinks=False):
                     self._remove_directory(entry.name, directory, path + entry.name, depth, since)
-                else:
-                    self._remove_file(entry, directory, path, since, shared)
+                    continue
+                # What has the name now: it may have been replaced since the directory was listed.
+                status = entry.stat(follow_symlinks=False)
+                if (
+                    status.st_ctime_ns < since
+                    or status.st_ino in shared
+                    or self._is_known(path + entry.name, status)
+                ):
+                    _remove_file(entry.name, directory)
             except FileNotFoundError:  # programs that still use the directory may remove or rename it
                 continue
             except PermissionError as error:
                 self._refused = PermissionError(error.errno, error.strerror, path + entry.name)
-
-    def _remove_file(
-        self, entry: os.DirEntry[str], directory: int, path: str, since: int, shared: frozenset[int]
-    ) -> None:
-        if since != _NEVER:
-            # What has the name now: it may have been replaced since the directory was listed.
-            status = entry.stat(follow_symlinks=False)
-            is_later = status.st_ctime_ns >= since and status.st_ino not in shared
-            if is_later and not self._is_known(path + entry.name, status):
-                return
-        try:
-            os.unlink(entry.name, dir_fd=directory)
-        except PermissionError:
-            os.fchmod(directory, 0o700)
-            os.unlink(entry.name, dir_fd=directory)
 
     def _remove_directory(self, name: str, parent: int, path: str, depth: int, since: int) -> None:
         """Remove the directory, or move it up if it is too deep, unless something stays in it."""
@@ -206,6 +198,14 @@ class _Removal:
         except OSError as error:
             if error.errno not in _STAYS:
                 raise
+
+
+def _remove_file(name: str, parent: int) -> None:
+    try:
+        os.unlink(name, dir_fd=parent)
+    except PermissionError:
+        os.fchmod(parent, 0o700)
+        os.unlink(name, dir_fd=parent)
 
 
 def _remove_empty(name: str, parent: int) -> None:

@@ -152,14 +152,11 @@ class _InstalledLayers:
         number = self.numbers.get(layer)
         if number is None or number in self._interlinked or len(self.entries[number]) != layer.members:
             return False
-        return all(self._is_as_restored(layer, entry) for entry in self.entries[number])
+        return self._are_as_restored(layer, self.entries[number])
 
     def inodes(self, layers: Iterable[Layer]) -> frozenset[int]:
-        """Return the inodes of the files of layers that the index has."""
-        numbers = [self.numbers[layer] for layer in layers]
-        return frozenset(
-            entry[5] for number in numbers for entry in self.entries[number] if not entry[0].endswith("/")
-        )
+        """Return the inodes of the files of layers that the index has, and 0, which directories have there."""
+        return frozenset([entry[5] for layer in layers for entry in self.entries[self.numbers[layer]]])
 
     def _find_interlinked(self) -> set[int]:
         """Return the numbers of layers of no package that share a file with another layer by hard links."""
@@ -171,18 +168,25 @@ class _InstalledLayers:
                         holders[layer.owner_group, inode].add(number)
         return {number for numbers in holders.values() if len(numbers) > 1 for number in numbers}
 
-    def _is_as_restored(self, layer: Layer, entry: EntryFields) -> bool:
-        path, _, mode, mtime, _, inode = entry
-        if path.endswith("/"):
-            return True
-        at_link = layer.kind == "link" or (layer.kind == "package" and path in self._relocated)
-        if not inode or (at_link and mtime != _LINK_TIME) or not is_kept(mtime):
-            return False
-        if mtime % NANOSECONDS and layer.kind == "package" and mode == file_mode(mode):
-            return False
-        source = bytecode.source_of(path) if path.endswith(".pyc") else None
-        source_mtime = self._index.mtime_of(source) if source in self._relocated and source else None
-        return source_mtime in (None, _LINK_TIME)
+    def _are_as_restored(self, layer: Layer, entries: Iterable[EntryFields]) -> bool:
+        is_link_layer, is_package = layer.kind == "link", layer.kind == "package"
+        relocated = self._relocated
+        for path, _, mode, mtime, _, inode in entries:
+            if path.endswith("/"):
+                continue
+            at_link = is_link_layer or (is_package and path in relocated)
+            if not inode or (at_link and mtime != _LINK_TIME) or not is_kept(mtime):
+                return False
+            if mtime % NANOSECONDS and is_package and mode == file_mode(mode):
+                return False
+            if path.endswith(".pyc") and not self._has_source_as_restored(path):
+                return False
+        return True
+
+    def _has_source_as_restored(self, compiled: str) -> bool:
+        source = bytecode.source_of(compiled)
+        mtime = self._index.mtime_of(source) if source and source in self._relocated else None
+        return mtime in (None, _LINK_TIME)
 
 
 def _units(installed: _InstalledLayers, layers: Sequence[Layer]) -> Iterator[_Unit]:
