@@ -186,6 +186,30 @@ def test_files_that_a_kernelspec_does_not_use_are_not_carried(work: Path, machin
     assert names == {"kernel.json", "logo-64x64.png"}
 
 
+def test_paths_that_only_begin_like_that_of_a_kernelspec_are_kept(work: Path, machine: Machine) -> None:
+    """They name files of other kernelspecs, which are not carried with it, but reported."""
+    top = kernels_dir(machine)
+    add(top / "mine-too", "/usr/bin/true")
+    for name in ("value.json", "word.json", "relative.json"):
+        (top / "mine-too" / name).write_text("{}")
+    words = [f"--config={top}/mine-too/word.json", "{resource_dir}/../mine-too/relative.json"]
+    add(top / "mine", work / "bin/run", *words, env={"CONFIG": str(top / "mine-too/value.json")})
+    (top / "mine/notes.txt").write_text("of no use to the kernel")
+    names = [name for _, name, _ in withheld(machine)]
+    assert sorted(names) == ["relative.json", "value.json", "word.json"]
+    carried = work / "share/snapper/kernels/mine"
+    assert [path.name for path in carried.iterdir()] == ["kernel.json"]
+    spec = json.loads((carried / "kernel.json").read_text())
+    assert spec["argv"] == ["run", words[0], str(top / "mine-too/relative.json")]
+    assert spec["env"] == {"CONFIG": str(top / "mine-too/value.json")}
+    (top / "mine/kernel.json").unlink()
+
+    add(top / "script", "{resource_dir}/start")
+    program(top / "script/start", f"#!/bin/sh\n. {top}/script-too/env.sh\nexec {work}/bin/run\n")
+    assert withheld(machine) == []
+    assert f"{top}/script-too/env.sh" in (work / "share/snapper/kernels/script/start").read_text()
+
+
 def test_kernelspecs_are_found_wherever_jupyter_looks(work: Path, machine: Machine) -> None:
     """Those that start something else, and those of other users, are left alone."""
     path, root, project = machine.home / "path", machine.home / "miniforge3", machine.home / "project/.venv"

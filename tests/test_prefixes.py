@@ -253,10 +253,12 @@ def make_with_scripts(prefix: Path, *interpreters: Path) -> None:
 
 
 def install_entry_point(prefix: Path, interpreter: Path) -> None:
-    """Add a script that conda has generated."""
+    """Add a script that conda has generated, of a package whose placeholder only begins like the prefix."""
     (prefix / "bin/own").write_text(f"#!{interpreter}/bin/python\n")
     entry = {"_path": "bin/own", "path_type": "unix_python_entry_point"}
-    record = {"name": "own", "version": "1", "build_string": "0", "paths_data": {"paths": [entry]}}
+    other = {"_path": "lib/own", "prefix_placeholder": f"{interpreter}1anaconda2", "file_mode": "text"}
+    paths = [entry, {"path_type": "hardlink", **other}]
+    record = {"name": "own", "version": "1", "build_string": "0", "paths_data": {"paths": paths}}
     (prefix / "conda-meta/own-1-0.json").write_text(json.dumps(record))
 
 

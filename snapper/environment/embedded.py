@@ -259,7 +259,7 @@ class _Search:
     def _named(self, program: str) -> tuple[str, str]:
         """Return prefix and name of a program if there is one of this name in the environment, else empty strings."""
         prefix, _, name = program.rpartition("/bin/")
-        is_unwritten = any(placeholder.startswith(prefix) for placeholder in self._placeholders)
+        is_unwritten = any(f"{placeholder}/".startswith(f"{prefix}/") for placeholder in self._placeholders)
         is_below = any(prefix.startswith(f"{own}/") for own in self._own)
         is_possible = is_prefix(prefix) and (prefix in self._own or is_acceptable(prefix, self._top.path))
         if is_unwritten or is_below or not is_possible or "/" in name:

@@ -23,7 +23,8 @@ from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
 from snapper.environment.names import ROOT_NAMES
 from snapper.environment.outside_paths import Surroundings
-from snapper.format.paths import contains_path
+from snapper.format.constraints import path_bytes
+from snapper.format.paths import contains_path, replace_path
 from snapper.fs.own_directory import list_directory
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_own_path
@@ -177,15 +178,20 @@ class _Names:
         registered = registered_kernel_of(json.loads(data))
         if registered:
             return self._copy(directory, spec, *registered)
-        command = [self._with_home(word.replace("{resource_dir}", str(directory))) for word in spec.command]
-        variables, command = _without_env(command)
+        words = (word.replace("{resource_dir}", str(directory)) for word in spec.command)
+        variables, command = _without_env(
+            [self._with_home(_without_detour(word, directory)) for word in words]
+        )
         variables = {
-            name: self._with_home(value) for name, value in {**spec.variables(), **variables}.items()
+            name: self._with_home(_without_detour(value, directory))
+            for name, value in {**spec.variables(), **variables}.items()
         }
         target, inner = _without_conda_run(command)
         is_named = bool(target and inner and self._is_named(target))
         command = inner if is_named else command
-        uses_files = any(str(directory) in text for text in (*command, *variables.values()))
+        uses_files = any(
+            contains_path(path_bytes(text), str(directory)) for text in (*command, *variables.values())
+        )
         found = read_files(directory) if uses_files else read_logos(directory)
         beside = found.files.values() if uses_files else ()
         script = self._script_elsewhere(command, directory)
@@ -205,13 +211,14 @@ class _Names:
     ) -> OutsideKernel:
         """Return the kernelspec with paths of the environment, and of its own directory, as they will be there."""
         own, new = str(directory), f"{self._prefix}/{CARRIED}/{directory.name}"
-        words = [self._relative(word).replace(own, "{resource_dir}") for word in command]
-        fields = {**spec.fields, "env": {name: value.replace(own, new) for name, value in variables.items()}}
+        words = [_replace(self._relative(word), own, "{resource_dir}") for word in command]
+        variables = {name: _replace(value, own, new) for name, value in variables.items()}
+        fields = {**spec.fields, "env": variables}
         spec = replace(spec, command=(self._program(words[0]), *words[1:]), fields=fields)
         files = {
             path: data
             if b"\0" in data
-            else self._with_home_in(data).replace(os.fsencode(own), os.fsencode(new))
+            else replace_path(self._with_home_in(data), path_bytes(own), path_bytes(new))
             for path, data in found.files.items()
         }
         return OutsideKernel(directory.name, directory, spec, files, problem=found.problem)
@@ -266,7 +273,7 @@ class _Names:
         named = {
             word
             for before, word in pairwise(words)
-            if before.endswith(b"activate") or (before in (b"-n", b"--name") and b"run" in words)
+            if posixpath.basename(before) == b"activate" or (before in (b"-n", b"--name") and b"run" in words)
         }
         return any(self._is_named(word.decode("utf-8", "surrogateescape")) for word in named)
 
@@ -307,6 +314,19 @@ class _Names:
         """Return the name of a program in the environment's `bin`, and other programs as they are."""
         directory, name = posixpath.split(word)
         return name if directory == f"{{resource_dir}}/{TO_PREFIX}/bin" else word
+
+
+def _replace(text: str, old: str, new: str) -> str:
+    """Return the text with `new` for `old` wherever that is a path, or the beginning of one."""
+    return os.fsdecode(replace_path(path_bytes(text), path_bytes(old), path_bytes(new)))
+
+
+def _without_detour(text: str, directory: Path) -> str:
+    """Return a path that begins with the directory and has `..` in it as a normal one; other texts as they are."""
+    if not text.startswith(f"{directory}/") or "/../" not in text or ":" in text:
+        return text
+    normal, real = posixpath.normpath(text), os.path.realpath(text)
+    return normal if os.path.realpath(normal) == real else real
 
 
 def _in_home(spellings: Iterable[str]) -> re.Pattern[bytes] | None:
