@@ -24,6 +24,7 @@ from snapper.environment.conda_directories import CondaCommands
 from snapper.format.constraints import is_valid_name
 from snapper.format.model import Kernel
 from snapper.kernels import launcher
+from snapper.kernels.access import Access
 from snapper.kernels.naming import KernelNames
 from snapper.kernels.waiting import WaitingNotice, is_being_restored, read_notice, waiting_file, write_notice
 from snapper.process.identity import process_start_time
@@ -540,7 +541,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     condabin.mkdir(parents=True)
     waiting, used = tmp_path / "waiting", tmp_path / "used"
     target = launcher.LaunchTarget(
-        "it's", prefix, (), CondaCommands(str(tmp_path / "conda"), str(condabin)), waiting, used
+        "it's", prefix, Access(()), CondaCommands(str(tmp_path / "conda"), str(condabin)), waiting, used
     )
     script = launcher.render_launch_script(target).replace(launcher.SYSTEM_PATH, "/nonexistent")
     (kernel / launcher.LAUNCH_SCRIPT).write_text(script)
@@ -690,7 +691,9 @@ def test_launcher_ignores_waiting_files_that_are_not_snappers(
 
 
 def test_launcher_passes_shellcheck(tmp_path: Path) -> None:
-    target = launcher.LaunchTarget("a", tmp_path, (0, 1), CondaCommands(), tmp_path / "w", tmp_path / "u")
+    target = launcher.LaunchTarget(
+        "a", tmp_path, Access((0, 1)), CondaCommands(), tmp_path / "w", tmp_path / "u"
+    )
     (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))
     done = subprocess.run(
         [shutil.which("shellcheck") or "shellcheck", tmp_path / "launch.sh"],

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,3 +229,70 @@ def test_import_does_not_use_scratch_directories_of_other_users(world: World, tm
     before = tree_of(scratch)
     victim.run_json("import", archive, "--name", "imported", TMPDIR=str(scratch))
     assert tree_of(scratch) == before
+
+
+#: A group that the victim and the attacker are in.
+_GROUP = 64310
+
+
+@pytest.fixture
+def team(world: World) -> Path:
+    """An envs directory in which the members of the group may create and rename."""
+    directory = world.top / "team" / "envs"
+    directory.mkdir(parents=True)
+    os.chown(directory, 0, _GROUP)
+    directory.chmod(0o2775)
+    return directory
+
+
+def test_directory_that_others_may_have_put_there_is_no_environment(world: World, team: Path) -> None:
+    """Another user moves a directory of the victim there, such as one in a group store, or another environment."""
+    victim, attacker = (replace(user, groups=(_GROUP,)) for user in (world.victim, world.attacker))
+    variables = {"CONDA_ENVS_PATH": str(team)}
+    pack(victim, team / "work")
+    pack(victim, team / "other")
+    (team / "filled").mkdir()
+    os.chown(team / "filled", victim.uid, _GROUP)
+    (team / "filled").chmod(0o775)
+
+    def fill_and_move() -> None:
+        for name in os.listdir(team / "work"):
+            shutil.copytree(team / "work" / name, team / "filled" / name)
+        (team / "work").rename(team / "moved")
+        (team / "filled").rename(team / "work")
+
+    attacker.do(fill_and_move)
+    assert (team / "work").stat().st_uid == victim.uid
+    for command in ("pack", "kernels register"):
+        outcome = victim.snapper(*command.split(), "work", **variables)
+        assert outcome.code == 11
+        assert f"others may have put {team}/work there: they may write to it\n" in outcome.err
+        assert f"-p {team}/work" in outcome.err
+    outcome = victim.snapper("restore", "work", **variables)
+    assert outcome.code == 11
+    assert "others may have put it there: they may write to it\n" in outcome.err
+
+    (team / "work").rename(team / "filled")
+    (team / "other").rename(team / "work")
+    outcome = victim.snapper("pack", "work", **variables)
+    assert outcome.code == 11
+    assert f"{team}/work there: it was packed or restored at {team}/other" in outcome.err
+    assert victim.registered_kernels() == {}
+
+
+def test_environment_that_a_group_may_change_is_used(world: World, team: Path) -> None:
+    """A team's environment, in a team's directory, as docs/fidelity.md describes."""
+    victim = replace(world.victim, groups=(_GROUP,))
+    variables = {"CONDA_ENVS_PATH": str(team)}
+    pack(victim, team / "work")
+    shutil.rmtree(team / "work")
+    for command in (["restore", "work"], ["pack", "work"], ["kernels", "register", "work"]):
+        victim.run_json(*command, **variables)
+        for path in (team / "work", *(team / "work").rglob("*")):
+            os.chown(path, victim.uid, _GROUP, follow_symlinks=False)
+            path.chmod(path.stat().st_mode | 0o020)
+    (restored,) = victim.run_json("restore", "--all", **variables)["restored"]
+    assert restored["present"]
+    script = victim.home / ".local/share/jupyter/kernels/work-python3/launch.sh"
+    started = victim.do(lambda: subprocess.run(["sh", script, "/c.json"], capture_output=True, check=False))
+    assert (started.returncode, started.stderr) == (0, b"")

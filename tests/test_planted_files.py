@@ -10,6 +10,7 @@ import subprocess
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from snapper import kernels
 from snapper.environment import conda, editable, pip
 from snapper.environment.conda import FileFacts
 from snapper.environment.embedded import candidate_prefixes, find_prefixes
+from snapper.environment.state import EnvironmentState
 from snapper.environment.tree import walk
 from snapper.errors import FileOperationFailed
+from snapper.format import canonical
 from snapper.format.model import Kernel, Package
 from snapper.kernels.restore_record import RestoreRecorder, last_restore
 from snapper.kernels.usage import used_file
@@ -539,6 +542,73 @@ def test_kernels_do_not_start_in_environments_that_others_put_in_their_place(
     assert f"{prefix} belongs to another user than when this kernel was registered" in done.stderr
     kernels.register(prefix, "work")
     assert start().returncode == 0
+
+
+@as_root
+@pytest.mark.parametrize(
+    "shell", [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
+)
+def test_kernels_do_not_start_in_directories_that_others_may_have_filled(
+    home: Path, prefix: Path, shell: str
+) -> None:
+    """In a shared directory, others can move a directory of this user there that they may write to, or a link."""
+    (prefix / "conda-meta/state").unlink()
+    (prefix / "etc/conda/activate.d").mkdir()
+    (prefix / "etc/conda/activate.d/a.sh").touch()
+    kernels.register(prefix, "work")
+    script = str(home / ".local/share/jupyter/kernels/work-good/launch.sh")
+
+    def start() -> str:
+        command = [shell, *(["sh"] if shell == "busybox" else []), script, "/c.json"]
+        variables = {"PATH": os.environ["PATH"], "BASH_VERSION": "this"}  # so that it stays in this shell
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=False).stderr
+
+    def put_another_there(mode: int, group: int) -> None:
+        moved = prefix.rename(prefix.with_name(f"moved-{len(os.listdir(prefix.parent))}"))
+        shutil.copytree(moved, prefix)
+        os.chown(prefix, 0, group)
+        prefix.chmod(mode)
+
+    put_another_there(0o775, OTHER_USER)
+    assert not start(), "nobody else can have put it there"
+
+    prefix.parent.chmod(0o777)
+    prefix.chmod(0o755)
+    kernels.register(prefix, "work")
+    os.chown(prefix, 0, OTHER_USER)
+    prefix.chmod(0o775)
+    assert not start(), "it is the one that was registered"
+    put_another_there(0o755, OTHER_USER)
+    assert not start(), "only the user may write to it"
+    put_another_there(0o775, 0)
+    assert not start(), "the group is private"
+    refusal = (
+        f"{prefix} may be written to by others, and was not, or not by them, when this kernel was registered"
+    )
+    for mode in (0o775, 0o757):
+        put_another_there(mode, OTHER_USER)
+        assert refusal in start()
+    assert f"kernels register --prefix '{prefix}'" in start()
+
+    put_another_there(0o755, 0)
+    (prefix / ".snapper").mkdir()
+    recorded = EnvironmentState(1, "other", "1" * 64, str(prefix))
+    (prefix / ".snapper/state.json").write_bytes(canonical.encode(recorded))
+    assert f"{prefix} is another environment than" in start()
+    recorded = replace(recorded, environment="work")
+    (prefix / ".snapper/state.json").write_bytes(canonical.encode(recorded))
+    assert not start(), "a colleague has restored it again"
+
+    os.chown(prefix, 0, OTHER_USER)
+    prefix.chmod(0o775)
+    kernels.register(prefix, "work")
+    put_another_there(0o775, OTHER_USER)
+    assert not start(), "the group could write to it when the kernel was registered"
+    prefix.rename(home / "own")
+    prefix.symlink_to(home / "own")
+    assert not start()
+    os.chown(prefix, OTHER_USER, OTHER_USER, follow_symlinks=False)
+    assert f"{prefix} belongs to another user" in start()
 
 
 @as_root

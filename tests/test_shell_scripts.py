@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from snapper.environment.conda_directories import CondaCommands
 from snapper.kernels import launcher
+from snapper.kernels.access import Access
 from snapper.process.shell import Code, comment, fill, is_variable_name, quote
 
 SHELLS = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
@@ -89,7 +90,7 @@ def test_values_in_scripts_of_kernels_arrive_unchanged(
         target = launcher.LaunchTarget(
             environment,
             prefix,
-            (),
+            Access(()),
             CondaCommands("", condabin),
             directory / name / "w",
             directory / name / "u",

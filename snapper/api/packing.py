@@ -37,11 +37,12 @@ def pack(
     "ignore". `user_site` says what to do about packages in the user site: "report", or "include" them. With `force`,
     publish even if someone else has published in the meantime.
 
-    An environment of another user, who decides what is in it, has to be given by its directory.
+    An environment of another user, who decides what is in it, has to be given by its directory. So has one in a shared
+    directory that was moved or that others may write to, until this user has packed or restored it there.
 
-    Raise EnvironmentNotFound, AmbiguousName, EnvironmentOfOther, NotAnEnvironment, EditableInstallsFound,
-    ChangedWhilePacking, PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the store's environments
-    are then unchanged.
+    Raise EnvironmentNotFound, AmbiguousName, EnvironmentOfOther, EnvironmentOfUnknownOrigin, NotAnEnvironment,
+    EditableInstallsFound, ChangedWhilePacking, PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the
+    store's environments are then unchanged.
     """
     settings = load_settings()
     environment = ROOT_NAMES[0] if environment in ROOT_NAMES else environment

@@ -29,7 +29,15 @@ def control_problem_in_home(path: Path) -> str:
 
     With some umasks, that is everything.
     """
-    return control_problem(path, trust_group=path.is_relative_to(home_directory()))
+    return control_problem(path, trust_group=_is_in_home(path))
+
+
+def is_in_shared_directory(path: Path) -> bool:
+    """Return whether others may have put what is at the path there: they may create and rename in a directory above it.
+
+    In a sticky directory, they can do so if nothing was there.
+    """
+    return any(map(_others_can_create_in, {path.parent, Path(os.path.realpath(path)).parent}))
 
 
 def owner_problem(path: Path) -> str:
@@ -39,6 +47,22 @@ def owner_problem(path: Path) -> str:
     except OSError:
         return ""
     return "" if is_own(status) else f"{path} belongs to the user {owner_name(status)}"
+
+
+def _others_can_create_in(directory: Path) -> bool:
+    if control_problem_in_home(directory):
+        return True
+    try:
+        status = directory.stat()
+    except OSError:
+        return True
+    is_own_group = _is_in_home(directory) and status.st_gid == os.getegid()
+    return others_can_write(status, trust_group=is_own_group)
+
+
+def _is_in_home(path: Path) -> bool:
+    home = home_directory()
+    return path.is_relative_to(home) or path.is_relative_to(os.path.realpath(home))
 
 
 def _existing_parent(path: Path) -> Path:

@@ -6,14 +6,14 @@ import errno
 import os
 from pathlib import Path
 
-from snapper.environment import conda
+from snapper.environment import conda, state
 from snapper.environment.conda_directories import configured_envs_dirs, envs_dirs, find_roots
-from snapper.environment.control import control_problem_in_home
+from snapper.environment.control import control_problem_in_home, is_in_shared_directory
 from snapper.environment.kept import is_kept
 from snapper.environment.names import ROOT_NAMES
-from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther
+from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther, EnvironmentOfUnknownOrigin
 from snapper.fs.atomic import make_directory
-from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
@@ -34,14 +34,34 @@ def pin_own_environment(name: str) -> PinnedDirectory:
     """Open the environment with that name that belongs to this user or root.
 
     Where others may create names, an environment must not be published, and its code not be run, just because it has
-    one. Raise EnvironmentNotFound, AmbiguousName, and EnvironmentOfOther if there are only those of others.
+    one. Raise EnvironmentNotFound, AmbiguousName, and if there are only those that others have put there, or may have,
+    EnvironmentOfOther or EnvironmentOfUnknownOrigin.
     """
     environments = [conda.pin_environment(prefix) for prefix in _find(name)]
     own = [environment for environment in environments if is_own(environment.status)]
     if environments and not own:
         raise EnvironmentOfOther(str(environments[0]), owner_name(environments[0].status))
-    prefix = _only(name, [environment.path for environment in own])
-    return next(environment for environment in own if environment.path == prefix)
+    reasons = [why_of_unknown_origin(environment) for environment in own]
+    if own and all(reasons):
+        raise EnvironmentOfUnknownOrigin(str(own[0]), reasons[0])
+    known = {environment.path: environment for environment, why in zip(own, reasons, strict=True) if not why}
+    return known[_only(name, list(known))]
+
+
+def why_of_unknown_origin(environment: PinnedDirectory) -> str:
+    """Return why others may have put a directory of this user where it is; an empty text if they have not.
+
+    In a shared directory, they can move one there that they may write to, or another environment. It is this user's if
+    this user has packed or restored it there.
+    """
+    if not is_in_shared_directory(environment.path):
+        return ""
+    recorded = state.read_of_any_prefix(environment)
+    if recorded and os.path.realpath(recorded.prefix) != os.path.realpath(environment.path):
+        return f"it was packed or restored at {recorded.prefix}"
+    if others_can_write(environment.status) and not (recorded and recorded.prefix == str(environment)):
+        return "they may write to it"
+    return ""
 
 
 def _find(name: str) -> list[Path]:

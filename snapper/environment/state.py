@@ -92,14 +92,20 @@ class PreviousSnapshot(NamedTuple):
 
 def read(prefix: Path | PinnedDirectory) -> EnvironmentState | None:
     """Return the environment's state, or None if there is none or it is for another prefix or format."""
+    state = read_of_any_prefix(prefix)
+    if state is None or os.path.realpath(state.prefix) != os.path.realpath(str(prefix)):
+        return None
+    return state
+
+
+def read_of_any_prefix(prefix: Path | PinnedDirectory) -> EnvironmentState | None:
+    """Return the environment's state, also if it has been moved or copied since, or None if there is none."""
     try:
         data = _read(prefix, STATE_FILE, _MAX_STATE)
         state = canonical.decode(EnvironmentState, canonical.parse(data))
     except (OSError, canonical.MalformedDocument):
         return None
-    if state.format != FORMAT or os.path.realpath(state.prefix) != os.path.realpath(str(prefix)):
-        return None
-    return state
+    return state if state.format == FORMAT else None
 
 
 def read_previous(prefix: Path | PinnedDirectory) -> PreviousSnapshot | None:

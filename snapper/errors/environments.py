@@ -67,6 +67,20 @@ class EnvironmentOfOther(SnapperError):
 
 
 @dataclass(eq=False, repr=False)
+class EnvironmentOfUnknownOrigin(SnapperError):
+    """What has the name of an environment is a directory of this user that others may have put there."""
+
+    prefix: str
+    reason: str
+    code = ExitCode.CONFLICT
+    message_template = "others may have put {prefix} there: {reason}"
+
+    @property
+    def hint(self) -> str:
+        return f"If you know what is in it, give its directory instead of the name: -p {shlex.quote(self.prefix)}."
+
+
+@dataclass(eq=False, repr=False)
 class ChangedWhilePacking(SnapperError):
     """A file of the environment was modified while it was being read."""
 

@@ -69,6 +69,12 @@ def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bo
     )
 
 
+def private_groups() -> tuple[int, ...]:
+    """Return the numbers of this process's group and root's group if only trusted users are known to be in them."""
+    groups = sorted({os.getegid(), ROOT})
+    return tuple(group for group in groups if _is_private_group(group, trusted_users()))
+
+
 def owner_name(status: os.stat_result) -> str:
     """Return the name of the file's owner, or the number where there is no name."""
     try:

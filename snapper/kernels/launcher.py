@@ -6,6 +6,7 @@ the kernel's own command from `command.sh` next to it. That file exists only whi
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from snapper.environment.conda_directories import CondaCommands
 from snapper.environment.variables import environment_variables
 from snapper.fs.pinned import Top
+from snapper.kernels.access import Access
 from snapper.process.shell import fill, is_variable_name, quote
 
 LAUNCH_SCRIPT = "launch.sh"
@@ -49,6 +51,9 @@ snapper_environment=@ENVIRONMENT@
 snapper_prefix=@PREFIX@
 snapper_default=@DEFAULT@
 snapper_owners=@OWNERS@
+snapper_writers=@WRITERS@
+snapper_inode=@INODE@
+snapper_recorded=@RECORDED@
 snapper_conda=@CONDA@
 snapper_condabin=@CONDABIN@
 snapper_waiting=@WAITING@
@@ -58,16 +63,48 @@ snapper_command=${0%/*}/@COMMAND@
 # --- wait ---
 
 snapper_is_ready() {
-    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ] && snapper_is_owned "$snapper_prefix/."
+    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_command" ] && snapper_is_own
+}
+
+# Succeeds if no others have put the environment there than those who could when the kernel was registered. In a shared
+# directory, another user can move it away, and move something else there: also another environment of this user, or a
+# directory of this user that others may write to.
+snapper_is_own() {
+    snapper_reason='belongs to another user than when this kernel was registered'
+    if [ -L "$snapper_prefix" ] && ! snapper_is_of_owner -ldn "$snapper_prefix"; then return 1; fi
+    snapper_is_owned "$snapper_prefix/." || return 1
+    case " $snapper_writers " in *" all "*) return 0 ;; esac
+    snapper_reason='may be written to by others, and was not, or not by them, when this kernel was registered'
+    # shellcheck disable=SC2046 # split into fields: inode, mode, links, user, group
+    set -- $(LC_ALL=C ls -Lldin "$snapper_prefix/." 2>/dev/null)
+    if [ "${1:-unknown}" = "$snapper_inode" ]; then return; fi
+    if [ -f "$snapper_prefix/.snapper/state.json" ]; then
+        snapper_state=
+        read -r snapper_state 2>/dev/null <"$snapper_prefix/.snapper/state.json"
+        case $snapper_state in
+        *"$snapper_recorded"*) ;;
+        *) snapper_reason='is another environment than when this kernel was registered' && return 1 ;;
+        esac
+    fi
+    case ${2:-unknown} in
+    d???????w*) return 1 ;;
+    d????w*) case " $snapper_writers " in *" ${5:-unknown} "*) return 0 ;; esac ;;
+    d*) return 0 ;;
+    esac
+    return 1
 }
 
 # Succeeds if $1 belongs to this user, or to one that the environment may belong to since the kernel was registered.
-# In a shared directory, another user can create an environment again after its owner has removed it.
 snapper_is_owned() {
     # shellcheck disable=SC3067 # shells that do not know -O go on
     if [ -O "$1" ] 2>/dev/null; then return; fi
+    snapper_is_of_owner -Lldn "$1"
+}
+
+# Does the same for what ls lists for $2 with the options $1.
+snapper_is_of_owner() {
     # shellcheck disable=SC2046 # split into fields
-    set -- $(LC_ALL=C ls -Lldn "$1" 2>/dev/null)
+    set -- $(LC_ALL=C ls "$1" "$2" 2>/dev/null)
     case " $snapper_owners " in *" ${3:-unknown} "*) return 0 ;; esac
     return 1
 }
@@ -94,6 +131,7 @@ snapper_say() {
 
 snapper_fail() {
     snapper_say "$1"
+    if [ -n "${2:-}" ]; then snapper_say "$2"; fi
     if [ -n "$snapper_log" ]; then snapper_say "see the log: $snapper_log"; fi
     snapper_say "to restore it: snapper restore $snapper_environment"
     exit 1
@@ -130,8 +168,9 @@ while ! snapper_is_ready; do
         ;;
     *)
         if snapper_is_ready; then break; fi
-        if [ -d "$snapper_prefix" ] && ! snapper_is_owned "$snapper_prefix/."; then
-            snapper_fail "$snapper_prefix belongs to another user than when this kernel was registered"
+        if [ -d "$snapper_prefix" ] && ! snapper_is_own; then
+            snapper_fail "$snapper_prefix $snapper_reason" \
+                "if you trust what is there: snapper kernels register --prefix '$snapper_prefix'"
         fi
         if [ -d "$snapper_prefix/conda-meta" ]; then
             snapper_fail "$snapper_environment no longer has this kernel"
@@ -229,14 +268,14 @@ snapper_kernel "$@"
 class LaunchTarget:
     """The environment that a launch script starts a kernel in.
 
-    `owners` are the numbers of the users that the environment may belong to, besides the one who starts the kernel.
-    The script reads the file `waiting` while it waits, and touches the file `used` when it starts the kernel, if there
-    are such files.
+    The kernel does not start if others control the environment than those who have `access`, besides the user who
+    starts it. The script reads the file `waiting` while it waits, and touches the file `used` when it starts the
+    kernel, if there are such files.
     """
 
     environment: str
     prefix: Path
-    owners: Sequence[int]
+    access: Access
     conda: CondaCommands
     waiting: Path | None
     used: Path | None
@@ -249,7 +288,10 @@ def render_launch_script(target: LaunchTarget) -> str:
         "ENVIRONMENT": target.environment,
         "PREFIX": str(target.prefix),
         "DEFAULT": conda_default_env(target.prefix, target.conda.root),
-        "OWNERS": " ".join(map(str, target.owners)),
+        "OWNERS": " ".join(map(str, target.access.owners)),
+        "WRITERS": " ".join(map(str, target.access.writers)),
+        "INODE": str(target.access.inode or "none"),
+        "RECORDED": f'"environment":{json.dumps(target.environment)}',
         "CONDA": target.conda.root,
         "CONDABIN": target.conda.condabin,
         "WAITING": str(target.waiting or ""),

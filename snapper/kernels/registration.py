@@ -18,9 +18,9 @@ from snapper.environment.conda_directories import conda_commands
 from snapper.format.model import Kernel
 from snapper.fs.directories import pin_directory
 from snapper.fs.own_directory import OwnDirectory, own_directory
-from snapper.fs.ownership import trusted_users
 from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
+from snapper.kernels.access import Access, access_to, access_to_new
 from snapper.kernels.assets import replace_assets
 from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
 from snapper.kernels.naming import NATIVE, KernelNames, NamedKernel
@@ -99,17 +99,13 @@ class Registrar:
     ) -> tuple[KernelRegistration, ...]:
         """Register kernels of an environment that is about to be restored; they wait for it when started.
 
-        Kernels that are ready at another prefix stay as they are: `register` switches them once the environment is
-        at `prefix`.
+        Kernels that are ready, here or at another prefix, stay as they are: `register` changes them once the
+        environment is at `prefix`.
         """
-        ready_elsewhere = {
-            registered.name
-            for registered in self._names.registered(environment)
-            if registered.ready and registered.prefix != str(prefix)
-        }
+        ready = {registered.name for registered in self._names.registered(environment) if registered.ready}
         return tuple(
             _registration(kernel)
-            if kernel.name in ready_elsewhere
+            if kernel.name in ready
             else self._register_pending(kernel, prefix, environment)
             for kernel in self._names.choose(environment, possible_kernels(kernels))
         )
@@ -132,8 +128,7 @@ class Registrar:
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
         def write(directory: OwnDirectory, known: RegisteredKernel | None) -> None:
-            owners = (*trusted_users(), spec.environment.status.st_uid)
-            self._write_launch_script(directory, spec.prefix, environment, owners)
+            self._write_launch_script(directory, spec.prefix, environment, access_to(spec.environment))
             argv = spec.argv()
             if not (known and known.edited):
                 assets = replace_assets(directory, known.assets if known else {}, dict(spec.assets()))
@@ -149,7 +144,7 @@ class Registrar:
         def write(directory: OwnDirectory, _: RegisteredKernel | None) -> None:
             if not conda.is_environment(prefix):
                 directory.remove(launcher.COMMAND_SCRIPT)
-            self._write_launch_script(directory, prefix, environment, trusted_users())
+            self._write_launch_script(directory, prefix, environment, access_to_new(prefix))
             if KERNEL_JSON not in directory.names():
                 fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
                 _write_kernelspec(directory, named, fields, prefix, environment, {})
@@ -179,11 +174,11 @@ class Registrar:
         return replace(_registration(named), edited=known is not None and known.edited)
 
     def _write_launch_script(
-        self, directory: OwnDirectory, prefix: Path, environment: str, owners: Sequence[int]
+        self, directory: OwnDirectory, prefix: Path, environment: str, access: Access
     ) -> None:
         files = (waiting_file(environment), used_file(environment))
         waiting, used = (None if self._is_anothers(file.parent) else file for file in files)
-        target = launcher.LaunchTarget(environment, prefix, owners, self._conda, waiting, used)
+        target = launcher.LaunchTarget(environment, prefix, access, self._conda, waiting, used)
         directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snapper.environment.locations import why_of_unknown_origin
 from snapper.errors import Corrupted, TargetOccupied
 from snapper.format.member import InvalidSegment
 from snapper.fs.errors import map_os_error
 from snapper.fs.ownership import owner_name
+from snapper.fs.pinned import PinnedDirectory
 
 #: What the operating system reports if members of a snapshot contradict each other, such as a file at the path of a
 #: directory: nothing else writes to a staging directory.
@@ -36,3 +38,16 @@ def occupied_by_other(path: Path, status: os.stat_result) -> TargetOccupied:
     owner = owner_name(status)
     advice = f"Restore elsewhere with --prefix or --envs-dir, or have {owner} move it away first."
     return TargetOccupied(str(path), f"it belongs to the user {owner}", advice)
+
+
+def occupied_by_unknown(environment: PinnedDirectory, how_to_save: str) -> TargetOccupied:
+    """Return the error to raise for an environment that snapper has neither packed nor restored.
+
+    Nothing says how to publish one that others may have put there.
+    """
+    reason = why_of_unknown_origin(environment)
+    if reason:
+        advice = "Move it away first, or discard what is in it: --replace."
+        return TargetOccupied(str(environment), f"others may have put it there: {reason}", advice)
+    reason = "it is an environment that snapper has neither packed nor restored"
+    return TargetOccupied(str(environment), reason, how_to_save)

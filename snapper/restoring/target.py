@@ -35,7 +35,7 @@ from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot, read_snapshot, require_layers
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
-from snapper.restoring.errors import occupied_by_other
+from snapper.restoring.errors import occupied_by_other, occupied_by_unknown
 from snapper.restoring.parent import check_parent, existing_parent
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.staging import remove_leftover_staging
@@ -198,8 +198,7 @@ def _check_environment(
     _check_contains_no_used_directory(environment, store)
     installed = environment.state
     if installed is None and not request.replace:
-        reason = "it is an environment that snapper has neither packed nor restored"
-        raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
+        raise occupied_by_unknown(environment.directory, _how_to_save(prefix))
     if not again:
         _check_nothing_inside(environment, request)
     if installed is None:
