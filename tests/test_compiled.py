@@ -99,7 +99,7 @@ def moves(machine: Machine, tmp_path: Path) -> Moves:
 # --- any program ----------------------------------------------------------------------------------------------
 
 #: How many programs of each language the short and the long test compile.
-COUNTS = {"c": (10, 260), "link": (8, 60), "c++": (2, 40), "rust": (2, 40), "java": (1, 10)}
+COUNTS = {"c": (10, 260), "link": (8, 60), "c++": (2, 40), "rust": (2, 40), "go": (1, 20), "java": (1, 10)}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

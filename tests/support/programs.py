@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,21 @@ _RUST_FORMS: dict[str, tuple[str, str]] = {
     "starts with": ("", 'println!("{}", a.starts_with(p!()));'),
 }
 
+_GO_FORMS: dict[str, tuple[str, str]] = {
+    "constant": ("const c = P + T", "fmt.Println(c, len(c))"),
+    "variable": ("var v = P + T", "fmt.Println(v, len(v))"),
+    "alone": ("", "fmt.Println(P)"),
+    "table": ('var t = []string{P, P + T, "x"}', "for _, s := range t { fmt.Println(s) }"),
+    "map": ('var m = map[string]int{P + T: 1, "/zz": 2}', "fmt.Println(m)"),
+    "bytes": ("", "b := []byte(P + T); fmt.Println(len(b), string(b))"),
+    "array": ("", "var a [4096]byte; fmt.Println(copy(a[:], P+T), string(a[:len(P)]))"),
+    "switch": ("", 'switch os.Args[1] { case P: fmt.Println("same"); default: fmt.Println("other") }'),
+    "starts with": ("", 'fmt.Println(strings.HasPrefix(os.Args[2], P+"/"))'),
+    "format": ("", 'fmt.Printf(P+"/%d\\n", len(os.Args))'),
+    "joined": ("", 'fmt.Println(strings.Join([]string{P, T}, ":"))'),
+    "slice of a string": ("var s = P + T", "fmt.Println(s[len(P)/2:])"),
+}
+
 _JAVA_FORMS = (
     "System.out.println(P + T);",
     "System.out.println((P + T).length() + P);",
@@ -170,7 +186,10 @@ _LINK_FORMS: dict[str, str] = {
 #: Names of symbols that the end of a path in the string table of symbols can be shared with.
 _SYMBOLS = ("lib", "ib", "b", "none", "message_of_none")
 
-LANGUAGES = ("c", "link", "c++", "rust", "java")
+#: Where Go keeps its compiled standard library, since tests have other home directories.
+_GO_CACHE = Path(__file__).parents[2] / ".cache/go"
+
+LANGUAGES = ("c", "link", "c++", "rust", "go", "java")
 
 
 @dataclass(frozen=True)
@@ -189,7 +208,7 @@ class Program:
 def random_program(seed: int, language: str) -> Program:
     """Return the program of that number."""
     choose = random.Random(f"{language} {seed}")
-    make = {"c": _c, "c++": _cxx, "rust": _rust, "java": _java, "link": _link}[language]
+    make = {"c": _c, "c++": _cxx, "rust": _rust, "go": _go, "java": _java, "link": _link}[language]
     return make(f"{language.replace('+', 'x')}{seed}", choose)
 
 
@@ -208,6 +227,7 @@ _COMPILERS = {
     "link": shutil.which("cc"),
     "c++": shutil.which("c++"),
     "rust": _find_rustc(),
+    "go": shutil.which("go"),
     "java": shutil.which("javac"),
 }
 
@@ -349,6 +369,34 @@ def _rust(name: str, choose: random.Random) -> Program:
 def _build_rust(text: str, prefix: str, file: Path, options: list[str]) -> None:
     text = f'#![allow(unused)]\nmacro_rules! p {{ () => {{ "{prefix}" }} }}\n{text}'
     _run([str(_COMPILERS["rust"]), "-", "-Cstrip=debuginfo", "-o", str(file), *options], text.encode())
+
+
+def _go(name: str, choose: random.Random) -> Program:
+    form = choose.choice(list(_GO_FORMS))
+    before, body = _GO_FORMS[form]
+    tail, options = choose.choice(_TAILS), choose.choice(([], ["-ldflags=-s -w"], ["-gcflags=-N -l"]))
+    text = f"""package main
+import ("fmt"; "os"; "strings")
+const P, T = "PREFIX", "{tail}"
+{before}
+func main() {{ _ = os.Args; _ = strings.ToUpper; {body} }}
+"""
+
+    def build(prefix: str, top: Path) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            source = Path(directory, "main.go")
+            source.write_text(text.replace("PREFIX", prefix))
+            cache = Path(tempfile.gettempdir(), "snapper-tests-go")
+            variables = {
+                "GOCACHE": str(cache),
+                "GOFLAGS": "-trimpath",
+                "GO111MODULE": "off",
+                "CGO_ENABLED": "0",
+            }
+            command = ["env", *(f"{key}={value}" for key, value in variables.items())]
+            _run([*command, "go", "build", "-o", str(top / name), *options, str(source)], b"")
+
+    return Program(name, f"Go, {form}, {' '.join(options)}", build, lambda top: [str(top / name)])
 
 
 def _java(name: str, choose: random.Random) -> Program:
