@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from snapper.environment.scan import scan
-from snapper.environment.tree import File, walk
+from snapper.environment.tree import File, Tree, walk
 from snapper.errors import ChangedWhilePacking, FileOperationFailed, TooManyDirectories, TooManyFiles
 from snapper.format import layer_builder
 from snapper.format.model import LAYER_SIZE
@@ -50,6 +50,36 @@ def test_directories_that_a_restore_would_refuse_are_not_packed(tmp_path: Path) 
     (tmp_path / "/".join(["c"] * 200)).mkdir(parents=True)
     with pytest.raises(TooManyDirectories, match=f"{tmp_path} has too many directories: more than 1,100 "):
         make_plan(tmp_path, walk(tmp_path), ())
+
+
+@pytest.mark.parametrize("path", ["a/link/b", "a/link/b/c", "a/file/b"])
+def test_members_below_something_else_than_a_directory_are_not_packed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/file").touch()
+    (tmp_path / "a/link").symlink_to(".")
+    tree = walk(tmp_path)
+    make_plan(tmp_path, tree, ())
+    below = Tree((*tree.files, File(path, "file", 0, 0o644, 0, 0, 0, 0, 1)), ())
+    with pytest.raises(FileOperationFailed, match=f"{tmp_path}/{path[:6]}.*: it is not a directory"):
+        make_plan(tmp_path, below, ())
+
+
+def test_links_with_targets_that_no_restore_could_make_are_not_packed(tmp_path: Path) -> None:
+    """The placeholder can be longer than the prefix, and the path of an included source than its own."""
+    link = File("link", "symlink", 0, 0o777, 0, 0, 1, 1, 1)
+    too_long, too_long_with_placeholder = ("x" * 4096, f"/env/{'x/' * 2045}")
+    store = open_store(str(tmp_path / "store"), create=True)
+
+    def collect(target: str) -> CollectedGroup:
+        group = FileGroup("files", "", 0, (PackItem(link._replace(target=target)),))
+        with pack_intent(store) as intent:
+            context = PackContext("/env", "/env", store, intent, 1, {}, frozenset(), {})
+            collected: CollectedGroup = collect_group(context, group).finish()
+            return collected
+
+    assert collect(too_long_with_placeholder).unrelocated == ("link",)
+    with pytest.raises(FileOperationFailed, match="/env/link: a link has a target of"):
+        collect(too_long)
 
 
 @pytest.mark.parametrize("kind", ["symlinks", "hard links", "directories", "empty files"])

@@ -195,6 +195,42 @@ def test_own_files_in_whose_place_others_were_packed_do_not_count_as_packed(
     assert machine.run_json("status", "work")["environments"][0]["drift"]["added"] == [path]
 
 
+def test_what_would_be_below_a_link_is_not_included(data: Path, machine: Machine) -> None:
+    """Otherwise, no restore could write it. What is replaced, or left out, is named."""
+    inner = "lib/python3.6/site-packages"
+    own, site, beside = data / inner, machine.home / ".local" / inner, machine.home / ".local/share"
+    write(data / "lib/python3.6/os.py")
+    write(own / "spaces/replaced/a.py")
+    (data / "share/jupyter").symlink_to("../lib")
+    (own / "linked").symlink_to("spaces")
+    write(site / "spaces/replaced", "included")
+    write(site / "linked/mine.py")
+    write(site / "spaces/.snapper/x")
+    checksum = base64.urlsafe_b64encode(hashlib.sha256(b"").digest()).decode().rstrip("=")
+    names = ("jupyter/a", "mine/.snapper/a", "mine/b")
+    write(
+        site / "mine-1.dist-info/RECORD", "".join(f"../../../share/{n},sha256={checksum},0\n" for n in names)
+    )
+    for name in names:
+        write(beside / name)
+    packed = machine.run_json("pack", "work", "--user-site=include")
+    assert sorted(each["path"] for each in packed["skipped"]) == sorted(
+        [
+            *(f"{inner}/{name}" for name in ("linked", "spaces/replaced")),
+            f"{site}/spaces/.snapper",
+            *(f"{beside}/{name}" for name in names[:2]),
+        ]
+    )
+    shutil.rmtree(data)
+    machine.run_json("restore", "work")
+    assert (own / "spaces/replaced").read_text() == "included"
+    assert (own / "linked/mine.py").exists() and (data / "share/mine/b").exists()
+    own.rename(data / "elsewhere")
+    own.symlink_to("../../elsewhere")
+    error = machine.expect_error(1, "pack", "work", "--user-site=include")
+    assert error["message"].startswith(f"{inner}: the environment has no directory there")
+
+
 def test_packages_of_other_pythons_are_not_named(data: Path, machine: Machine) -> None:
     write(machine.home / ".local/lib/python3.6/site-packages/six.py")
     assert dependencies(machine) == []

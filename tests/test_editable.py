@@ -108,15 +108,15 @@ def test_sources_with_the_same_name_get_different_paths(tmp_path: Path) -> None:
     site = prefix / "lib" / "python3.11" / "site-packages"
     info = site / "api-1.0.dist-info"
     info.mkdir(parents=True)
-    sources = [code / path for path in ("backend", "api", "other/api")]
+    sources = [code / path for path in ("backend", "api", "other/api", "api-0")]
     for source in sources:
         source.mkdir(parents=True)
     url = {"url": f"file://{code}/backend", "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(url))
-    (site / "paths.pth").write_text(f"{code}/api\n{code}/other/api\n")
+    (site / "paths.pth").write_text(f"{code}/api\n{code}/other/api\n{code}/api-0\n")
     editables = editable.find(prefix, walk(prefix))
     assert sorted(each.source for each in editables) == sorted(map(str, sources))
-    assert len({each.included_path for each in editables}) == 3
+    assert len({each.included_path for each in editables}) == 4
 
 
 @pytest.mark.parametrize("source", [".ssh", "letters", ".", "..", "project/.hidden", "src"])
@@ -144,6 +144,27 @@ def test_only_python_projects_are_included(tmp_path: Path, machine: Machine, sou
         (info / "direct_url.json").write_text(text)
         (found, *_) = [*editable.find(prefix, walk(prefix)), None]
         assert found is None or found.included_path == f"{editable.INCLUDED}/_."
+
+
+def test_sources_are_not_included_below_links(machine: Machine) -> None:
+    """Whoever published the environment may have made a link where the sources are put. No snapshot can have both."""
+    prefix = make_data(machine.envs / "data")
+    site, project = prefix / "lib/python3.11/site-packages", machine.home / "project"
+    site.mkdir(parents=True)
+    project.mkdir()
+    (project / "pyproject.toml").touch()
+    (site / "mine.pth").write_text(f"{project}\n")
+    sources = prefix / editable.INCLUDED
+    sources.parent.mkdir(parents=True)
+    sources.symlink_to("../../lib")
+    error = machine.expect_error(1, "pack", "data", "--editable=include")
+    assert error["message"].startswith("share/snapper/editable: the environment has no directory there")
+    sources.unlink()
+    sources.mkdir()
+    (sources / "project").symlink_to("../../../lib")
+    machine.run_json("pack", "data", "--editable=include")
+    machine.run_json("restore", "data", "--replace")
+    assert (sources / "project/pyproject.toml").exists() and not (sources / "project").is_symlink()
 
 
 def test_sources_are_not_widened(tmp_path: Path, machine: Machine) -> None:

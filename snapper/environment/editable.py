@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 
 from snapper.environment import conda
@@ -27,7 +27,15 @@ from snapper.environment.projects import (
     normalized,
     project_names,
 )
-from snapper.environment.tree import File, SkippedPath, Tree, walk
+from snapper.environment.tree import (
+    File,
+    SkippedPath,
+    Tree,
+    missing_directories,
+    obstacle,
+    walk,
+    why_impossible,
+)
 from snapper.errors import FileOperationFailed, PermissionDenied
 from snapper.format import bytecode
 from snapper.fs.beneath import LOOKUP, is_possible_path
@@ -58,6 +66,10 @@ _IGNORE = "Keep the link with --editable=ignore, or remove it from the environme
 _RESTORE_SOURCE = (
     "Restore or mount the directory, or reinstall the package (without -e if the directory is gone)."
 )
+_NO_DIRECTORY = (
+    "the environment has no directory there, so the sources of editable installs cannot be packed below it"
+)
+_MAKE_DIRECTORY = "Replace it by a directory, or keep the links to the sources with --editable=ignore."
 _REINSTALL = "Reinstall the package without -e, or keep the link with --editable=ignore."
 
 
@@ -199,31 +211,29 @@ def include(tree: Tree, sources: tuple[OpenedSource, ...], prefix: str) -> Tree:
 
     They replace what is there, and links to them lead to where they will be. Environments inside of a source,
     caches, modules compiled from it, and what is hidden, such as `.git` and `.env`, which may contain credentials,
-    are left out.
+    are left out. Raise FileOperationFailed if they would be below a link or a file.
     """
     editables = [source.editable for source in sources]
     changed = {link for editable in editables for link in editable.links}
     replaced = tuple(f"{editable.included_path}/" for editable in editables)
-    files = [
-        file
+    files = {
+        file.path: _retarget(file, posixpath.join(prefix, file.path), editables, prefix)
         for file in tree.files
-        if bytecode.source_of(file.path) not in changed and not file.path.startswith(replaced)
-    ]
-    files = [_retarget(file, posixpath.join(prefix, file.path), editables, prefix) for file in files]
+        if bytecode.source_of(file.path) not in changed and not f"{file.path}/".startswith(replaced)
+    }
     skipped = list(tree.skipped)
-    paths = {file.path for file in files}
     for source in sources:
-        editable = source.editable
-        included = walk(source.directory, partial(_exclude, source.directory))
-        for path in accumulate(editable.included_path.split("/"), posixpath.join):
-            if path not in paths:
-                paths.add(path)
-                files.append(File(path, "directory", 0, 0o755, 0, 0, 0, 0, 1))
+        editable, top = source.editable, f"{source.editable.included_path}/"
+        in_the_way = obstacle(files, top)
+        if in_the_way is not None:
+            raise FileOperationFailed(in_the_way.path, _NO_DIRECTORY, _MAKE_DIRECTORY)
+        included = walk(source.directory, partial(_exclude, source.directory, top))
+        files |= missing_directories(files, top)
         for file in included.files:
             moved = _retarget(file, f"{editable.source}/{file.path}", editables, prefix)
-            files.append(moved._replace(path=f"{editable.included_path}/{file.path}"))
+            files[f"{top}{file.path}"] = moved._replace(path=f"{top}{file.path}")
         skipped += [SkippedPath(f"{editable.source}/{path}", reason) for path, reason in included.skipped]
-    return replace(tree, files=tuple(files), skipped=tuple(skipped))
+    return replace(tree, files=tuple(files.values()), skipped=tuple(skipped))
 
 
 def _retarget(file: File, place: str, editables: Iterable[Editable], prefix: str) -> File:
@@ -250,7 +260,9 @@ def _with_unique_names(editables: list[Editable]) -> Iterator[Editable]:
     numbers: dict[str, Iterator[int]] = defaultdict(count)
     for editable in editables:
         name = editable.name
-        yield editable if counts[name] == 1 else replace(editable, name=f"{name}-{next(numbers[name])}")
+        numbered = (f"{name}-{number}" for number in numbers[name])
+        unique = name if counts[name] == 1 else next(other for other in numbered if other not in counts)
+        yield replace(editable, name=unique)
 
 
 def _by_source(links: Sequence[Link]) -> list[list[Link]]:
@@ -299,8 +311,8 @@ def _is_within(path: str, top: str) -> bool:
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
-def _exclude(source: PinnedDirectory, path: str) -> str | None:
-    """Return why a path in a source is left out, for `walk`."""
+def _exclude(source: PinnedDirectory, top: str, path: str) -> str | None:
+    """Return why a path in a source, which is included at `top`, is left out, for `walk`."""
     name = posixpath.basename(path)
     if name == "__pycache__" or name.startswith("."):
         may_be_data = "/" in path or name.startswith(".env")
@@ -309,7 +321,7 @@ def _exclude(source: PinnedDirectory, path: str) -> str | None:
         return "it is a cache"
     if _has(source, stat.S_IFDIR, f"{path}/{conda.META}") or _has(source, stat.S_IFREG, f"{path}/pyvenv.cfg"):
         return "it is another environment"
-    return None
+    return why_impossible(f"{top}{path}")
 
 
 def _has(source: PinnedDirectory, type_: int, path: str) -> bool:

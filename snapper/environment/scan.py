@@ -7,8 +7,8 @@ import stat
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk
-from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, check_path
+from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk, why_impossible
+from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import ROOT, is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
@@ -111,8 +111,4 @@ def _exclude(path: str) -> str | None:
         return ""
     if is_kept(path):
         return _REASONS[path.casefold()]
-    try:
-        check_path(path)
-    except ValueError as error:
-        return str(error)
-    return None
+    return why_impossible(path)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from snapper.format.constraints import check_path
 from snapper.fs.directories import DirectoryTree
 from snapper.fs.errors import map_os_error, os_errors
 from snapper.fs.pinned import PinnedDirectory
@@ -80,6 +83,33 @@ class Tree:
     def symlinks(self) -> tuple[File, ...]:
         """The files that are symlinks."""
         return tuple([file for file in self.files if file.type == "symlink"])
+
+
+def why_impossible(path: str) -> str | None:
+    """Return why no snapshot can have the path, for `walk`; None if one can."""
+    try:
+        check_path(path)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def obstacle(files: Mapping[str, File], path: str) -> File | None:
+    """Return the link or file that is where a directory must be for the path to exist, None if there is none."""
+    found = (files.get(parent) for parent in _parents(path))
+    return next((file for file in found if file is not None and file.type != "directory"), None)
+
+
+def missing_directories(files: Mapping[str, File], path: str) -> dict[str, File]:
+    """Return the directories above the path that are not among the files, by path."""
+    missing = (parent for parent in _parents(path) if parent not in files)
+    return {parent: File(parent, "directory", 0, 0o755, 0, 0, 0, 0, 1) for parent in missing}
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Yield the paths of the directories above a path, the outermost first."""
+    directory = posixpath.dirname(path)
+    return accumulate(directory.split("/"), posixpath.join) if directory else iter(())
 
 
 def walk(

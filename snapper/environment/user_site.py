@@ -11,16 +11,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass, field, replace
 
 from snapper.environment.pip import LARGEST_RECORD, parse_record
-from snapper.environment.tree import File, SkippedPath, Tree, walk
+from snapper.environment.tree import (
+    File,
+    SkippedPath,
+    Tree,
+    missing_directories,
+    obstacle,
+    walk,
+    why_impossible,
+)
 from snapper.environment.user_packages import UserSite
 from snapper.errors import FileOperationFailed
 from snapper.fs.beneath import open_beneath
@@ -33,6 +39,9 @@ _CHUNK = 1 << 20
 
 #: The directories beside the user site in which distributions install scripts and data.
 _BESIDE = ("bin", "share", "etc", "include")
+
+_NO_DIRECTORY = "the environment has no directory there, so your own packages cannot be packed below it"
+_REPLACED = "your own packages replace it"
 
 _ADVICE = "Install these packages into the environment, or pack it without --user-site=include."
 
@@ -50,7 +59,7 @@ class OpenedSite:
     @property
     def included_path(self) -> str:
         """Where in the environment its packages will be."""
-        return f"lib/{self.site.python}/site-packages"
+        return _included_path(self.site)
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -72,6 +81,10 @@ class MergedSites:
     targets: Mapping[str, str]
 
 
+def _included_path(site: UserSite) -> str:
+    return f"lib/{site.python}/site-packages"
+
+
 def open_site(site: UserSite) -> OpenedSite:
     """Open a user site, and list what is in it. Raise FileOperationFailed, PermissionDenied."""
     try:
@@ -81,31 +94,73 @@ def open_site(site: UserSite) -> OpenedSite:
     if not is_own(directory.status):
         reason = f"it belongs to the user {owner_name(directory.status)}"
         raise FileOperationFailed(str(site.path), reason, _ADVICE)
-    return OpenedSite(site, directory, walk(directory))
+    top = _included_path(site)
+    return OpenedSite(site, directory, walk(directory, lambda path: why_impossible(f"{top}/{path}")))
 
 
 def merge_sites(tree: Tree, sites: Iterable[OpenedSite], prefix: str) -> MergedSites:
-    """Return the tree with what is in the user sites, as if it was in the environment, whose files contain `prefix`."""
-    files = {file.path: file for file in tree.files}
-    targets: dict[str, str] = {}
-    skipped = list(tree.skipped)
+    """Return the tree with what is in the user sites, as if it was in the environment, whose files contain `prefix`.
+
+    Raise FileOperationFailed if a site would be below a link or a file.
+    """
+    merge = _Merge(prefix, {file.path: file for file in tree.files}, list(tree.skipped))
     for opened in sites:
+        merge.add_site(opened)
+        merge.add_beside(opened)
+    merged = replace(tree, files=tuple(merge.files.values()), skipped=tuple(merge.skipped))
+    return MergedSites(merged, merge.targets)
+
+
+@dataclass
+class _Merge:
+    """The files of an environment, which contain `prefix`, with those of the user sites that were added."""
+
+    prefix: str
+    files: dict[str, File]
+    skipped: list[SkippedPath]
+    targets: dict[str, str] = field(default_factory=dict)
+
+    def add_site(self, opened: OpenedSite) -> None:
+        """Add what is in the user site, and leave out what that replaces."""
         top = opened.included_path
-        replaced = _replaced_names(opened.tree)
-        files = {path: file for path, file in files.items() if not _is_replaced(path, top, replaced)}
+        in_the_way = obstacle(self.files, f"{top}/")
+        if in_the_way is not None:
+            raise FileOperationFailed(in_the_way.path, _NO_DIRECTORY, _ADVICE)
+        names = _replaced_names(opened.tree)
+        self.files = {path: file for path, file in self.files.items() if not _is_replaced(path, top, names)}
         for file in opened.tree.files:
             path = f"{top}/{file.path}"
-            files[path] = _retarget(file, opened.base, prefix)._replace(path=path)
-            targets[path] = f"{opened.site.path}/{file.path}"
-        for beside in _files_beside(opened):
-            if isinstance(beside, SkippedPath):
-                skipped.append(beside)
-            elif beside.path not in files:
-                files |= {parent.path: parent for parent in _parents(beside.path) if parent.path not in files}
-                files[beside.path] = beside
-                targets[beside.path] = f"{opened.base}/{beside.path}"
-        skipped += [SkippedPath(f"{opened.site.path}/{path}", reason) for path, reason in opened.tree.skipped]
-    return MergedSites(replace(tree, files=tuple(files.values()), skipped=tuple(skipped)), targets)
+            self._leave_out_other_type(path, file)
+            self.files[path] = _retarget(file, opened.base, self.prefix)._replace(path=path)
+            self.targets[path] = f"{opened.site.path}/{file.path}"
+        self.skipped += (
+            SkippedPath(f"{opened.site.path}/{path}", reason) for path, reason in opened.tree.skipped
+        )
+
+    def add_beside(self, opened: OpenedSite) -> None:
+        """Add scripts and data of distributions in the user site, unless something is there."""
+        for found in _files_beside(opened):
+            if isinstance(found, SkippedPath):
+                self.skipped.append(found)
+                continue
+            in_the_way = obstacle(self.files, found.path)
+            if in_the_way is not None:
+                reason = f"{in_the_way.path} in the environment is not a directory"
+                self.skipped.append(SkippedPath(f"{opened.base}/{found.path}", reason))
+            elif found.path not in self.files:
+                self.files |= missing_directories(self.files, found.path)
+                self.files[found.path] = found
+                self.targets[found.path] = f"{opened.base}/{found.path}"
+
+    def _leave_out_other_type(self, path: str, file: File) -> None:
+        """Name what is at the path if it is no directory and the file is one, or the other way round; leave it out."""
+        own = self.files.get(path)
+        if own is None or (own.type == "directory") == (file.type == "directory"):
+            return
+        self.skipped.append(SkippedPath(path, _REPLACED))
+        self.files = {
+            other: each for other, each in self.files.items() if not f"{other}/".startswith(f"{path}/")
+        }
 
 
 def _replaced_names(site: Tree) -> frozenset[str]:
@@ -146,6 +201,10 @@ def _files_beside(opened: OpenedSite) -> Iterator[File | SkippedPath]:
     Those that are not what was installed are skipped.
     """
     for path, checksum in _listed_beside(opened):
+        reason = why_impossible(path)
+        if reason is not None:
+            yield SkippedPath(f"{opened.base}/{path}", reason)
+            continue
         with suppress(OSError), closing_descriptor(open_beneath(opened.base, path)) as file:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode) or not is_own(status):
@@ -179,9 +238,3 @@ def _file(path: str, status: os.stat_result) -> File:
     mode, links = stat.S_IMODE(status.st_mode), status.st_nlink
     times = status.st_mtime_ns, status.st_ctime_ns
     return File(path, "file", status.st_size, mode, *times, status.st_ino, status.st_dev, links)
-
-
-def _parents(path: str) -> Iterator[File]:
-    """Yield the directories above a path."""
-    for parent in accumulate(posixpath.dirname(path).split("/"), posixpath.join):
-        yield File(parent, "directory", 0, 0o755, 0, 0, 0, 0, 1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from snapper.environment.conda import FileFacts, with_facts
+from snapper.errors import FileOperationFailed
 from snapper.format import bytecode
 from snapper.format.canonicalize import (
     BINARY_PLACEHOLDER,
@@ -21,7 +22,7 @@ from snapper.format.canonicalize import (
     search_patterns,
     with_one_prefix,
 )
-from snapper.format.constraints import directory_mode, file_mode
+from snapper.format.constraints import LONGEST_TARGET, check_target, directory_mode, file_mode, path_bytes
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
@@ -139,7 +140,7 @@ def facts_of(disk: bytes, stored: bytes) -> RelocatedFacts:
 
 
 def _add_without_data(collection: _Collection, item: PackItem) -> None:
-    """Add a directory or a symlink."""
+    """Add a directory or a symlink. Raise FileOperationFailed if no link can have the target."""
     file = item.file
     collection.make_room(0)
     if file.type == "directory":
@@ -148,14 +149,26 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
         )
         return
     target, canonical = file.target, None
-    for prefix in sorted(collection.context.prefixes, key=len, reverse=True):
-        if target == prefix or target.startswith(prefix + "/"):
-            canonical = CanonicalFile(b"", "link", _LINK_PLACEHOLDER)
-            target = _LINK_PLACEHOLDER + target[len(prefix) :]
-            if prefix != collection.context.prefix:
-                collection.rewritten.append(file.path)
-            break
+    prefix = _prefix_of_target(collection.context, target)
+    if prefix is not None:
+        relocated = _LINK_PLACEHOLDER + target[len(prefix) :]
+        if len(path_bytes(relocated)) <= LONGEST_TARGET:
+            target, canonical = relocated, CanonicalFile(b"", "link", _LINK_PLACEHOLDER)
+        else:
+            collection.unrelocated.append(file.path)
+        if prefix != collection.context.prefix:
+            collection.rewritten.append(file.path)
+    try:
+        check_target(target)
+    except ValueError as error:  # one that leads to what is included has another target than on disk
+        raise FileOperationFailed(f"{collection.context.directory}/{file.path}", str(error)) from None
     collection.builder.add(Member(file.path, "symlink", 0o777, LINK_TIME, 0, target), how=canonical)
+
+
+def _prefix_of_target(context: PackContext, target: str) -> str | None:
+    """Return the longest prefix that a link's target is or begins with, if any."""
+    prefixes = sorted(context.prefixes, key=len, reverse=True)
+    return next((prefix for prefix in prefixes if f"{target}/".startswith(f"{prefix}/")), None)
 
 
 def _add_proved(collection: _Collection, item: PackItem) -> bool:

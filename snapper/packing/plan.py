@@ -13,8 +13,8 @@ from snapper.environment import pip
 from snapper.environment.changes import PackageSet
 from snapper.environment.conda import PathEntry, Record
 from snapper.environment.installed import InstalledEnvironment
-from snapper.environment.tree import File, Tree
-from snapper.errors import ChangedWhilePacking, TooManyDirectories, TooManyFiles
+from snapper.environment.tree import File, Tree, obstacle
+from snapper.errors import ChangedWhilePacking, FileOperationFailed, TooManyDirectories, TooManyFiles
 from snapper.format import bytecode
 from snapper.format.constraints import directory_mode, path_bytes
 from snapper.format.member import MOST_KEPT, kept_size, most_implied_directories
@@ -25,6 +25,10 @@ from snapper.packing.splitting import EarlierLayers, split
 
 #: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
 USUAL_DIRECTORY_MODE = 0o755
+
+
+_NO_DIRECTORY = "it is not a directory, so nothing can be packed below it"
+_MAKE_DIRECTORY = "Replace it by a directory."
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,13 @@ class PackPlan:
 def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Record]) -> PackPlan:
     """Assign each file of the tree to the conda package that installed it, to a pip distribution, or to no owner.
 
-    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles, TooManyDirectories.
+    Raise ChangedWhilePacking if the tree lacks a record, PermissionDenied, TooManyFiles, TooManyDirectories,
+    FileOperationFailed if there are files below something that is not a directory.
     """
     files = tree.by_path
     unowned = {file.path: file for file in members(tree)}
     _check_restorable(prefix, files, unowned)
+    _check_parents(prefix, tree)
     relocated = {
         entry.path: files.get(entry.path)
         for record in records
@@ -165,6 +171,17 @@ def _check_restorable(
     most = most_implied_directories(len(members))
     if len(files) - len(members) > most:
         raise TooManyDirectories(str(prefix), most)
+
+
+def _check_parents(prefix: Path | PinnedDirectory, tree: Tree) -> None:
+    """Raise FileOperationFailed if a file is below something that is not a directory, which a restore would refuse."""
+    files = tree.by_path
+    for parent in tree.parents:
+        found = files.get(parent)
+        if found is None or found.type != "directory":
+            in_the_way = obstacle(files, f"{parent}/")
+            if in_the_way is not None:
+                raise FileOperationFailed(f"{prefix}/{in_the_way.path}", _NO_DIRECTORY, _MAKE_DIRECTORY)
 
 
 def members(tree: Tree) -> Iterator[File]:
