@@ -1243,18 +1243,18 @@ def test_concurrent_swaps_succeed_or_find_the_target_locked(target: Path) -> Non
 
     def work(number: int) -> None:
         for _ in range(15):
-            barrier.wait(120)
+            barrier.wait(30)
             try:
                 swap_in(target, str(number))
             except TargetLocked:
                 continue
-            assert text_in(target) in "012345"
+            assert target.is_dir()  # others may have replaced and removed what is in it
 
     processes = [forking.Process(target=work, args=(number,)) for number in range(6)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(60)
     assert [process.exitcode for process in processes] == [0] * 6
     assert text_in(target) in "012345"
     assert names(target.parent) == ["work"]
