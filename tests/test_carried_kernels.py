@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.maker import make
-from snapper.environment.credential_forms import defines_secret
+from snapper.environment.credential_forms import defines_secret, is_secret
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.jupyter import kernels_dir, nbconvert, started
@@ -322,18 +322,73 @@ def test_variables_that_look_like_credentials_are_not_carried(work: Path, machin
     variables = {
         "API_TOKEN": "s3cret",
         "DATABASE": "postgres://me:s3cret@db.example/data",
+        "OPTIONS": "--password s3cret",
         "HF_TOKEN": "${HF_TOKEN}",
         "TOKENIZERS_PARALLELISM": "false",
         "GOOGLE_APPLICATION_CREDENTIALS": "/etc/key.json",
     }
     add(kernels_dir(machine) / "mine", "env", "DB_PASSWORD=s3cret", work / "bin/run", env=variables)
-    assert withheld(machine) == [("secret", "mine", ["API_TOKEN", "DATABASE", "DB_PASSWORD"])]
+    assert withheld(machine) == [("secret", "mine", ["API_TOKEN", "DATABASE", "OPTIONS", "DB_PASSWORD"])]
     carried = work / "share/snapper/kernels/mine/kernel.json"
     assert carried.stat().st_mode & 0o777 == 0o644  # others may use the environment
     assert "s3cret" not in carried.read_text()
     kept = ["GOOGLE_APPLICATION_CREDENTIALS", "HF_TOKEN", "TOKENIZERS_PARALLELISM"]
     assert sorted(json.loads(carried.read_text())["env"]) == kept
-    assert "look like credentials: API_TOKEN, DATABASE, DB_PASSWORD" in machine.snapper("doctor").out
+    assert "look like credentials: API_TOKEN, DATABASE, OPTIONS, DB_PASSWORD" in machine.snapper("doctor").out
+
+
+@pytest.mark.parametrize("form", ["value", "script", "json"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Server=db;Uid=me;Password=s3cret",
+        "DRIVER=x;PWD=s3cret",
+        "DefaultEndpointsProtocol=https;AccountName=me;AccountKey=s3cret==",
+        "--conf spark.hadoop.fs.s3a.secret.key=s3cret pyspark-shell",
+        "-Djavax.net.ssl.keyStorePassword=s3cret",
+        "run --password s3cret",
+        "Authorization: token s3cret-0123",
+        '{"service": {"password": "s3cret"}}',
+        "https://x.blob.example/data?sv=2024&sig=0123456789abcdef0123456789abcdef%3D",
+        "https://hub.example/?token=s3cret",
+        "machine x login me password s3cret",
+        "postgres://me:s3cret@db/x",
+    ],
+)
+def test_credentials_are_found_in_any_text(text: str, form: str) -> None:
+    if form == "value":
+        assert is_secret("HARMLESS", text)
+    else:
+        assert defines_secret(json.dumps({"env": {"X": text}}).encode() if form == "json" else text.encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Secret project", "Token classification", "--num-threads 8 --tokenizer fast", "Server=db;Uid=me"),
+        *(
+            "--password $DB_PASSWORD",
+            "Authorization: Bearer $TOKEN",
+            "/data/token:/opt/x",
+            "--token-file /run/x",
+        ),
+        *("https://host:8443/x?y=1", '{"token": "${TOKEN}"}', "", "5"),
+    ],
+)
+def test_values_without_credentials_have_none(text: str) -> None:
+    assert not is_secret("HARMLESS", text)
+    assert not defines_secret(json.dumps({"display_name": text}).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "is_named"),
+    [
+        *(("OPENAI_KEY", True), ("AZURE_STORAGE_CONNECTION_STRING", True), ("SharedAccessSignature", True)),
+        *(("PUBLIC_KEY", False), ("sort_key", False), ("KEYBOARD", False)),
+    ],
+)
+def test_names_of_secrets_are_recognized(name: str, is_named: bool) -> None:
+    assert is_secret(name, "x") == is_named
 
 
 def test_kernelspecs_with_private_files_are_not_carried(work: Path, machine: Machine) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 _SECRET_NAME = re.compile(
     r"token(?!s|i[sz])|secret|passw|passphrase|passwd|credential|pgpass|(^|_)(pass|pwd|pat|sas)\Z"
-    r"|(api|access|auth|private|account|storage|encryption)[-_]?key",
+    r"|(api|access|auth|private|account|storage|encryption)[-_]?key|connection[-_]?string|access[-_]?signature"
+    r"|(?-i:(?<!PUBLIC)(?<!PRIMARY)(?<!FOREIGN)(?<!PARTITION)(?<!SORT)_KEY)\Z",
     re.I,
 )
 
@@ -20,20 +21,29 @@ _PLACE = re.compile(r"(file|path|dir|directory|application_credentials)\Z", re.I
 #: Values that are no secrets: switches, and references to other variables.
 _NO_SECRET = re.compile(r"(?:true|false|yes|no|on|off|none|null|[01]|\$\w+|\$\{\w+\})?\Z", re.I)
 
-#: A variable or setting that gets a value, other than that of another variable, in a script.
+#: A variable that gets a value without `=`, in a script of csh or fish.
 _DEFINITION = re.compile(
-    r"""(?:^|[;&])[ \t]*(?:export[ \t]+|setenv[ \t]+|env[ \t]+|set(?:[ \t]+-\w+)*[ \t]+)?"""
-    r"""([$\w.]+)(?:[ \t]*=[ \t]*|[ \t]+)["']?([^\s"'$`;&|)]+)""",
+    r"""(?:^|[;&])[ \t]*(?:setenv|set(?:[ \t]+-\w+)*)[ \t]+([\w.]+)[ \t]+["']?([^\s"'$`;&|)]+)""",
     re.M,
 )
 
-#: A variable or option that gets a value anywhere in a line.
+#: A variable, setting, or option that gets a value anywhere in a line. The value may contain another one.
 _ASSIGNMENT = re.compile(
-    r"""(?<![^\s;&|'"({,\[])([$\w.-]{1,100})['"\]]{0,2}[ \t]{0,4}[=:][ \t]{0,4}["']?([^\s"'$`;&|)=]+)"""
+    r"""(?<![^\s;&|?'"({,\[])([$\w.-]{1,100})['"\]]{0,2}[ \t]{0,4}[=:][ \t]{0,4}["']?(?=([^\s"'$`;&|)=]{1,100}))"""
 )
 
-#: A key in a header of HTTP.
-_HEADER = re.compile(r"\b(?:bearer|basic)[ \t]+[\w.~+/-]{8,}", re.I)
+#: An option that is followed by its value.
+_OPTION = re.compile(
+    r"""(?<![^\s;&|'"(])--?([A-Za-z][\w.-]{0,99})[ \t]{1,4}["']?([^\s"'$`;&|)-][^\s"'`;&|)]*)"""
+)
+
+#: A key in a header of HTTP, and a password in the form of `.netrc`.
+_HEADER = re.compile(
+    r"\b(?:bearer|basic)[ \t]+[\w.~+/-]{8,}"
+    r"|\bauthorization['\"]?[ \t]{0,4}[=:][ \t]{0,4}['\"]?[\w-]{1,30}[ \t]{1,4}[\w.~+/-]{8,}"
+    r"|\blogin\s{1,9}\S{1,200}\s{1,9}password\s{1,9}[^\s$]",
+    re.I,
+)
 
 #: A user and a password in any URL.
 _LOGIN_IN_URL = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
@@ -49,6 +59,7 @@ _URL_WITH_SECRET = re.compile(
 _FORMS = (
     (b"://", _URL_WITH_SECRET),
     (b"PRIVATE KEY-----", re.compile(rb"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----")),
+    (b"sig=", re.compile(rb"[?&]sig=[\w%+/-]{30}")),
     (b"ghp_", re.compile(rb"\bghp_[A-Za-z0-9]{10}")),
     (b"github_pat_", re.compile(rb"\bgithub_pat_\w{10}")),
     (b"glpat-", re.compile(rb"\bglpat-[\w-]{10}")),
@@ -61,23 +72,29 @@ _FORMS = (
 
 def defines_secret(data: bytes) -> bool:
     """Return whether JSON or a script defines something that is named like a secret, or contains any credentials."""
-    if contains_token(data):
-        return True
     try:
-        return any(is_secret(name, value) for name, value in _members(json.loads(data)))
+        document = json.loads(data)
     except (ValueError, RecursionError):
-        text = data.decode("utf-8", "replace")
-        defined = chain(_DEFINITION.findall(text), _ASSIGNMENT.findall(text))
-        return (
-            any(_is_named_secret(name, value) for name, value in defined)
-            or bool(_LOGIN_IN_URL.search(text))
-            or bool(_HEADER.search(text))
-        )
+        document = None
+    if not isinstance(document, (dict, list)):
+        return _has_credentials(data.decode("utf-8", "replace"))
+    return contains_token(data) or any(is_secret(name, value) for name, value in _members(document))
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Return whether a variable or setting is named like a secret and has a value, or is a URL with a password."""
-    return isinstance(value, str) and (_is_named_secret(name, value) or bool(_LOGIN_IN_URL.search(value)))
+    """Return whether a variable or setting is named like a secret and has a value, or its value has credentials."""
+    return isinstance(value, str) and (_is_named_secret(name, value) or _has_credentials(value))
+
+
+def _has_credentials(text: str) -> bool:
+    """Return whether a text, be it a script or a value, defines a secret or contains any credentials."""
+    defined = chain(*(form.findall(text) for form in (_DEFINITION, _ASSIGNMENT, _OPTION)))
+    return (
+        contains_token(text.encode("utf-8", "replace"))
+        or any(_is_named_secret(name, value) for name, value in defined)
+        or bool(_LOGIN_IN_URL.search(text))
+        or bool(_HEADER.search(text))
+    )
 
 
 def contains_token(data: bytes) -> bool:
