@@ -96,19 +96,22 @@ class EmbeddedPrefixes:
     archived: tuple[str, ...] = ()
     placeholders: Mapping[str, str] = field(default_factory=dict)
 
-    def with_paths_of(self, directory: Path, recorded: str = "") -> tuple[str, ...]:
+    def with_paths_of(self, directory: Path, recorded: Iterable[str] = ()) -> tuple[str, ...]:
         """Return all prefixes that files may contain, the most frequent first, with the paths of the directory.
 
-        `recorded` is what snapper has recorded earlier, which counts if none was found.
+        `recorded` are those that snapper has recorded earlier, the most frequent first. Files in which no prefix is
+        looked for may contain them.
         """
-        earlier = (recorded,) if recorded and is_acceptable(recorded, directory) else ()
-        return tuple(dict.fromkeys((*(self.found or earlier), *spellings(directory), *self.archived)))
+        return tuple(dict.fromkeys((*self.found, *recorded, *spellings(directory), *self.archived)))
 
 
 def find_prefixes(
-    directory: PinnedDirectory, records: Sequence[Record], files: Collection[File], recorded: str = ""
+    directory: PinnedDirectory,
+    records: Sequence[Record],
+    files: Collection[File],
+    recorded: Collection[str] = (),
 ) -> EmbeddedPrefixes:
-    """Find the prefixes in the environment's files; `recorded` is one that snapper has recorded earlier."""
+    """Find the prefixes in the environment's files; `recorded` are those that snapper has recorded earlier."""
     paths = {file.path for file in files if file.path.startswith(_DIRECTORIES) and file.type == "file"}
     relocated = [[entry for entry in record.entries if entry.placeholder] for record in records]
     search = _Search(directory, {entry.placeholder for entries in relocated for entry in entries})

@@ -84,7 +84,7 @@ class InstalledEnvironment:
         """The prefixes that were found in the environment's files; raises what `records` and `tree` raise."""
         from snapper.environment.embedded import find_prefixes  # noqa: PLC0415 - slow to import, and often not needed
 
-        return find_prefixes(self.directory, self.records, self.tree.files, self._recorded_prefix)
+        return find_prefixes(self.directory, self.records, self.tree.files, self._recorded_prefixes)
 
     @cached_property
     def prefixes_in_files(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class InstalledEnvironment:
 
         The first is the one that most of them contain.
         """
-        return self.embedded.with_paths_of(self.prefix, self._recorded_prefix)
+        return self.embedded.with_paths_of(self.prefix, self._recorded_prefixes)
 
     def prefixes_as_in(self, snapshot: str) -> tuple[str, ...]:
         """Return all paths of the environment that files contain if they are as the snapshot has them.
@@ -123,10 +123,14 @@ class InstalledEnvironment:
         """Return whether packages may have been installed or removed since the index was written (see `drift`)."""
         return is_touched(self.prefix)
 
-    @property
-    def _recorded_prefix(self) -> str:
-        """The prefix that most files contained when the index was written, "" if there is none."""
-        return self.index.header.prefix if self.index else ""
+    @cached_property
+    def _recorded_prefixes(self) -> tuple[str, ...]:
+        """The prefixes that files may have contained when the index was written, the most frequent first."""
+        from snapper.environment.embedded import is_acceptable  # noqa: PLC0415 - as above
+
+        header = self.index.header if self.index else None
+        recorded = dict.fromkeys((header.prefix, *header.prefixes)) if header else ()
+        return tuple(prefix for prefix in recorded if is_acceptable(prefix, self.prefix))
 
     def _recorded(self, read: Callable[[PinnedDirectory], T | None]) -> T | None:
         """Return what snapper has recorded, None if the environment cannot be opened."""

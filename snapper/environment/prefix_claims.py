@@ -39,16 +39,18 @@ class ClaimedPrefixes:
     records: Iterable[Record]
     files: Iterable[File]
 
-    def accepted(self, own: Collection[str], proven: Collection[str], recorded: str) -> set[str]:
-        """Return the prefixes of the environment among those that are claimed.
+    def accepted(
+        self, own: Collection[str], proven: Collection[str], recorded: Collection[str] = ()
+    ) -> set[str]:
+        """Return the prefixes of the environment, also among those that are claimed.
 
-        `own` are its paths now, `proven` those that conda wrote into files. It was at `recorded` earlier, if that is
-        known.
+        `own` are its paths now, `proven` those that conda wrote into files, and `recorded` those that were accepted
+        earlier: what once was its prefix remains one of its own, whatever is there now.
         """
-        known = {*own, *proven}
+        known = {*own, *proven, *recorded}
         unknown = {claim.prefix for claim in self.claims} - known
         if unknown:
-            unknown -= locations_of_others({*own, recorded})
+            unknown -= locations_of_others({*own, *recorded})
         accepted = self._written_by_pip([claim for claim in self.claims if claim.prefix in unknown])
         if not accepted and not proven:
             accepted = unknown & self._most_frequent()
