@@ -256,19 +256,21 @@ def test_directory_that_others_may_have_put_there_is_no_environment(world: World
     (team / "filled").chmod(0o775)
 
     def fill_and_move() -> None:
-        for name in os.listdir(team / "work"):
+        for name in ("conda-meta", "share"):
             shutil.copytree(team / "work" / name, team / "filled" / name)
         (team / "work").rename(team / "moved")
         (team / "filled").rename(team / "work")
 
     attacker.do(fill_and_move)
+    # In a group store, files of the victim can have any contents, too.
+    victim.owns(shutil.copytree(team / "moved/.snapper", team / "work/.snapper"))
     assert (team / "work").stat().st_uid == victim.uid
     for command in ("pack", "kernels register"):
         outcome = victim.snapper(*command.split(), "work", **variables)
         assert outcome.code == 11
         assert f"others may have put {team}/work there: they may write to it\n" in outcome.err
         assert f"-p {team}/work" in outcome.err
-    outcome = victim.snapper("restore", "work", **variables)
+    outcome = victim.snapper("restore", "--all", "--only", "work", **variables)
     assert outcome.code == 11
     assert "others may have put it there: they may write to it\n" in outcome.err
 

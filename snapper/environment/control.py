@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from snapper.errors import UsageError
 from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
 from snapper.settings.directories import home_directory
 
@@ -61,7 +62,10 @@ def _others_can_create_in(directory: Path) -> bool:
 
 
 def _is_in_home(path: Path) -> bool:
-    home = home_directory()
+    try:
+        home = home_directory()
+    except UsageError:
+        return False
     return path.is_relative_to(home) or path.is_relative_to(os.path.realpath(home))
 
 

@@ -11,9 +11,10 @@ from snapper.environment.conda_directories import configured_envs_dirs, envs_dir
 from snapper.environment.control import control_problem_in_home, is_in_shared_directory
 from snapper.environment.kept import is_kept
 from snapper.environment.names import ROOT_NAMES
+from snapper.environment.shared import may_be_of_others
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther, EnvironmentOfUnknownOrigin
 from snapper.fs.atomic import make_directory
-from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
@@ -51,17 +52,14 @@ def pin_own_environment(name: str) -> PinnedDirectory:
 def why_of_unknown_origin(environment: PinnedDirectory) -> str:
     """Return why others may have put a directory of this user where it is; an empty text if they have not.
 
-    In a shared directory, they can move one there that they may write to, or another environment. It is this user's if
-    this user has packed or restored it there.
+    In a shared directory, they can move one there that they may write to, or another environment of this user.
     """
     if not is_in_shared_directory(environment.path):
         return ""
     recorded = state.read_of_any_prefix(environment)
     if recorded and os.path.realpath(recorded.prefix) != os.path.realpath(environment.path):
         return f"it was packed or restored at {recorded.prefix}"
-    if others_can_write(environment.status) and not (recorded and recorded.prefix == str(environment)):
-        return "they may write to it"
-    return ""
+    return "they may write to it" if may_be_of_others(environment.status, environment.path) else ""
 
 
 def _find(name: str) -> list[Path]:

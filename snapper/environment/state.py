@@ -4,8 +4,8 @@
 any of them is harmless: the next pack or restore reads the files and writes them again.
 
 They only count if the environment, the directory `.snapper` and the file itself belong to this user or root, and if
-others may not write to them unless they may write to the environment as well: another user could claim that an
-environment is what it is not. For the same reason, nothing is written elsewhere.
+others may not write to them unless they may write to the environment as well, and cannot have put that where it is:
+another user could claim that an environment is what it is not. For the same reason, nothing is written elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from snapper.environment import shared
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
 from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name
@@ -151,7 +152,7 @@ def write(
     with state_directory(top, make=True) as directory:
         _replace(directory, _INDEX, encode(header, blocks))
         _replace(directory, _SNAPSHOT, snapshot.joined())
-        _replace(directory, STATE_FILE, canonical.encode(state))
+    write_state(top, state)
 
 
 def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: Iterable[bytes]) -> None:
@@ -162,8 +163,10 @@ def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: 
 
 def write_state(top: Path | PinnedDirectory | int, state: EnvironmentState) -> None:
     """Write `state.json` only; may raise OSError."""
-    with state_directory(top, make=True) as directory:
-        _replace(directory, STATE_FILE, canonical.encode(state))
+    with open_environment(top) as environment:
+        shared.remember(os.fstat(environment), Path(state.prefix))
+        with state_directory(environment, make=True) as directory:
+            _replace(directory, STATE_FILE, canonical.encode(state))
 
 
 def remove_leftovers(prefix: Path | PinnedDirectory) -> None:
@@ -226,9 +229,12 @@ def _read(prefix: Path | PinnedDirectory, name: str, limit: int) -> bytes:
 def _state_file(prefix: Path | PinnedDirectory, name: str) -> Iterator[Entry]:
     """Yield a file in the state directory of an environment, to read it.
 
-    Raise OSError, with EPERM if others may write to the file or the directory, but not to the environment.
+    Raise OSError, with EPERM if others may write to the file or the directory, but not to the environment, or if they
+    may have put that there.
     """
     with open_environment(prefix) as environment, _open_state_directory(environment) as directory:
+        if shared.may_be_of_others(os.fstat(environment), Path(str(prefix))):
+            raise OSError(errno.EPERM, "others may have put it there", str(prefix))
         for status in (os.fstat(directory), os.lstat(name, dir_fd=directory)):
             if _is_exposed(status, environment):
                 raise OSError(errno.EPERM, "others may write to it", name)
