@@ -270,6 +270,9 @@ def test_directory_that_others_may_have_put_there_is_no_environment(world: World
         assert outcome.code == 11
         assert f"others may have put {team}/work there: they may write to it\n" in outcome.err
         assert f"-p {team}/work" in outcome.err
+    outcome = victim.snapper("status", "work", **variables)
+    assert outcome.code == 3
+    assert "pack it" not in outcome.out
     outcome = victim.snapper("restore", "--all", "--only", "work", **variables)
     assert outcome.code == 11
     assert "others may have put it there: they may write to it\n" in outcome.err

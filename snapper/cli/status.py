@@ -172,7 +172,7 @@ def _in_store(status: EnvironmentStatus, store: str, option: str) -> Iterator[st
 
 def _sentence(status: EnvironmentStatus, pack: str) -> str:
     if not status.snapshot_id:
-        return f"not packed yet; pack it: {pack}"
+        return "not packed yet" if status.error else f"not packed yet; pack it: {pack}"
     if status.condition == "unchanged":
         return f"unchanged since snapshot {status.snapshot_id[:12]}"
     if status.condition == "changed":

@@ -13,8 +13,8 @@ from snapper.environment.changes import PackageChanges
 from snapper.environment.drift import Drift
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
-from snapper.environment.locations import find_environment, installed_environments
-from snapper.errors import EnvironmentNotFound, NotAnEnvironment, SnapperError
+from snapper.environment.locations import find_environment, installed_environments, why_of_unknown_origin
+from snapper.errors import EnvironmentNotFound, EnvironmentOfUnknownOrigin, NotAnEnvironment, SnapperError
 from snapper.format.model import Ref
 from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
@@ -96,13 +96,20 @@ def statuses_by_name(store: Store | None, name: str) -> tuple[EnvironmentStatus,
     Raise what `environment_status` raises, EnvironmentNotFound, AmbiguousName, and what prevented listing the store.
     """
     try:
-        return (environment_status(store, find_environment(name)),)
+        return (_status_of_named(store, find_environment(name)),)
     except EnvironmentNotFound as error:
         report = all_statuses(store)
         statuses = tuple(status for status in report.environments if status.environment == name)
         if not statuses:
             raise report.store_error or error from None
         return statuses
+
+
+def _status_of_named(store: Store | None, prefix: Path) -> EnvironmentStatus:
+    """Return the status of the environment, with an error if others may have put it there to have it published."""
+    status = environment_status(store, prefix)
+    reason = "" if status.snapshot_id else why_of_unknown_origin(conda.pin_environment(prefix))
+    return replace(status, error=EnvironmentOfUnknownOrigin(str(prefix), reason)) if reason else status
 
 
 def all_statuses(store: Store | None) -> StatusReport:
