@@ -87,19 +87,39 @@ def test_what_a_restore_has_kept_is_named_and_is_no_environment(machine: Machine
         assert f"{kept} has what would have been lost" in outcome.out + outcome.err
     assert machine.snapper("pack", kept.name).code == 10
     found = findings(machine, code=3)
-    assert [finding["hint"].rpartition(": ")[2] for finding in found["Leftover"]] == [f"rm -r {kept}."]
     assert str(kept) not in str(found.get("Environment"))
+    assert [finding["hint"].partition(",")[0] for finding in found["Leftover"]] == [
+        f"It contains the environment {kept}"
+    ]
+    (kept / "envs").mkdir()
+    (kept / "conda-meta").rename(kept / "metadata")
+    assert [finding["hint"].rpartition(": ")[2] for finding in findings(machine, code=3)["Leftover"]] == [
+        f"rm -r {kept}."
+    ]
+    make_data(kept / "envs/mine")
+    assert f"{kept}/envs/mine" in findings(machine, code=3)["Leftover"][0]["hint"]
 
 
-def test_environments_that_were_set_aside_are_named_and_put_back_by_any_restore(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("kept", ("restore", "data")),
+        ("old", ("restore", "--all", "--only", "nothing")),
+        ("unchecked", ("restore", "--all", "--store", "/nowhere")),
+        ("checking", ("restore", "data", "--store", "/nowhere")),
+    ],
+)
+def test_environments_that_were_set_aside_are_named_and_put_back_by_any_restore(
+    machine: Machine, place: str, command: tuple[str, ...]
+) -> None:
     pack_with_kernel(machine)
     base = make_data(machine.home / "miniconda3")
     leftover = base.with_name(".miniconda3.snapper")
     leftover.mkdir(mode=0o700)
-    make_data(leftover / "kept/envs/mine")
+    make_data(leftover / place / "envs/mine")
     (found,) = findings(machine, code=3)["Leftover"]
     assert (found["level"], found["hint"].partition(":")[0]) == ("problem", "Do not remove it")
-    machine.run_json("restore", "data")
+    machine.snapper(*command)
     assert (base / "envs/mine/conda-meta/history").exists()
     assert not leftover.exists()
 

@@ -390,6 +390,12 @@ def test_kernels_are_removed_with_their_environments(machine: Machine) -> None:
     assert registered() == {"one-text", "two-text", "two-more", "own"}
     shutil.rmtree(machine.envs / "two")
     (machine.store / "environments/two.json").unlink()
+    around = machine.envs.with_name(
+        f".{machine.envs.name}.snapper"
+    )  # as if the directory were being replaced
+    around.mkdir(mode=0o700)
+    assert machine.run_json("restore", "--all")["removed_kernels"] == []
+    around.rmdir()
     document = machine.run_json("restore", "--all")
     assert sorted(document["removed_kernels"]) == ["two-more", "two-text"]
     assert registered() == {"one-text", "own"}

@@ -236,64 +236,118 @@ def test_nested_environments_and_package_cache_survive_a_swap(public: Path, swap
     as_nobody(public, work)
 
 
-@pytest.mark.parametrize("how", ["killed", "failed"])
+def save(target: Path, number: int) -> None:
+    """Save a file as a program of a nested environment does, by an absolute path, with its directory if necessary."""
+    results = target / "envs/other/results"
+    results.mkdir(parents=True, exist_ok=True)
+    (results / f"{number}").write_text("work")
+
+
+def swap_in_interrupted(target: Path, at: int, how: str, refused: bool) -> None:
+    """Swap; before one step, a program saves something, and the process is killed or fails; report the steps taken."""
+    steps = itertools.count()
+
+    def interrupted(real: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            number = next(steps)
+            (target.parent.parent / "steps").write_text(f"{number + 1}")
+            if number in (at - 1, at):
+                save(target, number)
+            if number == at and how == "killed":
+                kill_self()
+            if number == at and how == "failed":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*arguments)
+
+        return run
+
+    def check(_: int) -> None:
+        if refused:
+            raise KeyError
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        suppress(SnapperError, KeyError),
+        staging_directory(target) as staged,
+    ):
+        for owner, name in ((nested, "move"), (staging, "move"), (staging, "exchange")):
+            patch.setattr(owner, name, interrupted(getattr(owner, name)))
+        build_tree(staged.tree, "new")
+        staged.swap(check)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("how", ["killed", "failed", "goes on"])
 def test_nested_environments_survive_an_interrupted_swap(
-    tmp_path: Path, swap_method: str, how: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, swap_method: str, how: str, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """They keep their names, whatever programs create in their place, and whichever step is the last."""
     monkeypatch.setattr(staging, "is_as_written", lambda *_: True)
-
-    def swap_in_cut_short(target: Path, at: int) -> None:
-        steps = itertools.count()
-
-        def cutting(real: Callable[..., object]) -> Callable[..., object]:
-            def cut(*arguments: object) -> object:
-                if next(steps) == at:
-                    if how == "killed":
-                        kill_self()
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                return real(*arguments)
-
-            return cut
-
-        for owner, name in ((nested, "_move"), (staging, "exchange"), (Staging, "_move_in")):
-            setattr(owner, name, cutting(getattr(owner, name)))
-        swap_in(target, "new")
-
-    steps = 0
     texts = []
-    for at in range(2 + (1 if swap_method == "exchange" else 2) + 2):
+    for at in itertools.count():
         target = tmp_path / str(at) / "envs" / "work"
         before = make_base(target)
-        steps += in_process(lambda: swap_in_cut_short(target, at)) != 0  # noqa: B023 - it is called here
+        inode = (target / "envs/other").stat().st_ino
+        if how == "killed":
+            in_process(lambda: swap_in_interrupted(target, at, how, refused))  # noqa: B023 - it is called here
+        else:
+            swap_in_interrupted(target, at, how, refused)
         remove_leftover_staging(target)
+        steps = int((target.parent.parent / "steps").read_text())
         texts.append(text_in(target))
-        assert foreign_entries(target) == before
-        assert names(target.parent) == ["work"]
-    assert steps == at + 1
-    assert texts == ["old"] * (at - 1) + ["new"] * 2
+        assert before.items() <= foreign_entries(target).items(), at
+        assert (target / "envs/other").stat().st_ino == inode, at
+        saved = [path for number in range(steps) for path in target.parent.rglob(f"results/{number}")]
+        assert len(saved) == len({at - 1, at} & {*range(steps)})
+        assert not [path for path in target.parent.iterdir() if path.name.startswith(".")]
+        if steps <= at:
+            break
+    assert set(texts) <= {"old", "new"}
+    assert texts[-1] == "old" if refused else "new"
+    assert len(texts) > 6
 
 
-def test_nested_environments_are_put_back_beside_those_created_after_a_kill(
-    target: Path, swap_method: str
+@pytest.mark.parametrize("at_first", ["directory", "link", "file"])
+@pytest.mark.parametrize("meanwhile", ["directory", "link", "file", "directory of another user"])
+def test_what_was_there_before_a_swap_has_the_right_to_its_name(
+    target: Path, swap_method: str, at_first: str, meanwhile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = make_base(target)
+    """What has been created in its place is kept next to the target if it cannot be merged."""
+    if "user" in meanwhile:
+        need_two_users()
+    make: dict[str, Callable[[Path], object]] = {
+        "directory": make_environment,
+        "link": lambda path: path.symlink_to("../volume"),
+        "file": Path.touch,
+    }
+    swap_in(target, "old")
+    make[at_first](target / "envs")
+    before = foreign_entries(target)
+
+    def create(*_: object) -> None:
+        make[meanwhile.partition(" ")[0]](target / "envs")
+        if "user" in meanwhile:
+            os.chown(target / "envs", NOBODY, NOBODY)
+        kill_self()
 
     def swap() -> None:
-        with staging_directory(target) as staged:
-            build_tree(staged.tree, "new")
-            staged.swap(lambda _: kill_self())
+        monkeypatch.setattr(staging, "put_back", create)
+        swap_in(target, "new")
 
     assert in_process(swap) == -signal.SIGKILL
-    (target / "envs/other").mkdir(parents=True)
-    (target / "envs/other/precious").write_text("new")
     remove_leftover_staging(target)
-    assert (target / "envs/other/precious").read_text() == "new"
-    (beside,) = (target / "envs").glob("other.replaced-*")
-    assert (beside / "precious").read_text() == "envs/other"
-    (target / "envs/other").rename(target.with_name("new"))
-    beside.rename(target / "envs/other")
-    (target / "envs").chmod(0o555)
+    assert text_in(target) == "new"
     assert foreign_entries(target) == before
+    aside = [kept / "envs" for kept in target.parent.glob("work.replaced-*") if "envs" in os.listdir(kept)]
+    assert len(aside) == 1
+    assert sorted(path.name.partition(".")[0] for path in target.parent.iterdir()) == ["work"] * 3
+    if at_first == "directory" == meanwhile:
+        assert (aside[0] / "x/precious").exists()
+
+
+def make_environment(envs: Path) -> None:
+    (envs / "x/conda-meta").mkdir(parents=True)
+    (envs / "x/precious").touch()
 
 
 def test_swap_is_refused_if_the_snapshot_has_a_file_in_place_of_a_shared_directory(

@@ -134,7 +134,7 @@ class _Session:
             return open_store(self.store)
 
         if self.specs:
-            return restore_named(opened(), self.specs, self.options, progress=progress, log=log)
+            return restore_named(opened, self.specs, self.options, progress=progress, log=log)
         url = choose_store(self.store).url
         return restore_all(opened, url, self.patterns, self.options, progress=progress, log=log)
 

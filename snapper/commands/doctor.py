@@ -17,7 +17,7 @@ from snapper.checks.permissions import check_permissions
 from snapper.commands.environment_checks import check_environments
 from snapper.environment import conda
 from snapper.environment.conda_directories import envs_dirs
-from snapper.environment.kept import kept_in
+from snapper.environment.kept import environments_in, kept_in
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
 from snapper.errors import (
@@ -35,8 +35,9 @@ from snapper.kernels.restore_record import last_restore
 from snapper.kernels.waiting import is_being_restored
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.nested import has_nested
 from snapper.restoring.requests import RestoreRequest, choose_prefix
-from snapper.restoring.staging_lock import find_leftovers, has_kept
+from snapper.restoring.staging_lock import find_leftovers
 from snapper.settings.directories import Platform, detect_platform, home_directory, notebook_volume
 from snapper.settings.resolution import choose_store, explain_settings, resolve_envs_dir
 
@@ -285,7 +286,7 @@ def _check_leftovers() -> Iterator[Finding]:
     """Find staging directories of restores that were killed, and what restores have kept of environments."""
     for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
         for leftover in find_leftovers(directory):
-            if has_kept(leftover):
+            if has_nested(leftover):
                 detail = (
                     f"{leftover} has environments or packages that an interrupted restore has not put back"
                 )
@@ -296,8 +297,18 @@ def _check_leftovers() -> Iterator[Finding]:
             yield Finding("note", "Leftover", detail, "The next restore of that environment removes it.")
         for kept in kept_in(directory):
             detail = f"{kept} has what would have been lost when an environment was replaced"
-            hint = f"Compare it with the environment, then remove it: rm -r {shlex.quote(str(kept))}."
-            yield Finding("warning", "Leftover", detail, hint)
+            yield Finding("warning", "Leftover", detail, _hint_for_kept(kept))
+
+
+def _hint_for_kept(kept: Path) -> str:
+    """Return what to do with a directory that a restore has kept."""
+    environments = environments_in(kept)
+    if not environments:
+        return f"Compare it with the environment, then remove it: rm -r {shlex.quote(str(kept))}."
+    return (
+        f"It contains the environment {environments[0]}, which may be the only one with your latest work. Compare it "
+        "with the one in use, and copy what you need, before you remove it."
+    )
 
 
 def _check_last_restore() -> Iterator[Finding]:

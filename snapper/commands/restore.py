@@ -105,6 +105,15 @@ def restore(
         recorder.close()
 
 
+def complete_interrupted_swaps() -> None:
+    """Complete or undo what killed processes left half done in conda's root prefixes.
+
+    Environments in these may be missing from their place until then.
+    """
+    for root in trusted_roots():
+        remove_leftover_staging(root)
+
+
 class _Restore:
     def __init__(self, store: Store, progress: Progress, recorder: RestoreRecorder) -> None:
         self._store = store
@@ -120,12 +129,8 @@ class _Restore:
     def run(
         self, requests: Sequence[RestoreRequest], jobs: int | None
     ) -> Iterator[RestoreResult | RestoreFailure]:
-        """Resolve the requests, plan each, write all that are planned, register each that is written.
-
-        Before that, put back environments in conda's root prefix that a killed process has set aside.
-        """
-        for root in trusted_roots():
-            remove_leftover_staging(root)
+        """Resolve the requests, plan each, write all that are planned, register each that is written."""
+        complete_interrupted_swaps()
         resolution = resolve_requests(self._store, requests)
         for refused in resolution.refused:
             yield self._fail(refused.request, refused.error)

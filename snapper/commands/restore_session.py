@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper import kernels
-from snapper.commands.restore import RestoreFailure, RestoreResult, restore
+from snapper.commands.restore import RestoreFailure, RestoreResult, complete_interrupted_swaps, restore
 from snapper.errors import SnapperError
 from snapper.errors.redaction import redact_url
 from snapper.format.layout import Layout
@@ -80,14 +80,16 @@ class SessionReport:
 
 
 def restore_named(
-    store: Store,
+    open_store: Callable[[], Store],
     specs: Sequence[SnapshotSpec],
     options: RestoreOptions,
     *,
     progress: Progress = NO_PROGRESS,
     log: str = "",
 ) -> Iterator[SessionEvent]:
-    """Restore the named snapshots; `log` as for `restore`."""
+    """Restore the named snapshots; `log` as for `restore`. Raise what opening the store does."""
+    complete_interrupted_swaps()
+    store = open_store()
     yield SessionStarted(store.url, tuple(specs), _stale_since(store, specs))
     requests = _requests(specs, options, keep_changed=False)
     yield from restore(store, requests, jobs=options.jobs, progress=progress, log=log)
@@ -109,6 +111,7 @@ def restore_all(
     are unless `options.replace` is set. If the store at `url` cannot be opened or read, or nothing is selected, kernels
     that wait for their environments learn why; then raise the error.
     """
+    complete_interrupted_swaps()
     try:
         store = open_store()
         names, invalid = list_refs(store)

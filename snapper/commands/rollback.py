@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from snapper.commands.restore import RestoreFailure, RestoreResult, restore
+from snapper.commands.restore import RestoreFailure, RestoreResult, complete_interrupted_swaps, restore
 from snapper.errors import NoEarlierSnapshot, SnapperError
 from snapper.format.model import HistoryEntry, Ref
 from snapper.process.identity import current_user, hostname, utc_now
@@ -71,6 +71,8 @@ def rollback(
 
     Raise NoEarlierSnapshot, NotInStore, Corrupted, StoreUnreachable, ConcurrentUpdate, and what a restore fails with.
     """
+    if local:
+        complete_interrupted_swaps()
     store.require_online()
     plan = _plan(store, spec)
     restored = _restore(store, plan, local, progress) if local else None

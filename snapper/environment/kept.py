@@ -9,9 +9,10 @@ import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from snapper.environment import state
+from snapper.environment import conda, state
 from snapper.fs.ownership import is_own
 
 _NAME = re.compile(r"(.+)\.replaced-[0-9]{8}-[0-9]{6}-[0-9a-f]{4}\Z", re.S)
@@ -43,6 +44,14 @@ def kept_in(directory: Path) -> list[Path]:
     except OSError:
         return []
     return sorted(path for path in paths if _is_own_directory(path) and is_kept(path))
+
+
+def environments_in(kept: Path) -> list[Path]:
+    """Return the environments that a restore has kept: the directory itself, and those below its `envs`, sorted."""
+    found = [kept]
+    with suppress(OSError):
+        found += sorted((kept / "envs").iterdir())
+    return [path for path in found if conda.is_environment(path) and _is_own_directory(path)]
 
 
 def _shortened(name: str) -> str:

@@ -34,6 +34,7 @@ from snapper.kernels.registered import (
 )
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
+from snapper.restoring.staging_lock import staging_path
 
 logger = logging.getLogger(__name__)
 
@@ -196,12 +197,18 @@ def remove_orphaned(environments: Iterable[str]) -> tuple[RegisteredKernel, ...]
     known = set(environments)
     removed = []
     for kernel in registered_kernels():
-        is_gone = kernel.environment not in known and not os.path.lexists(kernel.prefix)
-        if is_gone and not kernel.edited:
+        if kernel.environment not in known and not kernel.edited and _is_gone(Path(kernel.prefix)):
             with suppress(OSError):
                 remove_registered(kernel)
                 removed.append(kernel)
     return tuple(removed)
+
+
+def _is_gone(prefix: Path) -> bool:
+    """Return whether nothing is at the prefix, also if an environment around it is just being replaced."""
+    if os.path.lexists(prefix) or any(os.path.lexists(staging_path(above)) for above in prefix.parents[:-1]):
+        return False
+    return not os.path.lexists(prefix)  # a swap may have ended between the two checks
 
 
 def _registration(named: NamedKernel, error: Exception | None = None) -> KernelRegistration:

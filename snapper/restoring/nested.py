@@ -1,68 +1,116 @@
 """Move what is inside of an environment without being part of it: other environments, and the package cache.
 
-During a swap, their directories `envs` and `pkgs` are in the directory `kept` of the staging directory. Each is moved
-as a whole, so nothing is lost that others create in it at the same time. Everything is moved by descriptors, to names
-that are free; what has a name that somebody has created again gets another one beside it. Links are moved, and not
-followed.
+These are in the directories `envs` and `pkgs`, or links have these names. Right after a swap, each is moved as a whole
+from the replaced directory to the new one, so it is missing from its place only for a moment (`put_back`). What
+programs create in its place during this moment gives way, and is merged into it: it moves to names that are free
+(`merge`). What cannot be merged is set aside in the staging directory, from where it is moved next to the target.
+
+Everything is moved by descriptors. Nothing is replaced, and no link is followed.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from snapper.environment.kept import kept_name
+from snapper.environment import conda
 from snapper.environment.scan import foreign_names
 from snapper.errors import TargetLocked, TargetOccupied
+from snapper.format.constraints import SHARED_DIRECTORIES
 from snapper.fs.beneath import LISTING
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.moves import Entry, move
 from snapper.fs.ownership import is_of_this_user, owner_name
-from snapper.restoring.staging_lock import KEPT, STAGING_NAME, is_in_use
-
-logger = logging.getLogger(__name__)
+from snapper.fs.private import create_private_directory
+from snapper.restoring.staging_lock import CREATED, KEPT, NOT_PUT_BACK, STAGING_NAME, TREE, is_in_use
 
 _MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
 
+#: How often to make room for something that is moved, if programs create something of its name each time.
+_ATTEMPTS = 100
 
-def set_aside(old: int, new: int, staging: int, target: Path) -> None:
-    """Move what is not part of the environment `old` to `kept`.
+#: The depth to which directories are merged. Each level takes two descriptors.
+_MAX_DEPTH = 50
 
-    `old` is at `target`, `new` is to replace it, and `staging` is the staging directory; all are open. Raise
+
+def check_movable(old: int, new: int, target: Path) -> None:
+    """Check that what is not part of the environment `old` can be moved to `new`.
+
+    `old` is at `target`, `new` is to replace it, and both are open. Empty directories in `new` make room. Raise
     TargetOccupied if something cannot be moved, and TargetLocked if another process restores an environment inside the
     target.
     """
-    names = foreign_names(old)
-    for name in names:
+    for name in foreign_names(old):
         _check_not_in_use(name, old, target)
+        _check_permission(name, old, target)
         _remove_empty(name, new, target)
-    if names:
-        with suppress(FileExistsError):
-            os.mkdir(KEPT, 0o700, dir_fd=staging)
-        with closing_descriptor(os.open(KEPT, LISTING, dir_fd=staging)) as kept:
-            for name in names:
-                _move(Entry(old, name), Entry(kept, name), target / name)
 
 
-def rescue(replaced: int, environment: int, target: Path) -> None:
-    """Move what others have created in a replaced environment to the one at `target`; raise TargetOccupied, OSError."""
-    _for_each(foreign_names(replaced), lambda name: _move_or_merge(name, replaced, environment, target))
+def put_back(source: int, environment: int, staging: int, target: Path) -> None:
+    """Move what is not part of the environment from `source` to the environment, where it was before.
+
+    What has been created in its place gives way, and is merged into it. The environment is at `target`, and `staging`
+    is the staging directory; all are open. Raise TargetOccupied for the first that cannot be moved, after all others
+    have been moved. May raise OSError.
+    """
+    errors = []
+    for name in foreign_names(source):
+        try:
+            _put_in_place(Entry(source, name), Entry(environment, name), staging)
+        except OSError as error:
+            errors.append(_not_movable(target / name, error.strerror or str(error)))
+    for name in os.listdir(staging):
+        if name.startswith(CREATED):
+            with suppress(OSError):
+                _merge_from(name, staging, environment)
+    if errors:
+        raise errors[0]
 
 
-def put_back(staging: int, environment: int, target: Path) -> None:
-    """Move what is in `kept` to the environment, which is at `target`; raise TargetOccupied, OSError."""
-    kept = open_if_directory(KEPT, staging)
-    if kept is None:
-        return
-    with closing_descriptor(kept):
-        _for_each(os.listdir(kept), lambda name: _move_or_merge(name, kept, environment, target))
+def merge(source: int, environment: int, staging: int) -> None:
+    """Move what others have created in an open directory, and is not part of the environment, to the environment.
+
+    Only what has a free name is moved there; the rest is set aside in the staging directory, or stays if it cannot be
+    moved. May raise OSError.
+    """
+    _merge_nested(source, environment)
+    for name in foreign_names(source):
+        with suppress(OSError):
+            _set_aside(Entry(source, name), staging)
+
+
+def recover(staging: int, environment: int, target: Path) -> None:
+    """Move all that is not part of the environment from a staging directory to the environment, as far as possible.
+
+    What was there before an interrupted swap gets its name back. The arguments are those of `put_back`. May raise
+    OSError.
+    """
+    for name in NOT_PUT_BACK:
+        with suppress(OSError, TargetOccupied), _own_directory(Entry(staging, name)) as source:
+            if source is not None:
+                put_back(source, environment, staging, target)
+    for name in os.listdir(staging):
+        with suppress(OSError):
+            if name == KEPT or name.startswith(CREATED):
+                _merge_from(name, staging, environment)
+            elif not name.startswith(TREE):
+                with _own_directory(Entry(staging, name)) as source:
+                    if source is not None:
+                        merge(source, environment, staging)
+
+
+def has_nested(leftover: Path) -> bool:
+    """Return whether a staging directory has what was not part of an environment that was being replaced."""
     with suppress(OSError):
-        os.rmdir(KEPT, dir_fd=staging)
+        directories = [name for name in os.listdir(leftover) if not name.startswith(TREE)]
+        return any(
+            os.path.lexists(leftover / name / inner) for name in directories for inner in SHARED_DIRECTORIES
+        )
+    return False
 
 
 def make_writable(directory: int) -> int:
@@ -73,6 +121,9 @@ def make_writable(directory: int) -> int:
     return mode
 
 
+# --- checks before a swap ---------------------------------------------------------------------------------
+
+
 def _check_not_in_use(name: str, environment: int, target: Path) -> None:
     """Raise TargetLocked if another process restores an environment in this directory."""
     directory = open_if_directory(name, environment)
@@ -81,6 +132,15 @@ def _check_not_in_use(name: str, environment: int, target: Path) -> None:
             for inner in os.listdir(directory):
                 if STAGING_NAME.match(inner) and is_in_use(inner, directory):
                     raise TargetLocked(str(target / name / inner))
+
+
+def _check_permission(name: str, environment: int, target: Path) -> None:
+    """Raise TargetOccupied if it is a directory that this user may not move to another one."""
+    status = os.lstat(name, dir_fd=environment)
+    if not stat.S_ISDIR(status.st_mode) or is_of_this_user(status):
+        return
+    if not os.access(name, os.W_OK, dir_fd=environment, effective_ids=True):
+        raise _not_movable(target / name, f"it belongs to the user {owner_name(status)}")
 
 
 def _remove_empty(name: str, environment: int, target: Path) -> None:
@@ -97,75 +157,99 @@ def _remove_empty(name: str, environment: int, target: Path) -> None:
         raise TargetOccupied(str(target / name), reason, _MOVE_ELSEWHERE) from None
 
 
-def _move_or_merge(name: str, source: int, destination: int, target: Path) -> None:
-    """Move the directory, or what is in it if another process has created one of this name; raise TargetOccupied."""
+def _not_movable(path: Path, reason: str) -> TargetOccupied:
+    reason = f"it is not part of the environment and cannot be moved: {reason}"
+    return TargetOccupied(str(path), reason, _MOVE_ELSEWHERE)
+
+
+# --- moving -----------------------------------------------------------------------------------------------
+
+
+def _put_in_place(origin: Entry, place: Entry, staging: int) -> None:
+    """Move an entry to a place, from which everything else gives way. May raise OSError."""
+    for _ in range(_ATTEMPTS):
+        with suppress(FileExistsError):
+            _move(origin, place)
+            return
+        try:
+            os.rmdir(place.name, dir_fd=place.directory)
+        except OSError:
+            with suppress(FileNotFoundError):
+                _set_aside(place, staging)
+    raise FileExistsError(errno.EEXIST, "programs create it again and again", place.name)
+
+
+def _set_aside(entry: Entry, staging: int) -> None:
+    """Move an entry to a new directory in the staging directory. May raise OSError."""
+    name, directory = create_private_directory(CREATED, staging)
+    with closing_descriptor(directory):
+        try:
+            _move(entry, Entry(directory, entry.name))
+        except OSError:
+            os.rmdir(name, dir_fd=staging)
+            raise
+
+
+def _merge_from(name: str, staging: int, environment: int) -> None:
+    """Merge what is in a directory of the staging directory into the environment; remove it once it is empty."""
+    with _own_directory(Entry(staging, name)) as source:
+        if source is not None:
+            _merge_nested(source, environment)
     with suppress(OSError):
-        os.rmdir(name, dir_fd=destination)
-    if not Entry(destination, name).exists():
-        _move(Entry(source, name), Entry(destination, name), target / name)
+        os.rmdir(name, dir_fd=staging)
+
+
+def _merge_nested(source: int, environment: int) -> None:
+    for name in foreign_names(source):
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=source)
+        with suppress(OSError):
+            _merge(Entry(source, name), Entry(environment, name))
+
+
+def _merge(source: Entry, destination: Entry, depth: int = 0) -> None:
+    """Move an entry, or what is in it if there is a directory of its name; leave what has the name of something else.
+
+    Another environment is moved as a whole. May raise OSError.
+    """
+    with suppress(FileExistsError):
+        _move(source, destination)
+        return
+    with _own_directory(source) as inner, _own_directory(destination) as outer:
+        if inner is None or outer is None or depth > _MAX_DEPTH or Entry(inner, conda.META).exists():
+            return
+        for name in os.listdir(inner):
+            with suppress(OSError):
+                _merge(Entry(inner, name), Entry(outer, name), depth + 1)
+        with _writable(source.directory):
+            os.rmdir(source.name, dir_fd=source.directory)
+
+
+def _move(source: Entry, destination: Entry) -> None:
+    """Move an entry, also from and to read-only directories. May raise OSError."""
+    with suppress(PermissionError):
+        move(source, destination)
         return
     with (
-        closing_descriptor(_open_own(name, source)) as inner,
-        closing_descriptor(_open_own(name, destination)) as directory,
+        _writable(source.directory),
+        _writable(destination.directory),
+        _movable(source.name, source.directory),
     ):
-        _for_each(os.listdir(inner), lambda child: _move_in(child, inner, directory, target / name))
-    os.rmdir(name, dir_fd=source)
+        move(source, destination)
 
 
-def _move_in(name: str, source: int, destination: int, directory: Path) -> None:
-    """Move what has the name in one open directory to another, at the path `directory`; raise TargetOccupied.
+@contextmanager
+def _own_directory(entry: Entry) -> Iterator[int | None]:
+    """Open a directory of this user; yield None if it is something else, or another user could change what is in it.
 
-    If something there has the name, it gets another one, and a warning says so.
+    May raise OSError.
     """
-    moved = Entry(source, name)
-    try:
-        _move(moved, Entry(destination, name), directory / name)
-    except TargetOccupied:
-        if not Entry(destination, name).exists():
-            raise
-        beside = kept_name(name)
-        _move(moved, Entry(destination, beside), directory / name)
-        logger.warning(
-            "%s was created again while snapper replaced the environment around it: what was there before is %s.",
-            directory / name,
-            beside,
-        )
-
-
-def _for_each(names: Iterable[str], move_one: Callable[[str], None]) -> None:
-    """Move what has the names, also after one cannot be moved; raise TargetOccupied for the first of these."""
-    errors: list[TargetOccupied] = []
-    for name in names:
-        try:
-            move_one(name)
-        except TargetOccupied as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-
-
-def _move(source: Entry, destination: Entry, target: Path) -> None:
-    """Move an entry; raise TargetOccupied, with the path `target`. The directories may be read-only."""
-    try:
-        with (
-            _writable(source.directory),
-            _writable(destination.directory),
-            _movable(source.name, source.directory),
-        ):
-            move(source, destination)
-    except OSError as error:
-        reason = f"it is not part of the environment and cannot be moved: {error.strerror}"
-        raise TargetOccupied(str(target), reason, _MOVE_ELSEWHERE) from None
-
-
-def _open_own(name: str, dir_fd: int) -> int:
-    """Open a directory that belongs to this user: another one could change what is moved."""
-    directory = os.open(name, LISTING, dir_fd=dir_fd)
-    status = os.fstat(directory)
-    if is_of_this_user(status):
-        return directory
-    os.close(directory)
-    raise OSError(errno.EPERM, f"the directory {name!r} belongs to the user {owner_name(status)}", name)
+    directory = open_if_directory(entry.name, entry.directory)
+    if directory is None:
+        yield None
+        return
+    with closing_descriptor(directory):
+        yield directory if is_of_this_user(os.fstat(directory)) else None
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from snapper.environment import state
 from snapper.environment.installed import InstalledEnvironment
-from snapper.environment.kept import kept_name
+from snapper.environment.kept import environments_in, kept_name
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
 from snapper.format import bytecode
@@ -135,7 +135,7 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> Non
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if not reason:
-                left = _files_left(tree, target)
+                left = files_left(tree, target)
                 if not left:
                     raise
                 count = "a file" if len(left) == 1 else f"{len(left)} files"
@@ -158,11 +158,15 @@ def keep(aside: Entry, target: Path, reason: str) -> None:
     name = kept_name(target.name)
     with closing_descriptor(open_parent(target)) as parent:
         move(aside, Entry(parent, name))
+    path = target.with_name(name)
+    environments = environments_in(path)
+    what = f"It contains the environment {environments[0]}. " if environments else ""
     logger.warning(
-        "while %s was being replaced, %s: what would be lost is kept in %s. Compare the two, then remove it.",
+        "while %s was being replaced, %s: what would be lost is kept in %s. %sCompare the two, then remove it.",
         target,
         reason,
-        target.with_name(name),
+        path,
+        what,
     )
 
 
@@ -228,7 +232,7 @@ def _is_compiled(path: str, is_seen: Callable[[str], bool]) -> bool:
     return path.endswith("__pycache__") if source is None else is_seen(source)
 
 
-def _files_left(tree: int, target: Path) -> list[str]:
+def files_left(tree: int, target: Path) -> list[str]:
     """Return the paths in an open directory that may have data: not those of files that are only open, on NFS."""
     found = walk(PinnedDirectory(target, os.dup(tree)))
     files = (file.path for file in found.files if file.type != "directory")

@@ -5,10 +5,10 @@ works on NAME (`staging_lock`). If the lock is free, whatever is in the staging 
 process, and is removed.
 
 What is inside of an environment without being part of it, such as other environments below `envs/` of a base
-environment, is moved to `kept` in the staging directory for the moment of the swap (`nested`). That is never removed,
-but moved back, by the next process if need be. A directory that has been at the target is only removed once it has been
-checked, or if it has not changed since snapper wrote it, and without what was written to it since (`replaced`); else it
-gets a name of its own next to the target.
+environment, is moved to the new one right after the swap (`nested`), by the next process if need be. It is never
+removed. A directory that has been at the target is only removed once it has been checked, or if it has not changed
+since snapper wrote it, and without what was written to it since (`replaced`); else it gets a name of its own next to
+the target.
 
 Everything happens by descriptors: of the directory that holds the target, which is opened once, of the staging
 directory, and of the tree that is built. Whoever may write to directories above can therefore not direct it elsewhere.
@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from snapper.environment import conda
+from snapper.environment.scan import foreign_names
 from snapper.environment.tree import Tree
 from snapper.errors import SnapperError, TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
@@ -34,13 +37,14 @@ from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.private import create_private_directory, path_by_descriptor
-from snapper.fs.removal import remove_tree
+from snapper.fs.removal import LONG_AGO, remove_older, remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
-from snapper.restoring.nested import make_writable, put_back, rescue, set_aside
+from snapper.restoring.nested import check_movable, make_writable, merge, put_back, recover
 from snapper.restoring.parent import open_parent
 from snapper.restoring.replaced import (
     Seen,
+    files_left,
     is_as_written,
     keep,
     next_tick,
@@ -49,7 +53,17 @@ from snapper.restoring.replaced import (
     replaced_name,
     time_in_name,
 )
-from snapper.restoring.staging_lock import KEPT, LOCK, OLD, TREE, UNCHECKED, lock_staging, staging_path
+from snapper.restoring.staging_lock import (
+    CHECKING,
+    CREATED,
+    KEPT,
+    LOCK,
+    OLD,
+    TREE,
+    UNCHECKED,
+    lock_staging,
+    staging_path,
+)
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool
@@ -83,11 +97,11 @@ class Staging:
     ) -> None:
         """Put the tree at the target, in one step if the system can exchange directories.
 
-        The target is opened and replaced if it is still the same directory. Then `check` inspects what was there by the
-        descriptor, and returns what it has seen: no program finds the directory by its path any more, and what is
-        written to it in other ways will not be removed. If it raises an error, the target is put back. What was at the
-        target is in the staging directory then, except for what is not part of the environment: that moves into the new
-        one. `shared` are the inodes of files at the target that are linked into the tree.
+        The target is opened and replaced if it is still the same directory. What is not part of it moves into the new
+        one right after that. Then `check` inspects what was there by the descriptor, and returns what it has seen: no
+        program finds the directory by its path any more, and what is written to it in other ways will not be removed.
+        If it raises an error, the target is put back. What was at the target is in the staging directory then. `shared`
+        are the inodes of files at the target that are linked into the tree.
 
         Raise what `check` does, TargetOccupied if the target is not a directory of this user, if it was created or
         replaced in the meantime, or if something cannot be moved, and TargetLocked if another process restores an
@@ -99,9 +113,8 @@ class Staging:
                 self._move_in()
             else:
                 self._replace(old, check, shared)
-                rescue(old, self.descriptor, self.target)
+                merge(old, self.descriptor, self._directory)
             os.fchmod(self.descriptor, mode)
-            put_back(self._directory, self.descriptor, self.target)
 
     @property
     def path_by_descriptor(self) -> Path:
@@ -128,29 +141,47 @@ class Staging:
     def _replace(self, old: int, check: Callable[[int], Tree | None], shared: frozenset[int]) -> None:
         """Replace the open directory at the target; if that or the check fails, everything is as it was."""
         mode = make_writable(old)
+        replaced = None
         try:
-            set_aside(old, self.descriptor, self._directory, self.target)
+            check_movable(old, self.descriptor, self.target)
             replaced = Entry(self._directory, replaced_name(next_tick(self._directory)))
-            aside = self._exchange(old, replaced)
-            try:
-                seen = Seen(check(old), shared)
-            except BaseException:
-                self._exchange_back(aside, replaced)
-                raise
-            move(aside, replaced)
+            checking = Entry(self._directory, CHECKING)
+            with defer_signals():
+                aside = self._exchange(old, replaced)
+                put_back(old, self.descriptor, self._directory, self.target)
+                move(aside, checking)
+            seen = Seen(check(old), shared)
+            move(checking, replaced)
             self.seen[replaced.name] = seen
         except BaseException:
-            with suppress(OSError, TargetOccupied):
-                _fill_target(self._directory, self.entry)
-                is_in_place = self.entry.is_open_as(self.descriptor)
-                put_back(self._directory, self.descriptor if is_in_place else old, self.target)
+            with defer_signals(), suppress(OSError, TargetOccupied):
+                if replaced is not None:
+                    self._undo(old, replaced)
                 os.fchmod(old, mode)
             raise
+
+    def _undo(self, old: int, replaced: Entry) -> None:
+        """Put back the open directory that the tree has replaced, with what is not part of it.
+
+        May raise TargetOccupied, OSError.
+        """
+        names = (Entry(self._directory, name) for name in (CHECKING, UNCHECKED, OLD))
+        aside = next((entry for entry in names if entry.is_open_as(old)), None)
+        if aside is None or not self.entry.is_open_as(self.descriptor):
+            _fill_target(self._directory, self.entry)
+            return
+        found = self._exchange_back(aside)
+        if aside.name == CHECKING:
+            put_back(self.descriptor, old, self._directory, self.target)
+        else:  # only some of it may have been moved, if any
+            merge(self.descriptor, old, self._directory)
+        self._rename_found(found, replaced)
 
     def _exchange(self, old: int, replaced: Entry) -> Entry:
         """Exchange the tree with the open directory, in two steps if necessary; return where that is now.
 
-        If it was another directory, the tree gets the name `replaced`, as for `_exchange_back`. Raise TargetOccupied.
+        If it was another directory, that is put back, and the tree gets the name `replaced`, because programs may have
+        written to it while it was at the target. Raise TargetOccupied.
         """
         tree, aside = (Entry(self._directory, name) for name in (self.tree.name, UNCHECKED))
         other = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
@@ -164,34 +195,45 @@ class Staging:
                 raise TargetOccupied(str(self.target), reason, _NOT_IN_IMAGE) from None
             raise
         if in_one_step:
-            if not aside.is_open_as(old):
-                self._exchange_back(aside, replaced)
-                raise other
-            return aside
+            if aside.is_open_as(old):
+                return aside
+            if self.entry.is_open_as(self.descriptor):
+                self._rename_found(self._exchange_back(aside), replaced)
+            raise other
         move(aside, tree)
         aside = Entry(self._directory, OLD)
         move(self.entry, aside)
         if not aside.is_open_as(old):
             raise other
+        with suppress(TargetOccupied):
+            self._move_in()
+            return aside
+        _give_way(self._directory, self.entry)
         self._move_in()
         return aside
 
-    def _exchange_back(self, aside: Entry, replaced: Entry) -> None:
-        """Put back what the tree has replaced, as long as the tree is at the target. May raise OSError.
+    def _exchange_back(self, aside: Entry) -> Entry:
+        """Put back what the tree has replaced; return where is what was at the target instead. May raise OSError."""
+        old, found = Entry(self._directory, OLD), Entry(self._directory, UNCHECKED)
+        if aside != old:
+            move(aside, old)
+        if exchange(old, self.entry):
+            return old
+        move(self.entry, found)
+        try:
+            move(old, self.entry)
+        except FileExistsError:
+            _give_way(self._directory, self.entry)
+            move(old, self.entry)
+        return found
 
-        The tree gets the name `replaced` in the staging directory, because programs may have written to it while it was
-        at the target. If others have put something else there, that does not get the name, and so counts as unchecked.
+    def _rename_found(self, found: Entry, replaced: Entry) -> None:
+        """Give what was at the target, and has given way to what the tree had replaced, the name `replaced`.
+
+        If others have put something else there, that counts as unchecked.
         """
-        if not self.entry.is_open_as(self.descriptor):
-            return
-        if exchange(aside, self.entry):
-            found = aside
-        else:
-            found = Entry(self._directory, UNCHECKED)
-            move(self.entry, found)
-            move(aside, self.entry)
-        if found.is_open_as(self.descriptor):
-            move(found, replaced)
+        is_tree = found.is_open_as(self.descriptor)
+        move(found, replaced if is_tree else Entry(self._directory, CHECKING))
 
     def _move_in(self) -> None:
         """Rename the tree to the target, at which nothing must be."""
@@ -237,35 +279,49 @@ def remove_leftover_staging(target: Path) -> None:
 def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Seen]) -> None:
     """Complete or undo an interrupted swap, and remove the rest; `seen` as for Staging.
 
-    What cannot be removed, such as files that are open on NFS, is left. Raise TargetOccupied, OSError.
+    What cannot be removed, such as files that are open on NFS, is left. May raise OSError.
     """
     _fill_target(directory, entry)
     environment = _open_own(entry)
-    try:
-        if environment is not None:
-            put_back(directory, environment, target)
-        for name in os.listdir(directory):
-            if name not in (LOCK, KEPT):
-                with suppress(OSError, TargetOccupied):
-                    _remove(name, directory, environment, target, seen)
-    finally:
-        if environment is not None:
-            os.close(environment)
+    if environment is not None:
+        with closing_descriptor(environment):
+            recover(directory, environment, target)
+    for name in os.listdir(directory):
+        if name != LOCK and (name != KEPT or environment is not None):
+            with suppress(OSError):
+                _remove(name, directory, target, seen)
 
 
 def _fill_target(directory: int, entry: Entry) -> None:
-    """Put back what a swap has taken from the target, if nothing is there. May raise OSError."""
-    for name in (OLD, UNCHECKED):
+    """Put back what a swap has taken from the target, if nothing is there. May raise OSError.
+
+    What was created there while it was empty between two steps gives way.
+    """
+    names = os.listdir(directory)
+    if OLD in names and any(name.startswith((TREE, UNCHECKED)) for name in names):
+        _give_way(directory, entry)
+    for name in (OLD, CHECKING, UNCHECKED):
         with suppress(FileNotFoundError, FileExistsError):
             move(Entry(directory, name), entry)
 
 
-def _remove(
-    name: str, directory: int, environment: int | None, target: Path, seen: Mapping[str, Seen]
-) -> None:
-    """Remove a tree, after what others have created in a replaced one was moved to the environment.
+def _give_way(directory: int, entry: Entry) -> None:
+    """Move what programs have created at the target to the staging directory. May raise OSError.
 
-    What has been at the target without being checked is kept if it may have changed. Raise TargetOccupied, OSError.
+    Only directories of this user give way, and no environments.
+    """
+    descriptor = _open_own(entry)
+    if descriptor is not None:
+        with closing_descriptor(descriptor):
+            if not Entry(descriptor, conda.META).exists():
+                move(entry, Entry(directory, f"{CREATED}{secrets.token_hex(8)}"))
+
+
+def _remove(name: str, directory: int, target: Path, seen: Mapping[str, Seen]) -> None:
+    """Remove a tree, or keep it next to the target.
+
+    It is kept if it has been at the target without being checked and may have changed, and if it has something that is
+    not part of the environment. May raise OSError.
     """
     if name.startswith(TREE):
         remove_tree(name, directory)
@@ -274,6 +330,13 @@ def _remove(
     if tree is None:
         return
     with closing_descriptor(tree):
+        if name == KEPT or name.startswith(CREATED):
+            _remove_created(name, tree, directory, target)
+            return
+        nested = foreign_names(tree)
+        if nested:
+            keep(Entry(directory, name), target, f"{nested[0]!r} could not be moved to the new directory")
+            return
         if time_in_name(name) is None:
             checked = replaced_name(next_tick(directory))
             if not is_as_written(tree, target):
@@ -281,9 +344,17 @@ def _remove(
                 return
             move(Entry(directory, name), Entry(directory, checked))
             name = checked
-        if environment is not None:
-            rescue(tree, environment, target)
     remove_unchanged(name, directory, target, seen.get(name, Seen()))
+
+
+def _remove_created(name: str, tree: int, directory: int, target: Path) -> None:
+    """Remove a directory with what programs have created at the same time unless it has files. May raise OSError."""
+    remove_older(tree, LONG_AGO)
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=directory)
+        return
+    example = next(iter(files_left(tree, target)), "")
+    keep(Entry(directory, name), target, f"programs created something in its place (such as {example!r})")
 
 
 @contextmanager

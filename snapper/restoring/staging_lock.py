@@ -21,8 +21,11 @@ from snapper.process.identity import user_at_host, utc_now
 
 LOCK = "lock"
 
-#: What is not part of the replaced environment, during a swap.
+#: What is not part of the replaced environment, during a swap by snapper 0.1.0.
 KEPT = "kept"
+
+#: The beginning of the names of directories with what programs have created in place of what a swap moves.
+CREATED = "created"
 
 #: The beginning of the name of the directory that is built.
 TREE = "tree"
@@ -30,14 +33,21 @@ TREE = "tree"
 #: The beginning of the name of the replaced directory once it has been checked.
 REPLACED = "replaced"
 
-#: What is exchanged with the target: at first the new directory, then the replaced one, until it has been checked. What
-#: is taken from the target to put the replaced one back has the name, too.
+#: What is exchanged with the target: at first the new directory, then the replaced one.
 UNCHECKED = "unchecked"
 
-#: The same where the swap takes two steps.
+#: The replaced directory where the swap takes two steps, and when it is to be put back.
 OLD = "old"
 
-_OWN_NAME = re.compile(rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|(?:{TREE}|{REPLACED})\w*)\Z")
+#: The replaced directory while it is checked: what is not part of it has been moved to the new one.
+CHECKING = "checking"
+
+#: The directories with what is not part of an environment, and was at the target before a swap.
+NOT_PUT_BACK = (OLD, UNCHECKED)
+
+_OWN_NAME = re.compile(
+    rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|{CHECKING}|(?:{CREATED}|{TREE}|{REPLACED})\w*)\Z"
+)
 STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
 _MAX_SIGNATURE = 1024
 
@@ -117,11 +127,6 @@ def find_leftovers(parent: Path) -> list[Path]:
             return [parent / name for name in names if _is_leftover(name, directory)]
     except OSError:
         return []
-
-
-def has_kept(leftover: Path) -> bool:
-    """Return whether a staging directory has what was not part of an environment that was being replaced."""
-    return os.path.lexists(leftover / KEPT)
 
 
 def _is_leftover(name: str, parent: int) -> bool:
