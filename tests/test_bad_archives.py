@@ -8,14 +8,16 @@ import subprocess
 import tarfile
 import tracemalloc
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from scripts.maker import make
-from snapper.archives import extract, reader, squashfs
+from snapper.archives import extract, normalize, reader, squashfs
 from snapper.archives.importer import unpacked_archive
 from snapper.archives.links import LeadsOutside, Links
+from snapper.archives.origin import WorkLimit
 from snapper.errors import InsufficientSpace, InvalidArchive, NotAnArchive, ProgramNotFound, SnapperError
 from snapper.fs.space import FreeSpace
 from snapper.process.progress import NO_PROGRESS
@@ -81,10 +83,39 @@ HOSTILE: dict[str, tuple[tuple[tarfile.TarInfo, bytes], ...]] = {
     "list with an unknown mode": (
         member("bin/conda-unpack", b"_prefix_records = [\n('x', '/x', 'exec')\n]\n"),
     ),
+    "list with a placeholder that is no text": (
+        member("bin/conda-unpack", b"_prefix_records = [\n('x', '/a\\ud800b', 'text')\n]\n"),
+        member("x", b"/a"),
+    ),
+    "list with a file many times": (
+        member(
+            "bin/conda-unpack",
+            b"_prefix_records = [\n%s]\n" % b"".join(b"('x', '/%d', 'text'),\n" % n for n in range(20)),
+        ),
+        member("x", b"/1"),
+    ),
     "deeply nested list": (member("bin/conda-unpack", b"_prefix_records = [\n" + b"(" * 9999 + b"\n]\n"),),
     "script without a list": (member("bin/conda-unpack", b"print('hello')\n"),),
     "malformed package record": (member("conda-meta/bad-1.0-0.json", b"[]"),),
 }
+
+
+def test_work_for_files_with_prefixes_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An occurrence of a prefix takes more time than its bytes do, and other names of a file take time, too."""
+    listed = b"".join(b"('%s', '/a', 'binary'),\n" % name for name in (b"x", b"y", b"z"))
+    links = [member(name, type=tarfile.LNKTYPE, linkname="x") for name in ("y", "z")]
+    script = member("bin/conda-unpack", b"_prefix_records = [\n%s]\n" % listed)
+    file = write_tar(tmp_path / "prefixes.tar", script, member("x", b"/a\0" * 1000), *links)
+    with unpacked_archive(file, NO_PROGRESS):
+        pass
+    monkeypatch.setattr(normalize, "WorkLimit", partial(WorkLimit, 2500 * 2048))
+    with (
+        pytest.raises(
+            InvalidArchive, match="z: to replace prefixes in it and the other files takes too long"
+        ),
+        unpacked_archive(file, NO_PROGRESS),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("what", HOSTILE)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.archives import unpacked
-from snapper.archives.origin import NO_PREFIX, OriginSearch
+from snapper.archives.origin import NO_PREFIX, WorkLimit, find_origin
 from snapper.environment import conda, pip
 from snapper.environment.conda import FileFacts, PathEntry, Record
-from snapper.environment.conda_unpack import PrefixRecord
+from snapper.environment.conda_unpack import CONDA_UNPACK, PrefixRecord
 from snapper.format import shebang
 from snapper.format.canonicalize import TEXT_PLACEHOLDERS, candidate_originals
 from snapper.format.constraints import path_bytes
@@ -22,6 +23,9 @@ from snapper.format.cstrings import PlaceholderTooShort
 from snapper.format.model import Mode
 from snapper.format.placeholders import is_own_placeholder
 from snapper.format.relocate import replace_placeholder
+
+#: How many placeholders conda-unpack may replace in one file. conda-pack lists each file once.
+_MOST_PLACEHOLDERS = 16
 
 #: How scripts begin whose interpreter conda-pack changed.
 _BY_ENV = b"#!/usr/bin/env "
@@ -43,47 +47,54 @@ def normalize(files: UnpackedFiles, prefix_records: Collection[PrefixRecord] | N
     `prefix_records` are those of the archive's conda-unpack, None if it has none. Raise OSError, with EFBIG for a file
     that is too large for what must be done with it.
     """
-    _relocate_files(files, prefix_records or (), prefix)
+    limit = WorkLimit()
+    _relocate_files(files, prefix_records or (), prefix, limit)
     if prefix_records is None:
-        _relocate_binaries(files, prefix)
+        _relocate_binaries(files, prefix, limit)
     _restore_shebangs(files, prefix)
-    _update_records(files, prefix)
+    _update_records(files, prefix, limit)
 
 
-def _relocate_files(files: UnpackedFiles, prefix_records: Collection[PrefixRecord], prefix: str) -> None:
+def _relocate_files(
+    files: UnpackedFiles, prefix_records: Collection[PrefixRecord], prefix: str, limit: WorkLimit
+) -> None:
     """Do what conda-unpack would do, and what it omits: Python's own programs, and compiled modules."""
-    listed = [record for record in prefix_records if record.path in files.paths]
-    paths = {record.path for record in listed}
+    listed = [record for record in dict.fromkeys(prefix_records) if record.path in files.paths]
+    paths = Counter(record.path for record in listed)
+    for path, count in paths.items():
+        if count > _MOST_PLACEHOLDERS:
+            reason = f"{CONDA_UNPACK} lists it {count:,} times"
+            raise OSError(errno.EFBIG, reason, str(files.top / path))
     recorded = [entry for entry in files.entries.values() if entry.placeholder and entry.path not in paths]
     relocated: list[PathEntry | PrefixRecord] = [*recorded, *listed]
     for record in relocated:
         is_kept = record.mode == "binary" and is_own_placeholder(record.placeholder)  # as in the snapshot
         if record.placeholder != prefix and not is_kept:
-            _relocate_file(files.top, record.path, record.mode, record.placeholder, prefix)
+            _relocate_file(files.top, record.path, record.mode, record.placeholder, prefix, limit)
     if prefix == NO_PREFIX:
         modules = [path for path in files.paths if path.endswith(".pyc")]
         for module, placeholder in itertools.product(modules, TEXT_PLACEHOLDERS):
-            _relocate_file(files.top, module, "pyc", placeholder, prefix)
+            _relocate_file(files.top, module, "pyc", placeholder, prefix, limit)
 
 
-def _relocate_binaries(files: UnpackedFiles, prefix: str) -> None:
+def _relocate_binaries(files: UnpackedFiles, prefix: str, limit: WorkLimit) -> None:
     """Relocate binaries that contain another prefix.
 
     An archive for a certain prefix that was made without a package cache contains them unchanged.
     """
-    search = OriginSearch(files.top)
     for entry in files.entries.values():
-        if entry.mode != "binary" or not entry.placeholder or _proven_facts(files.top, entry, prefix):
+        if entry.mode != "binary" or not entry.placeholder or _proven_facts(files.top, entry, prefix, limit):
             continue
-        proven = search.prove(entry)
+        proven = find_origin(files.top, entry, limit)
         if proven is not None:
             with suppress(PlaceholderTooShort):
                 data = replace_placeholder(proven.original, entry.mode, entry.placeholder, prefix)
                 unpacked.rewrite(files.top, entry.path, data)
 
 
-def _relocate_file(top: Path, path: str, mode: Mode, placeholder: str, prefix: str) -> None:
+def _relocate_file(top: Path, path: str, mode: Mode, placeholder: str, prefix: str, limit: WorkLimit) -> None:
     def relocate(data: bytes) -> bytes:
+        limit.check(top / path, data, placeholder)
         return replace_placeholder(data, mode, placeholder, prefix)
 
     with suppress(PlaceholderTooShort):
@@ -132,14 +143,14 @@ def _original_script(data: bytes, prefix: str, entry: PathEntry | None, pip_chec
     return next((text for text in originals if hashlib.sha256(text).hexdigest() in checksums), None)
 
 
-def _update_records(files: UnpackedFiles, prefix: str) -> None:
+def _update_records(files: UnpackedFiles, prefix: str, limit: WorkLimit) -> None:
     """Make package records match the files, and fill in the checksums that `snapper export` removed."""
     facts = {
         entry.path: proven
         for entry in files.entries.values()
         if entry.placeholder
         and entry.sha256_in_prefix
-        and (proven := _proven_facts(files.top, entry, prefix))
+        and (proven := _proven_facts(files.top, entry, prefix, limit))
     }
 
     def facts_of(path: str) -> FileFacts | None:
@@ -152,14 +163,17 @@ def _update_records(files: UnpackedFiles, prefix: str) -> None:
             unpacked.rewrite(files.top, record.file, updated)
 
 
-def _proven_facts(top: Path, entry: PathEntry, prefix: str) -> FileFacts | None:
+def _proven_facts(top: Path, entry: PathEntry, prefix: str, limit: WorkLimit) -> FileFacts | None:
     """Return the facts of a file if it is proven to be its package's, with the prefix for the placeholder."""
     if entry.mode == "binary":
         digest = hashlib.sha256()
         for piece in unpacked.read_strings(top, entry.path):
+            limit.check(top / entry.path, piece, prefix)
             digest.update(next(candidate_originals(piece, entry.mode, entry.placeholder, prefix)))
         is_proven = digest.hexdigest() == entry.sha256
     else:
-        originals = candidate_originals(unpacked.read(top, entry.path), entry.mode, entry.placeholder, prefix)
+        data = unpacked.read(top, entry.path)
+        limit.check(top / entry.path, data, prefix)
+        originals = candidate_originals(data, entry.mode, entry.placeholder, prefix)
         is_proven = any(hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals)
     return unpacked.read_facts(top, entry.path) if is_proven else None

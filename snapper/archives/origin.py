@@ -5,6 +5,7 @@ The archive is not trusted, and nothing in it is executed. A prefix that is foun
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from snapper.archives import unpacked
 from snapper.environment.conda import PathEntry
 from snapper.environment.conda_unpack import PrefixRecord
-from snapper.environment.embedded import candidate_prefixes, is_prefix
+from snapper.environment.embedded import candidate_prefixes, is_prefix, search_work
 from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
 
 #: The prefix for environments that have none, or only placeholders; as short as the shortest of these.
@@ -26,9 +27,10 @@ _INTERPRETER = re.compile(rb"#! ?(/[^\n]*?)/(bin/[^/\s]+)[ \n]")
 _MAX_FILES = 50
 _LONGEST_LINE = 4096
 
-#: How much data is searched at most, in bytes: each file counts once for every candidate.
-_MOST_TEXT = 256 << 20
-_MOST_BINARIES = 16 << 30
+#: How much is searched at most for one prefix of an archive, and how much work all of its files are, in bytes: each
+#: file counts once for every candidate.
+_MOST_SEARCHED = 256 << 20
+_MOST_WORK = 32 << 30
 
 
 class ProvenOrigin(NamedTuple):
@@ -62,9 +64,9 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
     """
     relocated = [entry for entry in entries.values() if entry.placeholder and entry.sha256]
     relocated.sort(key=lambda entry: (entry.mode != "text", entry.size or 0))
-    search = OriginSearch(top, _MOST_TEXT)
+    limit = WorkLimit(_MOST_SEARCHED)
     for entry in relocated[:_MAX_FILES]:
-        proven = search.prove(entry)
+        proven = find_origin(top, entry, limit)
         if proven:
             return proven.prefix
     counts = Counter(
@@ -76,24 +78,35 @@ def destination_prefix(top: Path, entries: Mapping[str, PathEntry], scripts: Ite
     return next((path for path, _ in counts.most_common() if is_prefix(path)), NO_PREFIX)
 
 
-class OriginSearch:
-    """Finds the prefixes that conda put into files of packages, as long as it has not searched more than a limit."""
+class WorkLimit:
+    """Limits the work for one archive, as `search_work` counts it."""
 
-    def __init__(self, top: Path, limit: int = _MOST_BINARIES) -> None:
-        self._top = top
+    def __init__(self, limit: int = _MOST_WORK) -> None:
         self._remaining = limit
 
-    def prove(self, entry: PathEntry) -> ProvenOrigin | None:
-        """Return the prefix in a package's file if the checksum proves that a path in the file is one."""
-        try:
-            data = unpacked.read(self._top, entry.path)
-        except OSError:
-            return None
-        for prefix in candidate_prefixes(data):
-            self._remaining -= len(data)
-            if self._remaining < 0:
-                return None
-            for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
-                if hashlib.sha256(original).hexdigest() == entry.sha256:
-                    return ProvenOrigin(prefix, original)
+    def is_reached(self, data: bytes, prefix: str) -> bool:
+        """Count the work to replace a prefix in data, and return whether it is too much."""
+        self._remaining -= search_work(data, prefix)
+        return self._remaining < 0
+
+    def check(self, file: Path, data: bytes, prefix: str) -> None:
+        """Count the work to replace a prefix in a file; raise OSError, with EFBIG, if it is too much."""
+        if self.is_reached(data, prefix):
+            raise OSError(
+                errno.EFBIG, "to replace prefixes in it and the other files takes too long", str(file)
+            )
+
+
+def find_origin(top: Path, entry: PathEntry, limit: WorkLimit) -> ProvenOrigin | None:
+    """Return the prefix in a package's file if the checksum proves that a path in the file is one."""
+    try:
+        data = unpacked.read(top, entry.path)
+    except OSError:
         return None
+    for prefix in candidate_prefixes(data):
+        if limit.is_reached(data, prefix):
+            return None
+        for original in candidate_originals(data, entry.mode, entry.placeholder, prefix):
+            if hashlib.sha256(original).hexdigest() == entry.sha256:
+                return ProvenOrigin(prefix, original)
+    return None

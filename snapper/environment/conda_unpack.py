@@ -6,6 +6,7 @@ import ast
 import os
 from typing import NamedTuple
 
+from snapper.format.constraints import is_placeholder
 from snapper.format.model import Mode
 from snapper.fs.pinned import Top
 from snapper.fs.small_files import read_beneath
@@ -64,8 +65,7 @@ def _parse_line(line: str) -> PrefixRecord:
         or len(fields) != 3
         or not all(isinstance(field, str) for field in fields)
         or fields[2] not in ("text", "binary")
-        or not fields[1].startswith("/")
-        or "\0" in fields[1]
+        or not is_placeholder(fields[1])
     ):
         raise ValueError(f"{CONDA_UNPACK} has a line that conda-pack would not write")
     path = os.path.normpath(fields[0])

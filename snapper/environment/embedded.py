@@ -48,6 +48,9 @@ _MAX_ARCHIVED_PREFIXES = 4
 #: How much data is searched for unknown prefixes at most, in bytes: each file counts once for every candidate.
 _MOST_SEARCHED = 128 << 20
 
+#: How many bytes are searched in about the time that an occurrence of a prefix takes.
+_PER_OCCURRENCE = 2048
+
 _PATH = re.compile(rb"/[^\s\0\"'`=:;,<>|&()\[\]{}$*?#]{1,4095}")
 _PATH_WITH_SPACES = re.compile(rb"[\"'=] ?(/[^\n\0\"'=]{1,1023})")
 #: The beginning of such a text that is a normal path: without `//`, `/./`, `/../`, and control characters.
@@ -144,6 +147,11 @@ def candidate_prefixes(data: bytes) -> Iterator[str]:
                 return
 
 
+def search_work(data: bytes, prefix: str) -> int:
+    """Return how much work it is to replace a prefix in data, in bytes that are searched in the same time."""
+    return len(data) + _PER_OCCURRENCE * data.count(path_bytes(prefix))
+
+
 def _beginning(text: bytes) -> bytes:
     """Return the beginning of a text that is a normal absolute path, empty if there is none."""
     normal = _NORMAL.match(text)
@@ -197,7 +205,9 @@ class _Search:
         if entry.placeholder.encode() in data:
             return True  # never relocated
         known = (*self._own, *self.counts)
-        prefix = next((path for path in known if is_proven(data, entry, path)), "")
+        prefix = next(
+            (path for path in known if self._affords(data, path) and is_proven(data, entry, path)), ""
+        )
         prefix = prefix or self._prove(data, entry)
         prefix = prefix or next((path for path in known if contains_path(data, path)), "")
         if prefix:
@@ -207,12 +217,16 @@ class _Search:
     def _prove(self, data: bytes, entry: PathEntry) -> str:
         """Return the prefix in a package's file if the checksum proves that a path in the file is one."""
         for prefix in candidate_prefixes(data) if entry.sha256 else ():
-            self._remaining -= len(data)
-            if self._remaining < 0:
+            if not self._affords(data, prefix):
                 return ""
             if is_acceptable(prefix, self._top.path) and is_proven(data, entry, prefix):
                 return prefix
         return ""
+
+    def _affords(self, data: bytes, prefix: str) -> bool:
+        """Count the work to look for a prefix in data; return whether not more than the limit has been done."""
+        self._remaining -= search_work(data, prefix)
+        return self._remaining >= 0
 
     def read_archive(self, relocated: list[list[PathEntry]]) -> tuple[tuple[str, ...], dict[str, str]]:
         """Look at files that the archive's `conda-unpack` relocates.
