@@ -90,6 +90,10 @@ def test_packages_in_the_user_site_are_named(python: Machine) -> None:
     write(site / "mine.py")
     where = str(site).replace(str(python.home), "~")
     assert dependencies(python) == [("python", where, ["mine.py", "six 1.16.0"])]
+    found = python.snapper("pack", "work", "--json", PYTHONNOUSERSITE="1").json["dependencies"]
+    assert [each["kind"] for each in found] == [
+        "python"
+    ]  # Jupyter may start the kernel without this variable
     set_variables(prefix, PYTHONNOUSERSITE="1")
     assert packed_dependencies(python) == []
     base = python.home / "volume/python"
@@ -171,6 +175,24 @@ def test_only_the_user_determines_what_is_included(data: Path, machine: Machine)
     ) == ["data"]
 
 
+def test_options_without_effect_are_named(data: Path, machine: Machine) -> None:
+    write(data / "lib/python3.6/os.py")
+    pack = ("pack", "work", "--user-site=include", "--editable=include", "-m", "first", "--json")
+    editable = "no editable install was included: there is none"
+    assert machine.snapper(*pack).json["without_effect"] == [
+        editable,
+        "nothing of a user site was included: its Python uses none that you have chosen",
+    ]
+    write(machine.home / ".local/lib/python3.6/site-packages/mine.py")
+    set_variables(data, PYTHONNOUSERSITE="1")
+    machine.run_json("pack", "work")
+    outcome = machine.snapper(*pack[:-1])
+    assert outcome.code == 0
+    for text in (editable, "the environment sets PYTHONNOUSERSITE", "the message was not recorded"):
+        assert text in outcome.err
+    assert machine.run_json("pack", "work", "-m", "")["without_effect"] == []
+
+
 def test_own_files_in_whose_place_others_were_packed_do_not_count_as_packed(
     data: Path, machine: Machine, tmp_path: Path
 ) -> None:
@@ -181,7 +203,7 @@ def test_own_files_in_whose_place_others_were_packed_do_not_count_as_packed(
     machine.run_json("pack", "work")
     write(machine.home / ".local" / path, "included")
     include = ("pack", "work", "--user-site=include")
-    machine.run_json(*include)
+    machine.run_json(*include, PYTHONNOUSERSITE="1")
     other = Machine(tmp_path / "other", tmp_path / "other/envs", machine.store)
     other.envs.mkdir(parents=True)
     other.run_json("restore", "work")

@@ -410,6 +410,9 @@ def test_patterns_and_settings_select_and_order_environments(three: Machine) -> 
     assert (
         three.expect_error(2, "restore", "one", "--only", "t*")["message"] == "--only and --except need --all"
     )
+    misspelled = three.snapper("restore", "--all", "--only", "one", "--except", "tow", "--except", "x*")
+    assert "names tow, but" in misspelled.err
+    assert "x*" not in misspelled.err
     three.run_json("config", "set", "except", "one")
     three.run_json("config", "set", "first", "thr*")
     assert restored(three.run_json("restore", "--all")) == ["two", "three"]

@@ -137,6 +137,7 @@ def pack(
         credentials=packed.credentials,
         first=is_first,
         replaced=replaced,
+        without_effect=_without_effect(source, options, is_current),
         seconds=time.monotonic() - started,
     )
 
@@ -146,6 +147,16 @@ def _check_contains_no_used_directory(prefix: Path, store: Store) -> None:
     if used:
         reason = f"the environment {prefix} contains {used}, which would be published with it"
         raise UsageError(reason, "Pack environments that are in directories of their own.")
+
+
+def _without_effect(source: PackSource, options: PackOptions, is_current: bool) -> tuple[str, ...]:
+    """Say which options had no effect, and why."""
+    if is_current and options.message:
+        return (
+            *source.nothing_included,
+            "the message was not recorded: the snapshot is the current one already",
+        )
+    return source.nothing_included
 
 
 def _write_snapshot(store: Store, intent: Intent, packed: PackedSnapshot, is_current: bool) -> int:

@@ -26,7 +26,7 @@ class PackResult:
     has the nearest ones. `included` are the sources of editable installs that were packed too. `credentials` are files
     that contain some; they are not looked for if the environment is unchanged. `first` says whether the store had no
     environments before. `replaced` is the history entry that was current before, if this environment was not packed or
-    restored from it.
+    restored from it. `without_effect` says which options had no effect, and why.
     """
 
     environment: str
@@ -51,4 +51,5 @@ class PackResult:
     credentials: tuple[str, ...]
     first: bool
     replaced: HistoryEntry | None
+    without_effect: tuple[str, ...]
     seconds: float

@@ -40,7 +40,8 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
 _INSTALL = "Install them into the environment."
 _ADVICE: Mapping[DependencyKind, str] = {
     "python": "Install them into the environment, or pack them with --user-site=include. If only a variable of the "
-    "environment names the directory, set PYTHONUSERBASE for that, too.",
+    "environment names the directory, set PYTHONUSERBASE for that, too. If it is not to use them, set "
+    "PYTHONNOUSERSITE=1 in it with: conda env config vars set.",
     "r": _INSTALL,
     "julia": _INSTALL,
     "variable": "Have the variable name something in the environment, or that all machines have.",

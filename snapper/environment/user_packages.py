@@ -82,14 +82,22 @@ def find_user_packages(around: Surroundings, variables: Mapping[str, str]) -> It
 
 
 def user_sites(around: Surroundings, variables: Mapping[str, str]) -> list[UserSite]:
-    """Return the directories of this user's own that the environment's Python imports packages from."""
-    if variables.get("PYTHONNOUSERSITE") or os.environ.get("PYTHONNOUSERSITE"):
+    """Return the directories of this user's own that the environment's Python imports packages from.
+
+    PYTHONNOUSERSITE counts if the environment sets it, not if this shell does: Jupyter need not start kernels with it.
+    """
+    if ignores_user_site(variables):
         return []
     of_user = _user_base_of_user()
     top = _user_base(variables) or of_user
     by_user = top == of_user and not managed_environments(top)
     sites = [UserSite(python, top / "lib" / python / "site-packages", by_user) for python in pythons(around)]
     return [site for site in sites if around.has_directory(str(site.path))]
+
+
+def ignores_user_site(variables: Mapping[str, str]) -> bool:
+    """Return whether Python imports nothing from user sites in an environment that sets these variables."""
+    return bool(variables.get("PYTHONNOUSERSITE"))
 
 
 def _user_base_of_user() -> Path:

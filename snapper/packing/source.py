@@ -16,7 +16,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
-from snapper.environment.user_packages import user_sites
+from snapper.environment.user_packages import ignores_user_site, user_sites
 from snapper.environment.user_site import OpenedSite, merge_sites, open_site
 from snapper.environment.variables import environment_variables
 from snapper.errors import EditableInstallsFound
@@ -38,6 +38,7 @@ class PackSource:
     `read_at` is the time of its file system, in nanoseconds, before it was read; 0 if unknown. `tree` has the files of
     the environment, of the sources of `editables`, and of the user `sites`. `followed` has the places of files that are
     not where their path says: those of user sites, and those that links into a package cache lead to.
+    `nothing_included` says of what nothing was included although that was asked for, and why.
     """
 
     installed: InstalledEnvironment
@@ -47,6 +48,7 @@ class PackSource:
     tree: Tree
     sites: tuple[OpenedSite, ...] = ()
     followed: Mapping[str, str] = field(default_factory=dict)
+    nothing_included: tuple[str, ...] = ()
 
     @property
     def has_included(self) -> bool:
@@ -158,7 +160,15 @@ def read_source(
     if read_at and any(file.ctime_ns >= read_at for file in installed.tree.files):
         # What is written to these files while they are packed must give them another time.
         read_at = _time_of(installed.directory, partial(clock.next_tick, longest=clock.LONGEST_TICK))
-    return PackSource(installed, foreign_prefix, read_at, editables, tree, sites, targets)
+    nothing = (
+        *(
+            ["no editable install was included: there is none"]
+            if policy == "include" and not editables
+            else []
+        ),
+        *([_why_no_site(installed)] if user_site == "include" and not sites else []),
+    )
+    return PackSource(installed, foreign_prefix, read_at, editables, tree, sites, targets, nothing)
 
 
 def _open_sites(installed: InstalledEnvironment, policy: EditablePolicy) -> tuple[OpenedSite, ...]:
@@ -174,6 +184,14 @@ def _open_sites(installed: InstalledEnvironment, policy: EditablePolicy) -> tupl
         if found:
             raise EditableInstallsFound(tuple(f"{install.name} ({install.source})" for install in found))
     return sites
+
+
+def _why_no_site(installed: InstalledEnvironment) -> str:
+    """Say why nothing of a user site is included."""
+    reason = "its Python uses none that you have chosen"
+    if ignores_user_site(environment_variables(installed.directory)):
+        reason = "the environment sets PYTHONNOUSERSITE, so that its Python does not use it"
+    return f"nothing of a user site was included: {reason}"
 
 
 def _time_of(environment: PinnedDirectory, read: Callable[[PinnedDirectory], int]) -> int:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from snapper.errors import NotInStore
+
+logger = logging.getLogger(__name__)
+
+#: What distinguishes a pattern from a name.
+_PATTERN = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,10 @@ class NamePatterns:
         ]
 
     def select_from_store(self, names: Sequence[str], store: str) -> list[str]:
-        """Return the names that are selected; raise NotInStore if the store has environments but none of them is."""
+        """Return the names that are selected; raise NotInStore if the store has environments but none of them is.
+
+        Report each name without wildcards that the store does not have: it has no effect.
+        """
         selected = self.select(names)
         if names and not selected:
             patterns = "; ".join(
@@ -35,6 +45,11 @@ class NamePatterns:
             )
             summary = f"no environment in the store {store} is selected ({patterns})"
             raise NotInStore("the selection", store, tuple(names), summary=summary)
+        for name in (*self.only, *self.except_):
+            if names and not _PATTERN.search(name) and name not in names:
+                logger.warning(
+                    "the selection names %s, but the store %s has no environment of that name", name, store
+                )
         return selected
 
 

@@ -29,6 +29,8 @@ def _print(result: PackResult) -> None:
         output.notice(f"{result.prefix} belongs to the user {result.owner}, who decides what is in it")
     for path, reason in result.skipped:
         output.notice(f"not packed: {path}: {reason}")
+    for text in result.without_effect:
+        output.notice(text)
     output.print_unrelocated(
         result.unrelocated,
         result.own_unrelocated,
@@ -120,5 +122,6 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "credentials": list(result.credentials),
         "first": result.first,
         "replaced": to_jsonable(result.replaced),
+        "without_effect": list(result.without_effect),
         "seconds": round(result.seconds, 3),
     }
