@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.errors import Corrupted, LeaseExpired, NotInStore, SnapperError, StoreLocked
+from snapper.errors import Corrupted, LeaseExpired, NotInStore, SnapperError, StoreLocked, StoreRefused
 from snapper.format import canonical
 from snapper.format.layout import Layout, ObjectKind
 from snapper.format.model import FORMAT
@@ -145,7 +145,7 @@ def pack_intent(store: Store) -> Iterator[Intent]:
 def report_running_prune(store: Store, progress: Progress) -> None:
     """Tell the user if a prune is running, for which an intent has to wait that is declared now."""
     held = _read_prune_lock(store)
-    if held is not None and not held.lock.is_dead:
+    if held is not None and held.is_valid(time.time()):
         progress.note(f"waiting for a prune of {store.url} to finish: {held.lock.holder}")
 
 
@@ -224,8 +224,10 @@ def _acquire_prune_lock(store: Store) -> str:
         return _write_prune_lock(store, None)
     except VersionMismatch:
         held = _read_prune_lock(store)
-    if held is not None and not _break(store, held, _store_time(store)):
-        raise StoreLocked(store.url, held.lock.action, held.lock.holder)
+    if held is not None:
+        if held.is_valid(_store_time(store)):
+            raise StoreLocked(store.url, held.lock.action, held.lock.holder)
+        _remove_prune_lock(store, held)
     try:
         return _write_prune_lock(store, None)
     except VersionMismatch:
@@ -248,37 +250,52 @@ def _read_intent(store: Store, key: str) -> Lock:
     """Read an intent. One that cannot be read counts as an invalid one."""
     try:
         return _decode(store.read(key, _LARGEST_LOCK))
-    except Corrupted:
-        return _decode(b"")
+    except (Corrupted, StoreRefused) as error:
+        return _unreadable_lock(error)
+
+
+def _unreadable_lock(error: Corrupted | StoreRefused) -> Lock:
+    """Return an invalid lock in place of one that cannot be read; raise the error if nothing can be."""
+    if isinstance(error, StoreRefused) and not error.unreadable:
+        raise error
+    return _decode(b"")
 
 
 class _HeldLock(NamedTuple):
-    """The prune lock in the store; `modified` is by the store's clock."""
+    """The prune lock in the store; `modified` is by the store's clock. It has no version if it cannot be read."""
 
     lock: Lock
-    version: str
+    version: str | None
     modified: float
+
+    def is_valid(self, now: float) -> bool:
+        """Return whether its holder is alive, or may be and has renewed it in time. `now` is by the store's clock."""
+        return self.lock.is_alive or (not self.lock.is_dead and _is_valid(self.modified, now, LEASE))
 
 
 def _wait_for_prune(store: Store, now: float) -> None:
-    """Wait until no prune is running, and remove the lock of a dead one. `now` is the time by the store's clock."""
+    """Wait until no prune is running, and remove the lock of a dead one. `now` is the time by the store's clock.
+
+    A prune that locks the store after the intent was written sees that, so it does not matter who removes the lock.
+    """
     started = boottime()
     while (held := _read_prune_lock(store)) is not None:
         waited = boottime() - started
-        if _break(store, held, now + waited):
-            continue
+        if not held.is_valid(now + waited):
+            with suppress(SnapperError):
+                _remove_prune_lock(store, held)
+            return
         if waited > _MAX_WAIT:
             raise StoreLocked(store.url, held.lock.action, held.lock.holder)
         time.sleep(_POLL_INTERVAL)
 
 
-def _break(store: Store, held: _HeldLock, now: float) -> bool:
-    """Remove the lock if its holder is dead or has not renewed it in time; return whether that was so."""
-    if held.lock.is_alive or (not held.lock.is_dead and _is_valid(held.modified, now, LEASE)):
-        return False
+def _remove_prune_lock(store: Store, held: _HeldLock) -> None:
+    """Remove the lock unless another one has taken its place, as far as that can be told."""
+    if held.version is None and _modified(store, Layout.PRUNE_LOCK) != held.modified:
+        return
     with suppress(VersionMismatch):
         store.delete(Layout.PRUNE_LOCK, held.version)
-    return True
 
 
 def _is_valid(modified: float, now: float, duration: float) -> bool:
@@ -311,6 +328,8 @@ def _read_prune_lock(store: Store) -> _HeldLock | None:
         data, version = store.read_versioned(Layout.PRUNE_LOCK, _LARGEST_LOCK)
     except NotInStore:
         return None
+    except (Corrupted, StoreRefused) as error:
+        return _HeldLock(_unreadable_lock(error), None, _modified(store, Layout.PRUNE_LOCK))
     return _HeldLock(_decode(data), version, _modified(store, Layout.PRUNE_LOCK))
 
 

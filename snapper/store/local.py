@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import shlex
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -261,27 +262,20 @@ class LocalStore(DirectStore):
             yield entry
 
     def _create(self, temporary: Entry, target: Entry) -> None:
-        """Rename the file; raise VersionMismatch if the target exists."""
+        """Rename the file; raise VersionMismatch if there is an object with the target's key."""
         try:
-            os.link(
-                temporary.name,
-                target.name,
-                src_dir_fd=temporary.directory,
-                dst_dir_fd=target.directory,
-                follow_symlinks=False,
-            )
+            _rename_by_link(temporary, target)
         except FileExistsError:
-            raise VersionMismatch from None
+            self._create_under_lock(temporary, target)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             self._create_under_lock(temporary, target)
-        else:
-            os.unlink(temporary.name, dir_fd=temporary.directory)
 
     def _create_under_lock(self, temporary: Entry, target: Entry) -> None:
-        """Rename exclusively on file systems without hard links."""
+        """Do the same on file systems without hard links, and where something has the key that is no object."""
         with self._locked(target):
+            _rename_what_is_no_object(target)
             try:
                 move(temporary, target)
             except FileExistsError:
@@ -346,8 +340,23 @@ def _replace(temporary: Entry, target: Entry) -> None:
     try:
         replace_entry(temporary, target)
     except IsADirectoryError:
-        move(target, Entry(target.directory, temporary_name(target.name)))
+        _rename_what_is_no_object(target)
         replace_entry(temporary, target)
+
+
+def _rename_by_link(temporary: Entry, target: Entry) -> None:
+    """Rename the file; may raise OSError, FileExistsError if something has the name of the target."""
+    directories = {"src_dir_fd": temporary.directory, "dst_dir_fd": target.directory}
+    os.link(temporary.name, target.name, **directories, follow_symlinks=False)
+    os.unlink(temporary.name, dir_fd=temporary.directory)
+
+
+def _rename_what_is_no_object(target: Entry) -> None:
+    """Give a directory, or a pipe or the like, another name, which no object has."""
+    with suppress(FileNotFoundError):
+        mode = os.lstat(target.name, dir_fd=target.directory).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            move(target, Entry(target.directory, temporary_name(target.name)))
 
 
 def _is_private(status: os.stat_result) -> bool:

@@ -207,10 +207,12 @@ def test_lock_that_is_no_file(name: str, hazard: str, world: World) -> None:
     """A lock in the store is not a small file."""
     world.publish("work")
     (world.store / "locks").mkdir()
-    _plant(hazard, world.store / "locks" / name, world)
+    lock = world.store / "locks" / name
+    _plant(hazard, lock, world)
     _make_old(world.store)
+    os.utime(lock, (time.time() - 30 * _DAY,) * 2, follow_symlinks=False)
     world.victim.owns(world.store)
-    world.victim.snapper("prune", "--yes")
+    withstood(world.victim.snapper("prune", "--yes").code == 0, "blocked prunes for good")
 
 
 # --- locks ------------------------------------------------------------------------------------------------
