@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import py_compile
 import shutil
 import struct
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,100 @@ def test_files_at_the_time_of_linked_ones_are_restored_alike(data: Path, machine
     assert mtime_of(source) == RESTORED_LINK_TIME * SECOND
     assert stale_modules(data / "lib") == []
     assert machine.run_json("pack", "data", "--full")["unchanged"]
+
+
+#: What a package's record can say of a file.
+CHECKED = {"path_type": "hardlink", "sha256": ""}
+RELOCATED = {"prefix_placeholder": "", "file_mode": ""}
+ENTRIES: dict[str, dict[str, str]] = {
+    "checked": CHECKED,
+    "relocated": CHECKED | RELOCATED,
+    "unchecked_relocated": {"path_type": "hardlink"} | RELOCATED,
+    "unchecked": {"path_type": "hardlink"},
+    "was_link": {"path_type": "softlink", "sha256": ""},
+    "only_path": {},
+}
+
+
+def make_modules(prefix: Path) -> None:
+    """Create an environment with a package for each of ENTRIES, which has a compiled module for each of EDITS."""
+    placeholder = "/opt/placeholder"
+    original = f"here = '{placeholder}'\nlimit = 5\n"
+    known = {
+        "sha256": hashlib.sha256(original.encode()).hexdigest(),
+        "prefix_placeholder": placeholder,
+        "file_mode": "text",
+    }
+    for kind, fields in ENTRIES.items():
+        paths: list[dict[str, str]] = []
+        for change in EDITS:
+            source = prefix / f"lib/{kind}/{change.__name__}.py"
+            source.parent.mkdir(parents=True, exist_ok=True)
+            is_relocated = "prefix_placeholder" in fields
+            source.write_text(original.replace(placeholder, str(prefix)) if is_relocated else original)
+            os.utime(source, ns=(0, 1_500_000_000_123_456_789))
+            compiled = Path(py_compile.compile(str(source), doraise=True) or "")
+            entry = fields | {field: known[field] for field in known.keys() & fields.keys()}
+            paths.append({"_path": str(source.relative_to(prefix)), **entry})
+            paths.append({"_path": str(compiled.relative_to(prefix)), "path_type": "pyc_file"})
+        record: dict[str, object] = {"name": kind, "version": "1", "build_string": "0"}
+        record |= {"paths_data": {"paths": paths}} if fields else {"files": [path["_path"] for path in paths]}
+        (prefix / "conda-meta").mkdir(exist_ok=True)
+        (prefix / f"conda-meta/{kind}-1-0.json").write_text(json.dumps(record))
+
+
+def keep(source: Path) -> None:
+    """The source stays as it is."""
+
+
+def edit(source: Path) -> None:
+    """The source gets other contents of equal size."""
+    source.write_text(source.read_text().replace("5", "7"))
+
+
+def edit_and_compile(source: Path) -> None:
+    """The source gets other contents, and is compiled again."""
+    edit(source)
+    py_compile.compile(str(source))
+
+
+def replace_by_older(source: Path) -> None:
+    """The source is replaced by another file, with the time of that."""
+    edit(source)
+    os.utime(source, (1_510_000_000, 1_510_000_000))
+
+
+EDITS = (keep, edit, edit_and_compile, replace_by_older)
+
+
+def test_compiled_modules_are_valid_in_a_restore_if_they_were_on_disk(machine: Machine) -> None:
+    """Restored environments are edited as well as the first one; the prefixes have the same length."""
+    first, second, copy = (machine.envs / name for name in ("one", "two", "tri"))
+    make_modules(first)
+    machine.run_json("pack", "-p", first, "--name", "work")
+    machine.run_json("restore", "work", "--prefix", second)
+    assert stale_modules(second) == []
+    for edited in (first, second):
+        for kind in ENTRIES:
+            for change in EDITS:
+                change(edited / f"lib/{kind}/{change.__name__}.py")
+        stale = {module.parent.parent.name for module in stale_modules(edited)}
+        assert stale == {*ENTRIES}
+        machine.run_json("pack", "-p", edited, "--name", "work")
+        machine.run_json("restore", "work", "--prefix", copy, "--replace")
+        assert relative(stale_modules(copy), copy) == relative(stale_modules(edited), edited)
+        for kind in ENTRIES:
+            source = f"lib/{kind}/edit_and_compile.py"
+            assert mtime_of(copy / source) == mtime_of(edited / source)
+    for record in second.glob("conda-meta/*.json"):  # some installers write all of them again
+        record.touch()
+    machine.run_json("pack", "-p", second, "--name", "work")
+    machine.run_json("restore", "work", "--prefix", copy, "--replace")
+    assert relative(stale_modules(copy), copy) == relative(stale_modules(second), second)
+
+
+def relative(paths: Iterable[Path], top: Path) -> list[str]:
+    return sorted(str(path.relative_to(top)) for path in paths)
 
 
 def stale_modules(top: Path) -> list[Path]:

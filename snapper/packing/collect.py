@@ -318,13 +318,16 @@ def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes 
 
 
 def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:
-    """Return the compiled module, valid for the time that its source has in a layer, if that is another one."""
-    for source_mtime in (item.source_mtime, RESTORED_LINK_TIME):
-        if source_mtime not in (None, LINK_TIME):
-            module = bytecode.with_source_mtime(view, source_mtime, LINK_TIME)
-            if module is not None:
-                return module
-    return None
+    """Return the compiled module, valid for the time that its source gets in a layer if it is valid now.
+
+    If its source gets another time, and it is valid for what will be that, but not now, it becomes valid for no time.
+    Return None if it does not change.
+    """
+    if item.source_mtime is None:
+        return bytecode.with_source_mtime(view, RESTORED_LINK_TIME, LINK_TIME)
+    changes = {LINK_TIME: 0, RESTORED_LINK_TIME: 0, item.source_mtime: LINK_TIME}
+    modules = (bytecode.with_source_mtime(view, old, new) for old, new in changes.items() if old != new)
+    return next((module for module in modules if module is not None), None)
 
 
 def _package_placeholders(item: PackItem) -> tuple[str, ...]:

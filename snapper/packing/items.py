@@ -16,8 +16,8 @@ class PackItem(NamedTuple):
 
     `entry` is its package's, if it has one. `linked` is the path, packed before, that it is a hard link to.
     `made_at_link` says that it was created when its package was installed, and `source_mtime` is the time of the
-    relocated source that it was compiled from, in seconds. What is `prebuilt` was compiled on another machine. A cache
-    depends on the `exact_time`.
+    source that it was compiled from, in seconds, if that gets LINK_TIME. What is `prebuilt` was compiled on another
+    machine. A cache depends on the `exact_time`.
     """
 
     file: File

@@ -89,12 +89,7 @@ def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Reco
     unowned = {file.path: file for file in members(tree)}
     _check_restorable(prefix, files, unowned)
     _check_parents(prefix, tree)
-    relocated = {
-        entry.path: files.get(entry.path)
-        for record in records
-        for entry in record.entries
-        if entry.placeholder
-    }
+    retimed = _retimed_sources(records, files)
     cached = cached_sources(files)
     from_package: dict[str, list[PackItem]] = defaultdict(list)
     from_link: dict[str, list[PackItem]] = defaultdict(list)
@@ -104,12 +99,15 @@ def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Reco
         dist = record.package.dist
         claim = _claim_files(record, files, unowned)
         for file, entry in claim.owned:
-            if _is_provable(file, entry) and bytecode.source_of(file.path) not in relocated:
+            if _is_provable(file, entry) and bytecode.source_of(file.path) not in retimed:
                 item = PackItem(file, entry)
                 from_package[dist].append(item._replace(exact_time=True) if file.path in cached else item)
             else:
-                source_mtime = _source_mtime(file, relocated)
-                from_link[dist].append(PackItem(file, entry, made_at_link=True, source_mtime=source_mtime))
+                made_at_link = _is_made_at_link(file, record, files)
+                source_mtime = _source_mtime(file, retimed)
+                from_link[dist].append(
+                    PackItem(file, entry, made_at_link=made_at_link, source_mtime=source_mtime)
+                )
         record_file = unowned.pop(_physical_path(record.file, files), None)
         if record_file is None:
             raise ChangedWhilePacking(f"{prefix}/{record.file}")
@@ -118,7 +116,7 @@ def make_plan(prefix: Path | PinnedDirectory, tree: Tree, records: Sequence[Reco
             missing.append(Deviation(dist, claim.missing))
     distributions = pip.distributions(prefix, unowned)
     others = _pip_files(distributions, unowned)
-    rest = [PackItem(file, source_mtime=_source_mtime(file, relocated)) for file in unowned.values()]
+    rest = [PackItem(file, source_mtime=_source_mtime(file, retimed)) for file in unowned.values()]
     others.append(_owner_files("files", "", rest))
     return PackPlan(
         tuple(_owner_files("package", dist, from_package[dist]) for dist in record_items),
@@ -156,8 +154,18 @@ def _may_be_program(file: File) -> bool:
 def link_time_files(
     planned: OwnerFiles, unproved: Iterable[PackItem], facts: Mapping[str, RelocatedFacts]
 ) -> OwnerFiles:
-    """Add to a package's link-time files what could not be proved to be the package's."""
-    owner_files = _owner_files(planned.kind, planned.owner, [*planned.items, *planned.large, *unproved])
+    """Add to a package's link-time files what could not be proved to be the package's.
+
+    Files that were changed after they were relocated keep their times, so modules compiled from them stay as they are.
+    """
+    changed = {item.file.path for item in unproved if not item.made_at_link}
+    items = [
+        item._replace(source_mtime=None)
+        if item.source_mtime is not None and bytecode.source_of(item.file.path) in changed
+        else item
+        for item in (*planned.items, *planned.large)
+    ]
+    owner_files = _owner_files(planned.kind, planned.owner, [*items, *unproved])
     return replace(owner_files, records=planned.records, facts=facts)
 
 
@@ -257,9 +265,39 @@ def _is_provable(file: File, entry: PathEntry) -> bool:
     return entry.type == "hardlink" and len(entry.sha256) == 64
 
 
-def _source_mtime(file: File, relocated: Mapping[str, File | None]) -> int | None:
-    """Return the mtime of the relocated source of a compiled module, which contains it; packing changes both."""
-    source = relocated.get(bytecode.source_of(file.path) or "")
+def _is_made_at_link(file: File, record: Record, files: Mapping[str, File]) -> bool:
+    """Return whether a file without a checksum may be as its package's installation left it.
+
+    Records are written last, so what was written later has been changed since. Only Python writes compiled modules.
+    """
+    record_file = files.get(record.file)
+    return file.path.endswith(".pyc") or (record_file is not None and file.mtime_ns <= record_file.mtime_ns)
+
+
+def _retimed_sources(records: Iterable[Record], files: Mapping[str, File]) -> dict[str, File | None]:
+    """Return the Python modules of packages that get another time when they are packed: relocated ones and those made
+    at installation. What is missing is None.
+
+    Which of the relocated ones have been changed since, and keep their times, is only known when they are read.
+    """
+    sources: dict[str, File | None] = {}
+    for record in records:
+        for entry in record.entries:
+            if not entry.path.endswith(".py"):
+                continue
+            file = files.get(entry.path)
+            if file is None or _is_provable(file, entry):
+                is_retimed = bool(entry.placeholder)
+            else:
+                is_retimed = _is_made_at_link(file, record, files)
+            if is_retimed:
+                sources[entry.path] = file
+    return sources
+
+
+def _source_mtime(file: File, retimed: Mapping[str, File | None]) -> int | None:
+    """Return the mtime of the source of a compiled module, which contains it, if packing may change both."""
+    source = retimed.get(bytecode.source_of(file.path) or "")
     return source.mtime if source else None
 
 
