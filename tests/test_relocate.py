@@ -8,6 +8,7 @@ import os
 import py_compile
 import re
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType
@@ -18,6 +19,7 @@ from conda_pack.prefixes import binary_replace, text_replace
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from snapper.environment.conda import FileFacts, with_facts
 from snapper.format.canonicalize import (
     TEXT_PLACEHOLDER,
     CanonicalFile,
@@ -488,6 +490,36 @@ def test_relocation_takes_linear_time(what: str) -> None:
     began = time.process_time()
     SLOW[what]()
     assert time.process_time() - began < 2
+
+
+MEBIBYTE = 1 << 20
+LONG: dict[str, Callable[[], object]] = {
+    "a wide string": lambda: relocate_file(
+        ELF + "/p".encode("utf-16-le") + b"ab" * (MEBIBYTE // 2) + b"\0\0", "binary", "/p", "/q"
+    ),
+    "a wide string that may have been shorter": lambda: list(
+        candidate_originals(
+            ELF + "/p".encode("utf-32-le") + b"a" * MEBIBYTE + b"\0" * 99, "binary", "/pp", "/p"
+        )
+    ),
+    "empty lines of a script": lambda: relocate_file(
+        b"#!/p/bin/python" + b"\n" * MEBIBYTE, "text", "/p", "/with space"
+    ),
+    "a string of a record": lambda: with_facts(
+        b'{"_path": "{' + b'\\"' * (MEBIBYTE // 2) + b'"}', {"x": FileFacts("", 0)}, sizes=True
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_relocation_takes_no_memory_for_each_character(what: str) -> None:
+    """Regular expressions can need a hundred bytes for each, which is more than an instance has."""
+    LONG[what]()
+    tracemalloc.start()
+    LONG[what]()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * MEBIBYTE
 
 
 class CountedBytes(bytes):

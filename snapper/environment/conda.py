@@ -40,8 +40,9 @@ _ADVICE = "Reinstall that package (conda install --force-reinstall), or remove t
 _REAL_PATH = "Give the path that the link leads to, if you trust it."
 
 _FLAT_OBJECT = re.compile(rb"\{[^{}]*\}")
-#: A brace, or a string, which ends where the text ends at the latest: every byte is only looked at once.
-_STRING_OR_BRACE = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}]', re.S)
+_QUOTE_OR_BRACE = re.compile(rb'["{}]')
+#: What ends a string, or a character that does not, in a string.
+_QUOTE_OR_ESCAPED = re.compile(rb'"|\\.', re.S)
 _PATH = b'"_path"'
 _BRACE_IN_PATH = re.compile(rb'"_path"\s*:\s*"[^"]*[{}]')
 _IN_PREFIX = re.compile(rb'("sha256_in_prefix"\s*:\s*")[0-9a-f]{64}"')
@@ -276,14 +277,25 @@ def _flat_objects(record: bytes) -> Iterator[tuple[int, int]]:
     if not _BRACE_IN_PATH.search(record):
         yield from (match.span() for match in _FLAT_OBJECT.finditer(record))
         return
-    start = -1
-    for token in _STRING_OR_BRACE.finditer(record):
+    start, position = -1, 0
+    while token := _QUOTE_OR_BRACE.search(record, position):
+        position = token.end()
         if token.group() == b"{":
             start = token.start()
         elif token.group() == b"}":
             if start >= 0:
-                yield start, token.end()
+                yield start, position
             start = -1
+        else:
+            position = _end_of_string(record, position)
+
+
+def _end_of_string(record: bytes, position: int) -> int:
+    """Return where a string ends that contains the position; where the text ends at the latest."""
+    for found in _QUOTE_OR_ESCAPED.finditer(record, position):
+        if found.group() == b'"':
+            return found.end()
+    return len(record)
 
 
 def _parse_entry(text: bytes) -> dict[str, Any] | None:

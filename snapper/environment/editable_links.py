@@ -43,7 +43,7 @@ _TOO_MANY = "it, and files like it, refer to more directories and modules than e
 _ADVICE = "Remove the file, if you do not know it, or keep what it refers to outside with --editable=ignore."
 
 #: String literals of Python, and what is between them, so that no part of a text is searched twice.
-_LITERALS = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|\\.|[^'"\\]+|.""", re.S)
+_LITERALS = re.compile(r"""'[^'\\\n]*(?:\\.[^'\\\n]*)*'|"[^"\\\n]*(?:\\.[^"\\\n]*)*"|\\.|[^'"\\]+|.""", re.S)
 
 #: Modules that compile the package when it is imported, by the builder that writes them. They have a call with a build
 #: directory, and in scikit-build-core's also that it is to be used.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 from conda_pack.prefixes import binary_replace
 
 from snapper.format.constraints import path_bytes
 from snapper.format.encodings import wide_encodings_of
+
+_NULS = re.compile(rb"\0*")
 
 
 class PlaceholderTooShort(ValueError):
@@ -29,7 +30,7 @@ def replace_strings(data: bytes, placeholder: str, prefix: str) -> bytes:
     old, new = placeholder.encode(), path_bytes(prefix)
     if old in data:
         _check_length(old, new)
-        data = _in_strings(data, old, 1, lambda strings: bytes(binary_replace(strings, old, new)))
+        data = _before_last_nul(data, old, lambda strings: bytes(binary_replace(strings, old, new)))
     for encoding in wide_encodings_of(data, placeholder):
         old, new = placeholder.encode(encoding), prefix.encode(encoding, "surrogatepass")
         data = _replace_wide(data, old, new, _width(encoding))
@@ -64,11 +65,10 @@ def _replace_wide(data: bytes, old: bytes, new: bytes, width: int) -> bytes:
     """Replace `old` by `new` in strings that end with a NUL of `width` bytes, wherever conda finds their end."""
     _check_length(old, new)
 
-    def replace(match: re.Match[bytes]) -> bytes:
-        text = match.group()
-        return text.replace(old, new).ljust(len(text), b"\0")
+    def replace(string: bytes, _: int) -> bytes:
+        return string.replace(old, new).ljust(len(string), b"\0")
 
-    return _in_strings(data, old, width, lambda strings: _string_pattern(old, width).sub(replace, strings))
+    return _in_strings(data, old, width, replace)
 
 
 def _lengthen_strings(data: bytes, old: bytes, new: bytes, width: int) -> bytes:
@@ -77,32 +77,40 @@ def _lengthen_strings(data: bytes, old: bytes, new: bytes, width: int) -> bytes:
     if growth < 0 or old not in data:
         return data
 
-    def lengthen(match: re.Match[bytes]) -> bytes:
-        text = old + match["rest"]
-        nuls = len(match["nuls"])
-        needed = growth * text.count(old)
-        if nuls - needed < width:
-            return match.group()
-        return text.replace(old, new) + b"\0" * (nuls - needed)
+    def lengthen(string: bytes, length: int) -> bytes:
+        text = string[:length]
+        nuls = len(string) - length - growth * text.count(old)
+        return string if nuls < width else text.replace(old, new) + b"\0" * nuls
 
-    return _in_strings(data, old, width, lambda strings: _string_pattern(old, width).sub(lengthen, strings))
+    return _in_strings(data, old, width, lengthen)
 
 
-def _in_strings(data: bytes, old: bytes, width: int, replace: Callable[[bytes], bytes]) -> bytes:
-    """Return the data with its strings replaced, by a function that looks for a NUL of `width` bytes after each `old`.
+def _in_strings(data: bytes, old: bytes, width: int, replace: Callable[[bytes, int], bytes]) -> bytes:
+    """Return the data with its strings replaced, from `old` on to their end.
+
+    The function gets each with the NULs behind it, and its length without them. What no NUL of that width follows is
+    no string. A regular expression would need memory for each character of a string.
+    """
+    pieces: list[bytes | memoryview] = []
+    view, done, terminator = memoryview(data), 0, b"\0" * width
+    start = data.find(old)
+    while start >= 0:
+        end = data.find(terminator, start + len(old))
+        if end < 0:
+            break
+        stop = _NULS.match(data, end).end()  # type: ignore[union-attr] # it always matches
+        pieces += (view[done:start], replace(data[start:stop], end - start))
+        done = stop
+        start = data.find(old, stop)
+    return b"".join([*pieces, view[done:]]) if pieces else data
+
+
+def _before_last_nul(data: bytes, old: bytes, replace: Callable[[bytes], bytes]) -> bytes:
+    """Return the data with what the function replaces, which looks for a NUL after each `old`.
 
     Where none follows, the function would search the rest of the data for each `old`, so it does not get that part.
     """
-    end = data.rfind(b"\0" * width) + width
+    end = data.rfind(b"\0") + 1
     if data.find(old, end) < 0:
         return replace(data)
     return replace(data[:end]) + data[end:]
-
-
-@lru_cache(maxsize=16)
-def _string_pattern(path: bytes, width: int) -> re.Pattern[bytes]:
-    """Return a pattern for the end of a NUL-terminated string, from the path on, and the NULs behind it."""
-    characters = rb"[^\0]*" if width == 1 else rb"(?:(?!\0{%d}).)*" % width
-    return re.compile(
-        re.escape(path) + rb"(?P<rest>" + characters + rb")(?P<nuls>\0{%d,})" % width, re.DOTALL
-    )

@@ -18,9 +18,9 @@ MAX_LENGTH = 127
 #: Files may come from an attacker, so matching any of these takes linear time: nothing is tried again after a failure.
 _COOKIE = re.compile(rb"[^\n]*\n(?=[^\n]*\n)([ \t\f]*#.*?coding[:=][ \t]*[-\w.][^\n]*\n)")
 #: What must stay the first statement of a script in Python: a docstring, or an import of a future feature.
-_FIRST_STATEMENT = re.compile(
-    rb"[^\n]*\n(?:[ \t\f]*(?:#[^\n]*)?\r?\n)*(?:[rRuU]?[\"']|from[ \t]+__future__\b)"
-)
+_FIRST_STATEMENT = re.compile(rb"[rRuU]?[\"']|from[ \t]+__future__\b")
+#: The beginning of a line that is not empty and has no comment. A group that is repeated would need memory each time.
+_CODE = re.compile(rb"^(?![ \t\f]*(?:#|\r?$))", re.MULTILINE)
 _BLANKS = re.compile(rb"[ \t]+")
 #: How `env` is told to split its argument, maybe with other options, and options of `env` that another word follows.
 _SPLIT_OPTION = re.compile(rb"(?:-(?P<flags>[i0v]*)S|--split-string(?:=|(?=[ \t])))[ \t]*")
@@ -260,7 +260,7 @@ def _start_by_shell(invocation: _Invocation, script: bytes) -> bytes:
         before = invocation.words[: max(0, invocation.before - 1)]
         words = (*before, invocation.interpreter, *invocation.words[invocation.before :])
         return b"#!/usr/bin/env " + b" ".join([*([b"-S"] if words[1:] else []), *words]) + b"\n"
-    if language is _PYTHON and _FIRST_STATEMENT.match(script):
+    if language is _PYTHON and _begins_with_fixed_statement(script):
         language = _PYTHON_WITH_DOCSTRING
     options = [_quote(word) for word in invocation.words]
     if language.option:
@@ -269,6 +269,12 @@ def _start_by_shell(invocation: _Invocation, script: bytes) -> bytes:
     cookie = _COOKIE.match(script) if language in _PYTHONS else None
     start = b"#! /bin/sh\n" if script.startswith(b"#! ") else b"#!/bin/sh\n"
     return start + (cookie[1] if cookie else b"") + language.lines.replace(b"%b", command)
+
+
+def _begins_with_fixed_statement(script: bytes) -> bool:
+    """Return whether the script has a statement behind its first line that must stay the first one."""
+    code = _CODE.search(script, script.find(b"\n") + 1)
+    return code is not None and _FIRST_STATEMENT.match(script, code.start()) is not None
 
 
 def _language_of(name: bytes) -> _Language | None:
