@@ -354,7 +354,9 @@ def _remove_created(name: str, tree: int, directory: int, target: Path) -> None:
         os.rmdir(name, dir_fd=directory)
         return
     example = next(iter(files_left(tree, target)), "")
-    keep(Entry(directory, name), target, f"programs created something in its place (such as {example!r})")
+    keep(
+        Entry(directory, name), target, f"something of the same name was created there (such as {example!r})"
+    )
 
 
 @contextmanager

@@ -43,6 +43,7 @@ def _remove_environment(world: World) -> None:
 def _restore_first(world: World) -> None:
     """Restore the first snapshot, so that the environment's index has every file."""
     world.run("restore", f"{NAME}@{world.ids[0]}", "--jobs", "1")
+    world.nest()
 
 
 PRUNE = ("prune", "--keep-last", "1", "--grace", "0s", "--yes")
@@ -53,7 +54,7 @@ COMMANDS: Mapping[str, Command] = {
         Command("pack", lambda _: ("pack", NAME), (2, 3), (3,), lambda world: world.become(3)),
         Command("restore", lambda _: ("restore", NAME), (2,), (None, 2), _remove_environment),
         Command("delta", lambda _: ("restore", NAME), (2,), (0, 2), _restore_first),
-        Command("rollback", lambda world: ("rollback", NAME, world.ids[1]), (2, 1), (2, 1)),
+        Command("rollback", lambda world: ("rollback", NAME, world.ids[1]), (2, 1), (2, 1), World.nest),
         Command("prune", lambda _: PRUNE),
         Command("import", lambda world: ("import", str(world.archive), "--name", "imported")),
     )
@@ -105,6 +106,7 @@ class Engine:
         self._check_state(command.current, command.trees)
         world.run(*command.arguments(world), *command.jobs)
         self._check_state(command.current[-1:], command.trees[-1:])
+        assert world.nested_tree() == world.nested
         world.run("prune", "--grace", "0s", "--yes")
         leftovers = world.leftovers()
         assert not leftovers, f"leftovers: {leftovers}"

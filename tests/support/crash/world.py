@@ -95,7 +95,7 @@ class World:
     """A home directory, an envs directory and a store.
 
     `ids` and `trees` have the ids and files of snapshots 0 to 3. The store has the first three, of which the last is
-    current; packing creates snapshot 3.
+    current; packing creates snapshot 3. `nested` has the files of environments below `envs/` of the environment.
     """
 
     top: Path
@@ -103,6 +103,7 @@ class World:
     ids: list[str] = field(default_factory=list)
     trees: list[Tree] = field(default_factory=list)
     imported: str = ""
+    nested: Tree = field(default_factory=dict)
 
     @property
     def prefix(self) -> Path:
@@ -172,10 +173,22 @@ class World:
         shutil.rmtree(self.top / "work")
         shutil.copytree(self.top / "base", self.top / "work", symlinks=True)
         self.location.fill(self.top / "three")
+        self.nested = {}
+
+    def nest(self) -> None:
+        """Create an environment inside of the environment."""
+        make_data(self.prefix / "envs/other")
+        self.nested = self.nested_tree()
+
+    def nested_tree(self) -> Tree:
+        """Return the files of environments inside of the environment."""
+        return tree_at(self.prefix / "envs")
 
     def tree(self) -> Tree | None:
-        """Return the files of the environment, None if there is none."""
-        return tree_at(self.prefix) if self.prefix.exists() else None
+        """Return the files of the environment, without those in it, None if there is none."""
+        if not self.prefix.exists():
+            return None
+        return {path: entry for path, entry in tree_at(self.prefix).items() if not path.startswith("envs/")}
 
     def leftovers(self) -> list[str]:
         """Return the names of files that only interrupted commands leave."""
