@@ -19,7 +19,7 @@ from snapper.environment.condarc import EnvsDirs, read_envs_dirs
 from snapper.environment.locations import find_environment
 from snapper.environment.own_locations import own_locations, remember_location
 from snapper.environment.state import EnvironmentState
-from snapper.errors import EnvironmentNotFound, NoTargetDirectory
+from snapper.errors import EnvironmentNotFound, NoTargetDirectory, ReservedName
 from snapper.format import canonical
 from snapper.format.model import FORMAT
 from snapper.restoring.destinations import Destination, Destinations
@@ -233,13 +233,25 @@ def test_base_becomes_the_conda_of_a_machine_without_one(home: Path) -> None:
     assert destinations.choose("deep", f"{base}/envs/inner/envs/deep").prefix == home / "envs/deep"
     assert choose("inner", f"{base}/envs/inner").prefix == home / "envs/inner"
     assert refused(home, "team-x", base)
-    assert refused(home, "base", home / "bin")
+    with pytest.raises(ReservedName, match=r"nor to .*/bin: that is not in one of your envs directories"):
+        choose("base", home / "bin")
+
+
+def test_base_is_in_no_envs_directory_unless_the_user_has_chosen_that(home: Path) -> None:
+    """There, it would be another environment than the one that `-n base` names."""
+    place = environment(home / "envs/base", "base")
+    for packed_at in ("", str(place), "/opt/elsewhere"):
+        with pytest.raises(ReservedName):
+            choose("base", packed_at)
+    remember_location("base", place)
+    assert choose("base", place).prefix == place
 
 
 def test_base_of_a_store_does_not_become_a_second_conda(home: Path) -> None:
     """The programs of the first one found are on PATH in all kernels."""
     root = conda_root(home / "miniforge3")
-    assert refused(home, "base", home / "miniconda3")
+    with pytest.raises(ReservedName):
+        choose("base", home / "miniconda3")
     assert choose("base", root) == Destination(root)
 
 

@@ -540,10 +540,11 @@ def test_reserved_names_are_only_restored_to_a_given_directory(machine: Machine)
         publisher.publish(machine.store, name)
     outcome = machine.snapper("restore", "--all", "--json", "--envs-dir", machine.envs)
     assert outcome.code == 11
-    assert sorted(path.name for path in machine.envs.iterdir()) == ["base", "work"]
-    assert {error["environment"] for error in outcome.json["failed"]} == {*RESERVED}
-    error = machine.expect_error(11, "restore", "Root", "--replace")
-    assert "--prefix" in error["hint"]
+    assert sorted(path.name for path in machine.envs.iterdir()) == ["work"]
+    assert {error["environment"] for error in outcome.json["failed"]} == {*RESERVED, "base"}
+    for name in ("Root", "base"):
+        assert "--prefix" in machine.expect_error(11, "restore", name, "--replace")["hint"]
+    machine.run_json("restore", "base", "--prefix", machine.home / "conda")
     assert "'Root' is not restored" in machine.snapper("doctor").out
     machine.run_json("restore", "Root", "--prefix", machine.home / "elsewhere")
     assert (

@@ -16,8 +16,13 @@ ROOT_NAMES = ("base", "root")
 _RESERVED = frozenset({META, *SHARED_DIRECTORIES, "root"})
 
 
+def can_be_in_envs_dir(name: str) -> bool:
+    """Return whether an environment of that name can be beside others: conda finds it by the name of its directory."""
+    return name not in ROOT_NAMES and not is_reserved(name)
+
+
 def is_reserved(name: str) -> bool:
-    """Return whether no environment must be packed by this name, or be restored to an envs directory.
+    """Return whether no environment must be packed by this name.
 
     Some file systems do not distinguish upper and lower case.
     """

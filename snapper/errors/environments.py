@@ -203,14 +203,24 @@ class NoTargetDirectory(SnapperError):
 
 @dataclass(eq=False, repr=False)
 class ReservedName(SnapperError):
-    """An environment in the store has a name that no directory with an environment can have beside others."""
+    """An environment in the store has a name that no directory with an environment can have beside others.
+
+    It is not restored to `packed_at` either, for that reason.
+    """
 
     environment: str
+    packed_at: str = ""
+    reason: str = ""
     code = ExitCode.CONFLICT
-    message_template = (
-        "{environment!r} is not restored into an envs directory: to conda, the name means something else"
-    )
     hint_template = "Restore it alone, with --prefix DIRECTORY, or leave it out with --except."
+
+    @property
+    def message(self) -> str:
+        where = f", nor to {self.packed_at}: {self.reason}" if self.packed_at else ""
+        return (
+            f"{self.environment!r} is not restored into an envs directory, where conda means something else by that "
+            f"name{where}"
+        )
 
 
 @dataclass(eq=False, repr=False)

@@ -19,6 +19,7 @@ from typing import Any
 
 from snapper.environment import conda
 from snapper.environment.dependency import KernelCommand
+from snapper.environment.names import can_be_in_envs_dir
 from snapper.format.model import Kernel
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import list_beneath, read_beneath
@@ -160,9 +161,8 @@ def install_hint(prefix: Path) -> str:
     except OSError:
         packages = set()
     package = "r-irkernel" if "r-base" in packages and "python" not in packages else "ipykernel"
-    where = (
-        f"-n {shlex.quote(prefix.name)}" if prefix.parent.name == "envs" else f"-p {shlex.quote(str(prefix))}"
-    )
+    has_name = prefix.parent.name == "envs" and can_be_in_envs_dir(prefix.name)
+    where = f"-n {shlex.quote(prefix.name)}" if has_name else f"-p {shlex.quote(str(prefix))}"
     return f"conda install {where} {package}"
 
 

@@ -24,8 +24,9 @@ from snapper.environment.conda_directories import (
 )
 from snapper.environment.control import control_problem, control_problem_in_home
 from snapper.environment.locations import registered_prefixes
+from snapper.environment.names import can_be_in_envs_dir
 from snapper.environment.own_locations import own_locations
-from snapper.errors import NoTargetDirectory
+from snapper.errors import NoTargetDirectory, ReservedName
 
 _BASE = "base"
 
@@ -58,7 +59,7 @@ class Destinations:
     def choose(self, name: str, packed_at: str) -> Destination:
         """Choose where to restore an environment that was packed at `packed_at`, "" if it was imported.
 
-        Raise NoTargetDirectory.
+        Raise NoTargetDirectory, and ReservedName if that would be in an envs directory, where it cannot be.
         """
         try:
             destination = self._follow(name, packed_at)
@@ -76,7 +77,7 @@ class Destinations:
         origin = Path(packed_at)
         if self._holds(origin, name):
             return Destination(origin)
-        directory = self._envs_dir_of(origin)
+        directory = self._envs_dir_of(origin, name)
         if directory:
             destination, problem = _by_name(directory.path / name, origin), directory.problem_at(name)
         elif packed_at in own_locations(name):
@@ -93,6 +94,8 @@ class Destinations:
 
     def _default(self, name: str, packed_at: str, reason: str) -> Destination:
         """Return a destination in the first usable envs directory; `reason` is why it is not `packed_at`."""
+        if not can_be_in_envs_dir(name):
+            raise ReservedName(name, packed_at, reason)
         tried = [f"{packed_at} ({reason})"] if packed_at else []
         for directory in self._envs_dirs:
             prefix = directory.path / name
@@ -107,7 +110,7 @@ class Destinations:
 
     def _holds(self, origin: Path, name: str) -> bool:
         """Return whether the environment is there, in a directory where this user or conda keeps environments."""
-        directory = self._envs_dir_of(origin)
+        directory = self._envs_dir_of(origin, name)
         if directory and not origin.name.startswith("."):
             problem = directory.problem_at(origin.name)
         elif origin in self._roots:
@@ -119,9 +122,9 @@ class Destinations:
         current = None if problem else state.read(origin)
         return current is not None and current.environment == name
 
-    def _envs_dir_of(self, origin: Path) -> EnvsDirectory | None:
-        """Return the envs directory that the path is directly in, if there is one."""
-        for directory in self._envs_dirs:
+    def _envs_dir_of(self, origin: Path, name: str) -> EnvsDirectory | None:
+        """Return the envs directory that the path is directly in, if there is one and the environment can be there."""
+        for directory in self._envs_dirs if can_be_in_envs_dir(name) else ():
             if str(origin.parent) in (str(directory.path), os.path.realpath(directory.path)):
                 return directory
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.environment.names import is_reserved
+from snapper.environment.names import can_be_in_envs_dir, is_reserved
 from snapper.errors import NoTargetDirectory, ReservedName, SnapperError
 from snapper.format.model import Ref
 from snapper.repository.refs import read_ref
@@ -103,7 +103,7 @@ def _choose(ref: Ref, request: RestoreRequest, destinations: Destinations) -> De
     """Return the destination of a request; raise NoTargetDirectory, and ReservedName if the user has to give it."""
     if request.prefix:
         return Destination(Path(os.path.abspath(request.prefix)))
-    if is_reserved(ref.name):
+    if is_reserved(ref.name) or (request.envs_dir and not can_be_in_envs_dir(ref.name)):
         raise ReservedName(ref.name)
     if request.envs_dir:
         return Destination(Path(os.path.abspath(request.envs_dir / ref.name)))
