@@ -93,6 +93,25 @@ def test_environment_of_a_colleague_is_packed(world: World, shared: Path, state:
     assert [path.lstat().st_mtime_ns for path in sorted((prefix / ".snapper").iterdir())] == times
 
 
+def test_files_that_only_root_may_read_are_not_packed(world: World) -> None:
+    """Their owner, or whoever owns the directory they are in, can move them into an environment, or link them there."""
+    prefix, root = world.victim.envs / "work", world.root
+    pack(world.victim, prefix)
+    for name in ("public", "secret", "linked"):
+        (prefix / name).write_text(name)
+        (prefix / name).chmod(0o644 if name == "public" else 0o640)
+    os.link(prefix / "linked", world.victim.home / "elsewhere")
+    for name in ("cache", "listed"):
+        (prefix / name).mkdir()
+        (prefix / name / "file").write_text(name)
+    (prefix / "cache").chmod(0o711)
+    (prefix / "link").symlink_to("public")
+    packed = root.run_json("pack", "-p", prefix, "--name", "copy")
+    assert [item["path"] for item in packed["skipped"]] == ["cache", "linked", "secret"]
+    root.run_json("restore", "copy", "--prefix", world.top / "restored")
+    assert {"public", "listed/file", "link"} <= tree_of(world.top / "restored").keys()
+
+
 def test_kernelspec_for_the_environment_of_a_colleague_is_named(world: World, shared: Path) -> None:
     """It would have to be copied into the environment; nothing is written there."""
     pack(world.attacker, shared / "team")

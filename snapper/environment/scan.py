@@ -45,17 +45,22 @@ def scan(prefix: Path | PinnedDirectory) -> Tree:
 def _refusal(directory: PinnedDirectory) -> Refuse | None:
     """Return a function that says why what has a status is not part of the environment of another user, for `walk`.
 
-    There, others' files may be hard links to what this user can read, but the owner of the environment cannot.
+    There, others' files may be hard links to what this user can read, but the owner of the environment cannot, or may
+    have been moved there. So of root's, only what everyone may read is part of it.
     """
     owner = directory.status.st_uid
 
     def refuse(status: os.stat_result) -> str | None:
-        is_secret = stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and not status.st_mode & stat.S_IROTH
-        if status.st_uid == owner or (status.st_uid == ROOT and not is_secret):
+        if status.st_uid == owner or (status.st_uid == ROOT and _is_open_to_all(status.st_mode)):
             return None
         return f"it belongs to the user {owner_name(status)}"
 
     return None if is_own(directory.status) else refuse
+
+
+def _is_open_to_all(mode: int) -> bool:
+    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
+    return stat.S_ISLNK(mode) or mode & needed == needed
 
 
 def nested_environments(tree: Tree) -> list[str]:
