@@ -107,15 +107,17 @@ def test_what_a_restore_has_kept_is_named_and_is_no_environment(machine: Machine
         ("old", ("restore", "--all", "--only", "nothing")),
         ("unchecked", ("restore", "--all", "--store", "/nowhere")),
         ("checking", ("restore", "data", "--store", "/nowhere")),
+        ("old, and nothing is at the target", ("restore", "data")),
     ],
 )
 def test_environments_that_were_set_aside_are_named_and_put_back_by_any_restore(
     machine: Machine, place: str, command: tuple[str, ...]
 ) -> None:
     pack_with_kernel(machine)
-    base = make_data(machine.home / "miniconda3")
-    leftover = base.with_name(".miniconda3.snapper")
+    base, leftover = machine.home / "miniconda3", machine.home / ".miniconda3.snapper"
+    place, *rest = place.split(", ")
     leftover.mkdir(mode=0o700)
+    make_data(leftover / place if rest else base)
     make_data(leftover / place / "envs/mine")
     (found,) = findings(machine, code=3)["Leftover"]
     assert (found["level"], found["hint"].partition(":")[0]) == ("problem", "Do not remove it")

@@ -16,7 +16,7 @@ from snapper.checks.findings import Finding
 from snapper.checks.permissions import check_permissions
 from snapper.commands.environment_checks import check_environments
 from snapper.environment import conda
-from snapper.environment.conda_directories import envs_dirs
+from snapper.environment.conda_directories import envs_dirs, usual_roots
 from snapper.environment.kept import environments_in, kept_in
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
@@ -284,7 +284,8 @@ def _broken_kernel(kernel: RegisteredKernel) -> Finding:
 
 def _check_leftovers() -> Iterator[Finding]:
     """Find staging directories of restores that were killed, and what restores have kept of environments."""
-    for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in installed_environments())]):
+    prefixes = [*installed_environments(), *usual_roots()]
+    for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in prefixes)]):
         for leftover in find_leftovers(directory):
             if has_nested(leftover):
                 detail = (

@@ -8,6 +8,7 @@ Start reading here: `restore_session` and `snapper.api` call `restore`, and `sna
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from snapper import kernels
 from snapper.environment import state
-from snapper.environment.conda_directories import trusted_roots
+from snapper.environment.conda_directories import find_roots, usual_roots
+from snapper.environment.control import control_problem_in_home
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
@@ -32,6 +34,7 @@ from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, select_fitting
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
 from snapper.restoring.staging import remove_leftover_staging
+from snapper.restoring.staging_lock import staging_path
 from snapper.restoring.target import RestoreTarget
 from snapper.settings.log_file import log_crash
 from snapper.store import Store
@@ -108,10 +111,11 @@ def restore(
 def complete_interrupted_swaps() -> None:
     """Complete or undo what killed processes left half done in conda's root prefixes.
 
-    Environments in these may be missing from their place until then.
+    Environments in these, or a prefix itself, may be missing from their place until then.
     """
-    for root in trusted_roots():
-        remove_leftover_staging(root)
+    for root in dict.fromkeys([*find_roots(), *usual_roots()]):
+        if os.path.lexists(staging_path(root)) and not control_problem_in_home(root):
+            remove_leftover_staging(root)
 
 
 class _Restore:
