@@ -205,6 +205,7 @@ PATHS = [
 PATHS += [".snapper", ".snapper/state.json", "a/" * 256 + "a"]
 PLACEHOLDERS = ["", "/", "relative", "/nul\0", "/\udcff", "/\ud800"]
 NAMES = ["", ".", "..", "-a", ".a", "a/b", "a b", "a\n", "a\0", "a@b", "~", "x" * 129, "a:b", "é/", "*"]
+NAMES += [f"team{letter}" for letter in "\u115f\u1160\u3164\uffa0"]
 
 
 def test_valid_digests_and_names() -> None:

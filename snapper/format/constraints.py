@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from snapper.process.characters import is_visible
+
 #: snapper's own directory inside an environment, which is never packed or restored.
 STATE_DIRECTORY = ".snapper"
 
@@ -51,12 +53,13 @@ def is_valid_name(text: str) -> bool:
 
     It consists of letters, digits, `_`, and, except as the first character, `.`, `+`, and `-`. It has at most 128 bytes
     in UTF-8, so that files can be named after it, and is in Unicode's composed form (NFC), so that there is one file
-    for each name on all file systems.
+    for each name on all file systems. None of its letters is invisible, so that no two names look the same for that.
     """
     return (
         _NAME.match(text) is not None
         and len(path_bytes(text)) <= _LONGEST_NAME
         and unicodedata.is_normalized("NFC", text)
+        and is_visible(text)
     )
 
 

@@ -26,6 +26,7 @@ from snapper.fs.small_files import list_beneath
 from snapper.kernels.jupyter import kernel_names_elsewhere, user_kernels_directory
 from snapper.kernels.kernelspecs import CARRIED, KERNEL_JSON, MOST_KERNELS
 from snapper.kernels.registered import RegisteredKernel, is_available, registered_kernels
+from snapper.process.characters import is_visible
 from snapper.settings.resolution import load_settings
 
 #: The kernel that Jupyter itself comes with.
@@ -33,9 +34,6 @@ NATIVE = "python3"
 
 #: How the names begin that the extension nb_conda_kernels gives to the kernels of environments.
 _RESERVED = ("conda-env-", "conda-base-", "conda-root-")
-
-#: Letters and a symbol that look like nothing: fillers of Korean, and Braille without dots.
-_BLANK = "\u115f\u1160\u2800\u3164\uffa0"
 
 _LONGEST_STEM = 200
 _LONGEST_TEXT = 40
@@ -317,10 +315,8 @@ def _fill(template: str, environment: str, language: str, kernel: str) -> str:
 
 def _clean(text: str) -> str:
     """Return the beginning of the text, in one line and without characters that cannot be seen."""
-    printable = "".join(
-        character if character.isprintable() and character not in _BLANK else " " for character in text
-    )
-    return " ".join(printable.split())[:_LONGEST_TEXT].rstrip()
+    visible = "".join(character if is_visible(character) else " " for character in text)
+    return " ".join(visible.split())[:_LONGEST_TEXT].rstrip()
 
 
 def _capitalize(language: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from snapper.errors.redaction import redact
+from snapper.process.characters import is_visible
 
 if TYPE_CHECKING:
     _TextStreamHandler = logging.StreamHandler[TextIO]
@@ -91,12 +92,11 @@ def configure_logging(level: int) -> None:
 
 
 def escape_controls(text: str) -> str:
-    """Return the text with everything escaped that is not a printable character, such as terminal sequences."""
-    if text.isprintable():
+    """Return the text with everything escaped that cannot be seen, such as terminal sequences."""
+    if is_visible(text):
         return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
+        char if is_visible(char) else char.encode("unicode_escape", "surrogatepass").decode() for char in text
     )
 
 

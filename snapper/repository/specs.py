@@ -11,6 +11,7 @@ from snapper.environment.names import is_reserved
 from snapper.errors import NotInStore, UsageError
 from snapper.format.constraints import is_valid_name
 from snapper.format.model import Ref
+from snapper.process.characters import is_visible
 from snapper.repository.refs import lineage, read_ref
 from snapper.store import Store
 
@@ -51,6 +52,8 @@ def check_environment_name(name: str, advice: str = "") -> str:
     if not is_valid_name(name):
         advice = advice or ("Give a directory with --prefix." if "/" in name else "")
         rule = "Use letters, digits, '_', '.', '+' and '-', at most 128 characters, starting with a letter or digit."
+        if not is_visible(name):
+            rule = "It contains characters that cannot be seen."
         raise UsageError(f"{name!r} is not a valid environment name", f"{rule} {advice}".rstrip())
     return name
 

@@ -123,6 +123,18 @@ def test_escapes_in_locks(command: str, world: World) -> None:
     world.victim.snapper(*command.split())
 
 
+def test_name_that_looks_like_anothers(world: World) -> None:
+    """It ends in a letter that looks like nothing: two environments appear to have one name."""
+    world.publish("team", prefix=world.victim.envs / "team")
+    world.publish("team\u3164", prefix=world.victim.envs / "team\u3164")
+    world.victim.snapper("restore", "--all", "--envs-dir", world.victim.envs)
+    restored = [path.name for path in world.victim.envs.iterdir()]
+    withstood(restored == ["team"], f"restored {restored}")
+    for command in ("list", "status", "prune --yes"):
+        outcome = world.victim.snapper(*command.split())
+        withstood("team\u3164" not in outcome.out + outcome.err, f"`{command}` shows it")
+
+
 def test_escapes_in_names_of_files_in_a_store(world: World) -> None:
     """The store has files, in place of objects, whose names control the terminal."""
     world.publish("work")
