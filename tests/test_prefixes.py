@@ -19,8 +19,10 @@ from snapper.environment import conda
 from snapper.environment.embedded import find_prefixes
 from snapper.environment.own_locations import remember_location
 from snapper.environment.scan import scan
+from snapper.format.model import LAYER_SIZE
 from tests.conftest import Machine, tree_of, without_run_records
 from tests.support.archives import Tree, conda_pack, conda_unpack, make_odd, unpack
+from tests.support.programs import compile_program
 
 
 @pytest.fixture
@@ -416,3 +418,31 @@ def test_accepted_prefixes_remain_prefixes(
     (new / "own.pc").write_text(f"prefix={old}\nversion=2\n")
     assert machine.run_json("pack", "-p", new, "--name", "work")["found_prefixes"] == []
     assert restored_at("work")["own.pc"][2].decode() == f"prefix={prefix}\nversion=2\n"
+
+
+def test_what_is_known_of_prefixes_follows_files_that_are_renamed_or_copied(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """A restored environment has a database with the first prefix, and a program with room for a longer one."""
+    first, second, third = tmp_path / "the-first-one", tmp_path / "second", tmp_path / "the-third-one"
+    (first / "conda-meta").mkdir(parents=True)
+    (first / "work").mkdir()
+    database = f"{first}/x".encode() + bytes(40)
+    (first / "work/database").write_bytes(database)
+    compile_program(first / "work/program", f"-Wl,-rpath,{first}/lib")
+    machine.snapper("pack", "-p", first, "--name", "work")
+    machine.snapper("restore", "work", "--prefix", second)
+    (second / "work").rename(second / "renamed")
+    shutil.copyfile(second / "renamed/database", second / "copy")
+    (second / "log").write_text(f"copied from {first}\n")
+    with (second / "large").open("wb") as large:
+        large.truncate(LAYER_SIZE)
+        large.seek(0, os.SEEK_END)
+        large.write(database)
+    expected = ["copy", "large", "renamed/database"]
+    packed = machine.snapper("pack", "-p", second, "--name", "work", "--json")
+    assert (packed.code, sorted(packed.json["unrelocated"])) == (3, expected)
+    restored = machine.snapper("restore", "work", "--prefix", third, "--json")
+    assert (restored.code, sorted(restored.json["restored"][0]["unrelocated"])) == (3, expected)
+    assert (third / "copy").read_bytes() == database
+    assert f"{third}/lib".encode() in (third / "renamed/program").read_bytes()

@@ -235,9 +235,10 @@ def _may_be_relocated(collection: _Collection, item: PackItem, view: memoryview)
     if context.earlier_placeholders(item.file) or context.kept_prefixes(item.file):
         return True
     head, has_nul = bytes(view[:256]), builder.has_nul()
+    prefixes = (*context.prefixes, *context.foreign_prefixes) if has_nul else context.prefixes
     patterns = (
         pattern
-        for prefix in context.prefixes
+        for prefix in prefixes
         for pattern in search_patterns(prefix, head, has_nul=has_nul, prebuilt=item.prebuilt)
     )
     return any(map(builder.mentions, patterns))
@@ -296,7 +297,7 @@ def _canonicalize(context: PackContext, item: PackItem, data: bytes) -> tuple[Ca
     If it contains several, which a snapshot cannot note, it is unrelocated.
     """
     placeholders = (*context.earlier_placeholders(item.file), *_package_placeholders(item))
-    kept = context.kept_prefixes(item.file)
+    kept = context.kept_in(item.file, data)
     result, prefix = canonicalize(data, context.prefix, placeholders, kept), context.prefix
     for other in context.other_prefixes:
         if result is None or not result.mode:

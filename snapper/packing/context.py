@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import posixpath
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 from snapper.environment.tree import File
+from snapper.format import object_code
 from snapper.format.model import StoredLayer
 from snapper.packing.files import FilePlace
 from snapper.packing.included import IncludedSources
 from snapper.repository.checked_layers import has_content
 from snapper.repository.locks import Intent
 from snapper.store import Store
+
+#: How many prefixes of earlier snapshots are looked for in all files.
+_MOST_FOREIGN = 8
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,31 @@ class PackContext:
         kept = self.kept.get(file.path)
         return (kept,) if kept else ()
 
+    @cached_property
+    def foreign_prefixes(self) -> tuple[str, ...]:
+        """The most frequent prefixes that any file kept in an earlier snapshot, if the environment is not there now.
+
+        Copies of these files contain them, too.
+        """
+        counts = Counter(
+            kept for kept in self.kept.values() if not any(map(partial(_overlap, kept), self.prefixes))
+        )
+        return tuple(prefix for prefix, _ in counts.most_common(_MOST_FOREIGN))
+
+    def kept_in(self, file: File, data: bytes) -> tuple[str, ...]:
+        """Return the prefixes that the file may keep: its earlier one, or foreign ones if it is no text."""
+        kept = self.kept_prefixes(file)
+        if kept or b"\0" not in data:
+            return kept
+        return tuple(prefix for prefix in self.foreign_prefixes if object_code.mentions(data, prefix))
+
     def place_of(self, file: File) -> FilePlace:
         """Return where to read the file from."""
         if file.path in self.followed:
             return FilePlace(*posixpath.split(self.followed[file.path]))
         return self.included.place_of(file.path) or FilePlace(self.directory, file.path)
+
+
+def _overlap(first: str, second: str) -> bool:
+    """Return whether two paths are the same, or one is below the other."""
+    return f"{first}/".startswith(f"{second}/") or f"{second}/".startswith(f"{first}/")

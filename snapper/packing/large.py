@@ -139,7 +139,7 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
                 return replace(scan, rewritten=not is_relocated or view.prefix != context.prefix)
     survey = _survey(context, item)
     proved = bool(entry and entry.sha256 == survey.sha256)
-    if proved or not (survey.prefixes or survey.has_kept or survey.has_placeholder):
+    if proved or not (survey.prefixes or survey.kept or survey.has_placeholder):
         refers_to_source = survey.has_source_path and not proved
         return LargeFileScan(item, proved, None, survey.starts, refers_to_source, rewritten=refers_to_source)
     prefix, *others = survey.prefixes or (context.prefix,)
@@ -160,7 +160,7 @@ def _scan_with_prefix(context: PackContext, item: PackItem, survey: _Survey) -> 
             return LargeFileScan(item, False, method, relocated.starts, False)
     if survey.is_program and item.file.size <= _LARGEST_PROGRAM:
         return _scan_program(context, item, survey)
-    kept = (*context.kept_prefixes(item.file), context.prefix)[0 if survey.has_kept else -1]
+    kept = survey.kept or context.prefix
     kept = kept if is_placeholder(kept) else ""
     return LargeFileScan(item, False, None, survey.starts, True, kept=kept)
 
@@ -170,7 +170,7 @@ def _scan_program(context: PackContext, item: PackItem, survey: _Survey) -> Larg
     file = item.file
     data = read_file(context.place_of(file), file)
     # A kept prefix is not replaced by one that is as long: when pieces are restored, that is not possible.
-    kept = tuple(path for path in context.kept_prefixes(file) if path_bytes(path) in data)
+    kept = tuple(path for path in context.kept_in(file, data) if path_bytes(path) in data)
     canonical = canonicalize_program(data, context.prefix, context.earlier_placeholders(file), kept)
     if canonical is None:
         return LargeFileScan(item, False, None, survey.starts, False)
@@ -248,14 +248,14 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
 class _Survey:
     """What a file contains, and where its pieces start if it is packed as it is.
 
-    `prefixes` are those that it may contain. It `has_kept` the prefix that it contained in an earlier snapshot, and
-    `has_placeholder`, one of that snapshot that was not replaced in a program.
+    `prefixes` are those that it may contain. `kept` is one that it, or another file, kept in an earlier snapshot, and
+    it `has_placeholder`, one of that snapshot that was not replaced in a program.
     """
 
     starts: tuple[PieceStart, ...]
     sha256: str
     prefixes: tuple[str, ...]
-    has_kept: bool
+    kept: str
     has_placeholder: bool
     has_nul: bool
     is_program: bool
@@ -278,9 +278,10 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
     digest, buffer, carried = hashlib.sha256(), bytearray(_READ_SIZE), b""
     needles: dict[str, tuple[bytes, ...]] = {}
     found: set[str] = set()
-    kept = tuple(map(path_bytes, context.kept_prefixes(item.file)))
+    own_kept, kept = context.kept_prefixes(item.file), ""
+    sought = [(path, path_bytes(path)) for path in own_kept or context.foreign_prefixes]
     placeholders = tuple(map(path_bytes, filter(is_own_placeholder, context.earlier_placeholders(item.file))))
-    has_kept = has_placeholder = has_nul = program = has_source_path = False
+    has_placeholder = has_nul = program = has_source_path = False
     with open_checked(place, item.file) as descriptor:
         for position in range(0, size, _READ_SIZE):
             view = memoryview(buffer)[: min(_READ_SIZE, size - position)]
@@ -297,18 +298,21 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
             for prefix in needles.keys() - found:
                 if any(needle in block for needle in needles[prefix]):
                     found.add(prefix)
-            has_kept = has_kept or any(path in block for path in kept)
+            kept = kept or next((path for path, encoded in sought if encoded in block), "")
             has_placeholder = has_placeholder or any(path in block for path in placeholders)
             has_nul = has_nul or b"\0" in block
             has_source_path = has_source_path or context.included.are_mentioned_in(block)
             longest = max(
-                context.included.longest_path, *map(len, chain(kept, placeholders, *needles.values()))
+                context.included.longest_path,
+                *(len(encoded) for _, encoded in sought),
+                *map(len, chain(placeholders, *needles.values())),
             )
             carried = block[len(block) - longest + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
     prefixes = tuple(prefix for prefix in context.prefixes if prefix in found)
+    kept = kept if own_kept or has_nul else ""
     return _Survey(
-        starts, digest.hexdigest(), prefixes, has_kept, has_placeholder, has_nul, program, has_source_path
+        starts, digest.hexdigest(), prefixes, kept, has_placeholder, has_nul, program, has_source_path
     )
 
 

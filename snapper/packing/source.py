@@ -23,6 +23,7 @@ from snapper.errors import EditableInstallsFound
 from snapper.format.times import LATEST
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
+from snapper.packing.renamed import with_renamed
 
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
@@ -116,7 +117,7 @@ class PackSource:
         """The placeholders that an earlier snapshot, or the imported archive, had in files, by path."""
         if self.foreign_prefix:
             return self.foreign_prefix.placeholders
-        previous = self.previous.placeholders() if self.previous else {}
+        previous = with_renamed(self.previous.placeholders(), self.installed) if self.previous else {}
         return {**self.installed.embedded.placeholders, **previous}
 
     @property
@@ -130,7 +131,7 @@ class PackSource:
         """The prefixes that files of an earlier snapshot contained and that could not be replaced, by path."""
         if self.foreign_prefix:
             return self.foreign_prefix.kept
-        return self.previous.kept_prefixes() if self.previous else {}
+        return with_renamed(self.previous.kept_prefixes(), self.installed) if self.previous else {}
 
     def links_outside(self, prefixes: Collection[str]) -> tuple[str, ...]:
         """Return the symlinks that lead out of the environment, whose path in them is one of the prefixes."""
