@@ -47,7 +47,7 @@ class UnpluggableStore(LocalStore):
         self._check()
         return super().sizes(prefix, keys)
 
-    def put(self, key: str, data: bytes | memoryview) -> bool:
+    def put(self, key: str, data: bytes | memoryview) -> str:
         self._check()
         return super().put(key, data)
 

@@ -486,6 +486,31 @@ def test_layers_of_an_unknown_writer_are_read_once(
     assert read == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the kind of a file system")
+@pytest.mark.usefixtures("one_owner")
+def test_layers_that_others_replace_while_they_are_written_are_not_taken_for_own_ones(
+    env: RestoredEnvironment, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = LocalStore.put
+
+    def put_and_replace(store: LocalStore, key: str, data: bytes | memoryview) -> str:
+        written = put(store, key, data)
+        if key.startswith(Layout.LAYERS):
+            other = store.root / f"{key}.other"
+            other.write_bytes(bytes(len(data)))
+            other.rename(store.root / key)
+        return written
+
+    pushed = open_store(str(scratch / "pushed"), create=True)
+    packed = open_store(str(scratch / "packed"), create=True)
+    for replaced in (True, False):
+        monkeypatch.setattr(LocalStore, "put", put_and_replace if replaced else put)
+        (copied,) = copy_environments(env.store, pushed, [SnapshotSpec("env")], force=True)
+        assert isinstance(copied, CopyResult) and copied.added_layers > 1
+        assert pack(packed, env.prefix, "env", jobs=1).added_layers == copied.added_layers
+        (scratch / "pushed/environments/env.json").unlink()
+
+
 @pytest.mark.parametrize("owners", ["true", "one"])
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the kind of a file system")
 def test_layers_that_were_restored_are_not_read_again(

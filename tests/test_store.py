@@ -212,7 +212,7 @@ def test_objects_named_by_their_digest(store: Store, key_of: Callable[[str], str
 
 
 def put(_number: int, store: Store, data: bytes) -> bool:
-    return store.put(KEY, data)
+    return bool(store.put(KEY, data))
 
 
 def test_simultaneous_puts_of_one_object(store: Store) -> None:

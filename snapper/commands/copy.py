@@ -24,7 +24,7 @@ from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import HistoryEntry, Layer, Ref
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.repository.checked_layers import CheckedLayers, intact_layers, unattested_keys
+from snapper.repository.checked_layers import CheckedLayers, intact_layers, written_keys
 from snapper.repository.locks import Intent, pack_intent, report_running_prune
 from snapper.repository.objects import read_layer, write_pages
 from snapper.repository.refs import VersionedRef, advance_ref, find_ref, list_refs, name_in
@@ -208,14 +208,14 @@ class _Copy:
         present = intact_layers(self.target, unique.values(), checked)
         missing = [layer for digest, layer in unique.items() if digest not in present]
         self.progress.start(f"Copying {name}", sum(layer.size for layer in missing))
-        added = {layer.digest: layer.size for layer in self._copy_concurrently(missing)}
+        written = dict(self._copy_concurrently(missing))
         self.progress.done()
-        checked.remember(unattested_keys(self.target, added))
-        return added
+        checked.remember(written_keys(self.target, written))
+        return {digest: unique[digest].size for digest in written}
 
-    def _copy_concurrently(self, layers: Sequence[Layer]) -> Iterator[Layer]:
-        """Copy the layers; yield each that was added, when it is complete."""
-        waiting, in_flight = list(reversed(layers)), dict[Future[bool], Layer]()
+    def _copy_concurrently(self, layers: Sequence[Layer]) -> Iterator[tuple[str, str]]:
+        """Copy the layers; yield the digest of each that was added, when it is complete, and its identity."""
+        waiting, in_flight = list(reversed(layers)), dict[Future[str], Layer]()
         with ThreadPoolExecutor(_MAX_CONCURRENT) as pool:
             while waiting or in_flight:
                 while waiting and _may_start(waiting[-1], in_flight.values()):
@@ -223,12 +223,12 @@ class _Copy:
                     in_flight[pool.submit(self._copy_layer, layer)] = layer
                 for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
                     layer = in_flight.pop(future)
-                    written = future.result()
+                    identity = future.result()
                     self.progress.advance(layer.size)
-                    if written:
-                        yield layer
+                    if identity:
+                        yield layer.digest, identity
 
-    def _copy_layer(self, layer: Layer) -> bool:
+    def _copy_layer(self, layer: Layer) -> str:
         data = read_layer(self.source, layer)
         return self.target.put(Layout.layer(layer.digest), data)
 

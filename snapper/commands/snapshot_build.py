@@ -28,7 +28,7 @@ from snapper.packing.source import PackSource
 from snapper.packing.splitting import EarlierLayers
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
-from snapper.repository.checked_layers import CheckedLayers, content_key, intact_layers, unattested_keys
+from snapper.repository.checked_layers import CheckedLayers, content_key, intact_layers, written_keys
 from snapper.repository.known_layers import known_layers
 from snapper.repository.locks import Intent
 from snapper.repository.snapshots import has_encoded_snapshot
@@ -139,7 +139,8 @@ def build_snapshot(
         progress.done()
     built = build.result()
     contents = (content_key(layer.digest, layer.diff_id) for layer in built.checked)
-    written = unattested_keys(context.store, built.added)
+    identities = {digest: layer.identity for digest, layer in built.added.items()}
+    written = written_keys(context.store, identities)
     checked.remember([*contents, *written])
     snapshot = Snapshot(
         format=FORMAT,
@@ -163,7 +164,7 @@ def build_snapshot(
         tuple(dict.fromkeys((*context.prefixes, *(reusable.prefixes if reusable else ())))),
         built.unrelocated,
         built.layers,
-        built.added,
+        {digest: layer.size for digest, layer in built.added.items()},
         credentials,
         source.found_prefixes,
         () if source.foreign_prefix else find_outside_libraries(around, variables, source.tree, plan),

@@ -39,8 +39,8 @@ def write_entry(
     *,
     durable: bool = True,
     mode: int = 0o666,
-) -> None:
-    """Write a file in an open directory, and leave no temporary file behind. May raise OSError.
+) -> os.stat_result:
+    """Write a file in an open directory, and leave no temporary file behind; return its status. May raise OSError.
 
     `place` gives the temporary file the name of the target; by default, it replaces what has that name. If `durable`,
     the data is on the disk before the file gets its name, and the name is on return. `mode` is that of the file, less
@@ -57,12 +57,14 @@ def write_entry(
                 if durable:
                     os.fsync(descriptor)
                 place(temporary, target)
+                status = os.fstat(descriptor)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary.name, dir_fd=temporary.directory)
             raise
     if durable:
         os.fsync(target.directory)
+    return status
 
 
 def remove_leftovers(directory: int | Path) -> int:

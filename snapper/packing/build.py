@@ -48,19 +48,26 @@ class _LayerKey(NamedTuple):
     number: int
 
 
+class AddedLayer(NamedTuple):
+    """The size in bytes of a layer that was added to the store, and its identity there."""
+
+    size: int
+    identity: str
+
+
 @dataclass(frozen=True)
 class BuildResult:
     """A snapshot's layers in order, and what was learned about its files.
 
     `altered` are files that differ from what their packages installed, `unrelocated` paths with a prefix that cannot be
-    relocated. `added` maps the digests of layers that were not in the store to their sizes in bytes. `checked` are the
-    layers whose content was built or compared now, and not taken from the previous pack.
+    relocated. `added` are the layers that were not in the store, by digest. `checked` are those whose content was built
+    or compared now, and not taken from the previous pack.
     """
 
     layers: tuple[PackedLayer, ...]
     altered: tuple[Deviation, ...]
     unrelocated: OwnedPaths
-    added: Mapping[str, int]
+    added: Mapping[str, AddedLayer]
     checked: tuple[Layer, ...]
 
 
@@ -90,7 +97,7 @@ class LayerBuild:
     _layers: dict[_LayerKey, PackedLayer] = field(default_factory=dict)
     _altered: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _unrelocated: dict[str, Kind] = field(default_factory=dict)
-    _added: dict[str, int] = field(default_factory=dict)
+    _added: dict[str, AddedLayer] = field(default_factory=dict)
     _checked: list[Layer] = field(default_factory=list)
     _ready: list[_Job] = field(default_factory=list)
     _running: dict[int, _Job] = field(default_factory=dict)
@@ -247,9 +254,9 @@ class LayerBuild:
             packed = PackedLayer(layer, paths, rewritten.intersection(paths) if rewritten else rewritten)
             self._layers[_LayerKey(_KIND_ORDER[kind], owner, job.order, number)] = packed
         self._checked += result.layers
-        for layer, size in zip(result.layers, result.added_sizes, strict=True):
-            if size:
-                self._added[layer.digest] = size
+        for layer, identity in zip(result.layers, result.written, strict=True):
+            if identity:
+                self._added[layer.digest] = AddedLayer(layer.size, identity)
         self._unrelocated.update(dict.fromkeys(result.unrelocated, kind))
         if kind == "package":
             self._open_packages[owner].facts.update(result.facts)

@@ -47,7 +47,7 @@ class _Collection:
     builder: LayerBuilder
     group: FileGroup
     layers: list[Layer] = field(default_factory=list)
-    added_sizes: list[Callable[[], int]] = field(default_factory=list)
+    written: list[Callable[[], str]] = field(default_factory=list)
     unproved: list[PackItem] = field(default_factory=list)
     facts: dict[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Collection:
         if not self.builder.empty:
             sealed = self.builder.seal(self.group.kind, self.group.owner, self.context.find_stored)
             self.layers.append(sealed.layer)
-            self.added_sizes.append(store_layer(self.context, sealed))
+            self.written.append(store_layer(self.context, sealed))
 
     def make_room(self, size: int) -> None:
         if not self.builder.has_room(size):
@@ -65,10 +65,9 @@ class _Collection:
 
     def result(self) -> CollectedGroup:
         """Wait until all layers are stored, and return what was collected."""
-        sizes = tuple(added_size() for added_size in self.added_sizes)
         return CollectedGroup(
             tuple(self.layers),
-            sizes,
+            tuple(identity() for identity in self.written),
             tuple(self.unproved),
             self.facts,
             tuple(self.unrelocated),
@@ -103,14 +102,12 @@ def layer_builder(level: int) -> LayerBuilder:
     return LayerBuilder(level)
 
 
-def store_layer(context: PackContext, sealed: SealedLayer) -> Callable[[], int]:
-    """Start storing the layer; return a function that waits for that and returns how many bytes were added."""
+def store_layer(context: PackContext, sealed: SealedLayer) -> Callable[[], str]:
+    """Start storing the layer; return a function that waits for that and returns what `Store.put` does."""
     if sealed.data is None:
-        return lambda: 0
+        return lambda: ""
     context.intent.declare()
-    upload = upload_queue().put(context.store, Layout.layer(sealed.layer.digest), sealed.data)
-    size = sealed.layer.size
-    return lambda: size if upload.result() else 0
+    return upload_queue().put(context.store, Layout.layer(sealed.layer.digest), sealed.data).result
 
 
 def member_of(item: PackItem, kind: Kind, size: int | None = None, *, at_link: bool = False) -> Member:

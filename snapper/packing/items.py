@@ -57,7 +57,7 @@ class FileGroup:
 
 @dataclass(frozen=True)
 class CollectedGroup:
-    """The layers of a group, and how many bytes each added to the store.
+    """The layers of a group, and the identities of those that were written to the store, "" for the others.
 
     `unproved` are files that differ from what their package installed, `facts` describes relocated files, and
     `unrelocated` are paths with a prefix that cannot be relocated. `rewritten` are paths of files and links that
@@ -65,7 +65,7 @@ class CollectedGroup:
     """
 
     layers: tuple[Layer, ...]
-    added_sizes: tuple[int, ...]
+    written: tuple[str, ...]
     unproved: tuple[PackItem, ...] = ()
     facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: tuple[str, ...] = ()

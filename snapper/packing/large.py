@@ -239,9 +239,9 @@ def collect_piece(context: PackContext, piece: Piece) -> Deferred[CollectedGroup
         builder.note(item.file.path, CanonicalFile(b"", None, "", kept=placeholder))
     begins = Continuation(item.file.path, start.offset, scan.size, start.replaced) if piece.number else None
     sealed = builder.seal(piece.kind, piece.owner, context.find_stored, begins)
-    layer, added_size = sealed.layer, store_layer(context, sealed)
+    layer, written = sealed.layer, store_layer(context, sealed)
     rewritten = (item.file.path,) if scan.rewritten and piece.number == 0 else ()
-    return Deferred(lambda: CollectedGroup((layer,), (added_size(),), rewritten=rewritten))
+    return Deferred(lambda: CollectedGroup((layer,), (written(),), rewritten=rewritten))
 
 
 @dataclass(frozen=True)

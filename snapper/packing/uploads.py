@@ -22,14 +22,14 @@ class UploadQueue:
         self._held = 0
         self._changed = threading.Condition()
 
-    def put(self, store: Store, key: str, data: bytes) -> Future[bool]:
+    def put(self, store: Store, key: str, data: bytes) -> Future[str]:
         """Start an upload, after waiting if too many bytes are held; the result is that of `Store.put`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._held or self._held + len(data) <= _MAX_BYTES)
             self._held += len(data)
         return self._pool.submit(self._put, store, key, data)
 
-    def _put(self, store: Store, key: str, data: bytes) -> bool:
+    def _put(self, store: Store, key: str, data: bytes) -> str:
         try:
             return store.put(key, data)
         finally:

@@ -12,7 +12,7 @@ read again. Layers that this user writes or restores are remembered as if they h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 
 from snapper.errors import SnapperError, StoreUnreachable
@@ -53,19 +53,29 @@ def content_key(digest: str, diff_id: str) -> bytes:
     return hashlib.sha256(f"{digest} {diff_id}".encode()).digest()
 
 
-def _object_key(store: Store, key: str, status: ObjectStatus) -> bytes:
+def _object_key(store: Store, key: str, identity: str) -> bytes:
     """Return the key of an object that is intact."""
-    return hashlib.sha256(f"{status.identity} {key} in {store.url}".encode()).digest()
+    return hashlib.sha256(f"{identity} {key} in {store.url}".encode()).digest()
+
+
+def written_keys(store: Store, identities: Mapping[str, str]) -> list[bytes]:
+    """Return the keys of layers that this user has written, by digest, none if the store attests those.
+
+    The identities must be what `Store.put` has returned: others may have replaced the layers since.
+    """
+    if store.attests_own:
+        return []
+    return [_object_key(store, Layout.layer(digest), identity) for digest, identity in identities.items()]
 
 
 def unattested_keys(store: Store, digests: Iterable[str]) -> list[bytes]:
     """Return the keys of these layers as they are now, none if the store attests what this user writes.
 
-    This is for layers that this user has just written, or will read before the keys are remembered.
+    This is for layers that this user will read before the keys are remembered.
     """
     keys = [] if store.attests_own else [Layout.layer(digest) for digest in digests]
     statuses = zip(keys, map_concurrently(store.inspect, keys), strict=True)
-    return [_object_key(store, key, status) for key, status in statuses if status]
+    return [_object_key(store, key, status.identity) for key, status in statuses if status]
 
 
 def intact_layers(store: Store, layers: Iterable[Layer], checked: CheckedLayers) -> frozenset[str]:
@@ -75,10 +85,12 @@ def intact_layers(store: Store, layers: Iterable[Layer], checked: CheckedLayers)
     """
 
     def is_checked(key: str, status: ObjectStatus) -> bool:
-        return _object_key(store, key, status) in checked.keys
+        return _object_key(store, key, status.identity) in checked.keys
 
     found = intact_objects(store, {Layout.layer(layer.digest): layer.size for layer in layers}, is_checked)
-    read = (_object_key(store, key, status) for key, status in found.items() if not status.is_attested)
+    read = (
+        _object_key(store, key, status.identity) for key, status in found.items() if not status.is_attested
+    )
     checked.remember(read)
     return frozenset(map(Layout.digest_of, found))
 
@@ -94,7 +106,7 @@ def has_content(
     status = store.inspect(key)
     if status is None or status.size != stored.size:
         return False
-    is_intact = status.is_attested or _object_key(store, key, status) in checked
+    is_intact = status.is_attested or _object_key(store, key, status.identity) in checked
     if is_intact and content_key(stored.digest, diff_id) in checked:
         return True
     try:

@@ -72,8 +72,12 @@ class Store(Protocol):
         ends in `/`. Many sizes take fewer requests than each of them on its own.
         """
 
-    def put(self, key: str, data: bytes | memoryview) -> bool:
-        """Write an immutable object unless it exists; return whether it was written. Durable on return."""
+    def put(self, key: str, data: bytes | memoryview) -> str:
+        """Write an immutable object unless it exists. Durable on return.
+
+        Return its identity, as in ObjectStatus, or an empty string if it exists. Others may replace it at any time, so
+        what `inspect` returns later need not be the identity of what was written.
+        """
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         """Write a mutable object. Raise VersionMismatch unless it is at `version` (None: does not exist yet)."""

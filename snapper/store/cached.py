@@ -123,7 +123,7 @@ class CachedStore:
                 raise
             return {key: status.st_size for key, status in cached.items() if status}
 
-    def put(self, key: str, data: bytes | memoryview) -> bool:
+    def put(self, key: str, data: bytes | memoryview) -> str:
         written = self._ask(lambda: self.origin.put(key, data))
         if Layout.digest_of(key):
             status = self._status(key)

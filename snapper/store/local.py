@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 _MODE = 0o777
 _MODE_OF_DEFAULT = 0o700
 
+#: The mode of objects that never change, less the umask: a group may replace and remove them, but not write to them.
+_MODE_OF_IMMUTABLE = 0o644
+
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _REPLACE_LINK = (
@@ -125,10 +128,7 @@ class LocalStore(DirectStore):
             return None
         status = found[0]
         is_attested = status.st_nlink == 1 and all(map(_is_private, found)) and self._has_true_owners
-        identity = (
-            f"{status.st_ino}:{status.st_ctime_ns}"  # the number of the device can change at each mount
-        )
-        return ObjectStatus(status.st_size, is_attested, identity)
+        return ObjectStatus(status.st_size, is_attested, _object_identity(status))
 
     @property
     def attests_own(self) -> bool:
@@ -141,12 +141,11 @@ class LocalStore(DirectStore):
             return {key: status[0].st_size for key, status in found if status}
         return {}
 
-    def put(self, key: str, data: bytes | memoryview) -> bool:
+    def put(self, key: str, data: bytes | memoryview) -> str:
         if self.size(key) == len(data) and not self._is_false(key, data):
-            return False
+            return ""
         with self._mapped_errors(key, "write"), self._new_entry(key) as entry:
-            write_entry(entry, data, _replace)
-        return True
+            return _object_identity(write_entry(entry, data, _replace, mode=_MODE_OF_IMMUTABLE))
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         with self._mapped_errors(key, "write"):
@@ -366,6 +365,11 @@ def _is_private(status: os.stat_result) -> bool:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _object_identity(status: os.stat_result) -> str:
+    """Return the identity of an object, without the number of the device, which can change at each mount."""
+    return f"{status.st_ino}:{status.st_ctime_ns}"
 
 
 def _default_of_other(root: Path, status: os.stat_result) -> StoreRefused:

@@ -121,13 +121,14 @@ class S3Store(DirectStore):
             found = zip(rest, pool.map(self.size, rest), strict=True)
             return sizes | {key: size for key, size in found if size is not None}
 
-    def put(self, key: str, data: bytes | memoryview) -> bool:
+    def put(self, key: str, data: bytes | memoryview) -> str:
         head = self._head(key) if len(data) >= _CHECK_FIRST else None
-        if head is None and self._write(key, data, {"IfNoneMatch": "*"}):
-            return True
+        written = "" if head else self._write(key, data, {"IfNoneMatch": "*"})
+        if written:
+            return written
         head = head or self._head(key)
         if head is None or self._is_complete(key, data, head):
-            return False
+            return ""
         return self._write(key, data, {"IfMatch": head.etag})  # it was not written by snapper
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
@@ -232,10 +233,10 @@ class S3Store(DirectStore):
         """
         if head.size != len(data) or head.attested is False:
             return False
-        return bool(head.attested) or not Layout.digest_of(key) or self._has(key, data)
+        return bool(head.attested) or not Layout.digest_of(key) or bool(self._etag_if_same(key, data))
 
-    def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> bool:
-        """Write the object if the condition holds, which S3 checks; return whether it was written.
+    def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> str:
+        """Write the object if the condition holds, which S3 checks; return its ETag, "" if it was not written.
 
         An attempt may have succeeded even if its response was lost and the next one reports that the condition fails.
         """
@@ -250,24 +251,27 @@ class S3Store(DirectStore):
         with mapped_errors(self.location, key, "write"):
             for attempt in range(_MAX_CONFLICTS):
                 try:
-                    self._client.put_object(**request, Body=io.BytesIO(data))  # does not copy bytes
-                    return True
+                    response = self._client.put_object(
+                        **request, Body=io.BytesIO(data)
+                    )  # does not copy bytes
+                    return str(response.get("ETag", "unknown"))
                 except ClientError as error:
                     retried = retried or was_retried(error)
                     if status_of(error) == 412 or (code_of(error) == "NoSuchKey" and "IfMatch" in condition):
-                        return retried and self._has(key, data)
+                        return self._etag_if_same(key, data) if retried else ""
                     if status_of(error) != 409 or attempt == _MAX_CONFLICTS - 1:
                         raise
                 logger.debug("retrying after a conflict: %s", key)
                 time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise AssertionError
 
-    def _has(self, key: str, data: bytes | memoryview) -> bool:
-        """Return whether the object exists with this content."""
+    def _etag_if_same(self, key: str, data: bytes | memoryview) -> str:
+        """Return the ETag of the object if it has this content, "" if it does not exist or has another."""
         try:
-            return self.read(key) == data
+            found = self.read_versioned(key)
         except NotInStore:
-            return False
+            return ""
+        return found.version if found.data == data else ""
 
 
 def _is_attested(key: str, response: Mapping[str, Any]) -> bool | None:
