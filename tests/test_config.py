@@ -292,7 +292,7 @@ def test_commands_use_settings_and_report_invalid_ones(machine: Machine) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-@pytest.mark.parametrize("way", ["owner", "link", "mode", "pipe"])
+@pytest.mark.parametrize("way", ["owner", "link", "mode", "volume", "pipe"])
 def test_settings_of_other_users_are_ignored(
     way: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +311,9 @@ def test_settings_of_other_users_are_ignored(
         os.chown(link, OTHER, OTHER, follow_symlinks=False)
     elif way == "mode":
         planted.chmod(0o666)
+    elif way == "volume":  # others can move a file of this user there that they may write to
+        os.chown(link.parent, 0, OTHER)
+        link.parent.chmod(0o775)
     else:
         planted.unlink()
         os.mkfifo(planted)
@@ -321,7 +324,7 @@ def test_settings_of_other_users_are_ignored(
     shown = capsys.readouterr().err
     assert shown.count("are ignored, because") == 1
     assert "SNAPPER_CONFIG" not in shown
-    assert ("chmod" if way == "mode" else str(OTHER)) in shown
+    assert ("chmod" if way in ("mode", "volume") else str(OTHER)) in shown
     monkeypatch.setenv("SNAPPER_CONFIG", f"{link}/config.toml")
     if way != "pipe":
         assert load_settings().store == f"{home}/evil"
@@ -334,6 +337,10 @@ def test_a_default_store_of_another_user_must_be_chosen(
     store = home / "SageMaker/.snapper"
     open_store(str(store), create=True)
     assert run(["list"]) == 0
+    store.parent.chmod(0o777)
+    assert run(["list"]) == 13
+    assert f"it is the default, but {store.parent} is writable by other users" in capsys.readouterr().err
+    store.parent.chmod(0o755)
     os.chown(store, OTHER, OTHER)
     assert run(["list"]) == 13
     assert f"snapper config set store {store}" in capsys.readouterr().err

@@ -233,7 +233,7 @@ def test_a_default_store_that_another_user_puts_in_place_is_refused(
     with pytest.raises(StoreRefused):
         open_store(str(tmp_path / "store"), create=True, is_default=True)
     monkeypatch.undo()
-    with pytest.raises(StoreRefused, match="it is the default, but its directory belongs to the user 54321"):
+    with pytest.raises(StoreRefused, match=r"it is the default, but .* belongs to the user 54321"):
         open_store(str(tmp_path / "store"), is_default=True)
     assert open_store(str(tmp_path / "store"))
 

@@ -77,8 +77,8 @@ supervise() {
 
 # --- work: install snapper, and restore. All of this runs as the user.
 
-work_functions=(say left limited is_below_managed is_managed use_own_path find_python is_installed install link restore
-    write_log work)
+work_functions=(say left limited is_own choose_base is_below_managed is_managed use_own_path find_python is_installed
+    install link restore write_log work)
 
 # Prints the seconds that remain until $1 seconds before the time limit, at least 1.
 left() { echo $((budget - $1 - SECONDS > 1 ? budget - $1 - SECONDS : 1)); }
@@ -89,6 +89,29 @@ limited() {
     seconds=$(left 5)
     if (($1 < seconds)); then seconds=$1; fi
     timeout --foreground -k 2 "$seconds" "${@:2}"
+}
+
+# Succeeds if nobody but this user and root may write to the directory $1, whose group may be this user's own.
+is_own() {
+    local owner group mode
+    read -r owner group mode < <(stat -L -c '%u %G %A' -- "$1" 2>/dev/null) || return 1
+    case $owner in 0 | "$EUID") ;; *) return 1 ;; esac
+    case $mode in
+    d???????w?) return 1 ;;
+    d????w????) [ "$group" = "$(id -un)" ] ;;
+    esac
+}
+
+# Sets base, where snapper is installed, to a directory that no others control: the volume can be shared.
+choose_base() {
+    local directory
+    base=$HOME/@BASE@
+    for directory in "${base%/*}" "$base"; do
+        if [ "$directory" = "$HOME" ] || [ ! -e "$directory" ] || is_own "$directory"; then continue; fi
+        say "$base is not used, because others control ${directory/#"$base"/it}"
+        base=$HOME/.local/share/snapper/start
+        return
+    done
 }
 
 # Succeeds if a directory above the path $1 is an environment that snapper has packed or restored. What is in its `envs`
@@ -209,7 +232,7 @@ write_log() {
 
 work() {
     export HOME
-    base=$HOME/@BASE@
+    choose_base
     venv=$base/venv
     if [ ! -d "$HOME" ]; then
         say "the home directory $HOME does not exist: nothing to do"

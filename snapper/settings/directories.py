@@ -10,12 +10,13 @@ from enum import Enum
 from pathlib import Path
 
 from snapper.errors import UsageError
-from snapper.fs.ownership import untrusted_component
+from snapper.fs.ownership import UntrustedComponent, untrusted_component
 from snapper.fs.small_files import read_file
 
 _METADATA = Path("/opt/ml/metadata/resource-metadata.json")
 
-#: The name of snapper's directory on the volume of a notebook instance.
+#: Where the volume of a notebook instance is in the home, and the name of snapper's directory on it.
+_VOLUME = "SageMaker"
 _ON_VOLUME = ".snapper"
 
 IS_MACOS = sys.platform == "darwin"
@@ -48,7 +49,7 @@ def home_directory() -> Path:
 
 def notebook_volume() -> Path | None:
     """Return the volume of a notebook instance, which persists while the rest of the home directory is lost."""
-    volume = home_directory() / "SageMaker"
+    volume = home_directory() / _VOLUME
     return volume if os.path.isdir(volume) else None
 
 
@@ -82,8 +83,19 @@ def default_cache_directory() -> str | None:
 
 def user_config_directories() -> Iterator[Path]:
     """Yield the directories in which the user's settings file may be, the first one first."""
-    yield home_directory() / "SageMaker" / _ON_VOLUME
+    yield home_directory() / _VOLUME / _ON_VOLUME
     yield _user_directory("user_config_path")
+
+
+def control_by_others(path: Path) -> UntrustedComponent | None:
+    """Return what another user controls on the way to a file or directory that nobody has named to snapper.
+
+    In the home, what its group may write is the user's own: with some umasks, that is everything. The volume of a
+    notebook instance can be shared. May raise OSError.
+    """
+    home = home_directory()
+    in_home = path.is_relative_to(home) and not path.is_relative_to(home / _VOLUME)
+    return untrusted_component(path, trust_group=in_home)
 
 
 def existing_directory(directory: Path, name: str) -> Path:

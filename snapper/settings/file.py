@@ -21,17 +21,12 @@ from typing import Any
 
 from snapper.errors import FileOperationFailed, InvalidSettings
 from snapper.fs.atomic import write_entry
-from snapper.fs.beneath import open_own_path
 from snapper.fs.directories import closing_descriptor, without_umask
 from snapper.fs.moves import Entry
 from snapper.fs.own_directory import open_or_make
-from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
+from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.small_files import read_file, read_own_path
-from snapper.settings.directories import (
-    home_directory,
-    notebook_volume,
-    user_config_directories,
-)
+from snapper.settings.directories import control_by_others, notebook_volume, user_config_directories
 
 logger = logging.getLogger(__name__)
 
@@ -149,20 +144,12 @@ def _control_by_others(path: Path) -> str:
         return f"its directory belongs to the user {owner_name(directory)}"
     if not is_own(status):
         return f"it belongs to the user {owner_name(status)}"
-    if others_can_write(status, trust_group=_trusts_group(path)):
-        return f"other users may write to it. Check it, then run: chmod go-w {shlex.quote(str(path))}"
-    try:
-        os.close(open_own_path(str(path)))
-    except OSError as error:
-        if error.errno != errno.EPERM:
-            raise
-        return str(error.strerror)  # a link of another user
-    return ""
-
-
-def _trusts_group(path: Path) -> bool:
-    """Return whether what the group may write is the user's own: in the home, with some umasks, that is everything."""
-    return path.is_relative_to(home_directory())
+    found = control_by_others(path)
+    if found is None:
+        return ""
+    is_writable = is_own(os.lstat(found.path))
+    advice = f". Check it, then run: chmod go-w {shlex.quote(found.path)}" if is_writable else ""
+    return f"{found.path} {found.reason}{advice}"
 
 
 def _is_usable(path: Path) -> bool:
@@ -170,7 +157,7 @@ def _is_usable(path: Path) -> bool:
     try:
         return not _control_by_others(path)
     except FileNotFoundError:
-        return untrusted_component(path, trust_group=_trusts_group(path)) is None
+        return control_by_others(path) is None
     except OSError:
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,7 +14,7 @@ from snapper.errors import NotAStore, NotInStore, ObjectTooLarge, StoreRefused, 
 from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.model import FORMAT, StoreMarker
-from snapper.settings.directories import absolute_directory
+from snapper.settings.directories import absolute_directory, control_by_others
 from snapper.settings.resolution import load_settings
 from snapper.store.base import Store
 from snapper.store.cache_directory import TAG, CacheDirectory, is_cache
@@ -136,7 +137,21 @@ def _local(url: str, apart_from: Path | None, *, is_default: bool) -> LocalStore
         raise UsageError(
             f"the store {url} is inside the environment {apart_from}", "Choose another location with --store."
         )
+    if is_default:
+        _check_default(root)
     return LocalStore.opened(root, is_default=is_default)
+
+
+def _check_default(root: Path) -> None:
+    """Raise StoreRefused if another user can put a store in the place of the default one, which nobody has chosen."""
+    try:
+        found = control_by_others(root)
+    except OSError:
+        return  # opening it says why
+    if found:
+        choice = f"snapper config set store {shlex.quote(str(root))}"
+        advice = f"If you trust everyone who may write there, choose it: {choice}. Otherwise, choose another directory."
+        raise StoreRefused(str(root), "", f"it is the default, but {found.path} {found.reason}", advice)
 
 
 def _check_no_cache(store: Store) -> None:

@@ -20,6 +20,7 @@ from tests.support.redteam.accounts import withstood
 from tests.support.redteam.start_script import SAGEMAKER_PATH, StartScript, new_start_script
 
 SECRET = "a secret of root"
+_OTHER = 64202
 
 #: Commands that the script calls by name.
 _COMMANDS = (
@@ -256,3 +257,20 @@ def test_commands_in_a_path_that_the_user_can_write(path: str, script: StartScri
     script.run(cwd=script.home, variables={"PATH": path.format(home=script.home)})
     ran_by = set(who.read_text().split()) if who.exists() else set()
     withstood("0" not in ran_by, "made root run a program of the user")
+
+
+@pytest.mark.parametrize("owner", [_OTHER, None], ids=["another user's", "writable by a group"])
+def test_installation_that_others_control(owner: int | None, script: StartScript) -> None:
+    """On a shared volume, another user has created snapper's directory, or moved one of the user's there."""
+    script.program(".snapper/venv/bin/python", "cd; id -u >>ran")
+    script.snapper("cd; id -u >>ran")
+    volume = script.home.with_name("volume")
+    script.base.rename(volume)
+    script.base.symlink_to(volume)
+    for path in (volume, *volume.rglob("*")):
+        os.chown(path, owner or script.uid, _OTHER)
+        path.chmod(0o775)
+    output = script.run(budget=8)
+    shutil.rmtree(volume)
+    assert f"{script.base} is not used, because others control it".encode() in output
+    withstood(not (script.home / "ran").exists(), "ran a program that others can replace")
