@@ -403,6 +403,15 @@ def test_links_of_distributions_are_followed(data: Path, machine: Machine) -> No
     (site / "six.py").symlink_to(cached)
     contents = cached.read_bytes()
     assert dependencies(machine) == []
+    machine.run_json("verify", "-p", data)
+    cached.rename(cached.with_name("removed"))
+    (environment,) = machine.run_json("status")["environments"]
+    assert environment["drift"]["changed"] == [str((site / "six.py").relative_to(data))]
+    assert machine.snapper("restore", "work").code == 11
+    assert machine.snapper("verify", "-p", data).code == 12
+    cached.with_name("removed").rename(cached)
+    (environment,) = machine.run_json("status")["environments"]
+    assert not any(environment["drift"].values())
     (data / "new").touch()
     machine.run_json("pack", "work")
     machine.run_json("restore", "work@~1")  # files of the present environment are used

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,10 +42,14 @@ class FileDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class CompareJob:
-    """A layer to compare with the files in `directory`, which contain one of the `prefixes`, most of them the first."""
+    """A layer to compare with the files in `directory`, which contain one of the `prefixes`, most of them the first.
+
+    The links at the paths in `followed` count as the files that they lead to, by absolute paths.
+    """
 
     directory: str
     prefixes: tuple[str, ...]
+    followed: Mapping[str, str]
     layer: Layer
 
     @property
@@ -96,10 +100,10 @@ def compare_environment(
     Compiled modules may be valid for another modification time of their source, and there may be additional ones.
     Raise NotAnEnvironment, Corrupted, PermissionDenied, FileOperationFailed.
     """
-    prefixes = installed.prefixes_as_in(snapshot_id)
-    compared = _compare_layers(snapshot, str(installed.prefix), prefixes, workers, progress)
+    prefixes, followed = installed.prefixes_as_in(snapshot_id), installed.followed.targets
+    compared = _compare_layers(snapshot, str(installed.prefix), prefixes, followed, workers, progress)
     differences = {difference.path: difference for _, part in compared for difference in part.differences}
-    for difference in _compare_records(installed.prefix, compared, snapshot.altered_paths):
+    for difference in _compare_records(installed.prefix, followed, compared, snapshot.altered_paths):
         differences.setdefault(difference.path, difference)
     expected = {path for _, part in compared for path in part.paths}
     paths = [file.path for file in installed.tree.files if file.type != "directory"]
@@ -114,13 +118,14 @@ def _compare_layers(
     snapshot: Snapshot,
     directory: str,
     prefixes: tuple[str, ...],
+    followed: Mapping[str, str],
     workers: WorkerPool[Store],
     progress: Progress,
 ) -> list[tuple[Layer, ComparedLayer]]:
     layers = {
         workers.submit(
             compare_layer,
-            CompareJob(directory, prefixes, layer),
+            CompareJob(directory, prefixes, followed, layer),
             layer.diff_size,
             label=f"comparing {layer.owner}",
         ): layer
@@ -135,14 +140,17 @@ def _compare_layers(
 
 
 def _compare_records(
-    directory: Path, compared: Sequence[tuple[Layer, ComparedLayer]], altered: frozenset[str]
+    directory: Path,
+    followed: Mapping[str, str],
+    compared: Sequence[tuple[Layer, ComparedLayer]],
+    altered: frozenset[str],
 ) -> Iterator[FileDifference]:
     """Yield the package records that do not match the files of their packages."""
     facts: dict[object, dict[str, FileFacts]] = defaultdict(dict)
     for layer, part in compared:
         unaltered = {path: fact for path, fact in part.facts.items() if path not in altered}
         facts[layer.owner_group].update(unaltered)
-    with DiskFiles(str(directory)) as files:
+    with DiskFiles(str(directory), followed) as files:
         split = {
             (layer.owner_group, layer.begins.path)
             for layer, _ in compared
@@ -175,7 +183,7 @@ def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
     """Compare one layer; raise Corrupted, PermissionDenied, FileOperationFailed."""
     layer = _reader.open(job.layer, read_layer(store, job.layer), store.url)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
-    with unpack_errors(what, job.prefix), DiskFiles(job.directory) as files:
+    with unpack_errors(what, job.prefix), DiskFiles(job.directory, job.followed) as files:
         comparison = _LayerComparison(layer, files, job.prefixes)
         if layer.continuation is not None:
             comparison.compare_piece(layer.continuation)

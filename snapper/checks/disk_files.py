@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from types import TracebackType
@@ -14,7 +14,8 @@ from types import TracebackType
 from snapper.environment.conda import FileFacts
 from snapper.errors import SnapperError
 from snapper.format.model import LARGEST_LAYER
-from snapper.fs.directories import DirectoryTree
+from snapper.fs.beneath import open_own_path
+from snapper.fs.directories import DirectoryTree, closing_descriptor
 from snapper.fs.errors import map_os_error
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -26,10 +27,13 @@ _LARGEST = 2 * LARGEST_LAYER
 
 
 class DiskFiles:
-    """The files below a directory, by their relative paths."""
+    """The files below a directory, by their relative paths.
 
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
+    In place of links at the paths in `followed`, these are the files to which they lead, by absolute paths.
+    """
+
+    def __init__(self, directory: str, followed: Mapping[str, str]) -> None:
+        self._directory, self._followed = directory, followed
         self._directories = DirectoryTree(directory, make=False)
 
     def __enter__(self) -> DiskFiles:
@@ -44,6 +48,9 @@ class DiskFiles:
         """Return the status; None if nothing is there, or if a parent is not a directory."""
         parent, _, name = path.rpartition("/")
         try:
+            if path in self._followed:
+                with closing_descriptor(open_own_path(self._followed[path])) as file:
+                    return os.fstat(file)
             return os.stat(name, dir_fd=self._directories[parent], follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -85,7 +92,10 @@ class DiskFiles:
     def _opened(self, path: str) -> Iterator[FileIO]:
         parent, _, name = path.rpartition("/")
         try:
-            descriptor = os.open(name, _READ_FLAGS, dir_fd=self._directories[parent])
+            if path in self._followed:
+                descriptor = open_own_path(self._followed[path])
+            else:
+                descriptor = os.open(name, _READ_FLAGS, dir_fd=self._directories[parent])
             with open(descriptor, "rb", buffering=0) as file:
                 yield file
         except OSError as error:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.index import Index
+from snapper.environment.index import FOLLOWED, Index
 from snapper.environment.scan import is_kept
 from snapper.environment.state import read_index_header
 from snapper.environment.tree import WITHOUT_DATA, Tree
 from snapper.format import bytecode
 from snapper.format.times import clamped
+
+#: Return the status of what is at a path of the environment, or what a link there leads to; None if there is nothing.
+StatusOf = Callable[[str], os.stat_result | None]
 
 #: Later than all times that an index can have.
 _NEVER = sys.maxsize
@@ -36,8 +41,10 @@ class Drift:
         return sorted((*self.added, *self.removed, *self.changed))
 
 
-def find_drift(tree: Tree, index: Index) -> Drift:
+def find_drift(tree: Tree, index: Index, status_of: StatusOf) -> Drift:
     """Compare the files on disk with the index: paths, sizes, modes, and mtimes.
+
+    Where a link was packed as the file that it leads to, `status_of` tells whether that is there and has its size.
 
     A file that was written when the index was taken, or later, may have been written again in the same tick of the file
     system's clock, so it counts as changed.
@@ -59,6 +66,10 @@ def find_drift(tree: Tree, index: Index) -> Drift:
             or seen_mode != mode
             or (seen_mtime != mtime and seen_mtime != clamped(mtime))
             or taken <= seen_mtime <= seen_ctime
+        ) and not (
+            seen_mode == mode | FOLLOWED
+            and seen_mtime == clamped(mtime)
+            and _is_file(status_of(path), seen_size)
         ):
             changed.append(path)
     # Python leaves directories for compiled modules empty.
@@ -72,6 +83,10 @@ def find_drift(tree: Tree, index: Index) -> Drift:
         return tuple(sorted(path for path, source in sources if not (source in present or source in rows)))
 
     return Drift(without_compiled(added), without_compiled(removed), without_compiled(changed))
+
+
+def _is_file(status: os.stat_result | None, size: int) -> bool:
+    return status is not None and stat.S_ISREG(status.st_mode) and status.st_size == size
 
 
 def is_touched(prefix: Path) -> bool:

@@ -6,12 +6,14 @@ file changed in the same instant could have changed again later without a trace 
 
 The file starts with a line of JSON, the header. It is followed by blocks of columns, one block per layer: path, size,
 mode, mtime and ctime in nanoseconds, and inode. Directories that are members of a layer have a path that ends in `/`
-and only a mode. If a path occurs more than once, its last entry counts.
+and only a mode. Those of links that were packed as the files that they lead to have the size of these, and FOLLOWED in
+their mode. If a path occurs more than once, its last entry counts.
 """
 
 from __future__ import annotations
 
 import json
+import stat
 import struct
 from array import array
 from collections import defaultdict
@@ -52,6 +54,9 @@ NO_LAYER = -1
 
 #: The ctime of files that were hard-linked or unlinked after they were vouched for and before the index was taken.
 ANY_CTIME = -1
+
+#: Set in the modes of links that were packed as what they lead to; the sizes are those of that.
+FOLLOWED = stat.S_IFLNK
 
 _NO_ROW: IndexRow = (-1, 0, 0, 0, 0, NO_LAYER)
 _BLOCK = struct.Struct("<qqq")
@@ -136,6 +141,11 @@ def index_entry(file: File) -> IndexEntry:
     if file.type == "directory":
         return directory_entry(file.path, file.mode)
     return IndexEntry(file.path, file.size, file.mode, clamped(file.mtime_ns), file.ctime_ns, file.inode)
+
+
+def followed_entry(link: File, size: int) -> IndexEntry:
+    """Return the entry for a link in place of which a file of this size was packed, to which it leads."""
+    return index_entry(link)._replace(size=size, mode=link.mode | FOLLOWED)
 
 
 def directory_entry(path: str, mode: int) -> IndexEntry:

@@ -143,4 +143,4 @@ class InstalledEnvironment:
     def _drift(self) -> Drift | None:
         if self.state is None or self.index is None or self.index.header.snapshot != self.state.snapshot:
             return None
-        return find_drift(self.tree, self.index)
+        return find_drift(self.tree, self.index, self.directory.stat)

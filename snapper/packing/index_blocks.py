@@ -16,6 +16,8 @@ def index_blocks(layers: tuple[PackedLayer, ...], source: PackSource) -> list[by
     from elsewhere, or shares its data with one of these by a hard link.
     """
     files = source.installed.tree.by_path
+    followed = source.installed.followed
+    targets = {path: followed.tree.by_path[path] for path in followed.targets}
     unsaved = _unsaved_paths(source) if source.has_included else frozenset()
     changed = source.from_elsewhere.union(*(packed.rewritten for packed in layers))
     inodes = {source.tree.by_path[path].inode for path in changed}
@@ -27,7 +29,9 @@ def index_blocks(layers: tuple[PackedLayer, ...], source: PackSource) -> list[by
         index.encode_block(
             number if is_attested(packed) else index.unattested(number),
             [
-                index.index_entry(files[path])
+                index.followed_entry(files[path], targets[path].size)
+                if path in targets
+                else index.index_entry(files[path])
                 for path in packed.paths
                 if path in files and path not in unsaved
             ],

@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from snapper.environment import state
+from snapper.environment.index import FOLLOWED
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import environments_in, kept_name
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
@@ -215,12 +216,10 @@ def _seen_in_index(tree: int, target: Path) -> IsKnown:
     def is_known(path: str, status: os.stat_result) -> bool:
         if stat.S_ISDIR(status.st_mode):
             return path in directories or _is_compiled(path, rows.__contains__)
-        row = rows.get(path)
-        is_same = row is not None and (row[0], row[2], row[4]) == (
-            status.st_size,
-            clamped(status.st_mtime_ns),
-            status.st_ino,
-        )
+        row, is_same = rows.get(path), False
+        if row is not None:
+            size = status.st_size if row[1] & FOLLOWED else row[0]
+            is_same = (size, row[2], row[4]) == (status.st_size, clamped(status.st_mtime_ns), status.st_ino)
         return is_same or _is_compiled(path, rows.__contains__)
 
     return is_known
