@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, NotAnEnvironment
-from snapper.format.constraints import is_placeholder, path_bytes
+from snapper.format.constraints import CONDA_META, is_placeholder, path_bytes
 from snapper.format.model import Mode, Package
 from snapper.fs.directories import pin_directory
 from snapper.fs.errors import map_os_error, read_errors
 from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.fs.small_files import list_beneath, read_all_beneath, read_beneath
 
-META = "conda-meta"
+META = CONDA_META
 
 #: The largest record, and the most data of all records of an environment, in bytes.
 LARGEST_RECORD = 64 << 20
@@ -87,7 +87,7 @@ class Record:
 def is_environment(prefix: Path | PinnedDirectory) -> bool:
     """Return whether the directory is a conda environment; like conda, look for conda-meta."""
     if isinstance(prefix, PinnedDirectory):
-        status = prefix.stat(META)
+        status = prefix.stat(META, follow=False)
         return status is not None and stat.S_ISDIR(status.st_mode)
     return os.path.isdir(prefix / META)
 

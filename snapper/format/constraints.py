@@ -13,6 +13,9 @@ STATE_DIRECTORY = ".snapper"
 #: The directories of a base environment with other environments and with the package cache, which are not part of it.
 SHARED_DIRECTORIES = ("envs", "pkgs")
 
+#: conda's directory in each environment, which makes it one.
+CONDA_META = "conda-meta"
+
 #: Names of snapper's own directories: what is in them decides what later commands do.
 _RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
 

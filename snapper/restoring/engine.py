@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from snapper.environment import clock, state
+from snapper.environment import clock, conda, state
 from snapper.environment.index import IndexHeader
 from snapper.environment.tree import Tree
-from snapper.errors import TooManyFiles
+from snapper.errors import Corrupted, TooManyFiles
 from snapper.format.constraints import directory_mode
 from snapper.format.model import FORMAT
 from snapper.format.owners import NO_PATHS, OwnedPaths
@@ -204,6 +204,10 @@ class _Wave:
             tree = staging.pin()
             with staged.resources:
                 unpacked = staged.unpacker.complete()
+                if not conda.is_environment(tree):
+                    raise Corrupted(
+                        f"the snapshot for {plan.target.prefix}", f"it has no directory {conda.META}"
+                    )
                 header = _write_state(plan, tree, unpacked)
                 # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
                 # this process; if the workers are idle, they remove most of it before.

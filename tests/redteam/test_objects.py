@@ -423,3 +423,17 @@ def test_layer_listed_many_times(world: World) -> None:
         world.store, "evil", publisher.put_snapshot(world.store, [layer] * 10_000), "/nowhere"
     )
     _restore_with_bomb(world)
+
+
+@pytest.mark.parametrize("member", [b"", link("conda-meta", "../work/conda-meta"), file("conda-meta", "")])
+def test_snapshot_that_is_no_environment(member: bytes, world: World) -> None:
+    """It replaces an environment with a directory that nothing can replace any more, or that leads into another one."""
+    place = world.victim.envs / "team"
+    world.publish("team", prefix=place)
+    world.victim.snapper("restore", "team")
+    layer = publisher.put_layer(world.store, member + file("x", "1"))
+    publisher.put_entry(world.store, "team", publisher.put_snapshot(world.store, [layer]), str(place))
+    world.victim.owns(world.store)
+    with world.unharmed("team"):
+        outcome = world.victim.snapper("restore", "team", "--replace")
+    withstood(outcome.code == 12 and "conda-meta" in outcome.err, f"exit {outcome.code}: {outcome.err}")
