@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from snapper.environment import index
 from tests.conftest import tree_of
 from tests.support.kernelspecs import add_kernel
 from tests.support.redteam.accounts import Account
@@ -304,19 +306,69 @@ def test_directory_that_others_may_have_put_there_is_no_environment(world: World
     assert victim.registered_kernels() == {}
 
 
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def let_group_write(owner: Account, prefix: Path) -> None:
+    for path in (prefix, *prefix.rglob("*")):
+        os.chown(path, owner.uid, _GROUP, follow_symlinks=False)
+        path.chmod(path.stat().st_mode | 0o020)
+
+
 def test_environment_that_a_group_may_change_is_used(world: World, team: Path) -> None:
     """A team's environment, in a team's directory, as docs/fidelity.md describes."""
     victim = replace(world.victim, groups=(_GROUP,))
     variables = {"CONDA_ENVS_PATH": str(team)}
-    pack(victim, team / "work")
+    first = pack(victim, team / "work")
     shutil.rmtree(team / "work")
     for command in (["restore", "work"], ["pack", "work"], ["kernels", "register", "work"]):
         victim.run_json(*command, **variables)
-        for path in (team / "work", *(team / "work").rglob("*")):
-            os.chown(path, victim.uid, _GROUP, follow_symlinks=False)
-            path.chmod(path.stat().st_mode | 0o020)
+        let_group_write(victim, team / "work")
     (restored,) = victim.run_json("restore", "--all", **variables)["restored"]
     assert restored["present"]
     script = victim.home / ".local/share/jupyter/kernels/work-python3/launch.sh"
     started = victim.do(lambda: subprocess.run(["sh", script, "/c.json"], capture_output=True, check=False))
     assert (started.returncode, started.stderr) == (0, b"")
+    victim.owns(write(team / "work/new", "new"))
+    victim.run_json("pack", "work", **variables)
+    for again in (False, True):
+        (restored,) = victim.run_json("restore", f"work@{first}", **variables)["restored"]
+        assert restored["present"] == again
+    assert not (team / "work/new").exists()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_index_that_others_may_write_to_has_no_files_removed(
+    world: World, team: Path, is_shared: bool
+) -> None:
+    """Another user moves a project of the victim into the environment, and lists its files in the index."""
+    victim, attacker = (replace(user, groups=(_GROUP,)) for user in (world.victim, world.attacker))
+    prefix = (team if is_shared else victim.envs) / "work"
+    first = pack(victim, prefix)
+    victim.owns(write(prefix / "new", "new"))
+    victim.run_json("pack", "-p", prefix)
+    let_group_write(victim, prefix)
+    project = team.parent / "project"
+    victim.owns(write(project / "data/results", "of some weeks").parents[1])
+    for directory in (team.parent, project):
+        os.chown(directory, -1, _GROUP)
+        directory.chmod(0o775)
+    refused = partial(victim.expect_error, 11, "restore", f"work@{first}", "-p", prefix)
+
+    def forge() -> None:
+        project.rename(prefix / "project")
+        file = prefix / ".snapper/index"
+        known = index.decode(file.read_bytes())
+        status = (prefix / "project/data/results").stat()
+        size, mode, mtime, ctime = status.st_size, 0o644, status.st_mtime_ns, status.st_ctime_ns
+        entries = known.entries_by_layer()
+        entries[0].append(("project/data/results", size, mode, mtime, ctime, status.st_ino))
+        header = replace(known.header, taken=2**62)
+        file.write_bytes(index.encode(header, [index.encode_block(*block) for block in entries.items()]))
+
+    attacker.do(forge)
+    assert "(unknown which files)" in refused()["message"]
+    assert (prefix / "project/data/results").read_text() == "of some weeks"

@@ -11,10 +11,9 @@ from snapper.environment.conda_directories import configured_envs_dirs, envs_dir
 from snapper.environment.control import control_problem_in_home, is_in_shared_directory
 from snapper.environment.kept import is_kept
 from snapper.environment.names import ROOT_NAMES
-from snapper.environment.shared import may_be_of_others
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther, EnvironmentOfUnknownOrigin
 from snapper.fs.atomic import make_directory
-from snapper.fs.ownership import is_own, owner_name
+from snapper.fs.ownership import is_own, others_can_write, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
@@ -57,9 +56,11 @@ def why_of_unknown_origin(environment: PinnedDirectory) -> str:
     if not is_in_shared_directory(environment.path):
         return ""
     recorded = state.read_of_any_prefix(environment)
-    if recorded and os.path.realpath(recorded.prefix) != os.path.realpath(environment.path):
+    if recorded is None:
+        return "they may write to it" if others_can_write(environment.status) else ""
+    if os.path.realpath(recorded.prefix) != os.path.realpath(environment.path):
         return f"it was packed or restored at {recorded.prefix}"
-    return "they may write to it" if may_be_of_others(environment.status, environment.path) else ""
+    return ""
 
 
 def _find(name: str) -> list[Path]:

@@ -3,23 +3,23 @@
 `state.json` names environment, snapshot and prefix; `snapshot` is the encoded snapshot; `index` is the index. Losing
 any of them is harmless: the next pack or restore reads the files and writes them again.
 
-They only count if the environment, the directory `.snapper` and the file itself belong to this user or root, and if
-others may not write to them unless they may write to the environment as well, and cannot have put that where it is:
-another user could claim that an environment is what it is not. For the same reason, nothing is written elsewhere.
+They only count if the environment, the directory `.snapper` and the file itself belong to this user or root. If others
+may write to one of these, a file only counts as snapper has written it for this user (see `own_state`): another user
+could claim that an environment is what it is not. For the same reason, nothing is written elsewhere.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.environment import shared
+from snapper.environment import own_state
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
 from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name
@@ -135,8 +135,8 @@ def read_index(prefix: Path | PinnedDirectory) -> Index | None:
 def read_index_header(prefix: Path | PinnedDirectory) -> IndexHeader | None:
     """Return the header of the environment's index, or None if it is missing or unusable."""
     try:
-        with _state_file(prefix, _INDEX) as file:
-            return decode_header(read_own_line(file, canonical.LARGEST_DOCUMENT))
+        line = _read(prefix, _INDEX, _MAX_INDEX, lambda file: read_own_line(file, canonical.LARGEST_DOCUMENT))
+        return decode_header(line.partition(b"\n")[0])
     except (OSError, InvalidIndex):
         return None
 
@@ -149,24 +149,20 @@ def write(
     blocks: Iterable[bytes],
 ) -> None:
     """Write state, snapshot and index into an environment or a staged tree, which may be open; may raise OSError."""
-    with state_directory(top, make=True) as directory:
-        _replace(directory, _INDEX, encode(header, blocks))
-        _replace(directory, _SNAPSHOT, snapshot.joined())
-    write_state(top, state)
+    with open_environment(top) as environment:
+        _write(environment, _INDEX, encode(header, blocks))
+        _write(environment, _SNAPSHOT, snapshot.joined())
+        write_state(environment, state)
 
 
 def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: Iterable[bytes]) -> None:
     """Write the index only; may raise OSError."""
-    with state_directory(top, make=True) as directory:
-        _replace(directory, _INDEX, encode(header, blocks))
+    _write(top, _INDEX, encode(header, blocks))
 
 
 def write_state(top: Path | PinnedDirectory | int, state: EnvironmentState) -> None:
     """Write `state.json` only; may raise OSError."""
-    with open_environment(top) as environment:
-        shared.remember(os.fstat(environment), Path(state.prefix))
-        with state_directory(environment, make=True) as directory:
-            _replace(directory, STATE_FILE, canonical.encode(state))
+    _write(top, STATE_FILE, canonical.encode(state))
 
 
 def remove_leftovers(prefix: Path | PinnedDirectory) -> None:
@@ -185,17 +181,9 @@ def state_directory(top: Path | PinnedDirectory | int, *, make: bool = False) ->
         if make:
             with suppress(FileExistsError):
                 os.mkdir(STATE_DIRECTORY, 0o755, dir_fd=environment)
-        with _open_state_directory(environment) as directory:
-            if make and _is_exposed(os.fstat(directory), environment):
-                os.fchmod(directory, 0o755)
+        with closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=environment)) as directory:
+            _check_own(os.fstat(directory), STATE_DIRECTORY)
             yield directory
-
-
-@contextmanager
-def _open_state_directory(environment: int) -> Iterator[int]:
-    with closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=environment)) as directory:
-        _check_own(os.fstat(directory), STATE_DIRECTORY)
-        yield directory
 
 
 @contextmanager
@@ -219,33 +207,29 @@ def _check_own(status: os.stat_result, path: str) -> None:
         raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", path)
 
 
-def _read(prefix: Path | PinnedDirectory, name: str, limit: int) -> bytes:
-    """Return the contents of a file in the state directory; may raise OSError."""
-    with _state_file(prefix, name) as file:
-        return read_own_entry(file, limit)
+def _read(
+    prefix: Path | PinnedDirectory,
+    name: str,
+    limit: int,
+    read_part: Callable[[Entry], bytes] | None = None,
+) -> bytes:
+    """Return the contents of a file in the state directory, or the part that is needed if others cannot write to it.
 
-
-@contextmanager
-def _state_file(prefix: Path | PinnedDirectory, name: str) -> Iterator[Entry]:
-    """Yield a file in the state directory of an environment, to read it.
-
-    Raise OSError, with EPERM if others may write to the file or the directory, but not to the environment, or if they
-    may have put that there.
+    Raise OSError, with EPERM if others may have written it.
     """
-    with open_environment(prefix) as environment, _open_state_directory(environment) as directory:
-        if shared.may_be_of_others(os.fstat(environment), Path(str(prefix))):
-            raise OSError(errno.EPERM, "others may have put it there", str(prefix))
-        for status in (os.fstat(directory), os.lstat(name, dir_fd=directory)):
-            if _is_exposed(status, environment):
-                raise OSError(errno.EPERM, "others may write to it", name)
-        yield Entry(directory, name)
+    with open_environment(prefix) as environment, state_directory(environment) as directory:
+        file = Entry(directory, name)
+        statuses = (os.fstat(environment), os.fstat(directory), os.lstat(name, dir_fd=directory))
+        if not any(map(others_can_write, statuses)):
+            return read_part(file) if read_part else read_own_entry(file, limit)
+        data = read_own_entry(file, limit)
+        if not own_state.is_remembered(environment, name, data):
+            raise OSError(errno.EPERM, "others may have written it", name)
+        return data
 
 
-def _is_exposed(status: os.stat_result, environment: int) -> bool:
-    """Return whether others may write to the file or directory, but not to the environment it is in."""
-    return others_can_write(status) and not others_can_write(os.fstat(environment))
-
-
-def _replace(directory: int, name: str, data: bytes) -> None:
+def _write(top: Path | PinnedDirectory | int, name: str, data: bytes) -> None:
     """Write the file atomically. It is not synced: losing it is harmless."""
-    atomic.write_entry(Entry(directory, name), data, durable=False, mode=_MODE)
+    with open_environment(top) as environment, state_directory(environment, make=True) as directory:
+        own_state.remember(environment, name, data)
+        atomic.write_entry(Entry(directory, name), data, durable=False, mode=_MODE)
