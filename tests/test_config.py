@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from snapper.settings.directories import (
     log_file,
     state_directory,
 )
-from snapper.settings.file import VARIABLE, writable_settings_file
+from snapper.settings.file import VARIABLE, find_settings_file, writable_settings_file, write_setting
 from snapper.settings.keys import KEYS
 from snapper.settings.resolution import explain_setting, explain_settings, load_settings, variable_name
 from snapper.store import open_store
@@ -517,3 +518,12 @@ def test_what_is_no_settings_file_is_reported(
     assert str(path) in caught.value.message
     assert len(caught.value.message) < 500
     assert run(["config"]) in (1, 2)
+
+
+def test_settings_that_are_changed_at_the_same_time_are_all_kept(home: Path) -> None:
+    names = [f"key{number}" for number in range(12)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(lambda name: write_setting(name, name), names))
+    found = find_settings_file()
+    assert found is not None
+    assert sorted(found.fields) == sorted(names)

@@ -12,21 +12,27 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from snapper.errors import FileOperationFailed, InvalidSettings
+from snapper.errors import FileOperationFailed, InvalidSettings, UsageError
 from snapper.fs.atomic import write_entry
 from snapper.fs.directories import closing_descriptor, without_umask
+from snapper.fs.locks import lock
 from snapper.fs.moves import Entry
-from snapper.fs.own_directory import open_or_make
+from snapper.fs.own_directory import open_or_make, own_directory
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.small_files import read_file, read_own_path
-from snapper.settings.directories import control_by_others, notebook_volume, user_config_directories
+from snapper.settings.directories import (
+    control_by_others,
+    notebook_volume,
+    state_directory,
+    user_config_directories,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +47,9 @@ _LARGEST = 64 * 1024
 _LARGEST_MODE = 0o644
 
 _MAX_LINKS = 40
+
+#: The file in the state directory that is locked while settings are changed.
+_LOCK = "settings.lock"
 
 
 @dataclass(frozen=True)
@@ -95,9 +104,25 @@ def writable_settings_file() -> Path:
 def write_setting(key: str, value: object | None) -> Path:
     """Set the key, or remove it if the value is None; keep comments and order. Return the file.
 
-    If only the site's settings exist so far, copy them to the user's file first. Raise InvalidSettings or
-    FileOperationFailed.
+    If only the site's settings exist so far, copy them to the user's file first. Of several processes of this user, one
+    does so at a time. Raise InvalidSettings or FileOperationFailed.
     """
+    with _locked():
+        return _write_setting(key, value)
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Wait until no other process of this user changes settings, unless nothing can be locked."""
+    with ExitStack() as resources:
+        with suppress(OSError, UsageError):
+            _check_owner_of_directory(state_directory())
+            directory = resources.enter_context(own_directory(state_directory(), make=True))
+            lock(resources.enter_context(closing_descriptor(directory.open_to_append(_LOCK, 0))))
+        yield
+
+
+def _write_setting(key: str, value: object | None) -> Path:
     import tomlkit  # noqa: PLC0415 - slow, and needed only here
 
     target = writable_settings_file()
