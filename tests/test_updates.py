@@ -25,6 +25,9 @@ from snapper.store import open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
 
+#: What version 0.1.0 writes into the first line of an index, besides its version.
+OF_0_1_0 = {"snapshot", "prefix", "taken", "unrelocated"}
+
 
 @pytest.fixture
 def outdated(machine: Machine) -> Path:
@@ -117,6 +120,33 @@ def test_other_environments_inside_of_an_environment_are_neither_packed_nor_repl
     (outdated / "my-envs").rename(outdated / "envs")
     machine.run_json("restore", "data", "--replace")
     assert (outdated / "envs/work/secret").read_text() == "secret"
+
+
+def test_environment_that_an_older_version_restored_is_updated(machine: Machine, outdated: Path) -> None:
+    """What has changed in it since can be told, although its files count as unread."""
+    file = outdated / ".snapper/index"
+    line, _, blocks = file.read_bytes().partition(b"\n")
+    header = {key: value for key, value in json.loads(line).items() if key in OF_0_1_0}
+    file.write_bytes(json.dumps({**header, "version": "0.1.0"}).encode() + b"\n" + blocks)
+    (status,) = machine.run_json("status", "data")["environments"]
+    assert status["condition"] == "unchanged"
+    (outdated / "mine").touch()
+    assert machine.expect_error(11, "restore", "data")
+    (outdated / "mine").unlink()
+    machine.run_json("restore", "data")
+    assert (outdated / "new").exists()
+
+
+def test_clone_that_conda_makes_is_another_environment(machine: Machine, outdated: Path) -> None:
+    """conda copies what no package has, and replaces the prefix in it."""
+    clone = outdated.with_name("clone")
+    shutil.copytree(outdated, clone, symlinks=True)
+    state = clone / ".snapper/state.json"
+    state.write_text(state.read_text().replace(str(outdated), str(clone)))
+    conditions = {entry["prefix"]: entry["condition"] for entry in machine.run_json("status")["environments"]}
+    assert conditions == {str(outdated): "unchanged"}
+    machine.run_json("restore", "data")
+    assert (outdated / "new").exists()
 
 
 def test_files_written_in_the_tick_of_the_index_count_as_changed(tmp_path: Path) -> None:

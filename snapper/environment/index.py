@@ -61,6 +61,9 @@ FOLLOWED = stat.S_IFLNK
 _NO_ROW: IndexRow = (-1, 0, 0, 0, 0, NO_LAYER)
 _BLOCK = struct.Struct("<qqq")
 _COLUMNS = "qqqqQ"
+
+#: The version of the format of an index. 0.1.0 does not write it.
+_FORMAT = 1
 _INTEGERS = {"q": (-(2**63), 2**63 - 1), "Q": (0, 2**64 - 1)}
 
 
@@ -73,7 +76,7 @@ def unattested(layer: int) -> int:
 
 
 class InvalidIndex(ValueError):
-    """The bytes are not an index, or one that another version of snapper wrote."""
+    """The bytes are not an index, or one of another format."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class IndexHeader:
 
     `taken` is a time of the file system's clock, in nanoseconds. `unrelocated` are paths with a prefix that cannot be
     relocated, and `libraries` those outside of the environment that files in it are linked with. `prefixes` are all
-    that files may contain; none if this was not recorded.
+    that files may contain; none if this was not recorded. Another `version` of snapper may have packed or restored the
+    files in another way, so its index tells what has changed since, but vouches for nothing.
     """
 
     snapshot: str
@@ -91,6 +95,11 @@ class IndexHeader:
     unrelocated: tuple[str, ...] = ()
     libraries: tuple[OutsideLibrary, ...] = ()
     prefixes: tuple[str, ...] = ()
+    version: str = __version__
+
+    @property
+    def is_of_this_version(self) -> bool:
+        return self.version == __version__
 
 
 @dataclass(frozen=True)
@@ -183,16 +192,20 @@ def block_entries(data: bytes) -> list[EntryFields]:
 
 def encode(header: IndexHeader, blocks: Iterable[bytes]) -> bytes:
     """Encode an index."""
-    fields = {**canonical.to_jsonable(header), "version": __version__}
+    fields = {**canonical.to_jsonable(header), "format": _FORMAT}
     return b"".join([json.dumps(fields).encode("ascii"), b"\n", *blocks])
 
 
 def decode_header(line: bytes) -> IndexHeader:
-    """Decode the first line of an index; raise InvalidIndex if this version did not write it."""
+    """Decode the first line of an index; raise InvalidIndex if it has another format."""
     try:
         fields = canonical.parse(line)
-        if not isinstance(fields, dict) or fields.pop("version", "") != __version__:
-            raise InvalidIndex("another version wrote it")
+        if (
+            not isinstance(fields, dict)
+            or "version" not in fields
+            or fields.pop("format", _FORMAT) != _FORMAT
+        ):
+            raise InvalidIndex("it has another format")
         return canonical.decode(IndexHeader, fields)
     except canonical.MalformedDocument as error:
         raise InvalidIndex(str(error)) from None
@@ -202,7 +215,7 @@ def decode_header(line: bytes) -> IndexHeader:
 # in between; usually, the bytes are the same.
 @lru_cache(maxsize=1)
 def decode(data: bytes) -> Index:
-    """Decode an index; raise InvalidIndex if the bytes are not one of this version."""
+    """Decode an index; raise InvalidIndex if the bytes are not one of this format."""
     try:
         line, _, _ = data.partition(b"\n")
         header = decode_header(line)

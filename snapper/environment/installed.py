@@ -76,8 +76,12 @@ class InstalledEnvironment:
 
     @cached_property
     def index(self) -> Index | None:
-        """What the last pack or restore saw of each file, if known. It need not be of `previous`."""
-        return self._recorded(state.read_index)
+        """What the last pack or restore saw of each file, if known. It need not be of `previous`.
+
+        None if it was that of another version, which may have packed or restored files in another way.
+        """
+        recorded = self._recorded_index
+        return recorded if recorded and recorded.header.is_of_this_version else None
 
     @cached_property
     def embedded(self) -> EmbeddedPrefixes:
@@ -140,7 +144,12 @@ class InstalledEnvironment:
             return None
 
     @cached_property
+    def _recorded_index(self) -> Index | None:
+        return self._recorded(state.read_index)
+
+    @cached_property
     def _drift(self) -> Drift | None:
-        if self.state is None or self.index is None or self.index.header.snapshot != self.state.snapshot:
+        index = self._recorded_index
+        if self.state is None or index is None or index.header.snapshot != self.state.snapshot:
             return None
-        return find_drift(self.tree, self.index, self.directory.stat)
+        return find_drift(self.tree, index, self.directory.stat)

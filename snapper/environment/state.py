@@ -14,7 +14,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +22,9 @@ from typing import NamedTuple
 from snapper.environment import own_state
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
-from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name
+from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name, path_bytes
 from snapper.format.manifest import EncodedSnapshot
-from snapper.format.model import FORMAT, Relocation, Snapshot
+from snapper.format.model import FORMAT, Relocation, Snapshot, sha256_hex
 from snapper.format.placeholders import paths_for_loader
 from snapper.fs import atomic
 from snapper.fs.beneath import LISTING, open_own_path
@@ -51,12 +51,17 @@ _MAX_INDEX = 1 << 30
 
 @dataclass(frozen=True)
 class EnvironmentState:
-    """Which environment and snapshot the files at `prefix` were when snapper last packed or restored them."""
+    """Which environment and snapshot the files at `prefix` were when snapper last packed or restored them.
+
+    conda's clones have a copy of the file with their own prefix in it, but not with its digest, which `write` adds.
+    0.1.0 did not write the digest.
+    """
 
     format: int
     environment: str
     snapshot: str
     prefix: str
+    prefix_digest: str = ""
 
     def __post_init__(self) -> None:
         if not is_valid_name(self.environment):
@@ -106,7 +111,8 @@ def read_of_any_prefix(prefix: Path | PinnedDirectory) -> EnvironmentState | Non
         state = canonical.decode(EnvironmentState, canonical.parse(data))
     except (OSError, canonical.MalformedDocument):
         return None
-    return state if state.format == FORMAT else None
+    is_clone = state.prefix_digest not in ("", _digest(state.prefix))
+    return state if state.format == FORMAT and not is_clone else None
 
 
 def read_previous(prefix: Path | PinnedDirectory) -> PreviousSnapshot | None:
@@ -162,7 +168,12 @@ def write_index(top: Path | PinnedDirectory | int, header: IndexHeader, blocks: 
 
 def write_state(top: Path | PinnedDirectory | int, state: EnvironmentState) -> None:
     """Write `state.json` only; may raise OSError."""
-    _write(top, STATE_FILE, canonical.encode(state))
+    written = replace(state, prefix_digest=_digest(state.prefix))
+    _write(top, STATE_FILE, canonical.encode(written))
+
+
+def _digest(prefix: str) -> str:
+    return sha256_hex(path_bytes(prefix))
 
 
 def remove_leftovers(prefix: Path | PinnedDirectory) -> None:

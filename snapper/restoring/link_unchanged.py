@@ -95,7 +95,8 @@ def link_unchanged(
     if previous is None or index is None:
         return nothing
     header = index.header
-    if header.snapshot != previous.encoded.digest or header.prefix != str(old):
+    is_as_restored = header.is_of_this_version and header.prefix == str(old)
+    if header.snapshot != previous.encoded.digest or not is_as_restored:
         return nothing
     if directory.device != os.stat(old).st_dev:
         return nothing
