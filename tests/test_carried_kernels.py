@@ -619,3 +619,61 @@ def test_name_that_the_template_could_give_is_kept_where_it_was_packed(work: Pat
     assert (first, second.startswith("work-secret-python3")) == ("my-env", True)
     names = registered(move(machine, "work"))
     assert [name.startswith("work-") for name in names] == [True, True]
+
+
+# --- copies that someone has edited -----------------------------------------------------------------------
+
+
+def test_edited_copies_are_kept_and_named(work: Path, machine: Machine) -> None:
+    """The user edits them, or a colleague does, whose snapshot is restored."""
+    original = kernels_dir(machine) / "mine"
+    program(original / "start", f"#!/bin/sh\nexec {work}/bin/run\n")
+    add(original, original / "start")
+    machine.run_json("pack", "work")
+    copy = work / "share/snapper/kernels/mine"
+    (copy / "startup.R").write_text("mine")
+    add(original, original / "start", "--new")
+    assert machine.run_json("pack", "work")["kernels"]
+    assert "--new" in (copy / "kernel.json").read_text()
+    edited = {"kernel.json": b"{}", "start": (copy / "start").read_bytes(), "startup.R": b"mine"}
+    (copy / "kernel.json").write_bytes(b"{}")
+    program(original / "start", f"#!/bin/sh\nexec {work}/bin/run --newest\n")
+    for _ in range(2):
+        assert withheld(machine) == [("edited", "mine", ["share/snapper/kernels/mine/kernel.json"])]
+        assert {path.name: path.read_bytes() for path in copy.iterdir()} == edited
+    shutil.rmtree(original)
+    assert f"files in {copy} were kept" in machine.snapper("pack", "work").err
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == edited
+
+
+def test_links_in_place_of_copies_are_kept(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    machine.run_json("pack", "work")
+    copy = work / "share/snapper/kernels/mine"
+    (copy / "kernel.json").rename(work / "kernel.json")
+    (copy / "kernel.json").symlink_to(work / "kernel.json")
+    assert withheld(machine) == [("edited", "mine", ["share/snapper/kernels/mine/kernel.json"])]
+    assert (copy / "kernel.json").is_symlink()
+
+
+def test_files_beside_removed_copies_are_kept(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    machine.run_json("pack", "work")
+    copy = work / "share/snapper/kernels/mine"
+    (copy / "data").mkdir()
+    (copy / "data/mine").write_text("mine")
+    shutil.rmtree(kernels_dir(machine) / "mine")
+    assert f"files in {copy} were kept" in machine.snapper("pack", "work").err
+    assert [path.name for path in copy.rglob("*")] == ["data", "mine"]
+
+
+def test_pack_that_is_refused_copies_no_kernelspecs(work: Path, machine: Machine) -> None:
+    add(kernels_dir(machine) / "mine", work / "bin/run")
+    project = machine.home / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text("[project]\nname = 'project'\n")
+    link = work / "lib/python3.11/site-packages/project.pth"
+    link.parent.mkdir(parents=True)
+    link.write_text(f"{project}\n")
+    assert machine.snapper("pack", "work").code == 1
+    assert not (work / "share/snapper").exists()

@@ -92,8 +92,7 @@ def pack(
     is_first = published is None and not any(environment_names(store))
     installed = InstalledEnvironment(prefix)
     _check_contains_no_used_directory(installed.prefix, store)
-    outside = () if options.foreign_prefix else carry_kernels(installed.directory)
-    source = read_source(installed, options.editables, options.foreign_prefix, options.user_site)
+    source, outside = _read_with_kernels(installed, options)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     checked = CheckedLayers()
     previous = None if options.full else load_previous(store, source, checked)
@@ -140,6 +139,23 @@ def pack(
         without_effect=_without_effect(source, options, is_current),
         seconds=time.monotonic() - started,
     )
+
+
+def _read_with_kernels(
+    installed: InstalledEnvironment, options: PackOptions
+) -> tuple[PackSource, tuple[CarriedKernel, ...]]:
+    """Read the environment, with the kernelspecs that start it from outside; return these, too.
+
+    They are copied into it once it is known that it can be packed. Raise what `read_source` raises.
+    """
+    source = read_source(installed, options.editables, options.foreign_prefix, options.user_site)
+    if options.foreign_prefix:
+        return source, ()
+    kernels, has_changed = carry_kernels(installed.directory)
+    if has_changed:
+        again = InstalledEnvironment(installed.directory)
+        source = read_source(again, options.editables, None, options.user_site)
+    return source, kernels
 
 
 def _check_contains_no_used_directory(prefix: Path, store: Store) -> None:

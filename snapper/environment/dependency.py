@@ -17,6 +17,7 @@ DependencyKind = Literal[
     "library",
     "cache",
     "kernel",
+    "edited",
     "private",
     "secret",
     "unsearched",
@@ -32,6 +33,7 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
     "library": "{path}, which programs need",
     "cache": "{path}, to which files of packages are links",
     "kernel": "the kernelspec {path}, which starts the environment",
+    "edited": "the kernelspec {path}, because these files of its copy in the environment have been edited",
     "private": "the kernelspec {path}, because these files contain credentials, or only you may read them",
     "secret": "variables of the kernelspec {path} that look like credentials",
     "unsearched": "perhaps more: not all that {path} needs was looked up, because these need too much",
@@ -50,6 +52,7 @@ _ADVICE: Mapping[DependencyKind, str] = {
     "library": "Install it into the environment, or on all machines.",
     "kernel": "Pack the environment as its owner, with the kernelspec in your own Jupyter directory, and with the "
     "scripts that it runs beside it.",
+    "edited": "Change the kernelspec as its copy, or remove the copy, so that the kernelspec is packed.",
     "private": "Remove the credentials, or let others read the files (chmod a+r), so that the kernelspec is packed.",
     "secret": "Set them where you start Jupyter, or have your program read them from a file.",
     "cache": "Reinstall these packages, so that their files are in the environment.",

@@ -1,26 +1,26 @@
-"""Carry kernelspecs that start an environment from outside of it: copy them into the environment when it is packed."""
+"""Carry kernelspecs that start an environment from outside of it: copy them into the environment when it is packed.
+
+The copies are packed with the environment, and colleagues can restore, edit, and pack them. What is not as the last
+pack by this user has written it is therefore neither replaced nor removed.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-import posixpath
-from collections.abc import Collection, Iterator, Set
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from snapper.environment.dependency import Dependency
 from snapper.environment.state import open_environment
-from snapper.fs.atomic import write_entry
-from snapper.fs.directories import DirectoryTree
-from snapper.fs.moves import Entry
 from snapper.fs.pinned import PinnedDirectory
-from snapper.fs.removal import remove_tree
-from snapper.fs.small_files import read_beneath
 from snapper.kernels import withheld
 from snapper.kernels.carried_before import Original, carried_before, remember_carried
-from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON
+from snapper.kernels.copies import copy_path, read_digests, remove_files, write_copy
+from snapper.kernels.kernelspecs import KERNEL_JSON
 from snapper.kernels.outside import (
     OutsideKernel,
     find_kernels_of_environments,
@@ -31,9 +31,6 @@ from snapper.kernels.registered import registered_kernels
 
 logger = logging.getLogger(__name__)
 
-#: The modes of kernelspecs, and of scripts: whoever may use the environment can start its kernels.
-_READABLE, _EXECUTABLE = 0o644, 0o755
-
 
 @dataclass(frozen=True)
 class CarriedKernel:
@@ -41,7 +38,8 @@ class CarriedKernel:
 
     `problem` says why it could not be copied into the environment; it is empty if it was. `secret_variables` of it were
     not, because they look like credentials. It was not either if some of its files are `private`: they contain
-    credentials, or only this user may read them.
+    credentials, or only this user may read them; or if files of the copy in the environment, `edited`, are neither as
+    in the kernelspec nor as the last pack has written them.
     """
 
     name: str
@@ -49,53 +47,28 @@ class CarriedKernel:
     problem: str = ""
     secret_variables: tuple[str, ...] = ()
     private: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
 
     @property
     def is_carried(self) -> bool:
         """Whether the environment has it now."""
-        return not self.problem and not self.private
+        return not (self.problem or self.private or self.edited)
 
     def dependencies(self) -> Iterator[Dependency]:
         """Yield what the environment does not have of it."""
         if self.problem:
             yield Dependency("kernel", str(self.path), (self.problem,))
+        elif self.edited:
+            yield Dependency("edited", str(self.path), self.edited)
         else:
             yield from withheld.dependencies(self.path, self.private, self.secret_variables)
 
 
-def carry_kernels(environment: PinnedDirectory) -> tuple[CarriedKernel, ...]:
-    """Copy kernelspecs that start the environment from outside into it; return them, and those in other environments.
+class CarriedKernels(NamedTuple):
+    """Kernelspecs that start an environment, and whether the environment `has_changed` because they were copied."""
 
-    Nothing is written that is there already, is private, or looks like a credential, or into an environment of another
-    user. Copies of kernelspecs that this user has removed or changed so that they are no longer carried, are removed.
-    """
-    carried = tuple(_carry(environment, kernel) for kernel in outside_kernels(environment))
-    paths = {kernel.name: kernel.path for kernel in carried if kernel.is_carried}
-    before = carried_before(environment.path)
-    missing = [original for original in before if original.name not in paths]
-    searched = {os.path.realpath(directory) for directory in search_path()} if missing else set()
-    gone = {original.name for original in missing if original.is_gone(searched)}
-    _remove_copies(environment, gone)
-    with suppress(OSError):
-        originals = [Original.at(path) for path in paths.values()]
-        originals += [original for original in missing if original.name not in gone]
-        if before != tuple(originals):
-            remember_carried(environment.path, originals)
-    return carried
-
-
-def _remove_copies(environment: PinnedDirectory, gone: Set[str]) -> None:
-    """Remove copies of kernelspecs, except for those that snapper has registered in place of the lost original."""
-    prefixes = (str(environment.path), os.path.realpath(environment.path))
-    registered = (
-        {kernel.kernel for kernel in registered_kernels() if kernel.prefix in prefixes} if gone else set()
-    )
-    for name in sorted(gone - registered):
-        with suppress(OSError), open_environment(environment), closing(DirectoryTree(environment)) as tree:
-            remove_tree(name, tree[CARRIED])
-            logger.warning(
-                "%s/%s/%s was removed: there is no such kernelspec any more", environment, CARRIED, name
-            )
+    kernels: tuple[CarriedKernel, ...]
+    has_changed: bool
 
 
 def outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
@@ -103,39 +76,109 @@ def outside_kernels(environment: PinnedDirectory) -> list[OutsideKernel]:
     return [*find_outside_kernels(environment), *find_kernels_of_environments(environment)]
 
 
-def _carry(environment: PinnedDirectory, kernel: OutsideKernel) -> CarriedKernel:
-    carried = CarriedKernel(kernel.name, kernel.path, kernel.problem, kernel.secret_variables, kernel.private)
-    if not carried.is_carried:
-        return carried
-    try:
-        with open_environment(environment):
-            files = {KERNEL_JSON: kernel.kernel_json(), **kernel.files}
-            directory = posixpath.join(CARRIED, kernel.name)
-            _remove_others(environment, directory, files)
-            for name, data in files.items():
-                _write(environment, posixpath.join(directory, name), data)
-    except OSError as error:
-        logger.info("%s was not copied into %s: %s", kernel.path, environment, error.strerror)
-        return replace(carried, problem=error.strerror or str(error))
-    return carried
+def carry_kernels(environment: PinnedDirectory) -> CarriedKernels:
+    """Copy kernelspecs that start the environment from outside into it; return them, and those in other environments.
+
+    Nothing is written that is there already, is private, or looks like a credential, or into an environment of another
+    user. Copies of kernelspecs that this user has removed or changed so that they are no longer carried, are removed.
+    Copies that someone else has edited stay as they are.
+    """
+    carrying = _Carrying(environment)
+    kernels = tuple(carrying.carry(kernel) for kernel in outside_kernels(environment))
+    carrying.finish()
+    return CarriedKernels(kernels, carrying.has_changed)
 
 
-def _remove_others(environment: PinnedDirectory, directory: str, names: Collection[str]) -> None:
-    """Remove what the kernelspec no longer has beside it from its copy. May raise OSError."""
-    known = {name.partition("/")[0] for name in names}
-    with closing(DirectoryTree(environment)) as tree:
-        for name in os.listdir(tree[directory]):
-            if name not in known:
-                with suppress(IsADirectoryError):
-                    os.unlink(name, dir_fd=tree[directory])
+class _Carrying:
+    """One pass over the kernelspecs of an environment. `has_changed` says whether it has written or removed files."""
 
+    def __init__(self, environment: PinnedDirectory) -> None:
+        self.has_changed = False
+        self._environment = environment
+        self._before = {original.name: original for original in carried_before(environment.path)}
+        self._after: dict[str, Original] = {}
 
-def _write(environment: PinnedDirectory, path: str, data: bytes) -> None:
-    """Write a file in the environment, unless it has these contents. Links are not followed. May raise OSError."""
-    with suppress(OSError):
-        if read_beneath(environment, path, len(data)) == data:
+    def carry(self, kernel: OutsideKernel) -> CarriedKernel:
+        """Bring the copy of a kernelspec up to date."""
+        carried = CarriedKernel(
+            kernel.name, kernel.path, kernel.problem, kernel.secret_variables, kernel.private
+        )
+        if not carried.is_carried:
+            return carried
+        if kernel.name in self._before:
+            self._after[kernel.name] = self._before[kernel.name]
+        try:
+            with open_environment(self._environment):
+                edited = self._update(kernel)
+        except OSError as error:
+            logger.info("%s was not copied into %s: %s", kernel.path, self._environment, error.strerror)
+            return replace(carried, problem=error.strerror or str(error))
+        return replace(carried, edited=edited)
+
+    def _update(self, kernel: OutsideKernel) -> tuple[str, ...]:
+        """Write what the copy of a kernelspec lacks, and remove what it has no more; may raise OSError.
+
+        If files of the copy have been edited, do nothing and return their paths in the environment.
+        """
+        name, files = kernel.name, {KERNEL_JSON: kernel.kernel_json(), **kernel.files}
+        original = Original.at(kernel.path, files)
+        written = self._before[name].files if name in self._before else {}
+        found = read_digests(self._environment, name, {**files, **written})
+        edited = _edited(found, original.files, written)
+        if edited:
+            return tuple(f"{copy_path(name)}/{path}" for path in edited)
+        missing = {path: data for path, data in files.items() if found.get(path) != original.files[path]}
+        obsolete = [path for path in found if path not in files]
+        self.has_changed |= bool(missing or obsolete)
+        write_copy(self._environment, name, missing)
+        if obsolete:
+            remove_files(self._environment, name, obsolete)
+        self._after[name] = original
+        return ()
+
+    def finish(self) -> None:
+        """Remove the copies of kernelspecs that are gone, and remember the others."""
+        lost = [original for name, original in self._before.items() if name not in self._after]
+        searched = {os.path.realpath(directory) for directory in search_path()} if lost else set()
+        gone = [original for original in lost if original.is_gone(searched)]
+        if gone:
+            self._remove(gone)
+        self._after |= {original.name: original for original in lost if original not in gone}
+        if self._before != self._after:
+            remember_carried(self._environment.path, list(self._after.values()))
+
+    def _remove(self, gone: list[Original]) -> None:
+        """Remove copies of kernelspecs, except for those that snapper has registered in place of the lost original."""
+        path = self._environment.path
+        prefixes = (str(path), os.path.realpath(path))
+        registered = {kernel.kernel for kernel in registered_kernels() if kernel.prefix in prefixes}
+        for original in sorted(gone, key=lambda each: each.name):
+            if original.name not in registered:
+                with suppress(OSError), open_environment(self._environment):
+                    self._remove_copy(original)
+
+    def _remove_copy(self, original: Original) -> None:
+        """Remove what was written of a copy, unless some of that has been edited; may raise OSError."""
+        name = original.name
+        found = read_digests(self._environment, name, original.files)
+        if not found:
             return
-    directory, name = posixpath.split(path)
-    with closing(DirectoryTree(environment)) as tree:
-        mode = _READABLE if name in (KERNEL_JSON, *ASSETS) else _EXECUTABLE
-        write_entry(Entry(tree[directory], name), data, durable=False, mode=mode)
+        is_edited = bool(_edited(found, original.files))
+        self.has_changed |= not is_edited
+        if is_edited or not remove_files(self._environment, name, found):
+            logger.warning(
+                "files in %s/%s were kept, although there is no such kernelspec any more: someone else wrote them",
+                self._environment,
+                copy_path(name),
+            )
+        else:
+            logger.warning(
+                "%s/%s was removed: there is no such kernelspec any more", self._environment, copy_path(name)
+            )
+
+
+def _edited(found: Mapping[str, str], *expected: Mapping[str, str]) -> list[str]:
+    """Return the paths of files whose digests are not among those that are expected."""
+    return sorted(
+        path for path, digest in found.items() if digest not in [each.get(path) for each in expected]
+    )

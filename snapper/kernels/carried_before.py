@@ -1,4 +1,4 @@
-"""Which kernelspecs the last pack by this user on this machine copied into an environment, and where they were.
+"""Which kernelspecs the last pack by this user on this machine copied into an environment, and from where.
 
 A restored environment has copies of kernelspecs that do not exist anywhere else. Only those that were outside of it can
 have been removed there since, if the directory they were in is still there. The file is in the home directory, so that
@@ -8,7 +8,7 @@ it is lost together with the user's kernelspecs.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,21 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Original:
-    """A kernelspec that was copied: its name, and the directory that it was in, with the inode of that."""
+    """A kernelspec that was copied: its name, and the directory that it was in, with the inode of that.
+
+    `files` are the digests of the files that were written, by their paths in the copy.
+    """
 
     name: str
     directory: str
     inode: int
+    files: dict[str, str]
 
     @classmethod
-    def at(cls, path: Path) -> Original:
-        """Return the original at a path; may raise OSError."""
-        return cls(path.name, str(path.parent), os.stat(path.parent).st_ino)
+    def at(cls, path: Path, files: Mapping[str, bytes]) -> Original:
+        """Return the original at a path whose copy has these files; may raise OSError."""
+        digests = {name: sha256_hex(data) for name, data in files.items()}
+        return cls(path.name, str(path.parent), os.stat(path.parent).st_ino, digests)
 
     def is_gone(self, searched: Collection[str]) -> bool:
         """Return whether it was removed from its directory, or has changed there.
