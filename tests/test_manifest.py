@@ -20,7 +20,7 @@ from snapper.commands.restore import RestoreResult
 from snapper.commands.retention import RetentionPolicy
 from snapper.commands.verify import verify_store
 from snapper.environment import state
-from snapper.errors import Corrupted, ManifestTooLarge, NotInStore
+from snapper.errors import Corrupted, ManifestTooLarge, NotInStore, TooManyPackages
 from snapper.format import canonical, manifest
 from snapper.format.layout import Layout
 from snapper.format.manifest import EncodedSnapshot
@@ -494,7 +494,49 @@ def test_snapshots_with_too_many_pages_are_refused(store: Counting) -> None:
     store.seen.clear()
     with pytest.raises(Corrupted, match="larger"):
         current(store)
+    publish(store, "many", put_listing(store, manifest.MOST_PAGES + 1))
+    with pytest.raises(Corrupted, match="more than 4,096"):
+        read_snapshot(store, read_ref(store, "many").ref.current)
     assert store.pages() == []
+
+
+def put_listing(store: Store, pages: int, exist: bool = False) -> str:
+    """Write a snapshot with these many pages of layers, of some bytes each; return its digest."""
+    contents = [b"%d" % number for number in range(pages)]
+    listed = [Page(sha256_hex(data), len(data)) for data in contents]
+    if exist:
+        write_pages(store, {page.digest: data for page, data in zip(listed, contents, strict=True)})
+    data = manifest.encode(large([])).document.replace(
+        b'"layers":[]', b'"layers":' + canonical.encode(listed)
+    )
+    write_snapshot(store, EncodedSnapshot(sha256_hex(data), data, {}))
+    return sha256_hex(data)
+
+
+def test_snapshots_with_too_many_packages_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand packages, with the files that were created when these were installed, are far below the limit."""
+    names = [f"package-{number}" for number in range(1000)]
+    layers = [layer_of(name, number, "1") for number in (0, 1) for name in names]
+    found = sample_snapshot(packages=tuple(map(package, names)), layers=tuple(layers))
+    assert len(manifest.encode(found).pages) < manifest.MOST_PAGES / 10
+    monkeypatch.setattr(manifest, "MOST_PAGES", 10)
+    with pytest.raises(TooManyPackages):
+        manifest.encode(found)
+
+
+@pytest.mark.parametrize("exist", [True, False])
+def test_many_small_pages_are_not_read_for_known_layers(
+    exist: bool, store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = known_layers(store, "work")
+    publish(store, "many", put_listing(store, 400, exist))
+    store.seen.clear()
+    assert known_layers(store, "work") == before
+    assert len(store.pages()) < 200
+    monkeypatch.setattr("snapper.repository.known_layers._MOST_DATA", 200_000)
+    store.seen.clear()
+    assert known_layers(store, "work") == before
+    assert len(store.pages()) < 20
 
 
 def test_an_independent_reader_finds_the_same_pages(store: Counting) -> None:

@@ -18,6 +18,7 @@ from snapper.errors.environments import (
     TargetOccupied,
     TooManyDirectories,
     TooManyFiles,
+    TooManyPackages,
 )
 from snapper.errors.stores import (
     ConcurrentUpdate,
@@ -96,6 +97,7 @@ __all__ = [
     "TargetOccupied",
     "TooManyDirectories",
     "TooManyFiles",
+    "TooManyPackages",
     "UnexpectedError",
     "UnsupportedFormat",
     "UnsupportedPlatform",

@@ -104,6 +104,18 @@ class ManifestTooLarge(SnapperError):
 
 
 @dataclass(eq=False, repr=False)
+class TooManyPackages(SnapperError):
+    """The lists of packages and layers of a snapshot would be on more pages than the format allows."""
+
+    pages: int
+    limit: int
+    message_template = (
+        "the environment has too many packages: {pages:,} pages describe them; the limit is {limit:,}"
+    )
+    hint_template = "No environment needs that many. Divide it into several environments."
+
+
+@dataclass(eq=False, repr=False)
 class TooManyFiles(SnapperError):
     """What is kept in memory of an environment's files until all of them are written exceeds a limit, in bytes."""
 

@@ -9,7 +9,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import Any
 
-from snapper.errors import ManifestTooLarge
+from snapper.errors import ManifestTooLarge, TooManyPackages
 from snapper.format import canonical
 from snapper.format.constraints import check_mode
 from snapper.format.model import (
@@ -30,6 +30,9 @@ _NEIGHBORS = 4
 #: What a string takes in memory besides its characters, in bytes: this much for each of its quotation marks.
 _PER_QUOTATION_MARK = 32
 
+#: The most pages of a snapshot. An environment with a thousand packages has some 350.
+MOST_PAGES = 4096
+
 _PACKAGE_KINDS = ("package", "link")
 
 
@@ -49,6 +52,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_mode(self.mode)
+        if len(self.pages) > MOST_PAGES:
+            raise ValueError(f"{len(self.pages):,} pages are more than {MOST_PAGES:,}")
         size = sum(page.size for page in self.pages)
         if size > canonical.LARGEST_DOCUMENT:
             raise ValueError(f"pages of {size:,} bytes are larger than {canonical.LARGEST_DOCUMENT:,}")
@@ -84,10 +89,12 @@ class EncodedSnapshot:
 
 
 def encode(snapshot: Snapshot) -> EncodedSnapshot:
-    """Encode the snapshot; equal snapshots have the same id. Raise ManifestTooLarge."""
+    """Encode the snapshot; equal snapshots have the same id. Raise ManifestTooLarge, TooManyPackages."""
     packages = list(_pages((package.name, package) for package in snapshot.packages))
     layers = list(_pages((_owner_name(layer), layer) for layer in snapshot.layers))
     _check_size(sum(page.size for page, _ in packages + layers))
+    if len(packages) + len(layers) > MOST_PAGES:
+        raise TooManyPackages(len(packages) + len(layers), MOST_PAGES)
     lists = {"packages": tuple(page for page, _ in packages), "layers": tuple(page for page, _ in layers)}
     document = canonical.encode(Manifest(**{**_fields(snapshot), **lists}))
     _check_size(len(document))

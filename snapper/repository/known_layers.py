@@ -1,15 +1,14 @@
 """Find the layers that a store has already, so that a pack does not write equal ones.
 
 They are those of the current snapshots of all environments. Others publish these, and can describe any number of layers
-in them, so that only so much is read: the environment that is packed comes first, then the smallest ones. What is
-beyond that is stored again.
+in them, on any number of pages, so that only so much is read: the environment that is packed comes first, then the
+smallest ones. What is beyond that is stored again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 
 from snapper.errors import SnapperError
@@ -26,8 +25,13 @@ _MOST_ENVIRONMENTS = 1000
 #: How many layers every process of a pack knows at most: it needs some 400 bytes for each.
 _MOST_LAYERS = 100_000
 
-#: How many bytes of entries, manifests, and pages are read: those of some 20 environments with 100,000 files each.
+#: How many bytes of entries, manifests, and pages are read: those of some 20 environments with 100,000 files each,
+#: or of some 100 small ones.
 _MOST_DATA = 64 * 1024 * 1024
+
+
+#: What each object counts at least, in bytes: a request takes as long as some kilobytes.
+_LEAST_CHARGE = 8 * 1024
 
 
 def known_layers(store: Store, name: str) -> dict[str, StoredLayer]:
@@ -36,10 +40,13 @@ def known_layers(store: Store, name: str) -> dict[str, StoredLayer]:
     The environment `name` is the one to pack. What cannot be read is skipped.
     """
     budget = _Budget(_MOST_DATA)
+    pages = _WantedPages(_find_pages(store, name, budget), budget)
     known: dict[str, StoredLayer] = {}
-    for _, layers in iter_layer_pages(store, _find_pages(store, name, budget)):
-        found = () if isinstance(layers, SnapperError) else layers
-        for layer in islice(found, _MOST_LAYERS - len(known)):
+    for page, layers in iter_layer_pages(store, pages):
+        if isinstance(layers, SnapperError):
+            pages.give_up(page)
+            continue
+        for layer in islice(layers, _MOST_LAYERS - len(known)):
             if layer.diff_id not in known or layer.size < known[layer.diff_id].size:
                 known[layer.diff_id] = StoredLayer(layer.digest, layer.size)
     return known
@@ -53,31 +60,56 @@ class _Budget:
 
     def allows(self, size: int) -> bool:
         """Return whether an object of this size may be read, too; if so, count it."""
-        if size > self._left:
+        charge = max(size, _LEAST_CHARGE)
+        if charge > self._left:
             return False
-        self._left -= size
+        self._left -= charge
         return True
 
 
-def _find_pages(store: Store, name: str, budget: _Budget) -> list[Page]:
-    """Return the pages of layers of current snapshots, as far as the budget allows."""
+class _WantedPages:
+    """Iterate over the pages of snapshots, each once, as far as the budget allows; the first snapshots come first."""
+
+    def __init__(self, snapshots: Mapping[str, tuple[Page, ...]], budget: _Budget) -> None:
+        self._snapshots = snapshots
+        self._budget = budget
+        self._chosen: dict[Page, str] = {}
+        self._damaged: set[str] = set()
+
+    def __iter__(self) -> Iterator[Page]:
+        for snapshot, pages in self._snapshots.items():
+            for page in pages:
+                if snapshot in self._damaged:
+                    break
+                if page not in self._chosen and self._budget.allows(page.size):
+                    self._chosen[page] = snapshot
+                    yield page
+
+    def give_up(self, page: Page) -> None:
+        """Skip the rest of the snapshot that the page was chosen for: the page could not be read."""
+        self._damaged.add(self._chosen[page])
+
+
+def _find_pages(store: Store, name: str, budget: _Budget) -> dict[str, tuple[Page, ...]]:
+    """Return the pages of layers of current snapshots by key, as far as the budget allows, in the order to read them.
+
+    No more is read of an entry or a manifest than the store has stated.
+    """
     entries = _entry_sizes(store)
     names = _in_order(entries, name)[:_MOST_ENVIRONMENTS]
     names = [each for each in names if budget.allows(entries[each])]
-    current = dict(zip(names, map_concurrently(partial(_current_snapshot, store), names), strict=True))
-    snapshots = {Layout.snapshot(found): found for found in current.values() if found}
+    found = map_concurrently(lambda each: _current_snapshot(store, each, entries[each]), names)
+    current = dict(zip(names, found, strict=True))
+    snapshots = {Layout.snapshot(digest): digest for digest in current.values() if digest}
     first = Layout.snapshot(current.get(name) or "")
     sizes: dict[str, int] = {}
     with suppress(SnapperError):
         sizes = store.sizes(Layout.SNAPSHOTS, snapshots)
     keys = [key for key in _in_order(sizes, first) if budget.allows(sizes[key])]
-    pages = dict(
-        zip(keys, map_concurrently(lambda key: _layer_pages(store, snapshots[key]), keys), strict=True)
-    )
-    chosen: dict[Page, None] = {}
-    for key in _in_order({key: sum(page.size for page in each) for key, each in pages.items()}, first):
-        chosen |= dict.fromkeys(page for page in pages[key] if page in chosen or budget.allows(page.size))
-    return list(chosen)
+    listed = map_concurrently(lambda key: _layer_pages(store, snapshots[key], sizes[key]), keys)
+    pages = dict(zip(keys, listed, strict=True))
+    order = _in_order({key: sum(page.size for page in each) for key, each in pages.items()}, first)
+    return {key: pages[key] for key in order}
 
 
 def _in_order(sizes: Mapping[str, int], first: str) -> list[str]:
@@ -90,15 +122,15 @@ def _entry_sizes(store: Store) -> dict[str, int]:
     return {key.name: size for key, size in parsed if key and key.kind is ObjectKind.REF}
 
 
-def _current_snapshot(store: Store, name: str) -> str | None:
+def _current_snapshot(store: Store, name: str, size: int) -> str | None:
     try:
-        return read_ref(store, name).ref.current
+        return read_ref(store, name, size).ref.current
     except SnapperError:
         return None
 
 
-def _layer_pages(store: Store, snapshot_id: str) -> tuple[Page, ...]:
+def _layer_pages(store: Store, snapshot_id: str, size: int) -> tuple[Page, ...]:
     try:
-        return read_manifest(store, snapshot_id).layers
+        return read_manifest(store, snapshot_id, size).layers
     except SnapperError:
         return ()

@@ -20,8 +20,9 @@ DIGEST_MISMATCH = "its content does not match its checksum"
 _ATTEMPTS = 3
 _CONCURRENCY = 16
 
-#: How many bytes of pages are in memory at a time.
+#: How many bytes of pages are in memory at a time, and how many pages are read together.
 _BATCH_SIZE = 8 * 1024 * 1024
+_BATCH_PAGES = 128
 
 #: Requests that take longer, in seconds, are worth a thread.
 _FAST_REQUEST = 0.001
@@ -143,7 +144,7 @@ def read_pages(store: Store, pages: Iterable[Page]) -> dict[str, bytes]:
 
 
 def iter_pages(store: Store, pages: Iterable[Page]) -> Iterator[PageContent]:
-    """Yield these pages, each once; only a batch of them is in memory at a time."""
+    """Yield these pages, each once; only a batch of them is asked for and in memory at a time."""
 
     def read(page: Page) -> bytes | SnapperError:
         try:
@@ -151,16 +152,23 @@ def iter_pages(store: Store, pages: Iterable[Page]) -> Iterator[PageContent]:
         except SnapperError as error:
             return error
 
-    for batch in _batches(dict.fromkeys(pages)):
+    for batch in _batches(pages):
         yield from map(PageContent, batch, map_concurrently(read, batch))
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
-    """Divide the pages into batches of at most `_BATCH_SIZE` bytes, or of one larger page."""
+    """Divide the pages into batches of at most `_BATCH_SIZE` bytes, or of one larger page; leave out those that repeat.
+
+    The next ones are asked for when the batch before them is done.
+    """
+    seen: set[Page] = set()
     batch: list[Page] = []
     size = 0
     for page in pages:
-        if batch and size + page.size > _BATCH_SIZE:
+        if page in seen:
+            continue
+        seen.add(page)
+        if batch and (size + page.size > _BATCH_SIZE or len(batch) == _BATCH_PAGES):
             yield batch
             batch, size = [], 0
         batch.append(page)

@@ -72,10 +72,13 @@ def ref_version(store: Store, name: str) -> str:
         raise _no_environment(store, name) from None
 
 
-def read_ref(store: Store, name: str) -> VersionedRef:
-    """Read an environment's ref; raise NotInStore, Corrupted, UnsupportedFormat."""
+def read_ref(store: Store, name: str, limit: int = canonical.LARGEST_DOCUMENT) -> VersionedRef:
+    """Read an environment's ref, of at most `limit` bytes.
+
+    Raise NotInStore, Corrupted, UnsupportedFormat, ObjectTooLarge.
+    """
     try:
-        data, version = store.read_versioned(Layout.ref(name), canonical.LARGEST_DOCUMENT)
+        data, version = store.read_versioned(Layout.ref(name), limit)
     except NotInStore:
         raise _no_environment(store, name) from None
     return VersionedRef(decode_ref(store, name, data), version)

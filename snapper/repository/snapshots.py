@@ -39,9 +39,12 @@ def read_snapshot(store: Store, snapshot_id: str, decoder: SnapshotDecoder | Non
         return decoder.decode(document, pages)
 
 
-def read_manifest(store: Store, snapshot_id: str) -> Manifest:
-    """Read a snapshot's manifest and check it against the id. Raise NotInStore, Corrupted, UnsupportedFormat."""
-    return decode_manifest(store, snapshot_id, _read_manifest_bytes(store, snapshot_id))
+def read_manifest(store: Store, snapshot_id: str, limit: int = canonical.LARGEST_DOCUMENT) -> Manifest:
+    """Read a snapshot's manifest, of at most `limit` bytes, and check it against the id.
+
+    Raise NotInStore, Corrupted, UnsupportedFormat, ObjectTooLarge.
+    """
+    return decode_manifest(store, snapshot_id, _read_manifest_bytes(store, snapshot_id, limit))
 
 
 def read_encoded_snapshot(store: Store, snapshot_id: str) -> EncodedSnapshot:
@@ -70,10 +73,9 @@ def decode_manifest(store: Store, snapshot_id: str, data: bytes) -> Manifest:
         return decode_checked(Manifest, data, what)
 
 
-def _read_manifest_bytes(store: Store, snapshot_id: str) -> bytes:
+def _read_manifest_bytes(store: Store, snapshot_id: str, limit: int = canonical.LARGEST_DOCUMENT) -> bytes:
     try:
-        key = Layout.snapshot(snapshot_id)
-        return read_verified(store, key, snapshot_id, canonical.LARGEST_DOCUMENT) or b""
+        return read_verified(store, Layout.snapshot(snapshot_id), snapshot_id, limit) or b""
     except NotInStore:
         raise NotInStore(f"snapshot {snapshot_id[:12]}", store.url) from None
 
