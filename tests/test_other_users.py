@@ -340,6 +340,19 @@ def test_environment_that_a_group_may_change_is_used(world: World, team: Path) -
     assert not (team / "work/new").exists()
 
 
+def test_environment_that_root_lets_a_group_change_counts_for_its_members(world: World, team: Path) -> None:
+    """Members cannot know what root has written there, but only root may write to `.snapper`."""
+    root, victim = world.root, replace(world.victim, groups=(_GROUP,))
+    variables = {"CONDA_ENVS_PATH": str(team)}
+    pack(root, team / "work")
+    let_group_write(root, team / "work")
+    assert victim.snapper("restore", "work", **variables).code == 11
+    root.run_json("pack", "work", **variables)
+    assert (team / "work").stat().st_mode & 0o020
+    (restored,) = victim.run_json("restore", "work", **variables)["restored"]
+    assert restored["present"]
+
+
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_index_that_others_may_write_to_has_no_files_removed(
     world: World, team: Path, is_shared: bool

@@ -5,7 +5,8 @@ any of them is harmless: the next pack or restore reads the files and writes the
 
 They only count if the environment, the directory `.snapper` and the file itself belong to this user or root. If others
 may write to one of these, a file only counts as snapper has written it for this user (see `own_state`): another user
-could claim that an environment is what it is not. For the same reason, nothing is written elsewhere.
+could claim that an environment is what it is not. For the same reason, nothing is written elsewhere. The environment
+itself may be writable if it is root's and root is not the user, who could not know what root has written.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from snapper.fs import atomic
 from snapper.fs.beneath import LISTING, open_own_path
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.moves import Entry
-from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.ownership import is_of_this_user, is_own, others_can_write, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_own_entry, read_own_line
 
@@ -156,6 +157,12 @@ def write(
 ) -> None:
     """Write state, snapshot and index into an environment or a staged tree, which may be open; may raise OSError."""
     with open_environment(top) as environment:
+        with state_directory(environment, make=True) as directory:
+            if others_can_write(os.fstat(directory)):
+                with suppress(OSError):  # a file system without modes
+                    os.fchmod(
+                        directory, 0o755
+                    )  # nothing that others have put there counts: all files are replaced
         _write(environment, _INDEX, encode(header, blocks))
         _write(environment, _SNAPSHOT, snapshot.joined())
         write_state(environment, state)
@@ -230,13 +237,21 @@ def _read(
     """
     with open_environment(prefix) as environment, state_directory(environment) as directory:
         file = Entry(directory, name)
-        statuses = (os.fstat(environment), os.fstat(directory), os.lstat(name, dir_fd=directory))
-        if not any(map(others_can_write, statuses)):
+        if not _is_exposed(environment, file):
             return read_part(file) if read_part else read_own_entry(file, limit)
         data = read_own_entry(file, limit)
         if not own_state.is_remembered(environment, name, data):
             raise OSError(errno.EPERM, "others may have written it", name)
         return data
+
+
+def _is_exposed(environment: int, file: Entry) -> bool:
+    """Return whether others can have put the file into the state directory, or have written to it."""
+    statuses = [os.fstat(file.directory), os.lstat(file.name, dir_fd=file.directory)]
+    top = os.fstat(environment)
+    if is_of_this_user(top):
+        statuses.append(top)
+    return any(map(others_can_write, statuses))
 
 
 def _write(top: Path | PinnedDirectory | int, name: str, data: bytes) -> None:
