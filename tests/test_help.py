@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
-from snapper.cli.app import SECTIONS, make_app, run
+from snapper.cli.app import run
+from tests.support.command_tree import command_of, commands, takes_value
 
 Golden = Callable[[str, str], None]
-
-
-def commands() -> Iterator[tuple[str, ...]]:
-    """Every command, as the words that call it; the empty one is snapper itself."""
-    yield ()
-    names = [name for names in SECTIONS.values() for name in names]
-    for name in names:
-        yield (name,)
-        for subcommand in getattr(command_of(name), "commands", {}):
-            yield name, subcommand
-
-
-def command_of(*words: str) -> Any:
-    command: Any = typer.main.get_command(make_app(list(words)))
-    for word in words:
-        command = command.commands[word]
-    return command
 
 
 @pytest.fixture
@@ -81,8 +64,7 @@ def test_every_command_is_documented_completely(words: tuple[str, ...]) -> None:
         if "completion" in param.name:
             continue
         assert param.help.endswith("."), param.name
-        takes_value = param.param_type_name == "argument" or not (param.is_flag or param.count)
-        assert bool(param.metavar) == takes_value, param.name
+        assert bool(param.metavar) == takes_value(param), param.name
 
 
 def test_examples_name_only_options_that_exist() -> None:

@@ -1114,3 +1114,23 @@ def test_environment_that_is_replaced_while_it_is_inspected_is_a_conflict(
     monkeypatch.setattr("snapper.environment.conda.pin_environment", open_removed)
     with pytest.raises(TargetOccupied, match="it was replaced while it was inspected"):
         snapper.restore(snapper.open_store(str(stocked.store)), "data", prefix=restored, replace=True)
+
+
+# --- the command line: empty values -------------------------------------------------------------------------
+
+
+def test_commands_change_nothing_for_an_empty_value(stocked: Machine) -> None:
+    stocked.run_json("tag", "data@~1", "v1")
+    before = tree_of(stocked.store), tree_of(stocked.home)
+    for line, what in {
+        ("prune", "--keep-tag", "", "--keep-last", "1", "--yes", "--grace", "0s"): "--keep-tag",
+        ("rollback", "data", ""): "SNAPSHOT",
+        ("rollback", "data@"): "the snapshot in 'data@'",
+        ("restore", "data@", "--replace"): "the snapshot in 'data@'",
+        ("restore", "--all", "--except", ""): "--except",
+        ("verify", "--data="): "--data",
+    }.items():
+        error = stocked.expect_error(2, *line)
+        assert error["message"] == f"{what} is empty"
+        assert error["hint"].startswith("A shell variable may be unset. Give ")
+    assert (tree_of(stocked.store), tree_of(stocked.home)) == before

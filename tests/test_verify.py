@@ -286,13 +286,6 @@ def test_unreadable_layer_does_not_hide_other_problems(packed: tuple[Machine, Pa
     assert tree_of(machine.store) == whole
 
 
-def test_empty_option_values_are_refused(machine: Machine) -> None:
-    machine.expect_error(2, "verify", "--data=")
-    machine.expect_error(2, "verify", "--data", "--store", "")
-    machine.expect_error(2, "list", "--store=")
-    machine.expect_error(2, "restore", "data", "-p", "")
-
-
 # --- environments on disk ---------------------------------------------------------------------------------
 
 

@@ -25,9 +25,9 @@ def pin_environment(environment: str | Path) -> PinnedDirectory:
 
 def optional_prefix(prefix: str | Path | None) -> Path | None:
     """Return the absolute path of a prefix, if given."""
-    return absolute_directory(prefix) if prefix else None
+    return absolute_directory(prefix) if prefix is not None else None
 
 
 def optional_envs_dir(directory: str | Path | None) -> Path | None:
     """Return the directory to restore environments into: the given one, or that of the settings, if any."""
-    return resolve_envs_dir(Path(directory) if directory else None)
+    return resolve_envs_dir(directory)

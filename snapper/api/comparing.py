@@ -67,5 +67,5 @@ def verify_environment(
 ) -> EnvironmentCheck:
     """Compare every byte of an environment with a snapshot, by default the one last packed or restored."""
     prefix = find_prefix(environment)
-    parsed = SnapshotSpec.parse(spec) if spec else None
+    parsed = SnapshotSpec.parse(spec) if spec is not None else None
     return compare_environment(store, prefix, parsed, jobs=jobs or load_settings().jobs, progress=progress)

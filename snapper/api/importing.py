@@ -30,6 +30,6 @@ def import_archive(
     """
     settings = load_settings()
     path = absolute_directory(file)
-    name = check_new_name(name or archive_stem(path))
+    name = check_new_name(archive_stem(path) if name is None else name)
     level, jobs = level or settings.level, jobs or settings.jobs
     return pack_archive(lambda: store, path, name, message=message, level=level, jobs=jobs, progress=progress)

@@ -47,7 +47,9 @@ def pack(
     settings = load_settings()
     environment = ROOT_NAMES[0] if environment in ROOT_NAMES else environment
     opened = pin_environment(environment)
-    name = check_new_name(name or (opened.path.name if isinstance(environment, Path) else environment))
+    if name is None:
+        name = opened.path.name if isinstance(environment, Path) else environment
+    name = check_new_name(name)
     options = PackOptions(
         message=message,
         level=level or settings.level,

@@ -13,13 +13,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib import import_module
-from itertools import zip_longest
 from typing import Annotated, ClassVar
 
 import typer
 
 from snapper.cli import completion, help, logs
 from snapper.cli.options import with_general_options
+from snapper.cli.parsing import Command
 from snapper.cli.render import output
 from snapper.errors import (
     ExitCode,
@@ -53,9 +53,6 @@ _DEFINED = {
 #: The variable by which the shell asks for completions.
 _COMPLETE = "_SNAPPER_COMPLETE"
 
-#: Options whose value is a path or URL, which must not be empty.
-_LOCATIONS = ("--store", "--from", "--to", "--prefix", "-p", "--envs-dir", "--output", "-o", "--data")
-
 #: click's UsageError, of the click that the installed typer uses.
 _ParsingError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -65,7 +62,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         logs.reset()
-        _check_arguments(arguments)
+        _check_command(arguments)
         arguments = [
             "--data=all" if word == "--data" else word for word in arguments
         ]  # its value is optional
@@ -115,7 +112,7 @@ def make_app(arguments: list[str]) -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name=name, cls=help.Command)(with_general_options(command))
+            app.command(name=name, cls=Command)(with_general_options(command))
     return app
 
 
@@ -149,18 +146,12 @@ def _without_command(
         typer.echo(context.get_help())
 
 
-def _check_arguments(arguments: list[str]) -> None:
-    """Raise UsageError for a misspelled command, and for a location without a value: it would count as not given."""
+def _check_command(arguments: list[str]) -> None:
+    """Raise UsageError for a misspelled command."""
     known = [name for names in SECTIONS.values() for name in names]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         suggestion = suggest_name(arguments[0], known)
         raise UsageError(f"no such command: {arguments[0]!r}", f"{suggestion}See: snapper --help.")
-    for option, value in zip_longest(arguments, arguments[1:]):
-        name = option[:-1] if option.endswith("=") else option
-        if name in _LOCATIONS and (value == "" or name != option):
-            raise UsageError(
-                f"{name} is empty", "A shell variable may be unset. Give a value, or omit the option."
-            )
 
 
 def _usage_error(error: Exception) -> UsageError:

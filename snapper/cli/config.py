@@ -9,6 +9,7 @@ import typer
 from snapper.cli import help
 from snapper.cli.completion import complete_setting
 from snapper.cli.options import JsonOption, with_general_options
+from snapper.cli.parsing import Command
 from snapper.cli.render import output
 from snapper.cli.render.text import size
 from snapper.errors import ExitCode, NotAStore, UsageError
@@ -43,7 +44,7 @@ def _default(context: typer.Context, as_json: JsonOption = False) -> int:
     return show(as_json) if context.invoked_subcommand is None else 0
 
 
-@app.command(cls=help.Command)
+@app.command(cls=Command)
 @with_general_options
 def show(as_json: JsonOption = False) -> int:
     """Show all settings, where they come from, and invalid ones.
@@ -72,7 +73,7 @@ def show(as_json: JsonOption = False) -> int:
     return code
 
 
-@app.command(cls=help.Command)
+@app.command(cls=Command)
 @with_general_options
 def get(key: KeyArgument, as_json: JsonOption = False) -> None:
     """Print the value of one setting, one line per value.
@@ -83,7 +84,7 @@ def get(key: KeyArgument, as_json: JsonOption = False) -> None:
     _print_value(explain_setting(key), as_json)
 
 
-@app.command(name="set", cls=help.Command)
+@app.command(name="set", cls=Command)
 @with_general_options
 def set_(
     key: KeyArgument,
@@ -103,7 +104,7 @@ def set_(
     _print_change(key, file, as_json)
 
 
-@app.command(cls=help.Command)
+@app.command(cls=Command)
 @with_general_options
 def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
     """Remove one setting from the settings file.
@@ -122,7 +123,7 @@ def unset(key: KeyArgument, as_json: JsonOption = False) -> None:
         output.echo(f"Removed {key}, which is not a known setting, from {file}")
 
 
-@app.command(cls=help.Command)
+@app.command(cls=Command)
 @with_general_options
 def path(as_json: JsonOption = False) -> None:
     """Print the path of the settings file.

@@ -12,6 +12,7 @@ import typer
 from snapper.cli import help
 from snapper.cli.completion import complete_any_environment, complete_installed
 from snapper.cli.options import JsonOption, with_general_options
+from snapper.cli.parsing import Command
 from snapper.cli.render import output
 from snapper.errors import ExitCode, KernelNotRegistered
 from snapper.format.canonical import to_jsonable
@@ -51,7 +52,7 @@ def _default(context: typer.Context, as_json: JsonOption = False) -> None:
         list_(as_json)
 
 
-@app.command(name="list", cls=help.Command)
+@app.command(name="list", cls=Command)
 @with_general_options
 def list_(as_json: JsonOption = False) -> None:
     """List the kernels that snapper has registered.
@@ -79,7 +80,7 @@ def list_(as_json: JsonOption = False) -> None:
         )
 
 
-@app.command(cls=help.Command)
+@app.command(cls=Command)
 @with_general_options
 def register(
     names: Annotated[
@@ -124,7 +125,7 @@ def register(
     return ExitCode.DONE if all(result.is_complete for result in results) else ExitCode.PARTIAL
 
 
-@app.command(cls=help.Command)
+@app.command(cls=Command)
 @with_general_options
 def remove(names: NamesArgument, as_json: JsonOption = False) -> None:
     """Unregister the kernels of environments; the environments are kept.

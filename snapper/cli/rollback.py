@@ -82,7 +82,7 @@ def rollback(
         raise UsageError(
             "give the snapshot only once: as ENV@SNAPSHOT or as SNAPSHOT", "See: snapper rollback --help."
         )
-    spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot else name)
+    spec = SnapshotSpec.parse(f"{name}@{snapshot}" if snapshot is not None else name)
     opened = open_store(store)
     with reporter(quiet=as_json) as progress:
         result = snapper.rollback(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 
-from snapper.errors import UsageError
+from snapper.errors import UsageError, empty_value
 from snapper.format.model import HistoryEntry, Ref
 
 
@@ -32,6 +32,8 @@ class RetentionPolicy:
     def __post_init__(self) -> None:
         if any((count or 0) < 0 for count in (self.last, self.daily, self.weekly, self.monthly)):
             raise UsageError("a retention policy cannot keep a negative number of snapshots")
+        if "" in self.tags:
+            raise empty_value("a pattern of tags to keep")
 
     def kept_snapshots(self, ref: Ref) -> set[str]:
         """Return the ids of the snapshots to keep."""

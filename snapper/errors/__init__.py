@@ -52,6 +52,7 @@ from snapper.errors.system import (
     UnsupportedPlatform,
     UsageError,
     WorkerDied,
+    empty_value,
 )
 
 __all__ = [
@@ -103,5 +104,6 @@ __all__ = [
     "UnsupportedPlatform",
     "UsageError",
     "WorkerDied",
+    "empty_value",
     "suggest_name",
 ]

@@ -27,6 +27,11 @@ class UsageError(SnapperError):
     hint_template = "{advice}"
 
 
+def empty_value(name: str, advice: str = "Give a value.") -> UsageError:
+    """Return the error about an empty value, which is none: what the user means cannot be told from it."""
+    return UsageError(f"{name} is empty", f"A shell variable may be unset. {advice}")
+
+
 @dataclass(eq=False, repr=False)
 class InvalidSettings(SnapperError):
     """A setting is invalid; `where` is the variable, or the file and its line."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from snapper.environment.names import is_reserved
-from snapper.errors import NotInStore, UsageError
+from snapper.errors import NotInStore, UsageError, empty_value
 from snapper.format.constraints import is_valid_name
 from snapper.format.model import Ref
 from snapper.process.characters import is_visible
@@ -31,8 +31,10 @@ class SnapshotSpec:
 
     @classmethod
     def parse(cls, text: str) -> SnapshotSpec:
-        """Raise UsageError if the environment's name is invalid."""
-        name, _, snapshot = text.partition("@")
+        """Raise UsageError if the environment's name is invalid, or nothing follows the `@`."""
+        name, separator, snapshot = text.partition("@")
+        if separator and not snapshot:
+            raise empty_value(f"the snapshot in {text!r}", "Give a tag, an id, or ~N, or omit the @.")
         return cls(check_environment_name(name), snapshot)
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from snapper.errors import NotInStore
+from snapper.errors import NotInStore, empty_value
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +22,10 @@ class NamePatterns:
 
     only: tuple[str, ...] = ()
     except_: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "" in (*self.only, *self.except_):
+            raise empty_value("a pattern of environment names")
 
     def select(self, names: Sequence[str]) -> list[str]:
         """Return the names that are selected."""

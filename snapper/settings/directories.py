@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-from snapper.errors import UsageError
+from snapper.errors import UsageError, empty_value
 from snapper.fs.ownership import UntrustedComponent, untrusted_component
 from snapper.fs.small_files import read_file
 
@@ -114,8 +114,10 @@ def existing_directory(directory: Path, name: str) -> Path:
 def absolute_directory(path: str | Path) -> Path:
     """Return the absolute path of what the user wrote, with `~` and `..` resolved.
 
-    Raise UsageError if there is no such user or current directory.
+    Raise UsageError if it is empty, or there is no such user or current directory.
     """
+    if path == "":
+        raise empty_value("the path")
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise UsageError(

@@ -105,13 +105,13 @@ class ChosenStore(NamedTuple):
 
 def choose_store(option: str | None) -> ChosenStore:
     """Return the store to use: the option, or else the setting."""
-    if option:
+    if option is not None:
         return ChosenStore(option)
     setting = _resolve("store", find_settings_file())
     return ChosenStore(load_settings().store, setting.origin.startswith(DEFAULT))
 
 
-def resolve_envs_dir(option: Path | None) -> Path | None:
+def resolve_envs_dir(option: str | Path | None) -> Path | None:
     """Return the directory for restored environments: the option, or else the setting, or None."""
     if option is not None:
         return absolute_directory(option)
