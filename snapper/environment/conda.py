@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.constraints import CONDA_META, is_placeholder, path_bytes
 from snapper.format.model import Mode, Package
+from snapper.fs.beneath import LISTING, open_beneath
 from snapper.fs.directories import pin_directory
 from snapper.fs.errors import map_os_error, read_errors
 from snapper.fs.pinned import PinnedDirectory, Top
@@ -85,11 +85,17 @@ class Record:
 
 
 def is_environment(prefix: Path | PinnedDirectory) -> bool:
-    """Return whether the directory is a conda environment; like conda, look for conda-meta."""
-    if isinstance(prefix, PinnedDirectory):
-        status = prefix.stat(META, follow=False)
-        return status is not None and stat.S_ISDIR(status.st_mode)
-    return os.path.isdir(prefix / META)
+    """Return whether the directory is a conda environment; like conda, look for conda-meta.
+
+    In an open one, that can be a link to another directory in the environment, but not to one outside of it.
+    """
+    if isinstance(prefix, Path):
+        return os.path.isdir(prefix / META)
+    try:
+        os.close(open_beneath(prefix, META, LISTING))
+    except OSError:
+        return False
+    return True
 
 
 def pin_environment(prefix: Path | PinnedDirectory) -> PinnedDirectory:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk, why_impossible
-from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY
+from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import ROOT, is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
@@ -112,7 +112,7 @@ def _exclude(path: str) -> str | None:
     # Most paths need not be checked in full, which takes longer than to list them.
     if "/" in path and "/." not in path and len(path) <= _NEVER_TOO_DEEP:
         return None
-    if path in (STATE_DIRECTORY, ".condatmp"):
+    if path in (STATE_DIRECTORY, TRASH_DIRECTORY):
         return ""
     if is_kept(path):
         return _REASONS[path.casefold()]

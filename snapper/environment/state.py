@@ -40,6 +40,9 @@ STATE_FILE = "state.json"
 _SNAPSHOT = "snapshot"
 _INDEX = "index"
 
+#: All files in the state directory.
+FILES = (STATE_FILE, _SNAPSHOT, _INDEX)
+
 #: The mode of the files, whatever the umask.
 _MODE = 0o644
 

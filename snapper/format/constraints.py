@@ -20,7 +20,8 @@ CONDA_META = "conda-meta"
 _RESERVED = re.compile(r"(?:\A|/)\.(?:[^/]+\.)?snapper(?:/|\Z)")
 
 #: conda's trash, which is removed at any time.
-_TRASH = re.compile(r"\.condatmp(?:/|\Z)")
+TRASH_DIRECTORY = ".condatmp"
+_TRASH = re.compile(rf"{re.escape(TRASH_DIRECTORY)}(?:/|\Z)")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _NAME = re.compile(r"\w[\w.+-]*\Z")
 _LONGEST_NAME = 128

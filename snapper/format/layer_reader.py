@@ -12,7 +12,6 @@ from typing import NamedTuple
 from snapper.errors import Corrupted
 from snapper.format.compression import FrameDecompressor, ZstdError
 from snapper.format.constraints import (
-    CONDA_META,
     LONGEST_FILE_NAME,
     SHARED_DIRECTORIES,
     check_path,
@@ -29,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: How names begin that no path may contain, or that are reserved.
 _SPECIAL_BEGINNINGS = ("", ".")
-
-#: What can only be a directory: a link would lead conda or snapper elsewhere.
-_DIRECTORIES = (*SHARED_DIRECTORIES, CONDA_META)
 
 
 class Piece(NamedTuple):
@@ -163,7 +159,7 @@ def read_members(
                     continue
                 if directory:
                     checked.add(directory)
-                if path.casefold() in _DIRECTORIES and member.type != "directory":
+                if path.casefold() in SHARED_DIRECTORIES and member.type != "directory":
                     raise InvalidSegment(f"{path!r} is not a directory")
             if member.type == "hardlink":
                 check_path(member.target)

@@ -62,7 +62,7 @@ def remove_older(
     directory: int,
     since: int = _NEVER,
     is_known: IsKnown = lambda *_: False,
-    spared: str = "",
+    spared: tuple[str, ...] = (),
     shared: frozenset[int] = frozenset(),
 ) -> None:
     """Remove what is in an open directory, except for what somebody has changed at the time `since` or later.
@@ -70,7 +70,7 @@ def remove_older(
     What has a later ctime, in nanoseconds, is only removed if it `is_known`, or is an empty directory: what has been
     written, renamed, or linked has one, but so have further links to a file that was removed. In a directory with a
     later ctime, everything has to be known: it may have been renamed, which changes nothing in it. Directories that are
-    not empty in the end stay, and so does the one in the top that is `spared`. It is not checked whether other file
+    not empty in the end stay, and so do those in the top that are `spared`. It is not checked whether other file
     systems are mounted below (`check_no_mounts`).
 
     `shared` are the inodes of files that another directory has, too, and had at that time: only this name of them can
@@ -111,7 +111,9 @@ class _Listing(NamedTuple):
 class _Removal:
     """Removes what is in an open directory, except for what was changed at the time `since` or later."""
 
-    def __init__(self, top: int, since: int, is_known: IsKnown, spared: str, shared: frozenset[int]) -> None:
+    def __init__(
+        self, top: int, since: int, is_known: IsKnown, spared: tuple[str, ...], shared: frozenset[int]
+    ) -> None:
         self._top = top
         self._since = since
         self._is_known = is_known
@@ -172,7 +174,7 @@ class _Removal:
 
     def _stays(self, name: str, parent: int, path: str, status: os.stat_result, since: int) -> bool:
         """Return whether a directory, which had that status when it was opened, is not to be emptied."""
-        if path == self._spared or status.st_dev != self._device:
+        if path in self._spared or status.st_dev != self._device:
             return True
         if status.st_ctime_ns < since:
             return False

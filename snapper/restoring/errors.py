@@ -47,7 +47,7 @@ def occupied_by_unknown(environment: PinnedDirectory, how_to_save: str) -> Targe
     """
     reason = why_of_unknown_origin(environment)
     if reason:
-        advice = "Move it away first, or discard what is in it: --replace."
+        advice = "Move it away first."
         return TargetOccupied(str(environment), f"others may have put it there: {reason}", advice)
     reason = "it is an environment that snapper has neither packed nor restored"
     return TargetOccupied(str(environment), reason, how_to_save)

@@ -33,15 +33,16 @@ from snapper.environment.kept import environments_in, kept_name
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
 from snapper.format import bytecode
-from snapper.format.constraints import STATE_DIRECTORY
+from snapper.format.constraints import STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.format.times import clamped
+from snapper.fs.atomic import remove_leftovers
+from snapper.fs.beneath import LISTING
 from snapper.fs.directories import DirectoryTree, closing_descriptor, open_if_directory
 from snapper.fs.handles import DirectoryHandle, directory_handle
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, move
 from snapper.fs.pinned import PinnedDirectory
-from snapper.fs.removal import LONG_AGO, IsKnown, check_no_mounts, remove_older, remove_tree
-from snapper.restoring.parent import open_parent
+from snapper.fs.removal import LONG_AGO, IsKnown, check_no_mounts, remove_older
 from snapper.restoring.staging_lock import REPLACED
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ _JOBS = 8
 
 #: How long to wait at most for the clock of the file system to advance, in seconds.
 _LONGEST_TICK = 0.05
+
+#: What is not part of an environment, and not compared with its index: snapper's state, and conda's trash.
+_UNSEEN = (STATE_DIRECTORY, TRASH_DIRECTORY)
 
 _NAME = re.compile(rf"{REPLACED}\w+_([0-9]+)\Z")
 
@@ -109,10 +113,10 @@ def _touch(directory: int) -> int:
     return os.fstat(directory).st_mtime_ns
 
 
-def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> None:
+def remove_unchanged(name: str, directory: int, parent: int, target: Path, seen: Seen) -> None:
     """Remove what has a `replaced_name` in an open staging directory; keep what was written to it since.
 
-    May raise OSError.
+    It is kept in the open directory `parent`, in which the target is. May raise OSError.
     """
     since = time_in_name(name)
     tree = open_if_directory(name, directory)
@@ -125,9 +129,8 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> Non
         since = since if since <= now else LONG_AGO  # the clock may have been set back
         reason = ""
         try:
-            remove_older(tree, since, is_known, STATE_DIRECTORY, seen.shared)
-            with suppress(FileNotFoundError):
-                remove_tree(STATE_DIRECTORY, tree)
+            remove_older(tree, since, is_known, _UNSEEN, seen.shared)
+            _remove_unseen(tree)
         except PermissionError as error:
             reason = f"files of other users could not be removed (such as {error.filename!r})"
         try:
@@ -141,7 +144,22 @@ def remove_unchanged(name: str, directory: int, target: Path, seen: Seen) -> Non
                     raise
                 count = "a file" if len(left) == 1 else f"{len(left)} files"
                 reason = f"programs wrote to what was to be removed ({count}, such as {left[0]!r})"
-            keep(Entry(directory, name), target, reason)
+            keep(Entry(directory, name), parent, target, reason)
+
+
+def _remove_unseen(tree: int) -> None:
+    """Remove what no check looks at if it is what snapper has written, or an empty directory: others may have moved it.
+
+    May raise OSError.
+    """
+    with suppress(OSError), closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=tree)) as directory:
+        remove_leftovers(directory)
+        for name in state.FILES:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=directory)
+    for name in _UNSEEN:
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=tree)
 
 
 def is_as_written(directory: int, target: Path) -> bool:
@@ -154,11 +172,10 @@ def is_as_written(directory: int, target: Path) -> bool:
     return drift is not None and not drift.paths
 
 
-def keep(aside: Entry, target: Path, reason: str) -> None:
-    """Move a directory to a name of its own next to the target, and say so. May raise OSError."""
+def keep(aside: Entry, parent: int, target: Path, reason: str) -> None:
+    """Move a directory to a name of its own in the open directory of the target, and say so. May raise OSError."""
     name = kept_name(target.name)
-    with closing_descriptor(open_parent(target)) as parent:
-        move(aside, Entry(parent, name))
+    move(aside, Entry(parent, name))
     path = target.with_name(name)
     environments = environments_in(path)
     what = f"It contains the environment {environments[0]}. " if environments else ""

@@ -289,7 +289,7 @@ def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Seen])
     for name in os.listdir(directory):
         if name != LOCK and (name != KEPT or environment is not None):
             with suppress(OSError):
-                _remove(name, directory, target, seen)
+                _remove(name, directory, entry.directory, target, seen)
 
 
 def _fill_target(directory: int, entry: Entry) -> None:
@@ -317,8 +317,8 @@ def _give_way(directory: int, entry: Entry) -> None:
                 move(entry, Entry(directory, f"{CREATED}{secrets.token_hex(8)}"))
 
 
-def _remove(name: str, directory: int, target: Path, seen: Mapping[str, Seen]) -> None:
-    """Remove a tree, or keep it next to the target.
+def _remove(name: str, directory: int, parent: int, target: Path, seen: Mapping[str, Seen]) -> None:
+    """Remove a tree, or keep it next to the target, in the open directory `parent`.
 
     It is kept if it has been at the target without being checked and may have changed, and if it has something that is
     not part of the environment. May raise OSError.
@@ -331,32 +331,35 @@ def _remove(name: str, directory: int, target: Path, seen: Mapping[str, Seen]) -
         return
     with closing_descriptor(tree):
         if name == KEPT or name.startswith(CREATED):
-            _remove_created(name, tree, directory, target)
+            _remove_created(tree, Entry(directory, name), parent, target)
             return
         nested = foreign_names(tree)
         if nested:
-            keep(Entry(directory, name), target, f"{nested[0]!r} could not be moved to the new directory")
+            keep(
+                Entry(directory, name),
+                parent,
+                target,
+                f"{nested[0]!r} could not be moved to the new directory",
+            )
             return
         if time_in_name(name) is None:
             checked = replaced_name(next_tick(directory))
             if not is_as_written(tree, target):
-                keep(Entry(directory, name), target, "it changed, or snapper was killed")
+                keep(Entry(directory, name), parent, target, "it changed, or snapper was killed")
                 return
             move(Entry(directory, name), Entry(directory, checked))
             name = checked
-    remove_unchanged(name, directory, target, seen.get(name, Seen()))
+    remove_unchanged(name, directory, parent, target, seen.get(name, Seen()))
 
 
-def _remove_created(name: str, tree: int, directory: int, target: Path) -> None:
+def _remove_created(tree: int, entry: Entry, parent: int, target: Path) -> None:
     """Remove a directory with what programs have created at the same time unless it has files. May raise OSError."""
     remove_older(tree, LONG_AGO)
     with suppress(OSError):
-        os.rmdir(name, dir_fd=directory)
+        os.rmdir(entry.name, dir_fd=entry.directory)
         return
     example = next(iter(files_left(tree, target)), "")
-    keep(
-        Entry(directory, name), target, f"something of the same name was created there (such as {example!r})"
-    )
+    keep(entry, parent, target, f"something of the same name was created there (such as {example!r})")
 
 
 @contextmanager

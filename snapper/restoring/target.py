@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from snapper.environment import conda, state
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.locations import why_of_unknown_origin
 from snapper.environment.platforms import this_platform
 from snapper.environment.scan import mounted_file_systems, nested_environments
 from snapper.environment.tree import MOUNTED, Tree
@@ -197,7 +198,7 @@ def _check_environment(
     prefix = environment.prefix
     _check_contains_no_used_directory(environment, store)
     installed = environment.state
-    if installed is None and not request.replace:
+    if installed is None and (not request.replace or why_of_unknown_origin(environment.directory)):
         raise occupied_by_unknown(environment.directory, _how_to_save(prefix))
     if not again:
         _check_nothing_inside(environment, request)
