@@ -277,7 +277,9 @@ def test_default_store_of_another_user_is_not_used(machine: Machine, command: li
     os.chown(store, OTHER, OTHER)
     outcome = machine.snapper(*command, SNAPPER_STORE="")
     assert outcome.code != 0
-    assert f"it is the default, but its directory belongs to the user {OTHER}" in outcome.out + outcome.err
+    reason = f"belongs to the user {OTHER}"
+    shown = outcome.out + outcome.err
+    assert "it is the default, but " in shown and reason in shown
     assert machine.snapper("list", "--store", store).code == 0
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.constraints import CONDA_META, is_placeholder, path_bytes
 from snapper.format.model import Mode, Package
-from snapper.fs.beneath import LISTING, open_beneath
+from snapper.fs.beneath import LOOKUP, open_beneath
 from snapper.fs.directories import pin_directory
 from snapper.fs.errors import map_os_error, read_errors
 from snapper.fs.pinned import PinnedDirectory, Top
@@ -92,7 +92,7 @@ def is_environment(prefix: Path | PinnedDirectory) -> bool:
     if isinstance(prefix, Path):
         return os.path.isdir(prefix / META)
     try:
-        os.close(open_beneath(prefix, META, LISTING))
+        os.close(open_beneath(prefix, META, LOOKUP))
     except OSError:
         return False
     return True
