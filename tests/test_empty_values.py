@@ -75,5 +75,5 @@ def test_functions_of_the_api_refuse_empty_values(
 ) -> None:
     directory = make_data(tmp_path / "data")
     store = snapper.open_store(tmp_path / "store", create=True)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=r"is empty|^'' is not a valid environment name"):
         call(store, directory)
