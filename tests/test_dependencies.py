@@ -190,7 +190,7 @@ def test_options_without_effect_are_named(data: Path, machine: Machine) -> None:
     assert outcome.code == 0
     for text in (editable, "the environment sets PYTHONNOUSERSITE", "the message was not recorded"):
         assert text in outcome.err
-    assert machine.run_json("pack", "work", "-m", "")["without_effect"] == []
+    assert machine.run_json("pack", "work")["without_effect"] == []
 
 
 def test_own_files_in_whose_place_others_were_packed_do_not_count_as_packed(
