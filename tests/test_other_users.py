@@ -217,7 +217,7 @@ def test_staging_directory_of_another_user_is_refused(world: World, shared: Path
     """The owner of the directory above creates it in advance, with links to what is to be moved into it."""
     victim, attacker = world.victim, world.attacker
     pack(victim, victim.envs / "work")
-    shutil.copytree(victim.envs / "work", shared / "work")
+    shutil.copytree(victim.envs / "work", shared / "work", ignore=shutil.ignore_patterns(".snapper"))
     victim.owns(shared / "work")
     for path in ("envs/other/conda-meta", "pkgs"):
         (shared / "work" / path).mkdir(parents=True)
