@@ -48,9 +48,8 @@ def remember(environment: int, name: str, data: bytes) -> None:
 def is_remembered(environment: int, name: str, data: bytes) -> bool:
     """Return whether a file with this name and content was written into the state directory of an open environment."""
     key = _key(environment, name, data).encode()
-    return any(
-        key in _read(file) for file in (_FILE, _OLDER)
-    )  # the first may be renamed to the second meanwhile
+    # In this order: the first is renamed to the second when it is full.
+    return any(key in _read(file) for file in (_FILE, _OLDER))
 
 
 def _key(environment: int, name: str, data: bytes) -> str:

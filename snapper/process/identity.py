@@ -89,7 +89,7 @@ def _has_name(descriptor: Path, name: str) -> bool:
     """Return whether a descriptor, as `/proc` shows it, is that of a file in memory of this name."""
     try:
         return os.readlink(descriptor) == f"/memfd:{name} (deleted)"
-    except OSError:  # closed meanwhile
+    except OSError:  # it has been closed
         return False
 
 
