@@ -663,7 +663,7 @@ def test_malformed_records_are_restored_unchanged(sandbox: Path, what: str) -> N
         lambda data: data + b"\0" * 24 + b"\xff",
         lambda data: data.replace(b"\n", b"\n" + b"\xff" * 24),
         lambda data: data.replace(b'"taken"', b'"token"'),
-        lambda data: data.replace(b'"version": "', b'"version": "9'),
+        lambda data: data.replace(b'"format": 1', b'"format": 9'),
     ],
 )
 def test_malformed_index_does_not_allow_replacing_the_environment(

@@ -916,6 +916,26 @@ def test_workers_remove_nothing_that_others_put_at_the_path_of_the_replaced_dire
     assert names(target.parent) == ["work"]
 
 
+def test_what_others_moved_to_where_no_check_looks_is_kept(target: Path) -> None:
+    """They may be able to move it, but not to remove it."""
+    moved = (Path(".snapper/project/data"), Path(".condatmp/project/data"))
+    for path in moved:
+        (target / path).parent.mkdir(parents=True)
+        (target / path).write_text("mine")
+    (target / ".snapper/index").touch()
+    with staging_directory(target) as staged:
+        build_tree(staged.tree, "new")
+        staged.swap(lambda old: scan_of(target, old))
+    (kept,) = target.parent.glob("work.replaced-*")
+    assert [(kept / path).read_text() for path in moved] == ["mine", "mine"]
+    assert not (kept / ".snapper/index").exists()
+
+
+def scan_of(target: Path, directory: int) -> Tree:
+    os.mkdir("conda-meta", dir_fd=directory)
+    return scan(PinnedDirectory(target, os.dup(directory)))
+
+
 def test_files_that_replace_shared_ones_while_their_directory_is_emptied_are_kept(target: Path) -> None:
     """In whatever order the directory is listed, some of them come after the subdirectory."""
     lib = target / "lib"

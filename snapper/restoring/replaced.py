@@ -148,18 +148,25 @@ def remove_unchanged(name: str, directory: int, parent: int, target: Path, seen:
 
 
 def _remove_unseen(tree: int) -> None:
-    """Remove what no check looks at if it is what snapper has written, or an empty directory: others may have moved it.
+    """Remove what no check looks at if it is what snapper has written, or has no data: others may have moved it there.
 
     May raise OSError.
     """
-    with suppress(OSError), closing_descriptor(os.open(STATE_DIRECTORY, LISTING, dir_fd=tree)) as directory:
-        remove_leftovers(directory)
-        for name in state.FILES:
-            with suppress(OSError):
-                os.unlink(name, dir_fd=directory)
     for name in _UNSEEN:
+        with suppress(OSError), closing_descriptor(os.open(name, LISTING, dir_fd=tree)) as directory:
+            if name == STATE_DIRECTORY:
+                remove_leftovers(directory)
+                for file in state.FILES:
+                    with suppress(OSError):
+                        os.unlink(file, dir_fd=directory)
+            remove_older(directory, LONG_AGO, lambda _, status: not _has_data(status.st_mode))
         with suppress(OSError):
             os.rmdir(name, dir_fd=tree)
+
+
+def _has_data(mode: int) -> bool:
+    """Return whether this can be the mode of something with data: not of a socket, a pipe, or a device."""
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)
 
 
 def is_as_written(directory: int, target: Path) -> bool:
@@ -196,9 +203,7 @@ def _known(tree: int, target: Path, since: int, now: int, seen: Tree | None) -> 
         return _seen_in_tree(seen, since, now) if seen is not None else _seen_in_index(tree, target)
 
     def is_known(path: str, status: os.stat_result) -> bool:
-        if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode) or stat.S_ISDIR(status.st_mode):
-            return known()(path, status)
-        return True  # a socket, a pipe, or a device has no data
+        return not _has_data(status.st_mode) or known()(path, status)
 
     return is_known
 
