@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from snapper.api.arguments import optional_envs_dir, optional_prefix
-from snapper.commands.restore import RestoreFailure, RestoreResult
+from snapper.commands.restore import RestoreFailure, RestoreResult, complete_interrupted_swaps
 from snapper.commands.restore import restore as restore_requests
 from snapper.commands.restore_session import RestoreOptions
 from snapper.commands.restore_session import restore_all as restore_matching
@@ -42,6 +42,7 @@ def restore(
         envs_dir=optional_envs_dir(envs_dir),
         replace=replace,
     )
+    complete_interrupted_swaps()
     (outcome,) = restore_requests(store, [request], jobs=jobs or load_settings().jobs, progress=progress)
     if isinstance(outcome, RestoreFailure):
         raise outcome.error

@@ -111,7 +111,8 @@ def restore(
 def complete_interrupted_swaps() -> None:
     """Complete or undo what killed processes left half done in conda's root prefixes.
 
-    Environments in these, or a prefix itself, may be missing from their place until then.
+    Environments in these, or a prefix itself, may be missing from their place until then. Commands that restore do this
+    first, before they open the store.
     """
     for root in dict.fromkeys([*find_roots(), *usual_roots()]):
         if os.path.lexists(staging_path(root)) and not control_problem_in_home(root):
@@ -134,7 +135,6 @@ class _Restore:
         self, requests: Sequence[RestoreRequest], jobs: int | None
     ) -> Iterator[RestoreResult | RestoreFailure]:
         """Resolve the requests, plan each, write all that are planned, register each that is written."""
-        complete_interrupted_swaps()
         resolution = resolve_requests(self._store, requests)
         for refused in resolution.refused:
             yield self._fail(refused.request, refused.error)
