@@ -303,17 +303,17 @@ def test_nested_environments_survive_an_interrupted_swap(
         if steps <= at:
             break
     assert set(texts) <= {"old", "new"}
-    assert texts[-1] == "old" if refused else "new"
+    assert texts[-1] == ("old" if refused else "new")
     assert len(texts) > 6
 
 
 @pytest.mark.parametrize("at_first", ["directory", "link", "file"])
-@pytest.mark.parametrize("meanwhile", ["directory", "link", "file", "directory of another user"])
+@pytest.mark.parametrize("created", ["directory", "link", "file", "directory of another user"])
 def test_what_was_there_before_a_swap_has_the_right_to_its_name(
-    target: Path, swap_method: str, at_first: str, meanwhile: str, monkeypatch: pytest.MonkeyPatch
+    target: Path, swap_method: str, at_first: str, created: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has been created in its place is kept next to the target if it cannot be merged."""
-    if "user" in meanwhile:
+    if "user" in created:
         need_two_users()
     make: dict[str, Callable[[Path], object]] = {
         "directory": make_environment,
@@ -325,8 +325,8 @@ def test_what_was_there_before_a_swap_has_the_right_to_its_name(
     before = foreign_entries(target)
 
     def create(*_: object) -> None:
-        make[meanwhile.partition(" ")[0]](target / "envs")
-        if "user" in meanwhile:
+        make[created.partition(" ")[0]](target / "envs")
+        if "user" in created:
             os.chown(target / "envs", NOBODY, NOBODY)
         kill_self()
 
@@ -341,7 +341,7 @@ def test_what_was_there_before_a_swap_has_the_right_to_its_name(
     aside = [kept / "envs" for kept in target.parent.glob("work.replaced-*") if "envs" in os.listdir(kept)]
     assert len(aside) == 1
     assert sorted(path.name.partition(".")[0] for path in target.parent.iterdir()) == ["work"] * 3
-    if at_first == "directory" == meanwhile:
+    if at_first == "directory" == created:
         assert (aside[0] / "x/precious").exists()
 
 
