@@ -42,8 +42,8 @@ _MOST_NAMED = 5
 class PackedSnapshot:
     """A snapshot whose layers are in the store.
 
-    `prefixes` are those in the environment's files, most of which contain the first; `found_prefixes` are those to
-    report. `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
+    `prefixes` are those in the environment's files, the most frequent one first. `found_prefixes` are those to report.
+    `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
     environment is unchanged, so that its index remains valid. `libraries` are those outside of the environment that
     files in it are linked with.
     """

@@ -153,7 +153,7 @@ def index_entry(file: File) -> IndexEntry:
 
 
 def followed_entry(link: File, size: int) -> IndexEntry:
-    """Return the entry for a link in place of which a file of this size was packed, to which it leads."""
+    """Return the entry for a link that was packed as the file of this size that it leads to."""
     return index_entry(link)._replace(size=size, mode=link.mode | FOLLOWED)
 
 

@@ -318,7 +318,7 @@ def _rewritten(context: PackContext, item: PackItem, view: memoryview) -> bytes 
 def _with_stored_source_mtime(item: PackItem, view: memoryview) -> bytes | None:
     """Return the compiled module, valid for the time that its source gets in a layer if it is valid now.
 
-    If its source gets another time, and it is valid for what will be that, but not now, it becomes valid for no time.
+    A module that is not valid now, but would be for the time that its source gets, becomes valid for no time.
     Return None if it does not change.
     """
     if item.source_mtime is None:

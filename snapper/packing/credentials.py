@@ -2,7 +2,7 @@
 
 The usual places are always searched. Of other files, only those that no package has are read, if they are small texts
 and have changed since they were last packed. This finds what users and their tools write, such as the settings of git
-in a source, and takes no time for the many files of packages. The smallest come first, and only so many are read.
+in a source, without reading the many files of packages. The smallest are read first, up to a limit.
 """
 
 from __future__ import annotations

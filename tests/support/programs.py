@@ -143,7 +143,7 @@ _RUST_FORMS: dict[str, tuple[str, str]] = {
 _GO_FORMS: dict[str, tuple[str, str]] = {
     "constant": ("const c = P + T", "fmt.Println(c, len(c))"),
     "variable": ("var v = P + T", "fmt.Println(v, len(v))"),
-    "alone": ("", "fmt.Println(P)"),
+    "prefix only": ("", "fmt.Println(P)"),
     "table": ('var t = []string{P, P + T, "x"}', "for _, s := range t { fmt.Println(s) }"),
     "map": ('var m = map[string]int{P + T: 1, "/zz": 2}', "fmt.Println(m)"),
     "bytes": ("", "b := []byte(P + T); fmt.Println(len(b), string(b))"),
