@@ -184,6 +184,34 @@ def test_signals_during_worker_start_are_reported_once(machine: Machine) -> None
         wait_until(running.all_ended)
 
 
+@pytest.mark.parametrize("number", TERMINATION, ids=name)
+def test_signals_during_a_destructor_interrupt_the_command(number: signal.Signals, machine: Machine) -> None:
+    """Python only reports exceptions that are raised in a destructor, and continues."""
+    script = f"""
+import os, time
+from snapper.cli import main
+class Resource:
+    def __del__(self):
+        os.kill(os.getpid(), {number:d})
+        time.sleep(0)
+def run():
+    Resource()
+    time.sleep(40)
+main._run = run
+main.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        env=machine.variables,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("snapper: interrupted\n")
+
+
 # --- restore ----------------------------------------------------------------------------------------------
 
 

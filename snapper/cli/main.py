@@ -32,6 +32,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if hasattr(os, "geteuid"):  # not on Windows, which _run reports
+        sys.unraisablehook = _repeat_interrupt
         _set_home()
     try:
         code = _run()
@@ -101,8 +102,23 @@ class _Interrupt:
     """
 
     last: ClassVar[float] = -math.inf
+    number: ClassVar[int] = signal.SIGINT
 
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        before, _Interrupt.last = self.last, time.monotonic()
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        before, _Interrupt.last, _Interrupt.number = self.last, time.monotonic(), number
         if self.last - before > 1:
             raise KeyboardInterrupt
+
+
+def _repeat_interrupt(unraisable: sys.UnraisableHookArgs) -> None:
+    """Send the last signal again if its KeyboardInterrupt was raised in a destructor or a weakref callback.
+
+    Python discards such exceptions after it has called `sys.unraisablehook`, whose own exceptions it discards as well.
+    A timer therefore sends the signal, after this hook has returned.
+    """
+    if unraisable.exc_type is KeyboardInterrupt:
+        _Interrupt.last = -math.inf
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(_Interrupt.number))
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+    else:
+        sys.__unraisablehook__(unraisable)
