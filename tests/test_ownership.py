@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from snapper.fs.moves import Entry
 from snapper.fs.ownership import (
     _is_private_group,
     is_of_this_user,
@@ -21,6 +22,7 @@ from snapper.fs.ownership import (
     untrusted_component,
 )
 from tests.conftest import Machine
+from tests.support.access_lists import GROUP, NO_ID, OWNING_GROUP, USER, set_access_list
 from tests.support.environments import make_data
 from tests.support.processes import run_as, run_as_nobody
 
@@ -50,13 +52,13 @@ def test_own_directories_are_trusted(directory: Path) -> None:
         assert untrusted_component(path) is None
     directory.chmod(0o755)
     assert is_own(directory.stat())
-    assert not others_can_write(directory.stat())
+    assert not others_can_write(directory.stat(), directory)
 
 
 def test_directories_that_others_can_write_to(directory: Path) -> None:
     """The first one counts. In a sticky directory, others cannot replace an entry."""
     directory.parent.chmod(0o777)
-    assert others_can_write(directory.parent.stat())
+    assert others_can_write(directory.parent.stat(), directory.parent)
     assert reason(directory) == (str(directory.parent), "is writable by other users")
     directory.parent.chmod(0o1777)
     assert untrusted_component(directory) is None
@@ -94,11 +96,11 @@ def test_groups_of_which_this_user_is_the_only_member(
 ) -> None:
     """Writing by the group is harmless then. Nobody can be known not to be in a group without a name."""
     directory.chmod(0o775)
-    assert not others_can_write(directory.stat())  # root's group
+    assert not others_can_write(directory.stat(), directory)  # root's group
     for name in ("nobody", "no such user"):
         monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("root", "x", gid, [name])))  # noqa: B023
         _is_private_group.cache_clear()
-        assert others_can_write(directory.stat())
+        assert others_can_write(directory.stat(), directory)
         monkeypatch.undo()
     accounts = pwd.getpwall()
     for number, private in (
@@ -108,13 +110,42 @@ def test_groups_of_which_this_user_is_the_only_member(
         added = pwd.struct_passwd(("x", "x", number, 0, "", "/", ""))
         monkeypatch.setattr(pwd, "getpwall", lambda: [*accounts, added])  # noqa: B023
         _is_private_group.cache_clear()
-        assert others_can_write(directory.stat()) is not private
+        assert others_can_write(directory.stat(), directory) is not private
         monkeypatch.undo()
     _is_private_group.cache_clear()
     os.chown(directory, 0, UNUSED_ID)
-    assert others_can_write(directory.stat())
+    assert others_can_write(directory.stat(), directory)
     os.chown(directory, 0, OTHER_USER)
-    assert others_can_write(directory.stat())  # nobody's
+    assert others_can_write(directory.stat(), directory)  # nobody's
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("entries", "others"),
+    [
+        ([(USER, OTHER_USER, 0o7), (OWNING_GROUP, NO_ID, 0o5)], True),
+        ([(USER, OTHER_USER, 0o5), (OWNING_GROUP, NO_ID, 0o7)], False),
+        ([(GROUP, OTHER_USER, 0o6), (OWNING_GROUP, NO_ID, 0o5)], True),
+        ([(USER, 0, 0o7), (OWNING_GROUP, NO_ID, 0o7)], False),
+    ],
+)
+def test_access_control_lists(directory: Path, entries: list[tuple[int, int, int]], others: bool) -> None:
+    """The mode shows the most that the entries of a list permit as the permission of the group, which is root's."""
+    file = directory / "file"
+    file.touch()
+    for path in (directory, file):
+        set_access_list(path, *entries)
+        assert path.stat().st_mode & 0o020
+        assert others_can_write(path.stat(), path) is others
+    assert (untrusted_component(directory) is not None) is others
+    descriptor = os.open(directory, os.O_PATH)
+    try:
+        for place in (descriptor, Entry(descriptor, "file")):
+            assert others_can_write(file.stat(), place) is others
+    finally:
+        os.close(descriptor)
+    directory.chmod(0o755)
+    assert not others_can_write(directory.stat(), directory), "the mode limits what the entries permit"
 
 
 @as_root
@@ -126,12 +157,12 @@ def test_groups_whose_members_cannot_be_known(directory: Path, monkeypatch: pyte
     if not empty:
         pytest.skip("every group has members")
     os.chown(directory, OTHER_USER, empty[0].gr_gid)
-    assert not run_as_nobody(lambda: others_can_write(directory.stat()))
+    assert not run_as_nobody(lambda: others_can_write(directory.stat(), directory))
     monkeypatch.setattr(pwd, "getpwall", list)
-    assert run_as_nobody(lambda: others_can_write(directory.stat()))
+    assert run_as_nobody(lambda: others_can_write(directory.stat(), directory))
     own = pwd.struct_passwd((empty[0].gr_name, "x", OTHER_USER, empty[0].gr_gid, "", "/", ""))
     monkeypatch.setattr(pwd, "getpwuid", lambda _: own)
-    assert not run_as_nobody(lambda: others_can_write(directory.stat()))
+    assert not run_as_nobody(lambda: others_can_write(directory.stat(), directory))
 
 
 @as_root
@@ -184,8 +215,8 @@ def test_new_directories_are_not_writable_by_others_whatever_the_umask(machine: 
         assert "could not" not in done.stderr
     found = [path for path in home.rglob("*") if not path.is_symlink()]
     store, state = home / ".local/share/snapper", home / ".local/state/snapper"
-    assert [path for path in found if others_can_write(path.stat()) and store not in path.parents] == []
+    assert [path for path in found if others_can_write(path.stat(), path) and store not in path.parents] == []
     assert home / ".conda/environments.txt" in found and home / "other/envs" in found
     assert (store.stat().st_mode & 0o777, state.stat().st_mode & 0o777) == (0o700, 0o700)
     assert shared.stat().st_mode & 0o777 == (shared / "layers").stat().st_mode & 0o777 == 0o777
-    assert not others_can_write(shared.parent.stat())
+    assert not others_can_write(shared.parent.stat(), shared.parent)

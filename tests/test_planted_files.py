@@ -27,6 +27,7 @@ from snapper.format.model import Kernel, Package
 from snapper.kernels.restore_record import RestoreRecorder, last_restore
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import WaitingNotice, read_notice, waiting_file, write_notice
+from tests.support.access_lists import ACCESS_LIST, NO_ID, OWNING_GROUP, USER, set_access_list
 from tests.support.kernelspecs import add_kernel
 
 OTHER_USER = 65534
@@ -563,13 +564,7 @@ def test_kernels_do_not_start_in_directories_that_others_may_have_filled(
         variables = {"PATH": os.environ["PATH"], "BASH_VERSION": "this"}  # so that it stays in this shell
         return subprocess.run(command, env=variables, capture_output=True, text=True, check=False).stderr
 
-    def put_another_there(mode: int, group: int) -> None:
-        moved = prefix.rename(prefix.with_name(f"moved-{len(os.listdir(prefix.parent))}"))
-        shutil.copytree(moved, prefix)
-        os.chown(prefix, 0, group)
-        prefix.chmod(mode)
-
-    put_another_there(0o775, OTHER_USER)
+    put_another_at(prefix, 0o775, OTHER_USER)
     assert not start(), "nobody else can have put it there"
 
     prefix.parent.chmod(0o777)
@@ -578,19 +573,22 @@ def test_kernels_do_not_start_in_directories_that_others_may_have_filled(
     os.chown(prefix, 0, OTHER_USER)
     prefix.chmod(0o775)
     assert not start(), "it is the one that was registered"
-    put_another_there(0o755, OTHER_USER)
+    put_another_at(prefix, 0o755, OTHER_USER)
     assert not start(), "only the user may write to it"
-    put_another_there(0o775, 0)
+    put_another_at(prefix, 0o775, 0)
     assert not start(), "the group is private"
     refusal = (
         f"{prefix} may be written to by others, and was not, or not by them, when this kernel was registered"
     )
+    set_access_list(prefix, (USER, OTHER_USER, 0o7), (OWNING_GROUP, NO_ID, 0o5))
+    assert refusal in start()
+    os.removexattr(prefix, ACCESS_LIST)
     for mode in (0o775, 0o757):
-        put_another_there(mode, OTHER_USER)
+        put_another_at(prefix, mode, OTHER_USER)
         assert refusal in start()
     assert f"kernels register --prefix '{prefix}'" in start()
 
-    put_another_there(0o755, 0)
+    put_another_at(prefix, 0o755, 0)
     (prefix / ".snapper").mkdir()
     recorded = EnvironmentState(1, "other", "1" * 64, str(prefix))
     (prefix / ".snapper/state.json").write_bytes(canonical.encode(recorded))
@@ -602,13 +600,21 @@ def test_kernels_do_not_start_in_directories_that_others_may_have_filled(
     os.chown(prefix, 0, OTHER_USER)
     prefix.chmod(0o775)
     kernels.register(prefix, "work")
-    put_another_there(0o775, OTHER_USER)
+    put_another_at(prefix, 0o775, OTHER_USER)
     assert not start(), "the group could write to it when the kernel was registered"
     prefix.rename(home / "own")
     prefix.symlink_to(home / "own")
     assert not start()
     os.chown(prefix, OTHER_USER, OTHER_USER, follow_symlinks=False)
     assert f"{prefix} belongs to another user" in start()
+
+
+def put_another_at(prefix: Path, mode: int, group: int) -> None:
+    """Replace an environment by a copy of it, with other permissions."""
+    moved = prefix.rename(prefix.with_name(f"moved-{len(os.listdir(prefix.parent))}"))
+    shutil.copytree(moved, prefix)
+    os.chown(prefix, 0, group)
+    prefix.chmod(mode)
 
 
 @as_root

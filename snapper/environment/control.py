@@ -18,7 +18,7 @@ def control_problem(path: Path, *, trust_group: bool = False) -> str:
             return f"{found.path} {found.reason}"
         parent = _existing_parent(path)
         # In a sticky directory, others can create what does not exist, but not replace what does.
-        if parent != path.parent and others_can_write(parent.stat(), trust_group=trust_group):
+        if parent != path.parent and others_can_write(parent.stat(), parent, trust_group=trust_group):
             return f"{parent} is writable by other users"
     except OSError as error:
         return f"{error.filename or path}: {error.strerror}"
@@ -58,7 +58,7 @@ def _others_can_create_in(directory: Path) -> bool:
     except OSError:
         return True
     is_own_group = _is_in_home(directory) and status.st_gid == os.getegid()
-    return others_can_write(status, trust_group=is_own_group)
+    return others_can_write(status, directory, trust_group=is_own_group)
 
 
 def _is_in_home(path: Path) -> bool:

@@ -57,7 +57,7 @@ def why_of_unknown_origin(environment: PinnedDirectory) -> str:
         return ""
     recorded = state.read_of_any_prefix(environment)
     if recorded is None:
-        return "they may write to it" if others_can_write(environment.status) else ""
+        return "they may write to it" if others_can_write(environment.status, environment.descriptor) else ""
     if os.path.realpath(recorded.prefix) != os.path.realpath(environment.path):
         return f"it was packed or restored at {recorded.prefix}"
     return ""

@@ -161,7 +161,7 @@ def write(
     """Write state, snapshot and index into an environment or a staged tree, which may be open; may raise OSError."""
     with open_environment(top) as environment:
         with state_directory(environment, make=True) as directory:
-            if others_can_write(os.fstat(directory)):
+            if others_can_write(os.fstat(directory), directory):
                 with suppress(OSError):  # a file system without modes
                     os.fchmod(
                         directory, 0o755
@@ -250,11 +250,12 @@ def _read(
 
 def _is_exposed(environment: int, file: Entry) -> bool:
     """Return whether others can have put the file into the state directory, or have written to it."""
-    statuses = [os.fstat(file.directory), os.lstat(file.name, dir_fd=file.directory)]
+    if others_can_write(os.fstat(file.directory), file.directory):
+        return True
+    if others_can_write(os.lstat(file.name, dir_fd=file.directory), file):
+        return True
     top = os.fstat(environment)
-    if is_of_this_user(top):
-        statuses.append(top)
-    return any(map(others_can_write, statuses))
+    return is_of_this_user(top) and others_can_write(top, environment)
 
 
 def _write(top: Path | PinnedDirectory | int, name: str, data: bytes) -> None:

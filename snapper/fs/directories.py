@@ -174,7 +174,7 @@ def open_own_directory(path: str | Path, dir_fd: int | None = None) -> int:
     """
     descriptor = os.open(path, LISTING, dir_fd=dir_fd)
     status = os.fstat(descriptor)
-    if is_own(status) and not others_can_write(status):
+    if is_own(status) and not others_can_write(status, descriptor):
         return descriptor
     os.close(descriptor)
     reason = "it is writable by other users" if is_own(status) else f"it belongs to {owner_name(status)}"

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.fs.locks import is_open_file, try_lock
-from snapper.fs.ownership import is_of_this_user, owner_name
+from snapper.fs.ownership import access_list, is_of_this_user, owner_name
 
 LOCK_FILE = ".lock"
 
@@ -141,17 +141,10 @@ def _set_permissions(descriptor: int, directory: int) -> None:
     try:
         os.fchown(descriptor, owner, parent.st_gid)
     except OSError:  # the group is one that this user is not in
-        if not _has_access_list(descriptor):  # where the bits of the group limit what the list grants
+        if not access_list(descriptor):  # where the bits of the group limit what the list grants
             mode &= ~(stat.S_IRGRP | stat.S_IWGRP)
     with suppress(OSError):  # a file system without modes
         os.fchmod(descriptor, mode)
-
-
-def _has_access_list(descriptor: int) -> bool:
-    try:
-        return "system.posix_acl_access" in os.listxattr(descriptor)
-    except (AttributeError, OSError):  # another system, or a file system without access lists
-        return False
 
 
 def _holder(directory: int) -> str:

@@ -113,7 +113,7 @@ def own_directory(
         status = os.fstat(descriptor)
         if not is_own(status):
             raise OSError(errno.EPERM, f"it belongs to the user {owner_name(status)}", str(path))
-        if make and others_can_write(status):
+        if make and others_can_write(status, descriptor):
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & ~0o022)
             _remove_files_of_others(descriptor)
         yield OwnDirectory(path, descriptor)

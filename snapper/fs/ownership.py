@@ -3,7 +3,8 @@
 A directory is trusted if it and all directories above it belong to this user or root, and nobody else may write to
 them. A sticky directory such as /tmp may be writable by everyone, because only the owner of an entry can replace it;
 the entry itself must then be trusted. What a group may write counts as writable by others, unless nobody else is in
-the group: many systems give each user a group of their own, and container images give everything to root's group.
+the group: many systems give each user a group of their own, and container images give everything to root's group. So
+does what an access control list lets others write.
 
 Directories above this user's home do not count for what is inside of it: who controls them controls the user anyway.
 So does the owner of the home, whose files count as this user's own, except for root. The two differ where containers
@@ -17,15 +18,27 @@ import grp
 import os
 import pwd
 import stat
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from snapper.fs.moves import Entry
 
 _MAX_LINKS = 40
 ROOT = 0
 
 #: The least number of an account of a person, on macOS; it is 1000 on Linux.
 _FIRST_USER = 500
+
+#: An entry of an access control list: what it is for, the permissions, and the number of a user or group.
+_LISTED = struct.Struct("<HHI")
+_AFTER_VERSION = 4
+_USER, _OWNING_GROUP, _GROUP = 0x02, 0x04, 0x08
+_WRITE = 0o2
+
+#: What `others_can_write` finds the access control list of: a path that is no link, a descriptor, or an entry.
+Place = str | Path | int | Entry
 
 
 class UntrustedComponent(NamedTuple):
@@ -56,17 +69,39 @@ def trusted_users() -> tuple[int, ...]:
     return tuple(sorted(own_users() | {ROOT}))
 
 
-def others_can_write(status: os.stat_result, *, trust_group: bool = False) -> bool:
-    """Return whether users other than the owner and root may write to the file or directory.
+def others_can_write(status: os.stat_result, place: Place, *, trust_group: bool = False) -> bool:
+    """Return whether users other than the owner and root may write to the file or directory at a place.
 
-    With `trust_group`, its group does not count as others.
+    With `trust_group`, its group does not count as others. May raise OSError.
     """
-    mode = status.st_mode
-    if mode & stat.S_IWOTH:
+    if status.st_mode & stat.S_IWOTH:
         return True
-    return bool(mode & stat.S_IWGRP) and not (
-        trust_group or _is_private_group(status.st_gid, trusted_users())
-    )
+    if (
+        not status.st_mode & stat.S_IWGRP
+    ):  # with an access control list, this is the most that any entry permits
+        return False
+    trusted = trusted_users()
+    users, groups = _listed_writers(place, status.st_gid)
+    others = groups - {status.st_gid} if trust_group else groups
+    return not (users <= {*trusted} and all(_is_private_group(group, trusted) for group in others))
+
+
+def access_list(place: Place) -> bytes:
+    """Return the POSIX access control list, as Linux stores it; nothing if there is none. May raise OSError."""
+    if isinstance(place, int):
+        path = f"/proc/self/fd/{place}"  # the descriptor itself need not permit this
+    elif isinstance(place, Entry):
+        path = f"/proc/self/fd/{place.directory}/{place.name}"
+    else:
+        path = os.fspath(place)
+    try:
+        return os.getxattr(path, "system.posix_acl_access")
+    except AttributeError:  # another system
+        return b""
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT):
+            return b""
+        raise
 
 
 def private_groups() -> tuple[int, ...]:
@@ -153,10 +188,24 @@ def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedC
     """Return how another user controls this directory or file, if one does."""
     if not is_own(status):
         return UntrustedComponent(path, f"belongs to the user {owner_name(status)}")
-    writable = others_can_write(status, trust_group=trust_group)
+    writable = others_can_write(status, path, trust_group=trust_group)
     if writable and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
         return UntrustedComponent(path, "is writable by other users")
     return None
+
+
+def _listed_writers(place: Place, group: int) -> tuple[set[int], set[int]]:
+    """Return the users and groups that may write to what `group` is the group of, besides its owner."""
+    listed = access_list(place)
+    if not listed:
+        return set(), {group}
+    users, groups = set(), set()
+    for kind, permissions, number in _LISTED.iter_unpack(listed[_AFTER_VERSION:]):
+        if permissions & _WRITE and kind == _USER:
+            users.add(number)
+        elif permissions & _WRITE and kind in (_OWNING_GROUP, _GROUP):
+            groups.add(group if kind == _OWNING_GROUP else number)
+    return users, groups
 
 
 @lru_cache(maxsize=64)

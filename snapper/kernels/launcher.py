@@ -87,7 +87,7 @@ snapper_is_own() {
         esac
     fi
     case ${2:-unknown} in
-    d???????w*) return 1 ;;
+    d???????w* | d????w*+) return 1 ;; # "+": an access control list lets others write as well
     d????w*) case " $snapper_writers " in *" ${5:-unknown} "*) return 0 ;; esac ;;
     d*) return 0 ;;
     esac

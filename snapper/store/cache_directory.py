@@ -81,7 +81,7 @@ class CacheDirectory(NamedTuple):
             reason = "it is a symbolic link, or no directory"
             raise OSError(error.errno, reason, self.path) from None
         status = os.fstat(descriptor)
-        if is_of_this_user(status) and not others_can_write(status):
+        if is_of_this_user(status) and not others_can_write(status, descriptor):
             return descriptor
         os.close(descriptor)
         is_writable = is_of_this_user(status)

@@ -218,8 +218,7 @@ class CachedStore:
     def _status(self, key: str) -> os.stat_result | None:
         """Return the status of the object in the cache, or None if it is not there."""
         with suppress(OSError), self.cache.opened() as files:
-            found = files.status(key)
-            return found[0] if found else None
+            return files.status(key)
         return None
 
     def _cache(self, key: str, data: bytes | memoryview) -> None:

@@ -38,7 +38,7 @@ from snapper.fs.errors import is_disk_full
 from snapper.fs.lock_file import LockTimeout
 from snapper.fs.mounts import has_true_owners
 from snapper.fs.moves import Entry, move
-from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.small_files import read_entry
 from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
 from snapper.store.entry_lock import locked_entry
@@ -121,24 +121,24 @@ class LocalStore(DirectStore):
         """
         try:
             with self._mapped_errors(key, "inspect"), self._files() as files:
-                found = files.status(key)
+                found = files.inspect(key)
         except NotInStore:
             return None
         if found is None:
             return None
-        status = found[0]
-        is_attested = status.st_nlink == 1 and all(map(_is_private, found)) and self._has_true_owners
+        status, is_private = found
+        is_attested = status.st_nlink == 1 and is_private and self._has_true_owners
         return ObjectStatus(status.st_size, is_attested, _object_identity(status))
 
     @property
     def attests_own(self) -> bool:
         with self._mapped_errors("", "inspect"), self._files() as files:
-            return _is_private(os.fstat(files.top)) and self._has_true_owners
+            return files.is_top_private() and self._has_true_owners
 
     def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
         with suppress(NotInStore), self._mapped_errors(prefix, "inspect"), self._files() as files:
             found = ((key, files.status(key)) for key in keys)
-            return {key: status[0].st_size for key, status in found if status}
+            return {key: status.st_size for key, status in found if status}
         return {}
 
     def put(self, key: str, data: bytes | memoryview) -> str:
@@ -356,11 +356,6 @@ def _rename_what_is_no_object(target: Entry) -> None:
         mode = os.lstat(target.name, dir_fd=target.directory).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
             move(target, Entry(target.directory, temporary_name(target.name)))
-
-
-def _is_private(status: os.stat_result) -> bool:
-    """Return whether the file or directory belongs to this user or root, and nobody else may write to it."""
-    return is_own(status) and not others_can_write(status)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

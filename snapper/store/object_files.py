@@ -17,6 +17,7 @@ from unicodedata import normalize
 from snapper.fs.beneath import LISTING, LOOKUP
 from snapper.fs.directories import open_below
 from snapper.fs.moves import Entry
+from snapper.fs.ownership import Place, is_own, others_can_write
 from snapper.fs.small_files import read_entry
 
 #: The most components that a listed key may have below the prefix that is listed. Keys of objects have at most two.
@@ -54,14 +55,27 @@ class ObjectFiles(NamedTuple):
             except OSError as error:
                 raise OSError(error.errno, error.strerror, key) from None
 
-    def status(self, key: str) -> tuple[os.stat_result, os.stat_result] | None:
-        """Return the status of the object's file and of its directory, or None if there is no regular file."""
-        try:
-            with self.entry(key) as entry:
-                status, directory = os.lstat(entry.name, dir_fd=entry.directory), os.fstat(entry.directory)
-        except FileNotFoundError:
-            return None
-        return (status, directory) if stat.S_ISREG(status.st_mode) else None
+    def status(self, key: str) -> os.stat_result | None:
+        """Return the status of the object's file, or None if there is no regular file."""
+        with suppress(FileNotFoundError), self.entry(key) as entry:
+            return _file_status(entry)
+        return None
+
+    def inspect(self, key: str) -> tuple[os.stat_result, bool] | None:
+        """Return the status of the object's file, and whether only this user or root can have written and put it there.
+
+        Return None if there is no regular file.
+        """
+        with suppress(FileNotFoundError), self.entry(key) as entry:
+            status, directory = _file_status(entry), os.fstat(entry.directory)
+            if status is not None:
+                is_own_only = _is_private(status, entry) and _is_private(directory, entry.directory)
+                return status, is_own_only
+        return None
+
+    def is_top_private(self) -> bool:
+        """Return whether the top belongs to this user or root, and nobody else may write to it."""
+        return _is_private(os.fstat(self.top), self.top)
 
     def remove(self, key: str) -> bool:
         """Remove the file; return whether it existed."""
@@ -109,6 +123,16 @@ class OpenDirectory(NamedTuple):
     descriptor: int
     prefix: str
     entries: list[os.DirEntry[str]]
+
+
+def _file_status(entry: Entry) -> os.stat_result | None:
+    status = os.lstat(entry.name, dir_fd=entry.directory)
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_private(status: os.stat_result, place: Place) -> bool:
+    """Return whether this is the status of what belongs to this user or root, and nobody else may write to."""
+    return is_own(status) and not others_can_write(status, place)
 
 
 def _composed_name(entry: os.DirEntry[str], directory: int) -> str:
