@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -24,7 +25,7 @@ from snapper.fs.directories import pin_directory
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
-from tests.support.pip import pip, python_of, run, wheels
+from tests.support.pip import make_wheel, pip, python_of, run, wheels
 
 
 @pytest.fixture
@@ -144,6 +145,70 @@ print(six.__version__, importlib.metadata.version("six"), six.__file__, importli
     )
     error = python.expect_error(1, "pack", "work", "--user-site", "include")
     assert "e (/nowhere)" in error["message"]
+
+
+_EXTENDS = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)"
+
+#: The files of distributions in the environment, and in the user site.
+_INSTALLED = {
+    "a-one": ("space/one/__init__.py", "space/one/fast.py", "space/gone.py", "a_one.data/data/share/one/1"),
+    "a-two": ("space/two.py",),
+    "b-one": ("extended/__init__.py", "extended/one.py"),
+    "c-one": ("plain/__init__.py", "plain/one.py"),
+    "d-one": ("same/__init__.py", "same/one.py", "same/fast.py"),
+    "e-one": ("coded/__init__.py",),
+}
+_INSTALLED_BY_USER = {
+    "A.One": ("space/one/__init__.py", "a_one.data/data/share/one/2"),
+    "b-two": ("extended/__init__.py", "extended/two.py"),
+    "c-two": ("plain/__init__.py", "plain/two.py"),
+    "d-two": ("same/__init__.py", "same/one.py"),
+    "e-two": ("coded/mine.py",),
+}
+_TEXTS = {"extended/__init__.py": _EXTENDS, "plain/__init__.py": "", "same/__init__.py": ""}
+
+#: Shows what is imported, from where there is version 1 or 2.
+_IMPORT = """
+import importlib
+names = "space.one space.one.fast space.gone space.two extended.one extended.two plain.two same.one same.fast coded"
+for name in [*names.split(), "coded.mine"]:
+    try:
+        print(name, importlib.import_module(name).version)
+    except ModuleNotFoundError:
+        print(name, "missing")
+"""
+
+
+def test_distributions_in_the_user_site_replace_others_wholly(python: Machine, tmp_path: Path) -> None:
+    """Other distributions keep their parts of the packages that both have."""
+    prefix, user = python.envs / "work", tmp_path / "user"
+    for distributions, options in ((_INSTALLED, ()), (_INSTALLED_BY_USER, ("--user",))):
+        version = len(options) + 1
+        made = [
+            make_wheel(
+                tmp_path,
+                re.sub("[-.]", "_", name.lower()),
+                str(version),
+                {file: _TEXTS.get(file, f"version = {version}") for file in files},
+            )
+            for name, files in distributions.items()
+        ]
+        pip(prefix, "install", *options, "--no-deps", "--no-index", *made, PYTHONUSERBASE=str(user))
+    before = run([python_of(prefix)], ["-c", _IMPORT], tmp_path, PYTHONUSERBASE=str(user))
+    outcome = python.snapper("pack", "work", "--user-site=include", "--json", PYTHONUSERBASE=str(user))
+    site = next(user.glob("lib/python3.*/site-packages"))
+    assert [each["path"] for each in outcome.json["skipped"]] == [str(site / "coded")]
+    home = tmp_path / "other"
+    other = Machine(home, home / "envs", python.store)
+    other.envs.mkdir(parents=True)
+    other.run_json("restore", "work")
+    restored = other.envs / "work"
+    assert "space.one 2\nspace.one.fast missing\nspace.gone 1\nspace.two 1\n" in before
+    after = before.replace("space.gone 1", "space.gone missing")  # version 2 does not have it
+    assert run([python_of(restored)], ["-c", _IMPORT], home) == after
+    own = restored / "lib" / site.parent.name / "site-packages"
+    assert (own / "plain/one.py").exists()  # not imported, but its libraries may be found by its path
+    assert [path.name for path in (restored / "share/one").iterdir()] == ["2"]
 
 
 def test_only_the_user_determines_what_is_included(data: Path, machine: Machine) -> None:

@@ -1,9 +1,9 @@
 """Pack the user's own Python packages with an environment, as if they were installed in it.
 
 Python looks in the user site before the environment's own packages. So what is there replaces modules, packages, and
-metadata of the same names in the environment. Packages without `__init__.py` are merged, as Python does. Scripts and
-data that distributions have installed beside the user site get the same places in the environment, unless something is
-there. They must have the checksums in RECORD: others can have written that, and know no checksums of private files.
+distributions of the environment, as `shadowed` finds them. Scripts and data that distributions have installed beside
+the user site get the same places in the environment, unless something is there. They must have the checksums in RECORD:
+others can have written that, and know no checksums of private files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from snapper.environment.pip import LARGEST_RECORD, parse_record
+from snapper.environment.shadowed import Packages, find_shadowed
 from snapper.environment.tree import (
     File,
     SkippedPath,
@@ -32,7 +33,7 @@ from snapper.errors import FileOperationFailed
 from snapper.fs.beneath import open_beneath
 from snapper.fs.directories import closing_descriptor, pin_directory
 from snapper.fs.ownership import is_own, owner_name
-from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.pinned import PinnedDirectory, Top
 from snapper.fs.small_files import read_beneath
 
 _CHUNK = 1 << 20
@@ -42,10 +43,9 @@ _BESIDE = ("bin", "share", "etc", "include")
 
 _NO_DIRECTORY = "the environment has no directory there, so your own packages cannot be packed below it"
 _REPLACED = "your own packages replace it"
+_UNUSED = "it has no __init__.py, so Python imports the package in the environment instead"
 
 _ADVICE = "Install these packages into the environment, or pack it without --user-site=include."
-
-_METADATA = re.compile(r"([^-]+)-.*\.(?:dist-info|egg-info)")
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,12 @@ def open_site(site: UserSite) -> OpenedSite:
     return OpenedSite(site, directory, walk(directory, lambda path: why_impossible(f"{top}/{path}")))
 
 
-def merge_sites(tree: Tree, sites: Iterable[OpenedSite], prefix: str) -> MergedSites:
-    """Return the tree with what is in the user sites, as if it was in the environment, whose files contain `prefix`.
+def merge_sites(environment: Top, tree: Tree, sites: Iterable[OpenedSite], prefix: str) -> MergedSites:
+    """Return the tree of an environment with what is in the user sites, as if it was there. Its files contain `prefix`.
 
-    Raise FileOperationFailed if a site would be below a link or a file.
+    Raise FileOperationFailed if a site would be below a link or a file, PermissionDenied.
     """
-    merge = _Merge(prefix, {file.path: file for file in tree.files}, list(tree.skipped))
+    merge = _Merge(environment, prefix, {file.path: file for file in tree.files}, list(tree.skipped))
     for opened in sites:
         merge.add_site(opened)
         merge.add_beside(opened)
@@ -115,6 +115,7 @@ def merge_sites(tree: Tree, sites: Iterable[OpenedSite], prefix: str) -> MergedS
 class _Merge:
     """The files of an environment, which contain `prefix`, with those of the user sites that were added."""
 
+    environment: Top
     prefix: str
     files: dict[str, File]
     skipped: list[SkippedPath]
@@ -126,9 +127,12 @@ class _Merge:
         in_the_way = obstacle(self.files, f"{top}/")
         if in_the_way is not None:
             raise FileOperationFailed(in_the_way.path, _NO_DIRECTORY, _ADVICE)
-        names = _replaced_names(opened.tree)
-        self.files = {path: file for path, file in self.files.items() if not _is_replaced(path, top, names)}
+        packages = Packages(self.environment, top, self.files)
+        shadowed = find_shadowed(packages, Packages(opened.directory, "", opened.tree.by_path))
+        self.files = {path: file for path, file in self.files.items() if path not in shadowed.paths}
         for file in opened.tree.files:
+            if any(f"{file.path}/".startswith(f"{package}/") for package in shadowed.unused):
+                continue
             path = f"{top}/{file.path}"
             self._leave_out_other_type(path, file)
             self.files[path] = _retarget(file, opened.base, self.prefix)._replace(path=path)
@@ -136,6 +140,7 @@ class _Merge:
         self.skipped += (
             SkippedPath(f"{opened.site.path}/{path}", reason) for path, reason in opened.tree.skipped
         )
+        self.skipped += (SkippedPath(f"{opened.site.path}/{path}", _UNUSED) for path in shadowed.unused)
 
     def add_beside(self, opened: OpenedSite) -> None:
         """Add scripts and data of distributions in the user site, unless something is there."""
@@ -161,32 +166,6 @@ class _Merge:
         self.files = {
             other: each for other, each in self.files.items() if not f"{other}/".startswith(f"{path}/")
         }
-
-
-def _replaced_names(site: Tree) -> frozenset[str]:
-    """Return the names of modules, packages and metadata that the user site has, as `_name_of` gives them."""
-    paths = {file.path for file in site.files}
-    directories = {file.path for file in site.files if file.type == "directory" and "/" not in file.path}
-    merged = {
-        path for path in directories if f"{path}/__init__.py" not in paths and not _METADATA.fullmatch(path)
-    }
-    return frozenset(_name_of(path) for path in paths if "/" not in path and path not in merged)
-
-
-def _is_replaced(path: str, top: str, replaced: frozenset[str]) -> bool:
-    """Return whether a file of the environment belongs to something that the user site replaces."""
-    if not path.startswith(f"{top}/"):
-        return False
-    name, _, rest = path[len(top) + 1 :].partition("/")
-    return _name_of(rest if name == "__pycache__" and rest else name) in replaced
-
-
-def _name_of(name: str) -> str:
-    """Return the name by which a module is imported, or the normalized one of a distribution and a slash."""
-    metadata = _METADATA.fullmatch(name)
-    if metadata:
-        return re.sub(r"[-_.]+", "-", metadata[1]).lower() + "/"
-    return name if name.endswith(".pth") or name == "__pycache__" else name.partition(".")[0]
 
 
 def _retarget(file: File, base: str, prefix: str) -> File:

@@ -156,7 +156,7 @@ def read_source(
     if editables or sites:  # the prefix in files is only known once all package records are read
         prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
         tree = editable.include(tree, editables, prefix_in_files)
-        merged = merge_sites(tree, sites, prefix_in_files)
+        merged = merge_sites(installed.directory, tree, sites, prefix_in_files)
         tree, targets = merged.tree, {**targets, **merged.targets}
     if read_at and any(file.ctime_ns >= read_at for file in installed.tree.files):
         # What is written to these files while they are packed must give them another time.

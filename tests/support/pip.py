@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import subprocess
 import sys
@@ -19,6 +21,25 @@ BUILD = "setuptools>=70.1,<80"
 def wheels(*requirements: str) -> list[Path]:
     """Return the wheels of these requirements, without their dependencies."""
     return [wheel.path for wheel in fetch_wheels(requirements, open_cache(None), dependencies=False)]
+
+
+def make_wheel(place: Path, name: str, version: str, files: dict[str, str]) -> Path:
+    """Write a wheel with files of Python packages; what is in `NAME.data/data/` is installed beside them."""
+    info = f"{name}-{version}.dist-info"
+    metadata = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    path = place / f"{name}-{version}-py3-none-any.whl"
+    record = ""
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in {**files, **metadata}.items():
+            member = file.replace(f"{name}.data/", f"{name}-{version}.data/")
+            wheel.writestr(member, text)
+            checksum = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
+            record += f"{member},sha256={checksum},{len(text)}\n"
+        wheel.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
+    return path
 
 
 def build_tools(place: Path) -> Path:
