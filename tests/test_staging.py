@@ -23,6 +23,7 @@ import pytest
 from snapper.environment import state
 from snapper.environment.index import IndexHeader, encode_block, index_entry
 from snapper.environment.scan import scan
+from snapper.environment.staging_lock import find_leftovers
 from snapper.environment.tree import Tree, walk
 from snapper.errors import (
     FileOperationFailed,
@@ -32,16 +33,15 @@ from snapper.errors import (
     TargetLocked,
     TargetOccupied,
 )
-from snapper.fs import moves
+from snapper.fs import moves, placement
 from snapper.fs.directories import opened_directory
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import remove_older, remove_tree
 from snapper.process.pool import WorkerPool
-from snapper.restoring import nested, replaced, staging
+from snapper.restoring import replaced, staging
 from snapper.restoring.replaced import next_tick
 from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
-from snapper.restoring.staging_lock import find_leftovers
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -270,7 +270,7 @@ def swap_in_interrupted(target: Path, at: int, how: str, refused: bool) -> None:
         suppress(SnapperError, KeyError),
         staging_directory(target) as staged,
     ):
-        for owner, name in ((nested, "move"), (staging, "move"), (staging, "exchange")):
+        for owner, name in ((placement, "move"), (staging, "move"), (staging, "exchange")):
             patch.setattr(owner, name, interrupted(getattr(owner, name)))
         build_tree(staged.tree, "new")
         staged.swap(check)

@@ -20,6 +20,7 @@ from snapper.environment.conda_directories import envs_dirs, usual_roots
 from snapper.environment.kept import environments_in, kept_in
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
+from snapper.environment.staging_lock import find_leftovers
 from snapper.errors import (
     InvalidSettings,
     NoTargetDirectory,
@@ -37,7 +38,6 @@ from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.nested import has_nested
 from snapper.restoring.requests import RestoreRequest, choose_prefix
-from snapper.restoring.staging_lock import find_leftovers
 from snapper.settings.directories import Platform, detect_platform, home_directory, notebook_volume
 from snapper.settings.resolution import choose_store, explain_settings, resolve_envs_dir
 

@@ -25,6 +25,7 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
 from snapper.environment.own_locations import remember_location
+from snapper.environment.staging_lock import staging_path
 from snapper.errors import SnapperError, TooManyFiles, UnexpectedError
 from snapper.format.owners import NO_PATHS, OwnedPaths
 from snapper.fs.errors import map_os_error
@@ -34,7 +35,6 @@ from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, select_fitting
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
 from snapper.restoring.staging import remove_leftover_staging
-from snapper.restoring.staging_lock import staging_path
 from snapper.restoring.target import RestoreTarget
 from snapper.settings.log_file import log_crash
 from snapper.store import Store

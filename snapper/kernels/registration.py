@@ -15,6 +15,7 @@ from typing import Any
 
 from snapper.environment import conda
 from snapper.environment.conda_directories import conda_commands
+from snapper.environment.staging_lock import staging_path
 from snapper.format.model import Kernel
 from snapper.fs.directories import pin_directory
 from snapper.fs.own_directory import OwnDirectory, own_directory
@@ -34,7 +35,6 @@ from snapper.kernels.registered import (
 )
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import remove_notice, waiting_file
-from snapper.restoring.staging_lock import staging_path
 
 logger = logging.getLogger(__name__)
 

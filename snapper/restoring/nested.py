@@ -10,7 +10,6 @@ Everything is moved by descriptors. Nothing is replaced, and no link is followed
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -19,19 +18,15 @@ from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.scan import foreign_names
+from snapper.environment.staging_lock import CREATED, KEPT, NOT_PUT_BACK, STAGING_NAME, TREE, is_in_use
 from snapper.errors import TargetLocked, TargetOccupied
 from snapper.format.constraints import SHARED_DIRECTORIES
-from snapper.fs.beneath import LISTING
 from snapper.fs.directories import closing_descriptor, open_if_directory
-from snapper.fs.moves import Entry, move
+from snapper.fs.moves import Entry
 from snapper.fs.ownership import is_of_this_user, owner_name
-from snapper.fs.private import create_private_directory
-from snapper.restoring.staging_lock import CREATED, KEPT, NOT_PUT_BACK, STAGING_NAME, TREE, is_in_use
+from snapper.fs.placement import move_anyway, put_in_place, set_aside, writable
 
 _MOVE_ELSEWHERE = "Move it elsewhere, then restore again."
-
-#: How often to make room for something that is moved, if programs create something of its name each time.
-_ATTEMPTS = 100
 
 #: The depth to which directories are merged. Each level takes two descriptors.
 _MAX_DEPTH = 50
@@ -60,7 +55,7 @@ def put_back(source: int, environment: int, staging: int, target: Path) -> None:
     errors = []
     for name in foreign_names(source):
         try:
-            _put_in_place(Entry(source, name), Entry(environment, name), staging)
+            put_in_place(Entry(source, name), Entry(environment, name), Entry(staging, CREATED))
         except OSError as error:
             errors.append(_not_movable(target / name, error.strerror or str(error)))
     for name in os.listdir(staging):
@@ -80,7 +75,7 @@ def merge(source: int, environment: int, staging: int) -> None:
     _merge_nested(source, environment)
     for name in foreign_names(source):
         with suppress(OSError):
-            _set_aside(Entry(source, name), staging)
+            set_aside(Entry(source, name), Entry(staging, CREATED))
 
 
 def recover(staging: int, environment: int, target: Path) -> None:
@@ -111,14 +106,6 @@ def has_nested(leftover: Path) -> bool:
             os.path.lexists(leftover / name / inner) for name in directories for inner in SHARED_DIRECTORIES
         )
     return False
-
-
-def make_writable(directory: int) -> int:
-    """Make an open directory writable, which it must be to be moved; return the mode that it had."""
-    mode = stat.S_IMODE(os.fstat(directory).st_mode)
-    if not mode & stat.S_IWUSR:
-        os.fchmod(directory, mode | stat.S_IWUSR)
-    return mode
 
 
 # --- checks before a swap ---------------------------------------------------------------------------------
@@ -165,31 +152,6 @@ def _not_movable(path: Path, reason: str) -> TargetOccupied:
 # --- moving -----------------------------------------------------------------------------------------------
 
 
-def _put_in_place(origin: Entry, place: Entry, staging: int) -> None:
-    """Move an entry to a place, from which everything else gives way. May raise OSError."""
-    for _ in range(_ATTEMPTS):
-        with suppress(FileExistsError):
-            _move(origin, place)
-            return
-        try:
-            os.rmdir(place.name, dir_fd=place.directory)
-        except OSError:
-            with suppress(FileNotFoundError):
-                _set_aside(place, staging)
-    raise FileExistsError(errno.EEXIST, "programs create it again and again", place.name)
-
-
-def _set_aside(entry: Entry, staging: int) -> None:
-    """Move an entry to a new directory in the staging directory. May raise OSError."""
-    name, directory = create_private_directory(CREATED, staging)
-    with closing_descriptor(directory):
-        try:
-            _move(entry, Entry(directory, entry.name))
-        except OSError:
-            os.rmdir(name, dir_fd=staging)
-            raise
-
-
 def _merge_from(name: str, staging: int, environment: int) -> None:
     """Merge what is in a directory of the staging directory into the environment; remove it once it is empty."""
     with _own_directory(Entry(staging, name)) as source:
@@ -213,7 +175,7 @@ def _merge(source: Entry, destination: Entry, depth: int = 0) -> None:
     Another environment is moved as a whole. May raise OSError.
     """
     with suppress(FileExistsError):
-        _move(source, destination)
+        move_anyway(source, destination)
         return
     with _own_directory(source) as inner, _own_directory(destination) as outer:
         if inner is None or outer is None or depth > _MAX_DEPTH or Entry(inner, conda.META).exists():
@@ -221,21 +183,8 @@ def _merge(source: Entry, destination: Entry, depth: int = 0) -> None:
         for name in os.listdir(inner):
             with suppress(OSError):
                 _merge(Entry(inner, name), Entry(outer, name), depth + 1)
-        with _writable(source.directory):
+        with writable(source.directory):
             os.rmdir(source.name, dir_fd=source.directory)
-
-
-def _move(source: Entry, destination: Entry) -> None:
-    """Move an entry, also from and to read-only directories. May raise OSError."""
-    with suppress(PermissionError):
-        move(source, destination)
-        return
-    with (
-        _writable(source.directory),
-        _writable(destination.directory),
-        _movable(source.name, source.directory),
-    ):
-        move(source, destination)
 
 
 @contextmanager
@@ -250,24 +199,3 @@ def _own_directory(entry: Entry) -> Iterator[int | None]:
         return
     with closing_descriptor(directory):
         yield directory if is_of_this_user(os.fstat(directory)) else None
-
-
-@contextmanager
-def _movable(name: str, parent: int) -> Iterator[None]:
-    """Make what is to be moved writable, as it must be if it is a directory of this user."""
-    status = os.lstat(name, dir_fd=parent)
-    if not stat.S_ISDIR(status.st_mode) or status.st_mode & stat.S_IWUSR or not is_of_this_user(status):
-        yield
-        return
-    with closing_descriptor(os.open(name, LISTING, dir_fd=parent)) as directory, _writable(directory):
-        yield
-
-
-@contextmanager
-def _writable(directory: int) -> Iterator[None]:
-    mode = make_writable(directory)
-    try:
-        yield
-    finally:
-        if not mode & stat.S_IWUSR:
-            os.fchmod(directory, mode)

@@ -30,6 +30,7 @@ from snapper.environment import state
 from snapper.environment.index import FOLLOWED
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import environments_in, kept_name
+from snapper.environment.staging_lock import REPLACED
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
 from snapper.format import bytecode
@@ -43,7 +44,6 @@ from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry, move
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import LONG_AGO, IsKnown, check_no_mounts, remove_older
-from snapper.restoring.staging_lock import REPLACED
 
 if TYPE_CHECKING:
     from snapper.process.pool import WorkerPool

@@ -28,6 +28,17 @@ from typing import TYPE_CHECKING
 
 from snapper.environment import conda
 from snapper.environment.scan import foreign_names
+from snapper.environment.staging_lock import (
+    CHECKING,
+    CREATED,
+    KEPT,
+    LOCK,
+    OLD,
+    TREE,
+    UNCHECKED,
+    lock_staging,
+    staging_path,
+)
 from snapper.environment.tree import Tree
 from snapper.errors import SnapperError, TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
@@ -36,11 +47,12 @@ from snapper.fs.handles import DirectoryHandle, directory_handle
 from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.pinned import PinnedDirectory
+from snapper.fs.placement import make_writable
 from snapper.fs.private import create_private_directory, path_by_descriptor
 from snapper.fs.removal import LONG_AGO, remove_older, remove_tree
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
-from snapper.restoring.nested import check_movable, make_writable, merge, put_back, recover
+from snapper.restoring.nested import check_movable, merge, put_back, recover
 from snapper.restoring.parent import open_parent
 from snapper.restoring.replaced import (
     Seen,
@@ -52,17 +64,6 @@ from snapper.restoring.replaced import (
     remove_with_workers,
     replaced_name,
     time_in_name,
-)
-from snapper.restoring.staging_lock import (
-    CHECKING,
-    CREATED,
-    KEPT,
-    LOCK,
-    OLD,
-    TREE,
-    UNCHECKED,
-    lock_staging,
-    staging_path,
 )
 
 if TYPE_CHECKING:
