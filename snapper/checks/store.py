@@ -172,6 +172,9 @@ class StoreCheck:
         if stored is None:
             self._problems[key] = MISSING
             return
+        if stored.archived and self._store.inspect(key) is None:
+            self._problems[key] = stored.archived
+            return
         descriptions = self._references.descriptions(digest)
         is_right = any(layer.size == stored.size for layer in descriptions)
         for layer in descriptions:

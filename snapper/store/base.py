@@ -24,11 +24,14 @@ class VersionedObject(NamedTuple):
 class ObjectInfo(NamedTuple):
     """An object in a listing: its size in bytes, and when it was last written, in seconds since 1970 by the store's
     clock.
+
+    `archived` is why it cannot be read, unless it has been restored: `inspect` does not find it if it has not.
     """
 
     key: str
     size: int
     modified: float
+    archived: str = ""
 
 
 class ObjectStatus(NamedTuple):
@@ -58,7 +61,10 @@ class Store(Protocol):
         """Return the whole object and its version. Raise NotInStore, or ObjectTooLarge as `read` does."""
 
     def inspect(self, key: str) -> ObjectStatus | None:
-        """Return what is known of the object without reading it, None if there is no such object."""
+        """Return what is known of the object without reading it, None if there is no such object.
+
+        One that is known to be unreadable at the moment does not count as stored: `put` replaces it.
+        """
 
     @property
     def attests_own(self) -> bool:
@@ -68,7 +74,7 @@ class Store(Protocol):
         """Return the object's size in bytes, None if there is no such object."""
 
     def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
-        """Return the sizes in bytes of those of the objects that exist, by key. All keys begin with `prefix`, which
+        """Return the sizes in bytes of those of the objects that `inspect` finds, by key. All keys begin with `prefix`, which
         ends in `/`. Many sizes take fewer requests than each of them on its own.
         """
 

@@ -14,6 +14,7 @@ from botocore.parsers import ResponseParserError
 
 from snapper.errors import NotAStore, NotInStore, SnapperError, StoreRefused, StoreUnreachable
 from snapper.errors.redaction import redact
+from snapper.store.s3.archived import archived_reason
 from snapper.store.s3.location import S3Location
 
 #: Failures of a connection that are worth another attempt. While a body is read, botocore lets some of urllib3's pass.
@@ -42,6 +43,10 @@ _PERMISSION_HINT = (
     "Ask the bucket's administrator for it; docs/s3.md has policies for readers, publishers and "
     "administrators."
 )
+_ARCHIVED_HINT = (
+    "Have the bucket's administrator restore or delete the object. What is deleted is stored again by packing again, "
+    "or by snapper verify --data --repair."
+)
 _CLOCK_HINT = "Set the clock (timedatectl, chronyc makestep), then run this again."
 
 _DENIED = ("AccessDenied", "AccessDeniedException", "Forbidden", "AllAccessDisabled", "403")
@@ -53,6 +58,9 @@ _OTHER_REGION = (
 )
 _BUSY = ("SlowDown", "Throttling", "RequestTimeout")
 _MISSING = ("NoSuchKey", "NotFound", "404")
+
+#: Operations that concern one object. Whoever has written it decides on its encryption and its storage class.
+_READS = ("GetObject", "HeadObject")
 
 _EXPIRED = ("the credentials have expired", _LOGIN_HINT)
 _UNKNOWN = ("the server does not know these credentials", _CREDENTIALS_HINT)
@@ -194,6 +202,7 @@ def _from_response(location: S3Location, key: str, action: str, error: ClientErr
     """Return the error for an error response."""
     code, message = code_of(error), _one_line(str(error.response.get("Error", {}).get("Message", "")))
     url, request, status = location.url, f"{action} {key}".strip(), status_of(error)
+    unreadable = key if error.operation_name in _READS else ""
     result: SnapperError
     if code == "NoSuchBucket":
         result = NotAStore(url, f"there is no bucket {location.bucket!r}", _BUCKET_HINT)
@@ -203,7 +212,11 @@ def _from_response(location: S3Location, key: str, action: str, error: ClientErr
         result = StoreRefused(url, request, *_CAUSES[code])
     elif code in _DENIED:
         reason = _missing_permission(location, key, error.operation_name, message)
-        result = StoreRefused(url, request, reason, _PERMISSION_HINT)
+        result = StoreRefused(url, request, reason, _PERMISSION_HINT, unreadable)
+    elif code == "InvalidObjectState":
+        storage_class = error.response["Error"].get("StorageClass") or "unknown storage class"
+        reason = archived_reason(_one_line(str(storage_class)))
+        result = StoreRefused(url, request, reason, _ARCHIVED_HINT, unreadable)
     elif code in _OTHER_REGION or status == 301:
         result = _other_region(location, request, error)
     elif code in _BUSY or status >= 500:
@@ -213,7 +226,7 @@ def _from_response(location: S3Location, key: str, action: str, error: ClientErr
     elif code.isdigit() or not message:
         result = NotAStore(url, f"the server there does not speak S3 (HTTP status {status})", _ENDPOINT_HINT)
     else:
-        result = StoreRefused(url, request, _one_line(f"{message} ({code})"))
+        result = StoreRefused(url, request, _one_line(f"{message} ({code})"), unreadable=unreadable)
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from snapper.format.times import LATEST, NANOSECONDS
 from snapper.store.base import ObjectInfo
+from snapper.store.s3.archived import why_archived
 from snapper.store.s3.errors import NotS3
 
 #: More than any object in S3 can have, in bytes.
@@ -41,7 +42,8 @@ def object_info(entry: Mapping[str, Any], top: str, prefix: str) -> ObjectInfo:
     size = entry["Size"]
     if not 0 <= size <= _LARGEST_SIZE:
         raise NotS3("a listing contains an impossible size")
-    return ObjectInfo(relative_key(entry["Key"], top, prefix), size, _seconds(entry["LastModified"]))
+    key = relative_key(entry["Key"], top, prefix)
+    return ObjectInfo(key, size, _seconds(entry["LastModified"]), why_archived(entry))
 
 
 def unfinished_upload(entry: Mapping[str, Any], top: str) -> Upload:

@@ -10,6 +10,7 @@ from snapper.errors import NotAStore
 from snapper.errors.redaction import redact_url
 from snapper.format.constraints import path_bytes
 from snapper.store.buckets import BucketPath, bucket_refusal, split_bucket
+from snapper.store.s3.archived import ARCHIVES
 
 #: Options of the session and of the client.
 _SESSION = ("profile_name", "region_name")
@@ -29,6 +30,8 @@ _WRITE = (
 _OPTIONS = (*_SESSION, *_CLIENT, *_REQUEST, *_WRITE)
 
 _HINT = "Write it as s3://BUCKET/PREFIX, followed by ?NAME=VALUE&NAME=VALUE if it has options."
+
+_ARCHIVE_HINT = "Choose one whose objects can be read at once, such as GLACIER_IR."
 
 _CREDENTIALS_HINT = "Do not put credentials into the URL: use AWS_PROFILE, or profile_name in the URL."
 
@@ -105,4 +108,6 @@ def parse_url(url: str) -> S3Location:
             raise NotAStore(url, reason, _HINT)
         if name == "BucketKeyEnabled" and value.lower() not in ("true", "false"):
             raise NotAStore(url, f"BucketKeyEnabled must be true or false, not {value}", _HINT)
+        if name == "StorageClass" and value in ARCHIVES:
+            raise NotAStore(url, f"objects of the storage class {value} cannot be read", _ARCHIVE_HINT)
     return S3Location(bucket, f"{prefix}/" if prefix else "", options)

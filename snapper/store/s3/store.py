@@ -16,7 +16,7 @@ from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from snapper.format.layout import Layout
 from snapper.format.model import LARGEST_OBJECT
 from snapper.store.base import DirectStore, ObjectInfo, ObjectStatus, VersionedObject, VersionMismatch
 from snapper.store.s3 import download
+from snapper.store.s3.archived import why_unreadable
 from snapper.store.s3.client import client_for
 from snapper.store.s3.errors import (
     NotS3,
@@ -61,6 +62,8 @@ _MANY = 20
 #: How many objects are looked up at the same time.
 _CONCURRENCY = 16
 
+_DELETE_HINT = "Ask an administrator of the store to delete that object, then run this again."
+
 _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
 
@@ -68,11 +71,13 @@ class _Head(NamedTuple):
     """What S3 says of an object.
 
     `attested` is whether the SHA-256 that it has computed is the one in the key, None if it has computed none.
+    `unreadable` is why the object cannot be read at the moment, empty if it can be; then nothing else may be known.
     """
 
-    size: int
-    etag: str
-    attested: bool | None
+    size: int = 0
+    etag: str = ""
+    attested: bool | None = None
+    unreadable: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,29 +102,35 @@ class S3Store(DirectStore):
 
     def inspect(self, key: str) -> ObjectStatus | None:
         head = self._head(key)
-        if head is None or head.attested is False:
+        if head is None or head.unreadable or head.attested is False:
             return None
         return ObjectStatus(head.size, bool(head.attested), head.etag)
 
     def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
-        """Return the sizes of those objects that exist.
+        """Return the sizes of those objects that exist and can be read.
 
         They are looked for in a listing, as long as its pages have many of them; the others are looked up one by one.
         """
-        wanted, sizes = set(keys), dict[str, int]()
-        if len(wanted) >= _MANY:
+        sizes, unknown = dict[str, int](), set(keys)
+        if len(unknown) >= _MANY:
             with suppress(StoreRefused):  # who may read objects need not be allowed to list them
-                for page in self._listing(prefix):
-                    listed = {info.key: info.size for info in page if info.key in wanted}
-                    sizes |= listed
-                    if len(listed) < _MANY:
-                        break
-                else:
-                    return sizes
-        rest = wanted - sizes.keys()
+                sizes, unknown = self._listed_sizes(prefix, unknown)
         with ThreadPoolExecutor(_CONCURRENCY) as pool:
-            found = zip(rest, pool.map(self.size, rest), strict=True)
+            found = zip(unknown, pool.map(self.size, unknown), strict=True)
             return sizes | {key: size for key, size in found if size is not None}
+
+    def _listed_sizes(self, prefix: str, keys: set[str]) -> tuple[dict[str, int], set[str]]:
+        """Return the sizes that a listing has, as long as its pages have many of these keys, and which keys have to be
+        looked up one by one.
+        """
+        sizes, archived = dict[str, int](), set[str]()
+        for page in self._listing(prefix):
+            listed = [info for info in page if info.key in keys]
+            sizes |= {info.key: info.size for info in listed if not info.archived}
+            archived |= {info.key for info in listed if info.archived}
+            if len(listed) < _MANY:
+                return sizes, keys - sizes.keys()
+        return sizes, archived
 
     def put(self, key: str, data: bytes | memoryview) -> str:
         head = self._head(key) if len(data) >= _CHECK_FIRST else None
@@ -129,7 +140,7 @@ class S3Store(DirectStore):
         head = head or self._head(key)
         if head is None or self._is_complete(key, data, head):
             return ""
-        return self._write(key, data, {"IfMatch": head.etag})  # it was not written by snapper
+        return self._replace_immutable(key, data, head)
 
     def replace(self, key: str, data: bytes, version: str | None) -> None:
         if version is not None and not re.fullmatch(r'"[^"]+"', version):
@@ -222,18 +233,39 @@ class S3Store(DirectStore):
                     if status_of(error) != 404:  # the response has no body: let GET tell what is wrong
                         self._client.get_object(**self._object(key), Range="bytes=0-0")
                     raise
-                return _Head(length_of(response), etag_of(response), _is_attested(key, response))
+                attested, unreadable = _is_attested(key, response), why_unreadable(response)
+                return _Head(length_of(response), etag_of(response), attested, unreadable)
         except NotInStore:
             return None
+        except StoreRefused as error:
+            if not error.unreadable:
+                raise
+            return _Head(unreadable=error.reason)
 
     def _is_complete(self, key: str, data: bytes | memoryview, head: _Head) -> bool:
         """Return whether an object that exists has this content, or only this size if its key is no digest.
 
-        It is read if S3 cannot tell.
+        It is read if S3 cannot tell. One that cannot be read does not have it.
         """
+        if head.unreadable:
+            return not Layout.digest_of(key)  # nothing proves what it should be, so it is not replaced
         if head.size != len(data) or head.attested is False:
             return False
         return bool(head.attested) or not Layout.digest_of(key) or bool(self._etag_if_same(key, data))
+
+    def _replace_immutable(self, key: str, data: bytes | memoryview, head: _Head) -> str:
+        """Write an object in the place of one that was not written by snapper, or that cannot be read.
+
+        Its ETag may be unknown. Then it is replaced whatever it is, which has the same result if another user has
+        replaced it meanwhile: S3 verifies that the bytes have the digest in the key.
+        """
+        if not head.unreadable:
+            return self._write(key, data, {"IfMatch": head.etag})
+        try:
+            return self._write(key, data, {"IfMatch": head.etag} if head.etag else {})
+        except StoreRefused as error:
+            reason = f"{head.unreadable}, and it cannot be replaced: {error.reason}"
+            raise replace(error, reason=reason, advice=_DELETE_HINT, unreadable=key) from None
 
     def _write(self, key: str, data: bytes | memoryview, condition: dict[str, str]) -> str:
         """Write the object if the condition holds, which S3 checks; return its ETag, "" if it was not written.
@@ -270,6 +302,10 @@ class S3Store(DirectStore):
         try:
             found = self.read_versioned(key)
         except NotInStore:
+            return ""
+        except StoreRefused as error:
+            if not error.unreadable:
+                raise
             return ""
         return found.version if found.data == data else ""
 
