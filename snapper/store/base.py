@@ -74,8 +74,8 @@ class Store(Protocol):
         """Return the object's size in bytes, None if there is no such object."""
 
     def sizes(self, prefix: str, keys: Collection[str]) -> dict[str, int]:
-        """Return the sizes in bytes of those of the objects that `inspect` finds, by key. All keys begin with `prefix`, which
-        ends in `/`. Many sizes take fewer requests than each of them on its own.
+        """Return the sizes in bytes of those of the objects that `inspect` finds, by key. All keys begin with
+        `prefix`, which ends in `/`. Many sizes take fewer requests than each of them on its own.
         """
 
     def put(self, key: str, data: bytes | memoryview) -> str:
