@@ -85,7 +85,9 @@ def store(s3_server: S3Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("how", [ARCHIVED, ENCRYPTED])
-def test_what_must_not_be_replaced_is_named(how: str, store: Store, s3_server: S3Server, proxy: Proxy) -> None:
+def test_what_must_not_be_replaced_is_named(
+    how: str, store: Store, s3_server: S3Server, proxy: Proxy
+) -> None:
     """A bucket policy allows new objects only."""
     bucket, data = Bucket(s3_server, store.url, proxy), b"a layer"
     key = Layout.layer(hashlib.sha256(data).hexdigest())
