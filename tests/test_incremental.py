@@ -30,6 +30,7 @@ from snapper.environment.tree import File
 from snapper.format.layout import Layout
 from snapper.format.model import LAYER_SIZE
 from snapper.fs import mounts
+from snapper.packing import splitting
 from snapper.packing.reuse import PreviousPack
 from snapper.repository.snapshots import read_snapshot, require_layers
 from snapper.repository.specs import SnapshotSpec
@@ -208,8 +209,19 @@ def test_index_vouches_only_for_unchanged_files_older_than_itself() -> None:
         *(file._replace(ctime_ns=1000), file._replace(ctime_ns=1), file._replace(inode=1000)),
     )
     assert not any(known.vouches(each, 11) for each in changed)
-    unknown = index.Index(known.header, {"a": (1, 0o644, 5, 7, 9, index.NO_LAYER)})
-    assert not unknown.vouches(file, 11)
+
+
+def test_index_distinguishes_what_was_packed_from_what_a_restore_writes() -> None:
+    file = File("a", "file", 1, 0o644, 5, 7, 9, 11, 1)
+    for number, vouched, layer, restored in (
+        (3, True, 3, [("a", 1, 0o644, 5, 7, 9)]),
+        (index.rewritten(3), True, 3, []),
+        (index.NO_LAYER, False, index.NO_LAYER, []),
+    ):
+        known = index.Index(index.IndexHeader("0" * 64, "/p", 8), {"a": (1, 0o644, 5, 7, 9, number)})
+        assert known.vouches(file, 11) is vouched
+        assert known.layer_of(file) == layer
+        assert known.entries_by_layer()[3] == restored
 
 
 def test_coarse_clock_causes_one_more_read(env: RestoredEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +386,52 @@ def test_incremental_pack_equals_full_pack(packed: Path, rounds: list[list[tuple
                 if (env.prefix / path).is_file() and not (env.prefix / path).is_symlink():
                     change(env.prefix, path)
             assert env.pack().snapshot == env.pack_full_elsewhere().snapshot
+
+
+def test_hard_links_to_rewritten_files_are_rewritten(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They get their data from another layer."""
+    monkeypatch.setattr(splitting, "LAYER_SIZE", 1000)
+    (scratch / "env/conda-meta").mkdir(parents=True)
+    (scratch / "env/conda-meta/history").touch()
+    (scratch / "link").symlink_to("env")
+    (scratch / "env/one").write_text(f"{scratch}/env/bin")
+    (scratch / "env/second").write_bytes(bytes(1000))
+    (scratch / "env/third").hardlink_to(scratch / "env/one")
+    pack(open_store(str(scratch / "store"), create=True), scratch / "link", "env", jobs=1)
+    known = state.read_index(scratch / "link")
+    assert known
+    assert {path: row[5] for path, row in known.rows.items()} == {
+        "conda-meta/history": 0,
+        "one": index.rewritten(0),
+        "second": 1,
+        "third": index.rewritten(2),
+    }
+
+
+def test_files_with_a_prefix_that_is_found_later_are_read_again(scratch: Path) -> None:
+    """A distribution's file that has not changed since contains it. It is announced by each pack."""
+
+    def install(name: str, program: str) -> None:
+        metadata = prefix / f"lib/python3.11/site-packages/{name}-1.0.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(
+            f"Name: {name}\nVersion: 1.0\nHome-page: file:///volume/env/{name}"
+        )
+        (metadata / "RECORD").write_text(f"{metadata.name}/METADATA,,\n../../../bin/{name},,\n")
+        (prefix / "bin" / name).write_text(f"#!{program}\n")
+
+    prefix = scratch / "env"
+    env = RestoredEnvironment(open_store(str(scratch / "store"), create=True), prefix)
+    for directory in ("conda-meta", "bin"):
+        (prefix / directory).mkdir(parents=True)
+    (prefix / "conda-meta/history").touch()
+    for name in ("one", "two"):
+        install(name, f"{prefix}/bin/{name}")
+    assert env.pack().found_prefixes == ()
+    install("three", "/volume/env/bin/three")
+    after = env.pack()
+    assert after.snapshot == env.pack_full_elsewhere().snapshot
+    assert after.found_prefixes == env.pack().found_prefixes == (str(prefix), "/volume/env")
 
 
 def test_layers_of_others_are_shared_only_if_they_have_the_stated_content(

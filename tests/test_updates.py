@@ -24,6 +24,7 @@ from snapper.format.times import LINK_TIME
 from snapper.store import open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
+from tests.support.packs import previous_pack
 
 #: What version 0.1.0 writes into the first line of an index, besides its version.
 OF_0_1_0 = {"snapshot", "prefix", "taken", "unrelocated"}
@@ -311,18 +312,42 @@ def contents_of(prefix: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
-def test_update_in_place_gives_what_a_new_restore_gives(machine: Machine, tmp_path: Path) -> None:
-    """Files are only taken from the replaced environment if restoring their layers gives the same."""
+def test_files_that_named_what_was_included_are_read_again(machine: Machine) -> None:
+    """They are packed as they are when nothing is included any more."""
+    prefix = make_data(machine.envs / "work")
+    add_files_that_packing_changes(prefix, machine.home)
+    machine.snapper("pack", "work", "--editable=include", "--user-site=include")
+    without = machine.snapper("pack", "work", "--editable=ignore", "--json").json
+    full = machine.snapper("pack", "work", "--editable=ignore", "--full", "--json").json
+    assert (without["snapshot"], without["unchanged"]) == (full["snapshot"], False)
+
+
+@pytest.mark.parametrize("policy", ["include", "ignore"])
+def test_update_in_place_gives_what_a_new_restore_gives(
+    policy: str, machine: Machine, tmp_path: Path
+) -> None:
+    """Files are only taken from the replaced environment if restoring their layers gives the same.
+
+    Packs need not read them again, except for what was packed with something from elsewhere.
+    """
     home = tmp_path / "home"
     (tmp_path / "volume/home").mkdir(parents=True)
     home.symlink_to("volume/home")
     user = Machine(home, home / "envs", machine.store)
     prefix = make_data(user.envs / "work")
     add_files_that_packing_changes(prefix, home)
-    assert user.snapper("pack", "work", "--editable=include", "--user-site=include").code == 3
+    options = ["--editable=ignore"]
+    if policy == "include":
+        options = ["--editable=include", "--user-site=include"]
+    assert user.snapper("pack", "work", *options).code == 3
+    (prefix / "own").touch()
+    assert user.snapper("pack", "work", *options).code == 3
+    previous = previous_pack(prefix)
+    assert previous
+    assert previous.is_unchanged() is (policy == "ignore")
     assert machine.snapper("restore", "work").code == 3
     (machine.envs / "work/new").touch()
-    machine.snapper("pack", "work")
+    machine.snapper("pack", "work", "--editable=ignore")
     unchanged = prefix / "lib/python3.6/site-packages/unchanged.py"
     inode = unchanged.stat().st_ino
     updated = user.snapper("restore", "work", "--replace")

@@ -98,7 +98,7 @@ def pack(
     previous = None if options.full else load_previous(store, source, checked)
     with pack_intent(store) as intent:
         if previous and is_unchanged(store, source, previous):
-            packed = PackedSnapshot.from_previous(previous)
+            packed = PackedSnapshot.from_previous(previous, source)
         else:
             report_running_prune(store, progress)
             context = make_context(store, intent, source, name, options.level, checked)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from snapper import kernels
 from snapper.commands.dependency_report import find_outside_libraries
 from snapper.environment.dependency import OutsideLibrary
+from snapper.environment.embedded import spellings
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.platforms import platform_of_records
@@ -59,10 +61,14 @@ class PackedSnapshot:
     libraries: tuple[OutsideLibrary, ...] = ()
 
     @classmethod
-    def from_previous(cls, previous: PreviousPack) -> PackedSnapshot:
-        libraries = previous.index.header.libraries
+    def from_previous(cls, previous: PreviousPack, source: PackSource) -> PackedSnapshot:
         return cls(
-            previous.encoded, previous.snapshot, previous.prefixes, previous.unrelocated, libraries=libraries
+            previous.encoded,
+            previous.snapshot,
+            previous.prefixes,
+            previous.unrelocated,
+            found_prefixes=source.found_prefixes if len(previous.prefixes) > 1 else (),
+            libraries=previous.index.header.libraries,
         )
 
 
@@ -115,6 +121,12 @@ def _earlier_layers(installed: InstalledEnvironment) -> EarlierLayers:
     return EarlierLayers(previous.snapshot.layers, index.rows)
 
 
+def _has_same_prefixes(previous: PreviousPack, context: PackContext, prefix: Path) -> bool:
+    """Return whether the prefix is the same, and files that have not changed contain no others that are now known."""
+    known = {*previous.prefixes, *spellings(prefix)}
+    return previous.prefix == context.prefix and known.issuperset(context.prefixes)
+
+
 def build_snapshot(
     source: PackSource,
     previous: PreviousPack | None,
@@ -130,7 +142,7 @@ def build_snapshot(
     unchanged = previous.vouched if previous else frozenset[str]()
     credentials = find_credentials(source.directory, records, plan, unchanged, context.place_of)
     _announce(credentials, name, progress)
-    reusable = previous if previous and previous.prefix == context.prefix else None
+    reusable = previous if previous and _has_same_prefixes(previous, context, source.prefix) else None
     build = LayerBuild(plan, reusable, _earlier_layers(source.installed))
     if build.has_work:
         with WorkerPool(context, jobs, build.first_arguments) as workers:

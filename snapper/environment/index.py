@@ -4,8 +4,10 @@ The index *vouches for* a file if the file is now as it was then, and was last c
 file changed in the same instant could have changed again later without a trace (git calls such files racily clean).
 `ctime` reveals changes that keep size and mtime; programs cannot set it.
 
-The file starts with a line of JSON, the header. It is followed by blocks of columns, one block per layer: path, size,
-mode, mtime and ctime in nanoseconds, and inode. Directories that are members of a layer have a path that ends in `/`
+The file starts with a line of JSON, the header. It is followed by blocks of columns, each with the number of a layer:
+path, size, mode, mtime and ctime in nanoseconds, and inode. The number is `rewritten` for files that the layer was made
+of, but that restoring it would write otherwise: such a layer can be packed again while they do not change, but an
+update of the environment must write it. Directories that are members of a layer have a path that ends in `/`
 and only a mode. Those of links that were packed as the files that they lead to have the size of these, and FOLLOWED in
 their mode. If a path occurs more than once, its last entry counts.
 """
@@ -49,7 +51,7 @@ EntryFields = tuple[str, int, int, int, int, int]
 #: for each file of an environment.
 IndexRow = tuple[int, int, int, int, int, int]
 
-#: The layer number of files whose layer is unknown. Those with negative numbers are never vouched for.
+#: The layer number of files that no layer was made of: something else was packed at their paths, or that is unknown.
 NO_LAYER = -1
 
 #: The ctime of files that were hard-linked or unlinked after they were vouched for and before the index was taken.
@@ -67,12 +69,14 @@ _FORMAT = 1
 _INTEGERS = {"q": (-(2**63), 2**63 - 1), "Q": (0, 2**64 - 1)}
 
 
-def unattested(layer: int) -> int:
-    """Return the number for files of a layer that would restore others in their place, or from that number the layer's.
-
-    They are not what the layer contains, but the layer was made of them.
-    """
+def rewritten(layer: int) -> int:
+    """Return the number for files that a layer was made of, but that restoring it would write otherwise."""
     return NO_LAYER - 1 - layer
+
+
+def layer_number(number: int) -> int:
+    """Return the number of the layer that was made of a file, or NO_LAYER, from the number in the file's row."""
+    return number if number >= NO_LAYER else rewritten(number)
 
 
 class InvalidIndex(ValueError):
@@ -110,27 +114,27 @@ class Index:
     rows: Mapping[str, IndexRow]
 
     def vouches(self, file: File, device: int) -> bool:
-        """Return whether the file has not changed since the index was taken on `device`."""
+        """Return whether the file has not changed since a layer was made of it, or it was restored, on `device`."""
         path, type_, size, mode, mtime, ctime, inode, file_device, _, _ = (
             file  # faster than by name, for each file
         )
         if type_ == "directory":
             row = self.rows.get(path + "/")
-            return row is not None and row[1] == mode and row[5] >= 0
+            return row is not None and row[1] == mode and row[5] != NO_LAYER
         row = self.rows.get(path, _NO_ROW)
         return (
             row[:2] == (size, mode)
             and row[4] == inode
             and (row[2] == mtime or row[2] == clamped(mtime))
             and (row[3] == ctime or row[3] == ANY_CTIME)
-            and row[5] >= 0
+            and row[5] != NO_LAYER
             and ctime < self.header.taken
             and file_device == device
         )
 
     def layer_of(self, file: File) -> int:
-        """Return the number of the layer that holds the file, which must be in the index."""
-        return self.rows[file.path + "/" if file.type == "directory" else file.path][5]
+        """Return the number of the layer that was made of the file, which must be in the index."""
+        return layer_number(self.rows[file.path + "/" if file.type == "directory" else file.path][5])
 
     def mtime_of(self, path: str) -> int | None:
         """Return the file's mtime in nanoseconds, or None if the index does not have it."""
@@ -138,10 +142,14 @@ class Index:
         return None if row is None else row[2]
 
     def entries_by_layer(self) -> dict[int, list[EntryFields]]:
-        """Return the entries of each layer, by its number; an empty list for layers without any."""
+        """Return the entries of the files that restoring a layer would write as they are, by its number.
+
+        The list is empty for layers without any.
+        """
         entries: dict[int, list[EntryFields]] = defaultdict(list)
         for path, (size, mode, mtime, ctime, inode, layer) in self.rows.items():
-            entries[layer].append((path, size, mode, mtime, ctime, inode))
+            if layer >= 0:
+                entries[layer].append((path, size, mode, mtime, ctime, inode))
         return entries
 
 

@@ -278,10 +278,12 @@ def _is_restored_otherwise(path: str, read: memoryview, data: bytes | None) -> b
 
 
 def _is_restored_exactly(canonical: CanonicalFile, on_disk: bytes, prefix: str) -> bool:
-    """Return whether a restore at the prefix writes the bytes that are on disk.
+    """Return whether a restore at the prefix writes the bytes that are on disk, with nothing to report.
 
     `canonicalize` has proved that, except for first lines, placeholders that were there before, and earlier prefixes.
     """
+    if canonical.unrelocated and canonical.kept not in ("", prefix):
+        return False
     is_proved = canonical.data != on_disk and not on_disk.startswith(b"#!")
     if (is_proved or not canonical.mode) and canonical.kept in ("", prefix):
         return True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from snapper.environment import index
-from snapper.environment.tree import File
+from snapper.environment.index import EntryFields
+from snapper.environment.tree import File, Tree
 from snapper.format.times import clamped
 from snapper.packing.reuse import PackedLayer
 from snapper.packing.source import PackSource
@@ -12,32 +15,41 @@ from snapper.packing.source import PackSource
 def index_blocks(layers: tuple[PackedLayer, ...], source: PackSource) -> list[bytes]:
     """Encode the index's entries of all files in the layers.
 
-    A layer is only attested if restoring it here writes what is there: not if one of its files was rewritten or taken
-    from elsewhere, or shares its data with one of these by a hard link.
+    Files only count as those of a layer if restoring it here writes what is there: not those that are rewritten or
+    taken from elsewhere, or share their data with one of these by a hard link. The layer was made of the rewritten ones
+    alone, unless something was included, which also decides what is written.
     """
-    files = source.installed.tree.by_path
-    followed = source.installed.followed
-    targets = {path: followed.tree.by_path[path] for path in followed.targets}
-    unsaved = _unsaved_paths(source) if source.has_included else frozenset()
     changed = source.from_elsewhere.union(*(packed.rewritten for packed in layers))
-    inodes = {source.tree.by_path[path].inode for path in changed}
-
-    def is_attested(packed: PackedLayer) -> bool:
-        return not changed or not any(source.tree.by_path[path].inode in inodes for path in packed.paths)
-
-    return [
-        index.encode_block(
-            number if is_attested(packed) else index.unattested(number),
-            [
-                index.followed_entry(files[path], targets[path].size)
-                if path in targets
-                else index.index_entry(files[path])
-                for path in packed.paths
-                if path in files and path not in unsaved
-            ],
+    changed = _with_hard_links(changed, source.tree)
+    unknown = changed if source.has_included else _with_hard_links(source.from_elsewhere, source.tree)
+    rewritten = changed - unknown
+    unknown -= _unsaved_paths(source) if source.has_included else frozenset()
+    blocks = []
+    for number, packed in enumerate(layers):
+        rows = (
+            (number, [path for path in packed.paths if path not in changed]),
+            (index.rewritten(number), [path for path in packed.paths if path in rewritten]),
+            (index.NO_LAYER, [path for path in packed.paths if path in unknown]),
         )
-        for number, packed in enumerate(layers)
-    ]
+        blocks += [index.encode_block(of_rows, _entries(paths, source)) for of_rows, paths in rows if paths]
+    return blocks
+
+
+def _entries(paths: Iterable[str], source: PackSource) -> Iterator[EntryFields]:
+    """Return the entries of those files at these paths that the environment has."""
+    files, followed = source.installed.tree.by_path, source.installed.followed
+    for path in paths:
+        if path in followed.targets:
+            yield index.followed_entry(files[path], followed.tree.by_path[path].size)
+        elif path in files:
+            yield index.index_entry(files[path])
+
+
+def _with_hard_links(paths: frozenset[str], tree: Tree) -> frozenset[str]:
+    """Return the paths, and those that are hard links to the same files."""
+    linked = [tree.by_path[path] for path in paths if tree.by_path[path].links > 1]
+    data = {(file.device, file.inode) for file in linked}
+    return paths.union(file.path for file in tree.files if data and (file.device, file.inode) in data)
 
 
 def _unsaved_paths(source: PackSource) -> frozenset[str]:

@@ -61,7 +61,7 @@ class CollectedGroup:
 
     `unproved` are files that differ from what their package installed, `facts` describes relocated files, and
     `unrelocated` are paths with a prefix that cannot be relocated. `rewritten` are paths of files and links that
-    restores write otherwise than they are, even at the same prefix.
+    restores write otherwise than they are, or report, even at the same prefix.
     """
 
     layers: tuple[Layer, ...]

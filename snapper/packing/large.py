@@ -87,7 +87,7 @@ class LargeFileScan:
     `proved` says whether the file is its package's, `method` how it is relocated, if it is, and `kept` which prefix it
     contains apart from that. What the loader of a program reads is replaced by `edits`; the placeholder is only
     `for_loader` if it is nowhere else. `prefix` is the one that is replaced. A file that is `rewritten` is restored
-    with other contents, even at the same prefix.
+    with other contents, even at the same prefix, or reported then.
     """
 
     item: PackItem
@@ -145,10 +145,11 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
     prefix, *others = survey.prefixes or (context.prefix,)
     scan = replace(_scan_with_prefix(views[prefix], item, survey), prefix=prefix)
     has_others = any(not f"{prefix}/".startswith(f"{other}/") for other in others)
+    is_reported = scan.unrelocated and scan.kept not in ("", prefix)
     return replace(
         scan,
         unrelocated=scan.unrelocated or survey.has_source_path or has_others,
-        rewritten=scan.rewritten or survey.has_source_path or prefix != context.prefix,
+        rewritten=scan.rewritten or is_reported or survey.has_source_path or prefix != context.prefix,
     )
 
 

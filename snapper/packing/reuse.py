@@ -1,8 +1,10 @@
 """Which layers of the previous snapshot can be reused.
 
-Files that the index vouches for are not read again, and layers all of whose files are vouched for are reused. What a
-layer contains depends on more than the bytes of its files, so all of this is checked, too:
+Files that the index vouches for are not read again, and layers all of whose files are vouched for are reused, also if
+restoring them would write other files than there are (see `index.rewritten`). What a layer contains depends on more
+than the bytes of its files, so all of this is checked, too:
 
+- the prefixes that files may contain: no new ones, unless they are other paths of the environment's directory;
 - which files they are: those planned for an owner, or a group, must be exactly those of its layers;
 - the package's record, which is one of these files;
 - whether a cache depends on the exact time of a package's file;
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from snapper.environment import conda
-from snapper.environment.index import Index
+from snapper.environment.index import NO_LAYER, Index, layer_number
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import Tree
 from snapper.format import bytecode
@@ -31,7 +33,7 @@ from snapper.packing.plan import cached_sources, members
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """A layer, and the paths of the members that begin in it, and of those that restores write with other contents."""
+    """A layer, the paths of the members that begin in it, and of those that restores write otherwise than they are."""
 
     layer: Layer
     paths: tuple[str, ...]
@@ -56,7 +58,8 @@ class PreviousPack:
     def unrelocated(self) -> OwnedPaths:
         """The files that could not be relocated when the snapshot was packed."""
         rows, layers = self.index.rows, self.snapshot.layers
-        return order_by_owner({path: layers[rows[path][5]].kind for path in self.index.header.unrelocated})
+        numbers = {path: layer_number(rows[path][5]) for path in self.index.header.unrelocated}
+        return order_by_owner({path: layers[number].kind for path, number in numbers.items()})
 
     @property
     def prefix(self) -> str:
@@ -105,7 +108,7 @@ class PreviousPack:
     def _with_rest(self, number: int, paths: list[str]) -> list[PackedLayer]:
         """Return a layer, and those that continue the data of its last file."""
         layers = self.snapshot.layers
-        packed = [PackedLayer(layers[number], tuple(paths))]
+        packed = [PackedLayer(layers[number], tuple(paths), self._rewritten.intersection(paths))]
         while (number := number + 1) < len(layers) and layers[number].begins:
             packed.append(PackedLayer(layers[number], ()))
         return packed
@@ -134,13 +137,17 @@ class PreviousPack:
         return before == now and before <= self.vouched
 
     @cached_property
+    def _rewritten(self) -> frozenset[str]:
+        return frozenset(path for path, row in self.index.rows.items() if row[5] < NO_LAYER)
+
+    @cached_property
     def _differently_cached(self) -> frozenset[str]:
         """The sources of which either there were caches before, or there are now."""
         return cached_sources(self.index.rows) ^ cached_sources(self.tree.by_path)
 
     @cached_property
     def vouched(self) -> frozenset[str]:
-        """The paths of the files that are as the snapshot has them."""
+        """The paths of the files that are as they were when the snapshot was made of them, or restored."""
         vouches, device = self.index.vouches, self.device
         return frozenset([file.path for file in self.tree.files if vouches(file, device)])
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from snapper.environment.index import NO_LAYER, IndexRow, unattested
+from snapper.environment.index import NO_LAYER, IndexRow, layer_number
 from snapper.format.model import LAYER_SIZE, Kind, Layer
 from snapper.packing.items import PackItem
 
@@ -26,8 +26,7 @@ class EarlierLayers:
         """Return the number of the layer that had the file, None unless it was one of this kind and owner."""
         file = item.file
         row = self.rows.get(f"{file.path}/" if file.type == "directory" else file.path)
-        number = NO_LAYER if row is None else row[5]
-        number = unattested(number) if number < NO_LAYER else number
+        number = NO_LAYER if row is None else layer_number(row[5])
         if not 0 <= number < len(self.layers):
             return None
         layer = self.layers[number]
