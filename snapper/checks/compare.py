@@ -6,9 +6,10 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -44,13 +45,15 @@ class FileDifference(NamedTuple):
 class CompareJob:
     """A layer to compare with the files in `directory`, which contain one of the `prefixes`, most of them the first.
 
-    The links at the paths in `followed` count as the files that they lead to, by absolute paths.
+    The links at the paths in `followed` count as the files that they lead to, by absolute paths. Files in `others` mean
+    other environments by these prefixes, by path.
     """
 
     directory: str
     prefixes: tuple[str, ...]
     followed: Mapping[str, str]
     layer: Layer
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -100,8 +103,15 @@ def compare_environment(
     Compiled modules may be valid for another modification time of their source, and there may be additional ones.
     Raise NotAnEnvironment, Corrupted, PermissionDenied, FileOperationFailed.
     """
-    prefixes, followed = installed.prefixes_as_in(snapshot_id), installed.followed.targets
-    compared = _compare_layers(snapshot, str(installed.prefix), prefixes, followed, workers, progress)
+    job = partial(
+        CompareJob,
+        str(installed.prefix),
+        installed.prefixes_as_in(snapshot_id),
+        installed.followed.targets,
+        others=installed.others_named_in(snapshot_id),
+    )
+    compared = _compare_layers(snapshot, job, workers, progress)
+    followed = installed.followed.targets
     differences = {difference.path: difference for _, part in compared for difference in part.differences}
     for difference in _compare_records(installed.prefix, followed, compared, snapshot.altered_paths):
         differences.setdefault(difference.path, difference)
@@ -116,16 +126,14 @@ def compare_environment(
 
 def _compare_layers(
     snapshot: Snapshot,
-    directory: str,
-    prefixes: tuple[str, ...],
-    followed: Mapping[str, str],
+    job: Callable[[Layer], CompareJob],
     workers: WorkerPool[Store],
     progress: Progress,
 ) -> list[tuple[Layer, ComparedLayer]]:
     layers = {
         workers.submit(
             compare_layer,
-            CompareJob(directory, prefixes, followed, layer),
+            job(layer),
             layer.diff_size,
             label=f"comparing {layer.owner}",
         ): layer
@@ -184,7 +192,7 @@ def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
     layer = _reader.open(job.layer, read_layer(store, job.layer), store.url)
     what = f"layer {job.layer.digest[:12]} in {store.url}"
     with unpack_errors(what, job.prefix), DiskFiles(job.directory, job.followed) as files:
-        comparison = _LayerComparison(layer, files, job.prefixes)
+        comparison = _LayerComparison(layer, files, job.prefixes, job.others)
         if layer.continuation is not None:
             comparison.compare_piece(layer.continuation)
         for member, data in layer.members():
@@ -195,11 +203,17 @@ def compare_layer(store: Store, job: CompareJob) -> ComparedLayer:
 class _LayerComparison:
     """Compares the members of one layer with the files on disk."""
 
-    def __init__(self, layer: OpenLayer, files: DiskFiles, prefixes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        layer: OpenLayer,
+        files: DiskFiles,
+        prefixes: tuple[str, ...],
+        others: Mapping[str, tuple[str, ...]],
+    ) -> None:
         self._layer = layer
         self._files = files
-        self._prefix, *others = prefixes
-        self._prefixes, self._others = prefixes, tuple(others)
+        self._prefix, self._prefixes = prefixes[0], prefixes
+        self._others = others
         self.result = ComparedLayer()
 
     def compare_member(self, member: Member, data: memoryview) -> None:
@@ -248,10 +262,12 @@ class _LayerComparison:
         if relocation is None and kept is None:
             return on_disk == data or (is_module and _is_same_module(on_disk, bytes(data)))
         self.result.facts[member.path] = FileFacts(hashlib.sha256(on_disk).hexdigest(), len(on_disk))
-        on_disk = with_one_prefix(on_disk, self._prefix, self._others)
+        others = self._others.get(member.path, ())
+        prefixes = [prefix for prefix in self._prefixes if prefix not in others]
+        on_disk = with_one_prefix(on_disk, prefixes[0], tuple(prefixes[1:]))
         return any(
             self._is_relocated(prefix, on_disk, bytes(data), relocation, kept, is_module)
-            for prefix in self._prefixes
+            for prefix in prefixes
         )
 
     def _is_relocated(

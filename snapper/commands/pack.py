@@ -201,10 +201,13 @@ def _find_dependencies(
     if source.foreign_prefix:
         return ()
     found = report_dependencies(
-        Surroundings(source.directory, packed.prefixes),
+        Surroundings(source.directory, (*packed.prefixes, *(other.prefix for other in packed.others))),
         environment_variables(source.directory),
         packed.libraries,
-        (dependency for kernel in outside for dependency in kernel.dependencies()),
+        (
+            *(dependency for kernel in outside for dependency in kernel.dependencies()),
+            *(Dependency("environment", other.prefix, other.files) for other in packed.others),
+        ),
         source.installed.followed,
     )
     return tuple(dependency for dependency in found if dependency.path not in source.included)
@@ -260,6 +263,7 @@ def _remember(
                 packed.unrelocated.with_harmless,
                 packed.libraries,
                 packed.prefixes,
+                packed.others,
             )
             blocks = index_blocks(packed.layers, source)
             state.write(environment, current, packed.encoded, header, blocks)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from snapper import kernels
 from snapper.commands.dependency_report import find_outside_libraries
-from snapper.environment.dependency import OutsideLibrary
+from snapper.environment.conda import META
+from snapper.environment.dependency import OtherEnvironment, OutsideLibrary
 from snapper.environment.embedded import spellings
+from snapper.environment.former_prefixes import OtherEnvironments, by_environment
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.platforms import platform_of_records
@@ -24,7 +26,7 @@ from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
 from snapper.packing.credentials import find_credentials
 from snapper.packing.included import included_sources
-from snapper.packing.plan import make_plan
+from snapper.packing.plan import PackPlan, make_plan
 from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
 from snapper.packing.source import PackSource
 from snapper.packing.splitting import EarlierLayers
@@ -47,7 +49,7 @@ class PackedSnapshot:
     `prefixes` are those in the environment's files, the most frequent one first. `found_prefixes` are those to report.
     `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
     environment is unchanged, so that its index remains valid. `libraries` are those outside of the environment that
-    files in it are linked with.
+    files in it are linked with, and `others` the environments at former prefixes that files name.
     """
 
     encoded: EncodedSnapshot
@@ -59,16 +61,19 @@ class PackedSnapshot:
     credentials: tuple[str, ...] = ()
     found_prefixes: tuple[str, ...] = ()
     libraries: tuple[OutsideLibrary, ...] = ()
+    others: tuple[OtherEnvironment, ...] = ()
 
     @classmethod
     def from_previous(cls, previous: PreviousPack, source: PackSource) -> PackedSnapshot:
+        header, prefixes = previous.index.header, previous.prefixes
         return cls(
             previous.encoded,
             previous.snapshot,
             previous.prefixes,
             previous.unrelocated,
-            found_prefixes=source.found_prefixes if len(previous.prefixes) > 1 else (),
-            libraries=previous.index.header.libraries,
+            found_prefixes=source.found_prefixes({*prefixes}) if len(prefixes) > 1 else (),
+            libraries=header.libraries,
+            others=header.other_environments,
         )
 
 
@@ -142,6 +147,7 @@ def build_snapshot(
     unchanged = previous.vouched if previous else frozenset[str]()
     credentials = find_credentials(source.directory, records, plan, unchanged, context.place_of)
     _announce(credentials, name, progress)
+    context = replace(context, others=_files_naming_others(source, plan))
     reusable = previous if previous and _has_same_prefixes(previous, context, source.prefix) else None
     build = LayerBuild(plan, reusable, _earlier_layers(source.installed))
     if build.has_work:
@@ -166,21 +172,33 @@ def build_snapshot(
         layers=tuple(packed.layer for packed in built.layers),
     )
     encoded = manifest.encode(snapshot)
-    around, variables = (
-        Surroundings(source.directory, context.prefixes),
-        environment_variables(source.directory),
-    )
+    others, variables = by_environment(built.prefixes.others), environment_variables(source.directory)
+    around = Surroundings(source.directory, (*context.prefixes, *(other.prefix for other in others)))
     return PackedSnapshot(
         encoded,
         snapshot,
-        tuple(dict.fromkeys((*context.prefixes, *(reusable.prefixes if reusable else ())))),
+        source.remaining_prefixes(built.prefixes.own),
         built.unrelocated,
         built.layers,
         {digest: layer.size for digest, layer in built.added.items()},
         credentials,
-        source.found_prefixes,
+        source.found_prefixes(built.prefixes.own),
         () if source.foreign_prefix else find_outside_libraries(around, variables, source.tree, plan),
+        others,
     )
+
+
+def _files_naming_others(source: PackSource, plan: PackPlan) -> dict[str, tuple[str, ...]]:
+    """Return the user's files that mean other environments by former prefixes, if they contain these.
+
+    conda's history names prefixes at which the environment was.
+    """
+    others = OtherEnvironments() if source.foreign_prefix else source.installed.other_environments
+    if not others.since:
+        return {}
+    files = (item.file for owner in plan.others if owner.kind == "files" for item in owner.files)
+    named = {file.path: others.named_by(file) for file in files if not file.path.startswith(f"{META}/")}
+    return {path: prefixes for path, prefixes in named.items() if prefixes}
 
 
 def _announce(credentials: tuple[str, ...], name: str, progress: Progress) -> None:

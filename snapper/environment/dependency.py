@@ -20,6 +20,7 @@ DependencyKind = Literal[
     "edited",
     "private",
     "secret",
+    "environment",
     "unsearched",
 ]
 
@@ -36,6 +37,7 @@ _SUMMARIES: Mapping[DependencyKind, str] = {
     "edited": "the kernelspec {path}, because these files of its copy in the environment have been edited",
     "private": "the kernelspec {path}, because these files contain credentials, or only you may read them",
     "secret": "variables of the kernelspec {path} that look like credentials",
+    "environment": "the environment {path}, which these files name",
     "unsearched": "perhaps more: not all that {path} needs was looked up, because these need too much",
 }
 
@@ -56,6 +58,8 @@ _ADVICE: Mapping[DependencyKind, str] = {
     "private": "Remove the credentials, or let others read the files (chmod a+r), so that the kernelspec is packed.",
     "secret": "Set them where you start Jupyter, or have your program read them from a file.",
     "cache": "Reinstall these packages, so that their files are in the environment.",
+    "environment": "This environment was copied from there, or was there earlier. Files that have been written since "
+    "keep the path. If they are to use this environment, write its own path into them.",
     "unsearched": "Remove files of unknown origin that name many paths, then pack again.",
 }
 
@@ -99,4 +103,12 @@ class OutsideLibrary:
     """
 
     library: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OtherEnvironment:
+    """An environment at a former prefix of another one, and the files there that mean it by that path."""
+
+    prefix: str
     files: tuple[str, ...]

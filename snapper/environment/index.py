@@ -25,7 +25,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import NamedTuple
 
-from snapper.environment.dependency import OutsideLibrary
+from snapper.environment.dependency import OtherEnvironment, OutsideLibrary
 from snapper.environment.tree import File
 from snapper.format import canonical
 from snapper.format.constraints import path_bytes
@@ -89,8 +89,9 @@ class IndexHeader:
 
     `taken` is a time of the file system's clock, in nanoseconds. `unrelocated` are paths with a prefix that cannot be
     relocated, and `libraries` those outside of the environment that files in it are linked with. `prefixes` are all
-    that files may contain; none if this was not recorded. Another `version` of snapper may have packed or restored the
-    files in another way, so its index tells what has changed since, but vouches for nothing.
+    that files may contain; none if this was not recorded. `other_environments` are those at former prefixes that files
+    name. Another `version` of snapper may have packed or restored the files in another way, so its index tells what has
+    changed since, but vouches for nothing.
     """
 
     snapshot: str
@@ -99,6 +100,7 @@ class IndexHeader:
     unrelocated: tuple[str, ...] = ()
     libraries: tuple[OutsideLibrary, ...] = ()
     prefixes: tuple[str, ...] = ()
+    other_environments: tuple[OtherEnvironment, ...] = ()
     version: str = __version__
 
     @property

@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 from snapper.environment import conda, state
 from snapper.environment.conda import Record
 from snapper.environment.drift import Drift, find_drift, is_touched
+from snapper.environment.former_prefixes import (
+    OtherEnvironments,
+    by_file,
+    find_other_environments,
+    is_other_environment,
+)
 from snapper.environment.index import Index
 from snapper.environment.scan import scan
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
@@ -88,7 +94,7 @@ class InstalledEnvironment:
         """The prefixes that were found in the environment's files; raises what `records` and `tree` raise."""
         from snapper.environment.embedded import find_prefixes  # noqa: PLC0415 - slow to import, and often not needed
 
-        return find_prefixes(self.directory, self.records, self.tree.files, self._recorded_prefixes)
+        return find_prefixes(self.directory, self.records, self.tree.files, self._abandoned_prefixes)
 
     @cached_property
     def prefixes_in_files(self) -> tuple[str, ...]:
@@ -96,7 +102,18 @@ class InstalledEnvironment:
 
         The first is the one that most of them contain.
         """
-        return self.embedded.with_paths_of(self.prefix, self._recorded_prefixes)
+        likely = self.embedded.with_paths_of(self.prefix, self._abandoned_prefixes)
+        return tuple(dict.fromkeys((*likely, *self.recorded_prefixes)))
+
+    @cached_property
+    def other_environments(self) -> OtherEnvironments:
+        """The environments that are now where this one was earlier; raises what `embedded` raises."""
+        return find_other_environments(self.directory, self.prefixes_in_files, self.index)
+
+    def others_named_in(self, snapshot: str) -> dict[str, tuple[str, ...]]:
+        """Return the other environments at former prefixes that files name if they are as the snapshot has them."""
+        header = self.index.header if self.index else None
+        return by_file(header.other_environments) if header and header.snapshot == snapshot else {}
 
     def prefixes_as_in(self, snapshot: str) -> tuple[str, ...]:
         """Return all paths of the environment that files contain if they are as the snapshot has them.
@@ -128,13 +145,23 @@ class InstalledEnvironment:
         return is_touched(self.prefix)
 
     @cached_property
-    def _recorded_prefixes(self) -> tuple[str, ...]:
-        """The prefixes that files may have contained when the index was written, the most frequent first."""
+    def recorded_prefixes(self) -> tuple[str, ...]:
+        """The environment's prefixes that files may have contained when the index was written.
+
+        The most frequent is the first.
+        """
         from snapper.environment.embedded import is_acceptable  # noqa: PLC0415 - as above
 
         header = self.index.header if self.index else None
         recorded = dict.fromkeys((header.prefix, *header.prefixes)) if header else ()
         return tuple(prefix for prefix in recorded if is_acceptable(prefix, self.prefix))
+
+    @cached_property
+    def _abandoned_prefixes(self) -> tuple[str, ...]:
+        """The recorded prefixes at which there is no other environment now."""
+        return tuple(
+            path for path in self.recorded_prefixes if not is_other_environment(path, self.directory)
+        )
 
     def _recorded(self, read: Callable[[PinnedDirectory], T | None]) -> T | None:
         """Return what snapper has recorded, None if the environment cannot be opened."""

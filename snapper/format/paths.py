@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
 from snapper.format.constraints import path_bytes
@@ -34,6 +34,14 @@ def contains_path(data: bytes, prefix: str) -> bool:
     """Return whether the prefix occurs as a path, or as the beginning of one."""
     needle = path_bytes(prefix)
     return needle in data and _path_pattern(needle).search(data) is not None
+
+
+def contained_paths(data: bytes, paths: Iterable[str]) -> Iterator[str]:
+    """Yield those that occur as a path, or as the beginning of one that does not begin with a longer one of them."""
+    for path in sorted(paths, key=len, reverse=True):
+        if contains_path(data, path):
+            yield path
+            data = replace_path(data, path_bytes(path), b".")
 
 
 @lru_cache(maxsize=8)

@@ -14,7 +14,7 @@ from snapper.format.model import Deviation, Kind, Layer
 from snapper.format.owners import OwnedPaths, order_by_owner
 from snapper.packing.collect import collect_group
 from snapper.packing.context import PackContext
-from snapper.packing.items import CollectedGroup, FileGroup, PackItem, RelocatedFacts
+from snapper.packing.items import CollectedGroup, FileGroup, FoundPrefixes, PackItem, RelocatedFacts
 from snapper.packing.large import LargeFileScan, Piece, collect_piece, scan_large_file
 from snapper.packing.plan import OwnerFiles, PackPlan, link_time_files
 from snapper.packing.reuse import PackedLayer, PreviousPack
@@ -60,8 +60,8 @@ class BuildResult:
     """A snapshot's layers in order, and what was learned about its files.
 
     `altered` are files that differ from what their packages installed, `unrelocated` paths with a prefix that cannot be
-    relocated. `added` are the layers that were not in the store, by digest. `checked` are those whose content was built
-    or compared now, and not taken from the previous pack.
+    relocated. `prefixes` are those in files besides the usual one. `added` are the layers that were not in the store,
+    by digest. `checked` are those whose content was built or compared now, and not taken from the previous pack.
     """
 
     layers: tuple[PackedLayer, ...]
@@ -69,6 +69,7 @@ class BuildResult:
     unrelocated: OwnedPaths
     added: Mapping[str, AddedLayer]
     checked: tuple[Layer, ...]
+    prefixes: FoundPrefixes
 
 
 @dataclass
@@ -99,6 +100,7 @@ class LayerBuild:
     _unrelocated: dict[str, Kind] = field(default_factory=dict)
     _added: dict[str, AddedLayer] = field(default_factory=dict)
     _checked: list[Layer] = field(default_factory=list)
+    _prefixes: FoundPrefixes = field(default_factory=FoundPrefixes)
     _ready: list[_Job] = field(default_factory=list)
     _running: dict[int, _Job] = field(default_factory=dict)
     _open_packages: dict[str, _OpenPackage] = field(default_factory=dict)
@@ -174,6 +176,7 @@ class LayerBuild:
             order_by_owner(self._unrelocated),
             self._added,
             tuple(self._checked),
+            self._prefixes,
         )
 
     def _reuse_package(self, package: OwnerFiles, links: OwnerFiles) -> bool:
@@ -194,6 +197,12 @@ class LayerBuild:
         assert self.previous is not None
         for number, packed in enumerate(layers):
             self._layers[_LayerKey(_KIND_ORDER[packed.layer.kind], owner, order, number)] = packed
+        if any(packed.rewritten for packed in layers):  # it is not known which prefixes these files contain
+            self._prefixes.own.update(self.previous.prefixes)
+        others = self.previous.others
+        if others:
+            paths = {item.file.path for item in items}
+            self._prefixes.others |= {path: others[path] for path in paths & others.keys()}
         unrelocated = frozenset(self.previous.index.header.unrelocated)
         for packed in layers if unrelocated else ():
             self._unrelocated.update(dict.fromkeys(unrelocated.intersection(packed.paths), packed.layer.kind))
@@ -237,6 +246,7 @@ class LayerBuild:
             return
         if scan.unrelocated:
             self._unrelocated[path] = kind
+        self._prefixes.update(scan.prefixes)
         if kind == "package" and scan.facts:
             self._open_packages[owner].facts[path] = scan.facts
         for number in range(len(scan.starts) - 1):
@@ -254,6 +264,7 @@ class LayerBuild:
             packed = PackedLayer(layer, paths, rewritten.intersection(paths) if rewritten else rewritten)
             self._layers[_LayerKey(_KIND_ORDER[kind], owner, job.order, number)] = packed
         self._checked += result.layers
+        self._prefixes.update(result.prefixes)
         for layer, identity in zip(result.layers, result.written, strict=True):
             if identity:
                 self._added[layer.digest] = AddedLayer(layer.size, identity)

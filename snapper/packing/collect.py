@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from snapper.environment.conda import FileFacts, with_facts
+from snapper.environment.tree import File
 from snapper.errors import FileOperationFailed
 from snapper.format import bytecode
 from snapper.format.canonicalize import (
@@ -23,15 +24,16 @@ from snapper.format.canonicalize import (
     with_one_prefix,
 )
 from snapper.format.constraints import LONGEST_TARGET, check_target, directory_mode, file_mode, path_bytes
+from snapper.format.encodings import find_wide_encoding
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
 from snapper.format.model import LAYER_SIZE, Kind, Layer, Mode
-from snapper.format.paths import contains_path
+from snapper.format.paths import contained_paths, contains_path
 from snapper.format.times import LINK_TIME, NANOSECONDS, RESTORED_LINK_TIME, stored_time
 from snapper.packing.context import PackContext
 from snapper.packing.files import read_file, read_into
-from snapper.packing.items import CollectedGroup, FileGroup, PackItem, RelocatedFacts
+from snapper.packing.items import CollectedGroup, FileGroup, FoundPrefixes, PackItem, RelocatedFacts
 from snapper.packing.uploads import upload_queue
 from snapper.process.worker import Deferred
 
@@ -52,6 +54,7 @@ class _Collection:
     facts: dict[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: list[str] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
+    prefixes: FoundPrefixes = field(default_factory=FoundPrefixes)
 
     def seal(self) -> None:
         if not self.builder.empty:
@@ -72,7 +75,25 @@ class _Collection:
             self.facts,
             tuple(self.unrelocated),
             tuple(self.rewritten),
+            self.prefixes,
         )
+
+    def context_of(self, file: File, data: memoryview) -> PackContext:
+        """Return what is known for a file, without prefixes by which it means other environments; note these."""
+        candidates = self.context.others.get(file.path, ())
+        if not candidates:
+            return self.context
+        content = bytes(data)
+        contained = {*contained_paths(content, {*self.context.prefixes, *candidates})}
+        named = tuple(
+            path
+            for path in candidates
+            if (path in contained or find_wide_encoding(content, path))
+            and not self.context.is_copy(path, file.path, content)
+        )
+        if named and not file.path.endswith(".pyc"):  # its source names them
+            self.prefixes.others[file.path] = named
+        return self.context.without(named) if named else self.context
 
 
 def collect_group(context: PackContext, group: FileGroup) -> Deferred[CollectedGroup]:
@@ -146,7 +167,7 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
         )
         return
     target, canonical = file.target, None
-    prefix = _prefix_of_target(collection.context, target)
+    prefix = _prefix_of_target(collection, file)
     if prefix is not None:
         relocated = _LINK_PLACEHOLDER + target[len(prefix) :]
         if len(path_bytes(relocated)) <= LONGEST_TARGET:
@@ -155,6 +176,7 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
             collection.unrelocated.append(file.path)
         if prefix != collection.context.prefix:
             collection.rewritten.append(file.path)
+            collection.prefixes.own.add(prefix)
     try:
         check_target(target)
     except ValueError as error:  # one that leads to what is included has another target than on disk
@@ -162,10 +184,16 @@ def _add_without_data(collection: _Collection, item: PackItem) -> None:
     collection.builder.add(Member(file.path, "symlink", 0o777, LINK_TIME, 0, target), how=canonical)
 
 
-def _prefix_of_target(context: PackContext, target: str) -> str | None:
-    """Return the longest prefix that a link's target is or begins with, if any."""
-    prefixes = sorted(context.prefixes, key=len, reverse=True)
-    return next((prefix for prefix in prefixes if f"{target}/".startswith(f"{prefix}/")), None)
+def _prefix_of_target(collection: _Collection, link: File) -> str | None:
+    """Return the longest prefix that a link's target is or begins with, if any; note another environment's."""
+    context, target = collection.context, link.target
+    others = context.others.get(link.path, ())
+    prefixes = sorted({*context.prefixes, *others}, key=len, reverse=True)
+    prefix = next((prefix for prefix in prefixes if f"{target}/".startswith(f"{prefix}/")), None)
+    if prefix in others and not context.is_copy_of_link(prefix, link):
+        collection.prefixes.others[link.path] = (prefix,)
+        return None
+    return prefix
 
 
 def _add_proved(collection: _Collection, item: PackItem) -> bool:
@@ -198,6 +226,7 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
                 collection.facts[item.file.path] = facts_of(data, original)
                 if not is_relocated or prefix != collection.context.prefix:
                     collection.rewritten.append(item.file.path)
+                    collection.prefixes.own.add(prefix)
             collection.builder.add(
                 member_of(item, "package", len(original), at_link=True), original, canonical
             )
@@ -209,15 +238,16 @@ def _add_proved(collection: _Collection, item: PackItem) -> bool:
 
 def _add_as_is(collection: _Collection, item: PackItem) -> None:
     """Add a file as it is on disk, relocated if it contains the prefix and relocation can be undone."""
-    context, builder, file = collection.context, collection.builder, item.file
+    builder, file = collection.builder, item.file
     member = member_of(item, collection.group.kind)
     view = builder.stage(member)
-    read_into(context.place_of(file), file, view)
+    read_into(collection.context.place_of(file), file, view)
+    context = collection.context_of(file, view)
     data = _rewritten(context, item, view)
     if _is_restored_otherwise(file.path, view, data):
         collection.rewritten.append(file.path)
-    if data is not None or _may_be_relocated(collection, item, view):
-        _add_canonical(collection, item, bytes(view) if data is None else data)
+    if data is not None or _may_be_relocated(context, builder, item, view):
+        _add_canonical(collection, context, item, bytes(view) if data is None else data)
     elif builder.has_room(file.size):
         builder.keep()
     else:
@@ -226,9 +256,8 @@ def _add_as_is(collection: _Collection, item: PackItem) -> None:
         builder.add(member, data)
 
 
-def _may_be_relocated(collection: _Collection, item: PackItem, view: memoryview) -> bool:
+def _may_be_relocated(context: PackContext, builder: LayerBuilder, item: PackItem, view: memoryview) -> bool:
     """Return whether the staged file may contain a prefix, or had a placeholder or a kept prefix before."""
-    context, builder = collection.context, collection.builder
     if context.earlier_placeholders(item.file) or context.kept_prefixes(item.file):
         return True
     head, has_nul = bytes(view[:256]), builder.has_nul()
@@ -241,11 +270,16 @@ def _may_be_relocated(collection: _Collection, item: PackItem, view: memoryview)
     return any(map(builder.mentions, patterns))
 
 
-def _add_canonical(collection: _Collection, item: PackItem, data: bytes) -> None:
+def _add_canonical(collection: _Collection, context: PackContext, item: PackItem, data: bytes) -> None:
     """Add a file with this data in canonical form."""
-    context, path = collection.context, item.file.path
+    usual, path = collection.context.prefix, item.file.path
     with_prefix = with_one_prefix(data, context.prefix, context.other_prefixes)
     canonical, prefix = _canonicalize(context, item, with_prefix)
+    own = {*contained_paths(data, context.prefixes)} if canonical and context.other_prefixes else set[str]()
+    own |= {prefix} if canonical else set()
+    if with_prefix != data and path.endswith(".pyc"):  # what precedes a path in it can look like a part of it
+        own |= {each for each in context.prefixes if path_bytes(each) in data}
+    collection.prefixes.own |= own - {usual}
     if canonical is not None and len(canonical.data) > LAYER_SIZE:
         canonical = CanonicalFile(with_prefix, None, "", unrelocated=True)
     stored = with_prefix if canonical is None else canonical.data
@@ -256,7 +290,7 @@ def _add_canonical(collection: _Collection, item: PackItem, data: bytes) -> None
         collection.facts[path] = facts_of(data, canonical.data)
     if (
         depends_on_included
-        or prefix != context.prefix
+        or not own <= {usual}
         or with_prefix != data
         or (canonical is not None and not _is_restored_exactly(canonical, with_prefix, prefix))
     ):

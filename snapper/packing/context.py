@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 from snapper.environment.tree import File
 from snapper.format import object_code
 from snapper.format.model import StoredLayer
+from snapper.fs.small_files import read_beneath
 from snapper.packing.files import FilePlace
 from snapper.packing.included import IncludedSources
 from snapper.repository.checked_layers import has_content
@@ -29,6 +33,7 @@ class PackContext:
     `known` maps diff_ids to layers that the store has had, according to the snapshots in it; `checked` are the keys of
     layers that need not be read again. `placeholders` are those that files had in an earlier snapshot, by path, and
     `kept` the prefixes they contained.
+    Files in `others` mean other environments by these prefixes, by path.
     `followed` are the paths that links in the environment lead to, whose files are packed in place of the links.
     """
 
@@ -44,6 +49,7 @@ class PackContext:
     included: IncludedSources = field(default_factory=IncludedSources)
     followed: Mapping[str, str] = field(default_factory=dict)
     other_prefixes: tuple[str, ...] = ()
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -84,6 +90,32 @@ class PackContext:
         if kept or b"\0" not in data:
             return kept
         return tuple(prefix for prefix in self.foreign_prefixes if object_code.mentions(data, prefix))
+
+    def without(self, prefixes: tuple[str, ...]) -> PackContext:
+        """Return what is known about files in which the prefixes are not the environment's."""
+        view = self._views.get(prefixes)
+        if view is None:
+            first, *rest = (prefix for prefix in self.prefixes if prefix not in prefixes)
+            view = self._views[prefixes] = replace(self, prefix=first, other_prefixes=tuple(rest))
+        return view
+
+    @cached_property
+    def _views(self) -> dict[tuple[str, ...], PackContext]:
+        return {}
+
+    @staticmethod
+    def is_copy(other: str, path: str, data: bytes) -> bool:
+        """Return whether the environment at another path has the same file: this one was copied from there."""
+        with suppress(OSError):
+            return read_beneath(Path(other), path, len(data)) == data
+        return False
+
+    @staticmethod
+    def is_copy_of_link(other: str, link: File) -> bool:
+        """Return whether the environment at another path has the same link."""
+        with suppress(OSError):
+            return os.readlink(f"{other}/{link.path}") == link.target
+        return False
 
     def place_of(self, file: File) -> FilePlace:
         """Return where to read the file from."""

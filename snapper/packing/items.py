@@ -36,6 +36,21 @@ class RelocatedFacts(NamedTuple):
     stored: FileFacts
 
 
+@dataclass
+class FoundPrefixes:
+    """What files contain besides the usual prefix: `own`, other prefixes, and the paths of `others`, by file.
+
+    These are other environments at former prefixes, which the files mean.
+    """
+
+    own: set[str] = field(default_factory=set)
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def update(self, more: FoundPrefixes) -> None:
+        self.own |= more.own
+        self.others |= more.others
+
+
 @dataclass(frozen=True)
 class FileGroup:
     """Files to pack into layers of one kind and owner.
@@ -61,7 +76,8 @@ class CollectedGroup:
 
     `unproved` are files that differ from what their package installed, `facts` describes relocated files, and
     `unrelocated` are paths with a prefix that cannot be relocated. `rewritten` are paths of files and links that
-    restores write otherwise than they are, or report, even at the same prefix.
+    restores write otherwise than they are, or report, even at the same prefix. `prefixes` says what files contain
+    besides the usual prefix.
     """
 
     layers: tuple[Layer, ...]
@@ -70,3 +86,4 @@ class CollectedGroup:
     facts: Mapping[str, RelocatedFacts] = field(default_factory=dict)
     unrelocated: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
+    prefixes: FoundPrefixes = field(default_factory=FoundPrefixes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from snapper.format.text import is_text
 from snapper.packing.collect import layer_builder, member_of, store_layer
 from snapper.packing.context import PackContext
 from snapper.packing.files import open_checked, read_file, read_range, read_range_into
-from snapper.packing.items import CollectedGroup, PackItem, RelocatedFacts
+from snapper.packing.items import CollectedGroup, FoundPrefixes, PackItem, RelocatedFacts
 from snapper.process.worker import Deferred
 
 #: How many bytes after a cut are searched for the end of what began before it.
@@ -87,7 +87,7 @@ class LargeFileScan:
     `proved` says whether the file is its package's, `method` how it is relocated, if it is, and `kept` which prefix it
     contains apart from that. What the loader of a program reads is replaced by `edits`; the placeholder is only
     `for_loader` if it is nowhere else. `prefix` is the one that is replaced. A file that is `rewritten` is restored
-    with other contents, even at the same prefix, or reported then.
+    with other contents, even at the same prefix, or reported then. It contains the `prefixes` besides the usual one.
     """
 
     item: PackItem
@@ -101,6 +101,7 @@ class LargeFileScan:
     prefix: str = ""
     for_loader: bool = False
     rewritten: bool = False
+    prefixes: FoundPrefixes = field(default_factory=FoundPrefixes)
 
     @property
     def size(self) -> int:
@@ -136,12 +137,17 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
                 facts = RelocatedFacts(original.disk, original.stored)
                 scan = LargeFileScan(item, True, method, original.starts, False, facts, prefix=view.prefix)
                 is_relocated = original.disk != original.stored
-                return replace(scan, rewritten=not is_relocated or view.prefix != context.prefix)
-    survey = _survey(context, item)
+                return replace(
+                    scan,
+                    rewritten=not is_relocated or view.prefix != context.prefix,
+                    prefixes=FoundPrefixes({view.prefix}),
+                )
+    survey, found = _without_others(context, item, _survey(context, item))
     proved = bool(entry and entry.sha256 == survey.sha256)
     if proved or not (survey.prefixes or survey.kept or survey.has_placeholder):
         refers_to_source = survey.has_source_path and not proved
-        return LargeFileScan(item, proved, None, survey.starts, refers_to_source, rewritten=refers_to_source)
+        scan = LargeFileScan(item, proved, None, survey.starts, refers_to_source, rewritten=refers_to_source)
+        return replace(scan, prefixes=found)
     prefix, *others = survey.prefixes or (context.prefix,)
     scan = replace(_scan_with_prefix(views[prefix], item, survey), prefix=prefix)
     has_others = any(not f"{prefix}/".startswith(f"{other}/") for other in others)
@@ -150,7 +156,16 @@ def scan_large_file(context: PackContext, item: PackItem) -> LargeFileScan:
         scan,
         unrelocated=scan.unrelocated or survey.has_source_path or has_others,
         rewritten=scan.rewritten or is_reported or survey.has_source_path or prefix != context.prefix,
+        prefixes=found,
     )
+
+
+def _without_others(context: PackContext, item: PackItem, survey: _Survey) -> tuple[_Survey, FoundPrefixes]:
+    """Return what a file contains, without paths by which it means other environments, and its prefixes."""
+    path = item.file.path
+    named = tuple(prefix for prefix in context.others.get(path, ()) if prefix in survey.prefixes)
+    own = tuple(prefix for prefix in survey.prefixes if prefix not in named)
+    return replace(survey, prefixes=own), FoundPrefixes({*own}, {path: named} if named else {})
 
 
 def _scan_with_prefix(context: PackContext, item: PackItem, survey: _Survey) -> LargeFileScan:
@@ -280,6 +295,7 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
     needles: dict[str, tuple[bytes, ...]] = {}
     found: set[str] = set()
     own_kept, kept = context.kept_prefixes(item.file), ""
+    sought_prefixes = dict.fromkeys((*context.prefixes, *context.others.get(item.file.path, ())))
     sought = [(path, path_bytes(path)) for path in own_kept or context.foreign_prefixes]
     placeholders = tuple(map(path_bytes, filter(is_own_placeholder, context.earlier_placeholders(item.file))))
     has_placeholder = has_nul = program = has_source_path = False
@@ -292,7 +308,7 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
                 head = bytes(view)
                 needles = {
                     prefix: search_patterns(prefix, head, has_nul=b"\0" in head, prebuilt=item.prebuilt)
-                    for prefix in context.prefixes
+                    for prefix in sought_prefixes
                 }
                 program = is_program(head)
             block = carried + bytes(view)
@@ -310,7 +326,7 @@ def _survey(context: PackContext, item: PackItem) -> _Survey:
             )
             carried = block[len(block) - longest + 1 :]
     starts = tuple(PieceStart(position, position, 0) for position in (*range(0, size, LAYER_SIZE), size))
-    prefixes = tuple(prefix for prefix in context.prefixes if prefix in found)
+    prefixes = tuple(prefix for prefix in sought_prefixes if prefix in found)
     kept = kept if own_kept or has_nul else ""
     return _Survey(
         starts, digest.hexdigest(), prefixes, kept, has_placeholder, has_nul, program, has_source_path

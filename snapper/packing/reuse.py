@@ -15,11 +15,12 @@ than the bytes of its files, so all of this is checked, too:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from snapper.environment import conda
+from snapper.environment.former_prefixes import by_file
 from snapper.environment.index import NO_LAYER, Index, layer_number
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import Tree
@@ -70,6 +71,11 @@ class PreviousPack:
     def prefixes(self) -> tuple[str, ...]:
         """All prefixes that the environment's files may contain, as far as they were recorded."""
         return self.index.header.prefixes or (self.prefix,)
+
+    @cached_property
+    def others(self) -> Mapping[str, tuple[str, ...]]:
+        """The other environments at former prefixes that files name, by file."""
+        return by_file(self.index.header.other_environments)
 
     def is_unchanged(self) -> bool:
         """Return whether all files are as the snapshot has them, and the store has all of its layers."""

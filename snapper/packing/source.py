@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Literal
 from snapper.environment import clock, editable
 from snapper.environment.cached_links import FollowedLinks, leads_outside
 from snapper.environment.editable import OpenedSource
-from snapper.environment.embedded import ForeignPrefix
+from snapper.environment.embedded import ForeignPrefix, spellings
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
@@ -98,10 +98,25 @@ class PackSource:
         """The paths of the environment that files may contain; most contain the first."""
         return (self.foreign_prefix.prefix,) if self.foreign_prefix else self.installed.prefixes_in_files
 
-    @property
-    def found_prefixes(self) -> tuple[str, ...]:
-        """The prefixes that files contain, if there is one in which the environment is not."""
-        found = () if self.foreign_prefix else self.installed.embedded.found
+    def remaining_prefixes(self, contained: Set[str]) -> tuple[str, ...]:
+        """Return the prefixes that files may contain, of which those that they do contain besides the first are known.
+
+        Former prefixes that no file contains any more do not remain.
+        """
+        first, *rest = self.prefixes_in_files
+        remaining = contained | {*spellings(self.prefix)}
+        return (first, *(prefix for prefix in rest if prefix in remaining))
+
+    def found_prefixes(self, contained: Set[str]) -> tuple[str, ...]:
+        """Return the prefixes that files contain, if there is one in which the environment is not.
+
+        What they are known to contain only counts if snapper has recorded it: the user may spell paths in several ways.
+        """
+        if self.foreign_prefix:
+            return ()
+        found = self.installed.embedded.found
+        former = contained & {*self.installed.recorded_prefixes} - {*spellings(self.prefix)}
+        found = (*found, *sorted(former - {*found}))
         return () if set(found) <= {str(self.prefix)} else found
 
     @property
