@@ -18,7 +18,9 @@ import pytest
 
 from scripts.maker import make
 from snapper.commands.pack import pack
+from snapper.environment import credentials
 from snapper.environment.credential_forms import contains_token, defines_secret
+from snapper.environment.credentials import find_in_usual_places
 from snapper.process.progress import NullProgress
 from snapper.store import open_store
 from tests.conftest import Machine, tree_of
@@ -451,6 +453,28 @@ def test_credentials_are_named_before_anything_is_stored(tools: Path, machine: M
     everyone = "will be readable for everyone who can read the store"
     assert Notes.noted == [(f"moved: 2 files with credentials {everyone}: {named}", stored)]
     assert len([*machine.store.rglob("*.zst")]) > stored
+
+
+def test_search_for_credentials_is_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever published the environment gave one large file many names, or wrote many large files."""
+    monkeypatch.setattr(credentials, "_MOST_SEARCHED", 300_000)
+    scripts = tmp_path / "etc/conda/activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "large.sh").write_text("export API_TOKEN=s3cret\n" + "x=y " * 50_000)
+    names = [f"etc/conda/activate.d/{number}.sh" for number in range(200)]
+    for name in names:
+        os.link(scripts / "large.sh", tmp_path / name)
+    (tmp_path / ".env").write_text("API_TOKEN=s3cret\n")
+    found = sorted([".env", *names, "etc/conda/activate.d/large.sh"])
+    started = time.process_time()
+    assert list(find_in_usual_places(tmp_path, [])) == found
+    assert time.process_time() - started < 5
+    assert not caplog.text
+    (scripts / "other.sh").write_text("export API_TOKEN=s3cret\n" + "x=y " * 60_000)
+    assert list(find_in_usual_places(tmp_path, [])) == found
+    assert "other.sh is not searched" in caplog.text
 
 
 @pytest.mark.parametrize(

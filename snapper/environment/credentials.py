@@ -6,15 +6,22 @@ passwords.
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 
 from snapper.environment.conda import META, Record
 from snapper.environment.credential_forms import defines_secret
+from snapper.fs.beneath import open_beneath
+from snapper.fs.directories import closing_descriptor
 from snapper.fs.pinned import Top
 from snapper.fs.small_files import list_beneath, read_beneath
+
+logger = logging.getLogger(__name__)
 
 #: Files that may contain URLs of channels and package indexes: conda's history of commands, and settings.
 _SETTINGS = (f"{META}/history", ".condarc", "condarc", ".mambarc", "pip.conf")
@@ -41,6 +48,9 @@ _KERNELS = ("share/jupyter/kernels", "share/snapper/kernels")
 #: The most files of these directories that are read.
 _MOST_FILES = 1000
 
+#: How many bytes of the files of one kind are searched: this takes at most some seconds.
+_MOST_SEARCHED = 4 << 20
+
 _WORDS = re.compile(rb"""[^\s'"]+""")
 _LOGIN = re.compile(rb"\b(password|secret|aws_secret_access_key|aws_session_token)\b|://[^\s/]*@", re.I)
 
@@ -51,14 +61,38 @@ def find_in_usual_places(prefix: Top, records: Iterable[Record]) -> tuple[str, .
     Files at other places are not read.
     """
     paths = {record.file for record in records if record.has_credentials}
-    paths |= {
-        path
-        for path in _settings_files(prefix)
-        if any(map(_has_credentials, _WORDS.findall(_read(prefix, path))))
-    }
-    paths |= {path for path in _LOGINS if _LOGIN.search(_read(prefix, path))}
-    paths |= {path for path in _definition_files(prefix) if defines_secret(_read(prefix, path))}
+    for names, data in _read_smallest(prefix, _settings_files(prefix)):
+        paths.update(names if any(map(_has_credentials, _WORDS.findall(data))) else ())
+    for names, data in _read_smallest(prefix, _LOGINS):
+        paths.update(names if _LOGIN.search(data) else ())
+    for names, data in _read_smallest(prefix, _definition_files(prefix)):
+        paths.update(names if defines_secret(data) else ())
     return tuple(sorted(paths))
+
+
+def _read_smallest(prefix: Top, paths: Iterable[str]) -> Iterator[tuple[list[str], bytes]]:
+    """Yield all paths of each file and its contents, the smallest first, until a limit is reached.
+
+    Files that cannot be read are left out.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    names: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for path in paths:
+        with suppress(OSError), closing_descriptor(open_beneath(prefix, path)) as descriptor:
+            status = os.fstat(descriptor)
+            file = status.st_dev, status.st_ino
+            sizes[file] = status.st_size
+            names[file].append(path)
+    remaining = _MOST_SEARCHED
+    for file, size in sorted(sizes.items(), key=lambda item: item[1]):
+        path = names[file][0]
+        remaining -= size
+        if remaining < 0:
+            message = "%s is not searched for credentials, and neither are larger files like it"
+            logger.warning(message, os.path.join(str(prefix), path))
+            return
+        with suppress(OSError):
+            yield names[file], read_beneath(prefix, path, size)
 
 
 def _settings_files(prefix: Top) -> Iterator[str]:
@@ -88,14 +122,6 @@ def _kernel_files(prefix: Top) -> Iterator[str]:
                 with suppress(OSError):
                     for file in list_beneath(prefix, f"{top}/{name}", _MOST_FILES):
                         yield f"{top}/{name}/{file}"
-
-
-def _read(prefix: Top, path: str) -> bytes:
-    """Return the contents of a file, nothing if it cannot be read."""
-    try:
-        return read_beneath(prefix, path)
-    except OSError:
-        return b""
 
 
 def _has_credentials(word: bytes) -> bool:
