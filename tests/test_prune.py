@@ -307,7 +307,17 @@ def test_leftovers_of_killed_writers_are_removed(packed: tuple[Machine, list[str
 
 # --- simultaneous packs -----------------------------------------------------------------------------------
 
-OPERATIONS = ("read", "read_versioned", "size", "put", "replace", "list_keys", "list_objects", "delete")
+OPERATIONS = (
+    "read",
+    "read_versioned",
+    "size",
+    "put",
+    "replace",
+    "list_keys",
+    "list_objects",
+    "modified",
+    "delete",
+)
 assert all(hasattr(LocalStore, name) for name in OPERATIONS)
 
 

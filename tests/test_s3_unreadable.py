@@ -155,6 +155,16 @@ def test_locks_that_cannot_be_read_expire(
         assert bucket.keys("pack-") == []
 
 
+def test_packs_do_not_list_the_locks_of_others(store: Store, proxy: Proxy) -> None:
+    """A publisher may add any number of them."""
+    proxy.requests.clear()
+    with locks.pack_intent(store) as intent:
+        intent.declare()
+        listings = [request.path for request in proxy.requests if "list-type" in request.path]
+        assert len(listings) == 1
+        assert intent.key.partition("/")[2] in listings[0]
+
+
 def test_stores_whose_objects_cannot_be_read_are_refused() -> None:
     with pytest.raises(SnapperError, match="DEEP_ARCHIVE cannot be read"):
         open_store("s3://bucket/prefix?StorageClass=DEEP_ARCHIVE")

@@ -330,6 +330,10 @@ def test_list_objects_with_size_and_time(store: Store) -> None:
     assert [(each.key, each.size) for each in found] == [("layers/00/a", 1), ("layers/00/b", 0)]
     assert all(before - 2 < each.modified < time.time() + 2 for each in found)
     assert list(store.list_objects("environments/")) == []
+    assert {each.key: store.modified(each.key) for each in found} == {
+        each.key: each.modified for each in found
+    }
+    assert store.modified("layers/0") is None
 
 
 def test_list_more_keys_than_one_s3_response_holds(new_store: NewStore) -> None:

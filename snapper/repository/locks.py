@@ -120,7 +120,7 @@ class Intent:
         if self._declared:
             return
         self.store.put(self.key, self.data)
-        _wait_for_prune(self.store, _modified(self.store, self.key) or time.time())
+        _wait_for_prune(self.store, self.store.modified(self.key) or time.time())
         self._declared = True
 
     def check(self) -> None:
@@ -206,7 +206,7 @@ def prune_lock(store: Store) -> Iterator[PruneLock]:
     """
     with marked(_MARK):
         version = _acquire_prune_lock(store)
-        acquired = _modified(store, Layout.PRUNE_LOCK) or time.time()
+        acquired = store.modified(Layout.PRUNE_LOCK) or time.time()
         lock = PruneLock(store, version, acquired)
         try:
             _remove_dead_intents(store, acquired)
@@ -292,7 +292,7 @@ def _wait_for_prune(store: Store, now: float) -> None:
 
 def _remove_prune_lock(store: Store, held: _HeldLock) -> None:
     """Remove the lock unless another one has taken its place, as far as that can be told."""
-    if held.version is None and _modified(store, Layout.PRUNE_LOCK) != held.modified:
+    if held.version is None and store.modified(Layout.PRUNE_LOCK) != held.modified:
         return
     with suppress(VersionMismatch):
         store.delete(Layout.PRUNE_LOCK, held.version)
@@ -308,7 +308,7 @@ def _store_time(store: Store) -> float:
     key = Layout.new_trial()
     store.put(key, canonical.encode(_new_lock("look")))
     try:
-        return _modified(store, key) or time.time()
+        return store.modified(key) or time.time()
     finally:
         store.delete(key)
 
@@ -318,19 +318,14 @@ def _is_kind(key: str, kind: ObjectKind) -> bool:
     return parsed is not None and parsed.kind is kind
 
 
-def _modified(store: Store, key: str) -> float:
-    """Return when the lock was last written, by the store's clock; 0 if it does not exist."""
-    return next((info.modified for info in store.list_objects(Layout.LOCKS) if info.key == key), 0.0)
-
-
 def _read_prune_lock(store: Store) -> _HeldLock | None:
     try:
         data, version = store.read_versioned(Layout.PRUNE_LOCK, _LARGEST_LOCK)
     except NotInStore:
         return None
     except (Corrupted, StoreRefused) as error:
-        return _HeldLock(_unreadable_lock(error), None, _modified(store, Layout.PRUNE_LOCK))
-    return _HeldLock(_decode(data), version, _modified(store, Layout.PRUNE_LOCK))
+        return _HeldLock(_unreadable_lock(error), None, store.modified(Layout.PRUNE_LOCK) or 0.0)
+    return _HeldLock(_decode(data), version, store.modified(Layout.PRUNE_LOCK) or 0.0)
 
 
 def _write_prune_lock(store: Store, version: str | None) -> str:

@@ -94,6 +94,9 @@ class Store(Protocol):
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield the objects whose keys begin with `prefix`, which ends in `/`, in order of their keys."""
 
+    def modified(self, key: str) -> float | None:
+        """Return when the object was last written, as in ObjectInfo, None if there is none. It need not be readable."""
+
     def delete(self, key: str, version: str | None = None) -> bool:
         """Delete the object; return False if it did not exist. Raise VersionMismatch unless it is at `version`, if
         that is given.

@@ -156,6 +156,9 @@ class CachedStore:
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
         return self._ask(lambda: self.origin.list_objects(prefix))
 
+    def modified(self, key: str) -> float | None:
+        return self._ask(lambda: self.origin.modified(key))
+
     def delete(self, key: str, version: str | None = None) -> bool:
         deleted = self._ask(lambda: self.origin.delete(key, version))
         self._forget(key)

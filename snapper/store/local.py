@@ -180,6 +180,11 @@ class LocalStore(DirectStore):
                     found.append(ObjectInfo(key, status.st_size, status.st_mtime))
         return iter(sorted(found))
 
+    def modified(self, key: str) -> float | None:
+        with suppress(NotInStore), self._mapped_errors(key, "inspect"), self._files() as files:
+            return files.modified(key)
+        return None
+
     def delete(self, key: str, version: str | None = None) -> bool:
         with self._mapped_errors(key, "delete"):
             try:

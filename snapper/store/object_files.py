@@ -61,6 +61,11 @@ class ObjectFiles(NamedTuple):
             return _file_status(entry)
         return None
 
+    def modified(self, key: str) -> float:
+        """Return when what has the key was last written, which may be a link. Raise FileNotFoundError."""
+        with self.entry(key) as entry:
+            return os.lstat(entry.name, dir_fd=entry.directory).st_mtime
+
     def inspect(self, key: str) -> tuple[os.stat_result, bool] | None:
         """Return the status of the object's file, and whether only this user or root can have written and put it there.
 

@@ -156,6 +156,14 @@ class S3Store(DirectStore):
         found = (info for page in self._listing(prefix) for info in page)
         return iter(sorted(info for info in found if info.key.rpartition("/")[2][:1] not in ("", ".")))
 
+    def modified(self, key: str) -> float | None:
+        # The key is the first of those that begin with it. HEAD needs the key that an object is encrypted with.
+        with mapped_errors(self.location, key, "list"):
+            prefix, top = self.location.prefix + key, self.location.prefix
+            page = self._client.list_objects_v2(**self._bucket, Prefix=prefix, MaxKeys=1)
+            found = [object_info(entry, top, key) for entry in page.get("Contents", ())]
+        return next((info.modified for info in found if info.key == key), None)
+
     def delete(self, key: str, version: str | None = None) -> bool:
         head = self._head(key)
         if head and version is not None and head.etag != version:
