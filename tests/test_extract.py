@@ -21,6 +21,7 @@ import pytest
 
 from snapper.commands import verify
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
+from snapper.environment import state
 from snapper.errors import (
     Corrupted,
     InsufficientSpace,
@@ -701,3 +702,28 @@ def test_new_environment_that_gives_way_to_the_old_one_is_removed_if_nobody_has_
     kept = [path for path in prefix.parent.iterdir() if path.name.startswith("work.replaced-")]
     assert [(path / "result").read_text() for path in kept] == (["saved"] if worked_in else [])
     assert not prefix.with_name(".work.snapper").exists()
+
+
+@pytest.mark.parametrize("inspected", ["an environment", "an empty directory"])
+def test_only_the_environment_that_was_inspected_is_discarded(
+    inspected: str, sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may rename in a shared directory, while the restore goes on."""
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("a", b"1"))])
+    if inspected == "an empty directory":
+        shutil.rmtree(prefix)
+        prefix.mkdir()
+    write_state = state.write
+
+    def replace_target(*arguments: Any) -> None:
+        write_state(*arguments)
+        prefix.rename(prefix.with_name("moved"))
+        (prefix / "conda-meta").mkdir(parents=True)
+        (prefix / "work").write_text("of some weeks")
+
+    monkeypatch.setattr(state, "write", replace_target)
+    publish_layers(open_store(str(sandbox / "store")), [pack_members(encode_member(META), file("a", b"2"))])
+    outcome = restore_work(sandbox)
+    assert isinstance(outcome, RestoreFailure)
+    assert "it was replaced while restoring" in outcome.error.message
+    assert (prefix / "work").read_text() == "of some weeks"

@@ -9,12 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from snapper.environment import index
 from tests.conftest import tree_of
 from tests.support.kernelspecs import add_kernel
 from tests.support.redteam.accounts import Account
@@ -303,6 +301,12 @@ def test_directory_that_others_may_have_put_there_is_no_environment(world: World
     outcome = victim.snapper("pack", "work", **variables)
     assert outcome.code == 11
     assert f"{team}/work there: it was packed or restored at {team}/other" in outcome.err
+
+    shutil.rmtree(team / "work/.snapper")
+    (team / "work").chmod(0o700)
+    outcome = victim.snapper("pack", "work", **variables)
+    assert outcome.code == 11
+    assert f"{team}/work there: only you may read it, but they may rename it" in outcome.err
     assert victim.registered_kernels() == {}
 
 
@@ -319,8 +323,10 @@ def let_group_write(owner: Account, prefix: Path) -> None:
 
 
 def test_environment_that_a_group_may_change_is_used(world: World, team: Path) -> None:
-    """A team's environment, in a team's directory, as docs/fidelity.md describes."""
+    """A team's environment, as docs/fidelity.md describes. What the group has put there is never removed."""
     victim = replace(world.victim, groups=(_GROUP,))
+    os.chown(team, victim.uid, _GROUP)
+    team.chmod(0o2755)
     variables = {"CONDA_ENVS_PATH": str(team)}
     first = pack(victim, team / "work")
     shutil.rmtree(team / "work")
@@ -334,9 +340,15 @@ def test_environment_that_a_group_may_change_is_used(world: World, team: Path) -
     assert (started.returncode, started.stderr) == (0, b"")
     victim.owns(write(team / "work/new", "new"))
     victim.run_json("pack", "work", **variables)
-    for again in (False, True):
-        (restored,) = victim.run_json("restore", f"work@{first}", **variables)["restored"]
-        assert restored["present"] == again
+    for option in ([], ["--replace"]):
+        error = victim.expect_error(11, "restore", f"work@{first}", *option, **variables)
+        assert (
+            f"{team}/work: others may write to it, and may have moved files of yours there"
+            in error["message"]
+        )
+        assert error["hint"].startswith("Move it away first, then restore again.")
+    (team / "work").rename(team / "before")
+    victim.run_json("restore", f"work@{first}", **variables)
     assert not (team / "work/new").exists()
 
 
@@ -347,41 +359,40 @@ def test_environment_that_root_lets_a_group_change_counts_for_its_members(world:
     pack(root, team / "work")
     let_group_write(root, team / "work")
     assert victim.snapper("restore", "work", **variables).code == 11
-    root.run_json("pack", "work", **variables)
+    root.run_json("pack", "-p", team / "work", **variables)
     assert (team / "work").stat().st_mode & 0o020
     (restored,) = victim.run_json("restore", "work", **variables)["restored"]
     assert restored["present"]
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
-def test_index_that_others_may_write_to_has_no_files_removed(
-    world: World, team: Path, is_shared: bool
+@pytest.mark.parametrize("part", [".", "lib"])
+def test_what_others_have_moved_into_an_environment_is_not_removed(
+    part: str, world: World, team: Path, is_shared: bool
 ) -> None:
-    """Another user moves a project of the victim into the environment, and lists its files in the index."""
+    """Another user moves a project of the victim to where an equal one was packed that this user had put there."""
     victim, attacker = (replace(user, groups=(_GROUP,)) for user in (world.victim, world.attacker))
     prefix = (team if is_shared else victim.envs) / "work"
+    victim.owns(write(prefix / "lib/new", "1").parent)
     first = pack(victim, prefix)
-    victim.owns(write(prefix / "new", "new"))
-    victim.run_json("pack", "-p", prefix)
-    let_group_write(victim, prefix)
+    victim.owns(write(prefix / "lib/new", "2"))
+    for path in (prefix, prefix / part):
+        path.chmod(0o755 if path == prefix != prefix / part else 0o775)
+        os.chown(path, victim.uid, _GROUP)
     project = team.parent / "project"
     victim.owns(write(project / "data/results", "of some weeks").parents[1])
     for directory in (team.parent, project):
         os.chown(directory, -1, _GROUP)
         directory.chmod(0o775)
-    refused = partial(victim.expect_error, 11, "restore", f"work@{first}", "-p", prefix)
+    attacker.do(lambda: shutil.copytree(project, prefix / part / "project"))
+    victim.run_json("pack", "-p", prefix)
 
-    def forge() -> None:
-        project.rename(prefix / "project")
-        file = prefix / ".snapper/index"
-        known = index.decode(file.read_bytes())
-        status = (prefix / "project/data/results").stat()
-        size, mode, mtime, ctime = status.st_size, 0o644, status.st_mtime_ns, status.st_ctime_ns
-        entries = known.entries_by_layer()
-        entries[0].append(("project/data/results", size, mode, mtime, ctime, status.st_ino))
-        header = replace(known.header, taken=2**62)
-        file.write_bytes(index.encode(header, [index.encode_block(*block) for block in entries.items()]))
+    def exchange() -> None:
+        (prefix / part / "project").rename(team.parent / "equal")
+        project.rename(prefix / part / "project")
 
-    attacker.do(forge)
-    assert "(unknown which files)" in refused()["message"]
-    assert (prefix / "project/data/results").read_text() == "of some weeks"
+    attacker.do(exchange)
+    for option in ([], ["--replace"]):
+        error = victim.expect_error(11, "restore", f"work@{first}", "-p", prefix, *option)
+        assert "others may" in error["message"]
+    assert (prefix / part / "project/data/results").read_text() == "of some weeks"

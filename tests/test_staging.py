@@ -561,6 +561,11 @@ def plant_other_directory(holder: Path, elsewhere: Path) -> None:
     elsewhere.rename(holder)
 
 
+def plant_similar_names(holder: Path, elsewhere: Path) -> None:
+    (elsewhere / "tree_1").mkdir()
+    elsewhere.rename(holder)
+
+
 @pytest.mark.parametrize(
     ("plant", "reason"),
     [
@@ -569,6 +574,7 @@ def plant_other_directory(holder: Path, elsewhere: Path) -> None:
         (plant_directory_of_the_owner_above, "belongs to the user nobody"),
         (plant_public_directory, "other users may enter it"),
         (plant_other_directory, "'conda-meta'"),
+        (plant_similar_names, "'tree_1'"),
     ],
 )
 def test_planted_staging_directory_is_refused_and_left_alone(
@@ -581,7 +587,7 @@ def test_planted_staging_directory_is_refused_and_left_alone(
     planted.chmod(0o700)
     (planted / "kept" / "pkgs").mkdir()
     (planted / "kept" / "envs").symlink_to(target / "envs")
-    (planted / "tree" / "precious").mkdir(parents=True)
+    (planted / f"tree{'0' * 16}" / "precious").mkdir(parents=True)
     plant(target.parent / ".work.snapper", planted)
     before = tree_of(tmp_path)
     remove_leftover_staging(target)

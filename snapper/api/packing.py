@@ -38,7 +38,7 @@ def pack(
     publish even if someone else has published in the meantime.
 
     An environment of another user, who decides what is in it, has to be given by its directory. So has one in a shared
-    directory that was moved or that others may write to, until this user has packed or restored it there.
+    directory that was moved, that others may write to, or that was never packed and only this user may read.
 
     Raise EnvironmentNotFound, AmbiguousName, EnvironmentOfOther, EnvironmentOfUnknownOrigin, NotAnEnvironment,
     EditableInstallsFound, ChangedWhilePacking, PermissionDenied, InsufficientSpace, StoreRefused, ConcurrentUpdate; the

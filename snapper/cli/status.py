@@ -150,7 +150,7 @@ def _print_status(status: EnvironmentStatus, store: str, option: str) -> None:
 
 def _in_store(status: EnvironmentStatus, store: str, option: str) -> Iterator[str]:
     """Yield how the environment differs from the store, and commands that would change that."""
-    from snapper.restoring.target import pack_command
+    from snapper.restoring.errors import pack_command
 
     pack_hint = f"pack it: {status.pack_command}{option}"
     if status.stored is False and status.current:

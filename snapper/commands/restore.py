@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from snapper import kernels
 from snapper.environment import state
 from snapper.environment.conda_directories import find_roots, usual_roots
-from snapper.environment.control import control_problem_in_home
+from snapper.environment.control import control_problem
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import kept_beside
 from snapper.environment.locations import register_with_conda
@@ -115,7 +115,7 @@ def complete_interrupted_swaps() -> None:
     first, before they open the store.
     """
     for root in dict.fromkeys([*find_roots(), *usual_roots()]):
-        if os.path.lexists(staging_path(root)) and not control_problem_in_home(root):
+        if os.path.lexists(staging_path(root)) and not control_problem(root):
             remove_leftover_staging(root)
 
 

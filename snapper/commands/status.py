@@ -19,8 +19,9 @@ from snapper.format.model import Ref
 from snapper.repository.refs import StoredEnvironment, find_ref, read_all_refs, referenced_snapshots
 from snapper.repository.snapshots import has_snapshot
 from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.errors import pack_command
 from snapper.restoring.requests import RestoreRequest, choose_prefix
-from snapper.restoring.target import check_replaceable, pack_command
+from snapper.restoring.target import check_replaceable
 from snapper.settings.resolution import resolve_envs_dir
 from snapper.store import Store
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from snapper.environment.condarc import EnvsDirs, merge, read_envs_dirs
 from snapper.environment.condarc_files import files_in_prefix, files_of_variables, system_files, user_files
-from snapper.environment.control import control_problem_in_home, owner_problem
+from snapper.environment.control import control_problem, owner_problem
 from snapper.environment.managed import is_inside_managed, managed_environments
 from snapper.settings.directories import home_directory
 
@@ -48,7 +48,7 @@ class EnvsDirectory(NamedTuple):
         Others may write to a directory that was chosen.
         """
         prefix = self.path / name
-        return owner_problem(prefix) if self.is_chosen else control_problem_in_home(prefix)
+        return owner_problem(prefix) if self.is_chosen else control_problem(prefix)
 
 
 class CondaCommands(NamedTuple):
@@ -96,7 +96,7 @@ def find_roots() -> list[Path]:
 
 def trusted_roots() -> list[Path]:
     """Return the root prefixes that no other user controls."""
-    return [root for root in find_roots() if not control_problem_in_home(root)]
+    return [root for root in find_roots() if not control_problem(root)]
 
 
 def usual_roots() -> list[Path]:
@@ -113,7 +113,7 @@ def conda_commands() -> CondaCommands:
     chosen = [*_root_of_program(), *_mamba_root()]
     for root in find_roots():
         directory = root / "condabin"
-        if os.path.isdir(directory) and (root in chosen or not control_problem_in_home(directory)):
+        if os.path.isdir(directory) and (root in chosen or not control_problem(directory)):
             return CondaCommands(str(root), "" if managed_environments(directory) else str(directory))
     return CondaCommands()
 
@@ -153,7 +153,7 @@ def _files_in_prefix_of(variable: str) -> Iterator[Path]:
 
 
 def _own(files: Iterable[Path]) -> Iterator[Path]:
-    return (file for file in files if not control_problem_in_home(file))
+    return (file for file in files if not control_problem(file))
 
 
 def _root_of_program() -> list[Path]:

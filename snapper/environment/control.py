@@ -5,32 +5,34 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from snapper.errors import UsageError
-from snapper.fs.ownership import is_own, others_can_write, owner_name, untrusted_component
-from snapper.settings.directories import home_directory
+from snapper.fs.ownership import Place, is_own, others_can_write, owner_name
+from snapper.settings.directories import control_by_others, trusts_group
 
 
-def control_problem(path: Path, *, trust_group: bool = False) -> str:
-    """Return how another user controls the path or could create it; `trust_group` as for `others_can_write`."""
+def control_problem(path: Path) -> str:
+    """Return how another user controls the path or could create it."""
     try:
-        found = untrusted_component(path, trust_group=trust_group)
+        found = control_by_others(path)
         if found:
             return f"{found.path} {found.reason}"
         parent = _existing_parent(path)
         # In a sticky directory, others can create what does not exist, but not replace what does.
-        if parent != path.parent and others_can_write(parent.stat(), parent, trust_group=trust_group):
+        if parent != path.parent and others_can_write(
+            parent.stat(), parent, trust_group=trusts_group(parent)
+        ):
             return f"{parent} is writable by other users"
     except OSError as error:
         return f"{error.filename or path}: {error.strerror}"
     return ""
 
 
-def control_problem_in_home(path: Path) -> str:
-    """Return how another user controls the path; in the user's home, what the group may write is the user's own.
+def others_may_write(path: Path, status: os.stat_result, place: Place) -> bool:
+    """Return whether others may write to the file or directory of this status, which is at the path, or below it.
 
-    With some umasks, that is everything.
+    In the user's home, this process's group does not count as others. May raise OSError.
     """
-    return control_problem(path, trust_group=_is_in_home(path))
+    is_own_group = status.st_gid == os.getegid() and trusts_group(path)
+    return others_can_write(status, place, trust_group=is_own_group)
 
 
 def is_in_shared_directory(path: Path) -> bool:
@@ -51,22 +53,12 @@ def owner_problem(path: Path) -> str:
 
 
 def _others_can_create_in(directory: Path) -> bool:
-    if control_problem_in_home(directory):
+    if control_problem(directory):
         return True
     try:
-        status = directory.stat()
+        return others_may_write(directory, directory.stat(), directory)
     except OSError:
         return True
-    is_own_group = _is_in_home(directory) and status.st_gid == os.getegid()
-    return others_can_write(status, directory, trust_group=is_own_group)
-
-
-def _is_in_home(path: Path) -> bool:
-    try:
-        home = home_directory()
-    except UsageError:
-        return False
-    return path.is_relative_to(home) or path.is_relative_to(os.path.realpath(home))
 
 
 def _existing_parent(path: Path) -> Path:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from snapper.environment import conda, state
 from snapper.environment.conda_directories import configured_envs_dirs, envs_dirs, find_roots
-from snapper.environment.control import control_problem_in_home, is_in_shared_directory
+from snapper.environment.control import control_problem, is_in_shared_directory, others_may_write
 from snapper.environment.kept import is_kept
 from snapper.environment.names import ROOT_NAMES
 from snapper.errors import AmbiguousName, EnvironmentNotFound, EnvironmentOfOther, EnvironmentOfUnknownOrigin
 from snapper.fs.atomic import make_directory
-from snapper.fs.ownership import is_own, others_can_write, owner_name
+from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import read_file
 from snapper.settings.directories import home_directory
@@ -51,13 +52,22 @@ def pin_own_environment(name: str) -> PinnedDirectory:
 def why_of_unknown_origin(environment: PinnedDirectory) -> str:
     """Return why others may have put a directory of this user where it is; an empty text if they have not.
 
-    In a shared directory, they can move one there that they may write to, or another environment of this user.
+    In a shared directory, they can move one there that they may write to, or another environment of this user, which
+    may be one that they cannot read.
     """
-    if not is_in_shared_directory(environment.path):
+    path, status = environment.path, environment.status
+    if not is_in_shared_directory(path):
         return ""
+    if others_may_write(path, status, environment.descriptor):
+        return "they may write to it"
     recorded = state.read_of_any_prefix(environment)
     if recorded is None:
-        return "they may write to it" if others_can_write(environment.status, environment.descriptor) else ""
+        is_private = not status.st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        return (
+            "only you may read it, but they may rename it"
+            if is_private and control_problem(path.parent)
+            else ""
+        )
     if os.path.realpath(recorded.prefix) != os.path.realpath(environment.path):
         return f"it was packed or restored at {recorded.prefix}"
     return ""
@@ -137,7 +147,7 @@ def register_with_conda(prefix: Path) -> None:
 def _read_environments_txt() -> list[str]:
     """Return the absolute paths in the file; raise OSError if it is unreadable or another user controls it."""
     file = _environments_txt()
-    problem = control_problem_in_home(file)
+    problem = control_problem(file)
     if problem:
         raise OSError(errno.EPERM, problem, str(file))
     lines = map(str.strip, os.fsdecode(read_file(file)).splitlines())

@@ -7,9 +7,11 @@ import stat
 from pathlib import Path
 
 from snapper.environment import conda
+from snapper.environment.control import others_may_write
 from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk, why_impossible
 from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.mounts import mount_points_below
+from snapper.fs.moves import Entry
 from snapper.fs.ownership import ROOT, is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 
@@ -22,6 +24,8 @@ _REASONS = {
 }
 
 _NESTED = "it is another environment"
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 #: What every environment has.
 _HISTORY = "/conda-meta/history"
@@ -66,6 +70,19 @@ def _is_open_to_all(mode: int) -> bool:
 def nested_environments(tree: Tree) -> list[str]:
     """Return the paths of other environments inside of the scanned one that a replacement would not keep."""
     return [path for path, reason in tree.skipped if reason == _NESTED]
+
+
+def find_shared_directory(directory: PinnedDirectory, tree: Tree) -> str | None:
+    """Return the path of a directory in the scanned environment that others may write to, "." for its own; else None.
+
+    They can have moved directories of this user there, with files that they may not remove. May raise OSError.
+    """
+    open_ = (file.path for file in tree.files if file.type == "directory" and file.mode & _OTHERS_WRITE)
+    for path in (".", *open_):
+        status = directory.stat(path, follow=False)
+        if status and others_may_write(directory.path, status, Entry(directory.descriptor, path)):
+            return path
+    return None
 
 
 def mounted_file_systems(tree: Tree) -> list[str]:

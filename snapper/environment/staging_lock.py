@@ -45,8 +45,10 @@ CHECKING = "checking"
 #: The directories with what is not part of an environment, and was at the target before a swap.
 NOT_PUT_BACK = (OLD, UNCHECKED)
 
+#: The shorter names of trees are those of snapper 0.1.0.
 _OWN_NAME = re.compile(
-    rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|{CHECKING}|(?:{CREATED}|{TREE}|{REPLACED})\w*)\Z"
+    rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|{CHECKING}|{CREATED}[0-9a-f]{{16}}"
+    rf"|{TREE}(?:[0-9a-f]{{16}}|[a-z0-9_]{{8}})|{REPLACED}[0-9a-f]{{16}}_[0-9]+)\Z"
 )
 STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
 _MAX_SIGNATURE = 1024

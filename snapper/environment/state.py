@@ -3,10 +3,10 @@
 `state.json` names environment, snapshot and prefix; `snapshot` is the encoded snapshot; `index` is the index. Losing
 any of them is harmless: the next pack or restore reads the files and writes them again.
 
-They only count if the environment, the directory `.snapper` and the file itself belong to this user or root. If others
-may write to one of these, a file only counts as snapper has written it for this user (see `own_state`): another user
-could claim that an environment is what it is not. For the same reason, nothing is written elsewhere. The environment
-itself may be writable if it is root's and root is not the user, who could not know what root has written.
+They only count if the environment, the directory `.snapper` and the file itself belong to this user or root, and
+nobody else may write to the last two: another user could claim that an environment is what it is not. For the same
+reason, nothing is written elsewhere. If others may write to this user's environment, they decide what is in it anyway,
+and it is never replaced. So all of this counts then, unless they can have moved another directory to its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from snapper.environment import own_state
+from snapper.environment.control import is_in_shared_directory, others_may_write
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
 from snapper.format.constraints import STATE_DIRECTORY, is_digest, is_valid_name, path_bytes
@@ -234,32 +234,28 @@ def _read(
     limit: int,
     read_part: Callable[[Entry], bytes] | None = None,
 ) -> bytes:
-    """Return the contents of a file in the state directory, or the part that is needed if others cannot write to it.
+    """Return the contents of a file in the state directory, or the part that is needed.
 
     Raise OSError, with EPERM if others may have written it.
     """
     with open_environment(prefix) as environment, state_directory(environment) as directory:
         file = Entry(directory, name)
-        if not _is_exposed(environment, file):
-            return read_part(file) if read_part else read_own_entry(file, limit)
-        data = read_own_entry(file, limit)
-        if not own_state.is_remembered(environment, name, data):
+        if _is_exposed(prefix.path if isinstance(prefix, PinnedDirectory) else prefix, environment, file):
             raise OSError(errno.EPERM, "others may have written it", name)
-        return data
+        return read_part(file) if read_part else read_own_entry(file, limit)
 
 
-def _is_exposed(environment: int, file: Entry) -> bool:
-    """Return whether others can have put the file into the state directory, or have written to it."""
-    if others_can_write(os.fstat(file.directory), file.directory):
-        return True
-    if others_can_write(os.lstat(file.name, dir_fd=file.directory), file):
-        return True
+def _is_exposed(prefix: Path, environment: int, file: Entry) -> bool:
+    """Return whether others can have written the file, or moved what is open as the environment to its prefix."""
     top = os.fstat(environment)
-    return is_of_this_user(top) and others_can_write(top, environment)
+    if is_of_this_user(top) and others_may_write(prefix, top, environment):
+        return is_in_shared_directory(prefix)
+    return others_may_write(prefix, os.fstat(file.directory), file.directory) or others_may_write(
+        prefix, os.lstat(file.name, dir_fd=file.directory), file
+    )
 
 
 def _write(top: Path | PinnedDirectory | int, name: str, data: bytes) -> None:
     """Write the file atomically. It is not synced: losing it is harmless."""
     with open_environment(top) as environment, state_directory(environment, make=True) as directory:
-        own_state.remember(environment, name, data)
         atomic.write_entry(Entry(directory, name), data, durable=False, mode=_MODE)

@@ -22,7 +22,7 @@ from snapper.environment.conda_directories import (
     user_envs_dir,
     usual_roots,
 )
-from snapper.environment.control import control_problem, control_problem_in_home
+from snapper.environment.control import control_problem
 from snapper.environment.locations import registered_prefixes
 from snapper.environment.names import can_be_in_envs_dir
 from snapper.environment.own_locations import own_locations
@@ -84,7 +84,7 @@ class Destinations:
             destination = self._near(origin, name)
             problem = control_problem(destination.prefix)
         elif name == _BASE and self._can_be_root(origin):
-            destination, problem = Destination(origin), control_problem_in_home(origin)
+            destination, problem = Destination(origin), control_problem(origin)
         else:
             raise _Unusable("that is not in one of your envs directories")
         problem = problem or self._write_problem(destination.prefix.parent)

@@ -230,9 +230,8 @@ class _Wave:
 
         Return what is in it; `discarded` gets a description of what is lost because the request says so.
         """
-        target = plan.target
-        directory = PinnedDirectory(target.prefix, os.dup(replaced))
-        checked = check_replaced(self._store, directory, target.ref, target.snapshot_id, plan.request)
+        directory = PinnedDirectory(plan.target.prefix, os.dup(replaced))
+        checked = check_replaced(self._store, directory, plan.target, plan.request)
         discarded.append(checked.discarded)
         return checked.tree
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,25 @@ def occupied_by_other(path: Path, status: os.stat_result) -> TargetOccupied:
     return TargetOccupied(str(path), f"it belongs to the user {owner}", advice)
 
 
+def occupied_by_link(link: Path) -> TargetOccupied:
+    """Return the error to raise for a link that does not lead to the snapshot to restore."""
+    target = os.path.realpath(link)
+    reason = f"it is a symlink to {target}, which is not this snapshot"
+    advice = f"Restore to its target with --prefix {shlex.quote(target)}, or remove the symlink first."
+    return TargetOccupied(str(link), reason, advice)
+
+
+def occupied_by_shared(prefix: Path, directory: str) -> TargetOccupied:
+    """Return the error to raise for an environment in which others may write to a directory, "." for its own.
+
+    Nothing says how to make it replaceable: what they have moved there would be removed with it.
+    """
+    where = "it" if directory == "." else f"{directory!r} in it"
+    reason = f"others may write to {where}, and may have moved files of yours there"
+    advice = "Move it away first, then restore again. Or restore elsewhere with --prefix or --envs-dir."
+    return TargetOccupied(str(prefix), reason, advice)
+
+
 def occupied_by_unknown(environment: PinnedDirectory, how_to_save: str) -> TargetOccupied:
     """Return the error to raise for an environment that snapper has neither packed nor restored.
 
@@ -51,3 +71,16 @@ def occupied_by_unknown(environment: PinnedDirectory, how_to_save: str) -> Targe
         return TargetOccupied(str(environment), f"others may have put it there: {reason}", advice)
     reason = "it is an environment that snapper has neither packed nor restored"
     return TargetOccupied(str(environment), reason, how_to_save)
+
+
+def pack_command(prefix: Path, name: str) -> str:
+    """Return the command that packs the environment at the prefix under that name."""
+    return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {shlex.quote(name)}'}"
+
+
+def how_to_save(prefix: Path) -> str:
+    """Return what to do about an environment that would be lost."""
+    return (
+        f"Pack it first ({pack_command(prefix, 'ANOTHER')}), or overwrite it with the snapshot from the store: "
+        "--replace."
+    )

@@ -30,6 +30,7 @@ from snapper.environment import state
 from snapper.environment.index import FOLLOWED
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import environments_in, kept_name
+from snapper.environment.scan import find_shared_directory
 from snapper.environment.staging_lock import REPLACED
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
@@ -170,13 +171,17 @@ def _has_data(mode: int) -> bool:
 
 
 def is_as_written(directory: int, target: Path) -> bool:
-    """Return whether an open directory is an environment that has not changed since it was packed or restored here."""
+    """Return whether an open directory is an environment that has not changed since it was packed or restored here.
+
+    If others may write to it, that cannot be known.
+    """
     try:
         environment = InstalledEnvironment(PinnedDirectory(target, os.dup(directory)))
         drift = environment.drift()
+        is_own_only = find_shared_directory(environment.directory, environment.tree) is None
     except (SnapperError, OSError):
         return False
-    return drift is not None and not drift.paths
+    return is_own_only and drift is not None and not drift.paths
 
 
 def keep(aside: Entry, parent: int, target: Path, reason: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from snapper.environment import conda, state
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
 from snapper.environment.platforms import this_platform
-from snapper.environment.scan import mounted_file_systems, nested_environments
+from snapper.environment.scan import find_shared_directory, mounted_file_systems, nested_environments
 from snapper.environment.tree import MOUNTED, Tree
 from snapper.errors import (
     Corrupted,
@@ -23,6 +22,7 @@ from snapper.errors import (
     NotInStore,
     PermissionDenied,
     PlatformMismatch,
+    SnapperError,
     StoreUnreachable,
     TargetOccupied,
 )
@@ -36,7 +36,14 @@ from snapper.repository.refs import referenced_snapshots
 from snapper.repository.snapshots import has_snapshot, read_snapshot, require_layers
 from snapper.repository.specs import resolve_in_ref
 from snapper.restoring.destinations import UnusedLocation
-from snapper.restoring.errors import occupied_by_other, occupied_by_unknown
+from snapper.restoring.errors import (
+    how_to_save,
+    occupied_by_link,
+    occupied_by_other,
+    occupied_by_shared,
+    occupied_by_unknown,
+    pack_command,
+)
 from snapper.restoring.parent import check_parent, existing_parent
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.staging import remove_leftover_staging
@@ -55,7 +62,7 @@ _MOST_NAMED = 5
 class RestoreTarget:
     """A snapshot and the prefix to restore it to; `present` if it is there already.
 
-    `directory` is the environment, if it is present or has been restored.
+    `directory` is the environment that is there, or has been restored.
     `instead_of` is the current snapshot of the environment if the cache of an offline store has only this one.
     `unused_location` is where the environment was packed if it is restored elsewhere and nobody asked for that.
     """
@@ -90,7 +97,14 @@ def inspect_target(
         present = is_present(environment, snapshot_id, request)
     except NotAnEnvironment:  # it was one
         raise TargetOccupied(str(prefix), "it was replaced while it was inspected", _AGAIN) from None
-    return RestoreTarget(ref, snapshot_id, prefix, present, environment.directory if present else None)
+    return RestoreTarget(ref, snapshot_id, prefix, present, _directory(environment))
+
+
+def _directory(environment: InstalledEnvironment) -> PinnedDirectory | None:
+    try:
+        return environment.directory
+    except SnapperError:  # nothing is there, or only what a restore keeps
+        return None
 
 
 def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
@@ -111,11 +125,6 @@ def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
         raise FileOperationFailed(str(parent), "it is on a read-only file system", _ELSEWHERE)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionDenied(str(parent), "write to")
-
-
-def pack_command(prefix: Path, name: str) -> str:
-    """Return the command that packs the environment at the prefix under that name."""
-    return f"snapper pack -p {shlex.quote(str(prefix))}{'' if prefix.name == name else f' --name {shlex.quote(name)}'}"
 
 
 def is_present(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> bool:
@@ -170,18 +179,21 @@ class Replaced(NamedTuple):
 
 
 def check_replaced(
-    store: Store, replaced: PinnedDirectory, ref: Ref, snapshot_id: str, request: RestoreRequest
+    store: Store, replaced: PinnedDirectory, target: RestoreTarget, request: RestoreRequest
 ) -> Replaced:
     """Raise TargetOccupied if something is lost with a directory that the snapshot has replaced.
 
     The directory has been moved from its path, which has the snapshot now. Something is discarded if the request says
-    so.
+    so, and this is the environment that was inspected.
     """
     _check_no_mounts(replaced.path, replaced.descriptor)
     if _has_only_shared(replaced.path, replaced.descriptor):
         return Replaced(Tree((), ()))
+    inspected = target.directory
+    if request.replace and not (inspected and os.path.samestat(inspected.status, replaced.status)):
+        raise TargetOccupied(str(replaced), "it was replaced while restoring", _AGAIN)
     environment = InstalledEnvironment(replaced)
-    _check_environment(store, environment, ref, snapshot_id, request, again=False)
+    _check_environment(store, environment, target.ref, target.snapshot_id, request, again=False)
     return Replaced(environment.tree, describe_discarded(environment) if request.replace else "")
 
 
@@ -199,7 +211,7 @@ def _check_environment(
     _check_contains_no_used_directory(environment, store)
     installed = environment.state
     if installed is None and (not request.replace or why_of_unknown_origin(environment.directory)):
-        raise occupied_by_unknown(environment.directory, _how_to_save(prefix))
+        raise occupied_by_unknown(environment.directory, how_to_save(prefix))
     if not again:
         _check_nothing_inside(environment, request)
     if installed is None:
@@ -209,7 +221,7 @@ def _check_environment(
         reason = _why_not_stored(store, ref, environment, installed.snapshot)
         if reason:
             reason = f"it is snapshot {installed.snapshot[:12]}, which {reason}"
-            raise TargetOccupied(str(prefix), reason, _how_to_save(prefix))
+            raise TargetOccupied(str(prefix), reason, how_to_save(prefix))
     if not again or installed.snapshot == snapshot_id:
         _check_unchanged(environment, installed, snapshot_id, request)
 
@@ -279,13 +291,6 @@ def _check_same_environment(
     )
 
 
-def _how_to_save(prefix: Path) -> str:
-    return (
-        f"Pack it first ({pack_command(prefix, 'ANOTHER')}), or overwrite it with the snapshot from the store: "
-        "--replace."
-    )
-
-
 def _why_not_stored(store: Store, ref: Ref, environment: InstalledEnvironment, snapshot_id: str) -> str:
     """Return why the store may not have the snapshot, or not keep it; empty if it does.
 
@@ -312,15 +317,8 @@ def _why_not_stored(store: Store, ref: Ref, environment: InstalledEnvironment, s
 
 def _check_link(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> None:
     """Raise TargetOccupied unless the link at the prefix leads to the snapshot: links are never replaced."""
-    if is_present(environment, snapshot_id, request):
-        return
-    link = environment.prefix
-    destination = os.path.realpath(link)
-    raise TargetOccupied(
-        str(link),
-        f"it is a symlink to {destination}, which is not this snapshot",
-        f"Restore to its target with --prefix {shlex.quote(destination)}, or remove the symlink first.",
-    )
+    if not is_present(environment, snapshot_id, request):
+        raise occupied_by_link(environment.prefix)
 
 
 def _check_unchanged(
@@ -376,10 +374,13 @@ def _check_contains_no_used_directory(environment: InstalledEnvironment, store: 
 
 
 def _check_nothing_inside(environment: InstalledEnvironment, request: RestoreRequest) -> None:
-    """Raise TargetOccupied if a file system is mounted in the environment, also where only a walk finds it.
+    """Raise TargetOccupied if the environment contains what others may have put there, or a mounted file system.
 
     Do so if other environments in it are to be discarded. Those in `envs` are kept.
     """
+    shared = find_shared_directory(environment.directory, environment.tree)
+    if shared is not None:
+        raise occupied_by_shared(environment.prefix, shared)
     for path in mounted_file_systems(environment.tree):
         raise _mounted(environment.prefix / path)
     for path in nested_environments(environment.tree) if request.replace else ():

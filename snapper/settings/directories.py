@@ -88,14 +88,21 @@ def user_config_directories() -> Iterator[Path]:
 
 
 def control_by_others(path: Path) -> UntrustedComponent | None:
-    """Return what another user controls on the way to a file or directory that nobody has named to snapper.
+    """Return what another user controls on the way to a file or directory; see `trusts_group`. May raise OSError."""
+    return untrusted_component(path, trust_group=trusts_group(path))
 
-    In the home, what its group may write is the user's own: with some umasks, that is everything. The volume of a
-    notebook instance can be shared. May raise OSError.
+
+def trusts_group(path: Path) -> bool:
+    """Return whether what the group of files at an absolute path may write counts as the user's own.
+
+    It does in the home: with some umasks, that is everything. The volume of a notebook instance can be shared.
     """
-    home = home_directory()
-    in_home = path.is_relative_to(home) and not path.is_relative_to(home / _VOLUME)
-    return untrusted_component(path, trust_group=in_home)
+    try:
+        home = home_directory()
+    except UsageError:
+        return False
+    tops = (home, Path(os.path.realpath(home)))
+    return any(path.is_relative_to(top) and not path.is_relative_to(top / _VOLUME) for top in tops)
 
 
 def existing_directory(directory: Path, name: str) -> Path:
