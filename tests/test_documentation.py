@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,9 +32,9 @@ def _documents(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def variables(machine: Machine, pristine: Callable[[str], Path]) -> dict[str, str]:
+def variables(machine: Machine, uncompiled: Path) -> dict[str, str]:
     """The variables of a shell on a machine with `myenv`, whose current directory is the home directory."""
-    shutil.copytree(pristine("tiny"), machine.envs / "myenv", symlinks=True)
+    shutil.copytree(uncompiled, machine.envs / "myenv", symlinks=True)
     programs = machine.home / "bin"
     programs.mkdir()
     program = programs / "snapper"
