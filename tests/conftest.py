@@ -243,17 +243,6 @@ def pristine(beside_packages: Path) -> Callable[[str], Path]:
     return prefix
 
 
-@pytest.fixture(scope="session")
-def uncompiled(beside_packages: Path) -> Path:
-    """An environment with a kernel, whose modules are not compiled. That takes most of the time to make one.
-
-    Tests must not change it.
-    """
-    prefix = beside_packages / "uncompiled"
-    make("tiny", prefix, bytecode=False)
-    return prefix
-
-
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a text with the one recorded in tests/golden; `pytest --update-golden` records it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine
+from tests.support.environments import make_data
+from tests.support.kernelspecs import add_kernel
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
@@ -32,9 +33,10 @@ def _documents(kind: str) -> list[str]:
 
 
 @pytest.fixture
-def variables(machine: Machine, uncompiled: Path) -> dict[str, str]:
+def variables(machine: Machine) -> dict[str, str]:
     """The variables of a shell on a machine with `myenv`, whose current directory is the home directory."""
-    shutil.copytree(uncompiled, machine.envs / "myenv", symlinks=True)
+    prefix = make_data(machine.envs / "myenv")
+    add_kernel(prefix, "python3", argv=["python"], display_name="Python 3", language="python")
     programs = machine.home / "bin"
     programs.mkdir()
     program = programs / "snapper"

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from scripts.maker import make
 from snapper import kernels
 from snapper.commands.restore import RestoreFailure, RestoreResult, restore
 from snapper.errors import InsufficientSpace, TargetOccupied, TooManyFiles
@@ -485,7 +486,7 @@ class Slow:
 
 @pytest.fixture(scope="module")
 def s3_variables(
-    s3_server: S3Server, uncompiled: Path, tmp_path_factory: pytest.TempPathFactory
+    s3_server: S3Server, beside_packages: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """The variables of a store on S3 that has an environment with a kernel and a small one."""
     home = tmp_path_factory.mktemp("s3_variables")
@@ -495,7 +496,9 @@ def s3_variables(
         "SNAPPER_CACHE": "off",
     }
     machine = Machine(home, home / "envs", home / "store")
-    machine.run_json("pack", "-p", uncompiled, "--name", "tiny", **variables)
+    prefix = beside_packages / "slow"
+    make("tiny", prefix, bytecode=False)
+    machine.run_json("pack", "-p", prefix, "--name", "tiny", **variables)
     machine.run_json("pack", "-p", make_data(machine.envs / "small"), "--name", "small", **variables)
     return variables
 

@@ -344,7 +344,7 @@ def test_two_instances_share_a_store(request: pytest.FixtureRequest) -> None:
     run_state_machine_as_test(
         TwoInstances,
         settings=settings(
-            max_examples=200 if long else 10,
+            max_examples=200 if long else 6,
             stateful_step_count=40,
             suppress_health_check=list(HealthCheck),
         ),
