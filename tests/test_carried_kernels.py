@@ -646,6 +646,25 @@ def test_edited_copies_are_kept_and_named(work: Path, machine: Machine) -> None:
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == edited
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["earlier snapshot", "lost home"])
+def test_earlier_copies_of_the_same_user_are_replaced(work: Path, machine: Machine, lost: bool) -> None:
+    """A restore brings an earlier copy, or only the volume keeps what is remembered of the copy."""
+    original, copy = kernels_dir(machine) / "mine", work / "share/snapper/kernels/mine/kernel.json"
+    if lost:
+        (machine.home / "SageMaker").mkdir()
+    for option in ("--first", "--second"):
+        add(original, work / "bin/run", option)
+        machine.run_json("pack", "work")
+    if lost:
+        shutil.rmtree(machine.home / ".local/state")
+        add(original, work / "bin/run", "--third")
+    else:
+        machine.run_json("restore", "work@~1")
+        assert "--first" in copy.read_text()
+    machine.run_json("pack", "work")
+    assert ("--third" if lost else "--second") in copy.read_text()
+
+
 def test_links_in_place_of_copies_are_kept(work: Path, machine: Machine) -> None:
     add(kernels_dir(machine) / "mine", work / "bin/run")
     machine.run_json("pack", "work")

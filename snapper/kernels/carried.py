@@ -1,7 +1,7 @@
 """Carry kernelspecs that start an environment from outside of it: copy them into the environment when it is packed.
 
-The copies are packed with the environment, and colleagues can restore, edit, and pack them. What is not as the last
-pack by this user has written it is therefore neither replaced nor removed.
+The copies are packed with the environment, and colleagues can restore, edit, and pack them. What is not as a pack by
+this user has written it is therefore neither replaced nor removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from snapper.environment.dependency import Dependency
 from snapper.environment.state import open_environment
 from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import withheld
-from snapper.kernels.carried_before import Original, carried_before, remember_carried
+from snapper.kernels.carried_before import (
+    Original,
+    carried_before,
+    remember_carried,
+    remember_written,
+    was_written,
+)
 from snapper.kernels.copies import copy_path, read_digests, remove_files, write_copy
 from snapper.kernels.kernelspecs import KERNEL_JSON
 from snapper.kernels.outside import (
@@ -39,7 +45,7 @@ class CarriedKernel:
     `problem` says why it could not be copied into the environment; it is empty if it was. `secret_variables` of it were
     not, because they look like credentials. It was not either if some of its files are `private`: they contain
     credentials, or only this user may read them; or if files of the copy in the environment, `edited`, are neither as
-    in the kernelspec nor as the last pack has written them.
+    in the kernelspec nor as a pack by this user has written them.
     """
 
     name: str
@@ -124,12 +130,13 @@ class _Carrying:
         original = Original.at(kernel.path, files)
         written = self._before[name].files if name in self._before else {}
         found = read_digests(self._environment, name, {**files, **written})
-        edited = _edited(found, original.files, written)
+        edited = _edited(name, found, original.files, written)
         if edited:
             return tuple(f"{copy_path(name)}/{path}" for path in edited)
         missing = {path: data for path, data in files.items() if found.get(path) != original.files[path]}
         obsolete = [path for path in found if path not in files]
         self.has_changed |= bool(missing or obsolete)
+        remember_written(name, {path: original.files[path] for path in missing})
         write_copy(self._environment, name, missing)
         if obsolete:
             remove_files(self._environment, name, obsolete)
@@ -163,7 +170,7 @@ class _Carrying:
         found = read_digests(self._environment, name, original.files)
         if not found:
             return
-        is_edited = bool(_edited(found, original.files))
+        is_edited = bool(_edited(name, found, original.files))
         self.has_changed |= not is_edited
         if is_edited or not remove_files(self._environment, name, found):
             logger.warning(
@@ -177,8 +184,12 @@ class _Carrying:
             )
 
 
-def _edited(found: Mapping[str, str], *expected: Mapping[str, str]) -> list[str]:
-    """Return the paths of files whose digests are not among those that are expected."""
-    return sorted(
-        path for path, digest in found.items() if digest not in [each.get(path) for each in expected]
-    )
+def _edited(name: str, found: Mapping[str, str], *expected: Mapping[str, str]) -> list[str]:
+    """Return the paths of files of a copy that are not as expected, or as this user has ever written them.
+
+    A restore of another snapshot brings earlier ones.
+    """
+    unexpected = {
+        path: digest for path, digest in found.items() if digest not in [each.get(path) for each in expected]
+    }
+    return sorted(path for path, digest in unexpected.items() if not was_written(name, path, digest))

@@ -3,6 +3,8 @@
 A restored environment has copies of kernelspecs that do not exist anywhere else. Only those that were outside of it can
 have been removed there since, if the directory they were in is still there. The file is in the home directory, so that
 it is lost together with the user's kernelspecs.
+
+What this user has ever written into copies is remembered where it is not lost: restores bring back earlier copies.
 """
 
 from __future__ import annotations
@@ -17,8 +19,12 @@ from snapper.format import canonical
 from snapper.format.model import sha256_hex
 from snapper.fs.own_directory import own_directory
 from snapper.settings.directories import home_state_directory
+from snapper.settings.key_files import KeyFile, key_of
 
 _FORMAT = 1
+
+#: The keys of about 2,000 files.
+_WRITTEN = KeyFile("carried-files", 64 * 1024)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,20 @@ def remember_carried(prefix: Path, originals: Collection[Original]) -> None:
     data = canonical.encode(_Carried(_FORMAT, os.path.realpath(prefix), tuple(originals)))
     with suppress(OSError), own_directory(_directory(), make=True) as directory:
         directory.write(_name(prefix), data)
+
+
+def remember_written(name: str, digests: Mapping[str, str]) -> None:
+    """Remember the digests of files that are written into a copy of a kernelspec, by their paths there."""
+    _WRITTEN.add(_written_key(name, path, digest) for path, digest in digests.items())
+
+
+def was_written(name: str, path: str, digest: str) -> bool:
+    """Return whether this user has written a file with this digest to this path in a copy of such a kernelspec."""
+    return bool(digest) and _WRITTEN.has(_written_key(name, path, digest))
+
+
+def _written_key(name: str, path: str, digest: str) -> str:
+    return key_of(f"{digest} {name}/{path}")
 
 
 def _directory() -> Path:
