@@ -36,6 +36,7 @@ from snapper.format.member import Member, padding
 from snapper.format.model import Continuation, Relocation
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.replaced import is_as_written
 from snapper.restoring.requests import RestoreRequest
 from snapper.store import open_store
 from tests.conftest import tree_of, without_run_records
@@ -727,3 +728,14 @@ def test_only_the_environment_that_was_inspected_is_discarded(
     assert isinstance(outcome, RestoreFailure)
     assert "it was replaced while restoring" in outcome.error.message
     assert (prefix / "work").read_text() == "of some weeks"
+
+
+@pytest.mark.parametrize("path", [".", "lib"])
+def test_leftover_that_others_may_write_to_does_not_count_as_unchanged(path: str, sandbox: Path) -> None:
+    """It would be removed after a kill, with what they have moved there."""
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("lib/a", b"1"))])
+    directory = os.open(prefix, os.O_RDONLY)
+    assert is_as_written(directory, prefix)
+    (prefix / path).chmod(0o777)
+    assert not is_as_written(directory, prefix)
+    os.close(directory)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from snapper.fs.ownership import Place, is_own, others_can_write, owner_name
+from snapper.fs.ownership import Place, access_list, is_own, others_can_write, owner_name
 from snapper.settings.directories import control_by_others, trusts_group
 
 
@@ -31,8 +33,25 @@ def others_may_write(path: Path, status: os.stat_result, place: Place) -> bool:
 
     In the user's home, this process's group does not count as others. May raise OSError.
     """
-    is_own_group = status.st_gid == os.getegid() and trusts_group(path)
-    return others_can_write(status, place, trust_group=is_own_group)
+    return writers_check(path)(status, place)
+
+
+def writers_check(path: Path) -> Callable[[os.stat_result, Place], bool]:
+    """Return a function that does the same as `others_may_write` for many files below a path, and faster."""
+    own_group = os.getegid() if trusts_group(path) else None
+    harmless: set[int] = set()
+
+    def others_may_write(status: os.stat_result, place: Place) -> bool:
+        has_list = bool(status.st_mode & stat.S_IWGRP and access_list(place))
+        if status.st_gid in harmless and not (has_list or status.st_mode & stat.S_IWOTH):
+            return False
+        if others_can_write(status, place, trust_group=status.st_gid == own_group):
+            return True
+        if not has_list and status.st_mode & stat.S_IWGRP:
+            harmless.add(status.st_gid)
+        return False
+
+    return others_may_write
 
 
 def is_in_shared_directory(path: Path) -> bool:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.control import others_may_write
+from snapper.environment.control import writers_check
 from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk, why_impossible
 from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.mounts import mount_points_below
@@ -73,14 +73,15 @@ def nested_environments(tree: Tree) -> list[str]:
 
 
 def find_shared_directory(directory: PinnedDirectory, tree: Tree) -> str | None:
-    """Return the path of a directory in the scanned environment that others may write to, "." for its own; else None.
+    """Return the path of a directory in the scanned environment that others may write to, "" for its own; else None.
 
     They can have moved directories of this user there, with files that they may not remove. May raise OSError.
     """
-    open_ = (file.path for file in tree.files if file.type == "directory" and file.mode & _OTHERS_WRITE)
-    for path in (".", *open_):
-        status = directory.stat(path, follow=False)
-        if status and others_may_write(directory.path, status, Entry(directory.descriptor, path)):
+    others_may_write = writers_check(directory.path)
+    paths = (file.path for file in tree.files if file.type == "directory" and file.mode & _OTHERS_WRITE)
+    for path in ("", *paths):
+        status = directory.stat(path or ".", follow=False)
+        if status and others_may_write(status, Entry(directory.descriptor, path or ".")):
             return path
     return None
 

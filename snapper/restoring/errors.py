@@ -49,12 +49,12 @@ def occupied_by_link(link: Path) -> TargetOccupied:
     return TargetOccupied(str(link), reason, advice)
 
 
-def occupied_by_shared(prefix: Path, directory: str) -> TargetOccupied:
-    """Return the error to raise for an environment in which others may write to a directory, "." for its own.
+def occupied_by_shared(prefix: Path, directory: str = "") -> TargetOccupied:
+    """Return the error to raise for an environment that others may write to, or to a directory in it.
 
     Nothing says how to make it replaceable: what they have moved there would be removed with it.
     """
-    where = "it" if directory == "." else f"{directory!r} in it"
+    where = f"{directory!r} in it" if directory else "it"
     reason = f"others may write to {where}, and may have moved files of yours there"
     advice = "Move it away first, then restore again. Or restore elsewhere with --prefix or --envs-dir."
     return TargetOccupied(str(prefix), reason, advice)

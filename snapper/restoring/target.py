@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment import conda, state
+from snapper.environment.control import others_may_write
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
 from snapper.environment.platforms import this_platform
@@ -194,6 +195,8 @@ def check_replaced(
         raise TargetOccupied(str(replaced), "it was replaced while restoring", _AGAIN)
     environment = InstalledEnvironment(replaced)
     _check_environment(store, environment, target.ref, target.snapshot_id, request, again=False)
+    if (shared := find_shared_directory(environment.directory, environment.tree)) is not None:
+        raise occupied_by_shared(environment.prefix, shared)
     return Replaced(environment.tree, describe_discarded(environment) if request.replace else "")
 
 
@@ -212,6 +215,8 @@ def _check_environment(
     installed = environment.state
     if installed is None and (not request.replace or why_of_unknown_origin(environment.directory)):
         raise occupied_by_unknown(environment.directory, how_to_save(prefix))
+    if others_may_write(prefix, environment.directory.status, environment.directory.descriptor):
+        raise occupied_by_shared(prefix)
     if not again:
         _check_nothing_inside(environment, request)
     if installed is None:
@@ -374,13 +379,10 @@ def _check_contains_no_used_directory(environment: InstalledEnvironment, store: 
 
 
 def _check_nothing_inside(environment: InstalledEnvironment, request: RestoreRequest) -> None:
-    """Raise TargetOccupied if the environment contains what others may have put there, or a mounted file system.
+    """Raise TargetOccupied if a file system is mounted in the environment, also where only a walk finds it.
 
     Do so if other environments in it are to be discarded. Those in `envs` are kept.
     """
-    shared = find_shared_directory(environment.directory, environment.tree)
-    if shared is not None:
-        raise occupied_by_shared(environment.prefix, shared)
     for path in mounted_file_systems(environment.tree):
         raise _mounted(environment.prefix / path)
     for path in nested_environments(environment.tree) if request.replace else ():
