@@ -292,6 +292,32 @@ def test_commands_use_settings_and_report_invalid_ones(machine: Machine) -> None
 # --- settings files that others can change, or that are no settings files ---------------------------------
 
 
+def _check_that_stores_must_be_named(
+    home: Path, mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ignored file may name the store that the user has chosen, so neither a default nor the site's is used."""
+    text = mine.read_text()
+    open_store(str(home / "named"), create=True)
+    with monkeypatch.context() as patch:
+        for command in (["list", "-q"], ["prune", "--yes"], ["restore", "--all"], ["config", "get", "store"]):
+            assert run(command) == 2
+            assert "it may name the store to use, but it is ignored, because" in capsys.readouterr().err
+        mine.unlink()
+        patch.setattr(file, "_SITE", write(home / "site.toml", f"store = '{home}/site'\n"))
+        for command in (["list", "-q"], ["config"]):
+            assert run(command) == 2
+        assert "level" in capsys.readouterr().out
+        assert run(["config", "get", "jobs"]) == 0
+        assert run(["kernels", "list"]) == 0
+        assert run(["list", "--store", str(home / "named")]) == 0
+        patch.setenv("SNAPPER_STORE", str(home / "named"))
+        for command in (["list"], ["config"]):
+            assert run(command) == 0
+    write(mine, f"store = '{home}/named'\n")
+    assert run(["list"]) == 0
+    mine.write_text(text)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("way", ["owner", "link", "mode", "volume", "pipe"])
 def test_settings_of_other_users_are_ignored(
@@ -325,6 +351,7 @@ def test_settings_of_other_users_are_ignored(
     shown = capsys.readouterr().err
     assert shown.count("are ignored, because") == 1
     assert "SNAPPER_CONFIG" not in shown
+    _check_that_stores_must_be_named(home, mine, monkeypatch, capsys)
     assert ("chmod" if way in ("mode", "volume") else str(OTHER)) in shown
     monkeypatch.setenv("SNAPPER_CONFIG", f"{link}/config.toml")
     if way != "pipe":

@@ -383,6 +383,15 @@ def _(packed: Packed, command: str) -> Outcome:
     return packed.run(command, archive)
 
 
+@scenario("without `--name`: the store has another environment with the name of the file")
+def _(packed: Packed, command: str) -> Outcome:
+    archive = packed.machine.home / "work.tar"
+    assert packed.run("export", "work", "-o", archive).code == 0
+    (packed.prefix / "new").touch()
+    assert packed.run("pack", "work").code == 0
+    return packed.run(command, archive)
+
+
 @scenario("the archive is corrupted")
 def _(packed: Packed, command: str) -> Outcome:
     archive = packed.machine.home / "x.tar"

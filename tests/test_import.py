@@ -270,6 +270,7 @@ def test_history_records_the_import(archived: Archived, machine: Machine) -> Non
     outcome = machine.snapper("import", archived.archives["tar"])
     assert outcome.code == 0, outcome
     (entry,) = machine.run_json("list")["environments"]
+    first = entry["snapshot"]
     assert (entry["environment"], entry["action"], entry["prefix"]) == ("tools", "import", "")
     assert entry["message"] == "from tools.tar"
     assert "imported" in machine.snapper("list").out
@@ -278,6 +279,12 @@ def test_history_records_the_import(archived: Archived, machine: Machine) -> Non
     assert again["unchanged"]
     document = machine.run_json("restore", "tools")
     assert document["restored"][0]["prefix"] == str(machine.envs / "tools")
+    (machine.envs / "tools/new").touch()
+    machine.run_json("pack", "tools")
+    error = machine.expect_error(11, "import", archived.archives["tar"])
+    assert error["type"] == "EnvironmentExists"
+    assert "--name tools" in error["hint"]
+    assert machine.run_json("import", archived.archives["tar"], "--name", "tools")["snapshot"] == first
 
 
 # --- refusals and interruptions ---------------------------------------------------------------------------

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from snapper.archives.importer import archive_stem
 from snapper.commands.import_archive import import_archive as pack_archive
 from snapper.commands.pack_result import PackResult
 from snapper.process.progress import NO_PROGRESS, Progress
-from snapper.repository.specs import check_new_name
 from snapper.settings.directories import absolute_directory
 from snapper.settings.resolution import load_settings
 from snapper.store import Store
@@ -26,10 +24,10 @@ def import_archive(
 ) -> PackResult:
     """Pack the environment in a conda-pack archive; nothing in the archive is executed.
 
-    The name defaults to that of the file. Raise NotAnArchive, InvalidArchive, ProgramNotFound, and what `pack` raises.
+    The name defaults to that of the file, which replaces no environment. Raise NotAnArchive, InvalidArchive,
+    ProgramNotFound, EnvironmentExists, and what `pack` raises.
     """
     settings = load_settings()
     path = absolute_directory(file)
-    name = check_new_name(archive_stem(path) if name is None else name)
     level, jobs = level or settings.level, jobs or settings.jobs
     return pack_archive(lambda: store, path, name, message=message, level=level, jobs=jobs, progress=progress)

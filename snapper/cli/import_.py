@@ -43,18 +43,15 @@ def import_(
         snapper import myenv.tar.gz
         snapper import download.zip --name myenv
     """
-    from snapper.archives.importer import archive_stem
     from snapper.cli.render.progress import reporter
     from snapper.commands import import_archive as verb
-    from snapper.repository.specs import check_new_name
 
     file = absolute_directory(archive)
-    known_as = check_new_name(store_name or archive_stem(file), "Give its name in the store with --name.")
     with reporter(quiet=as_json) as progress:
         result = verb.import_archive(
             lambda: open_store(store, create=True),
             file,
-            known_as,
+            store_name,
             message=message,
             level=level or load_settings().level,
             jobs=jobs or load_settings().jobs,

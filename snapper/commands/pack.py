@@ -26,7 +26,7 @@ from snapper.environment.outside_paths import Surroundings
 from snapper.environment.own_locations import remember_location
 from snapper.environment.state import EnvironmentState
 from snapper.environment.variables import environment_variables
-from snapper.errors import UsageError
+from snapper.errors import EnvironmentExists, UsageError
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.model import FORMAT, HistoryEntry
 from snapper.fs.pinned import PinnedDirectory
@@ -58,7 +58,8 @@ class PackOptions:
 
     Files that the environment's index vouches for are not read, unless the pack is `full`; the snapshot is the same.
     An environment with a `foreign_prefix` is recorded as imported, and nothing is written into its directory. With
-    `force`, the snapshot is published even if someone else has published one in the meantime.
+    `force`, the snapshot is published even if someone else has published one in the meantime. An `only_new` one is
+    not published if the store has the environment with another snapshot.
     """
 
     message: str = ""
@@ -68,6 +69,7 @@ class PackOptions:
     foreign_prefix: ForeignPrefix | None = None
     full: bool = False
     force: bool = False
+    only_new: bool = False
 
 
 _DEFAULT_OPTIONS = PackOptions()
@@ -104,6 +106,8 @@ def pack(
             context = make_context(store, intent, source, name, options.level, checked)
             packed = build_snapshot(source, previous, context, checked, name, jobs, progress)
         is_current = published is not None and published.ref.current == packed.encoded.digest
+        if published is not None and options.only_new and not is_current:
+            raise EnvironmentExists(name, store.url)
         added_size = sum(packed.added.values()) + _write_snapshot(store, intent, packed, is_current)
         if not is_current:
             entry = _history_entry(source, packed, options.message, added_size)

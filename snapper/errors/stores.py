@@ -249,6 +249,17 @@ class TagExists(SnapperError):
 
 
 @dataclass(eq=False, repr=False)
+class EnvironmentExists(SnapperError):
+    """The store already has an environment of a name that nobody has chosen, with another snapshot."""
+
+    environment: str
+    store: str
+    code = ExitCode.CONFLICT
+    message_template = "the store {store} already has another environment called {environment!r}"
+    hint_template = "Choose another name with --name, or replace that environment's current snapshot: --name {environment}."
+
+
+@dataclass(eq=False, repr=False)
 class NoEarlierSnapshot(SnapperError):
     """There is no snapshot to roll back to."""
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snapper.errors import FileOperationFailed, InvalidSettings, UsageError
 from snapper.fs.atomic import write_entry
@@ -61,6 +61,11 @@ class SettingsFile:
     fields: Mapping[str, Any]
     missing: bool = False
 
+    @property
+    def is_site(self) -> bool:
+        """Whether these are the settings of all users of the machine."""
+        return self.path == _SITE
+
     def line_of(self, key: str) -> int:
         """Return the line, counted from 1, on which the key is set."""
         lines = self.text.splitlines(keepends=True)
@@ -72,6 +77,23 @@ class SettingsFile:
             except ValueError:  # in the middle of a multi-line value
                 continue
         return before + 1
+
+
+class IgnoredFile(NamedTuple):
+    """A settings file that would be used, and how another user controls it."""
+
+    path: Path
+    reason: str
+
+
+def ignored_settings_file() -> IgnoredFile | None:
+    """Return the file that is ignored in favor of the one that is found, None if there is none. May raise OSError."""
+    for directory in () if _named_file() else user_config_directories():
+        path = directory / _NAME
+        with suppress(FileNotFoundError, NotADirectoryError):
+            reason = _control_by_others(path)
+            return IgnoredFile(path, reason) if reason else None
+    return None
 
 
 def find_settings_file() -> SettingsFile | None:

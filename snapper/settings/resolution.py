@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from snapper.errors import InvalidSettings, SnapperError
 from snapper.errors.redaction import redact_url
 from snapper.settings.directories import Platform, absolute_directory, detect_platform
-from snapper.settings.file import VARIABLE, SettingsFile, find_settings_file
+from snapper.settings.file import VARIABLE, SettingsFile, find_settings_file, ignored_settings_file
 from snapper.settings.keys import SETTINGS, Value, check_key, suggest_setting
 
 #: How the origin of a default begins.
 DEFAULT = "default"
+
+_CHOOSE = "Correct that, or choose the store: with --store, SNAPPER_STORE, or snapper config set store."
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ def explain_settings() -> SettingsOverview:
         settings, errors = _resolve_all(None)
         return SettingsOverview(None, settings, (error, *errors))
     settings, errors = _resolve_all(file)
+    for setting in settings:
+        try:
+            _check_not_ignored(setting, file)
+        except InvalidSettings as error:
+            errors = (*errors, error)
     with_lines = tuple(_with_line(setting, file) for setting in settings)
     return SettingsOverview(file.path if file else None, with_lines, errors)
 
@@ -90,10 +97,13 @@ def explain_settings() -> SettingsOverview:
 def explain_setting(key: str) -> Setting:
     """Return one setting with its origin, even if others are invalid.
 
-    Raise UsageError if there is no such setting, and what `load_settings` raises for this one and the file.
+    Raise UsageError if there is no such setting, what `load_settings` raises for this one and the file, and
+    InvalidSettings for the store as `choose_store` does.
     """
     file = find_settings_file()
-    return _with_line(_resolve(check_key(key), file), file)
+    setting = _resolve(check_key(key), file)
+    _check_not_ignored(setting, file)
+    return _with_line(setting, file)
 
 
 class ChosenStore(NamedTuple):
@@ -104,10 +114,15 @@ class ChosenStore(NamedTuple):
 
 
 def choose_store(option: str | None) -> ChosenStore:
-    """Return the store to use: the option, or else the setting."""
+    """Return the store to use: the option, or else the setting.
+
+    Raise what `load_settings` raises, and InvalidSettings if a file that is ignored may name another store.
+    """
     if option is not None:
         return ChosenStore(option)
-    setting = _resolve("store", find_settings_file())
+    file = find_settings_file()
+    setting = _resolve("store", file)
+    _check_not_ignored(setting, file)
     return ChosenStore(load_settings().store, setting.origin.startswith(DEFAULT))
 
 
@@ -162,6 +177,22 @@ def _resolve(key: str, file: SettingsFile | None) -> Setting:
     platform = detect_platform() if setting.platform_default else Platform.GENERIC
     origin = DEFAULT if platform is Platform.GENERIC else f"{DEFAULT} ({platform.value})"
     return Setting(key, setting.default(), origin)
+
+
+def _check_not_ignored(setting: Setting, file: SettingsFile | None) -> None:
+    """Raise InvalidSettings for the store if the user may have chosen another one in a file that is ignored.
+
+    What is packed would be published elsewhere, or be lost with this machine.
+    """
+    is_own = setting.origin == variable_name("store") or (
+        file and not file.is_site and "store" in file.fields
+    )
+    if setting.key != "store" or is_own:
+        return
+    ignored = ignored_settings_file()
+    if ignored:
+        reason = f"it may name the store to use, but it is ignored, because {ignored.reason}"
+        raise InvalidSettings(str(ignored.path), reason, _CHOOSE)
 
 
 def _with_line(setting: Setting, file: SettingsFile | None) -> Setting:
