@@ -256,7 +256,7 @@ class EnvironmentExists(SnapperError):
     store: str
     code = ExitCode.CONFLICT
     message_template = "the store {store} already has another environment called {environment!r}"
-    hint_template = "Choose another name with --name, or replace that environment's current snapshot: --name {environment}."
+    hint_template = "Choose another name with --name, or replace its current snapshot: --name {environment}."
 
 
 @dataclass(eq=False, repr=False)
