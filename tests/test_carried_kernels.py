@@ -16,7 +16,7 @@ from snapper.environment.credential_forms import defines_secret, is_secret
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.jupyter import kernels_dir, nbconvert, started
-from tests.support.kernelspecs import add_kernel
+from tests.support.kernelspecs import add_kernel, launch
 from tests.support.pip import python_of, run
 
 
@@ -131,7 +131,11 @@ UNUSUAL = {
     "bash": (["bash", "-c", "exec ~/envs/work/bin/run -f {connection_file}"], {}, "exec {prefix}/bin/run"),
     "home": (["bash", "-c", 'exec "$HOME/envs/work/bin/run"'], {}, '"{prefix}/bin/run"'),
     "module": (["python", "-m", "conda", "run", "-n", "work", "run", "x"], {}, "exec {prefix}/bin/run x"),
-    "path": (["run", "x"], {"PATH": "{prefix}/bin:/usr/bin:/bin"}, "PATH={prefix}/bin:/usr/bin:/bin"),
+    "path": (
+        ["run", "x"],
+        {"PATH": "{prefix}/bin:/usr/bin:/bin"},
+        "PATH={prefix}/bin:{prefix}/bin:/usr/bin:/bin",
+    ),
     "variable": (["sh", "-c", "exec $CONDA_PREFIX/bin/run"], {"CONDA_PREFIX": "{prefix}"}, "={prefix}"),
     "relative": (["{resource_dir}/../../../../../envs/work/bin/run"], {}, "exec {prefix}/bin/run"),
     "beside": (
@@ -167,10 +171,10 @@ def test_unusual_commands_that_start_the_environment(work: Path, machine: Machin
     other = move(machine, "work")
     prefix = other.envs / "work"
     assert registered(other) == sorted(UNUSUAL)
-    for name, (_, _, command) in UNUSUAL.items():
-        assert (
-            command.replace("{prefix}", str(prefix)) in (kernels_dir(other) / name / "command.sh").read_text()
-        )
+    for name, (_, _, expected) in UNUSUAL.items():
+        command, variables, _ = launch(kernels_dir(other) / name)
+        text = "\n".join([f"exec {' '.join(command)}", *map("=".join, variables.items())])
+        assert expected.replace("{prefix}", str(prefix)) in text
     assert (prefix / "share/snapper/kernels/beside/data/file.json").read_text() == "{}"
     assert (prefix / "share/snapper/kernels/sourced/env.sh").read_text() == f"export PATH={prefix}/bin:$PATH"
 
@@ -274,12 +278,11 @@ def test_fields_logos_and_copies_of_registered_kernels_are_carried(work: Path, m
     (kernels_dir(machine) / "rich/logo-64x64.png").write_bytes(b"PNG")
     other = move(machine, "work")
     assert registered(other) == ["gpu1", "rich", "work-text"]
-    gpu, rich = (
-        json.loads((kernels_dir(other) / name / "kernel.json").read_text()) for name in ("gpu1", "rich")
-    )
-    assert gpu["env"] == {"CUDA_VISIBLE_DEVICES": "1"}
-    assert f"{other.envs}/work/bin/run" in (kernels_dir(other) / "gpu1/command.sh").read_text()
-    assert rich["env"] == {"DATA": f"{other.envs}/work/share"}
+    rich = json.loads((kernels_dir(other) / "rich/kernel.json").read_text())
+    gpu = launch(kernels_dir(other) / "gpu1")
+    assert gpu.variables["CUDA_VISIBLE_DEVICES"] == "1"
+    assert gpu.command[0] == f"{other.envs}/work/bin/run"
+    assert launch(kernels_dir(other) / "rich").variables["DATA"] == f"{other.envs}/work/share"
     assert (rich["interrupt_mode"], rich["metadata"]["debugger"]) == ("message", True)
     assert (kernels_dir(other) / "rich/logo-64x64.png").read_bytes() == b"PNG"
 

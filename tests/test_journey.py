@@ -16,6 +16,7 @@ import pytest
 from scripts.maker import change, make, records
 from tests.conftest import Machine, tree_of
 from tests.support.kernel import run_cell
+from tests.support.kernelspecs import launch
 
 NewMachine = Callable[[str], Machine]
 
@@ -85,8 +86,7 @@ def test_restored_environment_works_in_another_directory(journey: Journey) -> No
 def test_registered_kernel_runs_in_the_restored_environment(journey: Journey) -> None:
     (kernel,) = journey.restored["restored"][0]["kernels"]
     assert kernel["display_name"] == "Python (science)"
-    command = (Path(kernel["path"]) / "command.sh").read_text()
-    assert str(journey.prefix / "bin" / "python") in command
+    assert launch(Path(kernel["path"])).command[0] == f"{journey.prefix}/bin/python"
     cell = "import sys, os, numpy; print(sys.prefix, os.environ['CONDA_PREFIX'], os.environ['CONDA_DEFAULT_ENV'])"
     assert (
         run_cell(kernel["name"], cell, journey.two.variables)

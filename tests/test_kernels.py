@@ -31,7 +31,7 @@ from snapper.process.identity import process_start_time
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
 from tests.support.jupyter import get, jupyterlab, kernels_dir, launcher_page, nbconvert, started
-from tests.support.kernelspecs import add_kernel
+from tests.support.kernelspecs import SHELLS, add_kernel, launch
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,27 @@ def test_compiled_kernel_runs_in_its_environment(multilingual: Machine) -> None:
     with started(multilingual, "work-compiled") as kernel:
         assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
         assert str(prefix) in kernel.log.splitlines()
+
+
+def test_kernel_starts_as_the_environment_says_by_then(multilingual: Machine) -> None:
+    """The variables, the scripts, and the kernelspec have changed since the kernel was registered."""
+    prefix = multilingual.envs / "work"
+    spec, state = prefix / "share/jupyter/kernels/compiled/kernel.json", prefix / "conda-meta/state"
+    script = prefix / "etc/conda/activate.d/new.sh"
+    before = spec.read_bytes(), state.read_bytes()
+    fields = {**json.loads(before[0]), "argv": ["env"], "env": {"SPEC": "$QUOTED new"}}
+    spec.write_text(json.dumps(fields))
+    state.write_text('{"version": 1, "env_vars": {"NEW": "1"}}')
+    script.write_text("export SCRIPT=$NEW\n")
+    try:
+        with started(multilingual, "work-compiled", {"QUOTED": "Jupyter's"}) as kernel:
+            assert kernel.manager.provisioner.process.wait(30) == 0  # type: ignore[union-attr]
+            shown = kernel.log.splitlines()
+    finally:
+        spec.write_bytes(before[0])
+        state.write_bytes(before[1])
+        script.unlink()
+    assert {"NEW=1", "SCRIPT=1", "SPEC=Jupyter's new", "QUOTED=Jupyter's"} <= set(shown)
 
 
 def test_notebook_runs_in_its_environment(multilingual: Machine) -> None:
@@ -429,7 +450,8 @@ def test_kernels_that_users_changed_are_theirs(machine: Machine) -> None:
     assert "with your changes to its kernel.json" in outcome.out
     assert [tree_of(directory) for directory in copies] == before
     assert (registered / "kernel.json").read_text() == text
-    assert "false" in (registered / "command.sh").read_text()
+    assert launch(registered).command == ["false"]
+    assert launch(registered, CUDA_VISIBLE_DEVICES="1").variables["CUDA_VISIBLE_DEVICES"] == "1"
     assert [file.name for file in more.iterdir()] == ["notes.txt"]
     shutil.rmtree(prefix)
     (machine.store / "environments/one.json").unlink()
@@ -471,7 +493,7 @@ def test_logos_that_users_changed_are_theirs(machine: Machine) -> None:
     assert (logos(), len([*registered.iterdir()])) == (kept, 2)
     machine.run_json("kernels", "register", prefix)
     assert logos() == kept
-    assert (registered / "command.sh").exists()
+    assert (registered / "launch.sh").exists()
 
 
 def test_files_of_registered_kernels_are_private(machine: Machine) -> None:
@@ -521,8 +543,6 @@ def test_waiting_file_keeps_its_format(home: Path) -> None:
 
 # --- the launcher -----------------------------------------------------------------------------------------
 
-SHELLS = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
-
 
 @pytest.fixture
 def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
@@ -539,7 +559,7 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
         (leave / f"{name}.sh").write_text(f'LEFT="${{LEFT:-}}{name}"; export LEFT\n')
     programs = tmp_path / "bin"
     programs.mkdir()
-    for program in ("env", "touch", "sleep"):
+    for program in ("awk", "env", "head", "readlink", "touch", "sleep"):
         (programs / program).symlink_to(shutil.which(program) or "")
     kernel = tmp_path / "kernel"
     kernel.mkdir()
@@ -547,17 +567,25 @@ def launched(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProce
     condabin.mkdir(parents=True)
     waiting, used = tmp_path / "waiting", tmp_path / "used"
     target = launcher.LaunchTarget(
-        "it's", prefix, Access(()), CondaCommands(str(tmp_path / "conda"), str(condabin)), waiting, used
+        "it's",
+        prefix,
+        "share/kernel",
+        Access(()),
+        CondaCommands(str(tmp_path / "conda"), str(condabin)),
+        waiting,
+        used,
     )
     script = launcher.render_launch_script(target).replace(launcher.SYSTEM_PATH, "/nonexistent")
     (kernel / launcher.LAUNCH_SCRIPT).write_text(script)
     argv = [
         sys.executable, "-I", "-S", "-c",
         "import os, sys, json; print(json.dumps([sys.argv[1:], dict(os.environ)]))",
-        "--f={connection_file}", "a 'b' $c", "", "{unknown}",
+        "--f={connection_file}", "a 'b' $c", "", "{unknown} {prefix}",
     ]  # fmt: skip
-    own = {"OWN": "it's", "ORDER": "first,", "REFERS": "${HOME}", "no name": "x", "NUMBER": 5}
-    (kernel / launcher.COMMAND_SCRIPT).write_text(launcher.render_command_script(prefix, argv, own))
+    own = {"OWN": "it's", "ORDER": "first,", "REFERS": "$LC_ALL ${NONE} $$", "no name": "x", "NUMBER": 5}
+    (prefix / "share/kernel").mkdir(parents=True)
+    spec = json.dumps({"argv": argv, "display_name": "K", "language": "k", "env": own})
+    (prefix / "share/kernel/kernel.json").write_text(spec)
 
     def run(shell: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         program = [shutil.which(shell) or "", *(["sh"] if shell == "busybox" else [])]
@@ -579,12 +607,12 @@ def test_launcher_activates_in_every_shell(
 ) -> None:
     """With `set -u`, without and with another activated environment, and in any locale."""
     prefix = tmp_path / "envs" / "it's"
-    done = launched(shell, "/c.json", "{unknown}", LC_ALL="C.UTF-8")
+    done = launched(shell, "/c.json", "f={f}", "prefix=/usr", "--", "--more", LC_ALL="C.UTF-8")
     assert done.returncode == 0, done.stderr
     arguments, variables = json.loads(done.stdout)
-    assert arguments == ["--f=/c.json", "a 'b' $c", "", "{unknown}"]
+    assert arguments == ["--f=/c.json", "a 'b' $c", "", "{unknown} /usr", "--more"]
     assert (variables["ORDER"], variables["OWN"]) == ("first,B,a b,z,", "it's")
-    assert "REFERS" not in variables
+    assert variables["REFERS"] == "C.UTF-8 ${NONE} $"
     assert variables["PATH"] == f"{prefix}/bin:{tmp_path}/conda/condabin:{tmp_path}/bin"
     assert (variables["CONDA_SHLVL"], variables["CONDA_PREFIX"], variables["LC_ALL"]) == (
         "1",
@@ -594,17 +622,88 @@ def test_launcher_activates_in_every_shell(
     assert "CONDA_PREFIX_0" not in variables
     assert (tmp_path / "used").exists()
 
-    again = launched(shell, "/c.json", "x", **{**variables, "ORDER": "set,"})
+    # as if the user had changed the registered kernel
+    (tmp_path / "kernel/kernel.json").write_text('{"env": {"ORDER": "", "OWN": 1}}')
+    again = launched(shell, "/c.json", **{**variables, "ORDER": "set,", "OWN": "other"})
     _, twice = json.loads(again.stdout)
-    assert twice["ORDER"] == "set,B,a b,z,"
+    assert (twice["ORDER"], twice["OWN"]) == ("set,B,a b,z,", "it's")
     assert (twice["CONDA_SHLVL"], twice["PATH"]) == ("1", variables["PATH"])
     assert twice["LEFT"] == "321"
     assert "LEFT" not in variables
     assert "CONDA_PREFIX_1" not in twice
 
-    strange = launched(shell, "/c.json", "x", CONDA_SHLVL="none", CONDA_PREFIX="/gone")
+    strange = launched(shell, "/c.json", CONDA_SHLVL="none", CONDA_PREFIX="/gone")
     _, variables = json.loads(strange.stdout)
     assert variables["CONDA_SHLVL"] == "1"
+
+
+#: Other programs than the system's awk, which all shells run.
+AWKS = [name for name in ("gawk", "original-awk", "busybox") if shutil.which(name)]
+
+
+@pytest.mark.parametrize(
+    ("shell", "awk"), [*((shell, "awk") for shell in SHELLS), *(("bash", awk) for awk in AWKS)]
+)
+def test_launcher_reads_the_environment_each_time(
+    launched: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, shell: str, awk: str
+) -> None:
+    """Variables that have been unset or removed are not exported any more."""
+    (tmp_path / "bin/awk").unlink()
+    (tmp_path / "bin/awk").symlink_to(shutil.which(awk) or "")
+    prefix = tmp_path / "envs/it's"
+    variables_d, state = prefix / "etc/conda/env_vars.d", prefix / "conda-meta/state"
+    variables_d.mkdir()
+    (variables_d / "b.json").write_text('{"A": "b", "B": "b", "N": 1, "U": "u"}')
+    (variables_d / "a.json").write_text('{"A": "a", "C": "\\u00e9\\ud83d\\ude00\\n\\/\\"\\\\"}')
+    (variables_d / ".c.json").write_text('{"HIDDEN": "x"}')
+    state.write_text('{"version": 1, "env_vars": {"TOKEN": "it\'s", "U": "***unset***", "BAD": "\\ud800"}}')
+
+    def exported() -> dict[str, str]:
+        done = launched(shell, "/c.json")
+        assert done.returncode == 0, done.stderr
+        variables = json.loads(done.stdout)[1]
+        return {
+            name: variables[name] for name in ("A", "B", "C", "U", "N", "TOKEN", "BAD") if name in variables
+        }
+
+    assert exported() == {"A": "b", "B": "b", "C": 'é😀\n/"\\', "TOKEN": "it's"}
+    state.write_text('{"version": 1, "env_vars": {"A": "state"}}')
+    (variables_d / "b.json").unlink()
+    assert exported() == {"A": "state", "C": 'é😀\n/"\\'}
+    shutil.rmtree(variables_d)
+    for text in (
+        "",
+        "{}",
+        '{"env_vars": 1}',
+        '{"env_vars": {"A": "1"}',
+        '[{"env_vars": {"A": "1"}}]',
+        "\0",
+        "\1",
+    ):
+        state.write_text(text)
+        assert exported() == {}
+    state.unlink()
+    assert exported() == {}
+
+    spec = prefix / "share/kernel/kernel.json"
+    spec.write_text(json.dumps({"argv": ["own", "{connection_file}"], "env": {"A": "spec"}}))
+    (prefix / "bin").mkdir()
+    (prefix / "bin/own").write_text('#!/bin/sh\necho "$0" "$@" "$A" "${OWN-none}"\n')
+    (prefix / "bin/own").chmod(0o755)
+    assert launched(shell, "/c.json").stdout == f"{prefix}/bin/own /c.json spec none\n"
+    for text in (
+        '{"argv": []}',
+        '{"argv": ["own", 1]}',
+        '{"argv": ["own", ["x"]]}',
+        '{"argv": ["-c", "x"]}',
+        "{",
+    ):
+        spec.write_text(text)
+        done = launched(shell, "/c.json")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{spec} is not a kernelspec that can be used" in done.stderr
+    spec.unlink()
+    assert "it's no longer has this kernel" in launched(shell, "/c.json").stderr
 
 
 def test_programs_of_a_restored_base_are_not_on_the_path(
@@ -698,7 +797,7 @@ def test_launcher_ignores_waiting_files_that_are_not_snappers(
 
 def test_launcher_passes_shellcheck(tmp_path: Path) -> None:
     target = launcher.LaunchTarget(
-        "a", tmp_path, Access((0, 1)), CondaCommands(), tmp_path / "w", tmp_path / "u"
+        "a", tmp_path, "share/kernel", Access((0, 1)), CondaCommands(), tmp_path / "w", tmp_path / "u"
     )
     (tmp_path / "launch.sh").write_text(launcher.render_launch_script(target))
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
 import shutil
@@ -207,7 +208,7 @@ def test_name_leads_only_to_own_environments(machine: Machine) -> None:
     [
         "snapper.kernels.registration.find_kernelspecs",
         "snapper.kernels.registration.launcher.render_launch_script",
-        "snapper.kernels.registration.launcher.render_command_script",
+        "snapper.kernels.registration.replace_assets",
     ],
 )
 def test_environment_that_is_swapped_while_its_kernels_are_registered(
@@ -220,7 +221,7 @@ def test_environment_that_is_swapped_while_its_kernels_are_registered(
     assert not outcome.problem
     for file in Path(outcome.path).iterdir():
         assert SECRET not in file.read_text()
-    assert "good" in (Path(outcome.path) / "command.sh").read_text()
+    assert json.loads((Path(outcome.path) / "kernel.json").read_text())["language"] == "good"
 
 
 @pytest.mark.parametrize("is_present", [False, True])
@@ -239,7 +240,7 @@ def test_environment_that_is_swapped_after_it_is_restored(
     assert isinstance(result, RestoreResult), result
     assert prefix.is_symlink() and result.present == is_present
     (kernel,) = result.kernels
-    assert SECRET not in (Path(kernel.path) / "command.sh").read_text()
+    assert SECRET not in (Path(kernel.path) / "kernel.json").read_text()
 
 
 @pytest.mark.parametrize(

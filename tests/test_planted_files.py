@@ -28,7 +28,7 @@ from snapper.kernels.restore_record import RestoreRecorder, last_restore
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import WaitingNotice, read_notice, waiting_file, write_notice
 from tests.support.access_lists import ACCESS_LIST, NO_ID, OWNING_GROUP, USER, set_access_list
-from tests.support.kernelspecs import add_kernel
+from tests.support.kernelspecs import SHELLS, add_kernel, launch
 
 OTHER_USER = 65534
 SECRET = "the-user's-password"
@@ -167,8 +167,12 @@ def test_planted_files_do_not_get_into_kernels(
     (outcome,) = kernels.register(prefix, "work")
     assert not outcome.problem
     assert SECRET not in str(registered(home))
-    assert {"launch.sh", "command.sh", "kernel.json"} <= registered(home).keys()
+    assert {"launch.sh", "kernel.json"} <= registered(home).keys()
     assert "Traceback" not in capfd.readouterr().err
+    for shell in SHELLS[:2]:
+        started = launch(Path(outcome.path), shell=shell)
+        assert started.command == ["true"], started.errors
+        assert SECRET not in str(started)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +193,7 @@ def test_directories_elsewhere_do_not_get_into_kernels(
     kernels.register(prefix, "work")
     for kernel in (home / ".local/share/jupyter/kernels").glob("*"):
         assert SECRET not in str(registered(home, kernel.name))
+        assert SECRET not in str(launch(kernel))
     assert kernels.install_hint(prefix).endswith("ipykernel")
 
 
@@ -196,14 +201,16 @@ def test_large_directories_are_not_listed(home: Path, prefix: Path) -> None:
     for number in range(300):
         (prefix / f"etc/conda/env_vars.d/{number}.json").write_text('{"MANY": "1"}')
     kernels.register(prefix, "work")
-    assert "MANY" not in registered(home)["command.sh"]
+    directory = home / ".local/share/jupyter/kernels/work-good"
+    assert "MANY" not in launch(directory).variables
     shutil.rmtree(prefix / "etc/conda/env_vars.d")
     (prefix / "etc/conda/env_vars.d").mkdir()
     for number in range(5):
-        value = f"{number}" + " " * 300_000
-        (prefix / f"etc/conda/env_vars.d/{number}.json").write_text(json.dumps({f"LARGE{number}": value}))
-    kernels.register(prefix, "work")
-    assert [number for number in range(5) if f"LARGE{number}" in registered(home)["command.sh"]] == [0, 1, 2]
+        document = json.dumps({f"LARGE{number}": "x"}) + " " * 300_000
+        (prefix / f"etc/conda/env_vars.d/{number}.json").write_text(document)
+    for shell in SHELLS[:2]:
+        variables = launch(directory, shell=shell).variables
+        assert [number for number in range(5) if f"LARGE{number}" in variables] == [0, 1, 2]
     for number in range(100):
         add_kernel(prefix, f"k{number}", argv=["true"], display_name="Good", language="text")
     assert kernels.register(prefix, "work") == ()
@@ -226,7 +233,7 @@ def test_one_kernel_does_not_stop_others(prefix: Path, monkeypatch: pytest.Monke
     def fail(*_: object) -> str:
         raise MemoryError
 
-    monkeypatch.setattr("snapper.kernels.launcher.render_command_script", fail)
+    monkeypatch.setattr("snapper.kernels.launcher.render_launch_script", fail)
     outcomes = {outcome.name: outcome.problem for outcome in kernels.register(prefix, "work")}
     assert outcomes["work-good"] == "MemoryError"
 
@@ -246,9 +253,11 @@ def test_only_known_fields_of_kernelspecs_are_registered(home: Path, prefix: Pat
     kernels.register(prefix, "work")
     fields = json.loads(registered(home)["kernel.json"])
     assert fields.keys() == {
-        "argv", "display_name", "env", "interrupt_mode", "kernel_protocol_version", "language", "metadata",
+        "argv", "display_name", "interrupt_mode", "kernel_protocol_version", "language", "metadata",
     }  # fmt: skip
-    assert fields["env"] == {"GOOD": "1"}
+    variables = launch(home / ".local/share/jupyter/kernels/work-good").variables
+    assert variables["GOOD"] == "1"
+    assert {"NUMBER", "BAD;touch x", "BASH_FUNC_x%%"}.isdisjoint(variables)
     assert fields["metadata"].pop("snapper")["environment"] == "work"
     assert fields["metadata"] == {"debugger": True}
     assert [kernel.name for kernel in kernels.registered_kernels()] == ["work-good"]
@@ -400,7 +409,6 @@ def test_files_that_may_contain_secrets_are_private(home: Path, prefix: Path, se
         os.umask(before)
     state = home / ".local/state/snapper"
     private = [
-        directory / "command.sh",
         directory / "kernel.json",
         state / "waiting/work",
         state / "restore.json",
@@ -415,7 +423,7 @@ def test_links_in_kernels_are_replaced(home: Path, prefix: Path, secret: Path) -
     kernels.register(prefix, "work")
     directory = home / ".local/share/jupyter/kernels/work-good"
     data = secret.read_bytes()
-    for name in ("launch.sh", "command.sh", "logo-svg.svg"):
+    for name in ("launch.sh", "logo-svg.svg"):
         (directory / name).unlink()
         (directory / name).symlink_to(secret)
     kernels.register(prefix, "work")
@@ -628,7 +636,7 @@ def test_others_cannot_write_to_directories_of_kernels(home: Path, prefix: Path)
     directory.chmod(0o777)
     kernels.register(prefix, "work")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
-    assert sorted(registered(home)) == ["command.sh", "kernel.json", "launch.sh", "logo-svg.svg"]
+    assert sorted(registered(home)) == ["kernel.json", "launch.sh", "logo-svg.svg"]
     assert (directory / "launch.sh").stat().st_uid == os.geteuid()
 
 

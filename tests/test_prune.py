@@ -27,7 +27,7 @@ from snapper.commands.retention import RetentionPolicy
 from snapper.errors import LayersPruned, LeaseExpired, SnapperError, StoreLocked
 from snapper.format.layout import Layout
 from snapper.format.model import HistoryEntry, Ref
-from snapper.kernels import launcher
+from snapper.kernels.launch_template import LAUNCH_SCRIPT_TEMPLATE
 from snapper.process.identity import is_marked, marked, process_start_time
 from snapper.process.progress import NullProgress
 from snapper.repository import locks
@@ -751,7 +751,7 @@ for shell in shells:
     print(os.spawnvp(os.P_WAIT, shell, command) == 0)
 """
     shells = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
-    own = launcher._LAUNCH_TEMPLATE.partition("snapper_is_alive() {")[2].partition("\n}\n")[0]
+    own = LAUNCH_SCRIPT_TEMPLATE.partition("snapper_is_alive() {")[2].partition("\n}\n")[0]
     hidden = ["unshare", "-m", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh"]
     able = subprocess.run([*hidden, "true"], capture_output=True, text=True, check=False)
     if able.returncode:

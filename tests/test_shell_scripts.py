@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from snapper.environment.conda_directories import CondaCommands
 from snapper.kernels import launcher
 from snapper.kernels.access import Access
-from snapper.process.shell import Code, comment, fill, is_variable_name, quote
-
-SHELLS = [shell for shell in ("dash", "bash", "busybox", "ksh", "zsh") if shutil.which(shell)]
+from snapper.process.shell import Code, comment, fill, quote
+from tests.support.kernelspecs import SHELLS
 
 #: Prints the environment, an empty line, and the arguments, each ending with NUL.
 SHOW = "env -0; printf '\\0'; for word; do printf '%s\\0' \"$word\"; done"
@@ -60,7 +59,7 @@ def run(shell: str, script: Path, *arguments: str, directory: Path) -> tuple[lis
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the only programs on PATH: those that the launcher needs, and one that leaves a trace."""
     directory = tmp_path_factory.mktemp("programs")
-    for program in ("env", "touch", "sleep", "printf"):
+    for program in ("awk", "env", "head", "readlink", "touch", "sleep", "printf"):
         (directory / program).symlink_to(shutil.which(program) or "")
     return directory
 
@@ -90,6 +89,7 @@ def test_values_in_scripts_of_kernels_arrive_unchanged(
         target = launcher.LaunchTarget(
             environment,
             prefix,
+            f"share/{name}",
             Access(()),
             CondaCommands("", condabin),
             directory / name / "w",
@@ -103,22 +103,24 @@ def test_values_in_scripts_of_kernels_arrive_unchanged(
             encode(f"snapper: {environment} no longer has this kernel\nsnapper: to restore it") in missing[2]
         )
 
-        values = {"OWN": own.replace("$", ""), "A;touch pwned": "x", "BASH_FUNC_x%%": "() { touch pwned; }"}
+        values = {"OWN": own.replace("$", "$$"), "A;touch pwned": "x", "BASH_FUNC_x%%": "() { touch pwned; }"}
         state = {"version": 1, "env_vars": {"STORED": stored, "B\ntouch pwned": "x", "@X@": "x"}}
         (prefix / "conda-meta/state").write_text(json.dumps(state))
         argv = ["/bin/sh", "-c", SHOW, "sh", "{connection_file}", *words, "f={f}"]
-        (kernel / "command.sh").write_bytes(encode(launcher.render_command_script(prefix, argv, values)))
+        os.makedirs(encode(f"{prefix}/share/{name}"))
+        spec = json.dumps({"argv": argv, "display_name": own, "language": stored, "env": values})
+        (prefix / f"share/{name}/kernel.json").write_text(spec)
         variables, arguments, errors = run(
-            shell, kernel / "launch.sh", "/c.json", "$(f)", directory=directory
+            shell, kernel / "launch.sh", "/c.json", "f=$(f)", "--", "$(more)", directory=directory
         )
 
     assert not errors
-    assert arguments == [b"/c.json", *map(encode, words), b"f=$(f)"]
+    assert arguments == [b"/c.json", *map(encode, words), b"f=$(f)", b"$(more)"]
     shown = dict(variable.split(b"=", 1) for variable in variables)
     assert shown[b"CONDA_PREFIX"] == encode(str(prefix))
     assert shown[b"CONDA_DEFAULT_ENV"] == encode(name)
     assert shown[b"CONDA_PROMPT_MODIFIER"] == encode(f"({name}) ")
-    assert shown[b"OWN"] == encode(values["OWN"])
+    assert shown[b"OWN"] == encode(own)
     assert shown[b"STORED"] == encode(stored)
     assert {each for each in shown if b"A;" in each or b"touch" in each or b"FUNC" in each} == set()
 
@@ -135,13 +137,3 @@ def test_templates_are_filled_in_one_pass(first: str, second: str) -> None:
 def test_values_with_nul_are_refused() -> None:
     with pytest.raises(ValueError, match="NUL"):
         fill("@A@", {"A": "a\0b"})
-    for argv, variables in ((["a\0b"], {}), (["a"], {"A": "a\0b"})):
-        with pytest.raises(ValueError, match="NUL"):
-            launcher.render_command_script(Path("/none"), argv, variables)
-
-
-def test_names_of_variables() -> None:
-    assert all(map(is_variable_name, ("A", "_", "a1", "LD_PRELOAD")))
-    assert not any(
-        map(is_variable_name, ("", "1", "A B", "A\n", "A;x", "BASH_FUNC_x%%", "É", "A-B", "A=B", "@X@"))
-    )

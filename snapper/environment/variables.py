@@ -18,8 +18,8 @@ _ENV_VARS = "etc/conda/env_vars.d"
 _STATE = "conda-meta/state"
 
 #: The most files in that directory, and the most bytes in all files with variables. No system passes on more.
-_MOST_FILES = 256
-_MOST_BYTES = 1 << 20
+MOST_FILES = 256
+MOST_BYTES = 1 << 20
 
 #: The value in `conda-meta/state` of a variable that is not to be set.
 _UNSET = "***unset***"
@@ -31,7 +31,7 @@ def environment_variables(prefix: Top) -> dict[str, str]:
     Files that cannot be read, or are not as expected, are ignored with a warning.
     """
     variables: dict[str, Any] = {}
-    remaining = _MOST_BYTES
+    remaining = MOST_BYTES
     for path in (*_package_variables(prefix), _STATE):
         data = _read(prefix, path, remaining)
         remaining -= len(data)
@@ -49,7 +49,7 @@ def _is_value(value: object) -> bool:
 def _package_variables(prefix: Top) -> list[str]:
     """Return the paths of the files with variables of packages, sorted."""
     try:
-        names = list_beneath(prefix, _ENV_VARS, _MOST_FILES)
+        names = list_beneath(prefix, _ENV_VARS, MOST_FILES)
     except FileNotFoundError:
         return []
     except OSError as error:

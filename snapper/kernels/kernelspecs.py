@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shlex
 import stat
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from snapper.environment.names import can_be_in_envs_dir
 from snapper.format.model import Kernel
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.small_files import list_beneath, read_beneath
-from snapper.process.shell import is_variable_name
+from snapper.process.shell import is_variable_name, quote
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +40,14 @@ KERNELSPEC_ERRORS = (OSError, ValueError, KeyError, TypeError, RecursionError)
 #: Logos and front-end files that can be next to it.
 ASSETS = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg", "kernel.js", "kernel.css")
 
-_KERNELS = "share/jupyter/kernels"
+#: The directory in an environment for the kernelspecs that it ships.
+SHIPPED = "share/jupyter/kernels"
 
 #: The directory in an environment for kernelspecs that were outside of it, and are to be registered by their own names.
 CARRIED = "share/snapper/kernels"
 
 #: The largest `kernel.json`, and the largest logo or front-end file, in bytes.
-_LARGEST_SPEC = 64 * 1024
+LARGEST_SPEC = 64 * 1024
 _LARGEST_ASSET = 1 << 20
 
 _LONGEST_FILE_NAME = 255
@@ -83,16 +83,6 @@ class Kernelspec:
     def prefix(self) -> Path:
         return self.environment.path
 
-    def argv(self) -> list[str]:
-        """Return the kernel's command with absolute paths of the environment's program and resources."""
-        resources = str(self.prefix / self.directory)
-        argv = [word.replace("{resource_dir}", resources) for word in self.command]
-        if self.is_carried:
-            argv = [os.path.normpath(word) if word.startswith(f"{resources}/") else word for word in argv]
-        if not os.path.isabs(argv[0]) and self.environment.stat(f"bin/{argv[0]}"):
-            argv[0] = str(self.prefix / "bin" / argv[0])
-        return argv
-
     def variables(self) -> dict[str, str]:
         """Return the environment variables that the kernelspec sets."""
         variables: dict[str, str] = self.fields["env"]
@@ -114,9 +104,9 @@ class Kernelspec:
 
 def find_kernelspecs(environment: PinnedDirectory) -> Iterator[Kernelspec]:
     """Yield the valid kernelspecs that the environment ships, sorted by name, and then those that it carries."""
-    directories = [f"{top}/{name}" for top in (_KERNELS, CARRIED) for name in _list(environment, top)]
+    directories = [f"{top}/{name}" for top in (SHIPPED, CARRIED) for name in _list(environment, top)]
     for directory in directories[:MOST_KERNELS]:
-        data = _read(environment, f"{directory}/{KERNEL_JSON}", _LARGEST_SPEC)
+        data = _read(environment, f"{directory}/{KERNEL_JSON}", LARGEST_SPEC)
         try:
             spec = None if data is None else parse_kernelspec(environment, directory, data)
         except KERNELSPEC_ERRORS as error:
@@ -151,6 +141,8 @@ def possible_kernels(kernels: Sequence[Kernel]) -> list[Kernel]:
         Kernel(kernel.name, kernel.display_name[:_LONGEST_TEXT], kernel.language[:_LONGEST_TEXT])
         for kernel in kernels[:MOST_KERNELS]
         if len(kernel.name) <= _LONGEST_FILE_NAME
+        and "/" not in kernel.name
+        and kernel.name not in ("", ".", "..")
     ]
 
 
@@ -179,6 +171,12 @@ def parse_kernelspec(environment: PinnedDirectory, directory: str, data: bytes) 
     f"{display_name}{language}".encode()  # raise UnicodeEncodeError for what Jupyter could not display
     kernel = Kernel(name, display_name, language)
     return Kernelspec(kernel, environment, directory, tuple(argv), _known_fields(found))
+
+
+def check_words(command: Sequence[str]) -> None:
+    """Raise ValueError if a word of a command cannot be passed to a program."""
+    for word in command:
+        quote(word).encode("utf-8", "surrogateescape")
 
 
 def _known_fields(found: dict[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from snapper.environment import conda
 from snapper.format.constraints import check_name
@@ -21,18 +22,31 @@ from snapper.fs.atomic import is_temporary
 from snapper.fs.own_directory import OwnDirectory, list_directory, own_directory
 from snapper.kernels.assets import Digests, written_assets
 from snapper.kernels.jupyter import user_kernels_directory
-from snapper.kernels.kernelspecs import ASSETS, KERNEL_JSON, KERNELSPEC_ERRORS
-from snapper.kernels.launcher import COMMAND_SCRIPT, LAUNCH_SCRIPT
+from snapper.kernels.kernelspecs import ASSETS, CARRIED, KERNEL_JSON, KERNELSPEC_ERRORS, SHIPPED
+from snapper.kernels.launcher import LAUNCH_SCRIPT
+
+#: A script that earlier versions wrote, with the command and the variables of the day.
+FORMER_SCRIPT = "command.sh"
 
 #: What snapper always writes into the directory of a kernel, and what it may write before that is complete.
-_WRITTEN = {KERNEL_JSON, LAUNCH_SCRIPT, COMMAND_SCRIPT}
-_WRITTEN_FIRST = {LAUNCH_SCRIPT, COMMAND_SCRIPT, *ASSETS}
+_WRITTEN = {KERNEL_JSON, LAUNCH_SCRIPT, FORMER_SCRIPT}
+_WRITTEN_FIRST = {LAUNCH_SCRIPT, FORMER_SCRIPT, *ASSETS}
+
+
+class KernelOrigin(NamedTuple):
+    """Which kernel of which environment a registered one is, and the directory below the prefix with its kernelspec."""
+
+    environment: str
+    kernel: str
+    prefix: Path
+    kernelspec: str
 
 
 @dataclass(frozen=True)
 class RegisteredKernel:
     """A kernel that snapper has registered; `ready` if its environment is in its place and has the kernel.
 
+    `kernelspec` is the directory below the prefix that has the environment's kernelspec.
     If `edited`, its `kernel.json` is not as snapper wrote it. It `claims` its name if the environment carried it by
     that name, rather than by one of the template's. `assets` are the files beside it that snapper has written.
     """
@@ -43,6 +57,7 @@ class RegisteredKernel:
     environment: str
     kernel: str
     prefix: str
+    kernelspec: str
     path: str
     ready: bool
     edited: bool = False
@@ -81,17 +96,10 @@ def is_usable(directory: OwnDirectory, environment: str, kernel: str) -> bool:
 
 
 def with_mark(
-    fields: dict[str, Any],
-    environment: str,
-    kernel: str,
-    prefix: Path,
-    assets: Mapping[str, str],
-    *,
-    claims: bool = False,
+    fields: dict[str, Any], origin: KernelOrigin, assets: Mapping[str, str], *, claims: bool = False
 ) -> dict[str, Any]:
     """Return the fields of a `kernel.json` marked as a kernel that snapper has registered with these assets."""
-    mark: dict[str, object] = {"environment": environment, "kernel": kernel, "prefix": str(prefix)}
-    mark["assets"] = dict(assets)
+    mark: dict[str, object] = {**origin._asdict(), "prefix": str(origin.prefix), "assets": dict(assets)}
     if claims:
         mark["claims"] = True
     fields = {**fields, "metadata": {**fields.get("metadata", {}), "snapper": mark}}
@@ -113,7 +121,9 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
     try:
         fields = json.loads(directory.read(KERNEL_JSON))
         mark = fields["metadata"]["snapper"]
-        prefix = Path(mark["prefix"])
+        kernel, prefix, claims = str(mark["kernel"]), Path(mark["prefix"]), mark.get("claims") is True
+        former = f"{CARRIED if claims else SHIPPED}/{kernel}"  # earlier versions did not record it
+        kernelspec = str(mark.get("kernelspec", former))
         if _written_for(fields) != path.name:
             return None  # a copy
         return RegisteredKernel(
@@ -121,12 +131,13 @@ def read_registered(directory: OwnDirectory) -> RegisteredKernel | None:
             display_name=str(fields["display_name"]),
             language=str(fields.get("language", "")),
             environment=check_name(mark["environment"]),
-            kernel=str(mark["kernel"]),
+            kernel=kernel,
             prefix=str(prefix),
+            kernelspec=kernelspec,
             path=str(path),
-            ready=COMMAND_SCRIPT in directory.names() and conda.is_environment(prefix),
+            ready=conda.is_environment(prefix) and os.path.isfile(prefix / kernelspec / KERNEL_JSON),
             edited=mark.get("digest", _digest(fields)) != _digest(fields),  # 0.1.0 wrote no digest
-            claims=mark.get("claims") is True,
+            claims=claims,
             assets=dict(mark["assets"]) if "assets" in mark else None,
         )
     except KERNELSPEC_ERRORS:

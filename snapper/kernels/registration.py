@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from snapper.environment import conda
 from snapper.environment.conda_directories import conda_commands
 from snapper.environment.staging_lock import staging_path
 from snapper.format.model import Kernel
@@ -23,9 +22,18 @@ from snapper.fs.pinned import PinnedDirectory
 from snapper.kernels import launcher
 from snapper.kernels.access import Access, access_to, access_to_new
 from snapper.kernels.assets import replace_assets
-from snapper.kernels.kernelspecs import KERNEL_JSON, Kernelspec, find_kernelspecs, possible_kernels
+from snapper.kernels.kernelspecs import (
+    KERNEL_JSON,
+    SHIPPED,
+    Kernelspec,
+    check_words,
+    find_kernelspecs,
+    possible_kernels,
+)
 from snapper.kernels.naming import NATIVE, KernelNames, NamedKernel
 from snapper.kernels.registered import (
+    FORMER_SCRIPT,
+    KernelOrigin,
     RegisteredKernel,
     is_usable,
     read_registered,
@@ -128,27 +136,30 @@ class Registrar:
         return [spec for spec in specs if not (spec.is_carried and spec.kernel.name in others)]
 
     def _register(self, named: NamedKernel, environment: str, spec: Kernelspec) -> KernelRegistration:
+        origin = KernelOrigin(environment, named.kernel.name, spec.prefix, spec.directory)
+
         def write(directory: OwnDirectory, known: RegisteredKernel | None) -> None:
-            self._write_launch_script(directory, spec.prefix, environment, access_to(spec.environment))
-            argv = spec.argv()
+            check_words(spec.command)
+            self._write_launch_script(directory, origin, access_to(spec.environment))
             if not (known and known.edited):
                 assets = replace_assets(directory, known.assets if known else {}, dict(spec.assets()))
-                fields = {**spec.fields, "argv": _launch_argv(directory, argv)}
-                _write_kernelspec(directory, named, fields, spec.prefix, environment, assets)
-            # The command script comes last: it makes the kernel ready.
-            script = launcher.render_command_script(spec.environment, argv, spec.variables())
-            directory.write(launcher.COMMAND_SCRIPT, _encode(script))
+                # The launcher sets the variables: they may be others by then.
+                fields = {name: value for name, value in spec.fields.items() if name != "env"}
+                fields["argv"] = _launch_argv(directory, spec.command)
+                _write_kernelspec(directory, named, fields, origin, assets)
+            directory.remove(FORMER_SCRIPT)
 
         return self._attempt(named, environment, write)
 
     def _register_pending(self, named: NamedKernel, prefix: Path, environment: str) -> KernelRegistration:
+        origin = KernelOrigin(environment, named.kernel.name, prefix, f"{SHIPPED}/{named.kernel.name}")
+
         def write(directory: OwnDirectory, _: RegisteredKernel | None) -> None:
-            if not conda.is_environment(prefix):
-                directory.remove(launcher.COMMAND_SCRIPT)
-            self._write_launch_script(directory, prefix, environment, access_to_new(prefix))
+            self._write_launch_script(directory, origin, access_to_new(prefix))
             if KERNEL_JSON not in directory.names():
                 fields = {"argv": _launch_argv(directory, []), "language": named.kernel.language}
-                _write_kernelspec(directory, named, fields, prefix, environment, {})
+                _write_kernelspec(directory, named, fields, origin, {})
+            directory.remove(FORMER_SCRIPT)
 
         return self._attempt(named, environment, write)
 
@@ -174,12 +185,12 @@ class Registrar:
             return _registration(named, error)
         return replace(_registration(named), edited=known is not None and known.edited)
 
-    def _write_launch_script(
-        self, directory: OwnDirectory, prefix: Path, environment: str, access: Access
-    ) -> None:
-        files = (waiting_file(environment), used_file(environment))
+    def _write_launch_script(self, directory: OwnDirectory, origin: KernelOrigin, access: Access) -> None:
+        files = (waiting_file(origin.environment), used_file(origin.environment))
         waiting, used = (None if self._is_anothers(file.parent) else file for file in files)
-        target = launcher.LaunchTarget(environment, prefix, access, self._conda, waiting, used)
+        target = launcher.LaunchTarget(
+            origin.environment, origin.prefix, origin.kernelspec, access, self._conda, waiting, used
+        )
         directory.write(launcher.LAUNCH_SCRIPT, _encode(launcher.render_launch_script(target)), _PUBLIC)
 
 
@@ -218,10 +229,10 @@ def _registration(named: NamedKernel, error: Exception | None = None) -> KernelR
     return KernelRegistration(named.name, named.display_name, str(named.directory), problem, named.instead_of)
 
 
-def _launch_argv(directory: OwnDirectory, argv: Sequence[str]) -> list[str]:
+def _launch_argv(directory: OwnDirectory, command: Sequence[str]) -> list[str]:
     """Return the command that runs the launcher, with the fields that Jupyter fills in the kernel's own command."""
-    fields = (f"{{{name}}}" for name in launcher.argv_fields(argv))
-    return ["/bin/sh", str(directory.path / launcher.LAUNCH_SCRIPT), *fields]
+    script = str(directory.path / launcher.LAUNCH_SCRIPT)
+    return ["/bin/sh", script, *launcher.launch_arguments(command)]
 
 
 def _is_anothers(directory: Path) -> bool:
@@ -237,12 +248,11 @@ def _write_kernelspec(
     directory: OwnDirectory,
     named: NamedKernel,
     fields: dict[str, Any],
-    prefix: Path,
-    environment: str,
+    origin: KernelOrigin,
     assets: Mapping[str, str],
 ) -> None:
     fields = {**fields, "display_name": named.display_name}
-    fields = with_mark(fields, environment, named.kernel.name, prefix, assets, claims=named.claims)
+    fields = with_mark(fields, origin, assets, claims=named.claims)
     directory.write(KERNEL_JSON, json.dumps(fields).encode("ascii"))
 
 

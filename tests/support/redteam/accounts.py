@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,13 +108,22 @@ class Account(Machine):
         return path
 
     def kernel_scripts(self) -> dict[str, str]:
-        """Return the scripts that start this user's registered kernels, by their paths below Jupyter's directory."""
+        """Return what starts this user's registered kernels, by paths below Jupyter's directory.
+
+        These are the scripts there, and the kernelspecs of environments that these read.
+        """
         top = self.home / ".local/share/jupyter/kernels"
-        return {
-            str(path.relative_to(top)): path.read_text(errors="replace")
-            for path in top.glob("*/*.sh")
-            if path.is_file()
-        }
+        scripts = {path: path.read_text(errors="replace") for path in top.glob("*/*.sh") if path.is_file()}
+        texts = {str(path.relative_to(top)): text for path, text in scripts.items()}
+        for path, text in scripts.items():
+            found = re.search(r"^snapper_prefix=(.*)\n(?:.*\n)*snapper_kernelspec=(.*)$", text, re.MULTILINE)
+            if found:
+                prefix, directory = (shlex.split(word)[0] for word in found.groups())
+                spec = Path(prefix, directory, "kernel.json")
+                texts[f"{path.parent.name}/{spec}"] = (
+                    spec.read_text(errors="replace") if spec.is_file() else ""
+                )
+        return texts
 
     def registered_kernels(self) -> dict[str, Any]:
         """Return the kernelspecs in this user's Jupyter, by name."""

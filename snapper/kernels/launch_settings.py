@@ -1,0 +1,240 @@
+r"""The awk program with which a launcher reads what an environment says about a kernel that is being started.
+
+Every system has awk, and it starts within two milliseconds. Python takes twenty or more, and not all environments have
+it.
+
+The program reads records that end in `\001`, in pairs: what a text is, and the text. `registered` is the `kernel.json`
+that Jupyter has read, and `kernelspec` that of the environment. The others are files with variables, by their paths in
+the environment and in order. Variables give the environment's prefix, and the values of the fields in the kernel's
+argv: `snapper_prefix` and `snapper_field_NAME`.
+
+It prints shell code: a call of `snapper_say` for each file that is ignored, exports of the kernelspec's variables, and,
+if the kernelspec is valid, which `snapper_is_valid` says, two functions. `snapper_variables` exports the environment's
+variables. `snapper_start` calls `snapper_execute` with the kernel's command, followed by its own arguments.
+"""
+
+from __future__ import annotations
+
+#: What records end in. JSON documents do not contain it.
+SEPARATOR = "\x01"
+
+READ_SETTINGS = r"""
+BEGIN {
+    RS = FS = "\001"
+    encodes_utf8 = sprintf("%c", 8364) == "\342\202\254"
+    escapes["\""] = "\""
+    escapes["\\"] = "\\"
+    escapes["/"] = "/"
+    escapes["b"] = "\b"
+    escapes["f"] = "\f"
+    escapes["n"] = "\n"
+    escapes["r"] = "\r"
+    escapes["t"] = "\t"
+}
+
+NR % 2 { kind = $0; next }
+!read_json($0) { print "snapper_say " quote("ignored " kind ": it is not a JSON object"); next }
+kind == "registered" { read_registered(); next }
+kind == "kernelspec" { read_kernelspec(); next }
+{ read_variables(kind == "conda-meta/state") }
+
+END {
+    if (!has_command) exit
+    print "snapper_variables() {\n:"
+    for (variable in variables) {
+        if (variables[variable] != "***unset***") print_export(variable, variables[variable])
+    }
+    print "}"
+    print "snapper_start() {\nsnapper_execute" command " \"$@\"\n}\nsnapper_is_valid=yes"
+}
+
+# --- the meaning of the documents ---
+
+# Notes the variables that Jupyter sets. The user may have added them.
+function read_registered(    path) {
+    for (path in strings) if (is_in("env", path)) is_set[part[2]] = 1
+}
+
+# Reads an object with variables, or one that has such an object as `env_vars`.
+function read_variables(is_state,    path) {
+    for (path in strings) {
+        if (is_state && is_in("env_vars", path)) variables[part[2]] = strings[path]
+        if (!is_state && split(path, part, SUBSEP) == 1) variables[path] = strings[path]
+    }
+}
+
+function read_kernelspec(    path, number) {
+    for (path in strings) {
+        if (is_in("env", path) && !(part[2] in is_set)) print_export(part[2], substitute(strings[path]))
+    }
+    for (number = 1; ("argv", number) in strings; number++) command = command " " quote(fill(strings["argv", number]))
+    has_command = number > 1 && number > length_of["argv"] && strings["argv", 1] !~ /^-/
+}
+
+# Succeeds if a path has two parts, of which the first is this name, and puts them into `part`.
+function is_in(name, path) {
+    return split(path, part, SUBSEP) == 2 && part[1] == name
+}
+
+# Returns a word of the command with the values of its fields. What leads from a kernelspec to the prefix becomes that.
+function fill(word,    result, up, field, name) {
+    up = "{resource_dir}/../../../.."
+    if (word == up || index(word, up "/") == 1) {
+        result = ENVIRON["snapper_prefix"]
+        word = substr(word, length(up) + 1)
+    }
+    while (match(word, /[{][A-Za-z0-9_]+[}]/)) {
+        field = substr(word, RSTART, RLENGTH)
+        name = "snapper_field_" substr(field, 2, RLENGTH - 2)
+        result = result substr(word, 1, RSTART - 1) (name in ENVIRON ? ENVIRON[name] : field)
+        word = substr(word, RSTART + RLENGTH)
+    }
+    return result word
+}
+
+# Returns the value of a variable with references to others replaced, as Jupyter does it.
+function substitute(text,    result, at, word, name) {
+    while ((at = index(text, "$"))) {
+        result = result substr(text, 1, at - 1)
+        text = substr(text, at + 1)
+        if (match(text, /^[A-Za-z_][A-Za-z0-9_]*/) || match(text, /^[{][A-Za-z_][A-Za-z0-9_]*[}]/)) {
+            word = substr(text, 1, RLENGTH)
+            name = word
+            gsub(/[{}]/, "", name)
+            if (name == "LC_ALL") name = "snapper_locale" # this program runs with another one
+            result = result (name in ENVIRON ? ENVIRON[name] : "$" word)
+            text = substr(text, RLENGTH + 1)
+        } else {
+            result = result "$"
+            if (substr(text, 1, 1) == "$") text = substr(text, 2)
+        }
+    }
+    return result text
+}
+
+function print_export(name, value) {
+    if (name ~ /^[A-Za-z_][A-Za-z0-9_]*$/) print "export " name "=" quote(value)
+}
+
+function quote(text) {
+    gsub(/\047/, "\047\"\047\"\047", text)
+    return "\047" text "\047"
+}
+
+# --- JSON ---
+
+# Reads a document that is an object, and puts its strings, and those in objects and arrays directly in it, into
+# `strings`, by name or by name and position; and how long the arrays are into `length_of`.
+function read_json(text,    at, token, depth, allowed, is_name, name, container) {
+    split("", strings)
+    split("", length_of)
+    if (!tokenize(text)) return 0
+    allowed = "{"
+    for (at = 1; at <= count; at++) {
+        token = tokens[at]
+        if (!index(allowed, token)) return 0
+        if (token == "{" || token == "[") {
+            if (depth == 1 && token == "[") length_of[name[1]] = 1
+            container[++depth] = token
+            name[depth] = 1
+            is_name = token == "{"
+            allowed = is_name ? "s}" : "{[so]"
+        } else if (token == ":") {
+            allowed = "{[so"
+        } else if (token == ",") {
+            if (depth == 2 && container[2] == "[") length_of[name[1]]++
+            name[depth]++
+            is_name = container[depth] == "{"
+            allowed = is_name ? "s" : "{[so"
+        } else if (token == "s" && is_name) {
+            name[depth] = string[at]
+            is_name = 0
+            allowed = ":"
+        } else {
+            if (token == "}" || token == "]") depth--
+            else if (token == "s" && is_possible[at] && depth == 1) strings[name[1]] = string[at]
+            else if (token == "s" && is_possible[at] && depth == 2) strings[name[1], name[2]] = string[at]
+            allowed = !depth ? "" : container[depth] == "{" ? ",}" : ",]"
+        }
+    }
+    return count && allowed == ""
+}
+
+# Splits a document into `tokens`: `s` for strings, `o` for other values, and punctuation.
+function tokenize(text,    parts, number, at, inside) {
+    count = 0
+    number = split(text, parts, "\"")
+    for (at = 1; at <= number; at++) {
+        if (!tokenize_outside(parts[at])) return 0
+        if (at == number) return 1
+        inside = parts[++at]
+        while (match(inside, /\\+$/) && RLENGTH % 2 && at < number) inside = inside "\"" parts[++at]
+        if (at == number || !tokenize_string(inside)) return 0
+    }
+}
+
+function tokenize_outside(text,    size, at, character, word) {
+    size = length(text)
+    for (at = 1; at <= size; at++) {
+        character = substr(text, at, 1)
+        if (index("{}[]:,", character)) {
+            tokens[++count] = character
+        } else if (!index(" \t\r\n", character)) {
+            word = character
+            while (at < size && !index("{}[]:, \t\r\n", substr(text, at + 1, 1))) word = word substr(text, ++at, 1)
+            if (word !~ /^(true|false|null|NaN|-?Infinity|-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][-+]?[0-9]+)?)$/) return 0
+            tokens[++count] = "o"
+        }
+    }
+    return 1
+}
+
+# Puts a string, without its quotes, into `string`. It is not `is_possible` if no variable can have this value.
+function tokenize_string(text,    result, at, letter, code, low) {
+    if (text ~ /[\002-\037]/) return 0
+    tokens[++count] = "s"
+    is_possible[count] = 1
+    while ((at = index(text, "\\"))) {
+        result = result substr(text, 1, at - 1)
+        letter = substr(text, at + 1, 1)
+        text = substr(text, at + 2)
+        if (letter in escapes) {
+            result = result escapes[letter]
+            continue
+        }
+        code = letter == "u" ? hexadecimal(substr(text, 1, 4)) : -1
+        if (code < 0) return 0
+        text = substr(text, 5)
+        if (code >= 55296 && code < 56320 && substr(text, 1, 2) == "\\u") {
+            low = hexadecimal(substr(text, 3, 4))
+            if (low >= 56320 && low < 57344) {
+                code = 65536 + (code - 55296) * 1024 + low - 56320
+                text = substr(text, 7)
+            }
+        }
+        if (code >= 56448 && code < 56576) result = result sprintf("%c", code - 56320) # a byte that is not UTF-8
+        else if (code == 0 || (code >= 55296 && code < 57344)) is_possible[count] = 0
+        else result = result utf8(code)
+    }
+    string[count] = result text
+    return 1
+}
+
+# Returns the number that four digits are, -1 if they are none.
+function hexadecimal(text,    at, code) {
+    if (text !~ /^[0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f][0-9A-Fa-f]$/) return -1
+    for (at = 1; at <= 4; at++) code = code * 16 + index("0123456789abcdef", tolower(substr(text, at, 1))) - 1
+    return code
+}
+
+function utf8(code) {
+    if (code < 128 || encodes_utf8) return sprintf("%c", code)
+    if (code < 2048) return sprintf("%c", 192 + int(code / 64)) continuation(code)
+    if (code < 65536) return sprintf("%c", 224 + int(code / 4096)) continuation(code / 64) continuation(code)
+    return sprintf("%c", 240 + int(code / 262144)) continuation(code / 4096) continuation(code / 64) continuation(code)
+}
+
+function continuation(code) {
+    return sprintf("%c", 128 + int(code) % 64)
+}
+"""
