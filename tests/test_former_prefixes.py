@@ -171,11 +171,13 @@ def test_former_prefix_of_a_copy_over_time(machine: Machine, tmp_path: Path) -> 
 
 
 def test_no_other_environment_at_the_former_prefix(machine: Machine, tmp_path: Path) -> None:
-    """The old path is a link to the environment."""
+    """The old path is a link to the environment. A spelling that is not normal is kept and reported."""
     was = create(tmp_path / "was")
     now = was.rename(tmp_path / "now")
     was.symlink_to(now)
     (now / "later.cfg").write_text(f"{was}\n")
-    assert machine.run_json("pack", "-p", now, "--name", "now")["dependencies"] == []
-    machine.run_json("restore", "now", "--prefix", tmp_path / "restored")
+    (now / "odd.cfg").write_text(f"{was.parent}//{was.name}/lib\n")
+    packed = machine.snapper("pack", "-p", now, "--name", "now", "--json")
+    assert (packed.code, packed.json["dependencies"], packed.json["unrelocated"]) == (3, [], ["odd.cfg"])
+    machine.snapper("restore", "now", "--prefix", tmp_path / "restored")
     assert (tmp_path / "restored/later.cfg").read_text() == f"{tmp_path}/restored\n"

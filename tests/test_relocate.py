@@ -156,6 +156,8 @@ def test_text_that_only_resembles_the_prefix_stays(text: str) -> None:
         ("/home/ada/env", "http://localhost/?path=%2Fhome%2Fada%2Fenv\n"),
         ("/home/ada/my env", "file:///home/ada/my%20env/x\n/home/ada/my env\n"),
         ("/home/zoé/env", r'{"argv": ["/home/zo\u00e9/env/bin/python"]}'),
+        ("/home/ada/env", "a=/home//ada/env/x\nb=/home/ada/env/x\n"),
+        ("/home/ada/env", "-I/home/ada/.///./env\n"),
     ],
 )
 def test_paths_with_escapes_are_kept_and_reported(prefix: str, text: str) -> None:

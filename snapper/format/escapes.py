@@ -1,4 +1,4 @@
-"""Find a path that a text contains with other characters: in JSON with escapes, or in URLs.
+"""Find a path that a text contains with other characters: in JSON with escapes, in URLs, or with `//` or `/./` in it.
 
 Relocation does not replace these. Each format has several spellings, so it could not be undone exactly.
 """
@@ -12,8 +12,13 @@ from urllib.parse import quote
 
 from snapper.format.constraints import path_bytes
 
-#: What is around a path in such a spelling, which is not a part of a longer path; %b is the path.
-_ALONE = rb"(?<![\w.~+-])%b(?![\w~+-]|\.\w)"
+#: What a path that is not normal contains, and what can be between its components.
+_NOT_NORMAL = (b"//", b"/./")
+_SEPARATOR = rb"/+(?:\./+)*"
+
+#: What is around a path in such a spelling, which is not a part of a longer path, but can follow a flag such as -I;
+#: %b is the path.
+_ALONE = rb"(?:(?<![\w.~+-])|(?<=-[A-Za-z]))%b(?![\w~+-]|\.\w)"
 
 
 def contains_escaped(data: bytes, path: str) -> bool:
@@ -21,7 +26,28 @@ def contains_escaped(data: bytes, path: str) -> bool:
     return any(
         spelling in data and re.search(_ALONE % re.escape(spelling), data) is not None
         for spelling in escaped_spellings(path)
-    )
+    ) or _contains_not_normal(data, path_bytes(path))
+
+
+@lru_cache(maxsize=64)
+def halves(path: str) -> tuple[bytes, ...]:
+    """Return the halves of a path: data that contains it with `//` or `/./` in one place contains one of them."""
+    parts = path_bytes(path).split(b"/")
+    middle = (len(parts) + 1) // 2
+    return (b"/".join(parts[:middle]), b"/" + b"/".join(parts[middle:])) if len(parts) > 2 else ()
+
+
+def _contains_not_normal(data: bytes, path: bytes) -> bool:
+    """Return whether the data contains the path with more slashes than it has, or with dots between them."""
+    if not any(sign in data for sign in _NOT_NORMAL):
+        return False
+    return any(match[0] != path for match in _spelling_pattern(path).finditer(data))
+
+
+@lru_cache(maxsize=64)
+def _spelling_pattern(path: bytes) -> re.Pattern[bytes]:
+    first, *rest = map(re.escape, path.removeprefix(b"/").split(b"/"))
+    return re.compile(_ALONE % (b"/" + _SEPARATOR.join((first, *rest))))
 
 
 @lru_cache(maxsize=64)

@@ -25,6 +25,7 @@ from snapper.format.canonicalize import (
 )
 from snapper.format.constraints import LONGEST_TARGET, check_target, directory_mode, file_mode, path_bytes
 from snapper.format.encodings import find_wide_encoding
+from snapper.format.escapes import contains_escaped, halves
 from snapper.format.layer_builder import LayerBuilder, SealedLayer
 from snapper.format.layout import Layout
 from snapper.format.member import Member
@@ -267,7 +268,13 @@ def _may_be_relocated(context: PackContext, builder: LayerBuilder, item: PackIte
         for prefix in prefixes
         for pattern in search_patterns(prefix, head, has_nul=has_nul, prebuilt=item.prebuilt)
     )
-    return any(map(builder.mentions, patterns))
+    return any(map(builder.mentions, patterns)) or (
+        not has_nul
+        and any(
+            any(map(builder.mentions, halves(prefix))) and contains_escaped(bytes(view), prefix)
+            for prefix in prefixes
+        )
+    )
 
 
 def _add_canonical(collection: _Collection, context: PackContext, item: PackItem, data: bytes) -> None:
