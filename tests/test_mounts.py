@@ -67,7 +67,7 @@ def publish_two(machine: Machine) -> Path:
 
 
 @pytest.mark.parametrize("replace", [[], ["--replace"]])
-@pytest.mark.parametrize("place", [PLACE, "lib/deep/below", "envs"])
+@pytest.mark.parametrize("place", [PLACE, "lib/deep/below"])
 def test_a_file_system_in_an_environment_is_not_emptied(
     machine: Machine, volume: Volume, place: str, replace: list[str]
 ) -> None:
@@ -92,10 +92,13 @@ def test_a_file_system_in_an_environment_is_not_packed(machine: Machine, volume:
     assert not (Path(restored["prefix"]) / PLACE).exists()
 
 
-def test_environments_on_a_file_system_of_their_own_survive(machine: Machine, volume: Volume) -> None:
-    """What is mounted below `envs` moves along with it."""
+@pytest.mark.parametrize("place", ["envs/other", "envs", "pkgs"])
+def test_environments_and_packages_on_a_file_system_of_their_own_survive(
+    machine: Machine, volume: Volume, place: str
+) -> None:
+    """What is mounted below `envs` moves along with it; what is mounted at it stays where it is."""
     prefix = publish_two(machine)
-    precious = volume.mount(prefix / "envs" / "other")
+    precious = volume.mount(prefix / place)
     machine.run_json("restore", "data")
     assert (prefix / "new").exists()
     assert precious.read_text() == "the user's"

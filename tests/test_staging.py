@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,9 +38,10 @@ from snapper.fs.moves import Entry, exchange, move
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.removal import remove_older, remove_tree
 from snapper.process.pool import WorkerPool
-from snapper.restoring import replaced, staging
+from snapper.restoring import remains, replaced, staging
 from snapper.restoring.replaced import next_tick
-from snapper.restoring.staging import Staging, remove_leftover_staging, staging_directory
+from snapper.restoring.staging import Staging, staging_directory
+from snapper.restoring.swap import remove_leftover_staging
 from tests.conftest import tree_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -282,7 +282,7 @@ def test_nested_environments_survive_an_interrupted_swap(
     tmp_path: Path, swap_method: str, how: str, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They keep their names, whatever programs create in their place, and whichever step is the last."""
-    monkeypatch.setattr(staging, "is_as_written", lambda *_: True)
+    monkeypatch.setattr(remains, "is_as_written", lambda *_: True)
     texts = []
     for at in itertools.count():
         target = tmp_path / str(at) / "envs" / "work"
@@ -681,7 +681,7 @@ def new_is_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
         with open(os.open("lib/deep/file", os.O_RDONLY, dir_fd=directory)) as file:
             return file.read() == "new"
 
-    monkeypatch.setattr(staging, "is_as_written", is_as_written)
+    monkeypatch.setattr(remains, "is_as_written", is_as_written)
 
 
 def check_too_late(old: int, target: Path, how: str) -> None:
@@ -1503,36 +1503,3 @@ def test_staging_directory_is_private(target: Path) -> None:
         assert staged.tree.stat().st_mode & 0o777 == 0o700
         assert staged.tree.parent.stat().st_mode & 0o777 == 0o700
         assert list(staged.tree.iterdir()) == []
-
-
-# --- container images -------------------------------------------------------------------------------------
-
-
-def test_environment_in_a_container_image_is_not_replaced(tmp_path: Path) -> None:
-    """In an image's layers, which an overlay file system shows, directories cannot be renamed."""
-    directories = {name: tmp_path / name for name in ("lowerdir", "upperdir", "workdir")}
-    for directory in directories.values():
-        directory.mkdir()
-    (directories["lowerdir"] / "env/bin").mkdir(parents=True)
-    options = ",".join(f"{name}={path}" for name, path in directories.items())
-    envs = tmp_path / "envs"
-    envs.mkdir()
-    mount = ["mount", "-t", "overlay", "overlay", "-o", f"{options},redirect_dir=off", str(envs)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user or system cannot mount an overlay file system")
-    try:
-        with (
-            pytest.raises(TargetOccupied, match=f"{envs}/env: it is part of a container image") as caught,
-            staging_directory(envs / "env") as staged,
-        ):
-            (staged.tree / "new").touch()
-            staged.swap()
-        assert "rm -r" in caught.value.hint
-        assert os.listdir(envs) == ["env"]
-        shutil.rmtree(envs / "env")
-        with staging_directory(envs / "env") as staged:
-            (staged.tree / "new").touch()
-            staged.swap()
-        assert os.listdir(envs / "env") == ["new"]
-    finally:
-        subprocess.run(["umount", "-l", str(envs)], check=True)

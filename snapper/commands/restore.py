@@ -34,7 +34,7 @@ from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.restoring.destinations import UnusedLocation
 from snapper.restoring.plan import RestorePlan, inspect_request, make_plan, select_fitting
 from snapper.restoring.requests import LocatedRequest, RestoreRequest, choose_destinations, resolve_requests
-from snapper.restoring.staging import remove_leftover_staging
+from snapper.restoring.swap import remove_leftover_staging
 from snapper.restoring.target import RestoreTarget
 from snapper.settings.log_file import log_crash
 from snapper.store import Store

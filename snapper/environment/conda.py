@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from snapper.environment.contents import complete_exchange_at
 from snapper.errors import FileOperationFailed, NotAnEnvironment
 from snapper.format.constraints import CONDA_META, is_placeholder, path_bytes
 from snapper.format.model import Mode, Package
@@ -87,9 +88,11 @@ class Record:
 def is_environment(prefix: Path | PinnedDirectory) -> bool:
     """Return whether the directory is a conda environment; like conda, look for conda-meta.
 
-    In an open one, that can be a link to another directory in the environment, but not to one outside of it.
+    In an open one, that can be a link to another directory in the environment, but not to one outside of it. What a
+    killed restore was exchanging at a path is exchanged first.
     """
     if isinstance(prefix, Path):
+        complete_exchange_at(prefix)
         return os.path.isdir(prefix / META)
     try:
         os.close(open_beneath(prefix, META, LOOKUP))
@@ -101,8 +104,12 @@ def is_environment(prefix: Path | PinnedDirectory) -> bool:
 def pin_environment(prefix: Path | PinnedDirectory) -> PinnedDirectory:
     """Open a conda environment, unless it is open, for all that is read from it.
 
+    What a killed restore was exchanging is exchanged first.
+
     Raise NotAnEnvironment, PermissionDenied, FileOperationFailed.
     """
+    if isinstance(prefix, Path):
+        complete_exchange_at(prefix)
     try:
         environment = pin_directory(prefix)
     except (FileNotFoundError, NotADirectoryError):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import conda
+from snapper.environment.foreign import is_foreign
 from snapper.environment.index import FOLLOWED, Index
-from snapper.environment.scan import is_kept
 from snapper.environment.state import read_index_header
 from snapper.environment.tree import WITHOUT_DATA, Tree
 from snapper.format import bytecode
@@ -75,7 +75,7 @@ def find_drift(tree: Tree, index: Index, status_of: StatusOf) -> Drift:
     # Python leaves directories for compiled modules empty.
     empty = (f"{path}/" for path in tree.empty if not path.endswith("__pycache__"))
     added += (path for path in empty if path not in rows)
-    added += (path for path, reason in tree.skipped if reason != WITHOUT_DATA and not is_kept(path))
+    added += (path for path, reason in tree.skipped if reason != WITHOUT_DATA and not is_foreign(path))
     removed = (path for path in rows if path not in present and not path.endswith("/"))
 
     def without_compiled(paths: Iterable[str]) -> tuple[str, ...]:

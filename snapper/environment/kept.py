@@ -1,4 +1,4 @@
-"""Directories that a restore has kept beside an environment, because they may have what would be lost.
+"""Directories that a restore has kept beside an environment, or in it, because they may have what would be lost.
 
 They are there for the user to look at and remove, and are no environments of their own.
 """
@@ -6,16 +6,14 @@ They are there for the user to look at and remove, and are no environments of th
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from snapper.environment import conda, state
+from snapper.environment.foreign import KEPT_NAME
 from snapper.fs.ownership import is_own
-
-_NAME = re.compile(r"(.+)\.replaced-[0-9]{8}-[0-9]{6}-[0-9a-f]{4}\Z", re.S)
 
 #: How many bytes of the name of the environment the name can have.
 _LONGEST = 200
@@ -28,19 +26,20 @@ def kept_name(name: str) -> str:
 
 def is_kept(path: Path) -> bool:
     """Return whether a restore has kept this: by its name, unless an environment was packed or restored there."""
-    return bool(_NAME.match(path.name)) and state.read(path) is None
+    return bool(KEPT_NAME.match(path.name)) and state.read(path) is None
 
 
 def kept_beside(prefix: Path) -> tuple[str, ...]:
-    """Return the paths of what was kept of the environment at a prefix, sorted."""
+    """Return the paths of what was kept of the environment at a prefix, sorted: beside it, and in it."""
     name = _shortened(prefix.name)
-    return tuple(str(path) for path in kept_in(prefix.parent) if _NAME.sub(r"\1", path.name) == name)
+    found = [*kept_in(prefix.parent), *kept_in(prefix)]
+    return tuple(sorted(str(path) for path in found if KEPT_NAME.sub(r"\1", path.name) == name))
 
 
 def kept_in(directory: Path) -> list[Path]:
     """Return what this user's restores have kept in a directory, sorted."""
     try:
-        paths = [directory / name for name in os.listdir(directory) if _NAME.match(name)]
+        paths = [directory / name for name in os.listdir(directory) if KEPT_NAME.match(name)]
     except OSError:
         return []
     return sorted(path for path in paths if _is_own_directory(path) and is_kept(path))

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.control import writers_check
+from snapper.environment.foreign import is_foreign, why_foreign
+from snapper.environment.staging_lock import INSIDE
 from snapper.environment.tree import MOUNTED, Refuse, SkippedPath, Tree, walk, why_impossible
-from snapper.format.constraints import SHARED_DIRECTORIES, STATE_DIRECTORY, TRASH_DIRECTORY
+from snapper.format.constraints import STATE_DIRECTORY, TRASH_DIRECTORY
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.moves import Entry
 from snapper.fs.ownership import ROOT, is_own, owner_name
@@ -17,11 +19,6 @@ from snapper.fs.pinned import PinnedDirectory
 
 #: Paths up to this length, in characters, cannot be too deep for a snapshot, so their depth is not checked.
 _NEVER_TOO_DEEP = 500
-
-_REASONS = {
-    "envs": "other environments are in the directory of this name",
-    "pkgs": "conda keeps its package cache in the directory of this name",
-}
 
 _NESTED = "it is another environment"
 
@@ -32,12 +29,12 @@ _HISTORY = "/conda-meta/history"
 
 
 def scan(prefix: Path | PinnedDirectory) -> Tree:
-    """List the environment's files, without other environments, the package cache, trash, and snapper's state.
+    """List the environment's files, without what is not part of it, trash, and what is snapper's own.
 
     Raise NotAnEnvironment, PermissionDenied, FileOperationFailed.
     """
     directory = conda.pin_environment(prefix)
-    mounts = frozenset(mount_points_below(directory.descriptor))
+    mounts = frozenset(path for path in mount_points_below(directory.descriptor) if not is_foreign(path))
 
     def exclude(path: str) -> str | None:
         return MOUNTED if path in mounts else _exclude(path)
@@ -112,26 +109,12 @@ def _without_nested(tree: Tree, directory: PinnedDirectory) -> Tree:
     return Tree(tuple(files), tuple(sorted(skipped)), tuple(empty))
 
 
-def is_kept(path: str) -> bool:
-    """Return whether what is at the path survives the replacement of the environment."""
-    return path.casefold() in SHARED_DIRECTORIES
-
-
-def foreign_names(directory: int) -> list[str]:
-    """List the names in an open environment that are not part of it and must survive its replacement.
-
-    These are the directory with other environments, and the package cache, or links to these. May raise OSError.
-    """
-    return sorted(name for name in os.listdir(directory) if is_kept(name))
-
-
 def _exclude(path: str) -> str | None:
     """Return why a path is not part of the environment, for `walk`."""
     # Most paths need not be checked in full, which takes longer than to list them.
     if "/" in path and "/." not in path and len(path) <= _NEVER_TOO_DEEP:
         return None
-    if path in (STATE_DIRECTORY, TRASH_DIRECTORY):
+    if path in (STATE_DIRECTORY, TRASH_DIRECTORY, INSIDE):
         return ""
-    if is_kept(path):
-        return _REASONS[path.casefold()]
-    return why_impossible(path)
+    reason = why_foreign(path)
+    return why_impossible(path) if reason is None else reason

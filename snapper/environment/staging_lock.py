@@ -1,4 +1,4 @@
-"""The staging directory of a target, and the lock in it.
+"""The staging directory of a target, which is next to it or inside of it, and the lock in it.
 
 The staging directory is only used if it belongs to this user, no other user can enter it, and snapper has made all that
 is in it. Then nobody else can have put anything there, and whatever is in it while the lock is free is a leftover.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from snapper.errors import TargetLocked, TargetOccupied
 from snapper.fs.beneath import LOOKUP
 from snapper.fs.directories import closing_descriptor
 from snapper.fs.locks import is_locked, is_open_file, try_lock
+from snapper.fs.moves import Entry
 from snapper.fs.private import open_private_directory
 from snapper.process.identity import user_at_host, utc_now
 
@@ -30,6 +32,9 @@ CREATED = "created"
 #: The beginning of the name of the directory that is built.
 TREE = "tree"
 
+#: The beginnings of its names while what is in the target is exchanged with what is in it: see `contents`.
+LEAVING, ENTERING = "leaving", "entering"
+
 #: The beginning of the name of the replaced directory once it has been checked.
 REPLACED = "replaced"
 
@@ -42,14 +47,18 @@ OLD = "old"
 #: The replaced directory while it is checked: what is not part of it has been moved to the new one.
 CHECKING = "checking"
 
+#: The name of a staging directory that is inside of its target.
+INSIDE = ".swap.snapper"
+
 #: The directories with what is not part of an environment, and was at the target before a swap.
 NOT_PUT_BACK = (OLD, UNCHECKED)
 
 #: The shorter names of trees are those of snapper 0.1.0.
 _OWN_NAME = re.compile(
-    rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|{CHECKING}|{CREATED}[0-9a-f]{{16}}"
+    rf"(?:{LOCK}|{OLD}|{KEPT}|{UNCHECKED}|{CHECKING}|{CREATED}[0-9a-f]{{16}}|(?:{LEAVING}|{ENTERING})_[0-9]+"
     rf"|{TREE}(?:[0-9a-f]{{16}}|[a-z0-9_]{{8}})|{REPLACED}[0-9a-f]{{16}}_[0-9]+)\Z"
 )
+_REPLACED_NAME = re.compile(rf"{REPLACED}\w+_([0-9]+)\Z")
 STAGING_NAME = re.compile(r"\..+\.snapper\Z", re.S)
 _MAX_SIGNATURE = 1024
 
@@ -58,12 +67,13 @@ _ATTEMPTS = 1000
 
 
 class LockedStaging(NamedTuple):
-    """Descriptors of a staging directory and of the locked file in it."""
+    """A staging directory, and descriptors of it and of the locked file in it."""
 
+    entry: Entry
     directory: int
     lock: int
 
-    def release(self, parent: int, target: Path) -> None:
+    def release(self) -> None:
         """Remove the lock, and the staging directory if it is empty.
 
         The lock is closed first, as NFS keeps files that are open.
@@ -73,29 +83,40 @@ class LockedStaging(NamedTuple):
         os.close(self.lock)
         os.close(self.directory)
         with suppress(OSError):
-            os.rmdir(staging_path(target).name, dir_fd=parent)
+            os.rmdir(self.entry.name, dir_fd=self.entry.directory)
 
 
 def staging_path(target: Path) -> Path:
-    """Return the path of the staging directory."""
+    """Return the path of the staging directory that is next to a target."""
     return target.parent / f".{target.name}.snapper"
 
 
-def lock_staging(parent: int, target: Path) -> LockedStaging:
-    """Create and lock the staging directory of a target whose directory is open; raise TargetLocked, TargetOccupied.
+def replaced_name(since: int) -> str:
+    """Return a new name for a directory that has been at the target and was checked after that time."""
+    return f"{REPLACED}{secrets.token_hex(8)}_{since}"
 
-    The lock is on a file because NFS does not share locks on directories between machines.
+
+def time_in_name(name: str) -> int | None:
+    """Return the time in a name that `replaced_name` has returned; None for other names."""
+    match = _REPLACED_NAME.match(name)
+    return int(match[1]) if match else None
+
+
+def lock_staging(parent: int, path: Path, target: Path) -> LockedStaging:
+    """Create and lock a staging directory of a target; raise TargetLocked, TargetOccupied, OSError.
+
+    It is at `path`, in the open directory `parent`. The lock is on a file because NFS does not share locks on
+    directories between machines.
     """
-    name = staging_path(target).name
     for _ in range(_ATTEMPTS):
         with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=parent)
+            os.mkdir(path.name, 0o700, dir_fd=parent)
         with suppress(FileNotFoundError):  # the process that had the lock has removed the directory
-            directory = _open_staging(parent, target)
+            directory = _open_staging(parent, path)
             try:
                 lock = _lock_file(directory, target)
                 if lock is not None:
-                    return LockedStaging(directory, lock)
+                    return LockedStaging(Entry(parent, path.name), directory, lock)
             except BaseException:
                 os.close(directory)
                 raise
@@ -144,9 +165,8 @@ def _unknown_names(directory: int) -> list[str]:
     return [name for name in os.listdir(directory) if not _OWN_NAME.match(name)]
 
 
-def _open_staging(parent: int, target: Path) -> int:
+def _open_staging(parent: int, path: Path) -> int:
     """Open the staging directory; raise TargetOccupied if somebody else may have put something in it."""
-    path = staging_path(target)
     advice = "Remove it or have its owner remove it, then run this again. Or use another directory."
     try:
         directory = open_private_directory(path.name, parent)

@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from snapper.environment.contents import complete_exchange_at
 from snapper.environment.control import is_in_shared_directory, others_may_write
 from snapper.environment.index import Index, IndexHeader, InvalidIndex, decode, decode_header, encode
 from snapper.format import canonical, manifest
@@ -211,9 +212,12 @@ def state_directory(top: Path | PinnedDirectory | int, *, make: bool = False) ->
 def open_environment(top: Path | PinnedDirectory | int) -> Iterator[int]:
     """Open an environment, or a staged tree, by its path or a descriptor.
 
+    What a killed restore was exchanging at a path is exchanged first.
+
     Raise OSError, with EPERM if it, or a link on the path, does not belong to this user or root.
     """
     if isinstance(top, Path):
+        complete_exchange_at(top)
         descriptor = open_own_path(str(top), LISTING)
     else:
         descriptor = os.dup(top.descriptor if isinstance(top, PinnedDirectory) else top)

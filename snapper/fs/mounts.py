@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,13 +37,20 @@ def mount_points_below(directory: str | Path | int) -> list[str]:
     """
     path = f"/proc/self/fd/{directory}" if isinstance(directory, int) else directory
     top = os.fsencode(os.path.realpath(path)).rstrip(b"/") + b"/"
-    found = set()
+    return sorted({os.fsdecode(point[len(top) :]) for point in _mount_points() if point.startswith(top)})
+
+
+def is_mount_point(directory: str | Path) -> bool:
+    """Return whether something is mounted at a directory, as far as the system tells."""
+    real = os.path.realpath(directory)
+    return os.path.ismount(real) or os.fsencode(real) in _mount_points()
+
+
+def _mount_points() -> Iterator[bytes]:
+    """Yield the paths at which something is mounted; none where the system does not tell."""
     with suppress(OSError):
         for line in _MOUNTS.read_bytes().splitlines():
-            point = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ", 5)[4])
-            if point.startswith(top):
-                found.add(os.fsdecode(point[len(top) :]))
-    return sorted(found)
+            yield _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ", 5)[4])
 
 
 def has_true_owners(directory: int) -> bool:

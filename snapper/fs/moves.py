@@ -10,6 +10,9 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL)
 
+#: What renaming a directory fails with if it has to stay where it is.
+_UNMOVABLE = (errno.EXDEV, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class Entry(NamedTuple):
     """A name in an open directory."""
@@ -57,6 +60,25 @@ def move(source: Entry, target: Entry) -> None:
         os.rename(source.name, target.name, **directories)
     else:
         os.unlink(source.name, dir_fd=source.directory)
+
+
+def is_renamable(directory: Entry, occupied: Entry) -> bool:
+    """Return whether a directory can be renamed; nothing happens to it. May raise OSError.
+
+    It cannot if something is mounted there, if it is part of a container image, or without permission. `occupied` is a
+    directory beside it that is not empty: systems look at that last, and refuse to replace it.
+    """
+    directories = {"src_dir_fd": directory.directory, "dst_dir_fd": occupied.directory}
+    try:
+        os.rename(directory.name, occupied.name, **directories)
+    except OSError as error:
+        if error.errno in _UNMOVABLE:
+            return False
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+            return True
+        raise
+    move(occupied, directory)
+    return True
 
 
 def _renameat2(source: Entry, target: Entry, flags: int) -> bool:

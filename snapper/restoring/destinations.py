@@ -27,6 +27,7 @@ from snapper.environment.locations import registered_prefixes
 from snapper.environment.names import can_be_in_envs_dir
 from snapper.environment.own_locations import own_locations
 from snapper.errors import NoTargetDirectory, ReservedName
+from snapper.restoring.place import is_writable, staging_parent
 
 _BASE = "base"
 
@@ -87,7 +88,7 @@ class Destinations:
             destination, problem = Destination(origin), control_problem(origin)
         else:
             raise _Unusable("that is not in one of your envs directories")
-        problem = problem or self._write_problem(destination.prefix.parent)
+        problem = problem or self._write_problem(destination.prefix)
         if problem:
             raise _Unusable(problem)
         return destination
@@ -99,7 +100,7 @@ class Destinations:
         tried = [f"{packed_at} ({reason})"] if packed_at else []
         for directory in self._envs_dirs:
             prefix = directory.path / name
-            problem = directory.problem_at(name) or _creation_problem(directory.path)
+            problem = directory.problem_at(name) or _creation_problem(directory.path, prefix)
             if not problem:
                 is_elsewhere = packed_at not in ("", str(prefix))
                 return Destination(prefix, UnusedLocation(packed_at, reason) if is_elsewhere else None)
@@ -148,11 +149,16 @@ class Destinations:
             return True
         return origin in usual_roots() and not any(map(conda.is_environment, find_roots()))
 
-    def _write_problem(self, parent: Path) -> str:
-        """Return why nothing can be created in a directory, "" if it can, or if it will be part of an environment."""
-        if any(above in self._taken for above in (parent, *parent.parents)):
+    def _write_problem(self, prefix: Path) -> str:
+        """Return why nothing can be restored there, "" if it can, or if it will be inside of an environment."""
+        parent = prefix.parent
+        if any(above in self._taken for above in prefix.parents):
             return ""
-        return "" if _is_writable(parent) else f"{parent} is not a directory that you can write to"
+        return (
+            ""
+            if _is_writable(staging_parent(prefix))
+            else f"{parent} is not a directory that you can write to"
+        )
 
     # --- what this user and conda have ------------------------------------------------------------------------
 
@@ -179,13 +185,13 @@ def _is_normal(path: str) -> bool:
     return path.startswith("/") and not path.startswith("//") and os.path.normpath(path) == path
 
 
-def _creation_problem(directory: Path) -> str:
-    """Return why environments cannot be created in an envs directory; the one in the home need not exist yet."""
-    existing = directory
+def _creation_problem(directory: Path, prefix: Path) -> str:
+    """Return why nothing can be restored at a prefix in an envs directory; the one in the home need not exist yet."""
+    existing = staging_parent(prefix) if os.path.isdir(prefix) else directory
     while directory == user_envs_dir() and not os.path.lexists(existing):
         existing = existing.parent
     return "" if _is_writable(existing) else "it is not a directory that you can write to"
 
 
 def _is_writable(directory: Path) -> bool:
-    return os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)
+    return os.path.isdir(directory) and is_writable(directory)

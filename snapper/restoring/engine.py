@@ -25,7 +25,7 @@ from snapper.restoring.errors import unpack_errors
 from snapper.restoring.layer_writer import ExtractedLayer
 from snapper.restoring.plan import RestorePlan, split_into_waves
 from snapper.restoring.schedule import SnapshotLoad, schedule_layers
-from snapper.restoring.staging import Staging, staging_directory
+from snapper.restoring.swap import Staged, stage
 from snapper.restoring.target import RestoreTarget, check_replaced, inspect_target
 from snapper.restoring.unpacker import SnapshotUnpacker, UnpackResult
 from snapper.store import Store
@@ -80,7 +80,7 @@ class _StagedRestore:
     """
 
     plan: RestorePlan
-    staging: Staging
+    staging: Staged
     unpacker: SnapshotUnpacker
     resources: ExitStack
     checked: list[bytes]
@@ -118,7 +118,7 @@ class _Wave:
         """Lock the target, look at it again, and link what its environment has already."""
         resources = self._resources.enter_context(ExitStack())
         try:
-            staging = resources.enter_context(staging_directory(plan.target.prefix))
+            staging = resources.enter_context(stage(plan.target.prefix))
             target = self._inspect_again(plan)
             if target.present:
                 resources.close()
@@ -135,7 +135,7 @@ class _Wave:
         target = inspect_target(self._store, plan.request, ref, plan.target.prefix, again=True)
         return replace(target, unused_location=plan.target.unused_location)
 
-    def _link_unchanged(self, plan: RestorePlan, staging: Staging, resources: ExitStack) -> _StagedRestore:
+    def _link_unchanged(self, plan: RestorePlan, staging: Staged, resources: ExitStack) -> _StagedRestore:
         prefix, snapshot = plan.target.prefix, plan.snapshot
         unpacker = SnapshotUnpacker(snapshot.layers, staging.handle, str(prefix), snapshot.altered_paths)
         with _plan_errors(plan):
@@ -212,18 +212,20 @@ class _Wave:
                 # The swap leaves the replaced tree in the staging directory. Closing `staged.resources` removes it, in
                 # this process; if the workers are idle, they remove most of it before.
                 discarded: list[str] = []
-                staging.swap(
+                environment = staging.swap(
                     lambda replaced: self._check_replaced(plan, replaced, discarded), unpacked.linked
                 )
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
             if unpacked.linked:
-                _renew_index(tree, header, unpacked)
+                _renew_index(environment, header, unpacked)
             if staged.checked:
                 CheckedLayers().remember(staged.checked)
         except Exception as error:
             return _fail(plan, staged.resources, error)
-        return Outcome(plan, replace(plan.target, directory=tree), unpacked.unrelocated, "".join(discarded))
+        return Outcome(
+            plan, replace(plan.target, directory=environment), unpacked.unrelocated, "".join(discarded)
+        )
 
     def _check_replaced(self, plan: RestorePlan, replaced: int, discarded: list[str]) -> Tree:
         """Raise TargetOccupied if something is lost with the open directory that was at the target.
@@ -253,10 +255,10 @@ def _write_state(plan: RestorePlan, tree: PinnedDirectory, unpacked: UnpackResul
     return header
 
 
-def _renew_index(tree: PinnedDirectory, header: IndexHeader, unpacked: UnpackResult) -> None:
+def _renew_index(environment: PinnedDirectory, header: IndexHeader, unpacked: UnpackResult) -> None:
     """Write the index after the swap: removing the replaced tree changed the ctime of files that both trees link."""
     with suppress(OSError):
-        state.write_index(tree, replace(header, taken=clock.next_tick(tree)), unpacked.index)
+        state.write_index(environment, replace(header, taken=clock.next_tick(environment)), unpacked.index)
 
 
 def _fail(plan: RestorePlan, resources: ExitStack, error: Exception) -> Outcome:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snapper.environment import conda
-from snapper.environment.scan import foreign_names
+from snapper.environment.foreign import foreign_names
 from snapper.environment.staging_lock import CREATED, KEPT, NOT_PUT_BACK, STAGING_NAME, TREE, is_in_use
 from snapper.errors import TargetLocked, TargetOccupied
 from snapper.format.constraints import SHARED_DIRECTORIES
@@ -35,13 +35,21 @@ _MAX_DEPTH = 50
 def check_movable(old: int, new: int, target: Path) -> None:
     """Check that what is not part of the environment `old` can be moved to `new`.
 
-    `old` is at `target`, `new` is to replace it, and both are open. Empty directories in `new` make room. Raise
-    TargetOccupied if something cannot be moved, and TargetLocked if another process restores an environment inside the
-    target.
+    `old` is at `target`, `new` is to replace it, and both are open. Raise what `check_free` does, TargetOccupied if
+    something cannot be moved, and TargetLocked if another process restores an environment inside the target.
     """
     for name in foreign_names(old):
         _check_not_in_use(name, old, target)
         _check_permission(name, old, target)
+    check_free(old, new, target)
+
+
+def check_free(old: int, new: int, target: Path) -> None:
+    """Check that nothing in `new` has the name of something in `old` that is not part of the environment.
+
+    Empty directories in `new` make room. Raise TargetOccupied.
+    """
+    for name in foreign_names(old):
         _remove_empty(name, new, target)
 
 

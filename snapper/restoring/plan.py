@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from snapper.environment import state
-from snapper.errors import InsufficientSpace, SnapperError
+from snapper.environment.platforms import this_platform
+from snapper.errors import (
+    FileOperationFailed,
+    InsufficientSpace,
+    PermissionDenied,
+    PlatformMismatch,
+    SnapperError,
+    TargetOccupied,
+)
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Snapshot
 from snapper.repository.snapshots import decode_snapshot, read_encoded_snapshot
 from snapper.restoring.fallback import available_snapshot
-from snapper.restoring.parent import existing_parent
+from snapper.restoring.place import is_writable, staging_parent
 from snapper.restoring.requests import LocatedRequest, RestoreRequest
 from snapper.restoring.space import SpaceReservations
-from snapper.restoring.target import RestoreTarget, check_target, inspect_target
+from snapper.restoring.target import ELSEWHERE, RestoreTarget, inspect_target
 from snapper.store import Store
 
 
@@ -60,12 +69,32 @@ def inspect_request(store: Store, located: LocatedRequest) -> InspectedRequest:
 
 
 def make_plan(store: Store, inspected: InspectedRequest, started: float) -> RestorePlan:
-    """Read the snapshot and check the target; raise Corrupted, and what `check_target` raises."""
+    """Read the snapshot and check the target; raise Corrupted, and what `_check_target` raises."""
     target = inspected.target
     encoded = read_encoded_snapshot(store, target.snapshot_id)
     snapshot = decode_snapshot(store, encoded)
-    check_target(target, snapshot)
+    _check_target(target, snapshot)
     return RestorePlan(inspected.request, target, encoded, snapshot, encoded.memory, started)
+
+
+def _check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
+    """Raise what would make the restore fail later, except for a lack of space.
+
+    These are PlatformMismatch, PrefixTooLong, TargetOccupied, PermissionDenied, FileOperationFailed.
+    """
+    from snapper.restoring.unpacker import check_prefix_length  # noqa: PLC0415 - slow to import, and often not needed
+
+    platform = this_platform()
+    if snapshot.platform != platform:
+        raise PlatformMismatch(target.name, snapshot.platform, platform)
+    check_prefix_length(str(target.prefix), snapshot.layers)
+    parent = staging_parent(target.prefix)
+    if not os.path.isdir(parent):
+        raise TargetOccupied(str(parent), "it is not a directory", ELSEWHERE)
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise FileOperationFailed(str(parent), "it is on a read-only file system", ELSEWHERE)
+    if not is_writable(parent):
+        raise PermissionDenied(str(parent), "write to")
 
 
 class FittingPlans(NamedTuple):
@@ -110,7 +139,7 @@ def _reserve_space(reservations: SpaceReservations, plan: RestorePlan) -> None:
     Layers that the environment at the target has already will probably be linked; if not, writing them raises
     InsufficientSpace.
     """
-    parent, prefix = existing_parent(plan.target.prefix), str(plan.target.prefix)
+    parent, prefix = staging_parent(plan.target.prefix), str(plan.target.prefix)
     try:
         reservations.reserve(parent, plan.snapshot.layers, prefix)
     except InsufficientSpace:

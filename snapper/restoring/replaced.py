@@ -15,7 +15,6 @@ import errno
 import logging
 import os
 import re
-import secrets
 import stat
 import time
 from array import array
@@ -31,7 +30,7 @@ from snapper.environment.index import FOLLOWED
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import environments_in, kept_name
 from snapper.environment.scan import find_shared_directory
-from snapper.environment.staging_lock import REPLACED
+from snapper.environment.staging_lock import time_in_name
 from snapper.environment.tree import WITHOUT_DATA, Tree, walk
 from snapper.errors import SnapperError
 from snapper.format import bytecode
@@ -64,8 +63,6 @@ _LONGEST_TICK = 0.05
 #: What is not part of an environment, and not compared with its index: snapper's state, and conda's trash.
 _UNSEEN = (STATE_DIRECTORY, TRASH_DIRECTORY)
 
-_NAME = re.compile(rf"{REPLACED}\w+_([0-9]+)\Z")
-
 #: What NFS renames files to that are removed while they are open.
 _OPEN_ON_NFS = re.compile(r"\.nfs[0-9a-f]+\Z")
 
@@ -80,15 +77,11 @@ class Seen(NamedTuple):
     shared: frozenset[int] = frozenset()
 
 
-def replaced_name(since: int) -> str:
-    """Return a new name for a directory that has been at the target and was checked after that time."""
-    return f"{REPLACED}{secrets.token_hex(8)}_{since}"
+class KeepingPlace(NamedTuple):
+    """The open directory in which is kept what would be lost with an environment, and its path."""
 
-
-def time_in_name(name: str) -> int | None:
-    """Return the time in a name that `replaced_name` has returned; None for other names."""
-    match = _NAME.match(name)
-    return int(match[1]) if match else None
+    directory: int
+    path: Path
 
 
 def next_tick(directory: int) -> int:
@@ -114,10 +107,10 @@ def _touch(directory: int) -> int:
     return os.fstat(directory).st_mtime_ns
 
 
-def remove_unchanged(name: str, directory: int, parent: int, target: Path, seen: Seen) -> None:
+def remove_unchanged(name: str, directory: int, place: KeepingPlace, target: Path, seen: Seen) -> None:
     """Remove what has a `replaced_name` in an open staging directory; keep what was written to it since.
 
-    It is kept in the open directory `parent`, in which the target is. May raise OSError.
+    May raise OSError.
     """
     since = time_in_name(name)
     tree = open_if_directory(name, directory)
@@ -145,7 +138,7 @@ def remove_unchanged(name: str, directory: int, parent: int, target: Path, seen:
                     raise
                 count = "a file" if len(left) == 1 else f"{len(left)} files"
                 reason = f"programs wrote to what was to be removed ({count}, such as {left[0]!r})"
-            keep(Entry(directory, name), parent, target, reason)
+            keep(Entry(directory, name), place, target, reason)
 
 
 def _remove_unseen(tree: int) -> None:
@@ -184,11 +177,11 @@ def is_as_written(directory: int, target: Path) -> bool:
     return is_own_only and drift is not None and not drift.paths
 
 
-def keep(aside: Entry, parent: int, target: Path, reason: str) -> None:
-    """Move a directory to a name of its own in the open directory of the target, and say so. May raise OSError."""
+def keep(aside: Entry, place: KeepingPlace, target: Path, reason: str) -> None:
+    """Move a directory to a name of its own in that place, and say so. May raise OSError."""
     name = kept_name(target.name)
-    move(aside, Entry(parent, name))
-    path = target.with_name(name)
+    move(aside, Entry(place.directory, name))
+    path = place.path / name
     environments = environments_in(path)
     what = f"It contains the environment {environments[0]}. " if environments else ""
     logger.warning(

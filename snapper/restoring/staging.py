@@ -17,9 +17,9 @@ Workers get handles of these directories.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,76 +27,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snapper.environment import conda
-from snapper.environment.scan import foreign_names
 from snapper.environment.staging_lock import (
     CHECKING,
     CREATED,
     KEPT,
-    LOCK,
     OLD,
     TREE,
     UNCHECKED,
     lock_staging,
+    replaced_name,
     staging_path,
 )
 from snapper.environment.tree import Tree
-from snapper.errors import SnapperError, TargetOccupied
+from snapper.errors import TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
-from snapper.fs.handles import DirectoryHandle, directory_handle
-from snapper.fs.moves import Entry, exchange, move
+from snapper.fs.moves import Entry, exchange, is_renamable, move
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.placement import make_writable
-from snapper.fs.private import create_private_directory, path_by_descriptor
-from snapper.fs.removal import LONG_AGO, remove_older, remove_tree
+from snapper.fs.private import create_private_directory
 from snapper.process.signals import defer_signals
 from snapper.restoring.errors import occupied_by_other
 from snapper.restoring.nested import check_movable, merge, put_back, recover
 from snapper.restoring.parent import open_parent
+from snapper.restoring.remains import remove_remains
 from snapper.restoring.replaced import (
+    KeepingPlace,
     Seen,
-    files_left,
-    is_as_written,
-    keep,
     next_tick,
-    remove_unchanged,
-    remove_with_workers,
-    replaced_name,
-    time_in_name,
 )
+from snapper.restoring.staged_tree import AGAIN, StagedTree
 
 if TYPE_CHECKING:
-    from snapper.process.pool import WorkerPool
-    from snapper.store import Store
+    pass
 
-_AGAIN = "Find out what is there now, then restore again."
 _ELSEWHERE = "Move it elsewhere, then restore again."
-_NOT_IN_IMAGE = (
-    "Remove it first (rm -r), then restore again; or restore elsewhere with --prefix or --envs-dir."
-)
 
 
 @dataclass(frozen=True)
-class Staging:
-    """A directory to build, and where it is swapped to.
+class Staging(StagedTree):
+    """A directory to build next to its target. The `descriptor` is of the new directory all the time."""
 
-    `tree` is the directory to build, and `descriptor` the same directory, open; `entry` is the target. The `descriptor`
-    is of the new directory all the time. After a swap, what was at `target` is next to where the tree was, and `seen`
-    has its name there, and what was in it when it was checked.
-    """
-
-    target: Path
-    tree: Path
-    descriptor: int
-    entry: Entry
-    _directory: int
-    seen: dict[str, Seen]
+    def can_replace(self) -> bool:
+        """Return whether the directory at the target can be replaced, if there is one. May raise OSError."""
+        if not stat.S_ISDIR(_mode(self.entry)):
+            return True
+        return is_renamable(self.entry, Entry(self.entry.directory, staging_path(self.target).name))
 
     def swap(
         self, check: Callable[[int], Tree | None] = lambda _: None, shared: frozenset[int] = frozenset()
-    ) -> None:
-        """Put the tree at the target, in one step if the system can exchange directories.
+    ) -> PinnedDirectory:
+        """Put the tree at the target, and return it there; in one step if the system can exchange directories.
 
         The target is opened and replaced if it is still the same directory. What is not part of it moves into the new
         one right after that. Then `check` inspects what was there by the descriptor, and returns what it has seen: no
@@ -114,30 +96,9 @@ class Staging:
                 self._move_in()
             else:
                 self._replace(old, check, shared)
-                merge(old, self.descriptor, self._directory)
+                merge(old, self.descriptor, self.directory)
             os.fchmod(self.descriptor, mode)
-
-    @property
-    def path_by_descriptor(self) -> Path:
-        """The path of the tree to give to other programs."""
-        return path_by_descriptor(self.descriptor, self.tree)
-
-    @property
-    def handle(self) -> DirectoryHandle:
-        """A handle of the tree for workers."""
-        return directory_handle(self.descriptor, self.tree)
-
-    def pin(self) -> PinnedDirectory:
-        """Return the tree, which stays open after the end of `staging_directory`, at its target."""
-        return PinnedDirectory(self.target, os.dup(self.descriptor))
-
-    def remove_replaced(self, workers: WorkerPool[Store]) -> None:
-        """Remove most of the directory that was replaced, with the workers, which must be idle.
-
-        The end of `staging_directory` removes the rest.
-        """
-        for name, seen in self.seen.items():
-            remove_with_workers(Entry(self._directory, name), self.tree.with_name(name), seen, workers)
+        return self.pin()
 
     def _replace(self, old: int, check: Callable[[int], Tree | None], shared: frozenset[int]) -> None:
         """Replace the open directory at the target; if that or the check fails, everything is as it was."""
@@ -145,11 +106,11 @@ class Staging:
         replaced = None
         try:
             check_movable(old, self.descriptor, self.target)
-            replaced = Entry(self._directory, replaced_name(next_tick(self._directory)))
-            checking = Entry(self._directory, CHECKING)
+            replaced = Entry(self.directory, replaced_name(next_tick(self.directory)))
+            checking = Entry(self.directory, CHECKING)
             with defer_signals():
                 aside = self._exchange(old, replaced)
-                put_back(old, self.descriptor, self._directory, self.target)
+                put_back(old, self.descriptor, self.directory, self.target)
                 move(aside, checking)
             seen = Seen(check(old), shared)
             move(checking, replaced)
@@ -166,16 +127,16 @@ class Staging:
 
         May raise TargetOccupied, OSError.
         """
-        names = (Entry(self._directory, name) for name in (CHECKING, UNCHECKED, OLD))
+        names = (Entry(self.directory, name) for name in (CHECKING, UNCHECKED, OLD))
         aside = next((entry for entry in names if entry.is_open_as(old)), None)
         if aside is None or not self.entry.is_open_as(self.descriptor):
-            _fill_target(self._directory, self.entry)
+            _fill_target(self.directory, self.entry)
             return
         found = self._exchange_back(aside)
         if aside.name == CHECKING:
-            put_back(self.descriptor, old, self._directory, self.target)
+            put_back(self.descriptor, old, self.directory, self.target)
         else:  # only some of it may have been moved, if any
-            merge(self.descriptor, old, self._directory)
+            merge(self.descriptor, old, self.directory)
         self._rename_found(found, replaced)
 
     def _exchange(self, old: int, replaced: Entry) -> Entry:
@@ -184,16 +145,13 @@ class Staging:
         If it was another directory, that is put back, and the tree gets the name `replaced`, because programs may have
         written to it while it was at the target. Raise TargetOccupied.
         """
-        tree, aside = (Entry(self._directory, name) for name in (self.tree.name, UNCHECKED))
-        other = TargetOccupied(str(self.target), "it was replaced while restoring", _AGAIN)
+        tree, aside = (Entry(self.directory, name) for name in (self.tree.name, UNCHECKED))
+        other = TargetOccupied(str(self.target), "it was replaced while restoring", AGAIN)
         move(tree, aside)
         try:
             in_one_step = exchange(aside, self.entry)
-        except OSError as error:
+        except OSError:
             move(aside, tree)
-            if error.errno == errno.EXDEV:
-                reason = "it is part of a container image, in which directories cannot be renamed"
-                raise TargetOccupied(str(self.target), reason, _NOT_IN_IMAGE) from None
             raise
         if in_one_step:
             if aside.is_open_as(old):
@@ -202,20 +160,20 @@ class Staging:
                 self._rename_found(self._exchange_back(aside), replaced)
             raise other
         move(aside, tree)
-        aside = Entry(self._directory, OLD)
+        aside = Entry(self.directory, OLD)
         move(self.entry, aside)
         if not aside.is_open_as(old):
             raise other
         with suppress(TargetOccupied):
             self._move_in()
             return aside
-        _give_way(self._directory, self.entry)
+        _give_way(self.directory, self.entry)
         self._move_in()
         return aside
 
     def _exchange_back(self, aside: Entry) -> Entry:
         """Put back what the tree has replaced; return where is what was at the target instead. May raise OSError."""
-        old, found = Entry(self._directory, OLD), Entry(self._directory, UNCHECKED)
+        old, found = Entry(self.directory, OLD), Entry(self.directory, UNCHECKED)
         if aside != old:
             move(aside, old)
         if exchange(old, self.entry):
@@ -224,7 +182,7 @@ class Staging:
         try:
             move(old, self.entry)
         except FileExistsError:
-            _give_way(self._directory, self.entry)
+            _give_way(self.directory, self.entry)
             move(old, self.entry)
         return found
 
@@ -234,12 +192,12 @@ class Staging:
         If others have put something else there, that counts as unchecked.
         """
         is_tree = found.is_open_as(self.descriptor)
-        move(found, replaced if is_tree else Entry(self._directory, CHECKING))
+        move(found, replaced if is_tree else Entry(self.directory, CHECKING))
 
     def _move_in(self) -> None:
         """Rename the tree to the target, at which nothing must be."""
         try:
-            move(Entry(self._directory, self.tree.name), self.entry)
+            move(Entry(self.directory, self.tree.name), self.entry)
         except FileExistsError:
             raise TargetOccupied(str(self.target), "it was created while restoring", _ELSEWHERE) from None
 
@@ -255,7 +213,7 @@ def staging_directory(target: Path) -> Iterator[Staging]:
     """
     with os_errors(target.parent, "write to"), closing_descriptor(open_parent(target)) as parent:
         entry = Entry(parent, target.name)
-        locked = lock_staging(parent, target)
+        locked = lock_staging(parent, staging_path(target), target)
         seen: dict[str, Seen] = {}
         try:
             _clean(locked.directory, target, entry, seen)
@@ -267,14 +225,7 @@ def staging_directory(target: Path) -> Iterator[Staging]:
                 try:
                     _clean(locked.directory, target, entry, seen)
                 finally:
-                    locked.release(parent, target)
-
-
-def remove_leftover_staging(target: Path) -> None:
-    """Remove what a killed process left next to the target, unless another process works on it."""
-    if os.path.lexists(staging_path(target)):
-        with suppress(SnapperError), staging_directory(target):
-            pass
+                    locked.release()
 
 
 def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Seen]) -> None:
@@ -287,10 +238,8 @@ def _clean(directory: int, target: Path, entry: Entry, seen: Mapping[str, Seen])
     if environment is not None:
         with closing_descriptor(environment):
             recover(directory, environment, target)
-    for name in os.listdir(directory):
-        if name != LOCK and (name != KEPT or environment is not None):
-            with suppress(OSError):
-                _remove(name, directory, entry.directory, target, seen)
+    spared = () if environment is not None else (KEPT,)
+    remove_remains(directory, KeepingPlace(entry.directory, target.parent), target, seen, spared)
 
 
 def _fill_target(directory: int, entry: Entry) -> None:
@@ -318,51 +267,6 @@ def _give_way(directory: int, entry: Entry) -> None:
                 move(entry, Entry(directory, f"{CREATED}{secrets.token_hex(8)}"))
 
 
-def _remove(name: str, directory: int, parent: int, target: Path, seen: Mapping[str, Seen]) -> None:
-    """Remove a tree, or keep it next to the target, in the open directory `parent`.
-
-    It is kept if it has been at the target without being checked and may have changed, and if it has something that is
-    not part of the environment. May raise OSError.
-    """
-    if name.startswith(TREE):
-        remove_tree(name, directory)
-        return
-    tree = open_if_directory(name, directory)
-    if tree is None:
-        return
-    with closing_descriptor(tree):
-        if name == KEPT or name.startswith(CREATED):
-            _remove_created(tree, Entry(directory, name), parent, target)
-            return
-        nested = foreign_names(tree)
-        if nested:
-            keep(
-                Entry(directory, name),
-                parent,
-                target,
-                f"{nested[0]!r} could not be moved to the new directory",
-            )
-            return
-        if time_in_name(name) is None:
-            checked = replaced_name(next_tick(directory))
-            if not is_as_written(tree, target):
-                keep(Entry(directory, name), parent, target, "it changed, or snapper was killed")
-                return
-            move(Entry(directory, name), Entry(directory, checked))
-            name = checked
-    remove_unchanged(name, directory, parent, target, seen.get(name, Seen()))
-
-
-def _remove_created(tree: int, entry: Entry, parent: int, target: Path) -> None:
-    """Remove a directory with what programs have created at the same time unless it has files. May raise OSError."""
-    remove_older(tree, LONG_AGO)
-    with suppress(OSError):
-        os.rmdir(entry.name, dir_fd=entry.directory)
-        return
-    example = next(iter(files_left(tree, target)), "")
-    keep(entry, parent, target, f"something of the same name was created there (such as {example!r})")
-
-
 @contextmanager
 def _opened_target(target: Path, entry: Entry) -> Iterator[int | None]:
     """Open the directory at the target; yield None if none is there. Raise TargetOccupied if it is another user's."""
@@ -379,6 +283,14 @@ def _opened_target(target: Path, entry: Entry) -> Iterator[int | None]:
         return
     with closing_descriptor(descriptor):
         yield descriptor
+
+
+def _mode(entry: Entry) -> int:
+    """Return the mode of what is there, 0 if nothing is. May raise OSError."""
+    try:
+        return os.lstat(entry.name, dir_fd=entry.directory).st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def _open_own(entry: Entry) -> int | None:

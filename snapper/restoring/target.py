@@ -10,25 +10,23 @@ from typing import NamedTuple
 
 from snapper.environment import conda, state
 from snapper.environment.control import others_may_write
+from snapper.environment.foreign import is_foreign
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import why_of_unknown_origin
-from snapper.environment.platforms import this_platform
 from snapper.environment.scan import find_shared_directory, mounted_file_systems, nested_environments
+from snapper.environment.staging_lock import INSIDE
 from snapper.environment.tree import MOUNTED, Tree
 from snapper.errors import (
     Corrupted,
-    FileOperationFailed,
     LayersPruned,
     NotAnEnvironment,
     NotInStore,
     PermissionDenied,
-    PlatformMismatch,
     SnapperError,
     StoreUnreachable,
     TargetOccupied,
 )
-from snapper.format.constraints import SHARED_DIRECTORIES
-from snapper.format.model import Ref, Snapshot
+from snapper.format.model import Ref
 from snapper.fs.directories import opened_directory
 from snapper.fs.mounts import mount_points_below
 from snapper.fs.ownership import is_of_this_user, is_own
@@ -45,13 +43,13 @@ from snapper.restoring.errors import (
     occupied_by_unknown,
     pack_command,
 )
-from snapper.restoring.parent import check_parent, existing_parent
+from snapper.restoring.parent import check_parent
 from snapper.restoring.requests import RestoreRequest
-from snapper.restoring.staging import remove_leftover_staging
+from snapper.restoring.swap import remove_leftover_staging
 from snapper.store import Store
 from snapper.store.used_directories import used_directory_in
 
-_ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
+ELSEWHERE = "Restore elsewhere with --prefix or --envs-dir."
 _ELSEWHERE_OR_MOVE = "Restore elsewhere with --prefix or --envs-dir, or move it away first."
 _AGAIN = "Restore again."
 
@@ -106,26 +104,6 @@ def _directory(environment: InstalledEnvironment) -> PinnedDirectory | None:
         return environment.directory
     except SnapperError:  # nothing is there, or only what a restore keeps
         return None
-
-
-def check_target(target: RestoreTarget, snapshot: Snapshot) -> None:
-    """Raise what would make the restore fail later, except for a lack of space.
-
-    These are PlatformMismatch, PrefixTooLong, TargetOccupied, PermissionDenied, FileOperationFailed.
-    """
-    from snapper.restoring.unpacker import check_prefix_length  # noqa: PLC0415 - slow to import, and often not needed
-
-    platform = this_platform()
-    if snapshot.platform != platform:
-        raise PlatformMismatch(target.name, snapshot.platform, platform)
-    check_prefix_length(str(target.prefix), snapshot.layers)
-    parent = existing_parent(target.prefix)
-    if not os.path.isdir(parent):
-        raise TargetOccupied(str(parent), "it is not a directory", _ELSEWHERE)
-    if os.statvfs(parent).f_flag & os.ST_RDONLY:
-        raise FileOperationFailed(str(parent), "it is on a read-only file system", _ELSEWHERE)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise PermissionDenied(str(parent), "write to")
 
 
 def is_present(environment: InstalledEnvironment, snapshot_id: str, request: RestoreRequest) -> bool:
@@ -234,12 +212,11 @@ def _check_environment(
 def _check_no_mounts(prefix: Path, directory: Path | int) -> None:
     """Raise TargetOccupied if a file system is mounted in the environment, which would go with it.
 
-    What is mounted in the directories of other environments and packages moves along with these. `directory` is where
-    the environment is, or its descriptor.
+    What is mounted in the directories of other environments and packages moves along with these, or stays.
+    `directory` is where the environment is, or its descriptor.
     """
     for path in mount_points_below(directory):
-        top, _, inner = path.partition("/")
-        if top not in SHARED_DIRECTORIES or not inner:
+        if not is_foreign(path.partition("/")[0]):
             raise _mounted(prefix / path)
 
 
@@ -273,12 +250,17 @@ def _has_only_shared(prefix: Path, directory: int) -> bool:
     """
     with os.scandir(directory) as entries:
         found = list(entries)
-        if all(entry.name in SHARED_DIRECTORIES and entry.is_dir(follow_symlinks=False) for entry in found):
+        if all(_survives(entry) for entry in found):
             return True
     if not any(entry.name == conda.META and entry.is_dir() for entry in found):
         reason = "it is a directory that is not a conda environment"
         raise TargetOccupied(str(prefix), reason, _ELSEWHERE_OR_MOVE)
     return False
+
+
+def _survives(entry: os.DirEntry[str]) -> bool:
+    """Return whether something in a directory is not replaced with it: another directory, or the staging directory."""
+    return (is_foreign(entry.name) or entry.name == INSIDE) and entry.is_dir(follow_symlinks=False)
 
 
 def _check_same_environment(
@@ -375,7 +357,7 @@ def _check_contains_no_used_directory(environment: InstalledEnvironment, store: 
     """Raise TargetOccupied if the environment contains a directory that is not part of any environment."""
     used = used_directory_in(environment.prefix, store)
     if used:
-        raise TargetOccupied(str(environment.prefix), f"it contains {used}", _ELSEWHERE)
+        raise TargetOccupied(str(environment.prefix), f"it contains {used}", ELSEWHERE)
 
 
 def _check_nothing_inside(environment: InstalledEnvironment, request: RestoreRequest) -> None:

@@ -1,0 +1,93 @@
+"""Remove what a swap, or an interrupted one, has left in a staging directory, or keep what would be lost with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from snapper.environment.foreign import foreign_names
+from snapper.environment.staging_lock import (
+    CREATED,
+    KEPT,
+    LOCK,
+    TREE,
+    replaced_name,
+    time_in_name,
+)
+from snapper.fs.directories import closing_descriptor, open_if_directory
+from snapper.fs.moves import Entry, move
+from snapper.fs.removal import LONG_AGO, remove_older, remove_tree
+from snapper.restoring.replaced import (
+    KeepingPlace,
+    Seen,
+    files_left,
+    is_as_written,
+    keep,
+    next_tick,
+    remove_unchanged,
+)
+
+
+def remove_remains(
+    directory: int,
+    place: KeepingPlace,
+    target: Path,
+    seen: Mapping[str, Seen],
+    spared: Collection[str] = (),
+) -> None:
+    """Remove what is in an open staging directory, except for its lock and what is `spared`.
+
+    What would be lost is moved to `place`. `seen` has what was seen in directories of these names. What cannot be
+    removed, such as files that are open on NFS, is left. May raise OSError.
+    """
+    for name in os.listdir(directory):
+        if name != LOCK and name not in spared:
+            with suppress(OSError):
+                _remove(name, directory, place, target, seen)
+
+
+def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: Mapping[str, Seen]) -> None:
+    """Remove a tree, or keep it.
+
+    It is kept if it has been at the target without being checked and may have changed, and if it has something that is
+    not part of the environment. May raise OSError.
+    """
+    if name.startswith(TREE):
+        remove_tree(name, directory)
+        return
+    tree = open_if_directory(name, directory)
+    if tree is None:
+        return
+    with closing_descriptor(tree):
+        if name == KEPT or name.startswith(CREATED):
+            _remove_created(tree, Entry(directory, name), place, target)
+            return
+        nested = foreign_names(tree)
+        if nested:
+            keep(
+                Entry(directory, name),
+                place,
+                target,
+                f"{nested[0]!r} could not be moved to the new directory",
+            )
+            return
+        if time_in_name(name) is None:
+            checked = replaced_name(next_tick(directory))
+            if not is_as_written(tree, target):
+                keep(Entry(directory, name), place, target, "it changed, or snapper was killed")
+                return
+            move(Entry(directory, name), Entry(directory, checked))
+            name = checked
+    remove_unchanged(name, directory, place, target, seen.get(name, Seen()))
+
+
+def _remove_created(tree: int, entry: Entry, place: KeepingPlace, target: Path) -> None:
+    """Remove a directory with what programs have created at the same time unless it has files. May raise OSError."""
+    remove_older(tree, LONG_AGO)
+    with suppress(OSError):
+        os.rmdir(entry.name, dir_fd=entry.directory)
+        return
+    example = next(iter(files_left(tree, target)), "")
+    keep(entry, place, target, f"something of the same name was created there (such as {example!r})")

@@ -1,0 +1,230 @@
+"""Directories that cannot be replaced, such as mount points and parts of container images: their contents are."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from snapper.environment import conda, contents, state
+from snapper.environment.index import IndexHeader, encode_block, index_entry
+from snapper.environment.staging_lock import INSIDE
+from snapper.environment.tree import walk
+from snapper.errors import SnapperError
+from snapper.fs import placement, removal
+from snapper.restoring.in_place import staging_in_place
+from snapper.restoring.swap import remove_leftover_staging
+from tests.conftest import Machine, tree_of
+from tests.support.environments import make_data
+from tests.support.processes import forking
+from tests.support.users import unprivileged
+from tests.support.volumes import MOUNTS, in_image, mounted
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+Entries = dict[str, tuple[str, int, bytes]]
+
+#: What a swap calls for each of its steps.
+STEPS = (
+    *((contents, "move"), (placement, "move"), (contents, "open_if_directory")),
+    *((removal, "_remove_file"), (removal, "_remove_empty")),
+)
+
+
+def build(top: Path, text: str) -> None:
+    """Build an environment in an existing directory."""
+    for directory in ("conda-meta", "lib/deep", "bin"):
+        (top / directory).mkdir(parents=True)
+        (top / directory / "file").write_text(text)
+    (top / text).write_text(text)
+    (top / "link").symlink_to(text)
+    (top / "lib" / "deep").chmod(0o555)
+    entries = [index_entry(file) for file in walk(top).files]
+    state.write_index(top, IndexHeader("0" * 64, str(top), time.time_ns()), [encode_block(0, entries)])
+
+
+def make_base(target: Path) -> Entries:
+    """Build an environment with others in it and a package cache; return what is not part of it."""
+    target.mkdir(parents=True)
+    build(target, "old")
+    for directory in ("envs/other/conda-meta", "pkgs", "lost+found"):
+        (target / directory).mkdir(parents=True)
+        (target / directory / "precious").write_text("precious")
+    return foreign(target)
+
+
+def foreign(target: Path) -> Entries:
+    return {path: entry for path, entry in tree_of(target).items() if not is_part(path)}
+
+
+def is_part(path: str) -> bool:
+    top = path.partition("/")[0]
+    return top not in ("envs", "pkgs", "lost+found", ".snapper", INSIDE) and ".replaced-" not in top
+
+
+def own(target: Path) -> Entries:
+    """Return what is part of the environment, without what programs have saved in it."""
+    found = tree_of(target).items()
+    return {path: entry for path, entry in found if is_part(path) and "results" not in path}
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Entries]:
+    """The entries of the environment before and after a swap."""
+    found = {}
+    for text in ("old", "new"):
+        top = tmp_path_factory.mktemp("versions") / text
+        top.mkdir()
+        build(top, text)
+        found[text] = own(top)
+    return found
+
+
+def swap(target: Path, check: Callable[[int], None] = lambda _: None) -> None:
+    with staging_in_place(target) as staged:
+        build(staged.tree, "new")
+        staged.swap(check)
+
+
+@contextmanager
+def interrupted(at: int, how: str, target: Path) -> Iterator[None]:
+    """Kill the process, or fail, before a step; before each, a program saves something; report the steps taken."""
+    steps = itertools.count()
+
+    def before(real: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object) -> object:
+            number = next(steps)
+            (target.parent / "steps").write_text(f"{number + 1}")
+            if number == at:
+                (target / "lib").mkdir(exist_ok=True)
+                (target / "lib" / "results").write_text("work")
+            if number == at and how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == at and how == "failed":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(*arguments)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in STEPS:
+            patch.setattr(owner, name, before(getattr(owner, name)))
+        yield
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+@pytest.mark.parametrize("place", ["directory", "image"])
+def test_interrupted_swap_leaves_the_old_or_the_new_environment(
+    tmp_path: Path, place: str, how: str, versions: dict[str, Entries]
+) -> None:
+    """The next command that looks at it finds one of both, whichever step is the last, and nothing is lost."""
+    found = []
+    for at in itertools.count():
+        top = tmp_path / str(at)
+        target = top / "envs" / "work"
+        before = make_base(target)
+
+        def work(at: int = at, target: Path = target) -> None:
+            with suppress(SnapperError), interrupted(at, how, target):
+                swap(target)
+
+        with in_image(target.parent, top / "layers") if place == "image" else nullcontext():
+            process = forking.Process(target=work)
+            process.start()
+            process.join(30)
+            assert conda.is_environment(target)
+            entries = own(target)
+            assert entries in versions.values(), at
+            assert before.items() <= foreign(target).items()
+            remove_leftover_staging(target)
+            assert own(target) == entries
+            assert not (target / INSIDE).exists()
+            steps = int((target.parent / "steps").read_text())
+            saved = {path.read_text() for path in target.rglob("results")}
+            assert saved == ({"work"} if at < steps else set()), at
+            kept = [path for top in target.glob("work.replaced-*") for path in top.rglob("*")]
+            assert {path.name for path in kept if not path.is_dir()} <= {"results"}
+        found.append("new" if entries == versions["new"] else "old")
+        shutil.rmtree(top)
+        if at >= steps:
+            break
+    assert len(found) > 8
+    assert found[-1] == "new"
+    assert "old" in found
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def publish_two(machine: Machine) -> str:
+    """Pack two versions of `data`; return the first. The second is in place, and has a file `new` more."""
+    prefix = make_data(machine.envs / "data")
+    first: str = machine.run_json("pack", "data")["snapshot"]
+    (prefix / "new").write_text("new")
+    machine.run_json("pack", "data")
+    return first
+
+
+def assert_updates(machine: Machine, first: str) -> None:
+    """Assert that the first version is restored, and then the second one, and that nothing else is left."""
+    prefix = machine.envs / "data"
+    machine.run_json("restore", f"data@{first}")
+    assert not (prefix / "new").exists()
+    beside = os.listdir(machine.envs)
+    (restored,) = machine.run_json("restore", "--all")["restored"]
+    assert (restored["prefix"], restored["present"], restored["kept"]) == (str(prefix), False, [])
+    assert (prefix / "new").read_text() == "new"
+    assert os.listdir(machine.envs) == beside
+    assert not (prefix / INSIDE).exists()
+    (status,) = machine.run_json("status")["environments"]
+    assert status["condition"] == "unchanged"
+    (restored,) = machine.run_json("restore", "--all")["restored"]
+    assert restored["present"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_environment_is_restored_into_a_file_system_of_its_own(
+    machine: Machine, kind: str, tmp_path: Path
+) -> None:
+    prefix = machine.envs / "data"
+    first = publish_two(machine)
+    shutil.rmtree(prefix)
+    prefix.mkdir()
+    with mounted(kind, prefix, tmp_path / "scratch"):
+        furniture = set(os.listdir(prefix))
+        assert_updates(machine, first)
+        assert furniture <= set(os.listdir(prefix))
+        assert os.path.ismount(prefix) or kind == "bind"
+    assert os.listdir(prefix) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_environment_of_a_container_image_is_replaced(machine: Machine, tmp_path: Path) -> None:
+    first = publish_two(machine)
+    machine.run_json("restore", f"data@{first}")
+    with in_image(machine.envs, tmp_path / "layers"):
+        (restored,) = machine.run_json("restore", "--all")["restored"]
+        assert not restored["present"]
+        assert_updates(machine, first)
+    assert not (tmp_path / "layers/lowerdir/data/new").exists()
+
+
+def test_environment_in_a_directory_that_cannot_be_written_to_is_replaced(machine: Machine) -> None:
+    user = unprivileged(machine)
+    first = publish_two(user)
+    user.envs.chmod(0o555)
+    assert_updates(user, first)
+    shutil.rmtree(user.envs / "data" / "bin")
+    error = user.expect_error(11, "restore", "data")
+    assert "it has changed" in error["message"]
+    shutil.rmtree(user.envs / "data")
+    user.envs.chmod(0o555)
