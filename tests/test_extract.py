@@ -34,6 +34,7 @@ from snapper.format import canonical
 from snapper.format.layout import Layout
 from snapper.format.member import Member, padding
 from snapper.format.model import Continuation, Relocation
+from snapper.fs.ownership import private_groups
 from snapper.repository.refs import read_ref
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.replaced import is_as_written
@@ -739,3 +740,16 @@ def test_leftover_that_others_may_write_to_does_not_count_as_unchanged(path: str
     (prefix / path).chmod(0o777)
     assert not is_as_written(directory, prefix)
     os.close(directory)
+
+
+@pytest.mark.skipif(os.getegid() not in private_groups(), reason="others are in this user's group")
+def test_environment_that_only_the_users_own_group_may_write_to_is_replaced(
+    sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many systems give each user such a group, and the umask 002."""
+    prefix = restore_layers(sandbox, [pack_members(encode_member(META), file("lib/a", b"1"))])
+    for path in (prefix, prefix / "lib", prefix / ".snapper"):
+        path.chmod(0o775)
+    monkeypatch.setenv("HOME", str(sandbox / "elsewhere"))
+    restore_layers(sandbox, [pack_members(encode_member(META), file("lib/a", b"2"))], prefix=prefix)
+    assert (prefix / "lib/a").read_bytes() == b"2"
