@@ -111,8 +111,20 @@ def test_changed_files_in_diff(machine: Machine) -> None:
     large = prefix / "large.bin"
     large.write_bytes(b"begin")
     os.truncate(large, 130 * 1024 * 1024)
-    first, _ = pack_twice(machine, prefix, lambda: os.truncate(large, 65 * 1024 * 1024))
-    files = {"added": ["comes"], "removed": ["goes"], "changed": ["large.bin", "share/textdata/config.ini"]}
+    linked, copied = prefix / "linked", prefix / "copied"
+    for path in (linked, copied):
+        path.write_text(path.name)
+        os.link(path, prefix / f"{path.name}-again")
+
+    def change() -> None:
+        os.truncate(large, 65 * 1024 * 1024)
+        linked.write_text("both names have it")
+        copied.unlink()
+        copied.write_text("copied")
+
+    first, _ = pack_twice(machine, prefix, change)
+    changed = ["large.bin", "linked", "linked-again", "share/textdata/config.ini"]
+    files = {"added": ["comes"], "removed": ["goes"], "changed": changed}
 
     def found(*arguments: object) -> object:
         return machine.run_json("diff", *arguments, "--files")["files"]

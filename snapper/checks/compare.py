@@ -73,12 +73,14 @@ class ComparedLayer:
     """What comparing a layer found.
 
     `facts` are the checksums and sizes of relocated files on disk, which the packages' `records` must contain.
+    `hard_links` are those that are hard links on disk, too, with the paths that they refer to.
     """
 
     paths: list[str] = field(default_factory=list)
     differences: list[FileDifference] = field(default_factory=list)
     facts: dict[str, FileFacts] = field(default_factory=dict)
     records: list[StoredRecord] = field(default_factory=list)
+    hard_links: dict[str, str] = field(default_factory=dict)
 
 
 _FILE_TYPES = {
@@ -115,6 +117,9 @@ def compare_environment(
     differences = {difference.path: difference for _, part in compared for difference in part.differences}
     for difference in _compare_records(installed.prefix, followed, compared, snapshot.altered_paths):
         differences.setdefault(difference.path, difference)
+    for path, target in (link for _, part in compared for link in part.hard_links.items()):
+        if target in differences:
+            differences[path] = FileDifference(path, differences[target].what)
     expected = {path for _, part in compared for path in part.paths}
     paths = [file.path for file in installed.tree.files if file.type != "directory"]
     sources = expected.union(paths)
@@ -239,12 +244,19 @@ class _LayerComparison:
             expected = {relocate_link(member.target, relocation, prefix) for prefix in self._prefixes}
             return None if target in expected else "target"
         if member.type == "hardlink":
-            other = self._files.status(member.target)
-            return None if other and os.path.samestat(status, other) else "target"
+            return None if self._is_same_link(member, status) else "target"
         if member.type == "file" and not self._is_same_file(member, data):
             return "contents"
         modes = {packed_mode(member.path, member.type, mode) for mode in (status.st_mode, member.mode)}
         return None if len(modes) == 1 else "mode"
+
+    def _is_same_link(self, member: Member, status: os.stat_result) -> bool:
+        """Return whether the file on disk is also at the path that the hard link refers to; keep the link if so."""
+        other = self._files.status(member.target)
+        is_same = other is not None and os.path.samestat(status, other)
+        if is_same:
+            self.result.hard_links[member.path] = member.target
+        return is_same
 
     def _is_same_file(self, member: Member, data: memoryview) -> bool:
         """Return whether the file on disk equals the member; keep package records, to compare them later."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import NamedTuple
 
@@ -26,8 +26,8 @@ from snapper.store import Store
 class Content(NamedTuple):
     """A member without its time; two members with equal contents are restored the same.
 
-    `data` is the sha256 of its bytes as stored, or a link's target. Package records count without what they say of
-    relocated files, and as not relocated. A piece of a file has its `offset`.
+    `data` is the sha256 of its bytes as stored, or a link's target (see `list_contents` for hard links). Package
+    records count without what they say of relocated files, and as not relocated. A piece of a file has its `offset`.
     """
 
     type: MemberType
@@ -50,7 +50,10 @@ _reader = LayerReader()
 def list_contents(
     layers: Iterable[Layer], workers: WorkerPool[Store], progress: Progress
 ) -> dict[str, frozenset[Content]]:
-    """Return what layers of the workers' store hold, by path: one content each, or several pieces. Raise Corrupted."""
+    """Return what layers of the workers' store hold, by path: one content each, or several pieces. Raise Corrupted.
+
+    Hard links have the contents of the files that they refer to, if one of the layers has these.
+    """
     contents: dict[str, set[Content]] = defaultdict(set)
     sizes = {
         workers.submit(list_layer, layer, layer.diff_size, label=f"reading {layer.owner}"): layer.diff_size
@@ -61,7 +64,17 @@ def list_contents(
             for path, content in members:
                 contents[path].add(content)
             progress.advance(sizes[number])
-    return {path: frozenset(alternatives) for path, alternatives in contents.items()}
+    return {path: _without_links(found, contents) for path, found in contents.items()}
+
+
+def _without_links(found: Iterable[Content], contents: Mapping[str, set[Content]]) -> frozenset[Content]:
+    """Return contents with those of the files that hard links refer to, as far as these are known, in place of the
+    links: each name of a file has its contents.
+    """
+    resolved = set[Content]()
+    for content in found:
+        resolved |= contents.get(content.data, {content}) if content.type == "hardlink" else {content}
+    return frozenset(resolved)
 
 
 def list_layer(store: Store, layer: Layer) -> list[ListedMember]:
