@@ -320,7 +320,7 @@ def volume(another_user: tuple[str, Path]) -> Path:
     machine = Machine(home, home / "anaconda3" / "envs", own)
     machine.envs.mkdir(parents=True)
     python = machine.envs / "python3"
-    make("tiny", python, copy=True)
+    make("tiny", python, copy=True, bytecode=False)
     venv = own / "venv"
     subprocess.run([python / "bin/python3", "-m", "venv", "--without-pip", venv], check=True)
     (packages,) = venv.glob("lib/python3*/site-packages")
