@@ -50,7 +50,7 @@ ALLOWED = {
     "archives/reader.py:_zip_entry": NOT_A_FILE,
     "archives/reader.py:_squashfs": FOUND_BY_WALK,
     "archives/squashfs.py:_output": PRIVATE_DIRECTORY,
-    "checks/compare.py:compare_layer": NOT_A_FILE,
+    "restoring/layer_comparison.py:compare_layer": NOT_A_FILE,
     "checks/contents.py:list_layer": NOT_A_FILE,
     "commands/export.py:_remove_added_files": FOUND_BY_WALK,
     "environment/locations.py:register_with_conda": "it is checked before that only this user controls the file",

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 
 from snapper.commands import pack as packing
+from snapper.commands.restore import RestoreFailure, restore
 from snapper.environment import clock
-from snapper.environment.drift import find_drift
-from snapper.environment.index import Index, IndexHeader, index_entry
+from snapper.environment.drift import find_drift, find_touched
+from snapper.environment.index import ANY_CTIME, NO_LAYER, Index, IndexHeader, index_entry
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree
 from snapper.format.times import LINK_TIME
-from snapper.store import open_store
+from snapper.repository.specs import SnapshotSpec
+from snapper.restoring.requests import RestoreRequest
+from snapper.store import Store, open_store
 from tests.conftest import Machine
 from tests.support.environments import make_data
 from tests.support.packs import previous_pack
@@ -357,3 +360,106 @@ def test_update_in_place_gives_what_a_new_restore_gives(
     prefix.rename(tmp_path / "replaced")
     assert user.snapper("restore", "work").code == updated.code
     assert contents_of(prefix) == in_place
+
+
+# --- changes that keep size, mode, and mtime --------------------------------------------------------------
+
+
+def update(store: Store, prefix: Path, snapshot: str = "work", *, replace: bool = False) -> str:
+    """Restore; return what the error says, if there is one."""
+    (done,) = restore(
+        store, [RestoreRequest(SnapshotSpec.parse(snapshot), prefix=prefix, replace=replace)], jobs=1
+    )
+    return done.error.message if isinstance(done, RestoreFailure) else ""
+
+
+@pytest.fixture
+def reproducible(scratch: Path) -> tuple[Store, Path]:
+    """Return a store, and an environment with files of one size and time, of which it has a newer snapshot."""
+    store, prefix = open_store(str(scratch / "store"), create=True), scratch / "work"
+    for directory in ("conda-meta", "models"):
+        (prefix / directory).mkdir(parents=True)
+    (prefix / "conda-meta/history").touch()
+    for name in ("active", "second"):
+        (prefix / "models" / name).write_text(f"{name:10}")
+    (prefix / "models/link").symlink_to("active")
+    (prefix / "models/twin").hardlink_to(prefix / "models/second")
+    distribution(prefix / "lib/python3.11/site-packages", "thing", thing__py="x = 1")
+    for path in prefix.rglob("*"):
+        os.utime(path, (1_700_000_000, 1_700_000_000), follow_symlinks=False)
+    packing.pack(store, prefix, "work", jobs=1)
+    (prefix / "models/second").write_text("updated")
+    (prefix / "models/link").unlink()
+    (prefix / "models/link").symlink_to("twin")
+    packing.pack(store, prefix, "work", jobs=1)
+    assert update(store, prefix, "work@~1") == ""
+    return store, prefix
+
+
+def test_files_with_another_inode_or_ctime_are_looked_at() -> None:
+    file = File("a", "file", 1, 0o644, 5, 7, 9, 11, 1)
+    for row, taken, touched in (
+        ((1, 0o644, 5, 7, 9, 0), 8, []),
+        ((1, 0o644, 5, 6, 9, 0), 8, ["a"]),
+        ((1, 0o644, 5, 7, 8, 0), 8, ["a"]),
+        ((1, 0o644, 5, 7, 9, 0), 7, ["a"]),
+        ((1, 0o644, 5, ANY_CTIME, 9, 0), 8, []),
+        ((1, 0o644, 5, ANY_CTIME, 9, 0), 7, ["a"]),
+        ((1, 0o644, 5, 7, 8, NO_LAYER), 8, []),
+    ):
+        index = Index(IndexHeader("a" * 64, "/p", taken), {"a": row})
+        assert find_touched(Tree((file,), ()), index, frozenset()) == touched
+        assert find_touched(Tree((file,), ()), index, frozenset([9])) == []
+
+
+def keep_times(path: Path, times: os.stat_result) -> None:
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns), follow_symlinks=False)
+
+
+def test_changes_that_keep_size_and_time_are_not_lost(reproducible: tuple[Store, Path]) -> None:
+    """Files exchange their names, one is overwritten, a link and one of two hard links are replaced."""
+    store, prefix = reproducible
+    active, second, link, twin = (prefix / "models" / name for name in ("active", "second", "link", "twin"))
+    thing = prefix / "lib/python3.11/site-packages/thing.py"
+    times = {path: path.lstat() for path in (thing, link, twin)}
+    second.rename(prefix / "aside")
+    active.rename(second)
+    (prefix / "aside").rename(active)
+    thing.write_text("x = 2")
+    twin.unlink()
+    twin.write_text(f"{'third':10}")
+    link.unlink()
+    link.symlink_to("failed")
+    for path, before in times.items():
+        keep_times(path, before)
+    contents = contents_of(prefix)
+    assert "5 files, such as 'lib/python3.11/site-packages/thing.py'" in update(store, prefix)
+    assert contents_of(prefix) == contents
+    assert update(store, prefix, replace=True) == ""
+    assert second.read_text() == "updated"
+
+
+def copied(prefix: Path) -> None:
+    """The environment is put back from a copy, in which hard links have become files of their own."""
+    original = prefix.rename(prefix.parent / "original")
+    shutil.copytree(original, prefix, symlinks=True)
+    for path in original.rglob("*"):
+        keep_times(prefix / path.relative_to(original), path.lstat())
+
+
+def linked(prefix: Path) -> None:
+    """A backup has hard links to all files, and the mode of some has changed and changed back."""
+    shutil.copytree(prefix, prefix.parent / "backup", symlinks=True, copy_function=os.link)
+    for mode in (0o600, 0o644):
+        (prefix / "models/active").chmod(mode)
+
+
+@pytest.mark.parametrize("touch", [copied, linked])
+def test_files_with_the_same_contents_have_not_changed(
+    touch: Callable[[Path], None], reproducible: tuple[Store, Path]
+) -> None:
+    """Only their inode or ctime differs; the update has others."""
+    store, prefix = reproducible
+    touch(prefix)
+    assert update(store, prefix) == ""
+    assert (prefix / "models/second").read_text() == "updated"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from snapper.checks.compare import FileDifference, compare_environment
+from snapper.checks.compare import compare_environment
 from snapper.checks.store import Problem, StoreCheck
 from snapper.commands.repair import RepairedObject, local_sources, repair_objects
 from snapper.environment.installed import InstalledEnvironment
@@ -21,6 +21,7 @@ from snapper.process.pool import WorkerPool
 from snapper.process.progress import NO_PROGRESS, Progress
 from snapper.repository.snapshots import read_snapshot
 from snapper.repository.specs import SnapshotSpec, resolve_spec
+from snapper.restoring.layer_comparison import FileDifference
 from snapper.store import Store
 
 

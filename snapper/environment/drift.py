@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment import conda
 from snapper.environment.foreign import is_foreign
-from snapper.environment.index import FOLLOWED, Index
+from snapper.environment.index import ANY_CTIME, FOLLOWED, Index
 from snapper.environment.state import read_index_header
 from snapper.environment.tree import WITHOUT_DATA, Tree
 from snapper.format import bytecode
@@ -83,6 +83,28 @@ def find_drift(tree: Tree, index: Index, status_of: StatusOf) -> Drift:
         return tuple(sorted(path for path, source in sources if not (source in present or source in rows)))
 
     return Drift(without_compiled(added), without_compiled(removed), without_compiled(changed))
+
+
+def find_touched(tree: Tree, index: Index, shared: Set[int]) -> list[str]:
+    """Return the files that `find_drift` takes for unchanged, but whose inode or ctime is not that in the index.
+
+    Their contents may have changed if their mtime was set back, but usually only their owner or number of links has, or
+    they were restored from a backup. Files with one of the inodes in `shared`, and compiled modules, are left out.
+    """
+    rows, taken = index.rows, index.header.taken
+    touched = []
+    for file in tree.files:
+        if file[6] in shared or file[1] == "directory":  # faster than by name
+            continue
+        row = rows.get(file[0])
+        if (
+            row is not None
+            and row[5] >= 0
+            and not (row[4] in (0, file[6]) and row[3] in (file[5], ANY_CTIME) and file[5] < taken)
+            and bytecode.probable_source_of(file[0]) not in rows
+        ):
+            touched.append(file[0])
+    return touched
 
 
 def _is_file(status: os.stat_result | None, size: int) -> bool:

@@ -213,7 +213,8 @@ class _Wave:
                 # this process; if the workers are idle, they remove most of it before.
                 discarded: list[str] = []
                 environment = staging.swap(
-                    lambda replaced: self._check_replaced(plan, replaced, discarded), unpacked.linked
+                    lambda replaced: self._check_replaced(plan, replaced, tree, unpacked.linked, discarded),
+                    unpacked.linked,
                 )
                 if unpacked.linked and not any(other.unpacker.busy for other in self._staged):
                     staging.remove_replaced(self._workers)
@@ -227,13 +228,20 @@ class _Wave:
             plan, replace(plan.target, directory=environment), unpacked.unrelocated, "".join(discarded)
         )
 
-    def _check_replaced(self, plan: RestorePlan, replaced: int, discarded: list[str]) -> Tree:
+    def _check_replaced(
+        self,
+        plan: RestorePlan,
+        replaced: int,
+        restored: PinnedDirectory,
+        linked: frozenset[int],
+        discarded: list[str],
+    ) -> Tree:
         """Raise TargetOccupied if something is lost with the open directory that was at the target.
 
         Return what is in it; `discarded` gets a description of what is lost because the request says so.
         """
         directory = PinnedDirectory(plan.target.prefix, os.dup(replaced))
-        checked = check_replaced(self._store, directory, plan.target, plan.request)
+        checked = check_replaced(self._store, directory, plan.target, plan.request, restored, linked)
         discarded.append(checked.discarded)
         return checked.tree
 

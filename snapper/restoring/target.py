@@ -43,6 +43,7 @@ from snapper.restoring.errors import (
     occupied_by_unknown,
     pack_command,
 )
+from snapper.restoring.hidden_changes import find_hidden_changes
 from snapper.restoring.parent import check_parent
 from snapper.restoring.requests import RestoreRequest
 from snapper.restoring.swap import remove_leftover_staging
@@ -158,12 +159,17 @@ class Replaced(NamedTuple):
 
 
 def check_replaced(
-    store: Store, replaced: PinnedDirectory, target: RestoreTarget, request: RestoreRequest
+    store: Store,
+    replaced: PinnedDirectory,
+    target: RestoreTarget,
+    request: RestoreRequest,
+    restored: PinnedDirectory,
+    shared: frozenset[int],
 ) -> Replaced:
     """Raise TargetOccupied if something is lost with a directory that the snapshot has replaced.
 
-    The directory has been moved from its path, which has the snapshot now. Something is discarded if the request says
-    so, and this is the environment that was inspected.
+    `restored` takes its place. Both have the files whose inodes are `shared`. Something is discarded if the request
+    says so, and this is the environment that was inspected.
     """
     _check_no_mounts(replaced.path, replaced.descriptor)
     if _has_only_shared(replaced.path, replaced.descriptor):
@@ -173,9 +179,14 @@ def check_replaced(
         raise TargetOccupied(str(replaced), "it was replaced while restoring", _AGAIN)
     environment = InstalledEnvironment(replaced)
     _check_environment(store, environment, target.ref, target.snapshot_id, request, again=False)
-    if (shared := find_shared_directory(environment.directory, environment.tree)) is not None:
-        raise occupied_by_shared(environment.prefix, shared)
-    return Replaced(environment.tree, describe_discarded(environment) if request.replace else "")
+    if (shared_directory := find_shared_directory(environment.directory, environment.tree)) is not None:
+        raise occupied_by_shared(environment.prefix, shared_directory)
+    if request.replace:
+        return Replaced(environment.tree, describe_discarded(environment))
+    if environment.state:
+        hidden = find_hidden_changes(store, environment, restored, shared)
+        _check_none_changed(environment, environment.state, hidden)
+    return Replaced(environment.tree)
 
 
 def _check_environment(
@@ -317,12 +328,19 @@ def _check_unchanged(
     """Raise TargetOccupied if local changes would be lost."""
     if request.keep_changed and installed.snapshot == snapshot_id:
         return
-    prefix = environment.prefix
-    changes = _describe_changes(environment)
-    if not changes or request.replace:
+    if not request.replace:
+        _check_none_changed(environment, installed, _changed_paths(environment))
+
+
+def _check_none_changed(
+    environment: InstalledEnvironment, installed: state.EnvironmentState, changed: list[str] | None
+) -> None:
+    """Raise TargetOccupied if there are `changed` paths, or it is unknown which have changed."""
+    prefix, changes = environment.prefix, _describe_changes(changed)
+    if not changes:
         return
     skipped = {path for path, _ in environment.tree.skipped}
-    unpackable = [path for path in _changed_paths(environment) or () if path in skipped]
+    unpackable = [path for path in changed or () if path in skipped]
     advice = (
         f"Pack the changes ({pack_command(prefix, installed.environment)}), or discard them with --replace."
     )
@@ -339,12 +357,11 @@ def describe_discarded(environment: InstalledEnvironment) -> str:
         return ""
     if environment.state is None:
         return "an environment that snapper had neither packed nor restored"
-    return _describe_changes(environment, _MOST_NAMED)
+    return _describe_changes(_changed_paths(environment), _MOST_NAMED)
 
 
-def _describe_changes(environment: InstalledEnvironment, most: int = 1) -> str:
-    """Return what differs from the environment's last snapshot, with at most so many paths; empty if nothing does."""
-    changed = _changed_paths(environment)
+def _describe_changes(changed: list[str] | None, most: int = 1) -> str:
+    """Describe what differs from an environment's last snapshot, with at most so many paths; empty if nothing does."""
     if changed is None:
         return "unknown which files"
     if not changed:

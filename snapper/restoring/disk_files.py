@@ -17,6 +17,7 @@ from snapper.format.model import LARGEST_LAYER
 from snapper.fs.beneath import open_own_path
 from snapper.fs.directories import DirectoryTree, closing_descriptor
 from snapper.fs.errors import map_os_error
+from snapper.fs.pinned import PinnedDirectory
 
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK = 1024 * 1024
@@ -32,7 +33,7 @@ class DiskFiles:
     In place of links at the paths in `followed`, these are the files to which they lead, by absolute paths.
     """
 
-    def __init__(self, directory: str, followed: Mapping[str, str]) -> None:
+    def __init__(self, directory: str | PinnedDirectory, followed: Mapping[str, str]) -> None:
         self._directory, self._followed = directory, followed
         self._directories = DirectoryTree(directory, make=False)
 
