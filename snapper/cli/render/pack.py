@@ -75,7 +75,7 @@ def _print(result: PackResult) -> None:
     output.echo(f"  store: {result.store}{' (this is its first environment)' if result.first else ''}")
     if result.replaced:
         step = result.replaced
-        output.notice(
+        output.warn(
             f"  warning: this replaces {step.snapshot[:12]} (by {step.user}@{step.host} at {step.time}), which this "
             f"environment is not based on. Undo with: snapper rollback {result.environment}"
         )
