@@ -427,6 +427,56 @@ def test_kernels_are_removed_with_their_environments(machine: Machine) -> None:
     assert (machine.envs / "one" / "conda-meta").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("pack", "one"), 0),
+        (("restore", "one", "--replace"), 0),
+        (("restore", "--all"), 0),
+        (("restore", "--all", "--except", "*"), 10),
+        (("restore", "--all", "--store", "/nonexistent/store"), 13),
+        (("kernels", "register", "one"), 0),
+    ],
+)
+def test_kernels_are_updated(machine: Machine, command: tuple[str, ...], code: int) -> None:
+    """The user has changed, removed, and added kernels in the environment; nothing need be restored."""
+    prefix = make_data(machine.envs / "one")
+    if "--replace" in command:  # the store has the kernels that are to be registered
+        add_kernel(prefix, "new", argv=["true"], display_name="N", language="new")
+        add_kernel(prefix, "text", argv=["true"], display_name="T", language="text", interrupt_mode="message")
+        machine.run_json("pack", "one")
+    for name in ("text", "old"):
+        add_kernel(prefix, name, argv=["true"], display_name=name, language=name)
+    machine.run_json("kernels", "register", "one")
+    assert {path.name for path in kernels_dir(machine).iterdir()} >= {"one-text", "one-old"}
+    if "--replace" not in command:
+        machine.run_json("pack", "one")
+        (kernels_dir(machine) / "one-text/command.sh").write_text("export TOKEN=1")  # as 0.1.0 wrote it
+        shutil.rmtree(prefix / "share/jupyter/kernels/old")
+        add_kernel(prefix, "new", argv=["true"], display_name="N", language="new")
+        add_kernel(prefix, "text", argv=["true"], display_name="T", language="text", interrupt_mode="message")
+    assert machine.snapper(*command).code == code
+    fields = json.loads((kernels_dir(machine) / "one-text/kernel.json").read_text())
+    assert fields["interrupt_mode"] == "message"
+    assert {path.name for path in kernels_dir(machine).iterdir()} == {"one-text", "one-new"}
+    assert not (kernels_dir(machine) / "one-text/command.sh").exists()
+
+
+def test_packing_registers_kernels_of_known_environments(machine: Machine) -> None:
+    """Those of one that is packed the first time may be registered otherwise, or not be wanted."""
+    prefix = make_data(machine.envs / "one")
+    add_kernel(prefix, "text", argv=["true"], display_name="T", language="text")
+    assert machine.run_json("pack", "one")["registered"] == []
+    shutil.rmtree(prefix / "share/jupyter")
+    machine.run_json("pack", "one")
+    shutil.rmtree(prefix)
+    machine.run_json("restore", "one")
+    add_kernel(prefix, "text", argv=["true"], display_name="T", language="text")
+    (kernel,) = machine.run_json("pack", "one")["registered"]
+    assert kernel["name"] == "one-text"
+    assert (kernels_dir(machine) / "one-text").is_dir()
+
+
 def test_kernels_that_users_changed_are_theirs(machine: Machine) -> None:
     """Restores keep copies of registered kernels, changes, and files that the user has put beside them."""
     prefix = make_data(machine.envs / "one")

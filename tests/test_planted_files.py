@@ -25,6 +25,7 @@ from snapper.errors import FileOperationFailed
 from snapper.format import canonical
 from snapper.format.model import Kernel, Package
 from snapper.kernels.restore_record import RestoreRecorder, last_restore
+from snapper.kernels.updates import update_others
 from snapper.kernels.usage import used_file
 from snapper.kernels.waiting import WaitingNotice, read_notice, waiting_file, write_notice
 from tests.support.access_lists import ACCESS_LIST, NO_ID, OWNING_GROUP, USER, set_access_list
@@ -623,6 +624,25 @@ def put_another_at(prefix: Path, mode: int, group: int) -> None:
     shutil.copytree(moved, prefix)
     os.chown(prefix, 0, group)
     prefix.chmod(mode)
+
+
+@as_root
+def test_kernels_are_not_updated_in_directories_that_others_may_have_filled(home: Path, prefix: Path) -> None:
+    """Only the user says that what is there can be trusted: by registering the kernels."""
+    kernels.register(prefix, "work")
+    before = registered(home)
+    add_kernel(prefix, "new", argv=["true"], display_name="New", language="new")
+    prefix.parent.chmod(0o777)
+    for mode, owner in ((0o775, 0), (0o755, OTHER_USER)):
+        put_another_at(prefix, mode, OTHER_USER)
+        os.chown(prefix, owner, OTHER_USER)
+        update_others(())
+        assert registered(home) == before
+    os.chown(prefix, 0, 0)
+    update_others(("work",))
+    assert registered(home) == before
+    update_others(("other",))
+    assert registered(home, "work-new")
 
 
 @as_root

@@ -30,6 +30,7 @@ from snapper.errors import EnvironmentExists, UsageError
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.model import FORMAT, HistoryEntry
 from snapper.fs.pinned import PinnedDirectory
+from snapper.kernels import updates
 from snapper.kernels.carried import CarriedKernel, carry_kernels
 from snapper.packing.index_blocks import index_blocks
 from snapper.packing.source import EditablePolicy, PackSource, UserSitePolicy, read_source
@@ -94,6 +95,7 @@ def pack(
     is_first = published is None and not any(environment_names(store))
     installed = InstalledEnvironment(prefix)
     _check_contains_no_used_directory(installed.prefix, store)
+    is_known = not options.foreign_prefix and updates.is_known(installed.directory, name)
     source, outside = _read_with_kernels(installed, options)
     logger.info("packing %s: %d files in %s", name, len(source.tree.files), source.prefix)
     checked = CheckedLayers()
@@ -116,6 +118,7 @@ def pack(
     replaced = None if is_current else _replaced_entry(source, published)
     carried = tuple(kernel for kernel in outside if kernel.is_carried)
     _remember(source, name, packed, carried)
+    registered = updates.update(source.directory, name) if is_known else ()
     logger.info("packed %s: %s, %d layers added", name, packed.encoded.digest[:12], len(packed.added))
     return PackResult(
         environment=name,
@@ -135,6 +138,7 @@ def pack(
         found_prefixes=packed.found_prefixes,
         dependencies=_find_dependencies(source, outside, packed),
         kernels=carried,
+        registered=registered,
         clamped=source.clamped_times,
         included=source.included,
         credentials=packed.credentials,

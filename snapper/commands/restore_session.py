@@ -19,6 +19,7 @@ from snapper.errors.redaction import redact_url
 from snapper.format.layout import Layout
 from snapper.kernels import RegisteredKernel
 from snapper.kernels.restore_record import RestoreRecorder
+from snapper.kernels.updates import update_others
 from snapper.kernels.usage import recently_used
 from snapper.process.background import run_in_background
 from snapper.process.progress import NO_PROGRESS, Progress
@@ -107,9 +108,10 @@ def restore_all(
 ) -> Iterator[SessionEvent]:
     """Restore all environments of a store that the patterns select, most recently used ones first.
 
-    Kernels of environments that exist nowhere any more are removed. Environments with local changes are left as they
-    are unless `options.replace` is set. If the store at `url` cannot be opened or read, or nothing is selected, kernels
-    that wait for their environments learn why; then raise the error.
+    Kernels of environments that exist nowhere any more are removed. Those of all others on this machine are updated,
+    also if nothing is restored. Environments with local changes are left as they are unless `options.replace` is set.
+    If the store at `url` cannot be opened or read, or nothing is selected, kernels that wait for their environments
+    learn why; then raise the error.
     """
     complete_interrupted_swaps()
     try:
@@ -120,11 +122,17 @@ def restore_all(
         specs = [SnapshotSpec(name) for name in patterns.select_from_store(names, store.url)]
     except SnapperError as error:
         _record_failure(url, error, log)
+        update_others(())
         raise
     yield SessionStarted(store.url, tuple(specs), _stale_since(store, specs), removed)
     yield from (RestoreFailure(key, invalid_entry(store, key)) for key in invalid)
     requests = _requests(specs, options, keep_changed=not options.replace)
-    yield from restore(store, requests, jobs=options.jobs, progress=progress, log=log, restores_all=True)
+    restored = []
+    for result in restore(store, requests, jobs=options.jobs, progress=progress, log=log, restores_all=True):
+        if isinstance(result, RestoreResult):
+            restored.append(result.environment)
+        yield result
+    update_others(restored)
     yield SessionEnded(_stale_since(store, specs))
 
 

@@ -49,6 +49,11 @@ def _print(result: PackResult) -> None:
         "these kernelspecs start the environment, and are packed with it",
         [str(kernel.path) for kernel in result.kernels],
     )
+    for registered in result.registered:
+        if registered.problem:
+            output.warn(
+                f"kernel {registered.name} could not be registered at {registered.path}: {registered.problem}"
+            )
     output.print_clamped(result.clamped, "a snapshot")
     output.print_paths("these directories outside of the environment are included", result.included)
     output.print_paths(
@@ -117,6 +122,7 @@ def _fields(result: PackResult) -> dict[str, Any]:
         "outside": list(result.outside),
         "dependencies": [to_jsonable(dependency) for dependency in result.dependencies],
         "kernels": [{"name": kernel.name, "path": str(kernel.path)} for kernel in result.kernels],
+        "registered": to_jsonable(result.registered),
         "clamped": list(result.clamped),
         "included": list(result.included),
         "credentials": list(result.credentials),
