@@ -736,7 +736,7 @@ def test_launcher_reads_the_environment_each_time(
     assert exported() == {}
 
     spec = prefix / "share/kernel/kernel.json"
-    spec.write_text(json.dumps({"argv": ["own", "{connection_file}"], "env": {"A": "spec"}}))
+    spec.write_text("\ufeff" + json.dumps({"argv": ["own", "{connection_file}"], "env": {"A": "spec"}}))
     (prefix / "bin").mkdir()
     (prefix / "bin/own").write_text('#!/bin/sh\necho "$0" "$@" "$A" "${OWN-none}"\n')
     (prefix / "bin/own").chmod(0o755)
@@ -752,6 +752,10 @@ def test_launcher_reads_the_environment_each_time(
         done = launched(shell, "/c.json")
         assert (done.returncode, done.stdout) == (1, "")
         assert f"{spec} is not a kernelspec that can be used" in done.stderr
+    exchange = prefix / ".swap.snapper/entering_1"
+    exchange.mkdir(parents=True)
+    assert "the restore of it's was interrupted" in launched(shell, "/c.json").stderr
+    exchange.rmdir()
     spec.unlink()
     assert "it's no longer has this kernel" in launched(shell, "/c.json").stderr
 

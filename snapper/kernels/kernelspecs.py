@@ -160,7 +160,7 @@ def install_hint(prefix: Path) -> str:
 
 def parse_kernelspec(environment: PinnedDirectory, directory: str, data: bytes) -> Kernelspec | None:
     """Return the kernelspec, or None if it has no command; may raise KERNELSPEC_ERRORS."""
-    found = json.loads(data)
+    found = json.loads(str(data, "utf-8-sig"))
     argv = found["argv"]
     if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
         return None

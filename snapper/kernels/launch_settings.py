@@ -128,6 +128,7 @@ function quote(text) {
 function read_json(text,    at, token, depth, allowed, is_name, name, container) {
     split("", strings)
     split("", length_of)
+    sub(/^\357\273\277/, "", text) # a byte order mark
     if (!tokenize(text)) return 0
     allowed = "{"
     for (at = 1; at <= count; at++) {

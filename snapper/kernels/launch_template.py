@@ -36,7 +36,16 @@ snapper_kernelspec=@KERNELSPEC@
 # --- wait ---
 
 snapper_is_ready() {
-    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_prefix/$snapper_kernelspec/kernel.json" ] && snapper_is_own
+    [ -d "$snapper_prefix/conda-meta" ] && [ -r "$snapper_prefix/$snapper_kernelspec/kernel.json" ] &&
+        ! snapper_is_exchanged && snapper_is_own
+}
+
+# Succeeds if a restore is exchanging what is in the environment, or was killed then.
+snapper_is_exchanged() {
+    for snapper_phase in "$snapper_prefix"/@INSIDE@/@LEAVING@_* "$snapper_prefix"/@INSIDE@/@ENTERING@_*; do
+        if [ -d "$snapper_phase" ]; then return; fi
+    done
+    return 1
 }
 
 # Succeeds if no others have put the environment there than those who could when the kernel was registered. In a shared
@@ -145,6 +154,7 @@ while ! snapper_is_ready; do
             snapper_fail "$snapper_prefix $snapper_reason" \
                 "if you trust what is there: snapper kernels register --prefix '$snapper_prefix'"
         fi
+        if snapper_is_exchanged; then snapper_fail "the restore of $snapper_environment was interrupted"; fi
         if [ -d "$snapper_prefix/conda-meta" ]; then
             snapper_fail "$snapper_environment no longer has this kernel"
         fi

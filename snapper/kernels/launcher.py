@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment.conda_directories import CondaCommands
+from snapper.environment.staging_lock import ENTERING, INSIDE, LEAVING
 from snapper.environment.variables import MOST_BYTES, MOST_FILES
 from snapper.kernels.access import Access
 from snapper.kernels.kernelspecs import LARGEST_SPEC
@@ -69,6 +70,9 @@ def render_launch_script(target: LaunchTarget) -> str:
         "WAITING": str(target.waiting or ""),
         "USED": str(target.used or ""),
         "KERNELSPEC": target.kernelspec,
+        "INSIDE": INSIDE,
+        "LEAVING": LEAVING,
+        "ENTERING": ENTERING,
         "LARGEST_SPEC": str(LARGEST_SPEC),
         "MOST_BYTES": str(MOST_BYTES),
         "MOST_FILES": str(MOST_FILES),
