@@ -481,7 +481,7 @@ def test_pieces_of_another_path_are_not_taken_for_one_that_is_shorter() -> None:
     assert object_code.mentions(program, other.decode())
     for name in ("w", "wo", "wor"):
         assert not object_code.mentions(program, f"/home/ada/envs23/{name}")
-    sibling = b"\x7fELF\0/usr/local/share\0env"
+    sibling = b"\x7fELF\0\0/usr/local/share\0env"
     for prefix in ("/usr/local/env", "/usr/local/w", "/usr/local/ab"):
         assert not object_code.mentions(sibling, prefix)
 

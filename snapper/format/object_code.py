@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import pairwise
 
 from snapper.format import elf, java, x86
 from snapper.format.constraints import path_bytes
 from snapper.format.encodings import wide_encodings_of, wide_needles
 from snapper.format.escapes import contains_escaped
 from snapper.format.paths import contains_path, replace_path
+from snapper.format.pieces import contains_pieces, piece_needles
 
 _MACH_O = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
 _ARCHIVE = b"!<arch>\n"
@@ -29,13 +29,6 @@ _WITH_INSTRUCTIONS = (elf.MAGIC, *_MACH_O, _ARCHIVE)
 #: How files begin in which a path of the same length can be replaced: they contain no checksums of their own bytes,
 #: and no instructions but those that are understood. The last is an array of NumPy.
 _REPLACEABLE = (elf.MAGIC, java.MAGIC, *_PICKLES, b"\x93NUMPY")
-
-#: How many characters of a string one instruction can contain, and how many are enough to recognize a path by.
-_PIECE = 8
-_TELLING_PIECE = 6
-
-#: How many characters at the end of a path may be in no piece of their own.
-_LARGEST_REST = 3
 
 
 def is_program(data: bytes) -> bool:
@@ -99,7 +92,7 @@ def _is_in_pieces(data: bytes, path: bytes) -> bool:
     That is only known of programs for x86-64: in instructions for other processors, pieces do not look like text.
     """
     layout = elf.parse(data)
-    if not layout.has_known_instructions or _contains_pieces(data, path):
+    if not layout.has_known_instructions or contains_pieces(_blanked(data, path), path):
         return True
     found = [match.start() for match in re.finditer(re.escape(path), data)]
     if any(_has_between(found, code.start, code.end) for code in layout.code):
@@ -144,7 +137,7 @@ def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
     rest = _blanked(data, path_bytes(known))
     for encoding in wide_encodings_of(rest, known):
         rest = _blanked(rest, known.encode(encoding, "surrogatepass"))
-    if data.startswith(_WITH_INSTRUCTIONS) and _contains_pieces(rest, path_bytes(known)):
+    if data.startswith(_WITH_INSTRUCTIONS) and contains_pieces(rest, path_bytes(known)):
         is_in_piece = known.startswith(prefix)
         return (not is_in_piece and _contains(rest, path_bytes(prefix))) or bool(
             wide_encodings_of(rest, prefix)
@@ -154,7 +147,7 @@ def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
 
 def _contains_wide_or_pieces(data: bytes, prefix: str) -> bool:
     return bool(wide_encodings_of(data, prefix)) or (
-        data.startswith(_WITH_INSTRUCTIONS) and _contains_pieces(data, path_bytes(prefix))
+        data.startswith(_WITH_INSTRUCTIONS) and contains_pieces(data, path_bytes(prefix))
     )
 
 
@@ -181,10 +174,7 @@ def has_instructions(head: bytes) -> bool:
 def search_needles(prefix: str) -> tuple[bytes, ...]:
     """Return byte strings: a program in which `mentions` finds the prefix contains at least one of them."""
     needle = path_bytes(prefix)
-    end = len(needle)
-    # At most one of two adjacent halves is cut where the code that copies a string goes on to its next piece.
-    halves = (needle[end - 9 : end - 4], needle[end - 5 :]) if end > _PIECE else ()
-    return needle, *wide_needles(prefix), *halves
+    return needle, *wide_needles(prefix), *piece_needles(needle)
 
 
 def _contains(data: bytes, needle: bytes) -> bool:
@@ -195,59 +185,3 @@ def _contains(data: bytes, needle: bytes) -> bool:
     if needle.count(b"/") == 1:
         return contains_path(data, needle.decode("utf-8", "surrogateescape"))
     return needle in data
-
-
-def _contains_pieces(data: bytes, needle: bytes) -> bool:
-    """Return whether the data contains all the pieces of the path that instructions can contain.
-
-    Pieces in a string that begins like the path, and then continues in another way, do not count.
-    """
-
-    def blank_others(match: re.Match[bytes]) -> bytes:
-        return match.group() if _continues_in_next_piece(match, needle) else b"\0"
-
-    others = re.escape(needle[:-_LARGEST_REST]) + rb"[!-~]{%d}" % _LARGEST_REST
-    is_longer_than_piece = len(needle) - _LARGEST_REST > _PIECE
-    data = re.sub(others, blank_others, data) if is_longer_than_piece else data.replace(needle, b"\0")
-    return any(
-        all(piece in data for piece in pieces) and _contains_end(data, needle, sum(map(len, pieces)))
-        for pieces in _whole_pieces(needle)
-    )
-
-
-def _continues_in_next_piece(match: re.Match[bytes], path: bytes) -> bool:
-    """Return whether what begins like the path is a constant, and the next one, which overlaps it, is the end."""
-    data, start = match.string, match.start()
-    common = next((n for n in range(len(path)) if data[start + n] != path[n]), len(path))
-    position = start + common
-    return position % _PIECE == 0 and any(
-        data.startswith(path[overlap:], position)
-        for overlap in range(max(0, common - 2 * _PIECE), min(common, len(path) - 1))
-    )
-
-
-def _whole_pieces(path: bytes) -> Iterator[list[bytes]]:
-    """Yield the pieces that a path can begin with; one of its own, or two that overlap, are its end."""
-    for first in range(_PIECE):
-        cuts = [0, *range(first or _PIECE, len(path), _PIECE)]
-        pieces = [path[a:b] for a, b in pairwise(cuts)]
-        yield pieces
-        if pieces:
-            yield pieces[:-1]
-
-
-def _contains_end(data: bytes, path: bytes, cut: int) -> bool:
-    """Return whether the data contains the end of the path, from the cut on, in one piece or in two.
-
-    The one before the last begins at the cut, or before it, and ends where the last one begins.
-    """
-    end = len(path)
-    last = path[cut : cut + 2] if end - cut == 3 else path[cut:]  # three are stored as two and one
-    if end - cut <= _PIECE and (cut >= _TELLING_PIECE or end - cut >= _TELLING_PIECE) and last in data:
-        return True
-    return any(
-        max(middle, end - middle) >= _TELLING_PIECE
-        and path[max(0, middle - _PIECE) : middle] in data
-        and path[middle:] in data
-        for middle in range(max(cut + 1, end - _PIECE), min(cut + _PIECE, end))
-    )

@@ -1,0 +1,149 @@
+"""Find a path that a program contains only in pieces, in time that is linear in the size of the program.
+
+Compilers copy a string whose length they know, or compare with it, in pieces. Those of 16 and more characters are
+constants at aligned addresses; those of eight, four, two, and one are operands of instructions for x86-64. Pieces may
+overlap; the first one may begin before the path, and the last one end behind it, in other text.
+
+A piece only counts where compilers put them: other paths begin like this one, or have the same directories in them.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from itertools import chain
+
+_ARCHIVE = b"!<arch>\n"
+
+#: How many characters an operand has at most; constants are aligned to as many bytes.
+_WORD = 8
+
+#: The shortest path that is looked for.
+_SHORTEST = 9
+
+#: The longest path of which a program may contain the pieces backwards: instructions compare the order of two of them.
+_LONGEST_REVERSED = 2 * _WORD
+
+#: The sizes of pieces that are looked for with less than a word; one character is found anywhere.
+_SIZES = (8, 4, 2)
+
+#: How many characters, four of them in one operand, can be the end of a path that is behind all other pieces.
+_LONGEST_REST = 7
+
+#: The last byte of instructions directly before an operand; those of eight bytes follow one of the first eight.
+_BEFORE_OPERAND = frozenset((*range(0xB8, 0xC0), 0x35, 0x3D))
+
+#: Instructions that have up to six bytes that state an address before an operand of four.
+_BEFORE_ADDRESS = (0x81, 0xC7)
+_LONGEST_ADDRESS = 6
+
+#: How many bytes are searched at once for operands, which are collected first.
+_BLOCK = 1 << 20
+
+#: How often a few characters are looked at to find out whether they are a piece. If there are more, one of them is.
+_MOST_LOOKED_AT = 10_000
+
+
+def piece_needles(path: bytes) -> tuple[bytes, ...]:
+    """Return byte strings: data that contains the path in pieces contains at least one of them.
+
+    Two that share a character are not both cut by ends of pieces before the last few characters of the path, where
+    pieces have eight. Of a short path, the second one is the operand of four that can follow there.
+    """
+    end = len(path)
+    if end < _SHORTEST:
+        return ()
+    return _halves(path) + (_halves(path[::-1]) if end <= _LONGEST_REVERSED else ())
+
+
+def _halves(path: bytes) -> tuple[bytes, bytes]:
+    end = len(path)
+    start, size = (end - 12, 5) if end > 12 else (min(0, end - 10), 4)
+    middle = start + size - 1
+    return path[max(0, start) : start + size], path[middle : middle + size]
+
+
+def contains_pieces(data: bytes, path: bytes) -> bool:
+    """Return whether the data contains pieces that the path, or a text that contains it, can consist of."""
+    if not any(needle in data for needle in piece_needles(path)):
+        return False
+    return _consists_of_pieces(data, path) or (
+        len(path) <= _LONGEST_REVERSED and _consists_of_pieces(data, path[::-1])
+    )
+
+
+def _consists_of_pieces(data: bytes, path: bytes) -> bool:
+    """Return whether each character of the path is in a piece."""
+    reach = _length_of_first_piece(data, path)
+    for start in _starts_of_words(data, path):
+        if start > reach:
+            break
+        reach = start + _WORD
+    return _is_end_in_pieces(data, path, reach)
+
+
+def _length_of_first_piece(data: bytes, path: bytes) -> int:
+    """Return how many characters the path begins with that are the end of a piece; almost anything contains one."""
+    for length in range(_WORD - 1, 1, -1):
+        sizes = (size for size in _SIZES if size >= length)
+        if any(_is_stored(data, path[:length], size, size - length) for size in sizes):
+            return length
+    return 1
+
+
+def _is_end_in_pieces(data: bytes, path: bytes, reach: int) -> bool:
+    """Return whether what the path contains from `reach` on, or from before it, is the end of it in pieces."""
+    end = len(path)
+    for start in range(end - _LONGEST_REST, end - 1):
+        for size in (4, 2):
+            if reach - size < start <= reach and _is_stored(data, path[start : start + size], size):
+                reach = min(start + size, end)
+    return reach >= end - 1 or any(
+        _is_stored(data, path[start:], size)
+        for start in range(max(0, end - _WORD + 1), reach + 1)
+        for size in _SIZES
+        if size // 2 < end - start <= size
+    )
+
+
+def _starts_of_words(data: bytes, path: bytes) -> list[int]:
+    """Return where the operands and constants of eight characters that are part of the path begin in it."""
+    starts: dict[int, list[int]] = {}
+    for start in range(len(path) - _WORD + 1):
+        starts.setdefault(_number(path[start : start + _WORD]), []).append(start)
+    wanted, found = set(starts), set[int]()
+    for offset in range(0, _WORD, _alignment(data, _WORD)):
+        constants = memoryview(data)[offset : len(data) - (len(data) - offset) % _WORD]
+        found |= wanted.intersection(constants.cast("Q"))
+    operand = re.compile(b"[\xb8-\xbf](?=([%s]{8}))" % re.escape(bytes(set(path))))
+    for start in range(0, len(data), _BLOCK):
+        found |= wanted.intersection(map(_number, operand.findall(data, start, start + _BLOCK + _WORD)))
+    return sorted(chain.from_iterable(starts[word] for word in found))
+
+
+def _number(word: bytes) -> int:
+    return int.from_bytes(word, sys.byteorder)
+
+
+def _alignment(data: bytes, size: int) -> int:
+    """Return what positions of constants are multiples of; archives align the files in them to two bytes."""
+    return 2 if data.startswith(_ARCHIVE) else size
+
+
+def _is_stored(data: bytes, text: bytes, size: int, before: int = 0) -> bool:
+    """Return whether an operand or a constant of this size has the text, behind as many characters of other text."""
+    alignment, at = _alignment(data, size), -1
+    for _ in range(_MOST_LOOKED_AT):
+        at = data.find(text, at + 1)
+        if at < 0:
+            return False
+        start = at - before
+        if start % alignment == 0 or (start > 0 and _is_operand(data, start)):
+            return True
+    return True
+
+
+def _is_operand(data: bytes, start: int) -> bool:
+    """Return whether what is before the position can be an instruction with an operand there."""
+    before = data[max(0, start - _LONGEST_ADDRESS - 1) : start]
+    return before[-1] in _BEFORE_OPERAND or any(byte in before[:-1] for byte in _BEFORE_ADDRESS)
