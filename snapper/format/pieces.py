@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from itertools import chain
+from typing import NamedTuple
 
 _ARCHIVE = b"!<arch>\n"
 
@@ -74,32 +75,35 @@ def contains_pieces(data: bytes, path: bytes) -> bool:
 
 def _consists_of_pieces(data: bytes, path: bytes) -> bool:
     """Return whether each character of the path is in a piece."""
-    reach = _length_of_first_piece(data, path)
-    for start in _starts_of_words(data, path):
+    words = _starts_of_words(data, path)
+    reach = _length_of_first_piece(data, path, beside_words=bool(words))
+    for start in words:
         if start > reach:
             break
         reach = start + _WORD
-    return _is_end_in_pieces(data, path, reach)
+    return _is_end_in_pieces(data, path, reach, beside_words=bool(words))
 
 
-def _length_of_first_piece(data: bytes, path: bytes) -> int:
+def _length_of_first_piece(data: bytes, path: bytes, *, beside_words: bool) -> int:
     """Return how many characters the path begins with that are the end of a piece; almost anything contains one."""
     for length in range(_WORD - 1, 1, -1):
-        sizes = (size for size in _SIZES if size >= length)
-        if any(_is_stored(data, path[:length], size, size - length) for size in sizes):
-            return length
+        for size in _SIZES:
+            piece = _Piece(path[:length], size, size - length)
+            if size >= length and piece.is_in(data, beside_words=beside_words):
+                return length
     return 1
 
 
-def _is_end_in_pieces(data: bytes, path: bytes, reach: int) -> bool:
+def _is_end_in_pieces(data: bytes, path: bytes, reach: int, *, beside_words: bool) -> bool:
     """Return whether what the path contains from `reach` on, or from before it, is the end of it in pieces."""
     end = len(path)
     for start in range(end - _LONGEST_REST, end - 1):
         for size in (4, 2):
-            if reach - size < start <= reach and _is_stored(data, path[start : start + size], size):
+            piece = _Piece(path[start : start + size], size)
+            if reach - size < start <= reach and piece.is_in(data, beside_words=beside_words):
                 reach = min(start + size, end)
     return reach >= end - 1 or any(
-        _is_stored(data, path[start:], size)
+        _Piece(path[start:], size).is_in(data, beside_words=beside_words)
         for start in range(max(0, end - _WORD + 1), reach + 1)
         for size in _SIZES
         if size // 2 < end - start <= size
@@ -130,17 +134,31 @@ def _alignment(data: bytes, size: int) -> int:
     return 2 if data.startswith(_ARCHIVE) else size
 
 
-def _is_stored(data: bytes, text: bytes, size: int, before: int = 0) -> bool:
-    """Return whether an operand or a constant of this size has the text, behind as many characters of other text."""
-    alignment, at = _alignment(data, size), -1
-    for _ in range(_MOST_LOOKED_AT):
-        at = data.find(text, at + 1)
-        if at < 0:
-            return False
-        start = at - before
-        if start % alignment == 0 or (start > 0 and _is_operand(data, start)):
-            return True
-    return True
+class _Piece(NamedTuple):
+    """A part of a path in an operand or a constant of this size, behind as many characters of other text."""
+
+    text: bytes
+    size: int
+    before: int = 0
+
+    def is_in(self, data: bytes, *, beside_words: bool) -> bool:
+        """Return whether it is in the data.
+
+        Compilers make small constants only beside larger ones. Unless there are words of the path, it must be
+        at the beginning or the end of one that has 16 bytes.
+        """
+        small, at = _alignment(data, self.size), -1
+        large = _alignment(data, 2 * _WORD)
+        for _ in range(_MOST_LOOKED_AT):
+            at = data.find(self.text, at + 1)
+            if at < 0:
+                return False
+            start = at - self.before
+            if (beside_words and start % small == 0) or (start > 0 and _is_operand(data, start)):
+                return True
+            if self.size == _WORD and (at + (len(self.text) if self.before else 0)) % large == 0:
+                return True
+        return True
 
 
 def _is_operand(data: bytes, start: int) -> bool:
