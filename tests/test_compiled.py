@@ -12,6 +12,7 @@ import sqlite3
 import struct
 import subprocess
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -441,6 +442,32 @@ def test_path_without_terminator_is_found_in_instructions(name: str) -> None:
     program = b"\x7fELF" + b"\x48\xb8".join([b"", *ends, path[-8:] if rest > 4 else b"", b""])
     assert path not in program
     assert object_code.mentions(program, path.decode())
+
+
+@pytest.mark.parametrize(
+    ("path", "pieces"),
+    [
+        ("/home/ada/some/envs/work", ["/home/ad", "a/some/e", "some/env", "s/work/x"]),  # as Go copies it
+        ("/home/ada/some/envs/work", ["I=/home/", "ada/some", "/envs/wo", "rk/x"]),
+        ("/home/ada/some/envs/work", ["-I/home/", "ada/some", "/envs/", "nvs/work"]),
+        ("/opt/conda", ["PATH=/op", "t/co", "nd", "a"]),
+        ("/opt/conda", ["noc/tpo/", "ad"]),  # as Clang compares its order
+    ],
+)
+def test_path_is_found_in_pieces_that_overlap_or_end_in_other_text(path: str, pieces: list[str]) -> None:
+    program = b"\x7fELF" + b"".join(b"\x48\xb8" + piece.encode() for piece in pieces)
+    assert object_code.mentions(program, path)
+    assert any(needle in program for needle in object_code.search_needles(path))
+
+
+def test_pieces_are_searched_in_linear_time() -> None:
+    """The path is as long as can be, and the file has all of its pieces but one."""
+    path = "/" + "".join(f"{number * 2654435761 % (1 << 28):07x}/" for number in range(512))[:4090] + "z"
+    pieces = b"".join(b"\xb8" + path[start : start + 8].encode() for start in range(len(path) - 16))
+    program = b"\x7fELF" + bytes(1 << 20) + pieces
+    begin = time.process_time()
+    assert not object_code.mentions(program, path)
+    assert time.process_time() - begin < 2
 
 
 def test_path_is_found_in_constants_of_which_the_last_one_overlaps() -> None:

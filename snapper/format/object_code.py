@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
+from os.path import commonprefix
 
 from snapper.format import elf, java, x86
 from snapper.format.constraints import path_bytes
 from snapper.format.encodings import wide_encodings_of, wide_needles
 from snapper.format.escapes import contains_escaped
 from snapper.format.paths import contains_path, replace_path
-from snapper.format.pieces import contains_pieces, piece_needles
+from snapper.format.pieces import PIECE, contains_pieces, piece_needles
 
 _MACH_O = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe")
 _ARCHIVE = b"!<arch>\n"
@@ -137,11 +138,14 @@ def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
     rest = _blanked(data, path_bytes(known))
     for encoding in wide_encodings_of(rest, known):
         rest = _blanked(rest, known.encode(encoding, "surrogatepass"))
-    if data.startswith(_WITH_INSTRUCTIONS) and contains_pieces(rest, path_bytes(known)):
-        is_in_piece = known.startswith(prefix)
-        return (not is_in_piece and _contains(rest, path_bytes(prefix))) or bool(
-            wide_encodings_of(rest, prefix)
-        )
+    if not data.startswith(_WITH_INSTRUCTIONS):
+        return mentions(rest, prefix)
+    is_known_in_pieces = contains_pieces(rest, path_bytes(known))
+    if is_known_in_pieces and known.startswith(prefix):
+        return bool(wide_encodings_of(rest, prefix))
+    # What a program has of `known` is no sign of a path that has no whole piece of its own.
+    if is_known_in_pieces or len(prefix) - len(commonprefix((prefix, known))) < PIECE:
+        return _contains(rest, path_bytes(prefix)) or bool(wide_encodings_of(rest, prefix))
     return mentions(rest, prefix)
 
 

@@ -17,13 +17,13 @@ from typing import NamedTuple
 _ARCHIVE = b"!<arch>\n"
 
 #: How many characters an operand has at most; constants are aligned to as many bytes.
-_WORD = 8
+PIECE = 8
 
 #: The shortest path that is looked for.
 _SHORTEST = 9
 
 #: The longest path of which a program may contain the pieces backwards: instructions compare the order of two of them.
-_LONGEST_REVERSED = 2 * _WORD
+_LONGEST_REVERSED = 2 * PIECE
 
 #: The sizes of pieces that are looked for with less than a word; one character is found anywhere.
 _SIZES = (8, 4, 2)
@@ -80,13 +80,13 @@ def _consists_of_pieces(data: bytes, path: bytes) -> bool:
     for start in words:
         if start > reach:
             break
-        reach = start + _WORD
+        reach = start + PIECE
     return _is_end_in_pieces(data, path, reach, beside_words=bool(words))
 
 
 def _length_of_first_piece(data: bytes, path: bytes, *, beside_words: bool) -> int:
     """Return how many characters the path begins with that are the end of a piece; almost anything contains one."""
-    for length in range(_WORD - 1, 1, -1):
+    for length in range(PIECE - 1, 1, -1):
         for size in _SIZES:
             piece = _Piece(path[:length], size, size - length)
             if size >= length and piece.is_in(data, beside_words=beside_words):
@@ -104,7 +104,7 @@ def _is_end_in_pieces(data: bytes, path: bytes, reach: int, *, beside_words: boo
                 reach = min(start + size, end)
     return reach >= end - 1 or any(
         _Piece(path[start:], size).is_in(data, beside_words=beside_words)
-        for start in range(max(0, end - _WORD + 1), reach + 1)
+        for start in range(max(0, end - PIECE + 1), reach + 1)
         for size in _SIZES
         if size // 2 < end - start <= size
     )
@@ -113,15 +113,15 @@ def _is_end_in_pieces(data: bytes, path: bytes, reach: int, *, beside_words: boo
 def _starts_of_words(data: bytes, path: bytes) -> list[int]:
     """Return where the operands and constants of eight characters that are part of the path begin in it."""
     starts: dict[int, list[int]] = {}
-    for start in range(len(path) - _WORD + 1):
-        starts.setdefault(_number(path[start : start + _WORD]), []).append(start)
+    for start in range(len(path) - PIECE + 1):
+        starts.setdefault(_number(path[start : start + PIECE]), []).append(start)
     wanted, found = set(starts), set[int]()
-    for offset in range(0, _WORD, _alignment(data, _WORD)):
-        constants = memoryview(data)[offset : len(data) - (len(data) - offset) % _WORD]
+    for offset in range(0, PIECE, _alignment(data, PIECE)):
+        constants = memoryview(data)[offset : len(data) - (len(data) - offset) % PIECE]
         found |= wanted.intersection(constants.cast("Q"))
     operand = re.compile(b"[\xb8-\xbf](?=([%s]{8}))" % re.escape(bytes(set(path))))
     for start in range(0, len(data), _BLOCK):
-        found |= wanted.intersection(map(_number, operand.findall(data, start, start + _BLOCK + _WORD)))
+        found |= wanted.intersection(map(_number, operand.findall(data, start, start + _BLOCK + PIECE)))
     return sorted(chain.from_iterable(starts[word] for word in found))
 
 
@@ -148,7 +148,7 @@ class _Piece(NamedTuple):
         at the beginning or the end of one that has 16 bytes.
         """
         small, at = _alignment(data, self.size), -1
-        large = _alignment(data, 2 * _WORD)
+        large = _alignment(data, 2 * PIECE)
         for _ in range(_MOST_LOOKED_AT):
             at = data.find(self.text, at + 1)
             if at < 0:
@@ -156,7 +156,7 @@ class _Piece(NamedTuple):
             start = at - self.before
             if (beside_words and start % small == 0) or (start > 0 and _is_operand(data, start)):
                 return True
-            if self.size == _WORD and (at + (len(self.text) if self.before else 0)) % large == 0:
+            if self.size == PIECE and (at + (len(self.text) if self.before else 0)) % large == 0:
                 return True
         return True
 
