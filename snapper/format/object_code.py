@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
-from os.path import commonprefix
 
 from snapper.format import elf, java, x86
 from snapper.format.constraints import path_bytes
@@ -144,7 +143,7 @@ def mentions_besides(data: bytes, prefix: str, known: str) -> bool:
     if is_known_in_pieces and known.startswith(prefix):
         return bool(wide_encodings_of(rest, prefix))
     # What a program has of `known` is no sign of a path that has no whole piece of its own.
-    if is_known_in_pieces or len(prefix) - len(commonprefix((prefix, known))) < PIECE:
+    if is_known_in_pieces or known.startswith(prefix[: 1 - PIECE]):
         return _contains(rest, path_bytes(prefix)) or bool(wide_encodings_of(rest, prefix))
     return mentions(rest, prefix)
 
