@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,15 +17,15 @@ import pytest
 
 from snapper.environment import conda, contents, state
 from snapper.environment.index import IndexHeader, encode_block, index_entry
-from snapper.environment.staging_lock import INSIDE
+from snapper.environment.staging_lock import ENTERING, INSIDE, OLD
 from snapper.environment.tree import walk
 from snapper.errors import SnapperError
 from snapper.fs import placement, removal
 from snapper.restoring.in_place import staging_in_place
-from snapper.restoring.swap import remove_leftover_staging
+from snapper.restoring.swap import remove_leftover_staging, stage
 from tests.conftest import Machine, tree_of
 from tests.support.environments import make_data
-from tests.support.processes import forking
+from tests.support.processes import forking, run_as
 from tests.support.users import unprivileged
 from tests.support.volumes import MOUNTS, in_image, mounted
 
@@ -161,6 +162,62 @@ def test_interrupted_swap_leaves_the_old_or_the_new_environment(
     assert "old" in found
 
 
+# --- what cannot be replaced ------------------------------------------------------------------------------
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def of_nobody(versions: dict[str, Entries]) -> Iterator[Path]:
+    """An environment of a user who can create nothing beside it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a process of another user")
+    top = Path(tempfile.mkdtemp())
+    top.chmod(0o755)
+    target = top / "envs" / "work"
+    make_base(target)
+    for path in (target, *target.rglob("*")):
+        os.lchown(path, NOBODY, NOBODY)
+    yield target
+    shutil.rmtree(top)
+
+
+def replace(target: Path) -> str:
+    """Replace an environment as `restore` does; return what prevents that, "" if nothing does."""
+    try:
+        with stage(target) as staged:
+            build(staged.tree, "new")
+            staged.swap()
+    except SnapperError as error:
+        return f"{error.message} {error.hint}"
+    return ""
+
+
+def test_user_who_can_create_nothing_beside_an_environment_replaces_it(
+    of_nobody: Path, versions: dict[str, Entries]
+) -> None:
+    before = foreign(of_nobody)
+    assert run_as(NOBODY, lambda: replace(of_nobody)) == ""
+    assert own(of_nobody) == versions["new"]
+    assert foreign(of_nobody) == before
+    assert os.listdir(of_nobody.parent) == ["work"]
+
+
+@pytest.mark.parametrize("place", ["directory", "image"])
+def test_directories_of_other_users_are_found_before_anything_is_written(
+    of_nobody: Path, place: str, versions: dict[str, Entries]
+) -> None:
+    """In an image, those further down have to be moved as well."""
+    path = of_nobody / ("lib" if place == "directory" else "lib/deep")
+    os.chown(path, 0, 0)
+    layers = of_nobody.parent.with_name("layers")
+    with in_image(of_nobody.parent, layers) if place == "image" else nullcontext():
+        message = run_as(NOBODY, lambda: replace(of_nobody))
+        assert message.startswith(f"cannot overwrite {path}: it belongs to the user root")
+        assert own(of_nobody) == versions["old"]
+        assert not (of_nobody / INSIDE).exists()
+
+
 # --- commands ---------------------------------------------------------------------------------------------
 
 
@@ -228,3 +285,31 @@ def test_environment_in_a_directory_that_cannot_be_written_to_is_replaced(machin
     assert "it has changed" in error["message"]
     shutil.rmtree(user.envs / "data")
     user.envs.chmod(0o555)
+
+
+def interrupt(prefix: Path) -> None:
+    """Leave an environment as a killed swap does, which has put half of it in place."""
+    staging = prefix / INSIDE
+    for directory in (staging, staging / OLD, staging / f"{ENTERING}_1"):
+        directory.mkdir(mode=0o700)
+    for name in ("conda-meta", ".snapper", "bin"):
+        (prefix / name).rename(staging / f"{ENTERING}_1" / name)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status", "status data", "doctor", "pack data", "diff data", "verify data"),
+        *("kernels register data", "restore --all", "restore data"),
+    ],
+)
+def test_every_command_completes_an_interrupted_swap_first(machine: Machine, command: str) -> None:
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
+    before = tree_of(prefix)
+    interrupt(prefix)
+    outcome = machine.snapper(*command.split())
+    assert outcome.code in (0, 3), outcome
+    assert "absent" not in outcome.out
+    after = tree_of(prefix)
+    assert {path: after.get(path) for path in before} == before

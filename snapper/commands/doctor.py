@@ -17,6 +17,7 @@ from snapper.checks.permissions import check_permissions
 from snapper.commands.environment_checks import check_environments
 from snapper.environment import conda
 from snapper.environment.conda_directories import envs_dirs, usual_roots
+from snapper.environment.contents import is_unfinished
 from snapper.environment.kept import environments_in, kept_in
 from snapper.environment.locations import installed_environments
 from snapper.environment.managed import managed_environments
@@ -37,6 +38,7 @@ from snapper.kernels.waiting import is_being_restored
 from snapper.repository.refs import StoredEnvironment, read_all_refs
 from snapper.repository.specs import SnapshotSpec
 from snapper.restoring.nested import has_nested
+from snapper.restoring.place import is_staged_inside
 from snapper.restoring.requests import RestoreRequest, choose_prefix
 from snapper.settings.directories import Platform, detect_platform, home_directory, notebook_volume
 from snapper.settings.resolution import choose_store, explain_settings, resolve_envs_dir
@@ -175,7 +177,10 @@ def _check_targets(refs: Sequence[StoredEnvironment]) -> Iterator[Finding]:
         except ReservedName as error:
             yield Finding("warning", "Target directory", error.message, error.hint)
         else:
-            if not prefix.exists():
+            if is_staged_inside(prefix):
+                if not conda.is_environment(prefix):
+                    needed[prefix][ref.name] = ref.latest.size
+            elif not prefix.exists():
                 needed[prefix.parent][ref.name] = ref.latest.size
     for directory in dict.fromkeys([*needed, *(path for path in envs_dirs() if path.is_dir())]):
         yield _check_space(directory, needed[directory])
@@ -285,8 +290,15 @@ def _broken_kernel(kernel: RegisteredKernel) -> Finding:
 def _check_leftovers() -> Iterator[Finding]:
     """Find staging directories of restores that were killed, and what restores have kept of environments."""
     prefixes = [*installed_environments(), *usual_roots()]
-    for directory in dict.fromkeys([*envs_dirs(), *(path.parent for path in prefixes)]):
+    directories = dict.fromkeys([*envs_dirs(), *(path.parent for path in prefixes)])
+    inside = [path for directory in directories for path in _subdirectories(directory)]
+    for directory in dict.fromkeys([*directories, *prefixes, *inside]):
         for leftover in find_leftovers(directory):
+            if is_unfinished(leftover):
+                detail = f"{directory} is only partly replaced: an interrupted restore cannot be completed"
+                hint = "Make sure that there is space, and that you may write to it, then restore it again."
+                yield Finding("problem", "Leftover", detail, hint)
+                continue
             if has_nested(leftover):
                 detail = (
                     f"{leftover} has environments or packages that an interrupted restore has not put back"
@@ -299,6 +311,14 @@ def _check_leftovers() -> Iterator[Finding]:
         for kept in kept_in(directory):
             detail = f"{kept} has what would have been lost when an environment was replaced"
             yield Finding("warning", "Leftover", detail, _hint_for_kept(kept))
+
+
+def _subdirectories(directory: Path) -> list[Path]:
+    """Return the directories in an envs directory, also those that are no environments yet."""
+    try:
+        return sorted(path for path in directory.iterdir() if path.is_dir() and not path.is_symlink())
+    except OSError:
+        return []
 
 
 def _hint_for_kept(kept: Path) -> str:

@@ -99,6 +99,13 @@ def unfinished(staging: int) -> tuple[str, ...]:
     return (phase.name, OLD) if phase else ()
 
 
+def is_unfinished(path: Path) -> bool:
+    """Return whether the staging directory at a path is needed to complete an exchange."""
+    with suppress(OSError):
+        return any(map(_PHASE.match, os.listdir(path)))
+    return False
+
+
 def complete_exchange_at(prefix: Path) -> None:
     """Complete the exchange that a killed process has begun in the environment at a prefix.
 

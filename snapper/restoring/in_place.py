@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from snapper.environment.contents import complete, exchange_contents, unfinished
+from snapper.environment.foreign import is_foreign
 from snapper.environment.staging_lock import INSIDE, TREE, lock_staging
-from snapper.environment.tree import Tree
+from snapper.environment.tree import Tree, walk
 from snapper.errors import TargetOccupied
 from snapper.fs.directories import closing_descriptor, open_if_directory
 from snapper.fs.errors import os_errors
-from snapper.fs.moves import Entry
+from snapper.fs.moves import Entry, is_renamable
 from snapper.fs.ownership import is_of_this_user
 from snapper.fs.pinned import PinnedDirectory
 from snapper.fs.placement import make_writable
@@ -82,6 +83,7 @@ def staging_in_place(target: Path) -> Iterator[StagingInPlace]:
         try:
             complete(environment, locked.directory)
             remove_remains(locked.directory, place, target, seen)
+            _check_movable(environment, target)
             name, descriptor = create_private_directory(TREE, locked.directory)
             with closing_descriptor(descriptor):
                 tree, entry = target / INSIDE / name, Entry(parent, target.name)
@@ -96,6 +98,27 @@ def staging_in_place(target: Path) -> Iterator[StagingInPlace]:
                     locked.release()
                     if not seen and not mode & stat.S_IWUSR:
                         os.fchmod(environment, mode)
+
+
+def _check_movable(environment: int, target: Path) -> None:
+    """Raise TargetOccupied if something in an open directory is another user's, and this user may not move it.
+
+    Of a directory in a container image, that is everything below it.
+    """
+    names = [name for name in os.listdir(environment) if name != INSIDE and not is_foreign(name)]
+    directories = [name for name in names if stat.S_ISDIR(os.lstat(name, dir_fd=environment).st_mode)]
+    paths: Iterable[str] = directories
+    staging = Entry(environment, INSIDE)
+    if not all(is_renamable(Entry(environment, name), staging) for name in directories):
+        files = walk(
+            PinnedDirectory(target, os.dup(environment)), lambda path: "" if is_foreign(path) else None
+        ).files
+        paths = (file.path for file in files if file.type == "directory")
+    for path in paths:
+        status = os.lstat(path, dir_fd=environment)
+        is_writable = os.access(path, os.W_OK | os.X_OK, dir_fd=environment, effective_ids=True)
+        if not is_writable and not is_of_this_user(status):
+            raise occupied_by_other(target / path, status)
 
 
 @contextmanager
