@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -313,3 +314,21 @@ def test_every_command_completes_an_interrupted_swap_first(machine: Machine, com
     assert "absent" not in outcome.out
     after = tree_of(prefix)
     assert {path: after.get(path) for path in before} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.parametrize("option", ["ro", "size=64k", "nr_inodes=5"])
+def test_what_prevents_a_restore_into_a_file_system_is_found_before_unpacking(
+    machine: Machine, option: str, tmp_path: Path
+) -> None:
+    prefix = make_data(machine.envs / "data")
+    machine.run_json("pack", "data")
+    shutil.rmtree(prefix)
+    prefix.mkdir()
+    with mounted("tmpfs", prefix, tmp_path / "scratch"):
+        subprocess.run(["mount", "-o", f"remount,{option}", str(prefix)], check=True)
+        outcome = machine.snapper("restore", "data", "--prefix", prefix, "--json")
+        (failed,) = outcome.json["failed"]
+        kind = "FileOperationFailed" if option == "ro" else "InsufficientSpace"
+        assert (failed["type"], str(prefix) in failed["message"]) == (kind, True), failed
+        assert os.listdir(prefix) == []

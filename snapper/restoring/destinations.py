@@ -27,7 +27,7 @@ from snapper.environment.locations import registered_prefixes
 from snapper.environment.names import can_be_in_envs_dir
 from snapper.environment.own_locations import own_locations
 from snapper.errors import NoTargetDirectory, ReservedName
-from snapper.restoring.place import is_writable, staging_parent
+from snapper.restoring.place import is_staged_inside, is_writable
 
 _BASE = "base"
 
@@ -151,14 +151,10 @@ class Destinations:
 
     def _write_problem(self, prefix: Path) -> str:
         """Return why nothing can be restored there, "" if it can, or if it will be inside of an environment."""
-        parent = prefix.parent
         if any(above in self._taken for above in prefix.parents):
             return ""
-        return (
-            ""
-            if _is_writable(staging_parent(prefix))
-            else f"{parent} is not a directory that you can write to"
-        )
+        directory = prefix if is_staged_inside(prefix) else prefix.parent
+        return "" if _is_writable(directory) else f"{directory} is not a directory that you can write to"
 
     # --- what this user and conda have ------------------------------------------------------------------------
 
@@ -187,7 +183,7 @@ def _is_normal(path: str) -> bool:
 
 def _creation_problem(directory: Path, prefix: Path) -> str:
     """Return why nothing can be restored at a prefix in an envs directory; the one in the home need not exist yet."""
-    existing = staging_parent(prefix) if os.path.isdir(prefix) else directory
+    existing = prefix if is_staged_inside(prefix) else directory
     while directory == user_envs_dir() and not os.path.lexists(existing):
         existing = existing.parent
     return "" if _is_writable(existing) else "it is not a directory that you can write to"

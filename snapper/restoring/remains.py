@@ -24,6 +24,7 @@ from snapper.restoring.replaced import (
     Seen,
     files_left,
     is_as_written,
+    is_rest_as_written,
     keep,
     next_tick,
     remove_unchanged,
@@ -73,13 +74,15 @@ def _remove(name: str, directory: int, place: KeepingPlace, target: Path, seen: 
                 f"{nested[0]!r} could not be moved to the new directory",
             )
             return
-        if time_in_name(name) is None:
+        if name not in seen:
             checked = replaced_name(next_tick(directory))
-            if not is_as_written(tree, target):
+            is_checked = time_in_name(name) is not None
+            if is_rest_as_written(tree, target) if is_checked else is_as_written(tree, target):
+                move(Entry(directory, name), Entry(directory, checked))
+                name = checked
+            elif not is_checked:
                 keep(Entry(directory, name), place, target, "it changed, or snapper was killed")
                 return
-            move(Entry(directory, name), Entry(directory, checked))
-            name = checked
     remove_unchanged(name, directory, place, target, seen.get(name, Seen()))
 
 

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from snapper.environment import state
+from snapper.environment.drift import find_drift
 from snapper.environment.index import FOLLOWED
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.kept import environments_in, kept_name
@@ -175,6 +176,25 @@ def is_as_written(directory: int, target: Path) -> bool:
     except (SnapperError, OSError):
         return False
     return is_own_only and drift is not None and not drift.paths
+
+
+def is_rest_as_written(directory: int, target: Path) -> bool:
+    """Return whether all that is left of an environment in an open directory is as it was packed or restored.
+
+    If others may write to it, that cannot be known.
+    """
+    opened = PinnedDirectory(target, os.dup(directory))
+    index = state.read_index(opened)
+    if index is None:
+        return False
+    try:
+        tree = walk(opened, lambda path: "" if path in _UNSEEN else None)
+        drift = find_drift(tree, index, opened.stat)
+        is_own_only = find_shared_directory(opened, tree) is None
+    except (SnapperError, OSError):
+        return False
+    added = [path for path in drift.added if not any(row.startswith(path) for row in index.rows)]
+    return is_own_only and not (added or drift.changed)
 
 
 def keep(aside: Entry, place: KeepingPlace, target: Path, reason: str) -> None:

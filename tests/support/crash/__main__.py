@@ -24,6 +24,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the random number generator.")
     parser.add_argument("--run", type=int, help="Only this run of the seed.")
     parser.add_argument("--pairs", action="store_true", help="Run two commands at a time.")
+    parser.add_argument(
+        "--place", default="", choices=["mount", "image"], help="Where the environment has to stay."
+    )
     parser.add_argument("--only", default="", help="Only these commands, or pairs such as pack+prune.")
     parser.add_argument("--s3", action="store_true", help="Use a real S3 server instead of a directory.")
     parser.add_argument("--endpoint", default="", help="Use this S3 server of the tests; do not start one.")
@@ -34,7 +37,8 @@ def main() -> int:
     top = Path(tempfile.mkdtemp(prefix="c", dir=memory if os.access(memory, os.W_OK) else None))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, top, ignore_errors=True)
-        world = World(top, _store_location(options, top, stack))
+        world = World(top, _store_location(options, top, stack), place=options.place)
+        stack.callback(world.release)
         world.make()
         return _run(world, options)
 

@@ -103,6 +103,7 @@ class Engine:
         child = world.start(command.arguments(world), kill, "one")
         code = child.wait()
         self._check_exit(code, child, {0}, name)
+        world.settle()
         self._check_state(command.current, command.trees)
         world.run(*command.arguments(world), *command.jobs)
         self._check_state(command.current[-1:], command.trees[-1:])
@@ -156,6 +157,7 @@ class Engine:
     def _prepare(self, command: Command) -> None:
         self.world.reset()
         command.prepare(self.world)
+        self.world.hold()
 
     def _measure(self, name: str) -> _Duration:
         """Return how many steps and seconds the uninterrupted command takes."""

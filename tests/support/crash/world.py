@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,9 @@ from tests.support.environments import make_data
 from tests.support.reader import Reader, Tree, tree_at
 
 NAME = "data"
+
+#: The staging directory inside of an environment whose directory has to stay where it is.
+INSIDE = ".swap.snapper"
 
 
 class StoreLocation(Protocol):
@@ -95,7 +99,9 @@ class World:
     """A home directory, an envs directory and a store.
 
     `ids` and `trees` have the ids and files of snapshots 0 to 3. The store has the first three, of which the last is
-    current; packing creates snapshot 3. `nested` has the files of environments below `envs/` of the environment.
+    current; packing creates snapshot 3. `nested` has the files of environments below `envs/` of the environment. If the
+    `place` is a "mount" or an "image", the environment is at a mount point, or part of a container image, so that its
+    directory has to stay where it is.
     """
 
     top: Path
@@ -104,6 +110,8 @@ class World:
     trees: list[Tree] = field(default_factory=list)
     imported: str = ""
     nested: Tree = field(default_factory=dict)
+    place: str = ""
+    _held: Path | None = None
 
     @property
     def prefix(self) -> Path:
@@ -168,8 +176,39 @@ class World:
         for name in ("which", f"only{number}"):
             os.utime(self.prefix / name, (1_700_000_000 + number,) * 2)
 
+    def hold(self) -> None:
+        """Have the directory of the environment stay where it is."""
+        if self.place == "mount":
+            self.prefix.mkdir(exist_ok=True)
+            self._held = self.prefix
+            _run("mount", "--bind", self.prefix, self.prefix)
+        elif self.place == "image":
+            layers = {name: self.top / "layers" / name for name in ("lowerdir", "upperdir", "workdir")}
+            for path in layers.values():
+                path.mkdir(parents=True)
+            envs = self.prefix.parent
+            layers["lowerdir"].rmdir()
+            envs.rename(layers["lowerdir"])
+            envs.mkdir()
+            self._held = envs
+            options = ",".join(f"{name}={path}" for name, path in layers.items())
+            _run("mount", "-t", "overlay", "overlay", "-o", f"{options},redirect_dir=off", envs)
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        if self._held:
+            _run("umount", "-l", self._held)
+            self._held = None
+            shutil.rmtree(self.top / "layers", ignore_errors=True)
+
+    def settle(self) -> None:
+        """Have the next command look at an environment whose directory stays: it completes what a kill interrupted."""
+        if self.place:
+            self.run("status")
+
     def reset(self) -> None:
         """Reset the store to snapshots 0 to 2, and the environment to the last of them."""
+        self.release()
         shutil.rmtree(self.top / "work")
         shutil.copytree(self.top / "base", self.top / "work", symlinks=True)
         self.location.fill(self.top / "three")
@@ -188,15 +227,22 @@ class World:
         """Return the files of the environment, without those in it, None if there is none."""
         if not self.prefix.exists():
             return None
-        return {path: entry for path, entry in tree_at(self.prefix).items() if not path.startswith("envs/")}
+        inside = ("envs/", INSIDE)
+        tree = {path: entry for path, entry in tree_at(self.prefix).items() if not path.startswith(inside)}
+        return None if self.place and not tree else tree
 
     def leftovers(self) -> list[str]:
         """Return the names of files that only interrupted commands leave."""
         found = [path.name for path in self.prefix.parent.glob(".*")]
+        found += [path.name for pattern in (INSIDE, "*.replaced-*") for path in self.prefix.glob(pattern)]
         found += [path.name for path in self.temporary.iterdir()]
         found += [path.name for path in (self.prefix / ".snapper").glob(".*")]
         found += [key for key in self.location.reader().keys if key.startswith("locks/")]
         return found + (self.location.leftovers() if isinstance(self.location, Directory) else [])
+
+
+def _run(*command: object) -> None:
+    subprocess.run(list(map(str, command)), check=True)
 
 
 def _assert_same(unpacked: Tree, on_disk: Tree) -> None:
