@@ -20,11 +20,13 @@ import pytest
 
 from scripts.maker import make
 from snapper.cli.app import run
+from snapper.cli.home import set_home
 from snapper.commands.lifecycle import MAX_BASE64_LENGTH, PLATFORMS, LifecycleOptions, render_script
 from tests.conftest import Machine, tree_of
 from tests.support.disk import Disk
 from tests.support.environments import make_data
 from tests.support.kernelspecs import add_kernel
+from tests.support.processes import forking
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -545,3 +547,82 @@ def test_user_who_is_not_root_runs_the_script(another_user: tuple[str, Path]) ->
     assert f"<--find-links={own}/wheelhouse><--no-index><--><conda-snapper == 1>\n" in calls
     assert calls.count("<-m><venv><--clear>") == 1
     assert "snapper\n<restore><--all><--budget>" in calls
+
+
+# --- home directories -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home_of_other() -> Iterator[Path]:
+    """The home directory of a user other than those of the tests, which everyone can enter."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be other users")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("PYTEST_DEBUG_TEMPROOT")) as home:
+        os.chown(home, 54322, -1)
+        os.chmod(home, 0o755)
+        yield Path(home)
+
+
+@pytest.mark.parametrize(
+    ("home", "used", "warning"),
+    [
+        ("{own}", "{own}", ""),
+        ("{own}/new", "{own}/new", ""),
+        ("/tmp", "/tmp", ""),
+        ("{other}", "{own}", "belongs to another user"),
+        ("/", "{own}", "belongs to another user"),
+        ("/proc/1/cwd/x", "{own}", "cannot be used as a directory"),
+        ("/dev/null", "{own}", "cannot be used as a directory"),
+        ("/nonexistent/x", "{own}", "does not exist"),
+        ("relative", "{own}", ""),
+        ("", "{own}", ""),
+        (None, "{own}", ""),
+    ],
+)
+def test_home_of_the_account_is_used_if_that_in_the_environment_cannot_be(
+    another_user: tuple[str, Path],
+    home_of_other: Path,
+    capfd: pytest.CaptureFixture[str],
+    home: str | None,
+    used: str,
+    warning: str,
+) -> None:
+    """After sudo without -H, for example."""
+    user, own = another_user
+    uid = pwd.getpwnam(user).pw_uid
+    os.chown(own, uid, -1)
+    homes = {"own": str(own), "other": str(home_of_other)}
+    assert home_as(uid, home and home.format(**homes)) == used.format(**homes)
+    told = capfd.readouterr().err
+    assert warning in told if warning else not told
+
+
+@pytest.mark.parametrize(
+    ("home", "used"), [("{other}", "{other}"), ("/dev/null", "/"), ("x", "/"), (None, "/")]
+)
+def test_users_without_a_name_use_the_home_of_another(
+    home_of_other: Path, home: str | None, used: str
+) -> None:
+    """Containers can have any user id: the image's own user owns HOME then."""
+    homes = {"other": str(home_of_other)}
+    assert home_as(54321, home and home.format(**homes)) == used.format(**homes)
+
+
+def home_as(uid: int, home: str | None) -> str:
+    """Return which home directory a user's command uses if HOME is this."""
+    answers = forking.SimpleQueue()
+
+    def act() -> None:
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
+        os.environ.pop("HOME", None)
+        if home is not None:
+            os.environ["HOME"] = home
+        set_home()
+        answers.put(os.environ["HOME"])
+
+    process = forking.Process(target=act)
+    process.start()
+    process.join(20)
+    return str(answers.get())

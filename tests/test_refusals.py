@@ -965,6 +965,7 @@ def test_a_kernel_that_cannot_be_registered_makes_the_restore_partial(machine: M
     outcome = machine.snapper("restore", "data")
     assert outcome.code == 3, outcome
     assert "could not be registered" in outcome.err
+    assert "Set JUPYTER_DATA_DIR" in outcome.err
     assert (machine.envs / "data" / "conda-meta").is_dir()
 
 

@@ -178,7 +178,7 @@ def _valid_name(directory: str) -> str:
 def _print_result(result: _Registration) -> None:
     for kernel in result.kernels:
         if kernel.problem:
-            output.warn(f"kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
+            output.print_kernel_problem(kernel)
         else:
             taken = (
                 f": another kernel has, or could get, the name {kernel.instead_of}"

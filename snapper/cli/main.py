@@ -32,8 +32,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if hasattr(os, "geteuid"):  # not on Windows, which _run reports
+        from snapper.cli.home import set_home
+
         sys.unraisablehook = _repeat_interrupt
-        _set_home()
+        set_home()
     try:
         code = _run()
     except KeyboardInterrupt:
@@ -48,33 +50,6 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # only Python's own shutdown is left
     gc.freeze()  # skip the last collection
     sys.exit(code)
-
-
-def _set_home() -> None:
-    """Use the home of the user's account if HOME cannot be used, and `/` if there is none, like login(1).
-
-    HOME cannot be used if it is empty or relative. Root does not use that of another user (sudo -E): what is in it,
-    such as AWS's settings, says which programs are run.
-    """
-    home = os.environ.get("HOME", "/")
-    if not home.startswith("/"):
-        del os.environ["HOME"]
-    elif os.geteuid() == 0 and _is_anothers(home):
-        del os.environ["HOME"]
-        instead = os.path.expanduser("~")
-        if instead != home:
-            sys.stderr.write(
-                f"snapper: warning: {home!r} (HOME) belongs to another user; root uses {instead}\n"
-            )
-    if not os.path.expanduser("~").startswith("/"):
-        os.environ["HOME"] = "/"
-
-
-def _is_anothers(directory: str) -> bool:
-    try:
-        return os.stat(directory).st_uid != 0
-    except OSError:
-        return False
 
 
 def _run() -> int:

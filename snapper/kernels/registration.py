@@ -46,13 +46,16 @@ from snapper.kernels.waiting import remove_notice, waiting_file
 
 logger = logging.getLogger(__name__)
 
+#: Errors that mean that Jupyter's data directory cannot be written to.
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
 #: The mode of files without secrets.
 _PUBLIC = 0o644
 
 
 @dataclass(frozen=True)
 class KernelRegistration:
-    """The outcome of registering a kernel: empty `problem`, or the reason why it failed.
+    """The outcome of registering a kernel: empty `problem`, or the reason why it failed, and perhaps a `hint`.
 
     `instead_of` is the name that it should have, if that is taken. If it is `edited`, the user has changed its
     `kernel.json`, which is kept.
@@ -64,6 +67,7 @@ class KernelRegistration:
     problem: str = ""
     instead_of: str = ""
     edited: bool = False
+    hint: str = ""
 
 
 def register(prefix: Path | PinnedDirectory, environment: str) -> tuple[KernelRegistration, ...]:
@@ -223,10 +227,14 @@ def _is_gone(prefix: Path) -> bool:
 
 
 def _registration(named: NamedKernel, error: Exception | None = None) -> KernelRegistration:
-    problem = ""
+    problem = hint = ""
     if error is not None:
         problem = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return KernelRegistration(named.name, named.display_name, str(named.directory), problem, named.instead_of)
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        hint = "Set JUPYTER_DATA_DIR, also for Jupyter, to a directory of yours that can be written to."
+    return KernelRegistration(
+        named.name, named.display_name, str(named.directory), problem, named.instead_of, hint=hint
+    )
 
 
 def _launch_argv(directory: OwnDirectory, command: Sequence[str]) -> list[str]:

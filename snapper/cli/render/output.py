@@ -18,6 +18,7 @@ from snapper.process.logs import escape_controls
 
 if TYPE_CHECKING:
     from snapper.environment.changes import PackageChange, PackageChanges
+    from snapper.kernels import KernelRegistration
 
 _ADDED, _REMOVED, _CHANGED = "+", "-", "~"
 _CHANGE_STYLES: dict[str, Style] = {_ADDED: "green", _REMOVED: "red", _CHANGED: "yellow"}
@@ -174,6 +175,13 @@ def print_kept(paths: Sequence[str], write: Callable[[str], None] = warn) -> Non
         write(
             f"  {path} has what would have been lost when this was replaced; compare the two, then remove it"
         )
+
+
+def print_kernel_problem(kernel: KernelRegistration, indent: str = "") -> None:
+    """Print why a kernel could not be registered."""
+    warn(f"{indent}kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
+    if kernel.hint:
+        warn(f"{indent}  {kernel.hint}")
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:

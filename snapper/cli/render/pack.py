@@ -49,11 +49,9 @@ def _print(result: PackResult) -> None:
         "these kernelspecs start the environment, and are packed with it",
         [str(kernel.path) for kernel in result.kernels],
     )
-    for registered in result.registered:
-        if registered.problem:
-            output.warn(
-                f"kernel {registered.name} could not be registered at {registered.path}: {registered.problem}"
-            )
+    for kernel in result.registered:
+        if kernel.problem:
+            output.print_kernel_problem(kernel)
     output.print_clamped(result.clamped, "a snapshot")
     output.print_paths("these directories outside of the environment are included", result.included)
     output.print_paths(

@@ -132,7 +132,7 @@ def _print_result(result: RestoreResult) -> None:
     output.print_unrelocated(result.unrelocated, result.own_unrelocated, result.harmless_unrelocated)
     for kernel in result.kernels:
         if kernel.problem:
-            output.warn(f"  kernel {kernel.name} could not be registered at {kernel.path}: {kernel.problem}")
+            output.print_kernel_problem(kernel, "  ")
         else:
             taken = f", as {kernel.name}: another kernel has, or could get, the name {kernel.instead_of}"
             edited = ", with your changes to its kernel.json" if kernel.edited else ""
