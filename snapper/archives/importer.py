@@ -21,8 +21,8 @@ from snapper.archives.reader import detect_format
 from snapper.environment import conda
 from snapper.environment.conda import PathEntry
 from snapper.environment.conda_unpack import ADDED_FILES, PrefixRecord, read_prefix_records
-from snapper.environment.embedded import ForeignPrefix, is_prefix
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.prefixes import ForeignPrefix, is_prefix
 from snapper.errors import FileOperationFailed, InvalidArchive, NotAnArchive, NotAnEnvironment
 from snapper.format.constraints import STATE_DIRECTORY
 from snapper.fs.removal import remove_tree

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from snapper.archives import unpacked
 from snapper.environment.conda import PathEntry
 from snapper.environment.conda_unpack import PrefixRecord
-from snapper.environment.embedded import candidate_prefixes, is_prefix, search_work
+from snapper.environment.embedded import candidate_prefixes, search_work
+from snapper.environment.prefixes import is_prefix
 from snapper.format.canonicalize import TEXT_PLACEHOLDER, candidate_originals
 
 #: The prefix for environments that have none, or only placeholders; as short as the shortest of these.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snapper import kernels
 from snapper.checks.findings import Finding
-from snapper.commands.dependency_report import find_outside_libraries, report_dependencies
+from snapper.commands.dependency_report import report_dependencies
 from snapper.environment import conda, editable
 from snapper.environment.dependency import Dependency
 from snapper.environment.installed import InstalledEnvironment
@@ -18,6 +18,7 @@ from snapper.environment.variables import environment_variables
 from snapper.errors import SnapperError
 from snapper.kernels.carried import outside_kernels
 from snapper.kernels.outside import OutsideKernel
+from snapper.packing.libraries import find_outside_libraries
 from snapper.packing.plan import make_plan
 
 logger = logging.getLogger(__name__)

@@ -11,19 +11,13 @@ from pathlib import Path
 
 from snapper.commands.dependency_report import report_dependencies
 from snapper.commands.pack_result import PackResult
-from snapper.commands.snapshot_build import (
-    PackedSnapshot,
-    build_snapshot,
-    is_unchanged,
-    load_previous,
-    make_context,
-)
+from snapper.commands.packed_snapshot import PackedSnapshot, is_unchanged, load_previous
 from snapper.environment import index, state
 from snapper.environment.dependency import Dependency
-from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.own_locations import remember_location
+from snapper.environment.prefixes import ForeignPrefix
 from snapper.environment.state import EnvironmentState
 from snapper.environment.variables import environment_variables
 from snapper.errors import EnvironmentExists, UsageError
@@ -104,6 +98,9 @@ def pack(
         if previous and is_unchanged(store, source, previous):
             packed = PackedSnapshot.from_previous(previous, source)
         else:
+            # Slow to import, and not needed if nothing has changed.
+            from snapper.commands.snapshot_build import build_snapshot, make_context  # noqa: PLC0415
+
             report_running_prune(store, progress)
             context = make_context(store, intent, source, name, options.level, checked)
             packed = build_snapshot(source, previous, context, checked, name, jobs, progress)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from snapper.commands.pack import PackOptions, pack
-from snapper.environment.embedded import ForeignPrefix
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.locations import installed_environments
+from snapper.environment.prefixes import ForeignPrefix
 from snapper.errors import SnapperError
 from snapper.format.compression import DEFAULT_LEVEL
 from snapper.format.layout import Layout

@@ -2,97 +2,39 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from snapper import kernels
-from snapper.commands.dependency_report import find_outside_libraries
+from snapper.commands.packed_snapshot import PackedSnapshot
 from snapper.environment.conda import META
-from snapper.environment.dependency import OtherEnvironment, OutsideLibrary
-from snapper.environment.embedded import spellings
 from snapper.environment.former_prefixes import OtherEnvironments, by_environment
 from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.platforms import platform_of_records
+from snapper.environment.prefixes import spellings
 from snapper.environment.variables import environment_variables
 from snapper.format import manifest
 from snapper.format.constraints import directory_mode
-from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import FORMAT, Snapshot, StoredLayer
-from snapper.format.owners import OwnedPaths
+from snapper.kernels.kernelspecs import shipped_kernels
 from snapper.packing.build import LayerBuild
 from snapper.packing.context import PackContext
 from snapper.packing.credentials import find_credentials
 from snapper.packing.included import included_sources
+from snapper.packing.libraries import find_outside_libraries
 from snapper.packing.plan import PackPlan, make_plan
-from snapper.packing.reuse import PackedLayer, PreviousPack, load_previous_pack
+from snapper.packing.reuse import PreviousPack
 from snapper.packing.source import PackSource
 from snapper.packing.splitting import EarlierLayers
 from snapper.process.pool import WorkerPool
 from snapper.process.progress import Progress
-from snapper.repository.checked_layers import CheckedLayers, content_key, intact_layers, written_keys
+from snapper.repository.checked_layers import CheckedLayers, content_key, written_keys
 from snapper.repository.known_layers import known_layers
 from snapper.repository.locks import Intent
-from snapper.repository.snapshots import has_encoded_snapshot
 from snapper.store import Store
 
 #: How many files with credentials are named before they are written to the store; all are named at the end.
 _MOST_NAMED = 5
-
-
-@dataclass(frozen=True)
-class PackedSnapshot:
-    """A snapshot whose layers are in the store.
-
-    `prefixes` are those in the environment's files, the most frequent one first. `found_prefixes` are those to report.
-    `added` maps the digests of layers that were added to the store to their sizes. `layers` is None if the
-    environment is unchanged, so that its index remains valid. `libraries` are those outside of the environment that
-    files in it are linked with, and `others` the environments at former prefixes that files name.
-    """
-
-    encoded: EncodedSnapshot
-    snapshot: Snapshot
-    prefixes: tuple[str, ...]
-    unrelocated: OwnedPaths
-    layers: tuple[PackedLayer, ...] | None = None
-    added: Mapping[str, int] = field(default_factory=dict)
-    credentials: tuple[str, ...] = ()
-    found_prefixes: tuple[str, ...] = ()
-    libraries: tuple[OutsideLibrary, ...] = ()
-    others: tuple[OtherEnvironment, ...] = ()
-
-    @classmethod
-    def from_previous(cls, previous: PreviousPack, source: PackSource) -> PackedSnapshot:
-        header, prefixes = previous.index.header, previous.prefixes
-        return cls(
-            previous.encoded,
-            previous.snapshot,
-            previous.prefixes,
-            previous.unrelocated,
-            found_prefixes=source.found_prefixes({*prefixes}) if len(prefixes) > 1 else (),
-            libraries=header.libraries,
-            others=header.other_environments,
-        )
-
-
-def load_previous(store: Store, source: PackSource, checked: CheckedLayers) -> PreviousPack | None:
-    """Return the previous pack, whose layers can be reused; None if there is none, or if it is not all."""
-    if source.previous is None or source.has_included:
-        return None
-    layers = source.previous.snapshot.layers
-    return load_previous_pack(source.installed, intact_layers(store, layers, checked))
-
-
-def is_unchanged(store: Store, source: PackSource, previous: PreviousPack) -> bool:
-    """Return whether the environment is still its previous snapshot, and the store has all of that."""
-    return (
-        previous.prefix == str(source.prefix) == os.path.realpath(source.prefix)
-        and directory_mode("", previous.snapshot.mode) == directory_mode("", source.directory.status.st_mode)
-        and has_encoded_snapshot(store, previous.encoded)
-        and previous.is_unchanged()
-    )
 
 
 def make_context(
@@ -166,7 +108,7 @@ def build_snapshot(
         mode=directory_mode("", source.directory.status.st_mode),
         packages=tuple(record.package for record in records),
         pip=tuple(sorted(plan.pip, key=lambda package: (package.name.lower(), package.version))),
-        kernels=kernels.shipped_kernels(source.directory),
+        kernels=shipped_kernels(source.directory),
         altered=built.altered,
         missing=plan.missing,
         layers=tuple(packed.layer for packed in built.layers),

@@ -13,11 +13,12 @@ import posixpath
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from snapper.environment import pip
 from snapper.environment.conda import FileFacts, Record
 from snapper.environment.lookup import Lookup
+from snapper.environment.outside_links import FollowedLinks
 from snapper.environment.package_caches import PackageCaches
 from snapper.environment.tree import File, Tree
 from snapper.fs.beneath import FILE, open_own_path
@@ -28,30 +29,6 @@ _CHUNK = 1 << 20
 
 #: The work of looking up where one link leads, on average. Those whose turn comes later than that are not followed.
 _WORK = 100
-
-
-@dataclass(frozen=True)
-class FollowedLinks:
-    """A tree in which links into a package cache are the files that these lead to.
-
-    `targets` are their absolute paths, by the path in the environment. `unproved` are links of packages that lead out
-    of the environment to something else, or nothing.
-    """
-
-    tree: Tree
-    targets: Mapping[str, str] = field(default_factory=dict)
-    unproved: tuple[File, ...] = ()
-
-
-def leads_outside(link: File, prefixes: Iterable[str]) -> bool:
-    """Return whether a symlink leads out of the environment, whatever of the prefixes its path is.
-
-    A link on the way is not followed.
-    """
-    if link.target.startswith("/"):
-        return not any(f"{link.target}/".startswith(f"{prefix}/") for prefix in prefixes)
-    target = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), link.target))
-    return target == ".." or target.startswith("../")
 
 
 def follow(

@@ -11,8 +11,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from snapper.environment.cached_links import FollowedLinks
 from snapper.environment.dependency import Dependency, DependencyKind, KernelCommand, OutsideLibrary
+from snapper.environment.outside_links import FollowedLinks
 from snapper.environment.outside_paths import Surroundings
 from snapper.environment.user_packages import OF_LANGUAGES, find_user_packages, pythons
 from snapper.settings.directories import home_directory

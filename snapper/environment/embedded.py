@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
@@ -21,12 +20,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from snapper.environment.conda import PathEntry, Record, is_environment
+from snapper.environment.conda import PathEntry, Record
 from snapper.environment.conda_unpack import CONDA_UNPACK, read_prefix_records
 from snapper.environment.prefix_claims import ClaimedPrefixes, PrefixClaim
+from snapper.environment.prefixes import is_acceptable, is_prefix, spellings
 from snapper.environment.tree import File
 from snapper.format.canonicalize import candidate_originals
-from snapper.format.constraints import is_placeholder, path_bytes
+from snapper.format.constraints import path_bytes
 from snapper.format.paths import contains_path
 from snapper.format.shebang import program_of
 from snapper.fs.pinned import PinnedDirectory
@@ -62,29 +62,6 @@ _MAX_COMPONENTS = 32
 _KERNELSPEC = re.compile(r"share/jupyter/kernels/[^/]+/kernel\.json\Z")
 #: Where scripts and kernelspecs are.
 _DIRECTORIES = ("bin/", "share/jupyter/kernels/")
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-#: Directories that hold more than environments.
-_SYSTEM = re.compile(
-    r"/(?:bin|boot|dev|etc|home|lib\w*|media|mnt|nix|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)?"
-    r"|/(?:usr/(?:local/)?)?s?bin/.*|/(?:etc|proc|sys)/.*"
-    r"|/usr/(?:bin|lib\w*|local|local/bin|local/lib|sbin|share)|/var/(?:lib|tmp)"
-    r"|/(?:Applications|Library|System|Users|Volumes)|/private(?:/tmp|/var)?"
-)
-
-
-@dataclass(frozen=True)
-class ForeignPrefix:
-    """The prefix in the files of an environment that is temporarily in another directory.
-
-    `placeholders` maps paths to the placeholders that these files had before the prefix was written into them, and
-    `kept` to the prefixes that they contained then.
-    """
-
-    prefix: str
-    placeholders: Mapping[str, str]
-    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,21 +133,6 @@ def _beginning(text: bytes) -> bytes:
     """Return the beginning of a text that is a normal absolute path, empty if there is none."""
     normal = _NORMAL.match(text)
     return normal[0] if normal else b""
-
-
-def spellings(prefix: Path) -> tuple[str, ...]:
-    """Return the paths of a directory: as it was named, and without links."""
-    return tuple(dict.fromkeys((os.path.abspath(prefix), os.path.realpath(prefix))))
-
-
-def is_prefix(path: str) -> bool:
-    """Return whether the text can be a prefix: a normal absolute path."""
-    return (
-        path.startswith("/")
-        and len(path) > 1
-        and not _CONTROL.search(path)
-        and os.path.normpath(path) == path
-    )
 
 
 class _Search:
@@ -291,18 +253,6 @@ def is_proven(data: bytes, entry: PathEntry, prefix: str) -> bool:
     originals = candidate_originals(data, entry.mode, entry.placeholder, prefix)
     return path_bytes(prefix) in evidence and any(
         original != data and hashlib.sha256(original).hexdigest() == entry.sha256 for original in originals
-    )
-
-
-def is_acceptable(path: str, top: Path) -> bool:
-    """Return whether a path from a file can be the prefix of the environment at `top`."""
-    home, current = os.path.expanduser("~"), os.path.abspath(top)
-    is_parent = f"{current}/".startswith(f"{path}/") and path != current
-    return (
-        is_placeholder(path)
-        and not _SYSTEM.fullmatch(path)
-        and not f"{home}/".startswith(f"{path}/")
-        and not (is_parent and not is_environment(Path(path)))
     )
 
 

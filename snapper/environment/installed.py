@@ -18,6 +18,8 @@ from snapper.environment.former_prefixes import (
     is_other_environment,
 )
 from snapper.environment.index import Index
+from snapper.environment.outside_links import FollowedLinks, leads_outside
+from snapper.environment.prefixes import is_acceptable
 from snapper.environment.scan import scan
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
@@ -26,7 +28,6 @@ from snapper.fs.errors import read_errors
 from snapper.fs.pinned import PinnedDirectory
 
 if TYPE_CHECKING:
-    from snapper.environment.cached_links import FollowedLinks
     from snapper.environment.embedded import EmbeddedPrefixes
 
 T = TypeVar("T")
@@ -55,13 +56,12 @@ class InstalledEnvironment:
     @cached_property
     def followed(self) -> FollowedLinks:
         """The tree with links of packages into a package cache followed; raises what `tree` and `records` raise."""
-        # Slow to import, and not needed to find out whether an environment has changed.
-        from snapper.environment.cached_links import FollowedLinks, follow, leads_outside  # noqa: PLC0415
-
         own = (os.path.abspath(self.prefix), os.path.realpath(self.prefix))
         links = [link for link in self.tree.symlinks if leads_outside(link, own)]
         if not links:
             return FollowedLinks(self.tree)
+        from snapper.environment.cached_links import follow  # noqa: PLC0415 - rarely needed
+
         with read_errors():
             return follow(self.directory, self.tree, links, self.records)
 
@@ -150,8 +150,6 @@ class InstalledEnvironment:
 
         The most frequent is the first.
         """
-        from snapper.environment.embedded import is_acceptable  # noqa: PLC0415 - as above
-
         header = self.index.header if self.index else None
         recorded = dict.fromkeys((header.prefix, *header.prefixes)) if header else ()
         return tuple(prefix for prefix in recorded if is_acceptable(prefix, self.prefix))

@@ -16,16 +16,13 @@ from snapper.environment.installed import InstalledEnvironment
 from snapper.environment.tree import File, Tree, obstacle
 from snapper.errors import ChangedWhilePacking, FileOperationFailed, TooManyDirectories, TooManyFiles
 from snapper.format import bytecode
-from snapper.format.constraints import directory_mode, path_bytes
+from snapper.format.constraints import path_bytes
 from snapper.format.member import MOST_KEPT, kept_size, most_implied_directories
 from snapper.format.model import LAYER_SIZE, Deviation, Kind, PipPackage
 from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.items import FileGroup, PackItem, RelocatedFacts
+from snapper.packing.members import cached_sources, members
 from snapper.packing.splitting import EarlierLayers, split
-
-#: Directories with this mode are created as members need them; only others, and empty ones, are members themselves.
-USUAL_DIRECTORY_MODE = 0o755
-
 
 _NO_DIRECTORY = "it is not a directory, so nothing can be packed below it"
 _MAKE_DIRECTORY = "Replace it by a directory."
@@ -137,20 +134,6 @@ def installed_packages(environment: InstalledEnvironment) -> PackageSet:
     return PackageSet(tuple(record.package for record in records), plan.pip)
 
 
-def own_programs(plan: PackPlan) -> list[str]:
-    """Return the paths of files that may be programs, scripts, or libraries of the user's or compiled by pip."""
-    return [
-        item.file.path
-        for owner_files in plan.others
-        for item in owner_files.files
-        if not item.prebuilt and item.file.type == "file" and _may_be_program(item.file)
-    ]
-
-
-def _may_be_program(file: File) -> bool:
-    return bool(file.mode & 0o111) or file.path.startswith("bin/") or ".so" in posixpath.basename(file.path)
-
-
 def link_time_files(
     planned: OwnerFiles, unproved: Iterable[PackItem], facts: Mapping[str, RelocatedFacts]
 ) -> OwnerFiles:
@@ -190,27 +173,6 @@ def _check_parents(prefix: Path | PinnedDirectory, tree: Tree) -> None:
             in_the_way = obstacle(files, f"{parent}/")
             if in_the_way is not None:
                 raise FileOperationFailed(f"{prefix}/{in_the_way.path}", _NO_DIRECTORY, _MAKE_DIRECTORY)
-
-
-def members(tree: Tree) -> Iterator[File]:
-    """Yield the files that become members of layers: all but directories that are created as members need them."""
-    non_empty = tree.parents
-    return (
-        file
-        for file in tree.files
-        if file.type != "directory"
-        or directory_mode(file.path, file.mode) != USUAL_DIRECTORY_MODE
-        or file.path not in non_empty
-    )
-
-
-def cached_sources(paths: Iterable[str]) -> frozenset[str]:
-    """Return the modules of which numba has cached functions: it compares their times to the nanosecond.
-
-    It names its caches `__pycache__/MODULE.FUNCTION-LINE.VERSION.nbi`.
-    """
-    caches = [path.rpartition("__pycache__/") for path in paths if path.endswith(".nbi")]
-    return frozenset(f"{directory}{name.partition('.')[0]}.py" for directory, _, name in caches)
 
 
 class _Claim(NamedTuple):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from snapper.environment import conda
 from snapper.environment.former_prefixes import by_file
@@ -28,8 +29,10 @@ from snapper.format import bytecode
 from snapper.format.manifest import EncodedSnapshot
 from snapper.format.model import Kind, Layer, Snapshot
 from snapper.format.owners import OwnedPaths, order_by_owner
-from snapper.packing.items import PackItem
-from snapper.packing.plan import cached_sources, members
+from snapper.packing.members import cached_sources, members
+
+if TYPE_CHECKING:
+    from snapper.packing.items import PackItem
 
 
 @dataclass(frozen=True)

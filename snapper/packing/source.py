@@ -6,24 +6,26 @@ from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from snapper.environment import clock, editable
-from snapper.environment.cached_links import FollowedLinks, leads_outside
 from snapper.environment.editable import OpenedSource
-from snapper.environment.embedded import ForeignPrefix, spellings
 from snapper.environment.installed import InstalledEnvironment
+from snapper.environment.outside_links import FollowedLinks, leads_outside
 from snapper.environment.outside_paths import Surroundings
+from snapper.environment.prefixes import ForeignPrefix, spellings
 from snapper.environment.state import EnvironmentState, PreviousSnapshot
 from snapper.environment.tree import Tree
 from snapper.environment.user_packages import ignores_user_site, user_sites
-from snapper.environment.user_site import OpenedSite, merge_sites, open_site
 from snapper.environment.variables import environment_variables
 from snapper.errors import EditableInstallsFound
 from snapper.format.times import LATEST
 from snapper.fs.ownership import is_own, owner_name
 from snapper.fs.pinned import PinnedDirectory
 from snapper.packing.renamed import with_renamed
+
+if TYPE_CHECKING:
+    from snapper.environment.user_site import OpenedSite
 
 #: What to do about packages whose code is outside of the environment: refuse to pack, include it, or keep the links.
 EditablePolicy = Literal["refuse", "include", "ignore"]
@@ -169,6 +171,8 @@ def read_source(
     followed = FollowedLinks(installed.tree) if foreign_prefix else installed.followed
     tree, targets = followed.tree, followed.targets
     if editables or sites:  # the prefix in files is only known once all package records are read
+        from snapper.environment.user_site import merge_sites  # noqa: PLC0415 - rarely needed
+
         prefix_in_files = foreign_prefix.prefix if foreign_prefix else installed.prefix_in_files
         tree = editable.include(tree, editables, prefix_in_files)
         merged = merge_sites(installed.directory, tree, sites, prefix_in_files)
@@ -192,6 +196,8 @@ def _open_sites(installed: InstalledEnvironment, policy: EditablePolicy) -> tupl
 
     Raise EditableInstallsFound if there are any in them.
     """
+    from snapper.environment.user_site import open_site  # noqa: PLC0415 - rarely needed
+
     variables = environment_variables(installed.directory)
     found_sites = user_sites(Surroundings(installed.directory), variables)
     sites = tuple(open_site(site) for site in found_sites if site.by_user)
