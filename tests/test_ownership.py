@@ -21,6 +21,7 @@ from snapper.fs.ownership import (
     trusted_users,
     untrusted_component,
 )
+from snapper.settings.directories import control_by_others, trusted_group
 from tests.conftest import Machine
 from tests.support.access_lists import GROUP, NO_ID, OWNING_GROUP, USER, set_access_list
 from tests.support.environments import make_data
@@ -117,6 +118,27 @@ def test_groups_of_which_this_user_is_the_only_member(
     assert others_can_write(directory.stat(), directory)
     os.chown(directory, 0, OTHER_USER)
     assert others_can_write(directory.stat(), directory)  # nobody's
+
+
+@as_root
+def test_only_the_own_group_is_trusted_in_the_home(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other members may be unknown there, as with LDAP or without a name, but not known."""
+    monkeypatch.setenv("HOME", str(directory.parent))
+    monkeypatch.setattr(os, "getegid", lambda: UNUSED_ID)
+    for parent in (directory, directory.parent):
+        os.chown(parent, 0, UNUSED_ID)
+        parent.chmod(0o775)
+    assert trusted_group(directory.parent / "SageMaker/x") is None
+    assert trusted_group(directory.parent.parent) is None
+    assert control_by_others(directory / "missing") is None
+    os.chown(directory, 0, OTHER_USER)
+    assert control_by_others(directory / "missing") == (str(directory), "is writable by other users")
+    os.chown(directory, 0, UNUSED_ID)
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("team", "x", gid, ["nobody"])))
+    _is_private_group.cache_clear()
+    assert control_by_others(directory / "missing") == (str(directory), "is writable by other users")
+    monkeypatch.undo()
+    _is_private_group.cache_clear()
 
 
 @as_root

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from snapper.fs.ownership import Place, access_list, is_own, others_can_write, owner_name
-from snapper.settings.directories import control_by_others, trusts_group
+from snapper.settings.directories import control_by_others, trusted_group
 
 
 def control_problem(path: Path) -> str:
@@ -20,7 +20,7 @@ def control_problem(path: Path) -> str:
         parent = _existing_parent(path)
         # In a sticky directory, others can create what does not exist, but not replace what does.
         if parent != path.parent and others_can_write(
-            parent.stat(), parent, trust_group=trusts_group(parent)
+            parent.stat(), parent, trusted_group=trusted_group(parent)
         ):
             return f"{parent} is writable by other users"
     except OSError as error:
@@ -31,21 +31,21 @@ def control_problem(path: Path) -> str:
 def others_may_write(path: Path, status: os.stat_result, place: Place) -> bool:
     """Return whether others may write to the file or directory of this status, which is at the path, or below it.
 
-    In the user's home, this process's group does not count as others. May raise OSError.
+    See `trusted_group`. May raise OSError.
     """
     return writers_check(path)(status, place)
 
 
 def writers_check(path: Path) -> Callable[[os.stat_result, Place], bool]:
     """Return a function that does the same as `others_may_write` for many files below a path, and faster."""
-    own_group = os.getegid() if trusts_group(path) else None
+    group = trusted_group(path)
     harmless: set[int] = set()
 
     def others_may_write(status: os.stat_result, place: Place) -> bool:
         has_list = bool(status.st_mode & stat.S_IWGRP and access_list(place))
         if status.st_gid in harmless and not (has_list or status.st_mode & stat.S_IWOTH):
             return False
-        if others_can_write(status, place, trust_group=status.st_gid == own_group):
+        if others_can_write(status, place, trusted_group=group):
             return True
         if not has_list and status.st_mode & stat.S_IWGRP:
             harmless.add(status.st_gid)

@@ -69,10 +69,10 @@ def trusted_users() -> tuple[int, ...]:
     return tuple(sorted(own_users() | {ROOT}))
 
 
-def others_can_write(status: os.stat_result, place: Place, *, trust_group: bool = False) -> bool:
+def others_can_write(status: os.stat_result, place: Place, *, trusted_group: int | None = None) -> bool:
     """Return whether users other than the owner and root may write to the file or directory at a place.
 
-    With `trust_group`, its group does not count as others. May raise OSError.
+    The members of `trusted_group` do not count as others. May raise OSError.
     """
     if status.st_mode & stat.S_IWOTH:
         return True
@@ -82,7 +82,7 @@ def others_can_write(status: os.stat_result, place: Place, *, trust_group: bool 
         return False
     trusted = trusted_users()
     users, groups = _listed_writers(place, status.st_gid)
-    others = groups - {status.st_gid} if trust_group else groups
+    others = groups - {trusted_group}
     return not (users <= {*trusted} and all(_is_private_group(group, trusted) for group in others))
 
 
@@ -110,6 +110,12 @@ def private_groups() -> tuple[int, ...]:
     return tuple(group for group in groups if _is_private_group(group, trusted_users()))
 
 
+def group_without_known_members() -> int | None:
+    """Return the number of this process's group, None if users who are not trusted are known to be in it."""
+    group = os.getegid()
+    return group if _is_private_group(group, trusted_users(), if_unknown=True) else None
+
+
 def owner_name(status: os.stat_result) -> str:
     """Return the name of the file's owner, or the number where there is no name."""
     try:
@@ -118,15 +124,15 @@ def owner_name(status: os.stat_result) -> str:
         return str(status.st_uid)
 
 
-def untrusted_component(path: str | Path, *, trust_group: bool = False) -> UntrustedComponent | None:
+def untrusted_component(path: str | Path, *, trusted_group: int | None = None) -> UntrustedComponent | None:
     """Return the first component of an absolute path that another user controls, or None if the path is trusted.
 
     Links are followed, and their own components checked as well. Components that do not exist end the check: they
-    can only be created by who may write to the last one that exists. `trust_group` as for `others_can_write`. May
+    can only be created by who may write to the last one that exists. `trusted_group` as for `others_can_write`. May
     raise OSError.
     """
     current, pending = _first_to_check(os.fspath(path))
-    problem = _problem(current, os.stat(current), trust_group) if current == "/" else None
+    problem = _problem(current, os.stat(current), trusted_group) if current == "/" else None
     links = 0
     while pending and problem is None:
         name = pending.pop()
@@ -142,7 +148,7 @@ def untrusted_component(path: str | Path, *, trust_group: bool = False) -> Untru
             return None
         if not stat.S_ISLNK(status.st_mode):
             current = child
-            problem = _problem(current, status, trust_group)
+            problem = _problem(current, status, trusted_group)
             continue
         if not is_own(status):
             return UntrustedComponent(child, f"is a link of the user {owner_name(status)}")
@@ -184,11 +190,11 @@ def _home_owner() -> int | None:
     return None if owner == ROOT else owner
 
 
-def _problem(path: str, status: os.stat_result, trust_group: bool) -> UntrustedComponent | None:
+def _problem(path: str, status: os.stat_result, trusted_group: int | None) -> UntrustedComponent | None:
     """Return how another user controls this directory or file, if one does."""
     if not is_own(status):
         return UntrustedComponent(path, f"belongs to the user {owner_name(status)}")
-    writable = others_can_write(status, path, trust_group=trust_group)
+    writable = others_can_write(status, path, trusted_group=trusted_group)
     if writable and not (stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX):
         return UntrustedComponent(path, "is writable by other users")
     return None
@@ -209,28 +215,30 @@ def _listed_writers(place: Place, group: int) -> tuple[set[int], set[int]]:
 
 
 @lru_cache(maxsize=64)
-def _is_private_group(gid: int, trusted: tuple[int, ...]) -> bool:
+def _is_private_group(gid: int, trusted: tuple[int, ...], *, if_unknown: bool = False) -> bool:
     """Return whether only trusted users are known to be in the group.
 
     Directory services such as LDAP may not list their accounts, so the members of a group of one of these users cannot
-    be known; it counts as private if it is named after the user. For root's group, accounts that are not listed are
-    assumed not to be in it. Accounts of the system are in it on some systems, where only root runs their programs.
+    be known: return `if_unknown`, or True if it is named after the user. For root's group, accounts that are not listed
+    are assumed not to be in it. Accounts of the system are in it on some systems, where only root runs their programs.
     """
     accounts = pwd.getpwall()
     try:
         group = grp.getgrgid(gid)
     except KeyError:
-        return gid == ROOT
-    try:
-        members = {pwd.getpwnam(name).pw_uid for name in group.gr_mem}
-    except KeyError:
-        return False
+        return gid == ROOT or if_unknown
     if gid == ROOT:
         accounts = [account for account in accounts if account.pw_uid >= _FIRST_USER]
-    elif _is_unlisted(accounts) and group.gr_name != pwd.getpwuid(os.geteuid()).pw_name:
-        return False
-    members |= {account.pw_uid for account in accounts if account.pw_gid == gid}
-    return members <= set(trusted)
+        are_known = True
+    else:
+        are_known = not _is_unlisted(accounts) or group.gr_name == pwd.getpwuid(os.geteuid()).pw_name
+    members = {account.pw_uid for account in accounts if account.pw_gid == gid}
+    for name in group.gr_mem:
+        try:
+            members.add(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            are_known = False
+    return members <= set(trusted) and (are_known or if_unknown)
 
 
 def _is_unlisted(accounts: list[pwd.struct_passwd]) -> bool:

@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from snapper.errors import UsageError, empty_value
-from snapper.fs.ownership import UntrustedComponent, untrusted_component
+from snapper.fs.ownership import UntrustedComponent, group_without_known_members, untrusted_component
 from snapper.fs.small_files import read_file
 
 _METADATA = Path("/opt/ml/metadata/resource-metadata.json")
@@ -88,21 +88,24 @@ def user_config_directories() -> Iterator[Path]:
 
 
 def control_by_others(path: Path) -> UntrustedComponent | None:
-    """Return what another user controls on the way to a file or directory; see `trusts_group`. May raise OSError."""
-    return untrusted_component(path, trust_group=trusts_group(path))
+    """Return what another user controls on the way to a file or directory; see `trusted_group`. May raise OSError."""
+    return untrusted_component(path, trusted_group=trusted_group(path))
 
 
-def trusts_group(path: Path) -> bool:
-    """Return whether what the group of files at an absolute path may write counts as the user's own.
+def trusted_group(path: Path) -> int | None:
+    """Return the group whose members may write to an absolute path without counting as others; None if there is none.
 
-    It does in the home: with some umasks, that is everything. The volume of a notebook instance can be shared.
+    In the home, it is this process's group, unless others are known to be in it: with some umasks, it may write to
+    everything there. The volume of a notebook instance can be shared.
     """
     try:
         home = home_directory()
     except UsageError:
-        return False
+        return None
     tops = (home, Path(os.path.realpath(home)))
-    return any(path.is_relative_to(top) and not path.is_relative_to(top / _VOLUME) for top in tops)
+    if not any(path.is_relative_to(top) and not path.is_relative_to(top / _VOLUME) for top in tops):
+        return None
+    return group_without_known_members()
 
 
 def existing_directory(directory: Path, name: str) -> Path:
